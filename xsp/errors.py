@@ -1,0 +1,28 @@
+"""Every exception that xsp raises on purpose.
+
+A message gives the value that was wrong, the rule it broke and the way out.
+"""
+
+
+class XspError(Exception):
+    """Root of every exception raised on purpose."""
+
+
+class TargetError(XspError):
+    """What was handed over to be profiled is not a model, a callable or a target file."""
+
+
+class NothingRecordedError(XspError):
+    """The profiled block never called the model in a way that can be run again."""
+
+
+class CaptureError(XspError):
+    """A file is not a capture, is damaged, or was written by a newer xsp."""
+
+
+class LevelError(XspError):
+    """A level was asked for that does not exist or cannot be traced here."""
+
+
+class TracingError(XspError):
+    """A tracer failed while it was recording; what it saw cannot be trusted."""

@@ -1,0 +1,157 @@
+"""Contracts between the parts of xsp; no behaviour lives here.
+
+Times are integer nanoseconds on the host's monotonic clock (`time.perf_counter_ns`). A *thread* is the
+low 32 bits of `pthread_self()`, which is what CUPTI writes into its records and what
+`threading.get_ident()` returns on Linux; it identifies a thread within one process without a system call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Columns = dict[str, npt.NDArray[Any]]
+"""Equally long arrays by column name; the form in which events travel from tracers to analysis."""
+
+Schema = Mapping[str, "np.dtype[Any]"]
+"""Column name to dtype. A column whose dtype has a shape, such as `(8,)i8`, is two-dimensional."""
+
+
+class Level(IntEnum):
+    """A level of the stack, outermost first (XSP, section III-A, with the library level added)."""
+
+    MODEL = 0
+    LAYER = 1
+    LIBRARY = 2
+    KERNEL = 3
+
+
+LEVEL_ABBREVIATIONS = {Level.MODEL: "M", Level.LAYER: "L", Level.LIBRARY: "Lib", Level.KERNEL: "K"}
+
+
+class Status(str, Enum):
+    """What became of a level in a profile."""
+
+    TRACED = "traced"
+    UNAVAILABLE = "unavailable"
+    OFF = "off"
+
+
+@dataclass(frozen=True)
+class LevelStatus:
+    """One row of `Profile.levels`: which tracer served a level, or one sentence on why none did."""
+
+    level: Level
+    tracer: str
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A rung of the ladder: the levels that are traced together in one run. Hashable."""
+
+    levels: tuple[Level, ...]
+
+    @property
+    def deepest(self) -> Level:
+        """The level whose latencies are read from this rung."""
+        return max(self.levels)
+
+    @property
+    def name(self) -> str:
+        """The paper's notation, for example `M/L/Lib/K`."""
+        return "/".join(LEVEL_ABBREVIATIONS[level] for level in self.levels)
+
+
+class DeviceKind(IntEnum):
+    """What the GPU did in one row of `DEVICE_ACTIVITY`."""
+
+    KERNEL = 0
+    MEMCPY = 1
+    MEMSET = 2
+
+
+class ApiDomain(IntEnum):
+    """Which CUDA API a row of `API_CALLS` belongs to."""
+
+    RUNTIME = 0
+    DRIVER = 1
+
+
+def _schema(**columns: str) -> Schema:
+    return {name: np.dtype(spec) for name, spec in columns.items()}
+
+
+LAYER_EVENTS: Schema = _schema(thread="u4", code="i8", start_ns="i8", end_ns="i8")
+"""Timed layer calls in order of their start on each thread. `code` tells what ran, for alignment with the
+structure run; it has no meaning beyond that."""
+
+LIBRARY_EVENTS: Schema = _schema(
+    thread="u4", symbol="u2", return_code="i4", start_ns="i8", end_ns="i8", arguments="(8,)i8"
+)
+"""Library calls. `symbol` indexes the tracer's list of symbols; `arguments` holds the kept integer arguments."""
+
+API_CALLS: Schema = _schema(
+    thread="u4", domain="u1", cbid="u4", correlation_id="u4", return_code="i4", start_ns="i8", end_ns="i8"
+)
+"""CUDA runtime and driver API calls (`CUpti_ActivityAPI`)."""
+
+DEVICE_ACTIVITY: Schema = _schema(
+    kind="u1",
+    correlation_id="u4",
+    device="u4",
+    context="u4",
+    stream="u4",
+    start_ns="i8",
+    end_ns="i8",
+    name="i4",
+    grid="(3,)i4",
+    block="(3,)i4",
+    registers_per_thread="u2",
+    static_shared_bytes="i4",
+    dynamic_shared_bytes="i4",
+    bytes="i8",
+    graph_node_id="u8",
+)
+"""Kernels, memory copies and sets on the GPU. `name` indexes the tracer's list of names. For copies and sets
+`bytes` is the size and the launch columns are 0; for kernels `bytes` is 0."""
+
+SYNCHRONIZATIONS: Schema = _schema(
+    kind="u1", correlation_id="u4", context="u4", stream="u4", start_ns="i8", end_ns="i8", event_id="u4"
+)
+"""Host waits and stream waits (`CUpti_ActivitySynchronization2`); `kind` is `CUpti_ActivitySynchronizationType`."""
+
+
+class Tracer(Protocol):
+    """What every level's tracer can do. The driver knows tracers only by this.
+
+    `start` and `stop` bracket any number of runs; everything outside the process's own memory that `start`
+    changes (hooks, import slots, CUPTI activity kinds) is as it was before when `stop` returns, also after an
+    exception. `collect` may be called only while stopped.
+    """
+
+    level: Level
+    name: str
+
+    def start(self) -> None:
+        """Begin to record."""
+
+    def stop(self) -> None:
+        """Stop recording and leave the program as it was found. Stopping twice is harmless."""
+
+    def collect(self) -> dict[str, Columns]:
+        """The events since the last `collect`, as tables by schema name in lower case."""
+
+    def lost(self) -> int:
+        """Events known to be missing since the last `collect` (dropped, truncated, no room)."""
+
+
+def empty(schema: Schema, rows: int = 0) -> Columns:
+    """Zero-filled columns of the given schema."""
+    return {name: np.zeros(rows, dtype=dtype) for name, dtype in schema.items()}

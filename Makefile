@@ -1,0 +1,73 @@
+# One command from a fresh clone: `make demo`, `make test`, `make lint`. Everything goes into .venv and build/.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+# Installed only where no torch can be imported. Name the build you want: make venv TORCH=torch==2.13.0+cu130
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+DEPENDENCIES := $(VENV)/.dependencies
+INSTALLED := $(VENV)/.installed
+# Directories are listed beside files so that a deleted file is noticed too; `make native` writes into _native.
+SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
+	$(shell find xsp -not -path '*/__pycache__*' -not -name '*.so' -not -name _native)
+NATIVE_SOURCES := $(wildcard xsp/levels/_native/*.c)
+NATIVE := xsp/levels/_native/libxsp_native.so
+PYTHON_FILES := xsp tests examples benchmarks
+
+.PHONY: help venv native demo test gpu-test lint format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(INSTALLED) ## Create .venv with torch, the tools and an installed build of xsp
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and is then held by a constraint: no other package may pull in another build of it.
+$(DEPENDENCIES): pyproject.toml | $(BIN)/python
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install '$(TORCH)'
+	$(BIN)/python -c 'import torch; print("torch==" + torch.__version__)' > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet scikit-build-core cmake ninja
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c $(VENV)/constraints.txt '.[test,lint]'
+	touch $@
+
+# A real install rather than an editable one: tests see what a user gets, native part included.
+$(INSTALLED): $(DEPENDENCIES) $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps .
+	touch $@
+
+native: $(NATIVE) ## Compile the native part in place, to run from the source tree
+
+$(NATIVE): $(NATIVE_SOURCES) $(wildcard xsp/levels/_native/*.h)
+	$(CC) -O2 -shared -fPIC -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -fvisibility=hidden \
+		$(NATIVE_SOURCES) -o $@ -lpthread -ldl
+
+demo: $(INSTALLED) ## Profile ResNet-50 and save the capture to demo-output/
+	mkdir -p demo-output
+	$(BIN)/python examples/resnet50.py --output demo-output/resnet50.xsp
+
+test: $(INSTALLED) ## Run the tests that need no GPU
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+gpu-test: $(INSTALLED) ## Run the tests that need an NVIDIA GPU
+	$(BIN)/pytest -m gpu $(PYTEST_ARGS)
+
+lint: $(DEPENDENCIES) ## Check style, formatting and types
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/mypy
+
+format: $(DEPENDENCIES) ## Format the code and fix what can be fixed
+	$(BIN)/ruff check --fix $(PYTHON_FILES)
+	$(BIN)/ruff format $(PYTHON_FILES)
+
+clean: ## Remove everything that was built, the virtual environment included
+	rm -rf $(VENV) build dist demo-output $(NATIVE) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

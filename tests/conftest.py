@@ -1,0 +1,53 @@
+"""What every test is held to: seeded, and leaving PyTorch as it found it."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.modules import module as torch_module
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+
+def _global_hooks() -> dict[str, int]:
+    """Names of PyTorch's process-wide module hook tables, with the number of hooks in each."""
+    tables = (name for name in vars(torch_module) if name.startswith("_global_") and name.endswith("_hooks"))
+    return {name: len(getattr(torch_module, name)) for name in tables}
+
+
+def _instrumentation() -> dict[str, Any]:
+    """Everything process-wide by which a profiler could still be attached to this program."""
+    return {
+        "module hooks": _global_hooks(),
+        "torch function modes": torch._C._len_torch_function_stack(),
+        "torch dispatch modes": len(_get_current_dispatch_mode_stack()),
+        "torch profiler enabled": torch.autograd._profiler_enabled(),
+        "module call": torch.nn.Module.__call__,
+        "sys profile function": sys.getprofile(),
+        "threading profile function": threading.getprofile(),
+    }
+
+
+_PRISTINE = _instrumentation()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_attached() -> Iterator[None]:
+    """Fail a test that starts or ends with hooks, modes or a profiler in place."""
+    assert _instrumentation() == _PRISTINE
+    yield
+    assert _instrumentation() == _PRISTINE
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Same random numbers in every run of every test."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

@@ -40,7 +40,7 @@ $(DEPENDENCIES): pyproject.toml | $(BIN)/python
 
 # A real install rather than an editable one: tests see what a user gets, native part included.
 $(INSTALLED): $(DEPENDENCIES) $(SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps .
+	XSP_REQUIRE_NATIVE=1 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps .
 	touch $@
 
 native: $(NATIVE) ## Compile the native part in place, to run from the source tree
@@ -63,6 +63,7 @@ lint: $(DEPENDENCIES) ## Check style, formatting and types
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/mypy
+	$(BIN)/mypy examples
 
 format: $(DEPENDENCIES) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix $(PYTHON_FILES)

@@ -1,0 +1,266 @@
+"""CUPTI, as the rest of xsp sees it.
+
+Names, enumerations and record layouts come from cupti-python. Calls go to the libcupti that the process already
+loaded, because a second copy would fight the first over the GPU's only tracing facility; cupti-python looks for a
+library of its own choice and asks for a driver first, so its wrappers are not used for calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.metadata
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xsp.errors import LevelError, TracingError
+from xsp.types import ApiDomain
+
+LAYOUTS = {
+    "CONCURRENT_KERNEL": "kernel",
+    "MEMCPY": "memcpy",
+    "MEMCPY2": "memcpy_pto_p",
+    "MEMSET": "memset",
+    "RUNTIME": "api",
+    "DRIVER": "api",
+    "SYNCHRONIZATION": "synchronization",
+    "OVERHEAD": "overhead",
+}
+"""Activity kinds by name in the order in which they are enabled, with the stem of their layout in cupti-python."""
+
+_REMEDIES = {
+    "INSUFFICIENT_PRIVILEGES": "ask the administrator for access to GPU profiling (NVIDIA: ERR_NVGPUCTRPERM)",
+    "VIRTUALIZED_DEVICE_INSUFFICIENT_PRIVILEGES": "ask the administrator to allow tracing on this virtual GPU",
+    "MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED": "end the other profiler in this process (nsys, ncu, torch.profiler, Proton)",
+    "NOT_COMPATIBLE": "end the other profiler in this process (nsys, ncu, torch.profiler, Proton)",
+    "HARDWARE_BUSY": "end the other profiler that uses this GPU",
+    "NOT_INITIALIZED": "check that the NVIDIA driver is installed and recent enough for this CUDA version",
+    "CONFIDENTIAL_COMPUTING_NOT_SUPPORTED": "trace on a GPU that is not in confidential computing mode",
+    "MIG_DEVICE_NOT_SUPPORTED": "trace on a GPU that is not split by MIG",
+    "WSL_DEVICE_NOT_SUPPORTED": "trace on Linux rather than in WSL",
+}
+_OTHER_REMEDY = "see this result code in NVIDIA's CUPTI documentation"
+
+
+@cache
+def bindings() -> Any:
+    """The module `cupti.cupti` of cupti-python.
+
+    Raises:
+        LevelError: cupti-python is not installed, or is damaged.
+
+    """
+    try:
+        return importlib.import_module("cupti.cupti")
+    except ImportError as error:
+        msg = f'cupti-python cannot be imported ({error}): pip install "xsp[{_extra()}]"'
+        raise LevelError(msg) from error
+
+
+def _extra() -> str:
+    import torch
+
+    return f"cuda{(torch.version.cuda or '13').split('.')[0]}"
+
+
+def kind(name: str) -> int:
+    """The activity kind of this name (`CUpti_ActivityKind`)."""
+    return int(bindings().ActivityKind[name])
+
+
+@cache
+def layout(kind_name: str) -> np.dtype[Any]:
+    """The record of an activity kind as a numpy dtype, in the version that this cupti-python describes."""
+    pattern = re.compile(rf"activity_{LAYOUTS[kind_name]}(\d*)_dtype")
+    versions = {int(found[1] or 0): name for name in dir(bindings()) if (found := pattern.fullmatch(name))}
+    if not versions:
+        msg = f'cupti-python {_version()} describes no {kind_name} record: pip install "xsp[{_extra()}]"'
+        raise LevelError(msg)
+    dtype: np.dtype[Any] = getattr(bindings(), versions[max(versions)])
+    return dtype
+
+
+def _version() -> str:
+    return importlib.metadata.version("cupti-python")
+
+
+@cache
+def api_name(domain: int, cbid: int) -> str:
+    """The name of an API function as it is written in a program, such as `cudaLaunchKernel`.
+
+    The version of its first appearance (`_v7000`) is left out; `_ptsz`, which marks the variant for the per-thread
+    default stream, stays. A number that cupti-python does not know gives `cuda #<cbid>` or `cu #<cbid>`.
+    """
+    runtime = domain == ApiDomain.RUNTIME
+    functions = bindings().runtime_api_trace_cbid if runtime else bindings().driver_api_trace_cbid
+    try:
+        return re.sub(r"_v\d{4,}$", "", functions(cbid).name)
+    except ValueError:
+        return f"{'cuda' if runtime else 'cu'} #{cbid}"
+
+
+def sync_name(sync_kind: int) -> str:
+    """What was waited for, such as `stream synchronize` (`CUpti_ActivitySynchronizationType`)."""
+    return _lower_name("ActivitySynchronizationType", sync_kind)
+
+
+def overhead_name(overhead_kind: int) -> str:
+    """What CUPTI or the driver spent time on, such as `lazy function loading` (`CUpti_ActivityOverheadKind`)."""
+    return _lower_name("ActivityOverheadKind", overhead_kind)
+
+
+@cache
+def copy_name(copy_kind: int) -> str:
+    """A memory copy by its direction, such as `memcpy HtoD` (`CUpti_ActivityMemcpyKind`)."""
+    try:
+        source, _, target = bindings().ActivityMemcpyKind(copy_kind).name.partition("TO")
+    except ValueError:
+        return f"memcpy #{copy_kind}"
+    return f"memcpy {source}to{target}" if target else "memcpy"
+
+
+def _lower_name(enumeration: str, number: int) -> str:
+    try:
+        name: str = getattr(bindings(), enumeration)(number).name
+    except ValueError:
+        return f"#{number}"
+    return name.lower().replace("_", " ")
+
+
+def find_loaded() -> Path | None:
+    """The libcupti that this process has loaded; torch with CUDA brings it in when imported."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return None
+    paths = re.findall(r"\S+/libcupti\.so[.\d]*$", maps.read_text(), re.MULTILINE)
+    return Path(paths[0]) if paths else None
+
+
+class CuptiLibrary:
+    """Control calls to one libcupti; each checks CUPTI's return code.
+
+    Every method raises TracingError, with the call, the result and a way out, if CUPTI refuses.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, only_if_loaded: bool = False) -> None:
+        mode = os.RTLD_NOLOAD if only_if_loaded else ctypes.DEFAULT_MODE
+        self.path = Path(path)
+        self._library = ctypes.CDLL(str(path), mode=mode)
+
+    @staticmethod
+    @cache
+    def loaded() -> CuptiLibrary:
+        """The libcupti that torch loaded; the same object every time.
+
+        Raises:
+            LevelError: this process has loaded none.
+
+        """
+        path = find_loaded()
+        if path is None:
+            msg = "no libcupti is loaded in this process: install a torch that was built with CUDA (pip install torch)"
+            raise LevelError(msg)
+        return CuptiLibrary(path, only_if_loaded=True)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        result = int(getattr(self._library, name)(*arguments))
+        if result:
+            raise TracingError(self._refusal(name, result))
+
+    def _refusal(self, name: str, result: int) -> str:
+        text = ctypes.c_char_p()
+        self._library.cuptiGetResultString(result, ctypes.byref(text))
+        result_name = (text.value or b"?").decode()
+        remedy = _REMEDIES.get(re.sub(r"^CUPTI_ERROR_", "", result_name), _OTHER_REMEDY)
+        return f"{name} failed with {result_name} ({result}): {remedy}"
+
+    def version(self) -> int:
+        """The CUPTI API version (`cuptiGetVersion`): 130001 means CUDA 13.0 update 1, 26 means CUDA 12.8."""
+        version = ctypes.c_uint32()
+        self._call("cuptiGetVersion", ctypes.byref(version))
+        return version.value
+
+    def timestamp(self) -> int:
+        """CUPTI's clock now, in ns (`cuptiGetTimestamp`); the clock of the records."""
+        stamp = ctypes.c_uint64()
+        self._call("cuptiGetTimestamp", ctypes.byref(stamp))
+        return stamp.value
+
+    def enable(self, activity_kind: int) -> None:
+        """Begin to record an activity kind in every context (`cuptiActivityEnable`)."""
+        self._call("cuptiActivityEnable", activity_kind)
+
+    def disable(self, activity_kind: int) -> None:
+        """Stop recording an activity kind (`cuptiActivityDisable`)."""
+        self._call("cuptiActivityDisable", activity_kind)
+
+    def flush(self) -> None:
+        """Have CUPTI return every buffer, also with incomplete records (`cuptiActivityFlushAll`, forced).
+
+        A record that is handed over incomplete is never delivered again: synchronise with the GPU first.
+        """
+        self._call("cuptiActivityFlushAll", ctypes.c_uint32(1))
+
+    def register_buffer_callbacks(self, requested: int, completed: int) -> None:
+        """Let CUPTI take and return buffers through these C functions (`cuptiActivityRegisterCallbacks`)."""
+        self._call("cuptiActivityRegisterCallbacks", ctypes.c_void_p(requested), ctypes.c_void_p(completed))
+
+    def register_clock(self, clock: int) -> None:
+        """Let CUPTI read the time from this C function (`cuptiActivityRegisterTimestampCallback`)."""
+        self._call("cuptiActivityRegisterTimestampCallback", ctypes.c_void_p(clock))
+
+    def take_dropped_records(self) -> int:
+        """Records dropped for want of a buffer since the last call (`cuptiActivityGetNumDroppedRecords`).
+
+        Buffers are global since CUDA 6.0, so there is one count, that of the NULL context.
+        """
+        dropped = ctypes.c_size_t()
+        self._call("cuptiActivityGetNumDroppedRecords", None, ctypes.c_uint32(0), ctypes.byref(dropped))
+        return dropped.value
+
+    def thread_id_type(self) -> str:
+        """`DEFAULT` if records tell threads by `pthread_self`, `SYSTEM` if by `gettid` (`cuptiGetThreadIdType`)."""
+        found = ctypes.c_int()
+        self._call("cuptiGetThreadIdType", ctypes.byref(found))
+        name: str = bindings().ActivityThreadIdType(found.value).name
+        return name
+
+    @property
+    def next_record(self) -> int:
+        """The address of `cuptiActivityGetNextRecord`."""
+        address = ctypes.cast(self._library.cuptiActivityGetNextRecord, ctypes.c_void_p).value
+        assert address is not None  # noqa: S101 - a symbol that was found has an address
+        return address
+
+    def record_bytes(self, activity_kind: int) -> int:
+        """The size of a record in this very libcupti: how far apart it sees two records of one kind.
+
+        The kind is a record's first field, and the buffer holds it at every place where a record can begin.
+        """
+        words = np.zeros(512, np.uint64)
+        words[:] = activity_kind
+        start, size = words.ctypes.data, ctypes.c_size_t(words.nbytes)
+        record = ctypes.c_void_p()
+        for _ in range(2):
+            self._call("cuptiActivityGetNextRecord", ctypes.c_void_p(start), size, ctypes.byref(record))
+        return (record.value or start) - start
+
+    def layout_mismatch(self) -> str | None:
+        """None if every record has the size that cupti-python gives it, else one sentence.
+
+        Record layouts grow with CUPTI's versions; read with another version's layout, times would be garbage.
+        """
+        for name in LAYOUTS:
+            found, described = self.record_bytes(kind(name)), layout(name).itemsize
+            if found != described:
+                return (
+                    f"libcupti (API {self.version()}, {self.path}) writes {name} records of {found} bytes, "
+                    f"cupti-python {_version()} describes {described}: install the cupti-python of the CUDA version "
+                    f'that torch was built with (pip install "xsp[{_extra()}]")'
+                )
+        return None

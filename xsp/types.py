@@ -142,6 +142,9 @@ class Tracer(Protocol):
     def start(self) -> None:
         """Begin to record."""
 
+    def new_run(self) -> None:
+        """Said before every execution of the target while started; most tracers have nothing to do."""
+
     def stop(self) -> None:
         """Stop recording and leave the program as it was found. Stopping twice is harmless."""
 

@@ -1,0 +1,199 @@
+"""From the columns of a run to spans with parents: kernel -> library call -> layer -> model.
+
+Rules (XSP, sections III-B and III-C): a host event's parent is the innermost event of the level above that contains it on
+its thread; a kernel takes its parent from its launch, joined on the correlation id, and its time from its execution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xsp.analysis.align import matched
+from xsp.analysis.intervals import innermost, latest_before
+from xsp.run import Run
+from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, Columns, Level
+
+IntArray = npt.NDArray[np.integer[Any]]
+
+@dataclass(frozen=True)
+class StructureCodes:
+    """Codes of the structure run's rows, by which timed events find their row: layers (forward rows in order of
+    start, backward rows unique) and library calls (symbol indices in order of start).
+
+    Details beyond the recorded rows: layer `outside` holds what no layer, forward or backward, accounts for; layer
+    `unknown` is an event the structure run did not have; library call `n + symbol` is such a call of that symbol.
+    """
+
+    layers: IntArray
+    library_calls: IntArray
+
+    @property
+    def outside(self) -> int:
+        """Detail of a LAYER span for work outside every layer."""
+        return len(self.layers)
+
+    @property
+    def unknown(self) -> int:
+        """Detail of a LAYER span that the structure run does not have."""
+        return len(self.layers) + 1
+
+
+@dataclass(frozen=True)
+class Correlated:
+    """Spans of one run, indexed 0..n-1 with `parent` an index or -1; its API calls with the span they ran in; and its
+    device activities, to which `detail` of the KERNEL spans points.
+
+    `unmatched` counts layer and library events that the structure run does not have; `orphans` counts device
+    activities whose launch was not seen.
+    """
+
+    spans: Columns
+    api_calls: Columns
+    device: Columns
+    unmatched: int
+    orphans: int
+
+
+def within_model(events: Columns, calls: Columns) -> tuple[Columns, IntArray]:
+    """The events that start inside a model call, and the index of that call for each."""
+    call = np.searchsorted(calls["start_ns"], events["start_ns"], side="right") - 1
+    inside = (call >= 0) & (events["start_ns"] <= calls["end_ns"][np.maximum(call, 0)])
+    return {name: column[inside] for name, column in events.items()}, call[inside]
+
+
+def sorted_by_start(events: Columns) -> Columns:
+    """Events in order of their start."""
+    order = np.argsort(events["start_ns"], kind="stable")
+    return {name: column[order] for name, column in events.items()}
+
+
+def correlate(run: Run, structure: StructureCodes) -> Correlated:
+    """Spans of all levels of one run with their parents; no loop over spans."""
+    calls = run.model_calls
+    layers, layer_call = within_model(sorted_by_start(run.table("layer_events", LAYER_EVENTS)), calls)
+    library, library_call = within_model(sorted_by_start(run.table("library_events", LIBRARY_EVENTS)), calls)
+    api, api_call = within_model(sorted_by_start(run.table("api_calls", API_CALLS)), calls)
+    device = run.table("device_activity", DEVICE_ACTIVITY)
+    launch = launch_of(device["correlation_id"], api["correlation_id"])
+    device = {name: column[launch >= 0] for name, column in device.items()}
+    orphans, launch = int((launch < 0).sum()), launch[launch >= 0]
+
+    host = _HostParents(calls, layers, layer_call, library, library_call, api, api_call)
+    layer_row = matched(layers["code"], structure.layers)
+    library_row = matched(library["symbol"], structure.library_calls)
+    unmatched = int((layer_row < 0).sum() + (library_row < 0).sum())
+    layer_row[layer_row < 0] = structure.unknown
+    library_row = np.where(library_row < 0, len(structure.library_calls) + library["symbol"], library_row)
+    spans = _spans(host, layer_row, structure.outside, library_row, device, launch)
+    api["parent"] = host.api_parent
+    return Correlated(spans, api, device, unmatched, orphans)
+
+
+def launch_of(correlation_id: IntArray, api_correlation_id: IntArray) -> npt.NDArray[np.int64]:
+    """Index of the API call that launched each device activity, -1 where it is missing.
+
+    A runtime call and the driver call below it can share an id: the first in time, the outer one, is taken.
+    """
+    if not len(api_correlation_id):
+        return np.full(len(correlation_id), -1, dtype=np.int64)
+    known, first = np.unique(api_correlation_id, return_index=True)
+    place = np.minimum(np.searchsorted(known, correlation_id), len(known) - 1)
+    return np.where(known[place] == correlation_id, first[place], -1)
+
+
+class _HostParents:
+    """Indices of the parents of host events. Span indices: model calls first, then layers, the spans that hold what
+    lies outside layers (one per model call that needs one), library calls, device activity."""
+
+    def __init__(
+        self,
+        calls: Columns,
+        layers: Columns,
+        layer_call: IntArray,
+        library: Columns,
+        library_call: IntArray,
+        api: Columns,
+        api_call: IntArray,
+    ) -> None:
+        self.calls, self.layers, self.library, self.api = calls, layers, library, api
+        first_layer = len(calls["start_ns"])
+        enclosing = _enclosing(layers, layers, strict=True)
+        self.layer_parent = np.where(enclosing >= 0, first_layer + enclosing, layer_call)
+        owner = self._layer_of(library)
+        self._api_library = _enclosing(library, api)
+        api_owner = np.where(self._api_library >= 0, 0, self._layer_of(api))
+        self.outside = np.unique(np.concatenate([library_call[owner < 0], api_call[api_owner < 0]]))
+        first_outside = first_layer + len(layers["start_ns"])
+        self.library_parent = self._span_of(owner, library_call, first_layer, first_outside)
+        first_library = first_outside + len(self.outside)
+        self.api_parent = np.where(
+            self._api_library >= 0,
+            first_library + self._api_library,
+            self._span_of(api_owner, api_call, first_layer, first_outside),
+        )
+        self.first_library = first_library
+
+    def _layer_of(self, events: Columns) -> npt.NDArray[np.int64]:
+        """Innermost layer, else the backward node that ran last on the thread: between two nodes autograd adds up
+        the gradients that the first has just produced, so that work is the first one's."""
+        inside = _enclosing(self.layers, events)
+        backward = np.flatnonzero(self.layers["code"] >= _BACKWARD_BASE)
+        if not len(backward):
+            return inside
+        last = latest_before(
+            self.layers["thread"][backward], self.layers["start_ns"][backward], events["thread"], events["start_ns"]
+        )
+        # Only between nodes: after the last node of its thread, other code may be running there. The first node
+        # that begins later is, on the negated axis, the last that begins before.
+        later = latest_before(
+            self.layers["thread"][backward], -self.layers["start_ns"][backward], events["thread"], -events["start_ns"]
+        )
+        between = (inside < 0) & (last >= 0) & (later >= 0)
+        return np.where(between, backward[np.maximum(last, 0)], inside)
+
+    def _span_of(self, owner: IntArray, call: IntArray, first_layer: int, first_outside: int) -> npt.NDArray[np.int64]:
+        return np.where(owner >= 0, first_layer + owner, first_outside + np.searchsorted(self.outside, call))
+
+
+def _enclosing(outer: Columns, inner: Columns, *, strict: bool = False) -> npt.NDArray[np.int64]:
+    # An interval contains itself: shrunk by one on the left, its innermost container is a real one.
+    start = inner["start_ns"] - int(strict)
+    return innermost(outer["thread"], outer["start_ns"], outer["end_ns"], inner["thread"], start, inner["end_ns"])
+
+
+def _spans(
+    host: _HostParents,
+    layer_row: IntArray,
+    outside: int,
+    library_row: IntArray,
+    device: Columns,
+    launch: IntArray,
+) -> Columns:
+    calls, layers, library = host.calls, host.layers, host.library
+    outside_calls = {name: column[host.outside] for name, column in calls.items()}
+    sizes = [len(t["start_ns"]) for t in (calls, layers, outside_calls, library, device)]
+    none = [np.zeros(size, dtype=np.int64) for size in sizes]
+    api = host.api
+    return {
+        "level": np.repeat([Level.MODEL, Level.LAYER, Level.LAYER, Level.LIBRARY, Level.KERNEL], sizes).astype(np.int8),
+        "detail": np.concatenate(
+            [np.arange(sizes[0]), layer_row, none[2] + outside, library_row, np.arange(sizes[4])]
+        ),
+        "parent": np.concatenate(
+            [none[0] - 1, host.layer_parent, host.outside, host.library_parent, host.api_parent[launch]]
+        ),
+        "start_ns": np.concatenate([t["start_ns"] for t in (calls, layers, outside_calls, library, device)]),
+        "end_ns": np.concatenate([t["end_ns"] for t in (calls, layers, outside_calls, library, device)]),
+        "thread": np.concatenate(
+            [calls["thread"], layers["thread"], outside_calls["thread"], library["thread"], api["thread"][launch]]
+        ).astype(np.uint32),
+        "stream": np.concatenate([*(n - 1 for n in none[:4]), device["stream"]]).astype(np.int32),
+        "correlation_id": np.concatenate([*none[:4], device["correlation_id"]]).astype(np.uint32),
+    }
+
+
+_BACKWARD_BASE = 1 << 40

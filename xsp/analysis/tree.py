@@ -1,0 +1,211 @@
+"""The hierarchical latency table: model, modules, layers, library calls, kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.analysis.intervals import covered_ns
+from xsp.analysis.statistics import trimmed
+from xsp.types import Level
+
+IntArray = npt.NDArray[np.integer[Any]]
+
+
+@dataclass
+class Hierarchy:
+    """Nodes of the hierarchy and the node of every span.
+
+    `nodes` has one row per node: parent (index or -1), level, name, type, phase, shapes. `of_span` maps rows of the
+    spans table to nodes.
+    """
+
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    of_span: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    _known: dict[tuple[Any, ...], int] = field(default_factory=dict)
+
+    def node(self, key: tuple[Any, ...], parent: int, level: str, name: str, **facts: Any) -> int:
+        """Index of the node with this key, made if it is new."""
+        if key not in self._known:
+            self._known[key] = len(self.nodes)
+            blank = {"type": "", "phase": "forward", "input_shapes": "", "output_shapes": ""}
+            self.nodes.append({"parent": parent, "level": level, "name": name, **blank, **facts})
+        return self._known[key]
+
+    @property
+    def parents(self) -> IntArray:
+        """Parent of every node."""
+        return np.array([node["parent"] for node in self.nodes], dtype=np.int64)
+
+    def in_order(self) -> list[tuple[int, int]]:
+        """`(node, depth)` depth first, children in order of first appearance."""
+        children: dict[int, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            children.setdefault(node["parent"], []).append(index)
+        order, pending = [], [(node, 0) for node in reversed(children.get(-1, []))]
+        while pending:
+            index, depth = pending.pop()
+            order.append((index, depth))
+            pending.extend((child, depth + 1) for child in reversed(children.get(index, [])))
+        return order
+
+
+def hierarchy(tables: dict[str, pd.DataFrame], model: str) -> Hierarchy:
+    """Group spans into nodes: calls of one layer (and phase) are one node, as are same-named calls below one parent."""
+    tree = Hierarchy()
+    root = tree.node(("model",), -1, "MODEL", model, type="model")
+    spans = tables["spans"]
+    level, parent = spans["level"].to_numpy(), spans["parent"].to_numpy()
+    detail = spans["detail"].to_numpy()
+    tree.of_span = np.full(len(spans), root, dtype=np.int64)
+
+    layer_nodes = _layer_nodes(tree, root, tables, np.unique(detail[level == Level.LAYER]))
+    here = level == Level.LAYER
+    tree.of_span[here] = layer_nodes[detail[here]]
+    names = {Level.LIBRARY: tables["library_calls"]["name"], Level.KERNEL: tables["kernels"]["name"]}
+    for one in (Level.LIBRARY, Level.KERNEL):
+        here = level == one
+        code, name = pd.factorize(names[one])
+        below = pd.DataFrame({"parent": tree.of_span[parent[here]], "code": code[detail[here]]})
+        distinct = below.drop_duplicates()
+        index = [
+            tree.node((one, above, which), int(above), one.name, str(name[which]), phase=tree.nodes[above]["phase"])
+            for above, which in distinct.itertuples(index=False)
+        ]
+        place = below.merge(distinct.assign(node=np.array(index, dtype=np.int64)), how="left", on=["parent", "code"])
+        tree.of_span[here] = place["node"].to_numpy()
+    return tree
+
+
+def _layer_nodes(tree: Hierarchy, root: int, tables: dict[str, pd.DataFrame], used: IntArray) -> IntArray:
+    layers = tables["layers"]
+    types = dict(zip(tables["modules"]["name"], tables["modules"]["type"], strict=True))
+    forward_type = layers["type"].to_numpy()
+    result = np.full(len(layers), root, dtype=np.int64)
+    for row in layers.loc[used].itertuples():
+        above = _module_node(tree, root, row.module, types)
+        kind = row.type if row.forward < 0 else forward_type[row.forward]
+        result[row.Index] = tree.node(
+            ("layer", row.module, row.name, row.phase), above, "LAYER", row.name, type=kind, phase=row.phase,
+            input_shapes=row.input_shapes, output_shapes=row.output_shapes,
+        )  # fmt: skip
+    return result
+
+
+def _module_node(tree: Hierarchy, root: int, name: str, types: dict[str, str]) -> int:
+    node, path = root, ""
+    for part in filter(None, name.split(".")):
+        path = f"{path}.{part}" if path else part
+        node = tree.node(("module", path), node, "MODULE", path, type=types.get(path, ""))
+    return node
+
+
+def latency_table(tables: dict[str, pd.DataFrame], model: str) -> pd.DataFrame:
+    """One row per node, as the model runs.
+
+    Columns: depth, level, name, type, phase, calls (per run), host_ms, host_ci_ms, device_ms, device_ci_ms, share,
+    kernels (per run), input_shapes, output_shapes, path, node, parent.
+
+    A level's host time comes from the rung whose deepest level is its own (XSP, section III-C); device time is GPU-busy time,
+    the union of the kernels below the node, from the deepest rung. `share` is device time, or host time where no
+    kernels were traced, over the unprofiled model latency.
+    """
+    tree = hierarchy(tables, model)
+    runs, spans = tables["runs"], tables["spans"]
+    table = pd.DataFrame([tree.nodes[node] | {"node": node, "depth": depth} for node, depth in tree.in_order()])
+    size = len(tree.nodes)
+    host, host_ci, calls = _host(tree, runs, spans, size)
+    device, device_ci, kernels = _device(tree, runs, spans, size)
+    node = table["node"].to_numpy()
+    latency = float(trimmed(runs.loc[runs["deepest"] == Level.MODEL.name, "latency_ns"])[0])
+    table["calls"] = calls[node]
+    table["host_ms"], table["host_ci_ms"] = host[node] / 1e6, host_ci[node] / 1e6
+    table["device_ms"], table["device_ci_ms"] = device[node] / 1e6, device_ci[node] / 1e6
+    table["kernels"] = kernels[node]
+    measured = table["host_ms"] if np.isnan(device).all() else table["device_ms"]
+    table["share"] = measured / (latency / 1e6)
+    table["path"] = _paths(tree)[node]
+    columns = (
+        "depth level name type phase calls host_ms host_ci_ms device_ms device_ci_ms share kernels "
+        "input_shapes output_shapes path node parent"
+    )
+    return table[columns.split()]
+
+
+def _paths(tree: Hierarchy) -> npt.NDArray[Any]:
+    paths: list[str] = []
+    for node in tree.nodes:
+        above = node["parent"]
+        paths.append(node["name"] if above < 0 else f"{paths[above]}/{node['name']}")
+    return np.array(paths, dtype=object)
+
+
+def _per_run(run: IntArray, node: IntArray, amount: IntArray, runs: IntArray, size: int) -> npt.NDArray[np.float64]:
+    """Sum of `amount` as a matrix (runs, nodes)."""
+    place = np.searchsorted(runs, run)
+    flat = np.bincount(place * size + node, weights=amount, minlength=len(runs) * size)
+    return flat.reshape(len(runs), size)
+
+
+def _host(
+    tree: Hierarchy, runs: pd.DataFrame, spans: pd.DataFrame, size: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    host, interval, calls = np.full(size, np.nan), np.full(size, np.nan), np.zeros(size, dtype=np.int64)
+    kind = np.array([node["level"] for node in tree.nodes])
+    for level in (Level.MODEL, Level.LAYER, Level.LIBRARY):
+        own = runs.loc[runs["deepest"] == level.name, "run"].to_numpy()
+        if not len(own):
+            continue
+        # A layer inside a layer (recomputation in backward) is already part of the outer one's host time.
+        outermost = ~np.isin(spans["parent"], np.flatnonzero(spans["level"] == level))
+        here = (spans["level"] == level).to_numpy() & np.isin(spans["run"], own)
+        mine = spans[here]
+        node = tree.of_span[here]
+        sums = _per_run(mine["run"].to_numpy(), node, mine["duration_ns"].to_numpy(), own, size)
+        counts = _per_run(mine["run"].to_numpy(), node, np.ones(len(mine), dtype=np.int64), own, size)
+        at = kind == level.name
+        if level is Level.LAYER:
+            shown = outermost[here]
+            inner = _per_run(mine["run"].to_numpy()[shown], node[shown], mine["duration_ns"].to_numpy()[shown], own, size)
+            sums = np.where(at, sums, _summed_up(tree, np.where(at, inner, 0)))
+            at = at | (kind == "MODULE")
+        mean, half = trimmed(sums)
+        host[at], interval[at] = mean[at], half[at]
+        calls[at] = np.rint(np.median(counts, axis=0)).astype(np.int64)[at]
+    return host, interval, calls
+
+
+def _summed_up(tree: Hierarchy, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Each node's value plus those of everything below it, for every run. Children have larger indices than parents."""
+    total = values.copy()
+    for node in range(len(tree.nodes) - 1, 0, -1):
+        total[:, tree.nodes[node]["parent"]] += total[:, node]
+    return total
+
+
+def _device(
+    tree: Hierarchy, runs: pd.DataFrame, spans: pd.DataFrame, size: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    own = runs.loc[runs["deepest"] == Level.KERNEL.name, "run"].to_numpy()
+    nothing = np.full(size, np.nan)
+    if not len(own):
+        return nothing, nothing, np.zeros(size, dtype=np.int64)
+    here = (spans["level"] == Level.KERNEL).to_numpy()
+    start = spans["start_ns"].to_numpy()[here]
+    end = start + spans["duration_ns"].to_numpy()[here]
+    place = np.searchsorted(own, spans["run"].to_numpy()[here])
+    parents, node = tree.parents, tree.of_span[here]
+    busy = np.zeros(len(own) * size, dtype=np.int64)
+    counts = np.zeros((len(own), size))
+    alive = np.ones(len(node), dtype=bool)
+    while alive.any():
+        busy += covered_ns((place * size + node)[alive], start[alive], end[alive], len(own) * size)
+        counts += _per_run(own[place[alive]], node[alive], np.ones(int(alive.sum())), own, size)
+        node = np.where(alive, parents[node], -1)
+        alive = node >= 0
+    mean, half = trimmed(busy.reshape(len(own), size))
+    return mean, half, np.rint(np.median(counts, axis=0)).astype(np.int64)

@@ -1,0 +1,102 @@
+"""The capture file, `*.xsp`: Parquet tables and a manifest in one uncompressed zip.
+
+Opening a capture needs neither torch nor CUDA and executes nothing from the file: the manifest is JSON, the tables are
+plain columns.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xsp.errors import CaptureError
+
+VERSION = 1
+"""Version of the file's layout. A reader refuses newer files and converts older ones."""
+
+_MAGIC = "xsp capture"
+_MANIFEST = "manifest.json"
+TABLES = ("runs", "spans", "api_calls", "calls", "modules", "layers", "library_calls", "kernels")
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Everything a profile consists of: `meta` (JSON-able) and the tables named in TABLES."""
+
+    meta: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the capture; an existing file is replaced only once the new one is complete."""
+        target = Path(path)
+        partial = target.with_name(target.name + ".partial")
+        manifest = {"format": _MAGIC, "version": VERSION, "meta": self.meta}
+        try:
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+                archive.writestr(_MANIFEST, json.dumps(manifest, indent=1))
+                for name in TABLES:
+                    archive.writestr(f"{name}.parquet", _parquet(self.tables[name]))
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+
+def load(path: str | os.PathLike[str]) -> Capture:
+    """Read a capture.
+
+    Raises CaptureError if the file is missing, is no capture, is damaged, or was written by a newer xsp.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise CaptureError(f"there is no file {str(source)!r}; give the path of a capture written by prof.save()")
+    try:
+        with zipfile.ZipFile(source) as archive:
+            manifest = json.loads(archive.read(_MANIFEST))
+            _check(source, manifest)
+            tables = {name: pq.read_table(io.BytesIO(archive.read(f"{name}.parquet"))).to_pandas() for name in TABLES}
+    except CaptureError:
+        raise
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, pa.ArrowException) as error:
+        raise CaptureError(
+            f"{str(source)!r} is not an xsp capture, or it was cut short ({type(error).__name__}: {error}); "
+            "a capture is written whole by prof.save(), so copy or record it again"
+        ) from error
+    return Capture(manifest["meta"], tables)
+
+
+def _check(source: Path, manifest: Any) -> None:
+    if not isinstance(manifest, dict) or manifest.get("format") != _MAGIC:
+        raise CaptureError(f"{str(source)!r} is a zip file but not an xsp capture: its manifest does not say {_MAGIC!r}")
+    version = manifest.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise CaptureError(
+            f"{str(source)!r} has capture version {version!r}, this xsp reads up to {VERSION}; upgrade with "
+            "`pip install --upgrade xsp`"
+        )
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    integers = [field.name for field in arrow.schema if pa.types.is_integer(field.type)]
+    others = [field.name for field in arrow.schema if field.name not in integers]
+    buffer = io.BytesIO()
+    # Stamps and indices grow steadily: as differences they take a few bits where plain they take eight bytes.
+    pq.write_table(
+        arrow,
+        buffer,
+        compression="zstd",
+        compression_level=9,
+        use_dictionary=others,
+        column_encoding=dict.fromkeys(integers, "DELTA_BINARY_PACKED"),
+    )
+    return buffer.getvalue()

@@ -1,0 +1,55 @@
+"""Leading backward work to the layer that created it, through the autograd graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
+
+# Codes of backward events: which forward call (counted by its end) created the node, and which of its nodes it is.
+BACKWARD_BASE = 1 << 40
+_NODES_PER_CALL = 1 << 12
+
+_OWNER = "xsp.owner"
+
+
+def backward_code(call: int, node: int) -> int:
+    """Code of the `node`-th graph node created by the `call`-th forward layer call of a run."""
+    return BACKWARD_BASE + call * _NODES_PER_CALL + node
+
+
+def new_nodes(inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], token: object) -> list[Node]:
+    """Graph nodes between `inputs` and `outputs` that no earlier layer of this run owns; they are marked as owned.
+
+    `token` stands for the run: gradient accumulators can outlive a run, and an older run's mark must not count. The mark
+    is kept in the node's metadata, not in a set here, because holding a node keeps its saved tensors alive.
+    """
+    roots = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    # An in-place layer's input carries the output's node; it must not be taken for the boundary.
+    boundary = {tensor.grad_fn for tensor in inputs if tensor.grad_fn is not None}.difference(roots)
+    found: list[Node] = []
+    pending: list[Node | None] = list(reversed(roots))
+    while pending:
+        node = pending.pop()
+        if node is None or node in boundary or node.metadata.get(_OWNER) is token:
+            continue
+        node.metadata[_OWNER] = token
+        found.append(node)
+        pending.extend(next_node for next_node, _ in reversed(node.next_functions))
+    return found[:_NODES_PER_CALL]
+
+
+def watch(node: Node, begin: Callable[[], None], end: Callable[[], None]) -> Iterator[RemovableHandle]:
+    """Call `begin` before the node runs and `end` after it, on the thread that runs it."""
+
+    def before(_gradients: Any) -> None:
+        begin()
+
+    def after(*_gradients: Any) -> None:
+        end()
+
+    yield node.register_prehook(before)
+    yield node.register_hook(after)

@@ -1,0 +1,39 @@
+"""Which torch functions are layers, and how they are called in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# These only read or set metadata: they compute nothing, launch nothing and would drown the layers.
+_METADATA = frozenset(
+    """size dim ndimension stride numel nelement element_size storage_offset data_ptr get_device storage_type type_as_
+    is_contiguous is_floating_point is_complex is_signed is_inference is_same_size is_set_to is_pinned is_shared is_neg
+    is_conj is_nonzero_ is_distributed is_storage is_tensor is_coalesced is_sparse_csr untyped_storage storage
+    requires_grad_ register_hook register_post_accumulate_grad_hook retain_grad detach_ has_names layout qscheme
+    __len__ __hash__ __repr__ __format__ __dir__ __reduce_ex__ __set__ __delete__ __iter__ names result_type
+    promote_types can_cast finfo iinfo broadcast_shapes is_autocast_enabled get_default_dtype _is_view _version
+    set_grad_enabled backward_hooks _has_compatible_shallow_copy_type""".split()
+)
+
+# Autograd's entry points run other layers' backward work; they contain layers and are none themselves.
+BACKWARD_ENTRIES: frozenset[Any] = frozenset(
+    {torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad}
+)
+
+
+def is_layer(function: Callable[..., Any]) -> bool:
+    """Whether a torch function called outside every leaf module counts as a layer of its own."""
+    name = getattr(function, "__name__", "")
+    if name in {"__get__", "__set__", "__delete__"}:
+        # Property access. `Tensor.T`, `.mT` and `.grad` are views or attributes and launch nothing.
+        return False
+    return name not in _METADATA and function not in BACKWARD_ENTRIES
+
+
+def layer_type(function: Callable[..., Any]) -> str:
+    """Short name for tables: `add` for `Tensor.__add__`, `relu` for `F.relu`."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return name.strip("_") or name

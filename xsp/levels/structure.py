@@ -1,0 +1,265 @@
+"""The untimed structure run: what runs, in which order, under which name and with which shapes.
+
+None of this changes from run to run, so timed runs record codes and stamps only and are aligned with what is
+recorded here.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from xsp.levels.autograd import backward_code, new_nodes
+from xsp.levels.functional import layer_type
+from xsp.levels.layer import Codes, FunctionalMode
+from xsp.target import tensors_in
+from xsp.types import Columns
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer call. `module` is the qualified name of the innermost module around it, `forward` the row whose
+    backward work this is (-1 for forward calls), `ended` the order in which forward calls ended."""
+
+    code: int
+    name: str
+    type: str
+    kind: str
+    module: str
+    phase: str
+    forward: int
+    input_shapes: list[list[int]]
+    input_dtypes: list[str]
+    output_shapes: list[list[int]]
+    output_dtypes: list[str]
+    parameter_bytes: int
+
+
+@dataclass(frozen=True)
+class ModuleRow:
+    """One module: its qualified name, class and the bytes of all parameters below it."""
+
+    name: str
+    type: str
+    parameter_bytes: int
+    is_leaf: bool
+
+
+@dataclass
+class Structure:
+    """What one execution of the target consists of.
+
+    `layers` are in order of their start; `modules` has every module that was called; `codes` are shared with
+    the timed runs.
+    """
+
+    codes: Codes
+    modules: list[ModuleRow] = field(default_factory=list)
+    layers: list[LayerRow] = field(default_factory=list)
+    starts_ns: list[int] = field(default_factory=list)
+
+    def within(self, calls: Columns) -> Structure:
+        """Without the layers that began outside the model calls: restoring state between runs calls torch functions too."""
+        start = np.array(self.starts_ns, dtype=np.int64)
+        call = np.searchsorted(calls["start_ns"], start, side="right") - 1
+        keep = np.flatnonzero((call >= 0) & (start <= calls["end_ns"][np.maximum(call, 0)]))
+        place = {int(old): new for new, old in enumerate(keep)}
+        place[-1] = -1
+        layers = [replace(self.layers[old], forward=place[self.layers[old].forward]) for old in keep]
+        return Structure(self.codes, self.modules, layers, [self.starts_ns[old] for old in keep])
+
+    def layer_records(self) -> list[dict[str, Any]]:
+        """The layers as plain dictionaries, one per row."""
+        return [asdict(layer) for layer in self.layers]
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module counts as one layer: it has no children, or Python hooks cannot look inside it."""
+    compiled = hasattr(module, "_orig_mod") and hasattr(module, "dynamo_ctx")
+    return compiled or isinstance(module, torch.jit.ScriptModule) or next(module.children(), None) is None
+
+
+@contextmanager
+def discovered(called: list[nn.Module], roots: list[nn.Module]) -> Iterator[None]:
+    """Append every module called inside the block to `called`, and those called outside any other to `roots`."""
+    depth: Counter[int] = Counter()
+    seen: set[nn.Module] = set()
+
+    def before(module: nn.Module, _args: Any) -> None:
+        thread = threading.get_ident()
+        if depth[thread] == 0 and module not in roots:
+            roots.append(module)
+        depth[thread] += 1
+        if module not in seen:
+            seen.add(module)
+            called.append(module)
+
+    def after(module: nn.Module, _args: Any, output: Any) -> None:
+        depth[threading.get_ident()] -= 1
+        error = sys.exc_info()[1]
+        # The innermost module is the first to see an exception pass; outer ones must not claim it.
+        if output is None and error is not None and not hasattr(error, "_xsp_layer"):
+            error._xsp_layer = module  # type: ignore[attr-defined]
+
+    handles = (register_module_forward_pre_hook(before), register_module_forward_hook(after, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def qualified_names(roots: list[nn.Module]) -> dict[nn.Module, str]:
+    """Names of all modules below `roots`.
+
+    With one root that has children, names are as `named_modules` gives them; several such roots are told apart by
+    a class-name prefix. A root without children is named by its class.
+    """
+    names: dict[nn.Module, str] = {}
+    taken: Counter[str] = Counter()
+    by_size = sorted(roots, key=lambda root: -sum(1 for _ in root.modules()))
+    several = sum(not is_leaf(root) for root in roots) > 1
+    for root in by_size:
+        if root in names:
+            continue
+        kind = type(root).__name__
+        prefix = kind if several or is_leaf(root) else ""
+        taken[prefix] += 1
+        if taken[prefix] > 1:
+            prefix = f"{prefix or kind}_{taken[prefix] - 1}"
+        for name, module in root.named_modules(prefix=prefix):
+            names.setdefault(module, name)
+    return names
+
+
+class StructureRecorder:
+    """Records one execution of the target; use as a context manager around it."""
+
+    def __init__(self, called: list[nn.Module], roots: list[nn.Module]) -> None:
+        self._called = called
+        self._names = qualified_names(roots)
+        self.structure = Structure(Codes())
+        self._local = threading.local()
+        self._token = object()
+        self._open: dict[int, list[int]] = {}
+        self._calls = 0
+        self._exit = ExitStack()
+        self._mode = FunctionalMode(self.structure.codes, self._function_begins, self._function_ends)
+
+    def __enter__(self) -> StructureRecorder:
+        for module in self._called:
+            name = self._names.setdefault(module, type(module).__name__)
+            leaf = is_leaf(module)
+            self.structure.modules.append(
+                ModuleRow(name, type(module).__name__, _parameter_bytes(module), leaf)
+            )
+            self._hook_leaf(module) if leaf else self._hook_container(module, name)
+        self._exit.enter_context(self._mode)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._exit.close()
+
+    def _hook_container(self, module: nn.Module, name: str) -> None:
+        def before(_module: nn.Module, _args: Any) -> None:
+            self._stack().append((name, Counter()))
+
+        def after(_module: nn.Module, _args: Any, _output: Any) -> None:
+            self._stack().pop()
+
+        self._register(module, before, after)
+
+    def _hook_leaf(self, module: nn.Module) -> None:
+        code = self.structure.codes.of_module(module)
+
+        def before(_module: nn.Module, args: Any) -> None:
+            self._mode.suspend()
+            row = LayerRow(
+                code,
+                self._names[module],
+                type(module).__name__,
+                "module",
+                self._names[module].rpartition(".")[0],
+                "forward",
+                -1,
+                *_described(args),
+                [],
+                [],
+                _parameter_bytes(module),
+            )
+            self._begin(row)
+
+        def after(_module: nn.Module, args: Any, output: Any) -> None:
+            self._end(args, output)
+            self._mode.resume()
+
+        self._register(module, before, after)
+
+    def _register(self, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
+        self._exit.callback(module.register_forward_pre_hook(before).remove)
+        self._exit.callback(module.register_forward_hook(after, always_call=True).remove)
+
+    def _stack(self) -> list[tuple[str, Counter[str]]]:
+        if not hasattr(self._local, "modules"):
+            self._local.modules = [("", Counter())]
+        stack: list[tuple[str, Counter[str]]] = self._local.modules
+        return stack
+
+    def _function_begins(self, code: int, function: Callable[..., Any], args: Any) -> None:
+        module, seen = self._stack()[-1]
+        kind = layer_type(function)
+        seen[kind] += 1
+        name = f"{module}::{kind}" if seen[kind] == 1 else f"{module}::{kind}_{seen[kind] - 1}"
+        self._begin(
+            LayerRow(code, name, kind, "function", module, "forward", -1, *_described(args), [], [], 0)
+        )
+
+    def _function_ends(self, _code: int, _function: Any, args: Any, result: Any) -> None:
+        self._end(args, result)
+
+    def _begin(self, row: LayerRow) -> None:
+        self._open.setdefault(threading.get_ident(), []).append(len(self.structure.layers))
+        self._add(row)
+
+    def _add(self, row: LayerRow) -> None:
+        self.structure.layers.append(row)
+        self.structure.starts_ns.append(time.perf_counter_ns())
+
+    def _end(self, inputs: Any, outputs: Any) -> None:
+        index = self._open[threading.get_ident()].pop()
+        shapes, dtypes = _described(outputs)
+        row = self.structure.layers[index]
+        row.output_shapes.extend(shapes)
+        row.output_dtypes.extend(dtypes)
+        call, self._calls = self._calls, self._calls + 1
+        if not torch.is_grad_enabled():
+            return
+        for number, node in enumerate(new_nodes(tensors_in(inputs), tensors_in(outputs), self._token)):
+            self._add(_backward_row(row, index, backward_code(call, number), node.name()))
+
+
+def _backward_row(forward: LayerRow, index: int, code: int, node: str) -> LayerRow:
+    return LayerRow(
+        code, forward.name, node, "autograd", forward.module, "backward", index,
+        forward.output_shapes, forward.output_dtypes, forward.input_shapes, forward.input_dtypes, 0,
+    )  # fmt: skip
+
+
+def _described(value: Any) -> tuple[list[list[int]], list[str]]:
+    tensors = tensors_in(value)
+    return [list(tensor.shape) for tensor in tensors], [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
+
+
+def _parameter_bytes(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())

@@ -1,0 +1,93 @@
+"""The front door: `profile` for notebooks, `measure` for any callable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from xsp.climb import Settings, climbed
+from xsp.errors import TargetError
+from xsp.profiles import Profile
+from xsp.recording import CallRecorder
+from xsp.target import target_of
+from xsp.types import Level
+
+
+def measure(
+    fn_or_model: Callable[..., Any],
+    *args: Any,
+    levels: str | Iterable[Level | str] | None = None,
+    iterations: int | None = None,
+    warmup: int | None = None,
+    budget_s: float | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+    **kwargs: Any,
+) -> Profile:
+    """Profile `fn_or_model(*args, **kwargs)` at every level that can be traced here.
+
+    The call is made again and again: warm-up, one structure run, then rounds of all rungs. A model is run from the same random
+    state, buffers and flags each time and left as it was. A plain callable, for example a whole training step, is
+    simply called again: what it changes (parameters, optimizer state, random state) stays changed.
+
+    Args:
+        fn_or_model: a torch.nn.Module or any callable.
+        levels: levels to trace, such as "M/L/K" or ["LAYER"]; all by default.
+        iterations: rounds, each with one timed run per rung; by default as many as it takes to know the model latency
+            to within 1 % (95 %), at most `budget_s` seconds.
+        warmup: warm-up runs; by default until the latency has settled.
+        budget_s: seconds for the rounds when `iterations` is not given; 30 by default.
+        seed: seed of the order of rungs within rounds.
+        progress: show a progress bar; by default only when it takes long and someone can see it.
+
+    Raises TargetError if the target cannot be called, LevelError for unknown levels, and whatever the target raises.
+    """
+    settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress)
+    return Profile(climbed(target_of(fn_or_model, args, kwargs), settings))
+
+
+class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as prof:`
+    """Profile the calls of `model` made inside the block.
+
+    The block itself runs once, undisturbed but for a hook that remembers how the model is called. When it ends, the
+    calls are made again under the same grad, inference and autocast modes, at every rung; the model, its gradients
+    and the random generators are then what they were at the end of the block. The object bound by `as` is a Profile
+    that is filled when the block ends. Options are those of `measure`.
+
+    Raises TargetError at once if `model` is no torch.nn.Module, and NothingRecordedError at the end of the block if
+    the model was never called in a way that can be repeated. If the block raises, nothing is run again.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        levels: str | Iterable[Level | str] | None = None,
+        iterations: int | None = None,
+        warmup: int | None = None,
+        budget_s: float | None = None,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TargetError(
+                f"xsp.profile() needs a torch.nn.Module, not {model!r} of type {type(model).__name__}; "
+                "for other callables use xsp.measure(callable, *args)"
+            )
+        self._settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress)
+        self._recorder = CallRecorder(model)
+        self._profile = Profile()
+
+    def __enter__(self) -> Profile:
+        self._recorder.start()
+        return self._profile
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._recorder.stop()
+        if error is None:
+            self._profile.fill(climbed(self._recorder.target(), self._settings, self._recorder.random))

@@ -1,0 +1,182 @@
+"""A profile, live or loaded: the only thing that analysis, tables, figures and exports ever see."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xsp import capture as capture_file
+from xsp.analysis.statistics import trimmed
+from xsp.analysis.tree import latency_table
+from xsp.capture import Capture
+from xsp.errors import XspError
+from xsp.tracing.context import TraceContext
+from xsp.types import Level
+
+_DETAIL_TABLES = {
+    Level.MODEL: "calls",
+    Level.LAYER: "layers",
+    Level.LIBRARY: "library_calls",
+    Level.KERNEL: "kernels",
+}
+
+
+class Profile:
+    """What was measured. Tables are pandas DataFrames; times are ns on the host's monotonic clock unless a column says ms."""
+
+    def __init__(self, capture: Capture | None = None) -> None:
+        self._filled = capture
+
+    def fill(self, capture: Capture) -> None:
+        """Give an empty profile, such as `xsp.profile()` binds while its block runs, its content."""
+        self._filled = capture
+
+    @property
+    def _capture(self) -> Capture:
+        if self._filled is None:
+            raise XspError("this profile is empty: the numbers are there once the `with xsp.profile(...)` block has ended")
+        return self._filled
+
+    @property
+    def name(self) -> str:
+        """Name of the profiled model or callable."""
+        return str(self._capture.meta["name"])
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """GPU, driver, CUDA, torch, cuDNN, host and xsp versions the numbers were measured with."""
+        return dict(self._capture.meta["environment"])
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what makes these numbers doubtful or incomplete; empty when nothing does."""
+        return list(self._capture.meta["warnings"])
+
+    @property
+    def clock(self) -> dict[str, Any] | None:
+        """How device stamps were mapped to the host clock: method and error_ns. None where no device was traced."""
+        return self._capture.meta.get("clock")
+
+    @property
+    def trace(self) -> TraceContext:
+        """The trace that the spans belong to; shared with the caller's OpenTelemetry span, if one was open."""
+        context = self._capture.meta["trace"]
+        return TraceContext(int(context["trace_id"], 16), int(context["parent_span_id"], 16), context["first_span_id"])
+
+    @cached_property
+    def levels(self) -> pd.DataFrame:
+        """One row per level: level, tracer, status ("traced", "unavailable", "off"), reason."""
+        return pd.DataFrame(self._capture.meta["levels"], columns=["level", "tracer", "status", "reason"])
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row per timed run: run, rung, deepest, round, position, start_ns, latency_ns (call to device finished),
+        host_latency_ns (call to return), lost (records dropped), unmatched (events the structure run did not have),
+        orphans (device activities whose launch was not seen)."""
+        return self._capture.tables["runs"].copy()
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A raw table of the capture by name: see `xsp.capture.TABLES`."""
+        return self._capture.tables[name].copy()
+
+    @cached_property
+    def spans(self) -> pd.DataFrame:
+        """One row per span of every run: run, rung, iteration, level, name, span_id, parent_id, start_ns, end_ns,
+        duration_ns, thread, stream (-1 on the host), correlation_id (0 where it has none), detail (row of the level's table).
+
+        Ids are valid OpenTelemetry span ids in `trace`; the parent of a MODEL span is the caller's span or 0.
+        """
+        raw = self._capture.tables["spans"]
+        runs = self._capture.tables["runs"]
+        first, parent = self.trace.first_span_id, raw["parent"].to_numpy().astype(np.uint64)
+        is_root = raw["parent"].to_numpy() < 0
+        run = raw["run"].to_numpy()
+        levels = pd.Index([level.name for level in Level], dtype=object)
+        return pd.DataFrame(
+            {
+                "run": run,
+                "rung": runs["rung"].to_numpy(dtype=object)[run],
+                "iteration": runs["round"].to_numpy()[run],
+                "level": pd.Categorical.from_codes(raw["level"].to_numpy(), categories=levels),
+                "name": self._span_names(),
+                "span_id": np.uint64(first) + np.arange(len(raw), dtype=np.uint64),
+                "parent_id": np.where(
+                    is_root, np.uint64(self.trace.parent_span_id), np.uint64(first) + np.where(is_root, 0, parent)
+                ).astype(np.uint64),
+                "start_ns": raw["start_ns"],
+                "end_ns": raw["start_ns"] + raw["duration_ns"],
+                "duration_ns": raw["duration_ns"],
+                "thread": raw["thread"],
+                "stream": raw["stream"],
+                "correlation_id": raw["correlation_id"],
+                "detail": raw["detail"],
+            }
+        )
+
+    def _span_names(self) -> pd.Categorical:
+        names = [self._capture.tables[_DETAIL_TABLES[level]]["name"].to_numpy(dtype=object) for level in Level]
+        first = np.r_[0, np.cumsum([len(each) for each in names])]
+        raw = self._capture.tables["spans"]
+        code, distinct = pd.factorize(np.concatenate(names))
+        at = first[raw["level"].to_numpy()] + raw["detail"].to_numpy()
+        return pd.Categorical.from_codes(code[at], categories=pd.Index(distinct, dtype=object))
+
+    @cached_property
+    def _tree(self) -> pd.DataFrame:
+        return latency_table(self._capture.tables, self.name)
+
+    def tree(self) -> pd.DataFrame:
+        """The hierarchical latency table; columns as in `xsp.analysis.tree.latency_table`."""
+        return self._tree.copy()
+
+    @property
+    def latency_ms(self) -> float:
+        """Unprofiled model latency, call to device finished: trimmed mean over the runs at rung M."""
+        return float(self._latency[0]) / 1e6
+
+    @property
+    def latency_ci_ms(self) -> float:
+        """Half width of the 95 % interval of `latency_ms`."""
+        return float(self._latency[1]) / 1e6
+
+    @cached_property
+    def _latency(self) -> tuple[Any, Any]:
+        runs = self._capture.tables["runs"]
+        return trimmed(runs.loc[runs["deepest"] == Level.MODEL.name, "latency_ns"])
+
+    @property
+    def kernels(self) -> int:
+        """Kernels, copies and sets that one run executes on the GPU."""
+        return int(self._tree["kernels"].iloc[0])
+
+    @property
+    def lost(self) -> int:
+        """Events known to be missing over all runs: dropped records, and device activities without a launch."""
+        runs = self._capture.tables["runs"]
+        return int(runs["lost"].sum() + runs["orphans"].sum())
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a capture that `xsp.load` opens anywhere, without torch or a GPU."""
+        return self._capture.save(path)
+
+    def __repr__(self) -> str:
+        if self._filled is None:
+            return "<xsp.Profile: empty until its block ends>"
+        from xsp.render.text import profile_text
+
+        return profile_text(self)
+
+    def _repr_html_(self) -> str:
+        from xsp.render.notebook import profile_html
+
+        return profile_html(self)
+
+
+def load(path: str | os.PathLike[str]) -> Profile:
+    """Open a capture. Raises CaptureError if it is missing, damaged, no capture, or written by a newer xsp."""
+    return Profile(capture_file.load(path))

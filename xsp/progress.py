@@ -1,0 +1,19 @@
+"""Progress bars for work that takes over a second, where somebody can see them."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm.auto import tqdm
+
+SHOW_AFTER_S = 1.0
+
+
+def bar(title: str, total: int | None, show: bool | None) -> tqdm[None]:
+    """A bar that appears after a second; `show=None` means only on a terminal or in a notebook."""
+    visible = _someone_watches() if show is None else show
+    return tqdm(desc=title, total=total, disable=not visible, delay=SHOW_AFTER_S, leave=False, unit="run")
+
+
+def _someone_watches() -> bool:
+    return "ipykernel" in sys.modules or sys.stderr.isatty()

@@ -1,0 +1,95 @@
+"""What is measured: a list of calls, each with the ambient modes it was made under."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from xsp.errors import TargetError
+
+_AUTOCAST_DEVICES = ("cuda", "cpu")
+
+
+@dataclass(frozen=True)
+class Ambient:
+    """The thread's grad, inference and autocast modes, so that a re-run computes what the call computed."""
+
+    grad: bool
+    inference: bool
+    autocast: Mapping[str, tuple[bool, torch.dtype]]
+    autocast_cache: bool
+
+    @classmethod
+    def current(cls) -> Ambient:
+        """Read the calling thread's modes."""
+        return cls(
+            grad=torch.is_grad_enabled(),
+            inference=torch.is_inference_mode_enabled(),
+            autocast={d: (torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _AUTOCAST_DEVICES},
+            autocast_cache=torch.is_autocast_cache_enabled(),
+        )
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Run a block under these modes."""
+        with contextlib.ExitStack() as stack:
+            # inference_mode(False) inside a grad block is not neutral: it must only be entered when it changes something.
+            if self.inference != torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(self.inference))
+            stack.enter_context(torch.set_grad_enabled(self.grad))
+            for device, (enabled, dtype) in self.autocast.items():
+                # Switching autocast off where it is off would still warn on machines without the device.
+                if enabled or torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, dtype, enabled, self.autocast_cache))
+            yield
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call that can be made again. Arguments are held by reference, not copied."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    ambient: Ambient
+
+    def __call__(self) -> Any:
+        return self.function(*self.args, **self.kwargs)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The calls that one run executes, in order, and the model whose state re-runs must not change.
+
+    `model` is None for a plain callable (a training step): it is called again and changes what it changes.
+    """
+
+    name: str
+    calls: tuple[Call, ...]
+    model: nn.Module | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """Tensors inside nested containers, in order; dataclasses and mappings registered with pytree included."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def target_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Target:
+    """A target that makes one call under the modes in force now.
+
+    Raises TargetError if `function` cannot be called.
+    """
+    if not callable(function):
+        raise TargetError(
+            f"cannot profile {function!r} of type {type(function).__name__}: "
+            "a torch.nn.Module or a callable is needed; for a saved model, load it first"
+        )
+    model = function if isinstance(function, nn.Module) else None
+    name = type(function).__name__ if model is not None else getattr(function, "__qualname__", type(function).__name__)
+    return Target(name, (Call(function, args, dict(kwargs), Ambient.current()),), model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 import sys
 import time
@@ -96,9 +97,20 @@ def test_kernel_record_becomes_a_row(tracer: KernelTracer, library: FakeCupti) -
     """Every field that the schema keeps of a kernel is the one that CUPTI wrote."""
     before = time.monotonic_ns()
     fields: dict[str, Any] = {
-        "correlation_id": 7, "device_id": 1, "context_id": 2, "stream_id": 13, "graph_node_id": 1 << 40,
-        "grid_x": 10, "grid_y": 20, "grid_z": 30, "block_x": 128, "block_y": 2, "block_z": 1,
-        "registers_per_thread": 40, "static_shared_memory": 1024, "dynamic_shared_memory": 2048,
+        "correlation_id": 7,
+        "device_id": 1,
+        "context_id": 2,
+        "stream_id": 13,
+        "graph_node_id": 1 << 40,
+        "grid_x": 10,
+        "grid_y": 20,
+        "grid_z": 30,
+        "block_x": 128,
+        "block_y": 2,
+        "block_z": 1,
+        "registers_per_thread": 40,
+        "static_shared_memory": 1024,
+        "dynamic_shared_memory": 2048,
     }
     table = record(tracer, lambda: library.emit_kernel(**fields))["device_activity"]
     assert {name: table[name].dtype for name in table} == {
@@ -109,9 +121,18 @@ def test_kernel_record_becomes_a_row(tracer: KernelTracer, library: FakeCupti) -
     assert before <= start <= end <= time.monotonic_ns()
     assert tracer.names[name] == "void at::native::elementwise_kernel<128, 4>(int)"
     assert row == {
-        "kind": DeviceKind.KERNEL, "correlation_id": 7, "device": 1, "context": 2, "stream": 13, "bytes": 0,
-        "graph_node_id": 1 << 40, "grid": [10, 20, 30], "block": [128, 2, 1], "registers_per_thread": 40,
-        "static_shared_bytes": 1024, "dynamic_shared_bytes": 2048,
+        "kind": DeviceKind.KERNEL,
+        "correlation_id": 7,
+        "device": 1,
+        "context": 2,
+        "stream": 13,
+        "bytes": 0,
+        "graph_node_id": 1 << 40,
+        "grid": [10, 20, 30],
+        "block": [128, 2, 1],
+        "registers_per_thread": 40,
+        "static_shared_bytes": 1024,
+        "dynamic_shared_bytes": 2048,
     }
 
 
@@ -365,6 +386,37 @@ def test_missing_cupti_python_names_the_extra(tracer: KernelTracer, monkeypatch:
         assert 'pip install "xsp[cuda1' in str(tracer.availability())
     finally:
         cupti.bindings.cache_clear()
+
+
+def test_only_the_loaded_library_is_used(compiled: Path, tmp_path: Path) -> None:
+    """The libcupti that the process has loaded is found and no other; two copies are refused by name."""
+    copy = tmp_path / "libcupti.so.12"
+    shutil.copy(compiled, copy)
+    program = """
+import ctypes, sys
+from xsp.errors import LevelError
+from xsp.levels.cupti import CuptiLibrary
+
+def found():
+    CuptiLibrary.loaded.cache_clear()
+    try:
+        return CuptiLibrary.loaded().path
+    except LevelError as error:
+        return error
+
+print(found())
+for path in sys.argv[1:]:
+    ctypes.CDLL(path)
+    print(found())
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(compiled), str(copy)], check=True, capture_output=True, text=True
+    )
+    none, one, two = run.stdout.splitlines()
+    assert "no libcupti" in none
+    assert one == str(compiled)
+    assert str(compiled) in two
+    assert str(copy) in two
 
 
 def test_foreign_buffer_is_ignored(tracer: KernelTracer, library: FakeCupti) -> None:

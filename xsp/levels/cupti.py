@@ -132,13 +132,13 @@ def _lower_name(enumeration: str, number: int) -> str:
     return name.lower().replace("_", " ")
 
 
-def find_loaded() -> Path | None:
-    """The libcupti that this process has loaded; torch with CUDA brings it in when imported."""
+def find_loaded() -> list[Path]:
+    """Every libcupti that this process has loaded; torch with CUDA brings one in when imported."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
-        return None
-    paths = re.findall(r"\S+/libcupti\.so[.\d]*$", maps.read_text(), re.MULTILINE)
-    return Path(paths[0]) if paths else None
+        return []
+    paths = re.findall(r"/\S+/libcupti\.so[.\d]*$", maps.read_text(), re.MULTILINE)
+    return [Path(path) for path in dict.fromkeys(paths)]
 
 
 class CuptiLibrary:
@@ -158,14 +158,20 @@ class CuptiLibrary:
         """The libcupti that torch loaded; the same object every time.
 
         Raises:
-            LevelError: this process has loaded none.
+            LevelError: this process has loaded none, or several, of which torch uses nobody knows which.
 
         """
-        path = find_loaded()
-        if path is None:
-            msg = "no libcupti is loaded in this process: install a torch that was built with CUDA (pip install torch)"
+        paths = find_loaded()
+        if not paths:
+            msg = "torch loaded no libcupti, so it was built without its profiler: install a CUDA build of torch"
             raise LevelError(msg)
-        return CuptiLibrary(path, only_if_loaded=True)
+        if len(paths) > 1:
+            copies = " and ".join(str(path) for path in paths)
+            msg = (
+                f"this process loaded {len(paths)} copies of libcupti ({copies}): import one tool only that has its own"
+            )
+            raise LevelError(msg)
+        return CuptiLibrary(paths[0], only_if_loaded=True)
 
     def _call(self, name: str, *arguments: Any) -> None:
         result = int(getattr(self._library, name)(*arguments))

@@ -65,7 +65,7 @@ def test_gpt2_does_not_look_ahead(gpt2: torch.nn.Module) -> None:
 def test_train_step_trains(examples: dict[str, ModuleType]) -> None:
     """Steps on one batch of two images reduce the loss from that of guessing among 1000 classes."""
     step = examples["train_step"].target(batch=2, image=32, **CPU)
-    losses = [float(step()) for _ in range(6)]
+    losses = [float(step()) for _ in range(4)]
     assert losses[0] > 5
     assert losses[-1] < losses[0] / 2
 

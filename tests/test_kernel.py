@@ -272,6 +272,24 @@ def test_own_synchronisation_is_not_the_programs(library: FakeCupti) -> None:
     assert tables["device_activity"]["correlation_id"].tolist() == [1]
 
 
+class _BusyCupti(FakeCupti):
+    """A process whose other threads go on launching while the session is being stopped."""
+
+    def disable(self, activity_kind: int) -> None:
+        self.emit("RUNTIME", correlation_id=98)
+        self.emit_kernel(correlation_id=98)
+        super().disable(activity_kind)
+
+
+def test_work_of_other_threads_during_stop_is_left_out(library: FakeCupti) -> None:
+    """What other threads launch while stop() runs is neither in the tables nor told as lost."""
+    tracer = KernelTracer(_BusyCupti(library.path), lambda: None, library.emit_kernel)
+    tables = record(tracer, lambda: library.emit_kernel(correlation_id=1))
+    assert tables["device_activity"]["correlation_id"].tolist() == [1]
+    assert tables["api_calls"]["correlation_id"].tolist() == []
+    assert tracer.lost() == 0
+
+
 def test_zero_stamps_under_the_callback_fall_back_to_pairing(library: FakeCupti) -> None:
     """Where CUPTI gives zero stamps under xsp's clock, its own clock is used and mapped instead."""
     first_probe = iter([{"start": 0, "end": 0}])
@@ -314,7 +332,7 @@ def test_refusal_names_call_result_and_way_out(library: FakeCupti, result: int, 
 def test_nothing_stays_on_when_waiting_fails(tracer: KernelTracer, library: FakeCupti) -> None:
     """A model that leaves the GPU in an error state still finds CUPTI off and the error its own."""
     tracer.availability()
-    broken = KernelTracer(library, synchronize=_failing_wait, probe=library.emit_kernel)
+    broken = KernelTracer(library, synchronize=_failing, probe=library.emit_kernel)
     broken.start()
     with pytest.raises(RuntimeError, match="illegal memory access"):
         broken.stop()
@@ -323,8 +341,14 @@ def test_nothing_stays_on_when_waiting_fails(tracer: KernelTracer, library: Fake
     assert abs(library.timestamp() - time.time_ns()) < 10**9
 
 
-def _failing_wait() -> None:
+def _failing() -> None:
     raise RuntimeError("illegal memory access")
+
+
+def test_exhausted_gpu_is_a_sentence(library: FakeCupti) -> None:
+    """A GPU that cannot run even the trial's kernel makes the level unavailable, with torch's reason."""
+    tracer = KernelTracer(library, lambda: None, probe=_failing)
+    assert "illegal memory access" in str(tracer.availability())
 
 
 def test_failed_flush_is_an_error(tracer: KernelTracer, library: FakeCupti) -> None:

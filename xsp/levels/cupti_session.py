@@ -92,7 +92,7 @@ class CuptiSession:
             self.library.flush()
             self._await_buffers()
             # Decoded on CUPTI's present clock: device stamps are converted while buffers are handed over.
-            self._finish(Window(self._start_ns, stop_ns, last.after_ns), last)
+            self._finish(Window(self._start_ns, stop_ns, last.after_ns, time.monotonic_ns()), last)
 
     def _finish(self, window: Window, last: Reading) -> None:
         assert self._first is not None  # noqa: S101 - start() read it
@@ -136,16 +136,13 @@ def trial(session: CuptiSession, probe: Callable[[], None], synchronize: Callabl
     callback, so only a record that arrived with a time inside the session is proof.
 
     Raises:
-        TracingError: no record arrives, or none has a time under either clock.
+        TracingError: the GPU runs nothing, no record arrives, or none has a time under either clock.
 
     """
     untimed = False
     for source in ClockSource:
         session.start(source)
-        try:
-            probe()
-        finally:
-            session.stop(synchronize)
+        _run(probe, session, synchronize)
         if rows(session.tables["device_activity"]):
             return source
         untimed = untimed or session.lost > 0
@@ -154,3 +151,14 @@ def trial(session: CuptiSession, probe: Callable[[], None], synchronize: Callabl
         f"CUPTI recorded nothing usable of a kernel run as a trial ({what}): update the driver or CUDA, then run again"
     )
     raise TracingError(msg)
+
+
+def _run(probe: Callable[[], None], session: CuptiSession, synchronize: Callable[[], None]) -> None:
+    try:
+        try:
+            probe()
+        finally:
+            session.stop(synchronize)
+    except RuntimeError as error:  # what torch raises for every CUDA error, an exhausted memory included
+        msg = f"the GPU cannot run a small kernel ({error}): free its memory, or start the process again"
+        raise TracingError(msg) from error

@@ -40,19 +40,23 @@ SCHEMAS = {
 
 @dataclass(frozen=True)
 class Window:
-    """A session on the monotonic clock, in ns: when it began, when the program's part ended, when the GPU was idle."""
+    """A session on the monotonic clock, in ns.
+
+    It began at `start_ns`; the program's part ended at `stop_ns`; what was launched until then was done at
+    `idle_ns`; nothing could be recorded any more at `end_ns`.
+    """
 
     start_ns: int
     stop_ns: int
     idle_ns: int
+    end_ns: int
 
 
 def convert(raw: RawRecords, clock: ClockMap, window: Window, table: NameTable) -> tuple[dict[str, Columns], int]:
     """All tables of one session in order of time, and how many of its records were left out for want of a time.
 
-    CUPTI stamps a record with 0 if no timing could be collected; device work after the GPU was found idle has a time
-    that cannot be true. What began before the session is another's, and host calls after `stop_ns` are the tracer's
-    own: neither is missing.
+    CUPTI stamps a record with 0 if no timing could be collected, and a time after the end cannot be true. What began
+    before the session, and what the tracer or other threads did while it was being stopped, is not missing either.
     """
     tables = {
         "api_calls": _concatenate(API_CALLS, [_api_calls(raw["RUNTIME"], 0), _api_calls(raw["DRIVER"], 1)]),
@@ -73,9 +77,9 @@ def convert(raw: RawRecords, clock: ClockMap, window: Window, table: NameTable) 
         believable = (columns["start_ns"] != 0) & (columns["end_ns"] != 0)
         columns["start_ns"] = clock.apply(columns["start_ns"])
         columns["end_ns"] = clock.apply(columns["end_ns"])
-        believable &= columns["start_ns"] <= window.idle_ns + CLOCK_SLACK_NS
+        believable &= columns["start_ns"] <= window.end_ns + CLOCK_SLACK_NS
         untimed += 0 if name == "overheads" else int((~believable).sum())
-        last_ns = window.idle_ns + CLOCK_SLACK_NS if name == "device_activity" else window.stop_ns
+        last_ns = window.idle_ns if name == "device_activity" else window.stop_ns
         inside = (columns["start_ns"] >= window.start_ns) & (columns["start_ns"] <= last_ns)
         tables[name] = _by_start(_take(columns, believable & inside))
     return tables, untimed

@@ -1,0 +1,252 @@
+"""One run as arrays that the replay works on: host events, device operations, host waits, and who waits for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+import numpy as np
+import numpy.typing as npt
+
+from xsp.analysis import dependencies
+from xsp.analysis.charges import Bools, EventKind, Ints
+from xsp.errors import TracingError
+from xsp.types import Columns
+
+
+class ApiKind(IntFlag):
+    """What an API call means for the timeline; a blocking copy is `LAUNCH | WAIT`."""
+
+    OTHER = 0
+    LAUNCH = 1
+    WAIT = 2
+
+
+class WaitKind(IntEnum):
+    """Host waits that share a wake-up latency."""
+
+    SYNCHRONIZE = 0
+    COPY = 1
+    THREAD = 2
+
+
+@dataclass(frozen=True, eq=False)
+class HostEvents:
+    """Traced host events of every level, equally long columns. `clock` indexes the run's independent host clocks."""
+
+    clock: Ints
+    kind: Ints
+    start_ns: Ints
+    end_ns: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceOps:
+    """Device operations ordered by stream and start. `launch` is a row of the host events or -1; `row` is the row of
+    `DEVICE_ACTIVITY` that the operation came from; `after` (n, 2) holds pairs (operation, operation it waits for).
+    """
+
+    kind: Ints
+    stream: Ints
+    start_ns: Ints
+    end_ns: Ints
+    launch: Ints
+    row: Ints
+    after: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class HostWaits:
+    """Intervals in which a host clock waits. `event` is its row of the host events or -1; `on` (n, 2) holds pairs
+    (wait, device operation); a wait for another thread names that clock and the stamp that it waited for, else -1.
+    """
+
+    clock: Ints
+    kind: Ints
+    start_ns: Ints
+    end_ns: Ints
+    event: Ints
+    from_clock: Ints
+    from_ns: Ints
+    on: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """One run of the model: call at `start_ns`, return at `host_end_ns`, synchronised at `end_ns`.
+
+    `clocks` maps a thread to its host clock. Threads that only ever run while the main thread waits for them
+    (autograd) share the main thread's clock 0. `notes` says in sentences what could not be matched.
+    """
+
+    start_ns: int
+    host_end_ns: int
+    end_ns: int
+    clocks: Mapping[int, int]
+    events: HostEvents
+    ops: DeviceOps
+    waits: HostWaits
+    notes: tuple[str, ...]
+
+    @property
+    def latency_ns(self) -> int:
+        """From the model call to the end of the final synchronise."""
+        return self.end_ns - self.start_ns
+
+    @classmethod
+    def from_columns(
+        cls,
+        *,
+        model_start_ns: int,
+        host_end_ns: int,
+        sync_end_ns: int,
+        main_thread: int,
+        layer_events: Columns,
+        library_events: Columns,
+        api_calls: Columns,
+        device_activity: Columns,
+        synchronizations: Columns,
+        api_kind: npt.ArrayLike,
+        functional: npt.ArrayLike | None = None,
+        event_records: Columns | None = None,
+        handoffs: Columns | None = None,
+        concurrent_threads: Sequence[int] | None = None,
+    ) -> Timeline:
+        """Build the timeline of one model call from the rows of the tracers' tables that belong to that call.
+
+        `api_kind` gives an `ApiKind` per row of `api_calls`; `functional` marks the layer events that are functional
+        calls. `event_records` (correlation_id, context, stream, event_id) tells what a wait for an event waits for;
+        without it the operation that ended last before the wait's end is taken. `handoffs` (thread, start_ns, end_ns,
+        from_thread, from_ns) are waits of threads for each other. `concurrent_threads` are those with a clock of their
+        own; by default those that appear in `handoffs` or whose library and API calls overlap the main thread's.
+
+        Raises:
+            TracingError: the stamps are out of order, or `api_kind` does not fit `api_calls`.
+
+        """
+        kinds = np.asarray(api_kind, dtype=np.int64)
+        _check(model_start_ns, host_end_ns, sync_end_ns, kinds, api_calls)
+        is_functional = np.zeros(len(layer_events["thread"]), bool) if functional is None else np.asarray(functional)
+        if concurrent_threads is None:
+            concurrent_threads = _concurrent(main_thread, library_events, api_calls, kinds, handoffs)
+        events, clocks = _events(
+            main=main_thread,
+            concurrent=concurrent_threads,
+            layer=layer_events,
+            library=library_events,
+            api=api_calls,
+            kinds=kinds,
+            functional=is_functional.astype(bool),
+        )
+        first_api = len(events.kind) - len(kinds)
+        work = dependencies.find(api_calls, kinds, device_activity, synchronizations, event_records)
+        ops = DeviceOps(**work.ops | {"launch": np.where(work.launch < 0, -1, work.launch + first_api)})
+        waits = _waits(
+            clocks=clocks,
+            work=work,
+            api=api_calls,
+            kinds=kinds,
+            first_api=first_api,
+            handoffs=handoffs,
+            host_end_ns=host_end_ns,
+            sync_end_ns=sync_end_ns,
+        )
+        return cls(model_start_ns, host_end_ns, sync_end_ns, clocks, events, ops, waits, tuple(work.notes))
+
+
+def _check(start_ns: int, host_end_ns: int, sync_end_ns: int, kinds: Ints, api_calls: Columns) -> None:
+    if not start_ns <= host_end_ns <= sync_end_ns:
+        raise TracingError(
+            f"a model call has stamps {start_ns}, {host_end_ns}, {sync_end_ns}: call, return and synchronised must be "
+            "in order; read all three from time.perf_counter_ns"
+        )
+    if len(kinds) != len(api_calls["thread"]):
+        raise TracingError(
+            f"api_kind has {len(kinds)} rows, api_calls {len(api_calls['thread'])}: give one ApiKind per API call"
+        )
+
+
+def _concurrent(main: int, library: Columns, api: Columns, kinds: Ints, handoffs: Columns | None) -> Sequence[int]:
+    """Threads that do something of their own while the main thread does."""
+    working = kinds & ApiKind.WAIT == 0
+    thread = np.concatenate([library["thread"], api["thread"][working]]).astype(np.int64)
+    start = np.concatenate([library["start_ns"], api["start_ns"][working]])
+    end = np.concatenate([library["end_ns"], api["end_ns"][working]])
+    order = np.lexsort((end, start))
+    thread, start, end = thread[order], start[order], end[order]
+    mine = thread == main
+    main_start, main_end = start[mine], np.maximum.accumulate(end[mine])
+    # A call overlaps the main thread's iff the main calls begun before its end have not all ended before its start.
+    begun = np.searchsorted(main_start, end, "left")
+    reach = np.append(main_end, np.iinfo(np.int64).min)[begun - 1]
+    overlaps = (begun > 0) & (reach > start) & ~mine
+    named = [] if handoffs is None else np.concatenate([handoffs["thread"], handoffs["from_thread"]]).tolist()
+    return sorted({*thread[overlaps].tolist(), *map(int, named)} - {main})
+
+
+def _events(
+    *,
+    main: int,
+    concurrent: Sequence[int],
+    layer: Columns,
+    library: Columns,
+    api: Columns,
+    kinds: Ints,
+    functional: Bools,
+) -> tuple[HostEvents, dict[int, int]]:
+    tables = (layer, library, api)
+    thread = np.concatenate([table["thread"] for table in tables]).astype(np.int64)
+    kind = np.concatenate(
+        [
+            np.where(functional, EventKind.FUNCTIONAL, EventKind.LAYER),
+            np.full(len(library["thread"]), EventKind.LIBRARY),
+            np.where(kinds & ApiKind.LAUNCH, EventKind.LAUNCH, EventKind.API),
+        ]
+    ).astype(np.int64)
+    own = {name: index + 1 for index, name in enumerate(concurrent)}
+    clocks = {int(name): own.get(int(name), 0) for name in {main, *np.unique(thread).tolist(), *concurrent}}
+    names, inverse = np.unique(thread, return_inverse=True)
+    clock = np.array([clocks[int(name)] for name in names], dtype=np.int64)[inverse]
+    start, end = (np.concatenate([t[c] for t in tables]).astype(np.int64) for c in ("start_ns", "end_ns"))
+    return HostEvents(clock, kind, start, end), clocks
+
+
+def _waits(
+    *,
+    clocks: Mapping[int, int],
+    work: dependencies.Dependencies,
+    api: Columns,
+    kinds: Ints,
+    first_api: int,
+    handoffs: Columns | None,
+    host_end_ns: int,
+    sync_end_ns: int,
+) -> HostWaits:
+    """API waits, waits for threads and, unless an API wait ends the run, the final synchronise, ordered by end."""
+    rows = work.wait_rows
+    api_clock = np.array([clocks[int(t)] for t in api["thread"][rows]], dtype=np.int64)
+    kind = np.where(kinds[rows] & ApiKind.LAUNCH, WaitKind.COPY, WaitKind.SYNCHRONIZE)
+    absent = np.full(len(rows), -1)
+    parts = [np.stack([api_clock, kind, api["start_ns"][rows], api["end_ns"][rows], rows + first_api, absent, absent])]
+    if handoffs is not None:
+        ours, theirs = (
+            np.array([clocks[int(t)] for t in handoffs[c]], dtype=np.int64) for c in ("thread", "from_thread")
+        )
+        empty = np.full(len(ours), -1)
+        thread_kind = np.full(len(ours), WaitKind.THREAD)
+        parts.append(
+            np.stack([ours, thread_kind, handoffs["start_ns"], handoffs["end_ns"], empty, theirs, handoffs["from_ns"]])
+        )
+    on = work.wait_on
+    if not np.any((api_clock == 0) & (api["end_ns"][rows] > host_end_ns)):
+        number = sum(part.shape[1] for part in parts)
+        parts.append(np.array([[0], [WaitKind.SYNCHRONIZE], [host_end_ns], [sync_end_ns], [-1], [-1], [-1]]))
+        on = np.concatenate([on, np.stack([np.full(len(work.last_ops), number), work.last_ops], axis=1)])
+    table = np.concatenate(parts, axis=1).astype(np.int64)
+    order = np.argsort(table[3], kind="stable")
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    on = np.stack([position[on[:, 0]], on[:, 1]], axis=1) if len(on) else on
+    clock, kind, start, end, event, from_clock, from_ns = table[:, order]
+    return HostWaits(clock, kind, start, end, event, from_clock, from_ns, on[np.argsort(on[:, 0], kind="stable")])

@@ -35,6 +35,7 @@ class Getters:
 
         Raises:
             DecodingError: the library lacks the function or it returned a status other than success.
+
         """
         function = getattr(self._library, name, None)
         if function is None:
@@ -104,53 +105,50 @@ def _finish_lt(call: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# ---- cuDNN, graph API (cudnn_graph.h: cudnnBackendAttributeName_t and its neighbours) ----
+# ---- cuDNN, graph API ----
 
-_PLAN_ENGINE_CONFIG, _PLAN_JSON, _CONFIG_ENGINE, _ENGINE_GLOBAL_INDEX = 401, 405, 300, 1301
-_ENGINE_DESCRIPTOR, _CONFIG_DESCRIPTOR = 2, 3
-_TYPE_INT64, _TYPE_DESCRIPTOR, _TYPE_CHAR = 3, 15, 24
-
-
-def _backend(getters: Getters, descriptor: int, attribute: int, kind: int, room: int, out: Any) -> int:
-    count = c_int64(0)
-    getters.call(
-        "cudnnBackendGetAttribute",
-        *(c_void_p(descriptor), c_int(attribute), c_int(kind), c_int64(room), byref(count), out),
-    )
-    return count.value
+_PLAN_JSON, _TYPE_CHAR = 405, 24
+"""`CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION` and `CUDNN_TYPE_CHAR` (cudnn_graph.h)"""
 
 
 def _plan_json(getters: Getters, plan: int) -> dict[str, Any]:
-    size = _backend(getters, plan, _PLAN_JSON, _TYPE_CHAR, 0, None)
+    def read(room: int, out: Any) -> int:
+        count = c_int64(0)
+        kind = (c_int(_PLAN_JSON), c_int(_TYPE_CHAR))
+        getters.call("cudnnBackendGetAttribute", c_void_p(plan), *kind, c_int64(room), byref(count), out)
+        return count.value
+
+    size = read(0, None)
     text = (c_char * (size + 1))()
-    _backend(getters, plan, _PLAN_JSON, _TYPE_CHAR, size, text)
+    read(size, text)
     decoded = json.loads(text.value)
-    return decoded if isinstance(decoded, dict) else {"plan": decoded}
+    if not isinstance(decoded, dict) or "operationGraph" not in decoded:
+        msg = "the plan's JSON has no operationGraph"
+        raise DecodingError(msg)
+    return decoded
 
 
-def _inner_descriptor(getters: Getters, outer: int, attribute: int, kind: int) -> c_void_p:
-    """A descriptor that another one holds: the caller provides an empty one of its kind to be filled in."""
-    inner = c_void_p()
-    getters.call("cudnnBackendCreateDescriptor", c_int(kind), byref(inner))
-    _backend(getters, outer, attribute, _TYPE_DESCRIPTOR, 1, byref(inner))
-    return inner
-
-
-def _plan_engine(getters: Getters, plan: int) -> int:
-    owned: list[c_void_p] = []
-    try:
-        owned.append(_inner_descriptor(getters, plan, _PLAN_ENGINE_CONFIG, _CONFIG_DESCRIPTOR))
-        owned.append(_inner_descriptor(getters, owned[0].value or 0, _CONFIG_ENGINE, _ENGINE_DESCRIPTOR))
-        index = c_int64(-1)
-        _backend(getters, owned[1].value or 0, _ENGINE_GLOBAL_INDEX, _TYPE_INT64, 1, byref(index))
-        return index.value
-    finally:
-        for descriptor in owned:
-            getters.call("cudnnBackendDestroyDescriptor", descriptor)
+def _operation(node: dict[str, Any], tensors: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A node of the graph with tensors in place of their names."""
+    name = str(node["operation"]).removeprefix("CUDNN_BACKEND_OPERATION_").removesuffix("_DESCRIPTOR")
+    rest = {key: tensors.get(value, value) if isinstance(value, str) else value for key, value in node.items()}
+    return {**rest, "operation": name}
 
 
 def _plan(getters: Getters, pointer: int) -> dict[str, Any]:
-    return {"engine": _plan_engine(getters, pointer), "json": _plan_json(getters, pointer)}
+    """What a plan computes and by which engine, without the description of the GPU that its JSON also holds."""
+    decoded = _plan_json(getters, pointer)
+    graph, engine = decoded["operationGraph"], decoded.get("engine", {})
+    tensors = {
+        str(tensor["name"]): {"dims": tensor["dim"], "strides": tensor["stride"], "type": tensor["dataType"]}
+        for tensor in graph["tensors"]
+    }
+    return {
+        "graph": graph.get("finalizeMode"),
+        "operations": [_operation(node, tensors) for node in graph["nodes"]],
+        "engine": engine.get("engineId"),
+        "knobs": engine.get("knobChoices", {}),
+    }
 
 
 # ---- cuDNN, legacy API ----
@@ -239,9 +237,11 @@ def _rnn(getters: Getters, pointer: int) -> dict[str, Any]:
 
 def _rnn_data(getters: Getters, pointer: int) -> dict[str, Any]:
     data_type, layout, length, batch, vector = (c_int(0) for _ in range(5))
+    lengths, padding = (c_int * 1)(), ctypes.c_double(0)  # not optional, though not of interest
     getters.call(
         "cudnnGetRNNDataDescriptor",
-        *(c_void_p(pointer), *map(byref, (data_type, layout, length, batch, vector)), c_int(0), None, None),
+        *(c_void_p(pointer), *map(byref, (data_type, layout, length, batch, vector))),
+        *(c_int(len(lengths)), lengths, byref(padding)),
     )
     return {
         "type": enums.CUDNN_DATA_TYPE.get(data_type.value),
@@ -296,6 +296,7 @@ DESCRIPTORS: Mapping[str, Decoder] = {
 
 FINISHERS: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "cublasLtMatmul": _finish_lt,
+    "cudnnBackendExecute": lambda call: dict(call["plan"]),
     "cublasLtMatmulAlgoGetHeuristic": _finish_lt,
 }
 """Last step for symbols whose meaning lies in several descriptors together."""

@@ -90,15 +90,15 @@ _TABLE: Mapping[str, str] = {
     "cudnnDropout{Forward,Backward}": ". . x:tensor",
     "cudnnSpatialTfSampler{Forward,Backward}": ". . . x:tensor",
     # cuFFT
-    "cufftExec{C2C,Z2Z}": "plan:fft_plan . . direction:fft_direction",
-    "cufftExec{R2C,C2R,D2Z,Z2D}": "plan:fft_plan",
-    "cufftXtExec": "plan:fft_plan . . direction:fft_direction",
+    "cufftExec{C2C,Z2Z}": "plan . . direction:fft_direction",
+    "cufftExec{R2C,C2R,D2Z,Z2D}": "plan",
+    "cufftXtExec": "plan . . direction:fft_direction",
     "cufftMakePlan1d": "plan nx type:fft_type batch",
     "cufftMakePlan2d": "plan nx ny type:fft_type",
     "cufftMakePlan3d": "plan nx ny nz type:fft_type",
-    "cufftMakePlanMany": "plan rank size:int_vector . . . . . . type:fft_type batch",
-    "cufftMakePlanMany64": "plan rank size:long_vector . . . . . . type:fft_type batch:long",
-    "cufftXtMakePlanMany": "plan rank size:long_vector . . . input_type:data_type . . . output_type:data_type batch:long",
+    "cufftMakePlanMany": "plan rank . . . . . . type:fft_type batch",
+    "cufftMakePlanMany64": "plan rank . . . . . . type:fft_type batch:long",
+    "cufftXtMakePlanMany": "plan rank . . . . input_type:data_type . . . output_type:data_type batch:long",
     # cuSPARSE
     "cusparseSpMV": ". opa:sparse_operation . a:sparse_matrix x:dense_vector . y:dense_vector compute_type:data_type",
     "cusparseSpMM": ". opa:sparse_operation opb:sparse_operation . a:sparse_matrix b:dense_matrix . c:dense_matrix "
@@ -228,8 +228,8 @@ _TYPE_OF_LETTER = {
 
 def data_type_of(symbol: str) -> str | None:
     """The element type that BLAS naming puts into a symbol: `cublasSgemm_v2` works on `CUDA_R_32F`."""
-    match = re.match(r"(?:cublas|cusolverDn|cusparse)([SDCZH])[a-z]", symbol)
-    return _TYPE_OF_LETTER[match[1]] if match and not symbol.endswith("gemmEx") else None
+    match = re.match(r"(?:cublas|cusolverDn)(?:I|S(?=c)|D(?=z))?([SDCZHsdcz])[a-z]|cusparse([SDCZ])(?:bsr|csr)", symbol)
+    return _TYPE_OF_LETTER[(match[1] or match[2]).upper()] if match and not symbol.endswith("gemmEx") else None
 
 
 _LIBRARIES = (

@@ -45,7 +45,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static __thread struct writer *my_writer;
 /* Frame of the outermost traced call in progress. Stacks grow down: a call from a frame at or above it means that the
- * outer call was left by an exception or longjmp and is over. */
+ * outer call was left by longjmp and is over. */
 static __thread struct xsp_frame *my_outermost;
 
 struct xsp_stub xsp_stubs[XSP_STUBS];
@@ -186,7 +186,23 @@ void xsp_calls_leave(struct xsp_frame *frame) {
     count_lost();
 }
 
-/* Begins a run. Each record costs 104 bytes; memory for `record_limit` of them is allocated as it is needed. */
+/* Instead of xsp_calls_leave, for a call that does not return. */
+void xsp_calls_abandon(void) {
+  my_outermost = NULL;
+  count_lost();
+}
+
+/* Chunks that hold records nobody has taken yet: what the limit is about. Needs `memory` to be held. */
+static int64_t count_waiting_chunks(void) {
+  int64_t waiting = 0;
+  for (struct writer *writer = writers; writer; writer = writer->next)
+    for (struct chunk *chunk = writer->first; chunk; chunk = atomic_load(&chunk->next))
+      waiting += atomic_load(&chunk->finished) > chunk->taken;
+  return waiting;
+}
+
+/* Begins a run. Each record costs 104 bytes; memory for `record_limit` of them, rounded up to whole chunks for each
+ * thread, is allocated as it is needed. */
 int xsp_calls_open(xsp_live_callback callback, int64_t record_limit) {
   if (atomic_load(&recording)) return -EBUSY;
   pthread_once(&once, create_key);
@@ -194,6 +210,7 @@ int xsp_calls_open(xsp_live_callback callback, int64_t record_limit) {
   chunks_allowed = (record_limit + CHUNK_RECORDS - 1) / CHUNK_RECORDS;
   int64_t ready = chunks_allowed < READY_CHUNKS ? chunks_allowed : READY_CHUNKS;
   for (int64_t i = chunks_spare; i < ready; i++) make_spare_chunk();
+  chunks_used = count_waiting_chunks();
   pthread_mutex_unlock(&memory);
   live_callback = callback;
   if (++runs == 0) ++runs;
@@ -214,7 +231,6 @@ static int64_t drain(struct writer *writer, struct xsp_record *out, int64_t room
       if (count > room - moved) count = room - moved;
       memcpy(out + moved, chunk->records + chunk->taken, (size_t)count * sizeof *out);
       chunk->taken += (uint32_t)count;
-      if (count && chunk->taken == CHUNK_RECORDS) chunks_used--; /* also if its thread has not left it yet */
       if (next && chunk->taken == CHUNK_RECORDS) {
         writer->first = next;
         atomic_store(&chunk->next, spare);

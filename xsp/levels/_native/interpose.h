@@ -62,6 +62,7 @@ extern char xsp_stub_entries[];
 
 int xsp_calls_enter(struct xsp_frame *frame);
 void xsp_calls_leave(struct xsp_frame *frame);
+void xsp_calls_abandon(void);
 int xsp_calls_open(xsp_live_callback callback, int64_t record_limit);
 void xsp_calls_close(void);
 

@@ -42,6 +42,7 @@ def functions() -> ctypes.CDLL:
 
     Raises:
         LevelError: the native part is missing.
+
     """
     native = _native.load()
     native.xsp_interpose_start.argtypes = [ctypes.c_void_p, ctypes.c_int64]

@@ -399,6 +399,9 @@ XSP_EXPORT int xsp_interpose_patched(void) { return patched_slots; }
 /* (name, real function) pairs that found no free stub, and so are not traced. */
 XSP_EXPORT int xsp_interpose_refused(void) { return refused; }
 
+/* Stubs bound so far; a run can add some, see patch(). */
+XSP_EXPORT int xsp_interpose_stubs(void) { return stub_count; }
+
 XSP_EXPORT const char *xsp_interpose_name(int stub) { return xsp_stubs[stub].name; }
 
 XSP_EXPORT void *xsp_interpose_real(int stub) { return xsp_stubs[stub].real; }

@@ -5,7 +5,7 @@
  * had happened, or calls it with a copy of the stack arguments and reports the end to xsp_calls_leave.
  *
  * The call is a real one in a real frame described by CFI, with the return address left alone, so debuggers, sampling
- * profilers, C++ exceptions and shadow stacks see an ordinary function. 32 stack slots are copied: with the six in
+ * profilers, C++ exceptions and shadow stacks see an ordinary function; an exception runs a cleanup on its way. 32 stack slots are copied: with the six in
  * registers that allows 38 integer arguments; the longest signature in use (cudnnBatchNormalizationBackwardEx) has 29.
  */
 #include "interpose.h"
@@ -68,6 +68,8 @@ __asm__(
     ".type xsp_stub_common, @function\n"
     "xsp_stub_common:\n"
     "  .cfi_startproc\n"
+    "  .cfi_personality 0x9b, DW.ref.__gcc_personality_v0\n"
+    "  .cfi_lsda 0x1b, .Lxsp_exceptions\n"
     "  pushq %rbp\n"
     "  .cfi_def_cfa_offset 16\n"
     "  .cfi_offset %rbp, -16\n"
@@ -116,7 +118,9 @@ __asm__(
     "  .set xsp_slot, xsp_slot + 16\n"
     ".endr\n"
     "  xsp_load_arguments\n"
+    ".Lxsp_call:\n"
     "  call *%r11\n"
+    ".Lxsp_called:\n"
     "  movq %rax, -352+208(%rbp)\n"
     "  movaps %xmm0, -48(%rbp)\n"
     "  movaps %xmm1, -32(%rbp)\n"
@@ -127,8 +131,38 @@ __asm__(
     "  movaps -48(%rbp), %xmm0\n"
     "  movaps -32(%rbp), %xmm1\n"
     "  movq -16(%rbp), %rdx\n"
+    "  .cfi_remember_state\n"
     "  leave\n"
     "  .cfi_def_cfa %rsp, 8\n"
     "  ret\n"
+    "  .cfi_restore_state\n"
+
+    /* An exception or a cancelled thread passes through: the call is over. */
+    ".Lxsp_unwinding:\n"
+    "  movq %rax, -16(%rbp)\n"
+    "  call xsp_calls_abandon\n"
+    "  movq -16(%rbp), %rdi\n"
+    "  call _Unwind_Resume@PLT\n"
     "  .cfi_endproc\n"
-    ".size xsp_stub_common, . - xsp_stub_common\n");
+    ".size xsp_stub_common, . - xsp_stub_common\n"
+
+    /* One call site with a cleanup and no types to match, in the form that __gcc_personality_v0 reads. */
+    ".section .gcc_except_table, \"a\", @progbits\n"
+    ".Lxsp_exceptions:\n"
+    "  .byte 0xff, 0xff, 0x01\n"
+    "  .uleb128 .Lxsp_sites_end - .Lxsp_sites\n"
+    ".Lxsp_sites:\n"
+    "  .uleb128 .Lxsp_call - xsp_stub_common\n"
+    "  .uleb128 .Lxsp_called - .Lxsp_call\n"
+    "  .uleb128 .Lxsp_unwinding - xsp_stub_common\n"
+    "  .uleb128 0\n"
+    ".Lxsp_sites_end:\n"
+    ".hidden DW.ref.__gcc_personality_v0\n"
+    ".weak DW.ref.__gcc_personality_v0\n"
+    ".section .data.rel.local.DW.ref.__gcc_personality_v0, \"awG\", @progbits, DW.ref.__gcc_personality_v0, comdat\n"
+    ".balign 8\n"
+    ".type DW.ref.__gcc_personality_v0, @object\n"
+    ".size DW.ref.__gcc_personality_v0, 8\n"
+    "DW.ref.__gcc_personality_v0:\n"
+    "  .quad __gcc_personality_v0\n"
+    ".text\n");

@@ -21,8 +21,9 @@ from xsp.levels.library_enums import ENUMERATIONS
 _GEMM = ". transa:operation transb:operation m n k"
 
 _TABLE: Mapping[str, str] = {
-    # cuBLAS
-    "cublas{S,D,C,Z,H}gemm{,_v2,3m}": _GEMM,
+    # cuBLAS. Names without _v2 are the first API, which has no handle and takes scalars by value; its calls are traced
+    # by name.
+    "cublas{S,D,C,Z}gemm_v2 cublas{C,Z}gemm3m cublasHgemm": _GEMM,
     "cublas{S,D,C,Z,H}gemmBatched": f"{_GEMM} . . . . . . . . batch_count",
     "cublas{S,D,C,Z,H}gemmStridedBatched": f"{_GEMM} . . . . . . . . . . . batch_count",
     "cublas{S,C}gemmEx": f"{_GEMM} . . a_type:data_type . . b_type:data_type . . . c_type:data_type",
@@ -34,17 +35,17 @@ _TABLE: Mapping[str, str] = {
     "batch_count compute_type:compute_type",
     "cublasGemmGroupedBatchedEx": ". . . . . . . . a_type:data_type . . b_type:data_type . . . c_type:data_type . "
     "group_count . compute_type:compute_type",
-    "cublas{S,D,C,Z}gemv{,_v2}": ". trans:operation m n",
-    "cublas{S,D}ger{,_v2} cublas{C,Z}ger{u,c}{,_v2}": ". m n",
-    "cublas{S,D,C,Z}{trsm,trmm}{,_v2}": ". side:side uplo:fill trans:operation diag:diagonal m n",
+    "cublas{S,D,C,Z}gemv_v2": ". trans:operation m n",
+    "cublas{S,D}ger_v2 cublas{C,Z}ger{u,c}_v2": ". m n",
+    "cublas{S,D,C,Z}{trsm,trmm}_v2": ". side:side uplo:fill trans:operation diag:diagonal m n",
     "cublas{S,D,C,Z}trsmBatched": ". side:side uplo:fill trans:operation diag:diagonal m n . . . . . batch_count",
-    "cublas{S,D,C,Z}{trsv,trmv}{,_v2}": ". uplo:fill trans:operation diag:diagonal n",
-    "cublas{S,D,C,Z}symm{,_v2} cublas{C,Z}hemm{,_v2}": ". side:side uplo:fill m n",
-    "cublas{S,D,C,Z}{syrk,syr2k}{,_v2} cublas{C,Z}{herk,her2k}{,_v2}": ". uplo:fill trans:operation n k",
-    "cublas{S,D,C,Z}{symv,syr,syr2}{,_v2} cublas{C,Z}{hemv,her,her2}{,_v2}": ". uplo:fill n",
-    "cublas{S,D}{dot,asum}{,_v2} cublas{S,D,C,Z}{axpy,scal,copy,swap,rot,nrm2}{,_v2} cublasDotEx": ". n",
-    "cublas{C,Z}dot{u,c}{,_v2} cublas{Sc,Dz}{asum,nrm2}{,_v2} cublas{Cs,Zd}{scal,rot}{,_v2}": ". n",
-    "cublasI{s,d,c,z}{amax,amin}{,_v2} cublas{S,D}rotm{,_v2}": ". n",
+    "cublas{S,D,C,Z}{trsv,trmv}_v2": ". uplo:fill trans:operation diag:diagonal n",
+    "cublas{S,D,C,Z}symm_v2 cublas{C,Z}hemm_v2": ". side:side uplo:fill m n",
+    "cublas{S,D,C,Z}{syrk,syr2k}_v2 cublas{C,Z}{herk,her2k}_v2": ". uplo:fill trans:operation n k",
+    "cublas{S,D,C,Z}{symv,syr,syr2}_v2 cublas{C,Z}{hemv,her,her2}_v2": ". uplo:fill n",
+    "cublas{S,D}{dot,asum,nrm2}_v2 cublas{S,D,C,Z}{axpy,scal,copy,swap,rot}_v2 cublasDotEx": ". n",
+    "cublas{C,Z}dot{u,c}_v2 cublas{Sc,Dz}{asum,nrm2}_v2 cublas{Cs,Zd}{scal,rot}_v2": ". n",
+    "cublasI{s,d,c,z}{amax,amin}_v2 cublas{S,D}rotm_v2": ". n",
     "cublas{S,D,C,Z}getrfBatched": ". n . . . . batch_count",
     "cublas{S,D,C,Z}getrsBatched": ". trans:operation n nrhs . . . . . . batch_count",
     "cublas{S,D,C,Z}geqrfBatched": ". m n . . . . batch_count",
@@ -87,7 +88,8 @@ _TABLE: Mapping[str, str] = {
     "cudnnRNNBackwardWeights_v8": ". rnn:rnn . . x:rnn_data . . . y:rnn_data",
     "cudnnCTCLoss": ". probabilities:tensor",
     "cudnnCTCLoss_v8": ". . . probabilities:tensor",
-    "cudnnDropout{Forward,Backward}": ". . x:tensor",
+    "cudnnDropoutForward": ". . x:tensor",
+    "cudnnDropoutBackward": ". . dy:tensor",
     "cudnnSpatialTfSampler{Forward,Backward}": ". . . x:tensor",
     # cuFFT
     "cufftExec{C2C,Z2Z}": "plan . . direction:fft_direction",
@@ -96,8 +98,8 @@ _TABLE: Mapping[str, str] = {
     "cufftMakePlan1d": "plan nx type:fft_type batch",
     "cufftMakePlan2d": "plan nx ny type:fft_type",
     "cufftMakePlan3d": "plan nx ny nz type:fft_type",
-    "cufftMakePlanMany": "plan rank . . . . . . type:fft_type batch",
-    "cufftMakePlanMany64": "plan rank . . . . . . type:fft_type batch:long",
+    "cufftMakePlanMany": "plan rank . . . . . . . type:fft_type batch",
+    "cufftMakePlanMany64": "plan rank . . . . . . . type:fft_type batch:long",
     "cufftXtMakePlanMany": "plan rank . . . . input_type:data_type . . . output_type:data_type batch:long",
     # cuSPARSE
     "cusparseSpMV": ". opa:sparse_operation . a:sparse_matrix x:dense_vector . y:dense_vector compute_type:data_type",

@@ -52,6 +52,7 @@ def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
     sizes = np.array([len(part.spans["level"]) for part in parts])
     first = np.r_[0, np.cumsum(sizes)[:-1]]
     spans = _spans(parts, sizes, first)
+    library_calls = _library_calls(words, _unrecorded(spans, len(words.library_calls)))
     kernels, config = _kernels(parts, words.kernels)
     spans.loc[spans["level"] == Level.KERNEL, "detail"] = config
     return {
@@ -59,9 +60,9 @@ def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
         "spans": spans,
         "api_calls": _api_calls(parts, first, words.api_name),
         "calls": pd.DataFrame(words.calls),
-        "modules": pd.DataFrame(words.modules, columns=["name", "type", "parameter_bytes", "is_leaf"]),
+        "modules": pd.DataFrame(words.modules, columns=["name", "type", "parameter_bytes", "is_leaf", "calls"]),
         "layers": _layers(words.layers),
-        "library_calls": _library_calls(words),
+        "library_calls": library_calls,
         "kernels": kernels,
     }
 
@@ -158,10 +159,18 @@ def _layers(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return table
 
 
-def _library_calls(words: Vocabulary) -> pd.DataFrame:
-    """Library call rows, then one without arguments for every symbol, for calls that the structure run did not have."""
+def _unrecorded(spans: pd.DataFrame, recorded: int) -> npt.NDArray[Any]:
+    """Symbols of the library calls that the structure run did not have; their details are renumbered to follow its rows."""
+    calls = (spans["level"] == Level.LIBRARY) & (spans["detail"] >= recorded)
+    symbols, place = np.unique(spans.loc[calls, "detail"] - recorded, return_inverse=True)
+    spans.loc[calls, "detail"] = (recorded + place).astype(np.int32)
+    return symbols
+
+
+def _library_calls(words: Vocabulary, unrecorded: npt.NDArray[Any]) -> pd.DataFrame:
+    """Library call rows, then one without arguments for every symbol that timed runs called and the structure run did not."""
     rows = [(words.symbols[row["symbol"]], row["arguments"]) for row in words.library_calls]
-    rows += [(symbol, {}) for symbol in words.symbols]
+    rows += [(words.symbols[symbol], {}) for symbol in unrecorded]
     return pd.DataFrame(
         {
             "name": [name for name, _ in rows],

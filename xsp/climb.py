@@ -24,7 +24,7 @@ from xsp.state import RandomState
 from xsp.stopping import BUDGET_S, after_rounds, until_precise
 from xsp.target import Target, tensors_in
 from xsp.tracing import context
-from xsp.types import Columns, Level, LevelStatus, RunSpec, Status, Tracer
+from xsp.types import Columns, Level, LevelStatus, Status, Tracer
 from xsp.warmup import warm_up
 
 
@@ -146,8 +146,8 @@ def _structure(
         from xsp.levels.library import LibraryTracer
 
         active.append(LibraryTracer(structure=True))
-    with tracing(active, RunSpec((Level.MODEL,))), recorder:
-        calls = executor.run()
+    with tracing(active, "in the structure run"), recorder:
+        calls = executor.run(recorder.new_run)
     structure = recorder.structure.within(calls)
     if not active:
         return structure, []
@@ -179,7 +179,7 @@ def _memory(executor: Executor, structure: Structure, warnings: list[str]) -> me
 def _tracers(traced: list[Level], structure: Structure) -> dict[Level, Tracer]:
     tracers: dict[Level, Tracer] = {}
     if Level.LAYER in traced:
-        tracers[Level.LAYER] = LayerTracer(structure.codes)
+        tracers[Level.LAYER] = LayerTracer(structure.codes, names=structure.names)
     if Level.LIBRARY in traced:
         from xsp.levels.library import LibraryTracer
 

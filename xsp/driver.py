@@ -51,9 +51,13 @@ class Executor:
         self._state = ModelState(target.model) if target.model is not None else None
         self._random = (random or RandomState.current()) if target.model is not None else None
 
-    def run(self) -> Columns:
-        """Execute once, from the saved state; returns the stamps of the model calls (MODEL_CALLS)."""
+    def run(self, ready: Callable[[], None] = lambda: None) -> Columns:
+        """Execute once, from the saved state; returns the stamps of the model calls (MODEL_CALLS).
+
+        `ready` is called when the state is restored, just before the first call.
+        """
         self._restore()
+        ready()
         stamps = [self._stamped(call) for call in self.target.calls]
         columns = np.array(stamps, dtype=np.int64).reshape(-1, len(MODEL_CALLS)).T
         return {name: column.astype(dtype) for (name, dtype), column in zip(MODEL_CALLS.items(), columns, strict=True)}
@@ -130,12 +134,10 @@ def climb(
 
 def _visit(executor: Executor, spec: RunSpec, tracers: Mapping[Level, Tracer], number: int, position: int) -> Run:
     active = [tracers[level] for level in spec.levels if level in tracers]
-    with tracing(active, spec):
+    with tracing(active, f"while the target was re-run at rung {spec.name}"):
         for _ in range(SETTLING_RUNS):
-            _new_run(active)
             executor.run()
-        _new_run(active)
-        calls = executor.run()
+        calls = executor.run(lambda: _new_run(active))
     tables: dict[str, Columns] = {}
     lost = 0
     for tracer in active:
@@ -150,7 +152,7 @@ def _new_run(active: Sequence[Tracer]) -> None:
 
 
 @contextmanager
-def tracing(active: Sequence[Tracer], spec: RunSpec) -> Iterator[None]:
+def tracing(active: Sequence[Tracer], when: str) -> Iterator[None]:
     """Tracers on, the innermost level's last, and off again in the opposite order whatever happens."""
     with ExitStack() as stack:
         for tracer in active:
@@ -159,8 +161,14 @@ def tracing(active: Sequence[Tracer], spec: RunSpec) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            add_note(error, f"xsp: raised while the target was re-run at rung {spec.name}")
+            add_note(error, f"xsp: raised {_last_layer(active)}{when}")
             raise
+
+
+def _last_layer(active: Sequence[Tracer]) -> str:
+    named = (getattr(tracer, "last_layer", None) for tracer in active)
+    last = next((tracer() for tracer in named if tracer is not None), None)
+    return f"in or after layer {last!r}, " if last else ""
 
 
 def add_note(error: BaseException, note: str) -> None:

@@ -143,7 +143,7 @@ class Tracer(Protocol):
         """Begin to record."""
 
     def new_run(self) -> None:
-        """Said before every execution of the target while started; most tracers have nothing to do."""
+        """Said while started, just before the target is executed; most tracers have nothing to do."""
 
     def stop(self) -> None:
         """Stop recording and leave the program as it was found. Stopping twice is harmless."""

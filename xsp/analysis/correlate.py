@@ -76,11 +76,14 @@ def correlate(run: Run, structure: StructureCodes) -> Correlated:
     calls = run.model_calls
     layers, layer_call = within_model(sorted_by_start(run.table("layer_events", LAYER_EVENTS)), calls)
     library, library_call = within_model(sorted_by_start(run.table("library_events", LIBRARY_EVENTS)), calls)
-    api, api_call = within_model(sorted_by_start(run.table("api_calls", API_CALLS)), calls)
+    every_api = run.table("api_calls", API_CALLS)
+    api, api_call = within_model(sorted_by_start(every_api), calls)
     device = run.table("device_activity", DEVICE_ACTIVITY)
+    # What was launched outside the model calls (settling runs, restoring state) is seen, and is none of the model's.
+    orphans = int((launch_of(device["correlation_id"], every_api["correlation_id"]) < 0).sum())
     launch = launch_of(device["correlation_id"], api["correlation_id"])
     device = {name: column[launch >= 0] for name, column in device.items()}
-    orphans, launch = int((launch < 0).sum()), launch[launch >= 0]
+    launch = launch[launch >= 0]
 
     host = _HostParents(calls, layers, layer_call, library, library_call, api, api_call)
     layer_row = matched(layers["code"], structure.layers)

@@ -83,11 +83,11 @@ def hierarchy(tables: dict[str, pd.DataFrame], model: str) -> Hierarchy:
 
 def _layer_nodes(tree: Hierarchy, root: int, tables: dict[str, pd.DataFrame], used: IntArray) -> IntArray:
     layers = tables["layers"]
-    types = dict(zip(tables["modules"]["name"], tables["modules"]["type"], strict=True))
+    modules = tables["modules"].set_index("name")
     forward_type = layers["type"].to_numpy()
     result = np.full(len(layers), root, dtype=np.int64)
     for row in layers.loc[used].itertuples():
-        above = _module_node(tree, root, row.module, types)
+        above = _module_node(tree, root, row.module, modules)
         kind = row.type if row.forward < 0 else forward_type[row.forward]
         result[row.Index] = tree.node(
             ("layer", row.module, row.name, row.phase), above, "LAYER", row.name, type=kind, phase=row.phase,
@@ -96,11 +96,12 @@ def _layer_nodes(tree: Hierarchy, root: int, tables: dict[str, pd.DataFrame], us
     return result
 
 
-def _module_node(tree: Hierarchy, root: int, name: str, types: dict[str, str]) -> int:
+def _module_node(tree: Hierarchy, root: int, name: str, modules: pd.DataFrame) -> int:
     node, path = root, ""
     for part in filter(None, name.split(".")):
         path = f"{path}.{part}" if path else part
-        node = tree.node(("module", path), node, "MODULE", path, type=types.get(path, ""))
+        known = modules.loc[path] if path in modules.index else {"type": "", "calls": 0}
+        node = tree.node(("module", path), node, "MODULE", path, type=known["type"], calls=int(known["calls"]))
     return node
 
 
@@ -160,8 +161,6 @@ def _host(
         own = runs.loc[runs["deepest"] == level.name, "run"].to_numpy()
         if not len(own):
             continue
-        # A layer inside a layer (recomputation in backward) is already part of the outer one's host time.
-        outermost = ~np.isin(spans["parent"], np.flatnonzero(spans["level"] == level))
         here = (spans["level"] == level).to_numpy() & np.isin(spans["run"], own)
         mine = spans[here]
         node = tree.of_span[here]
@@ -169,14 +168,27 @@ def _host(
         counts = _per_run(mine["run"].to_numpy(), node, np.ones(len(mine), dtype=np.int64), own, size)
         at = kind == level.name
         if level is Level.LAYER:
-            shown = outermost[here]
-            inner = _per_run(mine["run"].to_numpy()[shown], node[shown], mine["duration_ns"].to_numpy()[shown], own, size)
-            sums = np.where(at, sums, _summed_up(tree, np.where(at, inner, 0)))
+            exclusive = _per_run(mine["run"].to_numpy(), node, _self_ns(spans, level)[here], own, size)
+            sums = np.where(at, sums, _summed_up(tree, np.where(at, exclusive, 0)))
             at = at | (kind == "MODULE")
         mean, half = trimmed(sums)
         host[at], interval[at] = mean[at], half[at]
         calls[at] = np.rint(np.median(counts, axis=0)).astype(np.int64)[at]
+    modules = kind == "MODULE"
+    calls[modules] = [node["calls"] for node in tree.nodes if node["level"] == "MODULE"]
     return host, interval, calls
+
+
+def _self_ns(spans: pd.DataFrame, level: Level) -> npt.NDArray[np.int64]:
+    """Each span's duration without the spans of the same level directly inside it.
+
+    A layer can contain layers (recomputation in backward, backward on the CPU): sums over modules must not count twice.
+    """
+    duration, parent = spans["duration_ns"].to_numpy().copy(), spans["parent"].to_numpy()
+    is_level = (spans["level"] == level).to_numpy()
+    nested = is_level & (parent >= 0) & is_level[parent]
+    np.subtract.at(duration, parent[nested], spans["duration_ns"].to_numpy()[nested])
+    return duration
 
 
 def _summed_up(tree: Hierarchy, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -15,6 +15,10 @@ _NODES_PER_CALL = 1 << 12
 
 _OWNER = "xsp.owner"
 
+# Gradient accumulators run right after the node that produced the gradient and rarely do more than keep it: watching them
+# would double the number of hooks. What they launch is led to that node, as all work between two nodes is.
+_ACCUMULATOR = "torch::autograd::AccumulateGrad"
+
 
 def backward_code(call: int, node: int) -> int:
     """Code of the `node`-th graph node created by the `call`-th forward layer call of a run."""
@@ -37,6 +41,8 @@ def new_nodes(inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], t
         if node is None or node in boundary or node.metadata.get(_OWNER) is token:
             continue
         node.metadata[_OWNER] = token
+        if node.name() == _ACCUMULATOR:
+            continue
         found.append(node)
         pending.extend(next_node for next_node, _ in reversed(node.next_functions))
     return found[:_NODES_PER_CALL]

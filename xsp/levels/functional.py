@@ -15,13 +15,12 @@ _METADATA = frozenset(
     requires_grad_ register_hook register_post_accumulate_grad_hook retain_grad detach_ has_names layout qscheme
     __len__ __hash__ __repr__ __format__ __dir__ __reduce_ex__ __set__ __delete__ __iter__ names result_type
     promote_types can_cast finfo iinfo broadcast_shapes is_autocast_enabled get_default_dtype _is_view _version
-    set_grad_enabled backward_hooks _has_compatible_shallow_copy_type""".split()
+    _set_grad_enabled set_grad_enabled backward_hooks _has_compatible_shallow_copy_type""".split()
 )
 
-# Autograd's entry points run other layers' backward work; they contain layers and are none themselves.
-BACKWARD_ENTRIES: frozenset[Any] = frozenset(
-    {torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad}
-)
+# Autograd's entry points run other layers' backward work. What they do themselves, such as filling the first
+# gradient, is their own.
+BACKWARD_ENTRIES: frozenset[Any] = frozenset({torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad})
 
 
 def is_layer(function: Callable[..., Any]) -> bool:
@@ -30,7 +29,9 @@ def is_layer(function: Callable[..., Any]) -> bool:
     if name in {"__get__", "__set__", "__delete__"}:
         # Property access. `Tensor.T`, `.mT` and `.grad` are views or attributes and launch nothing.
         return False
-    return name not in _METADATA and function not in BACKWARD_ENTRIES
+    if name.startswith(("_record_function", "record_function")):
+        return False
+    return name not in _METADATA
 
 
 def layer_type(function: Callable[..., Any]) -> str:

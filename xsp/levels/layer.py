@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
 from xsp.levels.autograd import backward_code, new_nodes, watch
-from xsp.levels.functional import BACKWARD_ENTRIES, is_layer
+from xsp.levels.functional import is_layer
 from xsp.target import tensors_in
 from xsp.types import LAYER_EVENTS, Columns, Level, empty
 
@@ -74,11 +75,6 @@ class FunctionalMode(TorchFunctionMode):
         kwargs = kwargs or {}
         code = self._codes.of_function(func)
         if code is None:
-            if func in BACKWARD_ENTRIES:
-                # Autograd hands the mode stack on to its threads: with the mode back on top, recomputed
-                # forward calls inside backward are seen on every device.
-                with self:
-                    return func(*args, **kwargs)
             return func(*args, **kwargs)
         self._begin(code, func, args)
         result = None
@@ -93,6 +89,11 @@ class FunctionalMode(TorchFunctionMode):
         if self._depth < 0:
             self._depth = _stack_depth()
         return self
+
+    def __exit__(self, *exception: Any) -> None:
+        # A backward node that raised has left the mode on top; everything from our own place upwards goes.
+        while _stack_depth() >= self._depth:
+            _pop_mode()
 
     def suspend(self) -> None:
         """Switch off until `resume`; no effect where a mode of the user's lies above ours."""
@@ -113,8 +114,10 @@ class LayerTracer:
     level = Level.LAYER
     name = "module hooks, torch function mode, autograd hooks"
 
-    def __init__(self, codes: Codes, log: list[Stamp] | None = None) -> None:
-        self._codes = codes
+    def __init__(
+        self, codes: Codes, log: list[Stamp] | None = None, names: Callable[[int], str | None] = lambda _code: None
+    ) -> None:
+        self._codes, self._names = codes, names
         self._log: list[Stamp] = [] if log is None else log
         self._hooks: list[RemovableHandle] = []
         self._mode: FunctionalMode | None = None
@@ -149,9 +152,9 @@ class LayerTracer:
         self._log.clear()
         return {"layer_events": paired(log)}
 
-    def last_code(self) -> int | None:
-        """Code of the layer that began or ended last; where an exception passed through, the one it came from."""
-        return self._log[-1][0] >> 1 if self._log else None
+    def last_layer(self) -> str | None:
+        """Name of the layer that began or ended last; where an exception passed through, the one it came from."""
+        return self._names(self._log[-1][0] >> 1) if self._log else None
 
     def lost(self) -> int:
         """Python lists drop nothing."""
@@ -186,11 +189,22 @@ class LayerTracer:
         if not torch.is_grad_enabled():
             return
         for index, node in enumerate(new_nodes(tensors_in(inputs), tensors_in(outputs), self._token)):
-            code = backward_code(call, index)
-            self._hooks.extend(watch(node, self._stamp(2 * code), self._stamp(2 * code + 1)))
+            self._hooks.extend(self._watched(node, backward_code(call, index)))
 
-    def _stamp(self, event: int) -> Callable[[], None]:
-        return lambda: self._log.append((event, time.perf_counter_ns(), threading.get_ident()))
+    def _watched(self, node: Node, code: int) -> Iterable[RemovableHandle]:
+        mode, append, clock, thread = self._mode, self._log.append, time.perf_counter_ns, threading.get_ident
+
+        def begin() -> None:
+            # Forward calls that the node makes (recomputation) are seen only with the mode on, and autograd
+            # entered it with the mode off.
+            _push_mode(mode)
+            append((2 * code, clock(), thread()))
+
+        def end() -> None:
+            append((2 * code + 1, clock(), thread()))
+            _pop_mode()
+
+        return watch(node, begin, end)
 
 
 def paired(log: list[Stamp]) -> Columns:

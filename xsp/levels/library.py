@@ -5,7 +5,8 @@ native part, which write one fixed-size record per outermost call; nothing of Py
 descriptor arguments are decoded as well, through a callback into Python before each such call.
 
 Not seen: calls of the libraries to themselves and to each other, calls through pointers that a program got from
-`dlsym` (CuPy, Triton's own loaders), and calls from a library loaded after `start`.
+`dlsym` (CuPy, Triton's own loaders). Calls from a library that was loaded while recording are not seen either, which
+counts as one lost call for each run in which it happens.
 """
 
 from __future__ import annotations
@@ -112,6 +113,8 @@ class LibraryTracer:
         self._decoder = LiveDecoder(_symbols) if structure else None
         self._record_limit = record_limit
         self._recording = False
+        self._slots = 0
+        self._late = 0
 
     def start(self) -> None:
         """Lead the import slots of every loaded library to the stubs.
@@ -131,6 +134,7 @@ class LibraryTracer:
             msg = f"library calls cannot be intercepted: {os.strerror(-result)}"
             raise TracingError(msg)
         self._recording = True
+        self._slots = self._native.xsp_interpose_slots()
 
     def new_run(self) -> None:
         """Nothing to do: records carry their own time."""
@@ -149,6 +153,8 @@ class LibraryTracer:
         if result:
             msg = f"import slots cannot be restored: {os.strerror(-result)}; end this process"
             raise TracingError(msg)
+        _scan(self._native)
+        self._late += self._native.xsp_interpose_slots() > self._slots
 
     def collect(self) -> dict[str, Columns]:
         """The calls since the last `collect`, ordered by their start."""
@@ -163,8 +169,9 @@ class LibraryTracer:
         return {"library_events": events}
 
     def lost(self) -> int:
-        """Calls missing since the last question: no room, still running at `stop`, or left by an exception."""
-        return int(self._native.xsp_interpose_take_lost())
+        """Calls missing since the last `lost`: no room, still running at `stop`, left by an exception, out of sight."""
+        late, self._late = self._late, 0
+        return int(self._native.xsp_interpose_take_lost()) + late
 
 
 def _details(events: Columns, sequences: npt.NDArray[np.uint32], decoder: LiveDecoder) -> list[dict[str, Any]]:

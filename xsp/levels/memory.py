@@ -48,15 +48,15 @@ def why_unavailable() -> str | None:
     return None
 
 
-def recorded(run: Callable[[], object], codes: Codes, structure_codes: npt.NDArray[np.int64]) -> LayerMemory:
-    """Run the target once under torch's profiler (CPU activities with memory) and charge allocations to layers."""
+def recorded(run: Callable[[Callable[[], None]], object], codes: Codes, structure_codes: npt.NDArray[np.int64]) -> LayerMemory:
+    """Run the target once, telling it whom to call when it is ready, under torch's profiler (CPU activities with memory) and charge allocations to layers."""
     log = _MarkingLog()
     tracer = LayerTracer(codes, log)
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         try:
             tracer.start()
-            run()
+            run(tracer.new_run)
         finally:
             tracer.stop()
     events = _flattened(profile.profiler.kineto_results.experimental_event_tree())

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from xsp.levels.autograd import backward_code, new_nodes
-from xsp.levels.functional import layer_type
+from xsp.levels.functional import BACKWARD_ENTRIES, layer_type
 from xsp.levels.layer import Codes, FunctionalMode
 from xsp.target import tensors_in
 from xsp.types import Columns
@@ -48,12 +48,13 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class ModuleRow:
-    """One module: its qualified name, class and the bytes of all parameters below it."""
+    """One module: its qualified name, class, the bytes of all parameters below it, and how often it was called."""
 
     name: str
     type: str
     parameter_bytes: int
     is_leaf: bool
+    calls: int = 0
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Structure:
     modules: list[ModuleRow] = field(default_factory=list)
     layers: list[LayerRow] = field(default_factory=list)
     starts_ns: list[int] = field(default_factory=list)
+    module_calls: Counter[str] = field(default_factory=Counter)
 
     def within(self, calls: Columns) -> Structure:
         """Without the layers that began outside the model calls: restoring state between runs calls torch functions too."""
@@ -77,7 +79,12 @@ class Structure:
         place = {int(old): new for new, old in enumerate(keep)}
         place[-1] = -1
         layers = [replace(self.layers[old], forward=place[self.layers[old].forward]) for old in keep]
-        return Structure(self.codes, self.modules, layers, [self.starts_ns[old] for old in keep])
+        modules = [replace(module, calls=self.module_calls[module.name]) for module in self.modules]
+        return Structure(self.codes, modules, layers, [self.starts_ns[old] for old in keep], self.module_calls)
+
+    def names(self, code: int) -> str | None:
+        """Name of a layer with this code, the last one where there are several."""
+        return next((layer.name for layer in reversed(self.layers) if layer.code == code), None)
 
     def layer_records(self) -> list[dict[str, Any]]:
         """The layers as plain dictionaries, one per row."""
@@ -128,11 +135,11 @@ def qualified_names(roots: list[nn.Module]) -> dict[nn.Module, str]:
     """
     names: dict[nn.Module, str] = {}
     taken: Counter[str] = Counter()
-    by_size = sorted(roots, key=lambda root: -sum(1 for _ in root.modules()))
+    # A module called on its own (recomputed in backward, say) is still known by its place in a larger one.
+    inner = {module for root in roots for module in root.modules() if module is not root}
+    roots = sorted(set(roots) - inner, key=roots.index)
     several = sum(not is_leaf(root) for root in roots) > 1
-    for root in by_size:
-        if root in names:
-            continue
+    for root in roots:
         kind = type(root).__name__
         prefix = kind if several or is_leaf(root) else ""
         taken[prefix] += 1
@@ -171,9 +178,14 @@ class StructureRecorder:
     def __exit__(self, *exception: Any) -> None:
         self._exit.close()
 
+    def new_run(self) -> None:
+        """Count calls from zero, as the timed tracer does."""
+        self._token, self._calls = object(), 0
+
     def _hook_container(self, module: nn.Module, name: str) -> None:
         def before(_module: nn.Module, _args: Any) -> None:
             self._stack().append((name, Counter()))
+            self.structure.module_calls[name] += 1
 
         def after(_module: nn.Module, _args: Any, _output: Any) -> None:
             self._stack().pop()
@@ -185,6 +197,7 @@ class StructureRecorder:
 
         def before(_module: nn.Module, args: Any) -> None:
             self._mode.suspend()
+            self.structure.module_calls[self._names[module]] += 1
             row = LayerRow(
                 code,
                 self._names[module],
@@ -221,9 +234,8 @@ class StructureRecorder:
         kind = layer_type(function)
         seen[kind] += 1
         name = f"{module}::{kind}" if seen[kind] == 1 else f"{module}::{kind}_{seen[kind] - 1}"
-        self._begin(
-            LayerRow(code, name, kind, "function", module, "forward", -1, *_described(args), [], [], 0)
-        )
+        phase = "backward" if function in BACKWARD_ENTRIES else "forward"
+        self._begin(LayerRow(code, name, kind, "function", module, phase, -1, *_described(args), [], [], 0))
 
     def _function_ends(self, _code: int, _function: Any, args: Any, result: Any) -> None:
         self._end(args, result)

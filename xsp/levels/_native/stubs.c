@@ -7,6 +7,8 @@
  * The call is a real one in a real frame described by CFI, with the return address left alone, so debuggers, sampling
  * profilers, C++ exceptions and shadow stacks see an ordinary function; an exception runs a cleanup on its way. 32 stack slots are copied: with the six in
  * registers that allows 38 integer arguments; the longest signature in use (cudnnBatchNormalizationBackwardEx) has 29.
+ * Where a function has fewer, the copy reads 256 bytes of the caller's own frames, or above the first frame of a thread
+ * its control block.
  */
 #include "interpose.h"
 

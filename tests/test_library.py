@@ -152,6 +152,13 @@ def image_of(path: Path) -> list[tuple[str, bytes]]:
     return image
 
 
+def slot_of(path: Path, symbol: str) -> int:
+    """Address of the import slot of a symbol, from the file's relocations."""
+    lines = subprocess.run(["readelf", "-rW", str(path)], capture_output=True, text=True, check=True).stdout.split("\n")
+    offset = next(int(line.split()[0], 16) for line in lines if line.split()[4:5] == [symbol])
+    return int(image_of(path)[0][0].split("-")[0], 16) + offset
+
+
 def record(function: Callable[[], Any], **options: Any) -> tuple[LibraryTracer, dict[str, Any]]:
     """A stopped tracer and the events of one call of `function`."""
     tracer = LibraryTracer(**options)
@@ -209,6 +216,24 @@ def test_slots_are_restored_when_the_target_raises(importer: ctypes.CDLL) -> Non
         record(lambda: importer.sgemm(object(), 4, 5))
     LibraryTracer().stop()
     assert interpose.functions().xsp_interpose_patched() == 0
+
+
+def test_a_slot_taken_over_by_another_tool_stays_its_own(build_importer: Callable[[str, str], Path]) -> None:
+    """What someone else writes into a slot while recording is still there after `stop`, and is called next time."""
+    path = build_importer("taken_over", "lazy")
+    importer = load_importer(path)
+    tracer = LibraryTracer()
+    tracer.start()
+    slot = ctypes.c_uint64.from_address(slot_of(path, "cublasSgemm_v2"))
+    other = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 77)
+    slot.value = ctypes.cast(other, ctypes.c_void_p).value
+    tracer.stop()
+    assert importer.sgemm(1, 2, 3) == 77
+    tracer.start()
+    assert importer.sgemm(1, 2, 3) == 77
+    tracer.stop()
+    assert names(tracer, tracer.collect()["library_events"]) == ["cublasSgemm_v2"]
+    assert slot.value == ctypes.cast(other, ctypes.c_void_p).value
 
 
 def test_events_follow_the_schema(importer: ctypes.CDLL) -> None:
@@ -301,8 +326,19 @@ def test_a_library_loaded_later_is_traced_from_the_next_start(build_importer: Ca
     assert names(tracer, tracer.collect()["library_events"]) == ["cublasSgemm_v2"]
 
 
+def test_a_library_loaded_while_recording_is_told(build_importer: Callable[[str, str], Path]) -> None:
+    """Its calls cannot be seen, so the run says that something is missing; the next one is complete."""
+    path = build_importer("loaded_while_recording", "lazy")
+    tracer, events = record(lambda: load_importer(path).sgemm(1, 2, 3))
+    assert len(events["symbol"]) == 0
+    assert tracer.lost() == 1
+    tracer.start()
+    tracer.stop()
+    assert tracer.lost() == 0
+
+
 def test_a_library_unloaded_while_recording_is_survived(build_importer: Callable[[str, str], Path]) -> None:
-    """`stop` writes nothing to an importer that was closed, and a new one in its place is traced and restored."""
+    """`stop` writes nothing to an importer that was closed, nor to one loaded in its place; that one is traced next."""
     path = build_importer("unloaded", "full relro")
     importer = load_importer(path)
     tracer = LibraryTracer()
@@ -310,9 +346,10 @@ def test_a_library_unloaded_while_recording_is_survived(build_importer: Callable
     importer.sgemm(1, 2, 3)
     _ctypes.dlclose(importer._handle)
     assert image_of(path) == []
-    tracer.stop()
     importer = load_importer(path)
     before = image_of(path)
+    tracer.stop()
+    assert image_of(path) == before
     tracer.start()
     importer.sgemm(4, 5, 6)
     tracer.stop()
@@ -330,10 +367,12 @@ def test_calls_beyond_the_limit_are_counted(importer: ctypes.CDLL) -> None:
         assert len(events["symbol"]) + lost == 5000
 
 
-def test_only_one_tracer_records(importer: ctypes.CDLL) -> None:
-    """A second tracer is refused with the way out, and the first goes on undisturbed."""
+def test_only_one_tracer_records(importer: ctypes.CDLL, build_importer: Callable[[str, str], Path]) -> None:
+    """A second tracer is refused with the way out, also after libraries changed; the first goes on undisturbed."""
+    closed = load_importer(build_importer("closed", "lazy"))
     first = LibraryTracer()
     first.start()
+    _ctypes.dlclose(closed._handle)
     with pytest.raises(TracingError, match="stop that one first"):
         LibraryTracer(structure=True).start()
     importer.sgemm(1, 2, 3)

@@ -50,6 +50,12 @@ static __thread struct xsp_frame *my_outermost;
 
 struct xsp_stub xsp_stubs[XSP_STUBS];
 
+/* At thread exit. A later destructor that makes a call gets a writer of its own, and this runs again. */
+static void release_writer(void *writer) {
+  my_writer = NULL;
+  atomic_store(&((struct writer *)writer)->owned, 0);
+}
+
 static int64_t monotonic_ns(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -58,7 +64,6 @@ static int64_t monotonic_ns(void) {
 
 static void count_lost(void) { atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed); }
 
-static void release_writer(void *writer) { atomic_store(&((struct writer *)writer)->owned, 0); }
 
 static void create_key(void) { pthread_key_create(&at_thread_exit, release_writer); }
 

@@ -120,6 +120,7 @@ class LayerTracer:
         self._codes, self._names = codes, names
         self._log: list[Stamp] = [] if log is None else log
         self._hooks: list[RemovableHandle] = []
+        self._node_hooks: list[RemovableHandle] = []
         self._mode: FunctionalMode | None = None
         self._token = object()
         self._calls = 0
@@ -135,15 +136,15 @@ class LayerTracer:
     def new_run(self) -> None:
         """Count calls from zero again; called before every execution so that codes repeat from run to run."""
         self._token, self._calls = object(), 0
+        _remove(self._node_hooks)
 
     def stop(self) -> None:
         """Remove every hook and the mode."""
         if self._mode is not None:
             self._mode.__exit__(None, None, None)
             self._mode = None
-        for handle in self._hooks:
-            handle.remove()
-        self._hooks.clear()
+        _remove(self._hooks)
+        _remove(self._node_hooks)
 
     def collect(self) -> dict[str, Columns]:
         """One table, `layer_events`, with the schema LAYER_EVENTS; calls that never ended are left out."""
@@ -169,8 +170,9 @@ class LayerTracer:
 
         def after(_module: nn.Module, args: Any, output: Any) -> None:
             append((2 * code + 1, clock(), thread()))
-            mode.resume()
+            # The mode stays off while the graph is read: reading a tensor's attributes is a torch function too.
             self._adopt(args, output)
+            mode.resume()
 
         return (
             module.register_forward_pre_hook(before),
@@ -189,7 +191,7 @@ class LayerTracer:
         if not torch.is_grad_enabled():
             return
         for index, node in enumerate(new_nodes(tensors_in(inputs), tensors_in(outputs), self._token)):
-            self._hooks.extend(self._watched(node, backward_code(call, index)))
+            self._node_hooks.extend(self._watched(node, backward_code(call, index)))
 
     def _watched(self, node: Node, code: int) -> Iterable[RemovableHandle]:
         mode, append, clock, thread = self._mode, self._log.append, time.perf_counter_ns, threading.get_ident
@@ -205,6 +207,12 @@ class LayerTracer:
             _pop_mode()
 
         return watch(node, begin, end)
+
+
+def _remove(handles: list[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+    handles.clear()
 
 
 def paired(log: list[Stamp]) -> Columns:

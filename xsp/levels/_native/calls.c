@@ -38,7 +38,7 @@ static _Atomic uint32_t recording; /* number of the run, 0 while stopped */
 static _Atomic uint32_t sequence;
 static _Atomic int64_t lost;
 static uint32_t runs, collected_run;
-static xsp_live_callback live_callback;
+static _Atomic xsp_live_callback live_callback;
 
 static pthread_key_t at_thread_exit;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -172,7 +172,7 @@ int xsp_calls_enter(struct xsp_frame *frame) {
   my_outermost = frame;
   keep_arguments(stub, frame);
   frame->sequence = 0;
-  xsp_live_callback callback = live_callback;
+  xsp_live_callback callback = atomic_load_explicit(&live_callback, memory_order_relaxed);
   if (callback) {
     frame->sequence = atomic_fetch_add(&sequence, 1) + 1;
     if (stub->live) callback((uint32_t)frame->stub, frame->sequence, frame->integer, frame->stack);
@@ -217,7 +217,7 @@ int xsp_calls_open(xsp_live_callback callback, int64_t record_limit) {
   for (int64_t i = chunks_spare; i < ready; i++) make_spare_chunk();
   chunks_used = count_waiting_chunks();
   pthread_mutex_unlock(&memory);
-  live_callback = callback;
+  atomic_store(&live_callback, callback);
   if (++runs == 0) ++runs;
   atomic_store(&recording, runs);
   return 0;

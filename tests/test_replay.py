@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from tests.simulator import (
+from simulator import (
+    MAIN,
     Call,
     Join,
     Launch,
@@ -19,9 +22,12 @@ from tests.simulator import (
     Work,
     lognormal,
 )
+
 from xsp.analysis.charges import Costs
 from xsp.analysis.replay import ReplayedTimeline, replay
-from xsp.types import Level
+from xsp.analysis.timeline import ApiKind, Timeline
+from xsp.errors import TracingError, XspError
+from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, SYNCHRONIZATIONS, Level, empty
 
 COSTS = Costs(layer_ns=5200, functional_ns=3400, library_ns=120, launch_ns=1800, api_ns=600, kernel_ns=1000)
 UNTRACED = frozenset({Level.MODEL})
@@ -94,3 +100,145 @@ def test_exact_costs_give_the_untraced_run_exactly(program: tuple[object, ...]) 
     traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
     replayed = replay(traced.timeline(), COSTS, Machine().latencies())
     assert_equals_untraced(replayed, traced, truth)
+
+
+def layers(number: int, kernel_ns: int) -> tuple[object, ...]:
+    """A model of equal layers, each with one library call that launches one kernel."""
+    body = (Work(12_000), Call(Level.LIBRARY, (Work(2_000), Launch(1, kernel_ns))), Work(3_000))
+    return (Call(Level.LAYER, body),) * number
+
+
+def backward(number: int) -> tuple[object, ...]:
+    """Forward on the main thread, then the same again on a second one while the main thread waits for it."""
+    return (*layers(number, 40_000), Work(4_000), Spawn(8, layers(number, 40_000)), Join(8), Work(6_000))
+
+
+def plainly_subtracted(run: Simulation) -> float:
+    paid = len(run.layers) * COSTS.layer_ns + len(run.library) * COSTS.library_ns + len(run.ops) * COSTS.launch_ns
+    return run.latency_ns - paid - len(run.ops) * COSTS.kernel_ns
+
+
+@pytest.mark.parametrize("kernel_ns", [3_000, 25_000, 150_000])
+def test_latencies_learnt_from_the_run_itself_suffice(kernel_ns: int) -> None:
+    """Host-bound, mixed and GPU-bound models come out exactly without being told the machine's latencies."""
+    program = (*layers(20, kernel_ns), *layers(20, 2 * kernel_ns))
+    traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
+    assert_equals_untraced(replay(traced.timeline(), COSTS), traced, truth)
+
+
+def test_plain_subtraction_is_wrong_where_the_replay_is_right() -> None:
+    """On a GPU-bound model host costs hide behind the queue, and subtracting them removes what was never there."""
+    program = layers(40, 150_000)
+    traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
+    assert plainly_subtracted(traced) / truth.latency_ns - 1 < -0.03
+    assert replay(traced.timeline(), COSTS).latency_ns == truth.latency_ns
+
+
+@pytest.mark.parametrize("kernel_ns", [3_000, 25_000, 150_000])
+def test_noisy_costs_and_latencies_leave_no_bias(kernel_ns: int) -> None:
+    """With costs and latencies that vary by 30 %, mean costs bring the mean latency back to within 1 %."""
+    ratios = []
+    for seed in range(40):
+        jitter = [lognormal(4 * seed + i, 0.3) for i in range(4)]
+        traced = Simulation(layers(30, kernel_ns), COSTS, price_noise=jitter[0], noise=jitter[1])
+        truth = Simulation(layers(30, kernel_ns), levels=UNTRACED, noise=jitter[2])
+        ratios.append((replay(traced.timeline(), COSTS).latency_ns, truth.latency_ns))
+    replayed, untraced = np.mean(ratios, axis=0)
+    assert replayed / untraced == pytest.approx(1, abs=0.01)
+
+
+def test_a_thread_that_the_main_thread_waits_for_needs_no_handoffs() -> None:
+    """Backward on the autograd thread continues the main thread's clock, so its cost comes out without being told."""
+    traced, truth = Simulation(backward(10), COSTS), Simulation(backward(10), levels=UNTRACED)
+    run = traced.timeline(with_handoffs=False)
+    assert set(run.clocks.values()) == {0}
+    assert_equals_untraced(replay(run, COSTS, Machine().latencies()), traced, truth)
+
+
+def test_threads_that_work_side_by_side_get_their_own_clock() -> None:
+    """Calls that overlap the main thread's are another host's worth of time: their cost is not the main thread's."""
+    program = (Spawn(8, layers(10, 3_000)), *layers(10, 3_000), Join(8))
+    run = Simulation(program, COSTS).timeline(with_handoffs=False)
+    assert sorted(run.clocks.values()) == [0, 1]
+
+
+def test_event_waits_are_found_without_event_records() -> None:
+    """Without records of events a waiting operation is taken to wait for what ended last before it started."""
+    pair = (Launch(1, 60_000), Record(1, 5), StreamWait(2, 5), Launch(2, 40_000), Record(2, 6), StreamWait(1, 6))
+    program = (*layers(4, 30_000), *pair * 10)
+    traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
+    replayed = replay(traced.timeline(with_records=False), COSTS, Machine().latencies())
+    assert_equals_untraced(replayed, traced, truth)
+
+
+def test_time_never_runs_backwards() -> None:
+    """Costs far above the true ones still give a monotone map of host time."""
+    run = Simulation(layers(30, 3_000), COSTS, price_noise=lognormal(1, 0.5))
+    too_much = Costs(layer_ns=40_000, launch_ns=20_000, api_ns=9_000, kernel_ns=5_000)
+    at = np.arange(run.start_ns, run.end_ns, 97)
+    assert (np.diff(replay(run.timeline(), too_much).host(MAIN, at)) >= 0).all()
+
+
+def test_operations_without_a_launch_record_are_counted() -> None:
+    """A lost launch is said in the notes, and its operation keeps its place on the main thread's clock."""
+    run = Simulation(layers(5, 3_000), COSTS)
+    run.api = [row for row in run.api if row[1] != 3]
+    timeline = run.timeline()
+    assert any("1 of 5 device operations have no launch record" in note for note in timeline.notes)
+    assert replay(timeline, Costs()).latency_ns == run.latency_ns
+
+
+def test_a_run_without_a_gpu_is_replayed() -> None:
+    """Without device records only host costs are taken out."""
+    program = (Call(Level.LAYER, (Work(50_000),)),) * 10
+    run = Simulation(program, COSTS, levels=frozenset({Level.MODEL, Level.LAYER}))
+    assert replay(run.timeline(), COSTS).host_latency_ns == 500_000
+
+
+def test_errors_say_what_was_wrong() -> None:
+    """A thread that is not in the run and stamps out of order are refused with their values."""
+    run = Simulation(layers(2, 3_000), COSTS)
+    with pytest.raises(XspError, match=r"thread 99 recorded nothing in this run; threads that did: \[7\]"):
+        replay(run.timeline(), Costs()).host(99, [run.start_ns])
+    run.host_end_ns = run.start_ns - 1
+    with pytest.raises(TracingError, match="must be in order"):
+        run.timeline()
+
+
+def many_kernels(kernels: int, waits: int) -> Timeline:
+    launch = np.arange(kernels) * 9_000 + 10**15
+    api = empty(API_CALLS, kernels + waits)
+    api["thread"][:] = MAIN
+    api["correlation_id"][:] = np.arange(kernels + waits)
+    api["start_ns"][:] = np.concatenate([launch, launch[:: kernels // waits] + 5_500])
+    api["end_ns"][:] = api["start_ns"] + np.repeat([5_000, 2_000], [kernels, waits])
+    device = empty(DEVICE_ACTIVITY, kernels)
+    device["correlation_id"][:] = np.arange(kernels)
+    device["stream"][:] = np.arange(kernels) % 3
+    device["start_ns"][:], device["end_ns"][:] = launch + 6_000, launch + 12_000
+    layer = empty(LAYER_EVENTS, kernels // 4)
+    layer["thread"][:] = MAIN
+    layer["start_ns"][:], layer["end_ns"][:] = launch[::4] - 100, launch[3::4] + 5_200
+    return Timeline.from_columns(
+        model_start_ns=10**15 - 5_000,
+        host_end_ns=int(api["end_ns"].max()),
+        sync_end_ns=int(api["end_ns"].max()) + 20_000,
+        main_thread=MAIN,
+        layer_events=layer,
+        library_events=empty(LIBRARY_EVENTS),
+        api_calls=api,
+        device_activity=device,
+        synchronizations=empty(SYNCHRONIZATIONS),
+        api_kind=np.repeat([ApiKind.LAUNCH, ApiKind.WAIT], [kernels, waits]),
+    )
+
+
+def test_a_million_kernels_replay_in_seconds() -> None:
+    """No Python loop runs over kernels; the bound is loose so that a busy machine does not break it."""
+    run = many_kernels(1_000_000, 100)
+    begun = time.perf_counter()
+    replayed = replay(run, COSTS)
+    seconds = time.perf_counter() - begun
+    print(f"replay of 1 million kernels: {seconds:.2f} s")  # noqa: T201
+    assert replayed.latency_ns < run.latency_ns
+    assert seconds < 10

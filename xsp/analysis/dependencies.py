@@ -90,8 +90,8 @@ def find(
     """Match launches by correlation id (the earliest call that has it), waits by their synchronisation records."""
     launch = _match(api, np.flatnonzero(kinds & LAUNCH), device["correlation_id"])
     context = device["context"].astype(np.int64)
-    _, stream = np.unique(np.stack([context, device["stream"].astype(np.int64)]), axis=1, return_inverse=True)
-    stream = stream.reshape(-1).astype(np.int64)
+    _, stream = np.unique(context << 32 | device["stream"].astype(np.int64), return_inverse=True)
+    stream = stream.astype(np.int64)
     order = np.lexsort((device["end_ns"], device["start_ns"], stream))
     stream, launch = stream[order], launch[order]
     launch_ns = np.where(launch < 0, device["start_ns"][order], np.append(api["start_ns"], 0)[launch])

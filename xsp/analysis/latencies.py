@@ -12,6 +12,7 @@ from xsp.analysis.timeline import Timeline
 from xsp.types import DeviceKind
 
 DEFAULT_GAP_NS = 1000.0  # between kernels of one stream on an H100; used only where no operation was ever queued
+DEFAULT_WAKE_NS = 10_000.0  # after a synchronise on an H100 host; used only where no wait ever had to wait
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _typical(ops: dict[str, Floats], waits: dict[str, Floats]) -> Latencies:
 
 def _typical_waits(waits: dict[str, Floats]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     kind, wake, back = waits["wait_kind"].astype(np.int64), waits["wake_ns"], waits["return_ns"]
-    typical_wake = _medians(wake, kind, wake < back / 2, 0.0)
+    typical_wake = _medians(wake, kind, wake < back / 2, DEFAULT_WAKE_NS)
     free = wake - back > 2 * np.array(typical_wake)[kind]
     return typical_wake, _medians(back, kind, free, 0.0)
 

@@ -139,6 +139,8 @@ class _Replayer:
                 return
 
     def _launches(self, lo: int, hi: int) -> Floats:
+        if lo == hi or len(self.clocks) == 1:
+            return self.clocks[0].at(self.launched[lo:hi]) + self.kept.launch_ns[lo:hi]
         clock = self.op_clock[lo:hi]
         at = np.empty(hi - lo)
         for index in np.unique(clock):

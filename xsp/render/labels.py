@@ -1,0 +1,59 @@
+"""Short names for nodes of the hierarchy, whose full names are too long to read in a table."""
+
+from __future__ import annotations
+
+import json
+import re
+
+_ANONYMOUS = re.compile(r"\(anonymous namespace\)::|<unnamed>::")
+_QUALIFIER = re.compile(r"(?:[A-Za-z_]\w*::)+")
+_RETURN_TYPE = re.compile(r"^(?:void|static|inline)\s+")
+
+
+def short_name(level: str, name: str, parent: str) -> str:
+    """Name below its parent: `layer1.0.conv1` below `layer1.0` is `conv1`; kernels lose namespaces and arguments."""
+    if level == "KERNEL":
+        return kernel_name(name)
+    if level in {"LAYER", "MODULE"} and parent and name.startswith(parent):
+        rest = name[len(parent) :]
+        if rest.startswith((".", "::")) and rest != ".":
+            return rest.removeprefix(".")
+    return name
+
+
+def kernel_name(name: str) -> str:
+    """A demangled C++ declaration without return type, namespaces, template arguments and parameters."""
+    text = _RETURN_TYPE.sub("", _ANONYMOUS.sub("", name.strip()))
+    head = text.split("(", 1)[0]
+    base, template, _ = head.partition("<")
+    short = _QUALIFIER.sub("", base).strip()
+    if not short or not short.isprintable():
+        return name
+    return f"{short}<…>" if template else short
+
+
+def shapes(text: str) -> str:
+    """JSON list of shapes as `32×3×224×224, 64`; scalars are `()`; at most the first two, the rest counted."""
+    try:
+        every = json.loads(text) if text else []
+    except ValueError:
+        return text
+    shown = ["×".join(map(str, shape)) or "()" for shape in every[:2] if isinstance(shape, list)]
+    more = len(every) - len(shown)
+    return ", ".join(shown) + (f" +{more}" if more > 0 else "")
+
+
+def shortened(text: str, width: int) -> str:
+    """`text` in at most `width` characters, its middle replaced by an ellipsis: both ends of a kernel's name matter."""
+    if len(text) <= width:
+        return text
+    if width <= 1:
+        return "…"[:width]
+    head = (width - 1 + 1) // 2
+    tail = width - 1 - head
+    return f"{text[:head]}…{text[len(text) - tail :] if tail else ''}"
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, ANSI escapes among them, shown as escapes: names come from any program."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

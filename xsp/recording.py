@@ -34,8 +34,9 @@ class CallRecorder:
     def start(self) -> None:
         """Hook the model."""
         self._handles = [
-            self._model.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
-            self._model.register_forward_hook(self._after, always_call=True),
+            # Called on the class: TorchScript modules have hooks, but refuse to be asked for them.
+            nn.Module.register_forward_pre_hook(self._model, self._before, with_kwargs=True, prepend=True),
+            nn.Module.register_forward_hook(self._model, self._after, always_call=True),
         ]
 
     def stop(self) -> None:
@@ -66,8 +67,8 @@ class CallRecorder:
         name = type(self._model).__name__
         if not self._calls and self._captured:
             raise NothingRecordedError(
-                f"{name} was called {self._captured} times inside the profiled block, each time under CUDA graph capture, "
-                "which cannot be run again; call the model outside the capture, or profile the replay with "
+                f"{name} was called {self._captured} times inside the profiled block, each time under CUDA graph "
+                "capture, which cannot be run again; call the model outside the capture, or profile the replay with "
                 "xsp.measure(graph.replay)"
             )
         if not self._calls:
@@ -98,4 +99,5 @@ class CallRecorder:
 
 
 def _versions(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[int]:
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors_in((args, dict(kwargs)))]
+    with torch._C.DisableTorchFunction():
+        return [0 if tensor.is_inference() else tensor._version for tensor in tensors_in((args, dict(kwargs)))]

@@ -15,8 +15,8 @@ _NODES_PER_CALL = 1 << 12
 
 _OWNER = "xsp.owner"
 
-# Gradient accumulators run right after the node that produced the gradient and rarely do more than keep it: watching them
-# would double the number of hooks. What they launch is led to that node, as all work between two nodes is.
+# Gradient accumulators run right after the node that produced the gradient and rarely do more than keep it: watching
+# them would double the number of hooks. What they launch is led to that node, as all work between two nodes is.
 _ACCUMULATOR = "torch::autograd::AccumulateGrad"
 
 
@@ -28,12 +28,16 @@ def backward_code(call: int, node: int) -> int:
 def new_nodes(inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], token: object) -> list[Node]:
     """Graph nodes between `inputs` and `outputs` that no earlier layer of this run owns; they are marked as owned.
 
-    `token` stands for the run: gradient accumulators can outlive a run, and an older run's mark must not count. The mark
-    is kept in the node's metadata, not in a set here, because holding a node keeps its saved tensors alive.
+    `token` stands for the run: nodes can outlive a run, and an older run's mark must not count. The mark is kept
+    in the node's metadata, not in a set here, because holding a node keeps its saved tensors alive.
     """
-    roots = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    # Reading an attribute is a torch function: no mode or tensor subclass of the user's may see it.
+    with torch._C.DisableTorchFunction():
+        created = [tensor.grad_fn for tensor in outputs]
+        given = {tensor.grad_fn for tensor in inputs}
+    roots = [node for node in created if node is not None]
     # An in-place layer's input carries the output's node; it must not be taken for the boundary.
-    boundary = {tensor.grad_fn for tensor in inputs if tensor.grad_fn is not None}.difference(roots)
+    boundary = given.difference(roots)
     found: list[Node] = []
     pending: list[Node | None] = list(reversed(roots))
     while pending:

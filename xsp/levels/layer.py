@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.autograd.graph import Node
-from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from xsp.levels.autograd import backward_code, new_nodes, watch
@@ -28,6 +28,8 @@ Stamp = tuple[int, int, int]
 _FUNCTION_BASE = 1 << 20
 _THREAD_MASK = 0xFFFFFFFF
 _stack_depth = torch._C._len_torch_function_stack
+_push_mode: Callable[[Any], None] = torch.overrides._push_mode
+_pop_mode: Callable[[], Any] = torch.overrides._pop_mode
 
 
 class Codes:
@@ -69,23 +71,24 @@ class FunctionalMode(TorchFunctionMode):
         self._local = _Local()
         self._depth = -1
 
-    def __torch_function__(  # noqa: D105
+    def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         code = self._codes.of_function(func)
         if code is None:
             return func(*args, **kwargs)
-        self._begin(code, func, args)
+        inputs = (*args, *kwargs.values()) if kwargs else args
+        self._begin(code, func, inputs)
         result = None
         try:
             result = func(*args, **kwargs)
             return result
         finally:
-            self._end(code, func, args, result)
+            self._end(code, func, inputs, result)
 
     def __enter__(self) -> FunctionalMode:
-        super().__enter__()
+        _push_mode(self)
         if self._depth < 0:
             self._depth = _stack_depth()
         return self
@@ -168,15 +171,16 @@ class LayerTracer:
             mode.suspend()
             append((2 * code, clock(), thread()))
 
-        def after(_module: nn.Module, args: Any, output: Any) -> None:
+        def after(_module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
             append((2 * code + 1, clock(), thread()))
             # The mode stays off while the graph is read: reading a tensor's attributes is a torch function too.
-            self._adopt(args, output)
+            self._adopt((*args, *kwargs.values()) if kwargs else args, output)
             mode.resume()
 
+        # Called on the class: TorchScript modules have hooks, but refuse to be asked for them.
         return (
-            module.register_forward_pre_hook(before),
-            module.register_forward_hook(after, always_call=True),
+            nn.Module.register_forward_pre_hook(module, before),
+            nn.Module.register_forward_hook(module, after, with_kwargs=True, always_call=True),
         )
 
     def _function_begins(self, code: int, _function: Any, _args: Any) -> None:

@@ -37,18 +37,23 @@ class _MarkingLog(list[Stamp]):
     """A log of stamps that also leaves a mark in torch's profile for each, on the profiler's own clock."""
 
     def append(self, stamp: Stamp) -> None:
-        with record_function(f"{_MARK}{len(self)}"):
+        # A mark is a torch function too, and none of the user's modes may see it.
+        with torch._C.DisableTorchFunction(), record_function(f"{_MARK}{len(self)}"):
             super().append(stamp)
 
 
 def why_unavailable() -> str | None:
     """None, or a sentence on why allocations cannot be recorded now."""
-    if torch.autograd._profiler_enabled():
-        return "memory per layer is unknown: a torch.profiler session is active, and there can be only one; stop it first"
+    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined] # torch exports it without saying so
+        return (
+            "memory per layer is unknown: a torch.profiler session is active, and there can be only one; stop it first"
+        )
     return None
 
 
-def recorded(run: Callable[[Callable[[], None]], object], codes: Codes, structure_codes: npt.NDArray[np.int64]) -> LayerMemory:
+def recorded(
+    run: Callable[[Callable[[], None]], object], codes: Codes, structure_codes: npt.NDArray[np.int64]
+) -> LayerMemory:
     """Run the target once, telling it whom to call when it is ready, under torch's profiler (CPU activities with memory) and charge allocations to layers."""
     log = _MarkingLog()
     tracer = LayerTracer(codes, log)

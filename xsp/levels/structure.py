@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -30,7 +30,8 @@ from xsp.types import Columns
 @dataclass(frozen=True)
 class LayerRow:
     """One layer call. `module` is the qualified name of the innermost module around it, `forward` the row whose
-    backward work this is (-1 for forward calls), `ended` the order in which forward calls ended."""
+    backward work this is (-1 for forward calls), `ended` the order in which forward calls ended.
+    """
 
     code: int
     name: str
@@ -72,7 +73,7 @@ class Structure:
     module_calls: Counter[str] = field(default_factory=Counter)
 
     def within(self, calls: Columns) -> Structure:
-        """Without the layers that began outside the model calls: restoring state between runs calls torch functions too."""
+        """Without the layers that began outside the model calls: restoring state calls torch functions too."""
         start = np.array(self.starts_ns, dtype=np.int64)
         call = np.searchsorted(calls["start_ns"], start, side="right") - 1
         keep = np.flatnonzero((call >= 0) & (start <= calls["end_ns"][np.maximum(call, 0)]))
@@ -168,9 +169,7 @@ class StructureRecorder:
         for module in self._called:
             name = self._names.setdefault(module, type(module).__name__)
             leaf = is_leaf(module)
-            self.structure.modules.append(
-                ModuleRow(name, type(module).__name__, _parameter_bytes(module), leaf)
-            )
+            self.structure.modules.append(ModuleRow(name, type(module).__name__, _parameter_bytes(module), leaf))
             self._hook_leaf(module) if leaf else self._hook_container(module, name)
         self._exit.enter_context(self._mode)
         return self
@@ -183,11 +182,11 @@ class StructureRecorder:
         self._token, self._calls = object(), 0
 
     def _hook_container(self, module: nn.Module, name: str) -> None:
-        def before(_module: nn.Module, _args: Any) -> None:
+        def before(*_: Any) -> None:
             self._stack().append((name, Counter()))
             self.structure.module_calls[name] += 1
 
-        def after(_module: nn.Module, _args: Any, _output: Any) -> None:
+        def after(*_: Any) -> None:
             self._stack().pop()
 
         self._register(module, before, after)
@@ -195,7 +194,7 @@ class StructureRecorder:
     def _hook_leaf(self, module: nn.Module) -> None:
         code = self.structure.codes.of_module(module)
 
-        def before(_module: nn.Module, args: Any) -> None:
+        def before(_module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
             self._mode.suspend()
             self.structure.module_calls[self._names[module]] += 1
             row = LayerRow(
@@ -206,22 +205,24 @@ class StructureRecorder:
                 self._names[module].rpartition(".")[0],
                 "forward",
                 -1,
-                *_described(args),
+                *_described((*args, *kwargs.values())),
                 [],
                 [],
                 _parameter_bytes(module),
             )
             self._begin(row)
 
-        def after(_module: nn.Module, args: Any, output: Any) -> None:
-            self._end(args, output)
+        def after(_module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
+            self._end((*args, *kwargs.values()), output)
             self._mode.resume()
 
         self._register(module, before, after)
 
     def _register(self, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
-        self._exit.callback(module.register_forward_pre_hook(before).remove)
-        self._exit.callback(module.register_forward_hook(after, always_call=True).remove)
+        # Called on the class: TorchScript modules have hooks, but refuse to be asked for them.
+        self._exit.callback(nn.Module.register_forward_pre_hook(module, before, with_kwargs=True).remove)
+        handle = nn.Module.register_forward_hook(module, after, with_kwargs=True, always_call=True)
+        self._exit.callback(handle.remove)
 
     def _stack(self) -> list[tuple[str, Counter[str]]]:
         if not hasattr(self._local, "modules"):
@@ -270,8 +271,12 @@ def _backward_row(forward: LayerRow, index: int, code: int, node: str) -> LayerR
 
 def _described(value: Any) -> tuple[list[list[int]], list[str]]:
     tensors = tensors_in(value)
-    return [list(tensor.shape) for tensor in tensors], [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
+    # Reading an attribute is a torch function: no mode or tensor subclass of the user's may see it.
+    with torch._C.DisableTorchFunction():
+        shapes = [list(tensor.shape) for tensor in tensors]
+        return shapes, [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
 
 
 def _parameter_bytes(module: nn.Module) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    with torch._C.DisableTorchFunction():
+        return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())

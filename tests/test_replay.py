@@ -24,6 +24,7 @@ from simulator import (
 )
 
 from xsp.analysis.charges import Costs
+from xsp.analysis.latencies import Latencies
 from xsp.analysis.replay import ReplayedTimeline, replay
 from xsp.analysis.timeline import ApiKind, Timeline
 from xsp.errors import TracingError, XspError
@@ -169,6 +170,24 @@ def test_event_waits_are_found_without_event_records() -> None:
     traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
     replayed = replay(traced.timeline(with_records=False), COSTS, Machine().latencies())
     assert_equals_untraced(replayed, traced, truth)
+
+
+def test_a_copy_that_returned_early_is_not_waited_for() -> None:
+    """A copy call marked as blocking that came back while the copy still ran leaves the host clock alone."""
+    program = (*layers(4, 3_000), Launch(1, 300_000, 1), *layers(4, 3_000))
+    traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
+    traced.api = [(*row[:4], row[4] | ApiKind.WAIT if row[1] == 5 else row[4]) for row in traced.api]
+    assert_equals_untraced(replay(traced.timeline(), COSTS, Machine().latencies()), traced, truth)
+
+
+def test_what_one_run_does_not_show_is_learnt_from_others() -> None:
+    """A run whose synchronise found nothing to wait for takes its wake-up latency from runs that did wait."""
+    program = layers(10, 8_000)
+    traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
+    slow = Simulation(layers(10, 60_000), COSTS)
+    typical = Latencies.observed([slow.timeline(), traced.timeline()], COSTS)
+    assert typical.wake_ns[0] == Machine().wake
+    assert_equals_untraced(replay(traced.timeline(), COSTS, typical), traced, truth)
 
 
 def test_time_never_runs_backwards() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from xsp.analysis.charges import COST_LEVELS, Bools, Costs, EventKind, Floats
+from xsp.analysis.latencies import Latencies
 from xsp.analysis.replay import replay
 from xsp.analysis.timeline import Timeline
 from xsp.errors import XspError
@@ -77,7 +78,7 @@ def closure(rounds: Sequence[Round], costs: Costs, fitted_on: int | None = None,
     With the number of rounds that they were `fitted_on` the interval allows for the costs' own error and contains 0
     if the model holds; without, it is that of these very costs.
     """
-    errors = np.array([_closure_of(entry, costs) for entry in rounds])
+    errors = _closures(rounds, costs)
     return _closure(errors, 1 / max(len(rounds), 1) + (1 / fitted_on if fitted_on else 0), confidence)
 
 
@@ -98,14 +99,16 @@ def cross_validated_closure(
     errors = np.empty(len(rounds))
     for fold in range(folds):
         costs = fit_costs([r for i, r in enumerate(rounds) if i % folds != fold], prior, lower, confidence)
-        errors[fold::folds] = [_closure_of(entry, costs) for entry in rounds[fold::folds]]
+        errors[fold::folds] = _closures(rounds[fold::folds], costs)
     # The fitted costs have an error too, that of a mean over the rounds that they were fitted on.
     fitted_on = len(rounds) * (folds - 1) / folds
     return _closure(errors, 1 / len(rounds) + 1 / fitted_on, confidence)
 
 
-def _closure_of(entry: Round, costs: Costs) -> float:
-    return _predicted(entry, costs) / entry.latency_ns[MODEL] - 1
+def _closures(rounds: Sequence[Round], costs: Costs) -> Floats:
+    unprofiled = np.array([entry.latency_ns[MODEL] for entry in rounds])
+    errors: Floats = _replayed(rounds, costs) / unprofiled - 1
+    return errors
 
 
 def _closure(errors: Floats, variance_factor: float, confidence: float) -> Closure:
@@ -116,8 +119,10 @@ def _closure(errors: Floats, variance_factor: float, confidence: float) -> Closu
     return Closure(float(mean[0]), float(mean[0] - half), float(mean[0] + half), tuple(errors.tolist()))
 
 
-def _predicted(entry: Round, removed: Costs) -> float:
-    return float(np.mean([replay(run, removed).latency_ns for run in entry.runs]))
+def _replayed(rounds: Sequence[Round], removed: Costs) -> Floats:
+    """Mean latency of each round's runs without these costs; typical latencies are those of all the runs."""
+    typical = Latencies.observed([run for entry in rounds for run in entry.runs], removed)
+    return np.array([np.mean([replay(run, removed, typical).latency_ns for run in entry.runs]) for entry in rounds])
 
 
 def _trimmed(samples: Floats) -> tuple[Floats, Floats, int]:
@@ -152,8 +157,8 @@ class _Problem:
         """Replayed minus measured latency by round and rung, in all or the first few rounds."""
         costs = Costs.from_values(values)
         lacking = [costs.of_levels([level for level in Level if level not in rung.levels]) for rung in self.rungs]
-        replayed = [[_predicted(entry, removed) for removed in lacking] for entry in self.rounds[:number]]
-        difference: Floats = np.array(replayed) - self.measured[:number]
+        replayed = np.stack([_replayed(self.rounds[:number], removed) for removed in lacking], axis=1)
+        difference: Floats = replayed - self.measured[:number]
         return difference
 
     def solve(self, confidence: float) -> Costs:
@@ -162,9 +167,7 @@ class _Problem:
         difference = self.difference(solution)
         for _ in range(2):
             whiten = self._whitening(difference)
-            matrix = np.concatenate(
-                [whiten @ (self._slope(solution, difference) * self.width), np.eye(len(self.width))]
-            )
+            matrix = np.concatenate([whiten @ (self._slope(solution) * self.width), np.eye(len(self.width))])
             for _ in range(MAX_STEPS):
                 step = self._step(solution, whiten @ _trimmed(difference)[0], matrix)
                 solution = solution + step * self.width
@@ -197,15 +200,17 @@ class _Problem:
         whiten: Floats = np.linalg.inv(np.linalg.cholesky(_trimmed(difference)[1] + least))
         return whiten
 
-    def _slope(self, values: Floats, difference: Floats) -> Floats:
+    def _slope(self, values: Floats) -> Floats:
         """Change of the mean replayed latency of each rung per ns of each cost, from the first few rounds."""
+        here = self.difference(values, SLOPE_ROUNDS)
         slope = np.zeros((len(self.rungs), len(values)))
         for index in np.flatnonzero(self.free):
             moved = values.copy()
             # Inwards, so that a cost at its ceiling can still come down.
             moved[index] += 0.05 * self.width[index] * (-1 if values[index] > self.ceiling[index] / 2 else 1)
-            change = self.difference(moved, SLOPE_ROUNDS) - difference[:SLOPE_ROUNDS]
-            slope[:, index] = (change / (moved[index] - values[index])).mean(axis=0)
+            slope[:, index] = ((self.difference(moved, SLOPE_ROUNDS) - here) / (moved[index] - values[index])).mean(
+                axis=0
+            )
         return slope
 
 

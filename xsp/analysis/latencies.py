@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from xsp.analysis.charges import Bools, Costs, EventKind, Floats, Ints
+from xsp.analysis.charges import PLACEMENTS, Bools, Costs, EventKind, Floats, Ints, Placement, placed
 from xsp.analysis.timeline import Timeline
 from xsp.types import DeviceKind
 
 DEFAULT_GAP_NS = 1000.0  # between kernels of one stream on an H100; used only where no operation was ever queued
+CLOCK_ERROR_NS = 2000.0  # a wait that ended this much before an operation did cannot have waited for it
 DEFAULT_WAKE_NS = 10_000.0  # after a synchronise on an H100 host; used only where no wait ever had to wait
 
 
@@ -32,9 +33,11 @@ class Latencies:
     return_ns: tuple[float, float, float]
 
     @classmethod
-    def observed(cls, runs: Sequence[Timeline], costs: Costs, prices: Floats) -> Latencies:
+    def observed(
+        cls, runs: Sequence[Timeline], costs: Costs, placements: Mapping[EventKind, Placement] = PLACEMENTS
+    ) -> Latencies:
         """Medians over the operations and waits of all runs whose binding constraint is beyond doubt."""
-        parts = [_Observed(run, costs, prices) for run in runs]
+        parts = [_Observed(run, costs, placed(costs, placements)) for run in runs]
         ops = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _OP_COLUMNS}
         waits = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _WAIT_COLUMNS}
         return _typical(ops, waits)
@@ -107,6 +110,8 @@ class _Observed:
         trailing = np.subtract(late, done, out=np.zeros_like(done), where=np.isfinite(done))
         self.from_at = np.where(waits.from_clock >= 0, waits.from_ns - origin, -np.inf)
         done = np.maximum(done, self.from_at)
+        # A copy call may return as soon as its data is staged: such a wait depends on nothing.
+        done = np.where(done > self.core_end + CLOCK_ERROR_NS, -np.inf, done)
         self.wake_ns = _less(self.core_end - done, np.where(done > self.from_at, trailing, 0.0))
 
 
@@ -162,6 +167,7 @@ def residuals(run: Timeline, costs: Costs, prices: Floats, typical: Latencies | 
         (seen.wake_ns, seen.return_ns),
         (np.array(typical.wake_ns)[seen.wait_kind], np.array(typical.return_ns)[seen.wait_kind]),
     )
+    wake = np.where(np.isfinite(seen.wake_ns), wake, -np.inf)
     return Residuals(seen.launched, launch, gap, event, seen.arrival, seen.core_end, seen.from_at, wake, back)
 
 

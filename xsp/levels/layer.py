@@ -69,6 +69,7 @@ class FunctionalMode(TorchFunctionMode):
         super().__init__()
         self._codes, self._begin, self._end = codes, begin, end
         self._local = _Local()
+        self._muted: list[int] = []
         self._depth = -1
 
     def __torch_function__(
@@ -76,7 +77,7 @@ class FunctionalMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         code = self._codes.of_function(func)
-        if code is None:
+        if code is None or (self._muted and threading.get_ident() in self._muted):
             return func(*args, **kwargs)
         inputs = (*args, *kwargs.values()) if kwargs else args
         self._begin(code, func, inputs)
@@ -99,16 +100,20 @@ class FunctionalMode(TorchFunctionMode):
             _pop_mode()
 
     def suspend(self) -> None:
-        """Switch off until `resume`; no effect where a mode of the user's lies above ours."""
+        """Switch off on this thread until `resume`. Where a mode of the user's lies above, ours stays and lets pass."""
         on = _stack_depth() == self._depth
         self._local.mode_was_on.append(on)
         if on:
             _pop_mode()
+        else:
+            self._muted.append(threading.get_ident())
 
     def resume(self) -> None:
         """Undo the last `suspend` of this thread."""
         if self._local.mode_was_on.pop():
             _push_mode(self)
+        else:
+            self._muted.remove(threading.get_ident())
 
 
 class LayerTracer:

@@ -1,0 +1,389 @@
+"""What counts as a layer, under which name, and that nobody's code inside a model behaves differently for it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from quick import forward_names, layer_spans, measured, profiled
+
+
+class Residual(nn.Module):
+    """Two convolutions, an activation and a sum outside every leaf module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.conv2(F.relu(self.conv1(x))) + x)
+
+
+class Function(nn.Module):
+    """A model whose forward is any function."""
+
+    def __init__(self, function: Any, **children: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        for name, child in children.items():
+            self.add_module(name, child)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self, *args, **kwargs)
+
+
+def with_child(function: Any) -> Function:
+    """A model that is no leaf, so that what its forward calls counts as layers."""
+    return Function(function, linear=nn.Linear(4, 4))
+
+
+def test_every_layer_call_is_a_span_in_order() -> None:
+    """Leaf modules and the functional calls between them are spans, named by their place in the model."""
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Residual(), nn.Flatten())
+    spans = layer_spans(profiled(model, torch.randn(2, 3, 4, 4)))
+    assert list(spans["name"]) == ["0", "1.conv1", "1::relu", "1.conv2", "1::add", "1::relu_1", "2"]
+    assert list(spans["type"]) == ["Conv2d", "Conv2d", "relu", "Conv2d", "add", "relu", "Flatten"]
+    assert list(spans["kind"]) == ["module", "module", "function", "module", "function", "function", "module"]
+    assert list(spans["module"]) == ["", "1", "1", "1", "1", "1", ""]
+
+
+def test_layers_carry_shapes_types_and_parameter_bytes() -> None:
+    """A layer's row gives the shapes and dtypes of what it took and gave, and the bytes of its parameters."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2, bias=False)).to(torch.bfloat16)
+    spans = layer_spans(profiled(model, torch.randn(3, 4, dtype=torch.bfloat16)))
+    assert [json.loads(text) for text in spans["input_shapes"]] == [[[3, 4]], [[3, 8]]]
+    assert [json.loads(text) for text in spans["output_shapes"]] == [[[3, 8]], [[3, 2]]]
+    assert [json.loads(text) for text in spans["input_dtypes"]] == [["bfloat16"]] * 2
+    assert list(spans["parameter_bytes"]) == [(4 * 8 + 8) * 2, 8 * 2 * 2]
+
+
+def test_keyword_inputs_of_layers_have_shapes() -> None:
+    """Tensors that a layer is given by keyword are among its inputs, for modules and functions."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.add(input=self.linear(input=x), other=x)
+
+    spans = layer_spans(profiled(with_child(forward), torch.randn(3, 4)))
+    assert [json.loads(text) for text in spans["input_shapes"]] == [[[3, 4]], [[3, 4], [3, 4]]]
+
+
+def test_calls_inside_leaf_modules_are_not_layers() -> None:
+    """What a leaf module calls is part of that layer, also when the leaf is the user's own class."""
+
+    def forward(_self: Any, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + 1) @ x.mT
+
+    model = nn.Sequential(Function(forward), nn.GELU(), nn.LSTM(2, 3))
+    assert forward_names(profiled(model, torch.randn(2, 2))) == ["0", "1", "2"]
+
+
+def test_shared_module_is_one_row_with_two_calls() -> None:
+    """A module called twice gives two spans and one node of the tree with calls = 2 and both calls' time."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.linear(x))
+
+    prof = profiled(with_child(forward), torch.randn(2, 4))
+    spans, tree = layer_spans(prof), prof.tree()
+    assert list(spans["name"]) == ["linear", "linear"]
+    rows = tree[tree["name"] == "linear"]
+    assert list(rows["calls"]) == [2]
+    layer_runs = prof.spans[prof.spans["name"] == "linear"]
+    expected_ms = layer_runs.groupby("run")["duration_ns"].sum().mean() / 1e6
+    assert rows["host_ms"].iloc[0] == pytest.approx(expected_ms)
+
+
+FUNCTIONS: dict[str, Any] = {
+    "relu": lambda x: F.relu(x),
+    "add": lambda x: x + x,
+    "radd": lambda x: 1 + x,
+    "sub": lambda x: x - 1,
+    "matmul": lambda x: torch.matmul(x, x),
+    "matmul ": lambda x: x @ x,
+    "add_": lambda x: x.add_(1),
+    "iadd": lambda x: x.__iadd__(1),
+    "relu_": lambda x: F.relu_(x),
+    "scaled_dot_product_attention": lambda x: F.scaled_dot_product_attention(x, x, x),
+    "getitem": lambda x: x[1:],
+    "sum": lambda x: x.sum(),
+    "cat": lambda x: torch.cat([x, x]),
+    "softmax": lambda x: x.softmax(-1),
+    "contiguous": lambda x: x.contiguous(),
+    "to": lambda x: x.to(torch.float64),
+    "einsum": lambda x: torch.einsum("ij,jk->ik", x, x),
+    "zero_": lambda x: x.zero_(),
+}
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_functional_call_is_one_layer(kind: str) -> None:
+    """A functional call, operator, method or in-place update outside leaf modules is exactly one layer."""
+    function = FUNCTIONS[kind]
+
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        return function(self.linear(x))
+
+    with torch.no_grad():
+        spans = layer_spans(profiled(with_child(forward), torch.randn(4, 4)))
+    assert list(spans["kind"]) == ["module", "function"]
+    assert spans["type"].iloc[1].strip("_") in kind.strip("_ ")
+    assert spans["name"].iloc[1] == f"::{spans['type'].iloc[1]}"
+
+
+def test_reading_attributes_is_no_layer() -> None:
+    """Shapes, strides, types, devices, lengths and printing compute nothing and are no layers."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        seen = (x.shape, x.size(0), x.dtype, x.device, x.is_cuda, len(x), x.numel(), x.dim(), x.stride(), x.grad_fn)
+        assert seen and x.is_contiguous() and not x.requires_grad and x.T.shape and x.data_ptr()
+        assert x.storage_offset() == 0 and x.element_size() == 4 and x.is_floating_point() and torch.is_tensor(x)
+        return self.linear(x)
+
+    assert forward_names(profiled(with_child(forward), torch.randn(4, 4))) == ["linear"]
+
+
+def test_attention_module_shows_what_it_calls() -> None:
+    """nn.MultiheadAttention has a child, so it is no leaf: its functional call is a layer inside it."""
+    model = nn.Sequential()
+    model.attention = nn.MultiheadAttention(8, 2)
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(x, x, x)[0]
+
+    prof = profiled(Function(forward, attention=nn.MultiheadAttention(8, 2)), torch.randn(3, 1, 8))
+    spans = layer_spans(prof)
+    assert set(spans["module"]) == {"attention"}
+    assert "multi_head_attention_forward" in set(spans["type"])
+    tree = prof.tree()
+    assert list(tree.loc[tree["name"] == "attention", "type"]) == ["MultiheadAttention"]
+
+
+def test_model_that_is_a_leaf() -> None:
+    """A model without children is one layer, named by its class."""
+    spans = layer_spans(profiled(nn.Linear(4, 2), torch.randn(3, 4)))
+    assert list(spans["name"]) == ["Linear"]
+    assert list(spans["type"]) == ["Linear"]
+
+
+def test_modules_called_by_a_plain_function() -> None:
+    """Modules of a container that a function calls one by one are known by their own names or classes."""
+    blocks = nn.ModuleList([nn.Linear(4, 4), nn.ReLU()])
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        for block in blocks:
+            x = block(x)
+        return x * 2
+
+    assert forward_names(measured(run, torch.randn(2, 4))) == ["Linear", "ReLU", "::mul"]
+
+
+def test_two_models_of_one_callable_are_told_apart() -> None:
+    """Layers of several models carry their model's class in front, numbered where the class is the same."""
+    first, second, third = nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4)), Residual()
+
+    def run(x: torch.Tensor, image: torch.Tensor) -> None:
+        second(first(x))
+        third(image)
+
+    names = forward_names(measured(run, torch.randn(2, 4), torch.randn(1, 3, 4, 4)))
+    assert names[:2] == ["Sequential.0", "Sequential_1.0"]
+    assert names[2:] == ["Residual.conv1", "Residual::relu", "Residual.conv2", "Residual::add", "Residual::relu_1"]
+
+
+def test_scripted_module_is_one_layer() -> None:
+    """A TorchScript module cannot be looked into from Python and counts as one layer."""
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    model = nn.Sequential(scripted, nn.Linear(4, 4))
+    assert forward_names(profiled(model, torch.randn(2, 4))) == ["0", "1"]
+
+
+def test_compiled_module_is_one_layer_and_compiles_once() -> None:
+    """A compiled module is one layer; its graph is not broken, nor compiled again, by the tracers."""
+    compilations: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: Any) -> Any:
+        compilations.append(len(list(graph.graph.nodes)))
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), backend=backend)
+    model = nn.Sequential(nn.Linear(4, 4), compiled)
+    x = torch.randn(2, 4)
+    expected = model(x)
+    before = len(compilations)
+    prof = profiled(model, x)
+    assert forward_names(prof) == ["0", "1"]
+    assert len(compilations) == before
+    assert torch.equal(model(x), expected)
+
+
+def test_compiled_whole_model_is_one_layer() -> None:
+    """A model that is compiled as a whole is profiled as one layer."""
+    torch._dynamo.reset()
+    compiled = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), backend="eager")
+    assert len(forward_names(profiled(compiled, torch.randn(2, 4)))) == 1
+
+
+def test_users_own_function_mode_inside_forward_still_works() -> None:
+    """`with torch.device(...)` and any TorchFunctionMode inside forward see what they would see without xsp."""
+    seen: list[list[str]] = []
+
+    class Watching(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen[-1].append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        seen.append([])
+        with torch.device("cpu"), Watching():
+            y = self.linear(x) + torch.ones(4)
+        return F.relu(y)
+
+    model = with_child(forward)
+    x = torch.randn(2, 4)
+    model(x)
+    without = seen[0]
+    prof = profiled(model, x)
+    assert [one for one in seen if one != without] == []
+
+    names = forward_names(prof)
+    assert names == ["linear", "::ones", "::add", "::relu"], names
+
+
+def test_users_own_forward_hooks_still_work() -> None:
+    """Hooks that replace inputs or outputs act in every run as they do without xsp, and stay registered."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    outputs: list[torch.Tensor] = []
+    model[0].register_forward_pre_hook(lambda _module, args: (args[0] * 2,))
+    model[0].register_forward_hook(lambda _module, _args, output: output + 1)
+    model.register_forward_hook(lambda _module, _args, output: outputs.append(output.detach()))
+    x = torch.randn(2, 4)
+    expected = model(x).detach()
+    prof = profiled(model, x)
+    assert all(torch.equal(output, expected) for output in outputs)
+    assert {"0", "1"} <= set(forward_names(prof))
+    assert len(model[0]._forward_hooks) == len(model[0]._forward_pre_hooks) == len(model._forward_hooks) == 1
+
+
+class Tagged(torch.Tensor):
+    """A tensor subclass that counts the functions it takes part in."""
+
+    calls = 0
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.calls += 1
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_tensor_subclasses_keep_working() -> None:
+    """A subclass with its own __torch_function__ flows through the model and sees every call; they are layers too."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        assert type(x) is Tagged
+        y = F.relu(x) + 1
+        assert type(y) is Tagged
+        return y
+
+    model = with_child(forward)
+    x = torch.randn(2, 4).as_subclass(Tagged)
+    Tagged.calls = 0
+    model(x)
+    alone = Tagged.calls
+    prof = profiled(model, x)
+    assert forward_names(prof) == ["::relu", "::add"]
+    Tagged.calls = 0
+    model(x)
+    assert Tagged.calls == alone
+
+
+def test_data_dependent_control_flow_is_said() -> None:
+    """Layers that run only in some runs keep the numbers of what did match, and a warning says what is uncertain."""
+    runs = iter(range(10_000))
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        return self.extra(y) if next(runs) % 2 else y
+
+    model = Function(forward, linear=nn.Linear(4, 4), extra=nn.Linear(4, 4))
+    prof = profiled(model, torch.randn(2, 4))
+    assert "linear" in forward_names(prof)
+    assert prof.latency_ms > 0
+    unmatched = int(prof.runs["unmatched"].sum())
+    if unmatched:
+        assert any("control flow" in sentence for sentence in prof.warnings)
+    else:
+        assert "extra" in set(prof.table("layers")["name"])
+
+
+def test_layer_unknown_to_the_structure_run_is_counted() -> None:
+    """A layer that the structure run did not have is shown as such and counted, and a warning says so."""
+    runs = iter(range(10_000))
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        # block, discovery, one warm-up run and the structure run come first
+        y = self.linear(x)
+        return F.relu(y) if next(runs) > 4 else y
+
+    prof = profiled(with_child(forward), torch.randn(2, 4))
+    assert forward_names(prof) == ["linear", "(not in the structure run)"]
+    assert prof.runs.loc[prof.runs["rung"] == "M/L", "unmatched"].eq(1).all()
+    assert any("did not occur in the structure run" in sentence for sentence in prof.warnings)
+
+
+def test_layers_on_other_threads() -> None:
+    """Modules that forward calls on another thread are layers of that thread inside the model call."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        results: list[torch.Tensor] = []
+        worker = threading.Thread(target=lambda: results.append(self.linear(x)))
+        worker.start()
+        worker.join()
+        return results[0] + 1
+
+    spans = layer_spans(profiled(with_child(forward), torch.randn(2, 4)))
+    assert list(spans["name"]) == ["linear", "::add"]
+    assert spans["thread"].nunique() == 2
+
+
+def test_layer_error_that_the_model_handles() -> None:
+    """A layer that raises, and whose error forward handles, disturbs no later layer."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        try:
+            self.linear(x[:, :3])
+        except RuntimeError:
+            pass
+        try:
+            torch.cat([x, x[0]])
+        except RuntimeError:
+            pass
+        return F.relu(self.linear(x))
+
+    names = forward_names(profiled(with_child(forward), torch.randn(2, 4)))
+    assert names[-2:] == ["linear", "::relu"]
+
+
+def test_layer_inside_a_layer_is_its_child() -> None:
+    """A leaf module that calls another module it does not own: the inner span's parent is the outer layer."""
+    inner = nn.Linear(4, 4)
+    outer = Function(lambda _self, x: inner(x) + 1)
+    prof = profiled(nn.Sequential(outer, nn.ReLU()), torch.randn(2, 4))
+    spans = layer_spans(prof).set_index("name")
+    assert spans.loc["Linear", "parent_id"] == spans.loc["0", "span_id"]
+    assert spans.loc["0", "parent_id"] == spans.loc["1", "parent_id"]
+
+
+def test_module_reached_under_two_names_is_called_by_the_first() -> None:
+    """Tied modules carry one name, the first that named_modules gives."""
+    tied = nn.Linear(4, 4)
+    model = nn.Sequential(tied, nn.ReLU(), tied)
+    assert forward_names(profiled(model, torch.randn(2, 4))) == ["0", "1", "0"]

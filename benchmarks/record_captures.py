@@ -1,0 +1,35 @@
+"""Record the bundled captures on this machine's GPU: python benchmarks/record_captures.py FOLDER."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from overhead import resnet50, train_step, transformer
+
+import xsp
+
+ROUNDS = 6
+
+PROGRAMS = {
+    "resnet50": lambda: resnet50.target(batch=32),
+    "transformer": lambda: transformer.target(batch=1),
+    "train_step": lambda: (train_step.target(batch=32), ()),
+}
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, make in PROGRAMS.items():
+        target, inputs = make()
+        with torch.set_grad_enabled(name == "train_step"):
+            prof = xsp.measure(target, *inputs, iterations=ROUNDS, progress=False)
+        path = prof.save(folder / f"h100_{name}.xsp")
+        print(f"{path}: {path.stat().st_size} bytes, {path.stat().st_size / len(prof.spans):.1f} bytes a span")
+        print(prof)
+
+
+if __name__ == "__main__":
+    main()

@@ -111,7 +111,7 @@ def _kernels(parts: Sequence[Correlated], names: Sequence[str]) -> tuple[pd.Data
         joined = np.concatenate([part.device[shape] for part in parts])
         columns |= {f"{shape}_{axis}": joined[:, i] for i, axis in enumerate(_AXES)}
     every = pd.DataFrame(columns)
-    config = every.groupby(list(every.columns), sort=False).ngroup().to_numpy(dtype=np.int32)
+    config: npt.NDArray[np.int32] = every.groupby(list(every.columns), sort=False).ngroup().to_numpy().astype(np.int32)
     distinct = every.drop_duplicates().reset_index(drop=True)
     kinds = np.array([kind.name.lower() for kind in DeviceKind])
     distinct["kind"] = kinds[distinct["kind"]] if len(distinct) else distinct["kind"].astype(str)
@@ -150,7 +150,7 @@ _LAYER_COLUMNS = (
 def _layers(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Layer rows, then the two that `StructureCodes` speaks of; nested lists become JSON text."""
     blank = {"type": "", "kind": "none", "module": "", "phase": "forward", "forward": -1, "parameter_bytes": 0}
-    blank |= dict.fromkeys(("input_shapes", "input_dtypes", "output_shapes", "output_dtypes"), [])
+    blank |= {name: [] for name in ("input_shapes", "input_dtypes", "output_shapes", "output_dtypes")}
     extra = [{**blank, "name": name} for name in ("(outside layers)", "(not in the structure run)")]
     unknown = {"allocated_bytes": -1, "peak_bytes": -1}
     table = pd.DataFrame([unknown | row for row in [*rows, *extra]], columns=list(_LAYER_COLUMNS))
@@ -160,7 +160,7 @@ def _layers(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _unrecorded(spans: pd.DataFrame, recorded: int) -> npt.NDArray[Any]:
-    """Symbols of the library calls that the structure run did not have; their details are renumbered to follow its rows."""
+    """Symbols of library calls that the structure run did not have; their details are renumbered to follow its rows."""
     calls = (spans["level"] == Level.LIBRARY) & (spans["detail"] >= recorded)
     symbols, place = np.unique(spans.loc[calls, "detail"] - recorded, return_inverse=True)
     spans.loc[calls, "detail"] = (recorded + place).astype(np.int32)
@@ -168,7 +168,7 @@ def _unrecorded(spans: pd.DataFrame, recorded: int) -> npt.NDArray[Any]:
 
 
 def _library_calls(words: Vocabulary, unrecorded: npt.NDArray[Any]) -> pd.DataFrame:
-    """Library call rows, then one without arguments for every symbol that timed runs called and the structure run did not."""
+    """Library call rows, then one without arguments for every symbol that only timed runs called."""
     rows = [(words.symbols[row["symbol"]], row["arguments"]) for row in words.library_calls]
     rows += [(words.symbols[symbol], {}) for symbol in unrecorded]
     return pd.DataFrame(

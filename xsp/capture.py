@@ -76,7 +76,9 @@ def load(path: str | os.PathLike[str]) -> Capture:
 
 def _check(source: Path, manifest: Any) -> None:
     if not isinstance(manifest, dict) or manifest.get("format") != _MAGIC:
-        raise CaptureError(f"{str(source)!r} is a zip file but not an xsp capture: its manifest does not say {_MAGIC!r}")
+        raise CaptureError(
+            f"{str(source)!r} is a zip file but not an xsp capture: its manifest does not say {_MAGIC!r}"
+        )
     version = manifest.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise CaptureError(

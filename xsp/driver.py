@@ -98,7 +98,8 @@ class Executor:
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """As timeit does: the tracers' objects would make Python collect garbage more often than the unprofiled program, at
-    a cost of milliseconds that belongs to no layer."""
+    a cost of milliseconds that belongs to no layer.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -110,7 +111,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def synchronize() -> None:
     """Wait for the device, if there is one in use."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch leaves it unannotated
         torch.cuda.synchronize()
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from xsp.climb import Settings, climbed
+from xsp.climb import climbed
 from xsp.errors import TargetError
+from xsp.preparation import Settings
 from xsp.profiles import Profile
 from xsp.recording import CallRecorder
 from xsp.target import target_of
@@ -29,12 +30,14 @@ def measure(
 ) -> Profile:
     """Profile `fn_or_model(*args, **kwargs)` at every level that can be traced here.
 
-    The call is made again and again: warm-up, one structure run, then rounds of all rungs. A model is run from the same random
-    state, buffers and flags each time and left as it was. A plain callable, for example a whole training step, is
-    simply called again: what it changes (parameters, optimizer state, random state) stays changed.
+    The call is made again and again: warm-up, one structure run, then rounds of all rungs. A model is run from the same
+    random state, buffers and flags each time and left as it was. A plain callable, for example a whole training step,
+    is simply called again: what it changes (parameters, optimizer state, random state) stays changed.
 
     Args:
         fn_or_model: a torch.nn.Module or any callable.
+        *args: its arguments.
+        **kwargs: its keyword arguments; a keyword that `measure` has too goes through functools.partial.
         levels: levels to trace, such as "M/L/K" or ["LAYER"]; all by default.
         iterations: rounds, each with one timed run per rung; by default as many as it takes to know the model latency
             to within 1 % (95 %), at most `budget_s` seconds.
@@ -44,6 +47,7 @@ def measure(
         progress: show a progress bar; by default only when it takes long and someone can see it.
 
     Raises TargetError if the target cannot be called, LevelError for unknown levels, and whatever the target raises.
+
     """
     settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress)
     return Profile(climbed(target_of(fn_or_model, args, kwargs), settings))

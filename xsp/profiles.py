@@ -27,7 +27,7 @@ _DETAIL_TABLES = {
 
 
 class Profile:
-    """What was measured. Tables are pandas DataFrames; times are ns on the host's monotonic clock unless a column says ms."""
+    """What was measured. Tables are DataFrames; times are ns on the host's monotonic clock unless a column says ms."""
 
     def __init__(self, capture: Capture | None = None) -> None:
         self._filled = capture
@@ -39,7 +39,9 @@ class Profile:
     @property
     def _capture(self) -> Capture:
         if self._filled is None:
-            raise XspError("this profile is empty: the numbers are there once the `with xsp.profile(...)` block has ended")
+            raise XspError(
+                "this profile is empty: the numbers are there once the `with xsp.profile(...)` block has ended"
+            )
         return self._filled
 
     @property
@@ -77,7 +79,8 @@ class Profile:
     def runs(self) -> pd.DataFrame:
         """One row per timed run: run, rung, deepest, round, position, start_ns, latency_ns (call to device finished),
         host_latency_ns (call to return), lost (records dropped), unmatched (events the structure run did not have),
-        orphans (device activities whose launch was not seen)."""
+        orphans (device activities whose launch was not seen).
+        """
         return self._capture.tables["runs"].copy()
 
     def table(self, name: str) -> pd.DataFrame:
@@ -87,7 +90,8 @@ class Profile:
     @cached_property
     def spans(self) -> pd.DataFrame:
         """One row per span of every run: run, rung, iteration, level, name, span_id, parent_id, start_ns, end_ns,
-        duration_ns, thread, stream (-1 on the host), correlation_id (0 where it has none), detail (row of the level's table).
+        duration_ns, thread, stream (-1 on the host), correlation_id (0 where it has none), detail (row of the
+        level's table).
 
         Ids are valid OpenTelemetry span ids in `trace`; the parent of a MODEL span is the caller's span or 0.
         """

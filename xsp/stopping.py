@@ -49,7 +49,9 @@ def until_precise(target: float = TARGET, budget_s: float = BUDGET_S) -> Stop:
         if width <= target:
             return f"model latency known to ±{width:.1%} after {rounds} rounds"
         if time.perf_counter() - begin > budget_s or rounds >= MAXIMUM_ROUNDS:
-            return f"time budget spent after {rounds} rounds; model latency known to ±{width:.1%} only, not ±{target:.1%}"
+            return (
+                f"time budget spent after {rounds} rounds; model latency known to ±{width:.1%} only, not ±{target:.1%}"
+            )
         return None
 
     return stop

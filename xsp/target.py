@@ -39,7 +39,7 @@ class Ambient:
     def restored(self) -> Iterator[None]:
         """Run a block under these modes."""
         with contextlib.ExitStack() as stack:
-            # inference_mode(False) inside a grad block is not neutral: it must only be entered when it changes something.
+            # inference_mode(False) inside a grad block is not neutral: it is entered only when it changes something.
             if self.inference != torch.is_inference_mode_enabled():
                 stack.enter_context(torch.inference_mode(self.inference))
             stack.enter_context(torch.set_grad_enabled(self.grad))
@@ -60,6 +60,7 @@ class Call:
     ambient: Ambient
 
     def __call__(self) -> Any:
+        """Make the call."""
         return self.function(*self.args, **self.kwargs)
 
 

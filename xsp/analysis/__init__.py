@@ -1,0 +1,1 @@
+"""Pure functions from the columns of a profile to tables; nothing here measures."""

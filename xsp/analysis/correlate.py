@@ -1,7 +1,7 @@
 """From the columns of a run to spans with parents: kernel -> library call -> layer -> model.
 
-Rules (XSP, sections III-B and III-C): a host event's parent is the innermost event of the level above that contains it on
-its thread; a kernel takes its parent from its launch, joined on the correlation id, and its time from its execution.
+Rules (XSP, sections III-B and III-C): a host event's parent is the innermost event of the level above that contains it
+on its thread; a kernel takes its parent from its launch, joined on the correlation id, and its time from its execution.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from xsp.run import Run
 from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, Columns, Level
 
 IntArray = npt.NDArray[np.integer[Any]]
+
 
 @dataclass(frozen=True)
 class StructureCodes:
@@ -110,7 +111,8 @@ def launch_of(correlation_id: IntArray, api_correlation_id: IntArray) -> npt.NDA
 
 class _HostParents:
     """Indices of the parents of host events. Span indices: model calls first, then layers, the spans that hold what
-    lies outside layers (one per model call that needs one), library calls, device activity."""
+    lies outside layers (one per model call that needs one), library calls, device activity.
+    """
 
     def __init__(
         self,
@@ -142,7 +144,8 @@ class _HostParents:
 
     def _layer_of(self, events: Columns) -> npt.NDArray[np.int64]:
         """Innermost layer, else the backward node that ran last on the thread: between two nodes autograd adds up
-        the gradients that the first has just produced, so that work is the first one's."""
+        the gradients that the first has just produced, so that work is the first one's.
+        """
         inside = _enclosing(self.layers, events)
         backward = np.flatnonzero(self.layers["code"] >= _BACKWARD_BASE)
         if not len(backward):
@@ -183,9 +186,7 @@ def _spans(
     api = host.api
     return {
         "level": np.repeat([Level.MODEL, Level.LAYER, Level.LAYER, Level.LIBRARY, Level.KERNEL], sizes).astype(np.int8),
-        "detail": np.concatenate(
-            [np.arange(sizes[0]), layer_row, none[2] + outside, library_row, np.arange(sizes[4])]
-        ),
+        "detail": np.concatenate([np.arange(sizes[0]), layer_row, none[2] + outside, library_row, np.arange(sizes[4])]),
         "parent": np.concatenate(
             [none[0] - 1, host.layer_parent, host.outside, host.library_parent, host.api_parent[launch]]
         ),

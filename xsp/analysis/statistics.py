@@ -19,8 +19,8 @@ FloatArray = npt.NDArray[np.floating[Any]]
 def trimmed(samples: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Trimmed mean over axis 0 and the half width of its 95 % interval, for each column.
 
-    The interval is Tukey and McLaughlin's: Student's t on the winsorised standard deviation, with the degrees of freedom
-    of what is left after trimming. It is NaN where fewer than two samples are left.
+    The interval is Tukey and McLaughlin's: Student's t on the winsorised standard deviation, with the degrees of
+    freedom of what is left after trimming. It is NaN where fewer than two samples are left.
     """
     values = np.sort(np.asarray(samples, dtype=np.float64), axis=0)
     count = values.shape[0]

@@ -72,9 +72,10 @@ def hierarchy(tables: dict[str, pd.DataFrame], model: str) -> Hierarchy:
         code, name = pd.factorize(names[one])
         below = pd.DataFrame({"parent": tree.of_span[parent[here]], "code": code[detail[here]]})
         distinct = below.drop_duplicates()
+        pairs = zip(distinct["parent"].tolist(), distinct["code"].tolist(), strict=True)
         index = [
-            tree.node((one, above, which), int(above), one.name, str(name[which]), phase=tree.nodes[above]["phase"])
-            for above, which in distinct.itertuples(index=False)
+            tree.node((one, above, which), above, one.name, str(name[which]), phase=tree.nodes[above]["phase"])
+            for above, which in pairs
         ]
         place = below.merge(distinct.assign(node=np.array(index, dtype=np.int64)), how="left", on=["parent", "code"])
         tree.of_span[here] = place["node"].to_numpy()
@@ -83,7 +84,8 @@ def hierarchy(tables: dict[str, pd.DataFrame], model: str) -> Hierarchy:
 
 def _layer_nodes(tree: Hierarchy, root: int, tables: dict[str, pd.DataFrame], used: IntArray) -> IntArray:
     layers = tables["layers"]
-    modules = tables["modules"].set_index("name")
+    columns = [tables["modules"][column].tolist() for column in ("name", "type", "calls")]
+    modules = {name: (kind, calls) for name, kind, calls in zip(*columns, strict=True)}
     forward_type = layers["type"].to_numpy()
     result = np.full(len(layers), root, dtype=np.int64)
     for row in layers.loc[used].itertuples():
@@ -96,12 +98,12 @@ def _layer_nodes(tree: Hierarchy, root: int, tables: dict[str, pd.DataFrame], us
     return result
 
 
-def _module_node(tree: Hierarchy, root: int, name: str, modules: pd.DataFrame) -> int:
+def _module_node(tree: Hierarchy, root: int, name: str, modules: dict[str, tuple[str, int]]) -> int:
     node, path = root, ""
     for part in filter(None, name.split(".")):
         path = f"{path}.{part}" if path else part
-        known = modules.loc[path] if path in modules.index else {"type": "", "calls": 0}
-        node = tree.node(("module", path), node, "MODULE", path, type=known["type"], calls=int(known["calls"]))
+        kind, calls = modules.get(path, ("", 0))
+        node = tree.node(("module", path), node, "MODULE", path, type=kind, calls=calls)
     return node
 
 
@@ -111,8 +113,8 @@ def latency_table(tables: dict[str, pd.DataFrame], model: str) -> pd.DataFrame:
     Columns: depth, level, name, type, phase, calls (per run), host_ms, host_ci_ms, device_ms, device_ci_ms, share,
     kernels (per run), input_shapes, output_shapes, path, node, parent.
 
-    A level's host time comes from the rung whose deepest level is its own (XSP, section III-C); device time is GPU-busy time,
-    the union of the kernels below the node, from the deepest rung. `share` is device time, or host time where no
+    A level's host time comes from the rung whose deepest level is its own (XSP, section III-C); device time is GPU-busy
+    time, the union of the kernels below the node, from the deepest rung. `share` is device time, or host time where no
     kernels were traced, over the unprofiled model latency.
     """
     tree = hierarchy(tables, model)
@@ -145,10 +147,12 @@ def _paths(tree: Hierarchy) -> npt.NDArray[Any]:
     return np.array(paths, dtype=object)
 
 
-def _per_run(run: IntArray, node: IntArray, amount: IntArray, runs: IntArray, size: int) -> npt.NDArray[np.float64]:
+def _per_run(
+    run: IntArray, node: IntArray, amount: npt.NDArray[Any], runs: IntArray, size: int
+) -> npt.NDArray[np.float64]:
     """Sum of `amount` as a matrix (runs, nodes)."""
     place = np.searchsorted(runs, run)
-    flat = np.bincount(place * size + node, weights=amount, minlength=len(runs) * size)
+    flat = np.bincount(place * size + node, weights=amount, minlength=len(runs) * size).astype(np.float64)
     return flat.reshape(len(runs), size)
 
 

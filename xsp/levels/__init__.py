@@ -13,7 +13,9 @@ _TRACERS = {
     Level.LIBRARY: "import slots",
     Level.KERNEL: "CUPTI activity",
 }
-_BY_NAME = {level.name: level for level in Level} | {short.upper(): level for level, short in LEVEL_ABBREVIATIONS.items()}
+_BY_NAME = {level.name: level for level in Level} | {
+    short.upper(): level for level, short in LEVEL_ABBREVIATIONS.items()
+}
 
 
 def parse_levels(levels: str | Iterable[Level | str] | None) -> tuple[Level, ...]:

@@ -258,7 +258,7 @@ _WORK = re.compile(
 _BOOKKEEPING = re.compile(
     r"(cublas(Lt|Xt)?|cudnn|cufft(Xt)?|cusparse(Lt)?|cusolver(Dn|Sp|Rf|Mg)?|nccl)(Create|Destroy|Get|Set)"
     r"|cublasLt(MatmulDesc|MatrixLayout|MatmulPreference|MatrixTransformDesc)[A-Z]"
-    r"|cudnnBackend(Create|Destroy|Initialize|Get|Set)"
+    r"|cudnnBackend(Create|Destroy|Finalize|Initialize|Get|Set)"
     r"|cudnn(DropoutGetStatesSize|RestoreDropoutDescriptor|RNN[GS]etClip)"
     r"|cusparse(Csr|Csc|Coo|Bsr|SpMat|SpVec|DnMat|DnVec)(Get|Set)"
     r"|cusparseLt(Init$|\w*Descriptor|Matmul(AlgGet|AlgSet|AlgSelection|Desc|GetWorkspace|PlanDestroy)|\w*Size2?$)"

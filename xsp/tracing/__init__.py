@@ -1,0 +1,1 @@
+"""The shared trace context: ids, the current span, one clock."""

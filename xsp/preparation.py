@@ -1,0 +1,171 @@
+"""What comes before the ladder: warm-up, the untimed structure and memory runs, and the tracers they make possible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from xsp import levels as level_table
+from xsp.driver import Executor, add_note, tracing
+from xsp.errors import TargetError
+from xsp.levels import memory
+from xsp.levels.layer import LayerTracer
+from xsp.levels.structure import Structure, StructureRecorder, discovered, qualified_names
+from xsp.progress import bar
+from xsp.stopping import BUDGET_S
+from xsp.types import Columns, Level, LevelStatus, Status, Tracer
+from xsp.warmup import warm_up
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure; see `xsp.measure` for the meaning of each."""
+
+    levels: tuple[Level, ...] = tuple(Level)
+    iterations: int | None = None
+    warmup: int | None = None
+    budget_s: float = BUDGET_S
+    seed: int = 0
+    progress: bool | None = None
+
+    @classmethod
+    def of(
+        cls,
+        levels: str | Iterable[Level | str] | None,
+        iterations: int | None,
+        warmup: int | None,
+        budget_s: float | None,
+        seed: int,
+        progress: bool | None,
+    ) -> Settings:
+        """Checked settings. Raises LevelError for an unknown level, TargetError for a count that cannot be."""
+        for name, value, least in (("iterations", iterations, 1), ("warmup", warmup, 0), ("budget_s", budget_s, 0)):
+            if value is not None and value < least:
+                raise TargetError(f"{name}={value!r} cannot be: it must be at least {least}, or None for the default")
+        budget = BUDGET_S if budget_s is None else budget_s
+        return cls(level_table.parse_levels(levels), iterations, warmup, budget, seed, progress)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A warm target whose structure is known, and a tracer for every level that can be traced.
+
+    `library_calls` are the structure run's calls in order: `name` and decoded `arguments`. `memory` is None where
+    allocations could not be recorded. `doubts` are sentences for the profile's warnings.
+    """
+
+    executor: Executor
+    statuses: tuple[LevelStatus, ...]
+    structure: Structure
+    library_calls: list[dict[str, Any]]
+    memory: memory.LayerMemory | None
+    tracers: dict[Level, Tracer]
+    doubts: tuple[str, ...]
+
+    @property
+    def traced(self) -> tuple[Level, ...]:
+        """The levels that are traced, outermost first."""
+        return tuple(status.level for status in self.statuses if status.status is Status.TRACED)
+
+
+def prepare(executor: Executor, settings: Settings) -> Prepared:
+    """Warm the target up and find out, in untimed runs, what it consists of."""
+    statuses = tuple(level_table.statuses(settings.levels))
+    traced = [status.level for status in statuses if status.status is Status.TRACED]
+    doubts: list[str] = []
+    called, roots = _warmed_up(executor, settings, doubts)
+    structure, library_calls = _structure(executor, called, roots, traced)
+    layer_memory = _memory(executor, structure, doubts)
+    tracers = _tracers(traced, structure)
+    return Prepared(executor, statuses, structure, library_calls, layer_memory, tracers, tuple(doubts))
+
+
+def _warmed_up(executor: Executor, settings: Settings, doubts: list[str]) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The first run, under watch for the modules it calls, then warm-up runs."""
+    called: list[nn.Module] = []
+    roots: list[nn.Module] = []
+    with _noted("while xsp looked for its layers", roots), discovered(called, roots):
+        executor.run()
+
+    def run() -> int:
+        calls = executor.run()
+        return int((calls["end_ns"] - calls["start_ns"]).sum())
+
+    with bar(f"xsp {executor.target.name}: warm-up", None, settings.progress) as shown:
+        _, unsettled = warm_up(lambda: (shown.update(), run())[1], settings.warmup, settings.budget_s / 3)
+    if unsettled:
+        doubts.append(unsettled)
+    return called, roots
+
+
+@contextmanager
+def _noted(when: str, roots: list[nn.Module]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        failed = error.__dict__.pop("_xsp_layer", None)
+        name = qualified_names(roots).get(failed) if failed is not None else None
+        where = f"in layer {name!r} ({type(failed).__name__}), " if failed is not None else ""
+        add_note(error, f"xsp: raised {where}{when}")
+        raise
+
+
+def _structure(
+    executor: Executor, called: list[nn.Module], roots: list[nn.Module], traced: list[Level]
+) -> tuple[Structure, list[dict[str, Any]]]:
+    """The untimed structure run: layers, and library calls with decoded arguments (`name` and `arguments`)."""
+    recorder = StructureRecorder(called, roots)
+    active: list[Tracer] = []
+    if Level.LIBRARY in traced:
+        from xsp.levels.library import LibraryTracer
+
+        active.append(LibraryTracer(structure=True))
+    with tracing(active, "in the structure run"), recorder:
+        calls = executor.run(recorder.new_run)
+    structure = recorder.structure.within(calls)
+    if not active:
+        return structure, []
+    library: Any = active[0]
+    events = library.collect()["library_events"]
+    inside = _inside(events, calls)
+    rows = [
+        {"name": library.symbols[symbol], "arguments": library.details[index]}
+        for index, symbol in zip(inside, events["symbol"][inside], strict=True)
+    ]
+    return structure, rows
+
+
+def _inside(events: Columns, calls: Columns) -> npt.NDArray[np.int64]:
+    order = np.argsort(events["start_ns"], kind="stable")
+    call = np.searchsorted(calls["start_ns"], events["start_ns"][order], side="right") - 1
+    return order[(call >= 0) & (events["start_ns"][order] <= calls["end_ns"][np.maximum(call, 0)])]
+
+
+def _memory(executor: Executor, structure: Structure, doubts: list[str]) -> memory.LayerMemory | None:
+    codes = np.array([layer.code for layer in structure.layers], dtype=np.int64)
+    reason = memory.why_unavailable()
+    if reason is not None:
+        doubts.append(reason)
+        return None
+    return memory.recorded(executor.run, structure.codes, codes)
+
+
+def _tracers(traced: list[Level], structure: Structure) -> dict[Level, Tracer]:
+    tracers: dict[Level, Tracer] = {}
+    if Level.LAYER in traced:
+        tracers[Level.LAYER] = LayerTracer(structure.codes, names=structure.names)
+    if Level.LIBRARY in traced:
+        from xsp.levels.library import LibraryTracer
+
+        tracers[Level.LIBRARY] = LibraryTracer()
+    if Level.KERNEL in traced:
+        from xsp.levels.kernel import KernelTracer
+
+        tracers[Level.KERNEL] = KernelTracer()
+    return tracers

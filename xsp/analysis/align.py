@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.integer[Any]]
 
+BACKWARD_BASE = 1 << 40
+"""Layer codes from here on are autograd nodes: one row each, however often a retained graph is walked."""
+
 
 def occurrence(codes: IntArray) -> npt.NDArray[np.int64]:
     """How many equal codes precede each element: `[7, 9, 7, 7]` gives `[0, 0, 1, 2]`."""
@@ -32,7 +35,7 @@ def matched(codes: IntArray, structure_codes: IntArray) -> npt.NDArray[np.int64]
     known, structure_index = np.unique(structure_codes, return_inverse=True)
     position = np.minimum(np.searchsorted(known, codes), len(known) - 1)
     span = max(len(codes), len(structure_codes)) + 1
-    wanted = position * span + occurrence(codes)
+    wanted = position * span + np.where(codes >= BACKWARD_BASE, 0, occurrence(codes))
     offered = structure_index * span + occurrence(structure_codes)
     order = np.argsort(offered)
     place = np.minimum(np.searchsorted(offered[order], wanted), len(offered) - 1)

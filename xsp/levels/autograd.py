@@ -9,8 +9,9 @@ import torch
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-# Codes of backward events: which forward call (counted by its end) created the node, and which of its nodes it is.
-BACKWARD_BASE = 1 << 40
+from xsp.analysis.align import BACKWARD_BASE
+
+# A backward code says which forward call (counted by its end) created the node, and which of its nodes it is.
 _NODES_PER_CALL = 1 << 12
 
 _OWNER = "xsp.owner"

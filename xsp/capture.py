@@ -10,6 +10,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,11 @@ VERSION = 1
 
 _MAGIC = "xsp capture"
 _MANIFEST = "manifest.json"
+_META = ("name", "levels", "environment", "warnings", "trace")
 TABLES = ("runs", "spans", "api_calls", "calls", "modules", "layers", "library_calls", "kernels")
+
+# RuntimeError is zipfile's for entries that a damaged header calls encrypted or compressed in an unknown way.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, pa.ArrowException, KeyError, ValueError, OSError, EOFError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def load(path: str | os.PathLike[str]) -> Capture:
             tables = {name: pq.read_table(io.BytesIO(archive.read(f"{name}.parquet"))).to_pandas() for name in TABLES}
     except CaptureError:
         raise
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, pa.ArrowException) as error:
+    except _DAMAGED as error:
         raise CaptureError(
             f"{str(source)!r} is not an xsp capture, or it was cut short ({type(error).__name__}: {error}); "
             "a capture is written whole by prof.save(), so copy or record it again"
@@ -80,11 +85,16 @@ def _check(source: Path, manifest: Any) -> None:
             f"{str(source)!r} is a zip file but not an xsp capture: its manifest does not say {_MAGIC!r}"
         )
     version = manifest.get("version")
-    if not isinstance(version, int) or version > VERSION:
+    if type(version) is not int or version < 1:
+        raise CaptureError(f"{str(source)!r} has capture version {version!r}, which no xsp writes; record it again")
+    if version > VERSION:
         raise CaptureError(
             f"{str(source)!r} has capture version {version!r}, this xsp reads up to {VERSION}; upgrade with "
             "`pip install --upgrade xsp`"
         )
+    meta = manifest.get("meta")
+    if missing := [name for name in _META if name not in (meta if isinstance(meta, dict) else {})]:
+        raise CaptureError(f"the manifest of {str(source)!r} lacks {', '.join(missing)}; record the capture again")
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

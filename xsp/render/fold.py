@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _WORTH_A_LINE = 0.5
-"""A child gets its own line when an opened node's share, divided evenly, would give it at most twice as much."""
+"""Of an opened node's children, those get a line of their own that have at least this much of the average share."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class _Choice:
         while waiting:
             _, at, row = heapq.heappop(waiting)
             children = [child for child in tree.below[row] if child in tree.allowed]
-            large = self._worth_a_line(row, children, must=at == 0)
+            large = self._worth_a_line(children, must=at == 0)
             if not large:
                 continue
             self.shown.update(large)
@@ -105,9 +105,9 @@ class _Choice:
             for child in large:
                 heapq.heappush(waiting, tree.priority(child))
 
-    def _worth_a_line(self, row: int, children: list[int], must: bool) -> list[int]:
-        """The children to show when `row` is opened, none if they do not fit; the roots are opened whatever fits."""
-        least = _WORTH_A_LINE * self._tree.shares[row] / max(len(children), 1)
+    def _worth_a_line(self, children: list[int], must: bool) -> list[int]:
+        """The children to show when their parent is opened, none if they do not fit; of the roots', as many as fit."""
+        least = _WORTH_A_LINE * sum(self._tree.shares[child] for child in children) / max(len(children), 1)
         ranked = sorted(children, key=self._tree.priority)
         large = [child for child in ranked if self._tree.shares[child] >= least]
         if len(large) == len(children) - 1:

@@ -120,12 +120,14 @@ class _Rows:
         )
 
     def _values(self, record: dict[str, Any]) -> str:
-        calls = record["kernels"] if record["level"] == Level.KERNEL.name else record["calls"]
+        calls = float(record["kernels"] if record["level"] == Level.KERNEL.name else record["calls"])
+        if record["level"] == "MODULE" and not calls:
+            calls = math.nan
         kernels = float(record["kernels"]) if self._kernels_known else math.nan
         return "".join(
             (
                 _plain(record["type"] or record["level"].lower()),
-                _number(math.nan if record["level"] == "MODULE" else calls, numbers.count(calls)),
+                _number(calls, numbers.count(calls)),
                 self._time(record["host_ms"]),
                 _number(record["host_ci_ms"], numbers.plus_minus(record["host_ci_ms"], self._decimals)),
                 self._time(record["device_ms"]),

@@ -85,7 +85,7 @@ class _Cells:
         return {
             "node": _INDENT * line.depth + self._name(record) + _more(line.hidden),
             "type": printable(record["type"] or record["level"].lower()),
-            "calls": numbers.count(calls, record["level"] != "MODULE"),
+            "calls": numbers.count(calls, record["level"] != "MODULE" or calls > 0),
             "host ms": numbers.milliseconds(record["host_ms"], self._decimals),
             "±": numbers.plus_minus(record["host_ci_ms"], self._decimals),
             "device ms": numbers.milliseconds(record["device_ms"], self._decimals),

@@ -1,0 +1,207 @@
+"""The command line, run as users run it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from captures import gpu_capture
+from typer.testing import CliRunner
+
+import xsp
+from xsp.cli.application import app
+
+MODEL = """
+import sys
+import torch
+from torch import nn
+
+def target():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU()).eval()
+    return model, torch.ones(2, 4)
+
+def training():
+    return nn.Linear(4, 4), {"input": torch.ones(2, 4)}
+
+def step():
+    model = nn.Linear(4, 4)
+    return lambda: model(torch.ones(2, 4)).sum().backward()
+
+def arguments():
+    width = int(sys.argv[1])
+    return nn.Linear(width, width).eval(), (torch.ones(1, width),)
+
+def number():
+    return 3
+
+def no_inputs():
+    return nn.Linear(4, 4)
+
+def fails():
+    class Net(nn.Module):
+        def forward(self, x):
+            raise ArithmeticError("the model's own")
+    return Net().eval(), torch.ones(1)
+"""
+SHORT = ("--iterations", "2", "--warmup", "0", "--levels", "M/L")
+
+
+def _xsp(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    # Run elsewhere than in the source tree: the package that is tested must be found there too.
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(Path(xsp.__file__).parents[1])}
+    command = [sys.executable, "-m", "xsp", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def _profile(*arguments: str) -> str:
+    outcome = CliRunner().invoke(app, ["profile", *arguments, *SHORT], catch_exceptions=False)
+    assert outcome.exit_code == 0, outcome.output
+    return outcome.output
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory with a file of targets; what targets change in `sys` is put back."""
+    (tmp_path / "net.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def test_profile_measures_reports_and_saves(folder: Path) -> None:
+    """`xsp profile file.py` runs the function `target`, prints the table and writes a capture that opens."""
+    outcome = _xsp("profile", "net.py", *SHORT, cwd=folder)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "Sequential, inference under torch.no_grad()" in outcome.stdout
+    assert "Linear" in outcome.stdout
+    assert "capture written to net.xsp" in outcome.stdout
+    assert set(xsp.load(folder / "net.xsp").tree()["type"]) == {"model", "Linear", "ReLU"}
+
+
+def test_profile_finds_modules_and_functions(folder: Path) -> None:
+    """A dotted module with a function works as a file with a function does; a training step is called as it is."""
+    (folder / "package").mkdir()
+    (folder / "package" / "nets.py").write_text(MODEL)
+    assert "capture written to nets-step.xsp" in _profile("package.nets:step")
+    assert "backward" in set(xsp.load(folder / "nets-step.xsp").tree()["phase"])
+
+
+def test_profile_keeps_training_mode(folder: Path) -> None:
+    """A model in training mode is run with gradients, and the user is told so."""
+    assert "training mode, recording gradients" in _profile("net.py:training")
+
+
+def test_profile_passes_arguments(folder: Path) -> None:
+    """What follows `--` is sys.argv of the target."""
+    outcome = _xsp("profile", "net.py:arguments", *SHORT, "--output", "a.xsp", "--", "16", cwd=folder)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "[[1, 16]]" in set(xsp.load(folder / "a.xsp").table("layers")["output_shapes"])
+
+
+def test_quiet_prints_the_path_only(folder: Path) -> None:
+    """With --quiet the only output is where the capture is."""
+    assert _profile("net.py", "--quiet") == "capture written to net.xsp\n"
+
+
+def test_profile_does_not_overwrite(folder: Path) -> None:
+    """An existing capture is kept unless --force is given, and that is said before anything is measured."""
+    (folder / "net.xsp").write_text("precious")
+    outcome = _xsp("profile", "net.py", *SHORT, cwd=folder)
+    assert outcome.returncode == 2
+    assert "--force" in outcome.stderr
+    assert (folder / "net.xsp").read_text() == "precious"
+    _profile("net.py", "--force")
+    assert xsp.load(folder / "net.xsp").name == "Sequential"
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("missing.py", "there is no file 'missing.py'"),
+        ("net.py:nothing", "the functions there are arguments, fails, no_inputs, number, step, target, training"),
+        ("nowhere:target", "there is no module 'nowhere'"),
+        ("net.py:number", "returned a value of type int; it must return (model, inputs)"),
+        ("net.py:no_inputs", "returned the model Linear without inputs"),
+        ("net.py:1", "is not a function's name"),
+        ("a-b", "names neither a Python file nor a module"),
+    ],
+)
+def test_wrong_targets_are_explained(folder: Path, target: str, said: str) -> None:
+    """A target that cannot be used is an XspError that says what is wrong and what is allowed."""
+    with pytest.raises(xsp.TargetError, match=re.escape(said)):
+        CliRunner().invoke(app, ["profile", target], catch_exceptions=False)
+
+
+def test_errors_are_one_line_with_status_2(folder: Path) -> None:
+    """A deliberate error reaches the shell as one line on stderr and exit status 2, without a traceback."""
+    for arguments in (["profile", "net.py:number"], ["report", "missing.xsp"], ["report", "net.py"]):
+        outcome = _xsp(*arguments, cwd=folder)
+        assert outcome.returncode == 2
+        assert outcome.stderr.startswith("xsp: ")
+        assert outcome.stderr.count("\n") == 1
+
+
+def test_user_errors_keep_their_traceback(folder: Path) -> None:
+    """What the model raises is shown as Python shows it."""
+    outcome = _xsp("profile", "net.py:fails", *SHORT, cwd=folder)
+    assert outcome.returncode == 1
+    assert 'net.py", line' in outcome.stderr
+    assert "ArithmeticError: the model's own" in outcome.stderr
+
+
+def test_import_errors_keep_their_traceback(folder: Path) -> None:
+    """A target file that cannot be imported shows its own traceback, with a note on who imported it."""
+    (folder / "broken.py").write_text("import no_such_package\n")
+    outcome = _xsp("profile", "broken.py", cwd=folder)
+    assert outcome.returncode == 1
+    assert 'broken.py", line 1' in outcome.stderr
+    assert "No module named 'no_such_package'" in outcome.stderr
+    if sys.version_info >= (3, 11):
+        assert "raised while 'broken.py' was imported" in outcome.stderr
+
+
+def test_report_shows_a_capture_without_torch(tmp_path: Path) -> None:
+    """`xsp report` prints the table of `print(prof)` and never imports torch."""
+    path = gpu_capture().save(tmp_path / "net.xsp")
+    code = (
+        "import sys; sys.argv = ['xsp', 'report', sys.argv[1]]\n"
+        "from xsp.cli.application import app\n"
+        "app(standalone_mode=False)\n"
+        "print('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(Path(xsp.__file__).parents[1])}
+    shown = subprocess.run(
+        [sys.executable, "-c", code, str(path)], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.rstrip().endswith("False")
+    assert "56.0% of the latency" in shown
+    assert "cublasGemmEx" in shown
+
+
+def test_report_limits_rows_and_depth(tmp_path: Path) -> None:
+    """--depth and --rows fold the table."""
+    path = str(gpu_capture().save(tmp_path / "net.xsp"))
+    assert "cublasGemmEx" not in CliRunner().invoke(app, ["report", path, "--depth", "1"]).output
+    assert " more" in CliRunner().invoke(app, ["report", path, "--rows", "3"]).output
+
+
+def test_doctor_explains_every_level() -> None:
+    """`xsp doctor` names each level and says whether it can be traced; it succeeds on any machine."""
+    outcome = CliRunner().invoke(app, ["doctor"])
+    assert outcome.exit_code == 0
+    for word in ("MODEL", "LAYER", "LIBRARY", "KERNEL", "native part", "GPU", "torch"):
+        assert word in outcome.output
+
+
+def test_version_is_printed() -> None:
+    """`xsp --version` says which xsp this is."""
+    assert CliRunner().invoke(app, ["--version"]).output.startswith("xsp ")

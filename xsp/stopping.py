@@ -48,10 +48,10 @@ def until_precise(target: float = TARGET, budget_s: float = BUDGET_S) -> Stop:
         width = relative_half_width(runs)
         if width <= target:
             return f"model latency known to ±{width:.1%} after {rounds} rounds"
-        if time.perf_counter() - begin > budget_s or rounds >= MAXIMUM_ROUNDS:
-            return (
-                f"time budget spent after {rounds} rounds; model latency known to ±{width:.1%} only, not ±{target:.1%}"
-            )
+        spent = time.perf_counter() - begin > budget_s
+        if spent or rounds >= MAXIMUM_ROUNDS:
+            why = "time budget spent" if spent else "greatest number of rounds reached"
+            return f"{why} after {rounds} rounds; model latency known to ±{width:.1%} only, not ±{target:.1%}"
         return None
 
     return stop

@@ -175,29 +175,6 @@ def test_work_outside_layers_has_a_place_of_its_own() -> None:
     assert label(spans, int(spans["parent"][outside])) == ("MODEL", 0)
 
 
-def test_gap_between_two_backward_nodes_belongs_to_the_first() -> None:
-    """Autograd adds up gradients between nodes: that work is the node's whose gradient it adds."""
-    timeline = simple()
-    timeline.layer(1, 10, 100)
-    timeline.layer(BACKWARD_BASE, 300, 400, thread=2)
-    timeline.layer(BACKWARD_BASE + 1, 500, 600, thread=2)
-    timeline.launch(1, 420, 430, thread=2)
-    timeline.kernel(1, 440, 450)
-    assert parents(timeline.correlated())["KERNEL", 440] == ("LAYER", 300)
-
-
-def test_gap_rule_ends_with_the_last_backward_node() -> None:
-    """After the last node, and before the first, other code may run: that work is outside every layer."""
-    timeline = simple()
-    timeline.layer(BACKWARD_BASE, 300, 400)
-    timeline.layer(BACKWARD_BASE + 1, 500, 600)
-    for correlation, start in ((1, 100), (2, 700)):
-        timeline.launch(correlation, start, start + 10)
-        timeline.kernel(correlation, start + 20, start + 30)
-    found = parents(timeline.correlated())
-    assert found["KERNEL", 120] == found["KERNEL", 720] == ("LAYER", 0)
-
-
 def test_runtime_call_wins_over_the_driver_call_below_it() -> None:
     """Runtime and driver calls can share a correlation id: the kernel hangs on the outer one's layer, once."""
     timeline = simple()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from xsp.analysis.align import BACKWARD_BASE, matched, occurrence
-from xsp.analysis.intervals import covered_ns, innermost, latest_before
+from xsp.analysis.intervals import covered_ns, innermost
 from xsp.analysis.statistics import TRIM, trimmed
 
 Intervals = list[tuple[int, int, int]]
@@ -103,18 +103,6 @@ def test_covered_time_is_what_counting_finds(rows: Intervals) -> None:
     for one in range(4):
         ticks = {tick for g, s, n in rows if g == one for tick in range(s, s + n)}
         assert found[one] == len(ticks)
-
-
-@settings(deadline=None)
-@given(laminar(), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 80)), max_size=20))
-def test_latest_before_is_what_brute_force_finds(outer: Intervals, stamps: list[tuple[int, int]]) -> None:
-    """`latest_before` gives the last interval of the thread that began at or before the stamp."""
-    thread, start, _end = columns(outer)
-    asked = np.array(stamps, dtype=np.int64).reshape(-1, 2)
-    found = latest_before(thread, start, asked[:, 0], asked[:, 1])
-    for (where, when), answer in zip(stamps, found, strict=True):
-        before = [i for i, (t, s, _) in enumerate(outer) if t == where and s <= when]
-        assert answer == max(before, key=lambda i: outer[i][1], default=-1)
 
 
 @settings(deadline=None)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsp.analysis.align import matched
-from xsp.analysis.intervals import innermost, latest_before
+from xsp.analysis.intervals import innermost
 from xsp.run import Run
 from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, Columns, Level
 
@@ -128,9 +128,9 @@ class _HostParents:
         first_layer = len(calls["start_ns"])
         enclosing = _enclosing(layers, layers, strict=True)
         self.layer_parent = np.where(enclosing >= 0, first_layer + enclosing, layer_call)
-        owner = self._layer_of(library)
+        owner = _enclosing(layers, library)
         self._api_library = _enclosing(library, api)
-        api_owner = np.where(self._api_library >= 0, 0, self._layer_of(api))
+        api_owner = np.where(self._api_library >= 0, 0, _enclosing(layers, api))
         self.outside = np.unique(np.concatenate([library_call[owner < 0], api_call[api_owner < 0]]))
         first_outside = first_layer + len(layers["start_ns"])
         self.library_parent = self._span_of(owner, library_call, first_layer, first_outside)
@@ -141,25 +141,6 @@ class _HostParents:
             self._span_of(api_owner, api_call, first_layer, first_outside),
         )
         self.first_library = first_library
-
-    def _layer_of(self, events: Columns) -> npt.NDArray[np.int64]:
-        """Innermost layer, else the backward node that ran last on the thread: between two nodes autograd adds up
-        the gradients that the first has just produced, so that work is the first one's.
-        """
-        inside = _enclosing(self.layers, events)
-        backward = np.flatnonzero(self.layers["code"] >= _BACKWARD_BASE)
-        if not len(backward):
-            return inside
-        last = latest_before(
-            self.layers["thread"][backward], self.layers["start_ns"][backward], events["thread"], events["start_ns"]
-        )
-        # Only between nodes: after the last node of its thread, other code may be running there. The first node
-        # that begins later is, on the negated axis, the last that begins before.
-        later = latest_before(
-            self.layers["thread"][backward], -self.layers["start_ns"][backward], events["thread"], -events["start_ns"]
-        )
-        between = (inside < 0) & (last >= 0) & (later >= 0)
-        return np.where(between, backward[np.maximum(last, 0)], inside)
 
     def _span_of(self, owner: IntArray, call: IntArray, first_layer: int, first_outside: int) -> npt.NDArray[np.int64]:
         return np.where(owner >= 0, first_layer + owner, first_outside + np.searchsorted(self.outside, call))
@@ -198,6 +179,3 @@ def _spans(
         "stream": np.concatenate([*(n - 1 for n in none[:4]), device["stream"]]).astype(np.int32),
         "correlation_id": np.concatenate([*none[:4], device["correlation_id"]]).astype(np.uint32),
     }
-
-
-_BACKWARD_BASE = 1 << 40

@@ -50,19 +50,6 @@ def _innermost_on_one_thread(
     return np.where(found >= 0, order[found], -1)
 
 
-def latest_before(
-    outer_thread: IntArray, outer_start: IntArray, thread: IntArray, start: IntArray
-) -> npt.NDArray[np.int64]:
-    """For every stamp the index of the last outer interval on its thread that began at or before it, -1 for none."""
-    result = np.full(len(start), -1, dtype=np.int64)
-    for one in np.unique(outer_thread):
-        mine, asked = np.flatnonzero(outer_thread == one), np.flatnonzero(thread == one)
-        order = mine[np.argsort(outer_start[mine], kind="stable")]
-        last = np.searchsorted(outer_start[order], start[asked], side="right") - 1
-        result[asked] = np.where(last >= 0, order[last], -1)
-    return result
-
-
 def covered_ns(group: IntArray, start: IntArray, end: IntArray, groups: int) -> npt.NDArray[np.int64]:
     """Length of the union of the intervals of each group 0..groups-1 (GPU-busy time, when they are kernels).
 

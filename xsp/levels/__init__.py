@@ -9,7 +9,7 @@ from xsp.types import LEVEL_ABBREVIATIONS, Level, LevelStatus, Status
 
 _TRACERS = {
     Level.MODEL: "host clock and device synchronisation",
-    Level.LAYER: "module hooks, torch function mode, autograd hooks",
+    Level.LAYER: "module calls, torch function mode, autograd hooks",
     Level.LIBRARY: "import slots",
     Level.KERNEL: "CUPTI activity",
 }

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch.autograd.graph import Node
-from torch.utils.hooks import RemovableHandle
 
 from xsp.analysis.align import BACKWARD_BASE
 
 # A backward code says which forward call (counted by its end) created the node, and which of its nodes it is.
 _NODES_PER_CALL = 1 << 12
 
+ENGINE_CODE = BACKWARD_BASE - 1
+"""Code of the stamps around a run of autograd's engine; they end the last node's interval and are no layer."""
+
 _OWNER = "xsp.owner"
+_ENGINE = "_engine_run_backward"
 
 # Gradient accumulators run right after the node that produced the gradient and rarely do more than keep it: watching
 # them would double the number of hooks. What they launch is led to that node, as all work between two nodes is.
@@ -53,14 +57,19 @@ def new_nodes(inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], t
     return found[:_NODES_PER_CALL]
 
 
-def watch(node: Node, begin: Callable[[], None], end: Callable[[], None]) -> Iterator[RemovableHandle]:
-    """Call `begin` before the node runs and `end` after it, on the thread that runs it."""
+def run_inside(around: Callable[[], AbstractContextManager[None]]) -> Callable[[], None]:
+    """Enter `around` whenever autograd's engine is run, by `backward` or `grad`; returns what undoes this.
 
-    def before(_gradients: Any) -> None:
-        begin()
+    Autograd hands the torch function modes that are on at this point to its threads. A hook further out would find the mode
+    off: a mode's own handler, from which `backward` is called, runs without it.
+    """
+    real = getattr(torch.autograd, _ENGINE, None)
+    if real is None:
+        return lambda: None
 
-    def after(*_gradients: Any) -> None:
-        end()
+    def entered(*args: Any, **kwargs: Any) -> Any:
+        with around():
+            return real(*args, **kwargs)
 
-    yield node.register_prehook(before)
-    yield node.register_hook(after)
+    setattr(torch.autograd, _ENGINE, entered)
+    return lambda: setattr(torch.autograd, _ENGINE, real)

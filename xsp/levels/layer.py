@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from xsp.levels.autograd import backward_code, new_nodes, watch
+from xsp.levels.autograd import BACKWARD_BASE, ENGINE_CODE, backward_code, new_nodes, run_inside
+from xsp.levels.calls import entry_point, step_in, step_in_by_hooks
 from xsp.levels.functional import is_layer
 from xsp.target import tensors_in
 from xsp.types import LAYER_EVENTS, Columns, Level, empty
 
 Stamp = tuple[int, int, int]
 """`(2 * code + is_end, time_ns, thread)`."""
+
+IntArray = npt.NDArray[np.int64]
 
 _FUNCTION_BASE = 1 << 20
 _THREAD_MASK = 0xFFFFFFFF
@@ -99,6 +104,18 @@ class FunctionalMode(TorchFunctionMode):
         while _stack_depth() >= self._depth:
             _pop_mode()
 
+    @contextmanager
+    def back_on(self) -> Iterator[None]:
+        """On during the block, whether or not it was before."""
+        was_on = _stack_depth() >= self._depth
+        if not was_on:
+            _push_mode(self)
+        try:
+            yield
+        finally:
+            if not was_on:
+                _pop_mode()
+
     def suspend(self) -> None:
         """Switch off on this thread until `resume`. Where a mode of the user's lies above, ours stays and lets pass."""
         on = _stack_depth() == self._depth
@@ -117,27 +134,28 @@ class FunctionalMode(TorchFunctionMode):
 
 
 class LayerTracer:
-    """Stamps layers through forward hooks, a torch function mode and hooks on autograd nodes."""
+    """Stamps layers around module calls, in a torch function mode and through hooks on autograd nodes."""
 
     level = Level.LAYER
-    name = "module hooks, torch function mode, autograd hooks"
+    name = "module calls, torch function mode, autograd hooks"
 
     def __init__(
         self, codes: Codes, log: list[Stamp] | None = None, names: Callable[[int], str | None] = lambda _code: None
     ) -> None:
         self._codes, self._names = codes, names
         self._log: list[Stamp] = [] if log is None else log
-        self._hooks: list[RemovableHandle] = []
+        self._steps: list[Callable[[], None]] = []
         self._node_hooks: list[RemovableHandle] = []
         self._mode: FunctionalMode | None = None
         self._token = object()
         self._calls = 0
 
     def start(self) -> None:
-        """Hook the leaf modules known from the structure run and watch functional calls on this thread."""
+        """Step into the calls of the leaf modules known from the structure run and watch functional calls on this thread."""
         self._mode = FunctionalMode(self._codes, self._function_begins, self._function_ends)
         for module, code in self._codes.modules.items():
-            self._hooks.extend(self._hook(module, code, self._mode))
+            self._steps.append(self._step_in(module, code, self._mode))
+        self._steps.append(run_inside(self._engine))
         self.new_run()
         self._mode.__enter__()
 
@@ -147,11 +165,12 @@ class LayerTracer:
         _remove(self._node_hooks)
 
     def stop(self) -> None:
-        """Remove every hook and the mode."""
+        """Take back every change to modules and nodes, and the mode."""
         if self._mode is not None:
             self._mode.__exit__(None, None, None)
             self._mode = None
-        _remove(self._hooks)
+        while self._steps:
+            self._steps.pop()()
         _remove(self._node_hooks)
 
     def collect(self) -> dict[str, Columns]:
@@ -169,24 +188,40 @@ class LayerTracer:
         """Python lists drop nothing."""
         return 0
 
-    def _hook(self, module: nn.Module, code: int, mode: FunctionalMode) -> Iterable[RemovableHandle]:
+    def _step_in(self, module: nn.Module, code: int, mode: FunctionalMode) -> Callable[[], None]:
         append, clock, thread = self._log.append, time.perf_counter_ns, threading.get_ident
+        begin, end = 2 * code, 2 * code + 1
 
-        def before(_module: nn.Module, _args: Any) -> None:
+        def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+            def timed(*args: Any, **kwargs: Any) -> Any:
+                mode.suspend()
+                output = None
+                append((begin, clock(), thread()))
+                try:
+                    output = call(*args, **kwargs)
+                finally:
+                    append((end, clock(), thread()))
+                    # The mode stays off while the graph is read: reading a tensor's attributes is a torch function too.
+                    self._adopt((*args, *kwargs.values()) if kwargs else args, output)
+                    mode.resume()
+                return output
+
+            return timed
+
+        attribute = entry_point(module)
+        if attribute is not None:
+            return step_in(module, attribute, wrap)
+
+        def before(*_: Any) -> None:
             mode.suspend()
-            append((2 * code, clock(), thread()))
+            append((begin, clock(), thread()))
 
         def after(_module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
-            append((2 * code + 1, clock(), thread()))
-            # The mode stays off while the graph is read: reading a tensor's attributes is a torch function too.
-            self._adopt((*args, *kwargs.values()) if kwargs else args, output)
+            append((end, clock(), thread()))
+            self._adopt((*args, *kwargs.values()), output)
             mode.resume()
 
-        # Called on the class: TorchScript modules have hooks, but refuse to be asked for them.
-        return (
-            nn.Module.register_forward_pre_hook(module, before),
-            nn.Module.register_forward_hook(module, after, with_kwargs=True, always_call=True),
-        )
+        return step_in_by_hooks(module, before, after)
 
     def _function_begins(self, code: int, _function: Any, _args: Any) -> None:
         self._log.append((2 * code, time.perf_counter_ns(), threading.get_ident()))
@@ -200,22 +235,24 @@ class LayerTracer:
         if not torch.is_grad_enabled():
             return
         for index, node in enumerate(new_nodes(tensors_in(inputs), tensors_in(outputs), self._token)):
-            self._node_hooks.extend(self._watched(node, backward_code(call, index)))
+            self._node_hooks.append(self._watched(node, backward_code(call, index)))
 
-    def _watched(self, node: Node, code: int) -> Iterable[RemovableHandle]:
-        mode, append, clock, thread = self._mode, self._log.append, time.perf_counter_ns, threading.get_ident
+    def _watched(self, node: Node, code: int) -> RemovableHandle:
+        # One hook a node: a node's work ends where the next one's begins, since what autograd does in between (adding up
+        # gradients, keeping them) is about the gradients that the node has just produced.
+        append, clock, thread = self._log.append, time.perf_counter_ns, threading.get_ident
+        event = 2 * code
+        return node.register_prehook(lambda _gradients: append((event, clock(), thread())))
 
-        def begin() -> None:
-            # Forward calls that the node makes (recomputation) are seen only with the mode on, and autograd
-            # entered it with the mode off.
-            _push_mode(mode)
-            append((2 * code, clock(), thread()))
-
-        def end() -> None:
-            append((2 * code + 1, clock(), thread()))
-            _pop_mode()
-
-        return watch(node, begin, end)
+    @contextmanager
+    def _engine(self) -> Iterator[None]:
+        mode = self._mode
+        self._log.append((2 * ENGINE_CODE, time.perf_counter_ns(), threading.get_ident()))
+        try:
+            with mode.back_on() if mode is not None else nullcontext():
+                yield
+        finally:
+            self._log.append((2 * ENGINE_CODE + 1, time.perf_counter_ns(), threading.get_ident()))
 
 
 def _remove(handles: list[RemovableHandle]) -> None:
@@ -227,13 +264,25 @@ def _remove(handles: list[RemovableHandle]) -> None:
 def paired(log: list[Stamp]) -> Columns:
     """LAYER_EVENTS from stamps `(2 * code + is_end, time_ns, thread)` in the order they were written.
 
-    On one thread calls nest, so the end that follows a begin at the same depth is its own. A begin without
-    an end (the model raised) is left out.
+    On one thread calls nest, so the end that follows a begin at the same depth is its own. A begin without an end (the
+    model raised) is left out. A backward node has a begin only: it lasts until the next node of its thread, the
+    last one until its run of the engine ends.
     """
     if not log:
         return empty(LAYER_EVENTS)
     event, time_ns, thread = np.array(log, dtype=np.int64).T
     thread &= _THREAD_MASK
+    is_node = event >= 2 * BACKWARD_BASE
+    calls = _calls(event[~is_node], time_ns[~is_node], thread[~is_node])
+    engine = calls["code"] == ENGINE_CODE
+    nodes = _nodes(event[is_node], time_ns[is_node], thread[is_node], calls["end_ns"][engine])
+    events = {name: np.concatenate([calls[name][~engine], nodes[name]]) for name in calls}
+    order = np.lexsort((events["start_ns"], events["thread"]))
+    return {name: column[order] for name, column in events.items()}
+
+
+def _calls(event: IntArray, time_ns: IntArray, thread: IntArray) -> Columns:
+    """Events with a begin and an end."""
     order = np.argsort(thread, kind="stable")
     event, time_ns, thread = event[order], time_ns[order], thread[order]
     is_end = event & 1
@@ -243,8 +292,6 @@ def paired(log: list[Stamp]) -> Columns:
     first, second = nest[:-1], nest[1:]
     match = (is_end[first] == 0) & (is_end[second] == 1) & (event[first] + 1 == event[second])
     begins, ends = first[match], second[match]
-    by_start = np.lexsort((time_ns[begins], thread[begins]))
-    begins, ends = begins[by_start], ends[by_start]
     return {
         "thread": thread[begins].astype(np.uint32),
         "code": event[begins] >> 1,
@@ -253,11 +300,27 @@ def paired(log: list[Stamp]) -> Columns:
     }
 
 
-def _depth_within_thread(is_end: np.ndarray[Any, Any], thread: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _nodes(event: IntArray, time_ns: IntArray, thread: IntArray, engine_end: IntArray) -> Columns:
+    """Backward nodes, which have a begin only."""
+    order = np.lexsort((time_ns, thread))
+    event, time_ns, thread = event[order], time_ns[order], thread[order]
+    last = np.r_[thread[1:] != thread[:-1], True] if len(thread) else np.zeros(0, dtype=bool)
+    following = np.where(last, np.iinfo(np.int64).max, np.roll(time_ns, -1))
+    # Engine runs nest at most; the one that ends first after the node began is the one it belongs to.
+    by_end = np.sort(engine_end)
+    run = np.searchsorted(by_end, time_ns, side="right")
+    ended = np.append(by_end, time_ns.max(initial=0))[run]
+    end = np.maximum(np.minimum(following, ended), time_ns)
+    return {"thread": thread.astype(np.uint32), "code": event >> 1, "start_ns": time_ns, "end_ns": end}
+
+
+def _depth_within_thread(is_end: IntArray, thread: IntArray) -> IntArray:
+    if not len(thread):
+        return thread
     step = 1 - 2 * is_end
     running = np.cumsum(step)
     starts = np.r_[True, thread[1:] != thread[:-1]]
     base = (running - step)[starts]
     # An end leaves the depth its begin entered: both are given the depth outside the call.
-    result: np.ndarray[Any, Any] = running - base[np.cumsum(starts) - 1] - (1 - is_end)
+    result: IntArray = running - base[np.cumsum(starts) - 1] - (1 - is_end)
     return result

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from xsp.levels.autograd import backward_code, new_nodes
+from xsp.levels.autograd import backward_code, new_nodes, run_inside
+from xsp.levels.calls import entry_point, is_compiled, step_in, step_in_by_hooks
 from xsp.levels.functional import BACKWARD_ENTRIES, layer_type
 from xsp.levels.layer import Codes, FunctionalMode
 from xsp.target import tensors_in
@@ -94,8 +95,8 @@ class Structure:
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module counts as one layer: it has no children, or Python hooks cannot look inside it."""
-    compiled = hasattr(module, "_orig_mod") and hasattr(module, "dynamo_ctx")
-    return compiled or isinstance(module, torch.jit.ScriptModule) or next(module.children(), None) is None
+    opaque = isinstance(module, torch.jit.ScriptModule) or is_compiled(module)
+    return opaque or getattr(module, "_compiled_call_impl", None) is not None or next(module.children(), None) is None
 
 
 @contextmanager
@@ -171,6 +172,7 @@ class StructureRecorder:
             leaf = is_leaf(module)
             self.structure.modules.append(ModuleRow(name, type(module).__name__, _parameter_bytes(module), leaf))
             self._hook_leaf(module) if leaf else self._hook_container(module, name)
+        self._exit.callback(run_inside(self._mode.back_on))
         self._exit.enter_context(self._mode)
         return self
 
@@ -219,10 +221,23 @@ class StructureRecorder:
         self._register(module, before, after)
 
     def _register(self, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
-        # Called on the class: TorchScript modules have hooks, but refuse to be asked for them.
-        self._exit.callback(nn.Module.register_forward_pre_hook(module, before, with_kwargs=True).remove)
-        handle = nn.Module.register_forward_hook(module, after, with_kwargs=True, always_call=True)
-        self._exit.callback(handle.remove)
+        def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+            def recorded(*args: Any, **kwargs: Any) -> Any:
+                before(module, args, kwargs)
+                output = None
+                try:
+                    output = call(*args, **kwargs)
+                finally:
+                    after(module, args, kwargs, output)
+                return output
+
+            return recorded
+
+        attribute = entry_point(module)
+        if attribute is None:
+            self._exit.callback(step_in_by_hooks(module, before, after))
+        else:
+            self._exit.callback(step_in(module, attribute, wrap))
 
     def _stack(self) -> list[tuple[str, Counter[str]]]:
         if not hasattr(self._local, "modules"):

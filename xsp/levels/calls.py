@@ -1,0 +1,67 @@
+"""Stepping into the calls of a module, cheaply.
+
+A forward hook makes `nn.Module.__call__` take its slow path: on an H100 host two hooks cost a leaf module 15 us. Replacing
+the instance's `_call_impl`, which `__call__` looks up, costs one Python call and includes the user's own hooks, as a
+layer should. Modules that are called in another way (TorchScript, torch.compile, an own `__call__`) get hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Given what a call would have run, the function to run instead."""
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether this is what `torch.compile(module)` returns."""
+    return hasattr(module, "_orig_mod") and hasattr(module, "dynamo_ctx")
+
+
+def entry_point(module: nn.Module) -> str | None:
+    """The instance attribute through which calls of this module go, None where only hooks see them."""
+    if isinstance(module, torch.jit.ScriptModule) or is_compiled(module):
+        return None
+    if type(module).__call__ is not nn.Module.__call__ or not hasattr(module, "_call_impl"):
+        return None
+    # Set by `module.compile()`: the compiler must not see, and compile again with, what surrounds the call.
+    return "_compiled_call_impl" if getattr(module, "_compiled_call_impl", None) is not None else "_call_impl"
+
+
+def step_in(module: nn.Module, attribute: str, wrap: Wrap) -> Callable[[], None]:
+    """Replace the entry point of one module; returns what puts it back."""
+    own = vars(module)
+    missing = object()
+    before = own.get(attribute, missing)
+    own[attribute] = wrap(getattr(module, attribute))
+
+    def restore() -> None:
+        if before is missing:
+            own.pop(attribute, None)
+        else:
+            own[attribute] = before
+
+    return restore
+
+
+def step_in_by_hooks(
+    module: nn.Module,
+    before: Callable[[nn.Module, Any, Mapping[str, Any]], None],
+    after: Callable[[nn.Module, Any, Mapping[str, Any], Any], None],
+) -> Callable[[], None]:
+    """The same through forward hooks; `after` is called also when the module raises, with None for the output."""
+    # Called on the class: TorchScript modules have hooks, but refuse to be asked for them.
+    handles = (
+        nn.Module.register_forward_pre_hook(module, before, with_kwargs=True),
+        nn.Module.register_forward_hook(module, after, with_kwargs=True, always_call=True),
+    )
+
+    def restore() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return restore

@@ -26,7 +26,9 @@ class CallRecorder:
         self._versions: list[list[int]] = []
         self._left_out = 0
         self._captured = 0
+        self._failed = 0
         self._depth = 0
+        self._kept = self._returned = False
         self._handles: list[RemovableHandle] = []
         self.random: RandomState | None = None
         """State of the random generators at the first recorded call."""
@@ -36,6 +38,7 @@ class CallRecorder:
         self._handles = [
             # Called on the class: TorchScript modules have hooks, but refuse to be asked for them.
             nn.Module.register_forward_pre_hook(self._model, self._before, with_kwargs=True, prepend=True),
+            nn.Module.register_forward_hook(self._model, self._on_return),
             nn.Module.register_forward_hook(self._model, self._after, always_call=True),
         ]
 
@@ -49,18 +52,28 @@ class CallRecorder:
         self._depth += 1
         if self._depth > 1:
             return
+        self._kept = self._returned = False
         if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
             self._captured += 1
         elif len(self._calls) == MAX_CALLS:
             self._left_out += 1
         else:
-            if self.random is None:
+            if not self._calls:
                 self.random = RandomState.current()
             self._calls.append(Call(self._model, args, dict(kwargs), Ambient.current()))
             self._versions.append(_versions(args, kwargs))
+            self._kept = True
+
+    def _on_return(self, *_: Any) -> None:
+        self._returned = True
 
     def _after(self, *_: Any) -> None:
         self._depth -= 1
+        if self._depth == 0 and self._kept and not self._returned:
+            # The block handled the exception; every re-run would end the profile with it.
+            self._calls.pop()
+            self._versions.pop()
+            self._failed += 1
 
     def target(self) -> Target:
         """The recorded calls. Raises NothingRecordedError if there are none to run again."""
@@ -70,6 +83,11 @@ class CallRecorder:
                 f"{name} was called {self._captured} times inside the profiled block, each time under CUDA graph "
                 "capture, which cannot be run again; call the model outside the capture, or profile the replay with "
                 "xsp.measure(graph.replay)"
+            )
+        if not self._calls and self._failed:
+            raise NothingRecordedError(
+                f"{name} was called {self._failed} times inside the profiled block and raised each time; profile a call "
+                "that returns"
             )
         if not self._calls:
             raise NothingRecordedError(
@@ -85,6 +103,8 @@ class CallRecorder:
                 f"the block called the model {len(self._calls) + self._left_out} times; the first {len(self._calls)} "
                 "calls are profiled, the others were left out"
             )
+        if self._failed:
+            notes.append(f"{self._failed} calls that raised were left out")
         if self._captured:
             notes.append(f"{self._captured} calls under CUDA graph capture were left out")
         changed = sum(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import random
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-
-# Versions handed to tensors without a version counter; counting down keeps them apart from real versions.
-_NEVER_EQUAL = itertools.count(-1, -1)
 
 
 @dataclass(frozen=True)
@@ -42,9 +39,9 @@ class RandomState:
 class ModelState:
     """Buffers, gradients and training flags of a model, restorable any number of times.
 
-    Values of buffers are copied once; `restore` copies back only buffers that were written since (by their
-    version counter), so that restoring an inference model launches nothing. Gradients are set aside rather than
-    copied: re-runs find none and accumulate into new tensors, which are dropped.
+    Values of buffers are copied once and copied back whole: batch normalisation and custom kernels write to buffers
+    without raising their version counters, so no counter tells which were written. Gradients are set aside rather
+    than copied: re-runs find none and accumulate into new tensors, which are dropped.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,7 +53,12 @@ class ModelState:
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
-        self._versions = [_version(buffer) for _, _, buffer, _ in self._buffers]
+        # A graph that the user still holds may have saved a buffer: with its value, its version must come back,
+        # or autograd would take it for modified.
+        self._versions = ExitStack()
+        for _, _, buffer, _ in self._buffers:
+            if not buffer.is_inference():
+                self._versions.enter_context(torch.autograd._unsafe_preserve_version_counter(buffer))
 
     def restore(self) -> None:
         """Make buffers and training flags what they were when this object was made; set gradients aside."""
@@ -72,16 +74,10 @@ class ModelState:
         self.restore()
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
+        self._versions.close()
 
     def _restore_buffers(self) -> None:
-        for index, (module, name, buffer, value) in enumerate(self._buffers):
-            if _version(buffer) != self._versions[index]:
-                with torch.inference_mode(buffer.is_inference()):
-                    buffer.copy_(value)
-                self._versions[index] = _version(buffer)
+        for module, name, buffer, value in self._buffers:
+            with torch.inference_mode(buffer.is_inference()):
+                buffer.copy_(value)
             module._buffers[name] = buffer
-
-
-def _version(buffer: torch.Tensor) -> int:
-    # Inference tensors have no version counter: always treated as written.
-    return next(_NEVER_EQUAL) if buffer.is_inference() else buffer._version

@@ -97,7 +97,8 @@ def _warmed_up(executor: Executor, settings: Settings, doubts: list[str]) -> tup
         calls = executor.run()
         return int((calls["end_ns"] - calls["start_ns"]).sum())
 
-    with bar(f"xsp {executor.target.name}: warm-up", None, settings.progress) as shown:
+    title = f"xsp {executor.target.name}: warm-up"
+    with tracing([], "in a warm-up run"), bar(title, None, settings.progress) as shown:
         _, unsettled = warm_up(lambda: (shown.update(), run())[1], settings.warmup, settings.budget_s / 3)
     if unsettled:
         doubts.append(unsettled)
@@ -153,7 +154,8 @@ def _memory(executor: Executor, structure: Structure, doubts: list[str]) -> memo
     if reason is not None:
         doubts.append(reason)
         return None
-    return memory.recorded(executor.run, structure.codes, codes)
+    with tracing([], "in the run that records memory"):
+        return memory.recorded(executor.run, structure.codes, codes)
 
 
 def _tracers(traced: list[Level], structure: Structure) -> dict[Level, Tracer]:

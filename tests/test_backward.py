@@ -45,7 +45,7 @@ def grouped(names: list[str]) -> list[str]:
 def test_backward_nodes_carry_their_layers_names_in_reverse_order() -> None:
     """Backward spans are named by the forward layers, last layer first."""
     names = backward_names(measured(step_of(Net()), torch.randn(2, 4)))
-    assert grouped(names) == ["::sum", "second", "::relu", "first"]
+    assert grouped(names) == ["step::sum", "second", "::relu", "first"]
 
 
 def test_tree_keeps_forward_and_backward_apart() -> None:
@@ -78,7 +78,7 @@ def test_shared_module_collects_the_backward_of_every_call() -> None:
             return self.layer(F.relu(self.layer(x)))
 
     assert grouped(backward_names(measured(step_of(Shared()), torch.randn(2, 4)))) == [
-        "::sum", "layer", "::relu", "layer",
+        "step::sum", "layer", "::relu", "layer",
     ]  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def test_gradients_by_autograd_grad() -> None:
     def step(x: torch.Tensor) -> None:
         torch.autograd.grad(model(x).sum(), list(model.parameters()))
 
-    assert grouped(backward_names(measured(step, torch.randn(2, 4)))) == ["::sum", "second", "::relu", "first"]
+    assert grouped(backward_names(measured(step, torch.randn(2, 4)))) == ["step::sum", "second", "::relu", "first"]
 
 
 def test_double_backward_keeps_running() -> None:
@@ -184,7 +184,7 @@ def test_retained_graph_and_several_losses() -> None:
     once = Counter(backward_names(measured(step_of(model), torch.randn(2, 4))))
     assert names["first"] == 2 * once["first"]
     assert names["second"] == 2 * once["second"]
-    assert names["::sum"] == names["::mean"] == once["::sum"]
+    assert names["step::sum"] == names["step::mean"] == once["step::sum"]
 
 
 def test_frozen_layers_have_no_backward_of_their_weights() -> None:
@@ -265,7 +265,7 @@ def test_backward_error_that_the_step_handles() -> None:
     prof = measured(step, torch.randn(2, 4))
     assert prof.runs["unmatched"].sum() == 0
     names = forward_names(prof)
-    assert names[-4:] == ["Net_1.first", "Net_1::relu", "Net_1.second", "::relu"]
+    assert names[-4:] == ["Net_1.first", "Net_1::relu", "Net_1.second", "step::relu"]
 
 
 def test_backward_raised_to_the_user_names_the_moment() -> None:

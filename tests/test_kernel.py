@@ -71,6 +71,7 @@ def library(compiled: Path) -> Iterator[FakeCupti]:
         fake.controls.fake_record_bytes(cupti.kind(name), ctypes.c_size_t(cupti.layout(name).itemsize))
     yield fake
     assert fake.controls.fake_enabled_count() == 0
+    assert fake.controls.fake_silent_count() == 0
 
 
 @pytest.fixture
@@ -327,6 +328,18 @@ def test_refusal_names_call_result_and_way_out(library: FakeCupti, result: int, 
     assert library.controls.fake_enabled_count() == 0
     with pytest.raises(TracingError, match="cuptiActivityEnable"):
         tracer.start()
+
+
+def test_queries_are_not_recorded_while_launches_are(tracer: KernelTracer, library: FakeCupti) -> None:
+    """Functions that only ask, such as cudaGetDevice, are switched off while recording, and on again afterwards."""
+    names = {cupti.api_name(domain, cbid): (int(domain), cbid) for domain, cbid in cupti.queries()}
+    assert "cudaLaunchKernel" not in names
+    tracer.start()
+    assert library.controls.fake_is_silent(*names["cudaGetDevice"])
+    assert library.controls.fake_is_silent(*names["cuKernelGetName"])
+    assert not library.controls.fake_is_silent(0, LAUNCH_KERNEL)
+    tracer.stop()
+    assert library.controls.fake_silent_count() == 0
 
 
 def test_nothing_stays_on_when_waiting_fails(tracer: KernelTracer, library: FakeCupti) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from xsp.analysis.statistics import trimmed
 from xsp.assembly import Vocabulary, assemble
 from xsp.capture import Capture
 from xsp.driver import Executor, Ladder, climb, rungs_for
@@ -15,7 +17,7 @@ from xsp.environment import environment
 from xsp.preparation import Prepared, Settings, prepare
 from xsp.progress import bar
 from xsp.state import RandomState
-from xsp.stopping import after_rounds, until_precise
+from xsp.stopping import TARGET, after_rounds, until_precise
 from xsp.target import Target, tensors_in
 from xsp.tracing import context
 from xsp.types import Level, LevelStatus
@@ -38,7 +40,7 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         "name": target.name,
         "levels": [_status_row(status) for status in prepared.statuses],
         "environment": facts,
-        "warnings": [*target.notes, *prepared.doubts, *_doubts(tables["runs"], why)],
+        "warnings": [*target.notes, *prepared.doubts, *_doubts(tables, why, prepared.device_work)],
         "stopped": why,
         "memory_device": prepared.memory.device if prepared.memory else None,
         "clock": _clock(prepared),
@@ -116,9 +118,14 @@ def _clock(prepared: Prepared) -> dict[str, Any] | None:
     return asdict(kernel.clock) if kernel is not None and kernel.clock is not None else None
 
 
-def _doubts(runs: pd.DataFrame, why: str) -> list[str]:
-    """Sentences on what is missing or uncertain, from the table of runs."""
-    doubts = [why] if "only" in why or "interrupted" in why else []
+def _doubts(tables: dict[str, pd.DataFrame], why: str, device_work: int | None) -> list[str]:
+    """Sentences on what is missing or uncertain."""
+    runs = tables["runs"]
+    latency, half = trimmed(runs.loc[runs["deepest"] == Level.MODEL.name, "latency_ns"])
+    doubts = [why] if "interrupted" in why or "budget" in why else []
+    if not doubts and not half <= TARGET * latency:
+        known = f"to ±{half / latency:.1%} only" if np.isfinite(half) else "from too few rounds for an interval"
+        doubts.append(f"the model latency is known {known}; more iterations narrow it")
     if lost := int(runs["lost"].sum()):
         doubts.append(f"{lost} records were lost; counts and device times are too low by what they held")
     if orphans := int(runs["orphans"].sum()):
@@ -128,4 +135,19 @@ def _doubts(runs: pd.DataFrame, why: str) -> list[str]:
             f"{unmatched} layer or library events did not occur in the structure run: the control flow depends on "
             "data, and their names and shapes are unknown"
         )
-    return doubts
+    return [*doubts, *_changed_work(tables, device_work)]
+
+
+def _changed_work(tables: dict[str, pd.DataFrame], device_work: int | None) -> list[str]:
+    if device_work is None:
+        return []
+    spans, runs = tables["spans"], tables["runs"]
+    counts = spans.loc[spans["level"] == Level.KERNEL, "run"].value_counts()
+    deepest = runs.loc[runs["deepest"] == Level.KERNEL.name, "run"]
+    seen = sorted(set(counts.reindex(deepest, fill_value=0)))
+    if seen == [device_work]:
+        return []
+    return [
+        f"without layer and library tracing the program ran {device_work} kernels, copies and sets, with it "
+        f"{' to '.join(map(str, sorted({seen[0], seen[-1]})))}: it does other work when it is traced, or from run to run"
+    ]

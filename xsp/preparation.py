@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch import nn
 
 from xsp import levels as level_table
+from xsp.analysis.correlate import sorted_by_start, within_model
 from xsp.driver import Executor, add_note, tracing
 from xsp.errors import TargetError
 from xsp.levels import memory
@@ -56,7 +57,8 @@ class Settings:
 class Prepared:
     """A warm target whose structure is known, and a tracer for every level that can be traced.
 
-    `library_calls` are the structure run's calls in order: `name` and decoded `arguments`. `memory` is None where
+    `device_work` is the number of kernels, copies and sets of an execution with no tracer above KERNEL, None where
+    KERNEL is not traced. `library_calls` are the structure run's calls in order: `name` and decoded `arguments`. `memory` is None where
     allocations could not be recorded. `doubts` are sentences for the profile's warnings.
     """
 
@@ -66,6 +68,7 @@ class Prepared:
     library_calls: list[dict[str, Any]]
     memory: memory.LayerMemory | None
     tracers: dict[Level, Tracer]
+    device_work: int | None
     doubts: tuple[str, ...]
 
     @property
@@ -83,7 +86,8 @@ def prepare(executor: Executor, settings: Settings) -> Prepared:
     structure, library_calls = _structure(executor, called, roots, traced)
     layer_memory = _memory(executor, structure, doubts)
     tracers = _tracers(traced, structure)
-    return Prepared(executor, statuses, structure, library_calls, layer_memory, tracers, tuple(doubts))
+    device_work = _device_work(executor, tracers)
+    return Prepared(executor, statuses, structure, library_calls, layer_memory, tracers, device_work, tuple(doubts))
 
 
 def _warmed_up(executor: Executor, settings: Settings, doubts: list[str]) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -121,7 +125,8 @@ def _structure(
     executor: Executor, called: list[nn.Module], roots: list[nn.Module], traced: list[Level]
 ) -> tuple[Structure, list[dict[str, Any]]]:
     """The untimed structure run: layers, and library calls with decoded arguments (`name` and `arguments`)."""
-    recorder = StructureRecorder(called, roots)
+    target = executor.target
+    recorder = StructureRecorder(called, roots, "" if target.model is not None else target.name.rpartition(".")[2])
     active: list[Tracer] = []
     if Level.LIBRARY in traced:
         from xsp.levels.library import LibraryTracer
@@ -171,3 +176,17 @@ def _tracers(traced: list[Level], structure: Structure) -> dict[Level, Tracer]:
 
         tracers[Level.KERNEL] = KernelTracer()
     return tracers
+
+
+def _device_work(executor: Executor, tracers: dict[Level, Tracer]) -> int | None:
+    """Some code runs other kernels when it sees hooks or torch function modes (the fast path of
+    nn.TransformerEncoderLayer): what the deepest rung executes must be what the program executes without them.
+    """
+    if Level.KERNEL not in tracers:
+        return None
+    kernel = tracers[Level.KERNEL]
+    with tracing([kernel], "while only its kernels were traced"):
+        calls = executor.run()
+    tables = kernel.collect()
+    launches = within_model(sorted_by_start(tables["api_calls"]), calls)[0]["correlation_id"]
+    return int(np.isin(tables["device_activity"]["correlation_id"], launches).sum())

@@ -175,7 +175,9 @@ class Profile:
 
         return profile_text(self)
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
+        if self._filled is None:
+            return None
         from xsp.render.notebook import profile_html
 
         return profile_html(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from enum import Enum
 
 from xsp.errors import TracingError
@@ -70,6 +70,7 @@ class CuptiSession:
             for name in cupti.LAYOUTS:
                 self.library.enable(cupti.kind(name))
                 self._enabled.append(cupti.kind(name))
+            self._record_queries(on=False)
             self._first = read_bracketed(self.library.timestamp)
             undo.pop_all()
 
@@ -118,8 +119,17 @@ class CuptiSession:
         while self._buffers.state().lent and time.monotonic() < deadline:
             time.sleep(0.001)
 
+    def _record_queries(self, *, on: bool) -> None:
+        # A libcupti that refuses records them all: slower, but nothing is wrong.
+        with suppress(TracingError):
+            for domain, cbid in cupti.queries():
+                self.library.record_api(domain, cbid, on)
+
     def _disable(self) -> None:
         with ExitStack() as every_one:  # also when one of them fails
+            if self._enabled:
+                # First of all, while the kinds are still enabled; the next tool finds every function recorded.
+                self._record_queries(on=True)
             while self._enabled:
                 every_one.callback(self.library.disable, self._enabled.pop())
 

@@ -153,13 +153,18 @@ def qualified_names(roots: list[nn.Module]) -> dict[nn.Module, str]:
 
 
 class StructureRecorder:
-    """Records one execution of the target; use as a context manager around it."""
+    """Records one execution of the target; use as a context manager around it.
 
-    def __init__(self, called: list[nn.Module], roots: list[nn.Module]) -> None:
+    `outside` is what functional calls outside every module are named after.
+    """
+
+    def __init__(self, called: list[nn.Module], roots: list[nn.Module], outside: str = "") -> None:
+        self._outside = outside
         self._called = called
         self._names = qualified_names(roots)
         self.structure = Structure(Codes())
         self._local = threading.local()
+        self._seen_outside: Counter[str] = Counter()
         self._token = object()
         self._open: dict[int, list[int]] = {}
         self._calls = 0
@@ -241,15 +246,23 @@ class StructureRecorder:
 
     def _stack(self) -> list[tuple[str, Counter[str]]]:
         if not hasattr(self._local, "modules"):
-            self._local.modules = [("", Counter())]
+            self._local.modules = []
         stack: list[tuple[str, Counter[str]]] = self._local.modules
         return stack
 
+    def _place(self) -> tuple[str, str, Counter[str]]:
+        """Module that a functional call is made in, what the call is named after, and the names given there."""
+        stack = self._stack()
+        if stack:
+            name, seen = stack[-1]
+            return name, name, seen
+        return "", self._outside, self._seen_outside
+
     def _function_begins(self, code: int, function: Callable[..., Any], args: Any) -> None:
-        module, seen = self._stack()[-1]
+        module, place, seen = self._place()
         kind = layer_type(function)
         seen[kind] += 1
-        name = f"{module}::{kind}" if seen[kind] == 1 else f"{module}::{kind}_{seen[kind] - 1}"
+        name = f"{place}::{kind}" if seen[kind] == 1 else f"{place}::{kind}_{seen[kind] - 1}"
         phase = "backward" if function in BACKWARD_ENTRIES else "forward"
         self._begin(LayerRow(code, name, kind, "function", module, phase, -1, *_described(args), [], [], 0))
 

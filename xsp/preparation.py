@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,11 @@ class Settings:
         progress: bool | None,
     ) -> Settings:
         """Checked settings. Raises LevelError for an unknown level, TargetError for a count that cannot be."""
-        for name, value, least in (("iterations", iterations, 1), ("warmup", warmup, 0), ("budget_s", budget_s, 0)):
-            if value is not None and value < least:
-                raise TargetError(f"{name}={value!r} cannot be: it must be at least {least}, or None for the default")
+        for name, count, least in (("iterations", iterations, 1), ("warmup", warmup, 0)):
+            if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < least):
+                raise TargetError(f"{name}={count!r} cannot be: a whole number from {least} on, or None for the default")
+        if budget_s is not None and not (isinstance(budget_s, Real) and budget_s >= 0):
+            raise TargetError(f"budget_s={budget_s!r} cannot be: seconds from 0 on, or None for the default")
         budget = BUDGET_S if budget_s is None else budget_s
         return cls(level_table.parse_levels(levels), iterations, warmup, budget, seed, progress)
 

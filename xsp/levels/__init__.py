@@ -27,6 +27,8 @@ def parse_levels(levels: str | Iterable[Level | str] | None) -> tuple[Level, ...
         return tuple(Level)
     if isinstance(levels, str):
         levels = _split(levels)
+    if isinstance(levels, Level) or not isinstance(levels, Iterable):
+        levels = [levels]
     return tuple(sorted({Level.MODEL, *(_level(level) for level in levels)}))
 
 

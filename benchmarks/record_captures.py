@@ -10,7 +10,7 @@ from overhead import resnet50, train_step, transformer
 
 import xsp
 
-ROUNDS = 6
+ROUNDS = 12
 
 PROGRAMS = {
     "resnet50": lambda: resnet50.target(batch=32),

@@ -52,7 +52,12 @@ def _torch_profiler_kernels(call: Callable[[], Any]) -> pd.Series:
     with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profile:
         call()
         torch.cuda.synchronize()
-    on_gpu = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    # Ranges such as `Optimizer.step#SGD.step` are shown on the GPU's track too, and run nothing.
+    on_gpu = [
+        event.name
+        for event in profile.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+    ]
     return pd.Series([name for name in on_gpu if not name.startswith(("Memcpy", "Memset"))])
 
 

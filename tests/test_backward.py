@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from quick import LAYERS, backward_names, forward_names, layer_spans, measured
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import xsp
-from quick import LAYERS, backward_names, forward_names, layer_spans, measured
 
 
 class Net(nn.Module):

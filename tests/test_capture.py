@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
+from quick import LAYERS, measured, profiled
 from torch import nn
 
 import xsp
-from quick import LAYERS, measured, profiled
 from xsp.capture import TABLES
 
 
@@ -77,7 +77,7 @@ def test_truncated_capture_is_refused(saved: Path, share: float) -> None:
     """A file that was cut anywhere is refused with its path and what to do, never half read."""
     whole = saved.read_bytes()
     saved.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(xsp.CaptureError, match="a.xsp") as caught:
+    with pytest.raises(xsp.CaptureError, match=r"a\.xsp") as caught:
         xsp.load(saved)
     assert "prof.save" in str(caught.value)
 
@@ -85,7 +85,7 @@ def test_truncated_capture_is_refused(saved: Path, share: float) -> None:
 def test_cut_by_a_single_byte_is_refused(saved: Path) -> None:
     """Even the last byte counts."""
     saved.write_bytes(saved.read_bytes()[:-1])
-    with pytest.raises(xsp.CaptureError, match="a.xsp"):
+    with pytest.raises(xsp.CaptureError, match=r"a\.xsp"):
         xsp.load(saved)
 
 
@@ -113,7 +113,9 @@ def test_files_that_are_no_captures_are_refused(content: bytes, tmp_path: Path) 
         xsp.load(path)
 
 
-@pytest.mark.parametrize("manifest", [None, "[]", '{"format": "other"}', "{", '{"format": "xsp capture", "version": 1}'])
+@pytest.mark.parametrize(
+    "manifest", [None, "[]", '{"format": "other"}', "{", '{"format": "xsp capture", "version": 1}']
+)
 def test_foreign_zip_files_are_refused(manifest: str | None, tmp_path: Path) -> None:
     """A zip file without xsp's manifest, with another's, or with nothing else in it is refused."""
     path = tmp_path / "foreign.zip"

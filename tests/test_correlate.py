@@ -9,7 +9,6 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xsp.analysis.align import BACKWARD_BASE
 from xsp.analysis.correlate import Correlated, StructureCodes, correlate
 from xsp.run import MODEL_CALLS, Run
 from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, Columns, Level, RunSpec, Schema, empty
@@ -209,8 +208,8 @@ def test_empty_run_has_only_model_spans() -> None:
 
 
 @st.composite
-def truthful(draw: st.DrawFn) -> tuple[Timeline, dict[Any, Any], int]:
-    """Random call trees on several threads, with kernels launched at random depths; the truth; the number of orphans."""
+def truthful(draw: st.DrawFn) -> tuple[Timeline, dict[Any, Any], int]:  # noqa: C901 - one generator, nested rules
+    """Random call trees on several threads, kernels launched at random depths; the truth; the number of orphans."""
     timeline, truth, clock = Timeline(), {}, 0
     kernels: list[tuple[int, Any]] = []
 

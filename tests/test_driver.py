@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick import LAYERS, QUICK
 from torch import nn
 
 import xsp
-from quick import LAYERS, QUICK
 from xsp import stopping, warmup
 from xsp.assembly import Vocabulary, assemble
 from xsp.driver import Ladder, Stop, climb, rungs_for

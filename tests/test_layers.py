@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from typing import Any
@@ -9,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from quick import forward_names, layer_spans, measured, profiled
 from torch import nn
 from torch.overrides import TorchFunctionMode
-
-from quick import forward_names, layer_spans, measured, profiled
 
 
 class Residual(nn.Module):
@@ -143,8 +143,8 @@ def test_reading_attributes_is_no_layer() -> None:
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         seen = (x.shape, x.size(0), x.dtype, x.device, x.is_cuda, len(x), x.numel(), x.dim(), x.stride(), x.grad_fn)
-        assert seen and x.is_contiguous() and not x.requires_grad and x.T.shape and x.data_ptr()
-        assert x.storage_offset() == 0 and x.element_size() == 4 and x.is_floating_point() and torch.is_tensor(x)
+        assert all((seen, x.is_contiguous(), not x.requires_grad, x.T.shape, x.data_ptr()))
+        assert (x.storage_offset(), x.element_size(), x.is_floating_point(), torch.is_tensor(x)) == (0, 4, True, True)
         return self.linear(x)
 
     assert forward_names(profiled(with_child(forward), torch.randn(4, 4))) == ["linear"]
@@ -358,14 +358,10 @@ def test_layer_error_that_the_model_handles() -> None:
     """A layer that raises, and whose error forward handles, disturbs no later layer."""
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-        try:
+        with contextlib.suppress(RuntimeError):
             self.linear(x[:, :3])
-        except RuntimeError:
-            pass
-        try:
+        with contextlib.suppress(RuntimeError):
             torch.cat([x, x[0]])
-        except RuntimeError:
-            pass
         return F.relu(self.linear(x))
 
     names = forward_names(profiled(with_child(forward), torch.randn(2, 4)))

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick import LAYERS, QUICK, forward_names, profiled
 from torch import nn
 
 import xsp
-from quick import LAYERS, QUICK, forward_names, profiled
 from xsp.recording import MAX_CALLS
 
 
@@ -56,14 +56,14 @@ def state_of(model: nn.Module) -> dict[str, Any]:
 
 def draw_all(_self: nn.Module) -> None:
     """Use every random generator."""
-    random.random(), np.random.random(), torch.rand(1)  # noqa: B018
+    random.random(), np.random.random(), torch.rand(1)
 
 
 def test_block_and_everything_after_it_compute_what_they_do_without_xsp() -> None:
     """Outputs, buffers and random generators after the block are bit for bit those of the same block unprofiled."""
 
     def run(profiling: bool) -> tuple[Any, ...]:
-        torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: B018
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)
         model, x = Watching(draw_all), torch.randn(8, 4)
         if profiling:
             with xsp.profile(model, **LAYERS):
@@ -186,28 +186,38 @@ def test_an_error_in_a_re_run_is_the_users_and_leaves_nothing(call: int) -> None
     assert torch._C._len_torch_function_stack() == 0
 
 
+class Raising(nn.Module):
+    """A leaf that raises on its n-th call."""
+
+    def __init__(self, call: int) -> None:
+        super().__init__()
+        self.hook = failing_at(call)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.hook()
+        return x
+
+
 def test_note_names_the_layer() -> None:
-    """An error inside a layer carries a note that names it, in the first run and at the traced rungs."""
-    for call in (1, 9, 10, 11):
-
-        class Leaf(nn.Module):
-            def forward(self, x: torch.Tensor, hook: Any = failing_at(call)) -> torch.Tensor:
-                hook()
-                return x
-
-        model = nn.Sequential(nn.Linear(4, 4), Leaf(), nn.Linear(4, 4))
+    """An error inside a layer carries a note that names it, in the first run and wherever layers are traced."""
+    notes: list[str] = []
+    for call in range(12):
+        model = nn.Sequential(nn.Linear(4, 4), Raising(call), nn.Linear(4, 4))
         with pytest.raises(ValueError, match="the user's own") as caught:
             xsp.measure(model, torch.randn(2, 4), **{**LAYERS, "iterations": 4})
-        (note,) = caught.value.__notes__
-        if "rung M/L" in note or "looked for" in note:
-            assert "'1'" in note
+        notes += caught.value.__notes__
+    assert len(notes) == 12
+    assert "'1'" in notes[0]
+    at_layer_rung = [note for note in notes if "rung M/L" in note]
+    assert at_layer_rung
+    assert all("'1'" in note for note in at_layer_rung)
 
 
 def test_error_in_the_block_is_the_users_and_nothing_is_run_again() -> None:
     """A block that raises ends with that exception; the model is not executed again and no hook stays."""
     calls: list[int] = []
     model = Watching(lambda _self: calls.append(1))
-    with pytest.raises(KeyError) as caught, xsp.profile(model, **LAYERS) as prof:
+    with pytest.raises(KeyError) as caught, xsp.profile(model, **LAYERS) as prof:  # noqa: PT012 - the block is the test
         model(torch.randn(8, 4))
         raise KeyError("the user's own")
     assert caught.value.args == ("the user's own",)
@@ -231,9 +241,9 @@ def test_call_that_failed_and_was_handled_is_not_profiled() -> None:
 def test_block_in_which_every_call_failed_says_so() -> None:
     """When no call returned there is nothing to run again, and the error says why."""
     model = Watching()
-    with pytest.raises(xsp.NothingRecordedError, match="raised each time"), xsp.profile(model, **LAYERS):
-        with pytest.raises(RuntimeError):
-            model(torch.randn(8, 3))
+    never = pytest.raises(xsp.NothingRecordedError, match="raised each time")
+    with never, xsp.profile(model, **LAYERS), pytest.raises(RuntimeError):
+        model(torch.randn(8, 3))
 
 
 def test_never_called_names_the_class() -> None:

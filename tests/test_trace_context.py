@@ -7,10 +7,10 @@ import pytest
 import torch
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from quick import QUICK, profiled
 from torch import nn
 
 import xsp
-from quick import QUICK, profiled
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -53,7 +53,7 @@ class CallRecorder:
         if self._depth > 1:
             return
         self._kept = self._returned = False
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
             self._captured += 1
         elif len(self._calls) == MAX_CALLS:
             self._left_out += 1
@@ -86,8 +86,8 @@ class CallRecorder:
             )
         if not self._calls and self._failed:
             raise NothingRecordedError(
-                f"{name} was called {self._failed} times inside the profiled block and raised each time; profile a call "
-                "that returns"
+                f"{name} was called {self._failed} times inside the profiled block and raised each time; "
+                "profile a call that returns"
             )
         if not self._calls:
             raise NothingRecordedError(

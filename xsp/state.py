@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ class RandomState:
     @classmethod
     def current(cls) -> RandomState:
         """Copy the generators' states; CUDA generators only where CUDA is in use, so that it is not woken up."""
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), tuple(cuda))
 
     def restore(self) -> None:
@@ -34,6 +35,10 @@ class RandomState:
         torch.set_rng_state(self.cpu)
         if self.cuda:
             torch.cuda.set_rng_state_all(list(self.cuda))
+
+
+_preserving_version: Callable[[torch.Tensor], AbstractContextManager[None]]
+_preserving_version = torch.autograd.grad_mode._unsafe_preserve_version_counter
 
 
 class ModelState:
@@ -58,7 +63,7 @@ class ModelState:
         self._versions = ExitStack()
         for _, _, buffer, _ in self._buffers:
             if not buffer.is_inference():
-                self._versions.enter_context(torch.autograd._unsafe_preserve_version_counter(buffer))
+                self._versions.enter_context(_preserving_version(buffer))
 
     def restore(self) -> None:
         """Make buffers and training flags what they were when this object was made; set gradients aside."""

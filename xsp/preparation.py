@@ -49,7 +49,7 @@ class Settings:
         """Checked settings. Raises LevelError for an unknown level, TargetError for a count that cannot be."""
         for name, count, least in (("iterations", iterations, 1), ("warmup", warmup, 0)):
             if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < least):
-                raise TargetError(f"{name}={count!r} cannot be: a whole number from {least} on, or None for the default")
+                raise TargetError(f"{name}={count!r} cannot be: a whole number from {least} on, or None")
         if budget_s is not None and not (isinstance(budget_s, Real) and budget_s >= 0):
             raise TargetError(f"budget_s={budget_s!r} cannot be: seconds from 0 on, or None for the default")
         budget = BUDGET_S if budget_s is None else budget_s

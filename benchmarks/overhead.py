@@ -43,6 +43,7 @@ def inference(module: Any, **options: Any) -> Callable[[], Any]:
         with torch.no_grad():
             return model(*inputs)
 
+    call.model = model
     return call
 
 

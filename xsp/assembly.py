@@ -13,7 +13,7 @@ import pandas as pd
 
 from xsp.analysis.correlate import Correlated, StructureCodes, correlate
 from xsp.run import Run
-from xsp.types import ApiDomain, DeviceKind, Level
+from xsp.types import SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level
 
 _LAUNCH_COLUMNS = ["kind", "name", "registers_per_thread", "static_shared_bytes", "dynamic_shared_bytes", "bytes"]
 _AXES = ("x", "y", "z")
@@ -57,6 +57,8 @@ def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
     spans.loc[spans["level"] == Level.KERNEL, "detail"] = config
     return {
         "runs": _runs(runs, parts),
+        "model_calls": _joined([run.model_calls for run in runs]),
+        "synchronizations": _joined([_synchronizations(run, part) for run, part in zip(runs, parts, strict=True)]),
         "spans": spans,
         "api_calls": _api_calls(parts, first, words.api_name),
         "calls": pd.DataFrame(words.calls),
@@ -65,6 +67,20 @@ def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
         "library_calls": library_calls,
         "kernels": kernels,
     }
+
+
+def _joined(tables: Sequence[Columns]) -> pd.DataFrame:
+    """Tables of all runs below each other, with the run's number as first column."""
+    columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    sizes = [len(next(iter(table.values()))) for table in tables]
+    return pd.DataFrame({"run": np.repeat(np.arange(len(tables), dtype=np.int32), sizes), **columns})
+
+
+def _synchronizations(run: Run, part: Correlated) -> Columns:
+    """Those whose API call lies inside a model call."""
+    table = run.table("synchronizations", SYNCHRONIZATIONS)
+    inside = np.isin(table["correlation_id"], part.api_calls["correlation_id"])
+    return {name: column[inside] for name, column in table.items()}
 
 
 def _runs(runs: Sequence[Run], parts: Sequence[Correlated]) -> pd.DataFrame:
@@ -98,6 +114,7 @@ def _spans(parts: Sequence[Correlated], sizes: npt.NDArray[Any], first: npt.NDAr
             "duration_ns": joined["end_ns"] - joined["start_ns"],
             "thread": joined["thread"],
             "stream": joined["stream"],
+            "context": joined["context"],
             "correlation_id": joined["correlation_id"],
         }
     )

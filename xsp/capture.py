@@ -27,7 +27,10 @@ VERSION = 1
 _MAGIC = "xsp capture"
 _MANIFEST = "manifest.json"
 _META = ("name", "levels", "environment", "warnings", "trace")
-TABLES = ("runs", "spans", "api_calls", "calls", "modules", "layers", "library_calls", "kernels")
+TABLES = (
+    "runs", "model_calls", "spans", "api_calls", "synchronizations",
+    "calls", "modules", "layers", "library_calls", "kernels",
+)  # fmt: skip
 
 # RuntimeError is zipfile's for entries that a damaged header calls encrypted or compressed in an unknown way.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, pa.ArrowException, KeyError, ValueError, OSError, EOFError, RuntimeError)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.correction import Correction, correction_row, fitted
 from xsp.analysis.statistics import trimmed
 from xsp.assembly import Vocabulary, assemble
 from xsp.capture import Capture
@@ -36,11 +37,18 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
             runs, why = climb(executor, ladder, prepared.tracers, stop, lambda _: shown.update() and None)
         facts = environment()
     tables = assemble(runs, _vocabulary(target, prepared))
+    correction = fitted(tables)
     meta = {
         "name": target.name,
         "levels": [_status_row(status) for status in prepared.statuses],
         "environment": facts,
-        "warnings": [*target.notes, *prepared.doubts, *_doubts(tables, why, prepared.device_work)],
+        "correction": correction_row(correction),
+        "warnings": [
+            *target.notes,
+            *prepared.doubts,
+            *_doubts(tables, why, prepared.device_work),
+            *_closure_doubts(correction),
+        ],
         "stopped": why,
         "memory_device": prepared.memory.device if prepared.memory else None,
         "clock": _clock(prepared),
@@ -150,4 +158,16 @@ def _changed_work(tables: dict[str, pd.DataFrame], device_work: int | None) -> l
     return [
         f"without layer and library tracing the program ran {device_work} kernels, copies and sets, with it "
         f"{' to '.join(map(str, sorted({seen[0], seen[-1]})))}: it does other work when it is traced, or from run to run"
+    ]
+
+
+def _closure_doubts(correction: Correction | None) -> list[str]:
+    if correction is None:
+        return []
+    rung, closure = list(correction.closure.items())[-1]
+    if closure.low <= 0 <= closure.high or max(abs(closure.low), abs(closure.high)) <= TARGET:
+        return []
+    return [
+        f"the corrected timeline of {rung} is {closure.error:+.1%} off the unprofiled latency, more than chance explains "
+        f"({closure.low:+.1%} to {closure.high:+.1%}): its corrected times are wrong by about as much"
     ]

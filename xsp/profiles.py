@@ -11,6 +11,10 @@ import numpy as np
 import pandas as pd
 
 from xsp import capture as capture_file
+from xsp.analysis.charges import COST_LEVELS
+from xsp.analysis.correction import Correction, corrected_spans, correction_of
+from xsp.analysis.device_timeline import device_timeline
+from xsp.analysis.overhead import overhead
 from xsp.analysis.statistics import trimmed
 from xsp.analysis.tree import latency_table
 from xsp.capture import Capture
@@ -131,8 +135,55 @@ class Profile:
         return pd.Categorical.from_codes(code[at], categories=pd.Index(distinct, dtype=object))
 
     @cached_property
+    def _correction(self) -> Correction | None:
+        return correction_of(self._capture.meta.get("correction"))
+
+    @cached_property
+    def _corrected(self) -> pd.DataFrame | None:
+        return corrected_spans(self._capture.tables, self._correction.costs) if self._correction else None
+
+    @property
+    def corrected(self) -> pd.DataFrame | None:
+        """The deepest rung's spans with the tracers' cost taken out by replay: row (of `spans`), start_ns, duration_ns.
+
+        None where the costs could not be fitted: only rung M was run, or fewer than four rounds.
+        """
+        return None if self._corrected is None else self._corrected.copy()
+
+    @property
+    def costs(self) -> pd.DataFrame:
+        """What one event of each kind cost its tracer, fitted in place: kind, level, cost_ns, low_ns, high_ns (95 %),
+        identified (False where the rungs do not tell, and a prior was kept). Empty where nothing was fitted.
+        """
+        costs = self._correction.costs if self._correction else None
+        rows = [
+            (kind.removesuffix("_ns"), level.name, getattr(costs, kind), *costs.intervals[kind], costs.identified[kind])
+            for kind, level in COST_LEVELS.items()
+            if costs is not None
+        ]
+        return pd.DataFrame(rows, columns=["kind", "level", "cost_ns", "low_ns", "high_ns", "identified"])
+
+    @property
+    def closure_error(self) -> pd.DataFrame:
+        """By rung: (corrected total - unprofiled model latency) / unprofiled model latency, on rounds that the costs were
+        not fitted on. Columns: error, low, high (95 %), rounds. Empty where nothing was fitted.
+        """
+        found = self._correction.closure if self._correction else {}
+        rows = [(one.error, one.low, one.high, len(one.by_round)) for one in found.values()]
+        index = pd.Index(list(found), name="rung", dtype=object)
+        return pd.DataFrame(rows, index=index, columns=["error", "low", "high", "rounds"])
+
+    def overhead(self) -> pd.DataFrame:
+        """What each rung adds to each level above it; columns as in `xsp.analysis.overhead.overhead`."""
+        return overhead(self._capture.tables)
+
+    def device_timeline(self) -> pd.DataFrame:
+        """The device's time, divided among layers and named gaps; `xsp.analysis.device_timeline.device_timeline`."""
+        return device_timeline(self._capture.tables, self._corrected)
+
+    @cached_property
     def _tree(self) -> pd.DataFrame:
-        return latency_table(self._capture.tables, self.name)
+        return latency_table(self._capture.tables, self.name, self._corrected)
 
     def tree(self) -> pd.DataFrame:
         """The hierarchical latency table; columns as in `xsp.analysis.tree.latency_table`."""

@@ -13,7 +13,7 @@ from xsp.run import Run
 from xsp.types import Level
 
 MINIMUM_ROUNDS = 5
-MAXIMUM_ROUNDS = 200
+MAXIMUM_ROUNDS = 100
 TARGET = 0.01
 """Half width of the model latency's 95 % interval, relative to the latency, that the default rule asks for."""
 BUDGET_S = 30.0

@@ -177,5 +177,6 @@ def _spans(
             [calls["thread"], layers["thread"], outside_calls["thread"], library["thread"], api["thread"][launch]]
         ).astype(np.uint32),
         "stream": np.concatenate([*(n - 1 for n in none[:4]), device["stream"]]).astype(np.int32),
+        "context": np.concatenate([*none[:4], device["context"]]).astype(np.uint32),
         "correlation_id": np.concatenate([*none[:4], device["correlation_id"]]).astype(np.uint32),
     }

@@ -105,6 +105,43 @@ def cross_validated_closure(
     return _closure(errors, 1 / len(rounds) + 1 / fitted_on, confidence)
 
 
+def closure_by_rung(
+    rounds: Sequence[Round], folds: int = 5, prior: Costs = TYPICAL, confidence: float = 0.95
+) -> dict[RunSpec, Closure]:
+    """Cross-validated closure error of every rung above M, under costs fitted on the other folds.
+
+    A rung's corrected latency is its measured one less what the replay says its tracers added: the deepest run
+    replayed without the costs of the levels that the rung lacks, minus the same replayed without any.
+
+    Raises:
+        XspError: too few rounds to fit without a fold.
+
+    """
+    folds = min(folds, len(rounds))
+    rungs = [*_rungs(rounds)[1:], max(rounds[0].latency_ns, key=lambda rung: len(rung.levels))]
+    errors = np.empty((len(rounds), len(rungs)))
+    near = fit_costs(rounds, prior, None, confidence)
+    for fold in range(folds):
+        others = [r for i, r in enumerate(rounds) if i % folds != fold]
+        # The fit on all rounds is only where the search begins: what it finds depends on the other folds alone.
+        costs = _Problem(others, prior, Costs()).solve(confidence, near)
+        errors[fold::folds] = _rung_errors(rounds[fold::folds], rungs, costs)
+    variance_factor = 1 / len(rounds) + folds / (len(rounds) * (folds - 1))
+    return {rung: _closure(errors[:, i], variance_factor, confidence) for i, rung in enumerate(rungs)}
+
+
+def _rung_errors(rounds: Sequence[Round], rungs: Sequence[RunSpec], costs: Costs) -> Floats:
+    unprofiled = np.array([entry.latency_ns[MODEL] for entry in rounds])
+    total = _replayed(rounds, costs)
+    columns = []
+    for rung in rungs:
+        with_rung = _replayed(rounds, costs.of_levels([level for level in Level if level not in rung.levels]))
+        measured = np.array([entry.latency_ns[rung] for entry in rounds])
+        columns.append((measured - with_rung + total) / unprofiled - 1)
+    errors: Floats = np.stack(columns, axis=1)
+    return errors
+
+
 def _closures(rounds: Sequence[Round], costs: Costs) -> Floats:
     unprofiled = np.array([entry.latency_ns[MODEL] for entry in rounds])
     errors: Floats = _replayed(rounds, costs) / unprofiled - 1
@@ -161,11 +198,13 @@ class _Problem:
         difference: Floats = replayed - self.measured[:number]
         return difference
 
-    def solve(self, confidence: float) -> Costs:
-        """Gauss-Newton with bounds, the slope taken twice; each step solves the linear problem exactly."""
-        solution = np.clip(self.prior, self.floor, self.ceiling)
+    def solve(self, confidence: float, near: Costs | None = None) -> Costs:
+        """Gauss-Newton with bounds; each step solves the linear problem exactly. The slope is taken twice, once where
+        costs `near` the solution are given.
+        """
+        solution = np.clip(self.prior if near is None else near.values(), self.floor, self.ceiling)
         difference = self.difference(solution)
-        for _ in range(2):
+        for _ in range(2 if near is None else 1):
             whiten = self._whitening(difference)
             matrix = np.concatenate([whiten @ (self._slope(solution) * self.width), np.eye(len(self.width))])
             for _ in range(MAX_STEPS):

@@ -1,0 +1,249 @@
+"""How near the corrected numbers are to the truth, on the machine at hand.
+
+    python benchmarks/fidelity.py [--rounds 120] [--only NAME] [--json out.json]
+
+(a) closure: for every program the deepest rung's latency as recorded, after plain subtraction of the fitted costs, and
+    replayed (cross-validated), against the unprofiled latency of the same rounds.
+(b) layers: for GPU-bound programs every layer's share of the device's time against the same layer timed alone, in place, by
+    two CUDA events and nothing else.
+(c) known lengths: GPU sleeps and kernels against long back-to-back launches timed by two events, host stalls against their
+    own length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from overhead import inference, resnet50, transformer
+from torch import nn
+
+import xsp
+from xsp.analysis.charges import COST_LEVELS
+from xsp.analysis.statistics import trimmed
+from xsp.environment import environment
+
+
+class LaunchThenCompute(nn.Module):
+    """First half launch-bound (120 tiny layers), second half GPU-bound (40 large ones)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tiny = nn.Sequential(*[nn.Linear(64, 64) for _ in range(120)])
+        self.widen = nn.Linear(64, 8192)
+        self.large = nn.Sequential(*[nn.Linear(8192, 8192) for _ in range(40)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.large(self.widen(self.tiny(x)))
+
+
+def mixed() -> Callable[[], Any]:
+    model = LaunchThenCompute().cuda().half()
+    x = torch.randn(2048, 64, device="cuda", dtype=torch.float16)
+
+    def call() -> Any:
+        with torch.no_grad():
+            return model(x)
+
+    call.model = model
+    return call
+
+
+PROGRAMS: dict[str, tuple[str, float, Callable[[], Callable[[], Any]]]] = {
+    "resnet50 batch 256": ("GPU-bound", 0.25, lambda: inference(resnet50, batch=256)),
+    "gpt2 batch 32, 512 tokens": ("GPU-bound", 0.25, lambda: inference(transformer, batch=32, tokens=512)),
+    "gpt2 batch 8, 512 tokens": ("near balance", 1.0, lambda: inference(transformer, batch=8, tokens=512)),
+    "resnet50 batch 1": ("launch-bound", 1.0, lambda: inference(resnet50, batch=1)),
+    "resnet50 batch 32": ("launch-bound", 1.0, lambda: inference(resnet50, batch=32)),
+    "gpt2 batch 1, 64 tokens": ("launch-bound", 1.0, lambda: inference(transformer, batch=1)),
+    "120 tiny, 40 large linears": ("mixed", 0.5, mixed),
+}
+"""Kind, share of the rounds asked for, and how to make the program."""
+
+
+def percent(value: float) -> float:
+    return round(100 * float(value), 3)
+
+
+def closure(prof: xsp.Profile) -> dict[str, Any]:
+    """Error in % of the unprofiled latency, trimmed mean and half width of the 95 % interval."""
+    by_rung = prof.runs.pivot_table(index="round", columns="rung", values="latency_ns")
+    unprofiled, deepest = by_rung["M"], by_rung.columns[by_rung.columns.str.len().argmax()]
+    raw = trimmed(by_rung[deepest] / unprofiled - 1)
+    events = event_counts(prof)
+    costs = prof.costs.set_index("kind")["cost_ns"]
+    subtracted = by_rung[deepest] - sum(costs[kind] * count for kind, count in events.items())
+    plain = trimmed(subtracted / unprofiled - 1)
+    found = prof.closure_error
+    return {
+        "unprofiled_ms": round(prof.latency_ms, 4),
+        "unprofiled_half_width_percent": percent(prof.latency_ci_ms / prof.latency_ms),
+        "rounds": len(by_rung),
+        "as_recorded_percent": [percent(value) for value in raw],
+        "subtraction_percent": [percent(value) for value in plain],
+        "replay_percent": {
+            rung: [percent(row.error), percent(row.low), percent(row.high)] for rung, row in found.iterrows()
+        },
+        "costs_ns": {row.kind: round(row.cost_ns) for row in prof.costs.itertuples()},
+        "identified": prof.costs.loc[prof.costs["identified"], "kind"].tolist(),
+    }
+
+
+def event_counts(prof: xsp.Profile) -> dict[str, float]:
+    """Host events by kind in one run of the deepest rung."""
+    runs = prof.runs.loc[prof.runs["deepest"] == "KERNEL", "run"]
+    spans, api = prof.spans, prof.table("api_calls")
+    mine = spans[spans["run"].isin(runs)]
+    layers = prof.table("layers")["kind"].to_numpy()[mine.loc[mine["level"] == "LAYER", "detail"]]
+    launched = mine.loc[mine["level"] == "KERNEL", ["run", "correlation_id"]].drop_duplicates()
+    launches, every = len(launched), int(api["run"].isin(runs).sum())
+    totals = {
+        "layer": (layers != "function").sum(),
+        "functional": (layers == "function").sum(),
+        "library": (mine["level"] == "LIBRARY").sum(),
+        "launch": launches,
+        "api": every - launches,
+    }
+    assert {f"{kind}_ns" for kind in totals} | {"kernel_ns"} == set(COST_LEVELS)
+    return {kind: float(total) / len(runs) for kind, total in totals.items()}
+
+
+def layer_errors(call: Callable[[], Any], prof: xsp.Profile, repeats: int = 5) -> dict[str, Any]:
+    """Corrected device time of each module layer against two CUDA events around that layer alone."""
+    timeline = prof.device_timeline()
+    timeline["ms"] = timeline["busy_ms"] + timeline["idle_before_ms"]
+    ours = timeline[timeline["phase"] == "forward"].groupby("name")["ms"].sum()
+    modules = {name: module for name, module in call.model.named_modules() if name in ours.index}
+    empty_ms = event_pair_ms(call)
+    truth = {name: timed_alone(call, module, repeats) for name, module in modules.items()}
+    table = pd.DataFrame({"truth_ms": pd.Series(truth) - empty_ms, "ours_ms": ours}).dropna()
+    large = table[table["truth_ms"] > 0.05]
+    error = (large["ours_ms"] / large["truth_ms"] - 1).abs()
+    return {
+        "layers_above_50_us": len(large),
+        "median_percent": percent(error.median()),
+        "p95_percent": percent(error.quantile(0.95)),
+        "worst": {name: percent(value) for name, value in error.nlargest(3).items()},
+        "empty_event_pair_us": round(1e3 * empty_ms, 3),
+    }
+
+
+def timed_alone(call: Callable[[], Any], module: nn.Module, repeats: int) -> float:
+    """Median over runs of the summed event times around the calls of one module, in ms."""
+    pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def before(*_: Any) -> None:
+        pairs.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
+        pairs[-1][0].record()
+
+    handles = (
+        module.register_forward_pre_hook(before),
+        module.register_forward_hook(lambda *_: pairs[-1][1].record()),
+    )
+    found = []
+    for _ in range(repeats):
+        pairs.clear()
+        call()
+        torch.cuda.synchronize()
+        found.append(sum(begin.elapsed_time(end) for begin, end in pairs))
+    for handle in handles:
+        handle.remove()
+    return float(np.median(found))
+
+
+def event_pair_ms(call: Callable[[], Any]) -> float:
+    """What two events with nothing between them show while the GPU is busy."""
+    found = []
+    for _ in range(9):
+        call()
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        end.record()
+        torch.cuda.synchronize()
+        found.append(begin.elapsed_time(end))
+    return float(np.median(found))
+
+
+def back_to_back_ms(launch: Callable[[], Any], times: int) -> float:
+    """Device time of one launch out of many that queue up behind each other."""
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda._sleep(200_000_000)  # until everything is queued
+    begin.record()
+    for _ in range(times):
+        launch()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / times
+
+
+def known_lengths() -> dict[str, Any]:
+    """Error in % of device and host times whose length is known otherwise."""
+    a = torch.randn(4096, 4096, device="cuda", dtype=torch.float16)
+    small = torch.randn(1 << 20, device="cuda")
+    kernels: dict[str, Callable[[], Any]] = {
+        "GPU sleep, 2 ms": lambda: torch.cuda._sleep(4_000_000),
+        "GEMM 4096, fp16": lambda: torch.mm(a, a),
+        "1 M element add": lambda: small.add_(1.0),
+    }
+    result = {}
+    for name, launch in kernels.items():
+        launch()
+        expected = back_to_back_ms(launch, 100)
+        prof = xsp.measure(lambda launch=launch: [launch() for _ in range(20)], iterations=8, progress=False)
+        spans = prof.spans[prof.spans["level"] == "KERNEL"]
+        mine = float(trimmed(spans["duration_ns"])[0]) / 1e6
+        busy = prof.tree()["device_ms"].iloc[0] / 20
+        result[name] = {
+            "back_to_back_ms": round(expected, 5),
+            "kernel_span_error_percent": percent(mine / expected - 1),
+            "busy_error_percent": percent(busy / expected - 1),
+        }
+
+    class Stall(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            until = time.perf_counter_ns() + 3_000_000
+            while time.perf_counter_ns() < until:
+                pass
+            return x
+
+    tree = xsp.measure(Stall(), small, iterations=8, progress=False).tree()
+    layer = tree[tree["level"] == "LAYER"].iloc[0]
+    result["host stall, 3 ms"] = {
+        "host_error_percent": percent(layer["host_ms"] / 3 - 1),
+        "corrected_error_percent": percent(layer["corrected_ms"] / 3 - 1),
+    }
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=120)
+    parser.add_argument("--only", help="programs whose name contains this")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    report: dict[str, Any] = {"environment": environment(), "programs": {}, "known_lengths": known_lengths()}
+    print(json.dumps(report["known_lengths"]), flush=True)
+    for name, (kind, share, make) in PROGRAMS.items():
+        if arguments.only and arguments.only not in name:
+            continue
+        call = make()
+        prof = xsp.measure(call, iterations=max(int(share * arguments.rounds), 8), progress=False)
+        row: dict[str, Any] = {"kind": kind, **closure(prof)}
+        if kind == "GPU-bound":
+            row["layers"] = layer_errors(call, prof)
+        report["programs"][name] = row
+        print(json.dumps({name: row}), flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

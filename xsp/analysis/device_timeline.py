@@ -1,0 +1,99 @@
+"""The device's time of a model call, divided without rest: every layer's work, and the idle time before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.types import Level
+
+Tables = Mapping[str, pd.DataFrame]
+
+BEFORE = "(before the first kernel)"
+AFTER = "(after the last kernel)"
+
+
+def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFrame:
+    """Layers in the order in which the GPU first works for them, with a row for what comes before and one for after.
+
+    Columns: name, phase, busy_ms (GPU-busy time that is this layer's: where kernels of several streams overlap, the one
+    that began first has the time), idle_before_ms (GPU-idle time just before its kernels), share (of both together). All
+    busy and idle times add up to the model latency of the timeline: the corrected one if `corrected` is given, else the
+    deepest rung's as recorded. Means over the runs of the deepest rung. Empty if no kernels were traced.
+    """
+    spans = _timed(tables["spans"], corrected)
+    kernels = spans[spans["level"] == Level.KERNEL].sort_values(["run", "start_ns"], kind="stable")
+    if not len(kernels):
+        return pd.DataFrame(columns=["name", "phase", "busy_ms", "idle_before_ms", "share"])
+    pieces = _pieces(kernels)
+    pieces["layer"] = _layer_of(tables["spans"], kernels.index.to_numpy())
+    layers = tables["layers"]
+    keys = layers.loc[pieces["layer"], ["name", "phase"]].reset_index(drop=True)
+    table = pieces.assign(name=keys["name"].to_numpy(), phase=keys["phase"].to_numpy())
+    sums = table.groupby(["name", "phase", "run"], sort=False)[["busy_ns", "idle_ns"]].sum()
+    ends = _ends(spans, pieces)
+    runs = len(ends)
+    means = sums.groupby(["name", "phase"], sort=False).sum().div(runs * 1e6).reset_index()
+    means.columns = pd.Index(["name", "phase", "busy_ms", "idle_before_ms"])
+    edges = pd.DataFrame(
+        {
+            "name": [BEFORE, AFTER],
+            "phase": "",
+            "busy_ms": 0.0,
+            "idle_before_ms": [ends["before"].mean() / 1e6, ends["after"].mean() / 1e6],
+        }
+    )
+    result = pd.concat([edges[:1], means, edges[1:]], ignore_index=True)
+    total = result["busy_ms"].sum() + result["idle_before_ms"].sum()
+    return result.assign(share=(result["busy_ms"] + result["idle_before_ms"]) / total)
+
+
+def _timed(spans: pd.DataFrame, corrected: pd.DataFrame | None) -> pd.DataFrame:
+    """Spans of the deepest rung's runs with the times to use; row numbers are kept."""
+    if corrected is not None:
+        kept = spans.loc[corrected["row"]]
+        return kept.assign(
+            start_ns=corrected["start_ns"].to_numpy(), duration_ns=corrected["duration_ns"].to_numpy()
+        )
+    deepest = spans.loc[spans["level"] == Level.KERNEL, "run"].unique()
+    return spans[spans["run"].isin(deepest)]
+
+
+def _pieces(kernels: pd.DataFrame) -> pd.DataFrame:
+    """New busy time and idle time before each kernel, in order of start, by run."""
+    run, start = kernels["run"].to_numpy(), kernels["start_ns"].to_numpy()
+    end = start + kernels["duration_ns"].to_numpy()
+    # Runs are laid end to end on one axis, so that the running maximum starts anew with each.
+    width = int(end.max() - start.min()) + 1
+    shift = np.unique(run, return_inverse=True)[1].astype(np.int64) * width - start.min()
+    reached = np.maximum.accumulate(end + shift)
+    before = np.r_[np.int64(-1), reached[:-1]]
+    first = np.r_[True, run[1:] != run[:-1]]
+    opens = start + shift
+    idle = np.where(first, 0, np.maximum(opens - before, 0))
+    busy = np.maximum(end + shift - np.where(first, opens, np.maximum(opens, before)), 0)
+    return pd.DataFrame({"run": run, "busy_ns": busy, "idle_ns": idle, "start_ns": start, "end_ns": end})
+
+
+def _layer_of(spans: pd.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Row of the layers table that each kernel's chain of parents meets first."""
+    parent, level = spans["parent"].to_numpy(), spans["level"].to_numpy()
+    current = parent[rows]
+    for _ in Level:
+        current = np.where(level[current] > Level.LAYER, parent[current], current)
+    detail: npt.NDArray[np.int64] = spans["detail"].to_numpy().astype(np.int64)
+    return detail[current]
+
+
+def _ends(spans: pd.DataFrame, pieces: pd.DataFrame) -> pd.DataFrame:
+    """Per run: time from the first model call to the first kernel and from the last kernel to the end."""
+    model = spans[spans["level"] == Level.MODEL]
+    begin = model.groupby("run")["start_ns"].min()
+    finish = (model["start_ns"] + model["duration_ns"]).groupby(model["run"]).max()
+    by_run = pieces.groupby("run").agg(first=("start_ns", "min"), last=("end_ns", "max"))
+    before = (by_run["first"] - begin.reindex(by_run.index)).clip(lower=0)
+    after = (finish.reindex(by_run.index) - by_run["last"]).clip(lower=0)
+    return pd.DataFrame({"before": before, "after": after})

@@ -49,9 +49,8 @@ $(NATIVE): $(NATIVE_SOURCES) $(wildcard xsp/levels/_native/*.h)
 	$(CC) -O2 -shared -fPIC -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -fvisibility=hidden \
 		$(NATIVE_SOURCES) -o $@ -lpthread -ldl
 
-demo: $(INSTALLED) ## Profile ResNet-50 and save the capture to demo-output/
-	mkdir -p demo-output
-	$(BIN)/python examples/resnet50.py --output demo-output/resnet50.xsp
+demo: $(INSTALLED) ## Profile ResNet-50 here, open captures recorded on an H100, write reports to demo-output/
+	$(BIN)/python examples/demo.py --output demo-output
 
 test: $(INSTALLED) ## Run the tests that need no GPU
 	$(BIN)/pytest $(PYTEST_ARGS)

@@ -86,7 +86,9 @@ def correlate(run: Run, structure: StructureCodes) -> Correlated:
     device = {name: column[launch >= 0] for name, column in device.items()}
     launch = launch[launch >= 0]
 
-    host = _HostParents(calls, layers, layer_call, library, library_call, api, api_call)
+    launches = np.zeros(len(api["start_ns"]), dtype=bool)
+    launches[launch] = True
+    host = _HostParents(calls, layers, layer_call, library, library_call, api, api_call, launches)
     layer_row = matched(layers["code"], structure.layers)
     library_row = matched(library["symbol"], structure.library_calls)
     unmatched = int((layer_row < 0).sum() + (library_row < 0).sum())
@@ -123,6 +125,7 @@ class _HostParents:
         library_call: IntArray,
         api: Columns,
         api_call: IntArray,
+        launches: npt.NDArray[np.bool_],
     ) -> None:
         self.calls, self.layers, self.library, self.api = calls, layers, library, api
         first_layer = len(calls["start_ns"])
@@ -131,14 +134,16 @@ class _HostParents:
         owner = _enclosing(layers, library)
         self._api_library = _enclosing(library, api)
         api_owner = np.where(self._api_library >= 0, 0, _enclosing(layers, api))
-        self.outside = np.unique(np.concatenate([library_call[owner < 0], api_call[api_owner < 0]]))
+        # An API call that launches nothing (the final synchronise) needs no layer: it is the model call's own.
+        bare = (api_owner < 0) & ~launches
+        self.outside = np.unique(np.concatenate([library_call[owner < 0], api_call[(api_owner < 0) & launches]]))
         first_outside = first_layer + len(layers["start_ns"])
         self.library_parent = self._span_of(owner, library_call, first_layer, first_outside)
         first_library = first_outside + len(self.outside)
         self.api_parent = np.where(
             self._api_library >= 0,
             first_library + self._api_library,
-            self._span_of(api_owner, api_call, first_layer, first_outside),
+            np.where(bare, api_call, self._span_of(api_owner, api_call, first_layer, first_outside)),
         )
         self.first_library = first_library
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from quick import LAYERS, measured, profiled
 from torch import nn
 
 import xsp
+from xsp.levels import memory
 
 KIB = 1024
 
@@ -95,6 +97,29 @@ def test_active_profiler_makes_memory_unknown_and_nothing_else() -> None:
     assert rows(prof).loc["0", "allocated_bytes"] == -1
     assert prof.latency_ms > 0
     assert len(profile.key_averages()) > 0
+
+
+def test_recording_that_fails_makes_memory_unknown_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile is not lost with its memory: a sentence says why memory is unknown, and times are there."""
+    monkeypatch.setattr(memory, "record_function", None)
+    with torch.no_grad():
+        prof = profiled(nn.Sequential(nn.Linear(4, 4)), torch.ones(1, 4))
+    assert any("memory per layer is unknown" in sentence and "TypeError" in sentence for sentence in prof.warnings)
+    assert rows(prof).loc["0", "allocated_bytes"] == -1
+    assert prof.latency_ms > 0
+
+
+def test_exception_of_the_target_in_the_memory_run_is_the_users() -> None:
+    """What the program itself raises while memory is recorded passes through, with a note."""
+    calls = count(1)
+
+    def target(x: torch.Tensor) -> torch.Tensor:
+        # first run, warm-up, structure run, memory run
+        return torch.relu(x) if next(calls) < 4 else x @ torch.ones(3)
+
+    with pytest.raises(RuntimeError, match="size") as caught:
+        measured(target, torch.ones(2))
+    assert any("records memory" in note for note in caught.value.__notes__)
 
 
 @pytest.mark.parametrize("levels", ["M", "M/L"])

@@ -15,6 +15,7 @@ from xsp.assembly import Vocabulary, assemble
 from xsp.capture import Capture
 from xsp.driver import Executor, Ladder, climb, rungs_for
 from xsp.environment import environment
+from xsp.levels.compiled import compiled_again
 from xsp.preparation import Prepared, Settings, prepare
 from xsp.progress import bar
 from xsp.state import RandomState
@@ -47,6 +48,7 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
             *target.notes,
             *prepared.doubts,
             *_doubts(tables, why, prepared.device_work),
+            *compiled_again(prepared.compilations),
             *_closure_doubts(correction),
         ],
         "stopped": why,

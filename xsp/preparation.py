@@ -17,6 +17,7 @@ from xsp.analysis.correlate import sorted_by_start, within_model
 from xsp.driver import Executor, add_note, tracing
 from xsp.errors import TargetError
 from xsp.levels import memory
+from xsp.levels.compiled import compilations
 from xsp.levels.layer import LayerTracer
 from xsp.levels.structure import Structure, StructureRecorder, discovered, qualified_names
 from xsp.progress import bar
@@ -61,8 +62,9 @@ class Prepared:
     """A warm target whose structure is known, and a tracer for every level that can be traced.
 
     `device_work` is the number of kernels, copies and sets of an execution with no tracer above KERNEL, None where
-    KERNEL is not traced. `library_calls` are the structure run's calls in order: `name` and decoded `arguments`. `memory` is None where
-    allocations could not be recorded. `doubts` are sentences for the profile's warnings.
+    KERNEL is not traced. `library_calls` are the structure run's calls in order: `name` and decoded `arguments`.
+    `memory` is None where allocations could not be recorded. `compilations` is Dynamo's count when the target was warm.
+    `doubts` are sentences for the profile's warnings.
     """
 
     executor: Executor
@@ -72,6 +74,7 @@ class Prepared:
     memory: memory.LayerMemory | None
     tracers: dict[Level, Tracer]
     device_work: int | None
+    compilations: int
     doubts: tuple[str, ...]
 
     @property
@@ -86,11 +89,14 @@ def prepare(executor: Executor, settings: Settings) -> Prepared:
     traced = [status.level for status in statuses if status.status is Status.TRACED]
     doubts: list[str] = []
     called, roots = _warmed_up(executor, settings, doubts)
+    compiled = compilations()
     structure, library_calls = _structure(executor, called, roots, traced)
     layer_memory = _memory(executor, structure, doubts)
     tracers = _tracers(traced, structure)
     device_work = _device_work(executor, tracers)
-    return Prepared(executor, statuses, structure, library_calls, layer_memory, tracers, device_work, tuple(doubts))
+    return Prepared(
+        executor, statuses, structure, library_calls, layer_memory, tracers, device_work, compiled, tuple(doubts)
+    )
 
 
 def _warmed_up(executor: Executor, settings: Settings, doubts: list[str]) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -162,8 +168,20 @@ def _memory(executor: Executor, structure: Structure, doubts: list[str]) -> memo
     if reason is not None:
         doubts.append(reason)
         return None
-    with tracing([], "in the run that records memory"):
-        return memory.recorded(executor.run, structure.codes, codes)
+    try:
+        with tracing([], "in the run that records memory"):
+            return memory.recorded(executor.run, structure.codes, codes)
+    except Exception as error:
+        if not memory.is_own_failure(error):
+            raise
+        doubts.append(
+            f"memory per layer is unknown: recording it failed with {type(error).__name__}: {_first_line(error)}"
+        )
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _tracers(traced: list[Level], structure: Structure) -> dict[Level, Tracer]:

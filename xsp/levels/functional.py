@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +24,14 @@ _METADATA = frozenset({
 BACKWARD_ENTRIES: frozenset[Any] = frozenset({torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad})
 
 
-def is_layer(function: Callable[..., Any]) -> bool:
+@dataclass(frozen=True)
+class CompiledFunction:
+    """What `torch.compile` returned for a function of this name; a call of it is one layer."""
+
+    name: str
+
+
+def is_layer(function: Callable[..., Any] | CompiledFunction) -> bool:
     """Whether a torch function called outside every leaf module counts as a layer of its own."""
     name = getattr(function, "__name__", "")
     if name in {"__get__", "__set__", "__delete__"}:
@@ -34,7 +42,9 @@ def is_layer(function: Callable[..., Any]) -> bool:
     return name not in _METADATA
 
 
-def layer_type(function: Callable[..., Any]) -> str:
+def layer_type(function: Callable[..., Any] | CompiledFunction) -> str:
     """Short name for tables: `add` for `Tensor.__add__`, `relu` for `F.relu`."""
+    if isinstance(function, CompiledFunction):
+        return function.name
     name = getattr(function, "__name__", type(function).__name__)
     return name.strip("_") or name

@@ -21,7 +21,8 @@ from torch.utils.hooks import RemovableHandle
 
 from xsp.levels.autograd import BACKWARD_BASE, ENGINE_CODE, backward_code, new_nodes, run_inside
 from xsp.levels.calls import entry_point, step_in, step_in_by_hooks
-from xsp.levels.functional import is_layer
+from xsp.levels.compiled import Leave, around_compiled_code
+from xsp.levels.functional import CompiledFunction, is_layer
 from xsp.target import tensors_in
 from xsp.types import LAYER_EVENTS, Columns, Level, empty
 
@@ -48,7 +49,7 @@ class Codes:
         """Code of a leaf module."""
         return self.modules.setdefault(module, len(self.modules))
 
-    def of_function(self, function: Callable[..., Any]) -> int | None:
+    def of_function(self, function: Callable[..., Any] | CompiledFunction) -> int | None:
         """Code of a torch function, None where it is no layer."""
         try:
             return self._functions[function]
@@ -68,14 +69,15 @@ class FunctionalMode(TorchFunctionMode):
     def __init__(
         self,
         codes: Codes,
-        begin: Callable[[int, Callable[..., Any], Any], None],
-        end: Callable[[int, Callable[..., Any], Any, Any], None],
+        begin: Callable[[int, Callable[..., Any] | CompiledFunction, Any], None],
+        end: Callable[[int, Callable[..., Any] | CompiledFunction, Any, Any], None],
     ) -> None:
         super().__init__()
         self._codes, self._begin, self._end = codes, begin, end
         self._local = _Local()
         self._muted: list[int] = []
         self._depth = -1
+        self._undo: Callable[[], None] = lambda: None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -97,12 +99,40 @@ class FunctionalMode(TorchFunctionMode):
         _push_mode(self)
         if self._depth < 0:
             self._depth = _stack_depth()
+            self._undo = around_compiled_code(self._compiled)
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        self._undo()
         # A backward node that raised has left the mode on top; everything from our own place upwards goes.
         while _stack_depth() >= self._depth:
             _pop_mode()
+
+    def _compiled(self, name: str, inputs: tuple[Any, ...]) -> Leave | None:
+        """One layer; the mode is off inside, wherever in the stack it lies, for Dynamo traces and guards on all modes."""
+        thread = threading.get_ident()
+        if _stack_depth() < self._depth or thread in self._muted:
+            return None
+        function = CompiledFunction(name)
+        code = self._codes.of_function(function)
+        assert code is not None
+        self._begin(code, function, inputs)
+        self._muted.append(thread)
+        above = [_pop_mode() for _ in range(_stack_depth() - self._depth)]
+        _pop_mode()
+        for mode in reversed(above):
+            _push_mode(mode)
+
+        def leave(result: Any) -> None:
+            for _ in above:
+                _pop_mode()
+            _push_mode(self)
+            for mode in reversed(above):
+                _push_mode(mode)
+            self._muted.remove(thread)
+            self._end(code, function, inputs, result)
+
+        return leave
 
     @contextmanager
     def back_on(self) -> Iterator[None]:
@@ -118,7 +148,7 @@ class FunctionalMode(TorchFunctionMode):
 
     def suspend(self) -> None:
         """Switch off on this thread until `resume`. Where a mode of the user's lies above, ours stays and lets pass."""
-        on = _stack_depth() == self._depth
+        on = _stack_depth() == self._depth and not (self._muted and threading.get_ident() in self._muted)
         self._local.mode_was_on.append(on)
         if on:
             _pop_mode()

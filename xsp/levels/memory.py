@@ -6,8 +6,10 @@ profiler reports every allocation of the CPU and CUDA caching allocators with th
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,9 @@ from xsp.analysis.align import matched
 from xsp.levels.layer import Codes, LayerTracer, Stamp, paired
 
 _MARK = "xsp stamp "
+
+_TORCH = Path(torch.__file__).parent
+_OWN_PLACES = (Path(__file__), _TORCH / "profiler", _TORCH / "autograd" / "profiler.py", _TORCH / "_dynamo")
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,24 @@ def why_unavailable() -> str | None:
     return None
 
 
+def is_own_failure(error: Exception) -> bool:
+    """Whether an exception of `recorded` comes from the recording: from here, from torch's profiler, or from its compiler,
+    which was done with the target before. Whatever else the target raises is its user's business.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(frame.f_code is _evaluated.__code__ for frame in frames):
+        return True
+    raised_in = Path(frames[-1].f_code.co_filename) if frames else Path()
+    return any(raised_in.is_relative_to(place) for place in _OWN_PLACES)
+
+
 def recorded(
     run: Callable[[Callable[[], None]], object], codes: Codes, structure_codes: npt.NDArray[np.int64]
 ) -> LayerMemory:
-    """Run the target once, telling it whom to call when it is ready, under torch's profiler (CPU activities with memory) and charge allocations to layers."""
+    """Run the target once under torch's profiler (CPU activities with memory) and charge allocations to layers.
+
+    `run` is given what it must call when the target's state is restored, just before its first call.
+    """
     log = _MarkingLog()
     tracer = LayerTracer(codes, log)
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -64,6 +83,10 @@ def recorded(
             run(tracer.new_run)
         finally:
             tracer.stop()
+    return _evaluated(profile, log, structure_codes)
+
+
+def _evaluated(profile: Any, log: list[Stamp], structure_codes: npt.NDArray[np.int64]) -> LayerMemory:
     events = _flattened(profile.profiler.kineto_results.experimental_event_tree())
     marks = {int(e.name.removeprefix(_MARK)): e.start_time_ns for e in events if e.name.startswith(_MARK)}
     layers = paired([(stamp[0], marks[i], stamp[2]) for i, stamp in enumerate(log) if i in marks])

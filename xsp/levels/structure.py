@@ -6,7 +6,6 @@ recorded here.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import Counter
@@ -18,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from xsp.levels.autograd import backward_code, new_nodes, run_inside
 from xsp.levels.calls import entry_point, is_compiled, step_in, step_in_by_hooks
-from xsp.levels.functional import BACKWARD_ENTRIES, layer_type
+from xsp.levels.compiled import Leave, around_compiled_code
+from xsp.levels.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
 from xsp.levels.layer import Codes, FunctionalMode
 from xsp.target import tensors_in
 from xsp.types import Columns
@@ -101,11 +100,16 @@ def is_leaf(module: nn.Module) -> bool:
 
 @contextmanager
 def discovered(called: list[nn.Module], roots: list[nn.Module]) -> Iterator[None]:
-    """Append every module called inside the block to `called`, and those called outside any other to `roots`."""
+    """Append every module called inside the block to `called`, and those called outside any other to `roots`.
+
+    `nn.Module.__call__` is replaced for it, except while compiled code runs. Global hooks would do the same, but
+    torch.compile compiles modules again for them, and warns.
+    """
     depth: Counter[int] = Counter()
     seen: set[nn.Module] = set()
+    call = nn.Module.__call__
 
-    def before(module: nn.Module, _args: Any) -> None:
+    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         thread = threading.get_ident()
         if depth[thread] == 0 and module not in roots:
             roots.append(module)
@@ -113,20 +117,27 @@ def discovered(called: list[nn.Module], roots: list[nn.Module]) -> Iterator[None
         if module not in seen:
             seen.add(module)
             called.append(module)
+        try:
+            return call(module, *args, **kwargs)
+        except BaseException as error:
+            # The innermost module is the first to see an exception pass; outer ones must not claim it.
+            if not hasattr(error, "_xsp_layer"):
+                error._xsp_layer = module  # type: ignore[attr-defined]
+            raise
+        finally:
+            depth[thread] -= 1
 
-    def after(module: nn.Module, _args: Any, output: Any) -> None:
-        depth[threading.get_ident()] -= 1
-        error = sys.exc_info()[1]
-        # The innermost module is the first to see an exception pass; outer ones must not claim it.
-        if output is None and error is not None and not hasattr(error, "_xsp_layer"):
-            error._xsp_layer = module  # type: ignore[attr-defined]
+    def hidden(_name: str, _inputs: Any) -> Leave:
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        return lambda _result: setattr(nn.Module, "__call__", watched)
 
-    handles = (register_module_forward_pre_hook(before), register_module_forward_hook(after, always_call=True))
+    undo = around_compiled_code(hidden)
+    nn.Module.__call__ = watched  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        undo()
 
 
 def qualified_names(roots: list[nn.Module]) -> dict[nn.Module, str]:
@@ -258,7 +269,7 @@ class StructureRecorder:
             return name, name, seen
         return "", self._outside, self._seen_outside
 
-    def _function_begins(self, code: int, function: Callable[..., Any], args: Any) -> None:
+    def _function_begins(self, code: int, function: Callable[..., Any] | CompiledFunction, args: Any) -> None:
         module, place, seen = self._place()
         kind = layer_type(function)
         seen[kind] += 1

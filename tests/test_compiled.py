@@ -1,0 +1,157 @@
+"""Programs that use torch.compile: what is compiled is one layer, and stays compiled as it was."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from quick import backward_names, forward_names, measured, profiled
+from torch import nn
+from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
+from torch.overrides import TorchFunctionMode
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet() -> Iterator[None]:
+    """Forget what other tests compiled."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Block(nn.Module):
+    """A module with layers inside, and arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Arithmetic after a layer."""
+        return torch.relu(self.fc(x)) * 2
+
+
+class Net(nn.Module):
+    """A layer, then whatever is given, then arithmetic."""
+
+    def __init__(self, inner: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """One after the other."""
+        return self.inner(self.first(x)) + 1
+
+
+def gate(x: torch.Tensor) -> torch.Tensor:
+    """A function worth fusing."""
+    return torch.relu(x) * torch.sigmoid(x)
+
+
+def in_place(counter: CompileCounter) -> nn.Module:
+    """A module compiled by `module.compile()`."""
+    block = Block()
+    block.compile(backend=counter)
+    return block
+
+
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize(
+    ("compiled", "layer"),
+    [
+        (in_place, "inner"),
+        (lambda counter: torch.compile(Block(), backend=counter), "inner"),
+        (lambda counter: torch.compile(gate, backend=counter), "::gate"),
+    ],
+    ids=["module.compile()", "torch.compile(module)", "torch.compile(function)"],
+)
+def test_compiled_code_is_one_layer_and_compiles_once(compiled: Callable[..., Any], layer: str, warm: bool) -> None:
+    """Compiled code inside a model is one layer, and the tracers cause no compilation, whether it was warm or not."""
+    counter = CompileCounter()
+    model, x = Net(compiled(counter)), torch.randn(2, 4)
+    if warm:
+        model(x)
+    prof = profiled(model, x)
+    assert forward_names(prof) == ["first", layer, "::add"]
+    assert counter.frame_count == 1
+    assert not any("compile" in sentence for sentence in prof.warnings)
+
+
+def test_looking_for_layers_gives_no_warning() -> None:
+    """torch warns of nothing, as it would of global module hooks, when a program with a compiled module is profiled."""
+    model, x = Net(torch.compile(Block(), backend="eager")), torch.randn(2, 4)
+    model(x)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        profiled(model, x)
+    assert [str(warning.message) for warning in caught] == []
+
+
+def test_shapes_and_backward_of_a_compiled_function() -> None:
+    """A compiled function's layer has the shapes of its inputs and outputs and owns its backward nodes."""
+    model = Net(torch.compile(gate, backend=CompileCounterWithBackend("aot_eager")))
+    prof = measured(lambda x: model(x).sum().backward(), torch.randn(2, 4))
+    layers = prof.table("layers").set_index("name")
+    row = layers[layers["kind"] == "function"].loc["Net::gate" if "Net::gate" in layers.index else "::gate"]
+    assert (row["input_shapes"], row["output_shapes"]) == ("[[2, 4]]", "[[2, 4]]")
+    assert any(name.endswith("::gate") for name in backward_names(prof))
+
+
+def test_graph_breaks_stay_what_they_were() -> None:
+    """A compiled function that falls back to Python in its middle is still one layer with its two graphs."""
+    counter = CompileCounter()
+
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(x)
+        torch._dynamo.graph_break()
+        return torch.sigmoid(y)
+
+    prof = profiled(Net(torch.compile(broken, backend=counter)), torch.randn(2, 4))
+    assert forward_names(prof) == ["first", "::broken", "::add"]
+    assert counter.frame_count == 2
+
+
+def test_compiled_function_below_a_mode_of_the_users() -> None:
+    """A torch function mode of the program's own is seen by the compiler as ever, the tracers' is not."""
+    counter = CompileCounter()
+    fused = torch.compile(gate, backend=counter)
+
+    class Own(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    def inner(x: torch.Tensor) -> torch.Tensor:
+        with Own():
+            return fused(x)
+
+    model, x = Net(inner), torch.randn(2, 4)
+    model(x)
+    before = counter.frame_count
+    assert "::gate" in forward_names(profiled(model, x))
+    assert counter.frame_count == before
+
+
+def test_compiled_function_that_raises() -> None:
+    """An exception inside compiled code is the program's, and profiling goes on as before."""
+    fused = torch.compile(lambda x: gate(x) @ torch.ones(3, 3), backend="eager")
+
+    def inner(x: torch.Tensor) -> torch.Tensor:
+        try:
+            return fused(x)
+        except RuntimeError:
+            return gate(x)
+
+    names = forward_names(profiled(Net(inner), torch.randn(2, 4)))
+    assert names[-4:] == ["::relu", "::sigmoid", "::mul", "::add"]
+
+
+def test_compilation_during_the_measurement_is_said() -> None:
+    """A program that compiles again while it is measured gets a warning with the number of times."""
+    fused = torch.compile(gate, backend="eager", dynamic=False)
+    sizes = iter(range(2, 100))
+    prof = measured(lambda: fused(torch.randn(next(sizes))))
+    assert any("torch.compile compiled" in sentence for sentence in prof.warnings)

@@ -68,10 +68,15 @@ class NoTracer:
         return 0
 
 
-def climbed(stop: Stop, latencies: Iterator[int] | None = None, ladder: Ladder = LADDER) -> tuple[list[Run], str]:
+def climbed(
+    stop: Stop,
+    latencies: Iterator[int] | None = None,
+    ladder: Ladder = LADDER,
+    on_round: Callable[[int], None] = lambda _round: None,
+) -> tuple[list[Run], str]:
     """Climb with a scripted executor and no tracers."""
     executor: Any = ScriptedExecutor(latencies or iter(lambda: 1000, None))
-    return climb(executor, ladder, {}, stop)
+    return climb(executor, ladder, {}, stop, on_round)
 
 
 def order_of(runs: Sequence[Run]) -> list[tuple[int, str]]:
@@ -203,6 +208,22 @@ def test_interrupt_keeps_the_finished_rounds() -> None:
     runs, why = climbed(after_rounds(10), interrupted())
     assert len(runs) == 8
     assert "2 finished rounds are kept" in why
+
+
+@pytest.mark.parametrize("place", ["on_round", "stop"])
+def test_interrupt_between_rounds_keeps_the_finished_rounds(place: str) -> None:
+    """Ctrl-C while progress is shown, or while it is decided whether to go on, keeps the round that has just ended."""
+
+    def interrupt(number: int) -> None:
+        if number == 3:
+            raise KeyboardInterrupt
+
+    def stop(runs: Sequence[Run]) -> str | None:
+        return interrupt(runs[-1].round + 1) if place == "stop" else None
+
+    runs, why = climbed(stop, on_round=interrupt if place == "on_round" else lambda _round: None)
+    assert len(runs) == 3 * 4
+    assert "3 finished rounds are kept" in why
 
 
 def test_interrupt_before_the_first_round_is_the_users() -> None:

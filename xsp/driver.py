@@ -137,14 +137,14 @@ def climb(
         try:
             for position, spec in enumerate(rungs):
                 this_round.append(_visit(executor, spec, tracers, number, position))
+            runs, number = [*runs, *this_round], number + 1
+            on_round(number)
+            reason = stop(runs)
         except KeyboardInterrupt:
             if not runs:
                 raise
-            return runs, f"interrupted in round {number + 1}; the {number} finished rounds are kept"
-        runs += this_round
-        number += 1
-        on_round(number)
-        if (reason := stop(runs)) is not None:
+            return runs, f"interrupted after round {number}; the {number} finished rounds are kept"
+        if reason is not None:
             return runs, reason
 
 

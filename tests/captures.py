@@ -11,7 +11,7 @@ import pandas as pd
 
 from xsp import Profile
 from xsp.capture import Capture
-from xsp.types import Level
+from xsp.types import SYNCHRONIZATIONS, Level, empty
 
 ROUNDS = 3
 RUNGS = ("M", "M/L", "M/L/Lib", "M/L/Lib/K")
@@ -51,8 +51,10 @@ def gpu_capture(**meta: Any) -> Capture:
     """Three rounds of all rungs; GPU busy 560 of 1000 µs."""
     tables = {
         "runs": _runs(),
+        "model_calls": _model_calls(),
         "spans": _spans(),
         "api_calls": _api_calls(),
+        "synchronizations": pd.DataFrame({"run": pd.Series(dtype="int32")} | dict(empty(SYNCHRONIZATIONS))),
         "calls": pd.DataFrame(
             [{"name": "Net", "call": 0, "input_shapes": "[[8, 3]]", "input_dtypes": "['float16']", "batch_size": 8}]
         ),
@@ -104,6 +106,19 @@ def _runs() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _model_calls() -> pd.DataFrame:
+    runs = _runs()
+    return pd.DataFrame(
+        {
+            "run": runs["run"],
+            "thread": _THREAD,
+            "start_ns": runs["start_ns"],
+            "host_end_ns": runs["start_ns"] + runs["host_latency_ns"],
+            "end_ns": runs["start_ns"] + runs["latency_ns"],
+        }
+    )
+
+
 def _start(run: int) -> int:
     return (run + 1) * 10_000_000
 
@@ -122,7 +137,7 @@ def _add_spans(rows: list[dict[str, int]], run: int, deepest: Level) -> None:
             {
                 "run": run, "level": int(level), "detail": detail, "parent": parent, "start_ns": _start(run) + start,
                 "duration_ns": duration, "thread": _THREAD, "stream": stream,
-                "correlation_id": detail + 1 if on_device else 0,
+                "context": int(on_device), "correlation_id": detail + 1 if on_device else 0,
             }
         )  # fmt: skip
         return len(rows) - 1

@@ -30,7 +30,7 @@ def latency(prof: Profile) -> str:
 
 def facts(prof: Profile) -> list[Fact]:
     """Heading and sentence for each thing to know before reading the numbers."""
-    return [*_measurement(prof), *_environment(prof), *_levels(prof), *_clock(prof)]
+    return [*_measurement(prof), *_slowdown(prof), *_environment(prof), *_levels(prof), *_clock(prof)]
 
 
 def _measurement(prof: Profile) -> list[Fact]:
@@ -48,6 +48,17 @@ def _measurement(prof: Profile) -> list[Fact]:
     if counts:
         found.append(("per run", "; ".join(counts)))
     return found
+
+
+def _slowdown(prof: Profile) -> list[Fact]:
+    """What tracing added in total: the deepest rung against rung M in the same rounds."""
+    added = prof.overhead()
+    of_model = added[added["level"] == Level.MODEL.name]
+    if not len(of_model):
+        return []
+    total = f"{of_model['added_share'].sum():+.1%}"
+    steps = ", ".join(f"{row.rung} {row.added_share:+.1%}" for row in of_model.itertuples())
+    return [("tracing", f"{total} on the model latency when all levels are traced ({steps}); host ms has none of it")]
 
 
 def library_calls(prof: Profile) -> int:
@@ -105,5 +116,17 @@ def footnote(prof: Profile) -> str:
     return (
         "Host ms: each level's time is read from the rung that ends with it. Device ms: GPU-busy time below the node, "
         f"from the deepest rung. Share: {measured} / unprofiled latency. {numbers.UNKNOWN}: not measured. "
-        f"Events lost: {prof.lost}."
+        f"{closure(prof)} Events lost: {prof.lost}."
+    )
+
+
+def closure(prof: Profile) -> str:
+    """How far the corrected timeline is from the truth, or why there is none."""
+    found = prof.closure_error
+    if not len(found):
+        return "Closure error: unknown, too few rounds or one rung only."
+    rung, last = str(found.index[-1]), found.iloc[-1]
+    return (
+        f"Closure error of the corrected timeline ({rung}): {last['error']:+.1%}, 95 % interval {last['low']:+.1%} to "
+        f"{last['high']:+.1%}, on rounds its costs were not fitted on."
     )

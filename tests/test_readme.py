@@ -1,0 +1,96 @@
+"""The README's code runs, its commands work, and its figures are the measured ones."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "benchmarks" / "results" / "overhead_h100.json"
+CONDITIONS = ("xsp M/L", "xsp M/L/Lib", "xsp M/L/Lib/K", "torch.profiler")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Contents of the fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [
+    line.partition("#")[0].split()
+    for block in blocks(README, "sh")
+    for line in block.splitlines()
+    if line.startswith("xsp ")
+]
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in with the examples where a clone has them."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_snippets_run(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's Python blocks run one after the other, as a reader would type them."""
+    snippets = blocks(README, "python")
+    assert len(snippets) > 3
+    names: dict[str, Any] = {}
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), names)
+    assert "Conv2d" in capsys.readouterr().out
+    assert (clone / "step.xsp").is_file()
+
+
+def test_capture_format_snippet_runs(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tables of a capture open without xsp, as docs/captures.md shows it."""
+    [snippet] = blocks((ROOT / "docs" / "captures.md").read_text(encoding="utf-8"), "python")
+    assert "xsp." not in snippet.replace(".xsp", "")
+    exec(compile(snippet, "captures.md", "exec"), {})
+    assert "M/L/Lib/K" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_commands_work(command: list[str], clone: Path) -> None:
+    """Every xsp command of the README ends well and prints something."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "xsp", *command[1:]], check=False, capture_output=True, text=True, timeout=240, cwd=clone
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout
+
+
+def test_links_lead_somewhere() -> None:
+    """Links from the README and the pages in docs/ to other files of the repository are not broken."""
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def overhead_table(results: dict[str, Any]) -> str:
+    """The README's rows from the committed results."""
+    rows = []
+    for name, program in results["programs"].items():
+        latency, half = program["unprofiled_ms"]
+        ratios = [f"{program[one]['ratio']:.3f} ± {program[one]['half_width_95']:.3f}" for one in CONDITIONS]
+        rows.append(f"| {' | '.join([name, f'{latency:.1f} ± {half:.1f}', *ratios])} |")
+    return "\n".join(rows)
+
+
+def test_slow_down_is_the_measured_one() -> None:
+    """The README's table of slow-downs is that of the committed results, rounded; machine and rounds are named."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert overhead_table(results) in README, f"put these rows into README.md:\n{overhead_table(results)}"
+    for fact in (
+        results["environment"]["gpu"],
+        f"torch {results['environment']['torch']}",
+        f"{results['rounds']} rounds",
+    ):
+        assert fact in README

@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import pandas as pd
+from tqdm.auto import tqdm
 
-from xsp.analysis.correction import Correction, correction_row, fitted
-from xsp.analysis.statistics import trimmed
+from xsp.analysis.correction import correction_row, fitted
 from xsp.assembly import Vocabulary, assemble
 from xsp.capture import Capture
+from xsp.doubts import about_closure, about_runs
 from xsp.driver import Executor, Ladder, climb, rungs_for
 from xsp.environment import environment
+from xsp.gpu_state import GpuWatch, kept_rounds
 from xsp.levels.compiled import compiled_again
 from xsp.preparation import Prepared, Settings, prepare
 from xsp.progress import bar
 from xsp.state import RandomState
-from xsp.stopping import TARGET, after_rounds, until_precise
+from xsp.stopping import MINIMUM_ROUNDS, after_rounds, until_precise
 from xsp.target import Target, tensors_in
 from xsp.tracing import context
 from xsp.types import Level, LevelStatus
@@ -31,12 +31,16 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
     executor = Executor(target, random)
     with executor.restored_afterwards():
         prepared = prepare(executor, settings)
+        watch = GpuWatch()
         ladder = Ladder(rungs_for(prepared.traced), settings.seed)
         rounds = settings.iterations
         stop = until_precise(budget_s=settings.budget_s) if rounds is None else after_rounds(rounds)
         with bar(f"xsp {target.name}: rounds of {len(ladder.rungs)} rungs", rounds, settings.progress) as shown:
-            runs, why = climb(executor, ladder, prepared.tracers, stop, lambda _: shown.update() and None)
+            runs, why = climb(executor, ladder, prepared.tracers, stop, lambda number: _after(number, shown, watch))
         facts = environment()
+    rounds_run = runs[-1].round + 1
+    kept, suspect = kept_rounds(watch.states, rounds_run, MINIMUM_ROUNDS)
+    runs = [run for run in runs if run.round in kept]
     tables = assemble(runs, _vocabulary(target, prepared))
     correction = fitted(tables)
     meta = {
@@ -47,11 +51,13 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         "warnings": [
             *target.notes,
             *prepared.doubts,
-            *_doubts(tables, why, prepared.device_work),
+            *(sentence for sentence in (watch.why, suspect) if sentence),
+            *about_runs(tables, why, prepared.device_work),
             *compiled_again(prepared.compilations),
-            *_closure_doubts(correction),
+            *about_closure(correction),
         ],
         "stopped": why,
+        "gpu_states": watch.rows(),
         "memory_device": prepared.memory.device if prepared.memory else None,
         "clock": _clock(prepared),
         "trace": {
@@ -61,6 +67,11 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         },
     }
     return Capture(meta, tables)
+
+
+def _after(number: int, shown: tqdm[None], watch: GpuWatch) -> None:
+    shown.update()
+    watch.read(number - 1)
 
 
 def _status_row(status: LevelStatus) -> dict[str, str]:
@@ -126,50 +137,3 @@ def _call_row(target: Target, index: int) -> dict[str, Any]:
 def _clock(prepared: Prepared) -> dict[str, Any] | None:
     kernel: Any = prepared.tracers.get(Level.KERNEL)
     return asdict(kernel.clock) if kernel is not None and kernel.clock is not None else None
-
-
-def _doubts(tables: dict[str, pd.DataFrame], why: str, device_work: int | None) -> list[str]:
-    """Sentences on what is missing or uncertain."""
-    runs = tables["runs"]
-    latency, half = trimmed(runs.loc[runs["deepest"] == Level.MODEL.name, "latency_ns"])
-    doubts = [why] if "interrupted" in why or "budget" in why else []
-    if not doubts and not half <= TARGET * latency:
-        known = f"to ±{half / latency:.1%} only" if np.isfinite(half) else "from too few rounds for an interval"
-        doubts.append(f"the model latency is known {known}; more iterations narrow it")
-    if lost := int(runs["lost"].sum()):
-        doubts.append(f"{lost} records were lost; counts and device times are too low by what they held")
-    if orphans := int(runs["orphans"].sum()):
-        doubts.append(f"{orphans} device activities had no launch record and are in no table")
-    if unmatched := int(runs["unmatched"].sum()):
-        doubts.append(
-            f"{unmatched} layer or library events did not occur in the structure run: the control flow depends on "
-            "data, and their names and shapes are unknown"
-        )
-    return [*doubts, *_changed_work(tables, device_work)]
-
-
-def _changed_work(tables: dict[str, pd.DataFrame], device_work: int | None) -> list[str]:
-    if device_work is None:
-        return []
-    spans, runs = tables["spans"], tables["runs"]
-    counts = spans.loc[spans["level"] == Level.KERNEL, "run"].value_counts()
-    deepest = runs.loc[runs["deepest"] == Level.KERNEL.name, "run"]
-    seen = sorted(set(counts.reindex(deepest, fill_value=0)))
-    if seen == [device_work]:
-        return []
-    return [
-        f"without layer and library tracing the program ran {device_work} kernels, copies and sets, with it "
-        f"{' to '.join(map(str, sorted({seen[0], seen[-1]})))}: it does other work when it is traced, or from run to run"
-    ]
-
-
-def _closure_doubts(correction: Correction | None) -> list[str]:
-    if correction is None:
-        return []
-    rung, closure = list(correction.closure.items())[-1]
-    if closure.low <= 0 <= closure.high or max(abs(closure.low), abs(closure.high)) <= TARGET:
-        return []
-    return [
-        f"the corrected timeline of {rung} is {closure.error:+.1%} off the unprofiled latency, more than chance explains "
-        f"({closure.low:+.1%} to {closure.high:+.1%}): its corrected times are wrong by about as much"
-    ]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from xsp import capture as capture_file
 from xsp.analysis.charges import COST_LEVELS
-from xsp.analysis.correction import Correction, corrected_spans, correction_of
+from xsp.analysis.correction import Correction, corrected_spans, correction_of, deepest_rung, spec_of
 from xsp.analysis.device_timeline import device_timeline
 from xsp.analysis.overhead import overhead
 from xsp.analysis.statistics import trimmed
@@ -28,6 +28,10 @@ _DETAIL_TABLES = {
     Level.LIBRARY: "library_calls",
     Level.KERNEL: "kernels",
 }
+
+_STATE_COLUMNS = [
+    "round", "sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c", "throttled_by", "other_processes",
+]  # fmt: skip
 
 
 class Profile:
@@ -59,6 +63,13 @@ class Profile:
         return dict(self._capture.meta["environment"])
 
     @property
+    def gpu_states(self) -> pd.DataFrame:
+        """The GPU at the end of each round: round, sm_clock_mhz, memory_clock_mhz, power_w, temperature_c, throttled_by,
+        other_processes (that use the GPU). Empty without a GPU or NVML.
+        """
+        return pd.DataFrame(self._capture.meta.get("gpu_states", []), columns=_STATE_COLUMNS)
+
+    @property
     def warnings(self) -> list[str]:
         """Sentences on what makes these numbers doubtful or incomplete; empty when nothing does."""
         return list(self._capture.meta["warnings"])
@@ -74,7 +85,7 @@ class Profile:
         context = self._capture.meta["trace"]
         return TraceContext(int(context["trace_id"], 16), int(context["parent_span_id"], 16), context["first_span_id"])
 
-    @cached_property
+    @property
     def levels(self) -> pd.DataFrame:
         """One row per level: level, tracer, status ("traced", "unavailable", "off"), reason."""
         return pd.DataFrame(self._capture.meta["levels"], columns=["level", "tracer", "status", "reason"])
@@ -91,7 +102,7 @@ class Profile:
         """A raw table of the capture by name: see `xsp.capture.TABLES`."""
         return self._capture.tables[name].copy()
 
-    @cached_property
+    @property
     def spans(self) -> pd.DataFrame:
         """One row per span of every run: run, rung, iteration, level, name, span_id, parent_id, start_ns, end_ns,
         duration_ns, thread, stream (-1 on the host), correlation_id (0 where it has none), detail (row of the
@@ -99,6 +110,10 @@ class Profile:
 
         Ids are valid OpenTelemetry span ids in `trace`; the parent of a MODEL span is the caller's span or 0.
         """
+        return self._spans.copy()
+
+    @cached_property
+    def _spans(self) -> pd.DataFrame:
         raw = self._capture.tables["spans"]
         runs = self._capture.tables["runs"]
         first, parent = self.trace.first_span_id, raw["parent"].to_numpy().astype(np.uint64)
@@ -152,14 +167,14 @@ class Profile:
 
     @property
     def costs(self) -> pd.DataFrame:
-        """What one event of each kind cost its tracer, fitted in place: kind, level, cost_ns, low_ns, high_ns (95 %),
+        """What one event of each kind cost, fitted in place, for the levels that were traced: kind, level, cost_ns, low_ns, high_ns (95 %),
         identified (False where the rungs do not tell, and a prior was kept). Empty where nothing was fitted.
         """
         costs = self._correction.costs if self._correction else None
         rows = [
             (kind.removesuffix("_ns"), level.name, getattr(costs, kind), *costs.intervals[kind], costs.identified[kind])
             for kind, level in COST_LEVELS.items()
-            if costs is not None
+            if costs is not None and level in spec_of(deepest_rung(self._capture.tables)).levels
         ]
         return pd.DataFrame(rows, columns=["kind", "level", "cost_ns", "low_ns", "high_ns", "identified"])
 

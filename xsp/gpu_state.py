@@ -1,0 +1,116 @@
+"""The GPU's clocks, power, temperature and throttling at each round, through NVIDIA's management library (NVML)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+# NVML's clocks event reasons that slow a busy GPU down. Idle, application clocks and sync boost are not among them.
+_THROTTLES = {
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "power brake",
+}
+
+CLOCK_CHANGE = 0.05
+"""A round counts as run at another clock when its SM clock is this far from the median of all rounds."""
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """One reading (nvmlDeviceGetClockInfo, ...GetPowerUsage, ...GetTemperature, ...GetCurrentClocksEventReasons)."""
+
+    round: int
+    sm_clock_mhz: int
+    memory_clock_mhz: int
+    power_w: float
+    temperature_c: int
+    throttled_by: str
+    other_processes: int
+
+
+class GpuWatch:
+    """Reads the state of torch's current GPU; silent where there is none, or no NVML (`why` then says so)."""
+
+    def __init__(self) -> None:
+        self.states: list[GpuState] = []
+        self.why: str | None = None
+        self._nvml: Any = None
+        self._device: Any = None
+        try:
+            self._open()
+        except Exception as error:  # noqa: BLE001 - NVML is a convenience: whatever it says, the profile goes on
+            self.why = f"clocks and throttling were not watched: {type(error).__name__}: {error}"
+
+    def _open(self) -> None:
+        import torch
+
+        if not torch.cuda.is_available():
+            return
+        import pynvml
+
+        pynvml.nvmlInit()
+        identifier = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+        name = identifier if identifier.startswith("GPU-") else f"GPU-{identifier}"
+        self._device = pynvml.nvmlDeviceGetHandleByUUID(name)
+        self._nvml = pynvml
+
+    def read(self, number: int) -> None:
+        """Take the state at the end of a round. NVML calls take some 0.1 ms and lie outside every timed run."""
+        if self._nvml is None:
+            return
+        try:
+            self.states.append(self._state(number))
+        except Exception as error:  # noqa: BLE001 - see above
+            self.why = f"clocks and throttling were not watched to the end: {type(error).__name__}: {error}"
+            self._nvml = None
+
+    def _state(self, number: int) -> GpuState:
+        nvml, device = self._nvml, self._device
+        reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(device)
+        others = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(device)} - {os.getpid()}
+        return GpuState(
+            number,
+            nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM),
+            nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_MEM),
+            nvml.nvmlDeviceGetPowerUsage(device) / 1e3,
+            nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU),
+            ", ".join(name for bit, name in _THROTTLES.items() if reasons & bit),
+            len(others),
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The readings as JSON-able values, for the manifest of a capture."""
+        return [asdict(state) for state in self.states]
+
+
+def suspect_rounds(states: list[GpuState]) -> set[int]:
+    """Rounds that ended throttled or at another clock than most."""
+    if not states:
+        return set()
+    clocks = sorted(state.sm_clock_mhz for state in states)
+    usual = clocks[len(clocks) // 2]
+    return {
+        state.round
+        for state in states
+        if state.throttled_by or abs(state.sm_clock_mhz - usual) > CLOCK_CHANGE * max(usual, 1)
+    }
+
+
+def kept_rounds(states: list[GpuState], rounds: int, least: int) -> tuple[set[int], str | None]:
+    """Rounds to use, and a sentence if some were suspect.
+
+    Suspect rounds are left out while at least `least` others remain; where most are suspect, that is the state the
+    program runs in, and all are kept.
+    """
+    every, suspect = set(range(rounds)), suspect_rounds(states)
+    if not suspect:
+        return every, None
+    causes = sorted({state.throttled_by for state in states if state.throttled_by}) or ["its clock changed"]
+    what = f"the GPU was throttled or changed its clock in {len(suspect)} of {rounds} rounds ({'; '.join(causes)})"
+    if len(every - suspect) >= max(least, rounds // 2):
+        return every - suspect, f"{what}; these rounds are left out"
+    return every, f"{what}; all rounds are kept, so the numbers mix both states"

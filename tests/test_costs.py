@@ -98,16 +98,16 @@ def test_fitted_costs_close_on_other_rounds(program: Sequence[object]) -> None:
 
 @pytest.mark.parametrize(("program", "cost"), [(HOST_BOUND[:8], "launch_ns"), (GPU_BOUND[:8], "kernel_ns")])
 def test_intervals_cover_the_truth_as_often_as_they_say(program: Sequence[object], cost: str) -> None:
-    """Of 100 noisy ladders, 90 or more 95 % intervals contain the true cost, and as many closure intervals 0."""
+    """Of 50 noisy ladders, 45 or more 95 % intervals contain the true cost, and as many closure intervals 0."""
     covered = closed = 0
-    for seed in range(100):
+    for seed in range(50):
         costs = fit_costs(measured(program, 8, seed, KERNELS_ONLY))
         low, high = costs.intervals[cost]
         covered += low <= getattr(TRUE, cost) <= high
         found = closure(measured(program, 8, seed + 500, KERNELS_ONLY), costs, fitted_on=8)
         closed += found.low <= 0 <= found.high
-    assert covered >= 90
-    assert closed >= 90
+    assert covered >= 45
+    assert closed >= 45
 
 
 def test_closure_fails_where_the_model_does_not_hold() -> None:

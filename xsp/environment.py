@@ -26,7 +26,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
+        "cudnn": _cudnn_version(torch),
         "cupti_python": version_of("cupti-python"),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
@@ -36,6 +36,10 @@ def environment() -> dict[str, Any]:
     if torch.cuda.is_available():
         facts |= _gpu(torch)
     return facts
+
+
+def _cudnn_version(torch: Any) -> int | None:
+    return torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
 
 
 def _gpu(torch: Any) -> dict[str, Any]:

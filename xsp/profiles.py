@@ -64,8 +64,8 @@ class Profile:
 
     @property
     def gpu_states(self) -> pd.DataFrame:
-        """The GPU at the end of each round: round, sm_clock_mhz, memory_clock_mhz, power_w, temperature_c, throttled_by,
-        other_processes (that use the GPU). Empty without a GPU or NVML.
+        """The GPU at the end of each round: round, sm_clock_mhz, memory_clock_mhz, power_w, temperature_c,
+        throttled_by, other_processes (that use the GPU). Empty without a GPU or NVML.
         """
         return pd.DataFrame(self._capture.meta.get("gpu_states", []), columns=_STATE_COLUMNS)
 
@@ -167,8 +167,10 @@ class Profile:
 
     @property
     def costs(self) -> pd.DataFrame:
-        """What one event of each kind cost, fitted in place, for the levels that were traced: kind, level, cost_ns, low_ns, high_ns (95 %),
-        identified (False where the rungs do not tell, and a prior was kept). Empty where nothing was fitted.
+        """What one event of each kind cost, fitted in place, for the levels that were traced.
+
+        Columns: kind, level, cost_ns, low_ns, high_ns (95 %), identified (False where the rungs do not tell, and a prior
+        was kept). Empty where nothing was fitted.
         """
         costs = self._correction.costs if self._correction else None
         rows = [
@@ -180,8 +182,8 @@ class Profile:
 
     @property
     def closure_error(self) -> pd.DataFrame:
-        """By rung: (corrected total - unprofiled model latency) / unprofiled model latency, on rounds that the costs were
-        not fitted on. Columns: error, low, high (95 %), rounds. Empty where nothing was fitted.
+        """By rung: (corrected total - unprofiled model latency) / unprofiled model latency, on rounds that the costs
+        were not fitted on. Columns: error, low, high (95 %), rounds. Empty where nothing was fitted.
         """
         found = self._correction.closure if self._correction else {}
         rows = [(one.error, one.low, one.high, len(one.by_round)) for one in found.values()]

@@ -12,7 +12,8 @@ SHOW_AFTER_S = 1.0
 def bar(title: str, total: int | None, show: bool | None) -> tqdm[None]:
     """A bar that appears after a second; `show=None` means only on a terminal or in a notebook."""
     visible = _someone_watches() if show is None else show
-    return tqdm(desc=title, total=total, disable=not visible, delay=SHOW_AFTER_S, leave=False, unit="run")
+    shown: tqdm[None] = tqdm(desc=title, total=total, disable=not visible, delay=SHOW_AFTER_S, leave=False, unit="run")
+    return shown
 
 
 def _someone_watches() -> bool:

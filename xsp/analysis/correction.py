@@ -131,7 +131,9 @@ def _rounds(tables: Tables) -> list[Round]:
 
 def _timelines(tables: Tables) -> Iterator[CallTimeline]:
     runs = tables["runs"]
-    by_run = {name: dict(iter(tables[name].groupby("run"))) for name in ("model_calls", "api_calls", "synchronizations")}
+    by_run = {
+        name: dict(iter(tables[name].groupby("run"))) for name in ("model_calls", "api_calls", "synchronizations")
+    }
     spans = dict(iter(tables["spans"].groupby("run")))
     for run in runs.loc[runs["rung"] == deepest_rung(tables), "run"]:
         parts = {name: groups.get(run, tables[name].iloc[:0]) for name, groups in by_run.items()}
@@ -148,17 +150,17 @@ def _of_run(run: int, spans: pd.DataFrame, parts: Tables, tables: Tables) -> Ite
     start[on_device] = tables["spans"]["start_ns"].to_numpy()[launched]
     of_span = np.searchsorted(calls["start_ns"], start, side="right") - 1
     of_api = np.searchsorted(calls["start_ns"], api["start_ns"], side="right") - 1
-    for number, call in enumerate(calls.itertuples()):
+    for number, call in enumerate(calls.astype("int64").to_dict("records")):
         mine, called = spans[of_span == number], of_api == number
         device = mine[mine["level"] == Level.KERNEL]
         host = mine[mine["level"] != Level.KERNEL]
         layers = _real_layers(host, tables["layers"])
         waited = waits[np.isin(waits["correlation_id"], api.loc[called, "correlation_id"])]
         timeline = Timeline.from_columns(
-            model_start_ns=int(call.start_ns),
-            host_end_ns=int(call.host_end_ns),
-            sync_end_ns=int(call.end_ns),
-            main_thread=int(call.thread),
+            model_start_ns=int(call["start_ns"]),
+            host_end_ns=int(call["host_end_ns"]),
+            sync_end_ns=int(call["end_ns"]),
+            main_thread=int(call["thread"]),
             layer_events=_events(layers),
             library_events=_events(host[host["level"] == Level.LIBRARY]),
             api_calls=_events(api[called]),
@@ -177,7 +179,7 @@ def _api_kind(api: pd.DataFrame, spans: pd.DataFrame, waits: pd.DataFrame) -> np
     # A copy to pageable memory returns when it is done; one that returned early is let go by the timeline.
     copies = launches & names.str.contains("emcpy").to_numpy()
     blocking = np.isin(api["correlation_id"], host_waits) | names.str.contains("ynchronize").to_numpy() | copies
-    return np.where(launches, int(ApiKind.LAUNCH), 0) | np.where(blocking, int(ApiKind.WAIT), 0)
+    return launches.astype(np.int64) * int(ApiKind.LAUNCH) + blocking.astype(np.int64) * int(ApiKind.WAIT)
 
 
 def _real_layers(host: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:

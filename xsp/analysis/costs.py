@@ -21,8 +21,9 @@ PRIOR_WIDTH = 2.0  # standard deviation of the prior, as a multiple of the prior
 MAX_STEPS = 4  # the replayed latency is piecewise linear in the costs: one step is nearly enough
 STEP_TOLERANCE = 1e-2  # in units of the prior's width
 IDENTIFIED = 0.5  # of the prior's width
+MODEL_ERROR = 2e-3  # of the latency
 SLOPE_ROUNDS = 5  # rounds that the replayed latency's dependence on the costs is taken from
-TYPICAL = Costs(layer_ns=5200, functional_ns=5200, library_ns=100, launch_ns=1000, api_ns=300, kernel_ns=1000)
+TYPICAL = Costs(layer_ns=8000, functional_ns=7000, library_ns=150, launch_ns=4000, api_ns=300, kernel_ns=900)
 """Costs found in place on an H100 host; where to start, and what is kept where the rungs do not tell."""
 
 MODEL = RunSpec((Level.MODEL,))
@@ -234,8 +235,8 @@ class _Problem:
         )
 
     def _whitening(self, difference: Floats) -> Floats:
-        # Without any noise the covariance is 0; a millionth of the latency stands for what the model cannot know.
-        least = np.diag((1e-6 * self.measured.mean(axis=0) + 1.0) ** 2)
+        # What the model cannot know: smaller differences must not drive costs that the latency hardly depends on.
+        least = np.diag((MODEL_ERROR * self.measured.mean(axis=0) + 1.0) ** 2)
         whiten: Floats = np.linalg.inv(np.linalg.cholesky(_trimmed(difference)[1] + least))
         return whiten
 

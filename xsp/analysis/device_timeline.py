@@ -55,9 +55,7 @@ def _timed(spans: pd.DataFrame, corrected: pd.DataFrame | None) -> pd.DataFrame:
     """Spans of the deepest rung's runs with the times to use; row numbers are kept."""
     if corrected is not None:
         kept = spans.loc[corrected["row"]]
-        return kept.assign(
-            start_ns=corrected["start_ns"].to_numpy(), duration_ns=corrected["duration_ns"].to_numpy()
-        )
+        return kept.assign(start_ns=corrected["start_ns"].to_numpy(), duration_ns=corrected["duration_ns"].to_numpy())
     deepest = spans.loc[spans["level"] == Level.KERNEL, "run"].unique()
     return spans[spans["run"].isin(deepest)]
 
@@ -84,8 +82,8 @@ def _layer_of(spans: pd.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArray[n
     current = parent[rows]
     for _ in Level:
         current = np.where(level[current] > Level.LAYER, parent[current], current)
-    detail: npt.NDArray[np.int64] = spans["detail"].to_numpy().astype(np.int64)
-    return detail[current]
+    detail: npt.NDArray[np.int64] = spans["detail"].to_numpy().astype(np.int64)[current]
+    return detail
 
 
 def _ends(spans: pd.DataFrame, pieces: pd.DataFrame) -> pd.DataFrame:

@@ -88,12 +88,12 @@ def _layer_nodes(tree: Hierarchy, root: int, tables: dict[str, pd.DataFrame], us
     modules = {name: (kind, calls) for name, kind, calls in zip(*columns, strict=True)}
     forward_type = layers["type"].to_numpy()
     result = np.full(len(layers), root, dtype=np.int64)
-    for row in layers.loc[used].itertuples():
-        above = _module_node(tree, root, row.module, modules)
-        kind = row.type if row.forward < 0 else forward_type[row.forward]
-        result[row.Index] = tree.node(
-            ("layer", row.module, row.name, row.phase), above, "LAYER", row.name, type=kind, phase=row.phase,
-            input_shapes=row.input_shapes, output_shapes=row.output_shapes,
+    for index, row in zip(used.tolist(), layers.loc[used].to_dict("records"), strict=True):
+        above = _module_node(tree, root, row["module"], modules)
+        kind = row["type"] if row["forward"] < 0 else forward_type[row["forward"]]
+        result[index] = tree.node(
+            ("layer", row["module"], row["name"], row["phase"]), above, "LAYER", row["name"], type=kind, phase=row["phase"],
+            input_shapes=row["input_shapes"], output_shapes=row["output_shapes"],
         )  # fmt: skip
     return result
 
@@ -107,9 +107,7 @@ def _module_node(tree: Hierarchy, root: int, name: str, modules: dict[str, tuple
     return node
 
 
-def latency_table(
-    tables: dict[str, pd.DataFrame], model: str, corrected: pd.DataFrame | None = None
-) -> pd.DataFrame:
+def latency_table(tables: dict[str, pd.DataFrame], model: str, corrected: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row per node, as the model runs. All times are trimmed means over runs; `_ci_` columns half a 95 % interval.
 
     - depth, level, name, type, phase ("forward", "backward"), calls (per run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.autograd.graph import Node
@@ -47,9 +47,12 @@ def new_nodes(inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], t
     pending: list[Node | None] = list(reversed(roots))
     while pending:
         node = pending.pop()
-        if node is None or node in boundary or node.metadata.get(_OWNER) is token:
+        if node is None or node in boundary:
             continue
-        node.metadata[_OWNER] = token
+        notes: dict[str, object] = cast("Any", node).metadata  # a property, which torch declares as a method
+        if notes.get(_OWNER) is token:
+            continue
+        notes[_OWNER] = token
         if node.name() == _ACCUMULATOR:
             continue
         found.append(node)

@@ -121,7 +121,9 @@ def queries() -> tuple[tuple[ApiDomain, int], ...]:
         (ApiDomain.RUNTIME, bindings().runtime_api_trace_cbid),
         (ApiDomain.DRIVER, bindings().driver_api_trace_cbid),
     )
-    return tuple((domain, int(one)) for domain, table in tables for one in table if api_name(domain, int(one)) in QUERIES)
+    return tuple(
+        (domain, int(one)) for domain, table in tables for one in table if api_name(domain, int(one)) in QUERIES
+    )
 
 
 def sync_name(sync_kind: int) -> str:

@@ -19,7 +19,8 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from xsp.levels.autograd import BACKWARD_BASE, ENGINE_CODE, backward_code, new_nodes, run_inside
+from xsp.analysis.align import BACKWARD_BASE
+from xsp.levels.autograd import ENGINE_CODE, backward_code, new_nodes, run_inside
 from xsp.levels.calls import entry_point, step_in, step_in_by_hooks
 from xsp.levels.compiled import Leave, around_compiled_code
 from xsp.levels.functional import CompiledFunction, is_layer

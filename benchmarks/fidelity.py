@@ -4,10 +4,10 @@
 
 (a) closure: for every program the deepest rung's latency as recorded, after plain subtraction of the fitted costs, and
     replayed (cross-validated), against the unprofiled latency of the same rounds.
-(b) layers: for GPU-bound programs every layer's share of the device's time against the same layer timed alone, in place, by
-    two CUDA events and nothing else.
-(c) known lengths: GPU sleeps and kernels against long back-to-back launches timed by two events, host stalls against their
-    own length.
+(b) layers: for GPU-bound programs every layer's share of the device's time against the same layer timed alone, in
+    place, by two CUDA events and nothing else.
+(c) known lengths: GPU sleeps and kernels against long back-to-back launches timed by two events, host stalls against
+    their own length.
 """
 
 from __future__ import annotations
@@ -230,13 +230,13 @@ def known_lengths() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=120)
-    parser.add_argument("--only", help="programs whose name contains this")
+    parser.add_argument("--only", help="programs whose name contains one of these, separated by |", default="")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     report: dict[str, Any] = {"environment": environment(), "programs": {}, "known_lengths": known_lengths()}
     print(json.dumps(report["known_lengths"]), flush=True)
     for name, (kind, share, make) in PROGRAMS.items():
-        if arguments.only and arguments.only not in name:
+        if not any(part in name for part in arguments.only.split("|")):
             continue
         call = make()
         prof = xsp.measure(call, iterations=max(int(share * arguments.rounds), 8), progress=False)

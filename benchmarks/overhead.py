@@ -21,16 +21,16 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
-import resnet50  # noqa: E402 - lies beside this folder
-import train_step  # noqa: E402
-import transformer  # noqa: E402
+import resnet50
+import train_step
+import transformer
 
-from xsp.analysis.statistics import trimmed  # noqa: E402
-from xsp.driver import SETTLING_RUNS, Executor, rungs_for, tracing  # noqa: E402
-from xsp.environment import environment  # noqa: E402
-from xsp.preparation import Settings, prepare  # noqa: E402
-from xsp.target import target_of  # noqa: E402
-from xsp.types import Tracer  # noqa: E402
+from xsp.analysis.statistics import trimmed
+from xsp.driver import SETTLING_RUNS, Executor, rungs_for, tracing
+from xsp.environment import environment
+from xsp.preparation import Settings, prepare
+from xsp.target import target_of
+from xsp.types import Tracer
 
 Condition = Callable[[], AbstractContextManager[Any]]
 

@@ -10,7 +10,7 @@ from overhead import resnet50, train_step, transformer
 
 import xsp
 
-ROUNDS = 12
+ROUNDS = {"resnet50": 60, "transformer": 60, "train_step": 30}
 
 PROGRAMS = {
     "resnet50": lambda: resnet50.target(batch=32),
@@ -25,7 +25,7 @@ def main() -> None:
     for name, make in PROGRAMS.items():
         target, inputs = make()
         with torch.set_grad_enabled(name == "train_step"):
-            prof = xsp.measure(target, *inputs, iterations=ROUNDS, progress=False)
+            prof = xsp.measure(target, *inputs, iterations=ROUNDS[name], progress=False)
         path = prof.save(folder / f"h100_{name}.xsp")
         print(f"{path}: {path.stat().st_size} bytes, {path.stat().st_size / len(prof.spans):.1f} bytes a span")
         print(prof)

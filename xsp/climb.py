@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm.auto import tqdm
 
@@ -69,7 +69,7 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
     return Capture(meta, tables)
 
 
-def _after(number: int, shown: tqdm[None], watch: GpuWatch) -> None:
+def _after(number: int, shown: tqdm[NoReturn], watch: GpuWatch) -> None:
     shown.update()
     watch.read(number - 1)
 

@@ -1,4 +1,4 @@
-"""Sentences on what makes a profile's numbers doubtful or incomplete: `Profile.warnings`. docs/warnings.md explains each."""
+"""What makes a profile's numbers doubtful or incomplete: `Profile.warnings`. docs/warnings.md explains each sentence."""
 
 from __future__ import annotations
 
@@ -42,17 +42,18 @@ def _changed_work(tables: dict[str, pd.DataFrame], device_work: int | None) -> l
         return []
     return [
         f"without layer and library tracing the program ran {device_work} kernels, copies and sets, with it "
-        f"{' to '.join(map(str, sorted({seen[0], seen[-1]})))}: it does other work when it is traced, or from run to run"
+        f"{' to '.join(map(str, sorted({seen[0], seen[-1]})))}: it does other work when traced, or from run to run"
     ]
 
 
 def about_closure(correction: Correction | None) -> list[str]:
+    """A sentence if the corrected timeline is certainly off, and by more than the precision that is aimed at."""
     if correction is None:
         return []
     rung, closure = list(correction.closure.items())[-1]
     if closure.low <= 0 <= closure.high or max(abs(closure.low), abs(closure.high)) <= TARGET:
         return []
     return [
-        f"the corrected timeline of {rung} is {closure.error:+.1%} off the unprofiled latency, more than chance explains "
-        f"({closure.low:+.1%} to {closure.high:+.1%}): its corrected times are wrong by about as much"
+        f"the corrected timeline of {rung} is {closure.error:+.1%} off the unprofiled latency, more than chance "
+        f"explains ({closure.low:+.1%} to {closure.high:+.1%}): its corrected times are wrong by about as much"
     ]

@@ -42,7 +42,7 @@ class GpuWatch:
         self._device: Any = None
         try:
             self._open()
-        except Exception as error:  # noqa: BLE001 - NVML is a convenience: whatever it says, the profile goes on
+        except Exception as error:  # NVML is a convenience: whatever it says, the profile goes on
             self.why = f"clocks and throttling were not watched: {type(error).__name__}: {error}"
 
     def _open(self) -> None:
@@ -64,7 +64,7 @@ class GpuWatch:
             return
         try:
             self.states.append(self._state(number))
-        except Exception as error:  # noqa: BLE001 - see above
+        except Exception as error:  # see above
             self.why = f"clocks and throttling were not watched to the end: {type(error).__name__}: {error}"
             self._nvml = None
 

@@ -169,8 +169,8 @@ class Profile:
     def costs(self) -> pd.DataFrame:
         """What one event of each kind cost, fitted in place, for the levels that were traced.
 
-        Columns: kind, level, cost_ns, low_ns, high_ns (95 %), identified (False where the rungs do not tell, and a prior
-        was kept). Empty where nothing was fitted.
+        Columns: kind, level, cost_ns, low_ns, high_ns (95 %), identified (False where the rungs do not tell, and a
+        prior was kept). Empty where nothing was fitted.
         """
         costs = self._correction.costs if self._correction else None
         rows = [

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 from tqdm.auto import tqdm
 
 SHOW_AFTER_S = 1.0
 
 
-def bar(title: str, total: int | None, show: bool | None) -> tqdm[None]:
+def bar(title: str, total: int | None, show: bool | None) -> tqdm[NoReturn]:
     """A bar that appears after a second; `show=None` means only on a terminal or in a notebook."""
     visible = _someone_watches() if show is None else show
-    shown: tqdm[None] = tqdm(desc=title, total=total, disable=not visible, delay=SHOW_AFTER_S, leave=False, unit="run")
+    hidden = not visible
+    shown: tqdm[NoReturn] = tqdm(desc=title, total=total, disable=hidden, delay=SHOW_AFTER_S, leave=False, unit="run")
     return shown
 
 

@@ -46,7 +46,11 @@ def kernels_by_layer(target: Any, *args: Any) -> dict[tuple[str, str], int]:
     assert prof.lost == 0
     tree = prof.tree()
     layers = tree[tree["level"] == "LAYER"]
-    return {(row.name_, row.phase): row.kernels for row in layers.rename(columns={"name": "name_"}).itertuples() if row.kernels}
+    return {
+        (row.name_, row.phase): row.kernels
+        for row in layers.rename(columns={"name": "name_"}).itertuples()
+        if row.kernels
+    }
 
 
 def test_nested_shared_and_functional_layers() -> None:

@@ -70,7 +70,7 @@ def test_every_level_is_traced_and_nothing_is_lost(measured: Any) -> None:
 
 
 def test_as_many_kernels_as_torch_profiler_sees(measured: Any) -> None:
-    """Every run holds exactly the kernels that torch.profiler reports for the same call, which still works afterwards."""
+    """Every run holds exactly the kernels that torch.profiler reports for the same call, which works afterwards too."""
     _, target, prof = measured
     seen = _torch_profiler_kernels(target).value_counts()
     assert len(seen) > 0
@@ -92,7 +92,9 @@ def test_every_kernel_has_its_chain_of_parents(measured: Any) -> None:
     assert len(kernels)
     levels, names = spans["level"].to_numpy(), spans["name"].to_numpy(dtype=object)
     current = row[kernels["parent_id"]].to_numpy()
-    current = np.where(levels[current] == "LIBRARY", row.reindex(spans["parent_id"].to_numpy()[current]).to_numpy(), current)
+    current = np.where(
+        levels[current] == "LIBRARY", row.reindex(spans["parent_id"].to_numpy()[current]).to_numpy(), current
+    )
     current = current.astype(int)
     assert (levels[current] == "LAYER").all()
     outside = kernels["name"].to_numpy(dtype=object)[names[current] == "(outside layers)"]
@@ -110,7 +112,9 @@ def test_resnet_library_calls_have_the_models_arithmetic() -> None:
     prof = xsp.measure(_inference(resnet50, batch=batch), iterations=1, progress=False)
     calls = prof.table("library_calls")
     spans = prof.spans
-    deepest = spans[(spans["run"] == prof.runs.query("deepest == 'KERNEL'")["run"].iloc[0]) & (spans["level"] == "LIBRARY")]
+    deepest = spans[
+        (spans["run"] == prof.runs.query("deepest == 'KERNEL'")["run"].iloc[0]) & (spans["level"] == "LIBRARY")
+    ]
     made = calls.loc[deepest["detail"]]
     convolutions = made[made["name"] == "cudnnBackendExecute"]
     gemms = made[made["name"] == "cublasLtMatmul"]

@@ -1,4 +1,4 @@
-"""Taking the tracers' cost out of a capture: timelines from its tables, costs from its rungs, corrected spans by replay.
+"""Taking the tracers' cost out of a capture: timelines from its tables, costs from its rungs, spans by replay.
 
 docs/replay.md has the model.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ def overhead(tables: Tables) -> pd.DataFrame:
     totals = {level: _totals(tables, level) for level in Level}
     unprofiled = float(trimmed(totals[Level.MODEL]["M"].dropna())[0])
     rows = []
-    for before, rung in zip(rungs[:-1], rungs[1:], strict=True):
+    for before, rung in pairwise(rungs):
         added_level = spec_of(rung).deepest
         events = _events(tables, rung, added_level)
         for level in spec_of(before).levels:

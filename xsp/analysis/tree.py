@@ -92,7 +92,8 @@ def _layer_nodes(tree: Hierarchy, root: int, tables: dict[str, pd.DataFrame], us
         above = _module_node(tree, root, row["module"], modules)
         kind = row["type"] if row["forward"] < 0 else forward_type[row["forward"]]
         result[index] = tree.node(
-            ("layer", row["module"], row["name"], row["phase"]), above, "LAYER", row["name"], type=kind, phase=row["phase"],
+            ("layer", row["module"], row["name"], row["phase"]), above, "LAYER", row["name"],
+            type=kind, phase=row["phase"],
             input_shapes=row["input_shapes"], output_shapes=row["output_shapes"],
         )  # fmt: skip
     return result
@@ -116,8 +117,8 @@ def latency_table(tables: dict[str, pd.DataFrame], model: str, corrected: pd.Dat
     - corrected_ms, corrected_ci_ms: the same interval on the deepest rung's timeline with the tracers' cost taken out
       (`corrected`, see `xsp.analysis.correction`); NaN without.
     - device_ms, device_ci_ms: GPU-busy time, the union of the kernels below the node, from the deepest rung.
-    - device_interval_ms: from the first of these kernels' start to the last one's end, on the corrected timeline if there
-      is one; summed over calls for layers. device_idle_ms: what of it no kernel below the node is running.
+    - device_interval_ms: from the first of these kernels' start to the last one's end, on the corrected timeline if
+      there is one; summed over calls for layers. device_idle_ms: what of it no kernel below the node is running.
     - share: device_ms, or host_ms where no kernels were traced, over the unprofiled model latency.
     - kernels (per run), input_shapes, output_shapes, path, node, parent
     """
@@ -133,7 +134,7 @@ def latency_table(tables: dict[str, pd.DataFrame], model: str, corrected: pd.Dat
     table["host_ms"], table["host_ci_ms"] = host[node] / 1e6, host_ci[node] / 1e6
     table["device_ms"], table["device_ci_ms"] = device[node] / 1e6, device_ci[node] / 1e6
     table["kernels"] = kernels[node]
-    after, after_ci = _corrected_host(tree, runs, spans, corrected)
+    after, after_ci = _corrected_host(tree, spans, corrected)
     table["corrected_ms"], table["corrected_ci_ms"] = after[node] / 1e6, after_ci[node] / 1e6
     interval = _device_interval(tree, runs, spans, corrected)
     table["device_interval_ms"] = interval[node] / 1e6
@@ -182,7 +183,7 @@ def _host(
 
 
 def _corrected_host(
-    tree: Hierarchy, runs: pd.DataFrame, spans: pd.DataFrame, corrected: pd.DataFrame | None
+    tree: Hierarchy, spans: pd.DataFrame, corrected: pd.DataFrame | None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     size = len(tree.nodes)
     host, interval = np.full(size, np.nan), np.full(size, np.nan)

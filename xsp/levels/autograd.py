@@ -63,8 +63,8 @@ def new_nodes(inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], t
 def run_inside(around: Callable[[], AbstractContextManager[None]]) -> Callable[[], None]:
     """Enter `around` whenever autograd's engine is run, by `backward` or `grad`; returns what undoes this.
 
-    Autograd hands the torch function modes that are on at this point to its threads. A hook further out would find the mode
-    off: a mode's own handler, from which `backward` is called, runs without it.
+    Autograd hands the torch function modes that are on at this point to its threads. A hook further out would find the
+    mode off: a mode's own handler, from which `backward` is called, runs without it.
     """
     real = getattr(torch.autograd, _ENGINE, None)
     if real is None:

@@ -110,13 +110,14 @@ class FunctionalMode(TorchFunctionMode):
             _pop_mode()
 
     def _compiled(self, name: str, inputs: tuple[Any, ...]) -> Leave | None:
-        """One layer; the mode is off inside, wherever in the stack it lies, for Dynamo traces and guards on all modes."""
+        """One layer; inside it the mode is off, wherever in the stack it lies: Dynamo guards on all modes."""
         thread = threading.get_ident()
         if _stack_depth() < self._depth or thread in self._muted:
             return None
         function = CompiledFunction(name)
         code = self._codes.of_function(function)
-        assert code is not None
+        if code is None:
+            return None
         self._begin(code, function, inputs)
         self._muted.append(thread)
         above = [_pop_mode() for _ in range(_stack_depth() - self._depth)]
@@ -182,7 +183,7 @@ class LayerTracer:
         self._calls = 0
 
     def start(self) -> None:
-        """Step into the calls of the leaf modules known from the structure run and watch functional calls on this thread."""
+        """Step into the calls of the structure run's leaf modules and watch functional calls on this thread."""
         self._mode = FunctionalMode(self._codes, self._function_begins, self._function_ends)
         for module, code in self._codes.modules.items():
             self._steps.append(self._step_in(module, code, self._mode))
@@ -269,8 +270,8 @@ class LayerTracer:
             self._node_hooks.append(self._watched(node, backward_code(call, index)))
 
     def _watched(self, node: Node, code: int) -> RemovableHandle:
-        # One hook a node: a node's work ends where the next one's begins, since what autograd does in between (adding up
-        # gradients, keeping them) is about the gradients that the node has just produced.
+        # One hook a node: a node's work ends where the next one's begins, since what autograd does in between (adding
+        # up gradients, keeping them) is about the gradients that the node has just produced.
         append, clock, thread = self._log.append, time.perf_counter_ns, threading.get_ident
         event = 2 * code
         return node.register_prehook(lambda _gradients: append((event, clock(), thread())))

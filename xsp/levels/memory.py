@@ -57,8 +57,8 @@ def why_unavailable() -> str | None:
 
 
 def is_own_failure(error: Exception) -> bool:
-    """Whether an exception of `recorded` comes from the recording: from here, from torch's profiler, or from its compiler,
-    which was done with the target before. Whatever else the target raises is its user's business.
+    """Whether an exception of `recorded` comes from the recording: from here, from torch's profiler, or from its
+    compiler, which was done with the target before. Whatever else the target raises is its user's business.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if any(frame.f_code is _evaluated.__code__ for frame in frames):

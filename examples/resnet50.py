@@ -98,12 +98,13 @@ def main() -> None:
     parser.add_argument("--image", type=int, default=IMAGE, help="height and width of the images, in pixels")
     parser.add_argument("--dtype", default=str(DTYPE).removeprefix("torch."), help="float16, bfloat16 or float32")
     parser.add_argument("--device", default=DEVICE)
+    parser.add_argument("--budget-s", type=float, default=30.0, help="seconds for the rounds of runs")
     parser.add_argument("--output", type=Path, default=Path("resnet50.xsp"), help="where to save the capture")
     arguments = parser.parse_args()
 
     dtype = getattr(torch, arguments.dtype)
     model, inputs = target(arguments.batch, dtype, arguments.device, arguments.image)
-    with xsp.profile(model) as prof:
+    with xsp.profile(model, budget_s=arguments.budget_s) as prof:
         model(*inputs)
     print(prof)
     prof.save(arguments.output)

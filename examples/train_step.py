@@ -59,11 +59,12 @@ def main() -> None:
     parser.add_argument("--image", type=int, default=IMAGE, help="height and width of the images, in pixels")
     parser.add_argument("--dtype", default=str(DTYPE).removeprefix("torch."), help="float16, bfloat16 or float32")
     parser.add_argument("--device", default=DEVICE)
+    parser.add_argument("--budget-s", type=float, default=30.0, help="seconds for the rounds of runs")
     parser.add_argument("--output", type=Path, default=Path("train_step.xsp"), help="where to save the capture")
     arguments = parser.parse_args()
 
     step = target(arguments.batch, getattr(torch, arguments.dtype), arguments.device, arguments.image)
-    prof = xsp.measure(step)
+    prof = xsp.measure(step, budget_s=arguments.budget_s)
     print(prof)
     prof.save(arguments.output)
 

@@ -107,12 +107,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=TOKENS, help=f"length of the prompt, at most {POSITIONS}")
     parser.add_argument("--dtype", default=str(DTYPE).removeprefix("torch."), help="float16, bfloat16 or float32")
     parser.add_argument("--device", default=DEVICE)
+    parser.add_argument("--budget-s", type=float, default=30.0, help="seconds for the rounds of runs")
     parser.add_argument("--output", type=Path, default=Path("transformer.xsp"), help="where to save the capture")
     arguments = parser.parse_args()
 
     dtype = getattr(torch, arguments.dtype)
     model, inputs = target(arguments.batch, dtype, arguments.device, arguments.tokens)
-    with xsp.profile(model) as prof:
+    with xsp.profile(model, budget_s=arguments.budget_s) as prof:
         model(*inputs)
     print(prof)
     prof.save(arguments.output)

@@ -39,7 +39,9 @@ def _instrumentation() -> dict[str, Any]:
         "torch profiler enabled": torch.autograd._profiler_enabled(),
         "module call": torch.nn.Module.__call__,
         "autograd engine": torch.autograd._engine_run_backward,
-        "Dynamo entry": [getattr(eval_frame, name, None) for name in ("_callback_from_stance", "_maybe_set_eval_frame")],
+        "Dynamo entry": [
+            getattr(eval_frame, name, None) for name in ("_callback_from_stance", "_maybe_set_eval_frame")
+        ],
         "patched imports": _patched_imports(),
         "sys profile function": sys.getprofile(),
         "threading profile function": threading.getprofile(),

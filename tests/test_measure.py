@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from quick import LAYERS, QUICK
@@ -182,8 +183,10 @@ def test_progress_bar_writes_nothing_when_switched_off(capfd: pytest.CaptureFixt
 def test_tables_are_copies() -> None:
     """Changing a table that was handed out changes nothing in the profile."""
     prof = xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), **LAYERS)
-    for read in (prof.tree, lambda: prof.runs, lambda: prof.table("layers")):
+    reads = (prof.tree, lambda: prof.runs, lambda: prof.spans, lambda: prof.levels, lambda: prof.table("layers"))
+    for read in reads:
         table = read()
-        rows = len(table)
-        table.drop(index=table.index, inplace=True)
-        assert len(read()) == rows
+        before = table.copy()
+        table.loc[:, table.columns[0]] = table.iloc[::-1, 0].to_numpy()
+        table["own"] = 0
+        pd.testing.assert_frame_equal(read(), before)

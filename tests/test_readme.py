@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+import xsp
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results" / "overhead_h100.json"
+CAPTURES = ROOT / "examples" / "captures"
 CONDITIONS = ("xsp M/L", "xsp M/L/Lib", "xsp M/L/Lib/K", "torch.profiler")
 
 
@@ -94,3 +97,26 @@ def test_slow_down_is_the_measured_one() -> None:
         f"{results['rounds']} rounds",
     ):
         assert fact in README
+
+
+def closure_table() -> str:
+    """The README's rows from the bundled captures."""
+    rows = []
+    for path in sorted(CAPTURES.glob("h100_*.xsp")):
+        prof = xsp.load(path)
+        closure = prof.closure_error.iloc[-1]
+        added = prof.overhead().query("level == 'MODEL'")["added_share"].sum()
+        cells = [
+            path.name,
+            f"{prof.latency_ms:.2f} ± {prof.latency_ci_ms:.2f}",
+            f"{added:+.1%}",
+            f"{closure['error']:+.1%}",
+            f"{closure['low']:+.1%} to {closure['high']:+.1%}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def test_closure_is_that_of_the_captures() -> None:
+    """The README's table of closure errors is that of the bundled captures."""
+    assert closure_table() in README, f"put these rows into README.md:\n{closure_table()}"

@@ -1,4 +1,4 @@
-"""What makes a profile's numbers doubtful or incomplete: `Profile.warnings`. docs/warnings.md explains each sentence."""
+"""What makes a profile's numbers doubtful or incomplete: `Profile.warnings`. docs/warnings.md explains each."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFr
 
     Columns: name, phase, busy_ms (GPU-busy time that is this layer's: where kernels of several streams overlap, the one
     that began first has the time), idle_before_ms (GPU-idle time just before its kernels), share (of both together).
-    All busy and idle times add up to the model latency of the timeline: the corrected one if `corrected` is given, else the
-    deepest rung's as recorded. Means over the runs of the deepest rung. Empty if no kernels were traced.
+    All busy and idle times add up to the model latency of the timeline: the corrected one if `corrected` is given, else
+    the deepest rung's as recorded. Means over the runs of the deepest rung. Empty if no kernels were traced.
     """
     spans = _timed(tables["spans"], corrected)
     kernels = spans[spans["level"] == Level.KERNEL].sort_values(["run", "start_ns"], kind="stable")

@@ -2,7 +2,8 @@
 
 A forward hook makes `nn.Module.__call__` take its slow path: on an H100 host two hooks cost a leaf module 15 us.
 Replacing the instance's `_call_impl`, which `__call__` looks up, costs one Python call and includes the user's own
-hooks, as a layer should. Modules that are called in another way (TorchScript, torch.compile, an own `__call__`) get hooks.
+hooks, as a layer should. Modules that are called in another way (TorchScript, torch.compile, an own `__call__`) get
+hooks.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for what the demo writes")
     parser.add_argument("--image", type=int, default=resnet50.IMAGE, help="height and width of the live model's images")
-    parser.add_argument("--budget-s", type=float, default=20.0, help="seconds for the live model's rounds")
+    parser.add_argument("--budget-s", type=float, default=15.0, help="seconds for the live model's rounds")
     parser.add_argument("--rows", type=int, default=16, help="lines of each table")
     arguments = parser.parse_args()
     output: Path = arguments.output

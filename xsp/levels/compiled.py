@@ -93,6 +93,6 @@ def compiled_again(since: int) -> list[str]:
     if more <= 0:
         return []
     return [
-        f"torch.compile compiled {more} more times after the warm-up: inputs or modules changed, or were traced; rungs may "
-        "have run different graphs, and differ by more than their tracers"
+        f"torch.compile compiled {more} more times after the warm-up: inputs or modules changed, or were traced; rungs "
+        "may have run different graphs, and differ by more than their tracers"
     ]

@@ -70,13 +70,6 @@ def test_commands_work(command: list[str], clone: Path) -> None:
     assert finished.stdout
 
 
-def test_links_lead_somewhere() -> None:
-    """Links from the README and the pages in docs/ to other files of the repository are not broken."""
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
-        for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
-            assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
-
-
 def overhead_table(results: dict[str, Any]) -> str:
     """The README's rows from the committed results."""
     rows = []

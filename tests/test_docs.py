@@ -1,0 +1,51 @@
+"""The pages in docs/ describe the code as it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import xsp
+from xsp.capture import TABLES
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+CAPTURE = ROOT / "examples" / "captures" / "h100_resnet50.xsp"
+
+
+def page(name: str) -> str:
+    """Text of a page in docs/."""
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def test_links_lead_somewhere() -> None:
+    """No page links to a file of the repository that is not there."""
+    for place in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))):
+        for link in re.findall(r"\]\(([^)#]+)", place.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (place.parent / link).exists(), f"{place.name}: {link}"
+
+
+def test_layout_names_every_module() -> None:
+    """The layout in docs/design.md has a line for every module, and names none that is gone."""
+    layout = page("design.md").partition("## Layout")[2].partition("## Decisions")[0]
+    named = set(re.findall(r"\b(\w+\.py)\b", layout))
+    there = {path.name for path in (ROOT / "xsp").rglob("*.py")} - {"__init__.py", "__main__.py"}
+    assert there - named == set()
+    assert named - there - {"__init__.py"} == set()
+
+
+def test_design_names_every_member_of_a_profile() -> None:
+    """Every public member of a profile is among the public names in docs/design.md."""
+    names = page("design.md").partition("## Public names")[2].partition("## Layout")[0]
+    members = {name for name in vars(xsp.Profile) if not name.startswith("_")} - {"fill"}
+    assert {name for name in members if f"prof.{name}" not in names} == set()
+
+
+def test_every_column_of_a_capture_is_described() -> None:
+    """docs/captures.md has a row for every table, with every column."""
+    described = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| (.*) \|$", page("captures.md"), flags=re.MULTILINE))
+    prof = xsp.load(CAPTURE)
+    for name, text in described.items():
+        columns = [column for column in prof.table(name).columns if not re.match(r"(grid|block)_", column)]
+        assert [column for column in columns if not re.search(rf"\b{column}\b", text)] == [], name
+    assert set(described) == set(TABLES)

@@ -187,7 +187,9 @@ def test_opening_a_capture_imports_no_torch() -> None:
         "str(prof), prof._repr_html_(), prof.spans, prof.levels\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'torch', 'cupti', 'cuda'}))\n"
     )
-    finished = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    finished = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, cwd=CAPTURES
+    )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip() == "[]"
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,11 @@ import torch
 from torch.profiler import ProfilerActivity
 
 import xsp
-from examples import resnet50, train_step, transformer
+
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
+resnet50, train_step, transformer = (
+    importlib.import_module(name) for name in ("resnet50", "train_step", "transformer")
+)
 
 pytestmark = pytest.mark.gpu
 

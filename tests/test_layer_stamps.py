@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xsp.levels.autograd import BACKWARD_BASE, ENGINE_CODE
-from xsp.levels.layer import Stamp, paired
+from xsp.levels.stamps import Stamp, paired
 
 NODE = BACKWARD_BASE
 

@@ -18,7 +18,9 @@ import torch
 from torch.autograd.profiler import record_function
 
 from xsp.analysis.align import matched
-from xsp.levels.layer import Codes, LayerTracer, Stamp, paired
+from xsp.levels.function_mode import Codes
+from xsp.levels.layer import LayerTracer
+from xsp.levels.stamps import Stamp, paired
 
 _MARK = "xsp stamp "
 

@@ -21,8 +21,8 @@ from torch import nn
 from xsp.levels.autograd import backward_code, new_nodes, run_inside
 from xsp.levels.calls import entry_point, is_compiled, step_in, step_in_by_hooks
 from xsp.levels.compiled import Leave, around_compiled_code
+from xsp.levels.function_mode import Codes, FunctionalMode
 from xsp.levels.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
-from xsp.levels.layer import Codes, FunctionalMode
 from xsp.target import tensors_in
 from xsp.types import Columns
 

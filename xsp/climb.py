@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NoReturn
@@ -37,7 +38,7 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         stop = until_precise(budget_s=settings.budget_s) if rounds is None else after_rounds(rounds)
         with bar(f"xsp {target.name}: rounds of {len(ladder.rungs)} rungs", rounds, settings.progress) as shown:
             runs, why = climb(executor, ladder, prepared.tracers, stop, lambda number: _after(number, shown, watch))
-        facts = environment()
+        facts = environment() | watch.clocks()
     rounds_run = runs[-1].round + 1
     kept, suspect = kept_rounds(watch.states, rounds_run, MINIMUM_ROUNDS)
     runs = [run for run in runs if run.round in kept]
@@ -128,8 +129,8 @@ def _call_row(target: Target, index: int) -> dict[str, Any]:
     return {
         "name": target.name,
         "call": index,
-        "input_shapes": str([list(tensor.shape) for tensor in tensors]),
-        "input_dtypes": str([str(tensor.dtype).removeprefix("torch.") for tensor in tensors]),
+        "input_shapes": json.dumps([list(tensor.shape) for tensor in tensors]),
+        "input_dtypes": json.dumps([str(tensor.dtype).removeprefix("torch.") for tensor in tensors]),
         "batch_size": tensors[0].shape[0] if tensors and tensors[0].ndim else -1,
     }
 

@@ -82,6 +82,11 @@ class GpuWatch:
             len(others),
         )
 
+    def clocks(self) -> dict[str, list[int]]:
+        """Lowest and highest SM clock seen, for `Profile.environment`; empty where nothing was read."""
+        seen = [state.sm_clock_mhz for state in self.states]
+        return {"sm_clock_mhz": [min(seen), max(seen)]} if seen else {}
+
     def rows(self) -> list[dict[str, Any]]:
         """The readings as JSON-able values, for the manifest of a capture."""
         return [asdict(state) for state in self.states]

@@ -55,7 +55,8 @@ class Hierarchy:
 def hierarchy(tables: dict[str, pd.DataFrame], model: str) -> Hierarchy:
     """Group spans into nodes: calls of one layer (and phase) are one node, as are same-named calls below one parent."""
     tree = Hierarchy()
-    root = tree.node(("model",), -1, "MODEL", model, type="model")
+    calls = tables["calls"]["input_shapes"]
+    root = tree.node(("model",), -1, "MODEL", model, type="model", input_shapes=calls.iloc[0] if len(calls) else "")
     spans = tables["spans"]
     level, parent = spans["level"].to_numpy(), spans["parent"].to_numpy()
     detail = spans["detail"].to_numpy()

@@ -14,6 +14,9 @@ from quick import forward_names, layer_spans, measured, profiled
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from xsp.levels.function_mode import Codes
+from xsp.levels.layer import LayerTracer
+
 
 class Residual(nn.Module):
     """Two convolutions, an activation and a sum outside every leaf module."""
@@ -383,3 +386,25 @@ def test_module_reached_under_two_names_is_called_by_the_first() -> None:
     tied = nn.Linear(4, 4)
     model = nn.Sequential(tied, nn.ReLU(), tied)
     assert forward_names(profiled(model, torch.randn(2, 4))) == ["0", "1", "0"]
+
+
+def test_tracer_that_could_not_start_leaves_the_users_modes_alone() -> None:
+    """If stepping into a module fails, stopping takes back what was done, and no function mode of the user's."""
+
+    class Locked(nn.Linear):
+        @property
+        def _compiled_call_impl(self) -> None:
+            raise RuntimeError("not to be looked at")
+
+    codes = Codes()
+    first, locked = nn.Linear(2, 2), Locked(2, 2)
+    for module in (first, locked):
+        codes.of_module(module)
+    tracer = LayerTracer(codes)
+    with torch.device("cpu"):
+        depth = torch._C._len_torch_function_stack()
+        with pytest.raises(RuntimeError, match="not to be looked at"):
+            tracer.start()
+        tracer.stop()
+        assert torch._C._len_torch_function_stack() == depth
+    assert "_call_impl" not in vars(first)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class LayerTracer:
             self._steps.append(self._step_in(module, code, self._mode))
         self._steps.append(run_inside(self._engine))
         self.new_run()
-        self._mode.__enter__()
+        self._steps.append(partial(self._mode.__enter__().__exit__, None, None, None))
 
     def new_run(self) -> None:
         """Count calls from zero again; called before every execution so that codes repeat from run to run."""
@@ -57,11 +58,9 @@ class LayerTracer:
 
     def stop(self) -> None:
         """Take back every change to modules and nodes, and the mode."""
-        if self._mode is not None:
-            self._mode.__exit__(None, None, None)
-            self._mode = None
         while self._steps:
             self._steps.pop()()
+        self._mode = None
         _remove(self._node_hooks)
 
     def collect(self) -> dict[str, Columns]:

@@ -29,6 +29,7 @@ from xsp.analysis.statistics import trimmed
 from xsp.driver import SETTLING_RUNS, Executor, rungs_for, tracing
 from xsp.environment import environment
 from xsp.preparation import Settings, prepare
+from xsp.run import latency_ns
 from xsp.target import target_of
 from xsp.types import Tracer
 
@@ -86,7 +87,7 @@ def latencies(executor: Executor, conditions: dict[str, Condition], rounds: int)
                 for _ in range(SETTLING_RUNS):
                     executor.run()
                 calls = executor.run()
-            found[name].append(int((calls["end_ns"] - calls["start_ns"]).sum()))
+            found[name].append(latency_ns(calls))
     return found
 
 

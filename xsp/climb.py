@@ -21,7 +21,7 @@ from xsp.preparation import Prepared, Settings, prepare
 from xsp.progress import bar
 from xsp.state import RandomState
 from xsp.stopping import MINIMUM_ROUNDS, after_rounds, until_precise
-from xsp.target import Target, tensors_in
+from xsp.target import Target, described
 from xsp.tracing import context
 from xsp.types import Level, LevelStatus
 
@@ -125,13 +125,13 @@ def _api_name(kernel: Any) -> Callable[[int, int], str]:
 
 def _call_row(target: Target, index: int) -> dict[str, Any]:
     call = target.calls[index]
-    tensors = tensors_in((call.args, dict(call.kwargs)))
+    shapes, dtypes = described((call.args, dict(call.kwargs)))
     return {
         "name": target.name,
         "call": index,
-        "input_shapes": json.dumps([list(tensor.shape) for tensor in tensors]),
-        "input_dtypes": json.dumps([str(tensor.dtype).removeprefix("torch.") for tensor in tensors]),
-        "batch_size": tensors[0].shape[0] if tensors and tensors[0].ndim else -1,
+        "input_shapes": json.dumps(shapes),
+        "input_dtypes": json.dumps(dtypes),
+        "batch_size": shapes[0][0] if shapes and shapes[0] else -1,
     }
 
 

@@ -9,11 +9,10 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from xsp import levels as level_table
-from xsp.analysis.correlate import sorted_by_start, within_model
+from xsp.analysis.correlate import call_of, sorted_by_start, within_model
 from xsp.driver import Executor, add_note, tracing
 from xsp.errors import TargetError
 from xsp.levels import memory
@@ -21,8 +20,9 @@ from xsp.levels.compiled import compilations
 from xsp.levels.layer import LayerTracer
 from xsp.levels.structure import Structure, StructureRecorder, discovered, qualified_names
 from xsp.progress import bar
+from xsp.run import latency_ns
 from xsp.stopping import BUDGET_S
-from xsp.types import Columns, Level, LevelStatus, Status, Tracer
+from xsp.types import Level, LevelStatus, Status, Tracer
 from xsp.warmup import warm_up
 
 
@@ -106,13 +106,11 @@ def _warmed_up(executor: Executor, settings: Settings, doubts: list[str]) -> tup
     with _noted("while xsp looked for its layers", roots), discovered(called, roots):
         executor.run()
 
-    def run() -> int:
-        calls = executor.run()
-        return int((calls["end_ns"] - calls["start_ns"]).sum())
-
     title = f"xsp {executor.target.name}: warm-up"
     with tracing([], "in a warm-up run"), bar(title, None, settings.progress) as shown:
-        _, unsettled = warm_up(lambda: (shown.update(), run())[1], settings.warmup, settings.budget_s / 3)
+        _, unsettled = warm_up(
+            lambda: (shown.update(), latency_ns(executor.run()))[1], settings.warmup, settings.budget_s / 3
+        )
     if unsettled:
         doubts.append(unsettled)
     return called, roots
@@ -148,18 +146,13 @@ def _structure(
         return structure, []
     library: Any = active[0]
     events = library.collect()["library_events"]
-    inside = _inside(events, calls)
+    order = np.argsort(events["start_ns"], kind="stable")
+    inside = order[call_of(events["start_ns"][order], calls) >= 0]
     rows = [
         {"name": library.symbols[symbol], "arguments": library.details[index]}
         for index, symbol in zip(inside, events["symbol"][inside], strict=True)
     ]
     return structure, rows
-
-
-def _inside(events: Columns, calls: Columns) -> npt.NDArray[np.int64]:
-    order = np.argsort(events["start_ns"], kind="stable")
-    call = np.searchsorted(calls["start_ns"], events["start_ns"][order], side="right") - 1
-    return order[(call >= 0) & (events["start_ns"][order] <= calls["end_ns"][np.maximum(call, 0)])]
 
 
 def _memory(executor: Executor, structure: Structure, doubts: list[str]) -> memory.LayerMemory | None:

@@ -17,6 +17,11 @@ MODEL_CALLS: Schema = {
 """The model calls of a run: `host_end_ns` is when the call returned, `end_ns` when the device had finished too."""
 
 
+def latency_ns(calls: Columns) -> int:
+    """Sum over model calls (MODEL_CALLS) of start to device finished."""
+    return int((calls["end_ns"] - calls["start_ns"]).sum())
+
+
 @dataclass(frozen=True)
 class Run:
     """One execution of the target. `tables` holds what the tracers collected, by schema name in lower case."""
@@ -35,7 +40,7 @@ class Run:
     @property
     def latency_ns(self) -> int:
         """Sum over the model calls of start to device finished."""
-        return int((self.model_calls["end_ns"] - self.model_calls["start_ns"]).sum())
+        return latency_ns(self.model_calls)
 
     @property
     def host_latency_ns(self) -> int:

@@ -89,6 +89,15 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
+def described(value: Any) -> tuple[list[list[int]], list[str]]:
+    """Shapes and dtypes of the tensors inside `value`."""
+    tensors = tensors_in(value)
+    # Reading an attribute is a torch function: no mode or tensor subclass of the user's may see it.
+    with torch._C.DisableTorchFunction():
+        shapes = [list(tensor.shape) for tensor in tensors]
+        return shapes, [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
+
+
 def target_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Target:
     """A target that makes one call under the modes in force now.
 

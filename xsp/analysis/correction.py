@@ -81,8 +81,8 @@ def fitted(tables: Tables) -> Correction | None:
     rounds = _rounds(tables)
     if len(rounds) <= MIN_ROUNDS or len(rounds[0].latency_ns) < 2:
         return None
-    closure = {rung.name: found for rung, found in closure_by_rung(rounds).items()}
-    return Correction(fit_costs(rounds), closure)
+    costs = fit_costs(rounds)
+    return Correction(costs, {rung.name: found for rung, found in closure_by_rung(rounds, costs).items()})
 
 
 def corrected_spans(tables: Tables, costs: Costs) -> pd.DataFrame:

@@ -59,10 +59,17 @@ class Correlated:
     orphans: int
 
 
+def call_of(start_ns: IntArray, calls: Columns) -> npt.NDArray[np.int64]:
+    """Index of the model call that each stamp lies in, -1 where it lies in none."""
+    call = np.searchsorted(calls["start_ns"], start_ns, side="right") - 1
+    inside = (call >= 0) & (start_ns <= calls["end_ns"][np.maximum(call, 0)])
+    return np.where(inside, call, -1)
+
+
 def within_model(events: Columns, calls: Columns) -> tuple[Columns, IntArray]:
     """The events that start inside a model call, and the index of that call for each."""
-    call = np.searchsorted(calls["start_ns"], events["start_ns"], side="right") - 1
-    inside = (call >= 0) & (events["start_ns"] <= calls["end_ns"][np.maximum(call, 0)])
+    call = call_of(events["start_ns"], calls)
+    inside = call >= 0
     return {name: column[inside] for name, column in events.items()}, call[inside]
 
 

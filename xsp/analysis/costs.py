@@ -11,12 +11,12 @@ from scipy import optimize, stats
 from xsp.analysis.charges import COST_LEVELS, Bools, Costs, EventKind, Floats
 from xsp.analysis.latencies import Latencies
 from xsp.analysis.replay import replay
+from xsp.analysis.statistics import TRIM
 from xsp.analysis.timeline import Timeline
 from xsp.errors import XspError
 from xsp.types import DeviceKind, Level, RunSpec
 
 MIN_ROUNDS = 3
-TRIM = 0.2  # share of rounds left out at each end of a mean
 PRIOR_WIDTH = 2.0  # standard deviation of the prior, as a multiple of the prior cost
 MAX_STEPS = 4  # the replayed latency is piecewise linear in the costs: one step is nearly enough
 STEP_TOLERANCE = 1e-2  # in units of the prior's width
@@ -107,9 +107,12 @@ def cross_validated_closure(
 
 
 def closure_by_rung(
-    rounds: Sequence[Round], folds: int = 5, prior: Costs = TYPICAL, confidence: float = 0.95
+    rounds: Sequence[Round], near: Costs, folds: int = 5, prior: Costs = TYPICAL, confidence: float = 0.95
 ) -> dict[RunSpec, Closure]:
     """Cross-validated closure error of every rung above M, under costs fitted on the other folds.
+
+    `near` are costs fitted on all rounds. The searches only begin there: what they find depends on the other folds
+    alone.
 
     A rung's corrected latency is its measured one less what the replay says its tracers added: the deepest run
     replayed without the costs of the levels that the rung lacks, minus the same replayed without any.
@@ -121,10 +124,8 @@ def closure_by_rung(
     folds = min(folds, len(rounds))
     rungs = [*_rungs(rounds)[1:], max(rounds[0].latency_ns, key=lambda rung: len(rung.levels))]
     errors = np.empty((len(rounds), len(rungs)))
-    near = fit_costs(rounds, prior, None, confidence)
     for fold in range(folds):
         others = [r for i, r in enumerate(rounds) if i % folds != fold]
-        # The fit on all rounds is only where the search begins: what it finds depends on the other folds alone.
         costs = _Problem(others, prior, Costs()).solve(confidence, near)
         errors[fold::folds] = _rung_errors(rounds[fold::folds], rungs, costs)
     variance_factor = 1 / len(rounds) + folds / (len(rounds) * (folds - 1))

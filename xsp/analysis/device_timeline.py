@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.hierarchy import layer_spans
 from xsp.types import Level
 
 Tables = Mapping[str, pd.DataFrame]
@@ -29,9 +29,8 @@ def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFr
     if not len(kernels):
         return pd.DataFrame(columns=["name", "phase", "busy_ms", "idle_before_ms", "share"])
     pieces = _pieces(kernels)
-    pieces["layer"] = _layer_of(tables["spans"], kernels.index.to_numpy())
-    layers = tables["layers"]
-    keys = layers.loc[pieces["layer"], ["name", "phase"]].reset_index(drop=True)
+    below = layer_spans(tables["spans"], kernels.index.to_numpy())
+    keys = tables["layers"].loc[tables["spans"]["detail"].to_numpy()[below], ["name", "phase"]]
     table = pieces.assign(name=keys["name"].to_numpy(), phase=keys["phase"].to_numpy())
     sums = table.groupby(["name", "phase", "run"], sort=False)[["busy_ns", "idle_ns"]].sum()
     ends = _ends(spans, pieces)
@@ -74,16 +73,6 @@ def _pieces(kernels: pd.DataFrame) -> pd.DataFrame:
     idle = np.where(first, 0, np.maximum(opens - before, 0))
     busy = np.maximum(end + shift - np.where(first, opens, np.maximum(opens, before)), 0)
     return pd.DataFrame({"run": run, "busy_ns": busy, "idle_ns": idle, "start_ns": start, "end_ns": end})
-
-
-def _layer_of(spans: pd.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Row of the layers table that each kernel's chain of parents meets first."""
-    parent, level = spans["parent"].to_numpy(), spans["level"].to_numpy()
-    current = parent[rows]
-    for _ in Level:
-        current = np.where(level[current] > Level.LAYER, parent[current], current)
-    detail: npt.NDArray[np.int64] = spans["detail"].to_numpy().astype(np.int64)[current]
-    return detail
 
 
 def _ends(spans: pd.DataFrame, pieces: pd.DataFrame) -> pd.DataFrame:

@@ -105,3 +105,12 @@ def _module_node(tree: Hierarchy, root: int, name: str, modules: dict[str, tuple
         kind, calls = modules.get(path, ("", 0))
         node = tree.node(("module", path), node, "MODULE", path, type=kind, calls=calls)
     return node
+
+
+def layer_spans(spans: pd.DataFrame, rows: IntArray) -> IntArray:
+    """Row of the innermost LAYER span above each of these spans, which must lie below one."""
+    parent, level = spans["parent"].to_numpy(), spans["level"].to_numpy()
+    current = parent[rows]
+    while (level[current] > Level.LAYER).any():
+        current = np.where(level[current] > Level.LAYER, parent[current], current)
+    return current

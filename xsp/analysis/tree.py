@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.hierarchy import Hierarchy, hierarchy
+from xsp.analysis.hierarchy import Hierarchy, hierarchy, layer_spans
 from xsp.analysis.intervals import covered_ns
 from xsp.analysis.statistics import trimmed
 from xsp.types import Level
@@ -148,7 +148,7 @@ def _device_interval(
         start[corrected["row"]] = corrected["start_ns"]
     start = start[rows]
     end = start + spans["duration_ns"].to_numpy()[rows]
-    run, layer = spans["run"].to_numpy()[rows], _layer_span(spans, rows)
+    run, layer = spans["run"].to_numpy()[rows], layer_spans(spans, rows)
     by_call = pd.DataFrame({"run": run, "span": layer, "start": start, "end": end}).groupby(["run", "span"])
     length = (by_call["end"].max() - by_call["start"].min()).reset_index(name="ns")
     node = tree.of_span[length["span"].to_numpy()]
@@ -164,15 +164,6 @@ def _device_interval(
             if tree.nodes[int(str(one))].get("calls", 1) == 1:
                 result[int(str(one))] = trimmed(values.to_numpy())[0]
     return result
-
-
-def _layer_span(spans: pd.DataFrame, rows: IntArray) -> IntArray:
-    """The innermost LAYER span above each kernel."""
-    parent, level = spans["parent"].to_numpy(), spans["level"].to_numpy()
-    current = parent[rows]
-    while (level[current] > Level.LAYER).any():
-        current = np.where(level[current] > Level.LAYER, parent[current], current)
-    return current
 
 
 def exclusive_ns(spans: pd.DataFrame, level: Level) -> npt.NDArray[np.int64]:

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from xsp.analysis.correlate import call_of
 from xsp.levels.autograd import backward_code, new_nodes, run_inside
 from xsp.levels.calls import entry_point, is_compiled, step_in, step_in_by_hooks
 from xsp.levels.compiled import Leave, around_compiled_code
 from xsp.levels.function_mode import Codes, FunctionalMode
 from xsp.levels.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
-from xsp.target import tensors_in
+from xsp.target import described, tensors_in
 from xsp.types import Columns
 
 
@@ -74,9 +75,7 @@ class Structure:
 
     def within(self, calls: Columns) -> Structure:
         """Without the layers that began outside the model calls: restoring state calls torch functions too."""
-        start = np.array(self.starts_ns, dtype=np.int64)
-        call = np.searchsorted(calls["start_ns"], start, side="right") - 1
-        keep = np.flatnonzero((call >= 0) & (start <= calls["end_ns"][np.maximum(call, 0)]))
+        keep = np.flatnonzero(call_of(np.array(self.starts_ns, dtype=np.int64), calls) >= 0)
         place = {int(old): new for new, old in enumerate(keep)}
         place[-1] = -1
         layers = [replace(self.layers[old], forward=place[self.layers[old].forward]) for old in keep]
@@ -223,7 +222,7 @@ class StructureRecorder:
                 self._names[module].rpartition(".")[0],
                 "forward",
                 -1,
-                *_described((*args, *kwargs.values())),
+                *described((*args, *kwargs.values())),
                 [],
                 [],
                 _parameter_bytes(module),
@@ -275,7 +274,7 @@ class StructureRecorder:
         seen[kind] += 1
         name = f"{place}::{kind}" if seen[kind] == 1 else f"{place}::{kind}_{seen[kind] - 1}"
         phase = "backward" if function in BACKWARD_ENTRIES else "forward"
-        self._begin(LayerRow(code, name, kind, "function", module, phase, -1, *_described(args), [], [], 0))
+        self._begin(LayerRow(code, name, kind, "function", module, phase, -1, *described(args), [], [], 0))
 
     def _function_ends(self, _code: int, _function: Any, args: Any, result: Any) -> None:
         self._end(args, result)
@@ -290,7 +289,7 @@ class StructureRecorder:
 
     def _end(self, inputs: Any, outputs: Any) -> None:
         index = self._open[threading.get_ident()].pop()
-        shapes, dtypes = _described(outputs)
+        shapes, dtypes = described(outputs)
         row = self.structure.layers[index]
         row.output_shapes.extend(shapes)
         row.output_dtypes.extend(dtypes)
@@ -306,14 +305,6 @@ def _backward_row(forward: LayerRow, index: int, code: int, node: str) -> LayerR
         code, forward.name, node, "autograd", forward.module, "backward", index,
         forward.output_shapes, forward.output_dtypes, forward.input_shapes, forward.input_dtypes, 0,
     )  # fmt: skip
-
-
-def _described(value: Any) -> tuple[list[list[int]], list[str]]:
-    tensors = tensors_in(value)
-    # Reading an attribute is a torch function: no mode or tensor subclass of the user's may see it.
-    with torch._C.DisableTorchFunction():
-        shapes = [list(tensor.shape) for tensor in tensors]
-        return shapes, [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
 
 
 def _parameter_bytes(module: nn.Module) -> int:

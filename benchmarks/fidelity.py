@@ -105,8 +105,9 @@ def event_counts(prof: xsp.Profile) -> dict[str, float]:
     launched = mine.loc[mine["level"] == "KERNEL", ["run", "correlation_id"]].drop_duplicates()
     launches, every = len(launched), int(api["run"].isin(runs).sum())
     totals = {
-        "layer": (layers != "function").sum(),
+        "layer": (~np.isin(layers, ["function", "autograd"])).sum(),
         "functional": (layers == "function").sum(),
+        "backward": (layers == "autograd").sum(),
         "library": (mine["level"] == "LIBRARY").sum(),
         "launch": launches,
         "api": every - launches,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xsp.analysis.charges import Costs
+from xsp.analysis.charges import COST_LEVELS, Costs, EventKind
 from xsp.analysis.latencies import Latencies
 from xsp.analysis.timeline import ApiKind, Timeline
 from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, SYNCHRONIZATIONS, Columns, Level, empty
@@ -35,7 +35,7 @@ class Call:
 
     level: Level
     body: tuple[object, ...]
-    functional: bool = False
+    kind: EventKind = EventKind.LAYER
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,7 @@ class Simulation:
         getattr(self, f"_do_{type(instruction).__name__.lower()}")(thread, instruction)
 
     def _pay(self, thread: _Thread, name: str, share: float) -> None:
-        level = {"layer_ns": Level.LAYER, "functional_ns": Level.LAYER, "library_ns": Level.LIBRARY}
-        if level.get(name, Level.KERNEL) in self.levels:
+        if COST_LEVELS[name] in self.levels:
             thread.now += round(getattr(self.costs, name) * share * self.price_noise())
 
     def _lasts(self, ns: int) -> int:
@@ -178,19 +177,22 @@ class Simulation:
         thread.now += self._lasts(work.ns)
 
     def _do_call(self, thread: _Thread, call: Call) -> None:
-        name = "library_ns" if call.level is Level.LIBRARY else "functional_ns" if call.functional else "layer_ns"
+        name = "library_ns" if call.level is Level.LIBRARY else f"{call.kind.name.lower()}_ns"
         self._pay(thread, name, 0.5)
         table = self.library if call.level is Level.LIBRARY else self.layers
         slot = len(table)
-        table.append((thread.name, thread.now, 0, call.functional))
-        thread.todo[:0] = [*call.body, _Leave(name, slot, call.functional)]
+        table.append((thread.name, thread.now, 0, call.kind))
+        thread.todo[:0] = [*call.body, _Leave(name, slot, call.kind)]
         self.stamps.append((thread.name, thread.now))
+        if call.kind is EventKind.BACKWARD:
+            self._pay(thread, name, 0.5)
 
     def _do__leave(self, thread: _Thread, leave: _Leave) -> None:
         table = self.library if leave.name == "library_ns" else self.layers
-        table[leave.slot] = (thread.name, table[leave.slot][1], thread.now, leave.functional)
+        table[leave.slot] = (thread.name, table[leave.slot][1], thread.now, leave.kind)
         self.stamps.append((thread.name, thread.now))
-        self._pay(thread, leave.name, 0.5)
+        if leave.kind is not EventKind.BACKWARD:
+            self._pay(thread, leave.name, 0.5)
 
     def _enter(self, thread: _Thread, name: str) -> int:
         self.correlation += 1
@@ -302,7 +304,7 @@ class Simulation:
                 self.syncs if traced else [],
             ),
             api_kind=np.array([row[4] for row in traced], dtype=np.int64),
-            functional=np.array([row[3] for row in layers], dtype=bool),
+            layer_kind=np.array([row[3] for row in layers], dtype=np.int64),
             event_records=_columns({}, ("correlation_id", "context", "stream", "event_id"), self.records)
             if with_records
             else None,
@@ -320,7 +322,7 @@ class Simulation:
 class _Leave:
     name: str
     slot: int
-    functional: bool
+    kind: EventKind
 
 
 def _columns(base: Columns, names: Sequence[str], rows: Sequence[tuple[int, ...]]) -> Columns:

@@ -23,14 +23,17 @@ from simulator import (
     lognormal,
 )
 
-from xsp.analysis.charges import Costs
+from xsp.analysis.charges import Costs, EventKind
 from xsp.analysis.latencies import Latencies
 from xsp.analysis.replay import ReplayedTimeline, replay
 from xsp.analysis.timeline import ApiKind, Timeline
 from xsp.errors import TracingError, XspError
 from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, SYNCHRONIZATIONS, Level, empty
 
-COSTS = Costs(layer_ns=5200, functional_ns=3400, library_ns=120, launch_ns=1800, api_ns=600, kernel_ns=1000)
+COSTS = Costs(
+    layer_ns=5200, functional_ns=3400, backward_ns=4100, library_ns=120, launch_ns=1800, api_ns=600, kernel_ns=1000
+)
+LAYER_KINDS = (EventKind.LAYER, EventKind.FUNCTIONAL, EventKind.BACKWARD)
 UNTRACED = frozenset({Level.MODEL})
 
 
@@ -60,7 +63,7 @@ def block(streams: tuple[int, ...], size: int = 12) -> st.SearchStrategy[tuple[o
     inner = st.lists(single(streams), max_size=4).map(tuple)
     library = inner.map(lambda body: Call(Level.LIBRARY, body))
     layer_body = st.lists(st.one_of(single(streams), library), max_size=4).map(tuple)
-    layer = st.builds(lambda body, functional: Call(Level.LAYER, body, functional), layer_body, st.booleans())
+    layer = st.builds(lambda body, kind: Call(Level.LAYER, body, kind), layer_body, st.sampled_from(LAYER_KINDS))
     return st.lists(st.one_of(single(streams), layer, layer), max_size=size).map(tuple)
 
 

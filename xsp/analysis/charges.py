@@ -22,9 +22,10 @@ class EventKind(IntEnum):
 
     LAYER = 0
     FUNCTIONAL = 1
-    LIBRARY = 2
-    LAUNCH = 3
-    API = 4
+    BACKWARD = 2
+    LIBRARY = 3
+    LAUNCH = 4
+    API = 5
 
 
 class Placement(NamedTuple):
@@ -41,6 +42,8 @@ class Placement(NamedTuple):
 PLACEMENTS: Mapping[EventKind, Placement] = {
     EventKind.LAYER: Placement(0.5, 0.0, 0.0, 0.5),
     EventKind.FUNCTIONAL: Placement(0.5, 0.0, 0.0, 0.5),
+    # A backward node has one hook, whose stamp both ends the node before and begins this one.
+    EventKind.BACKWARD: Placement(0.5, 0.5, 0.0, 0.0),
     EventKind.LIBRARY: Placement(0.5, 0.0, 0.0, 0.5),
     EventKind.LAUNCH: Placement(0.0, 0.5, 0.0, 0.5),
     EventKind.API: Placement(0.0, 0.5, 0.0, 0.5),
@@ -49,6 +52,7 @@ PLACEMENTS: Mapping[EventKind, Placement] = {
 COST_LEVELS: Mapping[str, Level] = {
     "layer_ns": Level.LAYER,
     "functional_ns": Level.LAYER,
+    "backward_ns": Level.LAYER,
     "library_ns": Level.LIBRARY,
     "launch_ns": Level.KERNEL,
     "api_ns": Level.KERNEL,
@@ -61,13 +65,14 @@ COST_LEVELS: Mapping[str, Level] = {
 class Costs:
     """Mean cost of one event of each kind, in ns.
 
-    `layer_ns` to `api_ns` are host time per event (both hooks of a layer call together); `kernel_ns` is device time
+    `layer_ns` to `api_ns` are host time per event (what is done before and after a layer call together); `kernel_ns` is device time
     after each kernel, which whatever waits for that kernel waits for too. `intervals` holds a confidence interval per
     cost; `identified` is False where the rungs' differences do not tell the cost and the prior was kept.
     """
 
     layer_ns: float = 0.0
     functional_ns: float = 0.0
+    backward_ns: float = 0.0
     library_ns: float = 0.0
     launch_ns: float = 0.0
     api_ns: float = 0.0
@@ -81,11 +86,11 @@ class Costs:
         return Costs.from_values(np.where(kept, self.values(), 0.0))
 
     def host(self) -> Floats:
-        """Host cost by `EventKind`, float64 of shape (5,)."""
-        return np.array([self.layer_ns, self.functional_ns, self.library_ns, self.launch_ns, self.api_ns])
+        """Host cost by `EventKind`, float64 of shape (6,)."""
+        return self.values()[: len(EventKind)]
 
     def values(self) -> Floats:
-        """All costs in the order of `COST_LEVELS`, float64 of shape (6,)."""
+        """All costs in the order of `COST_LEVELS`, float64 of shape (7,)."""
         return np.array([getattr(self, name) for name in COST_LEVELS])
 
     @classmethod
@@ -95,7 +100,7 @@ class Costs:
 
 
 def placed(costs: Costs, placements: Mapping[EventKind, Placement]) -> Floats:
-    """Host cost by `EventKind` and place of payment, float64 of shape (5, 4)."""
+    """Host cost by `EventKind` and place of payment, float64 of shape (6, 4)."""
     shares: Floats = np.array([placements[kind] for kind in EventKind])
     prices: Floats = costs.host()[:, None] * shares
     return prices

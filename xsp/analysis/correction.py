@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.charges import Costs
+from xsp.analysis.charges import Costs, EventKind
 from xsp.analysis.costs import MIN_ROUNDS, Closure, Round, closure_by_rung, fit_costs
 from xsp.analysis.latencies import Latencies
 from xsp.analysis.replay import replay
@@ -62,6 +62,10 @@ def correction_of(row: Mapping[str, Any] | None) -> Correction | None:
     if row is None:
         return None
     costs = {**row["costs"], "intervals": {name: tuple(pair) for name, pair in row["costs"]["intervals"].items()}}
+    # Files from before 0.2 have one cost for layers forward and backward.
+    costs.setdefault("backward_ns", costs["layer_ns"])
+    for facts in ("intervals", "identified"):
+        costs[facts].setdefault("backward_ns", costs[facts]["layer_ns"])
     closure = {rung: Closure(**{**one, "by_round": tuple(one["by_round"])}) for rung, one in row["closure"].items()}
     return Correction(Costs(**costs), closure)
 
@@ -167,7 +171,7 @@ def _of_run(run: int, spans: pd.DataFrame, parts: Tables, tables: Tables) -> Ite
             device_activity=_device(device, tables["kernels"]),
             synchronizations={name: waited[name].to_numpy() for name in waited.columns},
             api_kind=kind[called],
-            functional=(tables["layers"]["kind"].to_numpy()[layers["detail"]] == "function"),
+            layer_kind=kinds_of_layers(tables)[layers["detail"]],
         )
         yield CallTimeline(run, timeline, host.index.to_numpy(), device.index.to_numpy())
 
@@ -180,6 +184,12 @@ def _api_kind(api: pd.DataFrame, spans: pd.DataFrame, waits: pd.DataFrame) -> np
     copies = launches & names.str.contains("emcpy").to_numpy()
     blocking = np.isin(api["correlation_id"], host_waits) | names.str.contains("ynchronize").to_numpy() | copies
     return launches.astype(np.int64) * int(ApiKind.LAUNCH) + blocking.astype(np.int64) * int(ApiKind.WAIT)
+
+
+def kinds_of_layers(tables: Tables) -> npt.NDArray[np.int64]:
+    """The `EventKind` of each row of the layers table."""
+    kind = tables["layers"]["kind"].map({"function": EventKind.FUNCTIONAL, "autograd": EventKind.BACKWARD})
+    return kind.fillna(EventKind.LAYER).to_numpy(dtype=np.int64)
 
 
 def _real_layers(host: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,9 @@ STEP_TOLERANCE = 1e-2  # in units of the prior's width
 IDENTIFIED = 0.5  # of the prior's width
 MODEL_ERROR = 2e-3  # of the latency
 SLOPE_ROUNDS = 5  # rounds that the replayed latency's dependence on the costs is taken from
-TYPICAL = Costs(layer_ns=8000, functional_ns=7000, library_ns=150, launch_ns=4000, api_ns=300, kernel_ns=900)
+TYPICAL = Costs(
+    layer_ns=8000, functional_ns=7000, backward_ns=6000, library_ns=150, launch_ns=4000, api_ns=300, kernel_ns=900
+)
 """Costs found in place on an H100 host; where to start, and what is kept where the rungs do not tell."""
 
 MODEL = RunSpec((Level.MODEL,))

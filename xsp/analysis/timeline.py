@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsp.analysis import dependencies
-from xsp.analysis.charges import Bools, EventKind, Ints
+from xsp.analysis.charges import EventKind, Ints
 from xsp.errors import TracingError
 from xsp.types import Columns
 
@@ -108,15 +108,15 @@ class Timeline:
         device_activity: Columns,
         synchronizations: Columns,
         api_kind: npt.ArrayLike,
-        functional: npt.ArrayLike | None = None,
+        layer_kind: npt.ArrayLike | None = None,
         event_records: Columns | None = None,
         handoffs: Columns | None = None,
         concurrent_threads: Sequence[int] | None = None,
     ) -> Timeline:
         """Build the timeline of one model call from the rows of the tracers' tables that belong to that call.
 
-        `api_kind` gives an `ApiKind` per row of `api_calls`; `functional` marks the layer events that are functional
-        calls. `event_records` (correlation_id, context, stream, event_id) tells what a wait for an event waits for;
+        `api_kind` gives an `ApiKind` per row of `api_calls`, `layer_kind` the `EventKind` of each layer event, LAYER by
+        default. `event_records` (correlation_id, context, stream, event_id) tells what a wait for an event waits for;
         without it the operation that ended last before the wait's end is taken. `handoffs` (thread, start_ns, end_ns,
         from_thread, from_ns) are waits of threads for each other. `concurrent_threads` are those with a clock of their
         own; by default those that appear in `handoffs` or whose library and API calls overlap the main thread's.
@@ -127,7 +127,7 @@ class Timeline:
         """
         kinds = np.asarray(api_kind, dtype=np.int64)
         _check(model_start_ns, host_end_ns, sync_end_ns, kinds, api_calls)
-        is_functional = np.zeros(len(layer_events["thread"]), bool) if functional is None else np.asarray(functional)
+        layer_kinds = np.full(len(layer_events["thread"]), EventKind.LAYER) if layer_kind is None else layer_kind
         if concurrent_threads is None:
             concurrent_threads = _concurrent(main_thread, library_events, api_calls, kinds, handoffs)
         events, clocks = _events(
@@ -137,7 +137,7 @@ class Timeline:
             library=library_events,
             api=api_calls,
             kinds=kinds,
-            functional=is_functional.astype(bool),
+            layer_kinds=np.asarray(layer_kinds, dtype=np.int64),
         )
         first_api = len(events.kind) - len(kinds)
         work = dependencies.find(api_calls, kinds, device_activity, synchronizations, event_records)
@@ -193,13 +193,13 @@ def _events(
     library: Columns,
     api: Columns,
     kinds: Ints,
-    functional: Bools,
+    layer_kinds: Ints,
 ) -> tuple[HostEvents, dict[int, int]]:
     tables = (layer, library, api)
     thread = np.concatenate([table["thread"] for table in tables]).astype(np.int64)
     kind = np.concatenate(
         [
-            np.where(functional, EventKind.FUNCTIONAL, EventKind.LAYER),
+            layer_kinds,
             np.full(len(library["thread"]), EventKind.LIBRARY),
             np.where(kinds & ApiKind.LAUNCH, EventKind.LAUNCH, EventKind.API),
         ]

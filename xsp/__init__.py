@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xsp.errors import CaptureError as CaptureError
+from xsp.errors import ExportError as ExportError
 from xsp.errors import LevelError as LevelError
 from xsp.errors import NothingRecordedError as NothingRecordedError
 from xsp.errors import TargetError as TargetError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CaptureError",
+    "ExportError",
     "Level",
     "LevelError",
     "NothingRecordedError",

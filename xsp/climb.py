@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, NoReturn
@@ -23,6 +24,7 @@ from xsp.state import RandomState
 from xsp.stopping import MINIMUM_ROUNDS, after_rounds, until_precise
 from xsp.target import Target, described
 from xsp.tracing import context
+from xsp.tracing.clock import read_bracketed
 from xsp.types import Level, LevelStatus
 
 
@@ -61,6 +63,7 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         "gpu_states": watch.rows(),
         "memory_device": prepared.memory.device if prepared.memory else None,
         "clock": _clock(prepared),
+        "epoch_offset_ns": -read_bracketed(time.time_ns, time.perf_counter_ns).offset_ns,
         "trace": {
             "trace_id": trace.trace_id_hex,
             "parent_span_id": f"{trace.parent_span_id:016x}",

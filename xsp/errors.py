@@ -26,3 +26,12 @@ class LevelError(XspError):
 
 class TracingError(XspError):
     """A tracer failed while it was recording; what it saw cannot be trusted."""
+
+
+class ExportError(XspError):
+    """Spans could not be handed over; `lost` of them did not arrive, `delivered` did."""
+
+    def __init__(self, message: str, *, lost: int = 0, delivered: int = 0) -> None:
+        super().__init__(message)
+        self.lost = lost
+        self.delivered = delivered

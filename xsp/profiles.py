@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ from xsp.capture import Capture
 from xsp.errors import XspError
 from xsp.tracing.context import TraceContext
 from xsp.types import Level
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 _DETAIL_TABLES = {
     Level.MODEL: "calls",
@@ -231,6 +235,76 @@ class Profile:
         """Events known to be missing over all runs: dropped records, and device activities without a launch."""
         runs = self._capture.tables["runs"]
         return int(runs["lost"].sum() + runs["orphans"].sum())
+
+    @property
+    def epoch_offset_ns(self) -> int | None:
+        """Unix time minus the monotonic clock when this was recorded; None in captures that do not have it."""
+        offset = self._capture.meta.get("epoch_offset_ns")
+        return None if offset is None else int(offset)
+
+    def emit(
+        self,
+        tracer_provider: TracerProvider | None = None,
+        *,
+        levels: str | Iterable[Level | str] | None = None,
+        min_duration_ns: int = 0,
+        run: int | str | None = None,
+        corrected: bool = False,
+        timeout_s: float = 60.0,
+    ) -> int:
+        """Put spans into the application's own OpenTelemetry trace; returns how many.
+
+        Args:
+            tracer_provider: an SDK TracerProvider, the global one by default. Its span processors get the spans.
+            levels: levels to export, such as "M/L"; all by default.
+            min_duration_ns: leave shorter spans out; what is below them hangs below the nearest span that is kept.
+            run: number of a run, "all", or None for the last run of the deepest rung.
+            corrected: times of `corrected`, without the tracers' cost.
+            timeout_s: how long an exporter that accepts nothing is waited for.
+
+        Raises ExportError, which says how many spans did not arrive, and LevelError for unknown levels.
+
+        """
+        from xsp.export import otel
+        from xsp.export.otel_selection import Selection
+
+        selection = Selection.of(levels, min_duration_ns, run, corrected)
+        return otel.emit(self, tracer_provider, selection, timeout_s)
+
+    def to_otlp(
+        self,
+        endpoint: str | None = None,
+        protocol: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = 60.0,
+        levels: str | Iterable[Level | str] | None = None,
+        min_duration_ns: int = 0,
+        run: int | str | None = None,
+        corrected: bool = False,
+    ) -> int:
+        """Send spans to an OTLP receiver, such as an OpenTelemetry Collector; returns how many. Needs `xsp[otlp]`.
+
+        What is None is read from the `OTEL_EXPORTER_OTLP_*` variables. Other arguments are those of `emit`.
+
+        Args:
+            endpoint: such as "http://localhost:4318" (http/protobuf) or "http://localhost:4317" (grpc).
+            protocol: "http/protobuf", the default, or "grpc".
+            headers: sent with every request, for authentication.
+            timeout_s: how long a receiver that accepts nothing is waited for.
+            levels: see `emit`.
+            min_duration_ns: see `emit`.
+            run: see `emit`.
+            corrected: see `emit`.
+
+        Raises ExportError, which says how many spans did not arrive, and LevelError for unknown levels.
+
+        """
+        from xsp.export import otel
+        from xsp.export.otel_selection import Selection
+
+        selection = Selection.of(levels, min_duration_ns, run, corrected)
+        return otel.to_otlp(self, selection, endpoint=endpoint, protocol=protocol, headers=headers, timeout_s=timeout_s)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a capture that `xsp.load` opens anywhere, without torch or a GPU."""

@@ -36,3 +36,27 @@ def trimmed(samples: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     error = winsorised.std(axis=0, ddof=1) / ((1 - 2 * TRIM) * np.sqrt(count))
     quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, kept - 1)
     return mean, np.asarray(quantile * error)
+
+
+def trimmed_known(samples: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
+    """`trimmed` for the columns of a matrix in which NaN stands for a missing sample."""
+    ordered = np.sort(samples, axis=0)
+    known = (~np.isnan(ordered)).sum(axis=0)
+    mean, half = np.full(samples.shape[1], np.nan), np.full(samples.shape[1], np.nan)
+    for count in np.unique(known[known > 0]).tolist():
+        columns = known == count
+        mean[columns], half[columns] = trimmed(ordered[:count, columns])
+    return mean, half
+
+
+def plain_mean(samples: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
+    """Plain mean over axis 0 and half its 95 % interval (Student's t): for parts that must add up to their whole."""
+    count = len(samples)
+    if not count:
+        nothing = np.full(samples.shape[1:], np.nan)
+        return nothing, nothing
+    mean = np.asarray(samples.mean(axis=0))
+    if count < 2:
+        return mean, np.full(mean.shape, np.nan)
+    quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)
+    return mean, np.asarray(quantile * samples.std(axis=0, ddof=1) / np.sqrt(count))

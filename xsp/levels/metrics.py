@@ -1,0 +1,114 @@
+"""Which counters to collect: names that people ask for, the metrics of this chip that answer, and their passes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from xsp.analysis.counters import CORE_PRECISIONS, FORMULAS, TENSOR_PRECISIONS
+from xsp.errors import LevelError
+from xsp.levels.range_profiler import Configuration, MetricHost
+
+_TENSOR = tuple(f"tensor_{precision}" for precision in TENSOR_PRECISIONS)
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "flops": (*CORE_PRECISIONS, *_TENSOR),
+    "dram": ("dram_read_bytes", "dram_write_bytes"),
+    "occupancy": ("occupancy",),
+    "tensor": (*_TENSOR, "tensor_int8"),
+    "l2": ("l2_bytes",),
+}
+"""Names for sets of quantities (`xsp.analysis.counters.FORMULAS`)."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Metrics that this chip has, in `configurations` that are measured one after the other; sentences on the rest."""
+
+    configurations: tuple[Configuration, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All metrics, in the order in which they are collected."""
+        return tuple(metric for one in self.configurations for metric in one.metrics)
+
+    @property
+    def passes(self) -> int:
+        """How often a kernel is executed until all of them are known."""
+        return sum(one.passes for one in self.configurations)
+
+
+def parse_metrics(metrics: str | Iterable[str]) -> tuple[str, ...]:
+    """Checked names of groups and raw metrics, each once; a string may hold several with commas between.
+
+    Raises LevelError for what is neither the name of a group nor of CUPTI's form `unit__counter.rollup`.
+    """
+    texts = [metrics] if isinstance(metrics, str) else list(metrics)
+    names = [name.strip() for text in texts for name in (text.split(",") if isinstance(text, str) else [repr(text)])]
+    for name in names:
+        if name and name not in GROUPS and "__" not in name:
+            raise LevelError(
+                f"metrics={name!r} cannot be: the groups are {', '.join(GROUPS)}; anything else must be the name of "
+                "a CUPTI metric, such as dram__bytes_read.sum"
+            )
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def chosen(requested: Sequence[str], host: MetricHost) -> Choice:
+    """The metrics of this chip that answer `requested`, names that passed `parse_metrics`."""
+    metrics: dict[str, None] = {}
+    missing: list[str] = []
+    for name in requested:
+        found = _of_group(name, host) if name in GROUPS else _raw(name, host)
+        metrics |= dict.fromkeys(found)
+        if not found:
+            missing.append(_missing(name, host))
+    return Choice(tuple(_grouped(list(metrics), host)), tuple(missing))
+
+
+def _of_group(name: str, host: MetricHost) -> list[str]:
+    return [metric for quantity in GROUPS[name] for metric in _formula(quantity, host)]
+
+
+def _formula(quantity: str, host: MetricHost) -> Iterable[str]:
+    """The first formula of which this chip has every metric; nothing where there is none, for example no FP8."""
+    return next((formula for formula in FORMULAS[quantity] if host.configured(list(formula))), ())
+
+
+def _raw(name: str, host: MetricHost) -> list[str]:
+    return [name] if host.configured([name]) else []
+
+
+def _missing(name: str, host: MetricHost) -> str:
+    if name in GROUPS:
+        return f"the {host.chip} chip counts nothing of {name!r}"
+    base = name.partition(".")[0]
+    known = host.base_metrics()
+    if base in known:
+        return f"the {host.chip} chip has the counter {base} but not as {name!r}: write {base}.sum, for example"
+    near = difflib.get_close_matches(base, known, 2)
+    hint = f"; near to it are {' and '.join(near)}" if near else ""
+    return f"the {host.chip} chip has no metric {name!r}{hint}"
+
+
+def _grouped(metrics: Sequence[str], host: MetricHost) -> list[Configuration]:
+    """Few sets of metrics that need one pass each, and metrics that need several each on its own.
+
+    Several passes make CUPTI save and restore what a kernel writes, which takes ten times as long as running the whole
+    target once more from its saved state.
+    """
+    groups: list[Configuration] = []
+    for metric in metrics:
+        alone = host.configured([metric])
+        if alone is None:
+            continue
+        for index, group in enumerate(groups if alone.passes == 1 else []):
+            joined = host.configured([*group.metrics, metric])
+            if joined is not None and joined.passes == 1:
+                groups[index] = joined
+                break
+        else:
+            groups.append(alone)
+    return groups

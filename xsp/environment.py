@@ -8,6 +8,9 @@ import platform
 import sys
 from typing import Any
 
+from xsp.gpu_state import highest_clocks
+from xsp.processor import processor
+
 
 def version_of(package: str) -> str | None:
     """Installed version of a distribution, None where it is not installed."""
@@ -33,8 +36,9 @@ def environment() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
     }
+    facts |= processor()
     if torch.cuda.is_available():
-        facts |= _gpu(torch)
+        facts |= _gpu(torch) | highest_clocks(torch)
     return facts
 
 
@@ -52,6 +56,7 @@ def _gpu(torch: Any) -> dict[str, Any]:
         "multiprocessors": properties.multi_processor_count,
         "driver": _driver_version(),
         "allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
     }
 

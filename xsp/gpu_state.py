@@ -19,6 +19,32 @@ CLOCK_CHANGE = 0.05
 """A round counts as run at another clock when its SM clock is this far from the median of all rounds."""
 
 
+def nvml_device(torch: Any) -> tuple[Any, Any]:
+    """NVML, initialised, and its handle of torch's current GPU. Raises whatever says that there is no NVML."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    identifier = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+    name = identifier if identifier.startswith("GPU-") else f"GPU-{identifier}"
+    return pynvml, pynvml.nvmlDeviceGetHandleByUUID(name)
+
+
+def highest_clocks(torch: Any) -> dict[str, int]:
+    """max_sm_clock_mhz, max_memory_clock_mhz (nvmlDeviceGetMaxClockInfo) and memory_bus_bits of torch's current GPU.
+
+    Without NVML, or where it does not tell, they are left out: nothing but the ceilings of the analyses needs them.
+    """
+    try:
+        nvml, device = nvml_device(torch)
+        return {
+            "max_sm_clock_mhz": nvml.nvmlDeviceGetMaxClockInfo(device, nvml.NVML_CLOCK_SM),
+            "max_memory_clock_mhz": nvml.nvmlDeviceGetMaxClockInfo(device, nvml.NVML_CLOCK_MEM),
+            "memory_bus_bits": nvml.nvmlDeviceGetMemoryBusWidth(device),
+        }
+    except Exception:  # as for GpuWatch: a convenience, whatever NVML says
+        return {}
+
+
 @dataclass(frozen=True)
 class GpuState:
     """One reading (nvmlDeviceGetClockInfo, ...GetPowerUsage, ...GetTemperature, ...GetCurrentClocksEventReasons)."""
@@ -48,15 +74,8 @@ class GpuWatch:
     def _open(self) -> None:
         import torch
 
-        if not torch.cuda.is_available():
-            return
-        import pynvml
-
-        pynvml.nvmlInit()
-        identifier = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
-        name = identifier if identifier.startswith("GPU-") else f"GPU-{identifier}"
-        self._device = pynvml.nvmlDeviceGetHandleByUUID(name)
-        self._nvml = pynvml
+        if torch.cuda.is_available():
+            self._nvml, self._device = nvml_device(torch)
 
     def read(self, number: int) -> None:
         """Take the state at the end of a round. NVML calls take some 0.1 ms and lie outside every timed run."""

@@ -32,13 +32,16 @@ TABLES = (
     "calls", "modules", "layers", "library_calls", "kernels",
 )  # fmt: skip
 
+OPTIONAL_TABLES = ("serialized",)
+"""Tables that only some captures have."""
+
 # RuntimeError is zipfile's for entries that a damaged header calls encrypted or compressed in an unknown way.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, pa.ArrowException, KeyError, ValueError, OSError, EOFError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Capture:
-    """Everything a profile consists of: `meta` (JSON-able) and the tables named in TABLES."""
+    """Everything a profile consists of: `meta` (JSON-able), the tables named in TABLES, and any of OPTIONAL_TABLES."""
 
     meta: dict[str, Any]
     tables: dict[str, pd.DataFrame]
@@ -51,7 +54,7 @@ class Capture:
         try:
             with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
                 archive.writestr(_MANIFEST, json.dumps(manifest, indent=1))
-                for name in TABLES:
+                for name in (*TABLES, *(name for name in OPTIONAL_TABLES if name in self.tables)):
                     archive.writestr(f"{name}.parquet", _parquet(self.tables[name]))
             partial.replace(target)
         finally:
@@ -71,7 +74,9 @@ def load(path: str | os.PathLike[str]) -> Capture:
         with zipfile.ZipFile(source) as archive:
             manifest = json.loads(archive.read(_MANIFEST))
             _check(source, manifest)
-            tables = {name: pq.read_table(io.BytesIO(archive.read(f"{name}.parquet"))).to_pandas() for name in TABLES}
+            there = set(archive.namelist())
+            names = (*TABLES, *(name for name in OPTIONAL_TABLES if f"{name}.parquet" in there))
+            tables = {name: pq.read_table(io.BytesIO(archive.read(f"{name}.parquet"))).to_pandas() for name in names}
     except CaptureError:
         raise
     except _DAMAGED as error:

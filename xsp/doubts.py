@@ -46,6 +46,17 @@ def _changed_work(tables: dict[str, pd.DataFrame], device_work: int | None) -> l
     ]
 
 
+def about_overlap(activities: int, serialized: bool) -> list[str]:
+    """A sentence if kernels of different layers ran at the same time."""
+    if not activities:
+        return []
+    remedy = "`prof.serialized` has each layer's time alone" if serialized else "serialize=True measures each alone"
+    return [
+        f"{activities} kernels, copies and sets of a run overlapped those of another layer on the device, so device "
+        f"times of these layers include each other's: {remedy}"
+    ]
+
+
 def about_closure(correction: Correction | None) -> list[str]:
     """A sentence if the corrected timeline is certainly off, and by more than the precision that is aimed at."""
     if correction is None:

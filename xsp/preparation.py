@@ -13,7 +13,7 @@ from torch import nn
 
 from xsp import levels as level_table
 from xsp.analysis.correlate import call_of, sorted_by_start, within_model
-from xsp.driver import Executor, add_note, tracing
+from xsp.driver import Executor, Stop, add_note, tracing
 from xsp.errors import TargetError
 from xsp.levels import memory
 from xsp.levels.compiled import compilations
@@ -21,7 +21,7 @@ from xsp.levels.layer import LayerTracer
 from xsp.levels.structure import Structure, StructureRecorder, discovered, qualified_names
 from xsp.progress import bar
 from xsp.run import latency_ns
-from xsp.stopping import BUDGET_S
+from xsp.stopping import BUDGET_S, after_rounds, until_precise
 from xsp.types import Level, LevelStatus, Status, Tracer
 from xsp.warmup import warm_up
 
@@ -36,6 +36,8 @@ class Settings:
     budget_s: float = BUDGET_S
     seed: int = 0
     progress: bool | None = None
+    serialize: bool | None = None
+    stop: Stop | None = None
 
     @classmethod
     def of(
@@ -46,15 +48,25 @@ class Settings:
         budget_s: float | None,
         seed: int,
         progress: bool | None,
+        serialize: bool | None = None,
+        stop: Stop | None = None,
     ) -> Settings:
-        """Checked settings. Raises LevelError for an unknown level, TargetError for a count that cannot be."""
+        """Checked settings. Raises LevelError for an unknown level, TargetError for an option that cannot be."""
         for name, count, least in (("iterations", iterations, 1), ("warmup", warmup, 0)):
             if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < least):
                 raise TargetError(f"{name}={count!r} cannot be: a whole number from {least} on, or None")
         if budget_s is not None and not (isinstance(budget_s, Real) and budget_s >= 0):
             raise TargetError(f"budget_s={budget_s!r} cannot be: seconds from 0 on, or None for the default")
+        if stop is not None and (iterations is not None or not callable(stop)):
+            raise TargetError(f"stop={stop!r} cannot be: a function of the runs so far, given instead of iterations")
         budget = BUDGET_S if budget_s is None else budget_s
-        return cls(level_table.parse_levels(levels), iterations, warmup, budget, seed, progress)
+        return cls(level_table.parse_levels(levels), iterations, warmup, budget, seed, progress, serialize, stop)
+
+    def stopping_rule(self) -> Stop:
+        """The rule given, else as many rounds as asked for, else until precise."""
+        if self.stop is not None:
+            return self.stop
+        return until_precise(budget_s=self.budget_s) if self.iterations is None else after_rounds(self.iterations)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from xsp.climb import climbed
+from xsp.driver import Stop
 from xsp.errors import TargetError
 from xsp.preparation import Settings
 from xsp.profiles import Profile
@@ -26,6 +27,8 @@ def measure(
     budget_s: float | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    serialize: bool | None = None,
+    stop: Stop | None = None,
     **kwargs: Any,
 ) -> Profile:
     """Profile `fn_or_model(*args, **kwargs)` at every level that can be traced here.
@@ -45,11 +48,15 @@ def measure(
         budget_s: seconds for the rounds when `iterations` is not given; 30 by default.
         seed: seed of the order of rungs within rounds.
         progress: show a progress bar; by default only when it takes long and someone can see it.
+        serialize: also run with the device synchronised after every layer, so that no two layers overlap
+            (`Profile.serialized`); by default only where kernels of different layers were seen to overlap.
+        stop: a stopping rule instead of `iterations`: given all runs so far, after a whole round, None to go on or
+            a sentence that says why enough is known. `xsp.stopping` has those that are used by default.
 
     Raises TargetError if the target cannot be called, LevelError for unknown levels, and whatever the target raises.
 
     """
-    settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress)
+    settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress, serialize, stop)
     return Profile(climbed(target_of(fn_or_model, args, kwargs), settings))
 
 
@@ -75,13 +82,15 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         budget_s: float | None = None,
         seed: int = 0,
         progress: bool | None = None,
+        serialize: bool | None = None,
+        stop: Stop | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TargetError(
                 f"xsp.profile() needs a torch.nn.Module, not {model!r} of type {type(model).__name__}; "
                 "for other callables use xsp.measure(callable, *args)"
             )
-        self._settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress)
+        self._settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress, serialize, stop)
         self._recorder = CallRecorder(model)
         self._profile = Profile()
 

@@ -16,6 +16,7 @@ from xsp.analysis.charges import COST_LEVELS
 from xsp.analysis.correction import Correction, corrected_spans, correction_of, deepest_rung, spec_of
 from xsp.analysis.device_timeline import device_timeline
 from xsp.analysis.overhead import overhead
+from xsp.analysis.overlap import serialized_layers
 from xsp.analysis.statistics import trimmed
 from xsp.analysis.tree import latency_table
 from xsp.capture import Capture
@@ -174,15 +175,24 @@ class Profile:
         """What one event of each kind cost, fitted in place, for the levels that were traced.
 
         Columns: kind, level, cost_ns, low_ns, high_ns (95 %), identified (False where the rungs do not tell, and a
-        prior was kept). Empty where nothing was fitted.
+        prior was kept), tight_loop_ns (the same event in a tight loop, which bounds cost_ns from below; 0 where it was
+        not measured). Empty where nothing was fitted.
         """
-        costs = self._correction.costs if self._correction else None
+        costs, loops = (self._correction.costs, self._correction.tight_loops) if self._correction else (None, None)
         rows = [
-            (kind.removesuffix("_ns"), level.name, getattr(costs, kind), *costs.intervals[kind], costs.identified[kind])
+            (
+                kind.removesuffix("_ns"),
+                level.name,
+                getattr(costs, kind),
+                *costs.intervals[kind],
+                costs.identified[kind],
+                getattr(loops, kind),
+            )
             for kind, level in COST_LEVELS.items()
             if costs is not None and level in spec_of(deepest_rung(self._capture.tables)).levels
         ]
-        return pd.DataFrame(rows, columns=["kind", "level", "cost_ns", "low_ns", "high_ns", "identified"])
+        columns = ["kind", "level", "cost_ns", "low_ns", "high_ns", "identified", "tight_loop_ns"]
+        return pd.DataFrame(rows, columns=columns)
 
     @property
     def closure_error(self) -> pd.DataFrame:
@@ -197,6 +207,11 @@ class Profile:
     def overhead(self) -> pd.DataFrame:
         """What each rung adds to each level above it; columns as in `xsp.analysis.overhead.overhead`."""
         return overhead(self._capture.tables)
+
+    @property
+    def serialized(self) -> pd.DataFrame:
+        """Each layer's device time when no other layer runs; `xsp.analysis.overlap.serialized_layers`."""
+        return serialized_layers(self._capture.tables)
 
     def device_timeline(self) -> pd.DataFrame:
         """The device's time, divided among layers and named gaps; `xsp.analysis.device_timeline.device_timeline`."""
@@ -305,6 +320,41 @@ class Profile:
 
         selection = Selection.of(levels, min_duration_ns, run, corrected)
         return otel.to_otlp(self, selection, endpoint=endpoint, protocol=protocol, headers=headers, timeout_s=timeout_s)
+
+    def to_perfetto(
+        self, path: str | os.PathLike[str], run: int | None = None, rung: str | None = None, corrected: bool = False
+    ) -> Path:
+        """Write one run as a Perfetto trace, which ui.perfetto.dev opens; compressed where the name ends in `.gz`.
+
+        Args:
+            path: the file to write, usually `*.pftrace`.
+            run: number of the run (`runs`); by default the last one of `rung`.
+            rung: name of a rung, such as "M/L"; the deepest by default.
+            corrected: times of `corrected`, without the tracers' cost; API calls, which have none, are left out.
+
+        Raises XspError for a run or rung that is not there, and for corrected times of a run that has none.
+
+        """
+        from xsp.export.perfetto import write_perfetto
+        from xsp.export.run_choice import RunChoice
+        from xsp.export.traces import view_of
+
+        wanted = RunChoice(run, rung, corrected)
+        return write_perfetto(view_of(self._capture, wanted, self._corrected if corrected else None), Path(path))
+
+    def to_chrome(
+        self, path: str | os.PathLike[str], run: int | None = None, rung: str | None = None, corrected: bool = False
+    ) -> Path:
+        """Write one run as Chrome trace events by torch.profiler's conventions, for chrome://tracing and Holistic Trace
+        Analysis. `path` is usually `*.json.gz`; everything else is as in `to_perfetto`.
+        """
+        from xsp.export.chrome import write_chrome
+        from xsp.export.run_choice import RunChoice
+        from xsp.export.traces import view_of
+
+        wanted = RunChoice(run, rung, corrected)
+        view = view_of(self._capture, wanted, self._corrected if corrected else None)
+        return write_chrome(view, Path(path), self._capture.meta)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a capture that `xsp.load` opens anywhere, without torch or a GPU."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from xsp.analysis.statistics import trimmed
 from xsp.driver import Stop
 from xsp.run import Run
-from xsp.types import Level
+from xsp.types import LAYER_EVENTS, Level
 
 MINIMUM_ROUNDS = 5
 MAXIMUM_ROUNDS = 100
 TARGET = 0.01
-"""Half width of the model latency's 95 % interval, relative to the latency, that the default rule asks for."""
+"""Half width of the 95 % intervals, relative to the model latency, that the default rule asks for."""
 BUDGET_S = 30.0
+TOP_LAYERS = 10
+"""Layers, by host time, whose intervals the default rule also looks at."""
 
 
 def after_rounds(rounds: int) -> Stop:
@@ -31,27 +35,65 @@ def after_rounds(rounds: int) -> Stop:
 
 def relative_half_width(runs: Sequence[Run]) -> float:
     """Half width of the interval of the unprofiled model latency over that latency; infinite when unknown."""
-    latencies = [run.latency_ns for run in runs if run.spec.deepest is Level.MODEL]
-    mean, half = trimmed(latencies)
-    ratio = float(half) / float(mean)
-    return ratio if np.isfinite(ratio) else float("inf")
+    mean, half = trimmed([run.latency_ns for run in runs if run.spec.deepest is Level.MODEL])
+    return _finite(float(half) / float(mean))
 
 
-def until_precise(target: float = TARGET, budget_s: float = BUDGET_S) -> Stop:
-    """Stop when the model latency is known to within `target`, or when the time budget is spent, and say which."""
+class TopLayers:
+    """Host time of each layer in every run at the rung whose deepest level is LAYER, kept from round to round."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._by_run: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
+
+    def half_width_ns(self, runs: Sequence[Run]) -> float:
+        """Widest half width of the intervals of the `TOP_LAYERS` longest layers, 0 where layers were not traced."""
+        new, self._seen = runs[self._seen :], len(runs)
+        self._by_run += [_by_layer(run) for run in new if run.spec.deepest is Level.LAYER]
+        if not self._by_run:
+            return 0.0
+        codes = np.unique(np.concatenate([code for code, _ in self._by_run]))
+        sums = np.zeros((len(self._by_run), len(codes)))
+        for row, (code, total) in zip(sums, self._by_run, strict=True):
+            row[np.searchsorted(codes, code)] = total
+        mean, half = trimmed(sums)
+        widths = half[np.argsort(mean)[-TOP_LAYERS:]]
+        return _finite(float(widths.max(initial=0.0)))
+
+
+def _by_layer(run: Run) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Codes of the layers of a run and the summed host time of each, in ns."""
+    events = run.table("layer_events", LAYER_EVENTS)
+    code, place = np.unique(events["code"], return_inverse=True)
+    return code, np.bincount(place, weights=events["end_ns"] - events["start_ns"], minlength=len(code))
+
+
+def _finite(value: float) -> float:
+    return value if np.isfinite(value) else float("inf")
+
+
+def until_precise(target: float = TARGET, budget_s: float = BUDGET_S, max_rounds: int = MAXIMUM_ROUNDS) -> Stop:
+    """Stop when the model latency, and each top layer, is known to within `target` of the model latency, or when the
+    time budget is spent or `max_rounds` are reached, and say which.
+    """
     begin = time.perf_counter()
+    layers = TopLayers()
 
     def stop(runs: Sequence[Run]) -> str | None:
         rounds = runs[-1].round + 1
         if rounds < MINIMUM_ROUNDS:
             return None
         width = relative_half_width(runs)
-        if width <= target:
-            return f"model latency known to ±{width:.1%} after {rounds} rounds"
+        latency = trimmed([run.latency_ns for run in runs if run.spec.deepest is Level.MODEL])[0]
+        of_layers = layers.half_width_ns(runs) / float(latency)
+        known = f"model latency known to ±{width:.1%}"
+        if width <= target and of_layers <= target:
+            return f"{known}, the longest layers to ±{of_layers:.1%} of it, after {rounds} rounds"
         spent = time.perf_counter() - begin > budget_s
-        if spent or rounds >= MAXIMUM_ROUNDS:
+        if spent or rounds >= max_rounds:
             why = "time budget spent" if spent else "greatest number of rounds reached"
-            return f"{why} after {rounds} rounds; model latency known to ±{width:.1%} only, not ±{target:.1%}"
+            which = "" if width > target else f"; the longest layers to ±{of_layers:.1%} of it"
+            return f"{why} after {rounds} rounds; {known} only{which}, not ±{target:.1%}"
         return None
 
     return stop

@@ -65,9 +65,9 @@ COST_LEVELS: Mapping[str, Level] = {
 class Costs:
     """Mean cost of one event of each kind, in ns.
 
-    `layer_ns` to `api_ns` are host time per event (what is done before and after a layer call together); `kernel_ns` is device time
-    after each kernel, which whatever waits for that kernel waits for too. `intervals` holds a confidence interval per
-    cost; `identified` is False where the rungs' differences do not tell the cost and the prior was kept.
+    `layer_ns` to `api_ns` are host time per event (what is done before and after a layer call together); `kernel_ns`
+    is device time after each kernel, which whatever waits for that kernel waits for too. `intervals` holds a confidence
+    interval per cost; `identified` is False where the rungs' differences do not tell the cost and the prior was kept.
     """
 
     layer_ns: float = 0.0

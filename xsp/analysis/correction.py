@@ -6,7 +6,7 @@ docs/replay.md has the model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,13 @@ class CallTimeline:
 
 @dataclass(frozen=True)
 class Correction:
-    """What the tracers cost, and how far the replay without these costs is from the unprofiled latency, by rung."""
+    """What the tracers cost, how far the replay without these costs is from the unprofiled latency, by rung, and what
+    the same events cost in tight loops.
+    """
 
     costs: Costs
     closure: Mapping[str, Closure]
+    tight_loops: Costs = field(default_factory=Costs)
 
 
 def correction_row(correction: Correction | None) -> dict[str, Any] | None:
@@ -54,6 +57,7 @@ def correction_row(correction: Correction | None) -> dict[str, Any] | None:
     return {
         "costs": asdict(correction.costs),
         "closure": {rung: asdict(closure) for rung, closure in correction.closure.items()},
+        "tight_loops": asdict(correction.tight_loops),
     }
 
 
@@ -67,7 +71,7 @@ def correction_of(row: Mapping[str, Any] | None) -> Correction | None:
     for facts in ("intervals", "identified"):
         costs[facts].setdefault("backward_ns", costs[facts]["layer_ns"])
     closure = {rung: Closure(**{**one, "by_round": tuple(one["by_round"])}) for rung, one in row["closure"].items()}
-    return Correction(Costs(**costs), closure)
+    return Correction(Costs(**costs), closure, Costs(**row.get("tight_loops", {})))
 
 
 def spec_of(rung: str) -> RunSpec:
@@ -80,13 +84,15 @@ def deepest_rung(tables: Tables) -> str:
     return str(max(tables["runs"]["rung"].unique(), key=lambda rung: len(spec_of(rung).levels)))
 
 
-def fitted(tables: Tables) -> Correction | None:
-    """Costs and cross-validated closure of a capture, None where it has too few rounds or only rung M."""
+def fitted(tables: Tables, lower: Costs | None = None) -> Correction | None:
+    """Costs, at least `lower`, and cross-validated closure; None where there are too few rounds or only rung M."""
+    lower = lower or Costs()
     rounds = _rounds(tables)
     if len(rounds) <= MIN_ROUNDS or len(rounds[0].latency_ns) < 2:
         return None
-    costs = fit_costs(rounds)
-    return Correction(costs, {rung.name: found for rung, found in closure_by_rung(rounds, costs).items()})
+    costs = fit_costs(rounds, lower=lower)
+    by_rung = closure_by_rung(rounds, costs, lower=lower)
+    return Correction(costs, {rung.name: found for rung, found in by_rung.items()}, lower)
 
 
 def corrected_spans(tables: Tables, costs: Costs) -> pd.DataFrame:
@@ -189,7 +195,8 @@ def _api_kind(api: pd.DataFrame, spans: pd.DataFrame, waits: pd.DataFrame) -> np
 def kinds_of_layers(tables: Tables) -> npt.NDArray[np.int64]:
     """The `EventKind` of each row of the layers table."""
     kind = tables["layers"]["kind"].map({"function": EventKind.FUNCTIONAL, "autograd": EventKind.BACKWARD})
-    return kind.fillna(EventKind.LAYER).to_numpy(dtype=np.int64)
+    codes: npt.NDArray[np.int64] = kind.fillna(EventKind.LAYER).to_numpy().astype(np.int64)
+    return codes
 
 
 def _real_layers(host: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,53 @@
+"""Runs in which the device is synchronised after every layer, so that no two layers overlap on it.
+
+The paper re-runs with CUDA_LAUNCH_BLOCKING=1 for the same purpose (XSP, section III-B). That variable is read once a
+process; synchronising where a layer ends does the same at any time. Latencies of these runs are not used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
+
+from xsp.analysis.overlap import layer_busy
+from xsp.assembly import assemble
+from xsp.driver import Executor, Ladder, climb, rungs_for
+from xsp.levels.layer import LayerTracer
+from xsp.preparation import Prepared
+from xsp.stopping import after_rounds
+from xsp.target import Target
+from xsp.types import Level
+from xsp.vocabulary import vocabulary
+
+RUNS = 7
+
+
+class SerializingLayerTracer(LayerTracer):
+    """Waits for the device outside every layer's stamps: after a call, and before a backward node begins."""
+
+    def _adopt(self, inputs: Any, outputs: Any) -> None:
+        super()._adopt(inputs, outputs)
+        _wait()
+
+    def _watched(self, node: Node, code: int) -> RemovableHandle:
+        handle = node.register_prehook(lambda _gradients: _wait())
+        self._node_hooks.append(handle)
+        return super()._watched(node, code)
+
+
+def _wait() -> None:
+    # A stream that is being captured into a graph cannot be waited for.
+    if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+
+
+def serialized(executor: Executor, target: Target, prepared: Prepared) -> pd.DataFrame:
+    """GPU-busy time of each layer alone, in `RUNS` runs: run, layer (row of the layers table), kernels, busy_ns."""
+    layers = SerializingLayerTracer(prepared.structure.codes, names=prepared.structure.names)
+    ladder = Ladder(rungs_for(prepared.traced)[-1:])
+    runs, _ = climb(executor, ladder, {**prepared.tracers, Level.LAYER: layers}, after_rounds(RUNS))
+    return layer_busy(assemble(runs, vocabulary(target, prepared)))

@@ -98,7 +98,8 @@ def quantity(table: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
     formula = next((one for one in FORMULAS[name] if set(one) <= set(table.columns)), None)
     if formula is None:
         return np.full(len(table), np.nan)
-    return np.sum([table[metric].to_numpy(np.float64) * weight for metric, weight in formula.items()], axis=0)
+    total: npt.NDArray[np.float64] = table[list(formula)].to_numpy(np.float64) @ np.array(list(formula.values()))
+    return total
 
 
 def _tensor_operations(table: pd.DataFrame) -> dict[str, npt.NDArray[np.float64]]:

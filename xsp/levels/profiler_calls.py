@@ -8,6 +8,7 @@ caller knows. The fields are those of the headers `cupti_profiler_target.h`, `cu
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from xsp.errors import TracingError
@@ -140,7 +141,7 @@ GetCounterDataInfo = _parameters(
 )
 
 
-def texts(names: list[str]) -> ctypes.Array[ctypes.c_char_p]:
+def texts(names: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:
     """An array of C strings."""
     return (_TEXT * len(names))(*(name.encode() for name in names))
 

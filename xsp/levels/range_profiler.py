@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -153,7 +154,7 @@ class RangeProfiler:
         """A structure with this profiler in it, for calls that C makes."""
         return kind(pRangeProfilerObject=self._object, **values)
 
-    def _call(self, kind: type[api.Parameters], **values: object) -> api.Parameters:
+    def _call(self, kind: type[api.Parameters], **values: object) -> Any:
         return api.call(self.library, kind, pRangeProfilerObject=self._object, **values)
 
 

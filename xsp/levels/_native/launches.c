@@ -47,9 +47,10 @@ struct watch {
     uint32_t join;        /* leave the measurement open from one wanted launch to the next if they are neighbours */
     uint32_t graph_cbids[2];
     uint64_t launches, opened, graphs, foreign, overlaps, unnamed, name_count;
-    int32_t result;       /* of the first action that failed */
+    int32_t result;         /* of the first action that failed */
     uint32_t is_open;
-    uint64_t failed_at;   /* the launch around which it failed */
+    uint64_t failed_at;     /* the launch around which it failed */
+    void *failed_function;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -61,8 +62,10 @@ static int act(struct watch *watch, const struct action *actions, uint64_t launc
         if (!actions[i].function)
             continue;
         watch->result = actions[i].function(actions[i].parameters);
-        if (watch->result)
+        if (watch->result) {
             watch->failed_at = launch;
+            watch->failed_function = (void *)actions[i].function;
+        }
     }
     return watch->result;
 }

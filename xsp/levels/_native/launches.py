@@ -49,6 +49,7 @@ class Watch(ctypes.Structure):
         ("result", ctypes.c_int32),
         ("is_open", ctypes.c_uint32),
         ("failed_at", ctypes.c_uint64),
+        ("failed_function", ctypes.c_void_p),
     ]
     name_count: int
 
@@ -60,7 +61,7 @@ class Seen:
     `names` are the mangled kernel names of the first launches, as many as were planned ("" where there was none);
     `launches` counts all of them, `opened` the measurements, `graphs` launches of CUDA graphs, `foreign` launches in
     another context, `overlaps` launches that began while another thread's was under way. `result` is CUPTI's for the
-    call that failed around launch `failed_at`, 0 if none did.
+    call of the function at address `failed_function` that failed around launch `failed_at`; 0 if none did.
     """
 
     names: list[str]
@@ -71,6 +72,7 @@ class Seen:
     overlaps: int
     result: int
     failed_at: int
+    failed_function: int
 
 
 class LaunchWatch:
@@ -132,7 +134,7 @@ class LaunchWatch:
         distinct = [(self._names[index] or b"").decode(errors="replace") for index in range(watch.name_count)]
         self._native.xsp_launches_free_names(ctypes.byref(watch))
         names = [distinct[index] if index != _NO_NAME else "" for index in self._name_of.tolist()]
-        counts = {field: int(getattr(watch, field)) for field in Seen.__dataclass_fields__ if field != "names"}
+        counts = {field: int(getattr(watch, field) or 0) for field in Seen.__dataclass_fields__ if field != "names"}
         return Seen(names=names, **counts)
 
 

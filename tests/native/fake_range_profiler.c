@@ -1,0 +1,405 @@
+/* A libcupti for machines without a GPU: the Range Profiler, the Profiler Host and the Callback API.
+ *
+ * Kernels are launched with fake_launch. Like CUPTI, the library tells its subscriber of a launch at entry and exit, on
+ * the launching thread, for the functions that the subscriber asked for; measures kernels only between start and stop;
+ * keeps what was decoded in the image that it was given; refuses structures that are too short, metrics that the chip
+ * does not have, calls out of order, a second subscriber, and whatever a test makes it refuse.
+ *
+ * The chip has the counters alpha, beta and gamma; gamma shares hardware with alpha, and slow needs two passes alone.
+ * What a kernel counts follows from its name (alpha is the name's length), so that a mix-up shows.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+enum { SUCCESS = 0, INVALID_PARAMETER = 1, INVALID_OPERATION = 7, OUT_OF_MEMORY = 8, MULTIPLE_SUBSCRIBERS = 39 };
+enum { ROOM = 4096, SUPPORTED = 3, METRICS = 4, CBIDS = 1024 };
+
+static const char *const chip_metrics[METRICS] = {"unit__alpha.sum", "unit__beta.sum", "unit__gamma.sum",
+                                                  "unit__slow.sum"};
+static const char *base_metrics[METRICS] = {"unit__alpha", "unit__beta", "unit__gamma", "unit__slow"};
+
+struct image {
+    uint64_t magic, ranges, room;
+    double values[ROOM][METRICS];
+};
+
+struct config {
+    uint64_t magic, passes, has[METRICS];
+};
+
+static struct config config_in_use;
+static struct image *image_in_use;
+static double pending[ROOM][METRICS];
+static uint64_t pending_count;
+static int initialized, enabled, started, configured, hosts;
+static int support[7], refuse_enable, refuse_start, refuse_decode, drop_all;
+static void (*callback)(void *, int, uint32_t, const void *);
+static void *callback_user;
+static uint8_t listening[CBIDS];
+
+/* ---- what a test sets up and looks at ---- */
+
+EXPORT void fake_reset(void) {
+    initialized = enabled = started = configured = hosts = 0;
+    refuse_enable = refuse_start = refuse_decode = drop_all = 0;
+    pending_count = 0;
+    callback = NULL;
+    memset(listening, 0, sizeof listening);
+    for (int i = 0; i < 7; i++)
+        support[i] = SUPPORTED;
+}
+
+EXPORT void fake_refuse_enable(int result) { refuse_enable = result; }
+EXPORT void fake_refuse_start(int result) { refuse_start = result; }
+EXPORT void fake_refuse_decode(int result) { refuse_decode = result; }
+EXPORT void fake_drop(int ranges) { drop_all = ranges; }
+EXPORT void fake_support(int feature, int level) { support[feature] = support[0] = level; }
+
+/* Everything that a client must have given back. */
+EXPORT int fake_held(void) { return initialized + enabled + started + hosts + (callback != NULL); }
+
+struct callback_data {
+    int site;
+    const char *function;
+    const void *parameters;
+    void *return_value;
+    const char *symbol;
+    void *context;
+    uint32_t context_uid;
+    uint64_t *correlation_data;
+    uint32_t correlation_id;
+};
+
+static void tell(uint32_t cbid, int site, const char *kernel, void *context) {
+    struct callback_data data = {.site = site, .symbol = kernel, .context = context};
+    if (callback && listening[cbid])
+        callback(callback_user, 1, cbid, &data);
+}
+
+static void count(const char *kernel) {
+    if (!started || pending_count == ROOM)
+        return;
+    double *values = pending[pending_count++];
+    values[0] = (double)strlen(kernel);
+    values[1] = (double)kernel[0];
+    values[2] = values[0] * 1000;
+    values[3] = 0.5;
+}
+
+/* A program launches a kernel through a driver function. */
+EXPORT void fake_launch(const char *kernel, void *context, uint32_t cbid) {
+    tell(cbid, 0, kernel, context);
+    count(kernel);
+    tell(cbid, 1, kernel, context);
+}
+
+/* The first half of a launch, for one thread to be overtaken by another. */
+EXPORT void fake_launch_begins(const char *kernel, void *context, uint32_t cbid) { tell(cbid, 0, kernel, context); }
+
+/* ---- general ---- */
+
+struct parameters {
+    size_t size;
+    void *reserved;
+};
+
+#define REQUIRE(condition, result) \
+    do { \
+        if (!(condition)) \
+            return result; \
+    } while (0)
+#define REQUIRE_SIZE(p) REQUIRE((p)->base.size >= sizeof *(p) - 7 && !(p)->base.reserved, INVALID_PARAMETER)
+
+EXPORT int cuptiGetResultString(int result, const char **text) {
+    *text = result == INVALID_PARAMETER      ? "CUPTI_ERROR_INVALID_PARAMETER"
+            : result == INVALID_OPERATION    ? "CUPTI_ERROR_INVALID_OPERATION"
+            : result == 35                   ? "CUPTI_ERROR_INSUFFICIENT_PRIVILEGES"
+            : result == MULTIPLE_SUBSCRIBERS ? "CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED"
+                                             : "CUPTI_ERROR_UNKNOWN";
+    return SUCCESS;
+}
+
+/* ---- the Callback API ---- */
+
+EXPORT int cuptiSubscribe(void **subscriber, void (*function)(void *, int, uint32_t, const void *), void *user) {
+    REQUIRE(!callback, MULTIPLE_SUBSCRIBERS);
+    callback = function, callback_user = user;
+    *subscriber = &callback;
+    return SUCCESS;
+}
+
+EXPORT int cuptiEnableCallback(uint32_t enable, void *subscriber, int domain, uint32_t cbid) {
+    REQUIRE(subscriber == &callback && callback && domain == 1 && cbid && cbid < CBIDS, INVALID_PARAMETER);
+    listening[cbid] = enable != 0;
+    return SUCCESS;
+}
+
+EXPORT int cuptiUnsubscribe(void *subscriber) {
+    REQUIRE(subscriber == &callback && callback, INVALID_PARAMETER);
+    callback = NULL;
+    memset(listening, 0, sizeof listening);
+    return SUCCESS;
+}
+
+/* ---- the device ---- */
+
+EXPORT int cuptiProfilerInitialize(struct parameters *p) {
+    REQUIRE(p->size >= sizeof *p, INVALID_PARAMETER);
+    return initialized = 1, SUCCESS;
+}
+
+EXPORT int cuptiProfilerDeInitialize(struct parameters *p) {
+    REQUIRE(p->size >= sizeof *p && !enabled, INVALID_PARAMETER);
+    return initialized = 0, SUCCESS;
+}
+
+struct chip_name {
+    struct parameters base;
+    size_t device;
+    const char *name;
+};
+
+EXPORT int cuptiDeviceGetChipName(struct chip_name *p) {
+    REQUIRE_SIZE(p);
+    return p->name = "FAKE100", SUCCESS;
+}
+
+struct supported {
+    struct parameters base;
+    int device, levels[7], api;
+};
+
+EXPORT int cuptiProfilerDeviceSupported(struct supported *p) {
+    REQUIRE_SIZE(p);
+    memcpy(p->levels, support, sizeof support);
+    return SUCCESS;
+}
+
+/* ---- the Profiler Host ---- */
+
+struct host_initialize {
+    struct parameters base;
+    int type;
+    const char *chip;
+    const uint8_t *availability;
+    struct config *host;
+};
+
+EXPORT int cuptiProfilerHostInitialize(struct host_initialize *p) {
+    REQUIRE_SIZE(p);
+    REQUIRE(p->type == 0 && !strcmp(p->chip, "FAKE100"), INVALID_PARAMETER);
+    p->host = calloc(1, sizeof *p->host);
+    hosts++;
+    return SUCCESS;
+}
+
+struct host_metrics {
+    struct parameters base;
+    struct config *host;
+    const char **names;
+    size_t count;
+};
+
+static int metric_index(const char *name) {
+    for (int i = 0; i < METRICS; i++)
+        if (!strcmp(name, chip_metrics[i]))
+            return i;
+    return -1;
+}
+
+EXPORT int cuptiProfilerHostConfigAddMetrics(struct host_metrics *p) {
+    REQUIRE_SIZE(p);
+    for (size_t i = 0; i < p->count; i++) {
+        REQUIRE(metric_index(p->names[i]) >= 0, INVALID_PARAMETER);
+        p->host->has[metric_index(p->names[i])] = 1;
+    }
+    p->host->magic = 0xc0f;
+    p->host->passes = 1 + (p->host->has[0] && p->host->has[2]) + p->host->has[3];
+    return SUCCESS;
+}
+
+struct host_base {
+    struct parameters base;
+    struct config *host;
+    int type;
+    const char **names;
+    size_t count;
+};
+
+EXPORT int cuptiProfilerHostGetBaseMetrics(struct host_base *p) {
+    REQUIRE_SIZE(p);
+    p->names = base_metrics, p->count = p->type == 0 ? METRICS : 0;
+    return SUCCESS;
+}
+
+struct host_image {
+    struct parameters base;
+    struct config *host;
+    size_t size;
+    uint8_t *image;
+};
+
+EXPORT int cuptiProfilerHostGetConfigImageSize(struct host_image *p) {
+    REQUIRE(p->base.size >= sizeof *p - sizeof p->image, INVALID_PARAMETER);
+    return p->size = sizeof(struct config), SUCCESS;
+}
+
+EXPORT int cuptiProfilerHostGetConfigImage(struct host_image *p) {
+    REQUIRE_SIZE(p);
+    REQUIRE(p->size >= sizeof(struct config), INVALID_PARAMETER);
+    memcpy(p->image, p->host, sizeof(struct config));
+    return SUCCESS;
+}
+
+struct passes {
+    struct parameters base;
+    size_t size;
+    const struct config *image;
+    size_t passes;
+};
+
+EXPORT int cuptiProfilerHostGetNumOfPasses(struct passes *p) {
+    REQUIRE_SIZE(p);
+    REQUIRE(p->image->magic == 0xc0f, INVALID_PARAMETER);
+    return p->passes = p->image->passes, SUCCESS;
+}
+
+struct evaluate {
+    struct parameters base;
+    struct config *host;
+    const struct image *image;
+    size_t size, range;
+    const char **names;
+    size_t count;
+    double *values;
+};
+
+EXPORT int cuptiProfilerHostEvaluateToGpuValues(struct evaluate *p) {
+    REQUIRE_SIZE(p);
+    REQUIRE(p->image->magic == 0xda7a && p->range < p->image->ranges, INVALID_PARAMETER);
+    for (size_t i = 0; i < p->count; i++)
+        p->values[i] = p->image->values[p->range][metric_index(p->names[i])];
+    return SUCCESS;
+}
+
+EXPORT int cuptiProfilerHostDeinitialize(struct host_metrics *p) {
+    free(p->host);
+    hosts--;
+    return SUCCESS;
+}
+
+/* ---- the Range Profiler ---- */
+
+struct enable {
+    struct parameters base;
+    void *context, *profiler;
+};
+
+EXPORT int cuptiRangeProfilerEnable(struct enable *p) {
+    REQUIRE_SIZE(p);
+    REQUIRE(initialized && !enabled && p->context, INVALID_PARAMETER);
+    REQUIRE(!refuse_enable, refuse_enable);
+    p->profiler = &enabled;
+    return enabled = 1, SUCCESS;
+}
+
+struct ranged {
+    struct parameters base;
+    void *profiler;
+    size_t first, second;
+    uint8_t last;
+};
+
+EXPORT int cuptiRangeProfilerDisable(struct ranged *p) {
+    REQUIRE(p->profiler == &enabled && enabled && !started, INVALID_PARAMETER);
+    return enabled = configured = 0, SUCCESS;
+}
+
+struct data_size {
+    struct parameters base;
+    void *profiler;
+    const char **names;
+    size_t count, ranges;
+    uint32_t nodes;
+    size_t size;
+};
+
+EXPORT int cuptiRangeProfilerGetCounterDataSize(struct data_size *p) {
+    REQUIRE_SIZE(p);
+    REQUIRE(enabled && p->ranges && p->nodes >= p->ranges && p->ranges <= ROOM, INVALID_PARAMETER);
+    return p->size = sizeof(struct image), SUCCESS;
+}
+
+struct data_initialize {
+    struct parameters base;
+    void *profiler;
+    size_t size;
+    struct image *image;
+};
+
+EXPORT int cuptiRangeProfilerCounterDataImageInitialize(struct data_initialize *p) {
+    REQUIRE_SIZE(p);
+    p->image->magic = 0xda7a, p->image->ranges = 0;
+    return SUCCESS;
+}
+
+struct set_config {
+    struct parameters base;
+    void *profiler;
+    size_t config_size;
+    const struct config *config;
+    size_t image_size;
+    struct image *image;
+    int range, replay;
+    size_t ranges;
+    uint16_t levels, first_level;
+    size_t pass;
+    uint16_t target_level;
+};
+
+EXPORT int cuptiRangeProfilerSetConfig(struct set_config *p) {
+    REQUIRE_SIZE(p);
+    REQUIRE(enabled && p->config->magic == 0xc0f && p->image->magic == 0xda7a && p->levels == 1, INVALID_PARAMETER);
+    config_in_use = *p->config, image_in_use = p->image;
+    image_in_use->room = p->ranges;
+    return configured = 1, SUCCESS;
+}
+
+EXPORT int cuptiRangeProfilerStart(struct ranged *p) {
+    REQUIRE(p->profiler == &enabled && enabled && configured && !started, INVALID_OPERATION);
+    REQUIRE(!refuse_start, refuse_start);
+    return started = 1, SUCCESS;
+}
+
+EXPORT int cuptiRangeProfilerStop(struct ranged *p) {
+    REQUIRE(p->profiler == &enabled && started, INVALID_OPERATION);
+    p->last = 1;
+    return started = 0, SUCCESS;
+}
+
+EXPORT int cuptiRangeProfilerDecodeData(struct ranged *p) {
+    REQUIRE(p->profiler == &enabled && configured && !started, INVALID_OPERATION);
+    REQUIRE(!refuse_decode, refuse_decode);
+    for (uint64_t i = 0; i < pending_count; i++) {
+        if (drop_all || image_in_use->ranges == image_in_use->room)
+            p->first++;
+        else
+            memcpy(image_in_use->values[image_in_use->ranges++], pending[i], sizeof *pending);
+    }
+    pending_count = 0;
+    return SUCCESS;
+}
+
+struct data_info {
+    struct parameters base;
+    const struct image *image;
+    size_t size, ranges;
+};
+
+EXPORT int cuptiRangeProfilerGetCounterDataInfo(struct data_info *p) {
+    REQUIRE_SIZE(p);
+    return p->ranges = p->image->ranges, SUCCESS;
+}

@@ -14,6 +14,7 @@ from xsp.analysis.overlap import overlapped
 from xsp.assembly import assemble
 from xsp.calibration import tight_loops
 from xsp.capture import Capture
+from xsp.counting import counted
 from xsp.doubts import about_closure, about_overlap, about_runs
 from xsp.driver import Executor, Ladder, climb, rungs_for
 from xsp.environment import environment
@@ -52,7 +53,10 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         wanted = settings.serialize or (settings.serialize is None and shared)
         if wanted and {Level.LAYER, Level.KERNEL} <= set(prepared.traced):
             tables["serialized"] = serialized(executor, target, prepared)
+        counters = counted(executor, tables, settings.metrics, settings.progress) if settings.metrics else None
     correction = fitted(tables, loops)
+    if counters is not None:
+        tables["counters"] = counters.table
     meta = {
         "name": target.name,
         "levels": [_status_row(status) for status in prepared.statuses],
@@ -66,7 +70,9 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
             *about_overlap(shared, "serialized" in tables),
             *compiled_again(prepared.compilations),
             *about_closure(correction),
+            *(counters.doubts if counters else ()),
         ],
+        "counters": counters.facts if counters else None,
         "stopped": why,
         "gpu_states": watch.rows(),
         "memory_device": prepared.memory.device if prepared.memory else None,

@@ -88,9 +88,12 @@ def counted(
         plan = _plan(tables)
         counting = gpu()
         choice = chosen(requested, counting.host)
+        if not choice.configurations:
+            raise LevelError("; ".join(choice.missing))
         values = _collected(executor, plan, counting, choice, progress)
-    except (LevelError, TracingError) as error:
-        why = f"hardware counters were not collected: {error}"
+    except (LevelError, TracingError, KeyboardInterrupt) as error:
+        # Interrupting costs the counters, not the rounds that were measured before them.
+        why = f"hardware counters were not collected: {str(error) or 'interrupted'}"
         return Counters(no_counters(), facts | {"why": why}, (why,))
     facts |= {
         "metrics": list(choice.metrics),
@@ -128,8 +131,6 @@ def _collected(
     executor: Executor, plan: Plan, gpu: Gpu, choice: Choice, progress: bool | None
 ) -> npt.NDArray[np.float64]:
     """A row per measured position, a column per metric; one run for each configuration."""
-    if not choice.configurations:
-        return np.zeros((len(plan.measured), 0))
     runs, passes = len(choice.configurations), choice.passes
     title = f"xsp {executor.target.name}: counters of {len(plan.measured)} of {len(plan.keys)} kernels, {passes} passes"
     parts = []

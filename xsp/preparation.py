@@ -18,6 +18,7 @@ from xsp.errors import TargetError
 from xsp.levels import memory
 from xsp.levels.compiled import compilations
 from xsp.levels.layer import LayerTracer
+from xsp.levels.metrics import parse_metrics
 from xsp.levels.structure import Structure, StructureRecorder, discovered, qualified_names
 from xsp.progress import bar
 from xsp.run import latency_ns
@@ -38,6 +39,7 @@ class Settings:
     progress: bool | None = None
     serialize: bool | None = None
     stop: Stop | None = None
+    metrics: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -50,8 +52,9 @@ class Settings:
         progress: bool | None,
         serialize: bool | None = None,
         stop: Stop | None = None,
+        metrics: str | Iterable[str] = (),
     ) -> Settings:
-        """Checked settings. Raises LevelError for an unknown level, TargetError for an option that cannot be."""
+        """Checked settings. Raises LevelError for unknown levels or metrics, TargetError for an impossible option."""
         for name, count, least in (("iterations", iterations, 1), ("warmup", warmup, 0)):
             if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < least):
                 raise TargetError(f"{name}={count!r} cannot be: a whole number from {least} on, or None")
@@ -60,7 +63,8 @@ class Settings:
         if stop is not None and (iterations is not None or not callable(stop)):
             raise TargetError(f"stop={stop!r} cannot be: a function of the runs so far, given instead of iterations")
         budget = BUDGET_S if budget_s is None else budget_s
-        return cls(level_table.parse_levels(levels), iterations, warmup, budget, seed, progress, serialize, stop)
+        traced, counted = level_table.parse_levels(levels), parse_metrics(metrics)
+        return cls(traced, iterations, warmup, budget, seed, progress, serialize, stop, counted)
 
     def stopping_rule(self) -> Stop:
         """The rule given, else as many rounds as asked for, else until precise."""

@@ -29,6 +29,7 @@ def measure(
     progress: bool | None = None,
     serialize: bool | None = None,
     stop: Stop | None = None,
+    metrics: str | Iterable[str] = (),
     **kwargs: Any,
 ) -> Profile:
     """Profile `fn_or_model(*args, **kwargs)` at every level that can be traced here.
@@ -52,11 +53,14 @@ def measure(
             (`Profile.serialized`); by default only where kernels of different layers were seen to overlap.
         stop: a stopping rule instead of `iterations`: given all runs so far, after a whole round, None to go on or
             a sentence that says why enough is known. `xsp.stopping` has those that are used by default.
+        metrics: hardware counters to collect for every kernel, in runs of their own: groups ("flops", "dram",
+            "occupancy", "tensor", "l2") and CUPTI metrics such as "dram__bytes_read.sum"; none by default.
 
-    Raises TargetError if the target cannot be called, LevelError for unknown levels, and whatever the target raises.
+    Raises TargetError if the target cannot be called, LevelError for unknown levels or metrics, and whatever the target
+    raises.
 
     """
-    settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress, serialize, stop)
+    settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress, serialize, stop, metrics)
     return Profile(climbed(target_of(fn_or_model, args, kwargs), settings))
 
 
@@ -84,13 +88,14 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         progress: bool | None = None,
         serialize: bool | None = None,
         stop: Stop | None = None,
+        metrics: str | Iterable[str] = (),
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TargetError(
                 f"xsp.profile() needs a torch.nn.Module, not {model!r} of type {type(model).__name__}; "
                 "for other callables use xsp.measure(callable, *args)"
             )
-        self._settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress, serialize, stop)
+        self._settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress, serialize, stop, metrics)
         self._recorder = CallRecorder(model)
         self._profile = Profile()
 

@@ -31,6 +31,14 @@ def profile(
     output: Annotated[
         Path | None, typer.Option(help="The capture to write; named after the target by default.")
     ] = None,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Hardware counters of every kernel: flops, dram, occupancy, tensor, l2 or CUPTI metrics, with commas "
+            "between.",
+            show_default=False,
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of random weights and inputs, and of the order of rungs.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing capture.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no report.")] = False,
@@ -60,6 +68,7 @@ def profile(
             budget_s=budget_s,
             seed=seed,
             progress=False if quiet else None,
+            metrics=metrics,
             **work.kwargs,
         )
     # Saved before it is shown: a closed pipe must not cost the measurement.

@@ -21,6 +21,9 @@ from xsp.types import Level as Level
 if TYPE_CHECKING:
     from xsp.profiler import measure as measure
     from xsp.profiler import profile as profile
+    from xsp.sweeping import sweep as sweep
+    from xsp.sweeps import Sweep as Sweep
+    from xsp.sweeps import load_sweep as load_sweep
 
 __all__ = [
     "CaptureError",
@@ -29,12 +32,15 @@ __all__ = [
     "LevelError",
     "NothingRecordedError",
     "Profile",
+    "Sweep",
     "TargetError",
     "TracingError",
     "XspError",
     "load",
+    "load_sweep",
     "measure",
     "profile",
+    "sweep",
 ]
 
 
@@ -44,6 +50,14 @@ def __getattr__(name: str) -> Any:
         from xsp import profiler
 
         return getattr(profiler, name)
+    if name == "sweep":
+        from xsp import sweeping
+
+        return sweeping.sweep
+    if name in {"Sweep", "load_sweep"}:
+        from xsp import sweeps
+
+        return getattr(sweeps, name)
     if name == "__version__":
         from xsp.environment import version_of
 

@@ -9,6 +9,7 @@ import typer
 from xsp.cli.doctor import doctor
 from xsp.cli.profile import profile
 from xsp.cli.report import report
+from xsp.cli.sweep import sweep
 
 app = typer.Typer(
     help="Where the time of a PyTorch model goes, from the call you make down to the GPU kernel.",
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(profile)
+app.command()(sweep)
 app.command()(report)
 app.command()(doctor)
 

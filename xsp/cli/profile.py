@@ -50,7 +50,7 @@ def profile(
     path = _checked(output or Path(f"{name.label}.xsp"), force)
     import torch
 
-    from xsp.cli.measurable import measurable
+    from xsp.measurable import measurable
     from xsp.profiler import measure
 
     sys.argv = [target, *(arguments or [])]

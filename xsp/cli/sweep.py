@@ -1,0 +1,116 @@
+"""`xsp sweep`: profile what a target function makes for one batch size after another."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xsp.errors import TargetError, XspError
+from xsp.sweeps import BATCH_SIZE, MANIFEST, Value
+
+if TYPE_CHECKING:
+    from xsp.profiles import Profile
+
+
+def sweep(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="`file.py:function` or `package.module:function`; `target` if no function is named. The function "
+            "takes the batch size and returns `(model, inputs)` or a callable without arguments.",
+            metavar="TARGET",
+            show_default=False,
+        ),
+    ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="After `--`: sys.argv of the target.", metavar="[-- ARGS...]")
+    ] = None,
+    batch_sizes: Annotated[str, typer.Option(help="Batch sizes, or values of --over.")] = "1,2,4,8,16,32",
+    over: Annotated[str | None, typer.Option(help="Parameter of the function to change instead.")] = None,
+    levels: Annotated[str | None, typer.Option(help="Levels to trace, such as M/L/K; all by default.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Rounds; until the latency is known by default.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Warm-up runs; until settled by default.")] = None,
+    budget_s: Annotated[
+        float | None, typer.Option("--budget-s", help="Seconds for the rounds of one value; 30 by default.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The folder of captures to write; named after the target by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of random weights and inputs, and of the order of rungs.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Write to a folder that has a sweep already.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+) -> None:
+    """Profile a model over batch sizes: throughput, and the optimal batch size."""
+    from xsp.cli.target_file import TargetName
+
+    name = TargetName.parsed(target)
+    values = _values(batch_sizes)
+    folder = _checked(output or Path(f"{name.label}-sweep"), force)
+    import torch
+
+    from xsp.sweeping import sweep as measured
+
+    sys.argv = [target, *(arguments or [])]
+    make = name.function()
+
+    def seeded(*given: Any, **named: Any) -> Any:
+        torch.manual_seed(seed)
+        return make(*given, **named)
+
+    swept = measured(
+        seeded,
+        [] if over else values,  # type: ignore[arg-type] # refused with a sentence if they are no whole numbers
+        over={over: values} if over else None,
+        after=None if quiet else _announced(over or BATCH_SIZE),
+        levels=levels,
+        iterations=iterations,
+        warmup=warmup,
+        budget_s=budget_s,
+        seed=seed,
+        progress=False if quiet else None,
+    )
+    # Saved before it is shown: a closed pipe must not cost the measurement.
+    written = swept.save(folder)
+    if not quiet:
+        typer.echo(f"\n{swept}\n")
+    typer.echo(f"captures written to {written}")
+
+
+def _values(text: str) -> list[Value]:
+    """Whole numbers and other numbers where they can be read as such, else the text between the commas."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise TargetError(f"--batch-sizes {text!r} names no value; give them with commas, such as 1,2,4")
+    return [_value(part) for part in parts]
+
+
+def _value(text: str) -> Value:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _announced(parameter: str) -> Callable[[Value, Profile | str], None]:
+    def announce(value: Value, found: Profile | str) -> None:
+        what = (
+            f"failed: {found}" if isinstance(found, str) else f"{found.latency_ms:.3f} ± {found.latency_ci_ms:.3f} ms"
+        )
+        typer.echo(f"{parameter} {value}: {what}")
+
+    return announce
+
+
+def _checked(folder: Path, force: bool) -> Path:
+    """`folder` if a sweep can be written there; asked before measuring, which takes long."""
+    if (folder / MANIFEST).exists() and not force:
+        raise XspError(f"{str(folder)!r} has a sweep, not overwritten without --force; or name another with --output")
+    if folder.exists() and not folder.is_dir():
+        raise XspError(f"{str(folder)!r} is a file; name a folder with --output")
+    return folder

@@ -25,17 +25,13 @@ def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFr
     the deepest rung's as recorded. Means over the runs of the deepest rung. Empty if no kernels were traced.
     """
     spans = _timed(tables["spans"], corrected)
-    kernels = spans[spans["level"] == Level.KERNEL].sort_values(["run", "start_ns"], kind="stable")
-    if not len(kernels):
+    pieces = device_turns(tables, corrected)
+    if not len(pieces):
         return pd.DataFrame(columns=["name", "phase", "busy_ms", "idle_before_ms", "share"])
-    pieces = _pieces(kernels)
-    below = layer_spans(tables["spans"], kernels.index.to_numpy())
-    keys = tables["layers"].loc[tables["spans"]["detail"].to_numpy()[below], ["name", "phase"]]
-    table = pieces.assign(name=keys["name"].to_numpy(), phase=keys["phase"].to_numpy())
-    sums = table.groupby(["name", "phase", "run"], sort=False)[["busy_ns", "idle_ns"]].sum()
     ends = _ends(spans, pieces)
     runs = len(ends)
-    means = sums.groupby(["name", "phase"], sort=False).sum().div(runs * 1e6).reset_index()
+    sums = pieces.groupby(["name", "phase"], sort=False)[["busy_ns", "idle_ns"]].sum()
+    means = sums.div(runs * 1e6).reset_index()
     means.columns = pd.Index(["name", "phase", "busy_ms", "idle_before_ms"])
     edges = pd.DataFrame(
         {
@@ -48,6 +44,21 @@ def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFr
     result = pd.concat([edges[:1], means, edges[1:]], ignore_index=True)
     total = result["busy_ms"].sum() + result["idle_before_ms"].sum()
     return result.assign(share=(result["busy_ms"] + result["idle_before_ms"]) / total)
+
+
+def device_turns(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFrame:
+    """What `device_timeline` adds up, one row per kernel, copy or set in order of start within each run.
+
+    Columns: run, busy_ns (device time that is its own), idle_ns (idle time just before it), start_ns, end_ns, name and
+    phase of its layer. Empty if no kernels were traced.
+    """
+    spans = _timed(tables["spans"], corrected)
+    kernels = spans[spans["level"] == Level.KERNEL].sort_values(["run", "start_ns"], kind="stable")
+    if not len(kernels):
+        return pd.DataFrame(columns=["run", "busy_ns", "idle_ns", "start_ns", "end_ns", "name", "phase"])
+    below = layer_spans(tables["spans"], kernels.index.to_numpy())
+    keys = tables["layers"].loc[tables["spans"]["detail"].to_numpy()[below], ["name", "phase"]]
+    return _pieces(kernels).assign(name=keys["name"].to_numpy(), phase=keys["phase"].to_numpy())
 
 
 def _timed(spans: pd.DataFrame, corrected: pd.DataFrame | None) -> pd.DataFrame:

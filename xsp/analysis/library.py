@@ -1,0 +1,120 @@
+"""Analyses of library calls, the level that the paper names and does not have: cuBLAS, cuBLASLt, cuDNN and the like."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.analysis.correction import deepest_rung
+from xsp.analysis.intervals import covered_ns
+from xsp.analysis.kernels import placed_work
+from xsp.analysis.layer_time import layer_rows, summed
+from xsp.analysis.peaks import ideal_intensities
+from xsp.analysis.roofline import rated
+from xsp.analysis.statistics import trimmed
+from xsp.types import Level
+
+if TYPE_CHECKING:
+    from xsp.profiles import Profile
+
+_CALLS = ["index", "name", "library", "layer_index", "layer", "host_ms", "gpu_ms", "flops", "arguments"]
+_KERNELS = [
+    "library_index", "library_call", "layer", "index", "kernel", "latency_ms", "flops", "arithmetic_intensity",
+    "flops_per_s", "memory_bound",
+]  # fmt: skip
+
+
+def library_calls(profile: Profile) -> pd.DataFrame:
+    """One row per library call of a run, in the order in which they begin.
+
+    Columns: index (from 0), name, library, layer_index and layer (as in `layer_information`), host_ms (trimmed mean
+    over the runs whose deepest level is LIBRARY), gpu_ms (GPU-busy time of the kernels, copies and sets that the call
+    launched; NaN where no kernels were traced), flops (from the arguments; NaN where they do not tell), arguments
+    (JSON). Empty where library calls were not traced.
+    """
+    return _calls(profile)[_CALLS].reset_index(drop=True)
+
+
+def library_by_api(profile: Profile) -> pd.DataFrame:
+    """Library calls of one function summed, those with most GPU time first.
+
+    Columns: name, library, count (in a run), host_ms, gpu_ms, share (gpu_ms over the unprofiled model latency, host_ms
+    where no kernels were traced), flops.
+    """
+    calls = _calls(profile)
+    groups = calls.groupby(["name", "library"], sort=False)
+    table = groups[["host_ms", "gpu_ms", "flops"]].sum(min_count=1).assign(count=groups.size()).reset_index()
+    time = table["gpu_ms"].where(table["gpu_ms"].notna(), table["host_ms"])
+    table["share"] = time / profile.latency_ms
+    table = table.iloc[np.argsort(-time.to_numpy(np.float64), kind="stable")].reset_index(drop=True)
+    return table[["name", "library", "count", "host_ms", "gpu_ms", "share", "flops"]]
+
+
+def kernels_by_library_call(profile: Profile) -> pd.DataFrame:
+    """The kernels that library calls launched, in the order of their launches.
+
+    Columns: library_index (index of the call in `library_calls`), library_call (its name), layer, index (of the kernel
+    in `kernel_information`), kernel (its name), latency_ms, flops, arithmetic_intensity, flops_per_s, memory_bound.
+    """
+    calls = _calls(profile)
+    work = placed_work(profile)
+    work = work[work["library_call"] >= 0]
+    mine = calls.set_index("row").reindex(work["library_call"])
+    table = work.assign(
+        library_index=mine["index"].to_numpy(),
+        library_call=mine["name"].to_numpy(object),
+        index=work["position"],
+        kernel=work["name"],
+        layer=work["layer_name"],
+        latency_ms=work["duration_ns"] / 1e6,
+    ).astype({"library_index": np.int64})
+    return rated(table, ideal_intensities(profile))[_KERNELS].reset_index(drop=True)
+
+
+def _calls(profile: Profile) -> pd.DataFrame:
+    """`library_calls` and the row of the table of that name."""
+    spans, runs, recorded = (profile.table(name) for name in ("spans", "runs", "library_calls"))
+    layers = layer_rows({"runs": runs, "spans": spans, "layers": profile.table("layers")})
+    here = spans[spans["level"] == Level.LIBRARY]
+    first = here.sort_values(["run", "start_ns"], kind="stable").drop_duplicates("detail")
+    deepest = runs.loc[runs["rung"] == deepest_rung({"runs": runs}), "run"]
+    order = np.lexsort((first["start_ns"], first["run"], ~first["run"].isin(deepest)))
+    row = first["detail"].to_numpy(np.int64)[order]
+    layer = spans["detail"].to_numpy()[first["parent"].to_numpy()[order]]
+    table = recorded.loc[row].reset_index(drop=True)
+    return table.assign(
+        row=row,
+        index=np.arange(len(row)),
+        layer_index=layers["index"].to_numpy()[layer],
+        layer=layers["name"].to_numpy(object)[layer],
+        host_ms=_host_ms(spans, runs, len(recorded))[row],
+        gpu_ms=_gpu_ms(spans, runs, len(recorded))[row],
+        flops=table["flops"].to_numpy(np.float64, na_value=np.nan),
+    )
+
+
+def _host_ms(spans: pd.DataFrame, runs: pd.DataFrame, count: int) -> npt.NDArray[np.float64]:
+    """By row of `library_calls`: host time, from the rung whose deepest level is LIBRARY, or else the deepest rung."""
+    deepest = runs["deepest"] == Level.LIBRARY.name
+    own = runs.loc[deepest if deepest.any() else runs["rung"] == deepest_rung({"runs": runs}), "run"]
+    here = spans[(spans["level"] == Level.LIBRARY) & spans["run"].isin(own)]
+    amount = here["duration_ns"].to_numpy(np.float64)
+    return np.asarray(trimmed(summed(here["run"].to_numpy(), here["detail"].to_numpy(), amount, count))[0] / 1e6)
+
+
+def _gpu_ms(spans: pd.DataFrame, runs: pd.DataFrame, count: int) -> npt.NDArray[np.float64]:
+    """By row of `library_calls`: GPU-busy time of what the call launched; NaN where no kernels were traced."""
+    own = runs.loc[runs["deepest"] == Level.KERNEL.name, "run"].to_numpy()
+    kernels = spans[(spans["level"] == Level.KERNEL) & spans["run"].isin(own)]
+    if not len(kernels) or not count:
+        return np.full(count, np.nan)
+    parent = kernels["parent"].to_numpy()
+    kernels = kernels[spans["level"].to_numpy()[parent] == Level.LIBRARY]
+    call = spans["detail"].to_numpy()[kernels["parent"].to_numpy()]
+    group = np.searchsorted(own, kernels["run"].to_numpy()) * count + call
+    start = kernels["start_ns"].to_numpy()
+    busy = covered_ns(group, start, start + kernels["duration_ns"].to_numpy(), len(own) * count)
+    return np.asarray(trimmed(busy.reshape(len(own), count))[0] / 1e6)

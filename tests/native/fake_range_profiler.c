@@ -163,6 +163,7 @@ struct chip_name {
 };
 
 EXPORT int cuptiDeviceGetChipName(struct chip_name *p) {
+    REQUIRE(initialized, 15);
     REQUIRE_SIZE(p);
     return p->name = "FAKE100", SUCCESS;
 }
@@ -173,6 +174,7 @@ struct supported {
 };
 
 EXPORT int cuptiProfilerDeviceSupported(struct supported *p) {
+    REQUIRE(initialized, 15);
     REQUIRE_SIZE(p);
     memcpy(p->levels, support, sizeof support);
     return SUCCESS;

@@ -98,8 +98,7 @@ class RangeProfiler:
 
     def __enter__(self) -> RangeProfiler:
         with ExitStack() as undo:
-            api.call(self.library, api.Initialize)
-            undo.callback(api.call, self.library, api.DeInitialize)
+            undo.enter_context(initialized(self.library))
             self._object = api.call(self.library, api.Enable, ctx=self.context).pRangeProfilerObject
             self._undo = undo.pop_all()
             self._undo.callback(api.call, self.library, api.Disable, pRangeProfilerObject=self._object)
@@ -158,14 +157,26 @@ class RangeProfiler:
         return api.call(self.library, kind, pRangeProfilerObject=self._object, **values)
 
 
+@contextmanager
+def initialized(library: CuptiLibrary) -> Iterator[None]:
+    """CUPTI's profiling part hooked into the driver. Asked about a device before that, libcupti 13.0 crashes."""
+    api.call(library, api.Initialize)
+    try:
+        yield
+    finally:
+        api.call(library, api.DeInitialize)
+
+
 def chip_name(library: CuptiLibrary, device: int) -> str:
     """The chip of a CUDA device, such as `GH100` (`cuptiDeviceGetChipName`)."""
-    return str(api.call(library, api.GetChipName, deviceIndex=device).pChipName.decode())
+    with initialized(library):
+        return str(api.call(library, api.GetChipName, deviceIndex=device).pChipName.decode())
 
 
 def unsupported(library: CuptiLibrary, device: int) -> str | None:
     """None if this device's configuration allows profiling, else one sentence (`cuptiProfilerDeviceSupported`)."""
-    found = api.call(library, api.DeviceSupported, cuDevice=device, api=0)
+    with initialized(library):
+        found = api.call(library, api.DeviceSupported, cuDevice=device, api=0)
     if found.isSupported == api.SUPPORTED:
         return None
     reasons = ("architecture", "sli", "vGpu", "confidentialCompute", "cmp", "wsl")

@@ -52,7 +52,8 @@ class OtlpSender:
         heard = self._heard
         if result is SpanExportResult.SUCCESS:
             return Answer(rejected=min(heard.rejected, len(batch)), reason=heard.reason or "the receiver rejected them")
-        return Answer(batch, reason=heard.reason or "no answer from the receiver", final=heard.final)
+        reason = heard.reason or "no answer from the receiver"
+        return Answer(batch, reason=reason, final=heard.final, wait_s=heard.wait_s)
 
     def close(self) -> None:
         """Close the connection."""
@@ -68,6 +69,7 @@ class Heard:
     def forget(self) -> None:
         """Before a new attempt."""
         self.rejected, self.reason, self.final = 0, "", False
+        self.wait_s: float | None = None
 
     def http(self, response: Any, *_: Any, **__: Any) -> None:
         """Read a `requests.Response`; called by the session as its hook."""
@@ -76,6 +78,8 @@ class Heard:
             return
         self.reason = f"HTTP {response.status_code} {response.reason} from {response.url}"
         self.final = response.status_code not in _HTTP_REPEATABLE
+        after = response.headers.get("Retry-After", "")
+        self.wait_s = float(after) if after.isdecimal() else None
 
     def grpc_error(self, error: Any) -> None:
         """Read a `grpc.RpcError`."""

@@ -63,15 +63,11 @@ class SpanBuilder:
         link_id: int,
         link: str,
     ) -> ReadableSpan:
-        attributes: Attributes = {
-            "xsp.level": Level(level).name,
-            "xsp.run": run,
-            "xsp.rung": rung,
-            "xsp.round": round_,
-            "xsp.corrected": self._corrected,
-            "thread.id": thread,
-        }
+        attributes: Attributes = {"xsp.level": _LEVELS[level], "xsp.run": run, "thread.id": thread}
         attributes |= launch_attributes(name) if launch else self._details[level][detail]
+        if level == Level.MODEL:
+            # Facts of the whole run are said once: encoding its attributes is most of what sending a span costs.
+            attributes |= {"xsp.rung": rung, "xsp.round": round_, "xsp.corrected": self._corrected}
         if stream >= 0:
             attributes["xsp.kernel.stream"] = stream
         if correlation_id:
@@ -98,6 +94,7 @@ class SpanBuilder:
         return self._contexts[span_id]
 
 
+_LEVELS = [level.name for level in Level]
 _COLUMNS = (
     "span_id", "parent_id", "level", "launch", "detail", "name", "run", "rung", "round",
     "start_ns", "end_ns", "thread", "stream", "correlation_id", "link_id", "link",

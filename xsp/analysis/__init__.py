@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xsp.analysis.comparison import compare_models as compare_models
     from xsp.analysis.kernels import kernel_information as kernel_information
     from xsp.analysis.kernels import kernel_roofline as kernel_roofline
     from xsp.analysis.kernels import kernels_by_name as kernels_by_name
@@ -37,11 +38,13 @@ _MODULES = {
     ),
     "kernels": ("kernel_information", "kernel_roofline", "kernels_by_name"),
     "layer_kernels": ("kernels_by_layer", "layer_metrics", "gpu_vs_nongpu", "layer_roofline"),
+    "comparison": ("compare_models",),
     "library": ("library_calls", "library_by_api", "kernels_by_library_call"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "compare_models",
     "gpu_vs_nongpu",
     "kernel_information",
     "kernel_roofline",

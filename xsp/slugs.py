@@ -1,0 +1,8 @@
+"""Each warning ends with a slug, the name of its paragraph in docs/warnings.md."""
+
+from __future__ import annotations
+
+
+def tagged(slug: str, sentence: str) -> str:
+    """The sentence with its slug: `the latency had not settled after 50 warm-up runs [unsettled]`."""
+    return f"{sentence} [{slug}]"

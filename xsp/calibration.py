@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,10 +21,12 @@ from xsp.types import Level, Tracer
 
 EVENTS = 200
 BATCHES = 7
+SHORT_KERNEL_ELEMENTS = 1 << 20  # 256 blocks or more, some 2 us
+QUEUE_CYCLES = 20_000_000  # some 10 ms
 
 
 def tight_loops(tracers: Mapping[Level, Tracer]) -> Costs:
-    """Host cost in ns of one event of each kind that can be provoked here; 0 where it cannot.
+    """Cost in ns of one event of each kind that can be provoked here; 0 where it cannot.
 
     `tracers` are those of the profile, stopped; the KERNEL tracer is used and left stopped and empty.
     """
@@ -31,7 +34,8 @@ def tight_loops(tracers: Mapping[Level, Tracer]) -> Costs:
     if Level.LAYER in tracers:
         found = replace(found, layer_ns=_layer(), functional_ns=_functional(), backward_ns=_backward())
     if Level.KERNEL in tracers and torch.cuda.is_available():
-        found = replace(found, launch_ns=_launch(tracers[Level.KERNEL]))
+        kernel = tracers[Level.KERNEL]
+        found = replace(found, launch_ns=_launch(kernel), kernel_ns=_kernel(kernel))
     return found
 
 
@@ -80,6 +84,32 @@ def _launch(tracer: Tracer) -> float:
     tracer.collect()
     tracer.lost()
     return added
+
+
+def _kernel(tracer: Tracer) -> float:
+    """Device time that tracing adds to one of many short kernels of many blocks, between two events."""
+    x = torch.zeros(SHORT_KERNEL_ELEMENTS, device="cuda")
+    event: Any = torch.cuda.Event
+    begin, end = event(enable_timing=True), event(enable_timing=True)
+    best = [float("inf"), float("inf")]  # tracer off, tracer on
+    for _ in range(BATCHES):
+        for on in (False, True):
+            if on:
+                tracer.start()
+            try:
+                torch.cuda._sleep(QUEUE_CYCLES)  # type: ignore[no-untyped-call] # until all are queued
+                begin.record()
+                for _ in range(EVENTS):
+                    x.add_(1)
+                end.record()
+                torch.cuda.synchronize()
+            finally:
+                if on:
+                    tracer.stop()
+            best[on] = min(best[on], begin.elapsed_time(end) * 1e6)
+    tracer.collect()
+    tracer.lost()
+    return max(best[True] - best[False], 0.0) / EVENTS
 
 
 def _added(

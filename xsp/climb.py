@@ -15,7 +15,7 @@ from xsp.assembly import assemble
 from xsp.calibration import tight_loops
 from xsp.capture import Capture
 from xsp.counting import counted
-from xsp.doubts import about_closure, about_overlap, about_runs
+from xsp.doubts import about_closure, about_overlap, about_runs, about_short_kernels
 from xsp.driver import Executor, Ladder, climb, rungs_for
 from xsp.environment import environment
 from xsp.gpu_state import GpuWatch, kept_rounds
@@ -67,6 +67,7 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
             *prepared.doubts,
             *(sentence for sentence in (watch.why, suspect) if sentence),
             *about_runs(tables, why, prepared.device_work),
+            *about_short_kernels(tables, loops.kernel_ns),
             *about_overlap(shared, "serialized" in tables),
             *compiled_again(prepared.compilations),
             *about_closure(correction),

@@ -28,6 +28,7 @@ from xsp.levels.metrics import Choice, chosen
 from xsp.levels.names import demangle
 from xsp.levels.range_profiler import Configuration, MetricHost, chip_name, current_context, unsupported
 from xsp.progress import bar
+from xsp.slugs import tagged
 
 CACHE = "in place"
 """Caches are neither flushed nor warmed: a kernel finds what the kernels before it left, as in the program."""
@@ -94,7 +95,7 @@ def counted(
     except (LevelError, TracingError, KeyboardInterrupt) as error:
         # Interrupting costs the counters, not the rounds that were measured before them.
         why = f"hardware counters were not collected: {str(error) or 'interrupted'}"
-        return Counters(no_counters(), facts | {"why": why}, (why,))
+        return Counters(no_counters(), facts | {"why": why}, (tagged("no-counters", why),))
     facts |= {
         "metrics": list(choice.metrics),
         "passes": choice.passes,

@@ -7,27 +7,34 @@ import pandas as pd
 
 from xsp.analysis.correction import Correction
 from xsp.analysis.statistics import trimmed
+from xsp.slugs import tagged
 from xsp.stopping import TARGET
 from xsp.types import Level
+
+VISIBLE = 0.05
+"""Share of a time from which on an error in it is worth a sentence."""
 
 
 def about_runs(tables: dict[str, pd.DataFrame], why: str, device_work: int | None) -> list[str]:
     """Sentences on what is missing or uncertain."""
     runs = tables["runs"]
     latency, half = trimmed(runs.loc[runs["deepest"] == Level.MODEL.name, "latency_ns"])
-    doubts = [why] if "interrupted" in why or "budget" in why else []
+    doubts = [tagged("imprecise", why)] if "interrupted" in why or "budget" in why else []
     if not doubts and not half <= TARGET * latency:
         known = f"to ±{half / latency:.1%} only" if np.isfinite(half) else "from too few rounds for an interval"
-        doubts.append(f"the model latency is known {known}; more iterations narrow it")
+        doubts.append(tagged("imprecise", f"the model latency is known {known}; more iterations narrow it"))
     if lost := int(runs["lost"].sum()):
-        doubts.append(f"{lost} records were lost; counts and device times are too low by what they held")
-    if orphans := int(runs["orphans"].sum()):
-        doubts.append(f"{orphans} device activities had no launch record and are in no table")
-    if unmatched := int(runs["unmatched"].sum()):
         doubts.append(
+            tagged("lost-records", f"{lost} records were lost; counts and device times are too low by what they held")
+        )
+    if orphans := int(runs["orphans"].sum()):
+        doubts.append(tagged("no-launch", f"{orphans} device activities had no launch record and are in no table"))
+    if unmatched := int(runs["unmatched"].sum()):
+        sentence = (
             f"{unmatched} layer or library events did not occur in the structure run: the control flow depends on "
             "data, and their names and shapes are unknown"
         )
+        doubts.append(tagged("unknown-events", sentence))
     return [*doubts, *_changed_work(tables, device_work)]
 
 
@@ -40,10 +47,11 @@ def _changed_work(tables: dict[str, pd.DataFrame], device_work: int | None) -> l
     seen = sorted(set(counts.reindex(deepest, fill_value=0)))
     if seen == [device_work]:
         return []
-    return [
+    sentence = (
         f"without layer and library tracing the program ran {device_work} kernels, copies and sets, with it "
         f"{' to '.join(map(str, sorted({seen[0], seen[-1]})))}: it does other work when traced, or from run to run"
-    ]
+    )
+    return [tagged("changed-work", sentence)]
 
 
 def about_overlap(activities: int, serialized: bool) -> list[str]:
@@ -51,10 +59,29 @@ def about_overlap(activities: int, serialized: bool) -> list[str]:
     if not activities:
         return []
     remedy = "`prof.serialized` has each layer's time alone" if serialized else "serialize=True measures each alone"
-    return [
+    sentence = (
         f"{activities} kernels, copies and sets of a run overlapped those of another layer on the device, so device "
         f"times of these layers include each other's: {remedy}"
-    ]
+    )
+    return [tagged("overlap", sentence)]
+
+
+def about_short_kernels(tables: dict[str, pd.DataFrame], added_ns: float) -> list[str]:
+    """A sentence if much of the device's time is in kernels so short that tracing is a visible part of their time.
+
+    `added_ns` is what tracing adds to a short kernel, from repeated launches between two events (`xsp.calibration`).
+    """
+    spans = tables["spans"]
+    duration = spans.loc[spans["level"] == Level.KERNEL, "duration_ns"]
+    short = duration[duration < added_ns / VISIBLE]
+    if not len(duration) or short.sum() < VISIBLE * duration.sum():
+        return []
+    sentence = (
+        f"{short.sum() / duration.sum():.0%} of the device's time is in the {len(short) / len(duration):.0%} of kernels "
+        f"that are shorter than {added_ns / VISIBLE / 1e3:.1f} us: tracing adds {added_ns / 1e3:.2f} us to a short "
+        f"kernel here, more than {VISIBLE:.0%} of their time"
+    )
+    return [tagged("short-kernels", sentence)]
 
 
 def about_closure(correction: Correction | None) -> list[str]:
@@ -64,7 +91,8 @@ def about_closure(correction: Correction | None) -> list[str]:
     rung, closure = list(correction.closure.items())[-1]
     if closure.low <= 0 <= closure.high or max(abs(closure.low), abs(closure.high)) <= TARGET:
         return []
-    return [
+    sentence = (
         f"the corrected timeline of {rung} is {closure.error:+.1%} off the unprofiled latency, more than chance "
         f"explains ({closure.low:+.1%} to {closure.high:+.1%}): its corrected times are wrong by about as much"
-    ]
+    )
+    return [tagged("closure", sentence)]

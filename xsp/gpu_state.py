@@ -6,6 +6,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from xsp.slugs import tagged
+
 # NVML's clocks event reasons that slow a busy GPU down. Idle, application clocks and sync boost are not among them.
 _THROTTLES = {
     0x4: "power cap",
@@ -69,7 +71,7 @@ class GpuWatch:
         try:
             self._open()
         except Exception as error:  # NVML is a convenience: whatever it says, the profile goes on
-            self.why = f"clocks and throttling were not watched: {type(error).__name__}: {error}"
+            self.why = tagged("unwatched", f"clocks and throttling were not watched: {type(error).__name__}: {error}")
 
     def _open(self) -> None:
         import torch
@@ -84,7 +86,8 @@ class GpuWatch:
         try:
             self.states.append(self._state(number))
         except Exception as error:  # see above
-            self.why = f"clocks and throttling were not watched to the end: {type(error).__name__}: {error}"
+            why = f"clocks and throttling were not watched to the end: {type(error).__name__}: {error}"
+            self.why = tagged("unwatched", why)
             self._nvml = None
 
     def _state(self, number: int) -> GpuState:
@@ -136,5 +139,5 @@ def kept_rounds(states: list[GpuState], rounds: int, least: int) -> tuple[set[in
     causes = sorted({state.throttled_by for state in states if state.throttled_by}) or ["its clock changed"]
     what = f"the GPU was throttled or changed its clock in {len(suspect)} of {rounds} rounds ({'; '.join(causes)})"
     if len(every - suspect) >= max(least, rounds // 2):
-        return every - suspect, f"{what}; these rounds are left out"
-    return every, f"{what}; all rounds are kept, so the numbers mix both states"
+        return every - suspect, tagged("throttled", f"{what}; these rounds are left out")
+    return every, tagged("throttled", f"{what}; all rounds are kept, so the numbers mix both states")

@@ -22,6 +22,7 @@ from xsp.levels.metrics import parse_metrics
 from xsp.levels.structure import Structure, StructureRecorder, discovered, qualified_names
 from xsp.progress import bar
 from xsp.run import latency_ns
+from xsp.slugs import tagged
 from xsp.stopping import BUDGET_S, after_rounds, until_precise
 from xsp.types import Level, LevelStatus, Status, Tracer
 from xsp.warmup import warm_up
@@ -175,7 +176,7 @@ def _memory(executor: Executor, structure: Structure, doubts: list[str]) -> memo
     codes = np.array([layer.code for layer in structure.layers], dtype=np.int64)
     reason = memory.why_unavailable()
     if reason is not None:
-        doubts.append(reason)
+        doubts.append(tagged("memory-unknown", reason))
         return None
     try:
         with tracing([], "in the run that records memory"):
@@ -183,9 +184,8 @@ def _memory(executor: Executor, structure: Structure, doubts: list[str]) -> memo
     except Exception as error:
         if not memory.is_own_failure(error):
             raise
-        doubts.append(
-            f"memory per layer is unknown: recording it failed with {type(error).__name__}: {_first_line(error)}"
-        )
+        why = f"memory per layer is unknown: recording it failed with {type(error).__name__}: {_first_line(error)}"
+        doubts.append(tagged("memory-unknown", why))
         return None
 
 

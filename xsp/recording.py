@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from xsp.errors import NothingRecordedError
+from xsp.slugs import tagged
 from xsp.state import RandomState
 from xsp.target import Ambient, Call, Target, tensors_in
 
@@ -99,22 +100,25 @@ class CallRecorder:
     def _notes(self) -> list[str]:
         notes = []
         if self._left_out:
-            notes.append(
+            sentence = (
                 f"the block called the model {len(self._calls) + self._left_out} times; the first {len(self._calls)} "
                 "calls are profiled, the others were left out"
             )
+            notes.append(tagged("left-out-calls", sentence))
         if self._failed:
-            notes.append(f"{self._failed} calls that raised were left out")
+            notes.append(tagged("left-out-calls", f"{self._failed} calls that raised were left out"))
         if self._captured:
-            notes.append(f"{self._captured} calls under CUDA graph capture were left out")
+            sentence = f"{self._captured} calls under CUDA graph capture were left out"
+            notes.append(tagged("left-out-calls", sentence))
         changed = sum(
             before != _versions(call.args, call.kwargs)
             for before, call in zip(self._versions, self._calls, strict=True)
         )
         if changed:
-            notes.append(
+            sentence = (
                 f"the inputs of {changed} calls were modified in place after the call; re-runs use the modified values"
             )
+            notes.append(tagged("modified-inputs", sentence))
         return notes
 
 

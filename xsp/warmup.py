@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from xsp.slugs import tagged
+
 MINIMUM_RUNS = 4
 MAXIMUM_RUNS = 30
 # A latency counts as settled when the later half of the runs is no more than this much faster than the earlier.
@@ -40,4 +42,4 @@ def warm_up(run: Callable[[], int], runs: int | None, budget_s: float) -> tuple[
             break
     if runs is not None:
         return runs, None
-    return len(latencies), f"the latency had not settled after {len(latencies)} warm-up runs"
+    return len(latencies), tagged("unsettled", f"the latency had not settled after {len(latencies)} warm-up runs")

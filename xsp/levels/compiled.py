@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from xsp.slugs import tagged
+
 Leave = Callable[[Any], None]
 """Called with the result of compiled code when it is left, with None where it raised."""
 
@@ -92,7 +94,8 @@ def compiled_again(since: int) -> list[str]:
     more = compilations() - since
     if more <= 0:
         return []
-    return [
+    sentence = (
         f"torch.compile compiled {more} more times after the warm-up: inputs or modules changed, or were traced; rungs "
         "may have run different graphs, and differ by more than their tracers"
-    ]
+    )
+    return [tagged("recompiled", sentence)]

@@ -8,6 +8,7 @@ import platform
 import sys
 from typing import Any
 
+from xsp import measured_peaks
 from xsp.gpu_state import highest_clocks
 from xsp.processor import processor
 
@@ -39,7 +40,8 @@ def environment() -> dict[str, Any]:
     facts |= processor()
     if torch.cuda.is_available():
         facts |= _gpu(torch) | highest_clocks(torch)
-    return facts
+    measured = measured_peaks.stored(measured_peaks.device_key(facts))
+    return facts | ({"measured_peaks": measured} if measured else {})
 
 
 def _cudnn_version(torch: Any) -> int | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -11,7 +13,14 @@ if TYPE_CHECKING:
     from xsp.types import LevelStatus
 
 
-def doctor() -> None:
+def doctor(
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Measure FLOP/s and memory bandwidth (some ten seconds); new captures then have them."
+        ),
+    ] = False,
+) -> None:
     """Say level by level what can be traced here, what is missing and how to get it."""
     from rich.console import Console
 
@@ -22,6 +31,7 @@ def doctor() -> None:
     except (ImportError, OSError) as error:
         _facts(console, "torch", [("torch", f"cannot be imported ({error}): nothing can be measured without it")])
         return
+    from xsp.cli.peaks import peak_lines
     from xsp.environment import environment
     from xsp.levels import _native, statuses
     from xsp.types import Level
@@ -33,7 +43,9 @@ def doctor() -> None:
     gpu_keys = ("gpu", "gpu_count", "compute_capability", "driver", "gpu_memory_bytes", "multiprocessors")
     gpu = [(key, facts[key]) for key in gpu_keys if key in facts]
     _facts(console, "GPU", gpu or [("gpu", "none that torch can use")])
-    _facts(console, "environment", [(key, value) for key, value in facts.items() if key not in gpu_keys])
+    apart = (*gpu_keys, "measured_peaks")
+    _facts(console, "environment", [(key, value) for key, value in facts.items() if key not in apart])
+    _facts(console, "peaks", peak_lines(console, facts, measure))
 
 
 def _levels(console: Console, rows: Iterable[LevelStatus]) -> None:

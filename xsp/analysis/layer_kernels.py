@@ -100,7 +100,8 @@ def _worked_out(profile: Profile) -> pd.DataFrame:
     layers = profile.table("layers")
     rows = layer_rows({"runs": profile.table("runs"), "spans": profile.table("spans"), "layers": layers})
     work = layer_work(layers)
-    precision, product = work["precision"].to_numpy(object), work["is_product"].to_numpy(bool)
+    precision = work["precision"].where(work["flops"] > 0, "").to_numpy(object)
+    product = work["is_product"].to_numpy(bool)
     work["precision"] = resolved(precision, product, np.full(len(work), "", dtype=object), profile.environment)
     work = work.assign(layer_index=rows["index"])[(rows["index"] >= 0).to_numpy()]
     work = work.rename(columns={"read_bytes": "dram_read_bytes", "write_bytes": "dram_write_bytes"})

@@ -10,6 +10,7 @@ import pandas as pd
 
 from xsp.analysis.correction import deepest_rung
 from xsp.analysis.device_timeline import device_turns
+from xsp.analysis.rungs import runs_of
 from xsp.analysis.statistics import plain_mean, trimmed
 from xsp.analysis.tree import exclusive_ns
 from xsp.types import Level
@@ -79,14 +80,15 @@ def summed(
 
 def _host(tables: Tables, corrected: pd.DataFrame | None, rows: pd.DataFrame, count: int) -> npt.NDArray[np.float64]:
     spans, runs = tables["spans"], tables["runs"]
-    own = runs.loc[runs["deepest"] == Level.LAYER.name, "run"]
+    own = runs_of(runs, Level.LAYER)["run"]
     if corrected is not None:
         duration = spans["duration_ns"].to_numpy().copy()
         duration[corrected["row"]] = corrected["duration_ns"]
         spans = spans.assign(duration_ns=duration)
         own = spans["run"].loc[corrected["row"]]
     here = (spans["level"] == Level.LAYER).to_numpy() & spans["run"].isin(own.unique()).to_numpy()
-    outside = (tables["layers"]["kind"] == OUTSIDE_KIND).to_numpy()[np.where(here, spans["detail"], 0)] & here
+    rest = tables["layers"].index[tables["layers"]["kind"] == OUTSIDE_KIND]
+    outside = here & spans["detail"].isin(rest).to_numpy()
     alone = exclusive_ns(spans, Level.LAYER)
     alone[outside] -= _layers_of_the_call(spans, here & ~outside)[outside]
     layer = rows["index"].to_numpy()[spans["detail"].to_numpy()[here]]

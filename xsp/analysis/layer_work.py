@@ -42,6 +42,8 @@ def _forward(layer: Mapping[Hashable, Any]) -> Work:
         return Work()
     kind = layer["type"].strip("_")
     read, write = tensor_bytes(inputs, types[0]), tensor_bytes(outputs, types[1])
+    if _VIEWS.match(kind) and layer["allocated_bytes"] == 0:
+        return Work(0.0, 0.0, 0.0)
     if _GATHERS.match(kind):
         read = write + tensor_bytes(inputs[-1:], types[0][-1:])
     else:
@@ -166,6 +168,11 @@ def _convolution(
 # ---- the rest ----
 
 _GATHERS = re.compile(r"Embedding$|embedding$|index_select$|gather$|index$|__?getitem_*$|take$")
+_VIEWS = re.compile(
+    r"(Flatten|Unflatten|Identity|flatten|unflatten|view|view_as|reshape|permute|transpose|t|squeeze|unsqueeze|expand|"
+    r"expand_as|split|chunk|unbind|narrow|select|detach|getitem|contiguous|to|float|half|double|type)$"
+)
+"""Functions that give another view of their input where they need not copy it; then they allocate nothing."""
 _NO_ARITHMETIC = re.compile(
     r"ReLU6?$|relu6?$|Hardtanh|hardtanh|clamp|max_?pool|MaxPool|AdaptiveMaxPool|adaptive_max_pool|Identity|Flatten|"
     r"Unflatten|Embedding$|embedding$|index_select$|gather$|index$|__?getitem_*$|take$|to$|float$|half$|double$|"

@@ -95,9 +95,9 @@ def _estimated(tables: Tables, sequence: pd.DataFrame, environment: Mapping[str,
     for column in ("flops", "read_bytes", "write_bytes"):
         own = calls[column] * by_call
         settled = own.notna().groupby(sequence["layer_span"]).transform("any")
-        result[column] = own.where(settled, layers[column] * by_layer)
+        result[column] = own.where(settled, layers[column] * by_layer).astype(np.float64)
         if column == "flops":
-            precision = calls["precision"].where(settled, layers["precision"])
+            precision = calls["precision"].where(settled & (calls["precision"] != ""), layers["precision"])
             product = calls["is_product"].where(settled, layers["is_product"]).astype(bool)
     worked_in = precision.where(result["flops"] > 0, "").fillna("")
     names, is_product = sequence["name"].to_numpy(object), product.to_numpy(bool)

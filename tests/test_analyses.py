@@ -1,0 +1,745 @@
+"""The analyses of a profile, checked against values that plain pandas recomputes from the profile's own tables."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from math import isqrt, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from captures import gpu_capture, gpu_profile
+from quick import profiled
+from scipy.stats import trim_mean
+from torch import nn
+
+import xsp
+from xsp import analysis
+from xsp.analysis.gpu_rates import published_peaks
+from xsp.analysis.occupancy import theoretical_occupancy
+from xsp.analysis.peaks import cpu_peaks, gpu_peaks, ideal_arithmetic_intensity, peaks
+from xsp.analysis.work import kernel_work
+from xsp.processor import processor
+
+CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
+NAMES = ("resnet50", "transformer", "train_step")
+H100_FP16, H100_FP32, H100_DRAM = 989.4e12, 66.9e12, 3350e9
+KERNEL_ANALYSES = (
+    "kernel_information", "kernel_roofline", "kernels_by_name", "kernels_by_layer", "kernels_by_library_call",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def profiles() -> dict[str, xsp.Profile]:
+    """The bundled captures, opened once."""
+    return {name: xsp.load(CAPTURES / f"h100_{name}.xsp") for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def cpu() -> xsp.Profile:
+    """A small convolutional model on the CPU, down to its layers."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10, bias=False))
+    return profiled(model, torch.randn(4, 3, 8, 8))
+
+
+@cache
+def deepest_kernels(prof: xsp.Profile) -> pd.DataFrame:
+    """Kernels, copies and sets of the deepest rung's runs by launch, with their kernel's, layer's and call's row."""
+    spans = prof.spans.set_index("span_id", drop=False)
+    kernels = spans[spans["level"] == "KERNEL"].copy()
+    above = spans.loc[kernels["parent_id"]]
+    kernels["call"] = np.where(above["level"] == "LIBRARY", above["detail"], -1)
+    while (above["level"] != "LAYER").any():
+        above = spans.loc[np.where(above["level"] == "LAYER", above["span_id"], above["parent_id"])]
+    kernels["layer"], kernels["layer_span"] = above["detail"].to_numpy(), above["span_id"].to_numpy()
+    facts = prof.table("kernels").loc[kernels["detail"]]
+    kernels["kind"], kernels["config"] = facts["kind"].to_numpy(), kernels["detail"]
+    launches = prof.table("api_calls").groupby(["run", "correlation_id"])["start_ns"].min()
+    kernels["launch"] = launches.loc[pd.MultiIndex.from_frame(kernels[["run", "correlation_id"]])].to_numpy()
+    return kernels.sort_values(["run", "launch", "start_ns"], kind="stable").reset_index(drop=True)
+
+
+def positions(prof: xsp.Profile) -> pd.DataFrame:
+    """Rows of `deepest_kernels` that are kernels, with their position in the run."""
+    kernels = deepest_kernels(prof)
+    kernels = kernels[kernels["kind"] == "kernel"]
+    return kernels.assign(position=kernels.groupby("run").cumcount())
+
+
+def last_run(kernels: pd.DataFrame) -> pd.DataFrame:
+    """The kernels of the last run, by position."""
+    return kernels[kernels["run"] == kernels["run"].max()].reset_index(drop=True)
+
+
+def timeline_by_layer(prof: xsp.Profile) -> pd.DataFrame:
+    """Busy and idle ns of each layer and run on the corrected timeline: a walk along the device's time."""
+    corrected = prof.corrected
+    assert corrected is not None
+    spans = prof.spans
+    spans.loc[corrected["row"], "start_ns"] = corrected["start_ns"].to_numpy()
+    kernels = deepest_kernels(prof).merge(spans[["span_id", "start_ns"]], on="span_id", suffixes=("_raw", ""))
+    layers = prof.table("layers")
+    rows = []
+    for run, one in kernels.sort_values(["run", "start_ns"], kind="stable").groupby("run"):
+        reached = None
+        for start, length, layer in one[["start_ns", "duration_ns", "layer"]].itertuples(index=False):
+            idle = 0 if reached is None else max(start - reached, 0)
+            begin = start if reached is None else max(start, reached)
+            busy = max(start + length - begin, 0)
+            reached = start + length if reached is None else max(reached, start + length)
+            rows.append((run, layers.at[layer, "name"], layers.at[layer, "phase"], busy, idle))
+    table = pd.DataFrame(rows, columns=["run", "layer", "phase", "busy", "idle"])
+    return table.groupby(["layer", "phase", "run"])[["busy", "idle"]].sum()
+
+
+def called_layers(prof: xsp.Profile) -> pd.DataFrame:
+    """Rows of `layers` that the runs have spans of."""
+    spans = prof.spans
+    return prof.table("layers").loc[sorted(spans.loc[spans["level"] == "LAYER", "detail"].unique())]
+
+
+# ---- A1 and A15: models ----
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_model_information_is_of_unprofiled_runs(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """A1 is the trimmed mean of the runs at rung M, and throughput the batch over it."""
+    prof = profiles[name]
+    latency = prof.runs.query("rung == 'M'")["latency_ns"]
+    [row] = analysis.model_information(prof).to_dict("records")
+    assert row["latency_ms"] == pytest.approx(trim_mean(latency, 0.2) / 1e6)
+    assert row["rounds"] == len(latency)
+    batch = prof.table("calls")["batch_size"].iloc[0]
+    if batch > 0:
+        assert row["batch_size"] == batch
+        assert row["throughput_per_s"] == pytest.approx(batch / (row["latency_ms"] / 1e3))
+        assert row["latency_per_input_ms"] == pytest.approx(row["latency_ms"] / batch)
+    else:
+        assert pd.isna(row["batch_size"])
+        assert np.isnan(row["throughput_per_s"])
+
+
+def test_models_side_by_side(profiles: dict[str, xsp.Profile]) -> None:
+    """A1 and A15 of several profiles have a row for each, in their order."""
+    several = [profiles[name] for name in NAMES]
+    for fn in (analysis.model_information, analysis.kernels_by_model):
+        together = fn(several)
+        assert together["name"].tolist() == [prof.name for prof in several]
+        pd.testing.assert_frame_equal(together[:1], fn(several[0]), check_dtype=False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_by_model_sums_all_kernels(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """A15 sums latency, FLOPs and bytes of A8; occupancy is weighted with latency, intensity is from the sums."""
+    prof = profiles[name]
+    each = analysis.kernel_information(prof)
+    [row] = analysis.kernels_by_model(prof).to_dict("records")
+    assert row["kernel_latency_ms"] == pytest.approx(each["latency_ms"].sum())
+    for column in ("flops", "dram_read_bytes", "dram_write_bytes"):
+        assert row[column] == pytest.approx(each[column].sum())
+    assert row["occupancy"] == pytest.approx(np.average(each["occupancy"], weights=each["latency_ms"]))
+    traffic = each[["dram_read_bytes", "dram_write_bytes"]].sum().sum()
+    assert row["arithmetic_intensity"] == pytest.approx(each["flops"].sum() / traffic)
+    assert row["flops_per_s"] == pytest.approx(each["flops"].sum() / (each["latency_ms"].sum() / 1e3))
+    assert row["precision"] == "fp16"
+    assert row["memory_bound"] == (row["arithmetic_intensity"] < H100_FP16 / H100_DRAM)
+
+
+# ---- A2 to A7: layers ----
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_are_those_that_ran(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """A2 has every layer and phase once, numbered as they first begin, calls of one layer pooled."""
+    prof = profiles[name]
+    table = analysis.layer_information(prof)
+    rows = called_layers(prof)
+    assert table["index"].tolist() == list(range(len(table)))
+    assert set(zip(table["name"], table["phase"], strict=True)) == set(zip(rows["name"], rows["phase"], strict=True))
+    spans = prof.spans
+    deepest = spans[(spans["rung"] == "M/L/Lib/K") & (spans["level"] == "LAYER")]
+    first = deepest[deepest["run"] == deepest["run"].min()].sort_values("start_ns", kind="stable")
+    layers = prof.table("layers").loc[first["detail"]]
+    began = layers[layers["kind"] != "none"][["name", "phase"]].drop_duplicates()
+    assert list(zip(table["name"], table["phase"], strict=True))[: len(began)] == list(
+        zip(began["name"], began["phase"], strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_latency_is_the_turn_on_the_device(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """A2 and A3: busy time and the idle time before it, mean over the runs; A13 tells the two apart."""
+    prof = profiles[name]
+    by_run = timeline_by_layer(prof)
+    runs = by_run.index.get_level_values("run").nunique()
+    expected = by_run.groupby(["layer", "phase"]).sum() / runs / 1e6
+    table = analysis.layer_latency(prof).set_index(["name", "phase"])
+    found = table["latency_ms"].reindex(expected.index)
+    np.testing.assert_allclose(found, expected.sum(axis=1), rtol=1e-9, atol=1e-12)
+    assert (table["latency_ms"].drop(expected.index) == 0).all()
+    phases = analysis.layer_information(prof)["phase"]
+    parts = analysis.gpu_vs_nongpu(prof).assign(phase=phases).set_index(["layer", "phase"])
+    np.testing.assert_allclose(parts["gpu_ms"].reindex(expected.index), expected["busy"], rtol=1e-9)
+    np.testing.assert_allclose(parts["nongpu_ms"].reindex(expected.index), expected["idle"], atol=1e-12)
+    timed = parts[parts["layer_latency_ms"] > 0]
+    np.testing.assert_allclose(timed["gpu_share"] + timed["nongpu_share"], 1)
+    np.testing.assert_allclose(timed["gpu_share"], timed["gpu_ms"] / timed["layer_latency_ms"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_and_ends_make_the_model_latency(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """No time vanishes: the layers' latencies and the gaps at both ends are the corrected latency of the model."""
+    prof = profiles[name]
+    corrected, spans = prof.corrected, prof.spans
+    assert corrected is not None
+    timed = spans.loc[corrected["row"]].assign(
+        start_ns=corrected["start_ns"].to_numpy(), duration_ns=corrected["duration_ns"].to_numpy()
+    )
+    timed["end_ns"] = timed["start_ns"] + timed["duration_ns"]
+    by_run = timed[timed["level"] == "MODEL"].groupby("run").agg(start=("start_ns", "min"), end=("end_ns", "max"))
+    device = timed[timed["level"] == "KERNEL"].groupby("run").agg(start=("start_ns", "min"), end=("end_ns", "max"))
+    inside = (device["end"] - device["start"]).mean() / 1e6
+    table = analysis.layer_information(prof)
+    assert table["latency_ms"].sum() == pytest.approx(inside, rel=1e-9)
+    ends = ((device["start"] - by_run["start"]).clip(lower=0) + (by_run["end"] - device["end"]).clip(lower=0)).mean()
+    np.testing.assert_allclose(table["share"], table["latency_ms"] / (inside + ends / 1e6))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_host_and_device_times_are_the_trees(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """A2's host_ms and device_ms are those of the layer's nodes in the latency table."""
+    prof = profiles[name]
+    tree = prof.tree()
+    nodes = tree[tree["level"] == "LAYER"].groupby(["name", "phase"])
+    table = analysis.layer_information(prof).set_index(["name", "phase"])
+    for column in ("host_ms", "device_ms"):
+        np.testing.assert_allclose(table[column], nodes[column].sum(min_count=1).reindex(table.index))
+    assert (
+        (table["type"] == nodes["type"].first().reindex(table.index).where(lambda kind: kind != "", None))
+        .where(table["type"] != table.index.get_level_values(0), True)
+        .all()
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_memory_is_what_calls_allocate(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """A4 sums what the calls of a layer allocate; backward() itself without the nodes that have rows of their own."""
+    prof = profiles[name]
+    rows = called_layers(prof)
+    known = rows[(rows["allocated_bytes"] >= 0) & (rows["type"] != "backward")]
+    expected = known.groupby(["name", "phase"])["allocated_bytes"].sum()
+    table = analysis.layer_memory(prof).set_index(["name", "phase"])["allocated_bytes"]
+    assert (table.reindex(expected.index) == expected).all()
+    every = prof.table("layers")
+    whole = every.loc[every["type"] == "backward", "allocated_bytes"].sum()
+    nodes = every.loc[(every["kind"] == "autograd") & (every["allocated_bytes"] >= 0), "allocated_bytes"].sum()
+    assert table.sum() == expected.sum() + max(whole - nodes, 0)
+
+
+def test_types_are_counted_by_calls(profiles: dict[str, xsp.Profile]) -> None:
+    """A5: ResNet-50 runs 53 convolutions, 53 batch norms and 49 activations, though 3 share each ReLU module."""
+    counts = analysis.layer_type_distribution(profiles["resnet50"]).set_index("type")
+    expected = {"Conv2d": 53, "BatchNorm2d": 53, "ReLU": 49, "add": 16, "MaxPool2d": 1, "Linear": 1, "flatten": 1}
+    assert counts["count"].to_dict() == expected | {"AdaptiveAvgPool2d": 1}
+    assert counts["share"].sum() == pytest.approx(1)
+    backward = analysis.layer_type_distribution(profiles["train_step"]).set_index("type")["count"]
+    assert backward[["Conv2d", "BatchNorm2d", "ReLU"]].tolist() == [106, 106, 98]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sums_by_type(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """A6 and A7 are A2 summed by type, with shares of the whole and the largest first."""
+    prof = profiles[name]
+    sums = analysis.layer_information(prof).groupby("type")[["latency_ms", "allocated_bytes"]].sum(min_count=1)
+    for fn, column in (
+        (analysis.layer_latency_by_type, "latency_ms"),
+        (analysis.layer_memory_by_type, "allocated_bytes"),
+    ):
+        table = fn(prof).set_index("type")
+        np.testing.assert_allclose(table[column], sums[column].reindex(table.index))
+        np.testing.assert_allclose(table["share"], table[column] / sums[column].sum())
+        assert table[column].dropna().is_monotonic_decreasing
+        assert len(table) == len(sums)
+
+
+# ---- A8 to A10: kernels ----
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_are_in_the_order_of_their_launches(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """A8 has each kernel of a run once, none pooled, in launch order, with its layer and its trimmed mean."""
+    prof = profiles[name]
+    kernels = positions(prof)
+    last = last_run(kernels)
+    table = analysis.kernel_information(prof)
+    assert table["index"].tolist() == list(range(len(last)))
+    assert table["name"].tolist() == last["name"].astype(str).tolist()
+    assert table["layer"].tolist() == prof.table("layers").loc[last["layer"], "name"].tolist()
+    index = analysis.layer_information(prof).set_index(["name", "phase"])["index"]
+    layers = prof.table("layers").loc[last["layer"], ["name", "phase"]]
+    assert table["layer_index"].tolist() == index.loc[pd.MultiIndex.from_frame(layers)].tolist()
+    same = kernels.pivot(index="run", columns="position", values="config")
+    assert (same == same.iloc[-1]).all().all(), "the bundled runs repeat each other"
+    durations = kernels.pivot(index="run", columns="position", values="duration_ns")
+    np.testing.assert_allclose(table["latency_ms"], trim_mean(durations.to_numpy(), 0.2, axis=0) / 1e6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_are_rated_against_their_own_precision(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """A8 and A9: intensity and throughput by their definitions, bound by memory iff below the precision's ridge."""
+    table = analysis.kernel_information(profiles[name])
+    traffic = table["dram_read_bytes"] + table["dram_write_bytes"]
+    some = table[table["flops"].notna() & (traffic > 0)]
+    np.testing.assert_allclose(some["arithmetic_intensity"], some["flops"] / traffic.loc[some.index])
+    np.testing.assert_allclose(some["flops_per_s"], some["flops"] / (some["latency_ms"] / 1e3))
+    for precision, peak in (("fp16", H100_FP16), ("fp32", H100_FP32)):
+        mine = some[some["precision"] == precision]
+        assert len(mine)
+        assert (mine["memory_bound"] == (mine["arithmetic_intensity"] < peak / H100_DRAM)).all()
+    unknown = table[table["flops"].isna()]
+    assert unknown["memory_bound"].isna().all()
+    assert unknown["arithmetic_intensity"].isna().all()
+    roofline = analysis.kernel_roofline(profiles[name])
+    pd.testing.assert_frame_equal(roofline, table[roofline.columns])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_by_name_counts_all(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """A10 counts every kernel of a run, sums its latency and gives its share of the unprofiled latency."""
+    prof = profiles[name]
+    each = analysis.kernel_information(prof)
+    table = analysis.kernels_by_name(prof).set_index("name")
+    last = last_run(positions(prof))
+    assert table["count"].to_dict() == last["name"].astype(str).value_counts().to_dict()
+    sums = each.groupby("name")
+    np.testing.assert_allclose(table["latency_ms"], sums["latency_ms"].sum().reindex(table.index))
+    np.testing.assert_allclose(table["share"], table["latency_ms"] / prof.latency_ms)
+    np.testing.assert_allclose(table["flops"], sums["flops"].sum(min_count=1).reindex(table.index))
+    each["weighted"] = each["occupancy"] * each["latency_ms"]
+    weighted = each.groupby("name")["weighted"].sum() / sums["latency_ms"].sum()
+    np.testing.assert_allclose(table["occupancy"], weighted.reindex(table.index))
+    assert table["latency_ms"].is_monotonic_decreasing
+
+
+# ---- A11 to A14: layers and kernels ----
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_by_layer_sums_each_layer(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """A11 sums the kernels of each layer, copies and sets left out, two of one name in one layer counted twice."""
+    prof = profiles[name]
+    each = analysis.kernel_information(prof)
+    table = analysis.kernels_by_layer(prof).set_index("layer_index")
+    groups = each.groupby("layer_index")
+    assert table["kernels"].tolist() == groups.size().tolist()
+    assert table["kernels"].sum() == len(last_run(positions(prof)))
+    np.testing.assert_allclose(table["kernel_latency_ms"], groups["latency_ms"].sum())
+    for column in ("flops", "dram_read_bytes", "dram_write_bytes"):
+        np.testing.assert_allclose(table[column], groups[column].sum(min_count=1))
+    np.testing.assert_allclose(table["flops_per_s"], table["flops"] / (table["kernel_latency_ms"] / 1e3))
+    layers = analysis.layer_information(prof).set_index("index")
+    pd.testing.assert_series_equal(
+        table["layer_latency_ms"], layers["latency_ms"].reindex(table.index), check_names=False
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_metrics_and_roofline_agree_with_the_kernels(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """A12 and A14 have every layer; those with kernels as in A11, those without did nothing on the device."""
+    prof = profiles[name]
+    by_layer = analysis.kernels_by_layer(prof).set_index("layer_index")
+    metrics = analysis.layer_metrics(prof).set_index("layer_index")
+    roofline = analysis.layer_roofline(prof).set_index("layer_index")
+    assert len(metrics) == len(roofline) == len(analysis.layer_information(prof))
+    work = ["flops", "dram_read_bytes", "dram_write_bytes"]
+    pd.testing.assert_frame_equal(metrics.loc[by_layer.index, work], by_layer[work])
+    assert (metrics.drop(by_layer.index)[work] == 0).all(axis=None)
+    rated = ["arithmetic_intensity", "flops_per_s", "precision", "memory_bound"]
+    pd.testing.assert_frame_equal(roofline.loc[by_layer.index, rated], by_layer[rated])
+    np.testing.assert_allclose(roofline.loc[by_layer.index, "latency_ms"], by_layer["kernel_latency_ms"])
+
+
+# ---- library calls ----
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_library_calls_have_both_times(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """Host time of a call is from the rung that ends with LIBRARY, GPU time from the kernels that it launched."""
+    prof = profiles[name]
+    spans, recorded = prof.spans, prof.table("library_calls")
+    own = spans[(spans["level"] == "LIBRARY") & (spans["rung"] == "M/L/Lib")]
+    host = own.pivot(index="run", columns="detail", values="duration_ns")
+    table = analysis.library_calls(prof)
+    deepest = spans[(spans["level"] == "LIBRARY") & (spans["rung"] == "M/L/Lib/K")]
+    first = deepest[deepest["run"] == deepest["run"].min()].sort_values("start_ns", kind="stable")["detail"]
+    assert table["name"].tolist() == recorded.loc[first, "name"].tolist()
+    assert table["arguments"].tolist() == recorded.loc[first, "arguments"].tolist()
+    np.testing.assert_allclose(table["host_ms"], trim_mean(host[first].to_numpy(), 0.2, axis=0) / 1e6)
+    kernels = deepest_kernels(prof)
+    # A kernel may begin before the one before it has ended; that time counts once.
+    kernels = kernels[kernels["call"] >= 0].sort_values(["run", "call", "start_ns"], kind="stable")
+    reached = kernels.groupby(["run", "call"])["end_ns"].cummax().groupby([kernels["run"], kernels["call"]]).shift()
+    begin = np.fmax(kernels["start_ns"], reached)
+    own_time = (kernels["end_ns"] - begin).clip(lower=0)
+    launched = own_time.groupby([kernels["run"], kernels["call"]]).sum().unstack(fill_value=0)
+    busy = launched.reindex(columns=first, fill_value=0).to_numpy()
+    np.testing.assert_allclose(table["gpu_ms"], trim_mean(busy, 0.2, axis=0) / 1e6)
+    by_api = analysis.library_by_api(prof).set_index("name")
+    assert by_api["count"].to_dict() == recorded["name"].value_counts().to_dict()
+    np.testing.assert_allclose(by_api["gpu_ms"], table.groupby("name")["gpu_ms"].sum().reindex(by_api.index))
+    np.testing.assert_allclose(by_api["share"], by_api["gpu_ms"] / prof.latency_ms)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_by_library_call_lead_to_both(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """Every kernel that a library call launched is there once, with the call it belongs to."""
+    prof = profiles[name]
+    table = analysis.kernels_by_library_call(prof)
+    last = last_run(positions(prof))
+    mine = last[last["call"] >= 0]
+    assert table["index"].tolist() == mine["position"].tolist()
+    assert table["kernel"].tolist() == mine["name"].astype(str).tolist()
+    calls = analysis.library_calls(prof).set_index("index")
+    assert calls.loc[table["library_index"], "name"].tolist() == table["library_call"].tolist()
+    assert calls.loc[table["library_index"], "layer"].tolist() == table["layer"].tolist()
+    assert table["library_call"].tolist() == prof.table("library_calls").loc[mine["call"], "name"].tolist()
+
+
+# ---- analytic work ----
+
+
+def test_resnet50_convolutions_by_hand(profiles: dict[str, xsp.Profile]) -> None:
+    """Convolutions and classifier of ResNet-50 v1.5 do 8.18 GFLOP an image: 2 K P Q C R S each, from its layers."""
+    prof = profiles["resnet50"]
+    layers = prof.table("layers")
+    total = 0
+    for row in layers[layers["type"] == "Conv2d"].to_dict("records"):
+        [[_, channels, _, _]], [[batch, filters, height, width]] = (
+            json.loads(row[f"{side}_shapes"]) for side in ("input", "output")
+        )
+        window = row["parameter_bytes"] // (2 * filters * channels)
+        assert isqrt(window) ** 2 == window
+        total += 2 * batch * filters * height * width * channels * window
+    total += 2 * 32 * 2048 * 1000
+    work = kernel_work(prof)
+    products = work[work["precision"] == "fp16"]
+    assert products["flops"].sum() == total
+    assert total / 32 / 1e9 == pytest.approx(8.18, abs=0.005)
+    assert (products["flops_tensor"] == products["flops"]).all()
+    assert len(products) == 54
+
+
+def test_gpt2_products_by_hand(profiles: dict[str, xsp.Profile]) -> None:
+    """GPT-2 small on 64 tokens: four projections and attention in twelve blocks, then the vocabulary."""
+    work = kernel_work(profiles["transformer"])
+    block = 2 * 64 * 768 * (2304 + 768 + 3072 + 3072) + 2 * 2 * 12 * 64 * 64 * 64
+    assert work.loc[work["precision"] == "fp16", "flops"].sum() == 12 * block + 2 * 64 * 768 * 50257
+
+
+def test_bytes_are_those_of_the_operands(profiles: dict[str, xsp.Profile]) -> None:
+    """A convolution reads its input and filter and writes its output once; its layout changes get no bytes."""
+    prof = profiles["resnet50"]
+    work = kernel_work(prof)
+    first = work[work["layer"] == 0]
+    [main] = first[first["flops"].notna()].to_dict("records")
+    assert "fprop" in main["name"]
+    assert main["dram_read_bytes"] == 2 * (32 * 3 * 224 * 224 + 64 * 3 * 7 * 7)
+    assert main["dram_write_bytes"] == 2 * 32 * 64 * 112 * 112
+    assert first["dram_read_bytes"].notna().sum() == 1
+    longer = first.loc[first["duration_ns"].idxmax()]
+    assert "nchwToNhwc" in longer["name"], "the longest kernel changes the layout, and still does no arithmetic"
+
+
+def test_work_is_kept_when_a_layer_is_launched_in_chunks(profiles: dict[str, xsp.Profile]) -> None:
+    """An optimizer's list of tensors is worked off by several launches, which share its bytes by their duration."""
+    prof = profiles["train_step"]
+    layers = prof.table("layers")
+    row = int(layers.index[layers["type"] == "foreach_mul"][0])
+    work = kernel_work(prof)
+    mine = work[work["layer"] == row]
+    assert len(mine) > 1
+    shapes, types = (json.loads(layers.at[row, f"input_{what}"]) for what in ("shapes", "dtypes"))
+    size = sum(prod(shape) * int(kind.removeprefix("float")) // 8 for shape, kind in zip(shapes, types, strict=True))
+    assert mine["dram_read_bytes"].sum() == pytest.approx(size)
+    rate = mine["dram_read_bytes"] / mine["duration_ns"]
+    np.testing.assert_allclose(rate, rate.iloc[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_kernel_beats_the_hardware(name: str, profiles: dict[str, xsp.Profile]) -> None:
+    """Analytic FLOPs never exceed what an H100 can compute in the kernel's time, at its precision's peak."""
+    table = analysis.kernel_information(profiles[name])
+    ceiling = table["precision"].map({"fp16": H100_FP16, "fp32": H100_FP32, "fp64": 66.9e12})
+    some = ceiling.notna()
+    assert (table.loc[some, "flops_per_s"] < ceiling[some]).all()
+
+
+def test_occupancy_by_hand() -> None:
+    """Theoretical occupancy follows the limits of warps, registers, shared memory and the grid."""
+    launches = [
+        # block, registers, dynamic shared bytes, grid, occupancy on compute capability 9.0
+        (1024, 32, 0, 10_000, 1.0),
+        (256, 64, 0, 10_000, 0.5),  # 65536 / (64 * 256) = 4 blocks of 8 warps of 64
+        (128, 255, 0, 10_000, 8 / 64),  # registers in units of 256 a warp: 8192 each, 2 blocks of 4 warps
+        (384, 168, 163_972, 10_000, 12 / 64),  # one block's shared memory
+        (128, 16, 0, 132, 4 / 64),  # one block for each multiprocessor
+        (64, 16, 0, 10_000, 1.0),  # 32 blocks of 2 warps
+        (32, 16, 0, 10_000, 0.5),  # no more than 32 blocks
+    ]  # fmt: skip
+    kernels = pd.DataFrame(
+        {
+            "kind": "kernel", "registers_per_thread": [row[1] for row in launches], "static_shared_bytes": 0,
+            "dynamic_shared_bytes": [row[2] for row in launches], "grid_x": [row[3] for row in launches],
+            "grid_y": 1, "grid_z": 1, "block_x": [row[0] for row in launches], "block_y": 1, "block_z": 1,
+        }
+    )  # fmt: skip
+    assert theoretical_occupancy(kernels, "9.0", 132).tolist() == [row[4] for row in launches]
+    assert theoretical_occupancy(kernels, "9.0")[4] == 1.0
+    assert np.isnan(theoretical_occupancy(kernels, "3.5")).all()
+
+
+# ---- counters ----
+
+
+def counted_profile(**changes: Any) -> xsp.Profile:
+    """The synthetic capture with hardware counters of its four kernels."""
+    columns = {
+        "position": [0, 1, 2, 3], "kernel": [0, 1, 2, 3], "sample": [0, 1, 2, 3],
+        "smsp__sass_thread_inst_executed_op_dadd_pred_on.sum": 0.0,
+        "smsp__sass_thread_inst_executed_op_dmul_pred_on.sum": 0.0,
+        "smsp__sass_thread_inst_executed_op_dfma_pred_on.sum": 0.0,
+        "smsp__sass_thread_inst_executed_op_fadd_pred_on.sum": [0.0, 1000.0, 1e6, 0.0],
+        "smsp__sass_thread_inst_executed_op_fmul_pred_on.sum": 0.0,
+        "smsp__sass_thread_inst_executed_op_ffma_pred_on.sum": 0.0,
+        "smsp__sass_thread_inst_executed_op_hadd_pred_on.sum": 0.0,
+        "smsp__sass_thread_inst_executed_op_hmul_pred_on.sum": 0.0,
+        "smsp__sass_thread_inst_executed_op_hfma_pred_on.sum": 0.0,
+        "sm__ops_path_tensor_src_fp16_dst_fp16.sum": 0.0,
+        "sm__ops_path_tensor_src_fp16_dst_fp32.sum": [0.0, 4e9, 0.0, 1e9],
+        "dram__bytes_read.sum": [1e6, 1e7, 2e6, 0.0],
+        "dram__bytes_write.sum": [1e6, 0.0, 2e6, 0.0],
+        "sm__warps_active.avg.pct_of_peak_sustained_active": [50.0, 25.0, 100.0, 10.0],
+    }  # fmt: skip
+    capture = gpu_capture()
+    table = pd.DataFrame(columns).assign(**changes)
+    return xsp.Profile(replace(capture, tables={**capture.tables, "counters": table}))
+
+
+def test_counters_stand_in_for_estimates() -> None:
+    """With hardware counters, FLOPs, bytes, occupancy and precision are the counted ones, and marked so."""
+    table = analysis.kernel_information(counted_profile())
+    assert table["source"].tolist() == ["counters"] * 4
+    assert table["flops"].tolist() == [0, 4e9 + 1000, 1e6, 1e9]
+    assert table["precision"].tolist() == ["", "fp16", "fp32", "fp16"]
+    assert table["occupancy"].tolist() == [0.5, 0.25, 1.0, 0.1]
+    # The ridge of an H100 lies at 295 FLOP/byte for fp16 and at 20 for fp32; no bytes, no verdict.
+    assert table["memory_bound"].tolist()[:3] == [True, False, True]
+    assert pd.isna(table["memory_bound"][3])
+    by_layer = analysis.kernels_by_layer(counted_profile()).set_index("layer_index")
+    assert by_layer.loc[0, "arithmetic_intensity"] == pytest.approx((4e9 + 1000) / 12e6)
+    assert by_layer.loc[0, "occupancy"] == pytest.approx((0.5 * 0.05 + 0.25 * 0.25) / 0.30)
+    assert by_layer.loc[0, "precision"] == "fp16"
+
+
+def test_counters_of_another_kernel_are_not_used() -> None:
+    """Where the counted kernel is not the one at its position, its estimate stays."""
+    work = kernel_work(counted_profile(kernel=[0, 1, 2, 2]))
+    assert work["flops_source"].tolist() == ["counters"] * 3 + ["analytic"]
+    assert work["flops"].tolist()[3] == 2 * 8 * 10 * 64
+
+
+def test_metrics_that_were_not_collected_are_estimated() -> None:
+    """Counters without DRAM metrics leave the bytes analytic, and the row says it is mixed."""
+    table = counted_profile().table("counters").drop(columns=["dram__bytes_read.sum", "dram__bytes_write.sum"])
+    capture = gpu_capture()
+    work = kernel_work(xsp.Profile(replace(capture, tables={**capture.tables, "counters": table})))
+    assert work["bytes_source"].tolist() == ["", "analytic", "analytic", "analytic"]
+    assert work["flops_source"].tolist() == ["counters"] * 4
+
+
+# ---- control flow that differs, several calls ----
+
+
+def test_runs_that_differ_are_aligned_by_kernel_and_layer() -> None:
+    """A kernel that one run has before the others does not shift the durations of those behind it."""
+    capture = gpu_capture()
+    spans, api = capture.tables["spans"], capture.tables["api_calls"]
+    runs = spans.loc[spans["level"] == 3, "run"].unique()
+    extra = spans[(spans["run"] == runs[0]) & (spans["level"] == 3) & (spans["detail"] == 2)].copy()
+    extra["start_ns"] -= 550_000
+    extra["correlation_id"] = 99
+    launch = api[(api["run"] == runs[0]) & (api["correlation_id"] == 3)].assign(correlation_id=99, start_ns=0)
+    changed = {
+        "spans": pd.concat([spans, extra], ignore_index=True),
+        "api_calls": pd.concat([api, launch], ignore_index=True),
+    }
+    table = analysis.kernel_information(xsp.Profile(replace(capture, tables={**capture.tables, **changed})))
+    assert table["latency_ms"].tolist() == pytest.approx([0.05, 0.25, 0.10, 0.15])
+
+
+def test_copies_and_sets_are_time_but_no_kernels() -> None:
+    """A set belongs to its layer's latency and to its library call's GPU time, and is not among the kernels."""
+    prof = gpu_profile()
+    assert "memset" not in analysis.kernel_information(prof)["name"].tolist()
+    latency = analysis.layer_latency(prof).set_index("name")["latency_ms"]
+    assert latency["fc"] == pytest.approx(0.16)
+    assert analysis.library_calls(prof)["gpu_ms"].tolist() == pytest.approx([0.30, 0.16])
+    assert analysis.kernels_by_layer(prof)["kernel_latency_ms"].tolist() == pytest.approx([0.30, 0.10, 0.15])
+
+
+# ---- the CPU ----
+
+
+def test_layers_on_the_cpu_have_the_hosts_time(cpu: xsp.Profile) -> None:
+    """Without a GPU a layer's latency is the host's time in it, from the rung of layers."""
+    spans = cpu.spans
+    own = spans[(spans["level"] == "LAYER") & (spans["rung"] == "M/L")]
+    by_layer = own.pivot_table(index="run", columns="detail", values="duration_ns", aggfunc="sum")
+    assert cpu.corrected is None
+    table = analysis.layer_information(cpu)
+    assert table["type"].tolist() == ["Conv2d", "ReLU", "Flatten", "Linear"]
+    assert table["shape"].tolist() == ["4, 8, 8, 8", "4, 8, 8, 8", "4, 512", "4, 10"]
+    np.testing.assert_allclose(table["latency_ms"], trim_mean(by_layer.to_numpy(), 0.2, axis=0) / 1e6)
+    assert table["device_ms"].isna().all()
+
+
+def test_kernel_analyses_are_empty_on_the_cpu(cpu: xsp.Profile, profiles: dict[str, xsp.Profile]) -> None:
+    """Without kernels the analyses of kernels are empty and have the columns that they have on a GPU."""
+    for name in (*KERNEL_ANALYSES, "library_calls", "library_by_api"):
+        table = getattr(analysis, name)(cpu)
+        assert len(table) == 0
+        assert table.columns.tolist() == getattr(analysis, name)(profiles["transformer"]).columns.tolist()
+    [model] = analysis.kernels_by_model(cpu).to_dict("records")
+    assert model["kernel_latency_ms"] == 0
+    assert np.isnan(model["flops"])
+    assert analysis.gpu_vs_nongpu(cpu)["gpu_ms"].isna().all()
+
+
+def test_layers_on_the_cpu_are_rated_from_their_shapes(cpu: xsp.Profile) -> None:
+    """FLOPs and bytes of layers come from their shapes, and their throughput from the host's time."""
+    metrics = analysis.layer_metrics(cpu)
+    assert metrics["flops"].tolist() == [2 * 4 * 8 * 64 * 27, 0, 0, 2 * 4 * 10 * 512]
+    assert metrics["dram_read_bytes"].tolist()[3] == 4 * (4 * 512 + 512 * 10)
+    assert metrics["dram_write_bytes"].tolist()[2:] == [0, 4 * 4 * 10]
+    roofline = analysis.layer_roofline(cpu)
+    assert roofline["precision"].tolist() == ["fp32", "", "", "fp32"]
+    latency = analysis.layer_latency(cpu)["latency_ms"]
+    np.testing.assert_allclose(roofline["flops_per_s"], metrics["flops"] / (latency / 1e3))
+
+
+def test_only_the_model_was_traced() -> None:
+    """A profile of rung M alone has no layers, and every analysis still answers."""
+    capture = gpu_capture()
+    runs = capture.tables["runs"]
+    own = runs[runs["rung"] == "M"]
+    spans = capture.tables["spans"]
+    spans = spans[spans["run"].isin(own["run"])].reset_index(drop=True)
+    spans["parent"] = -1
+    nothing = {name: capture.tables[name][:0] for name in ("layers", "library_calls", "kernels", "api_calls")}
+    prof = xsp.Profile(replace(capture, tables={**capture.tables, **nothing, "runs": own, "spans": spans}))
+    sizes = {name: len(getattr(analysis, name)(prof)) for name in analysis.__all__}
+    assert {name for name, size in sizes.items() if size} - {"compare_models"} == {
+        "model_information", "kernels_by_model",
+    }  # fmt: skip
+
+
+# ---- peaks ----
+
+
+@pytest.mark.parametrize(
+    ("gpu", "resource", "tera"),
+    [
+        ("Tesla V100-SXM2-16GB", "fp32", 15.7), ("Tesla V100-SXM2-16GB", "dram", 0.9),
+        ("Tesla T4", "int8 tensor", 130), ("NVIDIA A100-SXM4-80GB", "tf32 tensor", 156),
+        ("NVIDIA A100-SXM4-80GB", "fp64 tensor", 19.5), ("NVIDIA A100 80GB PCIe", "dram", 1.935),
+        ("NVIDIA A10", "tf32 tensor", 62.5), ("NVIDIA L4", "fp8 tensor", 242), ("NVIDIA L40S", "fp16 tensor", 362),
+        ("NVIDIA GeForce RTX 3090", "tf32 tensor", 35.5), ("NVIDIA GeForce RTX 4090", "int8 tensor", 660.6),
+        ("NVIDIA RTX 6000 Ada Generation", "fp32", 91.1), ("NVIDIA H100 PCIe", "tf32 tensor", 378),
+        ("NVIDIA H100 80GB HBM3", "fp8 tensor", 1978.9), ("NVIDIA H100 80GB HBM3", "fp64", 33.5),
+        ("NVIDIA H100 NVL", "dram", 3.9), ("NVIDIA H200", "dram", 4.8), ("NVIDIA B200", "fp8 tensor", 4500),
+    ],
+)  # fmt: skip
+def test_published_peaks(gpu: str, resource: str, tera: float) -> None:
+    """The table of GPUs gives the data sheets' dense figures, also those that follow by ratio."""
+    assert published_peaks(gpu)[resource] / 1e12 == pytest.approx(tera, rel=0.005)
+
+
+@pytest.mark.parametrize("gpu", ["NVIDIA A10G", "NVIDIA L40", "NVIDIA GeForce RTX 3090 Ti", "Radeon"])
+def test_similar_names_are_not_taken_for_known_ones(gpu: str) -> None:
+    """A GPU whose name merely resembles a known one has no published peaks."""
+    assert published_peaks(gpu) == {}
+
+
+def test_the_paper_s_ideal_intensity() -> None:
+    """The V100's ideal arithmetic intensity is 17.44 FLOP/byte (XSP, section III-D)."""
+    prof = gpu_profile(environment={"gpu": "Tesla V100-SXM2-16GB", "compute_capability": "7.0"})
+    assert ideal_arithmetic_intensity(prof, "fp32") == pytest.approx(17.44, abs=0.01)
+    assert np.isnan(ideal_arithmetic_intensity(prof, "bf16"))
+
+
+def test_device_properties_come_before_the_table() -> None:
+    """With clocks in the capture, peaks are multiprocessors x rate x clock, and bandwidth 2 x clock x bus."""
+    environment = {
+        "gpu": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "multiprocessors": 132, "max_sm_clock_mhz": 1980,
+        "max_memory_clock_mhz": 2619, "memory_bus_bits": 5120,
+    }  # fmt: skip
+    found = gpu_peaks(environment)
+    assert found["fp32"] == (132 * 256 * 1980e6, "device properties")
+    assert found["dram"] == (pytest.approx(3.352e12, rel=1e-3), "device properties")
+    unknown = gpu_peaks({"gpu": "GPU of the future", "compute_capability": "99.0", "multiprocessors": 7})
+    assert unknown == {}
+
+
+def test_measured_peaks_are_ceilings_too() -> None:
+    """Measured ceilings follow the theoretical ones, and count where there is no other."""
+    measured = {"dram_bytes_per_s": 2e12, "fp16_tensor_flops_per_s": 6e14}
+    known = peaks(gpu_profile(environment={"gpu": "NVIDIA H100 80GB HBM3", "measured_peaks": measured}))
+    rows = known[known["source"] == "measured"].set_index("resource")
+    assert rows["per_s"].to_dict() == {"dram": 2e12, "fp16 tensor": 6e14}
+    assert rows["precision"].to_dict() == {"dram": "", "fp16 tensor": "fp16"}
+    assert known["source"].tolist()[-2:] == ["measured"] * 2
+    prof = gpu_profile(environment={"gpu": "GPU of the future", "measured_peaks": measured})
+    assert ideal_arithmetic_intensity(prof, "fp16") == pytest.approx(300)
+
+
+def test_peaks_of_a_cpu(tmp_path: Path) -> None:
+    """A CPU's peak is cores x SIMD operations x clock, with hyper-threads of a core counted once."""
+    facts = {"physical id": "0", "cpu MHz": "2000.000", "flags": "sse2 avx avx2 fma avx512f"}
+    entries = [{"processor": number, "core id": number % 2, **facts} for number in range(4)]
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(
+        "\n\n".join("\n".join(f"{key}\t: {value}" for key, value in entry.items()) for entry in entries) + "\n"
+    )
+    read = processor(cpuinfo, tmp_path)
+    assert read["cpu_max_mhz"] == 2000
+    assert read["cpu_cores"] in (1, 2)
+    found = cpu_peaks({"cpu_cores": 2, "cpu_max_mhz": 2000.0, "cpu_flags": read["cpu_flags"], "torch_threads": 1})
+    assert found["fp32"] == (64 * 2e9, "device properties")
+    assert found["fp64"] == (32 * 2e9, "device properties")
+    assert processor(tmp_path / "missing", tmp_path) == {}
+
+
+# ---- how they are reached ----
+
+
+def test_analyses_are_reached_from_the_package_and_need_no_torch() -> None:
+    """`xsp.analysis.layer_information` works right after `import xsp`, which imports none of them, and no torch."""
+    program = (
+        "import sys, xsp\n"
+        "early = [name for name in sys.modules if name in ('xsp.analysis.layers', 'xsp.analysis.kernels')]\n"
+        f"prof = xsp.load({str(CAPTURES / 'h100_transformer.xsp')!r})\n"
+        "sizes = [len(getattr(xsp.analysis, name)(prof)) for name in xsp.analysis.__all__]\n"
+        "print(early, min(sizes) > 0, 'torch' in sys.modules)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, cwd=CAPTURES
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.split() == ["[]", "True", "False"]

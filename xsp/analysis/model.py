@@ -10,6 +10,7 @@ import pandas as pd
 
 from xsp.analysis.peaks import ideal_intensities
 from xsp.analysis.roofline import aggregated, rated
+from xsp.analysis.rungs import runs_of
 from xsp.analysis.work import kernel_work
 from xsp.types import Level
 
@@ -34,7 +35,7 @@ def model_information(profiles: Profile | Sequence[Profile]) -> pd.DataFrame:
     inputs = table["batch_size"].to_numpy(np.float64, na_value=np.nan)
     table["latency_per_input_ms"] = table["latency_ms"] / inputs
     table["throughput_per_s"] = inputs / table["latency_ms"] * 1e3
-    table["rounds"] = [int((profile.runs["deepest"] == Level.MODEL.name).sum()) for profile in every]
+    table["rounds"] = [len(runs_of(profile.runs, Level.MODEL)) for profile in every]
     return table
 
 

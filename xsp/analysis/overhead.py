@@ -29,6 +29,8 @@ def overhead(tables: Tables) -> pd.DataFrame:
     """
     runs = tables["runs"]
     rungs = sorted(runs["rung"].unique(), key=lambda rung: len(spec_of(rung).levels))
+    if len(rungs) < 2:
+        return pd.DataFrame(columns=_COLUMNS)
     totals = {level: _totals(tables, level) for level in Level}
     unprofiled = float(trimmed(totals[Level.MODEL]["M"].dropna())[0])
     rows = []

@@ -10,6 +10,7 @@ import pandas as pd
 
 from xsp.analysis.hierarchy import Hierarchy, hierarchy, layer_spans
 from xsp.analysis.intervals import covered_ns
+from xsp.analysis.rungs import runs_of
 from xsp.analysis.statistics import trimmed
 from xsp.types import Level
 
@@ -37,7 +38,7 @@ def latency_table(tables: dict[str, pd.DataFrame], model: str, corrected: pd.Dat
     host, host_ci, calls = _host(tree, runs, spans, size)
     device, device_ci, kernels = _device(tree, runs, spans, size)
     node = table["node"].to_numpy()
-    latency = float(trimmed(runs.loc[runs["deepest"] == Level.MODEL.name, "latency_ns"])[0])
+    latency = float(trimmed(runs_of(runs, Level.MODEL)["latency_ns"])[0])
     table["calls"] = calls[node]
     table["host_ms"], table["host_ci_ms"] = host[node] / 1e6, host_ci[node] / 1e6
     table["device_ms"], table["device_ci_ms"] = device[node] / 1e6, device_ci[node] / 1e6
@@ -79,7 +80,7 @@ def _host(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     host, interval, calls = np.full(size, np.nan), np.full(size, np.nan), np.zeros(size, dtype=np.int64)
     for level in _HOST_LEVELS:
-        own = runs.loc[runs["deepest"] == level.name, "run"].to_numpy()
+        own = runs_of(runs, level)["run"].to_numpy()
         if len(own):
             at, sums, counts = _host_sums(tree, spans, level, own)
             mean, half = trimmed(sums)

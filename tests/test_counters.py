@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 pytest.importorskip("cupti.cupti", reason="cupti-python names the launch functions")
 
@@ -247,8 +248,8 @@ def test_every_kernel_has_its_own_values(library: FakeCupti, tables: dict[str, p
 def refused(found: Counters) -> str:
     """The sentence of counters that could not be collected."""
     assert len(found.table) == 0
-    assert found.facts["why"] == found.doubts[0]
-    return found.doubts[0]
+    assert found.doubts == (f"{found.facts['why']} [no-counters]",)
+    return str(found.facts["why"])
 
 
 def test_no_privilege_is_a_sentence(library: FakeCupti, tables: dict[str, pd.DataFrame], names: list[str]) -> None:
@@ -356,6 +357,19 @@ def test_no_kernels_is_a_sentence(library: FakeCupti, tables: dict[str, pd.DataF
     spans = tables["spans"]
     found = collect(library, {**tables, "spans": spans[spans["level"] < 3]}, lambda: None)
     assert "KERNEL level" in refused(found)
+
+
+def test_profile_without_counters_says_why_and_is_saved(tmp_path: Path) -> None:
+    """Where there is no GPU a profile that asks for counters is made all the same, and tells what is missing."""
+    prof = xsp.measure(torch.nn.Linear(4, 4), torch.ones(2, 4), iterations=2, metrics="dram,flops", progress=False)
+    assert any(sentence.startswith("hardware counters were not collected") for sentence in prof.warnings)
+    assert xsp.load(prof.save(tmp_path / "a.xsp")).table("counters").columns.tolist() == [
+        "position",
+        "kernel",
+        "sample",
+    ]
+    with pytest.raises(LevelError, match="'bandwidth'"):
+        xsp.measure(torch.nn.Linear(4, 4), torch.ones(2, 4), metrics="bandwidth")
 
 
 def test_native_part_matches_its_python_side(tmp_path: Path) -> None:

@@ -105,7 +105,9 @@ def counted(
         "spread": spread(plan, choice.metrics, values),
         "seconds": time.perf_counter() - begin,
     }
-    return Counters(shared(plan, choice.metrics, values), facts, choice.missing)
+    return Counters(
+        shared(plan, choice.metrics, values), facts, tuple(tagged("unknown-metric", one) for one in choice.missing)
+    )
 
 
 def _plan(tables: Tables) -> Plan:

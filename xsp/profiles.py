@@ -17,6 +17,7 @@ from xsp.analysis.correction import Correction, corrected_spans, correction_of, 
 from xsp.analysis.device_timeline import device_timeline
 from xsp.analysis.overhead import overhead
 from xsp.analysis.overlap import serialized_layers
+from xsp.analysis.rungs import runs_of
 from xsp.analysis.statistics import trimmed
 from xsp.analysis.tree import latency_table
 from xsp.capture import Capture
@@ -227,7 +228,10 @@ class Profile:
 
     @property
     def latency_ms(self) -> float:
-        """Unprofiled model latency, call to device finished: trimmed mean over the runs at rung M."""
+        """Unprofiled model latency, call to device finished: trimmed mean over the runs at rung M.
+
+        An imported profile has no such runs; its latency holds the cost of the tracing.
+        """
         return float(self._latency[0]) / 1e6
 
     @property
@@ -238,7 +242,7 @@ class Profile:
     @cached_property
     def _latency(self) -> tuple[Any, Any]:
         runs = self._capture.tables["runs"]
-        return trimmed(runs.loc[runs["deepest"] == Level.MODEL.name, "latency_ns"])
+        return trimmed(runs_of(runs, Level.MODEL)["latency_ns"])
 
     @property
     def kernels(self) -> int:

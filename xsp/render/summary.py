@@ -35,7 +35,8 @@ def facts(prof: Profile) -> list[Fact]:
 
 def _measurement(prof: Profile) -> list[Fact]:
     rounds = numbers.quantity(int(prof.runs["round"].nunique()), "round")
-    found = [("latency", f"{latency(prof)} unprofiled, call to device finished (95 % interval, {rounds})")]
+    how = "unprofiled" if "M" in set(prof.runs["rung"]) else "as traced"
+    found = [("latency", f"{latency(prof)} {how}, call to device finished (95 % interval, {rounds})")]
     root = prof.tree().iloc[0]
     if is_traced(prof, Level.KERNEL):
         busy = numbers.milliseconds(root["device_ms"], numbers.decimals_for(prof.latency_ms))

@@ -85,17 +85,13 @@ def timeline_by_layer(prof: xsp.Profile) -> pd.DataFrame:
     spans = prof.spans
     spans.loc[corrected["row"], "start_ns"] = corrected["start_ns"].to_numpy()
     kernels = deepest_kernels(prof).merge(spans[["span_id", "start_ns"]], on="span_id", suffixes=("_raw", ""))
-    layers = prof.table("layers")
-    rows = []
-    for run, one in kernels.sort_values(["run", "start_ns"], kind="stable").groupby("run"):
-        reached = None
-        for start, length, layer in one[["start_ns", "duration_ns", "layer"]].itertuples(index=False):
-            idle = 0 if reached is None else max(start - reached, 0)
-            begin = start if reached is None else max(start, reached)
-            busy = max(start + length - begin, 0)
-            reached = start + length if reached is None else max(reached, start + length)
-            rows.append((run, layers.at[layer, "name"], layers.at[layer, "phase"], busy, idle))
-    table = pd.DataFrame(rows, columns=["run", "layer", "phase", "busy", "idle"])
+    kernels = kernels.sort_values(["run", "start_ns"], kind="stable")
+    end = kernels["start_ns"] + kernels["duration_ns"]
+    reached = end.groupby(kernels["run"]).cummax().groupby(kernels["run"]).shift()
+    facts = prof.table("layers").loc[kernels["layer"], ["name", "phase"]]
+    table = pd.DataFrame({"run": kernels["run"], "layer": facts["name"].to_numpy(), "phase": facts["phase"].to_numpy()})
+    table["busy"] = (end - np.fmax(kernels["start_ns"], reached)).clip(lower=0)
+    table["idle"] = (kernels["start_ns"] - reached).clip(lower=0).fillna(0)
     return table.groupby(["layer", "phase", "run"])[["busy", "idle"]].sum()
 
 

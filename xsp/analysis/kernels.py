@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.layer_time import layer_rows
+from xsp.analysis.memo import once_per_profile
 from xsp.analysis.peaks import ideal_intensities
 from xsp.analysis.roofline import aggregated, rated, sources
 from xsp.analysis.work import kernel_work
@@ -64,6 +65,7 @@ def kernels_by_name(profile: Profile) -> pd.DataFrame:
     return rated(table, ideal_intensities(profile))[_BY_NAME]
 
 
+@once_per_profile
 def placed_work(profile: Profile) -> pd.DataFrame:
     """`kernel_work` with layer_index, layer_name and phase of the layer that each kernel belongs to."""
     rows = layer_rows({name: profile.table(name) for name in ("runs", "spans", "layers")})

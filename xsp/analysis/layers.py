@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.layer_time import OUTSIDE_KIND, layer_rows, layer_times
+from xsp.analysis.memo import once_per_profile
 
 if TYPE_CHECKING:
     from xsp.profiles import Profile
@@ -29,6 +30,7 @@ def layer_information(profile: Profile) -> pd.DataFrame:
     return _layers(profile)[[*columns, "allocated_bytes", "share"]]
 
 
+@once_per_profile
 def _layers(profile: Profile) -> pd.DataFrame:
     """`layer_information` with one column more: calls, in one run."""
     tables = {name: profile.table(name) for name in _TABLES}

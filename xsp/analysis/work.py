@@ -13,6 +13,7 @@ import pandas as pd
 from xsp.analysis.call_work import call_work
 from xsp.analysis.counters import counted_work
 from xsp.analysis.layer_work import layer_work
+from xsp.analysis.memo import once_per_profile
 from xsp.analysis.occupancy import theoretical_occupancy
 from xsp.analysis.sequence import Tables, kernel_sequence
 
@@ -30,6 +31,7 @@ COLUMNS = [
 _TABLES = ("runs", "spans", "api_calls", "layers", "library_calls", "kernels")
 
 
+@once_per_profile
 def kernel_work(profile: Profile) -> pd.DataFrame:
     """One row per position of the canonical kernel sequence (`xsp.analysis.sequence`), copies and sets left out.
 

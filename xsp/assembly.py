@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.correlate import Correlated, StructureCodes, correlate
+from xsp.analysis.correlate import Correlated, StructureCodes, correlate, within_model
 from xsp.run import Run
-from xsp.types import SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level
+from xsp.types import RANGES, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level
 
 _LAUNCH_COLUMNS = ["kind", "name", "registers_per_thread", "static_shared_bytes", "dynamic_shared_bytes", "bytes"]
 _AXES = ("x", "y", "z")
@@ -55,7 +55,7 @@ def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
     library_calls = _library_calls(words, _unrecorded(spans, len(words.library_calls)))
     kernels, config = _kernels(parts, words.kernels)
     spans.loc[spans["level"] == Level.KERNEL, "detail"] = config
-    return {
+    tables = {
         "runs": _runs(runs, parts),
         "model_calls": _joined([run.model_calls for run in runs]),
         "synchronizations": _joined([_synchronizations(run, part) for run, part in zip(runs, parts, strict=True)]),
@@ -67,6 +67,8 @@ def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
         "library_calls": library_calls,
         "kernels": kernels,
     }
+    ranges = _joined([_ranges(run) for run in runs])
+    return tables | ({"ranges": ranges} if len(ranges) else {})
 
 
 def _joined(tables: Sequence[Columns]) -> pd.DataFrame:
@@ -81,6 +83,11 @@ def _synchronizations(run: Run, part: Correlated) -> Columns:
     table = run.table("synchronizations", SYNCHRONIZATIONS)
     inside = np.isin(table["correlation_id"], part.api_calls["correlation_id"])
     return {name: column[inside] for name, column in table.items()}
+
+
+def _ranges(run: Run) -> Columns:
+    """Those that began inside a model call."""
+    return within_model(run.table("ranges", RANGES), run.model_calls)[0]
 
 
 def _runs(runs: Sequence[Run], parts: Sequence[Correlated]) -> pd.DataFrame:

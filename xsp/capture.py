@@ -32,7 +32,7 @@ TABLES = (
     "calls", "modules", "layers", "library_calls", "kernels",
 )  # fmt: skip
 
-OPTIONAL_TABLES = ("serialized", "counters")
+OPTIONAL_TABLES = ("serialized", "counters", "ranges")
 """Tables that only some captures have."""
 
 # RuntimeError is zipfile's for entries that a damaged header calls encrypted or compressed in an unknown way.

@@ -20,6 +20,7 @@ from xsp.driver import Executor, Ladder, climb, rungs_for
 from xsp.environment import environment
 from xsp.gpu_state import GpuWatch, kept_rounds
 from xsp.levels.compiled import compiled_again
+from xsp.levels.nvtx import annotated_run
 from xsp.preparation import Prepared, Settings, prepare
 from xsp.progress import bar
 from xsp.serialized import serialized
@@ -54,6 +55,8 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         if wanted and {Level.LAYER, Level.KERNEL} <= set(prepared.traced):
             tables["serialized"] = serialized(executor, target, prepared)
         counters = counted(executor, tables, settings.metrics, settings.progress) if settings.metrics else None
+        if settings.nvtx:
+            annotated_run(executor, prepared.structure, layers=Level.LAYER in prepared.traced)
     correction = fitted(tables, loops)
     if counters is not None:
         tables["counters"] = counters.table

@@ -41,6 +41,8 @@ class Settings:
     serialize: bool | None = None
     stop: Stop | None = None
     metrics: tuple[str, ...] = ()
+    nvtx: bool = False
+    ranges_as_layers: bool = False
 
     @classmethod
     def of(
@@ -54,6 +56,8 @@ class Settings:
         serialize: bool | None = None,
         stop: Stop | None = None,
         metrics: str | Iterable[str] = (),
+        nvtx: bool = False,
+        ranges_as_layers: bool = False,
     ) -> Settings:
         """Checked settings. Raises LevelError for unknown levels or metrics, TargetError for an impossible option."""
         for name, count, least in (("iterations", iterations, 1), ("warmup", warmup, 0)):
@@ -65,7 +69,7 @@ class Settings:
             raise TargetError(f"stop={stop!r} cannot be: a function of the runs so far, given instead of iterations")
         budget = BUDGET_S if budget_s is None else budget_s
         traced, counted = level_table.parse_levels(levels), parse_metrics(metrics)
-        return cls(traced, iterations, warmup, budget, seed, progress, serialize, stop, counted)
+        return cls(traced, iterations, warmup, budget, seed, progress, serialize, stop, counted, nvtx, ranges_as_layers)
 
     def stopping_rule(self) -> Stop:
         """The rule given, else as many rounds as asked for, else until precise."""
@@ -107,7 +111,7 @@ def prepare(executor: Executor, settings: Settings) -> Prepared:
     doubts: list[str] = []
     called, roots = _warmed_up(executor, settings, doubts)
     compiled = compilations()
-    structure, library_calls = _structure(executor, called, roots, traced)
+    structure, library_calls = _structure(executor, called, roots, traced, settings.ranges_as_layers)
     layer_memory = _memory(executor, structure, doubts)
     tracers = _tracers(traced, structure)
     device_work = _device_work(executor, tracers)
@@ -146,11 +150,12 @@ def _noted(when: str, roots: list[nn.Module]) -> Iterator[None]:
 
 
 def _structure(
-    executor: Executor, called: list[nn.Module], roots: list[nn.Module], traced: list[Level]
+    executor: Executor, called: list[nn.Module], roots: list[nn.Module], traced: list[Level], ranges_as_layers: bool
 ) -> tuple[Structure, list[dict[str, Any]]]:
     """The untimed structure run: layers, and library calls with decoded arguments (`name` and `arguments`)."""
     target = executor.target
-    recorder = StructureRecorder(called, roots, "" if target.model is not None else target.name.rpartition(".")[2])
+    outside = "" if target.model is not None else target.name.rpartition(".")[2]
+    recorder = StructureRecorder(called, roots, outside, ranges_are_layers=ranges_as_layers)
     active: list[Tracer] = []
     if Level.LIBRARY in traced:
         from xsp.levels.library import LibraryTracer

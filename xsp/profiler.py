@@ -30,6 +30,8 @@ def measure(
     serialize: bool | None = None,
     stop: Stop | None = None,
     metrics: str | Iterable[str] = (),
+    nvtx: bool = False,
+    ranges_as_layers: bool = False,
     **kwargs: Any,
 ) -> Profile:
     """Profile `fn_or_model(*args, **kwargs)` at every level that can be traced here.
@@ -55,12 +57,17 @@ def measure(
             a sentence that says why enough is known. `xsp.stopping` has those that are used by default.
         metrics: hardware counters to collect for every kernel, in runs of their own: groups ("flops", "dram",
             "occupancy", "tensor", "l2") and CUPTI metrics such as "dram__bytes_read.sum"; none by default.
+        nvtx: execute the target once more, untimed, with NVTX ranges of domain "xsp" around model calls and layers,
+            for Nsight Systems and Compute.
+        ranges_as_layers: take the target's own NVTX ranges as layers, for code without modules.
 
     Raises TargetError if the target cannot be called, LevelError for unknown levels or metrics, and whatever the target
     raises.
 
     """
-    settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress, serialize, stop, metrics)
+    settings = Settings.of(
+        levels, iterations, warmup, budget_s, seed, progress, serialize, stop, metrics, nvtx, ranges_as_layers
+    )
     return Profile(climbed(target_of(fn_or_model, args, kwargs), settings))
 
 
@@ -89,13 +96,17 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         serialize: bool | None = None,
         stop: Stop | None = None,
         metrics: str | Iterable[str] = (),
+        nvtx: bool = False,
+        ranges_as_layers: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TargetError(
                 f"xsp.profile() needs a torch.nn.Module, not {model!r} of type {type(model).__name__}; "
                 "for other callables use xsp.measure(callable, *args)"
             )
-        self._settings = Settings.of(levels, iterations, warmup, budget_s, seed, progress, serialize, stop, metrics)
+        self._settings = Settings.of(
+            levels, iterations, warmup, budget_s, seed, progress, serialize, stop, metrics, nvtx, ranges_as_layers
+        )
         self._recorder = CallRecorder(model)
         self._profile = Profile()
 

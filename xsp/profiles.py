@@ -23,7 +23,7 @@ from xsp.analysis.tree import latency_table
 from xsp.capture import Capture
 from xsp.errors import XspError
 from xsp.tracing.context import TraceContext
-from xsp.types import Level
+from xsp.types import RANGES, Level, empty
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -254,6 +254,18 @@ class Profile:
         """Events known to be missing over all runs: dropped records, and device activities without a launch."""
         runs = self._capture.tables["runs"]
         return int(runs["lost"].sum() + runs["orphans"].sum())
+
+    @property
+    def ranges(self) -> pd.DataFrame:
+        """The target's own NVTX ranges (torch.cuda.nvtx, the nvtx package) in runs that traced layers.
+
+        Columns: run, rung, name, domain, thread, start_ns, end_ns, duration_ns. Empty where there are none.
+        """
+        found = self._capture.tables.get("ranges", pd.DataFrame({"run": pd.Series(dtype="int32"), **empty(RANGES)}))
+        rungs = self._capture.tables["runs"]["rung"].to_numpy(dtype=object)
+        ranges = found.assign(duration_ns=found["end_ns"] - found["start_ns"])
+        ranges.insert(1, "rung", rungs[ranges["run"].to_numpy()])
+        return ranges
 
     @property
     def epoch_offset_ns(self) -> int | None:

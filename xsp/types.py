@@ -127,6 +127,9 @@ SYNCHRONIZATIONS: Schema = _schema(
 )
 """Host waits and stream waits (`CUpti_ActivitySynchronization2`); `kind` is `CUpti_ActivitySynchronizationType`."""
 
+RANGES: Schema = _schema(name="O", domain="O", thread="u4", start_ns="i8", end_ns="i8")
+"""The user's own NVTX ranges, of torch.cuda.nvtx and the nvtx package."""
+
 
 class Tracer(Protocol):
     """What every level's tracer can do. The driver knows tracers only by this.

@@ -21,9 +21,10 @@ _pop_mode: Callable[[], Any] = torch.overrides._pop_mode
 
 
 class Codes:
-    """Integers for modules and functions, the same in every run of a profile."""
+    """Integers for modules, functions and NVTX ranges, the same in every run of a profile."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ranges_are_layers: bool = False) -> None:
+        self.ranges_are_layers = ranges_are_layers
         self.modules: dict[nn.Module, int] = {}
         self._functions: dict[Hashable, int | None] = {}
 
@@ -38,6 +39,11 @@ class Codes:
         except KeyError:
             code = _FUNCTION_BASE + len(self._functions) if is_layer(function) else None
             return self._functions.setdefault(function, code)
+
+    def of_range(self, name: str, domain: str) -> int:
+        """Code of an NVTX range."""
+        key = ("NVTX range", domain, name)
+        return self._functions.setdefault(key, _FUNCTION_BASE + len(self._functions)) or 0
 
 
 class _Local(threading.local):

@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from xsp.levels.autograd import ENGINE_CODE, backward_code, new_nodes, run_inside
 from xsp.levels.calls import entry_point, step_in, step_in_by_hooks
 from xsp.levels.function_mode import Codes, FunctionalMode
+from xsp.levels.ranges import RangeRecorder
 from xsp.levels.stamps import Stamp, paired
 from xsp.target import tensors_in
 from xsp.types import Columns, Level
@@ -41,6 +42,8 @@ class LayerTracer:
         self._mode: FunctionalMode | None = None
         self._token = object()
         self._calls = 0
+        told = (self._range_begins, self._range_ends, self._range_abandoned) if codes.ranges_are_layers else ()
+        self._ranges = RangeRecorder(*told)
 
     def start(self) -> None:
         """Step into the calls of the structure run's leaf modules and watch functional calls on this thread."""
@@ -50,9 +53,11 @@ class LayerTracer:
         self._steps.append(run_inside(self._engine))
         self.new_run()
         self._steps.append(partial(self._mode.__enter__().__exit__, None, None, None))
+        self._steps.append(self._ranges.watch())
 
     def new_run(self) -> None:
         """Count calls from zero again; called before every execution so that codes repeat from run to run."""
+        self._ranges.new_run()
         self._token, self._calls = object(), 0
         _remove(self._node_hooks)
 
@@ -64,11 +69,11 @@ class LayerTracer:
         _remove(self._node_hooks)
 
     def collect(self) -> dict[str, Columns]:
-        """One table, `layer_events`, with the schema LAYER_EVENTS; calls that never ended are left out."""
+        """Tables `layer_events` (LAYER_EVENTS) and `ranges` (RANGES, the user's own); without what never ended."""
         # The hooks hold on to the list itself, so it is emptied, never replaced.
         log = self._log.copy()
         self._log.clear()
-        return {"layer_events": paired(log)}
+        return {"layer_events": paired(log), "ranges": self._ranges.collect()}
 
     def last_layer(self) -> str | None:
         """Name of the layer that began or ended last; where an exception passed through, the one it came from."""
@@ -119,6 +124,20 @@ class LayerTracer:
     def _function_ends(self, code: int, _function: Any, args: Any, result: Any) -> None:
         self._log.append((2 * code + 1, time.perf_counter_ns(), threading.get_ident()))
         self._adopt(args, result)
+
+    def _range_begins(self, name: str, domain: str) -> None:
+        if self._mode is not None:
+            self._mode.suspend()
+        self._log.append((2 * self._codes.of_range(name, domain), time.perf_counter_ns(), threading.get_ident()))
+
+    def _range_ends(self, name: str, domain: str) -> None:
+        self._log.append((2 * self._codes.of_range(name, domain) + 1, time.perf_counter_ns(), threading.get_ident()))
+        self._adopt((), None)
+        self._range_abandoned()
+
+    def _range_abandoned(self) -> None:
+        if self._mode is not None:
+            self._mode.resume()
 
     def _adopt(self, inputs: Any, outputs: Any) -> None:
         call, self._calls = self._calls, self._calls + 1

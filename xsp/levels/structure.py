@@ -24,6 +24,7 @@ from xsp.levels.calls import entry_point, is_compiled, step_in, step_in_by_hooks
 from xsp.levels.compiled import Leave, around_compiled_code
 from xsp.levels.function_mode import Codes, FunctionalMode
 from xsp.levels.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
+from xsp.levels.ranges import DEFAULT_DOMAIN, RangeRecorder
 from xsp.target import described, tensors_in
 from xsp.types import Columns
 
@@ -165,20 +166,24 @@ def qualified_names(roots: list[nn.Module]) -> dict[nn.Module, str]:
 class StructureRecorder:
     """Records one execution of the target; use as a context manager around it.
 
-    `outside` is what functional calls outside every module are named after.
+    `outside` is what functional calls outside every module are named after. With `ranges_are_layers` the user's NVTX
+    ranges are layers, and functional calls inside them are not.
     """
 
-    def __init__(self, called: list[nn.Module], roots: list[nn.Module], outside: str = "") -> None:
+    def __init__(
+        self, called: list[nn.Module], roots: list[nn.Module], outside: str = "", *, ranges_are_layers: bool = False
+    ) -> None:
         self._outside = outside
         self._called = called
         self._names = qualified_names(roots)
-        self.structure = Structure(Codes())
+        self.structure = Structure(Codes(ranges_are_layers=ranges_are_layers))
         self._local = threading.local()
         self._seen_outside: Counter[str] = Counter()
         self._token = object()
         self._open: dict[int, list[int]] = {}
         self._calls = 0
         self._exit = ExitStack()
+        self._ranges = RangeRecorder(self._range_begins, self._range_ends, self._range_abandoned)
         self._mode = FunctionalMode(self.structure.codes, self._function_begins, self._function_ends)
 
     def __enter__(self) -> StructureRecorder:
@@ -189,6 +194,8 @@ class StructureRecorder:
             self._hook_leaf(module) if leaf else self._hook_container(module, name)
         self._exit.callback(run_inside(self._mode.back_on))
         self._exit.enter_context(self._mode)
+        if self.structure.codes.ranges_are_layers:
+            self._exit.callback(self._ranges.watch())
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -278,6 +285,21 @@ class StructureRecorder:
 
     def _function_ends(self, _code: int, _function: Any, args: Any, result: Any) -> None:
         self._end(args, result)
+
+    def _range_begins(self, name: str, domain: str) -> None:
+        self._mode.suspend()
+        module, _, _ = self._place()
+        code = self.structure.codes.of_range(name, domain)
+        full = name if domain == DEFAULT_DOMAIN else f"{domain}:{name}"
+        self._begin(LayerRow(code, full, "range", "range", module, "forward", -1, [], [], [], [], 0))
+
+    def _range_ends(self, _name: str, _domain: str) -> None:
+        self._end((), None)
+        self._mode.resume()
+
+    def _range_abandoned(self) -> None:
+        self._open[threading.get_ident()].pop()
+        self._mode.resume()
 
     def _begin(self, row: LayerRow) -> None:
         self._open.setdefault(threading.get_ident(), []).append(len(self.structure.layers))

@@ -1,4 +1,4 @@
-"""What library calls have to do, from their decoded arguments: operations, least memory traffic, precision."""
+"""What library calls have to do, from their decoded arguments: operations, operand bytes, precision."""
 
 from __future__ import annotations
 

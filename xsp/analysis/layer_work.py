@@ -1,7 +1,8 @@
-"""Floating-point operations and least memory traffic of layers, from their types and the shapes of their tensors.
+"""Floating-point operations and operand bytes of layers, from their types and the shapes of their tensors.
 
 This is the arithmetic of a layer's definition, a multiplication and an addition counted apart and a transcendental
-function counted once, whatever algorithm runs; and every tensor read or written once. docs/analyses.md has the list.
+function counted once, whatever algorithm runs; and every tensor read or written once, whatever caches hold.
+docs/analyses.md has the list.
 """
 
 from __future__ import annotations

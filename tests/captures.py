@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from xsp import Profile
@@ -71,6 +72,42 @@ def gpu_capture(**meta: Any) -> Capture:
         "kernels": _kernels(),
     }
     return Capture(_META | meta, tables)
+
+
+def profile_without(level: str, reason: str) -> Profile:
+    """The GPU profile as if everything from `level` on could not be traced."""
+    capture = gpu_capture()
+    order = ["MODEL", "LAYER", "LIBRARY", "KERNEL"]
+    gone = order.index(level)
+    keep_run = (capture.tables["runs"]["position"] < gone).to_numpy()
+    spans = capture.tables["spans"]
+    kept = spans[keep_run[spans["run"]]].reset_index(drop=True)
+    first = np.cumsum(~keep_run[spans["run"]])
+    kept["parent"] = np.where(kept["parent"] >= 0, kept["parent"] - first[kept["parent"].clip(lower=0)], -1)
+    levels = [
+        row | ({"status": "unavailable", "reason": reason} if order.index(row["level"]) >= gone else {})
+        for row in capture.meta["levels"]
+    ]
+    runs = capture.tables["runs"][keep_run]
+    renumbered = {run: at for at, run in enumerate(runs["run"])}
+    kept["run"] = kept["run"].map(renumbered)
+    tables = {**capture.tables, "spans": kept, "runs": runs.assign(run=range(len(runs))).reset_index(drop=True)}
+    return Profile(Capture({**capture.meta, "levels": levels, "clock": None}, tables))
+
+
+def wide_profile(layers: int) -> Profile:
+    """A profile of so many layers, all alike, at MODEL and LAYER level."""
+    capture = gpu_capture()
+    layer = capture.tables["layers"].iloc[[2]]
+    table = pd.concat([layer] * layers, ignore_index=True)
+    table["name"] = [f"fc{i}" for i in range(layers)]
+    runs = capture.tables["runs"].iloc[:2]
+    spans = capture.tables["spans"]
+    model = spans[(spans["run"] < 2) & (spans["level"] == 0)]
+    one = spans[(spans["run"] == 1) & (spans["level"] == 1)].iloc[[0]]
+    below = pd.concat([one] * layers, ignore_index=True).assign(detail=range(layers), parent=1, duration_ns=100)
+    tables = {**capture.tables, "layers": table, "runs": runs, "spans": pd.concat([model, below], ignore_index=True)}
+    return Profile(Capture(capture.meta, tables))
 
 
 _META: dict[str, Any] = {

@@ -372,6 +372,15 @@ class Profile:
         view = view_of(self._capture, wanted, self._corrected if corrected else None)
         return write_chrome(view, Path(path), self._capture.meta)
 
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write a report as one page with summary, figures and tables, which opens in a browser without a network.
+
+        Raises XspError where the directory does not exist.
+        """
+        from xsp.export.html import write_html
+
+        return write_html(self, path)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a capture that `xsp.load` opens anywhere, without torch or a GPU."""
         return self._capture.save(path)

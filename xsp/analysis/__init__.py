@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xsp.analysis import figures as figures
     from xsp.analysis.comparison import compare_models as compare_models
     from xsp.analysis.kernels import kernel_information as kernel_information
     from xsp.analysis.kernels import kernel_roofline as kernel_roofline
@@ -67,10 +68,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "figures":
+        return import_module("xsp.analysis.figures")
     if name not in _HOME:
         raise AttributeError(f"module 'xsp.analysis' has no attribute {name!r}")
     return getattr(import_module(f"xsp.analysis.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOME, "figures"})

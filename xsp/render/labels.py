@@ -9,6 +9,17 @@ _ANONYMOUS = re.compile(r"\(anonymous namespace\)::|<unnamed>::")
 _QUALIFIER = re.compile(r"(?:[A-Za-z_]\w*::)+")
 _RETURN_TYPE = re.compile(r"^(?:void|static|inline)\s+")
 
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*(?!\w*::)")
+_DULL = frozenset({
+    "unsigned", "integral_constant", "__half2", "__nv_bfloat16", "BFloat16",
+    "TensorListMetadata", "TensorIteratorBase", "OffsetCalculator", "TrivialOffsetCalculator",
+    "ReduceOp", "func_wrapper_t", "gpu_kernel_impl", "gpu_kernel_impl_nocast", "BinaryFunctor", "AUnaryFunctor",
+    "BUnaryFunctor", "cudnnKernelDataType_t", "Warp_specialized_params",
+})  # fmt: skip
+"""Identifiers that wrap what a kernel does and do not say it."""
+_TELLING = 7
+"""Characters of a template argument that says something; `float` and `4` do not."""
+
 
 def short_name(level: str, name: str, parent: str) -> str:
     """Name below its parent: `layer1.0.conv1` below `layer1.0` is `conv1`; kernels lose namespaces and arguments."""
@@ -30,6 +41,20 @@ def kernel_name(name: str) -> str:
     if not short or not short.isprintable():
         return name
     return f"{short}<…>" if template else short
+
+
+def telling_kernel_name(name: str) -> str:
+    """`kernel_name`, with what sets an instance of a template apart where an argument names it.
+
+    `vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>, …>(…)` is
+    `vectorized_elementwise_kernel<CUDAFunctor_add…>`.
+    """
+    short = kernel_name(name)
+    if not short.endswith("<…>"):
+        return short
+    arguments = _ANONYMOUS.sub("", name).partition("<")[2].rpartition("(")[0]
+    telling = next((word for word in _IDENTIFIER.findall(arguments) if len(word) >= _TELLING and word not in _DULL), "")
+    return f"{short.removesuffix('<…>')}<{telling}…>" if telling else short
 
 
 def shapes(text: str) -> str:

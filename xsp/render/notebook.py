@@ -33,8 +33,8 @@ _HEADS = ("node", "type", "calls", "host ms", "±", "device ms", "share", "kerne
 _NUMERIC = frozenset({"calls", "host ms", "±", "device ms", "kernels"})
 
 
-def profile_html(prof: Profile) -> str:
-    """A self-contained `<div>` with header, table, style and script."""
+def profile_html(prof: Profile, *, header: bool = True) -> str:
+    """A self-contained `<div>` with header (unless told otherwise), table, style and script."""
     # Shown twice, one profile has two elements in the page: the id is the output's, not the profile's.
     name = f"xsp-{uuid.uuid4().hex[:12]}"
     records: list[dict[str, Any]] = prof.tree().to_dict("records")  # type: ignore[assignment] # keys are column names
@@ -44,9 +44,10 @@ def profile_html(prof: Profile) -> str:
     lines = folded(parents, shares, ROWS)
     opened = {parents[line.row] for line in folded(parents, shares, OPENED) if line.row >= 0}
     first = " ".join(str(at) for at, line in enumerate(lines) if line.row in opened)
+    head = _header(prof) if header else ""
     return (
         f'<div class="xsp-profile" id="{name}" data-open="{first}"><style>{_asset("notebook.css")}</style>'
-        f"{_header(prof)}{_TOOLS}{_Rows(prof, records).table(lines)}{_footer(prof, len(records), len(lines))}"
+        f"{head}{_TOOLS}{_Rows(prof, records).table(lines)}{_footer(prof, len(records), len(lines))}"
         f"<script>{_asset('notebook.js').replace('XSP_ID', name)}</script></div>"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xsp.render import numbers
+from xsp.render.findings import findings
 from xsp.types import Level, Status
 
 if TYPE_CHECKING:
@@ -30,7 +31,12 @@ def latency(prof: Profile) -> str:
 
 def facts(prof: Profile) -> list[Fact]:
     """Heading and sentence for each thing to know before reading the numbers."""
-    return [*_measurement(prof), *_slowdown(prof), *_environment(prof), *_levels(prof), *_clock(prof)]
+    return [*_measurement(prof), *findings(prof), *conditions(prof)]
+
+
+def conditions(prof: Profile) -> list[Fact]:
+    """What the numbers were measured on, at what cost, and which levels are missing."""
+    return [*_slowdown(prof), *_environment(prof), *_levels(prof), *_clock(prof)]
 
 
 def _measurement(prof: Profile) -> list[Fact]:

@@ -1,0 +1,234 @@
+"""The HTML report, opened in the browser that a reader would use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from browser import CHROMIUM, Tab, chromium
+from captures import HOSTILE_LAYER, gpu_profile, wide_profile
+from torch import nn
+from typer.testing import CliRunner
+
+import xsp
+from xsp import analysis
+from xsp.cli.application import app
+from xsp.export.html_tables import script_json
+
+CAPTURE = Path(__file__).parent.parent / "examples" / "captures" / "h100_resnet50.xsp"
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on PATH")
+
+HOSTILE = "</script><img src=http://example.com/x onerror=window.hacked=1>&\"'\u2028"
+DRAWN = "Array.from(document.querySelectorAll('figure:not(.empty)'))"
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    """One browser for all tests of this file."""
+    with chromium(tmp_path_factory.mktemp("chromium")) as tab:
+        yield tab
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of ResNet-50 on an H100."""
+    return xsp.load(CAPTURE).to_html(tmp_path_factory.mktemp("report") / "report.html")
+
+
+def opened(tab: Tab, page: Path) -> Tab:
+    """The tab with this page and no messages of earlier ones; tall enough for everything to be near the window."""
+    tab.errors.clear()
+    tab.requests.clear()
+    tab.open(page)
+    height = tab.evaluate("document.documentElement.scrollHeight")
+    tab.call("Emulation.setDeviceMetricsOverride", width=1400, height=height, deviceScaleFactor=1, mobile=False)
+    tab.wait("Array.from(document.querySelectorAll('.sheet')).every((sheet) => sheet.querySelector('tbody tr'))")
+    tab.wait(f"{DRAWN}.every((figure) => figure.querySelector('svg.main-svg'))")
+    return tab
+
+
+def column(tab: Tab, sheet: str, head: str) -> list[str]:
+    """Cells of a table's column as shown."""
+    return tab.evaluate(
+        f"""(() => {{
+            const sheet = document.getElementById({sheet!r});
+            const heads = Array.from(sheet.querySelectorAll("th"), (cell) => cell.textContent);
+            const rows = Array.from(sheet.querySelectorAll("tbody tr:not(.space)"));
+            return rows.map((row) => row.cells[heads.indexOf({head!r})].textContent);
+        }})()"""
+    )
+
+
+def click(tab: Tab, sheet: str, head: str) -> None:
+    """Click a table's heading."""
+    tab.evaluate(
+        f"Array.from(document.querySelectorAll('#{sheet} th button')).find((b) => b.textContent === {head!r}).click()"
+    )
+
+
+def search(tab: Tab, sheet: str, words: str) -> str:
+    """Type into a table's search; returns what it says it found."""
+    return tab.evaluate(
+        f"""(() => {{
+            const input = document.querySelector("#{sheet} input");
+            input.value = {words!r};
+            input.dispatchEvent(new Event("input"));
+            return document.querySelector("#{sheet} output").textContent;
+        }})()"""
+    )
+
+
+@in_browser
+def test_page_draws_everything_without_errors_or_network(tab: Tab, page: Path) -> None:
+    """All figures and tables appear, nothing is written to the console, and only the page itself is loaded."""
+    opened(tab, page)
+    assert tab.evaluate(f"{DRAWN}.length") >= 11
+    assert tab.evaluate("document.querySelectorAll('.sheet').length") >= 10
+    assert tab.evaluate(f"{DRAWN}.every((f) => f.querySelectorAll('path.point, g.slice, path.surface, .point').length)")
+    assert tab.errors == []
+    assert [address for address in tab.requests if not address.startswith(("data:", "blob:"))] == [page.as_uri()]
+
+
+@in_browser
+def test_network_is_forbidden_to_the_page(tab: Tab, page: Path) -> None:
+    """The page's own policy stops a script in it from loading anything."""
+    opened(tab, page)
+    refused = tab.evaluate("fetch('http://127.0.0.1:9/').then(() => 'loaded', (error) => error.name)")
+    assert refused == "TypeError"
+    assert any("Content Security Policy" in error for error in tab.errors)
+
+
+@in_browser
+def test_tables_show_the_analyses(tab: Tab, page: Path) -> None:
+    """A table's cells are the values of its analysis, in its order."""
+    opened(tab, page)
+    expected = analysis.layer_information(xsp.load(CAPTURE))
+    shown = column(tab, "layer-information", "layer")
+    assert shown == expected["name"].tolist()[: len(shown)]
+    assert column(tab, "layer-information", "latency ms")[0] == f"{expected['latency_ms'][0]:.4f}"
+    assert f"{len(expected)} rows" in tab.evaluate("document.querySelector('#layer-information output').textContent")
+
+
+@in_browser
+def test_tables_sort(tab: Tab, page: Path) -> None:
+    """A heading sorts from the largest, then from the smallest, then as before; texts alphabetically."""
+    opened(tab, page)
+    before = column(tab, "layer-information", "layer")
+    latencies = analysis.layer_information(xsp.load(CAPTURE))["latency_ms"]
+    for order in (False, True):
+        click(tab, "layer-information", "latency ms")
+        shown = [float(cell.lstrip("<")) for cell in column(tab, "layer-information", "latency ms")]
+        expected = sorted(latencies, reverse=not order)[: len(shown)]
+        assert shown == pytest.approx(expected, abs=1e-4)
+    click(tab, "layer-information", "latency ms")
+    assert column(tab, "layer-information", "layer") == before
+    click(tab, "layer-information", "type")
+    kinds = column(tab, "layer-information", "type")
+    assert kinds == sorted(kinds, key=str.lower)
+
+
+@in_browser
+def test_tables_search_all_words_also_in_full_names(tab: Tab, page: Path) -> None:
+    """The search keeps the rows in which every word occurs, and finds what the shown name leaves out."""
+    opened(tab, page)
+    names = analysis.kernel_information(xsp.load(CAPTURE))[["name", "layer"]]
+    wanted = names["name"].str.contains("at::native", regex=False) & names["layer"].str.contains("layer1.0")
+    assert 0 < wanted.sum() < len(names)
+    assert search(tab, "kernel-information", "AT::native layer1.0") == f"{wanted.sum()} of {len(names)} rows"
+    assert len(column(tab, "kernel-information", "kernel")) == min(wanted.sum(), 32)
+    assert search(tab, "kernel-information", "no such kernel").startswith("0 of")
+    assert search(tab, "kernel-information", "") == f"{len(names)} rows"
+
+
+@in_browser
+def test_long_tables_stay_quick(tab: Tab, tmp_path: Path) -> None:
+    """A table of 3,000 rows keeps few of them in the page, sorts within half a second, and scrolls to its end."""
+    opened(tab, wide_profile(3000).to_html(tmp_path / "wide.html"))
+    assert tab.evaluate("document.querySelectorAll('#layer-information tbody tr').length") < 60
+    took = tab.evaluate(
+        """(() => {
+            const start = performance.now();
+            document.querySelectorAll("#layer-information th button")[1].click();
+            document.querySelector("#layer-information tbody").offsetHeight;
+            return performance.now() - start;
+        })()"""
+    )
+    assert took < 500
+    assert column(tab, "layer-information", "layer")[:3] == ["fc0", "fc1", "fc10"]
+    tab.evaluate("document.querySelector('#layer-information .scroll').scrollTop = 1e9")
+    tab.wait("document.querySelector('#layer-information tbody').textContent.includes('fc999')")
+
+
+@in_browser
+def test_dark_and_light_follow_the_system(tab: Tab, page: Path) -> None:
+    """Page and figures take the colours that the system asks for, also when it changes its mind."""
+    background = "getComputedStyle(document.body).backgroundColor"
+    text = "getComputedStyle(document.querySelector('#figure-layer_latency .ytitle')).fill"
+    opened(tab, page)
+    try:
+        seen = []
+        for wanted in (False, True):
+            tab.dark(wanted)
+            tab.wait(f"matchMedia('(prefers-color-scheme: dark)').matches === {str(wanted).lower()}")
+            tab.wait(f"{text} === '{'rgb(230, 232, 235)' if wanted else 'rgb(31, 35, 40)'}'")
+            seen.append(tab.evaluate(background))
+        assert seen == ["rgb(255, 255, 255)", "rgb(21, 24, 28)"]
+    finally:
+        tab.dark(False)
+
+
+@in_browser
+def test_hostile_names_are_text(tab: Tab, tmp_path: Path) -> None:
+    """Names, warnings and environment with markup in them are shown as they are and never executed."""
+    prof = gpu_profile(name=HOSTILE, warnings=[HOSTILE], environment={"gpu": HOSTILE, "torch": "2.11"})
+    opened(tab, prof.to_html(tmp_path / "hostile.html"))
+    assert tab.evaluate("window.hacked") is None
+    assert tab.evaluate("document.images.length") == 0
+    assert tab.evaluate("document.querySelector('h1').textContent") == HOSTILE.replace("\u2028", "\\u2028")
+    assert HOSTILE_LAYER in column(tab, "layer-information", "layer")
+    ticks = tab.evaluate(
+        "Array.from(document.querySelectorAll('#figure-layer_latency .xtick text'), (t) => t.textContent)"
+    )
+    assert HOSTILE_LAYER in ticks
+    assert tab.errors == []
+    assert len(tab.requests) == 1
+
+
+@in_browser
+def test_page_of_a_model_on_the_cpu(tab: Tab, tmp_path: Path) -> None:
+    """Without a GPU the page opens without errors; figures of kernels say why they are empty."""
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8))
+    prof = xsp.measure(model, torch.randn(16, 32), iterations=5)
+    opened(tab, prof.to_html(tmp_path / "cpu.html"))
+    assert "NVIDIA GPU" in tab.evaluate("document.querySelector('#figure-kernel_roofline').textContent")
+    assert "the host" in tab.evaluate("document.querySelector('#summary dd').textContent")
+    assert tab.errors == []
+
+
+def test_page_refers_to_nothing(page: Path) -> None:
+    """No element of the page has an address outside of it, and a policy forbids loading any."""
+    text = page.read_text(encoding="utf-8")
+    without_scripts = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.search(r"""(src|href)\s*=\s*["']?(?!["']?#)""", re.sub(r"<script.*?</script>", "", without_scripts))
+    assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in text
+
+
+def test_json_cannot_end_its_script_element() -> None:
+    """JSON in the page has none of the characters that HTML reads in scripts, and is still the same JSON."""
+    written = script_json({"name": HOSTILE})
+    assert not set("<>&\u2028") & set(written)
+    assert eval(written) == {"name": HOSTILE}
+
+
+def test_command_writes_the_page(tmp_path: Path) -> None:
+    """`xsp report --html` writes the page and says where; a directory that is not there is a clear error."""
+    target = tmp_path / "out.html"
+    outcome = CliRunner().invoke(app, ["report", str(CAPTURE), "--html", str(target)])
+    assert outcome.exit_code == 0
+    assert outcome.output.strip() == str(target)
+    assert target.read_text(encoding="utf-8").startswith("<!doctype html>")
+    with pytest.raises(xsp.XspError, match="no directory"):
+        xsp.load(CAPTURE).to_html(tmp_path / "missing" / "out.html")

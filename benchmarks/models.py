@@ -44,7 +44,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("examples/captures/models"))
     parser.add_argument("--only", type=_names, default=None, help=f"names, comma-separated; the sweep's is {SWEEP}")
     parser.add_argument("--skip", type=_names, default=())
-    parser.add_argument("--iterations", type=int, default=6, help="rounds of each profile")
+    parser.add_argument("--iterations", type=int, default=10, help="rounds of each profile")
     parser.add_argument("--batch", type=int, help="batch size of all models instead of their own")
     parser.add_argument("--batches", type=lambda text: [int(part) for part in text.split(",")], default=BATCHES)
     parser.add_argument("--metrics", type=_names, help="hardware counters to collect, such as flops,dram")
@@ -135,26 +135,36 @@ def _measure_sweep(name: str, device: str, options: argparse.Namespace) -> None:
 def captures(folder: Path) -> dict[str, Path]:
     """The captures of a folder by the name of their row: models by name, then the sweep by batch size."""
     found = {path.stem: path for path in sorted(folder.glob("*.xsp"))}
-    manifest = folder / SWEEP / "sweep.json"
-    entries = json.loads(manifest.read_text())["entries"] if manifest.exists() else []
-    swept = {
-        f"{SWEPT} batch {entry['value']}": folder / SWEEP / entry["capture"] for entry in entries if "capture" in entry
-    }
+    swept = {f"{SWEPT} batch {value}": path for value, path in _swept(folder).items()}
     return found | swept
 
 
+def _swept(folder: Path) -> dict[int, Path]:
+    manifest = folder / SWEEP / "sweep.json"
+    entries = json.loads(manifest.read_text())["entries"] if manifest.exists() else []
+    return {entry["value"]: folder / SWEEP / entry["capture"] for entry in entries if "capture" in entry}
+
+
 def _analyse(folder: Path) -> None:
-    rows = {}
+    sizes = {path: value for value, path in _swept(folder).items()}
+    rows: dict[str, Any] = {}
+    failures = _saved(folder).get("failures", {})
     for name, path in captures(folder).items():
         begin = time.perf_counter()
-        rows[name] = row_of(name, path)
-        failed = "; ".join(f"{which}: {why}" for which, why in rows[name]["failures"].items())
-        print(f"{name}: analysed in {time.perf_counter() - begin:.1f} s {failed}", flush=True)
-    _save(folder, rows=rows)
+        swept = {"value": sizes[path]} if path in sizes else {}
+        try:
+            rows[name] = swept | row_of(name, path, SWEPT if swept else name)
+        except Exception as error:  # the other captures are to be analysed
+            failures[name] = f"{type(error).__name__}: {error}"
+        failed = rows[name]["failures"] if name in rows else failures[name]
+        print(f"{name}: analysed in {time.perf_counter() - begin:.1f} s {failed or ''}", flush=True)
+    _save(folder, rows=rows, failures=failures)
 
 
-def row_of(name: str, path: Path) -> dict[str, Any]:
-    """Everything the table of models needs of one capture, and how every analysis fared with it."""
+def row_of(name: str, path: Path, entry: str) -> dict[str, Any]:
+    """Everything the tables need of one capture of a model of the zoo, and how every analysis fared with it."""
+    from zoo import ZOO
+
     import xsp
     from xsp import analysis
 
@@ -166,7 +176,14 @@ def row_of(name: str, path: Path) -> dict[str, Any]:
         except Exception as error:  # what fails is what this is to find out
             failures[each] = f"{type(error).__name__}: {error}"
     summary = json.loads(analysis.compare_models({name: prof}).to_json(orient="records", double_precision=15))[0]
+    facts = prof.environment
+    model = ZOO[entry]
+    versions = f"torch {facts['torch']}" + (f", driver {facts['driver']}" if facts.get("driver") else "")
     return {
+        "family": model.family,
+        "source": model.source,
+        "precision": model.precision if "gpu" in facts else "fp32",
+        "device": f"{facts.get('gpu') or facts.get('cpu')}, {versions}",
         "capture_bytes": path.stat().st_size,
         "rounds": int(prof.runs["round"].nunique()),
         "lines": lines,

@@ -37,6 +37,9 @@ def sweep(
     budget_s: Annotated[
         float | None, typer.Option("--budget-s", help="Seconds for the rounds of one value; 30 by default.")
     ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="Hardware counters of every kernel: see `xsp profile --help`; none by default.")
+    ] = "",
     output: Annotated[
         Path | None, typer.Option(help="The folder of captures to write; named after the target by default.")
     ] = None,
@@ -70,6 +73,7 @@ def sweep(
         iterations=iterations,
         warmup=warmup,
         budget_s=budget_s,
+        metrics=metrics,
         seed=seed,
         progress=False if quiet else None,
     )

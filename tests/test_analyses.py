@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
-from math import isqrt, prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,11 +19,6 @@ from torch import nn
 
 import xsp
 from xsp import analysis
-from xsp.analysis.gpu_rates import published_peaks
-from xsp.analysis.occupancy import theoretical_occupancy
-from xsp.analysis.peaks import cpu_peaks, gpu_peaks, ideal_arithmetic_intensity, peaks
-from xsp.analysis.work import kernel_work
-from xsp.processor import processor
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")
@@ -408,158 +400,6 @@ def test_kernels_by_library_call_lead_to_both(name: str, profiles: dict[str, xsp
     assert table["library_call"].tolist() == prof.table("library_calls").loc[mine["call"], "name"].tolist()
 
 
-# ---- analytic work ----
-
-
-def test_resnet50_convolutions_by_hand(profiles: dict[str, xsp.Profile]) -> None:
-    """Convolutions and classifier of ResNet-50 v1.5 do 8.18 GFLOP an image: 2 K P Q C R S each, from its layers."""
-    prof = profiles["resnet50"]
-    layers = prof.table("layers")
-    total = 0
-    for row in layers[layers["type"] == "Conv2d"].to_dict("records"):
-        [[_, channels, _, _]], [[batch, filters, height, width]] = (
-            json.loads(row[f"{side}_shapes"]) for side in ("input", "output")
-        )
-        window = row["parameter_bytes"] // (2 * filters * channels)
-        assert isqrt(window) ** 2 == window
-        total += 2 * batch * filters * height * width * channels * window
-    total += 2 * 32 * 2048 * 1000
-    work = kernel_work(prof)
-    products = work[work["precision"] == "fp16"]
-    assert products["flops"].sum() == total
-    assert total / 32 / 1e9 == pytest.approx(8.18, abs=0.005)
-    assert (products["flops_tensor"] == products["flops"]).all()
-    assert len(products) == 54
-
-
-def test_gpt2_products_by_hand(profiles: dict[str, xsp.Profile]) -> None:
-    """GPT-2 small on 64 tokens: four projections and attention in twelve blocks, then the vocabulary."""
-    work = kernel_work(profiles["transformer"])
-    block = 2 * 64 * 768 * (2304 + 768 + 3072 + 3072) + 2 * 2 * 12 * 64 * 64 * 64
-    assert work.loc[work["precision"] == "fp16", "flops"].sum() == 12 * block + 2 * 64 * 768 * 50257
-
-
-def test_bytes_are_those_of_the_operands(profiles: dict[str, xsp.Profile]) -> None:
-    """A convolution reads its input and filter and writes its output once; its layout changes get no bytes."""
-    prof = profiles["resnet50"]
-    work = kernel_work(prof)
-    first = work[work["layer"] == 0]
-    [main] = first[first["flops"].notna()].to_dict("records")
-    assert "fprop" in main["name"]
-    assert main["dram_read_bytes"] == 2 * (32 * 3 * 224 * 224 + 64 * 3 * 7 * 7)
-    assert main["dram_write_bytes"] == 2 * 32 * 64 * 112 * 112
-    assert first["dram_read_bytes"].notna().sum() == 1
-    longer = first.loc[first["duration_ns"].idxmax()]
-    assert "nchwToNhwc" in longer["name"], "the longest kernel changes the layout, and still does no arithmetic"
-
-
-def test_work_is_kept_when_a_layer_is_launched_in_chunks(profiles: dict[str, xsp.Profile]) -> None:
-    """An optimizer's list of tensors is worked off by several launches, which share its bytes by their duration."""
-    prof = profiles["train_step"]
-    layers = prof.table("layers")
-    row = int(layers.index[layers["type"] == "foreach_mul"][0])
-    work = kernel_work(prof)
-    mine = work[work["layer"] == row]
-    assert len(mine) > 1
-    shapes, types = (json.loads(layers.at[row, f"input_{what}"]) for what in ("shapes", "dtypes"))
-    size = sum(prod(shape) * int(kind.removeprefix("float")) // 8 for shape, kind in zip(shapes, types, strict=True))
-    assert mine["dram_read_bytes"].sum() == pytest.approx(size)
-    rate = mine["dram_read_bytes"] / mine["duration_ns"]
-    np.testing.assert_allclose(rate, rate.iloc[0])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_kernel_beats_the_hardware(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """Analytic FLOPs never exceed what an H100 can compute in the kernel's time, at its precision's peak."""
-    table = analysis.kernel_information(profiles[name])
-    ceiling = table["precision"].map({"fp16": H100_FP16, "fp32": H100_FP32, "fp64": 66.9e12})
-    some = ceiling.notna()
-    assert (table.loc[some, "flops_per_s"] < ceiling[some]).all()
-
-
-def test_occupancy_by_hand() -> None:
-    """Theoretical occupancy follows the limits of warps, registers, shared memory and the grid."""
-    launches = [
-        # block, registers, dynamic shared bytes, grid, occupancy on compute capability 9.0
-        (1024, 32, 0, 10_000, 1.0),
-        (256, 64, 0, 10_000, 0.5),  # 65536 / (64 * 256) = 4 blocks of 8 warps of 64
-        (128, 255, 0, 10_000, 8 / 64),  # registers in units of 256 a warp: 8192 each, 2 blocks of 4 warps
-        (384, 168, 163_972, 10_000, 12 / 64),  # one block's shared memory
-        (128, 16, 0, 132, 4 / 64),  # one block for each multiprocessor
-        (64, 16, 0, 10_000, 1.0),  # 32 blocks of 2 warps
-        (32, 16, 0, 10_000, 0.5),  # no more than 32 blocks
-    ]  # fmt: skip
-    kernels = pd.DataFrame(
-        {
-            "kind": "kernel", "registers_per_thread": [row[1] for row in launches], "static_shared_bytes": 0,
-            "dynamic_shared_bytes": [row[2] for row in launches], "grid_x": [row[3] for row in launches],
-            "grid_y": 1, "grid_z": 1, "block_x": [row[0] for row in launches], "block_y": 1, "block_z": 1,
-        }
-    )  # fmt: skip
-    assert theoretical_occupancy(kernels, "9.0", 132).tolist() == [row[4] for row in launches]
-    assert theoretical_occupancy(kernels, "9.0")[4] == 1.0
-    assert np.isnan(theoretical_occupancy(kernels, "3.5")).all()
-
-
-# ---- counters ----
-
-
-def counted_profile(**changes: Any) -> xsp.Profile:
-    """The synthetic capture with hardware counters of its four kernels."""
-    columns = {
-        "position": [0, 1, 2, 3], "kernel": [0, 1, 2, 3], "sample": [0, 1, 2, 3],
-        "smsp__sass_thread_inst_executed_op_dadd_pred_on.sum": 0.0,
-        "smsp__sass_thread_inst_executed_op_dmul_pred_on.sum": 0.0,
-        "smsp__sass_thread_inst_executed_op_dfma_pred_on.sum": 0.0,
-        "smsp__sass_thread_inst_executed_op_fadd_pred_on.sum": [0.0, 1000.0, 1e6, 0.0],
-        "smsp__sass_thread_inst_executed_op_fmul_pred_on.sum": 0.0,
-        "smsp__sass_thread_inst_executed_op_ffma_pred_on.sum": 0.0,
-        "smsp__sass_thread_inst_executed_op_hadd_pred_on.sum": 0.0,
-        "smsp__sass_thread_inst_executed_op_hmul_pred_on.sum": 0.0,
-        "smsp__sass_thread_inst_executed_op_hfma_pred_on.sum": 0.0,
-        "sm__ops_path_tensor_src_fp16_dst_fp16.sum": 0.0,
-        "sm__ops_path_tensor_src_fp16_dst_fp32.sum": [0.0, 4e9, 0.0, 1e9],
-        "dram__bytes_read.sum": [1e6, 1e7, 2e6, 0.0],
-        "dram__bytes_write.sum": [1e6, 0.0, 2e6, 0.0],
-        "sm__warps_active.avg.pct_of_peak_sustained_active": [50.0, 25.0, 100.0, 10.0],
-    }  # fmt: skip
-    capture = gpu_capture()
-    table = pd.DataFrame(columns).assign(**changes)
-    return xsp.Profile(replace(capture, tables={**capture.tables, "counters": table}))
-
-
-def test_counters_stand_in_for_estimates() -> None:
-    """With hardware counters, FLOPs, bytes, occupancy and precision are the counted ones, and marked so."""
-    table = analysis.kernel_information(counted_profile())
-    assert table["source"].tolist() == ["counters"] * 4
-    assert table["flops"].tolist() == [0, 4e9 + 1000, 1e6, 1e9]
-    assert table["precision"].tolist() == ["", "fp16", "fp32", "fp16"]
-    assert table["occupancy"].tolist() == [0.5, 0.25, 1.0, 0.1]
-    # The ridge of an H100 lies at 295 FLOP/byte for fp16 and at 20 for fp32; no bytes, no verdict.
-    assert table["memory_bound"].tolist()[:3] == [True, False, True]
-    assert pd.isna(table["memory_bound"][3])
-    by_layer = analysis.kernels_by_layer(counted_profile()).set_index("layer_index")
-    assert by_layer.loc[0, "arithmetic_intensity"] == pytest.approx((4e9 + 1000) / 12e6)
-    assert by_layer.loc[0, "occupancy"] == pytest.approx((0.5 * 0.05 + 0.25 * 0.25) / 0.30)
-    assert by_layer.loc[0, "precision"] == "fp16"
-
-
-def test_counters_of_another_kernel_are_not_used() -> None:
-    """Where the counted kernel is not the one at its position, its estimate stays."""
-    work = kernel_work(counted_profile(kernel=[0, 1, 2, 2]))
-    assert work["flops_source"].tolist() == ["counters"] * 3 + ["analytic"]
-    assert work["flops"].tolist()[3] == 2 * 8 * 10 * 64
-
-
-def test_metrics_that_were_not_collected_are_estimated() -> None:
-    """Counters without DRAM metrics leave the bytes analytic, and the row says it is mixed."""
-    table = counted_profile().table("counters").drop(columns=["dram__bytes_read.sum", "dram__bytes_write.sum"])
-    capture = gpu_capture()
-    work = kernel_work(xsp.Profile(replace(capture, tables={**capture.tables, "counters": table})))
-    assert work["bytes_source"].tolist() == ["", "analytic", "analytic", "analytic"]
-    assert work["flops_source"].tolist() == ["counters"] * 4
-
-
 # ---- control flow that differs, several calls ----
 
 
@@ -644,82 +484,6 @@ def test_only_the_model_was_traced() -> None:
     assert {name for name, size in sizes.items() if size} - {"compare_models"} == {
         "model_information", "kernels_by_model",
     }  # fmt: skip
-
-
-# ---- peaks ----
-
-
-@pytest.mark.parametrize(
-    ("gpu", "resource", "tera"),
-    [
-        ("Tesla V100-SXM2-16GB", "fp32", 15.7), ("Tesla V100-SXM2-16GB", "dram", 0.9),
-        ("Tesla T4", "int8 tensor", 130), ("NVIDIA A100-SXM4-80GB", "tf32 tensor", 156),
-        ("NVIDIA A100-SXM4-80GB", "fp64 tensor", 19.5), ("NVIDIA A100 80GB PCIe", "dram", 1.935),
-        ("NVIDIA A10", "tf32 tensor", 62.5), ("NVIDIA L4", "fp8 tensor", 242), ("NVIDIA L40S", "fp16 tensor", 362),
-        ("NVIDIA GeForce RTX 3090", "tf32 tensor", 35.5), ("NVIDIA GeForce RTX 4090", "int8 tensor", 660.6),
-        ("NVIDIA RTX 6000 Ada Generation", "fp32", 91.1), ("NVIDIA H100 PCIe", "tf32 tensor", 378),
-        ("NVIDIA H100 80GB HBM3", "fp8 tensor", 1978.9), ("NVIDIA H100 80GB HBM3", "fp64", 33.5),
-        ("NVIDIA H100 NVL", "dram", 3.9), ("NVIDIA H200", "dram", 4.8), ("NVIDIA B200", "fp8 tensor", 4500),
-    ],
-)  # fmt: skip
-def test_published_peaks(gpu: str, resource: str, tera: float) -> None:
-    """The table of GPUs gives the data sheets' dense figures, also those that follow by ratio."""
-    assert published_peaks(gpu)[resource] / 1e12 == pytest.approx(tera, rel=0.005)
-
-
-@pytest.mark.parametrize("gpu", ["NVIDIA A10G", "NVIDIA L40", "NVIDIA GeForce RTX 3090 Ti", "Radeon"])
-def test_similar_names_are_not_taken_for_known_ones(gpu: str) -> None:
-    """A GPU whose name merely resembles a known one has no published peaks."""
-    assert published_peaks(gpu) == {}
-
-
-def test_the_paper_s_ideal_intensity() -> None:
-    """The V100's ideal arithmetic intensity is 17.44 FLOP/byte (XSP, section III-D)."""
-    prof = gpu_profile(environment={"gpu": "Tesla V100-SXM2-16GB", "compute_capability": "7.0"})
-    assert ideal_arithmetic_intensity(prof, "fp32") == pytest.approx(17.44, abs=0.01)
-    assert np.isnan(ideal_arithmetic_intensity(prof, "bf16"))
-
-
-def test_device_properties_come_before_the_table() -> None:
-    """With clocks in the capture, peaks are multiprocessors x rate x clock, and bandwidth 2 x clock x bus."""
-    environment = {
-        "gpu": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "multiprocessors": 132, "max_sm_clock_mhz": 1980,
-        "max_memory_clock_mhz": 2619, "memory_bus_bits": 5120,
-    }  # fmt: skip
-    found = gpu_peaks(environment)
-    assert found["fp32"] == (132 * 256 * 1980e6, "device properties")
-    assert found["dram"] == (pytest.approx(3.352e12, rel=1e-3), "device properties")
-    unknown = gpu_peaks({"gpu": "GPU of the future", "compute_capability": "99.0", "multiprocessors": 7})
-    assert unknown == {}
-
-
-def test_measured_peaks_are_ceilings_too() -> None:
-    """Measured ceilings follow the theoretical ones, and count where there is no other."""
-    measured = {"dram_bytes_per_s": 2e12, "fp16_tensor_flops_per_s": 6e14}
-    known = peaks(gpu_profile(environment={"gpu": "NVIDIA H100 80GB HBM3", "measured_peaks": measured}))
-    rows = known[known["source"] == "measured"].set_index("resource")
-    assert rows["per_s"].to_dict() == {"dram": 2e12, "fp16 tensor": 6e14}
-    assert rows["precision"].to_dict() == {"dram": "", "fp16 tensor": "fp16"}
-    assert known["source"].tolist()[-2:] == ["measured"] * 2
-    prof = gpu_profile(environment={"gpu": "GPU of the future", "measured_peaks": measured})
-    assert ideal_arithmetic_intensity(prof, "fp16") == pytest.approx(300)
-
-
-def test_peaks_of_a_cpu(tmp_path: Path) -> None:
-    """A CPU's peak is cores x SIMD operations x clock, with hyper-threads of a core counted once."""
-    facts = {"physical id": "0", "cpu MHz": "2000.000", "flags": "sse2 avx avx2 fma avx512f"}
-    entries = [{"processor": number, "core id": number % 2, **facts} for number in range(4)]
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(
-        "\n\n".join("\n".join(f"{key}\t: {value}" for key, value in entry.items()) for entry in entries) + "\n"
-    )
-    read = processor(cpuinfo, tmp_path)
-    assert read["cpu_max_mhz"] == 2000
-    assert read["cpu_cores"] in (1, 2)
-    found = cpu_peaks({"cpu_cores": 2, "cpu_max_mhz": 2000.0, "cpu_flags": read["cpu_flags"], "torch_threads": 1})
-    assert found["fp32"] == (64 * 2e9, "device properties")
-    assert found["fp64"] == (32 * 2e9, "device properties")
-    assert processor(tmp_path / "missing", tmp_path) == {}
 
 
 # ---- how they are reached ----

@@ -65,7 +65,7 @@ def _graph(operations: list[Mapping[str, Any]], flops: float) -> Work:
 
 def _convolution(call: Mapping[str, Any]) -> tuple[float, float, str] | None:
     """Bytes read and written by a convolution or one of its gradients, and the precision of its operands."""
-    tensors = {key: call[key] for key in _OPERANDS if isinstance(call.get(key), Mapping)}
+    tensors = {key: call[key] for key in _OPERANDS if isinstance(call.get(key), Mapping) and "dims" in call[key]}
     written = next((key for key in _OUTPUTS if key in tensors), None)
     if written is None or len(tensors) != 3:
         return None

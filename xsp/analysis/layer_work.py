@@ -185,19 +185,16 @@ _NO_ARITHMETIC = re.compile(
 _PER_OUTPUT: tuple[tuple[re.Pattern[str], float], ...] = tuple(
     (re.compile(pattern), float(each))
     for pattern, each in (
-        (
-            r"i?(add|sub|mul|div|truediv|neg|rsub|radd|rmul)$|_*(i?(add|sub|mul|truediv)|neg|r(add|sub|mul|truediv))_*$",
-            1,
-        ),
+        (r"[ir]?(add|sub|mul|div|truediv)$|neg$", 1),
         (r"(tanh|Tanh|exp|log|sqrt|rsqrt|reciprocal|erf|sin|cos)$", 1),
-        (r"(pow|square|abs)_*$", 1),
+        (r"(pow|square|abs)$", 1),
         (r"BatchNorm[123]d$|FrozenBatchNorm2d$|batch_norm$", 2),
         (r"(Layer|Group|Instance)Norm([123]d|2d)?$|(layer|group|instance)_norm$", 8),
         (r"\w*RMSNorm$|rms_norm$", 4),
         (r"(log_)?softmax$|(Log)?Softmax$", 4),
         (r"Sigmoid$|sigmoid$", 3),
         (r"SiLU(Activation)?$|silu$|Hardswish$|hardswish$", 4),
-        (r"GELU(Activation)?$|gelu$", 5),
+        (r"(New|Fast|Quick)?GELU(Activation)?$|gelu$", 5),
         (r"Dropout[123]?d?$|dropout$", 1),
     )
 )

@@ -14,6 +14,7 @@ from xsp.analysis.kernels import placed_work
 from xsp.analysis.layer_time import layer_rows, summed
 from xsp.analysis.peaks import ideal_intensities
 from xsp.analysis.roofline import rated
+from xsp.analysis.rungs import runs_of
 from xsp.analysis.statistics import trimmed
 from xsp.types import Level
 
@@ -97,9 +98,8 @@ def _calls(profile: Profile) -> pd.DataFrame:
 
 
 def _host_ms(spans: pd.DataFrame, runs: pd.DataFrame, count: int) -> npt.NDArray[np.float64]:
-    """By row of `library_calls`: host time, from the rung whose deepest level is LIBRARY, or else the deepest rung."""
-    deepest = runs["deepest"] == Level.LIBRARY.name
-    own = runs.loc[deepest if deepest.any() else runs["rung"] == deepest_rung({"runs": runs}), "run"]
+    """By row of `library_calls`: host time, from the rung whose deepest level is LIBRARY."""
+    own = runs_of(runs, Level.LIBRARY)["run"]
     here = spans[(spans["level"] == Level.LIBRARY) & spans["run"].isin(own)]
     amount = here["duration_ns"].to_numpy(np.float64)
     return np.asarray(trimmed(summed(here["run"].to_numpy(), here["detail"].to_numpy(), amount, count))[0] / 1e6)

@@ -19,6 +19,8 @@ from xsp.profiles import load as load
 from xsp.types import Level as Level
 
 if TYPE_CHECKING:
+    from xsp.imports.kineto import from_kineto as from_kineto
+    from xsp.imports.nsys import from_nsys as from_nsys
     from xsp.profiler import measure as measure
     from xsp.profiler import profile as profile
     from xsp.sweeping import sweep as sweep
@@ -36,6 +38,8 @@ __all__ = [
     "TargetError",
     "TracingError",
     "XspError",
+    "from_kineto",
+    "from_nsys",
     "load",
     "load_sweep",
     "measure",
@@ -50,6 +54,14 @@ def __getattr__(name: str) -> Any:
         from xsp import profiler
 
         return getattr(profiler, name)
+    if name == "from_kineto":
+        from xsp.imports.kineto import from_kineto
+
+        return from_kineto
+    if name == "from_nsys":
+        from xsp.imports.nsys import from_nsys
+
+        return from_nsys
     if name == "sweep":
         from xsp import sweeping
 

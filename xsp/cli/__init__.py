@@ -1,4 +1,4 @@
-"""The command line: `xsp profile`, `xsp report`, `xsp doctor`. One module per subcommand."""
+"""The command line. One module per subcommand."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from xsp.cli.doctor import doctor
+from xsp.cli.export import export
+from xsp.cli.import_ import import_
 from xsp.cli.profile import profile
 from xsp.cli.report import report
 from xsp.cli.sweep import sweep
@@ -21,6 +23,8 @@ app = typer.Typer(
 app.command()(profile)
 app.command()(sweep)
 app.command()(report)
+app.command()(export)
+app.command("import")(import_)
 app.command()(doctor)
 
 

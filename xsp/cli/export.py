@@ -1,0 +1,80 @@
+"""`xsp export`: a capture in a format of other tools. A format is a row of FORMATS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xsp.errors import XspError
+
+if TYPE_CHECKING:
+    from xsp.profiles import Profile
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a profile is written: `write(prof, path, **choice)`; the choice of a run is passed if `of_one_run`.
+
+    `ending` is appended to the capture's stem where no output is named.
+    """
+
+    ending: str
+    what: str
+    write: Callable[..., object]
+    of_one_run: bool = False
+
+
+def _tables(form: str) -> Callable[[Profile, Path], object]:
+    def write(prof: Profile, path: Path) -> object:
+        from xsp.export.tables import write_tables
+
+        return write_tables(prof, path, form)
+
+    return write
+
+
+FORMATS = {
+    "perfetto": Format(".pftrace", "one run, for ui.perfetto.dev", lambda p, at, **c: p.to_perfetto(at, **c), True),
+    "chrome": Format(".json.gz", "one run, as torch.profiler writes it", lambda p, at, **c: p.to_chrome(at, **c), True),
+    "html": Format(".html", "a report", lambda p, at: p.to_html(at)),
+    "csv": Format("_csv", "a folder of tables", _tables("csv")),
+    "parquet": Format("_parquet", "a folder of tables", _tables("parquet")),
+}
+
+
+def export(
+    capture: Annotated[Path, typer.Argument(help="A capture, *.xsp.", metavar="CAPTURE", show_default=False)],
+    to: Annotated[
+        str, typer.Option(help="; ".join(f"{name}: {form.what}" for name, form in FORMATS.items()), show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="What to write; named after the capture by default.", show_default=False),
+    ] = None,
+    run: Annotated[
+        int | None, typer.Option(help="Run to show; the last of the rung by default.", show_default=False)
+    ] = None,
+    rung: Annotated[
+        str | None, typer.Option(help="Rung to show, such as M/L; the deepest by default.", show_default=False)
+    ] = None,
+    corrected: Annotated[bool, typer.Option("--corrected", help="Times without the tracers' cost.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a capture for other tools. Needs neither torch nor a GPU."""
+    if to not in FORMATS:
+        raise XspError(f"there is no format {to!r}; the formats are {', '.join(FORMATS)}")
+    form = FORMATS[to]
+    choice: dict[str, Any] = {"run": run, "rung": rung, "corrected": corrected}
+    if not form.of_one_run and any(value not in (None, False) for value in choice.values()):
+        raise XspError(f"--run, --rung and --corrected choose what a trace shows; {to} has all runs, so leave them out")
+    path = output or capture.with_name(capture.stem + form.ending)
+    if path.is_file() and not force:
+        raise XspError(f"{str(path)!r} exists and is not overwritten without --force; or name another with --output")
+    from xsp.profiles import load
+
+    form.write(load(capture), path, **(choice if form.of_one_run else {}))
+    typer.echo(f"{to} written to {path}")

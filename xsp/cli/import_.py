@@ -1,0 +1,59 @@
+"""`xsp import`: a trace of another tool as a capture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xsp.errors import XspError
+
+_SQLITE = b"SQLite format 3\x00"
+
+
+def import_(
+    trace: Annotated[
+        Path,
+        typer.Argument(
+            help="A trace of torch.profiler (*.json, *.json.gz) or an SQLite export of Nsight Systems.",
+            metavar="TRACE",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The capture; named after the trace by default.", show_default=False),
+    ] = None,
+    runs: Annotated[
+        str | None,
+        typer.Option(
+            help="How the names of the annotations or NVTX ranges begin that are one run each; ProfilerStep# for "
+            "torch.profiler by default.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing capture.")] = False,
+) -> None:
+    """Make a capture of a trace that another tool recorded. Needs neither torch nor a GPU."""
+    path = output or trace.with_name(trace.name.removesuffix(".gz").rpartition(".")[0] + ".xsp")
+    if path.exists() and not force:
+        raise XspError(f"{str(path)!r} exists and is not overwritten without --force; or name another with --output")
+    if not path.parent.is_dir():
+        raise XspError(f"there is no directory {str(path.parent)!r} to write {path.name!r} to; make it first")
+    if _is_sqlite(trace):
+        from xsp.imports.nsys import from_nsys
+
+        prof = from_nsys(trace, runs=runs)
+    else:
+        from xsp.imports.kineto import STEP, from_kineto
+
+        prof = from_kineto(trace, runs=runs or STEP)
+    typer.echo(f"capture written to {prof.save(path)}")
+
+
+def _is_sqlite(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_SQLITE)) == _SQLITE

@@ -1,0 +1,78 @@
+"""A profile's tables as a folder of CSV or Parquet files, for programs that know nothing of xsp."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from xsp.capture import OPTIONAL_TABLES, TABLES
+from xsp.errors import XspError
+
+if TYPE_CHECKING:
+    from xsp.profiles import Profile
+
+PROFILE = "profile.json"
+"""What is no table: name, latency, levels, environment, warnings."""
+
+_WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
+    "csv": lambda table, path: table.to_csv(path, index=False),
+    "parquet": lambda table, path: table.to_parquet(path, index=False),
+}
+
+
+def write_tables(prof: Profile, folder: Path, form: str) -> Path:
+    """Write every table to `folder` as `NAME.csv` or `NAME.parquet` (`form`), and PROFILE; the folder is made.
+
+    Tables: tree, spans, the raw tables of the capture, and those that were measured too (gpu_states, corrected, costs,
+    closure_error, overhead, device_timeline). Raises XspError if the folder has other files in it.
+    """
+    tables = {name: table for name, table in _tables(prof) if len(table.columns)}
+    names = {PROFILE, *(f"{name}.{form}" for name in tables)}
+    if folder.exists() and not folder.is_dir():
+        raise XspError(f"{str(folder)!r} is a file, and the tables need a folder; name another with --output")
+    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir() if path.name not in names)):
+        raise XspError(
+            f"the folder {str(folder)!r} holds other files ({', '.join(others[:3])}); name a new one with --output"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        _WRITERS[form](table, folder / f"{name}.{form}")
+    (folder / PROFILE).write_text(json.dumps(_facts(prof), indent=1, default=str), encoding="utf-8")
+    return folder
+
+
+def _tables(prof: Profile) -> Iterator[tuple[str, pd.DataFrame]]:
+    yield "tree", prof.tree()
+    yield "spans", prof.spans
+    for name in TABLES:
+        if name != "spans":
+            yield name, prof.table(name)
+    for name in OPTIONAL_TABLES:
+        with suppress(KeyError):
+            yield name, prof.table(name)
+    yield "gpu_states", prof.gpu_states
+    if (corrected := prof.corrected) is not None:
+        yield "corrected", corrected
+    yield "costs", prof.costs
+    yield "closure_error", prof.closure_error.reset_index()
+    yield "overhead", prof.overhead()
+    yield "device_timeline", prof.device_timeline()
+
+
+def _facts(prof: Profile) -> dict[str, object]:
+    return {
+        "name": prof.name,
+        "latency_ms": prof.latency_ms,
+        "latency_ci_ms": prof.latency_ci_ms,
+        "kernels": prof.kernels,
+        "lost": prof.lost,
+        "levels": prof.levels.to_dict("records"),
+        "environment": prof.environment,
+        "clock": prof.clock,
+        "warnings": prof.warnings,
+    }

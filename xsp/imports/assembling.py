@@ -1,0 +1,175 @@
+"""A capture from what a foreign trace holds: its windows as runs of one rung, with xsp's own rules for parents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.analysis.correlate import launch_of
+from xsp.assembly import Vocabulary, assemble
+from xsp.capture import Capture
+from xsp.errors import CaptureError
+from xsp.imports.foreign import ForeignTrace
+from xsp.imports.layers import Layers, layers_of
+from xsp.run import Run
+from xsp.tracing import context
+from xsp.types import (
+    API_CALLS,
+    DEVICE_ACTIVITY,
+    LAYER_EVENTS,
+    LIBRARY_EVENTS,
+    Columns,
+    DeviceKind,
+    Level,
+    RunSpec,
+    Schema,
+)
+
+Ints = npt.NDArray[np.int64]
+
+_RECORDED_WITH_TRACING = (
+    "imported from {tool}: every time holds the cost of that tool's tracing, since there are no runs without it"
+)
+
+
+def capture_of(trace: ForeignTrace) -> Capture:
+    """The capture. Raises CaptureError if the trace has nothing on the host that time could be given to."""
+    windows = trace.windows if len(trace.windows) else _whole(trace)
+    windows = windows.sort_values("start_ns", kind="stable").reset_index(drop=True)
+    layers = layers_of(trace.ranges, _window_of(trace.ranges["start_ns"], windows), len(windows))
+    levels = _levels(trace, layers)
+    runs, words = _runs(trace, windows, layers, RunSpec(tuple(levels)))
+    name = layers.model or trace.name
+    words.calls[0]["name"] = name
+    return Capture(_meta(trace, name, levels, windows), assemble(runs, words))
+
+
+def _whole(trace: ForeignTrace) -> pd.DataFrame:
+    """One window around everything, on the thread with most of the host's events."""
+    host = pd.concat([part[["thread", "start_ns", "end_ns"]] for part in (trace.ranges, trace.library, trace.api)])
+    if not len(host):
+        raise CaptureError(
+            f"this trace of {trace.tool} holds no operators, annotations or CUDA API calls, so that no time can be "
+            "given to anything on the host; record the host too (ProfilerActivity.CPU, nsys profile --trace=cuda,nvtx)"
+        )
+    ends = [host["end_ns"].max(), *(trace.device["end_ns"].max() for _ in range(bool(len(trace.device))))]
+    bounds = {"thread": host["thread"].mode().iloc[0], "start_ns": host["start_ns"].min(), "end_ns": max(ends)}
+    return pd.DataFrame([bounds]).astype(np.int64)
+
+
+def _window_of(start_ns: pd.Series, windows: pd.DataFrame) -> Ints:
+    """Index of the window that each stamp lies in, -1 for none; of overlapping windows the later one."""
+    window = np.searchsorted(windows["start_ns"].to_numpy(), start_ns.to_numpy(), side="right") - 1
+    inside = (window >= 0) & (start_ns.to_numpy() <= windows["end_ns"].to_numpy()[window])
+    return np.where(inside, window, -1)
+
+
+def _levels(trace: ForeignTrace, layers: Layers) -> list[Level]:
+    there = {Level.MODEL: True, Level.LAYER: bool(len(layers.rows))}
+    there |= {Level.LIBRARY: bool(len(trace.library)), Level.KERNEL: bool(len(trace.device))}
+    return [level for level in Level if there[level]]
+
+
+def _runs(trace: ForeignTrace, windows: pd.DataFrame, layers: Layers, spec: RunSpec) -> tuple[list[Run], Vocabulary]:
+    kernel, kernels = pd.factorize(trace.device["name"])
+    symbol, symbols = pd.factorize(trace.library["name"])
+    api_code, api_names = pd.factorize(trace.api["name"])
+    api = trace.api.assign(cbid=api_code).sort_values("start_ns", kind="stable", ignore_index=True)
+    library = trace.library.assign(symbol=symbol)
+    kinds = trace.device["kind"].map({kind.name.lower(): int(kind) for kind in DeviceKind})
+    device = trace.device.assign(name=kernel, kind=kinds)
+    of_api = _window_of(api["start_ns"], windows)
+    of_library = _window_of(library["start_ns"], windows)
+    launch = launch_of(device["correlation_id"].to_numpy(), api["correlation_id"].to_numpy())
+    # What has no launch is counted as an orphan of the run during which it ran.
+    of_device = np.where(launch >= 0, np.r_[of_api, -1][launch], _window_of(device["start_ns"], windows))
+    runs = [
+        _run(number, spec, windows.iloc[[number]], {
+            "layer_events": _columns(LAYER_EVENTS, layers.events[layers.events["window"] == number]),
+            "library_events": _columns(LIBRARY_EVENTS, library[of_library == number]),
+            "api_calls": _columns(API_CALLS, api[of_api == number]),
+            "device_activity": _columns(DEVICE_ACTIVITY, device[of_device == number]),
+        })
+        for number in range(len(windows))
+    ]  # fmt: skip
+    first = library[of_library == 0].sort_values("start_ns", kind="stable")
+    calls = [
+        {"symbol": int(row["symbol"]), "arguments": row["arguments"]}
+        for row in first[["symbol", "arguments"]].to_dict("records")
+    ]
+    library_of = dict(zip(library["name"], library["library"], strict=True))
+    call = {"call": 0, "input_shapes": "[]", "input_dtypes": "[]", "batch_size": -1}
+    words = Vocabulary(
+        calls=[call],
+        modules=layers.modules,
+        layers=layers.rows,
+        library_calls=calls,
+        symbols=[str(one) for one in symbols],
+        library_of=lambda name: str(library_of[name]),
+        kernels=[str(one) for one in kernels],
+        api_name=lambda _domain, cbid: str(api_names[cbid]),
+    )
+    return runs, words
+
+
+def _run(number: int, spec: RunSpec, window: pd.DataFrame, tables: dict[str, Columns]) -> Run:
+    start, end = int(window["start_ns"].iloc[0]), int(window["end_ns"].iloc[0])
+    finished = max(end, int(tables["device_activity"]["end_ns"].max(initial=end)))
+    calls = {"start_ns": start, "host_end_ns": end, "end_ns": finished}
+    model_calls: Columns = {name: np.array([value], dtype=np.int64) for name, value in calls.items()}
+    thread = np.array([window["thread"].iloc[0] & 0xFFFFFFFF], dtype=np.uint32)
+    return Run(spec, number, 0, {"thread": thread, **model_calls}, tables)
+
+
+def _columns(schema: Schema, rows: pd.DataFrame) -> Columns:
+    """Columns of a schema; those that the trace does not have are 0."""
+    found: Columns = {}
+    for name, dtype in schema.items():
+        if name in ("grid", "block"):
+            found[name] = rows[[f"{name}_{axis}" for axis in "xyz"]].to_numpy().astype(dtype.base)
+        elif name in rows and not dtype.shape:
+            values = rows[name].to_numpy(dtype=np.int64)
+            found[name] = (values & 0xFFFFFFFF if dtype == np.uint32 else values).astype(dtype)
+        else:
+            found[name] = np.zeros((len(rows), *dtype.shape), dtype.base)
+    return found
+
+
+def _meta(trace: ForeignTrace, name: str, levels: list[Level], windows: pd.DataFrame) -> dict[str, Any]:
+    ids = context.current()
+    warnings = [_RECORDED_WITH_TRACING.format(tool=trace.tool), *trace.warnings, *_left_out(trace, windows)]
+    return {
+        "name": name,
+        "levels": [
+            {
+                "level": level.name,
+                "tracer": trace.tool,
+                "status": "traced" if level in levels else "unavailable",
+                "reason": "" if level in levels else trace.missing.get(level, f"this {trace.tool} trace has none"),
+            }
+            for level in Level
+        ],
+        "environment": trace.environment,
+        "correction": None,
+        "warnings": warnings,
+        "stopped": f"imported from {trace.tool}",
+        "gpu_states": [],
+        "memory_device": None,
+        "clock": None,
+        "epoch_offset_ns": trace.epoch_offset_ns,
+        "trace": {
+            "trace_id": ids.trace_id_hex,
+            "parent_span_id": f"{ids.parent_span_id:016x}",
+            "first_span_id": ids.first_span_id,
+        },
+    }
+
+
+def _left_out(trace: ForeignTrace, windows: pd.DataFrame) -> list[str]:
+    outside = sum(int((_window_of(part["start_ns"], windows) < 0).sum()) for part in (trace.ranges, trace.api))
+    if not outside:
+        return []
+    return [f"{outside} ranges and API calls outside the {len(windows)} runs of the trace are in no table"]

@@ -1,0 +1,61 @@
+"""What a trace of another tool holds, in the one form from which a capture is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xsp.types import Level
+
+RANGE_COLUMNS = (
+    "thread", "start_ns", "end_ns", "name", "type", "kind", "phase", "forward", "may_enclose", "is_named", "module",
+    "input_shapes", "input_dtypes",
+)  # fmt: skip
+"""Of `ForeignTrace.ranges`. `kind` is that of a layer (`module`, `function`, `autograd`), `forward` the row whose
+backward work this is (-1 for none). A range that `may_enclose` and does is a module; the others are layers. A name that
+`is_named` is complete, with `module` around it; others are completed from the modules around them."""
+
+HOST_COLUMNS = ("thread", "start_ns", "end_ns", "name")
+DEVICE_COLUMNS = (
+    "kind", "name", "start_ns", "end_ns", "correlation_id", "context", "stream", "registers_per_thread",
+    "static_shared_bytes", "dynamic_shared_bytes", "bytes",
+    "grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class ForeignTrace:
+    """Ranges of the host, library calls, CUDA API calls and device activities; times are ns on one clock.
+
+    `windows` (thread, start_ns, end_ns) are the runs; without any, the whole trace is one run. `api` has
+    `correlation_id`, `library` has `library` and `arguments` beside HOST_COLUMNS. `missing` says why a level is absent.
+    """
+
+    name: str
+    tool: str
+    windows: pd.DataFrame
+    ranges: pd.DataFrame
+    library: pd.DataFrame
+    api: pd.DataFrame
+    device: pd.DataFrame
+    environment: dict[str, Any]
+    missing: dict[Level, str]
+    warnings: list[str] = field(default_factory=list)
+    epoch_offset_ns: int | None = None
+
+
+def table(rows: list[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
+    """A table with these columns, also where there are no rows; stamps and numbers are int64."""
+    found = pd.DataFrame(rows, columns=list(columns))
+    numbers = [name for name in columns if name in _NUMBERS]
+    return found.astype(dict.fromkeys(numbers, np.int64) | {name: bool for name in columns if name in _FLAGS})
+
+
+_FLAGS = ("may_enclose", "is_named")
+_NUMBERS = (
+    "thread", "start_ns", "end_ns", "forward", "correlation_id", "context", "stream",
+    *DEVICE_COLUMNS[7:],
+)  # fmt: skip

@@ -1,6 +1,9 @@
 """How near the corrected numbers are to the truth, on the machine at hand.
 
-    python benchmarks/fidelity.py [--rounds 120] [--only NAME] [--json out.json]
+    python benchmarks/fidelity.py [--rounds 120] [--only NAME] [--captures FOLDER] [--json out.json]
+
+With `--captures` every capture is also kept; `benchmarks/closure.py FOLDER` gives (a) for kept captures, on any
+machine.
 
 (a) closure: for every program the deepest rung's latency as recorded, after plain subtraction of the fitted costs, and
     replayed (cross-validated), against the unprofiled latency of the same rounds.
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,11 +30,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from closure import closure, percent
 from overhead import inference, resnet50, transformer
 from torch import nn
 
 import xsp
-from xsp.analysis.charges import COST_LEVELS
 from xsp.analysis.statistics import trimmed
 from xsp.environment import environment
 from xsp.levels.kernel import KernelTracer
@@ -73,54 +77,6 @@ PROGRAMS: dict[str, tuple[str, float, Callable[[], Callable[[], Any]]]] = {
     "120 tiny, 40 large linears": ("mixed", 0.5, mixed),
 }
 """Kind, share of the rounds asked for, and how to make the program."""
-
-
-def percent(value: float) -> float:
-    return round(100 * float(value), 3)
-
-
-def closure(prof: xsp.Profile) -> dict[str, Any]:
-    """Error in % of the unprofiled latency, trimmed mean and half width of the 95 % interval."""
-    by_rung = prof.runs.pivot_table(index="round", columns="rung", values="latency_ns")
-    unprofiled, deepest = by_rung["M"], by_rung.columns[by_rung.columns.str.len().argmax()]
-    raw = trimmed(by_rung[deepest] / unprofiled - 1)
-    events = event_counts(prof)
-    costs = prof.costs.set_index("kind")["cost_ns"]
-    subtracted = by_rung[deepest] - sum(costs[kind] * count for kind, count in events.items())
-    plain = trimmed(subtracted / unprofiled - 1)
-    found = prof.closure_error
-    return {
-        "unprofiled_ms": round(prof.latency_ms, 4),
-        "unprofiled_half_width_percent": percent(prof.latency_ci_ms / prof.latency_ms),
-        "rounds": len(by_rung),
-        "as_recorded_percent": [percent(value) for value in raw],
-        "subtraction_percent": [percent(value) for value in plain],
-        "replay_percent": {
-            rung: [percent(row.error), percent(row.low), percent(row.high)] for rung, row in found.iterrows()
-        },
-        "costs_ns": {row.kind: round(row.cost_ns) for row in prof.costs.itertuples()},
-        "identified": prof.costs.loc[prof.costs["identified"], "kind"].tolist(),
-    }
-
-
-def event_counts(prof: xsp.Profile) -> dict[str, float]:
-    """Host events by kind in one run of the deepest rung."""
-    runs = prof.runs.loc[prof.runs["deepest"] == "KERNEL", "run"]
-    spans, api = prof.spans, prof.table("api_calls")
-    mine = spans[spans["run"].isin(runs)]
-    layers = prof.table("layers")["kind"].to_numpy()[mine.loc[mine["level"] == "LAYER", "detail"]]
-    launched = mine.loc[mine["level"] == "KERNEL", ["run", "correlation_id"]].drop_duplicates()
-    launches, every = len(launched), int(api["run"].isin(runs).sum())
-    totals = {
-        "layer": (~np.isin(layers, ["function", "autograd"])).sum(),
-        "functional": (layers == "function").sum(),
-        "backward": (layers == "autograd").sum(),
-        "library": (mine["level"] == "LIBRARY").sum(),
-        "launch": launches,
-        "api": every - launches,
-    }
-    assert {f"{kind}_ns" for kind in totals} | {"kernel_ns"} == set(COST_LEVELS)
-    return {kind: float(total) / len(runs) for kind, total in totals.items()}
 
 
 def layer_errors(call: Callable[[], Any], prof: xsp.Profile, repeats: int = 5) -> dict[str, Any]:
@@ -298,6 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=120)
     parser.add_argument("--only", help="programs whose name contains one of these, separated by |", default="")
+    parser.add_argument("--captures", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     report: dict[str, Any] = {"environment": environment(), "programs": {}, "known_lengths": known_lengths()}
@@ -308,6 +265,9 @@ def main() -> None:
             continue
         call = make()
         prof = xsp.measure(call, iterations=max(int(share * arguments.rounds), 8), progress=False)
+        if arguments.captures:
+            arguments.captures.mkdir(parents=True, exist_ok=True)
+            prof.save(arguments.captures / f"{re.sub('[^a-z0-9]+', '_', name)}.xsp")
         row: dict[str, Any] = {"kind": kind, **closure(prof)}
         if kind == "GPU-bound":
             row["layers"] = layer_errors(call, prof)

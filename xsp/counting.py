@@ -1,7 +1,6 @@
-"""Hardware counters for a profile: distinct kernels measured in runs of their own, after the rounds.
+"""Hardware counters for a profile: every kernel counted in runs of their own, after the rounds.
 
-Nothing of these runs but the counters is kept: under kernel replay every kernel runs alone, so their durations mean
-nothing.
+Nothing of these runs but the counters is kept: kernels run one at a time in them, so their durations mean nothing.
 """
 
 from __future__ import annotations
@@ -17,23 +16,26 @@ import pandas as pd
 import torch
 
 from xsp.analysis.correction import deepest_rung
-from xsp.analysis.distinct import Plan, planned, shared, spread
 from xsp.analysis.sequence import kernel_sequence
 from xsp.driver import Executor, tracing
 from xsp.errors import LevelError, TracingError
-from xsp.levels._native.launches import Seen
 from xsp.levels.cupti import CuptiLibrary
-from xsp.levels.kernel_counters import measure
-from xsp.levels.metrics import Choice, chosen
-from xsp.levels.names import demangle
-from xsp.levels.range_profiler import Configuration, MetricHost, chip_name, current_context, unsupported
+from xsp.levels.metrics import BLOCKS, INSTRUMENTED, Choice, chosen
+from xsp.levels.range_profiler import Configuration, MetricHost, chip_name, collect, current_context, unsupported
 from xsp.progress import bar
 from xsp.slugs import tagged
 
 CACHE = "in place"
 """Caches are neither flushed nor warmed: a kernel finds what the kernels before it left, as in the program."""
 
+REPEATS = 2
+"""Every metric is counted this often; the mean is kept, and how far the counts are apart is told."""
+
+SPARE = 64
+"""Room for kernels beyond those that are expected, to tell how many more there are."""
+
 Tables = Mapping[str, pd.DataFrame]
+Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,6 @@ class Counters:
     doubts: tuple[str, ...]
 
 
-def no_counters() -> pd.DataFrame:
-    """The table of a profile without counters."""
-    return pd.DataFrame({name: np.zeros(0, np.int64) for name in ("position", "kernel", "sample")})
-
-
 def counted(
     executor: Executor,
     tables: Tables,
@@ -86,80 +83,134 @@ def counted(
     facts: dict[str, Any] = {"metrics": [], "cache": CACHE, "passes": 0, "runs": 0, "measured": 0, "shared": 0}
     facts |= {"spread": {}, "seconds": 0.0, "why": None}
     try:
-        plan = _plan(tables)
+        sequence = _sequence(tables)
         counting = gpu()
         choice = chosen(requested, counting.host)
         if not choice.configurations:
             raise LevelError("; ".join(choice.missing))
-        values = _collected(executor, plan, counting, choice, progress)
+        samples = _collected(executor, sequence, _blocks(tables, sequence), counting, choice, progress)
     except (LevelError, TracingError, KeyboardInterrupt) as error:
         # Interrupting costs the counters, not the rounds that were measured before them.
         why = f"hardware counters were not collected: {str(error) or 'interrupted'}"
-        return Counters(no_counters(), facts | {"why": why}, (tagged("no-counters", why),))
+        return Counters(_table(sequence=None), facts | {"why": why}, (tagged("no-counters", why),))
+    doubts = [tagged("unknown-metric", sentence) for sentence in choice.missing]
+    doubts += _uninstrumented(samples, choice, sequence)
     facts |= {
         "metrics": list(choice.metrics),
         "passes": choice.passes,
-        "runs": len(choice.configurations),
-        "measured": len(plan.measured),
-        "shared": len(plan.keys) - len(plan.measured),
-        "spread": spread(plan, choice.metrics, values),
+        "runs": choice.passes * REPEATS,
+        "measured": len(sequence),
+        "spread": {metric: _spread(samples[metric]) for metric in choice.metrics},
         "seconds": time.perf_counter() - begin,
     }
-    return Counters(
-        shared(plan, choice.metrics, values), facts, tuple(tagged("unknown-metric", one) for one in choice.missing)
-    )
+    columns = {metric: samples[metric].mean(axis=0) for metric in choice.metrics}
+    return Counters(_table(sequence, columns), facts, tuple(doubts))
 
 
-def _plan(tables: Tables) -> Plan:
+def _table(sequence: pd.DataFrame | None, columns: Mapping[str, Values] | None = None) -> pd.DataFrame:
+    kernels = np.zeros(0, np.int64) if sequence is None else sequence["kernel"].to_numpy()
+    position = np.arange(len(kernels))
+    return pd.DataFrame({"position": position, "kernel": kernels, "sample": position, **(columns or {})})
+
+
+def _sequence(tables: Tables) -> pd.DataFrame:
+    """The kernels to count. Raises LevelError where CUPTI could not tell them apart."""
     sequence = kernel_sequence(tables)
     if not len(sequence):
         raise LevelError("the KERNEL level was not traced, or the target ran no kernels")
-    runs = tables["runs"]
+    runs, calls, spans = tables["runs"], tables["api_calls"], tables["spans"]
     last = runs.loc[runs["rung"] == deepest_rung(tables), "run"].max()
-    calls = tables["api_calls"]
     if calls.loc[calls["run"] == last, "name"].astype(str).str.contains("GraphLaunch").any():
         raise LevelError(
             "the target launches CUDA graphs, whose kernels CUPTI cannot measure one by one: profile it without them"
         )
-    spans = tables["spans"]
     contexts = spans.loc[(spans["run"] == last) & (spans["context"] > 0), "context"].nunique()
     if contexts > 1:
         raise LevelError(
             f"the target ran kernels in {contexts} CUDA contexts, and only one can be measured: use one GPU"
         )
-    return planned(sequence, tables)
+    return sequence
+
+
+def _blocks(tables: Tables, sequence: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Thread blocks of each kernel."""
+    grids = tables["kernels"][["grid_x", "grid_y", "grid_z"]].to_numpy(np.int64)[sequence["kernel"]]
+    blocks: npt.NDArray[np.int64] = grids.prod(axis=1)
+    return blocks
 
 
 def _collected(
-    executor: Executor, plan: Plan, gpu: Gpu, choice: Choice, progress: bool | None
-) -> npt.NDArray[np.float64]:
-    """A row per measured position, a column per metric; one run for each configuration."""
-    runs, passes = len(choice.configurations), choice.passes
-    title = f"xsp {executor.target.name}: counters of {len(plan.measured)} of {len(plan.keys)} kernels, {passes} passes"
-    parts = []
+    executor: Executor,
+    sequence: pd.DataFrame,
+    blocks: npt.NDArray[np.int64],
+    gpu: Gpu,
+    choice: Choice,
+    progress: bool | None,
+) -> dict[str, Values]:
+    """By metric, witnesses included, an array of shape (REPEATS, kernels)."""
+    samples: dict[str, list[Values]] = {}
+    runs = choice.passes * REPEATS
+    title = f"xsp {executor.target.name}: counters of {len(sequence)} kernels in {runs} runs"
     with tracing([], "while hardware counters were collected"), bar(title, runs, progress) as shown:
-        for configuration in choice.configurations:
-            values, seen = measure(gpu.host, gpu.context, configuration, plan.wanted, executor.run)
-            _require_same(plan, seen, configuration, values)
-            parts.append(values)
+
+        def run(start: Callable[[], None]) -> None:
+            executor.run(start)
             shown.update()
-    return np.concatenate(parts, axis=1)
+
+        for configuration in choice.configurations * REPEATS:
+            values = collect(gpu.host, gpu.context, configuration, len(sequence) + SPARE, run)
+            _require_same(sequence, blocks, configuration, values)
+            for metric, column in zip(configuration.metrics, values.T, strict=True):
+                samples.setdefault(metric, []).append(column)
+    # A witness is in several configurations; of the others there is one sample for each repeat.
+    return {metric: np.stack(columns[-REPEATS:]) for metric, columns in samples.items()}
 
 
-def _require_same(plan: Plan, seen: Seen, configuration: Configuration, values: npt.NDArray[np.float64]) -> None:
-    """Values are matched to kernels by the order of launches, so the launches must be those of the profile."""
-    if seen.launches != len(plan.keys):
-        raise TracingError(f"the target launched {seen.launches} kernels where it launched {len(plan.keys)} before")
-    if seen.graphs or seen.foreign or seen.overlaps:
+def _require_same(
+    sequence: pd.DataFrame, blocks: npt.NDArray[np.int64], configuration: Configuration, values: Values
+) -> None:
+    """Values are matched to kernels by the order of launches, so the kernels must be those of the profile."""
+    if len(values) != len(sequence):
         raise TracingError(
-            f"the order of launches is not certain: {seen.graphs} of CUDA graphs, {seen.foreign} in other CUDA "
-            f"contexts, {seen.overlaps} at the same time as another thread's"
+            f"the target ran {len(values)} kernels where it ran {len(sequence)} before: its work must not change from "
+            "run to run"
         )
-    for position, (found, expected) in enumerate(zip(seen.names, plan.names, strict=True)):
-        if found and demangle(found) != expected:
-            raise TracingError(f"launch {position} was of {demangle(found)}, before it was of {expected}")
-    if len(values) != len(plan.measured):
-        raise TracingError(f"CUPTI measured {len(values)} kernels, {len(plan.measured)} were asked for")
     if np.isnan(values).any():
-        named = ", ".join(np.array(configuration.metrics)[np.isnan(values).any(axis=0)])
-        raise TracingError(f"CUPTI gave no value of {named} for some kernels")
+        unknown = np.array(configuration.metrics)[np.isnan(values).any(axis=0)]
+        raise TracingError(f"CUPTI gave no value of {', '.join(unknown)} for some kernels")
+    if BLOCKS not in configuration.metrics:
+        return
+    found = values[:, configuration.metrics.index(BLOCKS)]
+    for position in np.flatnonzero(found != blocks)[:1]:
+        raise TracingError(
+            f"kernel {position} had {found[position]:.0f} thread blocks where {sequence['name'][position]} has "
+            f"{blocks[position]}: the target's work must not change from run to run"
+        )
+
+
+def _uninstrumented(samples: dict[str, Values], choice: Choice, sequence: pd.DataFrame) -> list[str]:
+    """Make instruction counts unknown, in `samples`, where CUPTI did not instrument a kernel and counted nothing."""
+    if INSTRUMENTED not in samples:
+        return []
+    silent = (samples[INSTRUMENTED] == 0).any(axis=0)
+    if not silent.any():
+        return []
+    counted_by_code = [metric for metric in choice.metrics if "__sass_" in metric]
+    for metric in counted_by_code:
+        samples[metric] = np.where(silent, np.nan, samples[metric])
+    return [
+        tagged(
+            "uninstrumented",
+            f"CUPTI did not instrument {silent.sum()} kernels, such as {sequence['name'][int(silent.argmax())]}: their "
+            "instruction counts are unknown",
+        )
+    ]
+
+
+def _spread(samples: Values) -> float | None:
+    """How far repeated counts of a kernel are apart, relative to their mean; over all kernels weighted by the count.
+
+    None where nothing was counted.
+    """
+    mean = np.nansum(samples.mean(axis=0))
+    return float(np.nansum(np.ptp(samples, axis=0)) / mean) if mean > 0 else None

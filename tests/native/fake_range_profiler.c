@@ -1,12 +1,13 @@
-/* A libcupti for machines without a GPU: the Range Profiler, the Profiler Host and the Callback API.
+/* A libcupti for machines without a GPU: the Range Profiler and the Profiler Host.
  *
- * Kernels are launched with fake_launch. Like CUPTI, the library tells its subscriber of a launch at entry and exit, on
- * the launching thread, for the functions that the subscriber asked for; measures kernels only between start and stop;
- * keeps what was decoded in the image that it was given; refuses structures that are too short, metrics that the chip
- * does not have, calls out of order, a second subscriber, and whatever a test makes it refuse.
+ * Kernels are launched with fake_launch. Like CUPTI with auto range and user replay, the library measures kernels between
+ * start and stop, says after which stop every pass was there, and fills the image that it was given when it decodes. It
+ * refuses structures that are too short, metrics that the chip does not have, calls out of order, and whatever a test
+ * makes it refuse.
  *
- * The chip has the counters alpha, beta and gamma; gamma shares hardware with alpha, and slow needs two passes alone.
- * What a kernel counts follows from its name (alpha is the name's length), so that a mix-up shows.
+ * The chip has the counters alpha, beta and gamma; gamma shares hardware with alpha, and slow needs two passes alone;
+ * sass_delta is counted by code that is added to kernels. What a kernel counts follows from its name (alpha is the
+ * name's length), so that a mix-up shows.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -14,12 +15,17 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { SUCCESS = 0, INVALID_PARAMETER = 1, INVALID_OPERATION = 7, OUT_OF_MEMORY = 8, MULTIPLE_SUBSCRIBERS = 39 };
-enum { ROOM = 4096, SUPPORTED = 3, METRICS = 4, CBIDS = 1024 };
+enum { SUCCESS = 0, INVALID_PARAMETER = 1, INVALID_OPERATION = 7, OUT_OF_MEMORY = 8, NOT_INITIALIZED = 15 };
+enum { ROOM = 4096, SUPPORTED = 3, METRICS = 7 };
 
-static const char *const chip_metrics[METRICS] = {"unit__alpha.sum", "unit__beta.sum", "unit__gamma.sum",
-                                                  "unit__slow.sum"};
-static const char *base_metrics[METRICS] = {"unit__alpha", "unit__beta", "unit__gamma", "unit__slow"};
+static const char *const chip_metrics[METRICS] = {
+    "unit__alpha.sum",      "unit__beta.sum",        "unit__gamma.sum",         "unit__slow.sum",
+    "unit__sass_delta.sum", "sm__ctas_launched.sum", "smsp__sass_inst_executed.sum",
+};
+static const char *base_metrics[METRICS] = {
+    "unit__alpha", "unit__beta", "unit__gamma", "unit__slow", "unit__sass_delta", "sm__ctas_launched",
+    "smsp__sass_inst_executed",
+};
 
 struct image {
     uint64_t magic, ranges, room;
@@ -33,21 +39,18 @@ struct config {
 static struct config config_in_use;
 static struct image *image_in_use;
 static double pending[ROOM][METRICS];
-static uint64_t pending_count;
+static uint64_t pending_count, passes_done;
 static int initialized, enabled, started, configured, hosts;
 static int support[7], refuse_enable, refuse_start, refuse_decode, drop_all;
-static void (*callback)(void *, int, uint32_t, const void *);
-static void *callback_user;
-static uint8_t listening[CBIDS];
+static double noise;
 
 /* ---- what a test sets up and looks at ---- */
 
 EXPORT void fake_reset(void) {
     initialized = enabled = started = configured = hosts = 0;
     refuse_enable = refuse_start = refuse_decode = drop_all = 0;
-    pending_count = 0;
-    callback = NULL;
-    memset(listening, 0, sizeof listening);
+    pending_count = passes_done = 0;
+    noise = 0;
     for (int i = 0; i < 7; i++)
         support[i] = SUPPORTED;
 }
@@ -55,49 +58,28 @@ EXPORT void fake_reset(void) {
 EXPORT void fake_refuse_enable(int result) { refuse_enable = result; }
 EXPORT void fake_refuse_start(int result) { refuse_start = result; }
 EXPORT void fake_refuse_decode(int result) { refuse_decode = result; }
+EXPORT void fake_noise(double apart) { noise = apart; }
 EXPORT void fake_drop(int ranges) { drop_all = ranges; }
 EXPORT void fake_support(int feature, int level) { support[feature] = support[0] = level; }
 
 /* Everything that a client must have given back. */
-EXPORT int fake_held(void) { return initialized + enabled + started + hosts + (callback != NULL); }
+EXPORT int fake_held(void) { return initialized + enabled + started + hosts; }
 
-struct callback_data {
-    int site;
-    const char *function;
-    const void *parameters;
-    void *return_value;
-    const char *symbol;
-    void *context;
-    uint32_t context_uid;
-    uint64_t *correlation_data;
-    uint32_t correlation_id;
-};
-
-static void tell(uint32_t cbid, int site, const char *kernel, void *context) {
-    struct callback_data data = {.site = site, .symbol = kernel, .context = context};
-    if (callback && listening[cbid])
-        callback(callback_user, 1, cbid, &data);
-}
-
-static void count(const char *kernel) {
+/* A program runs a kernel. Alternate runs count beta a little more and a little less, by `noise`. */
+EXPORT void fake_launch(const char *kernel, uint64_t blocks, int instrumented) {
+    static double sign = 1;
     if (!started || pending_count == ROOM)
         return;
+    sign = pending_count ? sign : -sign;
     double *values = pending[pending_count++];
     values[0] = (double)strlen(kernel);
-    values[1] = (double)kernel[0];
+    values[1] = (double)kernel[0] + sign * noise;
     values[2] = values[0] * 1000;
     values[3] = 0.5;
+    values[4] = instrumented ? 7 : 0;
+    values[5] = (double)blocks;
+    values[6] = instrumented ? 70 : 0;
 }
-
-/* A program launches a kernel through a driver function. */
-EXPORT void fake_launch(const char *kernel, void *context, uint32_t cbid) {
-    tell(cbid, 0, kernel, context);
-    count(kernel);
-    tell(cbid, 1, kernel, context);
-}
-
-/* The first half of a launch, for one thread to be overtaken by another. */
-EXPORT void fake_launch_begins(const char *kernel, void *context, uint32_t cbid) { tell(cbid, 0, kernel, context); }
 
 /* ---- general ---- */
 
@@ -114,33 +96,11 @@ struct parameters {
 #define REQUIRE_SIZE(p) REQUIRE((p)->base.size >= sizeof *(p) - 7 && !(p)->base.reserved, INVALID_PARAMETER)
 
 EXPORT int cuptiGetResultString(int result, const char **text) {
-    *text = result == INVALID_PARAMETER      ? "CUPTI_ERROR_INVALID_PARAMETER"
-            : result == INVALID_OPERATION    ? "CUPTI_ERROR_INVALID_OPERATION"
-            : result == 35                   ? "CUPTI_ERROR_INSUFFICIENT_PRIVILEGES"
-            : result == MULTIPLE_SUBSCRIBERS ? "CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED"
-                                             : "CUPTI_ERROR_UNKNOWN";
-    return SUCCESS;
-}
-
-/* ---- the Callback API ---- */
-
-EXPORT int cuptiSubscribe(void **subscriber, void (*function)(void *, int, uint32_t, const void *), void *user) {
-    REQUIRE(!callback, MULTIPLE_SUBSCRIBERS);
-    callback = function, callback_user = user;
-    *subscriber = &callback;
-    return SUCCESS;
-}
-
-EXPORT int cuptiEnableCallback(uint32_t enable, void *subscriber, int domain, uint32_t cbid) {
-    REQUIRE(subscriber == &callback && callback && domain == 1 && cbid && cbid < CBIDS, INVALID_PARAMETER);
-    listening[cbid] = enable != 0;
-    return SUCCESS;
-}
-
-EXPORT int cuptiUnsubscribe(void *subscriber) {
-    REQUIRE(subscriber == &callback && callback, INVALID_PARAMETER);
-    callback = NULL;
-    memset(listening, 0, sizeof listening);
+    *text = result == INVALID_PARAMETER   ? "CUPTI_ERROR_INVALID_PARAMETER"
+            : result == INVALID_OPERATION ? "CUPTI_ERROR_INVALID_OPERATION"
+            : result == 35                ? "CUPTI_ERROR_INSUFFICIENT_PRIVILEGES"
+            : result == NOT_INITIALIZED   ? "CUPTI_ERROR_NOT_INITIALIZED"
+                                          : "CUPTI_ERROR_UNKNOWN";
     return SUCCESS;
 }
 
@@ -163,7 +123,7 @@ struct chip_name {
 };
 
 EXPORT int cuptiDeviceGetChipName(struct chip_name *p) {
-    REQUIRE(initialized, 15);
+    REQUIRE(initialized, NOT_INITIALIZED);
     REQUIRE_SIZE(p);
     return p->name = "FAKE100", SUCCESS;
 }
@@ -174,7 +134,7 @@ struct supported {
 };
 
 EXPORT int cuptiProfilerDeviceSupported(struct supported *p) {
-    REQUIRE(initialized, 15);
+    REQUIRE(initialized, NOT_INITIALIZED);
     REQUIRE_SIZE(p);
     memcpy(p->levels, support, sizeof support);
     return SUCCESS;
@@ -219,7 +179,9 @@ EXPORT int cuptiProfilerHostConfigAddMetrics(struct host_metrics *p) {
         p->host->has[metric_index(p->names[i])] = 1;
     }
     p->host->magic = 0xc0f;
-    p->host->passes = 1 + (p->host->has[0] && p->host->has[2]) + p->host->has[3];
+    const uint64_t *has = p->host->has;
+    uint64_t hardware = has[0] || has[1] || has[2] || has[3] || has[5];
+    p->host->passes = hardware + (has[0] && has[2]) + has[3] + (has[4] || has[6]);
     return SUCCESS;
 }
 
@@ -365,6 +327,8 @@ struct set_config {
 EXPORT int cuptiRangeProfilerSetConfig(struct set_config *p) {
     REQUIRE_SIZE(p);
     REQUIRE(enabled && p->config->magic == 0xc0f && p->image->magic == 0xda7a && p->levels == 1, INVALID_PARAMETER);
+    REQUIRE(p->range == 1 && p->replay == 3, INVALID_OPERATION);
+    pending_count = passes_done = 0;
     config_in_use = *p->config, image_in_use = p->image;
     image_in_use->room = p->ranges;
     return configured = 1, SUCCESS;
@@ -373,17 +337,18 @@ EXPORT int cuptiRangeProfilerSetConfig(struct set_config *p) {
 EXPORT int cuptiRangeProfilerStart(struct ranged *p) {
     REQUIRE(p->profiler == &enabled && enabled && configured && !started, INVALID_OPERATION);
     REQUIRE(!refuse_start, refuse_start);
+    pending_count = 0;
     return started = 1, SUCCESS;
 }
 
 EXPORT int cuptiRangeProfilerStop(struct ranged *p) {
     REQUIRE(p->profiler == &enabled && started, INVALID_OPERATION);
-    p->last = 1;
+    p->last = ++passes_done >= config_in_use.passes;
     return started = 0, SUCCESS;
 }
 
 EXPORT int cuptiRangeProfilerDecodeData(struct ranged *p) {
-    REQUIRE(p->profiler == &enabled && configured && !started, INVALID_OPERATION);
+    REQUIRE(p->profiler == &enabled && passes_done >= config_in_use.passes && !started, INVALID_OPERATION);
     REQUIRE(!refuse_decode, refuse_decode);
     for (uint64_t i = 0; i < pending_count; i++) {
         if (drop_all || image_in_use->ranges == image_in_use->room)

@@ -200,32 +200,16 @@ class CuptiLibrary:
         if result:
             raise TracingError(self.refusal(name, result))
 
-    def address(self, name: str) -> int:
-        """The address of a function of this libcupti, for C. Raises LevelError if it has none of that name."""
+    def result(self, name: str, parameters: ctypes.Structure) -> int:
+        """CUPTI's result of a call that takes one structure; 0 is success.
+
+        Raises LevelError if this libcupti has no such function.
+        """
         try:
-            function = getattr(self._library, name)
+            return int(getattr(self._library, name)(ctypes.byref(parameters)))
         except AttributeError as error:
             msg = f"{self.path} has no function {name}: hardware counters need the libcupti of CUDA 12.6 or later"
             raise LevelError(msg) from error
-        return ctypes.cast(function, ctypes.c_void_p).value or 0
-
-    def result(self, name: str, parameters: ctypes.Structure) -> int:
-        """CUPTI's result of a call that takes one structure; 0 is success. Raises LevelError as `address` does."""
-        return int(ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self.address(name))(ctypes.addressof(parameters)))
-
-    def subscribe(self, callback: int, user_data: int) -> int:
-        """Let CUPTI call the C function `callback` (`cuptiSubscribe`); gives the subscriber's handle."""
-        handle = ctypes.c_void_p()
-        self._call("cuptiSubscribe", ctypes.byref(handle), ctypes.c_void_p(callback), ctypes.c_void_p(user_data))
-        return handle.value or 0
-
-    def call_back(self, subscriber: int, domain: int, cbid: int) -> None:
-        """Call the subscriber at entry and exit of one API function (`cuptiEnableCallback`)."""
-        self._call("cuptiEnableCallback", ctypes.c_uint32(1), ctypes.c_void_p(subscriber), domain, cbid)
-
-    def unsubscribe(self, subscriber: int) -> None:
-        """End what `subscribe` began (`cuptiUnsubscribe`)."""
-        self._call("cuptiUnsubscribe", ctypes.c_void_p(subscriber))
 
     def refusal(self, name: str, result: int) -> str:
         """The sentence about a call that failed: the call, the result and a way out."""

@@ -22,21 +22,27 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """Names for sets of quantities (`xsp.analysis.counters.FORMULAS`)."""
 
 
+BLOCKS = "sm__ctas_launched.sum"
+"""Thread blocks of a kernel: what tells that a value belongs to the kernel whose grid it is compared with."""
+
+INSTRUMENTED = "smsp__sass_inst_executed.sum"
+"""Instructions counted by code that CUPTI adds to a kernel, as all `__sass_` metrics are; 0 where it added none."""
+
+
 @dataclass(frozen=True)
 class Choice:
-    """Metrics that this chip has, in `configurations` that are measured one after the other; sentences on the rest."""
+    """Metrics that this chip has, in `configurations` that are measured one after the other; sentences on the rest.
 
+    Each configuration has a witness beside them, BLOCKS or INSTRUMENTED, unless that would take it another pass.
+    """
+
+    metrics: tuple[str, ...]
     configurations: tuple[Configuration, ...]
     missing: tuple[str, ...]
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """All metrics, in the order in which they are collected."""
-        return tuple(metric for one in self.configurations for metric in one.metrics)
-
-    @property
     def passes(self) -> int:
-        """How often a kernel is executed until all of them are known."""
+        """How often the program is run until all of them are known."""
         return sum(one.passes for one in self.configurations)
 
 
@@ -65,7 +71,7 @@ def chosen(requested: Sequence[str], host: MetricHost) -> Choice:
         metrics |= dict.fromkeys(found)
         if not found:
             missing.append(_missing(name, host))
-    return Choice(tuple(_grouped(list(metrics), host)), tuple(missing))
+    return Choice(tuple(metrics), tuple(_grouped(list(metrics), host)), tuple(missing))
 
 
 def _of_group(name: str, host: MetricHost) -> list[str]:
@@ -96,19 +102,24 @@ def _missing(name: str, host: MetricHost) -> str:
 def _grouped(metrics: Sequence[str], host: MetricHost) -> list[Configuration]:
     """Few sets of metrics that need one pass each, and metrics that need several each on its own.
 
-    Several passes make CUPTI save and restore what a kernel writes, which takes ten times as long as running the whole
-    target once more from its saved state.
+    CUPTI could plan the passes of all metrics together, in as many runs; but one run can then not be checked by itself.
     """
     groups: list[Configuration] = []
     for metric in metrics:
-        alone = host.configured([metric])
-        if alone is None:
-            continue
+        alone = _with_witness(metric, host)
         for index, group in enumerate(groups if alone.passes == 1 else []):
-            joined = host.configured([*group.metrics, metric])
+            joined = host.configured(list(dict.fromkeys([*group.metrics, *alone.metrics])))
             if joined is not None and joined.passes == 1:
                 groups[index] = joined
                 break
         else:
             groups.append(alone)
     return groups
+
+
+def _with_witness(metric: str, host: MetricHost) -> Configuration:
+    """A configuration for one metric that the chip has."""
+    alone = host.configured([metric])
+    assert alone is not None  # noqa: S101 - it was asked for before
+    both = host.configured(list(dict.fromkeys([INSTRUMENTED if "__sass_" in metric else BLOCKS, metric])))
+    return both if both is not None and both.passes == alone.passes else alone

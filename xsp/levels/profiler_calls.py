@@ -17,11 +17,11 @@ from xsp.levels.cupti import CuptiLibrary
 RANGE_PROFILER = 0
 """`CUPTI_PROFILER_TYPE_RANGE_PROFILER`."""
 
-AUTO_RANGE, USER_RANGE = 1, 2
-"""`CUpti_ProfilerRange`: a range for every kernel, or where the program pushes and pops one."""
+AUTO_RANGE = 1
+"""`CUPTI_AutoRange`: a range for every kernel."""
 
-KERNEL_REPLAY, USER_REPLAY = 2, 3
-"""`CUpti_ProfilerReplayMode`: CUPTI repeats each kernel for its passes, or the program repeats everything."""
+USER_REPLAY = 3
+"""`CUPTI_UserReplay`: the program is run again for every pass."""
 
 SUPPORTED = 3
 """`CUPTI_PROFILER_CONFIGURATION_SUPPORTED`."""
@@ -103,8 +103,6 @@ Stop = _parameters(
     ("targetNestingLevel", _SIZE),
     ("isAllPassSubmitted", ctypes.c_uint8),
 )
-PushRange = _parameters("cuptiRangeProfilerPushRange", _RANGE, ("pRangeName", _POINTER))
-PopRange = _parameters("cuptiRangeProfilerPopRange", _RANGE)
 DecodeData = _parameters("cuptiRangeProfilerDecodeData", _RANGE, ("numOfRangeDropped", _SIZE))
 SetConfig = _parameters(
     "cuptiRangeProfilerSetConfig",

@@ -1,9 +1,14 @@
-"""Counters of kernels through CUPTI's Range Profiler: one configuration, one stretch of measuring, values per range."""
+"""Counters of kernels through CUPTI's Range Profiler, and what a chip can count through its Profiler Host.
+
+The mode is auto range with user replay: every kernel is a range of its own, and metrics that need several passes get
+them from several runs of the whole program. With kernel replay CUPTI would repeat each kernel by itself, saving and
+restoring what it writes: measured on an H100, 15 to 34 ms a kernel instead of 1.3 to 1.9 ms, for the same values.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +20,15 @@ from xsp.errors import LevelError, TracingError
 from xsp.levels import profiler_calls as api
 from xsp.levels.cupti import CuptiLibrary
 
+Image = ctypes.Array[ctypes.c_char]
+
 
 @dataclass(frozen=True)
 class Configuration:
-    """Metrics that are measured together: CUPTI's image for them, and the passes over each kernel that they need."""
+    """Metrics that are measured together: CUPTI's image for them, and the runs of the program that they need."""
 
     metrics: tuple[str, ...]
-    image: ctypes.Array[ctypes.c_char]
+    image: Image
     passes: int
 
 
@@ -56,7 +63,7 @@ class MetricHost:
             found = api.call(self.library, api.HostGetBaseMetrics, pHostObject=host, metricType=0)
             return [found.ppMetricNames[index].decode() for index in range(found.numMetrics)]
 
-    def values(self, metrics: Sequence[str], data: ctypes.Array[ctypes.c_char]) -> npt.NDArray[np.float64]:
+    def values(self, metrics: Sequence[str], data: Image) -> npt.NDArray[np.float64]:
         """Values in a counter data image: a row per range in order of measuring, a column per metric."""
         place = {"pCounterDataImage": ctypes.addressof(data), "counterDataImageSize": len(data)}
         ranges = api.call(self.library, api.GetCounterDataInfo, **place).numTotalRanges
@@ -88,73 +95,80 @@ class MetricHost:
             api.call(self.library, api.HostDeinitialize, pHostObject=host)
 
 
-class RangeProfiler:
-    """The Range Profiler on one CUDA context, enabled; use as a context manager."""
+def collect(
+    host: MetricHost,
+    context: int,
+    configuration: Configuration,
+    ranges: int,
+    run: Callable[[Callable[[], None]], object],
+) -> npt.NDArray[np.float64]:
+    """Metrics of every kernel of a program: a row per kernel in order of launch, a column per metric.
 
-    def __init__(self, library: CuptiLibrary, context: int) -> None:
-        self.library = library
-        self.context = context
-        self._object = 0
+    `run` executes the program once and calls its argument just before the first kernel that counts; all kernels must
+    be done when it returns. It is called `configuration.passes` times. There is room for `ranges` kernels.
 
-    def __enter__(self) -> RangeProfiler:
-        with ExitStack() as undo:
-            undo.enter_context(initialized(self.library))
-            self._object = api.call(self.library, api.Enable, ctx=self.context).pRangeProfilerObject
-            self._undo = undo.pop_all()
-            self._undo.callback(api.call, self.library, api.Disable, pRangeProfilerObject=self._object)
-        return self
+    Raises:
+        TracingError: CUPTI refuses, or kernels did not fit. Nothing is left enabled, also if `run` raises.
 
-    def __exit__(self, *_error: object) -> None:
-        self._undo.close()
+    """
+    with _enabled(host.library, context) as call:
+        data = _configured(call, configuration, ranges)
+        if not any(_one_pass(call, run) for _ in range(configuration.passes)):
+            raise TracingError(f"CUPTI wanted more than the {configuration.passes} passes that it had planned")
+        dropped = call(api.DecodeData).numOfRangeDropped
+        if dropped:
+            raise TracingError(f"CUPTI dropped {dropped} kernels, there was room for {ranges}")
+        return host.values(configuration.metrics, data)
 
-    def configure(
-        self, configuration: Configuration, ranges: int, kind: int, replay: int
-    ) -> ctypes.Array[ctypes.c_char]:
-        """Prepare to measure up to this many ranges; gives the counter data image that receives them."""
-        names = api.texts(configuration.metrics)
-        size = self._call(
-            api.GetCounterDataSize,
-            pMetricNames=names,
-            numMetrics=len(names),
-            maxNumOfRanges=ranges,
-            maxNumRangeTreeNodes=ranges,
-        ).counterDataSize
-        data = ctypes.create_string_buffer(size)
-        self._call(api.CounterDataImageInitialize, counterDataSize=size, pCounterData=ctypes.addressof(data))
-        self._call(
-            api.SetConfig,
-            configSize=len(configuration.image),
-            pConfig=ctypes.addressof(configuration.image),
-            counterDataImageSize=size,
-            pCounterDataImage=ctypes.addressof(data),
-            range=kind,
-            replayMode=replay,
-            maxRangesPerPass=ranges,
-            numNestingLevels=1,
-            minNestingLevel=1,
-            passIndex=0,
-            targetNestingLevel=1,
-        )
-        return data
 
-    def start(self) -> None:
-        """Measure from here on."""
-        self._call(api.Start)
+Call = Callable[..., Any]
+"""Makes a call of the Range Profiler with its object filled in."""
 
-    def stop(self) -> bool:
-        """Returns whether every pass was submitted."""
-        return bool(self._call(api.Stop).isAllPassSubmitted)
 
-    def decode(self) -> int:
-        """Returns how many ranges were dropped."""
-        return int(self._call(api.DecodeData).numOfRangeDropped)
+@contextmanager
+def _enabled(library: CuptiLibrary, context: int) -> Iterator[Call]:
+    with initialized(library):
+        profiler = api.call(library, api.Enable, ctx=context).pRangeProfilerObject
+        try:
+            yield lambda kind, **values: api.call(library, kind, pRangeProfilerObject=profiler, **values)
+        finally:
+            api.call(library, api.Disable, pRangeProfilerObject=profiler)
 
-    def parameters(self, kind: type[api.Parameters], **values: object) -> api.Parameters:
-        """A structure with this profiler in it, for calls that C makes."""
-        return kind(pRangeProfilerObject=self._object, **values)
 
-    def _call(self, kind: type[api.Parameters], **values: object) -> Any:
-        return api.call(self.library, kind, pRangeProfilerObject=self._object, **values)
+def _configured(call: Call, configuration: Configuration, ranges: int) -> Image:
+    names = api.texts(configuration.metrics)
+    room = {"maxNumOfRanges": ranges, "maxNumRangeTreeNodes": ranges}
+    size = call(api.GetCounterDataSize, pMetricNames=names, numMetrics=len(names), **room).counterDataSize
+    data = ctypes.create_string_buffer(size)
+    call(api.CounterDataImageInitialize, counterDataSize=size, pCounterData=ctypes.addressof(data))
+    call(
+        api.SetConfig,
+        configSize=len(configuration.image),
+        pConfig=ctypes.addressof(configuration.image),
+        counterDataImageSize=size,
+        pCounterDataImage=ctypes.addressof(data),
+        range=api.AUTO_RANGE,
+        replayMode=api.USER_REPLAY,
+        maxRangesPerPass=ranges,
+        numNestingLevels=1,
+        minNestingLevel=1,
+        passIndex=0,
+        targetNestingLevel=1,
+    )
+    return data
+
+
+def _one_pass(call: Call, run: Callable[[Callable[[], None]], object]) -> bool:
+    """Returns whether it was the last pass."""
+    with ExitStack() as started:
+
+        def start() -> None:
+            call(api.Start)
+            started.callback(call, api.Stop)
+
+        run(start)
+        started.pop_all()
+        return bool(call(api.Stop).isAllPassSubmitted)
 
 
 @contextmanager

@@ -92,7 +92,7 @@
       const head = column.head.length + 5;
       if (column.kind !== "text") return Math.max(head, column.kind === "ms" ? 11 : 9);
       const longest = column.texts.reduce((most, text) => Math.max(most, text[0].length), 0);
-      return Math.max(head, Math.min(longest + 3, column.hovers ? 48 : 34));
+      return Math.max(head, Math.min(longest + 3, column.hovers ? 46 : 30));
     }
 
     sortBy(at) {

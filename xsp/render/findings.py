@@ -118,7 +118,9 @@ def library(prof: Profile, top: int = TOP) -> str:
     table = library_by_api(prof)
     if not len(table):
         return ""
-    largest = table.nlargest(top, "share")
+    # Calls that launch nothing, such as queries and settings, take no share; on the host alone all of them are shown.
+    used = table[table["share"] > 0]
+    largest = (used if len(used) else table).nlargest(top, "share")
     listed = _listed(largest["name"], largest["share"], largest["count"])
     return f"{listed}, of {numbers.quantity(len(table), 'function')}"
 

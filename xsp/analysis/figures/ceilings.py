@@ -66,8 +66,6 @@ def add_roofs(drawn: Figure, found: list[Roof], bandwidth: float, low: float, hi
         drawn.add_scatter(
             x=[roof.ridge, high], y=[roof.per_s] * 2, mode="lines", line=line, hoverinfo="skip", showlegend=False
         )
-        measured = " measured" if roof.source == MEASURED else ""
-        _name(drawn, high, roof.per_s, f"{roof.resource}{measured} {si(roof.per_s)}FLOP/s", "top left")
         drawn.add_scatter(
             x=[roof.ridge], y=[roof.per_s], mode="markers", showlegend=False, hoverinfo="text",
             marker={"symbol": "diamond-tall", "size": 11, "color": _ROOF},
@@ -76,6 +74,18 @@ def add_roofs(drawn: Figure, found: list[Roof], bandwidth: float, low: float, hi
                 f"<br>ridge point: {roof.ridge:.4g} FLOP/byte"
             ],
         )  # fmt: skip
+    _name_ceilings(drawn, found, low, high)
+
+
+def _name_ceilings(drawn: Figure, found: list[Roof], low: float, high: float) -> None:
+    """A name for each height, in turn at the right end and further left, since neighbours are close together."""
+    names: dict[float, list[str]] = {}
+    for roof in found:
+        measured = " measured" if roof.source == MEASURED else ""
+        names.setdefault(float(f"{roof.per_s:.3g}"), []).append(f"{roof.resource}{measured}")
+    for place, (per_s, resources) in enumerate(names.items()):
+        x = high * (low / high) ** (0.2 * (place % 2))
+        _name(drawn, x, per_s, f"{', '.join(resources)} {si(per_s)}FLOP/s", "top left")
 
 
 def _name(drawn: Figure, x: float, y: float, text: str, position: str) -> None:

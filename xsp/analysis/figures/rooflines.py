@@ -39,6 +39,9 @@ _SMALLEST, _LARGEST = 6.0, 26.0
 _LOWEST = 1e-3
 """FLOP per byte; kernels that do a handful of FLOPs on megabytes would squeeze all others together."""
 
+_NO_TIME = 0.001
+"""Share of the time; marks that have less together can lie below the frame."""
+
 Namer = Callable[[str], str]
 
 
@@ -89,7 +92,16 @@ def _roofline(profile: Profile, title: str, what: str, table: pd.DataFrame, labe
     add_roofs(drawn, ceilings, bandwidth, low, high)
     _add_marks(drawn, shown, label)
     drawn.update_xaxes(range=[np.log10(low), np.log10(high)])
+    top = max([float(shown["flops_per_s"].max()), *(roof.per_s for roof in ceilings)]) * 3
+    drawn.update_yaxes(range=[np.log10(_lowest_in_sight(shown) / 3), np.log10(top)])
     return log_axes(drawn)
+
+
+def _lowest_in_sight(shown: pd.DataFrame) -> float:
+    """The throughput below which there is next to no time: a stray kernel would squeeze all others together."""
+    ranked = shown.sort_values("flops_per_s")
+    spent = ranked["latency_ms"].cumsum() / ranked["latency_ms"].sum()
+    return float(ranked.loc[(spent > _NO_TIME).to_numpy(), "flops_per_s"].iloc[0])
 
 
 def _ceilings(profile: Profile, shown: pd.DataFrame) -> tuple[list[Roof], float]:
@@ -105,6 +117,11 @@ def _left_out(table: pd.DataFrame, placed: pd.DataFrame, shown: pd.DataFrame, wh
         sentences.append(
             f"{len(table) - len(placed)} of {len(table)} {what} ({share:.1%} of their time) are not drawn: "
             "they do no FLOPs, or FLOPs or traffic are unknown."
+        )
+    below = int((shown["flops_per_s"] < _lowest_in_sight(shown) / 3).sum())
+    if below:
+        sentences.append(
+            f"{below} with less than {_NO_TIME:.1%} of the time lie below the frame; zoom out to see them."
         )
     if len(shown) < len(placed):
         share = 1 - shown["latency_ms"].sum() / placed["latency_ms"].sum()

@@ -20,7 +20,9 @@ NO_LAYERS = "No layers were traced in this profile."
 NO_KERNELS = "No kernels were traced in this profile; that takes an NVIDIA GPU and the KERNEL level."
 
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif'
-_LINE = 118
+_LINE = 130
+_NOTE_LINE = 22
+"""Height in pixels of a line below the title, which has the spacing of the title's font."""
 _LABEL = 64
 
 
@@ -63,8 +65,8 @@ def figure(title: str, note: str = "", *, height: int = HEIGHT, **layout: Any) -
             "template": template(),
             "title": {"text": "<br>".join(lines), "x": 0.01, "xanchor": "left", "yref": "container", "y": 1.0,
                       "yanchor": "top", "pad": {"t": 14}},
-            "height": height + 17 * len(wrapped),
-            "margin": {"l": 70, "r": 24, "t": 56 + 17 * len(wrapped), "b": 56},
+            "height": height + _NOTE_LINE * len(wrapped),
+            "margin": {"l": 70, "r": 24, "t": 78 + _NOTE_LINE * len(wrapped), "b": 56},
             "meta": {"title": title, "note": note, "height": height},
             "hovermode": "closest",
             "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.0},

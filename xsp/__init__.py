@@ -5,8 +5,11 @@ One trace from the model call to the GPU kernel, each level's latency free of th
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from xsp.errors import BaselineError as BaselineError
+from xsp.errors import BudgetError as BudgetError
 from xsp.errors import CaptureError as CaptureError
 from xsp.errors import ExportError as ExportError
 from xsp.errors import LevelError as LevelError
@@ -14,20 +17,23 @@ from xsp.errors import NothingRecordedError as NothingRecordedError
 from xsp.errors import TargetError as TargetError
 from xsp.errors import TracingError as TracingError
 from xsp.errors import XspError as XspError
-from xsp.profiles import Profile as Profile
-from xsp.profiles import load as load
-from xsp.types import Level as Level
 
 if TYPE_CHECKING:
+    from xsp import analysis as analysis
     from xsp.imports.kineto import from_kineto as from_kineto
     from xsp.imports.nsys import from_nsys as from_nsys
     from xsp.profiler import measure as measure
     from xsp.profiler import profile as profile
+    from xsp.profiles import Profile as Profile
+    from xsp.profiles import load as load
     from xsp.sweeping import sweep as sweep
     from xsp.sweeps import Sweep as Sweep
     from xsp.sweeps import load_sweep as load_sweep
+    from xsp.types import Level as Level
 
 __all__ = [
+    "BaselineError",
+    "BudgetError",
     "CaptureError",
     "ExportError",
     "Level",
@@ -48,30 +54,33 @@ __all__ = [
 ]
 
 
+# Measuring needs torch and opening a capture needs pandas, which take seconds to import; the pytest plugin is loaded in
+# every test run of an environment, and needs neither until a test measures something.
+_HOME = {
+    "Level": "types",
+    "Profile": "profiles",
+    "Sweep": "sweeps",
+    "from_kineto": "imports.kineto",
+    "from_nsys": "imports.nsys",
+    "load": "profiles",
+    "load_sweep": "sweeps",
+    "measure": "profiler",
+    "profile": "profiler",
+    "sweep": "sweeping",
+}
+
+
 def __getattr__(name: str) -> Any:
-    # Measuring needs torch, which takes seconds to import; opening a capture does not.
-    if name in {"measure", "profile"}:
-        from xsp import profiler
-
-        return getattr(profiler, name)
-    if name == "from_kineto":
-        from xsp.imports.kineto import from_kineto
-
-        return from_kineto
-    if name == "from_nsys":
-        from xsp.imports.nsys import from_nsys
-
-        return from_nsys
-    if name == "sweep":
-        from xsp import sweeping
-
-        return sweeping.sweep
-    if name in {"Sweep", "load_sweep"}:
-        from xsp import sweeps
-
-        return getattr(sweeps, name)
+    if name in _HOME:
+        return getattr(import_module(f"xsp.{_HOME[name]}"), name)
+    if name == "analysis":
+        return import_module("xsp.analysis")
     if name == "__version__":
         from xsp.environment import version_of
 
         return version_of("xsp")
     raise AttributeError(f"module 'xsp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, "analysis"})

@@ -24,6 +24,14 @@ class LevelError(XspError):
     """A level was asked for that does not exist or cannot be traced here."""
 
 
+class BudgetError(XspError):
+    """A budget, or another option of a performance test, does not exist or has an impossible value."""
+
+
+class BaselineError(XspError):
+    """A baseline that was asked for is not there, or a file is no baseline or a damaged one."""
+
+
 class TracingError(XspError):
     """A tracer failed while it was recording; what it saw cannot be trusted."""
 

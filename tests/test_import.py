@@ -156,7 +156,7 @@ def test_missing_levels_have_a_reason(tmp_path: Path) -> None:
     }
     assert "ProfilerActivity.CUDA" in status.loc["KERNEL", "reason"]
     assert "as traced" in repr(prof)
-    assert any("cost of that tool's tracing" in warning for warning in prof.warnings)
+    assert any("holds the cost of its tracing" in warning for warning in prof.warnings)
 
 
 def test_an_import_is_a_capture(tmp_path: Path) -> None:

@@ -341,6 +341,31 @@ def test_work_outside_layers_is_on_a_track_of_its_own(tmp_path: Path) -> None:
     assert {each.name for each in trace.slices if each.track == one.track} == {"(outside layers)"}
 
 
+def test_nvtx_ranges_are_on_tracks_of_their_own(tmp_path: Path) -> None:
+    """The program's own ranges need not nest with layers; they are beside their thread, with their domain."""
+    capture = gpu_capture()
+    run = int(capture.tables["runs"]["run"].iloc[-1])
+    start = int(capture.tables["spans"].query("run == @run")["start_ns"].min())
+    thread = int(capture.tables["model_calls"]["thread"].iloc[0])
+    ranges = pd.DataFrame(
+        {
+            "run": [run, run, 0],
+            "name": ["load", "infer", "other run"],
+            "domain": ["app", "", ""],
+            "thread": thread,
+            "start_ns": [start - 50, start + 200_000, start],
+            "end_ns": [start + 300_000, start + 600_000, start + 1],
+        }
+    )
+    with_ranges = Capture(capture.meta, capture.tables | {"ranges": ranges})
+    trace = read(xsp.Profile(with_ranges).to_perfetto(tmp_path / "x.pftrace"))
+    found = {one.name: (trace.tracks[one.track].name, one.arguments) for one in trace.slices if one.category == "NVTX"}
+    assert found == {
+        "load": ("NVTX ranges of main thread", {"domain": "app"}),
+        "infer": ("NVTX ranges of main thread, overlapping (2)", {"domain": ""}),
+    }
+
+
 def test_compressed_by_its_name(profiles: dict[str, xsp.Profile], tmp_path: Path) -> None:
     """A name that ends in .gz gives the same trace, compressed."""
     plain = profiles["transformer"].to_perfetto(tmp_path / "x.pftrace")

@@ -10,6 +10,7 @@ launch, `External id` to the innermost operator around the launch; `ac2g` and `f
 | module around layers | `user_annotation` |
 | LAYER and LIBRARY span | `cpu_op` |
 | API call | `cuda_runtime` or `cuda_driver` |
+| the program's NVTX range | `nvtx`, which Kineto does not have |
 | KERNEL span | `kernel`, `gpu_memcpy` or `gpu_memset` |
 """
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from xsp.export.arguments import Arguments
 from xsp.export.run_view import BACKWARD, RunView, Track
-from xsp.export.slices import API, CATEGORIES
+from xsp.export.slices import API, CATEGORIES, NVTX
 from xsp.export.writing import written
 
 Event = dict[str, Any]
@@ -112,6 +113,8 @@ def _slices(view: RunView, places: _Places) -> Iterator[Event]:
         elif CATEGORIES[category] == API:
             own = {"correlation": correlation}
             yield event | {"cat": "cuda_driver" if _is_driver(name) else "cuda_runtime", "args": linked | own}
+        elif CATEGORIES[category] == NVTX:
+            yield event | {"cat": "nvtx", "args": known}
         elif category in (_LAYER, _LIBRARY):
             yield event | {"cat": "cpu_op", "args": linked | _operator_arguments(known)}
         else:

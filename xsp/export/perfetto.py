@@ -20,7 +20,7 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
 )
 
 from xsp.export.run_view import Counter, RunView
-from xsp.export.slices import API, CATEGORIES
+from xsp.export.slices import API, CATEGORIES, MODULE, NVTX
 from xsp.export.writing import written
 
 _SEQUENCE = 1
@@ -105,7 +105,9 @@ class _Begin:
         names = "debug_annotation_names"
         for key, value in arguments.items():
             self._fill(self._event.debug_annotations.add(name_iid=interned.number(names, key)), value)
-        own = {"MODULE": (), API: ("correlation_id",), "KERNEL": ("span", "correlation_id")}.get(category, ("span",))
+        own = {MODULE: (), NVTX: (), API: ("correlation_id",), "KERNEL": ("span", "correlation_id")}.get(
+            category, ("span",)
+        )
         self._own = {
             key: self._event.debug_annotations.add(name_iid=interned.number(names, key), int_value=0) for key in own
         }

@@ -15,7 +15,7 @@ from xsp.export.arguments import Arguments
 from xsp.export.enclosing_modules import enclosing_modules
 from xsp.export.lanes import laid_out
 from xsp.export.run_choice import ChosenRun
-from xsp.export.slices import CATEGORIES, api_slices, module_slices, span_slices
+from xsp.export.slices import CATEGORIES, OUTSIDE, RANGES, api_slices, module_slices, nvtx_slices, span_slices
 from xsp.types import Level
 
 Tables = Mapping[str, pd.DataFrame]
@@ -54,10 +54,10 @@ class Counter:
 class RunView:
     """What is shown of one run.
 
-    `slices` has a row per slice: row (of `prof.spans`; -1 for modules and API calls), category (index into CATEGORIES),
+    `slices` has a row per slice: row (of `prof.spans`; -1 for all but spans), category (index into CATEGORIES),
     name, start_ns, end_ns, track (index into `tracks`), correlation_id, arguments (index into `arguments`), parent (row
-    of `slices`; -1 for modules and the outermost). `flows` has kind, source and target (rows of `slices`). `events` are
-    the begins and ends in order (see `lanes.Layout`).
+    of `slices`; -1 for modules, ranges and the outermost). `flows` has kind, source and target (rows of `slices`).
+    `events` are the begins and ends in order (see `lanes.Layout`).
     """
 
     title: str
@@ -75,8 +75,8 @@ def run_view(
 ) -> RunView:
     """Slices, arrows and counters of one run.
 
-    `corrected` replaces the recorded times where `chosen` says so; API calls, which the correction does not give, are
-    then left out. `about` is added to the arguments of MODEL slices.
+    `corrected` replaces the recorded times where `chosen` says so; API calls and the program's own ranges, which the
+    correction does not give, are then left out. `about` is added to the arguments of MODEL slices.
     """
     spans = _spans(tables, chosen, corrected)
     api = _of_run(tables["api_calls"], chosen.run).sort_values("start_ns", kind="stable")
@@ -89,10 +89,13 @@ def run_view(
     of_spans, arguments = span_slices(tables, spans, about, launched_ns)
     of_modules, more = module_slices(tables, modules)
     of_api = api_slices(shown_api)
+    of_ranges, domains = nvtx_slices({} if chosen.corrected else tables, chosen.run)
     of_modules["arguments"] += len(arguments)
     of_api["arguments"] += len(arguments) + len(more)
-    slices = pd.concat([of_spans, of_modules, of_api], ignore_index=True)
-    parents = np.r_[spans["parent"].to_numpy(), np.full(len(modules), -1), shown_api["parent"].to_numpy()]
+    of_ranges["arguments"] += len(arguments) + len(more) + 1
+    slices = pd.concat([of_spans, of_modules, of_api, of_ranges], ignore_index=True)
+    none = [np.full(len(each), -1) for each in (of_modules, of_ranges)]
+    parents = np.concatenate([spans["parent"].to_numpy(), none[0], shown_api["parent"].to_numpy(), none[1]])
     slices["parent"] = _places(spans, parents)
     first_api = None if chosen.corrected else len(of_spans) + len(of_modules)
     tracks, slices["track"], events = _tracks(slices, _nesting_rank(slices, modules))
@@ -102,7 +105,7 @@ def run_view(
         slices,
         tracks,
         events,
-        [*arguments, *more, {}],
+        [*arguments, *more, {}, *domains],
         pd.concat([_launches(spans, launch, first_api), _backward(tables, spans)], ignore_index=True),
         [*_memory(tables, spans, meta.get("memory_device")), *_clock(meta, spans, chosen)],
     )
@@ -144,7 +147,7 @@ def _nesting_rank(slices: pd.DataFrame, modules: pd.DataFrame) -> Ints:
 
 def _tracks(slices: pd.DataFrame, rank: Ints) -> tuple[list[Track], Ints, Ints]:
     """Tracks in order, the track of every slice, and the events."""
-    keys = ["on_device", "context", "number", "is_stand_in"]
+    keys = ["on_device", "context", "number", "side"]
     group = slices.groupby(keys, sort=False).ngroup().to_numpy().astype(np.int64)
     start, end = slices["start_ns"].to_numpy(), slices["end_ns"].to_numpy()
     layout = laid_out(group, start, end, rank, ~slices["on_device"].to_numpy())
@@ -154,21 +157,20 @@ def _tracks(slices: pd.DataFrame, rank: Ints) -> tuple[list[Track], Ints, Ints]:
     contexts = slices.loc[slices["on_device"], "context"].nunique()
     main = int(slices["number"].iloc[0])
     tracks = [
-        Track(device, context, number, lane, _name(device, context, number, rest, lane, contexts, main))
-        for device, context, number, rest, lane in zip(
+        Track(device, context, number, lane, _name(device, context, number, side, lane, contexts, main))
+        for device, context, number, side, lane in zip(
             *(distinct[one].tolist() for one in [*keys, "lane"]), strict=True
         )
     ]
     return tracks, index.to_numpy(dtype=np.int64), layout.event
 
 
-def _name(device: bool, context: int, number: int, rest: bool, lane: int, contexts: int, main: int) -> str:
+def _name(device: bool, context: int, number: int, side: int, lane: int, contexts: int, main: int) -> str:
     if device:
         name = f"stream {number}" + (f" of context {context}" if contexts > 1 else "")
-    elif rest:
-        name = "work outside layers"
     else:
         name = "main thread" if number == main else f"thread {number:#010x}"
+        name = {OUTSIDE: "work outside layers", RANGES: f"NVTX ranges of {name}"}.get(side, name)
     return f"{name}, overlapping ({lane + 1})" if lane else name
 
 

@@ -1,4 +1,4 @@
-"""The slices of one run: its spans, the modules around its layers, and its CUDA API calls."""
+"""The slices of one run: its spans, the modules around its layers, its CUDA API calls and the program's own ranges."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ Ints = npt.NDArray[np.int64]
 
 MODULE = "MODULE"
 API = "CUDA API"
-CATEGORIES = ("MODEL", MODULE, "LAYER", "LIBRARY", API, "KERNEL")
+NVTX = "NVTX"
+CATEGORIES = ("MODEL", MODULE, "LAYER", "LIBRARY", API, "KERNEL", NVTX)
 """Kinds of slices, outermost first; those named as levels are spans, the others are additions."""
+
+THREAD, OUTSIDE, RANGES = 0, 1, 2
+"""Column `side`: what is on the track of a thread or stream itself, and what is on tracks beside it because it need not
+nest with that: work outside layers, and the program's own ranges.
+"""
 
 _OF_LEVEL = np.array([CATEGORIES.index(level.name) for level in Level])
 
@@ -34,7 +40,7 @@ def span_slices(
     names = [tables[table]["name"].to_numpy(dtype=object) for table in ("calls", "layers", "library_calls", "kernels")]
     first = np.r_[0, np.cumsum([len(each) for each in names])]
     on_device = level == Level.KERNEL
-    is_stand_in = (level == Level.LAYER) & _stand_ins(tables)[np.where(level == Level.LAYER, detail, 0)]
+    stands_in = (level == Level.LAYER) & _stand_ins(tables)[np.where(level == Level.LAYER, detail, 0)]
     index, arguments = _arguments(tables, level, detail, _position(tables, spans, order))
     for one in np.unique(index[level == Level.MODEL]):
         arguments[one] = arguments[one] | about
@@ -48,7 +54,7 @@ def span_slices(
             "on_device": on_device,
             "context": np.where(on_device, spans["context"], 0),
             "number": np.where(on_device, spans["stream"], spans["thread"]).astype(np.int64),
-            "is_stand_in": is_stand_in,
+            "side": np.where(stands_in, OUTSIDE, THREAD),
             "correlation_id": spans["correlation_id"].to_numpy(),
             "arguments": index,
         }
@@ -110,6 +116,19 @@ def api_slices(api: pd.DataFrame) -> pd.DataFrame:
     return _host_slices(API, api.assign(end_ns=api["start_ns"] + api["duration_ns"]), np.zeros(len(api), np.int64))
 
 
+def nvtx_slices(tables: Tables, run: int) -> tuple[pd.DataFrame, list[Arguments]]:
+    """Slices of the program's own NVTX ranges in a run, and their arguments: one for each domain."""
+    ranges = tables.get("ranges")
+    if ranges is None:
+        ranges = pd.DataFrame({name: pd.Series(dtype=object) for name in ("run", "domain", "name", *_STAMPS)})
+    ranges = ranges[ranges["run"] == run]
+    code, domains = pd.factorize(ranges["domain"])
+    return _host_slices(NVTX, ranges, code.astype(np.int64)), [{"domain": str(domain)} for domain in domains]
+
+
+_STAMPS = ("thread", "start_ns", "end_ns")
+
+
 def _host_slices(category: str, table: pd.DataFrame, arguments: Ints) -> pd.DataFrame:
     return pd.DataFrame(
         {
@@ -121,7 +140,7 @@ def _host_slices(category: str, table: pd.DataFrame, arguments: Ints) -> pd.Data
             "on_device": False,
             "context": 0,
             "number": table["thread"].to_numpy(dtype=np.int64),
-            "is_stand_in": False,
+            "side": RANGES if category == NVTX else THREAD,
             "correlation_id": table["correlation_id"].to_numpy() if "correlation_id" in table else 0,
             "arguments": arguments,
         }

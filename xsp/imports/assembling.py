@@ -15,6 +15,7 @@ from xsp.errors import CaptureError
 from xsp.imports.foreign import ForeignTrace
 from xsp.imports.layers import Layers, layers_of
 from xsp.run import Run
+from xsp.slugs import tagged
 from xsp.tracing import context
 from xsp.types import (
     API_CALLS,
@@ -29,10 +30,6 @@ from xsp.types import (
 )
 
 Ints = npt.NDArray[np.int64]
-
-_RECORDED_WITH_TRACING = (
-    "imported from {tool}: every time holds the cost of that tool's tracing, since there are no runs without it"
-)
 
 
 def capture_of(trace: ForeignTrace) -> Capture:
@@ -140,7 +137,8 @@ def _columns(schema: Schema, rows: pd.DataFrame) -> Columns:
 
 def _meta(trace: ForeignTrace, name: str, levels: list[Level], windows: pd.DataFrame) -> dict[str, Any]:
     ids = context.current()
-    warnings = [_RECORDED_WITH_TRACING.format(tool=trace.tool), *trace.warnings, *_left_out(trace, windows)]
+    traced = f"imported from {trace.tool}: every time holds the cost of its tracing, since there are no runs without it"
+    warnings = [tagged("imported", traced), *trace.warnings, *_left_out(trace, windows)]
     return {
         "name": name,
         "levels": [
@@ -172,4 +170,5 @@ def _left_out(trace: ForeignTrace, windows: pd.DataFrame) -> list[str]:
     outside = sum(int((_window_of(part["start_ns"], windows) < 0).sum()) for part in (trace.ranges, trace.api))
     if not outside:
         return []
-    return [f"{outside} ranges and API calls outside the {len(windows)} runs of the trace are in no table"]
+    sentence = f"{outside} ranges and API calls outside the {len(windows)} runs of the trace are in no table"
+    return [tagged("outside-runs", sentence)]

@@ -20,6 +20,7 @@ from xsp.errors import CaptureError
 from xsp.imports.assembling import capture_of
 from xsp.imports.foreign import DEVICE_COLUMNS, HOST_COLUMNS, RANGE_COLUMNS, ForeignTrace, table
 from xsp.profiles import Profile
+from xsp.slugs import tagged
 from xsp.types import Level
 
 TOOL = "Nsight Systems"
@@ -144,7 +145,8 @@ def _process(tables: dict[str, pd.DataFrame]) -> tuple[int | None, list[str]]:
         return None, []
     chosen = int(counts.index[0])
     number = chosen >> 24 & 0xFFFFFF
-    return chosen, [f"the export has {len(counts)} processes; only {number}, with the most GPU activities, is taken"]
+    left_out = f"the export has {len(counts)} processes; only {number}, with the most GPU activities, is taken"
+    return chosen, [tagged("several-processes", left_out)]
 
 
 def _pid(serialised: pd.Series) -> pd.Series:

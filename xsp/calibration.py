@@ -25,6 +25,7 @@ SHORT_KERNEL_ELEMENTS = 1 << 20  # 256 blocks or more, some 2 us
 QUEUE_CYCLES = 20_000_000  # some 10 ms
 
 
+@torch.inference_mode(False)
 def tight_loops(tracers: Mapping[Level, Tracer]) -> Costs:
     """Cost in ns of one event of each kind that can be provoked here; 0 where it cannot.
 

@@ -19,7 +19,8 @@ from captures import gpu_capture, gpu_profile
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket, TrackDescriptor, TrackEvent
 
 import xsp
-from xsp.capture import Capture
+from xsp.analysis.sequence import kernel_sequence
+from xsp.capture import TABLES, Capture
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")
@@ -284,6 +285,20 @@ def test_hardware_counters_are_on_the_kernel_they_were_measured_on(tmp_path: Pat
         if "dram__bytes_read.sum" in one.arguments
     }
     assert counted == {"sm90_xmma_fprop_implicit_gemm": 7.0}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_counters_find_every_kernel_of_a_run(name: str, profiles: dict[str, xsp.Profile], tmp_path: Path) -> None:
+    """Positions here are those of the kernel sequence, by which counters are collected and analysed."""
+    prof = profiles[name]
+    tables = {table: prof.table(table) for table in TABLES}
+    sequence = kernel_sequence(tables)
+    counters = sequence[["position", "kernel"]].assign(sample=0, metric=sequence["position"].astype(float))
+    meta = {"name": name, "environment": {}, "warnings": [], "levels": []}
+    capture = Capture(meta | {"trace": {}}, tables | {"counters": counters})
+    found = read(xsp.Profile(capture).to_perfetto(tmp_path / "x.pftrace"))
+    counted = [one.arguments.get("metric") for one in found.slices if one.arguments.get("kind") == "kernel"]
+    assert sorted(counted) == counters["metric"].tolist()
 
 
 def test_the_caller_chooses_run_and_rung(profiles: dict[str, xsp.Profile], tmp_path: Path) -> None:

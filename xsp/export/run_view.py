@@ -82,7 +82,7 @@ def run_view(
     api = _of_run(tables["api_calls"], chosen.run).sort_values("start_ns", kind="stable")
     launch = launch_of(spans["correlation_id"].to_numpy(), api["correlation_id"].to_numpy())
     launch[spans["level"] != Level.KERNEL] = -1
-    launched_ns = np.r_[api["start_ns"].to_numpy(), 0][launch]
+    launched_ns = np.where(launch >= 0, np.r_[api["start_ns"].to_numpy(), 0][launch], spans["start_ns"])
     shown_api = api.iloc[:0] if chosen.corrected else api
 
     modules = _modules(tables, spans)

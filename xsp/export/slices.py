@@ -79,7 +79,7 @@ def _position(tables: Tables, spans: pd.DataFrame, order: Ints) -> Ints:
     is_kernel = (spans["level"] == Level.KERNEL).to_numpy()
     is_kernel = is_kernel & (tables["kernels"]["kind"].to_numpy() == "kernel")[np.where(is_kernel, detail, 0)]
     kernels = np.flatnonzero(is_kernel)
-    kernels = kernels[np.argsort(order[kernels], kind="stable")]
+    kernels = kernels[np.lexsort((spans["start_ns"].to_numpy()[kernels], order[kernels]))]
     known = np.full(max(len(kernels), max(counted) + 1), -1, dtype=np.int64)
     known[list(counted)] = [kernel for kernel, _ in counted.values()]
     place = np.arange(len(kernels))

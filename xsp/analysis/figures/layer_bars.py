@@ -48,7 +48,7 @@ def layer_latency(profile: Profile) -> Figure:
     note = f"Largest: {_listed(top, top['latency_ms'].map(_milliseconds))}.{left_out}{_hatched(table)}"
     drawn = figure(title, note)
     values = [
-        f"{_milliseconds(value)} {numbers.plus_minus(half)}"
+        f"{_milliseconds(value)} {numbers.plus_minus(half, numbers.decimals_for(value))}"
         for value, half in zip(shown["latency_ms"], shown["latency_ci_ms"], strict=True)
     ]
     _add_bars(drawn, shown, shown["latency_ms"], values)

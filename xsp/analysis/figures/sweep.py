@@ -83,7 +83,7 @@ def _add_model(drawn: Figure, name: str, rows: pd.DataFrame, place: int) -> None
         x=batches.to_numpy(), y=latency.to_numpy(), yaxis="y2", showlegend=False, **look,
         error_y={"type": "data", "array": np.nan_to_num(half), "thickness": 1.2},
         hovertext=[
-            hover(head, f"{numbers.milliseconds(value)} ms {numbers.plus_minus(ci)}")
+            hover(head, f"{numbers.milliseconds(value, numbers.decimals_for(value))} ms {numbers.plus_minus(ci, numbers.decimals_for(value))}")
             for head, value, ci in zip(heads, latency, half, strict=True)
         ],
     )  # fmt: skip

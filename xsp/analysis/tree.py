@@ -82,7 +82,7 @@ def _host(
     for level in _HOST_LEVELS:
         own = runs_of(runs, level)["run"].to_numpy()
         if len(own):
-            at, sums, counts = _host_sums(tree, spans, level, own)
+            at, sums, counts = host_sums(tree, spans, level, own)
             mean, half = trimmed(sums)
             host[at], interval[at] = mean[at], half[at]
             calls[at] = np.rint(np.median(counts, axis=0)).astype(np.int64)[at]
@@ -103,7 +103,7 @@ def _corrected_host(
     spans = spans.assign(duration_ns=duration)
     own = np.unique(spans["run"].to_numpy()[corrected["row"]])
     for level in _HOST_LEVELS:
-        at, sums, _ = _host_sums(tree, spans, level, own)
+        at, sums, _ = host_sums(tree, spans, level, own)
         mean, half = trimmed(sums)
         host[at], interval[at] = mean[at], half[at]
     return host, interval
@@ -116,10 +116,12 @@ def _kinds(tree: Hierarchy) -> npt.NDArray[Any]:
     return np.array([node["level"] for node in tree.nodes])
 
 
-def _host_sums(
+def host_sums(
     tree: Hierarchy, spans: pd.DataFrame, level: Level, own: IntArray
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Nodes that this level's spans tell about, and total duration and number of spans as matrices (runs, nodes)."""
+    """Nodes that this level's spans tell about, and total duration (ns) and number of spans as matrices (runs `own`,
+    nodes).
+    """
     size, kind = len(tree.nodes), _kinds(tree)
     here = (spans["level"] == level).to_numpy() & np.isin(spans["run"], own)
     run, node = spans["run"].to_numpy()[here], tree.of_span[here]
@@ -194,7 +196,17 @@ def _device(
     nothing = np.full(size, np.nan)
     if not len(own):
         return nothing, nothing, np.zeros(size, dtype=np.int64)
-    here = (spans["level"] == Level.KERNEL).to_numpy()
+    busy, counts = device_sums(tree, spans, own)
+    mean, half = trimmed(busy)
+    return mean, half, np.rint(np.median(counts, axis=0)).astype(np.int64)
+
+
+def device_sums(
+    tree: Hierarchy, spans: pd.DataFrame, own: IntArray
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """GPU-busy ns and number of kernels, copies and sets below every node, as matrices (runs `own`, nodes)."""
+    size = len(tree.nodes)
+    here = (spans["level"] == Level.KERNEL).to_numpy() & np.isin(spans["run"], own)
     start = spans["start_ns"].to_numpy()[here]
     end = start + spans["duration_ns"].to_numpy()[here]
     place = np.searchsorted(own, spans["run"].to_numpy()[here])
@@ -207,5 +219,4 @@ def _device(
         counts += _per_run(own[place[alive]], node[alive], np.ones(int(alive.sum())), own, size)
         node = np.where(alive, parents[node], -1)
         alive = node >= 0
-    mean, half = trimmed(busy.reshape(len(own), size))
-    return mean, half, np.rint(np.median(counts, axis=0)).astype(np.int64)
+    return busy.reshape(len(own), size), counts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import comb
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Verdict:
-    """`name` is "regression", "improved", "neutral" or "undecided"; `ratio` is candidate over baseline, of trimmed means.
+    """`name` is "regression", "improved", "neutral" or "undecided"; `ratio` is candidate over baseline.
 
     `low` and `high` bound its 95 % interval; `p_value` is that of no difference. All are NaN where nothing is known.
     """
@@ -72,8 +73,8 @@ def verdict(
     - regression: the ratio of the trimmed means is over 1 + `threshold`, and the Mann-Whitney test rejects "no
       difference" at p < `alpha` / `nodes` (Bonferroni's correction for the number of nodes compared);
     - improved: the same the other way round, with the ratio below 1 / (1 + `threshold`);
-    - undecided: neither, but the 95 % interval of the ratio holds both 1 and 1 + `threshold`, or the ratio is beyond the
-      threshold without being significant, or there are fewer than two values: more runs are needed to tell;
+    - undecided: neither, but the 95 % interval of the ratio holds both 1 and 1 + `threshold`, or the ratio is beyond
+      the threshold without being significant, or there are fewer than two values: more runs are needed to tell;
     - neutral: none of these.
 
     Runs that follow each other resemble each other. Where a sample shows it, by the correlation of neighbours, the
@@ -184,8 +185,9 @@ _EXACT = 2500
 def _mann_whitney(baseline: Array, candidate: Array) -> Array:
     if not len(baseline) or not len(candidate):
         return np.full(baseline.shape[1], np.nan)
-    method = "exact" if len(baseline) * len(candidate) <= _EXACT else "asymptotic"
-    return np.atleast_1d(stats.mannwhitneyu(baseline, candidate, axis=0, method=method).pvalue).astype(np.float64)
+    method: Literal["exact", "asymptotic"] = "exact" if len(baseline) * len(candidate) <= _EXACT else "asymptotic"
+    found = stats.mannwhitneyu(baseline, candidate, axis=0, method=method)
+    return np.asarray(found.pvalue, dtype=np.float64).reshape(-1)
 
 
 def _weakened(p_value: Array, less: Array) -> Array:

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from xsp import measured_peaks
-from xsp.gpu_state import highest_clocks
+from xsp.gpu_state import highest_clocks, power_limit
 from xsp.processor import processor
 
 
@@ -39,7 +39,7 @@ def environment() -> dict[str, Any]:
     }
     facts |= processor()
     if torch.cuda.is_available():
-        facts |= _gpu(torch) | highest_clocks(torch)
+        facts |= _gpu(torch) | highest_clocks(torch) | power_limit(torch)
     measured = measured_peaks.stored(measured_peaks.device_key(facts))
     return facts | ({"measured_peaks": measured} if measured else {})
 

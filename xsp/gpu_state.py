@@ -47,6 +47,18 @@ def highest_clocks(torch: Any) -> dict[str, int]:
         return {}
 
 
+def power_limit(torch: Any) -> dict[str, float]:
+    """power_limit_w (nvmlDeviceGetEnforcedPowerLimit) of torch's current GPU, empty where NVML does not tell.
+
+    Two GPUs of one model with different limits do not take the same time.
+    """
+    try:
+        nvml, device = nvml_device(torch)
+        return {"power_limit_w": nvml.nvmlDeviceGetEnforcedPowerLimit(device) / 1e3}
+    except Exception:  # as above
+        return {}
+
+
 @dataclass(frozen=True)
 class GpuState:
     """One reading (nvmlDeviceGetClockInfo, ...GetPowerUsage, ...GetTemperature, ...GetCurrentClocksEventReasons)."""

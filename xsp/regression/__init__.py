@@ -1,0 +1,1 @@
+"""What the pytest plugin does with a profile: budgets, baselines, verdicts and their report."""

@@ -1,0 +1,102 @@
+"""What the command line says: which baselines, and what makes a test fail. Imports nothing that takes time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from xsp.errors import BudgetError
+
+MAIN = "main"
+"""Name of the baseline that is meant where none is named."""
+MAX_SLOWDOWN = 1.05
+
+SLOWDOWN, MORE, FEWER, REFUSED, NEW, UNDECIDED, UNCHECKED = (
+    "slowdown", "more", "fewer", "refused", "new", "undecided", "unchecked",
+)  # fmt: skip
+RULES = {
+    SLOWDOWN: "significantly slower than the baseline by more than the threshold",
+    MORE: "more kernels, copies, library calls, synchronisations, layers, allocated bytes or graph breaks",
+    REFUSED: "the baseline cannot be compared, for example because the inputs have other shapes",
+    FEWER: "fewer of what `more` counts",
+    NEW: "no baseline of this test for this machine",
+    UNDECIDED: "noise too large to tell, even after more rounds",
+    UNCHECKED: "a budget for a level that cannot be traced here",
+}
+"""What can make a test fail, apart from a broken budget, which always does."""
+DEFAULT_RULES = (SLOWDOWN, MORE, REFUSED)
+NOTHING = "nothing"
+
+_NAME = re.compile(r"[\w.+\-]{1,80}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a test run compares: the baseline compared with (None for no comparison), the one saved (None for none),
+    what fails a test, the threshold given on the command line, and whether measuring is off.
+    """
+
+    compare: str | None = MAIN
+    save: str | None = None
+    update: bool = False
+    disable: bool = False
+    rules: frozenset[str] = field(default=frozenset(DEFAULT_RULES))
+    max_slowdown: float | None = None
+
+    @classmethod
+    def of(cls, save: str | None, compare: str | None, fail: Iterable[str], *, update: bool, disable: bool) -> Options:
+        """Checked options. A baseline that is being saved is compared with only if that is asked for.
+
+        Raises BudgetError for what cannot be.
+        """
+        rules, slowdown = parsed_rules(fail)
+        against = checked_name("--xsp-compare", compare) if compare is not None else (MAIN if save is None else None)
+        saved = None if save is None else checked_name("--xsp-save", save)
+        if update:
+            if saved is not None:
+                raise BudgetError("--xsp-update and --xsp-save exclude each other: the former saves what it compared")
+            saved = against
+        return cls(against, saved, update, disable, rules, slowdown)
+
+
+def checked_name(option: str, name: str) -> str:
+    """The name of a baseline. Raises BudgetError for what looks like a path: `--xsp-save tests` takes `tests` for it."""
+    if not _NAME.fullmatch(name) or name in {".", ".."}:
+        raise BudgetError(
+            f"{option}={name!r} cannot be a baseline's name: letters, digits and .+-_ only. If it is a path of tests, "
+            f"write {option}=NAME, or put {option} after it"
+        )
+    return name
+
+
+def parsed_rules(texts: Iterable[str]) -> tuple[frozenset[str], float | None]:
+    """What fails a test, and the threshold if there is one: `slowdown:5%` is 1.05.
+
+    Rules add to the default ones; `nothing` clears all that come before it. Raises BudgetError for unknown rules.
+    """
+    rules, threshold = set(DEFAULT_RULES), None
+    for word in (part.strip() for text in texts for part in text.split(",")):
+        name, given, limit = word.partition(":")
+        if name == NOTHING and not given:
+            rules.clear()
+        elif name in RULES and (not given or name == SLOWDOWN):
+            rules.add(name)
+            threshold = parsed_slowdown(limit) if given else threshold
+        else:
+            every = ", ".join([*RULES, NOTHING])
+            raise BudgetError(
+                f"--xsp-fail={word!r} is not known; there are slowdown:5% and {every}, with commas between"
+            )
+    return frozenset(rules), threshold
+
+
+def parsed_slowdown(text: str) -> float:
+    """`5%` as 1.05, and `0.05` too. Raises BudgetError for what is no positive share."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 100:
+        raise BudgetError(f"--xsp-fail=slowdown:{text} cannot be: a share over 0, such as slowdown:5%")
+    return 1 + share

@@ -1,0 +1,75 @@
+"""What one test asks for: how to measure, what to compare, which budgets to keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+from xsp.errors import BudgetError
+from xsp.regression.budgets import UNITS, parsed
+
+MEASURING = ("levels", "iterations", "warmup", "budget_s", "seed", "serialize", "metrics", "ranges_as_layers", "stop")
+"""Options that go to `xsp.measure`."""
+COMPARING = ("max_slowdown", "metric", "patience_s", "name")
+METRICS = ("latency", "device")
+OPTIONS = (*MEASURING, *COMPARING, *UNITS)
+
+BUDGET_S = 10.0
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one measurement is made and judged.
+
+    Args:
+        measuring: options of `xsp.measure`.
+        budgets: limits by name.
+        max_slowdown: ratio to the baseline that is still accepted; None for the run's default.
+        metric: "latency", the unprofiled one of the model, or "device", the time in which the GPU is busy.
+        patience_s: seconds for measuring again while noise leaves the verdict open.
+        name: sets this measurement apart from others of the same test.
+
+    """
+
+    measuring: Mapping[str, Any] = field(default_factory=dict)
+    budgets: Mapping[str, float] = field(default_factory=dict)
+    max_slowdown: float | None = None
+    metric: str = "latency"
+    patience_s: float = PATIENCE_S
+    name: str = ""
+
+    @classmethod
+    def of(cls, *given: Mapping[str, Any]) -> Plan:
+        """A plan from options, later ones over earlier ones. Raises BudgetError for what does not exist or cannot be."""
+        options = {key: value for one in given for key, value in one.items()}
+        unknown = [key for key in options if key not in OPTIONS]
+        if unknown:
+            raise BudgetError(f"option {unknown[0]!r} is not known; there are {', '.join(OPTIONS)}")
+        slowdown = options.get("max_slowdown")
+        if slowdown is not None and not _number(slowdown, 1.0):
+            raise BudgetError(f"max_slowdown={slowdown!r} cannot be: a ratio over 1, such as 1.05 for 5 %")
+        patience = options.get("patience_s", PATIENCE_S)
+        if not _number(patience, -math.inf) or patience < 0:
+            raise BudgetError(f"patience_s={patience!r} cannot be: seconds from 0 on")
+        metric, name = options.get("metric", "latency"), options.get("name", "")
+        if metric not in METRICS:
+            raise BudgetError(f"metric={metric!r} is not known; there are {', '.join(METRICS)}")
+        if not isinstance(name, str):
+            raise BudgetError(f"name={name!r} cannot be: a string that tells this measurement from the test's others")
+        measuring = {key: options[key] for key in MEASURING if key in options}
+        return cls(
+            measuring if "iterations" in measuring else {"budget_s": BUDGET_S} | measuring,
+            parsed({key: value for key, value in options.items() if key in UNITS}),
+            slowdown,
+            metric,
+            float(patience),
+            name,
+        )
+
+
+def _number(value: Any, over: float) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value > over

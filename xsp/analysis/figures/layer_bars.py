@@ -45,10 +45,10 @@ def layer_latency(profile: Profile) -> Figure:
         return empty(title, NO_LAYERS)
     shown, left_out = largest(table, "latency_ms")
     top = table.nlargest(3, "latency_ms")
-    note = f"Largest: {_listed(top, top['latency_ms'].map(_milliseconds))}.{left_out}{_hatched(table)}"
+    note = f"Largest: {_listed(top, top['latency_ms'].map(milliseconds))}.{left_out}{_hatched(table)}"
     drawn = figure(title, note)
     values = [
-        f"{_milliseconds(value)} {numbers.plus_minus(half, numbers.decimals_for(value))}"
+        f"{milliseconds(value)} {numbers.plus_minus(half, numbers.decimals_for(value))}"
         for value, half in zip(shown["latency_ms"], shown["latency_ci_ms"], strict=True)
     ]
     _add_bars(drawn, shown, shown["latency_ms"], values)
@@ -108,7 +108,7 @@ def gpu_vs_nongpu(profile: Profile) -> Figure:
         return empty(title, NO_KERNELS)
     shown, left_out = largest(table, "layer_latency_ms", marks=MARKS // 2)
     total, gpu = table["layer_latency_ms"].sum(), table["gpu_ms"].sum()
-    note = f"Of all layers' {_milliseconds(total)} the GPU works for {_milliseconds(gpu)} ({gpu / total:.1%})."
+    note = f"Of all layers' {milliseconds(total)} the GPU works for {milliseconds(gpu)} ({gpu / total:.1%})."
     drawn = figure(title, note + left_out, barmode="stack")
     parts = (
         ("gpu_share", "gpu_ms", "GPU busy", LEVELS["KERNEL"], ""),
@@ -116,7 +116,7 @@ def gpu_vs_nongpu(profile: Profile) -> Figure:
     )
     for share, spent, name, colour, pattern in parts:
         texts = [
-            f"{name}: {_milliseconds(value)} of {_milliseconds(whole)} ({part:.1%})"
+            f"{name}: {milliseconds(value)} of {milliseconds(whole)} ({part:.1%})"
             for value, whole, part in zip(shown[spent], shown["layer_latency_ms"], shown[share], strict=True)
         ]
         drawn.add_bar(
@@ -142,7 +142,8 @@ def mebibytes_text(amount: float) -> str:
     return f"{float(amount) / _MIB:,.4g} MiB"
 
 
-def _milliseconds(value: float) -> str:
+def milliseconds(value: float) -> str:
+    """`1.234 ms`, with about four significant digits."""
     return f"{numbers.milliseconds(value, numbers.decimals_for(value))} ms"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xsp.analysis.figures.layer_bars import mebibytes_text
+from xsp.analysis.figures.layer_bars import mebibytes_text, milliseconds
 from xsp.analysis.figures.palette import OTHER, Family, family
 from xsp.analysis.figures.theme import NO_LAYERS, Figure, empty, figure, hover, safe
 from xsp.analysis.layers import layer_latency_by_type as layer_latency_by_type_table
@@ -37,7 +37,7 @@ def layer_type_distribution(profile: Profile) -> Figure:
 def layer_latency_by_type(profile: Profile) -> Figure:
     """Share of each type in the layers' latency (A6)."""
     table = layer_latency_by_type_table(profile)
-    return _shares("Latency by type", table, "latency_ms", "Share of the latency (%)", _milliseconds, NO_LAYERS)
+    return _shares("Latency by type", table, "latency_ms", "Share of the latency (%)", milliseconds, NO_LAYERS)
 
 
 def layer_memory_by_type(profile: Profile) -> Figure:
@@ -47,10 +47,6 @@ def layer_memory_by_type(profile: Profile) -> Figure:
     if not (table["allocated_bytes"] > 0).any():
         return empty("Memory by type", unknown)
     return _shares("Memory by type", table, "allocated_bytes", "Share of the memory (%)", mebibytes_text, unknown)
-
-
-def _milliseconds(value: float) -> str:
-    return f"{numbers.milliseconds(value, numbers.decimals_for(value))} ms"
 
 
 def _shares(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.figures.ceilings import add_roofs, dram_bytes_per_s, roofs, si
+from xsp.analysis.figures.layer_bars import milliseconds
 from xsp.analysis.figures.palette import IDLE, IDLE_PATTERN, LEVELS
 from xsp.analysis.figures.rooflines import INTENSITY_AXIS, THROUGHPUT_AXIS, bound_text, drawable
 from xsp.analysis.figures.theme import NO_KERNELS, Figure, empty, figure, hover, safe
@@ -83,7 +84,7 @@ def _add_model(drawn: Figure, name: str, rows: pd.DataFrame, place: int) -> None
         x=batches.to_numpy(), y=latency.to_numpy(), yaxis="y2", showlegend=False, **look,
         error_y={"type": "data", "array": np.nan_to_num(half), "thickness": 1.2},
         hovertext=[
-            hover(head, f"{numbers.milliseconds(value, numbers.decimals_for(value))} ms {numbers.plus_minus(ci, numbers.decimals_for(value))}")
+            hover(head, f"{milliseconds(value)} {numbers.plus_minus(ci, numbers.decimals_for(value))}")
             for head, value, ci in zip(heads, latency, half, strict=True)
         ],
     )  # fmt: skip

@@ -20,6 +20,7 @@ from xsp.errors import XspError as XspError
 
 if TYPE_CHECKING:
     from xsp import analysis as analysis
+    from xsp.comparing import compare_targets as compare_targets
     from xsp.imports.kineto import from_kineto as from_kineto
     from xsp.imports.nsys import from_nsys as from_nsys
     from xsp.profiler import measure as measure
@@ -44,6 +45,7 @@ __all__ = [
     "TargetError",
     "TracingError",
     "XspError",
+    "compare_targets",
     "from_kineto",
     "from_nsys",
     "load",
@@ -60,9 +62,11 @@ _HOME = {
     "Level": "types",
     "Profile": "profiles",
     "Sweep": "sweeps",
+    "compare_targets": "comparing",
     "from_kineto": "imports.kineto",
     "from_nsys": "imports.nsys",
     "load": "profiles",
+    "load_ipython_extension": "magics",
     "load_sweep": "sweeps",
     "measure": "profiler",
     "profile": "profiler",

@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from functools import partial
-from typing import Any, NoReturn
-
-from tqdm.auto import tqdm
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from xsp.analysis.correction import correction_row, fitted
 from xsp.analysis.overlap import overlapped
@@ -32,6 +30,9 @@ from xsp.tracing.clock import read_bracketed
 from xsp.types import Level, LevelStatus
 from xsp.vocabulary import vocabulary
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 
 def climbed(target: Target, settings: Settings, random: RandomState | None = None) -> Capture:
     """Measure `target` and return everything as a capture. `random` is the state re-runs start from, now by default."""
@@ -42,7 +43,7 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         watch = GpuWatch()
         ladder = Ladder(rungs_for(prepared.traced), settings.seed)
         title = f"xsp {target.name}: rounds of {len(ladder.rungs)} rungs"
-        with bar(title, settings.iterations, settings.progress) as shown:
+        with bar(title, settings.iterations, settings.progress, "round") as shown:
             finished = partial(_after, shown=shown, watch=watch)
             runs, why = climb(executor, ladder, prepared.tracers, settings.stopping_rule(), finished)
         loops = tight_loops(prepared.tracers)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import NoReturn
 
-from tqdm.auto import tqdm
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():
+    # In a notebook without ipywidgets the bar is text; that is no reason to greet everybody with a warning.
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
 
 SHOW_AFTER_S = 1.0
 
 
-def bar(title: str, total: int | None, show: bool | None) -> tqdm[NoReturn]:
+def bar(title: str, total: int | None, show: bool | None, unit: str = "run") -> tqdm[NoReturn]:
     """A bar that appears after a second; `show=None` means only on a terminal or in a notebook."""
     visible = _someone_watches() if show is None else show
     hidden = not visible
-    shown: tqdm[NoReturn] = tqdm(desc=title, total=total, disable=hidden, delay=SHOW_AFTER_S, leave=False, unit="run")
+    shown: tqdm[NoReturn] = tqdm(desc=title, total=total, disable=hidden, delay=SHOW_AFTER_S, leave=False, unit=f" {unit}s")
     return shown
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from xsp.cli.compare import compare
 from xsp.cli.doctor import doctor
 from xsp.cli.export import export
 from xsp.cli.import_ import import_
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(profile)
 app.command()(sweep)
 app.command()(report)
+app.command()(compare)
 app.command()(export)
 app.command("import")(import_)
 app.command()(doctor)

@@ -1,0 +1,198 @@
+"""Which node of one hierarchy is which of another, where layers were inserted, dropped, renamed or replaced.
+
+Layers are aligned as sequences, in the order in which they run, so that an inserted layer shifts nothing after it. Then
+modules follow their layers, and library calls and kernels are matched by name inside matched layers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Ints = npt.NDArray[np.int64]
+
+_FEATURES = {
+    "type": 4,
+    "pattern": 2,
+    "input_shapes": 2,
+    "output_shapes": 2,
+    "name": 1,
+    "parameter_bytes": 1,
+    "above": 1,
+}
+"""What two layers can have in common and what it counts for. The highest sum of an alignment wins."""
+
+_NUMBER = re.compile(r"(?<=[.:_])\d+(?=[.:]|$)|^\d+(?=[.:]|$)")
+"""A place in a Sequential, or which call of a function it is: what an inserted neighbour changes."""
+
+
+def aligned(a: pd.DataFrame, b: pd.DataFrame) -> Ints:
+    """For each row of `a` its row of `b`, or -1. Both are tables as of `xsp.analysis.node_facts.node_facts`."""
+    match = np.full(len(a), -1, dtype=np.int64)
+    if len(a) and len(b):
+        match[0] = 0
+        _align_layers(a, b, match)
+        _align_modules(a, b, match)
+        for level in ("LIBRARY", "KERNEL"):
+            _align_below(a, b, match, level)
+        _align_kernels_of_layers(a, b, match)
+    return match
+
+
+def _align_layers(a: pd.DataFrame, b: pd.DataFrame, match: Ints) -> None:
+    rows_a, rows_b = (_in_order(nodes) for nodes in (a, b))
+    codes_a, codes_b = _codes(a, rows_a, b, rows_b)
+    first = _common(codes_a, codes_b)
+    last = _common(codes_a[::-1], codes_b[::-1], len(codes_a) - first, len(codes_b) - first)
+    match[rows_a[:first]] = rows_b[:first]
+    if last:
+        match[rows_a[-last:]] = rows_b[-last:]
+    middle_a, middle_b = slice(first, len(rows_a) - last), slice(first, len(rows_b) - last)
+    pairs = _best(codes_a[middle_a], codes_b[middle_b])
+    match[rows_a[middle_a][pairs[:, 0]]] = rows_b[middle_b][pairs[:, 1]]
+
+
+def _in_order(nodes: pd.DataFrame) -> Ints:
+    rows = np.flatnonzero((nodes["level"] == "LAYER").to_numpy())
+    return rows[np.argsort(nodes["order"].to_numpy()[rows], kind="stable")]
+
+
+def _codes(a: pd.DataFrame, rows_a: Ints, b: pd.DataFrame, rows_b: Ints) -> tuple[Ints, Ints]:
+    """One column of integers per feature, and the phase, equal where the two tables agree."""
+    every = pd.concat([_features(a, rows_a), _features(b, rows_b)], ignore_index=True)
+    columns = [pd.factorize(every[name])[0] for name in (*_FEATURES, "phase")]
+    codes = np.stack(columns, axis=1).astype(np.int64)
+    return codes[: len(rows_a)], codes[len(rows_a) :]
+
+
+def _features(nodes: pd.DataFrame, rows: Ints) -> pd.DataFrame:
+    layers = nodes.iloc[rows]
+    above = nodes["name"].to_numpy(dtype=object)[layers["parent"].to_numpy()]
+    return layers.assign(
+        pattern=[pattern(name) for name in layers["name"]], above=np.where(layers["parent"] == 0, "", above)
+    )[[*_FEATURES, "phase"]]
+
+
+def pattern(name: str) -> str:
+    """`layers.3.fc1` as `layers.#.fc1`, `block::add_1` as `block::add`."""
+    head, colons, function = name.rpartition("::")
+    if colons:
+        return f"{_NUMBER.sub('#', head)}::{re.sub(r'_[0-9]+$', '', function)}"
+    return _NUMBER.sub("#", name)
+
+
+def _common(a: Ints, b: Ints, most_a: int | None = None, most_b: int | None = None) -> int:
+    """How many rows at the beginning are the same."""
+    length = min(len(a) if most_a is None else most_a, len(b) if most_b is None else most_b)
+    different = np.flatnonzero((a[:length] != b[:length]).any(axis=1))
+    return int(different[0]) if len(different) else length
+
+
+def _best(a: Ints, b: Ints) -> Ints:
+    """Pairs of rows of the alignment with the highest sum of similarities (Needleman and Wunsch, gaps are free).
+
+    A row at a time: with free gaps the recurrence along a row is a running maximum.
+    """
+    if not len(a) or not len(b):
+        return np.zeros((0, 2), dtype=np.int64)
+    score = np.zeros(len(b) + 1, dtype=np.int64)
+    steps = np.zeros((len(a), len(b)), dtype=np.int8)  # 1: a pair, 2: skip in a, 0: skip in b
+    for at, row in enumerate(a):
+        similar = _similarity(row, b)
+        paired = np.where(similar > 0, score[:-1] + similar, -1)
+        below = np.maximum(paired, score[1:])
+        new = np.maximum.accumulate(np.r_[0, below])
+        steps[at] = np.where((paired == new[1:]) & (similar > 0), 1, np.where(score[1:] == new[1:], 2, 0))
+        score = new
+    pairs, i, j = [], len(a) - 1, len(b) - 1
+    while i >= 0 and j >= 0:
+        step = steps[i, j]
+        if step == 1:
+            pairs.append((i, j))
+        i, j = i - (step != 0), j - (step != 2)
+    return np.array(pairs[::-1], dtype=np.int64).reshape(-1, 2)
+
+
+_AT = {name: at for at, name in enumerate((*_FEATURES, "phase"))}
+_WEIGHTS = np.array([*_FEATURES.values(), 0], dtype=np.int64)
+
+
+def _similarity(row: Ints, others: Ints) -> Ints:
+    """0 where two layers cannot be the same: another phase; neither type nor name; a type alone."""
+    same = others == row
+    type_, name = same[:, _AT["type"]], same[:, _AT["name"]]
+    shapes = same[:, _AT["input_shapes"]] & same[:, _AT["output_shapes"]]
+    possible = same[:, _AT["phase"]] & ((type_ & (same[:, _AT["pattern"]] | shapes)) | (name & ~type_))
+    return np.where(possible, same @ _WEIGHTS, 0)
+
+
+def _align_modules(a: pd.DataFrame, b: pd.DataFrame, match: Ints) -> None:
+    """Modules go where most of their layers went; of modules without matched layers, those of the same name."""
+    votes: Counter[tuple[int, int]] = Counter()
+    for layer in np.flatnonzero((a["level"] == "LAYER").to_numpy() & (match >= 0)).tolist():
+        votes.update(zip(_above(a, layer), _above(b, int(match[layer])), strict=False))
+    taken: set[int] = set()
+    for (mine, other), _ in sorted(votes.items(), key=lambda vote: (-vote[1], vote[0])):
+        if match[mine] < 0 and other not in taken:
+            match[mine] = other
+            taken.add(other)
+    by_name = {name: row for row, name in _modules(b) if row not in taken}
+    for row, name in _modules(a):
+        if match[row] < 0 and name in by_name:
+            match[row] = by_name[name]
+
+
+def _above(nodes: pd.DataFrame, row: int) -> list[int]:
+    """The modules around a node, outermost first."""
+    parents = nodes["parent"].to_numpy()
+    found, at = [], int(parents[row])
+    while at > 0:
+        found.append(at)
+        at = int(parents[at])
+    return found[::-1]
+
+
+def _modules(nodes: pd.DataFrame) -> list[tuple[int, str]]:
+    rows = np.flatnonzero((nodes["level"] == "MODULE").to_numpy())
+    return list(zip(rows.tolist(), nodes["name"].to_numpy(dtype=object)[rows].tolist(), strict=True))
+
+
+def _align_below(a: pd.DataFrame, b: pd.DataFrame, match: Ints, level: str) -> None:
+    """Nodes of a level whose parents are matched, by name."""
+    left = a[(a["level"] == level) & (match >= 0)[a["parent"]]]
+    keys = pd.DataFrame({"parent": match[left["parent"].to_numpy()], "name": left["name"], "row": left.index})
+    right = b.loc[b["level"] == level, ["parent", "name"]].reset_index(names="other")
+    found = keys.merge(right, on=["parent", "name"])
+    match[found["row"].to_numpy(np.int64)] = found["other"].to_numpy(np.int64)
+
+
+def _align_kernels_of_layers(a: pd.DataFrame, b: pd.DataFrame, match: Ints) -> None:
+    """Kernels that are left, by name in the same layer: another library call, or none, may have launched them."""
+    taken = np.zeros(len(b), dtype=bool)
+    taken[match[match >= 0]] = True
+    left = _unmatched_kernels(a, match < 0)
+    left["layer"] = match[left["layer"].to_numpy(np.int64)]
+    found = left[left["layer"] >= 0].merge(_unmatched_kernels(b, ~taken), on=["layer", "name"], suffixes=("", "_b"))
+    found = found.drop_duplicates("row").drop_duplicates("row_b")
+    match[found["row"].to_numpy(np.int64)] = found["row_b"].to_numpy(np.int64)
+
+
+def _unmatched_kernels(nodes: pd.DataFrame, free: npt.NDArray[np.bool_]) -> pd.DataFrame:
+    rows = np.flatnonzero((nodes["level"] == "KERNEL").to_numpy() & free)
+    return pd.DataFrame(
+        {"row": rows, "name": nodes["name"].to_numpy(dtype=object)[rows], "layer": layer_of(nodes)[rows]}
+    )
+
+
+def layer_of(nodes: pd.DataFrame) -> npt.NDArray[Any]:
+    """The row of the layer around each library call and kernel; the row itself for others."""
+    parents, level = nodes["parent"].to_numpy(), nodes["level"].to_numpy(dtype=object)
+    result = np.arange(len(nodes))
+    while (deep := np.isin(level[result], ["LIBRARY", "KERNEL"])).any():
+        result = np.where(deep, parents[result], result)
+    return result

@@ -1,0 +1,272 @@
+"""Two profiles compared: whether the model is slower, and which layer, library call or kernel it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from xsp.analysis import wording
+from xsp.analysis.causes import Cause, Kind, causes
+from xsp.analysis.comparability import levels_missing, refusal, settings_changed
+from xsp.analysis.comparable import Comparable, comparable
+from xsp.analysis.differences import Differences, differences
+from xsp.analysis.verdict import (
+    ALPHA,
+    IMPROVED,
+    NEUTRAL,
+    REGRESSION,
+    THRESHOLD,
+    UNDECIDED,
+    Verdict,
+    runs_needed,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from xsp.profiles import Profile
+
+_LEVELS = ["MODEL", "MODULE", "LAYER", "LIBRARY", "KERNEL"]
+_COUNTED = [
+    "calls", "kernels", "copies", "sets", "copied_bytes", "library_calls", "synchronizations", "allocated_bytes",
+    "parameter_bytes",
+]  # fmt: skip
+COLUMNS = [
+    "level", "change", "path_a", "path_b", "name", "type", "phase", "metric", "a_ms", "b_ms", "ratio", "low", "high",
+    "p_value", "verdict", *(f"{name}_{side}" for name in _COUNTED for side in "ab"),
+]  # fmt: skip
+_SAID = 8
+"""Causes that are said; the rest is counted."""
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """What changed from a baseline to a candidate.
+
+    Attributes:
+        baseline: name of the baseline's model.
+        candidate: name of the candidate's model.
+        verdict: on the model's unprofiled latency; undecided with NaN where times are not compared.
+        a_ms: the baseline's latency.
+        b_ms: the candidate's.
+        nodes: one row per pair of nodes, in the order in which the candidate runs: level, change ("same", "changed",
+            "appeared", "vanished"), path_a, path_b, name, type, phase, metric ("latency", "device", "host"), a_ms,
+            b_ms, ratio, low, high, p_value, verdict, and calls, kernels, copies, sets, copied_bytes, library_calls,
+            synchronizations, allocated_bytes and parameter_bytes with `_a` and `_b`.
+        counts: what one run does on each side: count, a, b. Only counts that are known on both.
+        causes: changes and slow-downs of layers, the most guilty first.
+        sentences: the same for people; the first names the most guilty layer and says why.
+        refusal: why times are not compared; None where they are.
+        threshold: slow-down from which on a difference matters.
+        alpha: significance that it needs.
+
+    """
+
+    baseline: str
+    candidate: str
+    verdict: Verdict
+    a_ms: float
+    b_ms: float
+    nodes: pd.DataFrame
+    counts: pd.DataFrame
+    causes: tuple[Cause, ...]
+    sentences: tuple[str, ...]
+    refusal: str | None
+    threshold: float
+    alpha: float
+
+    @property
+    def counts_grew(self) -> list[str]:
+        """The counts of which the candidate has more: they are the same in every run and on every machine."""
+        return [str(name) for name in self.counts.loc[self.counts["b"] > self.counts["a"], "count"]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON-able values; numbers that are not known are None. Nodes that did not change have no row
+        unless their time did.
+        """
+        told = self.nodes[(self.nodes["change"] != "same") | self.nodes["verdict"].isin([REGRESSION, IMPROVED])]
+        return {
+            "baseline": self.baseline,
+            "candidate": self.candidate,
+            "verdict": _plain(asdict(self.verdict)),
+            "a_ms": _known(self.a_ms),
+            "b_ms": _known(self.b_ms),
+            "refusal": self.refusal,
+            "threshold": self.threshold,
+            "alpha": self.alpha,
+            "sentences": list(self.sentences),
+            "causes": [_plain(asdict(cause) | {"kind": cause.kind.name.lower()}) for cause in self.causes],
+            "counts": [_plain(row) for row in self.counts.to_dict("records")],
+            "nodes": [_plain(row) for row in told.to_dict("records")],
+        }
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write a page that holds all of it and loads nothing.
+
+        Raises XspError where the directory does not exist.
+        """
+        from xsp.export.comparison_html import write_comparison
+
+        return write_comparison(self, Path(path))
+
+    def to_markdown(self) -> str:
+        """GitHub-flavoured markdown: the sentences and tables of counts and layers."""
+        from xsp.render.comparison import comparison_markdown
+
+        return comparison_markdown(self)
+
+    def __repr__(self) -> str:
+        from xsp.render.comparison import comparison_text
+
+        return comparison_text(self)
+
+
+def compare(
+    a: Profile | Comparable,
+    b: Profile | Comparable,
+    *,
+    threshold: float = THRESHOLD,
+    alpha: float = ALPHA,
+    allow: Collection[str] = (),
+) -> Comparison:
+    """What changed from the baseline `a` to the candidate `b`, and where.
+
+    Args:
+        a: a profile, or what `xsp.analysis.comparable.comparable` keeps of one.
+        b: the same.
+        threshold: slow-down that matters, as a share. To find slow-downs of 5 %, ask for about half of it.
+        alpha: significance that a difference needs; for the nodes of a level it is divided by their number.
+        allow: facts of the environment that may differ and times still be compared, such as "torch" or "driver".
+
+    Raises XspError for an unknown name in `allow`.
+
+    """
+    mine, other = comparable(a), comparable(b)
+    return compared(mine, other, threshold, alpha, refusal(mine, other, allow))
+
+
+def compared(
+    a: Comparable, b: Comparable, threshold: float, alpha: float, refused: str | None, in_turn: InTurn | None = None
+) -> Comparison:
+    """The comparison; the verdict on the whole is that of runs made in turn where there are some."""
+    found = differences(a, b, threshold, alpha, timed=refused is None)
+    nodes = _nodes(found)
+    model = nodes.iloc[0]
+    whole = Verdict(
+        str(model["verdict"] or UNDECIDED), *(float(model[name]) for name in ("ratio", "low", "high", "p_value"))
+    )
+    a_ms, b_ms = float(model["a_ms"]), float(model["b_ms"])
+    if in_turn is not None and refused is None:
+        whole, a_ms, b_ms = in_turn.verdict, in_turn.a_ms, in_turn.b_ms
+    ranked = causes(found, a_ms)
+    counts = _counts(a, b, found)
+    sentences = [
+        _first(ranked, whole, found),
+        _of_model(whole, a_ms, b_ms, refused, len(a.sample(a.nodes["path"].iloc[0], "latency")), alpha),
+        *_others(ranked),
+        *_of_counts(counts),
+        *settings_changed(a, b),
+        *levels_missing(a, b),
+    ]
+    return Comparison(
+        a.name, b.name, whole, a_ms, b_ms, nodes, counts, tuple(ranked), tuple(sentences), refused, threshold, alpha
+    )
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """The verdict of runs made in turn, and both latencies in ms."""
+
+    verdict: Verdict
+    a_ms: float
+    b_ms: float
+
+
+def _nodes(found: Differences) -> pd.DataFrame:
+    pairs = found.pairs
+    there = pairs["row_b"] >= 0
+    table = pairs.assign(
+        name=pairs["name_b"].where(there, pairs["name_a"]),
+        type=pairs["type_b"].where(there, pairs["type_a"]),
+        path_a=pairs["path_a"].fillna(""),
+        path_b=pairs["path_b"].fillna(""),
+        depth=pairs["level"].map({level: depth for depth, level in enumerate(_LEVELS)}),
+    )
+    ordered = table.sort_values(["position", "depth"], kind="stable", ignore_index=True)
+    return ordered[COLUMNS]
+
+
+def _counts(a: Comparable, b: Comparable, found: Differences) -> pd.DataFrame:
+    names = ["layers", *found.counts]
+    rows = [(name, a.counts[name], b.counts[name]) for name in names if name in a.counts and name in b.counts]
+    return pd.DataFrame(rows, columns=["count", "a", "b"])
+
+
+def _first(ranked: list[Cause], whole: Verdict, found: Differences) -> str:
+    """The most guilty layer and why; else where most of the difference is, or that there is none."""
+    if ranked:
+        return ranked[0].sentence
+    layers = found.pairs[(found.pairs["level"] == "LAYER") & found.pairs["ratio"].notna()]
+    cost = layers["b_ms"] - layers["a_ms"]
+    if whole.name == REGRESSION and (cost > 0).any():
+        row = layers.iloc[int(cost.to_numpy().argmax())]
+        label = wording.layer(row["name_b"], row["type_b"], row["phase"])
+        more = wording.milliseconds(float(cost.max()))
+        return f"{label[0].upper()}{label[1:]} has most of it, {more} more, but no layer alone is significantly slower."
+    timed = ", and none is significantly slower" if layers["verdict"].ne("").any() else ""
+    return f"No layer changed{timed}."
+
+
+def _of_model(whole: Verdict, a_ms: float, b_ms: float, refused: str | None, runs: int, alpha: float) -> str:
+    if refused is not None:
+        return f"{refused[0].upper()}{refused[1:]}."
+    took = f"The model takes {wording.times(a_ms, b_ms, whole.ratio, whole.low, whole.high)}"
+    if whole.name == UNDECIDED:
+        least = runs_needed(alpha)
+        few = f"; with {runs} runs nothing can be significant, {least} are needed" if runs < least else ""
+        return f"{took}: undecided, the runs differ too much to tell; more runs narrow it{few}."
+    words = {REGRESSION: "a regression", IMPROVED: "an improvement", NEUTRAL: "within the threshold"}
+    return f"{took}: {words[whole.name]}."
+
+
+def _others(ranked: list[Cause]) -> Iterator[str]:
+    """The other causes; consequences only as a number."""
+    rest = [cause for cause in ranked[1:] if cause.kind is not Kind.CONSEQUENCE]
+    yield from (cause.sentence for cause in rest[: _SAID - 1])
+    if len(rest) > _SAID - 1:
+        yield f"{len(rest) - _SAID + 1} more layers changed."
+    if follow := sum(cause.kind is Kind.CONSEQUENCE for cause in ranked[1:]):
+        yield f"{follow} more {'layer differs' if follow == 1 else 'layers differ'} because of other inputs."
+
+
+def _of_counts(counts: pd.DataFrame) -> Iterator[str]:
+    said = [
+        f"{str(name).replace('_', ' ')} {_amount(str(name), a)} → {_amount(str(name), b)}"
+        for name, a, b in counts.itertuples(index=False)
+        if a != b
+    ]
+    if said:
+        yield f"In one run: {', '.join(said)}."
+
+
+def _amount(name: str, value: int) -> str:
+    return wording.bytes_(value) if name.endswith("_bytes") else str(value)
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _plain(row: dict[Any, Any]) -> dict[str, Any]:
+    return {str(key): _plain_value(value) for key, value in row.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, float | np.floating):
+        return _known(float(value))
+    if isinstance(value, np.integer):
+        return int(value)
+    return list(value) if isinstance(value, tuple | np.ndarray) else value

@@ -1,0 +1,105 @@
+"""`xsp compare`: what changed between two captures, with an exit status for CI."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xsp.analysis.verdict import ALPHA, REGRESSION, UNDECIDED
+from xsp.errors import XspError
+
+if TYPE_CHECKING:
+    from xsp.analysis.comparable import Comparable
+    from xsp.analysis.compare_profiles import Comparison
+    from xsp.profiles import Profile
+
+SLOWER, CANNOT_TELL = 1, 3
+"""Exit statuses: a regression; undecided, or times that cannot be compared. 2 is xsp's for what it cannot do."""
+
+
+def compare(
+    baseline: Annotated[
+        Path, typer.Argument(help="A capture, *.xsp, or a baseline, *.json.", metavar="BASELINE", show_default=False)
+    ],
+    candidate: Annotated[Path, typer.Argument(help="The same, newer.", metavar="CANDIDATE", show_default=False)],
+    threshold: Annotated[str, typer.Option(help="Slow-down that matters, such as 5% or 0.05.")] = "5%",
+    alpha: Annotated[float, typer.Option(help="Significance that a difference needs.")] = ALPHA,
+    allow: Annotated[
+        str,
+        typer.Option(
+            help="Facts of the environment that may differ, with commas between: torch, driver, cuda, cudnn, gpu, …",
+            show_default=False,
+        ),
+    ] = "",
+    counts: Annotated[
+        bool,
+        typer.Option(
+            "--counts", help="More kernels, calls, copies, waits or bytes are a regression too; times are optional."
+        ),
+    ] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write it as JSON.", show_default=False)] = None,
+    html: Annotated[Path | None, typer.Option(help="Write it as a page.", show_default=False)] = None,
+    md: Annotated[bool, typer.Option("--md", help="Print GitHub-flavoured markdown.")] = False,
+) -> None:
+    """Say what is slower and where. Exit status 0: no regression; 1: a regression; 3: undecided or not comparable.
+
+    Needs neither torch nor a GPU.
+    """
+    from xsp.analysis import compare as compare_profiles
+
+    share = parsed_share(threshold)
+    facts = [name for name in allow.split(",") if name]
+    found = compare_profiles(_read(baseline), _read(candidate), threshold=share, alpha=alpha, allow=facts)
+    if md:
+        typer.echo(found.to_markdown(), nl=False)
+    else:
+        from rich.console import Console
+
+        from xsp.cli.comparison import print_comparison
+
+        print_comparison(found, Console())
+    if json_path is not None:
+        from xsp.export.writing import written
+
+        written(json_path, (json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
+    if html is not None:
+        found.to_html(html)
+    raise typer.Exit(exit_status(found, counts))
+
+
+def parsed_share(text: str) -> float:
+    """`5%`, `5 %` or `0.05` as 0.05.
+
+    Raises XspError for anything else, and for shares below 0.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", text)
+    if match is None:
+        raise XspError(f"{text!r} is no threshold; give a share such as 5% or 0.05")
+    return float(match[1]) / (100 if match[2] else 1)
+
+
+def exit_status(found: Comparison, counts: bool) -> int:
+    """0, SLOWER or CANNOT_TELL. Without comparable times the counts alone can tell a regression."""
+    if found.verdict.name == REGRESSION or ((counts or found.refusal) and found.counts_grew):
+        return SLOWER
+    if found.refusal:
+        return 0 if counts else CANNOT_TELL
+    return CANNOT_TELL if found.verdict.name == UNDECIDED else 0
+
+
+def _read(path: Path) -> Profile | Comparable:
+    """A capture, or a baseline as `Comparable.to_json` writes it."""
+    if path.suffix != ".json":
+        from xsp.profiles import load
+
+        return load(path)
+    from xsp.analysis.comparable import Comparable
+
+    try:
+        return Comparable.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise XspError(f"{str(path)!r} cannot be read ({error}); give a capture or a baseline") from error

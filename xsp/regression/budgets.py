@@ -22,6 +22,7 @@ UNITS = {
     "synchronizations": "",
     "dram_bytes": "bytes",
     "gpu_idle_share": "",
+    "graph_breaks": "",
 }
 """Every quantity that can have a budget, in the order in which they are reported, with its unit."""
 
@@ -64,20 +65,23 @@ def metrics_for(budgets: Mapping[str, float]) -> tuple[str, ...]:
     return ("dram",) if "dram_bytes" in budgets else ()
 
 
-def checked(prof: Profile, budgets: Mapping[str, float]) -> list[Checked]:
-    """Every budget held against the profile.
+def checked(prof: Profile, budgets: Mapping[str, float], graph_breaks: Mapping[str, int]) -> list[Checked]:
+    """Every budget held against the profile, and against the graph breaks of one execution by place.
 
     A budget whose level was left out by the test itself can never be kept, and is broken; where the level is missing
     on this machine only, the budget is unchecked.
     """
-    return [_checked(prof, name, limit) for name, limit in budgets.items()]
+    return [_checked(prof, name, limit, graph_breaks) for name, limit in budgets.items()]
 
 
-def _checked(prof: Profile, name: str, limit: float) -> Checked:
-    from xsp.regression.quantities import READERS, Unknown
+def _checked(prof: Profile, name: str, limit: float, graph_breaks: Mapping[str, int]) -> Checked:
+    from xsp.regression.quantities import READERS, Part, Quantity, Unknown
 
     try:
-        quantity = READERS[name](prof)
+        if name == "graph_breaks":
+            quantity = Quantity(sum(graph_breaks.values()), tuple(Part(*each) for each in graph_breaks.items()))
+        else:
+            quantity = READERS[name](prof)
     except Unknown as unknown:
         state = BROKEN if unknown.off else UNCHECKED
         return Checked(name, limit, math.nan, state, f"budget {name}={_plain(limit)} was not checked: {unknown}")

@@ -12,20 +12,20 @@ MAIN = "main"
 """Name of the baseline that is meant where none is named."""
 MAX_SLOWDOWN = 1.05
 
-SLOWDOWN, MORE, FEWER, REFUSED, NEW, UNDECIDED, UNCHECKED = (
-    "slowdown", "more", "fewer", "refused", "new", "undecided", "unchecked",
+SLOWDOWN, GREW, SHRANK, REFUSED, NEW, UNDECIDED, UNCHECKED = (
+    "slowdown", "grew", "shrank", "refused", "new", "undecided", "unchecked",
 )  # fmt: skip
 RULES = {
     SLOWDOWN: "significantly slower than the baseline by more than the threshold",
-    MORE: "more kernels, copies, library calls, synchronisations, layers, allocated bytes or graph breaks",
+    GREW: "more kernels, copies, library calls, synchronisations, layers, allocated bytes or graph breaks",
     REFUSED: "the baseline cannot be compared, for example because the inputs have other shapes",
-    FEWER: "fewer of what `more` counts",
+    SHRANK: "fewer of what `grew` counts",
     NEW: "no baseline of this test for this machine",
     UNDECIDED: "noise too large to tell, even after more rounds",
     UNCHECKED: "a budget for a level that cannot be traced here",
 }
 """What can make a test fail, apart from a broken budget, which always does."""
-DEFAULT_RULES = (SLOWDOWN, MORE, REFUSED)
+DEFAULT_RULES = (SLOWDOWN, GREW, REFUSED)
 NOTHING = "nothing"
 
 _NAME = re.compile(r"[\w.+\-]{1,80}")
@@ -61,7 +61,7 @@ class Options:
 
 
 def checked_name(option: str, name: str) -> str:
-    """The name of a baseline. Raises BudgetError for what looks like a path: `--xsp-save tests` takes `tests` for it."""
+    """The name of a baseline. Raises BudgetError for a path: pytest takes `--xsp-save tests/a.py` for a name."""
     if not _NAME.fullmatch(name) or name in {".", ".."}:
         raise BudgetError(
             f"{option}={name!r} cannot be a baseline's name: letters, digits and .+-_ only. If it is a path of tests, "

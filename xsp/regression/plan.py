@@ -44,7 +44,7 @@ class Plan:
 
     @classmethod
     def of(cls, *given: Mapping[str, Any]) -> Plan:
-        """A plan from options, later ones over earlier ones. Raises BudgetError for what does not exist or cannot be."""
+        """A plan from options, later ones over earlier ones. Raises BudgetError for what cannot be."""
         options = {key: value for one in given for key, value in one.items()}
         unknown = [key for key in options if key not in OPTIONS]
         if unknown:
@@ -53,7 +53,7 @@ class Plan:
         if slowdown is not None and not _number(slowdown, 1.0):
             raise BudgetError(f"max_slowdown={slowdown!r} cannot be: a ratio over 1, such as 1.05 for 5 %")
         patience = options.get("patience_s", PATIENCE_S)
-        if not _number(patience, -math.inf) or patience < 0:
+        if patience != 0 and not _number(patience, 0.0):
             raise BudgetError(f"patience_s={patience!r} cannot be: seconds from 0 on")
         metric, name = options.get("metric", "latency"), options.get("name", "")
         if metric not in METRICS:
@@ -72,4 +72,4 @@ class Plan:
 
 
 def _number(value: Any, over: float) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value > over
+    return isinstance(value, Real) and not isinstance(value, bool) and over < float(value) < math.inf

@@ -1,0 +1,122 @@
+"""Baselines on disk: one small JSON file per test and machine, for people and version control to read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from xsp.analysis.comparable import Comparable
+from xsp.errors import BaselineError, CaptureError
+from xsp.regression.identity import machine_folder, machine_of
+
+FOLDER = Path(".xsp") / "baselines"
+_KEY = "baseline"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What was measured once, to compare with: `test` as pytest names it, `saved` in UTC, `graph_breaks` by place."""
+
+    test: str
+    saved: str
+    profile: Comparable
+    graph_breaks: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """The facts that baselines are kept by; see `xsp.regression.identity.machine_of`."""
+        return machine_of(self.profile.environment)
+
+    def to_json(self) -> str:
+        """The JSON of `Comparable` with the facts about the test in front."""
+        facts = {"test": self.test, "saved": self.saved, "graph_breaks": dict(self.graph_breaks)}
+        body = self.profile.to_json().removeprefix("{")
+        return f'{{\n "{_KEY}": {json.dumps(facts, ensure_ascii=False)},{body}'
+
+    @classmethod
+    def from_json(cls, text: str) -> Baseline:
+        """The inverse of `to_json`. Raises CaptureError for text that is something else."""
+        profile = Comparable.from_json(text)
+        facts = json.loads(text).get(_KEY, {})
+        return cls(facts.get("test", ""), facts.get("saved", ""), profile, facts.get("graph_breaks", {}))
+
+
+class Baselines:
+    """The baselines of one name below `root`, by machine and test."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root, name
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie, a folder for each machine in it."""
+        return self.root / self.name
+
+    def require(self) -> None:
+        """Raises BaselineError if there are none at all under this name; it says which names there are."""
+        if self.folder.is_dir():
+            return
+        names = sorted(path.name for path in self.root.iterdir() if path.is_dir()) if self.root.is_dir() else []
+        there = f"there are {', '.join(names)}" if names else "there are none"
+        raise BaselineError(f"no baseline {self.name!r} in {self.root}: {there}; make it with --xsp-save={self.name}")
+
+    def path(self, machine: Mapping[str, Any], test: PurePosixPath) -> Path:
+        """The file of a test (as `xsp.regression.identity.test_path` names it) on a machine."""
+        return self.folder / machine_folder(machine) / test
+
+    def read(self, machine: Mapping[str, Any], test: PurePosixPath) -> Baseline | None:
+        """The baseline of a test, None if there is none. Raises BaselineError if the file cannot be read."""
+        path = self.path(machine, test)
+        return _read(path) if path.is_file() else None
+
+    def elsewhere(self, machine: Mapping[str, Any], test: PurePosixPath) -> list[Baseline]:
+        """Baselines of the same test on other machines, the latest first."""
+        own = machine_folder(machine)
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        paths = [folder / test for folder in sorted(folders) if folder.name != own]
+        found = [_read(path) for path in paths if path.is_file()]
+        return sorted(found, key=lambda each: each.saved, reverse=True)
+
+    def write(self, test: PurePosixPath, baseline: Baseline) -> Path:
+        """Save a baseline in place of an older one; readers see the old file or the new one, never half of it."""
+        path = self.path(baseline.machine, test)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            written.write_text(baseline.to_json(), encoding="utf-8")
+            written.replace(path)
+        except OSError as error:
+            raise BaselineError(f"the baseline {path} cannot be written: {error}") from error
+        finally:
+            written.unlink(missing_ok=True)
+        return path
+
+
+def _read(path: Path) -> Baseline:
+    try:
+        return Baseline.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, CaptureError, KeyError, TypeError) as error:
+        raise BaselineError(f"the baseline {path} cannot be read: {error}; delete it, or save it again") from error
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path | None = None) -> Iterator[None]:
+    """Wait until no other process of this user measures on this machine, and keep others waiting meanwhile.
+
+    The lock is the operating system's (flock) and ends with the process, however that ends.
+    """
+    import fcntl
+
+    folder = folder or Path(tempfile.gettempdir())
+    with (folder / f"xsp-measuring-{os.getuid()}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,0 +1,104 @@
+"""Counts of one run held against a baseline's: they have no noise, and are compared exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from xsp.analysis.comparability import known_counts
+from xsp.analysis.comparable import Comparable
+
+if TYPE_CHECKING:
+    from xsp.regression.baselines import Baseline
+
+LAYERS, GRAPH_BREAKS = "layers", "graph_breaks"
+_WORDS = {
+    "copied_bytes": "bytes copied",
+    "library_calls": "library calls",
+    "synchronizations": "waits of the host for the device",
+    "allocated_bytes": "bytes allocated",
+    GRAPH_BREAKS: "graph breaks",
+}
+_SHOWN = 4
+_SAME_PROGRAM = ("gpu", "cuda", "cudnn", "torch")
+"""What decides which kernels and library calls a program comes to; without a GPU the CPU takes its place."""
+
+
+@dataclass(frozen=True)
+class CountChange:
+    """A count that differs: of the whole model, `layers` saying how much of it is in which layer (a minus: fewer)."""
+
+    name: str
+    before: int
+    after: int
+    layers: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def more(self) -> bool:
+        """Whether there are more of it now."""
+        return self.after > self.before
+
+    def __str__(self) -> str:
+        by = f"{self.after - self.before:+,}"
+        named = [f"{name} {change:+,}" for name, change in self.layers[:_SHOWN]]
+        rest = [f"{len(self.layers) - _SHOWN} more"] if len(self.layers) > _SHOWN else []
+        where = f": {', '.join([*named, *rest])}" if named else ""
+        return f"{_WORDS.get(self.name, self.name)} {self.before:,} → {self.after:,} ({by}){where}"
+
+
+def comparable_counts(a: Comparable, b: Comparable) -> list[str]:
+    """Names of the counts that must be equal in both if the program is the same.
+
+    On machines of one kind (GPU or CPU model, CUDA, cuDNN, torch) all that both know; else what torch's Python code
+    decides: layers and graph breaks, if the release of torch is the same. Empty where nothing can be compared.
+    """
+    if _release(a) != _release(b):
+        return []
+    own = [LAYERS] if "LAYER" in a.levels and "LAYER" in b.levels else []
+    same = all(a.environment.get(key) == b.environment.get(key) for key in _SAME_PROGRAM)
+    if same and ("gpu" in a.environment or a.environment.get("cpu") == b.environment.get("cpu")):
+        return [*known_counts(a, b), *own, GRAPH_BREAKS]
+    return [*own, GRAPH_BREAKS]
+
+
+def _release(which: Comparable) -> str:
+    """Torch's version without its build, such as `+cu130`."""
+    return str(which.environment.get("torch")).partition("+")[0]
+
+
+def changes(a: Baseline, b: Baseline, nodes: pd.DataFrame) -> list[CountChange]:
+    """The counts that differ, with the layers that differ; `nodes` are those of the comparison of the two."""
+    found: list[CountChange] = []
+    for name in comparable_counts(a.profile, b.profile):
+        if name == GRAPH_BREAKS:
+            found += _graph_breaks(a.graph_breaks, b.graph_breaks)
+            continue
+        before, after = a.profile.counts[name], b.profile.counts[name]
+        if before != after:
+            found.append(CountChange(name, before, after, _by_layer(nodes, name)))
+    return found
+
+
+def _graph_breaks(before: Mapping[str, int], after: Mapping[str, int]) -> Sequence[CountChange]:
+    total = sum(before.values()), sum(after.values())
+    if total[0] == total[1]:
+        return []
+    places = {place: after.get(place, 0) - before.get(place, 0) for place in (*after, *before)}
+    moved = tuple((place, change) for place, change in places.items() if change)
+    return [CountChange(GRAPH_BREAKS, *total, moved)]
+
+
+def _by_layer(nodes: pd.DataFrame, name: str) -> tuple[tuple[str, int], ...]:
+    """By how much each layer's count differs, the largest difference first."""
+    layers = nodes[nodes["level"] == "LAYER"]
+    if name == LAYERS:
+        moved = layers["change"].map({"appeared": 1, "vanished": -1}).fillna(0)
+    else:
+        moved = layers[f"{name}_b"].fillna(0) - layers[f"{name}_a"].fillna(0)
+    names = layers["name"] + layers["phase"].map({"backward": " (backward)"}).fillna("")
+    table = pd.DataFrame({"layer": names, "by": moved.astype("int64")})
+    table = table[table["by"] != 0].sort_values("by", key=abs, ascending=False, kind="stable")
+    return tuple((str(layer), int(by)) for layer, by in table.itertuples(index=False))

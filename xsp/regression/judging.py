@@ -1,0 +1,139 @@
+"""A measurement held against its baseline: which state it is in, and whether that fails the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from xsp.analysis.compare_profiles import Comparison, compare
+from xsp.analysis.verdict import UNDECIDED as CANNOT_TELL
+from xsp.analysis.verdict import Verdict, verdict
+from xsp.regression import options as rules
+from xsp.regression import outcome as states
+from xsp.regression.baselines import Baseline, Baselines
+from xsp.regression.counts import CountChange, changes
+from xsp.regression.identity import machine_sentence
+from xsp.regression.plan import Plan
+
+_RULE = {
+    states.REGRESSION: rules.SLOWDOWN,
+    states.GREW: rules.GREW,
+    states.REFUSED: rules.REFUSED,
+    states.UNDECIDED: rules.UNDECIDED,
+    states.SHRANK: rules.SHRANK,
+    states.NEW: rules.NEW,
+}
+"""The rule of `--xsp-fail` that makes each state fail a test."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`states` are all that apply, `says` has a sentence or paragraph for each of them that needs one."""
+
+    states: tuple[str, ...]
+    says: dict[str, str] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    baseline: Baseline | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """The one that needs attention most."""
+        return min(self.states, key=list(states.MEANINGS).index)
+
+    @property
+    def open(self) -> bool:
+        """Whether more rounds could tell what these did not."""
+        return states.UNDECIDED in self.states
+
+    def failures(self, chosen: Iterable[str]) -> list[str]:
+        """What there is to say about the states that fail a test under these rules."""
+        return [self.says[state] for state in self.states if _RULE.get(state) in set(chosen)]
+
+
+def judge(measured: Baseline, plan: Plan, threshold: float, baselines: Baselines, test: PurePosixPath) -> Judgement:
+    """The state of a measurement; `threshold` is the ratio to the baseline that is still accepted.
+
+    Without a baseline for this machine its state is "new": then the counts of the latest baseline of another machine
+    are compared, as far as they must be equal there.
+
+    Raises BaselineError if a baseline cannot be read.
+    """
+    own = baselines.read(measured.machine, test)
+    if own is not None:
+        return _against(own, measured, plan, threshold, baselines.name)
+    others = baselines.elsewhere(measured.machine, test)
+    return _new(others[0] if others else None, measured, threshold, baselines)
+
+
+def _new(other: Baseline | None, measured: Baseline, threshold: float, baselines: Baselines) -> Judgement:
+    here = machine_sentence(measured.machine)
+    new = f"there is no baseline {baselines.name!r} of this test for this machine ({here}); save it with --xsp-save"
+    if other is None:
+        return Judgement((states.NEW,), {states.NEW: new})
+    there = f"the baseline of another machine ({machine_sentence(other.machine)}, saved {other.saved})"
+    found = changes(other, measured, compare(other.profile, measured.profile, threshold=threshold - 1).nodes)
+    counted = _counted(found, there)
+    says = {states.NEW: new} | counted
+    return Judgement(tuple(says), says, notes=(f"counts were compared with {there}",))
+
+
+def _against(own: Baseline, measured: Baseline, plan: Plan, threshold: float, name: str) -> Judgement:
+    what = f"baseline {name!r} of {own.saved}"
+    compared = compare(own.profile, measured.profile, threshold=threshold - 1)
+    counted = _counted(changes(own, measured, compared.nodes), what)
+    says = dict(counted)
+    decided = None
+    if compared.refusal is not None:
+        says[states.REFUSED] = f"cannot be compared with {what}: {compared.refusal}; accept it with --xsp-update"
+    elif _other_levels(own, measured):
+        says[states.REFUSED] = f"cannot be compared with {what}: {_other_levels(own, measured)}"
+    else:
+        decided = _decided(compared, own, measured, plan, threshold)
+        says |= _timed(decided, compared, plan, threshold, what)
+    return Judgement(tuple(says) or (states.SAME,), says, decided, own, tuple(compared.sentences))
+
+
+def _counted(found: list[CountChange], what: str) -> dict[str, str]:
+    """What there is to say about counts that grew and counts that shrank."""
+    says = {}
+    for state, word, which in (
+        (states.GREW, "more", [change for change in found if change.more]),
+        (states.SHRANK, "fewer", [change for change in found if not change.more]),
+    ):
+        if which:
+            lines = "".join(f"\n    {change}" for change in which)
+            says[state] = f"{word} than {what}:{lines}"
+    return says
+
+
+def _other_levels(own: Baseline, measured: Baseline) -> str | None:
+    missing = [level for level in own.profile.levels if level not in measured.profile.levels]
+    if not missing:
+        return None
+    return f"level {', '.join(missing)} was traced for it and is not now; `xsp doctor` says why a level is unavailable"
+
+
+def _decided(compared: Comparison, own: Baseline, measured: Baseline, plan: Plan, threshold: float) -> Verdict:
+    """The verdict on the metric that the test asks for: the comparison's own, or that on the GPU-busy time."""
+    if plan.metric == "latency":
+        return compared.verdict
+    samples = (each.profile.sample(each.profile.nodes["path"].iloc[0], plan.metric) for each in (own, measured))
+    return verdict(*samples, threshold=threshold - 1)
+
+
+def _timed(decided: Verdict, compared: Comparison, plan: Plan, threshold: float, what: str) -> dict[str, str]:
+    """What there is to say about the times, by state; nothing if they are the same."""
+    numbers = (
+        f"{plan.metric} ratio {decided.ratio:.3f} ({decided.low:.3f} to {decided.high:.3f}, "
+        f"p = {decided.p_value:.2g}), allowed is {threshold:.3f}"
+    )
+    where = "".join(f"\n    {sentence}" for sentence in compared.sentences)
+    if decided.name == "regression":
+        return {states.REGRESSION: f"slower than {what}: {numbers}{where}"}
+    if decided.name == "improved":
+        return {states.IMPROVED: f"faster than {what}: {numbers}"}
+    if decided.name == CANNOT_TELL:
+        return {states.UNDECIDED: f"noise is too large to tell it from {what}: {numbers}"}
+    return {}

@@ -303,3 +303,19 @@ def test_interrupted_measurement_is_a_profile_with_a_warning() -> None:
     prof = xsp.measure(target, **{**QUICK, "iterations": 1000}, levels="M")
     assert 0 < prof.runs["round"].nunique() < 20
     assert any("interrupted" in sentence for sentence in prof.warnings)
+
+
+def test_interrupt_after_the_rounds_keeps_them() -> None:
+    """Ctrl-C in the work after the ladder costs what that would have given, and a warning names it."""
+    calls = count()
+
+    def target() -> None:
+        if next(calls) == last:
+            raise KeyboardInterrupt
+
+    last = -1
+    xsp.measure(target, **QUICK, levels="M", nvtx=True)
+    calls, last = count(), next(calls) - 1
+    prof = xsp.measure(target, **QUICK, levels="M", nvtx=True)
+    assert prof.runs["round"].nunique() == QUICK["iterations"]
+    assert [sentence for sentence in prof.warnings if "NVTX ranges" in sentence and "cut-short" in sentence]

@@ -35,10 +35,3 @@ def test_script_saves_a_capture(
     prof = xsp.load(capture)
     assert len(prof.tree()) > 1
     assert str(prof) in printed
-
-
-def test_notebook_runs() -> None:
-    """Every cell of the notebook runs on a machine without a GPU."""
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()

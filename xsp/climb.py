@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from xsp.analysis.charges import Costs
 from xsp.analysis.correction import correction_row, fitted
 from xsp.analysis.overlap import overlapped
 from xsp.assembly import assemble
@@ -22,6 +25,7 @@ from xsp.levels.nvtx import annotated_run
 from xsp.preparation import Prepared, Settings, prepare
 from xsp.progress import bar
 from xsp.serialized import serialized
+from xsp.slugs import tagged
 from xsp.state import RandomState
 from xsp.stopping import MINIMUM_ROUNDS
 from xsp.target import Target
@@ -46,7 +50,9 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         with bar(title, settings.iterations, settings.progress, "round") as shown:
             finished = partial(_after, shown=shown, watch=watch)
             runs, why = climb(executor, ladder, prepared.tracers, settings.stopping_rule(), finished)
-        loops = tight_loops(prepared.tracers)
+        loops, cut_off = Costs(), list[str]()
+        with _dispensable(cut_off, "lower bounds of the tracers' costs"):
+            loops = tight_loops(prepared.tracers)
         facts = environment() | watch.clocks()
         kept, suspect = kept_rounds(watch.states, runs[-1].round + 1, MINIMUM_ROUNDS)
         runs = [run for run in runs if run.round in kept]
@@ -54,11 +60,15 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         shared = len(overlapped(tables)) // max((tables["runs"]["deepest"] == Level.KERNEL.name).sum(), 1)
         wanted = settings.serialize or (settings.serialize is None and shared)
         if wanted and {Level.LAYER, Level.KERNEL} <= set(prepared.traced):
-            tables["serialized"] = serialized(executor, target, prepared)
+            with _dispensable(cut_off, "layers with the device to themselves"):
+                tables["serialized"] = serialized(executor, target, prepared)
         counters = counted(executor, tables, settings.metrics, settings.progress) if settings.metrics else None
         if settings.nvtx:
-            annotated_run(executor, prepared.structure, layers=Level.LAYER in prepared.traced)
-    correction = fitted(tables, loops)
+            with _dispensable(cut_off, "NVTX ranges for other tools"):
+                annotated_run(executor, prepared.structure, layers=Level.LAYER in prepared.traced)
+    correction = None
+    with _dispensable(cut_off, "corrected times, costs and closure error"):
+        correction = fitted(tables, loops)
     if counters is not None:
         tables["counters"] = counters.table
     meta = {
@@ -76,6 +86,7 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
             *compiled_again(prepared.compilations),
             *about_closure(correction),
             *(counters.doubts if counters else ()),
+            *cut_off,
         ],
         "counters": counters.facts if counters else None,
         "stopped": why,
@@ -90,6 +101,15 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         },
     }
     return Capture(meta, tables)
+
+
+@contextmanager
+def _dispensable(cut_off: list[str], what: str) -> Iterator[None]:
+    """Work after the rounds: interrupting it costs what it would have given, and a warning, but not the rounds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        cut_off.append(tagged("cut-short", f"interrupted after the rounds: {what} are missing"))
 
 
 def _after(number: int, shown: tqdm[NoReturn], watch: GpuWatch) -> None:

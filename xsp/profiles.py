@@ -176,8 +176,8 @@ class Profile:
         """What one event of each kind cost, fitted in place, for the levels that were traced.
 
         Columns: kind, level, cost_ns, low_ns, high_ns (95 %), identified (False where the rungs do not tell, and a
-        prior was kept), tight_loop_ns (the same event in a tight loop, which bounds cost_ns from below; 0 where it was
-        not measured). Empty where nothing was fitted.
+        prior was kept), tight_loop_ns (the same event in a tight loop, as a check; 0 where it was not measured).
+        Empty where nothing was fitted.
         """
         costs, loops = (self._correction.costs, self._correction.tight_loops) if self._correction else (None, None)
         rows = [

@@ -84,15 +84,17 @@ def deepest_rung(tables: Tables) -> str:
     return str(max(tables["runs"]["rung"].unique(), key=lambda rung: len(spec_of(rung).levels)))
 
 
-def fitted(tables: Tables, lower: Costs | None = None) -> Correction | None:
-    """Costs, at least `lower`, and cross-validated closure; None where there are too few rounds or only rung M."""
-    lower = lower or Costs()
+def fitted(tables: Tables, tight_loops: Costs | None = None) -> Correction | None:
+    """Costs and cross-validated closure; None where there are too few rounds or only rung M.
+
+    `tight_loops` is kept beside the costs and does not enter them.
+    """
     rounds = _rounds(tables)
     if len(rounds) <= MIN_ROUNDS or len(rounds[0].latency_ns) < 2:
         return None
-    costs = fit_costs(rounds, lower=lower)
-    by_rung = closure_by_rung(rounds, costs, lower=lower)
-    return Correction(costs, {rung.name: found for rung, found in by_rung.items()}, lower)
+    costs = fit_costs(rounds)
+    by_rung = closure_by_rung(rounds, costs)
+    return Correction(costs, {rung.name: found for rung, found in by_rung.items()}, tight_loops or Costs())
 
 
 def corrected_spans(tables: Tables, costs: Costs) -> pd.DataFrame:

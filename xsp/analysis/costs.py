@@ -113,7 +113,6 @@ def closure_by_rung(
     near: Costs,
     folds: int = 5,
     prior: Costs = TYPICAL,
-    lower: Costs | None = None,
     confidence: float = 0.95,
 ) -> dict[RunSpec, Closure]:
     """Cross-validated closure error of every rung above M, under costs fitted on the other folds.
@@ -133,7 +132,7 @@ def closure_by_rung(
     errors = np.empty((len(rounds), len(rungs)))
     for fold in range(folds):
         others = [r for i, r in enumerate(rounds) if i % folds != fold]
-        costs = _Problem(others, prior, lower or Costs()).solve(confidence, near)
+        costs = _Problem(others, prior, Costs()).solve(confidence, near)
         errors[fold::folds] = _rung_errors(rounds[fold::folds], rungs, costs)
     variance_factor = 1 / len(rounds) + folds / (len(rounds) * (folds - 1))
     return {rung: _closure(errors[:, i], variance_factor, confidence) for i, rung in enumerate(rungs)}

@@ -193,7 +193,7 @@ def test_the_real_library_refuses_what_the_chip_lacks(hopper: MetricHost) -> Non
 def test_every_kernel_has_its_own_values(
     library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]
 ) -> None:
-    """Values are those of the kernel they stand beside, over several runs and passes, and the facts say what was run."""
+    """Values are those of the kernel they stand beside, over several runs, and the facts say what was done."""
     found = collect(library, tables, launching(library, kernels), ALPHA, BETA, GAMMA, SLOW)
     assert found.doubts == ()
     assert found.table.columns.tolist() == ["position", "kernel", "sample", ALPHA, BETA, GAMMA, SLOW]

@@ -84,10 +84,8 @@ def parsed_rules(texts: Iterable[str]) -> tuple[frozenset[str], float | None]:
             rules.add(name)
             threshold = parsed_slowdown(limit) if given else threshold
         else:
-            every = ", ".join([*RULES, NOTHING])
-            raise BudgetError(
-                f"--xsp-fail={word!r} is not known; there are slowdown:5% and {every}, with commas between"
-            )
+            every = ", ".join([f"{SLOWDOWN}:5%", *RULES, NOTHING])
+            raise BudgetError(f"--xsp-fail={word!r} is not known; there are {every}, with commas between")
     return frozenset(rules), threshold
 
 

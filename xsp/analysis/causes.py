@@ -232,20 +232,18 @@ def _module_of(names: Sequence[str], pairs: pd.DataFrame, side: str) -> str:
 
 def _renamed(both: pd.DataFrame) -> list[Cause]:
     """New names that no inserted neighbour explains, once for each module that was renamed."""
-    found: dict[tuple[str, str], Row] = {}
+    found: dict[tuple[str, str], list[Row]] = {}
     for row in both.to_dict("records"):
         old, new = str(row["name_a"]), str(row["name_b"])
         if old != new and pattern(old) != pattern(new):
-            found.setdefault(_differing(old, new), row)
-    return [_renaming(row) for row in found.values()]
+            found.setdefault(_differing(old, new), []).append(row)
+    return [_renaming(old, new, rows) for (old, new), rows in found.items()]
 
 
-def _renaming(row: Row) -> Cause:
-    old, new = (printable(str(row[f"name_{side}"])) for side in "ab")
-    rest = "; nothing else about it changed" if row["change"] == SAME else ""
-    return Cause(
-        Kind.RENAMED, (row["path_b"],), f"`{old}` is called `{new}` now{rest}.", float(row["position"]), np.nan
-    )
+def _renaming(old: str, new: str, rows: Sequence[Row]) -> Cause:
+    rest = "; nothing else about it changed" if all(row["change"] == SAME for row in rows) else ""
+    sentence = f"`{printable(old)}` is called `{printable(new)}` now{rest}."
+    return Cause(Kind.RENAMED, tuple(row["path_b"] for row in rows), sentence, float(rows[0]["position"]), np.nan)
 
 
 def _differing(old: str, new: str) -> tuple[str, str]:

@@ -67,7 +67,7 @@ class Comparable:
     def to_json(self) -> str:
         """JSON text with a line per node, so that it can be read and kept under version control.
 
-        A node's times are those of its own metric; only the model has the other's too.
+        The host's time in a node that the device bounds is left out: it is not compared.
         """
         rows = [json.dumps(row, ensure_ascii=False) for row in map(self._row, self.nodes.to_dict("records"))]
         head = {
@@ -87,7 +87,7 @@ class Comparable:
         row = {str(key): value for key, value in node.items() if value not in ("", 0)}
         row |= {key: _rounded(node[key]) for key in ("ms", "ci_ms")}
         for key, times in (("host_ms", self.host), ("device_ms", self.device)):
-            if path in times and (metric == "latency" or (metric == "device") == (key == "device_ms")):
+            if path in times and (metric != "device" or key == "device_ms"):
                 row[key] = [_rounded(each) for each in times[path].tolist()]
         return row
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +13,14 @@ import pandas as pd
 from xsp.analysis.alignment import aligned, layer_of
 from xsp.analysis.comparability import known_counts
 from xsp.analysis.comparable import Comparable
-from xsp.analysis.verdict import UNDECIDED, verdicts
+from xsp.analysis.statistics import trimmed
+from xsp.analysis.verdict import IMPROVED, REGRESSION, verdicts
 
 SAME, CHANGED, APPEARED, VANISHED = "same", "changed", "appeared", "vanished"
 
 _SIGNATURE = ["type", "calls", "parameter_bytes", "input_shapes", "output_shapes", "input_dtypes", "output_dtypes"]
 _IDENTITY = ["path", "name", "parent", "order", "kind"]
-_TIMES = ("ratio", "low", "high", "p_value", "verdict")
+Sample = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -86,46 +88,69 @@ def _positions(pairs: pd.DataFrame) -> npt.NDArray[np.float64]:
 def _times(
     a: Comparable, b: Comparable, pairs: pd.DataFrame, threshold: float, alpha: float, timed: bool
 ) -> pd.DataFrame:
-    """The pairs with the metric of the baseline (the candidate's for what appeared), both times and the verdict."""
+    """The pairs with the metric of the baseline (the candidate's for what appeared), both times and the verdict.
+
+    A node that the host bounds is also compared by its time on the device, which counts where only that one changed:
+    it costs nothing today, and all of it as soon as the host is faster. The reverse is not done, because the host's
+    time in a node that the device bounds is mostly waiting for other nodes.
+    """
     metric = pairs["metric_a"].where(pairs["row_a"] >= 0, pairs["metric_b"]).to_numpy(dtype=object)
-    samples_a, samples_b = (
-        [
-            side.sample(path, which) if isinstance(path, str) else _NONE
-            for path, which in zip(paths, metric, strict=True)
-        ]
-        for side, paths in ((a, pairs["path_a"].tolist()), (b, pairs["path_b"].tolist()))
-    )
-    pairs = pairs.drop(columns=["metric_a", "metric_b", "ci_ms_a", "ci_ms_b"]).rename(
-        columns={"ms_a": "a_ms", "ms_b": "b_ms"}
-    )
-    pairs = pairs.assign(metric=metric, ratio=np.nan, low=np.nan, high=np.nan, p_value=np.nan)
-    pairs["verdict"] = np.full(len(pairs), "", dtype=object)
+    kept = pairs.drop(columns=["metric_a", "metric_b", "ci_ms_a", "ci_ms_b"])
+    kept = kept.rename(columns={"ms_a": "a_ms", "ms_b": "b_ms"})
     if not timed:
-        return pairs.assign(a_ms=np.nan, b_ms=np.nan)
-    lengths = np.array([(len(x), len(y)) for x, y in zip(samples_a, samples_b, strict=True)], dtype=np.int64)
-    both = lengths.all(axis=1)
-    pairs.loc[both, "verdict"] = UNDECIDED
-    for level in pairs["level"].unique():
-        here = both & (pairs["level"] == level).to_numpy()
-        for pair in np.unique(lengths[here], axis=0).tolist():
-            which = np.flatnonzero(here & (lengths == pair).all(axis=1))
-            found = verdicts(
-                _stacked(samples_a, which), _stacked(samples_b, which),
-                threshold=threshold, alpha=alpha, nodes=int(here.sum()),
-            )  # fmt: skip
-            columns = [found.ratio, found.low, found.high, found.p_value, found.names]
-            for name, values in zip(_TIMES, columns, strict=True):
-                pairs.loc[which, name] = values
-            # The metric is the baseline's: the candidate's own summary may be of the other one.
-            pairs.loc[which, "b_ms"] = pairs.loc[which, "a_ms"] * pairs.loc[which, "ratio"]
-    return pairs
+        return kept.assign(a_ms=np.nan, b_ms=np.nan, metric=metric, **_blank(len(pairs)))
+    paths = list(zip(pairs["path_a"].tolist(), pairs["path_b"].tolist(), strict=True))
+    own = [_samples(a, b, *both, which) for both, which in zip(paths, metric, strict=True)]
+    other = [
+        _samples(a, b, *both, "device") if which == "host" else (_NONE, _NONE)
+        for both, which in zip(paths, metric, strict=True)
+    ]
+    tests = pd.Series(_both(own).astype(np.int64) + _both(other)).groupby(kept["level"].to_numpy()).transform("sum")
+    found, second = (_judged(samples, tests.to_numpy(), threshold, alpha) for samples in (own, other))
+    hidden = ~found["verdict"].isin(_TELLING) & second["verdict"].isin(_TELLING)
+    found[hidden] = second[hidden]
+    # Where both sides have a sample, times are of one metric: a side's own summary may be of the other.
+    known = found["a_ms"].notna()
+    found["a_ms"] = found["a_ms"].where(known, kept["a_ms"])
+    found["b_ms"] = found["b_ms"].where(known, kept["b_ms"])
+    return kept.drop(columns=["a_ms", "b_ms"]).assign(metric=np.where(hidden, "device", metric)).join(found)
 
 
-_NONE: npt.NDArray[np.float64] = np.zeros(0)
+_NONE: Sample = np.zeros(0)
+_TELLING = (REGRESSION, IMPROVED)
 
 
-def _stacked(samples: Sequence[npt.NDArray[np.float64]], which: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    return np.stack([samples[at] for at in which.tolist()], axis=1)
+def _blank(rows: int) -> dict[str, npt.NDArray[Any]]:
+    numbers = {name: np.full(rows, np.nan) for name in ("ratio", "low", "high", "p_value")}
+    return {**numbers, "verdict": np.full(rows, "", dtype=object)}
+
+
+def _samples(a: Comparable, b: Comparable, path_a: object, path_b: object, metric: str) -> tuple[Sample, Sample]:
+    """Both sides' times; none where one side lacks the node."""
+    there = isinstance(path_a, str) and isinstance(path_b, str)
+    return (a.sample(str(path_a), metric), b.sample(str(path_b), metric)) if there else (_NONE, _NONE)
+
+
+def _both(samples: Sequence[tuple[Sample, Sample]]) -> npt.NDArray[np.bool_]:
+    return np.array([len(x) > 0 and len(y) > 0 for x, y in samples], dtype=bool)
+
+
+def _judged(
+    samples: Sequence[tuple[Sample, Sample]], tests: npt.NDArray[np.int64], threshold: float, alpha: float
+) -> pd.DataFrame:
+    """a_ms, b_ms, ratio, low, high, p_value and verdict of each pair of samples; `tests` are made at its level."""
+    table = pd.DataFrame({"a_ms": np.nan, "b_ms": np.nan, **_blank(len(samples))})
+    sizes = np.array([(len(x), len(y)) for x, y in samples], dtype=np.int64).reshape(-1, 2)
+    keys = np.column_stack([sizes, tests])
+    for key in np.unique(keys[_both(samples)], axis=0):
+        which = np.flatnonzero((keys == key).all(axis=1))
+        x, y = (np.stack([samples[at][side] for at in which.tolist()], axis=1) for side in (0, 1))
+        found = verdicts(x, y, threshold=threshold, alpha=alpha, nodes=int(key[2]))
+        before = trimmed(x)[0]
+        columns = [before, before * found.ratio, found.ratio, found.low, found.high, found.p_value, found.names]
+        for name, values in zip(table.columns, columns, strict=True):
+            table.loc[which, name] = values
+    return table
 
 
 def _launched(a: pd.DataFrame, b: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:

@@ -41,7 +41,8 @@ def bytes_(value: float) -> str:
 
 def percent(ratio: float) -> str:
     """`+4.2 %` of a ratio of 1.042, `24 times as long` of 24."""
-    return f"{ratio - 1:+.1%}".replace("%", " %") if ratio < 10 else f"{ratio:.0f} times as long"
+    change = round(ratio - 1, 3) + 0.0  # no minus before a zero
+    return f"{change:+.1%}".replace("%", " %") if ratio < 10 else f"{ratio:.0f} times as long"
 
 
 def times(a_ms: float, b_ms: float, ratio: float, low: float, high: float) -> str:

@@ -37,7 +37,7 @@ def test_layout_names_every_module() -> None:
 def test_design_names_every_member_of_a_profile() -> None:
     """Every public member of a profile is among the public names in docs/design.md."""
     names = page("design.md").partition("## Public names")[2].partition("## Layout")[0]
-    members = {name for name in vars(xsp.Profile) if not name.startswith("_")} - {"fill"}
+    members = {name for name in dir(xsp.Profile) if not name.startswith("_")} - {"fill"}
     assert {name for name in members if f"prof.{name}" not in names} == set()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from captures import gpu_profile
+from otlp_receivers import http_receiver
 from typer.testing import CliRunner
 
 import xsp
@@ -84,10 +85,21 @@ def test_what_cannot_be_is_refused(capture: Path) -> None:
     """Unknown formats, choices that a format does not have, and files that exist give an error with a way out."""
     assert f"the formats are {', '.join(FORMATS)}" in refused(capture, "--to", "pdf")
     assert "csv has all runs" in refused(capture, "--to", "csv", "--run", 1)
+    assert "leave them out" in refused(capture, "--to", "csv", "--endpoint", "http://localhost:4318")
+    assert "writes no file" in refused(capture, "--to", "otlp", "--output", capture.with_name("x"))
     export(capture, "--to", "perfetto")
     assert "--force" in refused(capture, "--to", "perfetto")
     export(capture, "--to", "perfetto", "--force")
     assert "needs neither" in CliRunner().invoke(app, ["export", "--help"]).output.lower()
+
+
+def test_spans_are_sent_to_a_receiver(capture: Path) -> None:
+    """`--to otlp` sends the spans of one run, as many as it says."""
+    with http_receiver() as receiver:
+        said = export(capture, "--to", "otlp", "--endpoint", receiver.endpoint, "--protocol", "http/protobuf")
+    assert said == f"{len(receiver.span_ids)} spans sent\n"
+    spans = xsp.load(capture).spans
+    assert len(receiver.span_ids) >= (spans["run"] == spans["run"].max()).sum()
 
 
 def test_exports_need_no_torch(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`xsp export`: a capture in a format of other tools. A format is a row of FORMATS."""
+"""`xsp export`: a capture in a format of other tools. A format is a row of FORMATS; `otlp` is sent, not written."""
 
 from __future__ import annotations
 
@@ -46,10 +46,19 @@ FORMATS = {
 }
 
 
+OTLP = "otlp"
+
+
 def export(
     capture: Annotated[Path, typer.Argument(help="A capture, *.xsp.", metavar="CAPTURE", show_default=False)],
     to: Annotated[
-        str, typer.Option(help="; ".join(f"{name}: {form.what}" for name, form in FORMATS.items()), show_default=False)
+        str,
+        typer.Option(
+            help="; ".join(
+                [*(f"{name}: {form.what}" for name, form in FORMATS.items()), "otlp: one run, to a receiver"]
+            ),
+            show_default=False,
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -63,10 +72,21 @@ def export(
     ] = None,
     corrected: Annotated[bool, typer.Option("--corrected", help="Times without the tracers' cost.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    endpoint: Annotated[
+        str | None, typer.Option(help="otlp: URL of the receiver; OTEL_* variables by default.", show_default=False)
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="otlp: http/protobuf or grpc; OTEL_* variables by default.", show_default=False)
+    ] = None,
 ) -> None:
     """Write a capture for other tools. Needs neither torch nor a GPU."""
+    if to == OTLP:
+        _send(capture, output, rung, {"endpoint": endpoint, "protocol": protocol, "run": run, "corrected": corrected})
+        return
     if to not in FORMATS:
-        raise XspError(f"there is no format {to!r}; the formats are {', '.join(FORMATS)}")
+        raise XspError(f"there is no format {to!r}; the formats are {', '.join(FORMATS)}, {OTLP}")
+    if endpoint or protocol:
+        raise XspError(f"--endpoint and --protocol say where spans are sent; {to} is a file, so leave them out")
     form = FORMATS[to]
     choice: dict[str, Any] = {"run": run, "rung": rung, "corrected": corrected}
     if not form.of_one_run and any(value not in (None, False) for value in choice.values()):
@@ -78,3 +98,12 @@ def export(
 
     form.write(load(capture), path, **(choice if form.of_one_run else {}))
     typer.echo(f"{to} written to {path}")
+
+
+def _send(capture: Path, output: Path | None, rung: str | None, how: dict[str, Any]) -> None:
+    if output is not None or rung is not None:
+        raise XspError("otlp writes no file and takes a run by its number: leave --output and --rung out")
+    from xsp.profiles import load
+
+    count = load(capture).to_otlp(**how)
+    typer.echo(f"{count} spans sent")

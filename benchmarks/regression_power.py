@@ -12,8 +12,8 @@ fresh processes (regression_pools.py), one after the other. Trials are drawn fro
   `xsp.compare_targets` would take to know the ratio to a quarter of the threshold, at most half of all rounds.
 
 Trials of one pool share runs, so the rates are known less well than independent trials would give: `windows` says how
-many windows of each process do not overlap. To find a slow-down of s the threshold is s / 2. Beside each stands the plain
-rule, the same runs' ratio of means over the same threshold.
+many windows of each process do not overlap. To find a slow-down of s the threshold is s / 2. Beside each stands the
+plain rule, the same runs' ratio of means over the same threshold.
 
 Localisation: twenty mutations of a small model, and on a GPU some that only change kernels; the first sentence of the
 comparison must name the mutated layer.

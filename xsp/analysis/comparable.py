@@ -1,6 +1,6 @@
 """What of a profile is needed to compare it with another: nodes, counts, and a sample of times for each node.
 
-A baseline is kept in this form, because a capture is a thousand times larger and its raw spans are not compared.
+A baseline is kept in this form: it can be read, and a capture's raw spans are not compared.
 """
 
 from __future__ import annotations

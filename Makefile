@@ -18,9 +18,9 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(shell find xsp -not -path '*/__pycache__*' -not -name '*.so' -not -name _native)
 NATIVE_SOURCES := $(wildcard xsp/levels/_native/*.c)
 NATIVE := xsp/levels/_native/libxsp_native.so
-PYTHON_FILES := xsp tests examples benchmarks
+PYTHON_FILES := xsp tests examples benchmarks $(wildcard docs/*.py docs/images/*.py)
 
-.PHONY: help venv native demo test gpu-test lint format clean
+.PHONY: help venv native demo test gpu-test docs lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ $(DEPENDENCIES): pyproject.toml | $(BIN)/python
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install '$(TORCH)'
 	$(BIN)/python -c 'import torch; print("torch==" + torch.__version__)' > $(VENV)/constraints.txt
 	$(BIN)/python -m pip install --quiet scikit-build-core cmake ninja
-	$(BIN)/python -m pip install --quiet --no-build-isolation -c $(VENV)/constraints.txt '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c $(VENV)/constraints.txt '.[test,lint,docs]'
 	touch $@
 
 # A real install rather than an editable one: tests see what a user gets, native part included.
@@ -58,6 +58,9 @@ test: $(INSTALLED) ## Run the tests that need no GPU
 gpu-test: $(INSTALLED) ## Run the tests that need an NVIDIA GPU
 	$(BIN)/pytest -m gpu $(PYTEST_ARGS)
 
+docs: $(DEPENDENCIES) ## Build the pages of docs/ as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(DEPENDENCIES) ## Check style, formatting and types
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
@@ -69,5 +72,5 @@ format: $(DEPENDENCIES) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format $(PYTHON_FILES)
 
 clean: ## Remove everything that was built, the virtual environment included
-	rm -rf $(VENV) build dist demo-output $(NATIVE) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site demo-output $(NATIVE) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

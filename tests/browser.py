@@ -92,9 +92,14 @@ class Tab:
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[Tab]:
-    """A fresh browser with one tab; its profile is kept in `folder`. Names are not resolved: there is no network."""
+    """A fresh browser with one tab; its profile is kept in `folder`. Only this machine is there, no network."""
     assert CHROMIUM is not None
-    command = [CHROMIUM, *_OPTIONS.split(), "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder}"]
+    command = [
+        CHROMIUM,
+        *_OPTIONS.split(),
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        f"--user-data-dir={folder}",
+    ]
     process = subprocess.Popen([*command, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     loop = asyncio.new_event_loop()
     try:

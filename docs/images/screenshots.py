@@ -1,0 +1,53 @@
+"""Draw the site's pictures of a notebook and a report, light and dark: python docs/images/screenshots.py.
+
+The browser is Chromium, driven by the module that the tests use. Pictures show the bundled capture of an H100. Needs
+Pillow, which reduces their colours: the files stay below 150 kB.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+import xsp
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+CAPTURE = ROOT / "examples" / "captures" / "h100_resnet50.xsp"
+WIDTH = 1120
+COLORS = 256
+
+sys.path.insert(0, str(ROOT / "tests"))
+from browser import Tab, chromium  # noqa: E402
+
+
+def main() -> None:
+    """Write four PNG files beside this one."""
+    prof = xsp.load(CAPTURE)
+    with tempfile.TemporaryDirectory() as folder, chromium(Path(folder) / "browser") as tab:
+        notebook = Path(folder) / "notebook.html"
+        head = '<!doctype html><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+        notebook.write_text(f"{head}<body style='margin: 0'>{prof._repr_html_()}", encoding="utf-8")
+        report = prof.to_html(Path(folder) / "report.html")
+        for dark in (False, True):
+            look = "dark" if dark else "light"
+            tab.dark(dark)
+            _draw(tab, notebook, 900, "true", HERE / f"notebook-{look}.png")
+            drawn = "document.querySelector('#figure-hierarchy svg.main-svg') !== null"
+            _draw(tab, report, 1240, drawn, HERE / f"report-{look}.png")
+
+
+def _draw(tab: Tab, page: Path, height: int, ready: str, picture: Path) -> None:
+    tab.call("Emulation.setDeviceMetricsOverride", width=WIDTH, height=height, deviceScaleFactor=1, mobile=False)
+    tab.open(page)
+    tab.wait(ready)
+    tab.evaluate("new Promise((done) => setTimeout(done, 800))")
+    tab.screenshot(picture)
+    Image.open(picture).convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(picture, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

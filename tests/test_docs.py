@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
+
 import xsp
 from xsp.capture import OPTIONAL_TABLES, TABLES
 
@@ -58,3 +60,17 @@ def test_every_warning_has_a_paragraph() -> None:
     )
     text = (DOCS / "warnings.md").read_text()
     assert written == set(re.findall(r"^### ([a-z-]+)$", text, re.MULTILINE))
+
+
+def test_every_column_of_a_profile_is_described() -> None:
+    """docs/columns.md names every column of every table that a profile has, under the table's heading."""
+    prof = xsp.load(CAPTURE)
+    sections = re.split(r"^## prof\.(\w+).*$", page("columns.md"), flags=re.MULTILINE)
+    described = dict(zip(sections[1::2], sections[2::2], strict=True))
+    tables = {name: getattr(prof, name) for name in described}
+    tables = {name: table() if callable(table) else table for name, table in tables.items()}
+    assert {name: [c for c in table.columns if f"`{c}`" not in described[name]] for name, table in tables.items()} == {
+        name: [] for name in tables
+    }
+    members = {name: getattr(prof, name) for name in dir(prof) if not name.startswith(("_", "to_"))}
+    assert {name for name, value in members.items() if isinstance(value, pd.DataFrame)} <= set(described)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,12 @@ import torch
 import xsp.profiler
 import xsp.regression.calling
 import xsp.regression.judging
-import xsp.regression.page  # noqa: F401
+import xsp.regression.page
+from xsp.regression.budgets import checked, parsed
+from xsp.regression.identity import machine_folder, machine_of
+from xsp.regression.options import parsed_rules
+from xsp.regression.outcome import MEANINGS
+from xsp.regression.plan import OPTIONS
 
 pytest_plugins = ["pytester"]
 
@@ -38,7 +44,11 @@ from torch import nn
 {QUICK}
 """
 SLEEPER = HEAD + "def test_sleeper(xsp):\n    xsp(lambda: time.sleep({seconds}), max_slowdown=2)\n"
-LINEAR = HEAD + "def test_linear(xsp):\n    xsp(nn.Sequential(nn.Linear(4, 4), {more}).eval(), torch.ones(2, 4))\n"
+LINEAR = (
+    HEAD
+    + "def test_linear(xsp):\n"
+    + "    xsp(nn.Sequential(nn.Linear(4, 4), {more}).eval(), torch.ones(2, 4), max_slowdown=99)\n"
+)
 
 
 @pytest.fixture
@@ -252,7 +262,7 @@ import itertools
 turn = itertools.count()
 
 def test_noisy(xsp):
-    xsp(lambda: time.sleep(0.001 + 0.004 * (next(turn) // 3 % 2)), levels="M", max_slowdown=1.02, patience_s=0)
+    xsp(lambda: time.sleep(0.001 + 0.004 * (next(turn) // 3 % 2)), levels="M", max_slowdown=1.02)
 """
     )
     run("--xsp-save").assert_outcomes(passed=1)
@@ -265,6 +275,16 @@ def test_noisy(xsp):
     patient = run()
     [row] = [line for line in patient.outlines if "::test_noisy  " in line]
     assert int(row.split()[-1]) >= 8
+
+
+def test_a_metric_that_is_not_measured_here_is_never_the_same(pytester: pytest.Pytester, run: Run) -> None:
+    """metric="device" without a GPU: counts are compared, times are undecided with the reason, nothing is repeated."""
+    pytester.makepyfile(LINEAR.format(more="nn.ReLU()").replace("max_slowdown", "metric='device', max_slowdown"))
+    run("--xsp-save").assert_outcomes(passed=1)
+    result = run()
+    result.assert_outcomes(passed=1)
+    assert list(states(result).values()) == ["undecided"]
+    result.stdout.fnmatch_lines(["*times are not compared: metric 'device' was not measured here*"])
 
 
 def test_disabled_runs_the_target_and_judges_nothing(pytester: pytest.Pytester, run: Run) -> None:
@@ -364,8 +384,7 @@ def test_wrong_markers_are_errors(pytester: pytest.Pytester, run: Run, marker: s
 
 def in_a_process(folder: Path, *options: str) -> str:
     """Output of a test run of its own, which must end well."""
-    # The plugin is loaded by name, and those that are installed beside it by their entry points.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", *PLUGIN, *options]
     finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=120)
     assert finished.returncode == 0, finished.stdout + finished.stderr
@@ -375,9 +394,8 @@ def in_a_process(folder: Path, *options: str) -> str:
 def test_collecting_measures_nothing_and_imports_no_torch(pytester: pytest.Pytester) -> None:
     """The plugin costs a test run that uses none of it no import of torch or pandas."""
     pytester.makepyfile("def test_it(xsp):\n    assert False, 'collected only'")
-    pytester.makeconftest(
-        "import sys\ndef pytest_unconfigure():\n    print([name for name in ('torch', 'pandas') if name in sys.modules])"
-    )
+    look = "print([name for name in ('torch', 'pandas') if name in sys.modules])"
+    pytester.makeconftest(f"import sys\ndef pytest_unconfigure():\n    {look}")
     assert "\n[]" in in_a_process(pytester.path, "--collect-only", "-q")
 
 
@@ -401,7 +419,8 @@ def test_beside(benchmark):
     benchmark.pedantic(time.sleep, (0,), rounds=1)
 """
     )
-    out = in_a_process(pytester.path, "-n2", "--dist=load", "--xsp-save", "--xsp-md=out.md")
+    beside = ("-p", "xdist.plugin", "-p", "pytest_benchmark.plugin")
+    out = in_a_process(pytester.path, *beside, "-n2", "--dist=load", "--xsp-save", "--xsp-md=out.md")
     assert "5 passed" in out
     stretches = sorted(json.loads((pytester.path / f"{n}.json").read_text()) for n in (1, 2, 3, 4))
     assert len({pid for pid, *_ in stretches}) == 2
@@ -409,3 +428,51 @@ def test_beside(benchmark):
     assert all(before[2] < after[1] for before, after in pairwise(ordered))
     assert "### xsp: 4 uncompared" in (pytester.path / "out.md").read_text()
     assert len(baselines(pytester.path)) == 4
+
+
+def test_what_the_manual_and_the_workflows_say_exists(run: Run) -> None:
+    """Every option and every budget in docs/pytest.md and examples/ci/ is one of the plugin's."""
+    root = Path(__file__).parent.parent
+    text = (root / "docs" / "pytest.md").read_text()
+    text += "".join(path.read_text() for path in (root / "examples" / "ci").glob("*.yml"))
+    options = set(re.findall(r"--xsp-[a-z]+", text))
+    shown = "\n".join(run("--help").outlines)
+    assert len(options) == 7
+    assert {option for option in options if option not in shown} == set()
+    assert {name for name in OPTIONS if f"`{name}`" not in text} == set()
+    assert {state for state in MEANINGS if f"| `{state}` |" not in text} == set()
+    for rules in re.findall(r"--xsp-fail=([^ `]+)", text):
+        parsed_rules([rules.replace("…", "5%")])
+
+
+def test_the_key_of_a_gpu_has_what_its_times_depend_on() -> None:
+    """Another driver, CUDA, torch or power limit is another machine; other facts of the environment are not."""
+    facts = {
+        "gpu": "NVIDIA H100 80GB HBM3", "driver": "580.159.04", "cuda": "13.0", "torch": "2.11.0+cu130",
+        "power_limit_w": 700.0, "cpu": "a CPU", "torch_threads": 16,
+    }  # fmt: skip
+    folder = machine_folder(machine_of(facts))
+    assert folder == "NVIDIA-H100-80GB-HBM3_driver-580.159.04_cuda-13.0_torch-2.11.0+cu130_700W"
+    others = [{"driver": "1"}, {"cuda": "12.8"}, {"torch": "2.14.1"}, {"power_limit_w": 350.0}, {"gpu": None}]
+    assert len({folder, *(machine_folder(machine_of(facts | other)) for other in others)}) == 1 + len(others)
+    assert machine_folder(machine_of(facts | {"cpu": "another", "torch_threads": 4})) == folder
+
+
+def test_budgets_on_an_h100_name_layers_and_kernels() -> None:
+    """On captures of an H100 each budget reads what the profile has, and what breaks it is named."""
+    captures = Path(__file__).parent.parent / "examples" / "captures"
+    resnet, step = (xsp.load(captures / f"h100_{name}.xsp") for name in ("resnet50", "train_step"))
+    limits = parsed(
+        {"kernels": 300, "library_calls": 55, "synchronizations": 0, "gpu_idle_share": 0.5, "dram_bytes": 1}
+    )
+    found = {each.name: each for each in checked(resnet, limits, {})}
+    assert {name: each.state for name, each in found.items()} == {
+        "kernels": "broken", "library_calls": "kept", "synchronizations": "kept", "gpu_idle_share": "broken",
+        "dram_bytes": "unchecked",
+    }  # fmt: skip
+    assert found["kernels"].message.startswith(
+        "kernels is 354, over the budget of 300 (+18.0%); most of it in\n    conv1 "
+    )
+    assert "nchwToNhwcKernel" in found["kernels"].message
+    [waits] = checked(step, {"synchronizations": 0.0}, {})
+    assert waits.message.splitlines()[1].split() == ["step::item", "1", "100.0%", "cudaStreamSynchronize"]

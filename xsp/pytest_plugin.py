@@ -145,9 +145,14 @@ class _Summary:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         from xsp.regression.summary import terminal_lines, written
 
-        paths = written(self._outcomes, self._config.option.xsp_html, self._config.option.xsp_md)
-        if not self._outcomes and not paths:
+        pages = (self._config.option.xsp_html, self._config.option.xsp_md)
+        if not self._outcomes and pages == (None, None):
             return
         terminalreporter.section("xsp")
-        for line in [*terminal_lines(self._outcomes), *paths]:
+        for line in terminal_lines(self._outcomes):
             terminalreporter.line(line)
+        try:
+            for line in written(self._outcomes, *pages):
+                terminalreporter.line(line)
+        except XspError as error:
+            terminalreporter.line(str(error), red=True)

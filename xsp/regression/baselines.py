@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -103,20 +101,3 @@ def _read(path: Path) -> Baseline:
         return Baseline.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, CaptureError, KeyError, TypeError) as error:
         raise BaselineError(f"the baseline {path} cannot be read: {error}; delete it, or save it again") from error
-
-
-@contextlib.contextmanager
-def one_at_a_time(folder: Path | None = None) -> Iterator[None]:
-    """Wait until no other process of this user measures on this machine, and keep others waiting meanwhile.
-
-    The lock is the operating system's (flock) and ends with the process, however that ends.
-    """
-    import fcntl
-
-    folder = folder or Path(tempfile.gettempdir())
-    with (folder / f"xsp-measuring-{os.getuid()}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from xsp.analysis.compare_profiles import Comparison, compare
 from xsp.analysis.verdict import UNDECIDED as CANNOT_TELL
-from xsp.analysis.verdict import Verdict, verdict
+from xsp.analysis.verdict import Array, Verdict, verdict
 from xsp.regression import options as rules
 from xsp.regression import outcome as states
 from xsp.regression.baselines import Baseline, Baselines
@@ -45,7 +45,7 @@ class Judgement:
     @property
     def open(self) -> bool:
         """Whether more rounds could tell what these did not."""
-        return states.UNDECIDED in self.states
+        return states.UNDECIDED in self.states and self.verdict is not None
 
     def failures(self, chosen: Iterable[str]) -> list[str]:
         """What there is to say about the states that fail a test under these rules."""
@@ -89,6 +89,8 @@ def _against(own: Baseline, measured: Baseline, plan: Plan, threshold: float, na
         says[states.REFUSED] = f"cannot be compared with {what}: {compared.refusal}; accept it with --xsp-update"
     elif _other_levels(own, measured):
         says[states.REFUSED] = f"cannot be compared with {what}: {_other_levels(own, measured)}"
+    elif not all(len(_sample(each, plan.metric)) for each in (own, measured)):
+        says[states.UNDECIDED] = f"times are not compared: metric {plan.metric!r} was not measured here; counts are"
     else:
         decided = _decided(compared, own, measured, plan, threshold)
         says |= _timed(decided, compared, plan, threshold, what)
@@ -119,8 +121,12 @@ def _decided(compared: Comparison, own: Baseline, measured: Baseline, plan: Plan
     """The verdict on the metric that the test asks for: the comparison's own, or that on the GPU-busy time."""
     if plan.metric == "latency":
         return compared.verdict
-    samples = (each.profile.sample(each.profile.nodes["path"].iloc[0], plan.metric) for each in (own, measured))
-    return verdict(*samples, threshold=threshold - 1)
+    return verdict(_sample(own, plan.metric), _sample(measured, plan.metric), threshold=threshold - 1)
+
+
+def _sample(which: Baseline, metric: str) -> Array:
+    """The model's times in ms, one per run; empty where the metric was not measured."""
+    return which.profile.sample(str(which.profile.nodes["path"].iloc[0]), metric)
 
 
 def _timed(decided: Verdict, compared: Comparison, plan: Plan, threshold: float, what: str) -> dict[str, str]:

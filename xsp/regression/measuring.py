@@ -73,8 +73,8 @@ class Measurer:
 
         Keyword arguments are options (`xsp.regression.plan.OPTIONS`); any other is the target's.
         """
-        from xsp.regression.baselines import one_at_a_time
         from xsp.regression.calling import Call
+        from xsp.regression.lock import one_at_a_time
 
         own = {name: options.pop(name) for name in OPTIONS if name in options}
         plan = Plan.of(*self._marked, own)
@@ -167,10 +167,10 @@ class Measurer:
             time_ms=time_ms,
             time_ci_ms=half,
             baseline_ms=None if before is None else _summary(before, plan.metric)[0],
-            ratio=None if found is None else found.ratio,
-            low=None if found is None else found.low,
-            high=None if found is None else found.high,
-            p_value=None if found is None else found.p_value,
+            ratio=None if found is None else _known(found.ratio),
+            low=None if found is None else _known(found.low),
+            high=None if found is None else _known(found.high),
+            p_value=None if found is None else _known(found.p_value),
             allowed=self._threshold(plan),
             baseline=self._options.compare or "",
             machine=machine_sentence(measured.baseline.machine),
@@ -194,5 +194,9 @@ def _summary(baseline: Baseline, metric: str) -> tuple[float | None, float | Non
     from xsp.analysis.statistics import trimmed
 
     sample = baseline.profile.sample(str(baseline.profile.nodes["path"].iloc[0]), metric)
-    mean, half = (float(each) for each in trimmed(sample)) if len(sample) else (float("nan"), float("nan"))
-    return None if math.isnan(mean) else mean, None if math.isnan(half) else half
+    mean, half = trimmed(sample)
+    return _known(float(mean)), _known(float(half))
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None

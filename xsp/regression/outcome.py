@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-REGRESSION, GREW, REFUSED, UNDECIDED, SHRANK, IMPROVED, SAME, NEW, UNCOMPARED, DISABLED = (
-    "regression", "grew", "refused", "undecided", "shrank", "improved", "same", "new", "uncompared", "disabled",
+REGRESSION, GREW, REFUSED, SHRANK, UNDECIDED, IMPROVED, SAME, NEW, UNCOMPARED, DISABLED = (
+    "regression", "grew", "refused", "shrank", "undecided", "improved", "same", "new", "uncompared", "disabled",
 )  # fmt: skip
 
 MEANINGS = {
     REGRESSION: "significantly slower than the baseline, by more than the threshold",
     GREW: "executes, allocates or waits more than the baseline",
     REFUSED: "cannot be compared with the baseline",
-    UNDECIDED: "the noise is too large to tell",
     SHRANK: "executes, allocates or waits less than the baseline",
+    UNDECIDED: "the noise is too large to tell",
     IMPROVED: "significantly faster than the baseline, by more than the threshold",
     SAME: "neither slower nor faster, with the same counts",
     NEW: "no baseline for this machine",

@@ -35,7 +35,7 @@ def saved(
     runs, spans, kernels = capture.tables["runs"], capture.tables["spans"], capture.tables["kernels"].copy()
     first = runs[runs["rung"] == "M"].iloc[[0]]
     more = [
-        first.assign(run=len(runs) + n, round=3 + n, latency_ns=1_000_000 + 1000 * (n * 7 % 10)) for n in range(ROUNDS)
+        first.assign(run=len(runs) + n, round=3 + n, latency_ns=1_000_000 + 1000 * (n * 7 % 10)) for n in range(rounds)
     ]
 
     every = pd.concat([runs, *more], ignore_index=True)

@@ -76,7 +76,7 @@ def load(path: str | os.PathLike[str]) -> Capture:
             _check(source, manifest)
             there = set(archive.namelist())
             names = (*TABLES, *(name for name in OPTIONAL_TABLES if f"{name}.parquet" in there))
-            tables = {name: pq.read_table(io.BytesIO(archive.read(f"{name}.parquet"))).to_pandas() for name in names}
+            tables = {name: _table(archive.read(f"{name}.parquet")) for name in names}
     except CaptureError:
         raise
     except _DAMAGED as error:
@@ -85,6 +85,11 @@ def load(path: str | os.PathLike[str]) -> Capture:
             "a capture is written whole by prof.save(), so copy or record it again"
         ) from error
     return Capture(manifest["meta"], tables)
+
+
+def _table(content: bytes) -> pd.DataFrame:
+    # One thread: pyarrow's pool of threads can outlive the interpreter that a short command runs in.
+    return pq.read_table(io.BytesIO(content), use_threads=False).to_pandas(use_threads=False)
 
 
 def _check(source: Path, manifest: Any) -> None:

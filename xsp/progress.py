@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tqdm import TqdmWarning
 
@@ -20,7 +20,8 @@ def bar(title: str, total: int | None, show: bool | None, unit: str = "run") -> 
     """A bar that appears after a second; `show=None` means only on a terminal or in a notebook."""
     visible = _someone_watches() if show is None else show
     hidden = not visible
-    shown: tqdm[NoReturn] = tqdm(desc=title, total=total, disable=hidden, delay=SHOW_AFTER_S, leave=False, unit=f" {unit}s")
+    looks: Any = {"delay": SHOW_AFTER_S, "leave": False, "unit": f" {unit}s"}
+    shown: tqdm[NoReturn] = tqdm(desc=title, total=total, disable=hidden, **looks)
     return shown
 
 

@@ -46,7 +46,8 @@ def _draw(tab: Tab, page: Path, height: int, ready: str, picture: Path) -> None:
     tab.wait(ready)
     tab.evaluate("new Promise((done) => setTimeout(done, 800))")
     tab.screenshot(picture)
-    Image.open(picture).convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(picture, optimize=True)
+    full = Image.open(picture).convert("RGB")
+    full.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 
 if __name__ == "__main__":

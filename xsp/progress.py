@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from tqdm import TqdmWarning
 
@@ -19,9 +19,9 @@ SHOW_AFTER_S = 1.0
 def bar(title: str, total: int | None, show: bool | None, unit: str = "run") -> tqdm[NoReturn]:
     """A bar that appears after a second; `show=None` means only on a terminal or in a notebook."""
     visible = _someone_watches() if show is None else show
-    hidden = not visible
-    looks: Any = {"delay": SHOW_AFTER_S, "leave": False, "unit": f" {unit}s"}
-    shown: tqdm[NoReturn] = tqdm(desc=title, total=total, disable=hidden, **looks)
+    shown: tqdm[NoReturn] = tqdm(
+        desc=title, total=total, disable=not visible, delay=SHOW_AFTER_S, leave=False, unit=f" {unit}s"
+    )
     return shown
 
 

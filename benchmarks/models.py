@@ -21,6 +21,11 @@ SWEEP = "resnet50_by_batch"
 SWEPT = "resnet50"
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ROWS = "models.json"
+BUNDLED = {
+    "gpt2_small_batch_1": ("h100_transformer.xsp", ("language", "examples", "fp16")),
+    "resnet50_training_step": ("h100_train_step.xsp", ("training", "examples", "amp")),
+}
+"""Captures of the examples, which lie beside the folder: file name, then family, source and precision."""
 ANALYSES = (
     "model_information", "layer_information", "layer_latency", "layer_memory", "layer_type_distribution",
     "layer_latency_by_type", "layer_memory_by_type", "kernel_information", "kernel_roofline", "kernels_by_name",
@@ -135,6 +140,8 @@ def _measure_sweep(name: str, device: str, options: argparse.Namespace) -> None:
 def captures(folder: Path) -> dict[str, Path]:
     """The captures of a folder by the name of their row: models by name, then the sweep by batch size."""
     found = {path.stem: path for path in sorted(folder.glob("*.xsp"))}
+    beside = {name: folder.parent / file for name, (file, _) in BUNDLED.items()}
+    found |= {name: path for name, path in beside.items() if path.exists()}
     swept = {f"{SWEPT} batch {value}": path for value, path in _swept(folder).items()}
     return found | swept
 
@@ -163,8 +170,6 @@ def _analyse(folder: Path) -> None:
 
 def row_of(name: str, path: Path, entry: str) -> dict[str, Any]:
     """Everything the tables need of one capture of a model of the zoo, and how every analysis fared with it."""
-    from zoo import ZOO
-
     import xsp
     from xsp import analysis
 
@@ -177,12 +182,12 @@ def row_of(name: str, path: Path, entry: str) -> dict[str, Any]:
             failures[each] = f"{type(error).__name__}: {error}"
     summary = json.loads(analysis.compare_models({name: prof}).to_json(orient="records", double_precision=15))[0]
     facts = prof.environment
-    model = ZOO[entry]
+    family, source, precision = _described(entry)
     versions = f"torch {facts['torch']}" + (f", driver {facts['driver']}" if facts.get("driver") else "")
     return {
-        "family": model.family,
-        "source": model.source,
-        "precision": model.precision if "gpu" in facts else "fp32",
+        "family": family,
+        "source": source,
+        "precision": precision if "gpu" in facts else "fp32",
         "device": f"{facts.get('gpu') or facts.get('cpu')}, {versions}",
         "capture_bytes": path.stat().st_size,
         "rounds": int(prof.runs["round"].nunique()),
@@ -191,6 +196,15 @@ def row_of(name: str, path: Path, entry: str) -> dict[str, Any]:
         "warnings": prof.warnings,
         "summary": summary,
     }
+
+
+def _described(entry: str) -> tuple[str, str, str]:
+    """Family, source and precision of a model."""
+    from zoo import ZOO
+
+    if entry in BUNDLED:
+        return BUNDLED[entry][1]
+    return ZOO[entry].family, ZOO[entry].source, ZOO[entry].precision
 
 
 def _saved(folder: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def page(folder: Path) -> str:
 _INTRODUCTION = """# {count} models
 
 What xsp says of {count} models with random weights from torchvision, timm, transformers and this repository
-(`benchmarks/zoo.py`), each profiled for a few rounds, on: {device}.
+(`benchmarks/zoo.py`, `examples/`), each profiled for a few rounds, on: {device}.
 
 The captures are in `examples/captures/models/`;
 `xsp report` opens them, and `benchmarks/models.py` records them anew. The tables are made from them by

@@ -89,7 +89,8 @@ def load(path: str | os.PathLike[str]) -> Capture:
 
 def _table(content: bytes) -> pd.DataFrame:
     # One thread: pyarrow's pool of threads can outlive the interpreter that a short command runs in.
-    return pq.read_table(io.BytesIO(content), use_threads=False).to_pandas(use_threads=False)
+    table: pd.DataFrame = pq.read_table(io.BytesIO(content), use_threads=False).to_pandas(use_threads=False)
+    return table
 
 
 def _check(source: Path, manifest: Any) -> None:

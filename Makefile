@@ -8,7 +8,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Installed only where no torch can be imported. Name the build you want: make venv TORCH=torch==2.13.0+cu130
 TORCH ?= torch==2.13.0
-PYTEST_ARGS ?=
+# As many workers as cores; tests that read clocks take the least of several runs.
+PYTEST_ARGS ?= -n auto --dist worksteal
 
 BIN := $(VENV)/bin
 DEPENDENCIES := $(VENV)/.dependencies
@@ -56,7 +57,7 @@ test: $(INSTALLED) ## Run the tests that need no GPU
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 gpu-test: $(INSTALLED) ## Run the tests that need an NVIDIA GPU
-	$(BIN)/pytest -m gpu $(PYTEST_ARGS)
+	$(BIN)/pytest -m gpu
 
 docs: $(DEPENDENCIES) ## Build the pages of docs/ as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

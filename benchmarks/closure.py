@@ -17,8 +17,8 @@ import numpy as np
 
 import xsp
 from xsp import capture
-from xsp.analysis.charges import COST_LEVELS
 from xsp.analysis.correction import correction_row, fitted
+from xsp.analysis.correction.charges import COST_LEVELS
 from xsp.analysis.statistics import trimmed
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xsp.analysis.charges import COST_LEVELS, Costs, EventKind
-from xsp.analysis.latencies import Latencies
-from xsp.analysis.timeline import ApiKind, Timeline
+from xsp.analysis.correction.charges import COST_LEVELS, Costs, EventKind
+from xsp.analysis.correction.latencies import Latencies
+from xsp.analysis.correction.timeline import ApiKind, Timeline
 from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, SYNCHRONIZATIONS, Columns, Level, empty
 
 ALL = frozenset(Level)
@@ -193,6 +193,9 @@ class Simulation:
         self.stamps.append((thread.name, thread.now))
         if leave.kind is not EventKind.BACKWARD:
             self._pay(thread, leave.name, 0.5)
+        else:
+            # Nothing is paid after a node. A stamp that fell on a wait of no length could be before it or after it.
+            thread.now += 1
 
     def _enter(self, thread: _Thread, name: str) -> int:
         self.correlation += 1

@@ -18,8 +18,8 @@ from mutations import MUTATIONS, Mutation, Net, mutated
 from torch import nn
 
 import xsp
-from xsp.analysis.comparable import Comparable, comparable
-from xsp.analysis.compare_profiles import Comparison
+from xsp.analysis.comparing.comparable import Comparable, comparable
+from xsp.analysis.comparing.compare_profiles import Comparison
 from xsp.capture import Capture
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"

@@ -13,7 +13,7 @@ from captures import gpu_capture
 from typer.testing import CliRunner
 
 import xsp
-from xsp.analysis.comparable import comparable
+from xsp.analysis.comparing.comparable import comparable
 from xsp.capture import Capture
 from xsp.cli.application import app
 from xsp.cli.compare import parsed_share

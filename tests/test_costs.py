@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from simulator import Call, Launch, Machine, Simulation, Synchronize, Work, lognormal
 
-from xsp.analysis.charges import COST_LEVELS, Costs
-from xsp.analysis.costs import Closure, Round, closure, cross_validated_closure, fit_costs
+from xsp.analysis.correction.charges import COST_LEVELS, Costs
+from xsp.analysis.correction.costs import Closure, Round, closure, cross_validated_closure, fit_costs
 from xsp.errors import XspError
 from xsp.types import Level, RunSpec
 

@@ -23,10 +23,10 @@ from simulator import (
     lognormal,
 )
 
-from xsp.analysis.charges import Costs, EventKind
-from xsp.analysis.latencies import Latencies
-from xsp.analysis.replay import ReplayedTimeline, replay
-from xsp.analysis.timeline import ApiKind, Timeline
+from xsp.analysis.correction.charges import Costs, EventKind
+from xsp.analysis.correction.latencies import Latencies
+from xsp.analysis.correction.replay import ReplayedTimeline, replay
+from xsp.analysis.correction.timeline import ApiKind, Timeline
 from xsp.errors import TracingError, XspError
 from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, SYNCHRONIZATIONS, Level, empty
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xsp.analysis.charges import Costs
+from xsp.analysis.correction.charges import Costs
 from xsp.levels.function_mode import Codes
 from xsp.levels.layer import LayerTracer
 from xsp.types import Level, Tracer

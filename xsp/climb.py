@@ -9,8 +9,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from xsp.analysis.charges import Costs
 from xsp.analysis.correction import correction_row, fitted
+from xsp.analysis.correction.charges import Costs
 from xsp.analysis.overlap import overlapped
 from xsp.assembly import assemble
 from xsp.calibration import tight_loops

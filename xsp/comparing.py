@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from xsp.analysis.comparable import comparable
-from xsp.analysis.compare_profiles import Comparison, InTurn, compared
+from xsp.analysis.comparing.comparable import comparable
+from xsp.analysis.comparing.compare_profiles import Comparison, InTurn, compared
+from xsp.analysis.comparing.verdict import ALPHA, Verdict, paired_verdict
 from xsp.analysis.statistics import trimmed
-from xsp.analysis.verdict import ALPHA, Verdict, paired_verdict
 from xsp.climb import climbed
 from xsp.driver import Executor
 from xsp.errors import TargetError

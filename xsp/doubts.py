@@ -77,7 +77,7 @@ def about_short_kernels(tables: dict[str, pd.DataFrame], added_ns: float) -> lis
     if not len(duration) or short.sum() < VISIBLE * duration.sum():
         return []
     sentence = (
-        f"{short.sum() / duration.sum():.0%} of the device's time is in the {len(short) / len(duration):.0%} of kernels "
+        f"{short.sum() / duration.sum():.0%} of the device time is in the {len(short) / len(duration):.0%} of kernels "
         f"that are shorter than {added_ns / VISIBLE / 1e3:.1f} us: tracing adds {added_ns / 1e3:.2f} us to a short "
         f"kernel here, more than {VISIBLE:.0%} of their time"
     )

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from xsp import capture as capture_file
-from xsp.analysis.charges import COST_LEVELS
 from xsp.analysis.correction import Correction, corrected_spans, correction_of, deepest_rung, spec_of
+from xsp.analysis.correction.charges import COST_LEVELS
 from xsp.analysis.device_timeline import device_timeline
 from xsp.analysis.overhead import overhead
 from xsp.analysis.overlap import serialized_layers

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xsp.analysis import figures as figures
-    from xsp.analysis.compare_profiles import compare as compare
+    from xsp.analysis.comparing.compare_profiles import compare as compare
     from xsp.analysis.comparison import compare_models as compare_models
     from xsp.analysis.kernels import kernel_information as kernel_information
     from xsp.analysis.kernels import kernel_roofline as kernel_roofline
@@ -40,7 +40,7 @@ _MODULES = {
     ),
     "kernels": ("kernel_information", "kernel_roofline", "kernels_by_name"),
     "layer_kernels": ("kernels_by_layer", "layer_metrics", "gpu_vs_nongpu", "layer_roofline"),
-    "compare_profiles": ("compare",),
+    "comparing.compare_profiles": ("compare",),
     "comparison": ("compare_models",),
     "library": ("library_calls", "library_by_api", "kernels_by_library_call"),
 }  # fmt: skip

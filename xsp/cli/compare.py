@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xsp.analysis.verdict import ALPHA, REGRESSION, UNDECIDED
+from xsp.analysis.comparing.verdict import ALPHA, REGRESSION, UNDECIDED
 from xsp.errors import XspError
 
 if TYPE_CHECKING:
-    from xsp.analysis.comparable import Comparable
-    from xsp.analysis.compare_profiles import Comparison
+    from xsp.analysis.comparing.comparable import Comparable
+    from xsp.analysis.comparing.compare_profiles import Comparison
     from xsp.profiles import Profile
 
 SLOWER, CANNOT_TELL = 1, 3
@@ -97,7 +97,7 @@ def _read(path: Path) -> Profile | Comparable:
         from xsp.profiles import load
 
         return load(path)
-    from xsp.analysis.comparable import Comparable
+    from xsp.analysis.comparing.comparable import Comparable
 
     try:
         return Comparable.from_json(path.read_text(encoding="utf-8"))

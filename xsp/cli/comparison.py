@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xsp.analysis.verdict import IMPROVED, NEUTRAL, REGRESSION, UNDECIDED
+from xsp.analysis.comparing.verdict import IMPROVED, NEUTRAL, REGRESSION, UNDECIDED
 from xsp.render.comparison import HEADS, node_rows, verdict_word
 from xsp.render.labels import printable
 
 if TYPE_CHECKING:
-    from xsp.analysis.compare_profiles import Comparison
+    from xsp.analysis.comparing.compare_profiles import Comparison
 
 _STYLES = {REGRESSION: "bold red", IMPROVED: "green", NEUTRAL: "green", UNDECIDED: "yellow"}
 

@@ -8,13 +8,13 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsp.analysis import wording
+from xsp.analysis.comparing import wording
 from xsp.export.writing import written
 from xsp.render.comparison import HEADS, NODE_LEVELS, node_rows, verdict_word
 from xsp.render.labels import printable
 
 if TYPE_CHECKING:
-    from xsp.analysis.compare_profiles import Comparison
+    from xsp.analysis.comparing.compare_profiles import Comparison
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE = """

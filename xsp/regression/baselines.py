@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xsp.analysis.comparable import Comparable
+from xsp.analysis.comparing.comparable import Comparable
 from xsp.errors import BaselineError, CaptureError
 from xsp.regression.identity import machine_folder, machine_of
 

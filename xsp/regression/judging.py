@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from xsp.analysis.compare_profiles import Comparison, compare
-from xsp.analysis.verdict import UNDECIDED as CANNOT_TELL
-from xsp.analysis.verdict import Array, Verdict, verdict
+from xsp.analysis.comparing.compare_profiles import Comparison, compare
+from xsp.analysis.comparing.verdict import UNDECIDED as CANNOT_TELL
+from xsp.analysis.comparing.verdict import Array, Verdict, verdict
 from xsp.regression import options as rules
 from xsp.regression import outcome as states
 from xsp.regression.baselines import Baseline, Baselines

@@ -112,7 +112,7 @@ class Measurer:
         return replace(found, seconds=time.perf_counter() - begin)
 
     def _judged(self, call: Call, plan: Plan, name: str, path: PurePosixPath, rounds: int | None) -> Measured:
-        from xsp.analysis.comparable import comparable
+        from xsp.analysis.comparing.comparable import comparable
         from xsp.regression.baselines import Baseline, Baselines
         from xsp.regression.judging import judge
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xsp.analysis import wording
-from xsp.analysis.verdict import IMPROVED, REGRESSION
+from xsp.analysis.comparing import wording
+from xsp.analysis.comparing.verdict import IMPROVED, REGRESSION
 from xsp.render.labels import kernel_name, printable, shortened
 from xsp.render.numbers import UNKNOWN
 from xsp.render.text import terminal_width
 
 if TYPE_CHECKING:
-    from xsp.analysis.compare_profiles import Comparison
+    from xsp.analysis.comparing.compare_profiles import Comparison
 
 _ROWS = 20
 _NAME = 48

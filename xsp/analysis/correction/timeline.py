@@ -9,8 +9,8 @@ from enum import IntEnum, IntFlag
 import numpy as np
 import numpy.typing as npt
 
-from xsp.analysis import dependencies
-from xsp.analysis.charges import EventKind, Ints
+from xsp.analysis.correction import dependencies
+from xsp.analysis.correction.charges import EventKind, Ints
 from xsp.errors import TracingError
 from xsp.types import Columns
 

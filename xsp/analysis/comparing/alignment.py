@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"(?<=[.:_])\d+(?=[.:]|$)|^\d+(?=[.:]|$)")
 
 
 def aligned(a: pd.DataFrame, b: pd.DataFrame) -> Ints:
-    """For each row of `a` its row of `b`, or -1. Both are tables as of `xsp.analysis.node_facts.node_facts`."""
+    """For each row of `a` its row of `b`, or -1. Both are tables as of `node_facts`."""
     match = np.full(len(a), -1, dtype=np.int64)
     if len(a) and len(b):
         match[0] = 0

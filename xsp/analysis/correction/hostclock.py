@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xsp.analysis.charges import Floats, Ints
+from xsp.analysis.correction.charges import Floats, Ints
 
 
 class HostClock:

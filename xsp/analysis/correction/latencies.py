@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xsp.analysis.charges import PLACEMENTS, Bools, Costs, EventKind, Floats, Ints, Placement, placed
-from xsp.analysis.timeline import Timeline
+from xsp.analysis.correction.charges import PLACEMENTS, Bools, Costs, EventKind, Floats, Ints, Placement, placed
+from xsp.analysis.correction.timeline import Timeline
 from xsp.types import DeviceKind
 
 DEFAULT_GAP_NS = 1000.0  # between kernels of one stream on an H100; used only where no operation was ever queued

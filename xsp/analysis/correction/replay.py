@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xsp.analysis.charges import PLACEMENTS, Costs, EventKind, Floats, Ints, Placement, placed
-from xsp.analysis.hostclock import HostClock
-from xsp.analysis.latencies import Latencies, Residuals, residuals
-from xsp.analysis.timeline import Timeline
+from xsp.analysis.correction.charges import PLACEMENTS, Costs, EventKind, Floats, Ints, Placement, placed
+from xsp.analysis.correction.hostclock import HostClock
+from xsp.analysis.correction.latencies import Latencies, Residuals, residuals
+from xsp.analysis.correction.timeline import Timeline
 from xsp.errors import XspError
 
 

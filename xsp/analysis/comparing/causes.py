@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xsp.analysis import wording
-from xsp.analysis.alignment import pattern
-from xsp.analysis.differences import APPEARED, SAME, VANISHED, Differences
-from xsp.analysis.verdict import IMPROVED, REGRESSION
+from xsp.analysis.comparing import wording
+from xsp.analysis.comparing.alignment import pattern
+from xsp.analysis.comparing.differences import APPEARED, SAME, VANISHED, Differences
+from xsp.analysis.comparing.verdict import IMPROVED, REGRESSION
 from xsp.render.labels import printable
 from xsp.render.numbers import quantity
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from xsp.analysis import wording
-from xsp.analysis.causes import Cause, Kind, causes
-from xsp.analysis.comparability import levels_missing, refusal, settings_changed
-from xsp.analysis.comparable import Comparable, comparable
-from xsp.analysis.differences import Differences, differences
-from xsp.analysis.verdict import (
+from xsp.analysis.comparing import wording
+from xsp.analysis.comparing.causes import Cause, Kind, causes
+from xsp.analysis.comparing.comparability import levels_missing, refusal, settings_changed
+from xsp.analysis.comparing.comparable import Comparable, comparable
+from xsp.analysis.comparing.differences import Differences, differences
+from xsp.analysis.comparing.verdict import (
     ALPHA,
     IMPROVED,
     NEUTRAL,
@@ -135,7 +135,7 @@ def compare(
     """What changed from the baseline `a` to the candidate `b`, and where.
 
     Args:
-        a: a profile, or what `xsp.analysis.comparable.comparable` keeps of one.
+        a: a profile, or what `xsp.analysis.comparing.comparable.comparable` keeps of one.
         b: the same.
         threshold: slow-down that matters, as a share. To find slow-downs of 5 %, ask for about half of it.
         alpha: significance that a difference needs; for the nodes of a level it is divided by their number.

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.charges import Costs, EventKind
-from xsp.analysis.costs import MIN_ROUNDS, Closure, Round, closure_by_rung, fit_costs
-from xsp.analysis.latencies import Latencies
-from xsp.analysis.replay import replay
-from xsp.analysis.timeline import ApiKind, Timeline
+from xsp.analysis.correction.charges import Costs, EventKind
+from xsp.analysis.correction.costs import MIN_ROUNDS, Closure, Round, closure_by_rung, fit_costs
+from xsp.analysis.correction.latencies import Latencies
+from xsp.analysis.correction.replay import replay
+from xsp.analysis.correction.timeline import ApiKind, Timeline
 from xsp.types import LEVEL_ABBREVIATIONS, Columns, DeviceKind, Level, RunSpec
 
 Tables = Mapping[str, pd.DataFrame]

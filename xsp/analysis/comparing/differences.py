@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.alignment import aligned, layer_of
-from xsp.analysis.comparability import known_counts
-from xsp.analysis.comparable import Comparable
+from xsp.analysis.comparing.alignment import aligned, layer_of
+from xsp.analysis.comparing.comparability import known_counts
+from xsp.analysis.comparing.comparable import Comparable
+from xsp.analysis.comparing.verdict import IMPROVED, REGRESSION, verdicts
 from xsp.analysis.statistics import trimmed
-from xsp.analysis.verdict import IMPROVED, REGRESSION, verdicts
 
 SAME, CHANGED, APPEARED, VANISHED = "same", "changed", "appeared", "vanished"
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.node_facts import COLUMNS, COUNTS, node_facts, paths
+from xsp.analysis.comparing.node_facts import COLUMNS, COUNTS, node_facts, paths
 from xsp.analysis.statistics import trimmed
 from xsp.errors import CaptureError
 
@@ -39,7 +39,7 @@ _DIGITS = 5
 class Comparable:
     """The nodes of one profile.
 
-    `nodes` has the columns of `xsp.analysis.node_facts.node_facts` and metric, ms, ci_ms (trimmed mean of the node's
+    `nodes` has the columns of `node_facts` and metric, ms, ci_ms (trimmed mean of the node's
     sample and half its 95 % interval). `host` and `device` hold each node's times in ms, one per run, by path: the
     model's unprofiled latency or the host's time in a node, and the GPU-busy time below it. `counts` are those of one
     run, `levels` those that were traced, `notes` sentences about doubts.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from xsp.analysis.comparable import ENVIRONMENT, SETTINGS, Comparable
-from xsp.analysis.node_facts import COUNTS
+from xsp.analysis.comparing.comparable import ENVIRONMENT, SETTINGS, Comparable
+from xsp.analysis.comparing.node_facts import COUNTS
 from xsp.errors import XspError
 
 _WORDS = {
@@ -46,7 +46,7 @@ def settings_changed(a: Comparable, b: Comparable) -> list[str]:
 
 
 def known_counts(a: Comparable, b: Comparable) -> list[str]:
-    """The counts of `xsp.analysis.node_facts.COUNTS` that are known in both and mean the same."""
+    """The counts of `xsp.analysis.comparing.node_facts.COUNTS` that are known in both and mean the same."""
     known = [name for name in COUNTS if _NEEDS.get(name, "MODEL") in a.levels and _NEEDS.get(name, "MODEL") in b.levels]
     # Bytes are the GPU's allocator's where there is a GPU, and 0 where they could not be recorded.
     on_gpu = ["gpu" in each.environment for each in (a, b)]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import optimize, stats
 
-from xsp.analysis.charges import COST_LEVELS, Bools, Costs, EventKind, Floats
-from xsp.analysis.latencies import Latencies
-from xsp.analysis.replay import replay
+from xsp.analysis.correction.charges import COST_LEVELS, Bools, Costs, EventKind, Floats
+from xsp.analysis.correction.latencies import Latencies
+from xsp.analysis.correction.replay import replay
+from xsp.analysis.correction.timeline import Timeline
 from xsp.analysis.statistics import TRIM
-from xsp.analysis.timeline import Timeline
 from xsp.errors import XspError
 from xsp.types import DeviceKind, Level, RunSpec
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.charges import Bools, Ints
+from xsp.analysis.correction.charges import Bools, Ints
 from xsp.types import Columns
 
 LAUNCH, WAIT = 1, 2  # ApiKind's bits

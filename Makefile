@@ -53,6 +53,8 @@ $(NATIVE): $(NATIVE_SOURCES) $(wildcard xsp/levels/_native/*.h)
 demo: $(INSTALLED) ## Profile ResNet-50 here, open captures recorded on an H100, write reports to demo-output/
 	$(BIN)/python examples/demo.py --output demo-output
 
+# One thread for each worker's torch: two workers with two threads each take half as long again on two cores.
+test: export OMP_NUM_THREADS ?= 1
 test: $(INSTALLED) ## Run the tests that need no GPU
 	$(BIN)/pytest $(PYTEST_ARGS)
 

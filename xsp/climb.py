@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from xsp.analysis.correction import correction_row, fitted
+from xsp.analysis.correction import Correction, correction_row, fitted
 from xsp.analysis.correction.charges import Costs
 from xsp.analysis.overlap import overlapped
 from xsp.assembly import assemble
 from xsp.calibration import tight_loops
 from xsp.capture import Capture
-from xsp.counting import counted
+from xsp.counting import Counters, counted
 from xsp.doubts import about_closure, about_overlap, about_runs, about_short_kernels
 from xsp.driver import Executor, Ladder, climb, rungs_for
 from xsp.environment import environment
@@ -24,6 +24,7 @@ from xsp.levels.compiled import compiled_again
 from xsp.levels.nvtx import annotated_run
 from xsp.preparation import Prepared, Settings, prepare
 from xsp.progress import bar
+from xsp.run import Run
 from xsp.serialized import serialized
 from xsp.slugs import tagged
 from xsp.state import RandomState
@@ -35,7 +36,28 @@ from xsp.types import Level, LevelStatus
 from xsp.vocabulary import vocabulary
 
 if TYPE_CHECKING:
+    import pandas as pd
     from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """The rounds that count, why no more were run, and how the GPU fared meanwhile."""
+
+    runs: list[Run]
+    why: str
+    watch: GpuWatch
+    suspect: str | None
+
+
+@dataclass
+class _Afterwards:
+    """What was measured once the rounds were over; `shared` counts activities that overlap another layer's."""
+
+    loops: Costs
+    shared: int
+    counters: Counters | None = None
+    cut_off: list[str] = field(default_factory=list)
 
 
 def climbed(target: Target, settings: Settings, random: RandomState | None = None) -> Capture:
@@ -44,53 +66,21 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
     executor = Executor(target, random)
     with executor.restored_afterwards():
         prepared = prepare(executor, settings)
-        watch = GpuWatch()
-        ladder = Ladder(rungs_for(prepared.traced), settings.seed)
-        title = f"xsp {target.name}: rounds of {len(ladder.rungs)} rungs"
-        with bar(title, settings.iterations, settings.progress, "round") as shown:
-            finished = partial(_after, shown=shown, watch=watch)
-            runs, why = climb(executor, ladder, prepared.tracers, settings.stopping_rule(), finished)
-        loops, cut_off = Costs(), list[str]()
-        with _dispensable(cut_off, "lower bounds of the tracers' costs"):
-            loops = tight_loops(prepared.tracers)
-        facts = environment() | watch.clocks()
-        kept, suspect = kept_rounds(watch.states, runs[-1].round + 1, MINIMUM_ROUNDS)
-        runs = [run for run in runs if run.round in kept]
-        tables = assemble(runs, vocabulary(target, prepared))
-        shared = len(overlapped(tables)) // max((tables["runs"]["deepest"] == Level.KERNEL.name).sum(), 1)
-        wanted = settings.serialize or (settings.serialize is None and shared)
-        if wanted and {Level.LAYER, Level.KERNEL} <= set(prepared.traced):
-            with _dispensable(cut_off, "layers with the device to themselves"):
-                tables["serialized"] = serialized(executor, target, prepared)
-        counters = counted(executor, tables, settings.metrics, settings.progress) if settings.metrics else None
-        if settings.nvtx:
-            with _dispensable(cut_off, "NVTX ranges for other tools"):
-                annotated_run(executor, prepared.structure, layers=Level.LAYER in prepared.traced)
+        rounds = _rounds(executor, prepared, settings)
+        tables = assemble(rounds.runs, vocabulary(target, prepared))
+        afterwards = _afterwards(executor, prepared, settings, tables)
     correction = None
-    with _dispensable(cut_off, "corrected times, costs and closure error"):
-        correction = fitted(tables, loops)
-    if counters is not None:
-        tables["counters"] = counters.table
+    with _dispensable(afterwards.cut_off, "corrected times, costs and closure error"):
+        correction = fitted(tables, afterwards.loops)
     meta = {
         "name": target.name,
         "levels": [_status_row(status) for status in prepared.statuses],
-        "environment": facts,
+        "environment": environment() | rounds.watch.clocks(),
         "correction": correction_row(correction),
-        "warnings": [
-            *target.notes,
-            *prepared.doubts,
-            *(sentence for sentence in (watch.why, suspect) if sentence),
-            *about_runs(tables, why, prepared.device_work),
-            *about_short_kernels(tables, loops.kernel_ns),
-            *about_overlap(shared, "serialized" in tables),
-            *compiled_again(prepared.compilations),
-            *about_closure(correction),
-            *(counters.doubts if counters else ()),
-            *cut_off,
-        ],
-        "counters": counters.facts if counters else None,
-        "stopped": why,
-        "gpu_states": watch.rows(),
+        "warnings": _warnings(prepared, rounds, afterwards, tables, correction),
+        "counters": afterwards.counters.facts if afterwards.counters else None,
+        "stopped": rounds.why,
+        "gpu_states": rounds.watch.rows(),
         "memory_device": prepared.memory.device if prepared.memory else None,
         "clock": _clock(prepared),
         "epoch_offset_ns": -read_bracketed(time.time_ns, time.perf_counter_ns).offset_ns,
@@ -101,6 +91,59 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         },
     }
     return Capture(meta, tables)
+
+
+def _rounds(executor: Executor, prepared: Prepared, settings: Settings) -> _Rounds:
+    watch = GpuWatch()
+    ladder = Ladder(rungs_for(prepared.traced), settings.seed)
+    title = f"xsp {executor.target.name}: rounds of {len(ladder.rungs)} rungs"
+    with bar(title, settings.iterations, settings.progress, "round") as shown:
+        finished = partial(_after, shown=shown, watch=watch)
+        runs, why = climb(executor, ladder, prepared.tracers, settings.stopping_rule(), finished)
+    kept, suspect = kept_rounds(watch.states, runs[-1].round + 1, MINIMUM_ROUNDS)
+    return _Rounds([run for run in runs if run.round in kept], why, watch, suspect)
+
+
+def _afterwards(
+    executor: Executor, prepared: Prepared, settings: Settings, tables: dict[str, pd.DataFrame]
+) -> _Afterwards:
+    """Runs of their own, whose latencies are not used. Adds tables."""
+    deepest_runs = int((tables["runs"]["deepest"] == Level.KERNEL.name).sum())
+    done = _Afterwards(Costs(), len(overlapped(tables)) // max(deepest_runs, 1))
+    with _dispensable(done.cut_off, "the tracers' costs in tight loops"):
+        done.loops = tight_loops(prepared.tracers)
+    wanted = settings.serialize or (settings.serialize is None and done.shared)
+    if wanted and {Level.LAYER, Level.KERNEL} <= set(prepared.traced):
+        with _dispensable(done.cut_off, "layers with the device to themselves"):
+            tables["serialized"] = serialized(executor, executor.target, prepared)
+    if settings.metrics:
+        done.counters = counted(executor, tables, settings.metrics, settings.progress)
+        tables["counters"] = done.counters.table
+    if settings.nvtx:
+        with _dispensable(done.cut_off, "NVTX ranges for other tools"):
+            annotated_run(executor, prepared.structure, layers=Level.LAYER in prepared.traced)
+    return done
+
+
+def _warnings(
+    prepared: Prepared,
+    rounds: _Rounds,
+    afterwards: _Afterwards,
+    tables: dict[str, pd.DataFrame],
+    correction: Correction | None,
+) -> list[str]:
+    return [
+        *prepared.executor.target.notes,
+        *prepared.doubts,
+        *(sentence for sentence in (rounds.watch.why, rounds.suspect) if sentence),
+        *about_runs(tables, rounds.why, prepared.device_work),
+        *about_short_kernels(tables, afterwards.loops.kernel_ns),
+        *about_overlap(afterwards.shared, "serialized" in tables),
+        *compiled_again(prepared.compilations),
+        *about_closure(correction),
+        *(afterwards.counters.doubts if afterwards.counters else ()),
+        *afterwards.cut_off,
+    ]
 
 
 @contextmanager

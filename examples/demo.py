@@ -1,12 +1,11 @@
 """The tour that `make demo` gives: profile ResNet-50 on this machine, then open captures recorded on an H100.
 
-Run it (`python examples/demo.py`). It writes the capture, its table and reports to demo-output/.
+Run it (`python examples/demo.py`). It writes the capture, its table, reports and traces to demo-output/.
 """
 
 from __future__ import annotations
 
 import argparse
-import html
 import sys
 from pathlib import Path
 
@@ -34,10 +33,9 @@ def live(image: int, budget_s: float) -> xsp.Profile:
     return prof
 
 
-def page(prof: xsp.Profile) -> str:
-    """The notebook's view of a profile as a page of its own; it loads nothing from the network."""
-    head = f'<meta charset="utf-8"><title>{html.escape(prof.name)}</title>'
-    return f'<!doctype html>\n<html lang="en">{head}\n{prof._repr_html_()}\n</html>\n'
+def reported(prof: xsp.Profile, stem: Path) -> list[Path]:
+    """The report, which opens in a browser, and a trace of one run for ui.perfetto.dev."""
+    return [prof.to_html(stem.with_suffix(".html")), prof.to_perfetto(stem.with_suffix(".pftrace"))]
 
 
 def main() -> None:
@@ -54,21 +52,21 @@ def main() -> None:
     print("== ResNet-50, measured here and now\n")
     prof = live(arguments.image, arguments.budget_s)
     print(profile_text(prof, rows=arguments.rows))
-    written = [prof.save(output / "resnet50.xsp"), output / "resnet50.csv", output / "resnet50.html"]
+    written = [prof.save(output / "resnet50.xsp"), output / "resnet50.csv", *reported(prof, output / "resnet50")]
     prof.tree().to_csv(written[1], index=False)
-    written[2].write_text(page(prof), encoding="utf-8")
 
     for name, what in BUNDLED.items():
         print(f"\n== {what}: a capture recorded on an H100, opened here\n")
         prof = xsp.load(CAPTURES / f"{name}.xsp")
         print(profile_text(prof, rows=arguments.rows))
-        written.append(output / f"{name}.html")
-        written[-1].write_text(page(prof), encoding="utf-8")
+        written += reported(prof, output / name)
 
     print("\n== Written\n")
     for path in written:
         print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
-    print(f"\nOpen {output / 'h100_resnet50.html'} in a browser, or run: xsp report {output / 'resnet50.xsp'}")
+    stem = output / "h100_resnet50"
+    print(f"\nOpen {stem}.html in a browser and {stem}.pftrace in ui.perfetto.dev,")
+    print(f"or run: xsp report {output / 'resnet50.xsp'}")
 
 
 if __name__ == "__main__":

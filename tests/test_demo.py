@@ -14,7 +14,7 @@ DEMO = Path(__file__).parent.parent / "examples" / "demo.py"
 
 
 def test_demo(tmp_path: Path) -> None:
-    """The demo prints the live profile and the three H100 captures, and writes a capture, its table and pages."""
+    """The demo prints the live profile and three H100 captures, and writes capture, table, reports and traces."""
     command = [sys.executable, str(DEMO), "--output", str(tmp_path), "--image", "32", "--budget-s", "0"]
     finished = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
     assert finished.returncode == 0, finished.stderr
@@ -28,4 +28,5 @@ def test_demo(tmp_path: Path) -> None:
         text = (tmp_path / page).read_text(encoding="utf-8")
         assert text.startswith("<!doctype html>")
         assert "xsp-profile" in text
-        assert "src=" not in text
+    traces = sorted(trace.name for trace in tmp_path.glob("*.pftrace"))
+    assert traces == [page.replace(".html", ".pftrace") for page in pages]

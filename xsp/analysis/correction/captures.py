@@ -66,7 +66,7 @@ def correction_of(row: Mapping[str, Any] | None) -> Correction | None:
     if row is None:
         return None
     costs = {**row["costs"], "intervals": {name: tuple(pair) for name, pair in row["costs"]["intervals"].items()}}
-    # Files from before 0.2 have one cost for layers forward and backward.
+    # Older captures have one cost for layers forward and backward.
     costs.setdefault("backward_ns", costs["layer_ns"])
     for facts in ("intervals", "identified"):
         costs[facts].setdefault("backward_ns", costs[facts]["layer_ns"])

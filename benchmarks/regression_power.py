@@ -39,10 +39,10 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 from regression_pools import BASE, PROGRAMS, SAME, SLOWDOWNS, VARIANTS  # noqa: E402 # after the path is known
 
-from xsp.analysis.comparing.verdict import REGRESSION, UNDECIDED, paired_verdict, verdict  # noqa: E402
-from xsp.analysis.statistics import trimmed  # noqa: E402
-from xsp.comparing import LEAST_ROUNDS  # noqa: E402
-from xsp.environment import environment  # noqa: E402
+from xsp.analysis.comparing.verdict import REGRESSION, UNDECIDED, paired_verdict, verdict  # noqa: E402 # likewise
+from xsp.analysis.statistics import trimmed  # noqa: E402 # likewise
+from xsp.comparing import LEAST_ROUNDS  # noqa: E402 # likewise
+from xsp.environment import environment  # noqa: E402 # likewise
 
 STORED_RUNS = 30
 Pool = dict[str, npt.NDArray[np.float64]]

@@ -42,7 +42,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, FEATURES) to probabilities (N, CLASSES)."""
-        return self.layers(x).softmax(-1)  # type: ignore[no-any-return]
+        return self.layers(x).softmax(-1)  # type: ignore[no-any-return] # a module's call is untyped
 
 
 def service(provider: TracerProvider, sampling_rate: float = 0.0) -> FastAPI:
@@ -72,7 +72,7 @@ def service(provider: TracerProvider, sampling_rate: float = 0.0) -> FastAPI:
                 finally:
                     one_at_a_time.release()
             with torch.inference_mode():
-                return model(batch).tolist()  # type: ignore[no-any-return]
+                return model(batch).tolist()  # type: ignore[no-any-return] # a module's call is untyped
 
     def profiled(batch: torch.Tensor, span: trace.Span) -> list[list[float]]:
         """The same answer; a profile or a trace that failed is told to the span, never to the client."""

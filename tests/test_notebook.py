@@ -252,7 +252,7 @@ def page(request: pytest.FixtureRequest, executed: Any, tab: Tab, tmp_path_facto
         "window.rows = () => Array.from(table.querySelectorAll('tbody tr')).filter((row) => !row.hidden)"
         ".map((row) => [Number(row.dataset.depth), ...Array.from(row.cells, (cell) => cell.textContent)])"
     )
-    tab.theme = request.param  # type: ignore[attr-defined]
+    tab.theme = request.param
     return tab
 
 
@@ -338,6 +338,6 @@ def test_exported_table_keeps_its_looks(page: Tab) -> None:
     text, back = (
         sum(ast.literal_eval(color.removeprefix("rgba").removeprefix("rgb"))[:3]) / 765 for color in facts["colors"]
     )
-    assert (back - text if page.theme == "light" else text - back) > 0.7  # type: ignore[attr-defined]
-    assert facts["warning"] == ("rgb(179, 89, 0)" if page.theme == "light" else "rgb(240, 160, 80)")  # type: ignore[attr-defined]
+    assert (back - text if page.theme == "light" else text - back) > 0.7
+    assert facts["warning"] == ("rgb(179, 89, 0)" if page.theme == "light" else "rgb(240, 160, 80)")
     assert page.evaluate("table.textContent.includes('Closure error of the corrected timeline')")

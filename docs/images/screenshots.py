@@ -21,7 +21,7 @@ WIDTH = 1120
 COLORS = 256
 
 sys.path.insert(0, str(ROOT / "tests"))
-from browser import Tab, chromium  # noqa: E402
+from browser import Tab, chromium  # noqa: E402 # after the path is known
 
 
 def main() -> None:

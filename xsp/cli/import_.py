@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xsp.errors import XspError
+from xsp.cli.outputs import new_capture
 
 _SQLITE = b"SQLite format 3\x00"
 
@@ -36,11 +36,8 @@ def import_(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing capture.")] = False,
 ) -> None:
     """Make a capture of a trace that another tool recorded. Needs neither torch nor a GPU."""
-    path = output or trace.with_name(trace.name.removesuffix(".gz").rpartition(".")[0] + ".xsp")
-    if path.exists() and not force:
-        raise XspError(f"{str(path)!r} exists and is not overwritten without --force; or name another with --output")
-    if not path.parent.is_dir():
-        raise XspError(f"there is no directory {str(path.parent)!r} to write {path.name!r} to; make it first")
+    named = trace.with_name(trace.name.removesuffix(".gz").rpartition(".")[0] + ".xsp")
+    path = new_capture(output or named, force)
     if _is_sqlite(trace):
         from xsp.imports.nsys import from_nsys
 

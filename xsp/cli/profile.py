@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from xsp.errors import XspError
+from xsp.cli.options import Arguments, Iterations, Levels, Seed, Warmup
+from xsp.cli.outputs import new_capture
 
 
 def profile(
@@ -21,12 +22,10 @@ def profile(
             show_default=False,
         ),
     ],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(help="After `--`: sys.argv of the target.", metavar="[-- ARGS...]")
-    ] = None,
-    levels: Annotated[str | None, typer.Option(help="Levels to trace, such as M/L/K; all by default.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Rounds; until the latency is known by default.")] = None,
-    warmup: Annotated[int | None, typer.Option(help="Warm-up runs; until settled by default.")] = None,
+    arguments: Arguments = None,
+    levels: Levels = None,
+    iterations: Iterations = None,
+    warmup: Warmup = None,
     budget_s: Annotated[float | None, typer.Option("--budget-s", help="Seconds for the rounds; 30 by default.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="The capture to write; named after the target by default.")
@@ -39,7 +38,7 @@ def profile(
             show_default=False,
         ),
     ] = "",
-    seed: Annotated[int, typer.Option(help="Seed of random weights and inputs, and of the order of rungs.")] = 0,
+    seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing capture.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no report.")] = False,
 ) -> None:
@@ -47,7 +46,7 @@ def profile(
     from xsp.cli.target_file import TargetName
 
     name = TargetName.parsed(target)
-    path = _checked(output or Path(f"{name.label}.xsp"), force)
+    path = new_capture(output or Path(f"{name.label}.xsp"), force)
     import torch
 
     from xsp.measurable import measurable
@@ -81,12 +80,3 @@ def profile(
         typer.echo()
         print_profile(prof, Console())
     typer.echo(f"capture written to {written}")
-
-
-def _checked(path: Path, force: bool) -> Path:
-    """`path` if a capture can be written there; asked before measuring, which takes long."""
-    if path.exists() and not force:
-        raise XspError(f"{str(path)!r} exists and is not overwritten without --force; or name another with --output")
-    if not path.parent.is_dir():
-        raise XspError(f"there is no directory {str(path.parent)!r} to write {path.name!r} to; make it first")
-    return path

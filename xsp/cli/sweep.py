@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from xsp.cli.options import Arguments, Iterations, Levels, Seed, Warmup
 from xsp.errors import TargetError, XspError
 from xsp.sweeps import BATCH_SIZE, MANIFEST, Value
 
@@ -26,14 +27,12 @@ def sweep(
             show_default=False,
         ),
     ],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(help="After `--`: sys.argv of the target.", metavar="[-- ARGS...]")
-    ] = None,
+    arguments: Arguments = None,
     batch_sizes: Annotated[str, typer.Option(help="Batch sizes, or values of --over.")] = "1,2,4,8,16,32",
     over: Annotated[str | None, typer.Option(help="Parameter of the function to change instead.")] = None,
-    levels: Annotated[str | None, typer.Option(help="Levels to trace, such as M/L/K; all by default.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Rounds; until the latency is known by default.")] = None,
-    warmup: Annotated[int | None, typer.Option(help="Warm-up runs; until settled by default.")] = None,
+    levels: Levels = None,
+    iterations: Iterations = None,
+    warmup: Warmup = None,
     budget_s: Annotated[
         float | None, typer.Option("--budget-s", help="Seconds for the rounds of one value; 30 by default.")
     ] = None,
@@ -43,7 +42,7 @@ def sweep(
     output: Annotated[
         Path | None, typer.Option(help="The folder of captures to write; named after the target by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of random weights and inputs, and of the order of rungs.")] = 0,
+    seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Write to a folder that has a sweep already.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> None:

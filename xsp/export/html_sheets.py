@@ -202,7 +202,7 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _scaled("cost_ns", "cost µs", 1e3),
                 _scaled("low_ns", "low µs", 1e3, "Lower end of the 95 % interval"),
                 _scaled("high_ns", "high µs", 1e3, "Upper end of the 95 % interval"),
-                _scaled("tight_loop_ns", "tight loop µs", 1e3, "The same event in a tight loop, which costs less"),
+                _scaled("tight_loop_ns", "tight loop µs", 1e3, "The same event in a tight loop, as a check"),
                 _text("identified", "from the rungs", "no: the rungs do not tell, and a prior was kept", _yes_or_no),
             ),
             lambda prof: prof.costs.replace({"tight_loop_ns": {0: float("nan")}}),

@@ -63,8 +63,8 @@ def fit_costs(
 
     For each rung the costs of the levels that it lacks are taken out of the deepest rung's runs. The trimmed means
     over rounds of (replayed - measured) are brought to 0 by bounded least squares, weighted by their covariance; a
-    weak prior, `PRIOR_WIDTH` wide, decides what they do not. `lower` bounds the costs from below (tight loops see less
-    than the cost in place); no kernel can have cost more than the gaps between kernels that queued.
+    weak prior, `PRIOR_WIDTH` wide, decides what they do not. `lower` bounds the costs from below; no kernel
+    can have cost more than the gaps between kernels that queued.
     A cost is `identified` if the rungs narrow it to less than half of the prior's width.
 
     Raises:

@@ -277,11 +277,12 @@ def test_a_bare_list_of_events_is_a_trace_too(tmp_path: Path) -> None:
     [
         (None, "there is no file"),
         (b"not json", "is not JSON, or was cut short"),
-        (gzip.compress(b'{"traceEvents": []}')[:-9], "is not JSON, or was cut short"),
+        (gzip.compress(b'{"traceEvents": []}', mtime=0)[:-9], "is not JSON, or was cut short"),
         (b'{"other": 1}', "has no list `traceEvents`"),
         (b'{"traceEvents": []}', "holds no operators, annotations or CUDA API calls"),
         (b'{"traceEvents": [{"ph": "X", "cat": "cpu_op", "name": "a", "tid": 1, "dur": 1}]}', "an event of .* lacks"),
     ],
+    ids=["missing", "text", "cut short", "other JSON", "no events", "no timestamp"],
 )
 def test_a_file_that_is_no_kineto_trace_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
     """Missing, damaged and foreign files give a CaptureError that says what is wrong and what to give."""

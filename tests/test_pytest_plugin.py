@@ -437,7 +437,7 @@ def test_what_the_manual_and_the_workflows_say_exists(run: Run) -> None:
     text += "".join(path.read_text() for path in (root / "examples" / "ci").glob("*.yml"))
     options = set(re.findall(r"--xsp-[a-z]+", text))
     shown = "\n".join(run("--help").outlines)
-    assert len(options) == 7
+    assert len(options) == 8
     assert {option for option in options if option not in shown} == set()
     assert {name for name in OPTIONS if f"`{name}`" not in text} == set()
     assert {state for state in MEANINGS if f"| `{state}` |" not in text} == set()

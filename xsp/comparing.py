@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xsp.analysis.comparing.comparable import comparable
-from xsp.analysis.comparing.compare_profiles import Comparison, InTurn, compared
+from xsp.analysis.comparing.compare_profiles import Comparison, Whole, compared
 from xsp.analysis.comparing.verdict import ALPHA, Verdict, paired_verdict
 from xsp.analysis.statistics import trimmed
 from xsp.climb import climbed
@@ -87,12 +87,12 @@ def compare_targets(
 
 def measured_in_turn(
     targets: tuple[Target, Target], settings: Settings, threshold: float, alpha: float, state: RandomState | None = None
-) -> InTurn:
+) -> Whole:
     """Unprofiled runs of both targets in turn, and the verdict on them."""
     latencies = latencies_in_turn(targets, settings, threshold / 4, state)
     found = paired_verdict(*latencies.T, threshold=threshold, alpha=alpha)
     a_ms = float(trimmed(latencies[:, 0])[0]) / 1e6
-    return InTurn(found, a_ms, a_ms * found.ratio)
+    return Whole(found, a_ms, a_ms * found.ratio)
 
 
 def latencies_in_turn(

@@ -38,6 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--xsp-compare", **named, help=f"compare with baseline NAME; without this option with {MAIN!r} if there is one"
     )
+    group.addoption(
+        "--xsp-add", **named, help="measure the same program once more for baseline NAME: how much do processes differ?"
+    )
     group.addoption("--xsp-update", action="store_true", help="compare, then accept and save what was measured")
     group.addoption(
         "--xsp-fail",
@@ -67,7 +70,12 @@ def pytest_configure(config: pytest.Config) -> None:
     given = config.option
     try:
         options = Options.of(
-            given.xsp_save, given.xsp_compare, given.xsp_fail, update=given.xsp_update, disable=given.xsp_disable
+            given.xsp_save,
+            given.xsp_compare,
+            given.xsp_fail,
+            update=given.xsp_update,
+            disable=given.xsp_disable,
+            add=given.xsp_add,
         )
         if given.xsp_compare not in {None, MAIN} and not given.xsp_disable:
             from xsp.regression.baselines import Baselines

@@ -5,35 +5,60 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from xsp.analysis.comparing.comparable import Comparable
 from xsp.errors import BaselineError, CaptureError
 from xsp.regression.identity import machine_folder, machine_of
+from xsp.regression.sessions import Session
 
 FOLDER = Path(".xsp") / "baselines"
 _KEY = "baseline"
+MOST_SESSIONS = 20
+"""Sessions that are kept, the latest: a machine that was another a year ago says nothing about today."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What was measured once, to compare with: `test` as pytest names it, `saved` in UTC, `graph_breaks` by place."""
+    """What was measured, to compare with: `test` as pytest names it, `saved` in UTC, `graph_breaks` by place.
+
+    `sessions` are all measurements of this test on this machine, this one last; `profile` is this one's.
+    """
 
     test: str
     saved: str
     profile: Comparable
     graph_breaks: Mapping[str, int] = field(default_factory=dict)
+    sessions: tuple[Session, ...] = ()
 
     @property
     def machine(self) -> dict[str, Any]:
         """The facts that baselines are kept by; see `xsp.regression.identity.machine_of`."""
         return machine_of(self.profile.environment)
 
+    @classmethod
+    def measured(cls, test: str, saved: str, profile: Comparable, graph_breaks: Mapping[str, int]) -> Baseline:
+        """A baseline of one session."""
+        return cls(test, saved, profile, graph_breaks, (Session.of(profile, saved),))
+
+    def after(self, earlier: Baseline | None, *, same_program: bool) -> Baseline:
+        """The same with what is known from the baseline that it replaces.
+
+        A session of the same program joins its sessions; of another version it begins anew, and the older sessions
+        still tell how much this machine changes between processes.
+        """
+        if earlier is None:
+            return self
+        last = earlier.sessions[-1].version
+        own = replace(self.sessions[-1], version=last if same_program else last + 1)
+        return replace(self, sessions=(*earlier.sessions, own)[-MOST_SESSIONS:])
+
     def to_json(self) -> str:
         """The JSON of `Comparable` with the facts about the test in front."""
-        facts = {"test": self.test, "saved": self.saved, "graph_breaks": dict(self.graph_breaks)}
+        sessions = [session.to_dict() for session in self.sessions]
+        facts = {"test": self.test, "saved": self.saved, "graph_breaks": dict(self.graph_breaks), "sessions": sessions}
         body = self.profile.to_json().removeprefix("{")
         return f'{{\n "{_KEY}": {json.dumps(facts, ensure_ascii=False)},{body}'
 
@@ -42,7 +67,15 @@ class Baseline:
         """The inverse of `to_json`. Raises CaptureError for text that is something else."""
         profile = Comparable.from_json(text)
         facts = json.loads(text).get(_KEY, {})
-        return cls(facts.get("test", ""), facts.get("saved", ""), profile, facts.get("graph_breaks", {}))
+        saved = facts.get("saved", "")
+        sessions = tuple(Session.from_dict(row) for row in facts.get("sessions", ()))
+        return cls(
+            facts.get("test", ""),
+            saved,
+            profile,
+            facts.get("graph_breaks", {}),
+            sessions or (Session.of(profile, saved),),
+        )
 
 
 class Baselines:
@@ -81,9 +114,17 @@ class Baselines:
         found = [_read(path) for path in paths if path.is_file()]
         return sorted(found, key=lambda each: each.saved, reverse=True)
 
-    def write(self, test: PurePosixPath, baseline: Baseline) -> Path:
-        """Save a baseline in place of an older one; readers see the old file or the new one, never half of it."""
+    def write(self, test: PurePosixPath, baseline: Baseline, *, same_program: bool = False) -> Path:
+        """Save a baseline in place of an older one, with that one's sessions (`Baseline.after`).
+
+        Readers see the old file or the new one, never half of it. An older one that cannot be read is replaced.
+        """
         path = self.path(baseline.machine, test)
+        try:
+            baseline = baseline.after(self.read(baseline.machine, test), same_program=same_program)
+        except BaselineError:
+            if same_program:
+                raise
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f".{path.name}.{os.getpid()}")
         try:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from xsp.analysis.comparing.compare_profiles import Comparison, compare
+from xsp.analysis.comparing.comparability import refusal
+from xsp.analysis.comparing.compare_profiles import compare, compared
+from xsp.analysis.comparing.verdict import ALPHA, Verdict
 from xsp.analysis.comparing.verdict import UNDECIDED as CANNOT_TELL
-from xsp.analysis.comparing.verdict import Array, Verdict, verdict
 from xsp.regression import options as rules
 from xsp.regression import outcome as states
 from xsp.regression.baselines import Baseline, Baselines
 from xsp.regression.counts import CountChange, changes
+from xsp.regression.decision import Decision, decide
 from xsp.regression.identity import machine_sentence
 from xsp.regression.plan import Plan
+from xsp.regression.sessions import spread_sentence
 
 _RULE = {
     states.REGRESSION: rules.SLOWDOWN,
@@ -25,6 +28,8 @@ _RULE = {
     states.NEW: rules.NEW,
 }
 """The rule of `--xsp-fail` that makes each state fail a test."""
+OTHER_PROGRAM = (rules.GREW, rules.SHRANK, rules.REFUSED)
+"""Rules that a session of the baseline's own program cannot break."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +38,19 @@ class Judgement:
 
     states: tuple[str, ...]
     says: dict[str, str] = field(default_factory=dict)
-    verdict: Verdict | None = None
+    decision: Decision | None = None
     baseline: Baseline | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def open(self) -> bool:
+        """Whether more rounds could tell what these did not."""
+        return self.decision is not None and self.decision.open
 
     @property
     def state(self) -> str:
         """The one that needs attention most."""
         return min(self.states, key=list(states.MEANINGS).index)
-
-    @property
-    def open(self) -> bool:
-        """Whether more rounds could tell what these did not."""
-        return states.UNDECIDED in self.states and self.verdict is not None
 
     def failures(self, chosen: Iterable[str]) -> list[str]:
         """What there is to say about the states that fail a test under these rules."""
@@ -81,20 +86,23 @@ def _new(other: Baseline | None, measured: Baseline, threshold: float, baselines
 
 def _against(own: Baseline, measured: Baseline, plan: Plan, threshold: float, name: str) -> Judgement:
     what = f"baseline {name!r} of {own.saved}"
-    compared = compare(own.profile, measured.profile, threshold=threshold - 1)
-    counted = _counted(changes(own, measured, compared.nodes), what)
-    says = dict(counted)
-    decided = None
-    if compared.refusal is not None:
-        says[states.REFUSED] = f"cannot be compared with {what}: {compared.refusal}; accept it with --xsp-update"
+    refused = refusal(own.profile, measured.profile)
+    latency, decided = (decide(own, measured, metric, threshold - 1) for metric in ("latency", plan.metric))
+    whole = latency.whole if latency else None
+    found = compared(own.profile, measured.profile, threshold - 1, ALPHA, refused, whole)
+    says = _counted(changes(own, measured, found.nodes), what)
+    settled = None
+    if refused is not None:
+        says[states.REFUSED] = f"cannot be compared with {what}: {refused}; accept it with --xsp-update"
     elif _other_levels(own, measured):
         says[states.REFUSED] = f"cannot be compared with {what}: {_other_levels(own, measured)}"
-    elif not all(len(_sample(each, plan.metric)) for each in (own, measured)):
+    elif decided is None:
         says[states.UNDECIDED] = f"times are not compared: metric {plan.metric!r} was not measured here; counts are"
     else:
-        decided = _decided(compared, own, measured, plan, threshold)
-        says |= _timed(decided, compared, plan, threshold, what)
-    return Judgement(tuple(says) or (states.SAME,), says, decided, own, tuple(compared.sentences))
+        settled = decided
+        spread = spread_sentence(own.sessions, plan.metric)
+        says |= _timed(decided.verdict, found.sentences, plan, threshold, what, spread)
+    return Judgement(tuple(says) or (states.SAME,), says, settled, own, tuple(found.sentences))
 
 
 def _counted(found: list[CountChange], what: str) -> dict[str, str]:
@@ -117,25 +125,15 @@ def _other_levels(own: Baseline, measured: Baseline) -> str | None:
     return f"level {', '.join(missing)} was traced for it and is not now; `xsp doctor` says why a level is unavailable"
 
 
-def _decided(compared: Comparison, own: Baseline, measured: Baseline, plan: Plan, threshold: float) -> Verdict:
-    """The verdict on the metric that the test asks for: the comparison's own, or that on the GPU-busy time."""
-    if plan.metric == "latency":
-        return compared.verdict
-    return verdict(_sample(own, plan.metric), _sample(measured, plan.metric), threshold=threshold - 1)
-
-
-def _sample(which: Baseline, metric: str) -> Array:
-    """The model's times in ms, one per run; empty where the metric was not measured."""
-    return which.profile.sample(str(which.profile.nodes["path"].iloc[0]), metric)
-
-
-def _timed(decided: Verdict, compared: Comparison, plan: Plan, threshold: float, what: str) -> dict[str, str]:
+def _timed(
+    decided: Verdict, sentences: Sequence[str], plan: Plan, threshold: float, what: str, spread: str
+) -> dict[str, str]:
     """What there is to say about the times, by state; nothing if they are the same."""
     numbers = (
         f"{plan.metric} ratio {decided.ratio:.3f} ({decided.low:.3f} to {decided.high:.3f}, "
-        f"p = {decided.p_value:.2g}), allowed is {threshold:.3f}"
+        f"p = {decided.p_value:.2g}), allowed is {threshold:.3f}; {spread}"
     )
-    where = "".join(f"\n    {sentence}" for sentence in compared.sentences)
+    where = "".join(f"\n    {sentence}" for sentence in sentences)
     if decided.name == "regression":
         return {states.REGRESSION: f"slower than {what}: {numbers}{where}"}
     if decided.name == "improved":

@@ -95,8 +95,9 @@ class Measurer:
         """Write the baselines that are to be saved. For a test that has passed: what failed is nothing to go by."""
         from xsp.regression.baselines import Baselines
 
+        baselines = Baselines(self._root, str(self._options.save))
         for index, path, baseline in self._unsaved:
-            file = Baselines(self._root, str(self._options.save)).write(path, baseline)
+            file = baselines.write(path, baseline, same_program=self._options.add)
             self.outcomes[index] = replace(self.outcomes[index], saved=str(file))
         self._unsaved.clear()
 
@@ -105,7 +106,7 @@ class Measurer:
         begin = time.perf_counter()
         found = self._judged(call, plan, name, path, None)
         patience = time.perf_counter() + plan.patience_s
-        while found.judgement is not None and found.judgement.open:
+        while found.judgement is not None and found.judgement.open and not self._options.add:
             if time.perf_counter() + 2 * found.seconds > patience:
                 break
             found = self._judged(call, plan, name, path, 2 * rounds_of(found.profile))
@@ -119,7 +120,7 @@ class Measurer:
         begin = time.perf_counter()
         profile = call.profile(plan, rounds)
         saved = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        baseline = Baseline(name, saved, comparable(profile), call.graph_breaks())
+        baseline = Baseline.measured(name, saved, comparable(profile), call.graph_breaks())
         judgement = None
         if self._options.compare is not None:
             against = Baselines(self._root, self._options.compare)
@@ -147,8 +148,21 @@ class Measurer:
         fatal = {BROKEN, UNCHECKED} if rules.UNCHECKED in chosen else {BROKEN}
         failures = [each.message for each in budgets if each.state in fatal]
         if judgement is not None and not self._options.update:
-            failures += judgement.failures(chosen)
+            failures += self._of_comparison(judgement)
         return failures
+
+    def _of_comparison(self, judgement: Judgement) -> list[str]:
+        from xsp.regression.judging import OTHER_PROGRAM
+
+        if not self._options.add:
+            return judgement.failures(self._options.rules)
+        return [f"not the program of the baseline, so not added: {said}" for said in judgement.failures(OTHER_PROGRAM)]
+
+    def _state(self, judgement: Judgement | None, failures: Sequence[str]) -> str:
+        if judgement is None:
+            return states.UNCOMPARED
+        added = self._options.add and judgement.baseline is not None and not failures
+        return states.ADDED if added else judgement.state
 
     def _outcome(
         self, measured: Measured, plan: Plan, name: str, budgets: Sequence[Checked], failures: Sequence[str]
@@ -159,10 +173,10 @@ class Measurer:
         said = [] if judgement is None else [*judgement.says.values(), *judgement.notes]
         time_ms, half = _summary(measured.baseline, plan.metric)
         before = None if judgement is None or judgement.baseline is None else judgement.baseline
-        found = None if judgement is None else judgement.verdict
+        found = None if judgement is None or judgement.decision is None else judgement.decision.verdict
         return Outcome(
             test=name,
-            state=states.UNCOMPARED if judgement is None else judgement.state,
+            state=self._state(judgement, failures),
             metric=plan.metric,
             time_ms=time_ms,
             time_ci_ms=half,

@@ -34,30 +34,46 @@ _NAME = re.compile(r"[\w.+\-]{1,80}")
 @dataclass(frozen=True)
 class Options:
     """How a test run compares: the baseline compared with (None for no comparison), the one saved (None for none),
-    what fails a test, the threshold given on the command line, and whether measuring is off.
+    what fails a test, the threshold given on the command line, and whether measuring is off. With `add`, what is saved
+    is one more session of the program that the baseline was measured from.
     """
 
     compare: str | None = MAIN
     save: str | None = None
     update: bool = False
+    add: bool = False
     disable: bool = False
     rules: frozenset[str] = field(default=frozenset(DEFAULT_RULES))
     max_slowdown: float | None = None
 
     @classmethod
-    def of(cls, save: str | None, compare: str | None, fail: Iterable[str], *, update: bool, disable: bool) -> Options:
+    def of(
+        cls,
+        save: str | None,
+        compare: str | None,
+        fail: Iterable[str],
+        *,
+        update: bool,
+        disable: bool,
+        add: str | None = None,
+    ) -> Options:
         """Checked options. A baseline that is being saved is compared with only if that is asked for.
 
         Raises BudgetError for what cannot be.
         """
         rules, slowdown = parsed_rules(fail)
+        if add is not None:
+            if save is not None or compare is not None or update:
+                raise BudgetError("--xsp-add stands alone: it compares with the baseline that it adds to")
+            name = checked_name("--xsp-add", add)
+            return cls(name, name, add=True, disable=disable, rules=rules, max_slowdown=slowdown)
         against = checked_name("--xsp-compare", compare) if compare is not None else (MAIN if save is None else None)
         saved = None if save is None else checked_name("--xsp-save", save)
         if update:
             if saved is not None:
                 raise BudgetError("--xsp-update and --xsp-save exclude each other: the former saves what it compared")
             saved = against
-        return cls(against, saved, update, disable, rules, slowdown)
+        return cls(against, saved, update=update, disable=disable, rules=rules, max_slowdown=slowdown)
 
 
 def checked_name(option: str, name: str) -> str:

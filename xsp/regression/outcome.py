@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-REGRESSION, GREW, REFUSED, SHRANK, UNDECIDED, IMPROVED, SAME, NEW, UNCOMPARED, DISABLED = (
-    "regression", "grew", "refused", "shrank", "undecided", "improved", "same", "new", "uncompared", "disabled",
+REGRESSION, GREW, REFUSED, SHRANK, UNDECIDED, IMPROVED, SAME, ADDED, NEW, UNCOMPARED, DISABLED = (
+    "regression", "grew", "refused", "shrank", "undecided", "improved", "same", "added", "new", "uncompared",
+    "disabled",
 )  # fmt: skip
 
 MEANINGS = {
@@ -17,6 +18,7 @@ MEANINGS = {
     UNDECIDED: "the noise is too large to tell",
     IMPROVED: "significantly faster than the baseline, by more than the threshold",
     SAME: "neither slower nor faster, with the same counts",
+    ADDED: "one more session of the baseline; its time is not judged",
     NEW: "no baseline for this machine",
     UNCOMPARED: "measured, compared with nothing",
     DISABLED: "not measured",

@@ -11,7 +11,7 @@ from xsp.errors import XspError
 from xsp.regression import outcome as states
 from xsp.regression.outcome import MEANINGS, Outcome
 
-_QUIET = (states.SAME, states.NEW, states.UNCOMPARED, states.DISABLED)
+_QUIET = (states.SAME, states.ADDED, states.NEW, states.UNCOMPARED, states.DISABLED)
 """States that are explained once for all tests."""
 _UNKNOWN = "–"
 HEADINGS = ("test", "state", "time ms", "baseline ms", "ratio (95 %)", "rounds")

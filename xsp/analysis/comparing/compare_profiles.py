@@ -149,9 +149,9 @@ def compare(
 
 
 def compared(
-    a: Comparable, b: Comparable, threshold: float, alpha: float, refused: str | None, in_turn: InTurn | None = None
+    a: Comparable, b: Comparable, threshold: float, alpha: float, refused: str | None, better: Whole | None = None
 ) -> Comparison:
-    """The comparison; the verdict on the whole is that of runs made in turn where there are some."""
+    """The comparison; `better` takes the place of the verdict on the whole that the two samples give."""
     found = differences(a, b, threshold, alpha, timed=refused is None)
     nodes = _nodes(found)
     model = nodes.iloc[0]
@@ -159,13 +159,14 @@ def compared(
         str(model["verdict"] or UNDECIDED), *(float(model[name]) for name in ("ratio", "low", "high", "p_value"))
     )
     a_ms, b_ms = float(model["a_ms"]), float(model["b_ms"])
-    if in_turn is not None and refused is None:
-        whole, a_ms, b_ms = in_turn.verdict, in_turn.a_ms, in_turn.b_ms
+    more = "more runs narrow it"
+    if better is not None and refused is None:
+        whole, a_ms, b_ms, more = better.verdict, better.a_ms, better.b_ms, better.more
     ranked = causes(found, a_ms)
     counts = _counts(a, b, found)
     sentences = [
         _first(ranked, whole, found),
-        _of_model(whole, a_ms, b_ms, refused, len(a.sample(a.nodes["path"].iloc[0], "latency")), alpha),
+        _of_model(Whole(whole, a_ms, b_ms, more), refused, len(a.sample(a.nodes["path"].iloc[0], "latency")), alpha),
         *_others(ranked),
         *_of_counts(counts),
         *settings_changed(a, b),
@@ -177,12 +178,13 @@ def compared(
 
 
 @dataclass(frozen=True)
-class InTurn:
-    """The verdict of runs made in turn, and both latencies in ms."""
+class Whole:
+    """The verdict on the model's latency, both latencies in ms, and what to do where it is undecided."""
 
     verdict: Verdict
     a_ms: float
     b_ms: float
+    more: str = "more runs narrow it"
 
 
 def _nodes(found: Differences) -> pd.DataFrame:
@@ -220,16 +222,17 @@ def _first(ranked: list[Cause], whole: Verdict, found: Differences) -> str:
     return f"No layer changed{timed}."
 
 
-def _of_model(whole: Verdict, a_ms: float, b_ms: float, refused: str | None, runs: int, alpha: float) -> str:
+def _of_model(whole: Whole, refused: str | None, runs: int, alpha: float) -> str:
     if refused is not None:
         return f"{refused[0].upper()}{refused[1:]}."
-    took = f"The model takes {wording.times(a_ms, b_ms, whole.ratio, whole.low, whole.high)}"
-    if whole.name == UNDECIDED:
+    found = whole.verdict
+    took = f"The model takes {wording.times(whole.a_ms, whole.b_ms, found.ratio, found.low, found.high)}"
+    if found.name == UNDECIDED:
         least = runs_needed(alpha)
         few = f"; with {runs} runs nothing can be significant, {least} are needed" if runs < least else ""
-        return f"{took}: undecided, the runs differ too much to tell; more runs narrow it{few}."
+        return f"{took}: undecided, the runs differ too much to tell; {whole.more}{few}."
     words = {REGRESSION: "a regression", IMPROVED: "an improvement", NEUTRAL: "within the threshold"}
-    return f"{took}: {words[whole.name]}."
+    return f"{took}: {words[found.name]}."
 
 
 def _others(ranked: list[Cause]) -> Iterator[str]:

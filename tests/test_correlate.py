@@ -220,8 +220,8 @@ def truthful(draw: st.DrawFn) -> tuple[Timeline, dict[Any, Any], int]:  # noqa: 
 
     def launch(owner: Any, thread: int) -> None:
         start = tick()
-        timeline.launch(len(kernels), start, tick(), thread)
-        kernels.append((len(kernels), owner))
+        timeline.launch(len(kernels) + 1, start, tick(), thread)
+        kernels.append((len(kernels) + 1, owner))
 
     def library(owner: Any, thread: int) -> None:
         start = tick()
@@ -247,7 +247,7 @@ def truthful(draw: st.DrawFn) -> tuple[Timeline, dict[Any, Any], int]:  # noqa: 
             layer(("MODEL", begin), draw(st.integers(1, 3)), 2)
         timeline.call(begin, tick())
         truth["MODEL", begin] = None
-    lost = draw(st.sets(st.sampled_from(range(len(kernels))))) if kernels else set()
+    lost = draw(st.sets(st.sampled_from([each for each, _ in kernels]))) if kernels else set()
     timeline.api = [row for row in timeline.api if row["correlation_id"] not in lost]
     for correlation, owner in draw(st.permutations(kernels)):
         start = tick()

@@ -263,6 +263,44 @@ def test_kernels_without_a_launch_are_counted(tmp_path: Path) -> None:
     assert prof.lost == 1
 
 
+def test_kernels_without_a_correlation_id_have_no_launch(tmp_path: Path) -> None:
+    """Neither a kernel nor an API call without a correlation id is joined to another that has none either."""
+    kernel = kernel_event(1, 26.0)
+    del kernel["args"]["correlation"]
+    events = [
+        host_event("cpu_op", "aten::mm", 0, 30),
+        host_event("cuda_runtime", "cudaLaunchKernel", 5, 2, correlation=1),
+        host_event("cuda_runtime", "cudaMalloc", 8, 2),
+        kernel_event(1),
+        kernel,
+    ]
+    (tmp_path / "x.json").write_text(json.dumps({"traceEvents": events}))
+    prof = xsp.from_kineto(tmp_path / "x.json")
+    assert (prof.kernels, prof.lost) == (1, 1)
+
+
+def test_events_that_end_before_they_start_are_counted(tmp_path: Path) -> None:
+    """Negative durations make no time negative or shorter: their events are left out, and a warning counts them."""
+    events = [
+        host_event("cpu_op", "aten::mm", 0, 30),
+        host_event("cpu_op", "aten::add", 10, -10),
+        host_event("cuda_runtime", "cudaLaunchKernel", 5, 2, correlation=1),
+        kernel_event(1) | {"dur": -15.0},
+    ]
+    (tmp_path / "x.json").write_text(json.dumps({"traceEvents": events}))
+    prof = xsp.from_kineto(tmp_path / "x.json")
+    assert prof.latency_ms == pytest.approx(0.03)
+    assert layers(prof).index.tolist() == [("::mm", "forward")]
+    assert any(warning.startswith("2 events of the trace end before they start") for warning in prof.warnings)
+
+
+def test_runs_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    """A misspelt `runs` is an error, not a profile in which the whole trace is one run."""
+    (tmp_path / "x.json").write_text(json.dumps([host_event("cpu_op", "aten::mm", 0, 30)]))
+    with pytest.raises(xsp.CaptureError, match=r"no annotation of .* has a name that begins with 'request'"):
+        xsp.from_kineto(tmp_path / "x.json", runs="request")
+
+
 def test_a_bare_list_of_events_is_a_trace_too(tmp_path: Path) -> None:
     """Chrome's format allows the list alone; operators that begin together still nest."""
     events = [host_event("cpu_op", "aten::linear", 0, 30), host_event("cpu_op", "aten::addmm", 0, 20)]
@@ -281,8 +319,12 @@ def test_a_bare_list_of_events_is_a_trace_too(tmp_path: Path) -> None:
         (b'{"other": 1}', "has no list `traceEvents`"),
         (b'{"traceEvents": []}', "holds no operators, annotations or CUDA API calls"),
         (b'{"traceEvents": [{"ph": "X", "cat": "cpu_op", "name": "a", "tid": 1, "dur": 1}]}', "an event of .* lacks"),
+        (
+            b'[{"ph": "X", "cat": "cpu_op", "name": "a", "tid": 1, "ts": 1, "dur": 1, "args": []}]',
+            "an event of .* lacks",
+        ),
     ],
-    ids=["missing", "text", "cut short", "other JSON", "no events", "no timestamp"],
+    ids=["missing", "text", "cut short", "other JSON", "no events", "no timestamp", "no arguments"],
 )
 def test_a_file_that_is_no_kineto_trace_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
     """Missing, damaged and foreign files give a CaptureError that says what is wrong and what to give."""
@@ -336,7 +378,7 @@ def nsys_export(path: Path, *, processes: tuple[int, ...] = (PROCESS,)) -> Path:
         db.execute("INSERT INTO TARGET_INFO_GPU VALUES ('NVIDIA H100 80GB HBM3', 85017493504, 132, 9, 0)")
         for place, process in enumerate(processes):
             for step in range(2 - place):
-                _iteration(db, process, 1_000_000 * (step + 1), 10 * (2 * place + step))
+                _iteration(db, process, 1_000_000 * (step + 1), 10 * (2 * place + step) + 1)
     return path
 
 
@@ -423,6 +465,41 @@ def test_one_process_of_an_export_is_taken(tmp_path: Path) -> None:
     assert any("2 processes; only 77" in warning for warning in prof.warnings)
 
 
+def changed_export(path: Path, *statements: str) -> Path:
+    """An export in which these statements changed something."""
+    nsys_export(path)
+    with closing(sqlite3.connect(path)) as db, db:
+        for statement in statements:
+            db.execute(statement)
+    return path
+
+
+def test_graphs_that_were_recorded_as_a_whole_are_counted(tmp_path: Path) -> None:
+    """Without `--cuda-graph-trace=node` the kernels of CUDA graphs are missing, and a warning counts the launches."""
+    graphs = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
+    path = changed_export(
+        tmp_path / "report.sqlite",
+        f"CREATE TABLE {graphs} (start INTEGER, end INTEGER, correlationId INTEGER, globalPid INTEGER)",
+        f"INSERT INTO {graphs} VALUES (1300000, 1400000, 2, {PROCESS}), (2300000, 2400000, 12, {PROCESS})",
+    )
+    warnings = xsp.from_nsys(path).warnings
+    assert any(warning.startswith("2 launches of CUDA graphs were recorded as a whole") for warning in warnings)
+
+
+def test_values_that_nsys_did_not_know_are_unknown(tmp_path: Path) -> None:
+    """NULL for a correlation id joins nothing, NULL for a fact about the GPU leaves the fact out."""
+    path = changed_export(
+        tmp_path / "report.sqlite",
+        "UPDATE CUPTI_ACTIVITY_KIND_RUNTIME SET correlationId = NULL WHERE nameId = 1",
+        "UPDATE CUPTI_ACTIVITY_KIND_KERNEL SET correlationId = NULL",
+        "UPDATE TARGET_INFO_GPU SET totalMemory = NULL",
+    )
+    prof = xsp.from_nsys(path)
+    assert (prof.kernels, prof.lost) == (4, 4)
+    assert "gpu_memory_bytes" not in prof.environment
+    assert prof.environment["multiprocessors"] == 132
+
+
 def test_an_export_without_kernels_says_so(tmp_path: Path) -> None:
     """Tables that nsys did not write are levels that are not there."""
     path = nsys_export(tmp_path / "report.sqlite")
@@ -452,6 +529,9 @@ def test_a_file_that_is_no_export_is_refused(tmp_path: Path) -> None:
         db.execute("CREATE TABLE other (id INTEGER)")
     with pytest.raises(xsp.CaptureError, match="none of the tables"):
         xsp.from_nsys(tmp_path / "other.sqlite")
+    changed = changed_export(tmp_path / "changed.sqlite", "ALTER TABLE NVTX_EVENTS DROP COLUMN eventType")
+    with pytest.raises(xsp.CaptureError, match=r"a table of .* lacks what Nsight Systems writes .*eventType"):
+        xsp.from_nsys(changed)
     with pytest.raises(xsp.CaptureError, match="no NVTX range of the export has a name that begins with 'step'"):
         xsp.from_nsys(nsys_export(tmp_path / "report.sqlite"), runs="step")
 

@@ -109,13 +109,14 @@ def correlate(run: Run, structure: StructureCodes) -> Correlated:
 def launch_of(correlation_id: IntArray, api_correlation_id: IntArray) -> npt.NDArray[np.int64]:
     """Index of the API call that launched each device activity, -1 where it is missing.
 
-    A runtime call and the driver call below it can share an id: the first in time, the outer one, is taken.
+    Correlation id 0 is none: traces of other tools have activities and calls without an id. A runtime call and the
+    driver call below it can share an id: the first in time, the outer one, is taken.
     """
     if not len(api_correlation_id):
         return np.full(len(correlation_id), -1, dtype=np.int64)
     known, first = np.unique(api_correlation_id, return_index=True)
     place = np.minimum(np.searchsorted(known, correlation_id), len(known) - 1)
-    return np.where(known[place] == correlation_id, first[place], -1)
+    return np.where((known[place] == correlation_id) & (correlation_id != 0), first[place], -1)
 
 
 class _HostParents:

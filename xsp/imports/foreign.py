@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xsp.slugs import tagged
 from xsp.types import Level
 
 RANGE_COLUMNS = (
@@ -52,6 +53,12 @@ def table(rows: list[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame
     found = pd.DataFrame(rows, columns=list(columns))
     numbers = [name for name in columns if name in _NUMBERS]
     return found.astype(dict.fromkeys(numbers, np.int64) | {name: bool for name in columns if name in _FLAGS})
+
+
+def backwards(events: int) -> list[str]:
+    """The sentence about events that end before they start and were left out, if there are any."""
+    sentence = f"{events} events of the trace end before they start and are in no table"
+    return [tagged("backwards", sentence)] if events else []
 
 
 _FLAGS = ("may_enclose", "is_named")

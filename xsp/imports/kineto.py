@@ -23,7 +23,7 @@ import pandas as pd
 
 from xsp.errors import CaptureError
 from xsp.imports.assembling import capture_of
-from xsp.imports.foreign import DEVICE_COLUMNS, HOST_COLUMNS, RANGE_COLUMNS, ForeignTrace, table
+from xsp.imports.foreign import DEVICE_COLUMNS, HOST_COLUMNS, RANGE_COLUMNS, ForeignTrace, backwards, table
 from xsp.imports.nesting import nearest, parents
 from xsp.profiles import Profile
 from xsp.types import Level
@@ -50,14 +50,15 @@ def from_kineto(path: str | os.PathLike[str], *, runs: str = STEP) -> Profile:
     `runs` is how the names of the annotations begin that are one run each. Levels that the trace does not hold are
     "unavailable" in `prof.levels`, with the reason.
 
-    Raises CaptureError if the file is missing, no such trace, or without anything recorded on the host.
+    Raises CaptureError if the file is missing, no such trace, or without anything recorded on the host, and if no
+    annotation is a run that `runs` asks for.
     """
     source = Path(path)
     document = _document(source)
     events = [event for event in document["traceEvents"] if isinstance(event, dict)]
     try:
         trace = _trace(source, document, events, runs)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CaptureError(
             f"an event of {str(source)!r} lacks what torch.profiler writes ({type(error).__name__}: {error}); "
             "give a file written by export_chrome_trace"
@@ -89,11 +90,17 @@ def _document(source: Path) -> dict[str, Any]:
 
 def _trace(source: Path, document: Mapping[str, Any], events: list[Event], runs: str) -> ForeignTrace:
     by_category: dict[str, list[Event]] = {}
-    for event in events:
-        if event.get("ph") == "X" and "dur" in event:
+    whole = [event for event in events if event.get("ph") == "X" and "dur" in event]
+    for event in whole:
+        if event["dur"] >= 0:
             by_category.setdefault(event.get("cat", ""), []).append(event)
     annotations = by_category.get("user_annotation", [])
     steps = [event for event in annotations if event["name"].startswith(runs)]
+    if runs != STEP and not steps:
+        raise CaptureError(
+            f"no annotation of {str(source)!r} has a name that begins with {runs!r}; leave runs out for the steps of "
+            "the profiler, or for one run where it made none"
+        )
     operators = [event for event in by_category.get("cpu_op", []) if event.get("args", {}).get("kind") != "none"]
     library = [event for event in operators if "library" in event.get("args", {})]
     name = source.name.removesuffix(".gz").removesuffix(".json").removesuffix(".pt.trace")
@@ -115,6 +122,7 @@ def _trace(source: Path, document: Mapping[str, Any], events: list[Event], runs:
         device=_device((kind, event) for category, kind in _DEVICE.items() for event in by_category.get(category, [])),
         environment=_environment(document),
         missing=_MISSING,
+        warnings=backwards(len(whole) - sum(map(len, by_category.values()))),
         epoch_offset_ns=int(document.get("baseTimeNanoseconds", 0)) or None,
     )
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from xsp.errors import CaptureError
 from xsp.imports.assembling import capture_of
-from xsp.imports.foreign import DEVICE_COLUMNS, HOST_COLUMNS, RANGE_COLUMNS, ForeignTrace, table
+from xsp.imports.foreign import DEVICE_COLUMNS, HOST_COLUMNS, RANGE_COLUMNS, ForeignTrace, backwards, table
 from xsp.profiles import Profile
 from xsp.slugs import tagged
 from xsp.types import Level
@@ -27,7 +27,9 @@ TOOL = "Nsight Systems"
 PUSH_POP = 59
 """`NVTX_EVENTS.eventType` of ranges that nest on their thread (nsys's table ENUM_NSYS_EVENT_TYPE)."""
 
-_KERNELS, _COPIES, _SETS = (f"CUPTI_ACTIVITY_KIND_{what}" for what in ("KERNEL", "MEMCPY", "MEMSET"))
+_KERNELS, _COPIES, _SETS, _GRAPHS = (
+    f"CUPTI_ACTIVITY_KIND_{what}" for what in ("KERNEL", "MEMCPY", "MEMSET", "GRAPH_TRACE")
+)
 _API = "CUPTI_ACTIVITY_KIND_RUNTIME"
 _LIBRARIES = {"CUBLAS_EVENTS": "cuBLAS", "CUDNN_EVENTS": "cuDNN"}
 _COPY_KINDS = {
@@ -57,6 +59,10 @@ _MISSING = {
     Level.LIBRARY: "the export has no library calls; record it with --trace=cublas,cudnn",
     Level.KERNEL: "the export has no GPU activities; record it with --trace=cuda",
 }
+_WHOLE_GRAPHS = (
+    "{} launches of CUDA graphs were recorded as a whole: their kernels are in no table, and device times are too low "
+    "by them; record with --cuda-graph-trace=node"
+)
 
 
 def from_nsys(path: str | os.PathLike[str], *, runs: str | None = None) -> Profile:
@@ -74,6 +80,11 @@ def from_nsys(path: str | os.PathLike[str], *, runs: str | None = None) -> Profi
     try:
         with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as database:
             trace = _trace(_Export(database), source.stem, runs)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CaptureError(
+            f"a table of {str(source)!r} lacks what Nsight Systems writes ({type(error).__name__}: {error}); export "
+            "the report again, with the release of nsys that recorded it"
+        ) from error
     except (sqlite3.Error, pd.errors.DatabaseError) as error:
         raise CaptureError(
             f"{str(source)!r} is no SQLite export of Nsight Systems ({error}); make one of a report with "
@@ -111,9 +122,14 @@ class _Export:
 
 
 def _trace(export: _Export, name: str, runs: str | None) -> ForeignTrace:
-    tables = {one: export.read(one) for one in (_API, _KERNELS, _COPIES, _SETS, "NVTX_EVENTS", *_LIBRARIES)}
+    tables = {one: export.read(one) for one in (_API, _KERNELS, _COPIES, _SETS, _GRAPHS, "NVTX_EVENTS", *_LIBRARIES)}
     process, warnings = _process(tables)
     tables = {one: _of_process(rows, process) for one, rows in tables.items()}
+    if len(tables[_GRAPHS]):
+        warnings.append(tagged("whole-graphs", _WHOLE_GRAPHS.format(len(tables[_GRAPHS]))))
+    recorded = sum(map(len, tables.values()))
+    tables = {one: _forwards(rows) for one, rows in tables.items()}
+    warnings += backwards(recorded - sum(map(len, tables.values())))
     ranges = _named_ranges(export, tables["NVTX_EVENTS"])
     is_run = ranges["name"].str.startswith(runs) if runs else pd.Series(False, index=ranges.index)
     if runs and not is_run.any():
@@ -159,6 +175,10 @@ def _of_process(rows: pd.DataFrame, process: int | None) -> pd.DataFrame:
     return rows if process is None or column is None else rows[_pid(rows[column]) == process]
 
 
+def _forwards(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[~(rows["end"] < rows["start"])] if "end" in rows else rows
+
+
 def _thread(rows: pd.DataFrame) -> pd.Series:
     return rows["globalTid"] % (1 << 24)
 
@@ -193,7 +213,7 @@ def _host(export: _Export, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _api(export: _Export, rows: pd.DataFrame) -> pd.DataFrame:
     found = _host(export, rows)
-    return found.assign(correlation_id=rows["correlationId"].to_numpy(dtype=np.int64) if len(rows) else 0)
+    return found.assign(correlation_id=rows["correlationId"].fillna(0).to_numpy(dtype=np.int64) if len(rows) else 0)
 
 
 def _library(export: _Export, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -231,8 +251,9 @@ def _environment(export: _Export) -> dict[str, Any]:
         return {}
     names = {"name": "gpu", "totalMemory": "gpu_memory_bytes", "smCount": "multiprocessors"}
     first = devices.iloc[0]
-    facts = {ours: first[theirs] for theirs, ours in names.items() if theirs in devices}
+    known = set(first.dropna().index)
+    facts = {ours: first[theirs] for theirs, ours in names.items() if theirs in known}
     facts = {name: value if isinstance(value, str) else int(value) for name, value in facts.items()}
-    if {"computeMajor", "computeMinor"} <= set(devices.columns):
+    if {"computeMajor", "computeMinor"} <= known:
         facts["compute_capability"] = f"{int(first['computeMajor'])}.{int(first['computeMinor'])}"
     return facts | {"gpu_count": len(devices)}

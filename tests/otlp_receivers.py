@@ -15,9 +15,9 @@ from typing import Any
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-ACCEPT, REFUSE, FORBID, DROP, DIE = "accept", "refuse", "forbid", "drop", "die"
-"""What a receiver does with a request: take it; ask for a retry; refuse it for good; break the connection without an
-answer; stop existing."""
+ACCEPT, REFUSE, FORBID, LEAD, DROP, DIE = "accept", "refuse", "forbid", "lead", "drop", "die"
+"""What a receiver does with a request: take it; ask for a retry; refuse it for good; lead it elsewhere, which HTTP can;
+break the connection without an answer; stop existing."""
 
 
 @dataclass
@@ -87,12 +87,14 @@ def http_receiver(**behaviour: Any) -> Iterator[Receiver]:
                 message = trace_service_pb2.ExportTraceServiceRequest.FromString(plain)
                 self._answer(200, receiver.take(message).SerializeToString())
             else:
-                self._answer(503 if action == REFUSE else 401, b"")
+                self._answer({REFUSE: 503, FORBID: 401, LEAD: 301}[action], b"")
 
         def _answer(self, status: int, body: bytes) -> None:
             self.send_response(status)
             if status == 503:
                 self.send_header("Retry-After", "1")
+            if status == 301:
+                self.send_header("Location", "https://elsewhere.example/v1/traces")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from xsp.errors import ExportError
@@ -73,5 +74,5 @@ def to_otlp(
 
 
 def _checked(timeout_s: float) -> None:
-    if isinstance(timeout_s, bool) or not timeout_s > 0:
+    if isinstance(timeout_s, bool) or not (isinstance(timeout_s, Real) and timeout_s > 0):
         raise ExportError(f"timeout_s={timeout_s!r} cannot be: seconds above 0")

@@ -50,7 +50,8 @@ class OtlpSender:
         finally:
             context.detach(token)
         heard = self._heard
-        if result is SpanExportResult.SUCCESS:
+        # Some releases of the HTTP exporter take a redirect, which they do not follow, for success.
+        if result is SpanExportResult.SUCCESS and not heard.final:
             return Answer(rejected=min(heard.rejected, len(batch)), reason=heard.reason or "the receiver rejected them")
         reason = heard.reason or "no answer from the receiver"
         return Answer(batch, reason=reason, final=heard.final, wait_s=heard.wait_s)
@@ -73,13 +74,21 @@ class Heard:
 
     def http(self, response: Any, *_: Any, **__: Any) -> None:
         """Read a `requests.Response`; called by the session as its hook."""
-        if response.ok:
+        if 200 <= response.status_code < 300:
             self._partial_success(response.content)
             return
-        self.reason = f"HTTP {response.status_code} {response.reason} from {response.url}"
+        where = response.headers.get("Location")
+        self.reason = f"HTTP {response.status_code} {response.reason} from {response.url}" + (
+            f" to {where}" if where else ""
+        )
         self.final = response.status_code not in _HTTP_REPEATABLE
         after = response.headers.get("Retry-After", "")
         self.wait_s = float(after) if after.isdecimal() else None
+
+    def http_error(self, error: Exception) -> None:
+        """Read a `requests.RequestException`; addresses and headers that cannot be are ValueErrors too."""
+        self.reason = f"{type(error).__name__}: {error}"
+        self.final = isinstance(error, ValueError)
 
     def grpc_error(self, error: Any) -> None:
         """Read a `grpc.RpcError`."""
@@ -89,7 +98,8 @@ class Heard:
     def accepted(self, response: Any) -> None:
         """Read an ExportTraceServiceResponse."""
         partial = response.partial_success
-        self.rejected = int(partial.rejected_spans)
+        self.final = False
+        self.rejected = max(int(partial.rejected_spans), 0)
         self.reason = f"rejected by the receiver: {partial.error_message or 'no reason given'}"
 
     def _partial_success(self, body: bytes) -> None:
@@ -100,7 +110,7 @@ class Heard:
             self.accepted(ExportTraceServiceResponse.FromString(body))
         except DecodeError:
             # Some receivers answer with text or JSON; accepted is accepted.
-            self.rejected, self.reason = 0, ""
+            self.forget()
 
 
 def otlp_sender(
@@ -134,7 +144,17 @@ def _http(endpoint: str | None, headers: Mapping[str, str] | None, request_s: fl
     import requests
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    session = requests.Session()
+    class Listening(requests.Session):
+        """A session that tells what comes back, and why nothing does."""
+
+        def request(self, *arguments: Any, **options: Any) -> requests.Response:
+            try:
+                return super().request(*arguments, **options)
+            except requests.RequestException as error:
+                heard.http_error(error)
+                raise
+
+    session = Listening()
     session.hooks["response"].append(heard.http)
     return OTLPSpanExporter(
         endpoint=_signal_url(endpoint), headers=dict(headers) if headers else None, timeout=request_s, session=session

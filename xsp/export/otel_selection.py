@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -37,7 +39,8 @@ class Selection:
         cls, levels: str | Iterable[Level | str] | None, min_duration_ns: int, run: int | str | None, corrected: bool
     ) -> Selection:
         """Checked options. Raises LevelError for an unknown level, ExportError for a run or duration that cannot be."""
-        if isinstance(min_duration_ns, bool) or not min_duration_ns >= 0:
+        possible = isinstance(min_duration_ns, Real) and 0 <= min_duration_ns < math.inf
+        if isinstance(min_duration_ns, bool) or not possible:
             raise ExportError(f"min_duration_ns={min_duration_ns!r} cannot be: nanoseconds from 0 on")
         if isinstance(run, str) and run != "all":
             raise ExportError(f"run={run!r} cannot be: the number of a run in prof.runs, 'all', or None")

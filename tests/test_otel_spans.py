@@ -321,6 +321,13 @@ def test_emit_needs_a_provider_that_processes_spans() -> None:
         gpu_profile().emit(NoOpTracerProvider())
 
 
+def test_emit_needs_somebody_who_takes_the_spans(prof: xsp.Profile) -> None:
+    """Through a provider without span processors nothing arrives, and the error says so."""
+    with pytest.raises(xsp.ExportError, match="no span processor") as caught:
+        prof.emit(TracerProvider())
+    assert caught.value.lost > 0
+
+
 def test_sdk_that_is_switched_off_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """With OTEL_SDK_DISABLED an application runs as if without OpenTelemetry: nothing is emitted, nothing fails."""
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")

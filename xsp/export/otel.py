@@ -33,9 +33,16 @@ def emit(
     builder = SpanBuilder(
         profile, selected(profile, selection), resource_of(profile, provider.resource), corrected=selection.corrected
     )
+    processors = processors_of(provider)
+    if not processors:
+        raise ExportError(
+            f"{len(builder)} of {len(builder)} spans did not arrive: the TracerProvider has no span processor to take "
+            "them; give it one with add_span_processor()",
+            lost=len(builder),
+        )
     failures = [
         failure
-        for sender in map(ProcessorSender, processors_of(provider))
+        for sender in map(ProcessorSender, processors)
         if (failure := _through(sender, builder, timeout_s)) is not None
     ]
     if failures:

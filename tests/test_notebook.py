@@ -152,6 +152,8 @@ def test_line_magic_sees_local_variables(kernel: Kernel) -> None:
         ("%xsp", "nothing to profile was given; usage: %xsp CALL"),
         ("%xsp model(x) --iterations few", "--iterations few cannot be: a number is needed"),
         ("%xsp model(x) --iterations 0", "iterations=0 cannot be"),
+        ("%xsp model(x) --budget -5", "budget_s=-5.0 cannot be"),
+        ("%xsp model", "'model' calls nothing; give a call, such as model(x)"),
         ("%xsp model(x) --levels Q", "no level is called 'Q'"),
         ("%xsp model(x) -o a.b", "-o a.b cannot be: the name of a variable is needed"),
         ("%xsp model(x) --rounds 3", "is not an expression"),

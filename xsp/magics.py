@@ -25,7 +25,7 @@ _FILE = "<%xsp>"
 _USAGE = "%xsp CALL or %%xsp MODEL, with options [-o NAME] [--levels M/L/Lib/K] [--iterations N] [--budget SECONDS]"
 
 # Neither `model(x) --levels M/L` nor `-o prof model(x)` is Python, so options at the ends cannot be part of the code.
-_OPTION = r"(?P<option>-o|--levels|--iterations|--budget)(?:=|\s+)(?P<value>[\w./]+)"
+_OPTION = r"(?P<option>-o|--levels|--iterations|--budget)(?:=|\s+)(?P<value>[-\w./]+)"
 _FIRST, _LAST = re.compile(rf"^\s*{_OPTION}(?:\s+|$)"), re.compile(rf"(?:^|\s+){_OPTION}\s*$")
 _KEYWORDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "--levels": ("levels", str),
@@ -151,6 +151,8 @@ def _called(asked: _Line, scope: _Scope) -> Profile:
     settings = Settings.of(**options, warmup=None, seed=0, progress=None)
     tree = asked.expression()
     call = tree.body
+    if isinstance(call, ast.Name | ast.Attribute):
+        raise UsageError(f"{asked.code.strip()!r} calls nothing; give a call, such as {asked.code.strip()}(x)")
     if isinstance(call, ast.Call) and _is_name(call.func):
         function, args, kwargs = scope.value(_parts(call))
     else:

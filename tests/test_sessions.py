@@ -19,7 +19,7 @@ RUNS = 20
 RUN_NOISE = 0.02
 
 
-def verdicts(sessions: int, between: float, change: float, trials: int = 400) -> tuple[list[str], list[str]]:
+def verdicts(sessions: int, between: float, change: float, trials: int = 250) -> tuple[list[str], list[str]]:
     """Verdicts with and without the sessions' spread, on processes that differ by `between`, and a slow-down."""
     random = np.random.default_rng(sessions)
     alone, among = [], []
@@ -34,7 +34,7 @@ def verdicts(sessions: int, between: float, change: float, trials: int = 400) ->
     return alone, among
 
 
-@pytest.mark.parametrize("sessions", [3, 5, 10])
+@pytest.mark.parametrize("sessions", [3, 8])
 @pytest.mark.parametrize("between", [0.01, 0.03])
 def test_sessions_keep_false_alarms_below_two_in_a_hundred(sessions: int, between: float) -> None:
     """Processes that differ raise false alarms on a single session, and at most 1 % (2 % by chance) on several."""
@@ -73,7 +73,7 @@ import os, time
 import pytest
 import torch
 
-@pytest.mark.xsp(levels="ML", iterations=8, warmup=1, patience_s=0, max_slowdown=1.5)
+@pytest.mark.xsp(levels="ML" if "LAYERS" in os.environ else "M", iterations=8, warmup=1, patience_s=0, max_slowdown=1.5)
 def test_it(xsp):
     process, layers = float(os.environ["PROCESS"]), int(os.environ.get("LAYERS", 1))
     model = torch.nn.Sequential(*[torch.nn.ReLU() for _ in range(layers)])
@@ -92,9 +92,10 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     pytester.makepyfile(TEST)
     plugin = ("-p", "no:xsp", "-p", "xsp.pytest_plugin", "-p", "no:cacheprovider")
 
-    def running(*options: str, process: float = 1.0, layers: int = 1) -> pytest.RunResult:
+    def running(*options: str, process: float = 1.0, layers: int | None = None) -> pytest.RunResult:
         monkeypatch.setenv("PROCESS", str(process))
-        monkeypatch.setenv("LAYERS", str(layers))
+        if layers is not None:
+            monkeypatch.setenv("LAYERS", str(layers))
         return pytester.runpytest_inprocess(*plugin, *options)
 
     return running
@@ -137,8 +138,8 @@ def test_another_program_is_no_session(pytester: pytest.Pytester, run: Run) -> N
     """--xsp-add of a model with another layer fails and saves nothing; --xsp-update begins a version and keeps the
     sessions; --xsp-add stands alone.
     """
-    for options in (["--xsp-add"], ["--xsp-add"]):
-        assert run(*options).ret == 0
+    for _ in range(2):
+        assert run("--xsp-add", layers=1).ret == 0
     before = sessions(pytester.path)
     assert len(before) == 2
     red = run("--xsp-add", layers=2)

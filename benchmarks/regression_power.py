@@ -8,12 +8,14 @@ fresh processes (regression_pools.py), one after the other. Trials are drawn fro
 
 - stored baseline: consecutive runs without a delay from one process against consecutive runs of a variant from another,
   so that what differs between processes and minutes is in it;
+- sessions: the same against the baseline of several processes, as `pytest --xsp-add` makes it, five or as many as
+  there are;
 - in turn: rounds drawn without replacement, the run without a delay and the variant's of each; as many as
   `xsp.compare_targets` would take to know the ratio to a quarter of the threshold, at most half of all rounds.
 
 Trials of one pool share runs, so the rates are known less well than independent trials would give: `windows` says how
-many windows of each process do not overlap. To find a slow-down of s the threshold is s / 2. Beside each stands the
-plain rule, the same runs' ratio of means over the same threshold.
+many windows of each process do not overlap, and `spread` what the processes differ by. To find a slow-down of s the
+threshold is s / 2. Beside each stands the plain rule, the same runs' ratio of means over the same threshold.
 
 Localisation: twenty mutations of a small model, and on a GPU some that only change kernels; the first sentence of the
 comparison must name the mutated layer.
@@ -39,12 +41,14 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 from regression_pools import BASE, PROGRAMS, SAME, SLOWDOWNS, VARIANTS  # noqa: E402 # after the path is known
 
+from xsp.analysis.comparing.sessions import among_sessions, spread  # noqa: E402 # likewise
 from xsp.analysis.comparing.verdict import REGRESSION, UNDECIDED, paired_verdict, verdict  # noqa: E402 # likewise
 from xsp.analysis.statistics import trimmed  # noqa: E402 # likewise
 from xsp.comparing import LEAST_ROUNDS  # noqa: E402 # likewise
 from xsp.environment import environment  # noqa: E402 # likewise
 
 STORED_RUNS = 30
+SESSIONS = 5
 Pool = dict[str, npt.NDArray[np.float64]]
 
 
@@ -103,8 +107,9 @@ def power(measured: list[dict[str, Any]], trials: int) -> dict[str, Any]:
 
     def rates(variant: str, share: float) -> dict[str, float]:
         turns = _rounds_needed(pools, share / 2)
-        stored = _stored(pools, variant, runs, trials, random)
-        return {"rounds in turn": turns} | _rates(stored, _in_turn(pools, variant, turns, trials, random), share / 2)
+        stored = [_stored(pools, variant, runs, random) for _ in range(trials)]
+        in_turn = [_in_turn(pools, variant, turns, random) for _ in range(trials)]
+        return {"rounds in turn": turns} | _rates(stored, in_turn, share / 2)
 
     return {
         "layer": measured[0]["layer"],
@@ -113,6 +118,8 @@ def power(measured: list[dict[str, Any]], trials: int) -> dict[str, Any]:
         "noise": [round(float(one[BASE].std() / one[BASE].mean()), 4) for one in pools],
         "rounds": rounds,
         "runs stored": runs,
+        "sessions": min(SESSIONS, len(pools) - 1),
+        "spread": round(spread([[_time(one[BASE]) for one in pools]])[0], 4),
         "windows": [count // runs for count in rounds],
         "achieved": {variant: round(_achieved(pools, variant), 4) for variant in VARIANTS if variant != BASE},
         "detected": {
@@ -130,25 +137,27 @@ def _rounds_needed(pools: list[Pool], threshold: float) -> int:
     return int(min(max(LEAST_ROUNDS, np.ceil(len(before) * width**2)), len(before) // 2))
 
 
-Trial = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+Sample = npt.NDArray[np.float64]
+Stored = tuple[list[Sample], Sample]
+InTurn = tuple[Sample, Sample]
 
 
-def _stored(pools: list[Pool], variant: str, runs: int, trials: int, random: np.random.Generator) -> list[Trial]:
-    """Consecutive runs of two different processes; without a change both are of the same variant."""
-    found = []
-    for _ in range(trials):
-        first, second = random.choice(len(pools), 2, replace=False)
-        before, after = pools[first][BASE], pools[second][BASE if variant == SAME else variant]
-        a, b = (random.integers(len(each) - runs + 1) for each in (before, after))
-        found.append((before[a : a + runs], after[b : b + runs]))
-    return found
+def _stored(pools: list[Pool], variant: str, runs: int, random: np.random.Generator) -> Stored:
+    """Consecutive runs of each session and of the candidate, all of different processes; without a change the
+    candidate is of the same variant.
+    """
+    *earlier, own = random.choice(len(pools), min(SESSIONS, len(pools) - 1) + 1, replace=False).tolist()
+    every = [pools[each][BASE] for each in earlier] + [pools[own][BASE if variant == SAME else variant]]
+    begins = [int(random.integers(len(each) - runs + 1)) for each in every]
+    *sessions, candidate = (each[begin : begin + runs] for each, begin in zip(every, begins, strict=True))
+    return sessions, candidate
 
 
-def _in_turn(pools: list[Pool], variant: str, rounds: int, trials: int, random: np.random.Generator) -> list[Trial]:
+def _in_turn(pools: list[Pool], variant: str, rounds: int, random: np.random.Generator) -> InTurn:
     """Rounds in the order in which they were made, some left out."""
     before, after = (np.concatenate([each[name] for each in pools]) for name in (BASE, variant))
-    chosen = [np.sort(random.choice(len(before), rounds, replace=False)) for _ in range(trials)]
-    return [(before[which], after[which]) for which in chosen]
+    which = np.sort(random.choice(len(before), rounds, replace=False))
+    return before[which], after[which]
 
 
 def _achieved(pools: list[Pool], variant: str) -> float:
@@ -156,17 +165,29 @@ def _achieved(pools: list[Pool], variant: str) -> float:
     return float(trimmed(np.concatenate([one[variant] / one[BASE] for one in pools]))[0]) - 1
 
 
-def _rates(stored: list[Trial], in_turn: list[Trial], threshold: float) -> dict[str, float]:
+def _rates(stored: list[Stored], in_turn: list[InTurn], threshold: float) -> dict[str, float]:
+    single = [(sessions[-1], candidate) for sessions, candidate in stored]
+    alone = [verdict(a, b, threshold=threshold) for a, b in single]
+    among = [
+        among_sessions(found, [[_time(each) for each in sessions]], _time(candidate), threshold=threshold)
+        for found, (sessions, candidate) in zip(alone, stored, strict=True)
+    ]
     names = {
-        "stored": [verdict(a, b, threshold=threshold).name for a, b in stored],
+        "stored": [found.name for found in alone],
+        "sessions": [found.name for found in among],
         "in turn": [paired_verdict(a, b, threshold=threshold).name for a, b in in_turn],
     }
     rates = {}
-    for way, trials in (("stored", stored), ("in turn", in_turn)):
-        rates[way] = _share([name == REGRESSION for name in names[way]])
-        rates[f"{way}, undecided"] = _share([name == UNDECIDED for name in names[way]])
+    for way, verdicts in names.items():
+        rates[way] = _share([name == REGRESSION for name in verdicts])
+        rates[f"{way}, undecided"] = _share([name == UNDECIDED for name in verdicts])
+    for way, trials in (("stored", single), ("in turn", in_turn)):
         rates[f"{way}, plain rule"] = _share([b.mean() / a.mean() > 1 + threshold for a, b in trials])
     return rates
+
+
+def _time(runs: Sample) -> float:
+    return float(trimmed(runs)[0])
 
 
 def _share(hits: list[Any]) -> float:

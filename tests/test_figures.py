@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,14 @@ def test_colours_are_the_same_everywhere(resnet: xsp.Profile) -> None:
 def test_types_have_kinds(layer_type: str, kind: str) -> None:
     """The kind of layer, which gives colour and symbol, follows from the type's name."""
     assert family(layer_type).name == kind
+
+
+def test_models_without_a_batch_size_are_drawn_too(resnet: xsp.Profile, step: xsp.Profile) -> None:
+    """A training step's batch size is not known: its bar and its mark have the name alone."""
+    drawn = figures.kernels_by_model([resnet, step])
+    assert list(drawn.layout.xaxis.ticktext) == [f"{resnet.name} batch 32", escape(step.name)]
+    [alone] = [trace for trace in figures.kernels_by_model(step).data if trace.name == escape(step.name)]
+    assert "batch" not in alone.hovertext[0]
 
 
 def test_sweep_figures_show_every_profile(resnet: xsp.Profile, step: xsp.Profile) -> None:

@@ -118,10 +118,15 @@ def _add_latencies(drawn: Figure, table: pd.DataFrame, *, full_width: bool) -> N
 
 def _labels(table: pd.DataFrame) -> list[str]:
     """The batch sizes, after the model's name where there are several models."""
-    batches = [f"batch {batch}" if batch > 0 else "" for batch in table["batch_size"].astype(int)]
+    batches = [f"batch {batch}" if batch else "" for batch in _batches(table)]
     if table["name"].nunique() == 1 and all(batches):
         return batches
     return [f"{safe(name)} {batch}".strip() for name, batch in zip(table["name"], batches, strict=True)]
+
+
+def _batches(table: pd.DataFrame) -> list[str]:
+    """Batch sizes as texts, empty where not known."""
+    return ["" if pd.isna(batch) else str(batch) for batch in table["batch_size"]]
 
 
 def _add_roofline(drawn: Figure, placed: pd.DataFrame, known: pd.DataFrame) -> None:
@@ -143,16 +148,16 @@ def _add_roofline(drawn: Figure, placed: pd.DataFrame, known: pd.DataFrame) -> N
 
 
 def _add_path(drawn: Figure, name: str, rows: pd.DataFrame, place: int) -> None:
-    batches = rows["batch_size"].astype(int).map(str)
+    batches = _batches(rows)
     columns = zip(batches, rows["arithmetic_intensity"], rows["flops_per_s"], rows["memory_bound"], strict=True)
     drawn.add_scatter(
         x=rows["arithmetic_intensity"].astype(float).to_numpy(), y=rows["flops_per_s"].astype(float).to_numpy(),
-        mode="lines+markers+text", text=batches.tolist(), textposition="bottom right", name=name, hoverinfo="text",
+        mode="lines+markers+text", text=batches, textposition="bottom right", name=name, hoverinfo="text",
         marker={"symbol": _SYMBOLS[place % len(_SYMBOLS)], "size": 9, "color": LEVELS["MODEL"]},
         line={"color": LEVELS["MODEL"], "width": 1, "dash": _DASHES[place % len(_DASHES)]},
         hovertext=[
             hover(
-                f"<b>{name}</b>, batch size {batch}",
+                f"<b>{name}</b>" + (f", batch size {batch}" if batch else ""),
                 f"{float(ai):.4g} FLOP/byte, {si(float(per_s))}FLOP/s",
                 bound_text(bound),
             )

@@ -1,8 +1,8 @@
 """Theoretical occupancy: how many of the warps that fit on a multiprocessor a kernel's launch lets run there.
 
 The limits are those of the "Technical Specifications per Compute Capability" in the CUDA C++ Programming Guide, the
-rounding that of NVIDIA's occupancy calculator (registers are handed out to warps in units of 256, shared memory to
-blocks in units of 128 or 256 bytes).
+rounding that of NVIDIA's occupancy calculator (registers are handed out to warps in units of 256, from the file of the
+partition of the multiprocessor on which the warp runs; shared memory to blocks in units of 128 or 256 bytes).
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ class Multiprocessor(NamedTuple):
     shared: int
     shared_unit: int = 128
     reserved: int = 1024
+    partitions: int = 4
 
 
 _KIB = 1024
 MULTIPROCESSORS = {
-    "6.0": Multiprocessor(64, 32, 64 * _KIB, 256, 0),
+    "6.0": Multiprocessor(64, 32, 64 * _KIB, 256, 0, partitions=2),
     "6.1": Multiprocessor(64, 32, 96 * _KIB, 256, 0),
     "7.0": Multiprocessor(64, 32, 96 * _KIB, 256, 0),
     "7.5": Multiprocessor(32, 16, 64 * _KIB, 256, 0),
@@ -62,7 +63,7 @@ def theoretical_occupancy(
     per_block = np.maximum(warps, 1)
     registers = kernels["registers_per_thread"].to_numpy(np.int64)
     per_warp = np.maximum(_rounded(registers * _WARP, _REGISTER_UNIT), 1)
-    by_registers = (_REGISTERS // per_warp) // per_block
+    by_registers = (_REGISTERS // limits.partitions // per_warp) * limits.partitions // per_block
     shared = kernels["static_shared_bytes"].to_numpy(np.int64) + kernels["dynamic_shared_bytes"].to_numpy(np.int64)
     each = np.maximum(_rounded(shared + limits.reserved, limits.shared_unit), 1)
     by_shared = limits.shared // each

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 import torch
 from captures import gpu_capture, gpu_profile
-from quick import profiled
+from quick import measured, profiled
 from scipy.stats import trim_mean
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import xsp
 from xsp import analysis
@@ -468,6 +469,80 @@ def test_layers_on_the_cpu_are_rated_from_their_shapes(cpu: xsp.Profile) -> None
     assert roofline["precision"].tolist() == ["fp32", "", "", "fp32"]
     latency = analysis.layer_latency(cpu)["latency_ms"]
     np.testing.assert_allclose(roofline["flops_per_s"], metrics["flops"] / (latency / 1e3))
+
+
+class Each(nn.ModuleDict):
+    """Modules that are called one after another, each with inputs of its own."""
+
+    def forward(self, inputs: list[tuple[torch.Tensor, ...]]) -> None:
+        for module, own in zip(self.values(), inputs, strict=True):
+            module(*own)
+
+
+def layer_by_layer(modules: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]]) -> pd.DataFrame:
+    """`layer_metrics` of modules that are called one after another, by the layer's name."""
+    model = Each({name: module for name, (module, _) in modules.items()})
+    with torch.no_grad():
+        prof = measured(model, [inputs for _, inputs in modules.values()])
+    return analysis.layer_metrics(prof).set_index("layer")
+
+
+def test_flops_by_definition_are_those_that_torch_counts() -> None:
+    """Convolutions, products and recurrent networks have the FLOPs of torch's counter, or NaN if shapes do not tell."""
+    rand = torch.randn
+    known: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
+        "conv1d": (nn.Conv1d(8, 16, 5), (rand(2, 8, 50),)),
+        "conv_unbatched": (nn.Conv2d(3, 16, 3, stride=2), (rand(3, 33, 33),)),
+        "conv_dilated": (nn.Conv2d(8, 16, 3, dilation=2, bias=False), (rand(2, 8, 20, 20),)),
+        "conv3d": (nn.Conv3d(4, 8, 3), (rand(2, 4, 8, 8, 8),)),
+        "depthwise": (nn.Conv2d(16, 16, 3, groups=16), (rand(2, 16, 20, 20),)),
+        "linear": (nn.Linear(32, 64), (rand(4, 7, 32),)),
+        "lstm": (nn.LSTM(8, 16, 2, bidirectional=True, proj_size=5), (rand(10, 3, 8),)),
+        "gru": (nn.GRU(8, 16, batch_first=True), (rand(3, 10, 8),)),
+        "rnn_unbatched": (nn.RNN(8, 16, 2), (rand(10, 8),)),
+        "cell": (nn.LSTMCell(8, 16), (rand(3, 8),)),
+    }
+    # Eight channels: a dense 1x1 filter with a bias has as many parameters as a depthwise 3x3 one without.
+    open_: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
+        "grouped": (nn.Conv2d(8, 16, 3, groups=2), (rand(2, 8, 20, 20),)),
+        "either": (nn.Conv2d(8, 8, 1), (rand(2, 8, 20, 20),)),
+        "or": (nn.Conv2d(8, 8, 3, groups=8, bias=False), (rand(2, 8, 20, 20),)),
+    }
+    found = layer_by_layer(known | open_)["flops"]
+    for name, (module, inputs) in known.items():
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(*inputs)
+        assert found[name] == counter.get_total_flops() > 0, name
+    assert found[list(open_)].isna().all()
+
+
+def test_operands_in_another_order_are_not_guessed() -> None:
+    """FLOPs of products whose operands were passed by name in another order are missing, not wrong."""
+
+    def call(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.matmul(other=b, input=a) + torch.matmul(input=a, other=b)
+
+    metrics = analysis.layer_metrics(measured(call, torch.randn(4, 32), torch.randn(32, 64)))
+    [swapped, straight] = metrics.loc[metrics["type"] == "matmul", "flops"]
+    assert np.isnan(swapped)
+    assert straight == 2 * 4 * 32 * 64
+
+
+def test_what_gathers_reads_rows_and_not_the_table() -> None:
+    """Embeddings, bags of them and indexing read their indices and the rows that these name; a bag adds the rows up."""
+    embedding, bag, table = nn.Embedding(1000, 16), nn.EmbeddingBag(1000, 16), torch.randn(1000, 16)
+
+    def call(indices: torch.Tensor) -> None:
+        embedding(indices)
+        bag(indices)
+        nn.functional.embedding(indices, table)
+        table[indices]
+
+    metrics = analysis.layer_metrics(measured(call, torch.randint(0, 1000, (4, 7))))
+    gathers = metrics[metrics["type"].str.contains("mbedding|getitem")]
+    assert len(gathers) == 4
+    assert set(gathers["dram_read_bytes"]) == {4 * 7 * (8 + 16 * 4)}
+    assert gathers["flops"].tolist() == [4 * 7 * 16 * (kind == "EmbeddingBag") for kind in gathers["type"]]
 
 
 def test_only_the_model_was_traced() -> None:

@@ -86,6 +86,16 @@ def test_work_is_kept_when_a_layer_is_launched_in_chunks(profiles: dict[str, xsp
     np.testing.assert_allclose(rate, rate.iloc[0])
 
 
+def test_work_of_a_recurrent_network_is_that_of_its_products() -> None:
+    """cuDNN unrolls an LSTM: its work belongs to the products of all steps, not to the one copy that is longer."""
+    prof = xsp.load(CAPTURES / "models" / "lstm.xsp")
+    table = analysis.kernel_information(prof)
+    mine = table[(table["layer"] == "lstm") & (table["flops"] > 0)]
+    assert mine["name"].str.startswith("nvjet").all()
+    assert mine["flops"].sum() == pytest.approx(2 * 32 * 128 * 2 * 4 * 1024 * (1024 + 1024))
+    assert (mine["flops_per_s"] < H100_FP16).all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_kernel_beats_the_hardware(name: str, profiles: dict[str, xsp.Profile]) -> None:
     """Analytic FLOPs never exceed what an H100 can compute in the kernel's time, at its precision's peak."""
@@ -106,6 +116,7 @@ def test_occupancy_by_hand() -> None:
         (128, 16, 0, 132, 4 / 64),  # one block for each multiprocessor
         (64, 16, 0, 10_000, 1.0),  # 32 blocks of 2 warps
         (32, 16, 0, 10_000, 0.5),  # no more than 32 blocks
+        (32, 80, 0, 10_000, 24 / 64),  # 16384 registers of a partition / (80 * 32) = 6 warps of each of four
     ]  # fmt: skip
     kernels = pd.DataFrame(
         {

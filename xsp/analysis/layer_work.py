@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from math import isqrt, nan, prod
+from math import nan, prod
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from xsp.analysis.data_types import itemsize, precision_of
-
-Shapes = Sequence[Sequence[int]]
+from xsp.analysis.layer_products import Operands, Shapes, is_product, product_flops
 
 
 class Work(NamedTuple):
@@ -45,15 +44,19 @@ def _forward(layer: Mapping[Hashable, Any]) -> Work:
     read, write = tensor_bytes(inputs, types[0]), tensor_bytes(outputs, types[1])
     if _VIEWS.match(kind) and layer["allocated_bytes"] == 0:
         return Work(0.0, 0.0, 0.0)
-    if _GATHERS.match(kind):
-        read = write + tensor_bytes(inputs[-1:], types[0][-1:])
+    gathered = _gathered(kind, inputs, outputs, types[0])
+    if gathered is not None:
+        read = gathered.elements * itemsize(next(iter(types[1]), None)) + gathered.index_bytes
     else:
         read += layer["parameter_bytes"]
     data_type = _computed_in(*types)
-    product = _product(kind, inputs, outputs, layer["parameter_bytes"], types)
-    if product is not None:
-        return Work(product, read, write, precision_of(data_type), True)
-    return Work(_elementwise(kind, inputs, outputs), read, write, _core_precision(data_type))
+    if is_product(kind):
+        operands = Operands(kind, inputs, outputs, types[0], types[1], layer["parameter_bytes"])
+        return Work(product_flops(operands), read, write, precision_of(data_type), True)
+    # A bag adds its rows up.
+    added = gathered.elements if gathered is not None and re.search(r"[Bb]ag$", kind) else None
+    flops = _elementwise(kind, inputs, outputs) if added is None else added
+    return Work(flops, read, write, _core_precision(data_type))
 
 
 _TENSORS = ("input_shapes", "output_shapes", "input_dtypes", "output_dtypes")
@@ -98,77 +101,40 @@ def _backward(node: Mapping[Hashable, Any], forward: Mapping[Hashable, Any]) -> 
         return Work(flops=0.0)
     saved = 0.0 if moves or _LINEAR.match(node["type"]) else tensor_bytes(outputs, types[1])
     traffic = tensor_bytes(inputs, types[0]) + saved, tensor_bytes(outputs, types[1])
-    if _product(kind, outputs, inputs, 0, types) is not None:
+    if is_product(kind):
         return Work(nan, *traffic)
     flops = 0.0 if moves else 2 * _elementwise(kind, outputs, inputs)
     return Work(flops, *traffic, _core_precision(_computed_in(*types)))
 
 
-# ---- products ----
+# ---- tables of which a few rows are read ----
+
+_EMBEDDING = re.compile(r"[Ee]mbedding(Bag|_bag)?$")
+_INDEXING = re.compile(r"(index_select|gather|index|getitem|take)$")
 
 
-def _product(
-    kind: str, inputs: Shapes, outputs: Shapes, parameter_bytes: int, types: Sequence[Sequence[str]]
-) -> float | None:
-    """FLOPs of a layer that is a matrix product, an attention or a convolution; None for others, NaN if unknown."""
-    if not outputs or not inputs:
+class Gathered(NamedTuple):
+    """Elements that are read from a table, and bytes of the indices that name them."""
+
+    elements: float
+    index_bytes: float
+
+
+def _gathered(kind: str, inputs: Shapes, outputs: Shapes, types: Sequence[str]) -> Gathered | None:
+    """What a layer gathers; None for layers that read all of their inputs."""
+    if _INDEXING.match(kind):
+        return Gathered(_elements(outputs), tensor_bytes(inputs[1:], types[1:]))
+    if not _EMBEDDING.match(kind):
         return None
-    if _LINEAR_MAP.match(kind):
-        return _inner(inputs[0], outputs[0])
-    if _MATRIX_PRODUCT.match(kind):
-        return _inner(inputs[-2] if len(inputs) > 1 else (), outputs[0])
-    if kind == "scaled_dot_product_attention":
-        return _attention(inputs)
-    if re.fullmatch(r"Conv[123]d", kind):
-        return _convolution(inputs[0], outputs[0], parameter_bytes, types)
-    return nan if _OTHER_PRODUCT.match(kind) else None
-
-
-_LINEAR_MAP = re.compile(r"(Linear|linear|Conv1D|NonDynamicallyQuantizableLinear)$")
-_MATRIX_PRODUCT = re.compile(r"_*(r?matmul|mm|bmm|addmm|baddbmm|mv|dot)_*$")
-_OTHER_PRODUCT = re.compile(
-    r"(Lazy)?Conv|conv[123_]|conv_transpose|MultiheadAttention|einsum|tensordot|Bilinear|LSTM|GRU|RNN"
-)
-
-
-def _inner(left: Sequence[int], output: Sequence[int]) -> float:
-    """A product whose left operand has the summed dimension last: 2 k for each element of the output."""
-    return float(2 * prod(output) * left[-1]) if left else nan
-
-
-def _attention(inputs: Shapes) -> float:
-    """Query, key and value: 2 L S E for the scores and 2 L S E_v for the output, per batch and head; causal in full."""
-    if len(inputs) < 3:
-        return nan
-    query, key, value = inputs[:3]
-    return float(2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
-
-
-def _convolution(
-    source: Sequence[int], output: Sequence[int], parameter_bytes: int, types: Sequence[Sequence[str]]
-) -> float:
-    """2 N K P Q (C / groups) R S, with the filter's size from the bytes of the parameters.
-
-    NaN where these bytes do not tell: with half precision, which autocast may have made from wider parameters, and
-    with groups that leave open whether there is a bias.
-    """
-    known = types[0][:1] == types[1][:1] and types[0][0] in {"float32", "float64"}
-    channels, filters = (shape[1] if len(shape) > 2 else 0 for shape in (source, output))
-    if not known or not channels or not filters:
-        return nan
-    each = parameter_bytes / itemsize(types[0][0]) / filters
-    for size in (each, each - 1):
-        whole = int(size)
-        dense = channels > 1 and whole % channels == 0
-        depthwise = channels == filters and isqrt(max(whole, 0)) ** 2 == whole and whole % 2
-        if size == whole > 0 and (dense or depthwise):
-            return float(2 * prod(output) * whole)
-    return nan
+    # The table is an input where it is no parameter, before or after the indices; offsets of bags come last.
+    whole = [(shape, data_type) for shape, data_type in zip(inputs, types, strict=False) if "int" in data_type]
+    if not whole or not outputs or not outputs[0]:
+        return Gathered(nan, nan)
+    return Gathered(_elements([whole[0][0]]) * outputs[0][-1], tensor_bytes(*zip(*whole, strict=True)))
 
 
 # ---- the rest ----
 
-_GATHERS = re.compile(r"Embedding$|embedding$|index_select$|gather$|index$|__?getitem_*$|take$")
 _VIEWS = re.compile(
     r"(Flatten|Unflatten|Identity|flatten|unflatten|view|view_as|reshape|permute|transpose|t|squeeze|unsqueeze|expand|"
     r"expand_as|split|chunk|unbind|narrow|select|detach|getitem|contiguous|to|float|half|double|type)$"
@@ -176,10 +142,10 @@ _VIEWS = re.compile(
 """Functions that give another view of their input where they need not copy it; then they allocate nothing."""
 _NO_ARITHMETIC = re.compile(
     r"ReLU6?$|relu6?$|Hardtanh|hardtanh|clamp|max_?pool|MaxPool|AdaptiveMaxPool|adaptive_max_pool|Identity|Flatten|"
-    r"Unflatten|Embedding$|embedding$|index_select$|gather$|index$|__?getitem_*$|take$|to$|float$|half$|double$|"
+    r"Unflatten|Embedding$|embedding$|index_select$|gather$|index$|[gs]etitem$|take$|to$|float$|half$|double$|"
     r"bfloat16$|type$|clone$|contiguous$|copy$|cat$|concat|stack$|permute$|reshape$|view$|transpose$|t$|flatten$|"
     r"split$|chunk$|unbind$|expand$|repeat|roll$|pad$|full|zeros|ones|arange$|empty|where$|masked_fill|"
-    r"eq$|ne$|lt$|le$|gt$|ge$|max$|min$|maximum$|minimum$|argmax$|argmin$|topk$|sort$|PixelShuffle|pixel_shuffle|"
+    r"eq$|ne$|lt$|le$|gt$|ge$|any$|all$|isinf$|isnan$|max$|min$|maximum$|minimum$|argmax$|argmin$|topk$|sort$|PixelShuffle|pixel_shuffle|"
     r"ChannelShuffle|channel_shuffle|detach$|item$|squeeze$|unsqueeze$|tril$|triu$",
 )
 _PER_OUTPUT: tuple[tuple[re.Pattern[str], float], ...] = tuple(
@@ -190,7 +156,7 @@ _PER_OUTPUT: tuple[tuple[re.Pattern[str], float], ...] = tuple(
         (r"(pow|square|abs)$", 1),
         (r"BatchNorm[123]d$|FrozenBatchNorm2d$|batch_norm$", 2),
         (r"(Layer|Group|Instance)Norm([123]d|2d)?$|(layer|group|instance)_norm$", 8),
-        (r"\w*RMSNorm$|rms_norm$", 4),
+        (r"(\w*RMS|T5Layer)Norm$|rms_norm$", 4),
         (r"(log_)?softmax$|(Log)?Softmax$", 4),
         (r"Sigmoid$|sigmoid$", 3),
         (r"SiLU(Activation)?$|silu$|Hardswish$|hardswish$", 4),

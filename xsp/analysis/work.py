@@ -129,14 +129,17 @@ _HELPERS = re.compile(
 def attributed(sequence: pd.DataFrame, group: pd.Series[int]) -> npt.NDArray[np.float64]:
     """Each kernel's share of its group's work, NaN for kernels that have none and for group -1.
 
-    All of it belongs to the longest kernel, helpers (layout changes, sums of partial results) coming last; where that
-    kernel was launched several times, as when a list of tensors is worked off in chunks, shares are by duration.
+    All of it belongs to the kernel that takes longest, helpers (layout changes, sums of partial results) coming last;
+    where that kernel was launched several times, as by every step of a recurrent network or for the chunks of a list of
+    tensors, shares are by duration.
     """
     names = sequence["name"]
     distinct = pd.Series({name: bool(_HELPERS.search(name)) for name in names.unique()}, dtype=bool)
-    order = pd.DataFrame(
+    launches = pd.DataFrame(
         {"group": group, "helper": names.map(distinct).astype(bool), "ns": sequence["duration_ns"], "name": names}
-    ).sort_values(["helper", "ns"], ascending=[True, False], kind="stable")
+    )
+    launches["ns"] = launches.groupby(["group", "name"])["ns"].transform("sum")
+    order = launches.sort_values(["helper", "ns"], ascending=[True, False], kind="stable")
     main = order.drop_duplicates("group").set_index("group")["name"]
     mine = (group.map(main) == names).to_numpy() & (group >= 0).to_numpy()
     duration = sequence["duration_ns"].where(mine).clip(lower=1.0)

@@ -26,10 +26,11 @@ import train_step
 import transformer
 
 from xsp.analysis.statistics import trimmed
-from xsp.driver import SETTLING_RUNS, Executor, rungs_for, tracing
+from xsp.driver import SETTLING_RUNS, Executor, rungs_for
 from xsp.environment import environment
 from xsp.preparation import Settings, prepare
 from xsp.run import latency_ns
+from xsp.switching import tracing
 from xsp.target import target_of
 from xsp.types import Tracer
 

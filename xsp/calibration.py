@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 from xsp.analysis.correction.charges import Costs
 from xsp.levels.function_mode import Codes
 from xsp.levels.layer import LayerTracer
+from xsp.switching import tracing
 from xsp.types import Level, Tracer
 
 EVENTS = 200
@@ -97,9 +99,7 @@ def _kernel(tracer: Tracer) -> float:
     best = [float("inf"), float("inf")]  # tracer off, tracer on
     for _ in range(BATCHES):
         for on in (False, True):
-            if on:
-                tracer.start()
-            try:
+            with _tracing(tracer, on=on):
                 x.add_(1)
                 torch.cuda._sleep(QUEUE_CYCLES)  # type: ignore[no-untyped-call] # until all are queued
                 begin.record()
@@ -107,13 +107,14 @@ def _kernel(tracer: Tracer) -> float:
                     x.add_(1)
                 end.record()
                 torch.cuda.synchronize()
-            finally:
-                if on:
-                    tracer.stop()
             best[on] = min(best[on], begin.elapsed_time(end) * 1e6)
     tracer.collect()
     tracer.lost()
     return max(best[True] - best[False], 0.0) / EVENTS
+
+
+def _tracing(tracer: Tracer, *, on: bool) -> AbstractContextManager[None]:
+    return tracing([tracer] if on else [], "in a tight loop")
 
 
 def _added(
@@ -126,9 +127,7 @@ def _added(
     best = [float("inf"), float("inf")]  # tracer off, tracer on
     for _ in range(BATCHES):
         for on in (False, True):
-            if on:
-                tracer.start()
-            try:
+            with _tracing(tracer, on=on):
                 # Once without a clock: what the tracer does when it is new is not an event's cost.
                 (make() if make else loop)()
                 after()
@@ -137,8 +136,5 @@ def _added(
                 timed()
                 best[on] = min(best[on], time.perf_counter_ns() - start)
                 after()
-            finally:
-                if on:
-                    tracer.stop()
     tracer.collect()
     return max(best[1] - best[0], 0.0) / EVENTS

@@ -16,7 +16,7 @@ from xsp.assembly import assemble
 from xsp.calibration import tight_loops
 from xsp.capture import Capture
 from xsp.counting import Counters, counted
-from xsp.doubts import about_closure, about_overlap, about_runs, about_short_kernels
+from xsp.doubts import about_closure, about_modified, about_overlap, about_runs, about_short_kernels
 from xsp.driver import Executor, Ladder, climb, rungs_for
 from xsp.environment import environment
 from xsp.gpu_state import GpuWatch, kept_rounds
@@ -134,6 +134,7 @@ def _warnings(
 ) -> list[str]:
     return [
         *prepared.executor.target.notes,
+        *about_modified(prepared.executor.modified()),
         *prepared.doubts,
         *(sentence for sentence in (rounds.watch.why, rounds.suspect) if sentence),
         *about_runs(tables, rounds.why, prepared.device_work),

@@ -54,6 +54,18 @@ def _changed_work(tables: dict[str, pd.DataFrame], device_work: int | None) -> l
     return [tagged("changed-work", sentence)]
 
 
+def about_modified(names: list[str]) -> list[str]:
+    """A sentence if the model writes to its inputs or parameters: each run starts from what the last one left."""
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    sentence = (
+        f"the model writes to its inputs or parameters in place ({', '.join(names[:3])}{more}): this is not put back, "
+        "and each run starts from what the run before it left"
+    )
+    return [tagged("modified-in-place", sentence)]
+
+
 def about_overlap(activities: int, serialized: bool) -> list[str]:
     """A sentence if kernels of different layers ran at the same time."""
     if not activities:

@@ -12,19 +12,24 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from xsp.interrupts import whole
 from xsp.run import MODEL_CALLS, Run
 from xsp.state import ModelState, RandomState
-from xsp.target import Call, Target
+from xsp.switching import tracing
+from xsp.target import Call, Target, tensors_in, versions
 from xsp.types import Columns, Level, RunSpec, Tracer
 
 # The first execution after switching tracers pays for cold code and first-use set-up; it is not counted.
 SETTLING_RUNS = 1
+
+# What tracers replace is the process's: two profiles at once would trace, and delay, each other.
+_ONE_AT_A_TIME = threading.RLock()
 
 Stop = Callable[[Sequence[Run]], "str | None"]
 """Given all runs so far, after a whole round: None to go on, or a sentence that says why enough is known."""
@@ -49,8 +54,10 @@ class Executor:
 
     def __init__(self, target: Target, random: RandomState | None = None) -> None:
         self.target = target
-        self._state = ModelState(target.model) if target.model is not None else None
-        self._random = (random or RandomState.current()) if target.model is not None else None
+        self._random = random
+        self._state: ModelState | None = None
+        self._given: dict[str, torch.Tensor] = {}
+        self._versions: list[int] = []
 
     def run(self, ready: Callable[[], None] = lambda: None) -> Columns:
         """Execute once, from the saved state; returns the stamps of the model calls (MODEL_CALLS).
@@ -58,7 +65,7 @@ class Executor:
         `ready` is called when the state is restored, just before the first call.
         """
         self._restore()
-        with _no_garbage_collection():
+        with whole(_no_garbage_collection()):
             ready()
             stamps = [self._stamped(call) for call in self.target.calls]
         columns = np.array(stamps, dtype=np.int64).reshape(-1, len(MODEL_CALLS)).T
@@ -66,13 +73,35 @@ class Executor:
 
     @contextmanager
     def restored_afterwards(self) -> Iterator[None]:
-        """Put random state, buffers, gradients and flags back to what they were when this block began."""
+        """Runs in this block start from the state that a model has when it begins: random state (unless one was given),
+        buffers, gradients and flags. They are put back to that when it ends. Another thread's block is waited for.
+        """
+        with _ONE_AT_A_TIME, whole(self._restoring()):
+            yield
+
+    def modified(self) -> list[str]:
+        """The model's inputs and parameters that runs wrote to; nothing puts them back."""
+        now = versions(list(self._given.values()))
+        return [name for name, old, new in zip(self._given, self._versions, now, strict=True) if old != new]
+
+    @contextmanager
+    def _restoring(self) -> Iterator[None]:
+        if self.target.model is None:
+            yield
+            return
         final = RandomState.current()
+        self._random = self._random or final
+        self._state = ModelState(self.target.model)
+        inputs = tensors_in([(call.args, dict(call.kwargs)) for call in self.target.calls])
+        self._given = {f"input {place}": tensor for place, tensor in enumerate(inputs)}
+        self._given |= self.target.model.named_parameters()
+        self._versions = versions(list(self._given.values()))
         try:
             yield
         finally:
-            if self._state is not None:
+            try:
                 self._state.restore_with_gradients()
+            finally:
                 final.restore()
 
     def _restore(self) -> None:
@@ -84,7 +113,7 @@ class Executor:
     @staticmethod
     def _stamped(call: Call) -> tuple[int, int, int, int]:
         clock = time.perf_counter_ns
-        with call.ambient.restored():
+        with whole(call.ambient.restored()):
             start = clock()
             output = call()
             returned = clock()
@@ -165,31 +194,3 @@ def _visit(executor: Executor, spec: RunSpec, tracers: Mapping[Level, Tracer], n
 def _new_run(active: Sequence[Tracer]) -> None:
     for tracer in active:
         tracer.new_run()
-
-
-@contextmanager
-def tracing(active: Sequence[Tracer], when: str) -> Iterator[None]:
-    """Tracers on, the innermost level's last, and off again in the opposite order whatever happens."""
-    with ExitStack() as stack:
-        for tracer in active:
-            stack.callback(tracer.stop)
-            tracer.start()
-        try:
-            yield
-        except Exception as error:
-            add_note(error, f"xsp: raised {_last_layer(active)}{when}")
-            raise
-
-
-def _last_layer(active: Sequence[Tracer]) -> str:
-    named = (getattr(tracer, "last_layer", None) for tracer in active)
-    last = next((tracer() for tracer in named if tracer is not None), None)
-    return f"in or after layer {last!r}, " if last else ""
-
-
-def add_note(error: BaseException, note: str) -> None:
-    """`error.add_note`, which Python 3.10 lacks."""
-    if hasattr(error, "add_note"):
-        error.add_note(note)
-    else:
-        error.__notes__ = [*getattr(error, "__notes__", []), note]

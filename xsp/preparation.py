@@ -13,8 +13,9 @@ from torch import nn
 
 from xsp import levels as level_table
 from xsp.analysis.correlate import call_of, sorted_by_start, within_model
-from xsp.driver import Executor, Stop, add_note, tracing
+from xsp.driver import Executor, Stop
 from xsp.errors import TargetError
+from xsp.interrupts import whole
 from xsp.levels import memory
 from xsp.levels.compiled import compilations
 from xsp.levels.layer import LayerTracer
@@ -24,6 +25,7 @@ from xsp.progress import bar
 from xsp.run import latency_ns
 from xsp.slugs import tagged
 from xsp.stopping import BUDGET_S, after_rounds, until_precise
+from xsp.switching import add_note, tracing
 from xsp.types import Level, LevelStatus, Status, Tracer
 from xsp.warmup import warm_up
 
@@ -124,7 +126,7 @@ def _warmed_up(executor: Executor, settings: Settings, doubts: list[str]) -> tup
     """The first run, under watch for the modules it calls, then warm-up runs."""
     called: list[nn.Module] = []
     roots: list[nn.Module] = []
-    with _noted("while xsp looked for its layers", roots), discovered(called, roots):
+    with _noted("while xsp looked for its layers", roots), whole(discovered(called, roots)):
         executor.run()
 
     title = f"xsp {executor.target.name}: warm-up"
@@ -144,7 +146,8 @@ def _noted(when: str, roots: list[nn.Module]) -> Iterator[None]:
     except Exception as error:
         failed = error.__dict__.pop("_xsp_layer", None)
         name = qualified_names(roots).get(failed) if failed is not None else None
-        where = f"in layer {name!r} ({type(failed).__name__}), " if failed is not None else ""
+        kind = "" if failed is None else type(failed).__name__
+        where = f"in layer {name!r} ({kind}), " if name else f"in {kind}, " if kind else ""
         add_note(error, f"xsp: raised {where}{when}")
         raise
 
@@ -161,7 +164,7 @@ def _structure(
         from xsp.levels.library import LibraryTracer
 
         active.append(LibraryTracer(structure=True))
-    with tracing(active, "in the structure run"), recorder:
+    with tracing(active, "in the structure run"), whole(recorder):
         calls = executor.run(recorder.new_run)
     structure = recorder.structure.within(calls)
     if not active:
@@ -184,8 +187,7 @@ def _memory(executor: Executor, structure: Structure, doubts: list[str]) -> memo
         doubts.append(tagged("memory-unknown", reason))
         return None
     try:
-        with tracing([], "in the run that records memory"):
-            return memory.recorded(executor.run, structure.codes, codes)
+        return memory.recorded(executor.run, structure.codes, codes)
     except Exception as error:
         if not memory.is_own_failure(error):
             raise

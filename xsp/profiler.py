@@ -11,6 +11,7 @@ from torch import nn
 from xsp.climb import climbed
 from xsp.driver import Stop
 from xsp.errors import TargetError
+from xsp.interrupts import uninterrupted
 from xsp.preparation import Settings
 from xsp.profiles import Profile
 from xsp.recording import CallRecorder
@@ -107,16 +108,19 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         self._settings = Settings.of(
             levels, iterations, warmup, budget_s, seed, progress, serialize, stop, metrics, nvtx, ranges_as_layers
         )
-        self._recorder = CallRecorder(model)
-        self._profile = Profile()
+        self._model = model
 
     def __enter__(self) -> Profile:
-        self._recorder.start()
+        self._recorder = CallRecorder(self._model)
+        self._profile = Profile()
+        with uninterrupted():
+            self._recorder.start()
         return self._profile
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._recorder.stop()
+        with uninterrupted():
+            self._recorder.stop()
         if error is None:
             self._profile.fill(climbed(self._recorder.target(), self._settings, self._recorder.random))

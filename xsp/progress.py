@@ -16,10 +16,15 @@ with warnings.catch_warnings():
 SHOW_AFTER_S = 1.0
 
 
+class _Bar(tqdm):  # type: ignore[type-arg] # tqdm cannot be subscribed when it runs
+    # tqdm's monitor is a thread that would outlive the bar and wake up in timed runs.
+    monitor_interval = 0
+
+
 def bar(title: str, total: int | None, show: bool | None, unit: str = "run") -> tqdm[NoReturn]:
     """A bar that appears after a second; `show=None` means only on a terminal or in a notebook."""
     visible = _someone_watches() if show is None else show
-    shown: tqdm[NoReturn] = tqdm(
+    shown: tqdm[NoReturn] = _Bar(
         desc=title, total=total, disable=not visible, delay=SHOW_AFTER_S, leave=False, unit=f" {unit}s"
     )
     return shown

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from xsp.errors import NothingRecordedError
 from xsp.slugs import tagged
 from xsp.state import RandomState
-from xsp.target import Ambient, Call, Target, tensors_in
+from xsp.target import Ambient, Call, Target, versions
 
 MAX_CALLS = 16
 """Calls kept of one block. Their inputs stay in memory until the block's profile is made."""
@@ -62,7 +62,7 @@ class CallRecorder:
             if not self._calls:
                 self.random = RandomState.current()
             self._calls.append(Call(self._model, args, dict(kwargs), Ambient.current()))
-            self._versions.append(_versions(args, kwargs))
+            self._versions.append(versions((args, kwargs)))
             self._kept = True
 
     def _on_return(self, *_: Any) -> None:
@@ -111,7 +111,7 @@ class CallRecorder:
             sentence = f"{self._captured} calls under CUDA graph capture were left out"
             notes.append(tagged("left-out-calls", sentence))
         changed = sum(
-            before != _versions(call.args, call.kwargs)
+            before != versions((call.args, call.kwargs))
             for before, call in zip(self._versions, self._calls, strict=True)
         )
         if changed:
@@ -120,8 +120,3 @@ class CallRecorder:
             )
             notes.append(tagged("modified-inputs", sentence))
         return notes
-
-
-def _versions(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[int]:
-    with torch._C.DisableTorchFunction():
-        return [0 if tensor.is_inference() else tensor._version for tensor in tensors_in((args, dict(kwargs)))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,12 +91,24 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 
 
 def described(value: Any) -> tuple[list[list[int]], list[str]]:
-    """Shapes and dtypes of the tensors inside `value`."""
-    tensors = tensors_in(value)
+    """Shapes and dtypes of the tensors inside `value`; a nested tensor counts as the tensors that it consists of."""
+    given = tensors_in(value)
     # Reading an attribute is a torch function: no mode or tensor subclass of the user's may see it.
     with torch._C.DisableTorchFunction():
+        tensors = [one for tensor in given for one in (_parts(tensor) if tensor.is_nested else [tensor])]
         shapes = [list(tensor.shape) for tensor in tensors]
         return shapes, [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
+
+
+def _parts(nested: torch.Tensor) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return list(nested.detach().unbind())
+
+
+def versions(value: Any) -> list[int]:
+    """How often each tensor inside `value` was written to so far, as autograd counts it."""
+    with torch._C.DisableTorchFunction():
+        return [0 if tensor.is_inference() else tensor._version for tensor in tensors_in(value)]
 
 
 def target_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Target:
@@ -105,7 +118,7 @@ def target_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     """
     if not callable(function):
         raise TargetError(
-            f"cannot profile {function!r} of type {type(function).__name__}: "
+            f"cannot profile {textwrap.shorten(repr(function), 120)} of type {type(function).__name__}: "
             "a torch.nn.Module or a callable is needed; for a saved model, load it first"
         )
     model = function if isinstance(function, nn.Module) else None

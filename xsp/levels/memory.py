@@ -18,9 +18,11 @@ import torch
 from torch.autograd.profiler import record_function
 
 from xsp.analysis.align import matched
+from xsp.interrupts import whole
 from xsp.levels.function_mode import Codes
 from xsp.levels.layer import LayerTracer
 from xsp.levels.stamps import Stamp, paired
+from xsp.switching import tracing
 
 _MARK = "xsp stamp "
 
@@ -79,12 +81,11 @@ def recorded(
     log = _MarkingLog()
     tracer = LayerTracer(codes, log)
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        try:
-            tracer.start()
-            run(tracer.new_run)
-        finally:
-            tracer.stop()
+    with (
+        whole(torch.profiler.profile(activities=activities, profile_memory=True)) as profile,
+        tracing([tracer], "in the run that records memory"),
+    ):
+        run(tracer.new_run)
     return _evaluated(profile, log, structure_codes)
 
 

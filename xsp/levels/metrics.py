@@ -51,7 +51,7 @@ def parse_metrics(metrics: str | Iterable[str]) -> tuple[str, ...]:
 
     Raises LevelError for what is neither the name of a group nor of CUPTI's form `unit__counter.rollup`.
     """
-    texts = [metrics] if isinstance(metrics, str) else list(metrics)
+    texts = list(metrics) if isinstance(metrics, Iterable) and not isinstance(metrics, str) else [metrics]
     names = [name.strip() for text in texts for name in (text.split(",") if isinstance(text, str) else [repr(text)])]
     for name in names:
         if name and name not in GROUPS and "__" not in name:

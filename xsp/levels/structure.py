@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -122,7 +122,8 @@ def discovered(called: list[nn.Module], roots: list[nn.Module]) -> Iterator[None
         except BaseException as error:
             # The innermost module is the first to see an exception pass; outer ones must not claim it.
             if not hasattr(error, "_xsp_layer"):
-                error._xsp_layer = module  # type: ignore[attr-defined]
+                with suppress(Exception):  # one that takes no attributes stays as it is
+                    error._xsp_layer = module  # type: ignore[attr-defined]
             raise
         finally:
             depth[thread] -= 1
@@ -187,15 +188,17 @@ class StructureRecorder:
         self._mode = FunctionalMode(self.structure.codes, self._function_begins, self._function_ends)
 
     def __enter__(self) -> StructureRecorder:
-        for module in self._called:
-            name = self._names.setdefault(module, type(module).__name__)
-            leaf = is_leaf(module)
-            self.structure.modules.append(ModuleRow(name, type(module).__name__, _parameter_bytes(module), leaf))
-            self._hook_leaf(module) if leaf else self._hook_container(module, name)
-        self._exit.callback(run_inside(self._mode.back_on))
-        self._exit.enter_context(self._mode)
-        if self.structure.codes.ranges_are_layers:
-            self._exit.callback(self._ranges.watch())
+        with self._exit:
+            for module in self._called:
+                name = self._names.setdefault(module, type(module).__name__)
+                leaf = is_leaf(module)
+                self.structure.modules.append(ModuleRow(name, type(module).__name__, _parameter_bytes(module), leaf))
+                self._hook_leaf(module) if leaf else self._hook_container(module, name)
+            self._exit.callback(run_inside(self._mode.back_on))
+            self._exit.enter_context(self._mode)
+            if self.structure.codes.ranges_are_layers:
+                self._exit.callback(self._ranges.watch())
+            self._exit = self._exit.pop_all()
         return self
 
     def __exit__(self, *exception: Any) -> None:

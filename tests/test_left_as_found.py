@@ -1,0 +1,220 @@
+"""The program is what it was after a profile: buffers of any kind, flags, what tracers replace, interrupted or not."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from quick import LAYERS
+from torch import nn
+
+import xsp
+
+
+class Calling(nn.Linear):
+    """A linear layer that hands itself over before each call."""
+
+    def __init__(self, watch: Callable[[Calling], object] = lambda _self: None) -> None:
+        super().__init__(4, 4)
+        self.watch = watch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.watch(self)
+        return super().forward(x)
+
+
+def with_buffer(buffer: torch.Tensor | None, watch: Callable[[Calling], object] = lambda _self: None) -> Calling:
+    model = Calling(watch)
+    model.register_buffer("kept", buffer)
+    return model
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        torch.arange(4.0).expand(3, 4),
+        torch.arange(8.0).as_strided((4, 4), (1, 1)),
+        torch.ones(3, requires_grad=True),
+        torch.eye(4).to_sparse(),
+        torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged),
+    ],
+    ids=["expanded", "overlapping", "requires grad", "sparse", "nested"],
+)
+def test_buffers_of_every_kind_are_put_back(buffer: torch.Tensor) -> None:
+    """Buffers that cannot be copied to like any tensor are no obstacle, and stay the same objects."""
+    model = with_buffer(buffer)
+    xsp.measure(model, torch.randn(2, 4), **LAYERS)
+    assert model.kept is buffer
+    assert buffer.grad_fn is None
+
+
+def test_a_buffer_with_a_graph_keeps_it() -> None:
+    """Putting a buffer back is not recorded by autograd, so a graph that leads through it can still be walked."""
+    model = with_buffer(None)
+    doubled = model.bias * 2
+    model.kept = doubled
+    node = doubled.grad_fn
+    xsp.measure(model, torch.randn(2, 4), **LAYERS)
+    assert doubled.grad_fn is node
+
+
+def grow(model: Calling) -> None:
+    """What a cache does: fill an empty buffer, append to a filled one."""
+    model.kept = torch.ones(1) if model.kept is None else torch.cat([model.kept, model.kept])
+
+
+def grow_in_place(model: Calling) -> None:
+    """The same to the tensor itself."""
+    model.kept.data = torch.cat([model.kept, model.kept])
+
+
+@pytest.mark.parametrize(
+    ("buffer", "watch"),
+    [(None, grow), (torch.ones(3), grow), (torch.ones(3), grow_in_place)],
+    ids=["empty", "replaced", "resized"],
+)
+def test_caches_do_not_grow_from_run_to_run(buffer: torch.Tensor | None, watch: Callable[[Calling], object]) -> None:
+    """A buffer that was empty is empty again in every run, and one that grew has its old size."""
+    sizes: list[int] = []
+
+    def watched(model: Calling) -> None:
+        sizes.append(-1 if model.kept is None else model.kept.numel())
+        watch(model)
+
+    model = with_buffer(buffer, watched)
+    xsp.measure(model, torch.randn(2, 4), **LAYERS)
+    assert set(sizes) == {-1 if buffer is None else 3}
+    assert model.kept is buffer
+
+
+def test_requires_grad_comes_back() -> None:
+    """A model that freezes itself is not frozen afterwards, and each run begins with what it was."""
+    found: list[bool] = []
+
+    def freeze(model: Calling) -> None:
+        found.append(model.weight.requires_grad)
+        model.weight.requires_grad_(False)
+
+    model = Calling(freeze)
+    xsp.measure(model, torch.randn(2, 4), **LAYERS)
+    assert model.weight.requires_grad
+    assert all(found)
+
+
+def test_parameters_that_the_model_writes_to_are_named() -> None:
+    """Parameters and inputs are not copied: a model that writes to them gets a warning that names them."""
+
+    def decay(model: Calling) -> None:
+        with torch.no_grad():
+            model.weight.mul_(0.9)
+
+    x = torch.randn(2, 4)
+    assert not any("modified-in-place" in each for each in xsp.measure(Calling(), x, **LAYERS).warnings)
+    warnings = xsp.measure(Calling(decay), x, **LAYERS).warnings
+    assert any("(weight)" in each and "modified-in-place" in each for each in warnings)
+    warnings = xsp.measure(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4)), x, **LAYERS).warnings
+    assert any("(input 0)" in each and "modified-in-place" in each for each in warnings)
+
+
+def test_lazy_model_is_refused_until_it_has_shapes() -> None:
+    """Parameters that the first call makes could not be put back; the error says what to do, and doing it helps."""
+    model, x = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d()), torch.randn(2, 3)
+    with pytest.raises(xsp.XspError, match=r"0\.weight.*call it once"):
+        xsp.measure(model, x, **LAYERS)
+    model(x)
+    assert len(xsp.measure(model, x, **LAYERS).tree()) == 3
+
+
+def replaced() -> tuple[Any, ...]:
+    """What tracers replace, and other state of the process."""
+    return (
+        nn.Module.__call__,
+        torch.autograd._engine_run_backward,
+        torch.cuda.nvtx._nvtx,
+        torch._C._len_torch_function_stack(),
+        torch.autograd._profiler_enabled(),
+        torch.is_grad_enabled(),
+        signal.getsignal(signal.SIGINT),
+        threading.active_count(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        ("start", 3),  # of the layer tracer, in the memory run: half of it is on
+        ("start", 30),  # in a later run
+        ("stop", 3),
+        ("stop", 30),
+        ("__enter__", 3),  # of the structure recorder
+        ("discovered", 10),
+        ("restore_with_gradients", 2),
+    ],
+)
+def test_interrupt_while_something_is_switched_leaves_nothing_behind(function: str, line: int) -> None:
+    """Ctrl-C that arrives while a tracer is being switched or state is being put back takes effect after it."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    x = torch.randn(3, 4)
+    model(x).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    before, entries = replaced(), sorted(vars(model[0]))
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal lines
+        if frame.f_code.co_name != function or "/xsp/" not in frame.f_code.co_filename:
+            return None
+        lines += event == "line"
+        if lines == line:
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    try:
+        sys.settrace(trace)
+        xsp.measure(model, x, **LAYERS)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    assert lines >= line
+    assert replaced() == before
+    assert sorted(vars(model[0])) == entries
+    assert [parameter.grad for parameter in model.parameters()] == gradients
+
+
+def test_profiles_on_several_threads_wait_for_each_other() -> None:
+    """Tracers replace what belongs to the process: profiles of two threads do not see each other's layers."""
+    models = [nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Sequential(nn.Tanh(), nn.Linear(4, 4), nn.Tanh())]
+    before, x = replaced(), torch.randn(2, 4)
+    with ThreadPoolExecutor(2) as pool:
+        profiles = list(pool.map(lambda model: xsp.measure(model, x, **LAYERS), models))
+    assert [list(prof.tree()["type"])[1:] for prof in profiles] == [["Linear", "ReLU"], ["Tanh", "Linear", "Tanh"]]
+    assert replaced() == before
+
+
+def test_one_profile_object_can_serve_several_blocks() -> None:
+    """Each block gets a profile of its own calls."""
+    model = nn.Linear(4, 4)
+    block = xsp.profile(model, **LAYERS)
+    with block as first:
+        model(torch.randn(2, 4))
+    with block as second:
+        model(torch.randn(5, 4))
+    assert [list(prof.table("calls")["input_shapes"]) for prof in (first, second)] == [["[[2, 4]]"], ["[[5, 4]]"]]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_described_by_their_parts(layout: torch.layout) -> None:
+    """A nested tensor has no shape of its own; the shapes of the tensors in it are given."""
+    x = torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)], layout=layout)
+    layers = xsp.measure(nn.Linear(4, 4), x, **LAYERS).table("layers")
+    assert layers["input_shapes"].iloc[0] == "[[2, 4], [3, 4]]"

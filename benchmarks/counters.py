@@ -34,7 +34,7 @@ import transformer
 import xsp
 from xsp.analysis.counters import counted_work
 from xsp.analysis.sequence import kernel_sequence
-from xsp.environment import environment
+from xsp.machine.environment import environment
 
 READ, WRITE = "dram__bytes_read.sum", "dram__bytes_write.sum"
 OCCUPANCY = "sm__warps_active.avg.pct_of_peak_sustained_active"

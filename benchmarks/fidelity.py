@@ -36,8 +36,8 @@ from torch import nn
 
 import xsp
 from xsp.analysis.statistics import trimmed
-from xsp.environment import environment
 from xsp.levels.kernel import KernelTracer
+from xsp.machine.environment import environment
 
 PAUSE_S = 0.05
 

@@ -26,12 +26,12 @@ import train_step
 import transformer
 
 from xsp.analysis.statistics import trimmed
-from xsp.driver import SETTLING_RUNS, Executor, rungs_for
-from xsp.environment import environment
-from xsp.preparation import Settings, prepare
+from xsp.machine.environment import environment
+from xsp.measuring.driver import SETTLING_RUNS, Executor, rungs_for
+from xsp.measuring.preparation import Settings, prepare
+from xsp.measuring.switching import tracing
+from xsp.measuring.target import target_of
 from xsp.run import latency_ns
-from xsp.switching import tracing
-from xsp.target import target_of
 from xsp.types import Tracer
 
 Condition = Callable[[], AbstractContextManager[Any]]

@@ -45,7 +45,7 @@ from xsp.analysis.comparing.sessions import among_sessions, spread  # noqa: E402
 from xsp.analysis.comparing.verdict import REGRESSION, UNDECIDED, paired_verdict, verdict  # noqa: E402 # likewise
 from xsp.analysis.statistics import trimmed  # noqa: E402 # likewise
 from xsp.comparing import LEAST_ROUNDS  # noqa: E402 # likewise
-from xsp.environment import environment  # noqa: E402 # likewise
+from xsp.machine.environment import environment  # noqa: E402 # likewise
 
 STORED_RUNS = 30
 SESSIONS = 5

@@ -18,13 +18,13 @@ import xsp
 from xsp.analysis.counters import FORMULAS, counted_work
 from xsp.analysis.sequence import kernel_sequence
 from xsp.capture import TABLES
-from xsp.counting import Counters, Gpu, counted
-from xsp.driver import Executor
 from xsp.errors import LevelError
 from xsp.levels.cupti import CuptiLibrary
 from xsp.levels.metrics import BLOCKS, GROUPS, INSTRUMENTED, chosen, parse_metrics
 from xsp.levels.range_profiler import MetricHost
-from xsp.target import target_of
+from xsp.measuring.counting import Counters, Gpu, counted
+from xsp.measuring.driver import Executor
+from xsp.measuring.target import target_of
 from xsp.types import Level
 
 SOURCE = Path(__file__).parent / "native" / "fake_range_profiler.c"

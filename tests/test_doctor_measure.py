@@ -12,10 +12,10 @@ from quick import measured
 from typer.testing import CliRunner
 
 import xsp
-from xsp import ceilings, measured_peaks
-from xsp.ceilings import Ceiling, measured_ceilings, resources_of
 from xsp.cli.application import app
-from xsp.environment import environment
+from xsp.machine import ceilings, measured_peaks
+from xsp.machine.ceilings import Ceiling, measured_ceilings, resources_of
+from xsp.machine.environment import environment
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,12 @@ from quick import LAYERS, QUICK
 from torch import nn
 
 import xsp
-from xsp import stopping, warmup
 from xsp.assembly import Vocabulary, assemble
-from xsp.driver import Ladder, Stop, climb, rungs_for
+from xsp.measuring import stopping, warmup
+from xsp.measuring.driver import Ladder, Stop, climb, rungs_for
+from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, after_rounds, until_precise
 from xsp.profiles import Profile
 from xsp.run import MODEL_CALLS, Run
-from xsp.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, after_rounds, until_precise
 from xsp.types import LAYER_EVENTS, Columns, Level, RunSpec, empty
 
 LADDER = Ladder(rungs_for([Level.MODEL, Level.LAYER, Level.LIBRARY, Level.KERNEL]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xsp.gpu_state import GpuState, kept_rounds, suspect_rounds
+from xsp.machine.gpu_state import GpuState, kept_rounds, suspect_rounds
 
 
 def state(number: int, clock: int = 1980, throttled_by: str = "") -> GpuState:

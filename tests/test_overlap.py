@@ -12,7 +12,7 @@ from torch import nn
 
 from xsp.analysis.overlap import layer_busy, overlapped, serialized_layers
 from xsp.levels.function_mode import Codes
-from xsp.serialized import SerializingLayerTracer
+from xsp.measuring.serialized import SerializingLayerTracer
 from xsp.types import Level
 
 Activity = tuple[int, int, int, int]

@@ -10,7 +10,7 @@ from captures import gpu_profile
 
 from xsp.analysis.gpu_rates import published_peaks
 from xsp.analysis.peaks import cpu_peaks, gpu_peaks, ideal_arithmetic_intensity, peaks
-from xsp.processor import processor
+from xsp.machine.processor import processor
 
 
 @pytest.mark.parametrize(

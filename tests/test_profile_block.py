@@ -16,7 +16,7 @@ from quick import LAYERS, QUICK, forward_names, profiled
 from torch import nn
 
 import xsp
-from xsp.recording import MAX_CALLS
+from xsp.measuring.recording import MAX_CALLS
 
 
 class Watching(nn.Module):

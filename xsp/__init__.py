@@ -80,7 +80,7 @@ def __getattr__(name: str) -> Any:
     if name == "analysis":
         return import_module("xsp.analysis")
     if name == "__version__":
-        from xsp.environment import version_of
+        from xsp.machine.environment import version_of
 
         return version_of("xsp")
     raise AttributeError(f"module 'xsp' has no attribute {name!r}")

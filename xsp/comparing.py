@@ -14,16 +14,16 @@ from xsp.analysis.comparing.comparable import comparable
 from xsp.analysis.comparing.compare_profiles import Comparison, Whole, compared
 from xsp.analysis.comparing.verdict import ALPHA, Verdict, paired_verdict
 from xsp.analysis.statistics import trimmed
-from xsp.climb import climbed
-from xsp.driver import Executor
 from xsp.errors import TargetError
-from xsp.preparation import Settings
+from xsp.measuring.climb import climbed
+from xsp.measuring.driver import Executor
+from xsp.measuring.preparation import Settings
+from xsp.measuring.progress import bar
+from xsp.measuring.state import RandomState
+from xsp.measuring.target import Target, target_of
+from xsp.measuring.warmup import warm_up
 from xsp.profiles import Profile
-from xsp.progress import bar
 from xsp.run import latency_ns
-from xsp.state import RandomState
-from xsp.target import Target, target_of
-from xsp.warmup import warm_up
 
 THRESHOLD = 0.01
 BUDGET_S = 20.0

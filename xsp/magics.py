@@ -14,12 +14,12 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope
 
-from xsp.climb import climbed
 from xsp.errors import XspError
-from xsp.preparation import Settings
+from xsp.measuring.climb import climbed
+from xsp.measuring.preparation import Settings
+from xsp.measuring.target import target_of
 from xsp.profiler import profile
 from xsp.profiles import Profile
-from xsp.target import target_of
 
 _FILE = "<%xsp>"
 _USAGE = "%xsp CALL or %%xsp MODEL, with options [-o NAME] [--levels M/L/Lib/K] [--iterations N] [--budget SECONDS]"

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from xsp.climb import climbed
-from xsp.driver import Stop
 from xsp.errors import TargetError
-from xsp.interrupts import uninterrupted
-from xsp.preparation import Settings
+from xsp.measuring.climb import climbed
+from xsp.measuring.driver import Stop
+from xsp.measuring.interrupts import uninterrupted
+from xsp.measuring.preparation import Settings
+from xsp.measuring.recording import CallRecorder
+from xsp.measuring.target import target_of
 from xsp.profiles import Profile
-from xsp.recording import CallRecorder
-from xsp.target import target_of
 from xsp.types import Level
 
 
@@ -55,7 +55,7 @@ def measure(
         serialize: also run with the device synchronised after every layer, so that no two layers overlap
             (`Profile.serialized`); by default only where kernels of different layers were seen to overlap.
         stop: a stopping rule instead of `iterations`: given all runs so far, after a whole round, None to go on or
-            a sentence that says why enough is known. `xsp.stopping` has those that are used by default.
+            a sentence that says why enough is known. `xsp.measuring.stopping` has those that are used by default.
         metrics: hardware counters to collect for every kernel, in runs of their own: groups ("flops", "dram",
             "occupancy", "tensor", "l2") and CUPTI metrics such as "dram__bytes_read.sum"; none by default.
         nvtx: execute the target once more, untimed, with NVTX ranges of domain "xsp" around model calls and layers,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from xsp.errors import TargetError
-from xsp.measurable import measurable
+from xsp.measuring.measurable import measurable
 from xsp.profiler import measure
 from xsp.profiles import Profile
 from xsp.sweeps import BATCH_SIZE, Sweep, Value

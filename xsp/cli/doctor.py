@@ -32,8 +32,8 @@ def doctor(
         _facts(console, "torch", [("torch", f"cannot be imported ({error}): nothing can be measured without it")])
         return
     from xsp.cli.peaks import peak_lines
-    from xsp.environment import environment
     from xsp.levels import _native, statuses
+    from xsp.machine.environment import environment
     from xsp.types import Level
 
     _levels(console, statuses(Level))

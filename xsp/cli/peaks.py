@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from xsp import measured_peaks
 from xsp.analysis.peaks import DRAM, cpu_peaks, gpu_peaks
+from xsp.machine import measured_peaks
 
 
 def peak_lines(console: Console, facts: Mapping[str, Any], measure: bool) -> list[tuple[str, str]]:
@@ -44,7 +44,7 @@ def _line(key: str, measured: Mapping[str, float], known: Mapping[str, float], w
 
 def _measured(console: Console, device: str, known: list[str]) -> tuple[dict[str, float], dict[str, str]]:
     """What is measured now: FLOP/s or bytes/s, and with what, both by key."""
-    from xsp.ceilings import measured_ceilings, resources_of
+    from xsp.machine.ceilings import measured_ceilings, resources_of
 
     with console.status("measuring") as status:
         found = measured_ceilings(

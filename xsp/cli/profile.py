@@ -49,7 +49,7 @@ def profile(
     path = new_capture(output or Path(f"{name.label}.xsp"), force)
     import torch
 
-    from xsp.measurable import measurable
+    from xsp.measuring.measurable import measurable
     from xsp.profiler import measure
 
     sys.argv = [target, *(arguments or [])]

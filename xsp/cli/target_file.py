@@ -110,7 +110,7 @@ def _imported(load: Callable[[], ModuleType], text: str) -> ModuleType:
     except TargetError:
         raise
     except Exception as error:
-        from xsp.switching import add_note
+        from xsp.measuring.switching import add_note
 
         add_note(error, f"xsp: raised while {text!r} was imported")
         raise

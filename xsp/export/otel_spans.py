@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, TraceFlags
 
-from xsp.environment import version_of
 from xsp.export.otel_schema import SCOPES, Attributes, detail_attributes, launch_attributes
+from xsp.machine.environment import version_of
 from xsp.profiles import Profile
 from xsp.types import Level
 

@@ -22,7 +22,7 @@ from xsp.levels.calls import entry_point, step_in, step_in_by_hooks
 from xsp.levels.function_mode import Codes, FunctionalMode
 from xsp.levels.ranges import RangeRecorder
 from xsp.levels.stamps import Stamp, paired
-from xsp.target import tensors_in
+from xsp.levels.tensors import tensors_in
 from xsp.types import Columns, Level
 
 

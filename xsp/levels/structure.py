@@ -25,7 +25,7 @@ from xsp.levels.compiled import Leave, around_compiled_code
 from xsp.levels.function_mode import Codes, FunctionalMode
 from xsp.levels.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
 from xsp.levels.ranges import DEFAULT_DOMAIN, RangeRecorder
-from xsp.target import described, tensors_in
+from xsp.levels.tensors import described, tensors_in
 from xsp.types import Columns
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import xsp
-from xsp.driver import Executor, Stop
+from xsp.measuring.driver import Executor, Stop
+from xsp.measuring.stopping import until_precise
+from xsp.measuring.target import target_of
 from xsp.regression.budgets import metrics_for
 from xsp.regression.graph_breaks import graph_breaks
 from xsp.regression.plan import Plan
-from xsp.stopping import until_precise
-from xsp.target import target_of
 
 if TYPE_CHECKING:
     from xsp.profiles import Profile

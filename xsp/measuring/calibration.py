@@ -20,7 +20,7 @@ from torch import nn
 from xsp.analysis.correction.charges import Costs
 from xsp.levels.function_mode import Codes
 from xsp.levels.layer import LayerTracer
-from xsp.switching import tracing
+from xsp.measuring.switching import tracing
 from xsp.types import Level, Tracer
 
 EVENTS = 200

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from xsp.errors import TargetError
 
@@ -76,39 +75,6 @@ class Target:
     calls: tuple[Call, ...]
     model: nn.Module | None = None
     notes: tuple[str, ...] = field(default=())
-
-
-def tensors_in(value: Any) -> list[torch.Tensor]:
-    """Tensors inside nested containers, in order; dataclasses and mappings registered with pytree included."""
-    # Nearly every layer takes and gives a tensor or a flat tuple: pytree, at 10 us a call, is kept for the rest.
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if type(value) is tuple:
-        plain = [item for item in value if isinstance(item, torch.Tensor)]
-        if len(plain) == len(value):
-            return plain
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def described(value: Any) -> tuple[list[list[int]], list[str]]:
-    """Shapes and dtypes of the tensors inside `value`; a nested tensor counts as the tensors that it consists of."""
-    given = tensors_in(value)
-    # Reading an attribute is a torch function: no mode or tensor subclass of the user's may see it.
-    with torch._C.DisableTorchFunction():
-        tensors = [one for tensor in given for one in (_parts(tensor) if tensor.is_nested else [tensor])]
-        shapes = [list(tensor.shape) for tensor in tensors]
-        return shapes, [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
-
-
-def _parts(nested: torch.Tensor) -> list[torch.Tensor]:
-    with torch.no_grad():
-        return list(nested.detach().unbind())
-
-
-def versions(value: Any) -> list[int]:
-    """How often each tensor inside `value` was written to so far, as autograd counts it."""
-    with torch._C.DisableTorchFunction():
-        return [0 if tensor.is_inference() else tensor._version for tensor in tensors_in(value)]
 
 
 def target_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Target:

@@ -13,27 +13,27 @@ from xsp.analysis.correction import Correction, correction_row, fitted
 from xsp.analysis.correction.charges import Costs
 from xsp.analysis.overlap import overlapped
 from xsp.assembly import assemble
-from xsp.calibration import tight_loops
 from xsp.capture import Capture
-from xsp.counting import Counters, counted
-from xsp.doubts import about_closure, about_modified, about_overlap, about_runs, about_short_kernels
-from xsp.driver import Executor, Ladder, climb, rungs_for
-from xsp.environment import environment
-from xsp.gpu_state import GpuWatch, kept_rounds
 from xsp.levels.compiled import compiled_again
-from xsp.levels.nvtx import annotated_run
-from xsp.preparation import Prepared, Settings, prepare
-from xsp.progress import bar
+from xsp.machine.environment import environment
+from xsp.machine.gpu_state import GpuWatch, kept_rounds
+from xsp.measuring.annotated import annotated_run
+from xsp.measuring.calibration import tight_loops
+from xsp.measuring.counting import Counters, counted
+from xsp.measuring.doubts import about_closure, about_modified, about_overlap, about_runs, about_short_kernels
+from xsp.measuring.driver import Executor, Ladder, climb, rungs_for
+from xsp.measuring.preparation import Prepared, Settings, prepare
+from xsp.measuring.progress import bar
+from xsp.measuring.serialized import serialized
+from xsp.measuring.state import RandomState
+from xsp.measuring.stopping import MINIMUM_ROUNDS
+from xsp.measuring.target import Target
+from xsp.measuring.vocabulary import vocabulary
 from xsp.run import Run
-from xsp.serialized import serialized
 from xsp.slugs import tagged
-from xsp.state import RandomState
-from xsp.stopping import MINIMUM_ROUNDS
-from xsp.target import Target
 from xsp.tracing import context
 from xsp.tracing.clock import read_bracketed
 from xsp.types import Level, LevelStatus
-from xsp.vocabulary import vocabulary
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,21 +13,21 @@ from torch import nn
 
 from xsp import levels as level_table
 from xsp.analysis.correlate import call_of, sorted_by_start, within_model
-from xsp.driver import Executor, Stop
 from xsp.errors import TargetError
-from xsp.interrupts import whole
-from xsp.levels import memory
 from xsp.levels.compiled import compilations
 from xsp.levels.layer import LayerTracer
 from xsp.levels.metrics import parse_metrics
 from xsp.levels.structure import Structure, StructureRecorder, discovered, qualified_names
-from xsp.progress import bar
+from xsp.measuring import memory
+from xsp.measuring.driver import Executor, Stop
+from xsp.measuring.interrupts import whole
+from xsp.measuring.progress import bar
+from xsp.measuring.stopping import BUDGET_S, after_rounds, until_precise
+from xsp.measuring.switching import add_note, tracing
+from xsp.measuring.warmup import warm_up
 from xsp.run import latency_ns
 from xsp.slugs import tagged
-from xsp.stopping import BUDGET_S, after_rounds, until_precise
-from xsp.switching import add_note, tracing
 from xsp.types import Level, LevelStatus, Status, Tracer
-from xsp.warmup import warm_up
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsp.analysis.statistics import trimmed
-from xsp.driver import Stop
+from xsp.measuring.driver import Stop
 from xsp.run import Run
 from xsp.types import LAYER_EVENTS, Level
 

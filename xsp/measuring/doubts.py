@@ -7,8 +7,8 @@ import pandas as pd
 
 from xsp.analysis.correction import Correction
 from xsp.analysis.statistics import trimmed
+from xsp.measuring.stopping import TARGET
 from xsp.slugs import tagged
-from xsp.stopping import TARGET
 from xsp.types import Level
 
 VISIBLE = 0.05
@@ -81,7 +81,7 @@ def about_overlap(activities: int, serialized: bool) -> list[str]:
 def about_short_kernels(tables: dict[str, pd.DataFrame], added_ns: float) -> list[str]:
     """A sentence if much of the device's time is in kernels so short that tracing is a visible part of their time.
 
-    `added_ns` is what tracing adds to a short kernel, from repeated launches between two events (`xsp.calibration`).
+    `added_ns` is what tracing adds to a short kernel, from repeated launches between two events (calibration.py).
     """
     spans = tables["spans"]
     duration = spans.loc[spans["level"] == Level.KERNEL, "duration_ns"]

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from xsp.interrupts import whole
+from xsp.levels.tensors import tensors_in, versions
+from xsp.measuring.interrupts import whole
+from xsp.measuring.state import ModelState, RandomState
+from xsp.measuring.switching import tracing
+from xsp.measuring.target import Call, Target
 from xsp.run import MODEL_CALLS, Run
-from xsp.state import ModelState, RandomState
-from xsp.switching import tracing
-from xsp.target import Call, Target, tensors_in, versions
 from xsp.types import Columns, Level, RunSpec, Tracer
 
 # The first execution after switching tracers pays for cold code and first-use set-up; it is not counted.

@@ -8,9 +8,9 @@ import platform
 import sys
 from typing import Any
 
-from xsp import measured_peaks
-from xsp.gpu_state import highest_clocks, power_limit
-from xsp.processor import processor
+from xsp.machine import measured_peaks
+from xsp.machine.gpu_state import highest_clocks, power_limit
+from xsp.machine.processor import processor
 
 
 def version_of(package: str) -> str | None:

@@ -17,14 +17,14 @@ import torch
 
 from xsp.analysis.correction import deepest_rung
 from xsp.analysis.sequence import kernel_sequence
-from xsp.driver import Executor
 from xsp.errors import LevelError, TracingError
 from xsp.levels.cupti import CuptiLibrary
 from xsp.levels.metrics import BLOCKS, INSTRUMENTED, Choice, chosen
 from xsp.levels.range_profiler import Configuration, MetricHost, chip_name, collect, current_context, unsupported
-from xsp.progress import bar
+from xsp.measuring.driver import Executor
+from xsp.measuring.progress import bar
+from xsp.measuring.switching import tracing
 from xsp.slugs import tagged
-from xsp.switching import tracing
 
 CACHE = "in place"
 """Caches are neither flushed nor warmed: a kernel finds what the kernels before it left, as in the program."""

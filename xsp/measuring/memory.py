@@ -18,11 +18,11 @@ import torch
 from torch.autograd.profiler import record_function
 
 from xsp.analysis.align import matched
-from xsp.interrupts import whole
 from xsp.levels.function_mode import Codes
 from xsp.levels.layer import LayerTracer
 from xsp.levels.stamps import Stamp, paired
-from xsp.switching import tracing
+from xsp.measuring.interrupts import whole
+from xsp.measuring.switching import tracing
 
 _MARK = "xsp stamp "
 

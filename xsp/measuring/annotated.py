@@ -14,12 +14,12 @@ from typing import Any
 import nvtx
 
 from xsp.analysis.align import BACKWARD_BASE
-from xsp.driver import Executor
 from xsp.levels.autograd import ENGINE_CODE
 from xsp.levels.layer import LayerTracer
 from xsp.levels.stamps import Stamp
 from xsp.levels.structure import Structure
-from xsp.switching import tracing
+from xsp.measuring.driver import Executor
+from xsp.measuring.switching import tracing
 
 DOMAIN = "xsp"
 

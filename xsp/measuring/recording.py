@@ -10,9 +10,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from xsp.errors import NothingRecordedError
+from xsp.levels.tensors import versions
+from xsp.measuring.state import RandomState
+from xsp.measuring.target import Ambient, Call, Target
 from xsp.slugs import tagged
-from xsp.state import RandomState
-from xsp.target import Ambient, Call, Target, versions
 
 MAX_CALLS = 16
 """Calls kept of one block. Their inputs stay in memory until the block's profile is made."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from xsp.interrupts import whole
+from xsp.measuring.interrupts import whole
 from xsp.types import Tracer
 
 

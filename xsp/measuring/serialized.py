@@ -15,13 +15,13 @@ from torch.utils.hooks import RemovableHandle
 
 from xsp.analysis.overlap import layer_busy
 from xsp.assembly import assemble
-from xsp.driver import Executor, Ladder, climb, rungs_for
 from xsp.levels.layer import LayerTracer
-from xsp.preparation import Prepared
-from xsp.stopping import after_rounds
-from xsp.target import Target
+from xsp.measuring.driver import Executor, Ladder, climb, rungs_for
+from xsp.measuring.preparation import Prepared
+from xsp.measuring.stopping import after_rounds
+from xsp.measuring.target import Target
+from xsp.measuring.vocabulary import vocabulary
 from xsp.types import Level
-from xsp.vocabulary import vocabulary
 
 RUNS = 7
 

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from xsp.assembly import Vocabulary
-from xsp.preparation import Prepared
-from xsp.target import Target, described
+from xsp.levels.tensors import described
+from xsp.measuring.preparation import Prepared
+from xsp.measuring.target import Target
 from xsp.types import Level
 
 

@@ -11,12 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch._dynamo import eval_frame
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from xsp.levels import _native
 from xsp.levels._native import interpose
+
+# How long an example takes says nothing on a machine that others use too.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 def _global_hooks() -> dict[str, int]:

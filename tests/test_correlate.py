@@ -259,7 +259,7 @@ def truthful(draw: st.DrawFn) -> tuple[Timeline, dict[Any, Any], int]:  # noqa: 
     return timeline, truth, len(lost)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(truthful())
 def test_every_parent_of_random_timelines_is_the_true_one(case: tuple[Timeline, dict[Any, Any], int]) -> None:
     """Over random call trees on several threads, parents are exact and exactly the lost launches are orphans."""

@@ -88,7 +88,7 @@ def assert_equals_untraced(replayed: ReplayedTimeline, traced: Simulation, truth
         np.testing.assert_array_equal(replayed.host(thread, stamps[0]), stamps[1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(programs(), st.integers(0, 2**16))
 def test_zero_costs_reproduce_the_recording_exactly(program: tuple[object, ...], seed: int) -> None:
     """With nothing to take out, every stamp and every operation stays where it was recorded, however noisy the run."""
@@ -97,7 +97,7 @@ def test_zero_costs_reproduce_the_recording_exactly(program: tuple[object, ...],
         assert_equals_untraced(replay(run.timeline(with_records=records), Costs()), run, run)
 
 
-@settings(max_examples=70, deadline=None)
+@settings(max_examples=70)
 @given(programs())
 def test_exact_costs_give_the_untraced_run_exactly(program: tuple[object, ...]) -> None:
     """With the true costs the replayed timeline is the untraced one to the ns: streams, events, waits, threads."""

@@ -17,7 +17,6 @@ from xsp.analysis.statistics import TRIM, trimmed
 Intervals = list[tuple[int, int, int]]
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(1, 1e9), min_size=4, max_size=60))
 def test_trimmed_mean_and_interval_are_scipys(samples: list[float]) -> None:
     """Mean and 95 % interval are those of scipy's trim_mean and trimmed_mean_ci, for any number of samples."""
@@ -82,7 +81,7 @@ def columns(intervals: Intervals) -> list[npt.NDArray[np.int64]]:
     return list(np.array(intervals, dtype=np.int64).reshape(-1, 3).T)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(laminar(), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 80), st.integers(0, 8)), max_size=20))
 def test_innermost_is_what_brute_force_finds(outer: Intervals, asked: Intervals) -> None:
     """Of all intervals of the thread that contain the question, `innermost` gives the shortest."""
@@ -94,7 +93,6 @@ def test_innermost_is_what_brute_force_finds(outer: Intervals, asked: Intervals)
         assert answer == shortest
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60), st.integers(0, 20)), max_size=25))
 def test_covered_time_is_what_counting_finds(rows: Intervals) -> None:
     """The union of overlapping intervals, group by group, is the number of nanoseconds in any of them."""
@@ -105,7 +103,6 @@ def test_covered_time_is_what_counting_finds(rows: Intervals) -> None:
         assert found[one] == len(ticks)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=30), st.lists(st.integers(0, 5), max_size=30))
 def test_matching_pairs_equal_occurrences(codes: list[int], structure: list[int]) -> None:
     """The n-th event with a code meets the n-th structure row with that code, and nothing else."""

@@ -1,6 +1,7 @@
 /* Interposition of library calls by rewriting import slots (ELF, x86-64, System V ABI).
  *
- * slots.c finds the slots and writes them, stubs.c is what they point to while recording, calls.c keeps the records.
+ * objects.c finds the slots, slots.c writes them, stubs.c is what they point to while recording, calls.c keeps the
+ * records.
  * A stub is bound for ever to one (name, real function): whoever still holds its address after recording stopped,
  * a thread in the middle of a call or a program that stored the pointer, simply reaches the real function.
  */

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -17,15 +18,20 @@ from xsp.analysis.statistics import TRIM, trimmed
 Intervals = list[tuple[int, int, int]]
 
 
-@given(st.lists(st.floats(1, 1e9), min_size=4, max_size=60))
-def test_trimmed_mean_and_interval_are_scipys(samples: list[float]) -> None:
-    """Mean and 95 % interval are those of scipy's trim_mean and trimmed_mean_ci, for any number of samples."""
+@given(st.lists(st.floats(1, 1e9), min_size=2, max_size=60))
+def test_trimmed_mean_is_scipys_and_its_interval_that_of_yuens_test(samples: list[float]) -> None:
+    """The mean is scipy's, and a value just outside the interval is what scipy's trimmed t test rejects at 5 %."""
     mean, half = trimmed(samples)
     np.testing.assert_allclose(mean, stats.trim_mean(samples, TRIM), rtol=1e-12)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        low, high = stats.mstats.trimmed_mean_ci(samples, (TRIM, TRIM), alpha=0.05)
-    np.testing.assert_allclose(half, (high - low) / 2, rtol=1e-6, atol=1e-6 * float(mean))
+    if half < 1e-6 * mean:
+        return
+    for factor, least, most in ((0.99, 0.05, 1.0), (1.01, 0.0, 0.05)):
+        # Against samples without any scatter, Yuen's test for two samples is that for one.
+        other = np.full(2, float(mean + factor * half))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = stats.ttest_ind(samples, other, equal_var=False, trim=TRIM)
+        assert least <= found.pvalue <= most
 
 
 def test_trimmed_works_column_by_column() -> None:
@@ -51,11 +57,14 @@ def test_outliers_do_not_move_the_summary() -> None:
     assert trimmed(samples)[0] == 100.0
 
 
-def test_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """Over 2,000 simulated profiles of 15 rounds the 95 % interval holds the true latency in 92 to 98 of 100."""
-    samples = np.random.default_rng(1).normal(1000, 30, size=(15, 2000))
+@pytest.mark.parametrize("rounds", [2, 3, 4, 5, 6, 9, 10, 14, 15, 30])
+def test_interval_covers_the_truth_as_often_as_it_says(rounds: int) -> None:
+    """Over 20,000 simulated profiles the 95 % interval holds the true latency in 93 to 96 of 100, for any number of
+    rounds.
+    """
+    samples = np.random.default_rng(1).normal(1000, 30, size=(rounds, 20_000))
     mean, half = trimmed(samples)
-    assert 0.92 <= np.mean(np.abs(mean - 1000) <= half) <= 0.98
+    assert 0.93 <= np.mean(np.abs(mean - 1000) <= half) <= 0.96
 
 
 @st.composite

@@ -19,8 +19,10 @@ FloatArray = npt.NDArray[np.floating[Any]]
 def trimmed(samples: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Trimmed mean over axis 0 and the half width of its 95 % interval, for each column.
 
-    The interval is Tukey and McLaughlin's: Student's t on the winsorised standard deviation, with the degrees of
-    freedom of what is left after trimming. It is NaN where fewer than two samples are left.
+    The interval is Yuen's (1974): Student's t on the winsorised sum of squares, with the degrees of freedom of what is
+    left after trimming. Tukey and McLaughlin's, which scipy has, takes the share that was to be trimmed for the whole
+    number that was: 95 % intervals of 4 to 20 samples then hold the truth in 92 to 99 of 100, and one sample more can
+    widen them by half. It is NaN where fewer than two samples are left.
     """
     values = np.sort(np.asarray(samples, dtype=np.float64), axis=0)
     count = values.shape[0]
@@ -33,7 +35,7 @@ def trimmed(samples: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     if kept < 2:
         return mean, np.full(mean.shape, np.nan)
     winsorised = np.clip(values, values[cut], values[count - cut - 1])
-    error = winsorised.std(axis=0, ddof=1) / ((1 - 2 * TRIM) * np.sqrt(count))
+    error = winsorised.std(axis=0, ddof=1) * np.sqrt((count - 1) / (kept * (kept - 1)))
     quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, kept - 1)
     return mean, np.asarray(quantile * error)
 

@@ -171,14 +171,14 @@ def _replayed(rounds: Sequence[Round], removed: Costs) -> Floats:
 
 
 def _trimmed(samples: Floats) -> tuple[Floats, Floats, int]:
-    """Trimmed mean of each column, its covariance from winsorised samples, degrees of freedom (Tukey, McLaughlin)."""
+    """Trimmed mean of each column, its covariance from winsorised samples, degrees of freedom (as `trimmed`)."""
     number = len(samples)
     cut = int(TRIM * number)
     ranked = np.sort(samples, axis=0)
     kept = number - 2 * cut
     winsorised = np.clip(samples, ranked[cut], ranked[number - 1 - cut])
     deviation = winsorised - winsorised.mean(axis=0)
-    covariance = deviation.T @ deviation / (number - 1) * number / kept**2
+    covariance = deviation.T @ deviation / (kept * (kept - 1))
     return ranked[cut : number - cut].mean(axis=0), covariance, kept - 1
 
 

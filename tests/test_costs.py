@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 
 import pytest
 from simulator import Call, Launch, Machine, Simulation, Synchronize, Work, lognormal
@@ -120,6 +121,16 @@ def test_closure_fails_where_the_model_does_not_hold() -> None:
     found = cross_validated_closure(rounds, folds=4)
     assert not found.within(0.05)
     assert found.low > 0
+
+
+def test_scatter_alone_is_no_closure_error() -> None:
+    """Where slow and fast runs meet in every combination and nothing was traced, the closure error is 0."""
+    slow, fast = (Simulation((Work(ns),), levels=frozenset()) for ns in (1_500_000, 500_000))
+    rounds = [
+        Round((replayed.timeline(),), {LADDER[0]: float(unprofiled.latency_ns)})
+        for replayed, unprofiled in product((slow, fast), repeat=2)
+    ]
+    assert closure(rounds * 3, Costs()).error == pytest.approx(0, abs=1e-9)
 
 
 def test_a_bound_is_held_by_the_whole_interval() -> None:

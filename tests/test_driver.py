@@ -13,10 +13,11 @@ from quick import LAYERS, QUICK
 from torch import nn
 
 import xsp
+from xsp.analysis.statistics import trimmed
 from xsp.assembly import Vocabulary, assemble
 from xsp.measuring import stopping, warmup
 from xsp.measuring.driver import Ladder, Stop, climb, rungs_for
-from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, after_rounds, until_precise
+from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, STEADY_ROUNDS, after_rounds, until_precise
 from xsp.profiles import Profile
 from xsp.run import MODEL_CALLS, Run
 from xsp.types import LAYER_EVENTS, Columns, Level, RunSpec, empty
@@ -155,11 +156,33 @@ def test_own_stopping_rule() -> None:
 
 
 def test_constant_latencies_stop_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the latency does not vary, the fewest rounds that give an interval are enough."""
+    """Where the latency does not vary, the fewest rounds after which the rule has looked often enough suffice."""
     monkeypatch.setattr(stopping.time, "perf_counter", lambda: 0.0)
     runs, why = climbed(until_precise())
-    assert runs[-1].round + 1 == MINIMUM_ROUNDS
+    assert runs[-1].round + 1 == MINIMUM_ROUNDS + STEADY_ROUNDS - 1
     assert "known to" in why
+
+
+def test_interval_at_the_stop_holds_the_truth_nearly_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopping when the interval is narrow does not make it lie: of 200 profiles, 186 or more hold the truth."""
+    monkeypatch.setattr(stopping.time, "perf_counter", lambda: 0.0)
+    generator = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        values = generator.normal(1e6, 1.5e4, MAXIMUM_ROUNDS + 10).astype(int)
+        latencies = iter(np.repeat(values, 2).tolist())  # a settling run before each
+        runs, _why = climbed(until_precise(), latencies, Ladder(LADDER.rungs[:1]))
+        mean, half = trimmed([run.latency_ns for run in runs])
+        held += bool(abs(mean - 1e6) <= half)
+    assert held >= 186
+
+
+def test_spent_budget_is_no_complaint_where_enough_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the budget ends before the rule has looked often enough, a narrow interval is said to be narrow."""
+    clock = count()
+    monkeypatch.setattr(stopping.time, "perf_counter", lambda: float(next(clock)))
+    _, why = climbed(until_precise(budget_s=2))
+    assert why.startswith("model latency known to ±0.0%")
 
 
 def test_noisy_latencies_run_longer_than_steady_ones(monkeypatch: pytest.MonkeyPatch) -> None:

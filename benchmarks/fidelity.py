@@ -11,6 +11,8 @@ machine.
     place, by two CUDA events and nothing else.
 (c) known lengths: GPU sleeps and kernels against back-to-back launches timed by two events, host stalls against their
     own length; kernels of many sizes queued behind each other, with tracing off and on.
+(d) attribution: synthetic models whose layers launch known numbers of kernels (`attribution.py`): how many are found
+    under their true layer.
 
 A GPU that has idled for 10 ms runs matrix products some 5 % slower for a while than one that has not (measured here:
 `after_idling`), and a profile's runs have pauses between them. So the witnesses pause as well.
@@ -30,6 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from attribution import attribution
 from closure import closure, percent
 from overhead import inference, resnet50, transformer
 from torch import nn
@@ -250,6 +253,13 @@ def known_lengths() -> dict[str, Any]:
     return result
 
 
+def written(report: dict[str, Any], path: Path | None, news: dict[str, Any]) -> None:
+    """Print what is new and keep the whole report, so that a run that is cut off leaves what it found."""
+    print(json.dumps(news), flush=True)
+    if path:
+        path.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=120)
@@ -257,9 +267,15 @@ def main() -> None:
     parser.add_argument("--captures", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    report: dict[str, Any] = {"environment": environment(), "programs": {}, "known_lengths": known_lengths()}
-    report["short_kernels"] = short_kernels()
-    print(json.dumps(report["known_lengths"]), flush=True)
+    report: dict[str, Any] = {"environment": environment(), "programs": {}}
+    parts: dict[str, Callable[[], Any]] = {
+        "attribution": attribution,
+        "known_lengths": known_lengths,
+        "short_kernels": short_kernels,
+    }
+    for part, measured in parts.items():
+        report[part] = measured()
+        written(report, arguments.json, {part: report[part]})
     for name, (kind, share, make) in PROGRAMS.items():
         if not any(part in name for part in arguments.only.split("|")):
             continue
@@ -272,9 +288,7 @@ def main() -> None:
         if kind == "GPU-bound":
             row["layers"] = layer_errors(call, prof)
         report["programs"][name] = row
-        print(json.dumps({name: row}), flush=True)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        written(report, arguments.json, {name: row})
         torch.cuda.empty_cache()
 
 

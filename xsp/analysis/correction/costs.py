@@ -160,7 +160,8 @@ def _rung_differences(rounds: Sequence[Round], rungs: Sequence[RunSpec], costs: 
 
 def _differences(rounds: Sequence[Round], costs: Costs) -> Floats:
     """Replayed minus unprofiled latency by round, ns."""
-    return _replayed(rounds, costs) - np.array([entry.latency_ns[MODEL] for entry in rounds])
+    difference: Floats = _replayed(rounds, costs) - np.array([entry.latency_ns[MODEL] for entry in rounds])
+    return difference
 
 
 def _closure(errors: Floats, variance_factor: float, confidence: float) -> Closure:

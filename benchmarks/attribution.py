@@ -1,0 +1,208 @@
+"""Synthetic models whose layers launch known numbers of kernels: is every kernel found under its true layer?
+
+`fidelity.py` reports them as (d), and tests/gpu/test_attribution_gpu.py holds them to 100 %. The models only use
+operations that launch one kernel each, so what is true follows from their code.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+import xsp
+
+Kernels = dict[tuple[str, str], int]
+"""Kernels of one run by layer and phase."""
+
+
+class Scale(nn.Module):
+    """Launches `times` kernels forward, and as many backward."""
+
+    def __init__(self, times: int, inplace: bool = False) -> None:
+        super().__init__()
+        self.times, self.inplace = times, inplace
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(self.times):
+            x = x.mul_(1.5) if self.inplace else x * 1.5
+        return x
+
+
+class Sine(nn.Module):
+    """Launches `times` kernels forward and twice as many backward, for which it keeps its inputs."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(self.times):
+            x = x.sin()
+        return x
+
+
+class Residual(nn.Module):
+    """A layer and a functional call beside it."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.scale = Scale(times)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale(x) + x
+
+
+class Nested(nn.Module):
+    """Modules inside modules, one of them called twice, and functional calls between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Residual(3), nn.Sequential(Residual(5), Scale(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.first(self.second(self.first(x))))
+
+
+class OnThreads(nn.Module):
+    """Two layers that launch from threads of the program's own, at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.last = Scale(6), Scale(4), Scale(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: dict[str, torch.Tensor] = {}
+        threads = [
+            threading.Thread(target=lambda side=side: found.__setitem__(side, self._side(side, x)))
+            for side in ("left", "right")
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return self.last(found["left"] + found["right"])
+
+    def _side(self, side: str, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return getattr(self, side)(x)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program made for a device, and how many kernels each of its layers launches.
+
+    `whole` says that these are all the kernels of a run; otherwise there are others, under names not listed here.
+    """
+
+    make: Callable[[str], Callable[[], Any]]
+    kernels: Kernels
+    whole: bool = False
+
+
+def _inference(model: nn.Module) -> Callable[[str], Callable[[], Any]]:
+    def make(device: str) -> Callable[[], Any]:
+        x = torch.randn(64, device=device)
+
+        def infer() -> Any:
+            with torch.no_grad():
+                return model(x)
+
+        return infer
+
+    return make
+
+
+def _training(model: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[str], Callable[[], Any]]:
+    def make(device: str) -> Callable[[], Any]:
+        def step() -> None:
+            x = torch.randn(64, device=device, requires_grad=True)
+            model(x * 2.0).sum().backward()
+
+        return step
+
+    return make
+
+
+def _checkpointed(reentrant: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    inner = nn.Sequential(Sine(3), Sine(2))
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        # Without reentrance recomputation would stop as soon as backward has what it needs.
+        with set_checkpoint_early_stop(False):
+            return checkpoint(inner, x, use_reentrant=reentrant)
+
+    return forward
+
+
+_STEP = {("step::randn", "forward"): 1, ("step::mul", "forward"): 1, ("step::mul", "backward"): 1}
+_RECOMPUTED = {("0", "forward"): 6, ("1", "forward"): 4, ("0", "backward"): 6, ("1", "backward"): 4}
+_SHARED = Scale(3)
+
+CASES: dict[str, Case] = {
+    "nested, shared, functional": Case(
+        _inference(Nested()),
+        {
+            ("first.scale", "forward"): 6,
+            ("first::add", "forward"): 2,
+            ("second.0.scale", "forward"): 5,
+            ("second.0::add", "forward"): 1,
+            ("second.1", "forward"): 2,
+            ("::relu", "forward"): 1,
+        },
+        whole=True,
+    ),
+    "backward, in-place": Case(
+        _training(nn.Sequential(Scale(3), Scale(4, inplace=True), Scale(2))),
+        {(name, phase): n for name, n in (("0", 3), ("1", 4), ("2", 2)) for phase in ("forward", "backward")} | _STEP,
+    ),
+    "backward, shared": Case(
+        _training(nn.Sequential(_SHARED, Sine(2), _SHARED)),
+        {("0", "forward"): 6, ("1", "forward"): 2, ("0", "backward"): 6, ("1", "backward"): 4} | _STEP,
+    ),
+    "checkpointed": Case(_training(_checkpointed(reentrant=False)), _RECOMPUTED | _STEP),
+    "checkpointed, reentrant": Case(_training(_checkpointed(reentrant=True)), _RECOMPUTED | _STEP),
+    "threads": Case(
+        _inference(OnThreads()),
+        {("left", "forward"): 6, ("right", "forward"): 4, ("::add", "forward"): 1, ("last", "forward"): 2},
+        whole=True,
+    ),
+}
+
+
+def kernels_by_layer(program: Callable[[], Any]) -> Kernels:
+    """Kernels of one run by (layer, phase), from a profile that lost none."""
+    prof = xsp.measure(program, iterations=2, progress=False)
+    assert prof.lost == 0, f"{prof.lost} records were lost"
+    layers = prof.tree().query("level == 'LAYER' and kernels > 0")
+    return {
+        (str(name), str(phase)): int(kernels)
+        for name, phase, kernels in layers[["name", "phase", "kernels"]].itertuples(index=False)
+    }
+
+
+def judged(case: Case, found: Kernels) -> dict[str, Any]:
+    """How many kernels of a case were found under their true layer, and each layer that has others."""
+    layers = case.kernels | (dict.fromkeys(found.keys() - case.kernels.keys(), 0) if case.whole else {})
+    wrong = {key: (true, found.get(key, 0)) for key, true in layers.items() if found.get(key, 0) != true}
+    kernels = sum(case.kernels.values())
+    right = sum(min(true, found.get(key, 0)) for key, true in case.kernels.items())
+    surplus = sum(max(got - true, 0) for true, got in wrong.values())
+    return {
+        "kernels": kernels,
+        "right_percent": round(100 * (right - surplus) / kernels, 3),
+        "wrong": [
+            {"layer": name, "phase": phase, "launched": true, "found": got}
+            for (name, phase), (true, got) in wrong.items()
+        ],
+    }
+
+
+def attribution(device: str = "cuda") -> dict[str, Any]:
+    """Every case by name, see `judged`."""
+    return {name: judged(case, kernels_by_layer(case.make(device))) for name, case in CASES.items()}

@@ -9,9 +9,11 @@ from itertools import product
 import pytest
 from simulator import Call, Launch, Machine, Simulation, Synchronize, Work, lognormal
 
+from xsp.analysis.correction import Correction
 from xsp.analysis.correction.charges import COST_LEVELS, Costs
 from xsp.analysis.correction.costs import Closure, Round, closure, cross_validated_closure, fit_costs
 from xsp.errors import XspError
+from xsp.measuring.doubts import about_closure
 from xsp.types import Level, RunSpec
 
 LADDER = tuple(RunSpec(tuple(Level)[:depth]) for depth in range(1, 5))
@@ -131,6 +133,16 @@ def test_scatter_alone_is_no_closure_error() -> None:
         for replayed, unprofiled in product((slow, fast), repeat=2)
     ]
     assert closure(rounds * 3, Costs()).error == pytest.approx(0, abs=1e-9)
+
+
+def test_every_rung_that_does_not_close_is_said() -> None:
+    """An error larger than its interval gives a sentence, at any rung and however small; one within it gives none."""
+    closes = Closure(0.02, -0.01, 0.05, ())
+    assert about_closure(Correction(TRUE, {"M/L": closes, "M/L/K": closes})) == []
+    said = about_closure(Correction(TRUE, {"M/L": Closure(0.003, 0.002, 0.004, ()), "M/L/K": closes}))
+    assert len(said) == 1
+    assert "timeline of M/L is +0.3% off" in said[0]
+    assert about_closure(None) == []
 
 
 def test_a_bound_is_held_by_the_whole_interval() -> None:

@@ -97,14 +97,14 @@ def about_short_kernels(tables: dict[str, pd.DataFrame], added_ns: float) -> lis
 
 
 def about_closure(correction: Correction | None) -> list[str]:
-    """A sentence if the corrected timeline is certainly off, and by more than the precision that is aimed at."""
-    if correction is None:
-        return []
-    rung, closure = list(correction.closure.items())[-1]
-    if closure.low <= 0 <= closure.high or max(abs(closure.low), abs(closure.high)) <= TARGET:
-        return []
-    sentence = (
-        f"the corrected timeline of {rung} is {closure.error:+.1%} off the unprofiled latency, more than chance "
-        f"explains ({closure.low:+.1%} to {closure.high:+.1%}): its corrected times are wrong by about as much"
-    )
-    return [tagged("closure", sentence)]
+    """A sentence for each rung whose corrected latency is off by more than its interval."""
+    closures = correction.closure if correction else {}
+    return [
+        tagged(
+            "closure",
+            f"the corrected timeline of {rung} is {found.error:+.1%} off the unprofiled latency, more than chance "
+            f"explains ({found.low:+.1%} to {found.high:+.1%}): its corrected times are wrong by about as much",
+        )
+        for rung, found in closures.items()
+        if not found.low <= 0 <= found.high
+    ]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from xsp.machine.gpu_state import GpuState, kept_rounds, suspect_rounds
+from dataclasses import asdict
+
+from captures import gpu_capture
+
+import xsp
+from xsp.machine.gpu_state import GpuState, GpuWatch, about_others, kept_rounds, suspect_rounds
 
 
 def state(number: int, clock: int = 1980, throttled_by: str = "") -> GpuState:
@@ -33,6 +38,47 @@ def test_a_gpu_that_is_always_throttled_is_measured_as_it_is() -> None:
     assert kept == set(range(8))
     assert sentence is not None
     assert "kept" in sentence
+
+
+def test_a_gpu_that_is_throttled_throughout_mixes_nothing() -> None:
+    """Where every round is throttled, the sentence does not speak of two states."""
+    _, sentence = kept_rounds([state(i, throttled_by="power cap") for i in range(8)], 8, 5)
+    assert sentence is not None
+    assert "those of a GPU in this state" in sentence
+    assert "mix" not in sentence
+
+
+def test_other_processes_on_the_gpu_are_said() -> None:
+    """Work of other processes makes times longer, and a warning says in how many rounds there were any."""
+    states = [GpuState(i, 1980, 2619, 300.0, 50, "", 2 * (i > 5)) for i in range(8)]
+    assert about_others(states[:6], 6) == []
+    assert "other processes (up to 2) used the GPU in 2 of 8 rounds" in about_others(states, 8)[0]
+
+
+def test_rounds_are_marked_in_the_profile() -> None:
+    """`prof.gpu_states` tells which rounds were suspect, and which of these were left out."""
+    capture = gpu_capture()
+    last = int(capture.tables["runs"]["round"].max())
+    states = [asdict(state(number)) for number in range(last + 1)]
+    states += [asdict(state(last + 1, throttled_by="power cap")), asdict(state(last + 2, clock=1200))]
+    capture.meta["gpu_states"] = states
+    found = xsp.Profile(capture).gpu_states
+    assert found.loc[found["suspect"], "round"].tolist() == [last + 1, last + 2]
+    assert found.loc[found["left_out"], "round"].tolist() == [last + 1, last + 2]
+
+
+def test_environment_has_the_range_of_what_was_seen() -> None:
+    """Clocks, power and temperature from lowest to highest, causes of throttling, and other processes."""
+    watch = GpuWatch()
+    assert watch.ranges() == {}
+    watch.states = [state(0), state(1, 1200, "power cap"), GpuState(2, 1980, 2619, 420.0, 61, "", 1)]
+    assert watch.ranges() == {
+        "sm_clock_mhz": [1200, 1980],
+        "power_w": [300.0, 420.0],
+        "temperature_c": [50, 61],
+        "throttled_by": ["power cap"],
+        "other_processes": 1,
+    }
 
 
 def test_no_readings_keep_every_round() -> None:

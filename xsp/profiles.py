@@ -22,6 +22,7 @@ from xsp.analysis.tree import latency_table
 from xsp.capture import Capture
 from xsp.errors import XspError
 from xsp.exports import Exports
+from xsp.machine.gpu_state import GpuState, suspect_rounds
 from xsp.tracing.context import TraceContext
 from xsp.types import RANGES, Level, empty
 
@@ -68,9 +69,14 @@ class Profile(Exports):
     @property
     def gpu_states(self) -> pd.DataFrame:
         """The GPU at the end of each round: round, sm_clock_mhz, memory_clock_mhz, power_w, temperature_c,
-        throttled_by, other_processes (that use the GPU). Empty without a GPU or NVML.
+        throttled_by, other_processes (that use the GPU), suspect (it ended throttled or at another clock than most),
+        left_out (its runs are not in `runs`). Empty without a GPU or NVML.
         """
-        return pd.DataFrame(self._capture.meta.get("gpu_states", []), columns=_STATE_COLUMNS)
+        rows = self._capture.meta.get("gpu_states", [])
+        found = pd.DataFrame(rows, columns=_STATE_COLUMNS)
+        suspect = suspect_rounds([GpuState(**{name: row[name] for name in _STATE_COLUMNS}) for row in rows])
+        kept = self._capture.tables["runs"]["round"]
+        return found.assign(suspect=found["round"].isin(suspect), left_out=~found["round"].isin(kept))
 
     @property
     def warnings(self) -> list[str]:

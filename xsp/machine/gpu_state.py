@@ -116,10 +116,18 @@ class GpuWatch:
             len(others),
         )
 
-    def clocks(self) -> dict[str, list[int]]:
-        """Lowest and highest SM clock seen, for `Profile.environment`; empty where nothing was read."""
-        seen = [state.sm_clock_mhz for state in self.states]
-        return {"sm_clock_mhz": [min(seen), max(seen)]} if seen else {}
+    def ranges(self) -> dict[str, Any]:
+        """What was seen over all rounds, for `Profile.environment`: lowest and highest SM clock, power and temperature,
+        what throttled the GPU, and how many other processes used it; empty where nothing was read.
+        """
+        if not self.states:
+            return {}
+        quantities = ("sm_clock_mhz", "power_w", "temperature_c")
+        seen = {name: [getattr(state, name) for state in self.states] for name in quantities}
+        return {name: [min(values), max(values)] for name, values in seen.items()} | {
+            "throttled_by": sorted({state.throttled_by for state in self.states if state.throttled_by}),
+            "other_processes": max(state.other_processes for state in self.states),
+        }
 
     def rows(self) -> list[dict[str, Any]]:
         """The readings as JSON-able values, for the manifest of a capture."""
@@ -152,4 +160,17 @@ def kept_rounds(states: list[GpuState], rounds: int, least: int) -> tuple[set[in
     what = f"the GPU was throttled or changed its clock in {len(suspect)} of {rounds} rounds ({'; '.join(causes)})"
     if len(every - suspect) >= max(least, rounds // 2):
         return every - suspect, tagged("throttled", f"{what}; these rounds are left out")
-    return every, tagged("throttled", f"{what}; all rounds are kept, so the numbers mix both states")
+    mixed = "the numbers are those of a GPU in this state" if suspect == every else "the numbers mix both states"
+    return every, tagged("throttled", f"{what}; all rounds are kept, so {mixed}")
+
+
+def about_others(states: list[GpuState], rounds: int) -> list[str]:
+    """A sentence if other processes had work on the GPU."""
+    shared = [state.other_processes for state in states if state.other_processes]
+    if not shared:
+        return []
+    sentence = (
+        f"other processes (up to {max(shared)}) used the GPU in {len(shared)} of {rounds} rounds: what they ran made "
+        "times longer, and is in no table"
+    )
+    return [tagged("shared-gpu", sentence)]

@@ -16,7 +16,7 @@ from xsp.assembly import assemble
 from xsp.capture import Capture
 from xsp.levels.compiled import compiled_again
 from xsp.machine.environment import environment
-from xsp.machine.gpu_state import GpuWatch, kept_rounds
+from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
 from xsp.measuring.annotated import annotated_run
 from xsp.measuring.calibration import tight_loops
 from xsp.measuring.counting import Counters, counted
@@ -75,7 +75,7 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
     meta = {
         "name": target.name,
         "levels": [_status_row(status) for status in prepared.statuses],
-        "environment": environment() | rounds.watch.clocks(),
+        "environment": environment() | rounds.watch.ranges(),
         "correction": correction_row(correction),
         "warnings": _warnings(prepared, rounds, afterwards, tables, correction),
         "counters": afterwards.counters.facts if afterwards.counters else None,
@@ -137,6 +137,7 @@ def _warnings(
         *about_modified(prepared.executor.modified()),
         *prepared.doubts,
         *(sentence for sentence in (rounds.watch.why, rounds.suspect) if sentence),
+        *about_others(rounds.watch.states, len(rounds.watch.states)),
         *about_runs(tables, rounds.why, prepared.device_work),
         *about_short_kernels(tables, afterwards.loops.kernel_ns),
         *about_overlap(afterwards.shared, "serialized" in tables),

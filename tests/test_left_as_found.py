@@ -123,6 +123,30 @@ def test_parameters_that_the_model_writes_to_are_named() -> None:
     assert any("(input 0)" in each and "modified-in-place" in each for each in warnings)
 
 
+def test_module_that_refuses_attributes_is_measured() -> None:
+    """A module whose `__setattr__` raises is measured: nothing is set that has not changed."""
+
+    class Frozen(nn.Linear):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if "frozen" in vars(self):
+                raise AttributeError(f"{name} cannot be set")
+            super().__setattr__(name, value)
+
+    model = Frozen(4, 4)
+    vars(model)["frozen"] = True
+    assert len(xsp.measure(model, torch.randn(2, 4), **LAYERS).tree()) == 2
+
+
+def test_profile_inside_a_profiled_program_is_refused() -> None:
+    """A program that profiles something itself cannot be profiled: their tracers would be each other's."""
+    inner = nn.Linear(4, 4)
+    with pytest.raises(xsp.XspError, match="Linear was to be profiled by a program that is itself being profiled"):
+        xsp.measure(
+            Calling(lambda _model: xsp.measure(inner, torch.randn(2, 4), **LAYERS)), torch.randn(2, 4), **LAYERS
+        )
+    assert len(xsp.measure(inner, torch.randn(2, 4), **LAYERS).tree()) == 2
+
+
 def test_lazy_model_is_refused_until_it_has_shapes() -> None:
     """Parameters that the first call makes could not be put back; the error says what to do, and doing it helps."""
     model, x = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d()), torch.randn(2, 3)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from xsp.errors import TargetError
 from xsp.levels.tensors import tensors_in, versions
 from xsp.measuring.interrupts import whole
 from xsp.measuring.state import ModelState, RandomState
@@ -31,6 +32,7 @@ SETTLING_RUNS = 1
 
 # What tracers replace is the process's: two profiles at once would trace, and delay, each other.
 _ONE_AT_A_TIME = threading.RLock()
+_EXECUTING = threading.local()
 
 Stop = Callable[[Sequence[Run]], "str | None"]
 """Given all runs so far, after a whole round: None to go on, or a sentence that says why enough is known."""
@@ -66,7 +68,7 @@ class Executor:
         `ready` is called when the state is restored, just before the first call.
         """
         self._restore()
-        with whole(_no_garbage_collection()):
+        with whole(_no_garbage_collection()), _executing():
             ready()
             stamps = [self._stamped(call) for call in self.target.calls]
         columns = np.array(stamps, dtype=np.int64).reshape(-1, len(MODEL_CALLS)).T
@@ -76,7 +78,14 @@ class Executor:
     def restored_afterwards(self) -> Iterator[None]:
         """Runs in this block start from the state that a model has when it begins: random state (unless one was given),
         buffers, gradients and flags. They are put back to that when it ends. Another thread's block is waited for.
+
+        Raises TargetError inside a run, that is, where a profiled program profiles something itself.
         """
+        if getattr(_EXECUTING, "now", False):
+            raise TargetError(
+                f"{self.target.name} was to be profiled by a program that is itself being profiled: the two would "
+                "trace and stop each other; profile one of them only"
+            )
         with _ONE_AT_A_TIME, whole(self._restoring()):
             yield
 
@@ -123,6 +132,15 @@ class Executor:
         # Freed only now: giving the output back is not part of the call.
         del output
         return threading.get_ident() & 0xFFFFFFFF, start, returned, finished
+
+
+@contextmanager
+def _executing() -> Iterator[None]:
+    _EXECUTING.now = True
+    try:
+        yield
+    finally:
+        _EXECUTING.now = False
 
 
 @contextmanager

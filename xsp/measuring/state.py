@@ -71,7 +71,9 @@ class ModelState:
     def restore(self) -> None:
         """Make buffers and flags what they were when this object was made; set gradients aside."""
         for module, training in self._modules:
-            module.training = training
+            # Only where it changed: a module may refuse to have attributes set.
+            if module.training != training:
+                module.training = training
         for buffer in self._buffers:
             buffer.restore()
         for parameter, requires_grad, _ in self._parameters:

@@ -7,9 +7,12 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
+import torch
 from simulator import Call, Launch, Machine, Simulation, Synchronize, Work, lognormal
+from torch import nn
 
-from xsp.analysis.correction import Correction
+import xsp
+from xsp.analysis.correction import Correction, fitted
 from xsp.analysis.correction.charges import COST_LEVELS, Costs
 from xsp.analysis.correction.costs import Closure, Round, closure, cross_validated_closure, fit_costs
 from xsp.errors import XspError
@@ -149,6 +152,19 @@ def test_a_bound_is_held_by_the_whole_interval() -> None:
     """An error of 0 with a wide interval is no proof."""
     assert Closure(0.0, -0.01, 0.01, ()).within(0.02)
     assert not Closure(0.0, -0.03, 0.01, ()).within(0.02)
+
+
+def test_rounds_that_lost_records_are_no_evidence() -> None:
+    """Costs are fitted on complete rounds only, and not at all where too few are left."""
+    prof = xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), levels="M/L", iterations=6, warmup=1, progress=False)
+    tables = {name: prof.table(name) for name in ("runs", "model_calls", "spans", "api_calls", "calls", "layers")}
+    tables |= {name: prof.table(name) for name in ("synchronizations", "kernels")}
+    found = []
+    for lossy in (0, 1, 3):
+        tables["runs"]["lost"] = tables["runs"]["round"] < lossy
+        correction = fitted(tables)
+        found.append(len(correction.closure["M/L"].by_round) if correction else None)
+    assert found == [6, 5, None]
 
 
 def test_rounds_that_cannot_be_fitted_are_refused() -> None:

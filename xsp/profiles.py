@@ -170,7 +170,7 @@ class Profile(Exports):
     def corrected(self) -> pd.DataFrame | None:
         """The deepest rung's spans with the tracers' cost taken out by replay: row (of `spans`), start_ns, duration_ns.
 
-        None where the costs could not be fitted: only rung M was run, or fewer than four rounds.
+        None where the costs could not be fitted: only rung M was run, or fewer than four rounds without lost records.
         """
         return None if self._corrected is None else self._corrected.copy()
 

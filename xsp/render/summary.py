@@ -131,7 +131,7 @@ def closure(prof: Profile) -> str:
     """How far the corrected timeline is from the truth, or why there is none."""
     found = prof.closure_error
     if not len(found):
-        return "Closure error: unknown, too few rounds or one rung only."
+        return "Closure error: unknown, fewer than four complete rounds or one rung only."
     rung, last = str(found.index[-1]), found.iloc[-1]
     return (
         f"Closure error of the corrected timeline ({rung}): {last['error']:+.1%}, 95 % interval {last['low']:+.1%} to "

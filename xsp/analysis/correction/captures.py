@@ -85,7 +85,7 @@ def deepest_rung(tables: Tables) -> str:
 
 
 def fitted(tables: Tables, tight_loops: Costs | None = None) -> Correction | None:
-    """Costs and cross-validated closure; None where there are too few rounds or only rung M.
+    """Costs and cross-validated closure; None where there are too few complete rounds or only rung M.
 
     `tight_loops` is kept beside the costs and does not enter them.
     """
@@ -125,7 +125,10 @@ def _corrected(
 
 
 def _rounds(tables: Tables) -> list[Round]:
-    """One Round per round of the ladder that has all rungs; latencies are means over the model calls of a run."""
+    """One Round per round of the ladder that has all rungs and lost no records: the costs would make up for these.
+
+    Latencies are means over the model calls of a run.
+    """
     runs, calls = tables["runs"], len(tables["calls"])
     by_run: dict[int, list[Timeline]] = {}
     for call in _timelines(tables):
@@ -133,7 +136,7 @@ def _rounds(tables: Tables) -> list[Round]:
     rungs = runs["rung"].nunique()
     found = []
     for _, mine in runs.groupby("round"):
-        if mine["rung"].nunique() < rungs:
+        if mine["rung"].nunique() < rungs or mine["lost"].any():
             continue
         timelines = tuple(one for run in mine["run"] for one in by_run.get(int(run), []))
         latency = mine.groupby("rung")["latency_ns"].mean() / calls

@@ -26,22 +26,30 @@ def percent(value: float) -> float:
     return round(100 * float(value), 3)
 
 
+def relative(difference: Any, unprofiled: Any) -> list[float]:
+    """Trimmed mean of differences within rounds and half its 95 % interval, in % of the mean unprofiled latency.
+
+    The mean of ratios of two latencies that scatter would be above the ratio of their means.
+    """
+    mean, half = trimmed(difference)
+    whole = float(trimmed(unprofiled)[0])
+    return [percent(mean / whole), percent(half / whole)]
+
+
 def closure(prof: xsp.Profile) -> dict[str, Any]:
     """Error in % of the unprofiled latency, trimmed mean and half width of the 95 % interval."""
     by_rung = prof.runs.pivot_table(index="round", columns="rung", values="latency_ns")
     unprofiled, deepest = by_rung["M"], by_rung.columns[by_rung.columns.str.len().argmax()]
-    raw = trimmed(by_rung[deepest] / unprofiled - 1)
     events = event_counts(prof)
     costs = prof.costs.set_index("kind")["cost_ns"]
     subtracted = by_rung[deepest] - sum(costs[kind] * count for kind, count in events.items())
-    plain = trimmed(subtracted / unprofiled - 1)
     found = prof.closure_error
     return {
         "unprofiled_ms": round(prof.latency_ms, 4),
         "unprofiled_half_width_percent": percent(prof.latency_ci_ms / prof.latency_ms),
         "rounds": len(by_rung),
-        "as_recorded_percent": [percent(value) for value in raw],
-        "subtraction_percent": [percent(value) for value in plain],
+        "as_recorded_percent": relative(by_rung[deepest] - unprofiled, unprofiled),
+        "subtraction_percent": relative(subtracted - unprofiled, unprofiled),
         "replay_percent": {
             rung: [percent(row.error), percent(row.low), percent(row.high)] for rung, row in found.iterrows()
         },

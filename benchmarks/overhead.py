@@ -1,7 +1,8 @@
 """How much tracing slows a program down: the deepest rung and torch.profiler against the unprofiled program.
 
-All conditions are run in turn, in a random order within each round; each figure is the ratio to the unprofiled latency
-of the same round, summarised by the trimmed mean with its 95 % interval.
+All conditions are run in turn, in a random order within each round; each figure is 1 + the trimmed mean of the differences
+to the unprofiled latency of the same round over the mean unprofiled latency, with its 95 % interval. (The mean of ratios
+within rounds would be too large where the unprofiled latency scatters.)
 
     python benchmarks/overhead.py [--rounds 30] [--json out.json] [--only NAME]
 """
@@ -105,8 +106,8 @@ def measured(program: Callable[[], Any], rounds: int) -> dict[str, Any]:
     result: dict[str, Any] = {"unprofiled_ms": [round(float(v) / 1e6, 4) for v in trimmed(base)]}
     for name, values in found.items():
         if name != "unprofiled":
-            ratio, half = trimmed(np.array(values) / base)
-            result[name] = {"ratio": round(float(ratio), 4), "half_width_95": round(float(half), 4)}
+            added, half = (value / trimmed(base)[0] for value in trimmed(np.array(values) - base))
+            result[name] = {"ratio": round(1 + float(added), 4), "half_width_95": round(float(half), 4)}
     return result
 
 

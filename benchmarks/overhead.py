@@ -1,8 +1,8 @@
 """How much tracing slows a program down: the deepest rung and torch.profiler against the unprofiled program.
 
-All conditions are run in turn, in a random order within each round; each figure is 1 + the trimmed mean of the differences
-to the unprofiled latency of the same round over the mean unprofiled latency, with its 95 % interval. (The mean of ratios
-within rounds would be too large where the unprofiled latency scatters.)
+All conditions are run in turn, in a random order within each round. Each figure is 1 + the trimmed mean of the
+differences to the unprofiled latency of the same round over the mean unprofiled latency, with its 95 % interval. (The
+mean of ratios within rounds would be too large where the unprofiled latency scatters.)
 
     python benchmarks/overhead.py [--rounds 30] [--json out.json] [--only NAME]
 """

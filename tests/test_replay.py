@@ -166,6 +166,25 @@ def test_threads_that_work_side_by_side_get_their_own_clock() -> None:
     assert sorted(run.clocks.values()) == [0, 1]
 
 
+def test_layers_on_threads_side_by_side_are_not_charged_to_each_other() -> None:
+    """Where only layers are traced, a layer of another thread that outlasts one of the main thread's shows that both
+    work: the replay takes the main thread's own cost out and no more.
+    """
+    layer = (Call(Level.LAYER, (Work(20_000),)),)
+    program = (Work(1_000), Spawn(8, layer * 10), *layer * 30, Join(8), Work(1_000))
+    traced = Simulation(program, COSTS, levels=frozenset({Level.MODEL, Level.LAYER}))
+    run = traced.timeline(with_handoffs=False)
+    assert run.clocks == {MAIN: 0, 8: 1}
+    assert replay(run, COSTS).latency_ns == Simulation(program, levels=UNTRACED).latency_ns
+
+
+def test_threads_beside_each_other_while_the_main_thread_waits_are_told_apart() -> None:
+    """Of two threads that the main thread waits for, one continues its clock, and the other's cost is not added."""
+    program = (Work(1_000), Spawn(8, layers(10, 3_000)), Spawn(9, layers(10, 3_000)), Join(8), Join(9), Work(1_000))
+    run = Simulation(program, COSTS).timeline(with_handoffs=False)
+    assert run.clocks == {MAIN: 0, 8: 0, 9: 1}
+
+
 def test_event_waits_are_found_without_event_records() -> None:
     """Without records of events a waiting operation is taken to wait for what ended last before it started."""
     pair = (Launch(1, 60_000), Record(1, 5), StreamWait(2, 5), Launch(2, 40_000), Record(2, 6), StreamWait(1, 6))

@@ -9,7 +9,7 @@ from enum import IntEnum, IntFlag
 import numpy as np
 import numpy.typing as npt
 
-from xsp.analysis.correction import dependencies
+from xsp.analysis.correction import concurrency, dependencies
 from xsp.analysis.correction.charges import EventKind, Ints
 from xsp.errors import TracingError
 from xsp.types import Columns
@@ -119,7 +119,7 @@ class Timeline:
         default. `event_records` (correlation_id, context, stream, event_id) tells what a wait for an event waits for;
         without it the operation that ended last before the wait's end is taken. `handoffs` (thread, start_ns, end_ns,
         from_thread, from_ns) are waits of threads for each other. `concurrent_threads` are those with a clock of their
-        own; by default those that appear in `handoffs` or whose library and API calls overlap the main thread's.
+        own; by default those that appear in `handoffs` or work beside a thread that shares the main thread's clock.
 
         Raises:
             TracingError: the stamps are out of order, or `api_kind` does not fit `api_calls`.
@@ -129,7 +129,10 @@ class Timeline:
         _check(model_start_ns, host_end_ns, sync_end_ns, kinds, api_calls)
         layer_kinds = np.full(len(layer_events["thread"]), EventKind.LAYER) if layer_kind is None else layer_kind
         if concurrent_threads is None:
-            concurrent_threads = _concurrent(main_thread, library_events, api_calls, kinds, handoffs)
+            handed = [] if handoffs is None else np.concatenate([handoffs["thread"], handoffs["from_thread"]]).tolist()
+            concurrent_threads = concurrency.beside(
+                main_thread, handed, layer_events, library_events, api_calls, kinds & ApiKind.WAIT == 0
+            )
         events, clocks = _events(
             main=main_thread,
             concurrent=concurrent_threads,
@@ -165,24 +168,6 @@ def _check(start_ns: int, host_end_ns: int, sync_end_ns: int, kinds: Ints, api_c
         raise TracingError(
             f"api_kind has {len(kinds)} rows, api_calls {len(api_calls['thread'])}: give one ApiKind per API call"
         )
-
-
-def _concurrent(main: int, library: Columns, api: Columns, kinds: Ints, handoffs: Columns | None) -> Sequence[int]:
-    """Threads that do something of their own while the main thread does."""
-    working = kinds & ApiKind.WAIT == 0
-    thread = np.concatenate([library["thread"], api["thread"][working]]).astype(np.int64)
-    start = np.concatenate([library["start_ns"], api["start_ns"][working]])
-    end = np.concatenate([library["end_ns"], api["end_ns"][working]])
-    order = np.lexsort((end, start))
-    thread, start, end = thread[order], start[order], end[order]
-    mine = thread == main
-    main_start, main_end = start[mine], np.maximum.accumulate(end[mine])
-    # A call overlaps the main thread's iff the main calls begun before its end have not all ended before its start.
-    begun = np.searchsorted(main_start, end, "left")
-    reach = np.append(main_end, np.iinfo(np.int64).min)[begun - 1]
-    overlaps = (begun > 0) & (reach > start) & ~mine
-    named = [] if handoffs is None else np.concatenate([handoffs["thread"], handoffs["from_thread"]]).tolist()
-    return sorted({*thread[overlaps].tolist(), *map(int, named)} - {main})
 
 
 def _events(

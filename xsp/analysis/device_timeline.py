@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from xsp.analysis.hierarchy import layer_spans
+from xsp.analysis.hierarchy import layer_spans, model_spans
 from xsp.types import Level
 
 Tables = Mapping[str, pd.DataFrame]
@@ -47,15 +47,17 @@ def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFr
 
 
 def device_turns(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFrame:
-    """What `device_timeline` adds up, one row per kernel, copy or set in order of start within each run.
+    """What `device_timeline` adds up, one row per kernel, copy or set in order of start within each model call.
 
-    Columns: run, busy_ns (device time that is its own), idle_ns (idle time just before it), start_ns, end_ns, name and
-    phase of its layer. Empty if no kernels were traced.
+    Columns: run, call (row of its MODEL span), busy_ns (device time that is its own), idle_ns (idle time just before it),
+    start_ns, end_ns, name and phase of its layer. Empty if no kernels were traced.
     """
     spans = _timed(tables["spans"], corrected)
-    kernels = spans[spans["level"] == Level.KERNEL].sort_values(["run", "start_ns"], kind="stable")
+    kernels = spans[spans["level"] == Level.KERNEL]
+    kernels = kernels.assign(call=model_spans(tables["spans"], kernels.index.to_numpy()))
+    kernels = kernels.sort_values(["run", "call", "start_ns"], kind="stable")
     if not len(kernels):
-        return pd.DataFrame(columns=["run", "busy_ns", "idle_ns", "start_ns", "end_ns", "name", "phase"])
+        return pd.DataFrame(columns=["run", "call", "busy_ns", "idle_ns", "start_ns", "end_ns", "name", "phase"])
     below = layer_spans(tables["spans"], kernels.index.to_numpy())
     keys = tables["layers"].loc[tables["spans"]["detail"].to_numpy()[below], ["name", "phase"]]
     return _pieces(kernels).assign(name=keys["name"].to_numpy(), phase=keys["phase"].to_numpy())
@@ -71,27 +73,30 @@ def _timed(spans: pd.DataFrame, corrected: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def _pieces(kernels: pd.DataFrame) -> pd.DataFrame:
-    """New busy time and idle time before each kernel, in order of start, by run."""
-    run, start = kernels["run"].to_numpy(), kernels["start_ns"].to_numpy()
+    """New busy time and idle time before each kernel, in order of start, by model call.
+
+    What lies between two calls of a run belongs to neither.
+    """
+    call, start = kernels["call"].to_numpy(), kernels["start_ns"].to_numpy()
     end = start + kernels["duration_ns"].to_numpy()
-    # Runs are laid end to end on one axis, so that the running maximum starts anew with each.
+    # Calls are laid end to end on one axis, so that the running maximum starts anew with each.
     width = int(end.max() - start.min()) + 1
-    shift = np.unique(run, return_inverse=True)[1].astype(np.int64) * width - start.min()
+    shift = np.unique(call, return_inverse=True)[1].astype(np.int64) * width - start.min()
     reached = np.maximum.accumulate(end + shift)
     before = np.r_[np.int64(-1), reached[:-1]]
-    first = np.r_[True, run[1:] != run[:-1]]
+    first = np.r_[True, call[1:] != call[:-1]]
     opens = start + shift
     idle = np.where(first, 0, np.maximum(opens - before, 0))
     busy = np.maximum(end + shift - np.where(first, opens, np.maximum(opens, before)), 0)
-    return pd.DataFrame({"run": run, "busy_ns": busy, "idle_ns": idle, "start_ns": start, "end_ns": end})
+    columns = {"run": kernels["run"].to_numpy(), "call": call, "busy_ns": busy, "idle_ns": idle}
+    return pd.DataFrame(columns | {"start_ns": start, "end_ns": end})
 
 
 def _ends(spans: pd.DataFrame, pieces: pd.DataFrame) -> pd.DataFrame:
-    """Per run: time from the first model call to the first kernel and from the last kernel to the end."""
-    model = spans[spans["level"] == Level.MODEL]
-    begin = model.groupby("run")["start_ns"].min()
-    finish = (model["start_ns"] + model["duration_ns"]).groupby(model["run"]).max()
-    by_run = pieces.groupby("run").agg(first=("start_ns", "min"), last=("end_ns", "max"))
-    before = (by_run["first"] - begin.reindex(by_run.index)).clip(lower=0)
-    after = (finish.reindex(by_run.index) - by_run["last"]).clip(lower=0)
-    return pd.DataFrame({"before": before, "after": after})
+    """Per run, summed over its model calls: from the call to its first kernel, and from its last kernel to the end."""
+    model = spans[(spans["level"] == Level.MODEL) & spans["run"].isin(pieces["run"])]
+    calls = pieces.groupby("call").agg(first=("start_ns", "min"), last=("end_ns", "max")).reindex(model.index)
+    finish = model["start_ns"] + model["duration_ns"]
+    before = (calls["first"].fillna(finish) - model["start_ns"]).clip(lower=0)
+    after = (finish - calls["last"].fillna(finish)).clip(lower=0)
+    return pd.DataFrame({"before": before, "after": after}).groupby(model["run"]).sum()

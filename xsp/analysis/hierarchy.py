@@ -109,8 +109,17 @@ def _module_node(tree: Hierarchy, root: int, name: str, modules: dict[str, tuple
 
 def layer_spans(spans: pd.DataFrame, rows: IntArray) -> IntArray:
     """Row of the innermost LAYER span above each of these spans, which must lie below one."""
+    return _above(spans, rows, Level.LAYER)
+
+
+def model_spans(spans: pd.DataFrame, rows: IntArray) -> IntArray:
+    """Row of the MODEL span above each of these spans."""
+    return _above(spans, rows, Level.MODEL)
+
+
+def _above(spans: pd.DataFrame, rows: IntArray, wanted: Level) -> IntArray:
     parent, level = spans["parent"].to_numpy(), spans["level"].to_numpy()
     current = parent[rows]
-    while (level[current] > Level.LAYER).any():
-        current = np.where(level[current] > Level.LAYER, parent[current], current)
+    while (level[current] > wanted).any():
+        current = np.where(level[current] > wanted, parent[current], current)
     return current

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.hierarchy import Hierarchy, hierarchy, layer_spans
+from xsp.analysis.hierarchy import Hierarchy, hierarchy, layer_spans, model_spans
 from xsp.analysis.intervals import covered_ns
 from xsp.analysis.rungs import runs_of
 from xsp.analysis.statistics import trimmed
@@ -27,7 +27,8 @@ def latency_table(tables: dict[str, pd.DataFrame], model: str, corrected: pd.Dat
       (`corrected`, see `xsp.analysis.correction`); NaN without.
     - device_ms, device_ci_ms: GPU-busy time, the union of the kernels below the node, from the deepest rung.
     - device_interval_ms: from the first of these kernels' start to the last one's end, on the corrected timeline if
-      there is one; summed over calls for layers. device_idle_ms: what of it no kernel below the node is running.
+      there is one; summed over calls for layers and the model. device_idle_ms: what of it no kernel below the node is
+      running.
     - share: device_ms, or host_ms where no kernels were traced, over the unprofiled model latency.
     - kernels (per run), input_shapes, output_shapes, path, node, parent
     """
@@ -138,8 +139,8 @@ def host_sums(
 def _device_interval(
     tree: Hierarchy, runs: pd.DataFrame, spans: pd.DataFrame, corrected: pd.DataFrame | None
 ) -> npt.NDArray[Any]:
-    """First start to last end of the kernels below each layer call, summed over calls, and below the model and modules
-    that are called once; NaN elsewhere.
+    """First start to last end of the kernels below each layer call and each model call, summed over calls, and below
+    modules that are called once; NaN elsewhere.
     """
     result = np.full(len(tree.nodes), np.nan)
     own = runs.loc[runs["deepest"] == Level.KERNEL.name, "run"].to_numpy()
@@ -158,11 +159,12 @@ def _device_interval(
     sums = _per_run(length["run"].to_numpy(), node, length["ns"].to_numpy(), own, len(tree.nodes))
     layers = np.unique(node)
     result[layers] = trimmed(sums)[0][layers]
-    above, parents = tree.of_span[layer], tree.parents
+    above, parents, call = tree.of_span[layer], tree.parents, model_spans(spans, rows)
     while (alive := parents[above] >= 0).any():
         above = np.where(alive, parents[above], above)
-        whole = pd.DataFrame({"run": run, "node": above, "start": start, "end": end})[alive].groupby(["run", "node"])
-        length = (whole["end"].max() - whole["start"].min()).reset_index(name="ns")
+        part = pd.DataFrame({"run": run, "node": above, "call": call, "start": start, "end": end})[alive]
+        by_call = part.groupby(["run", "node", "call"])
+        length = (by_call["end"].max() - by_call["start"].min()).groupby(["run", "node"]).sum().reset_index(name="ns")
         for one, values in length.groupby("node")["ns"]:
             if tree.nodes[int(str(one))].get("calls", 1) == 1:
                 result[int(str(one))] = trimmed(values.to_numpy())[0]

@@ -155,6 +155,13 @@ def test_own_stopping_rule() -> None:
     assert why == "seen enough"
 
 
+def test_stopping_rule_that_gives_no_sentence_is_refused() -> None:
+    """A rule that answers yes or no would end the rounds at its first no; the error says what it must give."""
+    rule: Any = lambda runs: len(runs) > 40  # noqa: E731
+    with pytest.raises(xsp.XspError, match="gave False: it must give None to go on, or a sentence"):
+        xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), levels="M", warmup=1, progress=False, stop=rule)
+
+
 def test_constant_latencies_stop_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the latency does not vary, the fewest rounds after which the rule has looked often enough suffice."""
     monkeypatch.setattr(stopping.time, "perf_counter", lambda: 0.0)

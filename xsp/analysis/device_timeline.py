@@ -49,7 +49,7 @@ def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFr
 def device_turns(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFrame:
     """What `device_timeline` adds up, one row per kernel, copy or set in order of start within each model call.
 
-    Columns: run, call (row of its MODEL span), busy_ns (device time that is its own), idle_ns (idle time just before it),
+    Columns: run, call (row of its MODEL span), busy_ns (device time that is its own), idle_ns (idle time just before),
     start_ns, end_ns, name and phase of its layer. Empty if no kernels were traced.
     """
     spans = _timed(tables["spans"], corrected)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,13 +188,22 @@ def climb(
                 this_round.append(_visit(executor, spec, tracers, number, position))
             runs, number = [*runs, *this_round], number + 1
             on_round(number)
-            reason = stop(runs)
+            reason = _checked(stop(runs))
         except KeyboardInterrupt:
             if not runs:
                 raise
             return runs, f"interrupted after round {number}; the {number} finished rounds are kept"
         if reason is not None:
             return runs, reason
+
+
+def _checked(reason: Any) -> str | None:
+    """What a stopping rule, which can be a caller's own, has given."""
+    if reason is None or isinstance(reason, str):
+        return reason
+    raise TargetError(
+        f"the stopping rule gave {reason!r}: it must give None to go on, or a sentence that says why enough is known"
+    )
 
 
 def _visit(executor: Executor, spec: RunSpec, tracers: Mapping[Level, Tracer], number: int, position: int) -> Run:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import signal
 import sys
 import threading
@@ -135,6 +137,40 @@ def test_module_that_refuses_attributes_is_measured() -> None:
     model = Frozen(4, 4)
     vars(model)["frozen"] = True
     assert len(xsp.measure(model, torch.randn(2, 4), **LAYERS).tree()) == 2
+
+
+COPIES: dict[str, Callable[[nn.Module], Any]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda layer: pickle.loads(pickle.dumps(layer)),
+    "replica": lambda layer: layer._replicate_for_data_parallel(),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_copies_that_a_model_makes_of_its_layers_run_their_own_weights(kind: str) -> None:
+    """A copy of a layer, a DataParallel replica included, is not led back to the layer that it was made from."""
+    found = []
+
+    def twin(model: Copying, x: torch.Tensor) -> None:
+        other = COPIES[kind](model.layer)
+        vars(other)["_parameters"] = {"weight": torch.zeros(4, 4), "bias": torch.zeros(4)}
+        found.append(float(other(x).detach().abs().sum()))
+
+    class Copying(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            twin(self, x)
+            return self.layer(x)
+
+    model = Copying()
+    own = set(vars(model.layer))
+    assert xsp.measure(model, torch.randn(2, 4), **LAYERS).tree()["name"].tolist().count("layer") == 1
+    assert set(found) == {0.0}
+    assert set(vars(model.layer)) == own
 
 
 def test_profile_inside_a_profiled_program_is_refused() -> None:

@@ -9,10 +9,12 @@ hooks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, SupportsIndex, cast
 
 import torch
 from torch import nn
+
+_COPYING = ("__reduce_ex__", "_replicate_for_data_parallel")
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Given what a call would have run, the function to run instead."""
@@ -34,17 +36,38 @@ def entry_point(module: nn.Module) -> str | None:
 
 
 def step_in(module: nn.Module, attribute: str, wrap: Wrap) -> Callable[[], None]:
-    """Replace the entry point of one module; returns what puts it back."""
+    """Replace the entry point of one module; returns what puts it back.
+
+    The replacement calls this very module. A copy that the program makes of it, by `copy`, `pickle` or DataParallel,
+    must not have it, or it would run the weights of the original: what copies are made from is replaced too.
+    """
     own = vars(module)
-    missing = object()
-    before = own.get(attribute, missing)
-    own[attribute] = wrap(getattr(module, attribute))
+    before = {name: own[name] for name in (attribute, *_COPYING) if name in own}
+
+    def as_before(state: dict[str, Any]) -> dict[str, Any]:
+        rest = {name: value for name, value in state.items() if name not in (attribute, *_COPYING)}
+        return rest | {name: value for name, value in before.items() if name in state}
+
+    def reduce_ex(protocol: SupportsIndex) -> Any:
+        made = type(module).__reduce_ex__(module, protocol)
+        if isinstance(made, tuple) and len(made) > 2 and isinstance(made[2], dict):
+            return (*made[:2], as_before(made[2]), *made[3:])
+        return made
+
+    def replicate() -> nn.Module:
+        replica = type(module)._replicate_for_data_parallel(module)  # type: ignore[no-untyped-call]
+        vars(replica).update(as_before(vars(replica)))
+        for name in {attribute, *_COPYING} - before.keys():
+            vars(replica).pop(name, None)
+        return cast("nn.Module", replica)
+
+    own |= {attribute: wrap(getattr(module, attribute)), "__reduce_ex__": reduce_ex}
+    own["_replicate_for_data_parallel"] = replicate
 
     def restore() -> None:
-        if before is missing:
-            own.pop(attribute, None)
-        else:
-            own[attribute] = before
+        for name in (attribute, *_COPYING):
+            own.pop(name, None)
+        own.update(before)
 
     return restore
 

@@ -70,6 +70,13 @@ def test_costs_of_a_host_bound_model_are_found_without_noise() -> None:
     assert costs.identified["launch_ns"]
 
 
+def test_noise_makes_no_host_cost_larger() -> None:
+    """At the true costs the replayed latency is the unprofiled one on average, however single costs vary."""
+    rounds = measured(HOST_BOUND[:4], 150, 5)
+    assert abs(closure(rounds, TRUE).error) < 0.012
+    assert fit_costs(measured(HOST_BOUND, 4, noisy=False)).layer_ns == pytest.approx(TRUE.layer_ns, rel=0.01)
+
+
 def test_a_gpu_bound_model_tells_the_device_cost_only() -> None:
     """Host costs that hide behind the queue keep their prior and are said not to be identified."""
     costs = fit_costs(measured(GPU_BOUND, 24))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -210,6 +211,15 @@ def test_what_one_run_does_not_show_is_learnt_from_others() -> None:
     typical = Latencies.observed([slow.timeline(), traced.timeline()], COSTS)
     assert typical.wake_ns[0] == Machine().wake
     assert_equals_untraced(replay(traced.timeline(), COSTS, typical), traced, truth)
+
+
+def test_a_price_slightly_too_high_takes_slightly_too_much_out() -> None:
+    """What is paid before the first stamp, and before the first one after a wait, is taken out whatever the price."""
+    program = (*layers(4, 3_000), Synchronize(), *layers(4, 3_000))
+    traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
+    dearer = replace(COSTS, layer_ns=COSTS.layer_ns + 100)
+    found = replay(traced.timeline(), dearer, Machine().latencies()).latency_ns
+    assert truth.latency_ns - 8 * 100 <= found <= truth.latency_ns
 
 
 def test_time_never_runs_backwards() -> None:

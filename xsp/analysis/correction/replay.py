@@ -82,9 +82,9 @@ class _Replayer:
     def __init__(self, run: Timeline, prices: Floats, kept: Residuals) -> None:
         ops, events = run.ops, run.events
         self.waits, self.kept = run.waits, kept
+        wait_ends = [kept.core_end[run.waits.clock == clock] for clock in range(max(run.clocks.values()) + 1)]
         self.clocks = tuple(
-            HostClock(*_charges(run, prices, clock), kept.core_end[run.waits.clock == clock])
-            for clock in range(max(run.clocks.values()) + 1)
+            HostClock(*_charges(run, prices, clock, ends), ends) for clock, ends in enumerate(wait_ends)
         )
         self.duration = (ops.end_ns - ops.start_ns).astype(np.float64)
         self.start = np.full(len(ops.kind), -np.inf)
@@ -166,13 +166,24 @@ class _Replayer:
         self.end[lo:hi] = self.start[lo:hi] + self.duration[lo:hi]
 
 
-def _charges(run: Timeline, prices: Floats, clock: int) -> tuple[Floats, Floats]:
+def _charges(run: Timeline, prices: Floats, clock: int, wait_ends: Floats) -> tuple[Floats, Floats]:
     """When each payment on a clock begins, and its amount."""
     mine = run.events.clock == clock
     price = prices[run.events.kind[mine]]
     start = (run.events.start_ns[mine] - run.start_ns).astype(np.float64)
     end = (run.events.end_ns[mine] - run.start_ns).astype(np.float64)
-    begins = np.concatenate([start - price[:, 0], start, end - price[:, 2], end])
+    origins = np.concatenate([[0.0], np.sort(wait_ends)])
+    begins = np.concatenate([_before(start, price[:, 0], origins), start, _before(end, price[:, 2], origins), end])
     amount = price.T.reshape(-1)
     paid = amount > 0
     return begins[paid], amount[paid]
+
+
+def _before(stamp: Floats, price: Floats, origins: Floats) -> Floats:
+    """When payments before a stamp begin: after the call, and after the wait, that came before the stamp.
+
+    A price above the true one would otherwise begin too early, where the clock does not count it, and be lost.
+    """
+    latest = origins[np.maximum(np.searchsorted(origins, stamp, "right") - 1, 0)]
+    begins: Floats = np.where(stamp >= latest, np.maximum(stamp - price, latest), stamp - price)
+    return begins

@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from quick import LAYERS
 from torch import nn
 
+import xsp
 from xsp.analysis.overlap import layer_busy, overlapped, serialized_layers
 from xsp.levels.function_mode import Codes
 from xsp.measuring.serialized import SerializingLayerTracer
@@ -112,3 +114,13 @@ def test_streams_under_capture_are_left_alone(monkeypatch: pytest.MonkeyPatch) -
         layer(torch.ones(1))
     finally:
         tracer.stop()
+
+
+def test_layers_that_cannot_be_measured_alone_are_said() -> None:
+    """Asking for serialised runs where no kernels are traced gives a sentence, and an empty table."""
+    prof = xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), **LAYERS, serialize=True)
+    assert any("without KERNEL there is nothing to measure [not-serialized]" in each for each in prof.warnings)
+    assert not len(prof.serialized)
+    assert not any(
+        "not-serialized" in each for each in xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), **LAYERS).warnings
+    )

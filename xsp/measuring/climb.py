@@ -113,7 +113,11 @@ def _afterwards(
     with _dispensable(done.cut_off, "the tracers' costs in tight loops"):
         done.loops = tight_loops(prepared.tracers)
     wanted = settings.serialize or (settings.serialize is None and done.shared)
-    if wanted and {Level.LAYER, Level.KERNEL} <= set(prepared.traced):
+    missing = [level.name for level in (Level.LAYER, Level.KERNEL) if level not in prepared.traced]
+    if settings.serialize and missing:
+        why = f"no layer was measured alone: serialize=True needs LAYER and KERNEL, without {' and '.join(missing)}"
+        done.cut_off.append(tagged("not-serialized", f"{why} there is nothing to measure"))
+    elif wanted and not missing:
         with _dispensable(done.cut_off, "layers with the device to themselves"):
             tables["serialized"] = serialized(executor, executor.target, prepared)
     if settings.metrics:

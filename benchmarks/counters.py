@@ -1,30 +1,34 @@
-"""Hardware counters against independent witnesses, on a GPU.
+"""Hardware counters against independent witnesses, on a GPU: a few minutes, each figure written as it comes.
 
-1. Nsight Compute on the same program (ResNet-50, batch 32, half precision), caches left alone and clocks not locked in
-   both: DRAM bytes and executed instructions of every kernel above 10 us, and how long the collection takes.
-2. FLOPs of ResNet-50 and GPT-2 by counters, by the arguments of library calls, and by torch's FlopCounterMode.
+1. How long it takes to collect DRAM bytes and occupancy of every kernel of ResNet-50 (batch 32, half precision), here
+   and in Nsight Compute, on the same machine one after the other.
+2. DRAM bytes and executed instructions of every kernel above 10 us against Nsight Compute, caches left alone and clocks
+   not locked in both. Metrics that need one pass are asked for by themselves: between several passes Nsight Compute
+   restores memory through the caches. What still needs several is counted again in its application replay. Beside it,
+   how far two processes of one tool are apart, which no agreement between tools can beat.
+3. FLOPs of ResNet-50 and GPT-2 by counters, by the arguments of library calls, and by torch's FlopCounterMode.
 
-    python benchmarks/counters.py [--json out.json]
+    python benchmarks/counters.py [--json out.json] [--only time values flops]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from glob import glob
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import nsight_compute
 import numpy as np
 import pandas as pd
 import torch
+from nsight_compute import DURATION, NAME, Testimony, WitnessError, asked, compared, paired
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
@@ -40,11 +44,12 @@ READ, WRITE = "dram__bytes_read.sum", "dram__bytes_write.sum"
 OCCUPANCY = "sm__warps_active.avg.pct_of_peak_sustained_active"
 INSTRUCTIONS = "smsp__inst_executed.sum"
 FUSED = "smsp__sass_thread_inst_executed_op_ffma_pred_on.sum"
-COMPARED = (READ, WRITE, INSTRUCTIONS, FUSED)
+COMPARED: Mapping[str, tuple[str, ...]] = {
+    "dram bytes": (READ, WRITE), "instructions": (INSTRUCTIONS,), "ffma": (FUSED,),
+}  # fmt: skip
 TIMED = (READ, WRITE, OCCUPANCY)
-LONG_NS = 10_000
-LIMITS = (0.01, 0.03, 0.1)
 WARM_UP = 4
+PROGRAM = "resnet50 batch 32"
 
 
 def inference(module: Any, **options: Any) -> Callable[[], Any]:
@@ -59,115 +64,118 @@ def inference(module: Any, **options: Any) -> Callable[[], Any]:
 
 
 PROGRAMS: dict[str, Callable[[], Callable[[], Any]]] = {
-    "resnet50 batch 32": lambda: inference(resnet50, batch=32),
+    PROGRAM: lambda: inference(resnet50, batch=32),
     "gpt2 batch 8, 512 tokens": lambda: inference(transformer, batch=8, tokens=512),
 }
 
 
+# ---- what runs in processes of its own, so that each finds the same memory ----
+
+
 def profiled_by_other() -> None:
     """What Nsight Compute runs: the first program, warm, then one call between start and stop."""
-    call = PROGRAMS["resnet50 batch 32"]()
+    call = PROGRAMS[PROGRAM]()
     for _ in range(WARM_UP):
         call()
     torch.cuda.synchronize()
-    torch.cuda.profiler.start()
+    torch.cuda.profiler.start()  # type: ignore[no-untyped-call]
     call()
     torch.cuda.synchronize()
-    torch.cuda.profiler.stop()
+    torch.cuda.profiler.stop()  # type: ignore[no-untyped-call]
 
 
-def nsight_compute() -> str | None:
-    """Path of ncu, or None."""
-    places = [*glob("/usr/local/cuda*/bin/ncu"), *glob("/opt/nvidia/nsight-compute/*/ncu")]
-    return shutil.which("ncu") or next(iter(sorted(places, reverse=True)), None)
-
-
-def by_nsight_compute(ncu: str, metrics: tuple[str, ...]) -> tuple[pd.DataFrame, float]:
-    """Metrics of every kernel in order of launch, and the seconds that the whole process took."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "ncu.csv"
-        command = [ncu, "--cache-control", "none", "--clock-control", "none", "--profile-from-start", "off"]
-        command += ["--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(metrics)]
-        begin = time.perf_counter()
-        child = [sys.executable, __file__, "--child"]
-        done = subprocess.run([*command, "--log-file", str(log), *child], capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - begin
-        text = log.read_text() if log.exists() else ""
-        if done.returncode or '"ID"' not in text:
-            raise SystemExit(f"ncu failed ({done.returncode}): {(text + done.stderr)[-1500:]}")
-        lines = text[text.index('"ID"') :].splitlines()
-        table = Path(folder) / "table.csv"
-        table.write_text("\n".join([lines[0], *lines[2:]]))  # the second line has units
-        return pd.read_csv(table, thousands=","), seconds
-
-
-def seconds_alone() -> float:
-    """The same process without Nsight Compute: what its seconds hold beside the collection."""
-    begin = time.perf_counter()
-    subprocess.run([sys.executable, __file__, "--child"], check=True)
-    return time.perf_counter() - begin
-
-
-def counted(name: str, metrics: tuple[str, ...]) -> xsp.Profile:
+def counted(name: str, metrics: Sequence[str]) -> xsp.Profile:
     """A profile of a program with counters."""
     prof = xsp.measure(PROGRAMS[name](), iterations=5, metrics=metrics, progress=False)
-    facts = prof._capture.meta["counters"]
-    if facts["why"]:
-        raise SystemExit(facts["why"])
+    if why := prof._capture.meta["counters"]["why"]:
+        raise WitnessError(why)
     return prof
 
 
-def agreement(ours: pd.Series[float], theirs: pd.Series[float]) -> dict[str, Any]:
-    """How many kernels agree to within the limits; of kernels where either counts anything."""
-    mean = (ours + theirs) / 2
-    apart = (ours - theirs).abs()[mean > 0] / mean[mean > 0]
-    shares = {f"within {limit:.0%}": round(float((apart <= limit).mean()), 4) for limit in LIMITS}
+def counted_here(metrics: Sequence[str], target: Path) -> None:
+    """Write the first program's counters, with names and durations, and the facts about the collection."""
+    prof = counted(PROGRAM, metrics)
+    sequence = kernel_sequence(prof._capture.tables)
+    table = prof.table("counters")[list(metrics)].assign(
+        **{NAME: sequence["name"].to_numpy(), DURATION: sequence["duration_ns"].to_numpy()}
+    )
+    facts = prof._capture.meta["counters"]
+    target.write_text(json.dumps({"facts": facts, "kernels": table.to_dict("list")}), encoding="utf-8")
+
+
+CHILD = [sys.executable, __file__, "--child"]
+
+
+def by_xsp(metrics: Sequence[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Counters of the first program by xsp in a fresh process, and the facts, with the seconds of that process."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "counters.json"
+        begin = time.perf_counter()
+        done = subprocess.run([*CHILD, str(target), *metrics], capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - begin
+        if done.returncode:
+            raise WitnessError(f"xsp failed ({done.returncode}): {done.stderr[-500:].strip()}")
+        saved = json.loads(target.read_text(encoding="utf-8"))
+    return pd.DataFrame(saved["kernels"]), saved["facts"] | {"process_s": seconds}
+
+
+@cache
+def ours() -> tuple[pd.DataFrame, dict[str, Any]]:
+    """All compared metrics by xsp, once for all comparisons."""
+    return by_xsp([metric for metrics in COMPARED.values() for metric in metrics])
+
+
+def values(label: str) -> dict[str, Any]:
+    """Agreement with Nsight Compute on one kind of metric, and for DRAM bytes of Nsight Compute with itself."""
+    metrics, ncu, (own, _) = COMPARED[label], nsight_compute.path(), ours()
+    found, replay = asked(ncu, metrics, CHILD), "kernel"
+    if found.passes > 1:
+        found, replay = asked(ncu, metrics, CHILD, "application"), "application"
+    told: dict[str, Any] = {"replay": replay, "passes": found.passes, "ncu_process_s": round(found.seconds, 2)}
+    told["xsp and ncu"] = compared(own, found.table, metrics, own[DURATION])
+    if label == "dram bytes":
+        told["ncu in another process"] = _repeated(found, asked(ncu, metrics, CHILD, replay), metrics)
+    return told
+
+
+def _repeated(first: Testimony, second: Testimony, metrics: Sequence[str]) -> dict[str, Any]:
+    """Two runs of Nsight Compute; a kernel's duration is xsp's."""
+    own, _ = ours()
+    durations = np.full(len(first.table), np.nan)
+    for mine, other in paired(own[NAME].tolist(), first.table[NAME].tolist()):
+        durations[other] = own[DURATION].iloc[mine]
+    return compared(first.table, second.table, metrics, pd.Series(durations))
+
+
+def values_again() -> dict[str, Any]:
+    """Agreement of two processes that count with xsp."""
+    own, facts = ours()
+    again, _ = by_xsp([metric for metrics in COMPARED.values() for metric in metrics])
+    found = {label: compared(own, again, metrics, own[DURATION]) for label, metrics in COMPARED.items()}
+    return {"spread in one process": facts["spread"], **found}
+
+
+@cache
+def timed() -> dict[str, Any]:
+    """Seconds in which xsp collects DRAM bytes and occupancy, and those of its whole process."""
+    _, facts = by_xsp(TIMED)
+    times = {"xsp_s": round(facts["seconds"], 2), "xsp_process_s": round(facts["process_s"], 2)}
+    return {"kernels": facts["measured"], "runs": facts["runs"], **times}
+
+
+def against_its_time() -> dict[str, Any]:
+    """The same by Nsight Compute, of whose process the time of the program alone is taken off."""
+    own, whole = timed(), asked(nsight_compute.path(), TIMED, CHILD)
+    begin = time.perf_counter()
+    subprocess.run(CHILD, check=True)
+    alone = time.perf_counter() - begin
     return {
-        "kernels": len(apart),
-        **shares,
-        "median": round(float(apart.median()), 5),
-        "95th percentile": round(float(apart.quantile(0.95)), 5),
-        "ratio of sums": round(float(ours.sum() / theirs.sum()), 5) if theirs.sum() else None,
-    }
-
-
-def base_name(kernel: str) -> str:
-    """A kernel's name without parameters and template arguments."""
-    return re.split(r"[<(]", kernel.removeprefix("void "))[0].rpartition("::")[2]
-
-
-def against_nsight_compute(ncu: str) -> dict[str, Any]:
-    """Values and collection time, ours and Nsight Compute's."""
-    prof = counted("resnet50 batch 32", COMPARED)
-    sequence, ours = kernel_sequence(prof._capture.tables), prof.table("counters")
-    theirs, _ = by_nsight_compute(ncu, COMPARED)
-    again, _ = by_nsight_compute(ncu, COMPARED)
-    same = len(theirs) == len(ours) and [base_name(x) for x in theirs["Kernel Name"]] == [
-        base_name(x) for x in sequence["name"]
-    ]
-    result: dict[str, Any] = {"kernels": [len(ours), len(theirs)], "same kernels in the same order": same}
-    if same:
-        long = (sequence["duration_ns"] > LONG_NS).to_numpy()
-        for label, metrics in {"dram bytes": [READ, WRITE], "instructions": [INSTRUCTIONS], "ffma": [FUSED]}.items():
-            own, other, repeated = (table.loc[long, metrics].sum(axis=1) for table in (ours, theirs, again))
-            result[label] = {"xsp and ncu": agreement(own, other), "ncu and ncu": agreement(other, repeated)}
-    result["spread"] = prof._capture.meta["counters"]["spread"]
-    return result | {"time": collection_time(ncu)}
-
-
-def collection_time(ncu: str) -> dict[str, Any]:
-    """Seconds to collect DRAM bytes and occupancy."""
-    facts = counted("resnet50 batch 32", TIMED)._capture.meta["counters"]
-    _, whole = by_nsight_compute(ncu, TIMED)
-    alone = seconds_alone()
-    return {
-        "xsp_s": round(facts["seconds"], 2),
-        "kernels": facts["measured"],
-        "runs": facts["runs"],
-        "ncu_process_s": round(whole, 2),
+        "kernels": len(whole.table),
+        "passes": whole.passes,
+        "ncu_process_s": round(whole.seconds, 2),
         "process_alone_s": round(alone, 2),
-        "ncu collection / xsp": round((whole - alone) / facts["seconds"], 2),
-        "ncu process / xsp": round(whole / facts["seconds"], 2),
+        "ncu collection / xsp": round((whole.seconds - alone) / own["xsp_s"], 2),
+        "ncu process / xsp process": round(whole.seconds / own["xsp_process_s"], 2),
     }
 
 
@@ -179,35 +187,61 @@ def operations(name: str) -> dict[str, Any]:
         PROGRAMS[name]()()
     columns = ("flops", "flops_tensor", "flops_fp16", "flops_fp32", "flops_fp64")
     facts = prof._capture.meta["counters"]
+    told = {"seconds": round(facts["seconds"], 2), "passes": facts["passes"], "spread": facts["spread"]}
     return {
         "counters": {column: float(np.nansum(work[column])) for column in columns},
         "library calls": float(prof.table("library_calls")["flops"].fillna(0).sum()),
         "FlopCounterMode": float(mode.get_total_flops()),
-        "seconds": round(facts["seconds"], 2),
-        "passes": facts["passes"],
-        "spread": facts["spread"],
+        **told,
     }
+
+
+STEPS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
+    "time": {"time of xsp": timed, "time": against_its_time},
+    "values": {**{label: partial(values, label) for label in COMPARED}, "xsp in another process": values_again},
+    "flops": {name: partial(operations, name) for name in PROGRAMS},
+}
+
+
+class Report:
+    """Figures as they come: printed, and written to the file each time, so that a cut-off run keeps what it had."""
+
+    def __init__(self, target: Path | None) -> None:
+        self.figures: dict[str, Any] = {"environment": environment()}
+        self._target = target
+
+    def add(self, section: str, name: str, figure: Any) -> None:
+        """Put a figure into a section."""
+        self.figures.setdefault(section, {})[name] = figure
+        print(json.dumps({section: {name: figure}}, indent=1), flush=True)
+        if self._target is not None:
+            self._target.write_text(json.dumps(self.figures, indent=1) + "\n", encoding="utf-8")
+
+
+def run(names: Sequence[str], report: Report) -> None:
+    """Steps in their order. Why a figure could not be had is put in its place, and the next is tried."""
+    for name, figures in ((name, STEPS[name]) for name in STEPS if name in names):
+        for label, figure in figures.items():
+            try:
+                found = figure()
+            except (WitnessError, subprocess.SubprocessError, RuntimeError, OSError) as error:
+                found = f"failed: {error}"
+            report.add("flops" if name == "flops" else "nsight compute", label, found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), help="steps; all by default")
+    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark needs an NVIDIA GPU: torch sees none")
-    if arguments.child:
-        profiled_by_other()
+    if arguments.child is not None:
+        target, *metrics = arguments.child or [""]
+        counted_here(metrics, Path(target)) if target else profiled_by_other()
         return
-    report: dict[str, Any] = {"environment": environment(), "flops": {name: operations(name) for name in PROGRAMS}}
-    print(json.dumps(report["flops"], indent=1), flush=True)
-    ncu = nsight_compute()
-    report["nsight compute"] = (
-        against_nsight_compute(ncu) if ncu else "ncu is neither in PATH nor in /usr/local/cuda*/bin"
-    )
-    print(json.dumps(report["nsight compute"], indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    run(arguments.only, Report(arguments.json))
 
 
 if __name__ == "__main__":

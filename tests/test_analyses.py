@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -514,6 +514,28 @@ def test_flops_by_definition_are_those_that_torch_counts() -> None:
             module(*inputs)
         assert found[name] == counter.get_total_flops() > 0, name
     assert found[list(open_)].isna().all()
+
+
+@pytest.mark.parametrize("data_type", [torch.float32, torch.bfloat16])
+def test_functional_convolutions_count_their_filters(data_type: torch.dtype) -> None:
+    """Where the filters are an operand, FLOPs are torch's whatever the groups, bias, direction and precision."""
+
+    def call(image: torch.Tensor, series: torch.Tensor, filters: torch.Tensor, bias: torch.Tensor) -> None:
+        nn.functional.conv2d(image, filters, bias[:8], groups=2, dilation=2)
+        nn.functional.conv_transpose2d(image, filters, bias, stride=2, groups=4)
+        nn.functional.conv1d(series, filters[:, :, 0], padding=1)
+        nn.functional.conv2d(image[0], filters, groups=2)
+        nn.functional.conv2d(weight=filters, input=image, groups=2)
+
+    rand = partial(torch.randn, dtype=data_type)
+    inputs = rand(2, 8, 9, 9), rand(2, 4, 20), rand(8, 4, 3, 3), rand(16)
+    with FlopCounterMode(display=False) as counter:
+        call(*inputs)
+    metrics = analysis.layer_metrics(measured(call, *inputs)).set_index("type")
+    *known, by_name = metrics.loc[metrics.index.str.startswith("conv"), "flops"]
+    assert np.isnan(by_name)
+    # The last is the one before it on two images.
+    assert sum(known) + 2 * known[3] == counter.get_total_flops()
 
 
 def test_operands_in_another_order_are_not_guessed() -> None:

@@ -88,6 +88,19 @@ def _is_filter(size: int, channels: int, filters: int) -> bool:
     return size > 0 and (dense or depthwise)
 
 
+def _functional_convolution(layer: Operands) -> float:
+    """2 for each weight of a filter and element of the output; of the input where the convolution is transposed.
+
+    The filters are an operand here, so that groups and biases need not be known. NaN where the operands were passed by
+    name in another order.
+    """
+    image, filters, output = layer.inputs[0], layer.inputs[1], layer.outputs[0]
+    place = -1 - int(layer.kind[-2])
+    source, result = (output, image) if "transpose" in layer.kind else (image, output)
+    fits = len(filters) == 1 - place and filters[0] == result[place] and source[place] % filters[1] == 0
+    return 2 * prod(result) * prod(filters[1:]) if fits else nan
+
+
 _GATES = {"L": 4, "G": 3, "R": 1}
 
 
@@ -121,10 +134,9 @@ _FORMULAS: tuple[tuple[re.Pattern[str], Callable[[Operands], float]], ...] = tup
         (r"grouped_mm", _grouped),
         (r"scaled_dot_product_attention", _attention),
         (r"Conv[123]d", _convolution),
+        (r"conv(_transpose)?[123]d", _functional_convolution),
         (r"(LSTM|GRU|RNN)Cell", _cell),
         (r"LSTM|GRU|RNN", _recurrent),
     )
 )
-_UNKNOWN = re.compile(
-    r"(Lazy)?Conv|conv[123_]|conv_transpose|MultiheadAttention|einsum|tensordot|Bilinear|LSTM|GRU|RNN|rmatmul"
-)
+_UNKNOWN = re.compile(r"(Lazy)?Conv|conv_|MultiheadAttention|einsum|tensordot|Bilinear|LSTM|GRU|RNN|rmatmul")

@@ -57,6 +57,19 @@ def test_gpt2_products_by_hand(profiles: dict[str, xsp.Profile]) -> None:
     assert work.loc[work["precision"] == "fp16", "flops"].sum() == 12 * block + 2 * 64 * 768 * 50257
 
 
+def test_attention_inside_a_layer_is_told_by_its_graph() -> None:
+    """cuDNN's attention graph gives FLOPs and bytes where the layer around it has several products (ViT-B/16)."""
+    prof = xsp.load(CAPTURES / "models" / "vit_b_16.xsp")
+    images, heads, tokens, width = 32, 12, 197, 64
+    calls = analysis.library_calls(prof)
+    own = calls[calls["arguments"].str.contains("SDPA")]
+    attention = analysis.kernels_by_library_call(prof).query("kernel.str.contains('sdpa')")
+    flops = 4 * images * heads * tokens**2 * width
+    assert own["flops"].tolist() == attention["flops"].tolist() == [flops] * 12
+    traffic = 4 * images * heads * tokens * width * 2
+    np.testing.assert_allclose(attention["arithmetic_intensity"], flops / traffic)
+
+
 def test_bytes_are_those_of_the_operands(profiles: dict[str, xsp.Profile]) -> None:
     """A convolution reads its input and filter and writes its output once; its layout changes get no bytes."""
     prof = profiles["resnet50"]

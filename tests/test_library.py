@@ -498,6 +498,11 @@ def test_every_signature_fits_its_record() -> None:
         assert all(p.position < 38 for p in signature.parameters), symbol
 
 
+def attention(query: list[int], key: list[int]) -> dict[str, Any]:
+    """A node of attention as cuDNN describes it; values have the dimensions of keys."""
+    return {"operation": "SDPA_FWD", "Q": {"dims": query}, "K": {"dims": key}, "V": {"dims": key}}
+
+
 @pytest.mark.parametrize(
     ("symbol", "call", "count"),
     [
@@ -508,6 +513,8 @@ def test_every_signature_fits_its_record() -> None:
         ("cusparseSpMM", {"a": {"nonzeros": 10}, "c": {"cols": 6}, "compute_type": "CUDA_R_32F"}, 120),
         ("cudnnConvolutionBackwardData", {"dy": {"dims": [2, 8, 5, 5]}, "w": {"dims": [8, 4, 3, 3]}}, 2 * 400 * 36),
         ("cudnnSoftmaxForward", {"x": {"dims": [1]}}, None),
+        ("cudnnBackendExecute", {"operations": [attention([2, 4, 7, 8], [2, 2, 5, 8])]}, 2 * (2 * 4 * 7) * 5 * (8 + 8)),
+        ("cudnnBackendExecute", {"operations": [attention([2, 4, 7, 8], [2, 4, 8, 5])]}, None),
         ("cublasLtMatmul", {"undecoded": "reason"}, None),
     ],
 )

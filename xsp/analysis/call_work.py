@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from xsp.analysis.data_types import itemsize, precision_of
+from xsp.analysis.layer_products import attention_flops
 from xsp.analysis.layer_work import Work
 
 
@@ -53,6 +54,8 @@ _OPERANDS = ("X", "W", "Y", "dX", "dW", "dY", "x", "w", "y", "dx", "dw", "dy")
 
 def _graph(operations: list[Mapping[str, Any]], flops: float) -> Work:
     """A cuDNN graph. Which tensors of a fused graph never reach memory it does not say, so bytes need a single node."""
+    if [node["operation"] for node in operations] == ["SDPA_FWD"]:
+        return _attention(operations[0])
     heavy = [node for node in operations if str(node["operation"]).startswith(("CONVOLUTION", "MATMUL"))]
     types = [
         tensor.get("type") for node in heavy for key in (*_OPERANDS, "matA")
@@ -61,6 +64,14 @@ def _graph(operations: list[Mapping[str, Any]], flops: float) -> Work:
     precision = precision_of(types[0]) if types else ""
     found = _convolution(operations[0]) if len(operations) == 1 else None
     return Work(flops, found[0] if found else nan, found[1] if found else nan, precision, bool(heavy))
+
+
+def _attention(node: Mapping[str, Any]) -> Work:
+    """The FLOPs too are from the tensors: captures of earlier versions lack them."""
+    tensors = {name: node[name] for name in "QKVO"}
+    *read, written = (prod(each["dims"]) * itemsize(each["type"]) for each in tensors.values())
+    flops = attention_flops(*(tensors[name]["dims"] for name in "QKV"))
+    return Work(flops, float(sum(read)), float(written), precision_of(tensors["Q"]["type"]), True)
 
 
 def _convolution(call: Mapping[str, Any]) -> tuple[float, float, str] | None:

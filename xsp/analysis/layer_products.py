@@ -58,8 +58,15 @@ def _grouped(layer: Operands) -> float:
 
 
 def _attention(layer: Operands) -> float:
-    """Query, key and value: 2 L S E for the scores and 2 L S E_v for the output, per batch and head; causal in full."""
     query, key, value = (layer.inputs[at] for at in range(3))
+    return attention_flops(query, key, value)
+
+
+def attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int]) -> float:
+    """2 L S E for the scores and 2 L S E_v for the output, per batch and head; causal in full.
+
+    From the dimensions of query, key and value; NaN where they do not fit together.
+    """
     fits = query[-1] == key[-1] and key[-2] == value[-2]
     return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1]) if fits else nan
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.call_work import call_work
 from xsp.analysis.correction import deepest_rung
 from xsp.analysis.intervals import covered_ns
 from xsp.analysis.kernels import placed_work
@@ -93,7 +94,7 @@ def _calls(profile: Profile) -> pd.DataFrame:
         layer=layers["name"].to_numpy(object)[layer],
         host_ms=_host_ms(spans, runs, len(recorded))[row],
         gpu_ms=_gpu_ms(spans, runs, len(recorded))[row],
-        flops=table["flops"].to_numpy(np.float64, na_value=np.nan),
+        flops=call_work(table)["flops"],
     )
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from math import prod
+from math import isnan, prod
 from typing import Any
+
+from xsp.analysis.layer_products import attention_flops
 
 _PRODUCT = re.compile(r"cublas(Lt)?(\w?gemm|Gemm|Matmul)(?!AlgoGet|GroupedBatched)")
 _TRIANGULAR = re.compile(r"cublas\wtr[sm]m")
@@ -70,4 +72,7 @@ def _graph_node(node: Mapping[str, Any]) -> int:
         return _convolution(output, weight) if output and weight else 0
     if node["operation"] == "MATMUL":
         return int(2 * prod(node["matC"]["dims"]) * node["matA"]["dims"][-1])
+    if node["operation"] == "SDPA_FWD":
+        count = attention_flops(*(node[name]["dims"] for name in ("Q", "K", "V")))
+        return 0 if isnan(count) else int(count)
     return 0

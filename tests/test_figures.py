@@ -199,6 +199,22 @@ def test_icicle_adds_up_to_the_timeline(step: xsp.Profile) -> None:
     assert f"{widest['latency_ms']:.3f} ms" in text
 
 
+def contrast(one: str, other: str) -> float:
+    """WCAG's ratio of two colours, 1 to 21."""
+    parts = np.array([[int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] for colour in (one, other)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    low, high = sorted(linear @ (0.2126, 0.7152, 0.0722) + 0.05)
+    return float(high / low)
+
+
+def test_names_in_the_icicle_can_be_read(step: xsp.Profile) -> None:
+    """Text stands out from every node's colour, those of modules too, with a ratio of more than 4."""
+    (trace,) = figures.hierarchy(step).data
+    pairs = set(zip(trace.textfont.color, trace.marker.colors, strict=True))
+    assert len(pairs) > 4
+    assert min(contrast(*pair) for pair in pairs) > 4
+
+
 @pytest.mark.parametrize("name", ["layer_latency", "hierarchy", "layer_latency_by_type"])
 def test_marks_are_limited_however_many_layers(name: str) -> None:
     """A model of 5,000 layers gives a figure of at most MARKS marks that says what is not drawn."""

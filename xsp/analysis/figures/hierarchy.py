@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.device_timeline import AFTER, BEFORE
-from xsp.analysis.figures.palette import IDLE, LEVELS
+from xsp.analysis.figures.palette import IDLE, LEVELS, text_on
 from xsp.analysis.figures.theme import MARKS, Figure, figure, hover, kernel_label, layer_label, safe
 from xsp.analysis.layers import layer_information
 from xsp.render import numbers
@@ -141,9 +141,9 @@ class _Nodes:
             "leaf": {"opacity": 1},
             "textfont": {
                 "size": 12,
-                "color": ["#ffffff" if node.level in LEVELS else "#15181c" for node in self._nodes],
+                "color": [text_on(LEVELS.get(node.level, IDLE)) for node in self._nodes],
             },
-            "pathbar": {"textfont": {"color": "#ffffff"}},
+            "pathbar": {"textfont": {"color": text_on(LEVELS["MODEL"])}},
             "marker": {
                 "colors": [LEVELS.get(node.level, IDLE) for node in self._nodes],
                 "pattern": {

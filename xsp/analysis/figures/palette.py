@@ -93,3 +93,19 @@ def family(layer_type: str) -> Family:
 def family_named(name: str) -> Family:
     """The kind of layer with this name; `OTHER` if there is none."""
     return next((one for one in FAMILIES if one.name == name), OTHER)
+
+
+def text_on(colour: str) -> str:
+    """White or nearly black, whichever stands out more from `#rrggbb` (WCAG's contrast ratio)."""
+    white, black = _luminance("#ffffff"), _luminance(_BLACK)
+    here = _luminance(colour)
+    return "#ffffff" if (white + 0.05) / (here + 0.05) > (here + 0.05) / (black + 0.05) else _BLACK
+
+
+_BLACK = "#15181c"
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

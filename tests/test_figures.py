@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from captures import HOSTILE_KERNEL, gpu_profile, wide_profile
+from captures import HOSTILE_KERNEL, gpu_capture, gpu_profile, wide_profile
 from torch import nn
 
 import xsp
@@ -235,6 +237,35 @@ def test_names_are_text_not_markup() -> None:
     assert "<script>" in HOSTILE_KERNEL
 
 
+def test_bars_of_overlapping_kernels_are_not_longer_than_the_latency() -> None:
+    """A15: kernels that run side by side add up to more than the latency; the bar is the time that the GPU is busy."""
+    prof = xsp.load(CAPTURES / "models" / "wav2vec2_base.xsp")
+    assert analysis.kernels_by_model(prof)["kernel_latency_ms"][0] > prof.latency_ms
+    busy, idle, *_ = figures.kernels_by_model(prof).data
+    assert busy.y[0] + idle.y[0] == pytest.approx(prof.latency_ms)
+    assert idle.y[0] > 0
+
+
+@pytest.mark.parametrize("name", ["kernel_roofline", "layer_metrics", "kernels_by_name", "kernels_by_model"])
+def test_notes_tell_what_was_counted(name: str) -> None:
+    """Where the hardware counted DRAM bytes and no FLOPs, the note says so of each; where both, of both."""
+    draw, capture = getattr(figures, name), gpu_capture()
+    fused = {f"smsp__sass_thread_inst_executed_op_f{each}_pred_on.sum": 1e6 for each in ("add", "mul", "fma")}
+    others = [name.replace("_op_f", f"_op_{letter}") for name in fused for letter in "dh"]
+    dram = {"dram__bytes_read.sum": 2e6, "dram__bytes_write.sum": 1e6}
+    tensor = {"sm__ops_path_tensor_src_bf16_dst_fp32.sum": 1e6}
+
+    def counting(**columns: float) -> xsp.Profile:
+        position = np.arange(4)
+        table = pd.DataFrame({"position": position, "kernel": position, "sample": position, **columns})
+        return xsp.Profile(replace(capture, tables={**capture.tables, "counters": table}))
+
+    assert "FLOPs are analytic" in note(draw(counting(**dram)))
+    assert "DRAM bytes were counted by the hardware." in note(draw(counting(**dram)))
+    every = counting(**dram, **fused, **dict.fromkeys(others, 0.0), **tensor)
+    assert "FLOPs and DRAM traffic were counted by the hardware." in note(draw(every))
+
+
 def test_colours_are_the_same_everywhere(resnet: xsp.Profile) -> None:
     """Convolutions have one colour in the bars, the shares and the rooflines; no two kinds share a symbol."""
     colour = family("Conv2d").colour
@@ -282,7 +313,7 @@ def test_sweep_figures_show_every_profile(resnet: xsp.Profile, step: xsp.Profile
     upper = {(trace.name, trace.x[0]): trace.y[0] for trace in drawn.data if trace.yaxis is None}
     for name, batch, throughput in table[["name", "batch_size", "throughput_per_s"]].itertuples(index=False):
         assert upper[name, batch] == pytest.approx(throughput)
-    sums = analysis.kernels_by_model(both)
-    bars_, *_ = figures.kernels_by_model(both).data
-    np.testing.assert_allclose(bars_.y, sums["kernel_latency_ms"])
+    busy, idle, *_ = figures.kernels_by_model(both).data
+    np.testing.assert_allclose(busy.y, [prof.tree()["device_ms"].iloc[0] for prof in both])
+    np.testing.assert_allclose(np.add(busy.y, idle.y), [prof.latency_ms for prof in both])
     assert figures.model_information(step).layout.meta["empty"]

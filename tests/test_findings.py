@@ -41,7 +41,14 @@ def test_idle_share_and_place_are_the_timelines() -> None:
     kernels = analysis.kernel_information(prof)
     memory = kernels.loc[kernels["memory_bound"].fillna(False).astype(bool), "latency_ms"].sum()
     assert f"{numbers.percent(memory / kernels['latency_ms'].sum())} is memory-bound" in sentence
-    assert "analytic" in sentence
+    assert sentence.endswith("(analytic FLOPs and bytes)")
+
+
+def test_estimates_are_named_beside_counted_bytes() -> None:
+    """Where the hardware counted bytes and no FLOPs, the sentence on what is memory-bound says that FLOPs are not."""
+    prof = xsp.load(CAPTURES / "models" / "alexnet.xsp")
+    assert set(analysis.kernel_information(prof)["source"]) == {"counters", "mixed"}
+    assert dict(findings(prof))["bound by"].endswith("(analytic FLOPs)")
 
 
 def test_largest_of_each_level_are_named_with_their_share() -> None:

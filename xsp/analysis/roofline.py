@@ -44,6 +44,12 @@ def sources(work: pd.DataFrame) -> pd.Series[str]:
     return _source((columns == COUNTERS).any(axis=1), (columns == ANALYTIC).any(axis=1))
 
 
+def analytic_quantities(work: pd.DataFrame) -> list[str]:
+    """Which of "FLOPs" and "bytes" are worked out and not counted, for some row of `kernel_work`."""
+    columns = {"FLOPs": "flops_source", "bytes": "bytes_source"}
+    return [what for what, column in columns.items() if (work[column] == ANALYTIC).any()]
+
+
 def _source(counted: pd.Series[bool], analytic: pd.Series[bool]) -> pd.Series[str]:
     named = np.select([counted & analytic, counted, analytic], [MIXED, COUNTERS, ANALYTIC], default="")
     return pd.Series(named, index=counted.index, dtype=object)

@@ -62,7 +62,7 @@ _WORK = (
         "memory, if the intensity is below the ridge point of the roofline, else compute",
         _bound,
     ),
-    _text("source", "from", "counters: measured by the hardware; analytic: from arguments and shapes"),
+    _text("source", "from", "counters: by the hardware; analytic: from arguments and shapes; mixed: some of each"),
 )
 _LAYER = (_count("layer_index", "#", "Index of the layer, in order of first appearance"), _text("layer", "layer"))
 _KERNEL_NAME = _text("name", "kernel", "Hover for the full name", telling_kernel_name, hovers=True)

@@ -15,6 +15,8 @@ from xsp.analysis.device_timeline import AFTER, BEFORE
 from xsp.analysis.kernels import kernel_information, kernels_by_name
 from xsp.analysis.layers import layer_information, layer_latency_by_type
 from xsp.analysis.library import library_by_api
+from xsp.analysis.roofline import analytic_quantities
+from xsp.analysis.work import kernel_work
 from xsp.render import numbers
 from xsp.render.labels import shortened, telling_kernel_name
 
@@ -53,7 +55,7 @@ def bound(prof: Profile) -> str:
         who = f"the GPU, and the host with it: {facts}"
     else:
         who = f"the GPU: it is busy for {numbers.percent(1 - idle)} of the latency"
-    split = _memory_or_compute(kernel_information(prof))
+    split = _memory_or_compute(kernel_information(prof), analytic_quantities(kernel_work(prof)))
     return f"{who}. {split}" if split else who
 
 
@@ -67,8 +69,8 @@ def _gaps(prof: Profile) -> str:
     return f", {numbers.percent(float(idle.max() / idle.sum()))} of that {where[str(idle.idxmax())]}"
 
 
-def _memory_or_compute(table: pd.DataFrame) -> str:
-    """`Of the kernels' time 70% is memory-bound, …`; empty where no bound is known."""
+def _memory_or_compute(table: pd.DataFrame, analytic: list[str]) -> str:
+    """`Of the kernels' time 70% is memory-bound, … (analytic FLOPs)`; empty where no bound is known."""
     spent = table["latency_ms"].astype(float)
     known = table["memory_bound"].notna()
     total = float(spent.sum())
@@ -81,8 +83,7 @@ def _memory_or_compute(table: pd.DataFrame) -> str:
         ("not known to be either", spent[~known].sum()),
     )
     listed = ", ".join(f"{numbers.percent(amount / total)} is {what}" for what, amount in shares if amount > 0)
-    analytic = bool(table["source"].astype(str).str.contains("analytic").any())
-    return f"Of the kernels' time {listed}" + (" (analytic FLOPs and bytes)" if analytic else "")
+    return f"Of the kernels' time {listed}" + (f" (analytic {' and '.join(analytic)})" if analytic else "")
 
 
 def layers(prof: Profile, top: int = TOP) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xsp.analysis.kernels import kernel_information
+from xsp.analysis.work import ANALYTIC, COUNTERS, kernel_work
 
 if TYPE_CHECKING:
     from xsp.profiles import Profile
@@ -16,23 +17,35 @@ _ANALYTIC = (
     "Analytic, not counted: FLOPs follow from the arguments of library calls, bytes from the shapes of what layers "
     "read and write."
 )
+_QUANTITIES = {"FLOPs": "flops_source", "DRAM bytes": "bytes_source"}
 
 
-def sources_note(profile: Profile) -> str:
-    """One sentence: counted by the hardware, analytic, or the share of kernel time that is either."""
-    return note_on(kernel_information(profile))
+def sources_note(profiles: Profile | Sequence[Profile]) -> str:
+    """For FLOPs and bytes apart: counted by the hardware, analytic, or for which share of the kernels' time counted."""
+    every = profiles if isinstance(profiles, Sequence) else [profiles]
+    return note_on(pd.concat([kernel_work(each) for each in every], ignore_index=True))
 
 
-def note_on(kernels: pd.DataFrame) -> str:
-    """The same from a table with columns source and latency_ms."""
-    spent = kernels.groupby(kernels["source"].astype(str))["latency_ms"].sum()
-    known = {name: float(spent.get(name, 0.0)) for name in ("counters", "mixed", "analytic")}
-    total = sum(known.values())
-    if not total:
-        return ""
-    if known["analytic"] == total:
+def note_on(work: pd.DataFrame) -> str:
+    """The same from rows of `kernel_work`."""
+    shares = {what: share for what, column in _QUANTITIES.items() if (share := _counted(work, column)) is not None}
+    if list(shares.values()) == [0.0, 0.0]:
         return _ANALYTIC
-    if known["counters"] == total:
+    if list(shares.values()) == [1.0, 1.0]:
         return _COUNTED
-    shares = f"{known['counters'] / total:.0%} of the kernels' time, in part for {known['mixed'] / total:.0%}"
-    return f"FLOPs and DRAM traffic were counted by the hardware for {shares}; the rest is from arguments and shapes."
+    return " ".join(_sentence(what, share) for what, share in shares.items())
+
+
+def _counted(work: pd.DataFrame, column: str) -> float | None:
+    """Share of the time of kernels of which a quantity is known in which it was counted; None where it never is."""
+    spent = work["duration_ns"].groupby(work[column]).sum()
+    counted, analytic = float(spent.get(COUNTERS, 0.0)), float(spent.get(ANALYTIC, 0.0))
+    return counted / (counted + analytic) if counted + analytic > 0 else None
+
+
+def _sentence(what: str, counted: float) -> str:
+    if counted == 0:
+        return f"{what} are analytic, from the arguments of library calls and the shapes of layers."
+    if counted == 1:
+        return f"{what} were counted by the hardware."
+    return f"{what} were counted by the hardware for {counted:.0%} of the kernels' time and are analytic for the rest."

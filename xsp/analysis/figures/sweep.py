@@ -12,6 +12,7 @@ from xsp.analysis.figures.ceilings import add_roofs, dram_bytes_per_s, roofs, si
 from xsp.analysis.figures.layer_bars import milliseconds
 from xsp.analysis.figures.palette import IDLE, IDLE_PATTERN, LEVELS
 from xsp.analysis.figures.rooflines import INTENSITY_AXIS, THROUGHPUT_AXIS, bound_text, drawable
+from xsp.analysis.figures.sources import sources_note
 from xsp.analysis.figures.theme import NO_KERNELS, Figure, empty, figure, hover, safe
 from xsp.analysis.model import kernels_by_model as kernels_by_model_table
 from xsp.analysis.model import model_information as model_information_table
@@ -49,21 +50,20 @@ def model_information(profiles: Profile | Sequence[Profile]) -> Figure:
 
 
 def kernels_by_model(profiles: Profile | Sequence[Profile]) -> Figure:
-    """GPU and other time of each profile, and the model's place below the roofs of its GPU (A15)."""
+    """GPU-busy and idle time of each profile, and the model's place below the roofs of its GPU (A15)."""
     title = "GPU time and roofline of the models"
-    table = kernels_by_model_table(profiles)
+    every = profiles if isinstance(profiles, Sequence) else [profiles]
+    busy = [float(profile.tree()["device_ms"].iloc[0]) for profile in every]
+    table = kernels_by_model_table(every).assign(busy_ms=busy)
     table = table[table["kernel_latency_ms"].astype(float) > 0].reset_index(drop=True)
     if not len(table):
         return empty(title, NO_KERNELS)
     placed = table[drawable(table)]
-    note = "" if len(placed) else "There is no roofline: FLOPs or DRAM traffic are unknown."
-    if placed["source"].astype(str).str.contains("analytic").any():
-        note = "FLOPs and bytes are analytic, from arguments and shapes, not counted."
+    note = sources_note(every) if len(placed) else "There is no roofline: FLOPs or DRAM traffic are unknown."
     drawn = figure(title, note, height=520, barmode="stack")
     _add_latencies(drawn, table, full_width=not len(placed))
     if len(placed):
-        first = profiles[0] if isinstance(profiles, Sequence) else profiles
-        _add_roofline(drawn, placed, peaks(first))
+        _add_roofline(drawn, placed, peaks(every[0]))
     return drawn
 
 
@@ -97,10 +97,11 @@ def _batch_axis(table: pd.DataFrame) -> dict[str, object]:
 
 def _add_latencies(drawn: Figure, table: pd.DataFrame, *, full_width: bool) -> None:
     labels = _labels(table)
-    gpu = table["kernel_latency_ms"].astype(float)
+    # Not the sum of the kernels, which is more than the latency where streams overlap.
+    gpu = table["busy_ms"]
     rest = (table["model_latency_ms"].astype(float) - gpu).clip(lower=0)
     for part, name, colour, pattern in (
-        (gpu, "kernels", LEVELS["KERNEL"], ""),
+        (gpu, "GPU busy", LEVELS["KERNEL"], ""),
         (rest, "GPU idle", IDLE, IDLE_PATTERN),
     ):
         shares = part / table["model_latency_ms"].astype(float)

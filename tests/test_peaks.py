@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from captures import gpu_profile
 
+from xsp import Profile, measure
+from xsp.analysis import layer_roofline
 from xsp.analysis.gpu_rates import published_peaks
 from xsp.analysis.peaks import cpu_peaks, gpu_peaks, ideal_arithmetic_intensity, peaks
 from xsp.machine.processor import processor
@@ -67,6 +71,25 @@ def test_measured_peaks_are_ceilings_too() -> None:
     assert known["source"].tolist()[-2:] == ["measured"] * 2
     prof = gpu_profile(environment={"gpu": "GPU of the future", "measured_peaks": measured})
     assert ideal_arithmetic_intensity(prof, "fp16") == pytest.approx(300)
+
+
+def test_a_cpu_has_no_ceilings_of_the_gpu_beside_it() -> None:
+    """A model on the CPU of a machine whose GPU was measured: the peaks are the CPU's, and nothing runs in TF32."""
+    measured = {"dram_bytes_per_s": 2e12, "fp16_tensor_flops_per_s": 6e14, "fp32_flops_per_s": 5e13}
+    environment = {
+        "gpu": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "allow_tf32": True, "measured_peaks": measured,
+        "cpu_cores": 2, "cpu_max_mhz": 2000.0, "cpu_flags": ["fma"],
+    }  # fmt: skip
+    model = torch.nn.Linear(8, 4)
+    capture = measure(model, torch.randn(2, 8), iterations=3)._capture
+    meta = {**capture.meta, "environment": {**capture.meta["environment"], "torch_threads": 2, **environment}}
+    prof = Profile(replace(capture, meta=meta))
+    table = peaks(prof)
+    assert set(table["source"]) == {"device properties"}
+    assert table.set_index("resource")["per_s"].to_dict() == {"fp64": 64e9, "fp32": 128e9}
+    roofline = layer_roofline(prof)
+    assert roofline["precision"].tolist() == ["fp32"]
+    assert roofline["memory_bound"].isna().all()
 
 
 def test_peaks_of_a_cpu(tmp_path: Path) -> None:

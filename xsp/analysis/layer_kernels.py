@@ -11,7 +11,7 @@ from xsp.analysis.kernels import placed_work
 from xsp.analysis.layer_time import layer_rows, layer_times
 from xsp.analysis.layer_work import layer_work
 from xsp.analysis.layers import layer_information
-from xsp.analysis.peaks import ideal_intensities
+from xsp.analysis.peaks import ideal_intensities, on_cpu
 from xsp.analysis.roofline import WORK, aggregated, rated
 from xsp.analysis.work import resolved
 
@@ -100,9 +100,11 @@ def _worked_out(profile: Profile) -> pd.DataFrame:
     layers = profile.table("layers")
     rows = layer_rows({"runs": profile.table("runs"), "spans": profile.table("spans"), "layers": layers})
     work = layer_work(layers)
-    precision = work["precision"].where(work["flops"] > 0, "").to_numpy(object)
-    product = work["is_product"].to_numpy(bool)
-    work["precision"] = resolved(precision, product, np.full(len(work), "", dtype=object), profile.environment)
+    work["precision"] = work["precision"].where(work["flops"] > 0, "").to_numpy(object)
+    if not on_cpu(profile):  # which has no TF32
+        names = np.full(len(work), "", dtype=object)
+        product = work["is_product"].to_numpy(bool)
+        work["precision"] = resolved(work["precision"].to_numpy(object), product, names, profile.environment)
     work = work.assign(layer_index=rows["index"])[(rows["index"] >= 0).to_numpy()]
     work = work.rename(columns={"read_bytes": "dram_read_bytes", "write_bytes": "dram_write_bytes"})
     groups = work.groupby("layer_index")

@@ -27,8 +27,11 @@ def peaks(profile: Profile) -> pd.DataFrame:
     come first. Empty for an unknown device.
     """
     environment = profile.environment
-    theoretical = cpu_peaks(environment) if _on_cpu(profile) else gpu_peaks(environment)
-    measured = {_resource(key): float(value) for key, value in (environment.get("measured_peaks") or {}).items()}
+    theoretical = cpu_peaks(environment) if on_cpu(profile) else gpu_peaks(environment)
+    kept = environment.get("measured_peaks") or {}
+    if on_cpu(profile) and "gpu" in environment:
+        kept = {}  # on a machine with a GPU they are the GPU's
+    measured = {_resource(key): float(value) for key, value in kept.items()}
     rows = [(resource, _precision(resource), per_s, source) for resource, (per_s, source) in theoretical.items()]
     rows += [(resource, _precision(resource), per_s, MEASURED) for resource, per_s in measured.items()]
     return pd.DataFrame(rows, columns=["resource", "precision", "per_s", "source"]).astype({"per_s": float})
@@ -54,7 +57,7 @@ def ideal_intensities(profile: Profile) -> dict[str, float]:
     return {} if isnan(bandwidth) else {str(precision): each / bandwidth for precision, each in per_s.items()}
 
 
-def _on_cpu(profile: Profile) -> bool:
+def on_cpu(profile: Profile) -> bool:
     """Whether the model ran on the CPU, as told by the allocator that served it, or by there being no GPU."""
     if len(profile.table("kernels")):
         return False

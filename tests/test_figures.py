@@ -97,6 +97,17 @@ def test_every_figure_survives_a_model_without_gpu(name: str, on_cpu: xsp.Profil
         assert not is_empty
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("name", figures.__all__)
+def test_every_figure_says_why_it_is_empty_where_only_the_model_was_traced(name: str) -> None:
+    """Without layers each figure but the one of latencies says that there are none, and no share is not a number."""
+    prof = xsp.measure(nn.Linear(8, 8), torch.randn(4, 8), iterations=3, levels="M")
+    drawn = getattr(figures, name)(prof)
+    if name != "model_information":
+        assert drawn.layout.meta["empty"]
+    assert "nan" not in drawn.to_json().lower()
+
+
 def test_bars_are_the_layers_latencies(step: xsp.Profile) -> None:
     """A3: one bar per layer, at its index, as high as its latency; backward passes are hatched, as the note says."""
     table = analysis.layer_latency(step)

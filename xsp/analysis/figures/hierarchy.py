@@ -11,7 +11,7 @@ import pandas as pd
 
 from xsp.analysis.device_timeline import AFTER, BEFORE
 from xsp.analysis.figures.palette import IDLE, LEVELS, text_on
-from xsp.analysis.figures.theme import MARKS, Figure, figure, hover, kernel_label, layer_label, safe
+from xsp.analysis.figures.theme import MARKS, NO_LAYERS, Figure, empty, figure, hover, kernel_label, layer_label, safe
 from xsp.analysis.layers import layer_information
 from xsp.render import numbers
 from xsp.render.fold import Line, folded
@@ -37,6 +37,7 @@ def hierarchy(profile: Profile) -> Figure:
     A layer is as wide as its latency (`xsp.analysis.layer_information`), a library call or kernel as its GPU-busy time.
     Gaps before the first and after the last kernel are nodes of their own.
     """
+    title = "The stack: model, modules, layers, library calls, kernels"
     tree = profile.tree()
     records: list[dict[str, Any]] = tree.to_dict("records")  # type: ignore[assignment] # keys are column names
     place = {record["node"]: row for row, record in enumerate(records)}
@@ -45,14 +46,16 @@ def hierarchy(profile: Profile) -> Figure:
     timeline = profile.device_timeline()
     gaps = timeline.loc[timeline["name"].isin([BEFORE, AFTER]), ["name", "idle_before_ms"]]
     times[0] += float(gaps["idle_before_ms"].sum())
-    lines = folded(parents, (times / max(times[0], 1e-12)).tolist(), MARKS - 2)
+    if not times[0] > 0:
+        return empty(title, NO_LAYERS)
+    lines = folded(parents, (times / times[0]).tolist(), MARKS - 2)
     nodes = _Nodes(records, parents, times, lines)
     for name, gap in gaps.itertuples(index=False):
         nodes.add_gap(str(name), float(gap))
     note = (_ON_GPU if tree["device_ms"].notna().any() else _ON_HOST) + _OPEN
     if len(lines) < len(records):
         note += f" Of {len(records)} nodes the {len(lines)} largest are drawn, the rest pooled."
-    drawn = figure("The stack: model, modules, layers, library calls, kernels", note, height=520)
+    drawn = figure(title, note, height=520)
     drawn.update_layout(margin={"l": 12, "r": 12, "b": 12}, uniformtext={"minsize": 10, "mode": "hide"})
     return drawn.add_icicle(**nodes.trace())
 

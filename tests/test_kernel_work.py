@@ -16,7 +16,7 @@ from captures import gpu_capture
 import xsp
 from xsp import analysis
 from xsp.analysis.occupancy import theoretical_occupancy
-from xsp.analysis.work import kernel_work
+from xsp.analysis.work import kernel_work, resolved
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")
@@ -116,6 +116,30 @@ def test_no_kernel_beats_the_hardware(name: str, profiles: dict[str, xsp.Profile
     ceiling = table["precision"].map({"fp16": H100_FP16, "fp32": H100_FP32, "fp64": 66.9e12})
     some = ceiling.notna()
     assert (table.loc[some, "flops_per_s"] < ceiling[some]).all()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "switches", "precision"),
+    [
+        ("sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc_nchw_tilesize128x128x16", {}, "tf32"),
+        ("void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm_128x128_16x4_tn_align4>", {}, "tf32"),
+        ("sm80_xmma_gemm_f32f32_f32f32_f32_nn_n_tilesize32x32x8", {"allow_tf32": True}, "fp32"),
+        ("sm80_xmma_fprop_implicit_gemm_f32f32_f32f32_f32_nhwckrsc_nhwc", {}, "fp32"),
+        ("ampere_scudnn_128x64_relu_interior_nn_v1", {}, "fp32"),
+        ("volta_cgemm_32x32_tn", {"allow_tf32": True}, "fp32"),
+        ("void at::native::conv_depthwise2d_forward_kernel<3, float, int>", {}, "fp32"),
+        ("cudnn_infer_kernel", {}, "tf32"),
+        ("cudnn_infer_kernel", {"cudnn_allow_tf32": False}, "fp32"),
+        ("nvjet_sss_128x64", {}, "fp32"),
+        ("nvjet_sss_128x64", {"allow_tf32": True}, "tf32"),
+        ("nvjet_sss_128x64", {"allow_tf32": True, "compute_capability": "7.5"}, "fp32"),
+    ],
+)
+def test_tf32_is_told_by_the_kernel_before_the_switches(kernel: str, switches: dict[str, Any], precision: str) -> None:
+    """Kernels of the CUDA cores stay fp32 although TF32 is allowed, which for convolutions it is by default."""
+    names, products = np.array([kernel], dtype=object), np.array([True])
+    found = resolved(np.array(["fp32"], dtype=object), products, names, {"compute_capability": "9.0", **switches})
+    assert found.tolist() == [precision]
 
 
 def test_occupancy_by_hand() -> None:

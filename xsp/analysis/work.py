@@ -147,7 +147,7 @@ def attributed(sequence: pd.DataFrame, group: pd.Series[int]) -> npt.NDArray[np.
 
 
 _TF32_KERNEL = re.compile(r"tf32|s1688(?!.*f16)", re.IGNORECASE)
-_FP32_KERNEL = re.compile(r"sgemm|simt|ffma|_fp32_", re.IGNORECASE)
+_FP32_KERNEL = re.compile(r"sgemm|simt|ffma|_fp32_|f32f32_f32f32|scudnn|cgemm|depthwise", re.IGNORECASE)
 
 
 def resolved(

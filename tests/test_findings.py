@@ -63,6 +63,14 @@ def test_largest_of_each_level_are_named_with_their_share() -> None:
     assert f"×{kernel['count']} {numbers.percent(kernel['share'])}" in found["kernels"].split(",")[0]
 
 
+def test_shares_of_overlapping_kernels_are_explained() -> None:
+    """Where kernels of several streams add up to more than the latency the sentence says why; elsewhere it does not."""
+    wav2vec, alexnet = (xsp.load(CAPTURES / "models" / f"{name}.xsp") for name in ("wav2vec2_base", "alexnet"))
+    assert analysis.kernels_by_name(wav2vec)["share"].sum() > 1
+    assert "side by side" in dict(findings(wav2vec))["kernels"]
+    assert "side by side" not in dict(findings(alexnet))["kernels"]
+
+
 def test_levels_that_were_not_traced_are_not_spoken_of() -> None:
     """Without kernels there is no sentence on kernels, and none claims that a GPU was idle."""
     found = dict(findings(profile_without("LIBRARY", "no GPU here")))

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import xsp
 from xsp import analysis
 from xsp.cli.application import app
+from xsp.export.html import report_html
 from xsp.export.html_tables import script_json
 
 CAPTURE = Path(__file__).parent.parent / "examples" / "captures" / "h100_resnet50.xsp"
@@ -206,6 +207,19 @@ def test_page_of_a_model_on_the_cpu(tab: Tab, tmp_path: Path) -> None:
     assert "NVIDIA GPU" in tab.evaluate("document.querySelector('#figure-kernel_roofline').textContent")
     assert "the host" in tab.evaluate("document.querySelector('#summary dd').textContent")
     assert tab.errors == []
+
+
+def test_environment_is_in_words() -> None:
+    """Lists and named numbers of the environment are not shown as Python writes them."""
+    facts = {
+        "cpu_flags": ["sse2", "fma"],
+        "measured_peaks": {"dram_bytes_per_s": 3038172725216.944},
+        "more": {"<b>": [1]},
+    }
+    page = report_html(gpu_profile(environment=facts))
+    assert "<dt>cpu flags</dt><dd>sse2, fma</dd>" in page
+    assert "<dd>dram bytes per s 3.03817e+12</dd>" in page
+    assert "<dd>&lt;b&gt; 1</dd>" in page
 
 
 def test_page_refers_to_nothing(page: Path) -> None:

@@ -6,7 +6,7 @@ The page's own policy forbids the browser to load anything. plotly.js comes from
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from html import escape
 from importlib import resources
@@ -139,9 +139,18 @@ def _tracing(prof: Profile) -> str:
 
 def _measurement(prof: Profile) -> str:
     environment = [
-        (name.replace("_", " "), str(value)) for name, value in prof.environment.items() if value is not None
+        (name.replace("_", " "), _value(value)) for name, value in prof.environment.items() if value is not None
     ]
     return f"{_facts(summary.conditions(prof))}<h3>Environment</h3>{_facts(environment)}"
+
+
+def _value(value: Any) -> str:
+    """A fact of the environment in words, lists and named numbers too."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(name).replace('_', ' ')} {_value(each)}" for name, each in value.items())
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(map(_value, value)) if isinstance(value, list) else str(value)
 
 
 def _sheet(sheet: Sheet, prof: Profile) -> str:

@@ -133,7 +133,8 @@ def kernels(prof: Profile, top: int = TOP) -> str:
         return ""
     largest = table.nlargest(top, "latency_ms")
     names = largest["name"].map(telling_kernel_name)
-    return f"{_listed(names, largest['share'], largest['count'])}, of {numbers.quantity(len(table), 'name')}"
+    beside = "; some run side by side, so that shares add up to more than 100%" if table["share"].sum() > 1 else ""
+    return f"{_listed(names, largest['share'], largest['count'])}, of {numbers.quantity(len(table), 'name')}{beside}"
 
 
 def _listed(names: Iterable[str], shares: Iterable[float], counts: Iterable[int]) -> str:

@@ -498,3 +498,41 @@ def test_benchmark_goes_on_without_the_tool(ncu: Any, tmp_path: Path, monkeypatc
     assert figures["nsight compute"]["time of xsp"]["xsp_s"] == 2.0
     assert figures["flops"] == {"gpt2": "flops of gpt2"}
     assert written == [figures["nsight compute"]]
+
+
+@pytest.mark.parametrize("passes", [1, 4])
+def test_benchmark_compares_values_and_times(
+    ncu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int
+) -> None:
+    """Each kind of metric is asked for by itself, and again by application replay where a kernel needs passes."""
+    import counters as benchmark
+
+    asked: list[tuple[tuple[str, ...], str]] = []
+    metrics = [metric for group in benchmark.COMPARED.values() for metric in group]
+    table = pd.DataFrame({ncu.NAME: ["a", "b", "c"], **{metric: [1e6, 2e6, 3e6] for metric in metrics}})
+    facts = {"seconds": 2.0, "process_s": 20.0, "measured": 3, "runs": 2, "spread": {metrics[0]: 0.01}}
+
+    def other(_: str, metrics: tuple[str, ...], command: list[str], replay: str = "kernel") -> Any:
+        asked.append((metrics, replay))
+        return ncu.Testimony(table[[ncu.NAME]].assign(**dict.fromkeys(metrics, 2e6)), passes, 70.0)
+
+    monkeypatch.setattr(ncu, "path", lambda: "ncu")
+    monkeypatch.setattr(benchmark, "asked", other)
+    monkeypatch.setattr(benchmark, "by_xsp", lambda _: (table.assign(**{ncu.DURATION: [5e3, 2e4, 3e4]}), facts))
+    monkeypatch.setattr(benchmark, "CHILD", ["true"])
+    for cached in (benchmark.ours, benchmark.timed):
+        cached.cache_clear()
+    report = benchmark.Report(tmp_path / "out.json")
+    benchmark.run(["values", "time"], report)
+    found = json.loads((tmp_path / "out.json").read_text())["nsight compute"]
+    assert found["time"]["ncu collection / xsp"] == pytest.approx(35, abs=1)
+    assert found["time"]["ncu process / xsp process"] == 3.5
+    replay = "kernel" if passes == 1 else "application"
+    assert asked[0] == (benchmark.TIMED, "kernel")
+    assert asked[-1] == (benchmark.COMPARED["ffma"], replay)
+    for label in benchmark.COMPARED:
+        told = found[label]["xsp and ncu"]
+        assert (told["kernels"], told["within 10%"]) == (2, 0.5)
+        assert found[label]["replay"] == replay
+        assert found["xsp in another process"][label]["95 % within 3 %"]
+    assert found["dram bytes"]["ncu in another process"]["within 1%"] == 1

@@ -277,6 +277,12 @@ def test_notes_tell_what_was_counted(name: str) -> None:
     assert "FLOPs and DRAM traffic were counted by the hardware." in note(draw(every))
 
 
+def test_work_of_a_model_on_the_cpu_is_called_analytic(on_cpu: xsp.Profile) -> None:
+    """Without kernels FLOPs and bytes are from the layers' shapes, and the figure of them says so."""
+    assert analysis.layer_metrics(on_cpu)["flops"].notna().any()
+    assert note(figures.layer_metrics(on_cpu)).startswith("Analytic, not counted")
+
+
 def test_colours_are_the_same_everywhere(resnet: xsp.Profile) -> None:
     """Convolutions have one colour in the bars, the shares and the rooflines; no two kinds share a symbol."""
     colour = family("Conv2d").colour

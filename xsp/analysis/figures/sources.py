@@ -17,13 +17,15 @@ _ANALYTIC = (
     "Analytic, not counted: FLOPs follow from the arguments of library calls, bytes from the shapes of what layers "
     "read and write."
 )
+_FROM_SHAPES = "Analytic, not counted: FLOPs and bytes follow from the shapes of what layers read and write."
 _QUANTITIES = {"FLOPs": "flops_source", "DRAM bytes": "bytes_source"}
 
 
 def sources_note(profiles: Profile | Sequence[Profile]) -> str:
     """For FLOPs and bytes apart: counted by the hardware, analytic, or for which share of the kernels' time counted."""
     every = profiles if isinstance(profiles, Sequence) else [profiles]
-    return note_on(pd.concat([kernel_work(each) for each in every], ignore_index=True))
+    work = pd.concat([kernel_work(each) for each in every], ignore_index=True)
+    return note_on(work) if len(work) else _FROM_SHAPES
 
 
 def note_on(work: pd.DataFrame) -> str:

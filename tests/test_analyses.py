@@ -601,3 +601,15 @@ def test_analyses_are_reached_from_the_package_and_need_no_torch() -> None:
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.split() == ["[]", "True", "False"]
+
+
+@pytest.mark.parametrize("expression", ["peaks.peaks(prof)", "figures.layer_latency(prof).data"])
+def test_submodules_that_the_pages_name_are_there_right_after_import(expression: str) -> None:
+    """`xsp.analysis.peaks` and `xsp.analysis.figures` need no import of their own."""
+    capture = str(CAPTURES / "h100_transformer.xsp")
+    program = f"import xsp; prof = xsp.load({capture!r}); print(len(xsp.analysis.{expression}))"
+    finished = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, cwd=CAPTURES
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert int(finished.stdout) > 0

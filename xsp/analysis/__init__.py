@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xsp.analysis import figures as figures
+    from xsp.analysis import peaks as peaks
     from xsp.analysis.comparing.compare_profiles import compare as compare
     from xsp.analysis.comparison import compare_models as compare_models
     from xsp.analysis.kernels import kernel_information as kernel_information
@@ -44,6 +45,7 @@ _MODULES = {
     "comparison": ("compare_models",),
     "library": ("library_calls", "library_by_api", "kernels_by_library_call"),
 }  # fmt: skip
+_SUBMODULES = ("figures", "peaks")
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
@@ -71,12 +73,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "figures":
-        return import_module("xsp.analysis.figures")
+    if name in _SUBMODULES:
+        return import_module(f"xsp.analysis.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'xsp.analysis' has no attribute {name!r}")
     return getattr(import_module(f"xsp.analysis.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, "figures"})
+    return sorted({*globals(), *_HOME, *_SUBMODULES})

@@ -310,6 +310,45 @@ def test_a_bare_list_of_events_is_a_trace_too(tmp_path: Path) -> None:
     assert prof.name == "x"
 
 
+def event(category: str, name: str, start: float, duration: float, **more: Any) -> dict[str, Any]:
+    """A complete event as Kineto writes it."""
+    place = {"pid": more.pop("pid", 1), "tid": more.pop("tid", 1)}
+    return {"ph": "X", "cat": category, "name": name, "ts": start, "dur": duration, **place, "args": more}
+
+
+def test_categories_of_old_releases_are_read(tmp_path: Path) -> None:
+    """Traces of PyTorch 1.8 to 1.12, which named the categories otherwise, hold the same."""
+    document = [
+        event("Operator", "aten::add", 0, 100),
+        event("Runtime", "cudaLaunchKernel", 10, 5, correlation=5),
+        event("Kernel", "add", 20, 30, pid=0, correlation=5, stream=7, device=0, context=1),
+    ]
+    (tmp_path / "x.json").write_text(json.dumps(document))
+    prof = xsp.from_kineto(tmp_path / "x.json")
+    assert prof.tree()["path"].tolist() == ["x", "x/::add", "x/::add/add"]
+    assert prof.tree()["device_ms"].tolist() == pytest.approx([0.03] * 3)
+
+
+def test_one_process_of_a_trace_is_taken(tmp_path: Path) -> None:
+    """Threads of two processes can have the same number: one process is imported, and a warning says so."""
+    document = [
+        event("cpu_op", "aten::a", 0, 100, pid=1),
+        event("cpu_op", "aten::b", 10, 20, pid=2),
+        event("cpu_op", "aten::c", 30, 20, pid=2),
+        event("cuda_runtime", "cudaLaunchKernel", 40, 5, pid=1, correlation=5),
+    ]
+    (tmp_path / "x.json").write_text(json.dumps(document))
+    prof = xsp.from_kineto(tmp_path / "x.json")
+    assert prof.tree()["name"].tolist() == ["x", "::a"]
+    assert any("2 processes; only 1 is taken" in warning for warning in prof.warnings)
+
+
+def test_control_characters_in_names_are_read(tmp_path: Path) -> None:
+    """A name with a tab in it, which JSON does not allow, does not make the trace unreadable."""
+    (tmp_path / "x.json").write_text(json.dumps([event("cpu_op", "a<TAB>b", 0, 100)]).replace("<TAB>", "\t"))
+    assert xsp.from_kineto(tmp_path / "x.json").tree()["name"].tolist() == ["x", "::a\tb"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -484,6 +523,28 @@ def test_graphs_that_were_recorded_as_a_whole_are_counted(tmp_path: Path) -> Non
     )
     warnings = xsp.from_nsys(path).warnings
     assert any(warning.startswith("2 launches of CUDA graphs were recorded as a whole") for warning in warnings)
+
+
+def test_operators_of_emit_nvtx_are_the_same_layers_in_every_run(tmp_path: Path) -> None:
+    """Numbers that PyTorch writes behind operators' names part no layers; operators inside operators are none."""
+    names = ("aten::linear, seq = {0}, op_id = {0}, sizes = [[2, 8], [], [4, 8]]", "aten::addmm, op_id = {0}")
+    backward = "autograd::engine::evaluate_function: AddmmBackward0, seq = {0}, op_id = {0}, input_op_ids = [(1,0)]"
+    places = [(10, 400, names[0]), (20, 390, names[1]), (410, 800, backward), (5, 850, "my block, op_id = {0}")]
+    path = nsys_export(tmp_path / "report.sqlite")
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DELETE FROM NVTX_EVENTS WHERE text IS NOT 'iteration'")
+        for step, start in enumerate((1_000_000, 2_000_000)):
+            for begin, end, text in places:
+                row = (start + begin * 1000, start + end * 1000, text.format(step + 7), THREAD)
+                db.execute("INSERT INTO NVTX_EVENTS (start, end, eventType, text, globalTid) VALUES (?,?,59,?,?)", row)
+    prof = xsp.from_nsys(path, runs="iteration")
+    assert prof.name == "my block"
+    known = prof.table("layers").query("kind != 'none'").set_index("name")
+    assert known["type"].to_dict() == {"::linear": "aten::linear", "::AddmmBackward0": "AddmmBackward0"}
+    assert known["phase"].to_dict() == {"::linear": "forward", "::AddmmBackward0": "backward"}
+    assert json.loads(known.loc["::linear", "input_shapes"]) == [[2, 8], [4, 8]]
+    assert prof.tree().query("level == 'LAYER'")["calls"].tolist() == [1, 1]
+    assert prof.kernels == 4
 
 
 def test_values_that_nsys_did_not_know_are_unknown(tmp_path: Path) -> None:

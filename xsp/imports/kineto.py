@@ -8,8 +8,6 @@ the program's own annotations (`record_function`) are the modules around them.
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import re
 import zlib
@@ -23,8 +21,10 @@ import pandas as pd
 
 from xsp.errors import CaptureError
 from xsp.imports.assembling import capture_of
+from xsp.imports.documents import document_of, of_one_process
 from xsp.imports.foreign import DEVICE_COLUMNS, HOST_COLUMNS, RANGE_COLUMNS, ForeignTrace, backwards, table
 from xsp.imports.nesting import nearest, parents
+from xsp.imports.operators import BACKWARD
 from xsp.profiles import Profile
 from xsp.types import Level
 
@@ -33,9 +33,17 @@ Event = dict[str, Any]
 STEP = "ProfilerStep#"
 TOOL = "torch.profiler"
 _MODULE = "nn.Module: "
-_BACKWARD = "autograd::engine::evaluate_function: "
 _DEVICE = {"kernel": "kernel", "gpu_memcpy": "memcpy", "gpu_memset": "memset"}
 _API = ("cuda_runtime", "cuda_driver")
+_FORMERLY = {
+    "Operator": "cpu_op",
+    "Runtime": "cuda_runtime",
+    "Kernel": "kernel",
+    "Memcpy": "gpu_memcpy",
+    "Memset": "gpu_memset",
+}
+"""Categories as PyTorch 1.8 to 1.12 named them."""
+
 _COUNTED = re.compile(r"_\d+$")
 _MISSING = {
     Level.LAYER: "the trace has no operators; record it with ProfilerActivity.CPU",
@@ -54,7 +62,7 @@ def from_kineto(path: str | os.PathLike[str], *, runs: str = STEP) -> Profile:
     annotation is a run that `runs` asks for.
     """
     source = Path(path)
-    document = _document(source)
+    document = document_of(source)
     events = [event for event in document["traceEvents"] if isinstance(event, dict)]
     try:
         trace = _trace(source, document, events, runs)
@@ -66,34 +74,14 @@ def from_kineto(path: str | os.PathLike[str], *, runs: str = STEP) -> Profile:
     return Profile(capture_of(trace))
 
 
-def _document(source: Path) -> dict[str, Any]:
-    if not source.is_file():
-        raise CaptureError(f"there is no file {str(source)!r}; give a trace written by export_chrome_trace")
-    try:
-        content = source.read_bytes()
-        text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-        # Stamps have more digits than a double holds.
-        found = json.loads(text.decode(errors="replace"), parse_float=Decimal)
-    except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise CaptureError(
-            f"{str(source)!r} is not JSON, or was cut short ({type(error).__name__}: {error}); give a trace written by "
-            "export_chrome_trace, *.json or *.json.gz"
-        ) from error
-    document = {"traceEvents": found} if isinstance(found, list) else found
-    if not isinstance(document, dict) or not isinstance(document.get("traceEvents"), list):
-        raise CaptureError(
-            f"{str(source)!r} is JSON but no trace: it has no list `traceEvents`; give a file written by "
-            "export_chrome_trace"
-        )
-    return document
-
-
 def _trace(source: Path, document: Mapping[str, Any], events: list[Event], runs: str) -> ForeignTrace:
-    by_category: dict[str, list[Event]] = {}
     whole = [event for event in events if event.get("ph") == "X" and "dur" in event]
-    for event in whole:
-        if event["dur"] >= 0:
-            by_category.setdefault(event.get("cat", ""), []).append(event)
+    forwards = [event for event in whole if event["dur"] >= 0]
+    by_category: dict[str, list[Event]] = {}
+    for event in forwards:
+        category = str(event.get("cat", ""))
+        by_category.setdefault(_FORMERLY.get(category, category), []).append(event)
+    warnings = backwards(len(whole) - len(forwards)) + of_one_process(by_category, _API)
     annotations = by_category.get("user_annotation", [])
     steps = [event for event in annotations if event["name"].startswith(runs)]
     if runs != STEP and not steps:
@@ -122,7 +110,7 @@ def _trace(source: Path, document: Mapping[str, Any], events: list[Event], runs:
         device=_device((kind, event) for category, kind in _DEVICE.items() for event in by_category.get(category, [])),
         environment=_environment(document),
         missing=_MISSING,
-        warnings=backwards(len(whole) - sum(map(len, by_category.values()))),
+        warnings=warnings,
         epoch_offset_ns=int(document.get("baseTimeNanoseconds", 0)) or None,
     )
 
@@ -219,8 +207,8 @@ def _operator_row(event: Event) -> tuple[Any, ...]:
         # Written by `Profile.to_chrome`: name, type and phase are xsp's own.
         own = (name, known.get("type", ""), known["kind"], known.get("phase", "forward"))
         return (*place, *own, -1, False, True, known.get("module", ""), *described)
-    if name.startswith(_BACKWARD):
-        bare = name.removeprefix(_BACKWARD)
+    if name.startswith(BACKWARD):
+        bare = name.removeprefix(BACKWARD)
         return (*place, bare, bare, "autograd", "backward", -1, False, False, "", *described)
     return (*place, name, name, "function", "forward", -1, False, False, "", *described)
 

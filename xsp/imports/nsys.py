@@ -1,7 +1,8 @@
 """Exports of Nsight Systems: SQLite as `nsys export --type sqlite` writes it.
 
-Layers are the NVTX push/pop ranges: the innermost ones are layers, those around them modules. Library calls are those
-of cuBLAS and cuDNN, where they were recorded (`--trace=cublas,cudnn`); their arguments are not recorded.
+Layers are the NVTX push/pop ranges: the innermost ones are layers, those around them modules. Of PyTorch's operators
+(`emit_nvtx`) those in no other operator are layers. Library calls are those of cuBLAS and cuDNN, where they were
+recorded (`--trace=cublas,cudnn`); their arguments are not recorded.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import pandas as pd
 from xsp.errors import CaptureError
 from xsp.imports.assembling import capture_of
 from xsp.imports.foreign import DEVICE_COLUMNS, HOST_COLUMNS, RANGE_COLUMNS, ForeignTrace, backwards, table
+from xsp.imports.nesting import nearest, parents
+from xsp.imports.operators import BACKWARD, from_nvtx
 from xsp.profiles import Profile
 from xsp.slugs import tagged
 from xsp.types import Level
@@ -196,11 +199,21 @@ def _named_ranges(export: _Export, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ranges(named: pd.DataFrame) -> pd.DataFrame:
-    rows = [
-        (*row, "NVTX range", "function", "forward", -1, True, False, "", [], [])
-        for row in named[list(HOST_COLUMNS)].itertuples(index=False, name=None)
-    ]
-    return table(rows, RANGE_COLUMNS)
+    """The program's ranges, and operators in no other operator."""
+    known = [from_nvtx(name) for name in named["name"]]
+    is_operator = np.array([is_operator for _, is_operator, _ in known], dtype=bool)
+    inside = nearest(parents(*(named[name].to_numpy() for name in HOST_COLUMNS[:3])), is_operator) >= 0
+    places = named[list(HOST_COLUMNS[:3])].itertuples(index=False, name=None)
+    rows = [(*place, *_range(*one)) for place, one in zip(places, known, strict=True)]
+    return table([row for row, left_out in zip(rows, inside.tolist(), strict=True) if not left_out], RANGE_COLUMNS)
+
+
+def _range(name: str, is_operator: bool, shapes: list[list[int]]) -> tuple[Any, ...]:
+    if name.startswith(BACKWARD):
+        bare = name.removeprefix(BACKWARD)
+        return (bare, bare, "autograd", "backward", -1, False, False, "", shapes, [])
+    kind = name if is_operator else "NVTX range"
+    return (name, kind, "function", "forward", -1, not is_operator, False, "", shapes, [])
 
 
 def _host(export: _Export, rows: pd.DataFrame) -> pd.DataFrame:

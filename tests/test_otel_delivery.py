@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pandas as pd
 import pytest
 from otlp_receivers import ACCEPT, DIE, DROP, FORBID, LEAD, RECEIVERS, REFUSE, grpc_receiver, http_receiver
@@ -203,6 +204,18 @@ def test_environment_is_honoured(
     assert attributes["service.name"] == "ranker"
     assert attributes["host.name"] == "node7"
     assert attributes["hw.model"] == "NVIDIA H100 80GB HBM3"
+
+
+def test_the_certificate_of_the_environment_is_the_one_that_counts(
+    prof: xsp.Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OTEL_EXPORTER_OTLP_CERTIFICATE goes before the bundle that other programs use; a file that is missing is named
+    at once.
+    """
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/bundle.pem")
+    with pytest.raises(xsp.ExportError, match=r"invalid path: /no/such/bundle\.pem"):
+        prof.to_otlp("https://127.0.0.1:1", levels="M")
 
 
 def test_arguments_go_before_the_environment(prof: xsp.Profile, monkeypatch: pytest.MonkeyPatch) -> None:

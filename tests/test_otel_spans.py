@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -221,8 +224,19 @@ def test_long_texts_are_cut_where_the_environment_says_so(monkeypatch: pytest.Mo
     """OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT holds for library arguments and kernel names."""
     monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "40")
     spans = emitted(xsp.load(CAPTURES / "h100_resnet50.xsp")).values()
-    texts = [value for span in spans for value in (span.attributes or {}).values() if isinstance(value, str)]
-    assert max(map(len, texts)) == 40
+    values = [value for span in spans for value in (span.attributes or {}).values()]
+    texts = [text for value in values for text in (value if isinstance(value, tuple) else (value,))]
+    assert max(len(text) for text in texts if isinstance(text, str)) == 40
+
+
+@pytest.mark.parametrize("name", ["resnet50", "transformer"])
+def test_tensors_of_a_model_call_are_one_text_each(name: str) -> None:
+    """Shapes and types of inputs are lists with an entry for each tensor, also of captures of early versions."""
+    (model,) = emitted(xsp.load(CAPTURES / f"h100_{name}.xsp"), levels="M").values()
+    shapes, types = ((model.attributes or {})[f"xsp.model.input_{what}"] for what in ("shapes", "dtypes"))
+    assert isinstance(shapes, tuple)
+    assert [json.loads(str(shape)) for shape in shapes] == [[32, 3, 224, 224] if name == "resnet50" else [1, 64]]
+    assert types == ("float16" if name == "resnet50" else "int64",)
 
 
 def test_a_live_profile_lies_inside_the_callers_span() -> None:
@@ -288,6 +302,32 @@ def test_failed_exports_are_repeated() -> None:
     exporter = Failing(lambda batch: batch in (1, 4, 5))
     count = gpu_profile().emit(batched(exporter))
     assert len(exporter.get_finished_spans()) == count
+    assert "export" not in vars(exporter)
+
+
+class SlowAtFirst(InMemorySpanExporter):
+    """Takes a second for its first batch, and says when that has come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if not self.begun.is_set():
+            self.begun.set()
+            time.sleep(1)
+        return super().export(spans)
+
+
+def test_profiles_emitted_at_the_same_time_arrive_once_each() -> None:
+    """A thread that emits while another one does gets every span through once; the exporter is left as it was."""
+    exporter = SlowAtFirst()
+    provider = batched(exporter)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(gpu_profile().emit, provider, levels="M")
+        assert exporter.begun.wait(30)
+        count = xsp.load(CAPTURES / "h100_transformer.xsp").emit(provider, timeout_s=0.3)
+    assert len(exporter.get_finished_spans()) == first.result() + count
     assert "export" not in vars(exporter)
 
 

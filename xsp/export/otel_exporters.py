@@ -85,10 +85,12 @@ class Heard:
         after = response.headers.get("Retry-After", "")
         self.wait_s = float(after) if after.isdecimal() else None
 
-    def http_error(self, error: Exception) -> None:
-        """Read a `requests.RequestException`; addresses and headers that cannot be are ValueErrors too."""
+    def http_error(self, error: OSError) -> None:
+        """Read what a request raised: addresses and headers that cannot be are ValueErrors too, and files of
+        certificates that are not there plain OSErrors.
+        """
         self.reason = f"{type(error).__name__}: {error}"
-        self.final = isinstance(error, ValueError)
+        self.final = isinstance(error, ValueError) or type(error) is OSError
 
     def grpc_error(self, error: Any) -> None:
         """Read a `grpc.RpcError`."""
@@ -148,9 +150,12 @@ def _http(endpoint: str | None, headers: Mapping[str, str] | None, request_s: fl
         """A session that tells what comes back, and why nothing does."""
 
         def request(self, *arguments: Any, **options: Any) -> requests.Response:
+            # A session's own bundle of certificates yields to REQUESTS_CA_BUNDLE, a request's does not.
+            if isinstance(self.verify, str):
+                options.setdefault("verify", self.verify)
             try:
                 return super().request(*arguments, **options)
-            except requests.RequestException as error:
+            except OSError as error:  # all of requests' own are, and files of certificates that are not there
                 heard.http_error(error)
                 raise
 

@@ -7,6 +7,7 @@ given no more than its queue holds, flushed, and its exporter's results are watc
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,8 @@ from xsp.errors import ExportError
 from xsp.export.otel_delivery import Answer
 
 FLUSH_MS = 30_000
+_WATCHED = threading.RLock()
+"""Profiles emitted at the same time take turns: who watches an exporter puts back what was there before."""
 _QUEUE = 2048
 """OpenTelemetry's default of OTEL_BSP_MAX_QUEUE_SIZE."""
 
@@ -86,6 +89,10 @@ class ProcessorSender:
         if exporter is None:
             yield
             return
+        with _WATCHED:
+            yield from self._watch(exporter)
+
+    def _watch(self, exporter: Any) -> Iterator[None]:
         export = exporter.export
 
         def watched(spans: Sequence[ReadableSpan]) -> Any:

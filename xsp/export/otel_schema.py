@@ -6,6 +6,7 @@ An attribute of OpenTelemetry's semantic conventions is used where one means the
 
 from __future__ import annotations
 
+import ast
 import json
 from typing import Any
 
@@ -136,12 +137,13 @@ def _kernel(row: dict[str, Any]) -> Attributes:
 
 def _tensors(prefix: str, row: dict[str, Any], names: tuple[str, ...]) -> Attributes:
     """One string per tensor: attribute values cannot be nested lists."""
+    return {f"{prefix}.{name}": values for name in names if (values := _strings(row[name]))}
+
+
+def _strings(text: str) -> tuple[str, ...]:
     try:
-        lists = {name: json.loads(row[name]) for name in names}
+        values = json.loads(text)
     except json.JSONDecodeError:
-        return {f"{prefix}.{name}": row[name] for name in names}
-    return {
-        f"{prefix}.{name}": tuple(each if isinstance(each, str) else json.dumps(each) for each in values)
-        for name, values in lists.items()
-        if values
-    }
+        # Captures of early versions have lists of names as Python writes them.
+        values = ast.literal_eval(text)
+    return tuple(each if isinstance(each, str) else json.dumps(each) for each in values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 from opentelemetry.sdk.resources import Resource
@@ -123,7 +124,10 @@ def _limited(rows: list[Attributes]) -> list[Attributes]:
     most = SpanLimits().max_span_attribute_length
     if most is None:
         return rows
-    return [
-        {name: value[:most] if isinstance(value, str) else value for name, value in attributes.items()}
-        for attributes in rows
-    ]
+    return [{name: _cut(value, most) for name, value in attributes.items()} for attributes in rows]
+
+
+def _cut(value: Any, most: int) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_cut(each, most) for each in value)
+    return value[:most] if isinstance(value, str) else value

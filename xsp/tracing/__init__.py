@@ -1,1 +1,1 @@
-"""The shared trace context: ids, the current span, one clock."""
+"""The shared trace context: ids, one clock."""

@@ -1,4 +1,4 @@
-"""The trace that a profile belongs to: ids shared with OpenTelemetry, and the current span.
+"""The trace that a profile belongs to: ids shared with OpenTelemetry.
 
 OpenTelemetry is the context, not the recorder: an SDK span costs about 40 us, so spans below MODEL are built from
 columns after the runs and only their ids are OpenTelemetry's.
@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 # Span ids of a profile are consecutive, from a random base: unique in a trace, small on disk, valid W3C ids.
@@ -46,14 +42,3 @@ def current() -> TraceContext:
     if span.is_valid:
         return TraceContext(span.trace_id, span.span_id, first)
     return TraceContext(secrets.randbits(128) or 1, 0, first)
-
-
-@contextmanager
-def current_span(context: TraceContext, span_id: int) -> Iterator[None]:
-    """Make a span of this profile OpenTelemetry's current span, so that spans the target opens nest below it."""
-    span = SpanContext(context.trace_id, span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-    token = otel_context.attach(trace.set_span_in_context(NonRecordingSpan(span)))
-    try:
-        yield
-    finally:
-        otel_context.detach(token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -73,6 +74,32 @@ def test_block_and_everything_after_it_compute_what_they_do_without_xsp() -> Non
         return [output.tolist() for output in outputs], state_of(model), generators(), torch.rand(3).tolist()
 
     assert run(profiling=True) == run(profiling=False)
+
+
+class Waiting(nn.Module):
+    """Lets another thread draw a number from Python's generator in each of its calls but the first ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.calls, self.drawn = ThreadPoolExecutor(1), 0, list[int]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls > 3:
+            self.drawn.append(self.pool.submit(random.getrandbits, 128).result())
+        return x + 1
+
+
+def test_other_threads_never_draw_a_number_twice() -> None:
+    """What another thread draws from Python's generator while a model is profiled, such as the ids of a service's other
+    requests, it draws once: the generator is not put back for a model that does not use it.
+    """
+    model = Waiting()
+    with xsp.profile(model, **QUICK):
+        model(torch.ones(2))
+    model(torch.ones(2))
+    model.pool.shutdown()
+    assert len(set(model.drawn)) == len(model.drawn) > 10
 
 
 def test_re_runs_start_from_the_random_state_of_the_recorded_call() -> None:

@@ -31,9 +31,10 @@ class RandomState:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), tuple(cuda))
 
-    def restore(self) -> None:
-        """Put the generators back."""
-        random.setstate(self.python)
+    def restore(self, *, python: bool = True) -> None:
+        """Put the generators back; Python's own only if `python`."""
+        if python:
+            random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.cpu)
         if self.cuda:

@@ -2,8 +2,8 @@
 
 A request with the header `x-xsp-profile: 1` is profiled, and so is a share of all others (`XSP_SAMPLING_RATE`, 0 by
 default). The answer is the same; the request's span then contains the profile, from the model call to the GPU kernels.
-Profiling repeats the model call for a second or two, so such a request takes that much longer, and only one is profiled
-at a time.
+Profiling repeats the model call for a second or two (the first time it also loads the profiler, for some seconds), so
+such a request takes that much longer, and only one is profiled at a time.
 
     pip install "xsp[otlp]" fastapi uvicorn
     OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 python examples/traced_service.py
@@ -15,6 +15,8 @@ from __future__ import annotations
 import os
 import random
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import torch
@@ -47,7 +49,14 @@ class Classifier(nn.Module):
 
 def service(provider: TracerProvider, sampling_rate: float = 0.0) -> FastAPI:
     """The application; its spans, and those of its profiles, go through `provider`."""
-    app = FastAPI()
+
+    @asynccontextmanager
+    async def flushed(_app: FastAPI) -> AsyncIterator[None]:
+        # A server that is told to end has no other moment for the spans that still wait to be exported.
+        yield
+        provider.force_flush()
+
+    app = FastAPI(lifespan=flushed)
     model = Classifier().to(DEVICE).eval()
     tracer = provider.get_tracer("traced_service")
     # A profile measures times: two at once would measure each other.

@@ -115,3 +115,12 @@ def test_client_never_suffers_from_a_broken_backend(example: ModuleType, monkeyp
 def test_bad_input_is_refused(example: ModuleType) -> None:
     """Rows of another length are the client's error."""
     assert Service(example, InMemorySpanExporter()).predict(rows=[[1.0]]).status_code == 422
+
+
+def test_spans_that_wait_are_exported_when_the_server_ends(example: ModuleType) -> None:
+    """Stopping the server exports what its last requests left in the queue."""
+    exporter = InMemorySpanExporter()
+    service = Service(example, exporter)
+    with service.client:
+        service.predict()
+    assert [span.name for span in exporter.get_finished_spans()] == ["POST /predict"]

@@ -166,6 +166,17 @@ def test_every_child_nests_in_its_parent(
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_layers_without_length_lie_beside_their_neighbours(
+    name: str, profiles: dict[str, xsp.Profile], traces: dict[str, Read], tmp_path: Path
+) -> None:
+    """The correction leaves layers without length; none is drawn inside the layer that came after it."""
+    corrected = read(profiles[name].to_perfetto(tmp_path / "x.pftrace", corrected=True))
+    depth = {row: one.depth for row, one in corrected.spans().items() if one.category == "LAYER"}
+    recorded = traces[name].spans()
+    assert depth == {row: recorded[row].depth for row in depth}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_slices_of_a_track_never_overlap(name: str, traces: dict[str, Read]) -> None:
     """What a track shows is nested or apart; on a stream of the GPU it is apart."""
     by_track: dict[int, list[Slice]] = {}
@@ -259,6 +270,19 @@ def test_arguments_are_annotations(traces: dict[str, Read]) -> None:
     model = next(one for one in slices if one.category == "MODEL")
     assert "H100" in model.arguments["environment"]["gpu"]
     assert model.arguments["rung"] == "M/L/Lib/K"
+
+
+def test_numbers_that_a_format_has_no_place_for_are_text(tmp_path: Path) -> None:
+    """An argument that is no number of JSON, or beyond 64 bits, is written as text and spoils no trace."""
+    prof = xsp.Profile(gpu_capture())
+    tables = {name: prof.table(name) for name in TABLES}
+    odd = json.dumps({"alpha": float("nan"), "seed": 2**64 - 1})
+    changed = Capture(prof._capture.meta, tables | {"library_calls": tables["library_calls"].assign(arguments=odd)})
+    trace = read(xsp.Profile(changed).to_perfetto(tmp_path / "x.pftrace"))
+    calls = [one.arguments for one in trace.slices if one.category == "LIBRARY"]
+    assert [(one["alpha"], one["seed"]) for one in calls] == [("NaN", str(2**64 - 1))] * len(calls)
+    chrome = xsp.Profile(changed).to_chrome(tmp_path / "x.json").read_text()
+    assert "NaN" in str(json.loads(chrome, parse_constant=pytest.fail))
 
 
 def test_counters(profiles: dict[str, xsp.Profile], traces: dict[str, Read]) -> None:

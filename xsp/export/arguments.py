@@ -57,7 +57,8 @@ def _kernel(row: Mapping[Any, Any]) -> Arguments:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text) if text else {}
+        # What JSON has no numbers for stays text: a trace with NaN in it is not JSON.
+        return json.loads(text, parse_constant=str) if text else {}
     except ValueError:
         return text
 

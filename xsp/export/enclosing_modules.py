@@ -15,15 +15,15 @@ import pandas as pd
 
 Tables = Mapping[str, pd.DataFrame]
 
-COLUMNS = ["name", "depth", "thread", "start_ns", "end_ns", "detail"]
+COLUMNS = ["name", "depth", "thread", "start_ns", "end_ns", "recorded_ns", "detail"]
 
 
 def enclosing_modules(tables: Tables, layers: pd.DataFrame, call: npt.NDArray[np.int64]) -> pd.DataFrame:
     """Intervals of modules in the forward pass of one run.
 
-    `layers` has the run's LAYER spans (thread, start_ns, end_ns, detail), `call` the model call of each. A module is
-    drawn if its stretches of layers are as many as its calls in the structure run. Columns: name, depth (dots in the
-    name), thread, start_ns, end_ns, detail (row of `modules`).
+    `layers` has the run's LAYER spans (thread, start_ns, end_ns, recorded_ns, detail), `call` the model call of each. A
+    module is drawn if its stretches of layers are as many as its calls in the structure run. Columns: name, depth (dots
+    in the name), thread, start_ns, end_ns, recorded_ns (start as recorded), detail (row of `modules`).
     """
     known = tables["layers"]
     details = layers["detail"].to_numpy()
@@ -50,7 +50,8 @@ def _stretches(layers: pd.DataFrame, modules: pd.DataFrame) -> Iterator[pd.DataF
         changes = (module[1:] != module[:-1]) | (where[1:] != where[:-1])
         stretch = np.cumsum(np.r_[False, changes])
         found = layers.assign(detail=module).groupby(stretch, sort=False)
-        table = found.agg({"detail": "first", "thread": "first", "start_ns": "min", "end_ns": "max"})
+        bounds = {"start_ns": "min", "end_ns": "max", "recorded_ns": "min"}
+        table = found.agg({"detail": "first", "thread": "first", **bounds})
         table = table[table["detail"] >= 0]
         number = table["detail"].map(table["detail"].value_counts())
         table = table[number.to_numpy() == calls[table["detail"]]]

@@ -22,14 +22,19 @@ class Layout:
     event: Ints
 
 
-def laid_out(group: Ints, start_ns: Ints, end_ns: Ints, rank: Ints, nests: npt.NDArray[np.bool_]) -> Layout:
+def laid_out(
+    group: Ints, start_ns: Ints, end_ns: Ints, rank: Ints, recorded_ns: Ints, nests: npt.NDArray[np.bool_]
+) -> Layout:
     """Put slices of each group on as few lanes as their order allows, so that none overlaps another on its lane.
 
     Slices that `nests` may lie inside each other; others need a lane of their own wherever they overlap at all. Of
     equal intervals, and of intervals without length, the one of lower `rank` is the outer one.
+
+    Slices that start together are taken as they were recorded: the correction leaves many without length, and one that
+    came before its neighbour must not end up inside it.
     """
     lane = np.zeros(len(group), dtype=np.int64)
-    order = np.lexsort((rank, -end_ns, start_ns, group))
+    order = np.lexsort((rank, -end_ns, recorded_ns, start_ns, group))
     events: list[int] = []
     bounds = np.flatnonzero(np.r_[True, np.diff(group[order]) != 0, True]) if len(order) else np.zeros(1, np.int64)
     for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):

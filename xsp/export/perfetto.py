@@ -124,7 +124,7 @@ class _Begin:
     def _fill(self, annotation: Any, value: Any) -> None:
         if isinstance(value, bool):
             annotation.bool_value = value
-        elif isinstance(value, int):
+        elif isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
             annotation.int_value = value
         elif isinstance(value, float):
             annotation.double_value = value

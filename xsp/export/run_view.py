@@ -116,8 +116,9 @@ def _of_run(table: pd.DataFrame, run: int) -> pd.DataFrame:
 
 
 def _spans(tables: Tables, chosen: ChosenRun, corrected: pd.DataFrame | None) -> pd.DataFrame:
-    """The run's rows of `spans`, with corrected times if these are wanted."""
+    """The run's rows of `spans`, with corrected times if these are wanted; `recorded_ns` is the recorded start."""
     spans = _of_run(tables["spans"], chosen.run)
+    spans = spans.assign(recorded_ns=spans["start_ns"])
     if not chosen.corrected or corrected is None:
         return spans
     times = corrected.set_index("row").loc[spans.index]
@@ -150,7 +151,7 @@ def _tracks(slices: pd.DataFrame, rank: Ints) -> tuple[list[Track], Ints, Ints]:
     keys = ["on_device", "context", "number", "side"]
     group = slices.groupby(keys, sort=False).ngroup().to_numpy().astype(np.int64)
     start, end = slices["start_ns"].to_numpy(), slices["end_ns"].to_numpy()
-    layout = laid_out(group, start, end, rank, ~slices["on_device"].to_numpy())
+    layout = laid_out(group, start, end, rank, slices["recorded_ns"].to_numpy(), ~slices["on_device"].to_numpy())
     places = slices[keys].assign(lane=layout.lane)
     distinct = places.drop_duplicates().sort_values(["on_device", "context"], kind="stable")
     index = places.merge(distinct.assign(track=np.arange(len(distinct))), how="left", on=[*keys, "lane"])["track"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import xsp
+from xsp.capture import TABLES, Capture
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")
@@ -145,3 +146,23 @@ def test_uncompressed_by_its_name(profiles: dict[str, xsp.Profile], documents: d
     """A name without .gz gives plain JSON with the same content."""
     path = profiles["transformer"].to_chrome(tmp_path / "x.json")
     assert json.loads(path.read_text(encoding="utf-8")) == documents["transformer"]
+
+
+def test_stamps_of_a_host_that_has_run_for_a_year_are_exact(profiles: dict[str, xsp.Profile], tmp_path: Path) -> None:
+    """Slices of a host that was started long ago are to the ns those of one that was started today."""
+    prof = profiles["transformer"]
+    year_ns = 365 * 86_400 * 10**9
+    columns = ("start_ns", "host_end_ns", "end_ns")
+    tables = {
+        name: table.assign(**{column: table[column] + year_ns for column in columns if column in table})
+        for name, table in ((name, prof.table(name)) for name in TABLES)
+    }
+    old = xsp.Profile(Capture(prof._capture.meta | {"epoch_offset_ns": 5}, tables)).to_chrome(tmp_path / "old.json")
+    new = prof.to_chrome(tmp_path / "new.json")
+    document = json.loads(old.read_text())
+    events, others = (
+        [(round(e["ts"] * 1000), e["dur"]) for e in found["traceEvents"] if e["ph"] == "X"]
+        for found in (document, json.loads(new.read_text()))
+    )
+    base = document["baseTimeNanoseconds"] - 5 - year_ns
+    assert [(start + base, duration) for start, duration in events] == others

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ Event = dict[str, Any]
 HOST = 1_000_000
 """Number of the host's process; device numbers, which GPUs have as their process, are small."""
 
+_ORIGIN_BITS = 50
+"""Stamps are counted from a multiple of 2^50 ns, 13 days: readers of JSON have doubles, in which the µs of a host that
+has run for 100 days leave no room for ns.
+"""
+
 _LANE = 1 << 32
 """Added to a thread or stream for each further track; both have 32 bits."""
 
@@ -42,20 +48,29 @@ _DEVICE_CATEGORY = {"kernel": "kernel", "memcpy": "gpu_memcpy", "memset": "gpu_m
 
 def write_chrome(view: RunView, path: Path, meta: Mapping[str, Any]) -> Path:
     """Write the trace; `.gz` at the end of the name compresses it. `meta` is the capture's."""
+    origin_ns = int(view.slices["start_ns"].min()) >> _ORIGIN_BITS << _ORIGIN_BITS
+    offset_ns = meta.get("epoch_offset_ns")
     document = {
         "schemaVersion": 1,
         "deviceProperties": _devices(view, meta["environment"]),
         "displayTimeUnit": "ms",
         # What is added to a stamp to make it Unix time.
-        "baseTimeNanoseconds": meta.get("epoch_offset_ns") or 0,
+        "baseTimeNanoseconds": 0 if offset_ns is None else offset_ns + origin_ns,
         "traceName": view.title,
-        "traceEvents": trace_events(view),
+        "traceEvents": trace_events(_from(view, origin_ns)),
     }
     return written(path, json.dumps(document, separators=(",", ":")).encode())
 
 
+def _from(view: RunView, origin_ns: int) -> RunView:
+    """The view with its stamps counted from there."""
+    times = {name: view.slices[name] - origin_ns for name in ("start_ns", "end_ns")}
+    counters = [replace(counter, time_ns=counter.time_ns - origin_ns) for counter in view.counters]
+    return replace(view, slices=view.slices.assign(**times), counters=counters)
+
+
 def trace_events(view: RunView) -> list[Event]:
-    """All events; stamps and durations in µs with three decimals, on the host's monotonic clock."""
+    """All events; stamps and durations in µs with three decimals, on the clock of the view."""
     places = _Places(view.tracks)
     return [*places.names(view.title), *_slices(view, places), *_flows(view, places), *_counters(view)]
 

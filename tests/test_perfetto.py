@@ -416,6 +416,8 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     """Nothing is made where the user did not make it."""
     with pytest.raises(xsp.XspError, match=r"no directory .*nowhere"):
         gpu_profile().to_perfetto(tmp_path / "nowhere" / "x.pftrace")
+    with pytest.raises(xsp.XspError, match=r"is a directory; name a file in it"):
+        gpu_profile().to_perfetto(tmp_path)
 
 
 def test_long_runs_are_written_in_seconds(profiles: dict[str, xsp.Profile], tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def host_event(category: str, name: str, ts: float, dur: float, **arguments: Any
 
 
 def test_kernels_without_a_launch_are_counted(tmp_path: Path) -> None:
-    """A kernel whose launch is not in the trace is in no table, and is counted as lost."""
+    """A kernel whose launch is not in the trace is in no table, is counted as lost, and a warning says so."""
     events = [
         host_event("cpu_op", "aten::mm", 0, 30),
         host_event("cuda_runtime", "cudaLaunchKernel", 5, 2, correlation=1),
@@ -261,6 +261,7 @@ def test_kernels_without_a_launch_are_counted(tmp_path: Path) -> None:
     prof = xsp.from_kineto(tmp_path / "x.json")
     assert prof.kernels == 1
     assert prof.lost == 1
+    assert any(warning.startswith("1 device activities had no launch record") for warning in prof.warnings)
 
 
 def test_kernels_without_a_correlation_id_have_no_launch(tmp_path: Path) -> None:

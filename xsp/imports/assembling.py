@@ -15,7 +15,7 @@ from xsp.errors import CaptureError
 from xsp.imports.foreign import ForeignTrace
 from xsp.imports.layers import Layers, layers_of
 from xsp.run import Run
-from xsp.slugs import tagged
+from xsp.slugs import no_launch, tagged
 from xsp.tracing import context
 from xsp.types import (
     API_CALLS,
@@ -41,7 +41,10 @@ def capture_of(trace: ForeignTrace) -> Capture:
     runs, words = _runs(trace, windows, layers, RunSpec(tuple(levels)))
     name = layers.model or trace.name
     words.calls[0]["name"] = name
-    return Capture(_meta(trace, name, levels, windows), assemble(runs, words))
+    tables = assemble(runs, words)
+    meta = _meta(trace, name, levels, windows)
+    meta["warnings"] += no_launch(int(tables["runs"]["orphans"].sum()))
+    return Capture(meta, tables)
 
 
 def _whole(trace: ForeignTrace) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pandas as pd
 from xsp.analysis.correction import Correction
 from xsp.analysis.statistics import trimmed
 from xsp.measuring.stopping import TARGET
-from xsp.slugs import tagged
+from xsp.slugs import no_launch, tagged
 from xsp.types import Level
 
 VISIBLE = 0.05
@@ -27,8 +27,7 @@ def about_runs(tables: dict[str, pd.DataFrame], why: str, device_work: int | Non
         doubts.append(
             tagged("lost-records", f"{lost} records were lost; counts and device times are too low by what they held")
         )
-    if orphans := int(runs["orphans"].sum()):
-        doubts.append(tagged("no-launch", f"{orphans} device activities had no launch record and are in no table"))
+    doubts += no_launch(int(runs["orphans"].sum()))
     if unmatched := int(runs["unmatched"].sum()):
         sentence = (
             f"{unmatched} layer or library events did not occur in the structure run: the control flow depends on "

@@ -610,3 +610,11 @@ def test_command_line_imports_both(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, ["import", str(trace)])
     assert isinstance(again.exception, xsp.XspError)
     assert "--force" in str(again.exception)
+
+
+def test_a_report_of_nsys_is_not_its_export(tmp_path: Path) -> None:
+    """`xsp import` of a report says how to export it."""
+    (tmp_path / "report.nsys-rep").write_bytes(b"\0")
+    found = CliRunner().invoke(app, ["import", str(tmp_path / "report.nsys-rep")]).exception
+    assert isinstance(found, xsp.XspError)
+    assert "nsys export --type sqlite report.nsys-rep" in str(found)

@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from xsp.cli.outputs import new_capture
+from xsp.errors import XspError
 
 _SQLITE = b"SQLite format 3\x00"
+_REPORTS = (".nsys-rep", ".qdrep")
+"""Reports of Nsight Systems, which only its own programs read."""
 
 
 def import_(
@@ -36,6 +39,11 @@ def import_(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing capture.")] = False,
 ) -> None:
     """Make a capture of a trace that another tool recorded. Needs neither torch nor a GPU."""
+    if trace.suffix in _REPORTS:
+        raise XspError(
+            f"{str(trace)!r} is a report of Nsight Systems, which only nsys reads; import what "
+            f"`nsys export --type sqlite {trace.name}` makes of it"
+        )
     named = trace.with_name(trace.name.removesuffix(".gz").rpartition(".")[0] + ".xsp")
     path = new_capture(output or named, force)
     if _is_sqlite(trace):

@@ -22,10 +22,11 @@ import xsp.regression.calling
 import xsp.regression.judging
 import xsp.regression.page
 from xsp.regression.budgets import checked, parsed
-from xsp.regression.identity import machine_folder, machine_of
+from xsp.regression.identity import machine_folder, machine_of, test_path
 from xsp.regression.options import parsed_rules
-from xsp.regression.outcome import MEANINGS
+from xsp.regression.outcome import MEANINGS, Outcome
 from xsp.regression.plan import OPTIONS
+from xsp.regression.summary import markdown
 
 pytest_plugins = ["pytester"]
 
@@ -346,6 +347,40 @@ def test_two(xsp):
     assert {"test_two", "test_two@2", "test_two@decode"} <= set(stems)
     assert sum(stem.startswith("test_it[a_b]~") for stem in stems) == 2
     assert len(set(states(run("--xsp-compare=by.name")).values())) >= 1
+
+
+def test_files_of_baselines_are_unique_and_short_enough() -> None:
+    """Folders that differ in replaced characters only have files of their own; no name is over 255 bytes."""
+    folders = ["a b", "a-b", "a*b", "a_b"]
+    assert len({test_path(f"{folder}/test_it.py", ("test_it",), "") for folder in folders}) == len(folders)
+    long = test_path("tests/test_it.py", ("test_" + "測" * 110,), "")
+    assert len(long.name.encode()) < 200
+    assert long != test_path("tests/test_it.py", ("test_" + "測" * 111,), "")
+
+
+def test_two_measurements_of_one_name_are_an_error(pytester: pytest.Pytester, run: Run) -> None:
+    """The second would be compared with the first one's baseline, and replace it."""
+    pytester.makepyfile(
+        HEAD
+        + """
+def test_loop(xsp):
+    for size in (2, 2000):
+        xsp(nn.ReLU(), torch.ones(size), levels="M", iterations=1, name="size")
+"""
+    )
+    result = run("--xsp-save")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*name='size' is taken by another measurement of *::test_loop: give each call its own*"]
+    )
+    assert baselines(pytester.path) == []
+
+
+def test_backticks_do_not_end_code_in_markdown() -> None:
+    """Names and messages with backticks stay inside the cell and the block that show them."""
+    text = markdown([Outcome("test_it[a`b|c]", "new", notes=("before", "`````", "after"))])
+    assert "| `` test_it[a`b\\|c] `` |" in text
+    assert text.count("`" * 8) == 2
 
 
 @pytest.mark.parametrize(

@@ -56,12 +56,18 @@ def test_path(file: str, names: tuple[str, ...], measurement: str) -> PurePosixP
     long for a file system, a digest of the full name keeps it unique.
     """
     name = ".".join(names) + (f"@{measurement}" if measurement else "")
-    safe = _UNSAFE.sub("_", name)
-    if safe != name or len(safe) > _LONGEST:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        safe = f"{safe[:_LONGEST]}~{digest}"
-    folders = [_safe(part) for part in PurePosixPath(file).with_suffix("").parts if part not in {"..", "/"}]
-    return PurePosixPath(*folders, f"{safe}.json")
+    folders = [_folder(part) for part in PurePosixPath(file).with_suffix("").parts if part not in {"..", "/"}]
+    return PurePosixPath(*folders, f"{_unique(name, _UNSAFE.sub('_', name))}.json")
+
+
+def _folder(part: str) -> str:
+    return _unique(part, _safe(part))
+
+
+def _unique(name: str, safe: str) -> str:
+    """`safe`, with a digest of the name where it differs from that or is longer than file systems allow, in bytes."""
+    short = safe.encode()[:_LONGEST].decode(errors="ignore")
+    return name if short == name else f"{short}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _safe(text: str) -> str:

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from xsp.errors import BudgetError
 from xsp.regression import options as rules
 from xsp.regression import outcome as states
 from xsp.regression.identity import machine_sentence, test_path
@@ -66,6 +67,7 @@ class Measurer:
     ) -> None:
         self.outcomes: list[Outcome] = []
         self._test, self._marked, self._options, self._root, self._fail = test, marked, options, root, fail
+        self._parts: set[str] = set()
         self._unsaved: list[tuple[int, PurePosixPath, Baseline]] = []
 
     def __call__(self, target: Callable[..., Any], /, *args: Any, **options: Any) -> Profile:
@@ -79,8 +81,7 @@ class Measurer:
         own = {name: options.pop(name) for name in OPTIONS if name in options}
         plan = Plan.of(*self._marked, own)
         call = Call(target, args, options)
-        count = len(self.outcomes) + 1
-        part = plan.name or (str(count) if count > 1 else "")
+        part = self._part(plan)
         name = f"{self._test}@{part}" if part else str(self._test)
         if self._options.disable:
             self.outcomes.append(Outcome(name, states.DISABLED))
@@ -90,6 +91,18 @@ class Measurer:
             measured = self._measured(call, plan, name, path)
         self._finished(measured, plan, name, path)
         return measured.profile
+
+    def _part(self, plan: Plan) -> str:
+        """What tells this measurement from the test's others. Two of one name would be compared with one baseline."""
+        count = len(self.outcomes) + 1
+        part = plan.name or (str(count) if count > 1 else "")
+        if part in self._parts:
+            raise BudgetError(
+                f"name={part!r} is taken by another measurement of {self._test}: give each call its own, such as "
+                f"xsp(…, name='{part}-2')"
+            )
+        self._parts.add(part)
+        return part
 
     def save(self) -> None:
         """Write the baselines that are to be saved. For a test that has passed: what failed is nothing to go by."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,13 +83,13 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     lines = [f"### xsp: {counted(outcomes)}", ""]
     if outcomes:
         lines += [_row(HEADINGS), _row(["---"] * len(HEADINGS))]
-        lines += [_row([f"`{_piped(test)}`", *rest]) for test, *rest in map(cells, outcomes)]
+        lines += [_row([_code(test), *rest]) for test, *rest in map(cells, outcomes)]
         lines += ["", *(f"- {line}" for line in explanations(outcomes))]
-        lines += [f"- measured on {machine}" for machine in machines(outcomes)]
+        lines += [f"- measured on {_escaped(machine)}" for machine in machines(outcomes)]
     for outcome in outcomes:
         if said := details(outcome):
             opened = " open" if outcome.failures else ""
-            fence = "`" * 4
+            fence = "`" * (3 + _ticks(*said))
             lines += ["", f"<details{opened}><summary>{_escaped(outcome.test)}</summary>", "", f"{fence}text"]
             lines += [*said, fence, "", "</details>"]
     return "\n".join(lines) + "\n"
@@ -103,8 +104,17 @@ def _row(texts: Sequence[str]) -> str:
     return f"| {' | '.join(texts)} |"
 
 
-def _piped(text: str) -> str:
-    return text.replace("|", "\\|")
+def _code(text: str) -> str:
+    """Code in a cell of a table. Backticks inside need more of them outside, and spaces that are not shown."""
+    ticks = "`" * (_ticks(text) + 1)
+    space = " " * (len(ticks) > 1)
+    escaped = text.replace("|", "\\|")
+    return f"{ticks}{space}{escaped}{space}{ticks}"
+
+
+def _ticks(*texts: str) -> int:
+    """Length of the longest row of backticks in any of the texts."""
+    return max((len(row) for text in texts for row in re.findall("`+", text)), default=0)
 
 
 def _escaped(text: str) -> str:

@@ -21,6 +21,7 @@ import xsp
 from xsp.analysis.comparing.comparable import Comparable, comparable
 from xsp.analysis.comparing.compare_profiles import Comparison
 from xsp.capture import Capture
+from xsp.errors import XspError
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 SMALL = {"levels": "M/L", "iterations": 2, "warmup": 1, "progress": False}
@@ -229,6 +230,28 @@ def test_a_fact_that_does_not_exist_cannot_be_allowed() -> None:
     """A misspelt fact is an error that lists those there are."""
     with pytest.raises(xsp.XspError, match="'drivers' is no fact"):
         xsp.analysis.compare(gpu_profile(), gpu_profile(), allow=["drivers"])
+
+
+def test_times_of_other_inputs_are_not_compared() -> None:
+    """A batch of another size is no regression and no improvement: times are refused, unless that is allowed."""
+    model = nn.ReLU()
+    small, large = (xsp.measure(model, torch.ones(size, 4), **SMALL) for size in (2, 64))
+    found = xsp.analysis.compare(small, large)
+    assert (
+        found.refusal
+        == "times are not compared, only counts: inputs 2×4 float32 in the baseline, 64×4 float32 in the candidate"
+    )
+    assert np.isnan(found.verdict.ratio)
+    assert xsp.analysis.compare(small, large, allow=["inputs"]).refusal is None
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("threshold", -0.1), ("threshold", np.nan), ("alpha", 0), ("alpha", 1.5)]
+)
+def test_thresholds_that_cannot_be_are_refused(option: str, value: float) -> None:
+    """The message has the value and the rule."""
+    with pytest.raises(XspError, match=f"{option}=.* cannot be"):
+        xsp.analysis.compare(gpu_profile(), gpu_profile(), **{option: value})
 
 
 def test_a_level_that_one_side_lacks_is_not_compared() -> None:

@@ -120,9 +120,16 @@ def test_a_threshold_can_be_written_in_two_ways(text: str, share: float) -> None
 
 
 def test_what_cannot_be_done_is_status_2_and_one_line(tmp_path: Path) -> None:
-    """A file that is not there, a threshold that is no number and a folder that is not there: one line, status 2."""
-    path = saved(tmp_path, "a.xsp")
+    """A file that is not there or is damaged, a threshold or alpha that is no number and a folder that is not there:
+    one line, and status 2, not the 1 of a regression.
+    """
+    path, damaged, binary = saved(tmp_path, "a.xsp"), tmp_path / "damaged.json", tmp_path / "binary.json"
+    damaged.write_text('{"format": "xsp comparable", "version": 1}')
+    binary.write_bytes(b"\xff\xfe")
     for arguments in (
+        [path, str(damaged)],
+        [path, str(binary)],
+        [path, path, "--alpha", "2"],
         [path, "missing.xsp"],
         [path, "missing.json"],
         [path, path, "--threshold", "much"],

@@ -176,13 +176,20 @@ def test_times_of_another_machine_are_not_compared_but_counts_are(pytester: pyte
 
 
 def test_what_cannot_be_compared_is_refused_with_the_reason(pytester: pytest.Pytester, run: Run) -> None:
-    """A baseline with a level that is not traced now fails the test: the counts of that level are not checked."""
+    """A baseline with a level that is not traced now fails the test: the counts of that level are not checked. So does
+    one of other inputs, whose times would say nothing.
+    """
     test = pytester.makepyfile(LINEAR.format(more="nn.ReLU()"))
     run("--xsp-save").assert_outcomes(passed=1)
     replaced(test, 'levels="ML"', 'levels="M"')
     refused = run()
     refused.assert_outcomes(failed=1)
     refused.stdout.fnmatch_lines(["*cannot be compared with baseline 'main'*level LAYER was traced for it*"])
+    replaced(test, 'levels="M"', 'levels="ML"')
+    replaced(test, "ones(2, 4)", "ones(8, 4)")
+    other = run()
+    other.assert_outcomes(failed=1)
+    other.stdout.fnmatch_lines(["*inputs 2×4 float32 in the baseline, 8×4 float32 in the candidate; accept it with*"])
     baselines(pytester.path)[0].write_text("{}")
     broken = run()
     broken.assert_outcomes(failed=1)

@@ -31,7 +31,7 @@ def compare(
     allow: Annotated[
         str,
         typer.Option(
-            help="Facts of the environment that may differ, with commas between: torch, driver, cuda, cudnn, gpu, …",
+            help="Facts that may differ, with commas between: torch, driver, cuda, cudnn, gpu, inputs, …",
             show_default=False,
         ),
     ] = "",
@@ -101,5 +101,5 @@ def _read(path: Path) -> Profile | Comparable:
 
     try:
         return Comparable.from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise XspError(f"{str(path)!r} cannot be read ({error}); give a capture or a baseline") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from xsp.analysis.comparing import wording
 from xsp.analysis.comparing.comparable import ENVIRONMENT, SETTINGS, Comparable
 from xsp.analysis.comparing.node_facts import COUNTS
 from xsp.errors import XspError
@@ -16,23 +17,37 @@ _NEEDS = {"library_calls": "LIBRARY"} | dict.fromkeys(
     ["kernels", "copies", "sets", "copied_bytes", "synchronizations"], "KERNEL"
 )
 """The level that must have been traced for a count to be known."""
+INPUTS = "inputs"
+"""What may differ besides the environment: the shapes and types of the model's inputs."""
 
 
 def refusal(a: Comparable, b: Comparable, allow: Collection[str] = ()) -> str | None:
     """Why times of `b` must not be compared with those of `a`, in one sentence; None if they can be.
 
-    `allow` names facts of the environment that may differ because their effect is what is asked for, such as "torch".
+    Times are of one machine and one size of inputs. `allow` names facts that may differ because their effect is what is
+    asked for, such as "torch" or "inputs".
 
     Raises XspError for a name that is no such fact.
     """
-    if unknown := [name for name in allow if name not in ENVIRONMENT]:
-        raise XspError(f"{unknown[0]!r} is no fact that can be allowed to differ; those are {', '.join(ENVIRONMENT)}")
+    facts = (*ENVIRONMENT, INPUTS)
+    if unknown := [name for name in allow if name not in facts]:
+        raise XspError(f"{unknown[0]!r} is no fact that can be allowed to differ; those are {', '.join(facts)}")
     differing = [
         f"{_WORDS.get(name, name)} {_shown(a, name)} in the baseline, {_shown(b, name)} in the candidate"
         for name in ENVIRONMENT
         if name not in allow and a.environment.get(name) != b.environment.get(name)
     ]
+    given = [_inputs(each) for each in (a, b)]
+    if INPUTS not in allow and all(given) and given[0] != given[1]:
+        differing.append(f"inputs {given[0]} in the baseline, {given[1]} in the candidate")
     return f"times are not compared, only counts: {'; '.join(differing)}" if differing else None
+
+
+def _inputs(which: Comparable) -> str:
+    """Shapes and types of the model's inputs; empty where they are not known."""
+    model = which.nodes.iloc[0]
+    known = bool(model["input_shapes"])
+    return wording.tensors(str(model["input_shapes"]), str(model["input_dtypes"])) if known else ""
 
 
 def settings_changed(a: Comparable, b: Comparable) -> list[str]:

@@ -95,7 +95,7 @@ class Comparable:
     def from_json(cls, text: str) -> Comparable:
         """The inverse of `to_json`.
 
-        Raises CaptureError if the text is something else or was written by a newer xsp.
+        Raises CaptureError if the text is something else, is damaged or was written by a newer xsp.
         """
         try:
             found = json.loads(text)
@@ -103,10 +103,18 @@ class Comparable:
             raise CaptureError(f"this is no JSON ({error}), so no baseline; measure and save it again") from error
         if not isinstance(found, dict) or found.get("format") != _FORMAT:
             raise CaptureError(f"this JSON is no baseline: its format is not {_FORMAT!r}; measure and save it again")
-        if found["version"] > _VERSION:
+        version = found.get("version")
+        if isinstance(version, int) and version > _VERSION:
+            raise CaptureError(f"this baseline has version {version}, this xsp reads to {_VERSION}; upgrade it")
+        try:
+            return cls._read(found)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise CaptureError(
-                f"this baseline has version {found['version']}, this xsp reads to {_VERSION}; upgrade it"
-            )
+                f"this baseline is damaged ({type(error).__name__}: {error}); measure and save it again"
+            ) from error
+
+    @classmethod
+    def _read(cls, found: Mapping[str, Any]) -> Comparable:
         rows = found["nodes"]
         nodes = pd.DataFrame([_BLANK | {key: row[key] for key in row if key not in _TIMES} for row in rows])
         nodes.insert(0, "path", paths(nodes))

@@ -25,6 +25,7 @@ from xsp.analysis.comparing.verdict import (
     Verdict,
     runs_needed,
 )  # fmt: skip
+from xsp.errors import XspError
 
 if TYPE_CHECKING:
     from xsp.profiles import Profile
@@ -139,11 +140,16 @@ def compare(
         b: the same.
         threshold: slow-down that matters, as a share. To find slow-downs of 5 %, ask for about half of it.
         alpha: significance that a difference needs; for the nodes of a level it is divided by their number.
-        allow: facts of the environment that may differ and times still be compared, such as "torch" or "driver".
+        allow: facts that may differ and times still be compared: those of the environment, such as "torch" or
+            "driver", and "inputs", the shapes and types of the model's inputs.
 
-    Raises XspError for an unknown name in `allow`.
+    Raises XspError for an unknown name in `allow`, and for a threshold or alpha that cannot be.
 
     """
+    if not 0 <= threshold < np.inf:
+        raise XspError(f"threshold={threshold!r} cannot be: a share from 0 on, such as 0.05")
+    if not 0 < alpha < 1:
+        raise XspError(f"alpha={alpha!r} cannot be: a probability between 0 and 1, such as {ALPHA}")
     mine, other = comparable(a), comparable(b)
     return compared(mine, other, threshold, alpha, refusal(mine, other, allow))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import time
 from collections.abc import Callable
 from functools import cache
@@ -328,6 +329,31 @@ def test_in_turn_a_slower_layer_is_found() -> None:
     assert found.sentences[0].startswith("`1` (Sleep) is slower")
 
 
+def test_what_is_undecided_in_turn_says_how_many_rounds_are_needed() -> None:
+    """Eight rounds of a threefold latency cannot be significant, and the sentence says so; those of the ladder, which
+    decide nothing, are not counted.
+    """
+    a, b = Sleep(0.001), Sleep(0.004)
+    few = xsp.compare_targets(a, b, torch.ones(1), iterations=8, localise=False, warmup=1, progress=False)
+    assert few.verdict.name == "undecided"
+    assert "with 8 runs nothing can be significant, 10 are needed" in few.sentences[1]
+    same = xsp.compare_targets(a, a, torch.ones(1), iterations=20, localise=False, threshold=1e-9, progress=False)
+    assert "nothing can be significant" not in same.sentences[1]
+
+
+def test_a_slower_machine_accuses_no_layer() -> None:
+    """Where all layers are slower alike, the first sentence says that it is none of them."""
+    before = comparable(resnet())
+    told = json.loads(before.to_json())
+    for node in told["nodes"]:
+        for times in {"host_ms", "device_ms"} & set(node):
+            node[times] = [1.5 * time for time in node[times]]
+    found = xsp.analysis.compare(before, Comparable.from_json(json.dumps(told)))
+    slow, of, *_ = re.findall(r"[0-9]+", found.sentences[0])
+    assert found.sentences[0].endswith("layers are slower: it is the machine, or what they share, not one of them.")
+    assert 0.75 * int(of) <= int(slow) <= int(of)
+
+
 def test_in_turn_models_are_left_as_they_were() -> None:
     """Batch normalisation's statistics, gradients and random numbers are what they were before."""
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
@@ -344,5 +370,7 @@ def test_an_impossible_option_is_an_error() -> None:
     """A threshold of 0 and a target that cannot be called are refused with the value that was given."""
     with pytest.raises(xsp.TargetError, match="threshold=0"):
         xsp.compare_targets(nn.Linear(1, 1), nn.Linear(1, 1), torch.ones(1), threshold=0)
+    with pytest.raises(xsp.TargetError, match="alpha=0"):
+        xsp.compare_targets(nn.Linear(1, 1), nn.Linear(1, 1), torch.ones(1), alpha=0)
     with pytest.raises(xsp.TargetError, match="cannot profile 3"):
         xsp.compare_targets(nn.Linear(1, 1), 3, torch.ones(1))

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from xsp.analysis.comparing.comparable import comparable
-from xsp.analysis.comparing.compare_profiles import Comparison, Whole, compared
-from xsp.analysis.comparing.verdict import ALPHA, Verdict, paired_verdict
+from xsp.analysis.comparing.compare_profiles import Comparison, compared
+from xsp.analysis.comparing.sentences import Whole, narrowing
+from xsp.analysis.comparing.verdict import ALPHA, Verdict, paired_verdict, rounds_needed
 from xsp.analysis.statistics import trimmed
 from xsp.errors import TargetError
 from xsp.measuring.climb import climbed
@@ -75,6 +76,8 @@ def compare_targets(
     settings = Settings.of(levels if localise else "M", iterations, warmup, budget, seed, progress)
     if not 0 < threshold < np.inf:
         raise TargetError(f"threshold={threshold!r} cannot be: a share above 0, such as 0.01")
+    if not 0 < alpha < 1:
+        raise TargetError(f"alpha={alpha!r} cannot be: a probability between 0 and 1, such as {ALPHA}")
     # Both start from one random state, so that dropout and the like draw the same numbers.
     state = RandomState.current()
     targets = (target_of(a, args, kwargs), target_of(b, args, kwargs))
@@ -92,7 +95,7 @@ def measured_in_turn(
     latencies = latencies_in_turn(targets, settings, threshold / 4, state)
     found = paired_verdict(*latencies.T, threshold=threshold, alpha=alpha)
     a_ms = float(trimmed(latencies[:, 0])[0]) / 1e6
-    return Whole(found, a_ms, a_ms * found.ratio)
+    return Whole(found, a_ms, a_ms * found.ratio, narrowing(len(latencies), rounds_needed(alpha)))
 
 
 def latencies_in_turn(

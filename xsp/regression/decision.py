@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xsp.analysis.comparing.compare_profiles import Whole
+from xsp.analysis.comparing.sentences import Whole, narrowing
 from xsp.analysis.comparing.sessions import among_sessions
-from xsp.analysis.comparing.verdict import UNDECIDED, Verdict, verdict
+from xsp.analysis.comparing.verdict import UNDECIDED, Verdict, runs_needed, verdict
 from xsp.regression.baselines import Baseline
 from xsp.regression.sessions import knows_spread, model_times, versions
 
@@ -17,13 +17,15 @@ from xsp.regression.sessions import knows_spread, model_times, versions
 class Decision:
     """`verdict` is on one metric of the model, whose times are `a_ms` in the baseline and `b_ms` now.
 
-    `by_runs` says that the runs alone decided: then more of them can settle what is undecided.
+    `by_runs` says that the runs alone decided: then more of them can settle what is undecided. `runs` are those of the
+    smaller sample.
     """
 
     verdict: Verdict
     a_ms: float
     b_ms: float
     by_runs: bool
+    runs: int
 
     @property
     def open(self) -> bool:
@@ -33,7 +35,8 @@ class Decision:
     @property
     def whole(self) -> Whole:
         """As the verdict on the model that a comparison tells."""
-        more = "more runs narrow it" if self.by_runs else "more sessions (--xsp-add) or runs in turn narrow it"
+        sessions = "more sessions (--xsp-add) or runs in turn narrow it"
+        more = narrowing(self.runs, runs_needed()) if self.by_runs else sessions
         return Whole(self.verdict, self.a_ms, self.b_ms, more)
 
 
@@ -48,4 +51,5 @@ def decide(own: Baseline, measured: Baseline, metric: str, threshold: float) -> 
     found = among_sessions(within, earlier, time_ms, threshold=threshold)
     usual_ms = float(np.exp(np.log(earlier[-1]).mean()))
     undecided_alone = within.name == UNDECIDED
-    return Decision(found, usual_ms, time_ms, undecided_alone or not knows_spread(own.sessions, metric))
+    by_runs = undecided_alone or not knows_spread(own.sessions, metric)
+    return Decision(found, usual_ms, time_ms, by_runs, min(map(len, samples)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from xsp.analysis.comparing import wording
-from xsp.analysis.comparing.causes import Cause, Kind, causes
+from xsp.analysis.comparing import sentences
+from xsp.analysis.comparing.causes import Cause, causes
 from xsp.analysis.comparing.comparability import levels_missing, refusal, settings_changed
 from xsp.analysis.comparing.comparable import Comparable, comparable
 from xsp.analysis.comparing.differences import Differences, differences
+from xsp.analysis.comparing.sentences import Whole, narrowing
 from xsp.analysis.comparing.verdict import (
     ALPHA,
     IMPROVED,
-    NEUTRAL,
     REGRESSION,
     THRESHOLD,
     UNDECIDED,
@@ -39,8 +39,6 @@ COLUMNS = [
     "level", "change", "path_a", "path_b", "name", "type", "phase", "metric", "a_ms", "b_ms", "ratio", "low", "high",
     "p_value", "verdict", *(f"{name}_{side}" for name in _COUNTED for side in "ab"),
 ]  # fmt: skip
-_SAID = 8
-"""Causes that are said; the rest is counted."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -164,33 +162,24 @@ def compared(
     whole = Verdict(
         str(model["verdict"] or UNDECIDED), *(float(model[name]) for name in ("ratio", "low", "high", "p_value"))
     )
-    a_ms, b_ms = float(model["a_ms"]), float(model["b_ms"])
-    more = "more runs narrow it"
+    runs = min(len(each.sample(each.nodes["path"].iloc[0], "latency")) for each in (a, b))
+    told = Whole(whole, float(model["a_ms"]), float(model["b_ms"]), narrowing(runs, runs_needed(alpha)))
     if better is not None and refused is None:
-        whole, a_ms, b_ms, more = better.verdict, better.a_ms, better.b_ms, better.more
-    ranked = causes(found, a_ms)
+        told = better
+    ranked = causes(found, told.a_ms)
     counts = _counts(a, b, found)
-    sentences = [
-        _first(ranked, whole, found),
-        _of_model(Whole(whole, a_ms, b_ms, more), refused, len(a.sample(a.nodes["path"].iloc[0], "latency")), alpha),
-        *_others(ranked),
-        *_of_counts(counts),
+    said = [
+        *sentences.first(ranked, told.verdict, found),
+        sentences.of_model(told, refused),
+        *sentences.others(ranked),
+        *sentences.of_counts(counts),
         *settings_changed(a, b),
         *levels_missing(a, b),
     ]
     return Comparison(
-        a.name, b.name, whole, a_ms, b_ms, nodes, counts, tuple(ranked), tuple(sentences), refused, threshold, alpha
-    )
-
-
-@dataclass(frozen=True)
-class Whole:
-    """The verdict on the model's latency, both latencies in ms, and what to do where it is undecided."""
-
-    verdict: Verdict
-    a_ms: float
-    b_ms: float
-    more: str = "more runs narrow it"
+        a.name, b.name, told.verdict, told.a_ms, told.b_ms, nodes, counts, tuple(ranked), tuple(said), refused,
+        threshold, alpha,
+    )  # fmt: skip
 
 
 def _nodes(found: Differences) -> pd.DataFrame:
@@ -211,58 +200,6 @@ def _counts(a: Comparable, b: Comparable, found: Differences) -> pd.DataFrame:
     names = ["layers", *found.counts]
     rows = [(name, a.counts[name], b.counts[name]) for name in names if name in a.counts and name in b.counts]
     return pd.DataFrame(rows, columns=["count", "a", "b"])
-
-
-def _first(ranked: list[Cause], whole: Verdict, found: Differences) -> str:
-    """The most guilty layer and why; else where most of the difference is, or that there is none."""
-    if ranked:
-        return ranked[0].sentence
-    layers = found.pairs[(found.pairs["level"] == "LAYER") & found.pairs["ratio"].notna()]
-    cost = layers["b_ms"] - layers["a_ms"]
-    if whole.name == REGRESSION and (cost > 0).any():
-        row = layers.iloc[int(cost.to_numpy().argmax())]
-        label = wording.layer(row["name_b"], row["type_b"], row["phase"])
-        more = wording.milliseconds(float(cost.max()))
-        return f"{label[0].upper()}{label[1:]} has most of it, {more} more, but no layer alone is significantly slower."
-    timed = ", and none is significantly slower" if layers["verdict"].ne("").any() else ""
-    return f"No layer changed{timed}."
-
-
-def _of_model(whole: Whole, refused: str | None, runs: int, alpha: float) -> str:
-    if refused is not None:
-        return f"{refused[0].upper()}{refused[1:]}."
-    found = whole.verdict
-    took = f"The model takes {wording.times(whole.a_ms, whole.b_ms, found.ratio, found.low, found.high)}"
-    if found.name == UNDECIDED:
-        least = runs_needed(alpha)
-        few = f"; with {runs} runs nothing can be significant, {least} are needed" if runs < least else ""
-        return f"{took}: undecided, the runs differ too much to tell; {whole.more}{few}."
-    words = {REGRESSION: "a regression", IMPROVED: "an improvement", NEUTRAL: "within the threshold"}
-    return f"{took}: {words[found.name]}."
-
-
-def _others(ranked: list[Cause]) -> Iterator[str]:
-    """The other causes; consequences only as a number."""
-    rest = [cause for cause in ranked[1:] if cause.kind is not Kind.CONSEQUENCE]
-    yield from (cause.sentence for cause in rest[: _SAID - 1])
-    if len(rest) > _SAID - 1:
-        yield f"{len(rest) - _SAID + 1} more layers changed."
-    if follow := sum(cause.kind is Kind.CONSEQUENCE for cause in ranked[1:]):
-        yield f"{follow} more {'layer differs' if follow == 1 else 'layers differ'} because of other inputs."
-
-
-def _of_counts(counts: pd.DataFrame) -> Iterator[str]:
-    said = [
-        f"{str(name).replace('_', ' ')} {_amount(str(name), a)} → {_amount(str(name), b)}"
-        for name, a, b in counts.itertuples(index=False)
-        if a != b
-    ]
-    if said:
-        yield f"In one run: {', '.join(said)}."
-
-
-def _amount(name: str, value: int) -> str:
-    return wording.bytes_(value) if name.endswith("_bytes") else str(value)
 
 
 def _known(value: float) -> float | None:

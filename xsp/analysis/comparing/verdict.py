@@ -144,6 +144,14 @@ def runs_needed(alpha: float = ALPHA, nodes: int = 1) -> int:
     return runs
 
 
+def rounds_needed(alpha: float = ALPHA) -> int:
+    """Rounds in turn from which on ratios that all point one way are significant: the signs' 2 / 2^rounds < alpha."""
+    rounds = 2
+    while 2.0 ** (1 - rounds) >= alpha:
+        rounds += 1
+    return rounds
+
+
 def inflation(*samples: Array) -> Array:
     """How many times fewer independent runs each column stands for: (1 + r) / (1 - r) for a first-order process.
 

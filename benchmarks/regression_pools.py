@@ -39,6 +39,8 @@ PROGRAMS: dict[str, tuple[str, Callable[[], Callable[[], Any]]]] = {
 """Where the delay is, and how to make the program."""
 
 CALIBRATION_CYCLES = 20_000_000
+USUAL = 10
+"""Runs without a delay whose median the delay is a share of."""
 
 
 class Delay:
@@ -82,15 +84,18 @@ def pool(name: str, budget_s: float, seed: int) -> dict[str, Any]:
     delay = Delay(program.model, where)
     executor = Executor(target_of(program, (), {}))
     warm_up(lambda: latency_ns(executor.run()), None, budget_s / 4)
-    usual = float(np.median([latency_ns(executor.run()) for _ in range(10)]))
+    usual = [latency_ns(executor.run()) for _ in range(USUAL)]
     order = random.Random(seed)
     found: dict[str, list[int]] = {variant: [] for variant in VARIANTS}
     begin = time.perf_counter()
     while time.perf_counter() - begin < budget_s or len(found[BASE]) < 2:
+        # A share of what the model takes now: on a machine that drifts, a delay of minutes ago is another share.
+        now = float(np.median([*usual, *found[BASE]][-USUAL:]))
         for variant in order.sample(list(VARIANTS), len(VARIANTS)):
-            delay.ns = VARIANTS[variant] * usual
+            delay.ns = VARIANTS[variant] * now
             found[variant].append(latency_ns(executor.run()))
-    return {"layer": delay.layer, "delay": where, "usual_ms": usual / 1e6, "latencies_ns": found}
+    usual_ms = float(np.median(found[BASE])) / 1e6
+    return {"layer": delay.layer, "delay": where, "usual_ms": usual_ms, "latencies_ns": found}
 
 
 def main() -> None:
@@ -103,6 +108,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.device == "cpu" and torch.cuda.is_available():
         sys.exit("a GPU is visible and the programs would use it: set CUDA_VISIBLE_DEVICES= for --device cpu")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("no GPU is visible: --device cpu measures without one")
     options.output.write_text(json.dumps(pool(options.program, options.budget_s, options.seed)))
 
 

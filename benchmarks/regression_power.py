@@ -1,7 +1,7 @@
 """How often a slow-down is found, how often one is found that is not there, and whether the right layer is named.
 
     python benchmarks/regression_power.py --device cuda --json benchmarks/results/regression_power_h100.json
-    python benchmarks/regression_power.py --device cpu --limit-s 900 --budget-s 300
+    python benchmarks/regression_power.py --device cpu --limit-s 900 --budget-s 300 --json power.json
 
 Power: pools of runs with delays of 1, 2, 5 and 10 % of the model's latency in one layer, and with none, are measured in
 fresh processes (regression_pools.py), one after the other, the programs in turn. Trials are drawn from the pools:
@@ -43,7 +43,7 @@ from regression_rates import bounds, power, sentence
 from xsp.machine.environment import environment
 
 HERE = Path(__file__).resolve().parent
-AFTERWARDS_S = 25.0
+AFTERWARDS_S = 60.0
 """What working the rates out takes, kept free at the end."""
 LOCALISATION_SHARE = 0.35
 """Of the limit: what naming the mutated layers may take at the most."""
@@ -76,7 +76,7 @@ def _options() -> argparse.Namespace:
     source.add_argument("--device", choices=["cuda", "cpu"])
     source.add_argument("--again", type=Path, help="work out the rates of this file's runs, measure nothing")
     parser.add_argument("--trials", type=int, default=500, help="comparisons of each kind")
-    parser.add_argument("--budget-s", type=float, default=120.0, help="seconds of measured rounds, all together")
+    parser.add_argument("--budget-s", type=float, default=100.0, help="seconds of measured rounds, all together")
     parser.add_argument("--limit-s", type=float, default=450.0, help="seconds that all of it may take")
     parser.add_argument("--processes", type=int, default=6, help="fresh processes for each program, at least 2")
     parser.add_argument("--host", action="store_true", help="on a GPU also launch-bound programs, delayed on the host")

@@ -22,7 +22,8 @@ import xsp.regression.calling
 import xsp.regression.judging
 import xsp.regression.page
 from xsp.regression.budgets import checked, parsed
-from xsp.regression.identity import machine_folder, machine_of, test_path
+from xsp.regression.identity import machine_folder, machine_of
+from xsp.regression.identity import test_path as path_of
 from xsp.regression.options import parsed_rules
 from xsp.regression.outcome import MEANINGS, Outcome
 from xsp.regression.plan import OPTIONS
@@ -44,7 +45,7 @@ import torch
 from torch import nn
 {QUICK}
 """
-SLEEPER = HEAD + "def test_sleeper(xsp):\n    xsp(lambda: time.sleep({seconds}), max_slowdown=2)\n"
+SLEEPER = HEAD + "def test_sleeper(xsp):\n    xsp(lambda: time.sleep({seconds}), iterations=16, max_slowdown=2)\n"
 LINEAR = (
     HEAD
     + "def test_linear(xsp):\n"
@@ -359,10 +360,10 @@ def test_two(xsp):
 def test_files_of_baselines_are_unique_and_short_enough() -> None:
     """Folders that differ in replaced characters only have files of their own; no name is over 255 bytes."""
     folders = ["a b", "a-b", "a*b", "a_b"]
-    assert len({test_path(f"{folder}/test_it.py", ("test_it",), "") for folder in folders}) == len(folders)
-    long = test_path("tests/test_it.py", ("test_" + "測" * 110,), "")
+    assert len({path_of(f"{folder}/test_it.py", ("test_it",), "") for folder in folders}) == len(folders)
+    long = path_of("tests/test_it.py", ("test_" + "測" * 110,), "")
     assert len(long.name.encode()) < 200
-    assert long != test_path("tests/test_it.py", ("test_" + "測" * 111,), "")
+    assert long != path_of("tests/test_it.py", ("test_" + "測" * 111,), "")
 
 
 def test_two_measurements_of_one_name_are_an_error(pytester: pytest.Pytester, run: Run) -> None:

@@ -73,7 +73,8 @@ import os, time
 import pytest
 import torch
 
-@pytest.mark.xsp(levels="ML" if "LAYERS" in os.environ else "M", iterations=8, warmup=1, patience_s=0, max_slowdown=1.5)
+@pytest.mark.xsp(levels="ML" if "LAYERS" in os.environ else "M", iterations=16, warmup=1, patience_s=0,
+                 max_slowdown=1.5)
 def test_it(xsp):
     process, layers = float(os.environ["PROCESS"]), int(os.environ.get("LAYERS", 1))
     model = torch.nn.Sequential(*[torch.nn.ReLU() for _ in range(layers)])

@@ -157,7 +157,7 @@ def inflation(*samples: Array) -> Array:
 
     r is the correlation of neighbours, by ranks, in all samples together. That it is taken about the runs' own mean
     makes it too small by (1 + 3 r) / runs (Marriott and Pope), which is put back: of twenty runs with r = 0.8 it would
-    be 0.6, of ten 0.4. Half its standard error is left out, so that independent runs are not punished for chance; r is
+    be 0.6, of ten 0.4. Its own standard error is left out, so that independent runs are not punished for chance; r is
     at least 0, at most 0.95.
     """
     count = sum(map(len, samples))
@@ -166,7 +166,7 @@ def inflation(*samples: Array) -> Array:
         return np.ones(samples[0].shape[1])
     ranks = [_standard_ranks(sample) for sample in samples]
     neighbours = np.sum([(each[1:] * each[:-1]).sum(axis=0) for each in ranks], axis=0) / count
-    r = np.clip((neighbours + 1 / runs) / (1 - 3 / runs) - 0.5 / np.sqrt(count), 0.0, 0.95)
+    r = np.clip((neighbours + 1 / runs - 1 / np.sqrt(count)) / (1 - 3 / runs), 0.0, 0.95)
     return np.asarray((1 + r) / (1 - r))
 
 

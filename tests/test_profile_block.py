@@ -102,6 +102,29 @@ def test_other_threads_never_draw_a_number_twice() -> None:
     assert len(set(model.drawn)) == len(model.drawn) > 10
 
 
+class Choosing(nn.Module):
+    """Calls one of two layers, by Python's generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.tails = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.heads(x) if random.random() < 0.5 else self.tails(x)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_layers_of_a_model_that_chooses_at_random_are_those_of_the_recorded_call(seed: int) -> None:
+    """A model that decides by Python's generator is profiled on the way that its call in the block went."""
+    random.seed(seed)
+    expected = "heads" if random.random() < 0.5 else "tails"
+    random.seed(seed)
+    model = Choosing()
+    with xsp.profile(model, **LAYERS) as prof:
+        model(torch.ones(2, 4))
+    assert list(prof.tree()["name"])[1:] == [expected]
+
+
 def test_re_runs_start_from_the_random_state_of_the_recorded_call() -> None:
     """Dropout masks, and so outputs, of all re-runs are those of the call in the block."""
     outputs: list[torch.Tensor] = []

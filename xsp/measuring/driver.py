@@ -59,9 +59,10 @@ class Executor:
     def __init__(self, target: Target, random: RandomState | None = None) -> None:
         self.target = target
         self._random = random
-        self._draws: bool | None = None
-        """Whether the target draws from Python's generator; None before the first run. Only then is it put back: other
-        threads draw from it too, ids of OpenTelemetry's spans for example, and would draw the same ones again.
+        self.draws: bool | None = None
+        """Whether the target draws from Python's generator; None before the first run, which starts from its state as
+        it is. Only then is it put back: other threads draw from it too, ids of OpenTelemetry's spans for example, and
+        would draw the same ones again.
         """
         self._state: ModelState | None = None
         self._given: dict[str, torch.Tensor] = {}
@@ -73,12 +74,12 @@ class Executor:
         `ready` is called when the state is restored, just before the first call.
         """
         self._restore()
-        before = random.getstate() if self._draws is None else None
+        before = random.getstate() if self.draws is None else None
         with whole(_no_garbage_collection()), _executing():
             ready()
             stamps = [self._stamped(call) for call in self.target.calls]
         if before is not None:
-            self._draws = random.getstate() != before
+            self.draws = random.getstate() != before
         columns = np.array(stamps, dtype=np.int64).reshape(-1, len(MODEL_CALLS)).T
         return {name: column.astype(dtype) for (name, dtype), column in zip(MODEL_CALLS.items(), columns, strict=True)}
 
@@ -120,12 +121,12 @@ class Executor:
             try:
                 self._state.restore_with_gradients()
             finally:
-                final.restore(python=self._draws is not False)
+                final.restore(python=self.draws is not False)
 
     def _restore(self) -> None:
         if self._state is not None and self._random is not None:
             self._state.restore()
-            self._random.restore(python=bool(self._draws))
+            self._random.restore(python=bool(self.draws))
         synchronize()
 
     @staticmethod

@@ -128,6 +128,9 @@ def _warmed_up(executor: Executor, settings: Settings, doubts: list[str]) -> tup
     roots: list[nn.Module] = []
     with _noted("while xsp looked for its layers", roots), whole(discovered(called, roots)):
         executor.run()
+        if executor.draws:
+            # The first run did not start from the state that the others start from, and may have gone another way.
+            executor.run()
 
     title = f"xsp {executor.target.name}: warm-up"
     with tracing([], "in a warm-up run"), bar(title, None, settings.progress) as shown:

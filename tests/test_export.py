@@ -102,6 +102,19 @@ def test_spans_are_sent_to_a_receiver(capture: Path) -> None:
     assert len(receiver.span_ids) >= (spans["run"] == spans["run"].max()).sum()
 
 
+def test_a_receiver_is_not_flooded(capture: Path) -> None:
+    """`--levels` and `--min-duration-us` send what the method's arguments would."""
+    with http_receiver() as receiver:
+        said = export(
+            capture, "--to", "otlp", "--endpoint", receiver.endpoint, "--levels", "M/L", "--min-duration-us", 2.5
+        )
+        few = len(receiver.span_ids)
+        assert xsp.load(capture).to_otlp(receiver.endpoint, levels="M/L", min_duration_ns=2500) == few
+        assert few < xsp.load(capture).to_otlp(receiver.endpoint)
+    assert said == f"{few} spans sent\n"
+    assert "leave them out" in refused(capture, "--to", "csv", "--levels", "M/L")
+
+
 def test_exports_need_no_torch(tmp_path: Path) -> None:
     """A capture is exported, and a trace imported, without torch being imported."""
     code = f"""

@@ -78,15 +78,23 @@ def export(
     protocol: Annotated[
         str | None, typer.Option(help="otlp: http/protobuf or grpc; OTEL_* variables by default.", show_default=False)
     ] = None,
+    levels: Annotated[
+        str | None, typer.Option(help="otlp: levels to send, such as M/L; all by default.", show_default=False)
+    ] = None,
+    min_duration_us: Annotated[float, typer.Option(help="otlp: leave shorter spans out.", show_default=False)] = 0.0,
 ) -> None:
     """Write a capture for other tools. Needs neither torch nor a GPU."""
     if to == OTLP:
-        _send(capture, output, rung, {"endpoint": endpoint, "protocol": protocol, "run": run, "corrected": corrected})
+        how = {"endpoint": endpoint, "protocol": protocol, "levels": levels, "run": run, "corrected": corrected}
+        _send(capture, output, rung, how | {"min_duration_ns": round(min_duration_us * 1e3)})
         return
     if to not in FORMATS:
         raise XspError(f"there is no format {to!r}; the formats are {', '.join(FORMATS)}, {OTLP}")
-    if endpoint or protocol:
-        raise XspError(f"--endpoint and --protocol say where spans are sent; {to} is a file, so leave them out")
+    if endpoint or protocol or levels or min_duration_us:
+        raise XspError(
+            "--endpoint, --protocol, --levels and --min-duration-us say which spans are sent and where; "
+            f"{to} is a file, so leave them out"
+        )
     form = FORMATS[to]
     choice: dict[str, Any] = {"run": run, "rung": rung, "corrected": corrected}
     if not form.of_one_run and any(value not in (None, False) for value in choice.values()):

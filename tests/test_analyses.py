@@ -16,10 +16,12 @@ from captures import gpu_capture, gpu_profile
 from quick import measured, profiled
 from scipy.stats import trim_mean
 from torch import nn
+from torch.nn.utils import weight_norm
 from torch.utils.flop_counter import FlopCounterMode
 
 import xsp
 from xsp import analysis
+from xsp.capture import Capture
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")
@@ -479,41 +481,70 @@ class Each(nn.ModuleDict):
             module(*own)
 
 
-def layer_by_layer(modules: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]]) -> pd.DataFrame:
-    """`layer_metrics` of modules that are called one after another, by the layer's name."""
+Modules = dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]]
+
+
+def each_measured(modules: Modules) -> xsp.Profile:
+    """A profile of modules that are called one after another."""
     model = Each({name: module for name, (module, _) in modules.items()})
     with torch.no_grad():
-        prof = measured(model, [inputs for _, inputs in modules.values()])
-    return analysis.layer_metrics(prof).set_index("layer")
+        return measured(model, [inputs for _, inputs in modules.values()])
+
+
+def layer_by_layer(modules: Modules) -> pd.DataFrame:
+    """`layer_metrics` of modules that are called one after another, by the layer's name."""
+    return analysis.layer_metrics(each_measured(modules)).set_index("layer")
+
+
+def counted_by_torch(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
+    """FLOPs by torch's own counter."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(*inputs)
+    return counter.get_total_flops()
 
 
 def test_flops_by_definition_are_those_that_torch_counts() -> None:
-    """Convolutions, products and recurrent networks have the FLOPs of torch's counter, or NaN if shapes do not tell."""
+    """Convolutions, products and recurrent networks have the FLOPs of torch's counter."""
     rand = torch.randn
-    known: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
+    modules: Modules = {
         "conv1d": (nn.Conv1d(8, 16, 5), (rand(2, 8, 50),)),
         "conv_unbatched": (nn.Conv2d(3, 16, 3, stride=2), (rand(3, 33, 33),)),
         "conv_dilated": (nn.Conv2d(8, 16, 3, dilation=2, bias=False), (rand(2, 8, 20, 20),)),
         "conv3d": (nn.Conv3d(4, 8, 3), (rand(2, 4, 8, 8, 8),)),
         "depthwise": (nn.Conv2d(16, 16, 3, groups=16), (rand(2, 16, 20, 20),)),
+        "grouped": (nn.Conv2d(8, 16, 3, groups=2), (rand(2, 8, 20, 20),)),
+        "one_channel": (nn.Conv2d(1, 8, 3), (rand(2, 1, 20, 20),)),
+        "half_precision": (nn.Conv2d(8, 16, 3).bfloat16(), (rand(2, 8, 20, 20).bfloat16(),)),
+        "transposed": (nn.ConvTranspose2d(8, 6, 3, stride=2, groups=2), (rand(2, 8, 20, 20),)),
+        "weight_norm": (weight_norm(nn.Conv2d(2, 4, 3)), (rand(2, 2, 10, 10),)),
         "linear": (nn.Linear(32, 64), (rand(4, 7, 32),)),
         "lstm": (nn.LSTM(8, 16, 2, bidirectional=True, proj_size=5), (rand(10, 3, 8),)),
         "gru": (nn.GRU(8, 16, batch_first=True), (rand(3, 10, 8),)),
         "rnn_unbatched": (nn.RNN(8, 16, 2), (rand(10, 8),)),
         "cell": (nn.LSTMCell(8, 16), (rand(3, 8),)),
     }
+    found = layer_by_layer(modules)["flops"]
+    for name, (module, inputs) in modules.items():
+        assert found[name] == counted_by_torch(module, inputs) > 0, name
+
+
+def test_captures_without_filters_have_flops_where_parameters_tell() -> None:
+    """Before the shapes of filters were recorded: FLOPs by the number of parameters, NaN where it has two readings."""
+    x = torch.randn(2, 8, 20, 20)
     # Eight channels: a dense 1x1 filter with a bias has as many parameters as a depthwise 3x3 one without.
-    open_: dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]] = {
-        "grouped": (nn.Conv2d(8, 16, 3, groups=2), (rand(2, 8, 20, 20),)),
-        "either": (nn.Conv2d(8, 8, 1), (rand(2, 8, 20, 20),)),
-        "or": (nn.Conv2d(8, 8, 3, groups=8, bias=False), (rand(2, 8, 20, 20),)),
+    modules: Modules = {
+        "dense": (nn.Conv2d(8, 16, 3), (x,)),
+        "depthwise": (nn.Conv2d(8, 8, 3, groups=8), (x,)),
+        "grouped": (nn.Conv2d(8, 16, 3, groups=2), (x,)),
+        "either": (nn.Conv2d(8, 8, 1), (x,)),
+        "or": (nn.Conv2d(8, 8, 3, groups=8, bias=False), (x,)),
     }
-    found = layer_by_layer(known | open_)["flops"]
-    for name, (module, inputs) in known.items():
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            module(*inputs)
-        assert found[name] == counter.get_total_flops() > 0, name
-    assert found[list(open_)].isna().all()
+    new = each_measured(modules)._capture
+    old = Capture(new.meta, new.tables | {"layers": new.tables["layers"].drop(columns="weight_shape")})
+    found = analysis.layer_metrics(xsp.Profile(old)).set_index("layer")["flops"]
+    for name in ("dense", "depthwise"):
+        assert found[name] == counted_by_torch(*modules[name]) > 0, name
+    assert found[["grouped", "either", "or"]].isna().all()
 
 
 @pytest.mark.parametrize("data_type", [torch.float32, torch.bfloat16])

@@ -167,18 +167,19 @@ def _api_calls(
 
 _LAYER_COLUMNS = (
     "name", "type", "kind", "module", "phase", "forward", "input_shapes", "input_dtypes", "output_shapes",
-    "output_dtypes", "parameter_bytes", "allocated_bytes", "peak_bytes",
+    "output_dtypes", "parameter_bytes", "allocated_bytes", "peak_bytes", "weight_shape",
 )  # fmt: skip
+_LISTS = ("input_shapes", "input_dtypes", "output_shapes", "output_dtypes", "weight_shape")
 
 
 def _layers(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Layer rows, then the two that `StructureCodes` speaks of; nested lists become JSON text."""
     blank = {"type": "", "kind": "none", "module": "", "phase": "forward", "forward": -1, "parameter_bytes": 0}
-    blank |= {name: [] for name in ("input_shapes", "input_dtypes", "output_shapes", "output_dtypes")}
+    blank |= {name: [] for name in _LISTS}
     extra = [{**blank, "name": name} for name in ("(outside layers)", "(not in the structure run)")]
-    unknown = {"allocated_bytes": -1, "peak_bytes": -1}
+    unknown = {"allocated_bytes": -1, "peak_bytes": -1, "weight_shape": []}
     table = pd.DataFrame([unknown | row for row in [*rows, *extra]], columns=list(_LAYER_COLUMNS))
-    for name in ("input_shapes", "input_dtypes", "output_shapes", "output_dtypes"):
+    for name in _LISTS:
         table[name] = table[name].map(json.dumps)
     return table
 

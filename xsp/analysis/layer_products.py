@@ -13,7 +13,9 @@ Shapes = Sequence[Sequence[int]]
 
 
 class Operands(NamedTuple):
-    """What is recorded of a layer: its type, the shapes of its tensors, types of these, bytes of its parameters."""
+    """What is recorded of a layer: its type, the shapes of its tensors, types of these, bytes of its parameters, and
+    the shape of its weight, empty in captures from before that was recorded.
+    """
 
     kind: str
     inputs: Shapes
@@ -21,6 +23,7 @@ class Operands(NamedTuple):
     input_types: Sequence[str]
     output_types: Sequence[str]
     parameter_bytes: int
+    weight: Sequence[int] = ()
 
 
 def is_product(kind: str) -> bool:
@@ -72,12 +75,19 @@ def attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[in
 
 
 def _convolution(layer: Operands) -> float:
-    """2 N K P Q (C / groups) R S, with the filter's size from the bytes of the parameters.
+    """2 N K P Q (C / groups) R S, or 2 N C H W (K / groups) R S where the convolution is transposed.
 
-    NaN where these bytes do not tell: with half precision, which autocast may have made from wider parameters, and
-    where they leave open whether there is a bias or whether there are groups. Depthwise filters are taken to be odd
-    squares.
+    Without the filters' shape, their size comes from the bytes of the parameters; NaN where these do not tell: with
+    half precision, which autocast may have made from wider parameters, and where they leave open whether there is a
+    bias or whether there are groups. Depthwise filters are taken to be odd squares.
     """
+    transposed = "Transpose" in layer.kind
+    if len(layer.weight) == 2 + int(layer.kind[-2]):
+        return 2 * prod((layer.inputs if transposed else layer.outputs)[0]) * prod(layer.weight[1:])
+    return nan if transposed else _convolution_by_bytes(layer)
+
+
+def _convolution_by_bytes(layer: Operands) -> float:
     data_type = layer.input_types[0]
     if data_type != layer.output_types[0] or data_type not in {"float32", "float64"}:
         return nan
@@ -140,7 +150,7 @@ _FORMULAS: tuple[tuple[re.Pattern[str], Callable[[Operands], float]], ...] = tup
         (r"matmul|mm|bmm|addmm|baddbmm|mv|dot", _matrix),
         (r"grouped_mm", _grouped),
         (r"scaled_dot_product_attention", _attention),
-        (r"Conv[123]d", _convolution),
+        (r"Conv(Transpose)?[123]d", _convolution),
         (r"conv(_transpose)?[123]d", _functional_convolution),
         (r"(LSTM|GRU|RNN)Cell", _cell),
         (r"LSTM|GRU|RNN", _recurrent),

@@ -51,7 +51,8 @@ def _forward(layer: Mapping[Hashable, Any]) -> Work:
         read += layer["parameter_bytes"]
     data_type = _computed_in(*types)
     if is_product(kind):
-        operands = Operands(kind, inputs, outputs, types[0], types[1], layer["parameter_bytes"])
+        weight = json.loads(layer.get("weight_shape", "[]"))
+        operands = Operands(kind, inputs, outputs, types[0], types[1], layer["parameter_bytes"], weight)
         return Work(product_flops(operands), read, write, precision_of(data_type), True)
     # A bag adds its rows up.
     added = gathered.elements if gathered is not None and re.search(r"[Bb]ag$", kind) else None

@@ -47,6 +47,7 @@ class LayerRow:
     output_shapes: list[list[int]]
     output_dtypes: list[str]
     parameter_bytes: int
+    weight_shape: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,7 @@ class StructureRecorder:
                 [],
                 [],
                 _parameter_bytes(module),
+                _weight_shape(module),
             )
             self._begin(row)
 
@@ -330,6 +332,14 @@ def _backward_row(forward: LayerRow, index: int, code: int, node: str) -> LayerR
         code, forward.name, node, "autograd", forward.module, "backward", index,
         forward.output_shapes, forward.output_dtypes, forward.input_shapes, forward.input_dtypes, 0,
     )  # fmt: skip
+
+
+def _weight_shape(module: nn.Module) -> list[int]:
+    """Shape of the tensor called `weight`, empty without one; weight normalisation makes it an attribute."""
+    own = dict(module.named_parameters(recurse=False))
+    weight = own.get("weight", vars(module).get("weight"))
+    with torch._C.DisableTorchFunction():
+        return list(weight.shape) if isinstance(weight, torch.Tensor) and not weight.is_nested else []
 
 
 def _parameter_bytes(module: nn.Module) -> int:

@@ -56,6 +56,22 @@ def _sweep_of(latencies_ms: dict[int, float]) -> Sweep:
     return Sweep("batch_size", profiles)
 
 
+def test_interrupt_keeps_the_values_before_it() -> None:
+    """Ctrl-C while a later value is prepared ends the sweep with what was measured; before that there is nothing."""
+
+    def make(batch: int) -> tuple[nn.Module, torch.Tensor]:
+        if batch == 2:
+            raise KeyboardInterrupt
+        return net(batch)
+
+    swept = xsp.sweep(make, [1, 2, 4], **OPTIONS)
+    assert list(swept.profiles) == [1]
+    assert list(swept.failures) == [2, 4]
+    assert all("interrupted" in reason for reason in swept.failures.values())
+    with pytest.raises(KeyboardInterrupt):
+        xsp.sweep(make, [2, 4], **OPTIONS)
+
+
 def test_every_batch_size_is_profiled_in_order() -> None:
     """There is a profile for each batch size, of inputs that large, without gradients for a model in eval mode."""
     seen = []

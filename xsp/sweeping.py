@@ -30,7 +30,7 @@ def sweep(
 
     A value that fails, for example because the GPU's memory does not suffice, is kept as a failure with its reason,
     and the next one is tried. What was made for one value is let go before the next is made, and PyTorch's cache of
-    GPU memory is emptied.
+    GPU memory is emptied. Interrupted before the first round of a value, the sweep ends and keeps the values before it.
 
     Args:
         make_target: called as `make_target(batch_size)`; returns what a target of `xsp profile` returns, for example
@@ -49,8 +49,14 @@ def sweep(
         raise TargetError(f"unknown option {sorted(unknown)[0]!r}; those of xsp.measure are {', '.join(_OPTIONS)}")
     profiles: dict[Value, Profile] = {}
     failures: dict[Value, str] = {}
-    for value in values:
-        found = _outcome(make_target, {} if over is None else {parameter: value}, value, options)
+    for place, value in enumerate(values):
+        try:
+            found = _outcome(make_target, {} if over is None else {parameter: value}, value, options)
+        except KeyboardInterrupt:
+            if not profiles:
+                raise
+            failures |= dict.fromkeys(values[place:], "not measured: the sweep was interrupted")
+            break
         if isinstance(found, Profile):
             profiles[value] = found
         else:

@@ -42,7 +42,7 @@ def closure(prof: xsp.Profile) -> dict[str, Any]:
     unprofiled, deepest = by_rung["M"], by_rung.columns[by_rung.columns.str.len().argmax()]
     events = event_counts(prof)
     costs = prof.costs.set_index("kind")["cost_ns"]
-    subtracted = by_rung[deepest] - sum(costs[kind] * count for kind, count in events.items())
+    subtracted = by_rung[deepest] - sum(costs.get(kind, 0.0) * count for kind, count in events.items())
     found = prof.closure_error
     return {
         "unprofiled_ms": round(prof.latency_ms, 4),

@@ -83,7 +83,7 @@ def test_backward_layers_are_marked() -> None:
     capture.tables["layers"].loc[2, ["phase", "forward"]] = ["backward", 2]
     text = profile_text(Profile(capture), width=100)
     assert _row(text, "fc (bwd)")
-    assert "(bwd): the layer's backward pass" in text
+    assert "(bwd): the layer's backward pass" in " ".join(text.split())
 
 
 def test_many_rows_are_folded_and_counted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,8 @@ from quick import backward_names, forward_names, measured, profiled
 from torch import nn
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torch.overrides import TorchFunctionMode
+
+from xsp.regression.graph_breaks import graph_breaks
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +116,27 @@ def test_graph_breaks_stay_what_they_were() -> None:
     prof = profiled(Net(torch.compile(broken, backend=counter)), torch.randn(2, 4))
     assert forward_names(prof) == ["first", "::broken", "::add"]
     assert counter.frame_count == 2
+
+
+def test_graph_breaks_are_unknown_under_another_profiler() -> None:
+    """One break is counted; while another profiler of Python calls is active the number is unknown, not nought."""
+
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(x)
+        torch._dynamo.graph_break()
+        return torch.sigmoid(y)
+
+    compiled, x = torch.compile(broken, backend="eager"), torch.randn(2, 4)
+    compiled(x)
+    found = graph_breaks(lambda: compiled(x))
+    assert found is not None
+    assert list(found.values()) == [1]
+    sys.setprofile(lambda *_: None)
+    try:
+        unknown = graph_breaks(lambda: compiled(x))
+    finally:
+        sys.setprofile(None)
+    assert unknown is None
 
 
 def test_compiled_function_below_a_mode_of_the_users() -> None:

@@ -517,5 +517,8 @@ def test_budgets_on_an_h100_name_layers_and_kernels() -> None:
         "kernels is 354, over the budget of 300 (+18.0%); most of it in\n    conv1 "
     )
     assert "nchwToNhwcKernel" in found["kernels"].message
+    [breaks] = checked(step, {"graph_breaks": 0.0}, None)
+    assert breaks.state == "unchecked"
+    assert "another profiler of Python calls is active" in breaks.message
     [waits] = checked(step, {"synchronizations": 0.0}, {})
     assert waits.message.splitlines()[1].split() == ["step::item", "1", "100.0%", "cudaStreamSynchronize"]

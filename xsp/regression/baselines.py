@@ -22,7 +22,8 @@ MOST_SESSIONS = 20
 
 @dataclass(frozen=True)
 class Baseline:
-    """What was measured, to compare with: `test` as pytest names it, `saved` in UTC, `graph_breaks` by place.
+    """What was measured, to compare with: `test` as pytest names it, `saved` in UTC, `graph_breaks` by place,
+    None where they are not known.
 
     `sessions` are all measurements of this test on this machine, this one last; `profile` is this one's.
     """
@@ -30,7 +31,7 @@ class Baseline:
     test: str
     saved: str
     profile: Comparable
-    graph_breaks: Mapping[str, int] = field(default_factory=dict)
+    graph_breaks: Mapping[str, int] | None = field(default_factory=dict)
     sessions: tuple[Session, ...] = ()
 
     @property
@@ -39,7 +40,7 @@ class Baseline:
         return machine_of(self.profile.environment)
 
     @classmethod
-    def measured(cls, test: str, saved: str, profile: Comparable, graph_breaks: Mapping[str, int]) -> Baseline:
+    def measured(cls, test: str, saved: str, profile: Comparable, graph_breaks: Mapping[str, int] | None) -> Baseline:
         """A baseline of one session."""
         return cls(test, saved, profile, graph_breaks, (Session.of(profile, saved),))
 
@@ -58,7 +59,8 @@ class Baseline:
     def to_json(self) -> str:
         """The JSON of `Comparable` with the facts about the test in front."""
         sessions = [session.to_dict() for session in self.sessions]
-        facts = {"test": self.test, "saved": self.saved, "graph_breaks": dict(self.graph_breaks), "sessions": sessions}
+        breaks = None if self.graph_breaks is None else dict(self.graph_breaks)
+        facts = {"test": self.test, "saved": self.saved, "graph_breaks": breaks, "sessions": sessions}
         body = self.profile.to_json().removeprefix("{")
         return f'{{\n "{_KEY}": {json.dumps(facts, ensure_ascii=False)},{body}'
 

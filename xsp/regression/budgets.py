@@ -65,7 +65,7 @@ def metrics_for(budgets: Mapping[str, float]) -> tuple[str, ...]:
     return ("dram",) if "dram_bytes" in budgets else ()
 
 
-def checked(prof: Profile, budgets: Mapping[str, float], graph_breaks: Mapping[str, int]) -> list[Checked]:
+def checked(prof: Profile, budgets: Mapping[str, float], graph_breaks: Mapping[str, int] | None) -> list[Checked]:
     """Every budget held against the profile, and against the graph breaks of one execution by place.
 
     A budget whose level was left out by the test itself can never be kept, and is broken; where the level is missing
@@ -74,20 +74,25 @@ def checked(prof: Profile, budgets: Mapping[str, float], graph_breaks: Mapping[s
     return [_checked(prof, name, limit, graph_breaks) for name, limit in budgets.items()]
 
 
-def _checked(prof: Profile, name: str, limit: float, graph_breaks: Mapping[str, int]) -> Checked:
-    from xsp.regression.quantities import READERS, Part, Quantity, Unknown
+def _checked(prof: Profile, name: str, limit: float, graph_breaks: Mapping[str, int] | None) -> Checked:
+    from xsp.regression.quantities import READERS, Unknown
 
     try:
-        if name == "graph_breaks":
-            quantity = Quantity(sum(graph_breaks.values()), tuple(Part(*each) for each in graph_breaks.items()))
-        else:
-            quantity = READERS[name](prof)
+        quantity = _graph_breaks(graph_breaks) if name == "graph_breaks" else READERS[name](prof)
     except Unknown as unknown:
         state = BROKEN if unknown.off else UNCHECKED
         return Checked(name, limit, math.nan, state, f"budget {name}={_plain(limit)} was not checked: {unknown}")
     if quantity.value > limit:
         return Checked(name, limit, quantity.value, BROKEN, "\n".join(_broken(name, limit, quantity)))
     return Checked(name, limit, quantity.value, KEPT, f"{name} {shown(name, quantity)} of {_plain(limit)}")
+
+
+def _graph_breaks(places: Mapping[str, int] | None) -> Quantity:
+    from xsp.regression.quantities import Part, Quantity, Unknown
+
+    if places is None:
+        raise Unknown("another profiler of Python calls is active, so graph breaks cannot be counted")
+    return Quantity(sum(places.values()), tuple(Part(*each) for each in places.items()))
 
 
 def shown(name: str, quantity: Quantity) -> str:

@@ -48,11 +48,11 @@ class Call:
         kept = {name: plan.measuring[name] for name in ("levels", "ranges_as_layers") if name in plan.measuring}
         return self._measured({**kept, "iterations": 1, "warmup": 0, "serialize": False})
 
-    def graph_breaks(self) -> dict[str, int]:
-        """Graph breaks of one execution by place; empty where nothing is compiled."""
+    def graph_breaks(self) -> dict[str, int] | None:
+        """Graph breaks of one execution by place; empty where nothing is compiled, None where they are not known."""
         executor = Executor(target_of(self.function, self.args, dict(self.kwargs)))
         with executor.restored_afterwards():
-            return graph_breaks(executor.run) or {}
+            return graph_breaks(executor.run)
 
     def _measured(self, options: Mapping[str, Any]) -> Profile:
         return xsp.measure(self.function, *self.args, progress=False, **options, **self.kwargs)

@@ -82,7 +82,9 @@ def changes(a: Baseline, b: Baseline, nodes: pd.DataFrame) -> list[CountChange]:
     return found
 
 
-def _graph_breaks(before: Mapping[str, int], after: Mapping[str, int]) -> Sequence[CountChange]:
+def _graph_breaks(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> Sequence[CountChange]:
+    if before is None or after is None:
+        return []
     total = sum(before.values()), sum(after.values())
     if total[0] == total[1]:
         return []

@@ -21,11 +21,13 @@ _RESUMED = re.compile(r"torch_dynamo_resume_in_(.+)_at_(\d+)")
 def graph_breaks(run: Callable[[], Any]) -> dict[str, int] | None:
     """How often one execution broke a graph, by place: `forward, line 42`.
 
-    None where nothing has been compiled, or where another profiler of Python calls is active. `run` is executed once,
-    under cProfile: being C, it adds no Python frames, which Dynamo would compile too.
+    Empty where nothing has been compiled; None, not known, where another profiler of Python calls is active. `run` is
+    executed once, under cProfile: being C, it adds no Python frames, which Dynamo would compile too.
     """
     dynamo: Any = sys.modules.get("torch._dynamo.utils")
-    if dynamo is None or not dynamo.counters["frames"]["total"] or sys.getprofile() is not None:
+    if dynamo is None or not dynamo.counters["frames"]["total"]:
+        return {}
+    if sys.getprofile() is not None:
         return None
     profiler = cProfile.Profile(subcalls=False, builtins=False)
     try:

@@ -102,7 +102,13 @@ def _against(own: Baseline, measured: Baseline, plan: Plan, threshold: float, na
         settled = decided
         spread = spread_sentence(own.sessions, plan.metric)
         says |= _timed(decided.verdict, found.sentences, plan, threshold, what, spread)
-    return Judgement(tuple(says) or (states.SAME,), says, settled, own, tuple(found.sentences))
+    notes = [*found.sentences, *_uncounted(own, measured)]
+    return Judgement(tuple(says) or (states.SAME,), says, settled, own, tuple(notes))
+
+
+def _uncounted(own: Baseline, measured: Baseline) -> list[str]:
+    known = own.graph_breaks is not None and measured.graph_breaks is not None
+    return [] if known else ["Graph breaks are not compared: another profiler of Python calls was active."]
 
 
 def _counted(found: list[CountChange], what: str) -> dict[str, str]:

@@ -336,6 +336,7 @@ def test_what_is_undecided_in_turn_says_how_many_rounds_are_needed() -> None:
     a, b = Sleep(0.001), Sleep(0.004)
     few = xsp.compare_targets(a, b, torch.ones(1), iterations=8, localise=False, warmup=1, progress=False)
     assert few.verdict.name == "undecided"
+    assert few.sentences[0] == "No layers were traced, so only the whole model is compared."
     assert "with 8 runs nothing can be significant, 10 are needed" in few.sentences[1]
     same = xsp.compare_targets(a, a, torch.ones(1), iterations=20, localise=False, threshold=1e-9, progress=False)
     assert "nothing can be significant" not in same.sentences[1]

@@ -53,6 +53,9 @@ def first(ranked: Sequence[Cause], whole: Verdict, found: Differences) -> Iterat
         more = wording.milliseconds(float(cost.max()))
         yield f"{label[0].upper()}{label[1:]} has most of it, {more} more, but no layer alone is significantly slower."
         return
+    if not (found.pairs["level"] == "LAYER").any():
+        yield "No layers were traced, so only the whole model is compared."
+        return
     timed = ", and none is significantly slower" if layers["verdict"].ne("").any() else ""
     yield f"No layer changed{timed}."
 

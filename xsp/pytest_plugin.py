@@ -151,7 +151,8 @@ class _Summary:
         self._outcomes += [Outcome.from_dict(values) for values in getattr(report, _REPORTED, [])]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        from xsp.regression.summary import terminal_lines, written
+        from xsp.regression.files import written
+        from xsp.regression.summary import terminal_lines
 
         pages = (self._config.option.xsp_html, self._config.option.xsp_md)
         if not self._outcomes and pages == (None, None):

@@ -7,6 +7,7 @@ What people found in the numbers is written by hand in findings.md beside the ro
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -184,4 +185,6 @@ _GPU: list[Column] = [
 ]
 
 if __name__ == "__main__":
-    sys.stdout.write(page(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="with the rows and findings")
+    sys.stdout.write(page(parser.parse_args().folder))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -20,7 +20,11 @@ PROGRAMS = {
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    if not torch.cuda.is_available():
+        parser.error("there is no GPU here, and the bundled captures show one")
     folder.mkdir(parents=True, exist_ok=True)
     for name, make in PROGRAMS.items():
         target, inputs = make()

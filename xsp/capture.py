@@ -88,8 +88,13 @@ def load(path: str | os.PathLike[str]) -> Capture:
 
 
 def _table(content: bytes) -> pd.DataFrame:
-    # One thread: pyarrow's pool of threads can outlive the interpreter that a short command runs in.
-    table: pd.DataFrame = pq.read_table(io.BytesIO(content), use_threads=False).to_pandas(use_threads=False)
+    # In Arrow's own memory: its threads let go of the source when they get round to it, and one that needs Python for
+    # that while the interpreter shuts down, at the end of a short command, takes the process down with it.
+    source = pa.BufferOutputStream()
+    source.write(content)
+    reader = pa.BufferReader(source.getvalue())
+    # Tables of this size are read no faster by several threads.
+    table: pd.DataFrame = pq.read_table(reader, use_threads=False).to_pandas(use_threads=False)
     return table
 
 

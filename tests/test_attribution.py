@@ -6,18 +6,9 @@ the way from launches to layers; that CUPTI's records take it too is for tests/g
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+from attribution import CASES, Case, attribution, judged, kernels_by_layer
 from operations import operations_are_kernels
-
-BENCHMARKS = str(Path(__file__).parent.parent / "benchmarks")
-sys.path.insert(0, BENCHMARKS)
-try:
-    from attribution import CASES, Case, attribution, judged, kernels_by_layer
-finally:
-    sys.path.remove(BENCHMARKS)
 
 
 @pytest.mark.parametrize("name", CASES)

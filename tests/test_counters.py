@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+import counters as benchmark
+import nsight_compute as ncu
 import numpy as np
 import pandas as pd
 import pytest
@@ -402,19 +403,7 @@ NCU_LOG = """==PROF== Connected to process 18542 (/usr/bin/python3.12)
 READ, WRITE = "dram__bytes_read.sum", "dram__bytes_write.sum"
 
 
-@pytest.fixture(scope="module")
-def ncu() -> Iterator[Any]:
-    """benchmarks/nsight_compute.py."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import nsight_compute
-
-        yield nsight_compute
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-
-
-def test_log_of_nsight_compute_is_read(ncu: Any) -> None:
+def test_log_of_nsight_compute_is_read() -> None:
     """Rows stand between lines of the tool's own; thousands have commas, and what is no number is unknown."""
     table = ncu.parsed(NCU_LOG, (READ, WRITE))
     assert table[READ].tolist() == [8389120.0, 12345.5]
@@ -423,7 +412,7 @@ def test_log_of_nsight_compute_is_read(ncu: Any) -> None:
     assert [ncu.base_name(name) for name in table[ncu.NAME]] == ["fill_kernel", "gemm"]
 
 
-def test_log_without_values_says_why(ncu: Any) -> None:
+def test_log_without_values_says_why() -> None:
     """The tool's own errors are the reason; a metric without a column is named."""
     with pytest.raises(ncu.WitnessError, match="ERR_NVGPUCTRPERM"):
         ncu.parsed("==ERROR== ERR_NVGPUCTRPERM: no permission\n", (READ,))
@@ -440,7 +429,7 @@ def tool(folder: Path, script: str) -> str:
     return str(found)
 
 
-def test_passes_are_those_that_the_tool_reports(ncu: Any, tmp_path: Path) -> None:
+def test_passes_are_those_that_the_tool_reports(tmp_path: Path) -> None:
     """One pass for all kernels, several for some, or the program run again for each."""
     for said, passes in (("1 pass", 1), ("14 passes", 14)):
         (tmp_path / "log").write_text(NCU_LOG.format(passes=said))
@@ -451,7 +440,7 @@ def test_passes_are_those_that_the_tool_reports(ncu: Any, tmp_path: Path) -> Non
     assert ncu.passes("==PROF== Connected to process 1\n") == 0
 
 
-def test_tool_that_fails_or_hangs_is_told(ncu: Any, tmp_path: Path) -> None:
+def test_tool_that_fails_or_hangs_is_told(tmp_path: Path) -> None:
     """Its exit status with its errors; what does not end is stopped."""
     with pytest.raises(ncu.WitnessError, match=r"failed \(9\): ==ERROR== no such driver"):
         ncu.asked(tool(tmp_path, 'echo "==ERROR== no such driver"; exit 9'), (READ,), ["program"])
@@ -459,7 +448,7 @@ def test_tool_that_fails_or_hangs_is_told(ncu: Any, tmp_path: Path) -> None:
         ncu.asked(tool(tmp_path, "sleep 60"), (READ,), ["program"], timeout_s=0.2)
 
 
-def test_agreement_is_over_long_kernels_that_both_have(ncu: Any) -> None:
+def test_agreement_is_over_long_kernels_that_both_have() -> None:
     """Kernels are paired by order and name; short ones and one side's own are left out. An unknown count is apart."""
     names = ["void a<int>(int)", "b", "(anonymous namespace)::c", "d", "e"]
     ours = pd.DataFrame({ncu.NAME: names, READ: [100.0, 50.0, 0.0, 200.0, 10.0], WRITE: [0.0, 50.0, 0.0, 0.0, 0.0]})
@@ -477,10 +466,8 @@ def test_agreement_is_over_long_kernels_that_both_have(ncu: Any) -> None:
     assert not found["95 % within 3 %"]
 
 
-def test_benchmark_goes_on_without_the_tool(ncu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark_goes_on_without_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Why a figure is missing stands in its place in the file, which is written after each of them."""
-    import counters as benchmark
-
     written: list[Any] = []
 
     def counting(name: str) -> str:
@@ -501,12 +488,8 @@ def test_benchmark_goes_on_without_the_tool(ncu: Any, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("passes", [1, 4])
-def test_benchmark_compares_values_and_times(
-    ncu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int
-) -> None:
+def test_benchmark_compares_values_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
     """Each kind of metric is asked for by itself, and again by application replay where a kernel needs passes."""
-    import counters as benchmark
-
     asked: list[tuple[tuple[str, ...], str]] = []
     metrics = [metric for group in benchmark.COMPARED.values() for metric in group]
     table = pd.DataFrame({ncu.NAME: ["a", "b", "c"], **{metric: [1e6, 2e6, 3e6] for metric in metrics}})

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import kineto
 import pytest
 
 import xsp
@@ -19,25 +17,13 @@ CAPTURES = ROOT / "examples" / "captures"
 
 
 @pytest.fixture(scope="module")
-def kineto() -> Iterator[ModuleType]:
-    """The script, imported from benchmarks/."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import kineto
-
-        yield kineto
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-
-
-@pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[xsp.Profile, Path]:
     """A training step on an H100, and its last run as a trace in torch.profiler's format."""
     prof = xsp.load(CAPTURES / "h100_train_step.xsp")
     return prof, prof.to_chrome(tmp_path_factory.mktemp("kineto") / "trace.json.gz")
 
 
-def test_totals_of_a_trace_are_those_of_its_run(kineto: ModuleType, written: tuple[xsp.Profile, Path]) -> None:
+def test_totals_of_a_trace_are_those_of_its_run(written: tuple[xsp.Profile, Path]) -> None:
     """A trace has the kernel total of the run that it shows, to the ns, and its ratio is to the mean of all runs."""
     prof, path = written
     theirs = xsp.from_kineto(path)
@@ -49,7 +35,7 @@ def test_totals_of_a_trace_are_those_of_its_run(kineto: ModuleType, written: tup
     assert turn["lost"] == 0
 
 
-def test_kernels_of_both_are_needed(kineto: ModuleType, written: tuple[xsp.Profile, Path], tmp_path: Path) -> None:
+def test_kernels_of_both_are_needed(written: tuple[xsp.Profile, Path], tmp_path: Path) -> None:
     """A trace without kernels is no trace that equals xsp's in its totals."""
     prof, path = written
     document = json.loads(gzip.decompress(path.read_bytes()))
@@ -60,7 +46,7 @@ def test_kernels_of_both_are_needed(kineto: ModuleType, written: tuple[xsp.Profi
 
 
 @pytest.mark.parametrize(("ratios", "within"), [([0.995, 1.005] * 6, True), ([0.96, 1.04] * 6, False)])
-def test_the_whole_interval_must_be_within_the_limit(kineto: ModuleType, ratios: list[float], within: bool) -> None:
+def test_the_whole_interval_must_be_within_the_limit(ratios: list[float], within: bool) -> None:
     """The totals count as equal where the interval of the ratio, not only the ratio, is within 2 % of 1."""
     turn = {"torch_profiler_kernels": 3, "xsp_kernels": 3, "lost": 0}
     found: dict[str, Any] = kineto.summary([turn | {"ratio": ratio} for ratio in ratios])
@@ -68,9 +54,7 @@ def test_the_whole_interval_must_be_within_the_limit(kineto: ModuleType, ratios:
     assert found["same_kernels"]
 
 
-def test_a_thinned_trace_has_the_kernels_of_its_step(
-    kineto: ModuleType, written: tuple[xsp.Profile, Path], tmp_path: Path
-) -> None:
+def test_a_thinned_trace_has_the_kernels_of_its_step(written: tuple[xsp.Profile, Path], tmp_path: Path) -> None:
     """The step that is saved has the same kernels in the same layers, and the same total, as the trace it is from."""
     _, path = written
     whole = json.loads(gzip.decompress(path.read_bytes()))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
+import models
+import models_table
 import pytest
 from captures import gpu_capture
 
@@ -16,19 +16,6 @@ from xsp.sweeps import Sweep
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "examples" / "captures" / "models"
-
-
-@pytest.fixture(scope="module")
-def benchmarks() -> Iterator[tuple[ModuleType, ModuleType]]:
-    """The scripts that analyse captures of models and make the page, imported from benchmarks/."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import models
-        import models_table
-
-        yield models, models_table
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
 
 
 @pytest.fixture
@@ -46,11 +33,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_page_has_every_capture_and_every_failure(
-    benchmarks: tuple[ModuleType, ModuleType], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_page_has_every_capture_and_every_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From captures to page: a line per model and swept value, findings put before, failures at the end."""
-    models, models_table = benchmarks
     monkeypatch.setattr(sys, "argv", ["models.py", "--output", str(folder), "--analyse-only"])
     models.main()
     (folder / "findings.md").write_text("## Findings\n\nWritten by hand.\n")
@@ -67,13 +51,12 @@ def test_page_has_every_capture_and_every_failure(
 class TestCommitted:
     """The page and the rows in the repository."""
 
-    def test_page_is_the_one_that_its_rows_give(self, benchmarks: tuple[ModuleType, ModuleType]) -> None:
+    def test_page_is_the_one_that_its_rows_give(self) -> None:
         """docs/models.md has not been edited by hand, and is not older than the rows."""
-        assert (ROOT / "docs" / "models.md").read_text(encoding="utf-8") == benchmarks[1].page(COMMITTED)
+        assert (ROOT / "docs" / "models.md").read_text(encoding="utf-8") == models_table.page(COMMITTED)
 
-    def test_rows_are_those_of_the_captures(self, benchmarks: tuple[ModuleType, ModuleType]) -> None:
+    def test_rows_are_those_of_the_captures(self) -> None:
         """There is a row for each capture, and the smallest capture analysed anew gives its row."""
-        models = benchmarks[0]
         rows = json.loads((COMMITTED / "models.json").read_text())["rows"]
         found = models.captures(COMMITTED)
         assert set(rows) == set(found)

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from attribution import CASES, judged, kernels_by_layer
 from torch import nn
 
 import xsp
-
-BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
-sys.path.insert(0, BENCHMARKS)
-try:
-    from attribution import CASES, judged, kernels_by_layer
-finally:
-    sys.path.remove(BENCHMARKS)
 
 pytestmark = pytest.mark.gpu
 

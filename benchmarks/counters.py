@@ -78,10 +78,10 @@ def profiled_by_other() -> None:
     for _ in range(WARM_UP):
         call()
     torch.cuda.synchronize()
-    torch.cuda.profiler.start()  # type: ignore[no-untyped-call]
+    torch.cuda.profiler.start()
     call()
     torch.cuda.synchronize()
-    torch.cuda.profiler.stop()  # type: ignore[no-untyped-call]
+    torch.cuda.profiler.stop()
 
 
 def counted(name: str, metrics: Sequence[str]) -> xsp.Profile:

@@ -53,7 +53,7 @@ class OperationTracer:
             with _Stamping(log):  # a dispatch mode belongs to a thread
                 run(thread)
 
-        threading.Thread.run = watched  # type: ignore[method-assign]
+        threading.Thread.run = watched
 
     def new_run(self) -> None:
         pass
@@ -61,7 +61,7 @@ class OperationTracer:
     def stop(self) -> None:
         if self._mode is not None:
             self._mode.__exit__(None, None, None)
-            threading.Thread.run = self._run  # type: ignore[method-assign]
+            threading.Thread.run = self._run
             self._mode = None
 
     def collect(self) -> dict[str, Columns]:

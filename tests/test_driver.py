@@ -157,7 +157,10 @@ def test_own_stopping_rule() -> None:
 
 def test_stopping_rule_that_gives_no_sentence_is_refused() -> None:
     """A rule that answers yes or no would end the rounds at its first no; the error says what it must give."""
-    rule: Any = lambda runs: len(runs) > 40  # noqa: E731
+
+    def rule(runs: Any) -> Any:
+        return len(runs) > 40
+
     with pytest.raises(xsp.XspError, match="gave False: it must give None to go on, or a sentence"):
         xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), levels="M", warmup=1, progress=False, stop=rule)
 

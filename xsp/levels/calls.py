@@ -55,10 +55,10 @@ def step_in(module: nn.Module, attribute: str, wrap: Wrap) -> Callable[[], None]
         return made
 
     def replicate() -> nn.Module:
-        replica = type(module)._replicate_for_data_parallel(module)  # type: ignore[no-untyped-call]
-        vars(replica).update(as_before(vars(replica)))
-        for name in {attribute, *_COPYING} - before.keys():
-            vars(replica).pop(name, None)
+        replica = type(module)._replicate_for_data_parallel(module)  # type: ignore[no-untyped-call] # torch's gap
+        state = as_before(vars(replica))
+        vars(replica).clear()
+        vars(replica).update(state)
         return cast("nn.Module", replica)
 
     own |= {attribute: wrap(getattr(module, attribute)), "__reduce_ex__": reduce_ex}

@@ -19,9 +19,11 @@ from typer.testing import CliRunner
 
 import xsp
 import xsp.analysis
+from xsp.analysis.sequence import kernel_sequence
 from xsp.cli.application import app
 
-CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CAPTURES = EXAMPLES / "captures"
 NAMES = ("resnet50", "transformer", "train_step")
 
 
@@ -235,6 +237,20 @@ def test_analyses_work_on_an_import(pairs: dict[str, tuple[xsp.Profile, xsp.Prof
     kernels = imported.spans[imported.spans["level"] == "KERNEL"]
     is_kernel = (imported.table("kernels")["kind"] == "kernel").to_numpy()[kernels["detail"]]
     assert by_name["latency_ms"].sum() == pytest.approx(kernels.loc[is_kernel, "duration_ns"].sum() / 1e6)
+
+
+def test_a_gpu_trace_of_torch_profiler_equals_a_profile_of_the_same_model() -> None:
+    """Both saw an H100 run the same kernels in the same order, under as many convolutions, within 2 % of the time."""
+    theirs = xsp.from_kineto(EXAMPLES / "traces" / "h100_resnet50.torch_profiler.json.gz")
+    ours = xsp.load(CAPTURES / "h100_resnet50.xsp")
+    sequences = [kernel_sequence(prof._capture.tables) for prof in (theirs, ours)]
+    names = [sequence["name"].astype(str).tolist() for sequence in sequences]
+    assert names[0] == names[1]
+    assert len(names[0]) == 347
+    times = [prof.tree()["device_ms"].iloc[0] for prof in (theirs, ours)]
+    assert times[0] == pytest.approx(times[1], rel=0.02)
+    types = [xsp.analysis.layer_type_distribution(prof).set_index("type")["count"] for prof in (theirs, ours)]
+    assert types[0]["aten::conv2d"] == types[1]["Conv2d"] == 53
 
 
 def kernel_event(correlation: int, ts: float = 20.0, **arguments: Any) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """Hardware counters against independent witnesses, on a GPU: a few minutes, each figure written as it comes.
 
 1. How long it takes to collect DRAM bytes and occupancy of every kernel of ResNet-50 (batch 32, half precision), here
-   and in Nsight Compute, on the same machine one after the other.
-2. DRAM bytes and executed instructions of every kernel above 10 us against Nsight Compute, caches left alone and clocks
-   not locked in both. Metrics that need one pass are asked for by themselves: between several passes Nsight Compute
-   restores memory through the caches. What still needs several is counted again in its application replay. Beside it,
-   how far two processes of one tool are apart, which no agreement between tools can beat.
+   and in Nsight Compute, in turn on the same machine. Of Nsight Compute the time between the program's
+   `cudaProfilerStart` and `Stop` is taken, which leaves out how it starts and writes its report.
+2. DRAM bytes and executed instructions of every kernel above 10 us against Nsight Compute, clocks not locked in both:
+   with caches flushed before every kernel, and with caches left alone. Metrics that need one pass are asked for by
+   themselves: between several passes Nsight Compute restores memory through the caches. What still needs several is
+   counted again in its application replay. Beside it, how far two processes of one tool are apart, which no agreement
+   between tools can beat.
 3. FLOPs of ResNet-50 and GPT-2 by counters, by the arguments of library calls, and by torch's FlopCounterMode.
 
-    python benchmarks/counters.py [--json out.json] [--only time values flops]
+    python benchmarks/counters.py [--json out.json] [--only time flushed values flops]
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ import transformer
 import xsp
 from xsp.analysis.counters import counted_work
 from xsp.analysis.sequence import kernel_sequence
+from xsp.analysis.statistics import trimmed
+from xsp.levels.metrics import FLUSHED, IN_PLACE
 from xsp.machine.environment import environment
 
 READ, WRITE = "dram__bytes_read.sum", "dram__bytes_write.sum"
@@ -49,6 +53,8 @@ COMPARED: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 TIMED = (READ, WRITE, OCCUPANCY)
 WARM_UP = 4
+TURNS = 3
+RATIOS = ("ncu collection / xsp", "ncu process / xsp process")
 PROGRAM = "resnet50 batch 32"
 
 
@@ -72,29 +78,32 @@ PROGRAMS: dict[str, Callable[[], Callable[[], Any]]] = {
 # ---- what runs in processes of its own, so that each finds the same memory ----
 
 
-def profiled_by_other() -> None:
-    """What Nsight Compute runs: the first program, warm, then one call between start and stop."""
+def profiled_by_other(target: Path | None) -> None:
+    """What Nsight Compute runs: the first program, warm, then one call between start and stop, and its seconds."""
     call = PROGRAMS[PROGRAM]()
     for _ in range(WARM_UP):
         call()
     torch.cuda.synchronize()
+    begin = time.perf_counter()
     torch.cuda.profiler.start()
     call()
     torch.cuda.synchronize()
     torch.cuda.profiler.stop()
+    if target is not None:
+        target.write_text(str(time.perf_counter() - begin), encoding="utf-8")
 
 
-def counted(name: str, metrics: Sequence[str]) -> xsp.Profile:
+def counted(name: str, metrics: Sequence[str], caches: str = IN_PLACE) -> xsp.Profile:
     """A profile of a program with counters."""
-    prof = xsp.measure(PROGRAMS[name](), iterations=5, metrics=metrics, progress=False)
+    prof = xsp.measure(PROGRAMS[name](), iterations=5, metrics=metrics, caches=caches, progress=False)
     if why := prof._capture.meta["counters"]["why"]:
         raise WitnessError(why)
     return prof
 
 
-def counted_here(metrics: Sequence[str], target: Path) -> None:
+def counted_here(target: Path, caches: str, metrics: Sequence[str]) -> None:
     """Write the first program's counters, with names and durations, and the facts about the collection."""
-    prof = counted(PROGRAM, metrics)
+    prof = counted(PROGRAM, metrics, caches)
     sequence = kernel_sequence(prof._capture.tables)
     table = prof.table("counters")[list(metrics)].assign(
         **{NAME: sequence["name"].to_numpy(), DURATION: sequence["duration_ns"].to_numpy()}
@@ -106,12 +115,12 @@ def counted_here(metrics: Sequence[str], target: Path) -> None:
 CHILD = [sys.executable, __file__, "--child"]
 
 
-def by_xsp(metrics: Sequence[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+def by_xsp(metrics: Sequence[str], caches: str = IN_PLACE) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Counters of the first program by xsp in a fresh process, and the facts, with the seconds of that process."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "counters.json"
         begin = time.perf_counter()
-        done = subprocess.run([*CHILD, str(target), *metrics], capture_output=True, text=True, check=False)
+        done = subprocess.run([*CHILD, str(target), caches, *metrics], capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - begin
         if done.returncode:
             raise WitnessError(f"xsp failed ({done.returncode}): {done.stderr[-500:].strip()}")
@@ -120,42 +129,40 @@ def by_xsp(metrics: Sequence[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 @cache
-def ours() -> tuple[pd.DataFrame, dict[str, Any]]:
+def ours(caches: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """All compared metrics by xsp, once for all comparisons."""
-    return by_xsp([metric for metrics in COMPARED.values() for metric in metrics])
+    return by_xsp([metric for metrics in COMPARED.values() for metric in metrics], caches)
 
 
-def values(label: str) -> dict[str, Any]:
+def values(label: str, caches: str) -> dict[str, Any]:
     """Agreement with Nsight Compute on one kind of metric, and for DRAM bytes of Nsight Compute with itself."""
-    metrics, ncu, (own, _) = COMPARED[label], nsight_compute.path(), ours()
-    found, replay = asked(ncu, metrics, CHILD), "kernel"
+    metrics, ncu, (own, _) = COMPARED[label], nsight_compute.path(), ours(caches)
+    found, replay = asked(ncu, metrics, CHILD, "kernel", caches), "kernel"
     if found.passes > 1:
-        found, replay = asked(ncu, metrics, CHILD, "application"), "application"
+        found, replay = asked(ncu, metrics, CHILD, "application", caches), "application"
     told: dict[str, Any] = {"replay": replay, "passes": found.passes, "ncu_process_s": round(found.seconds, 2)}
     told["xsp and ncu"] = compared(own, found.table, metrics, own[DURATION])
     if label == "dram bytes":
-        told["ncu in another process"] = _repeated(found, asked(ncu, metrics, CHILD, replay), metrics)
+        told["ncu in another process"] = _repeated(found, asked(ncu, metrics, CHILD, replay, caches), metrics, own)
     return told
 
 
-def _repeated(first: Testimony, second: Testimony, metrics: Sequence[str]) -> dict[str, Any]:
+def _repeated(first: Testimony, second: Testimony, metrics: Sequence[str], own: pd.DataFrame) -> dict[str, Any]:
     """Two runs of Nsight Compute; a kernel's duration is xsp's."""
-    own, _ = ours()
     durations = np.full(len(first.table), np.nan)
     for mine, other in paired(own[NAME].tolist(), first.table[NAME].tolist()):
         durations[other] = own[DURATION].iloc[mine]
     return compared(first.table, second.table, metrics, pd.Series(durations))
 
 
-def values_again() -> dict[str, Any]:
+def values_again(caches: str) -> dict[str, Any]:
     """Agreement of two processes that count with xsp."""
-    own, facts = ours()
-    again, _ = by_xsp([metric for metrics in COMPARED.values() for metric in metrics])
+    own, facts = ours(caches)
+    again, _ = by_xsp([metric for metrics in COMPARED.values() for metric in metrics], caches)
     found = {label: compared(own, again, metrics, own[DURATION]) for label, metrics in COMPARED.items()}
     return {"spread in one process": facts["spread"], **found}
 
 
-@cache
 def timed() -> dict[str, Any]:
     """Seconds in which xsp collects DRAM bytes and occupancy, and those of its whole process."""
     _, facts = by_xsp(TIMED)
@@ -164,18 +171,27 @@ def timed() -> dict[str, Any]:
 
 
 def against_its_time() -> dict[str, Any]:
-    """The same by Nsight Compute, of whose process the time of the program alone is taken off."""
-    own, whole = timed(), asked(nsight_compute.path(), TIMED, CHILD)
-    begin = time.perf_counter()
-    subprocess.run(CHILD, check=True)
-    alone = time.perf_counter() - begin
+    """The same by Nsight Compute, in turn."""
+    turns = [_turn(timed()) for _ in range(TURNS)]
+    ratios = np.array([[turn[name] for name in RATIOS] for turn in turns])
     return {
-        "kernels": len(whole.table),
-        "passes": whole.passes,
+        **{name: [round(float(value), 2) for value in trimmed(ratios[:, at])] for at, name in enumerate(RATIOS)},
+        "turns": turns,
+    }
+
+
+def _turn(own: Mapping[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "seconds"
+        whole = asked(nsight_compute.path(), TIMED, [*CHILD, str(target)])
+        seconds = float(target.read_text(encoding="utf-8"))
+    ratios = seconds / own["xsp_s"], whole.seconds / own["xsp_process_s"]
+    return {
+        **own,
+        "ncu kernels": len(whole.table),
+        "ncu_s": round(seconds, 2),
         "ncu_process_s": round(whole.seconds, 2),
-        "process_alone_s": round(alone, 2),
-        "ncu collection / xsp": round((whole.seconds - alone) / own["xsp_s"], 2),
-        "ncu process / xsp process": round(whole.seconds / own["xsp_process_s"], 2),
+        **{name: round(ratio, 2) for name, ratio in zip(RATIOS, ratios, strict=True)},
     }
 
 
@@ -198,7 +214,14 @@ def operations(name: str) -> dict[str, Any]:
 
 STEPS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "time": {"time of xsp": timed, "time": against_its_time},
-    "values": {**{label: partial(values, label) for label in COMPARED}, "xsp in another process": values_again},
+    "flushed": {
+        **{f"{label}, {FLUSHED}": partial(values, label, FLUSHED) for label in ("dram bytes", "instructions")},
+        f"xsp in another process, {FLUSHED}": partial(values_again, FLUSHED),
+    },
+    "values": {
+        **{label: partial(values, label, IN_PLACE) for label in COMPARED},
+        "xsp in another process": partial(values_again, IN_PLACE),
+    },
     "flops": {name: partial(operations, name) for name in PROGRAMS},
 }
 
@@ -238,8 +261,11 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark needs an NVIDIA GPU: torch sees none")
     if arguments.child is not None:
-        target, *metrics = arguments.child or [""]
-        counted_here(metrics, Path(target)) if target else profiled_by_other()
+        target = Path(arguments.child[0]) if arguments.child else None
+        if target is not None and arguments.child[1:]:
+            counted_here(target, arguments.child[1], arguments.child[2:])
+        else:
+            profiled_by_other(target)
         return
     run(arguments.only, Report(arguments.json))
 

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xsp.levels.metrics import FLUSHED, IN_PLACE
+
 NAME, DURATION = "Kernel Name", "duration_ns"
 LONG_NS = 10_000
 LIMITS = (0.01, 0.03, 0.1)
@@ -54,17 +56,24 @@ def path() -> str:
 
 
 def asked(
-    ncu: str, metrics: Sequence[str], command: Sequence[str], replay: str = "kernel", timeout_s: float = TIMEOUT_S
+    ncu: str,
+    metrics: Sequence[str],
+    command: Sequence[str],
+    replay: str = "kernel",
+    caches: str = IN_PLACE,
+    timeout_s: float = TIMEOUT_S,
 ) -> Testimony:
     """Have Nsight Compute count `metrics` of the kernels that `command` runs between `cudaProfilerStart` and `Stop`.
 
-    Caches are left alone and clocks are not locked. In `kernel` replay memory is saved and restored between the passes
-    of a kernel, which disturbs the caches, unless one pass suffices; in `application` replay the program runs once for
-    each pass, and nothing is restored. Raises WitnessError where ncu fails, hangs or counts nothing.
+    Caches are left alone, or flushed before every kernel if `caches` is FLUSHED, and clocks are not locked. In `kernel`
+    replay memory is saved and restored between the passes of a kernel, which disturbs the caches, unless one pass
+    suffices; in `application` replay the program runs once for each pass, and nothing is restored. Raises WitnessError
+    where ncu fails, hangs or counts nothing.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "ncu.csv"
-        options = ["--cache-control", "none", "--clock-control", "none", "--replay-mode", replay]
+        control = "all" if caches == FLUSHED else "none"
+        options = ["--cache-control", control, "--clock-control", "none", "--replay-mode", replay]
         options += ["--profile-from-start", "off", "--csv", "--page", "raw", "--print-units", "base"]
         options += ["--metrics", ",".join(metrics), "--log-file", str(log)]
         begin = time.perf_counter()

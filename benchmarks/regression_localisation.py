@@ -20,6 +20,7 @@ from mutations import MUTATIONS, Mutation, Net, mutated
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import xsp
+from xsp.analysis.sequence import kernel_sequence
 
 
 def localised(device: str, output: Path) -> None:
@@ -35,10 +36,18 @@ def localised(device: str, output: Path) -> None:
     rows: list[dict[str, Any]] = []
     kernels = kernel_mutations() if device == "cuda" else []
     for mutation in (*MUTATIONS, *kernels):
-        said = xsp.analysis.compare(before, profiled(mutated(net, mutation))).sentences[0]
+        after = profiled(mutated(net, mutation))
+        said = xsp.analysis.compare(before, after).sentences[0]
         row = {"mutation": mutation.what, "kernels": mutation in kernels, "named": mutation.named in said}
+        # Another setting need not give another kernel at this size; then there is nothing to find.
+        row["changed"] = mutation not in kernels or kernel_names(before) != kernel_names(after)
         rows.append(row | {"sentence": said})
         output.write_text(json.dumps(rows))
+
+
+def kernel_names(prof: xsp.Profile) -> list[str]:
+    """Kernels of one run in the order of their launches."""
+    return [str(name) for name in kernel_sequence(prof._capture.tables)["name"]]
 
 
 def kernel_mutations() -> list[Mutation]:

@@ -128,9 +128,10 @@ def _measure(report: dict[str, Any], options: argparse.Namespace) -> None:
 def _localise(report: dict[str, Any], options: argparse.Namespace) -> None:
     rows = _started(report, "regression_localisation.py", [], options.device, options.limit_s * LOCALISATION_SHARE)
     if rows:
-        said = f"{sum(row['named'] for row in rows)} of {len(rows)} named first"
+        real = [row for row in rows if row["changed"]]
+        said = f"{sum(row['named'] for row in real)} of {len(real)} named first, {len(rows) - len(real)} without effect"
         report["localisation"] = {"summary": said, "mutations": rows}
-        print(json.dumps({"localisation": said, "missed": [row for row in rows if not row["named"]]}), flush=True)
+        print(json.dumps({"localisation": said, "missed": [row for row in real if not row["named"]]}), flush=True)
     _write(report, options)
 
 

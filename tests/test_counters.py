@@ -22,8 +22,9 @@ from xsp.analysis.counters import FORMULAS, counted_work
 from xsp.analysis.sequence import kernel_sequence
 from xsp.capture import TABLES
 from xsp.errors import LevelError
+from xsp.levels.cuda_driver import CudaDriver
 from xsp.levels.cupti import CuptiLibrary
-from xsp.levels.metrics import BLOCKS, GROUPS, INSTRUMENTED, chosen, parse_metrics
+from xsp.levels.metrics import BLOCKS, FLUSHED, GROUPS, IN_PLACE, INSTRUMENTED, chosen, parse_metrics
 from xsp.levels.range_profiler import MetricHost
 from xsp.measuring.counting import Counters, Gpu, counted
 from xsp.measuring.driver import Executor
@@ -33,7 +34,8 @@ from xsp.types import Level
 SOURCE = Path(__file__).parent / "native" / "fake_range_profiler.c"
 ROOT = Path(__file__).parent.parent
 CAPTURES = ROOT / "examples" / "captures"
-CONTEXT = 77
+COLD = 1000
+"""By how much more a kernel counts in the fake library that starts with empty caches."""
 ALPHA, BETA, GAMMA, SLOW, SASS = (f"unit__{name}.sum" for name in ("alpha", "beta", "gamma", "slow", "sass_delta"))
 
 Kernel = tuple[str, int]
@@ -41,7 +43,7 @@ Kernel = tuple[str, int]
 
 
 class FakeCupti(CuptiLibrary):
-    """The fake library with its test-only functions."""
+    """The fake library, a CUDA driver too, with its test-only functions."""
 
     @property
     def controls(self) -> ctypes.CDLL:
@@ -93,11 +95,15 @@ def kernels(tables: dict[str, pd.DataFrame]) -> list[Kernel]:
 
 
 def collect(
-    library: FakeCupti, tables: dict[str, pd.DataFrame], target: Callable[[], object], *metrics: str
+    library: FakeCupti,
+    tables: dict[str, pd.DataFrame],
+    target: Callable[[], object],
+    *metrics: str,
+    caches: str = IN_PLACE,
 ) -> Counters:
     """Counters of a target in the fake library."""
-    executor = Executor(target_of(target, (), {}))
-    return counted(executor, tables, metrics or (ALPHA, BETA), False, lambda: Gpu.of(library, 0, CONTEXT))
+    executor, driver = Executor(target_of(target, (), {})), CudaDriver(library.controls)
+    return counted(executor, tables, metrics or (ALPHA, BETA), caches, False, lambda: Gpu.of(library, driver, 0))
 
 
 def launching(library: FakeCupti, kernels: list[Kernel], uninstrumented: str = "") -> Callable[[], None]:
@@ -241,6 +247,56 @@ def refused(found: Counters) -> str:
     assert len(found.table) == 0
     assert found.doubts == (f"{found.facts['why']} [no-counters]",)
     return str(found.facts["why"])
+
+
+def test_caches_can_be_flushed_before_every_kernel(
+    library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]
+) -> None:
+    """Every kernel finds empty caches, what empties them is not in the table, and the facts say so."""
+    found = collect(library, tables, launching(library, kernels), ALPHA, BETA, GAMMA, caches=FLUSHED)
+    assert found.doubts == ()
+    assert found.facts["cache"] == FLUSHED
+    assert found.facts["measured"] == len(found.table) == len(kernels)
+    assert found.table[ALPHA].tolist() == [len(name) for name, _ in kernels]
+    assert found.table[BETA].tolist() == [ord(name[0]) + COLD for name, _ in kernels]
+    assert found.table[GAMMA].tolist() == [1000 * len(name) for name, _ in kernels]
+
+
+def test_another_listener_rules_out_flushing(
+    library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]
+) -> None:
+    """CUPTI tells one listener of launches: where there is another, nothing is counted, and a sentence names it."""
+    library.controls.fake_other_listener()
+    sentence = refused(collect(library, tables, launching(library, kernels), caches=FLUSHED))
+    assert "cuptiSubscribe failed" in sentence
+    assert "torch.profiler" in sentence
+
+
+def test_flush_that_fails_is_told(library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]) -> None:
+    """An error of the driver while the caches are emptied is not hidden, though a launch cannot report it."""
+    library.controls.fake_refuse_synchronize(700)
+    sentence = refused(collect(library, tables, launching(library, kernels), caches=FLUSHED))
+    assert "CUDA_ERROR_ILLEGAL_ADDRESS (700)" in sentence
+
+
+@pytest.mark.parametrize("silent", [1, 2])
+def test_kernels_that_were_not_preceded_by_a_flush_are_not_taken_for_it(
+    library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel], silent: int
+) -> None:
+    """Where kernels come to the GPU without CUPTI telling of it, one or an even number, nothing is counted."""
+
+    def program() -> None:
+        launching(library, kernels[:-silent])()
+        for name, blocks in kernels[-silent:]:
+            library.controls.fake_launch_silently(name.encode(), ctypes.c_uint64(blocks))
+
+    assert "does not tell" in refused(collect(library, tables, program, caches=FLUSHED))
+
+
+def test_caches_are_in_place_or_flushed() -> None:
+    """Another word is refused at once, with the two that there are."""
+    with pytest.raises(LevelError, match=r"'warm'.*'in place'.*'flushed'"):
+        xsp.measure(torch.nn.Linear(4, 4), torch.ones(2, 4), metrics="dram", caches="warm")
 
 
 def test_no_privilege_is_a_sentence(library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]) -> None:
@@ -495,27 +551,32 @@ def test_benchmark_compares_values_and_times(tmp_path: Path, monkeypatch: pytest
     table = pd.DataFrame({ncu.NAME: ["a", "b", "c"], **{metric: [1e6, 2e6, 3e6] for metric in metrics}})
     facts = {"seconds": 2.0, "process_s": 20.0, "measured": 3, "runs": 2, "spread": {metrics[0]: 0.01}}
 
-    def other(_: str, metrics: tuple[str, ...], command: list[str], replay: str = "kernel") -> Any:
-        asked.append((metrics, replay))
+    def other(
+        _: str, metrics: tuple[str, ...], command: list[str], replay: str = "kernel", caches: str = IN_PLACE
+    ) -> Any:
+        asked.append((metrics, f"{replay}, {caches}"))
+        if len(command) > 1:
+            Path(command[-1]).write_text("14")
         return ncu.Testimony(table[[ncu.NAME]].assign(**dict.fromkeys(metrics, 2e6)), passes, 70.0)
 
     monkeypatch.setattr(ncu, "path", lambda: "ncu")
     monkeypatch.setattr(benchmark, "asked", other)
-    monkeypatch.setattr(benchmark, "by_xsp", lambda _: (table.assign(**{ncu.DURATION: [5e3, 2e4, 3e4]}), facts))
+    monkeypatch.setattr(benchmark, "by_xsp", lambda *_: (table.assign(**{ncu.DURATION: [5e3, 2e4, 3e4]}), facts))
     monkeypatch.setattr(benchmark, "CHILD", ["true"])
-    for cached in (benchmark.ours, benchmark.timed):
-        cached.cache_clear()
+    benchmark.ours.cache_clear()
     report = benchmark.Report(tmp_path / "out.json")
-    benchmark.run(["values", "time"], report)
+    benchmark.run(["flushed", "values", "time"], report)
     found = json.loads((tmp_path / "out.json").read_text())["nsight compute"]
-    assert found["time"]["ncu collection / xsp"] == pytest.approx(35, abs=1)
-    assert found["time"]["ncu process / xsp process"] == 3.5
+    assert found["time"]["ncu collection / xsp"] == [7, 0]
+    assert found["time"]["ncu process / xsp process"] == [3.5, 0]
     replay = "kernel" if passes == 1 else "application"
-    assert asked[0] == (benchmark.TIMED, "kernel")
-    assert asked[-1] == (benchmark.COMPARED["ffma"], replay)
-    for label in benchmark.COMPARED:
+    assert asked[0] == (benchmark.TIMED, f"kernel, {IN_PLACE}")
+    assert asked[-1] == (benchmark.COMPARED["ffma"], f"{replay}, {IN_PLACE}")
+    assert (benchmark.COMPARED["dram bytes"], f"{replay}, {FLUSHED}") in asked
+    for label in (*benchmark.COMPARED, "dram bytes, flushed"):
         told = found[label]["xsp and ncu"]
         assert (told["kernels"], told["within 10%"]) == (2, 0.5)
         assert found[label]["replay"] == replay
+    for label in benchmark.COMPARED:
         assert found["xsp in another process"][label]["95 % within 3 %"]
     assert found["dram bytes"]["ncu in another process"]["within 1%"] == 1

@@ -31,6 +31,7 @@ def measure(
     serialize: bool | None = None,
     stop: Stop | None = None,
     metrics: str | Iterable[str] = (),
+    caches: str = "in place",
     nvtx: bool = False,
     ranges_as_layers: bool = False,
     **kwargs: Any,
@@ -58,16 +59,18 @@ def measure(
             a sentence that says why enough is known. `xsp.measuring.stopping` has those that are used by default.
         metrics: hardware counters to collect for every kernel, in runs of their own: groups ("flops", "dram",
             "occupancy", "tensor", "l2") and CUPTI metrics such as "dram__bytes_read.sum"; none by default.
+        caches: while counters are collected, "in place" (a kernel finds the caches as in the program) or "flushed"
+            (empty, as Nsight Compute has them unless told otherwise).
         nvtx: execute the target once more, untimed, with NVTX ranges of domain "xsp" around model calls and layers,
             for Nsight Systems and Compute.
         ranges_as_layers: take the target's own NVTX ranges as layers, for code without modules.
 
-    Raises TargetError if the target cannot be called, LevelError for unknown levels or metrics, and whatever the target
-    raises.
+    Raises TargetError if the target cannot be called, LevelError for unknown levels, metrics or caches, and whatever
+    the target raises.
 
     """
     settings = Settings.of(
-        levels, iterations, warmup, budget_s, seed, progress, serialize, stop, metrics, nvtx, ranges_as_layers
+        levels, iterations, warmup, budget_s, seed, progress, serialize, stop, metrics, caches, nvtx, ranges_as_layers
     )
     return Profile(climbed(target_of(fn_or_model, args, kwargs), settings))
 
@@ -97,6 +100,7 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         serialize: bool | None = None,
         stop: Stop | None = None,
         metrics: str | Iterable[str] = (),
+        caches: str = "in place",
         nvtx: bool = False,
         ranges_as_layers: bool = False,
     ) -> None:
@@ -106,7 +110,18 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
                 "for other callables use xsp.measure(callable, *args)"
             )
         self._settings = Settings.of(
-            levels, iterations, warmup, budget_s, seed, progress, serialize, stop, metrics, nvtx, ranges_as_layers
+            levels,
+            iterations,
+            warmup,
+            budget_s,
+            seed,
+            progress,
+            serialize,
+            stop,
+            metrics,
+            caches,
+            nvtx,
+            ranges_as_layers,
         )
         self._model = model
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -110,6 +114,38 @@ def test_other_profilers_work_afterwards() -> None:
     assert len(kernels) == len(kernel_sequence(prof._capture.tables))
     again = xsp.measure(model, x, iterations=2, progress=False)
     assert len(kernel_sequence(again._capture.tables)) == len(kernels)
+
+
+FLUSHED = """
+import json, torch, xsp
+x, y = torch.ones(1 << 22, device="cuda"), torch.empty(1 << 22, device="cuda")
+def twice():
+    torch.mul(x, 2.0, out=y)
+    torch.mul(x, 3.0, out=y)
+told = {}
+for caches in ("flushed", "in place", "flushed"):
+    prof = xsp.measure(twice, iterations=2, warmup=2, metrics="dram", caches=caches, progress=False)
+    facts = prof._capture.meta["counters"]
+    told[caches] = [facts["cache"], facts["why"] or prof.table("counters")["dram__bytes_read.sum"].tolist()]
+    told.setdefault("first", told["flushed"])
+print(json.dumps(told))
+"""
+
+
+def test_flushed_caches_have_every_kernel_read_its_input(tmp_path: Path) -> None:
+    """16 MiB that two kernels read come from memory twice with flushed caches, and from the cache in place.
+
+    A process of its own: CUPTI tells one listener of launches, which torch.profiler stays once it was used, by xsp too.
+    """
+    done = subprocess.run([sys.executable, "-c", FLUSHED], cwd=tmp_path, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    policy, flushed = told["first"]
+    assert policy == "flushed"
+    assert flushed == [pytest.approx(4 << 22, rel=0.05)] * 2
+    policy, in_place = told["in place"]
+    assert policy == "in place"
+    assert in_place[1] < 0.5 * (4 << 22)
+    assert "torch.profiler" in told["flushed"][1]
 
 
 def test_exception_while_counting_leaves_the_gpu_usable() -> None:

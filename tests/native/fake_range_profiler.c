@@ -1,4 +1,4 @@
-/* A libcupti for machines without a GPU: the Range Profiler and the Profiler Host.
+/* A libcupti and a libcuda for machines without a GPU: the Range Profiler, the Profiler Host, callbacks and launches.
  *
  * Kernels are launched with fake_launch. Like CUPTI with auto range and user replay, the library measures kernels between
  * start and stop, says after which stop every pass was there, and fills the image that it was given when it decodes. It
@@ -7,8 +7,10 @@
  *
  * The chip has the counters alpha, beta and gamma; gamma shares hardware with alpha, and slow needs two passes alone;
  * sass_delta is counted by code that is added to kernels. What a kernel counts follows from its name (alpha is the
- * name's length), so that a mix-up shows.
+ * name's length), so that a mix-up shows. A kernel that starts with empty caches counts COLD more of beta; a kernel of
+ * the driver empties them, and any kernel fills them.
  */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +18,8 @@
 #define EXPORT __attribute__((visibility("default")))
 
 enum { SUCCESS = 0, INVALID_PARAMETER = 1, INVALID_OPERATION = 7, OUT_OF_MEMORY = 8, NOT_INITIALIZED = 15 };
-enum { ROOM = 4096, SUPPORTED = 3, METRICS = 7 };
+enum { MULTIPLE_SUBSCRIBERS = 39 };
+enum { ROOM = 4096, SUPPORTED = 3, METRICS = 7, COLD = 1000, LAUNCH = 307, CONTEXT = 77 };
 
 static const char *const chip_metrics[METRICS] = {
     "unit__alpha.sum",      "unit__beta.sum",        "unit__gamma.sum",         "unit__slow.sum",
@@ -43,6 +46,9 @@ static uint64_t pending_count, passes_done;
 static int initialized, enabled, started, configured, hosts;
 static int support[7], refuse_enable, refuse_start, refuse_decode, drop_all;
 static double noise;
+static int blind, caches_empty, other_listener, refuse_synchronize, driver_held;
+static void (*listener)(void *, int, uint32_t, const int *);
+static uint8_t listened[1024];
 
 /* ---- what a test sets up and looks at ---- */
 
@@ -51,6 +57,9 @@ EXPORT void fake_reset(void) {
     refuse_enable = refuse_start = refuse_decode = drop_all = 0;
     pending_count = passes_done = 0;
     noise = 0;
+    blind = caches_empty = other_listener = refuse_synchronize = driver_held = 0;
+    listener = NULL;
+    memset(listened, 0, sizeof listened);
     for (int i = 0; i < 7; i++)
         support[i] = SUPPORTED;
 }
@@ -63,23 +72,42 @@ EXPORT void fake_drop(int ranges) { drop_all = ranges; }
 EXPORT void fake_support(int feature, int level) { support[feature] = support[0] = level; }
 
 /* Everything that a client must have given back. */
-EXPORT int fake_held(void) { return initialized + enabled + started + hosts; }
+EXPORT int fake_held(void) { return initialized + enabled + started + hosts + !!listener + driver_held; }
 
-/* A program runs a kernel. Alternate runs count beta a little more and a little less, by `noise`. */
-EXPORT void fake_launch(const char *kernel, uint64_t blocks, int instrumented) {
+EXPORT void fake_other_listener(void) { other_listener = 1; }
+EXPORT void fake_refuse_synchronize(int result) { refuse_synchronize = result; }
+
+static void tell(int site) {
+    if (listener && listened[LAUNCH])
+        listener(NULL, 1, LAUNCH, &site);
+}
+
+static void count(const char *kernel, uint64_t blocks, int instrumented, int cold) {
     static double sign = 1;
     if (!started || pending_count == ROOM)
         return;
     sign = pending_count ? sign : -sign;
     double *values = pending[pending_count++];
     values[0] = (double)strlen(kernel);
-    values[1] = (double)kernel[0] + sign * noise;
+    values[1] = (double)kernel[0] + sign * noise + (cold ? COLD : 0);
     values[2] = values[0] * 1000;
     values[3] = 0.5;
     values[4] = instrumented ? 7 : 0;
     values[5] = (double)blocks;
     values[6] = instrumented ? 70 : 0;
 }
+
+/* A program runs a kernel. Alternate runs count beta a little more and a little less, by `noise`. */
+EXPORT void fake_launch(const char *kernel, uint64_t blocks, int instrumented) {
+    tell(0);
+    int cold = caches_empty;
+    caches_empty = 0;
+    count(kernel, blocks, instrumented, cold);
+    tell(1);
+}
+
+/* A launch of which CUPTI does not tell. */
+EXPORT void fake_launch_silently(const char *kernel, uint64_t blocks) { count(kernel, blocks, 1, 0); }
 
 /* ---- general ---- */
 
@@ -245,7 +273,7 @@ EXPORT int cuptiProfilerHostEvaluateToGpuValues(struct evaluate *p) {
     REQUIRE_SIZE(p);
     REQUIRE(p->image->magic == 0xda7a && p->range < p->image->ranges, INVALID_PARAMETER);
     for (size_t i = 0; i < p->count; i++)
-        p->values[i] = p->image->values[p->range][metric_index(p->names[i])];
+        p->values[i] = blind ? NAN : p->image->values[p->range][metric_index(p->names[i])];
     return SUCCESS;
 }
 
@@ -329,6 +357,8 @@ EXPORT int cuptiRangeProfilerSetConfig(struct set_config *p) {
     REQUIRE(enabled && p->config->magic == 0xc0f && p->image->magic == 0xda7a && p->levels == 1, INVALID_PARAMETER);
     REQUIRE(p->range == 1 && p->replay == 3, INVALID_OPERATION);
     pending_count = passes_done = 0;
+    /* Like the real one, it takes another configuration while it is enabled, but counts nothing of it. */
+    blind = configured && memcmp(&config_in_use, p->config, sizeof config_in_use);
     config_in_use = *p->config, image_in_use = p->image;
     image_in_use->room = p->ranges;
     return configured = 1, SUCCESS;
@@ -369,4 +399,78 @@ struct data_info {
 EXPORT int cuptiRangeProfilerGetCounterDataInfo(struct data_info *p) {
     REQUIRE_SIZE(p);
     return p->ranges = p->image->ranges, SUCCESS;
+}
+
+/* ---- callbacks ---- */
+
+EXPORT int cuptiSubscribe(void **subscriber, void (*callback)(void *, int, uint32_t, const int *), void *data) {
+    REQUIRE(!other_listener && !listener, MULTIPLE_SUBSCRIBERS);
+    REQUIRE(!data, INVALID_PARAMETER);
+    return *subscriber = &listener, listener = callback, SUCCESS;
+}
+
+EXPORT int cuptiEnableCallback(uint32_t enable, void *subscriber, int domain, uint32_t function) {
+    REQUIRE(subscriber == &listener && domain == 1 && function < sizeof listened, INVALID_PARAMETER);
+    return listened[function] = (uint8_t)enable, SUCCESS;
+}
+
+EXPORT int cuptiUnsubscribe(void *subscriber) {
+    REQUIRE(subscriber == &listener, INVALID_PARAMETER);
+    return listener = NULL, SUCCESS;
+}
+
+/* ---- the driver ---- */
+
+EXPORT int cuGetErrorName(int result, const char **text) {
+    return *text = result == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : "CUDA_ERROR_UNKNOWN", SUCCESS;
+}
+
+EXPORT int cuCtxGetCurrent(void **context) { return *context = (void *)CONTEXT, SUCCESS; }
+EXPORT int cuCtxGetDevice(int *device) { return *device = 0, SUCCESS; }
+EXPORT int cuCtxSynchronize(void) { return refuse_synchronize; }
+
+EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    REQUIRE(!device && (attribute == 16 || attribute == 38), INVALID_PARAMETER);
+    return *value = attribute == 16 ? 3 : 4096, SUCCESS;
+}
+
+EXPORT int cuModuleLoadData(void **module, const char *text) {
+    REQUIRE(strstr(text, ".target"), INVALID_PARAMETER);
+    return *module = &driver_held, driver_held++, SUCCESS;
+}
+
+EXPORT int cuModuleGetFunction(void **function, void *module, const char *name) {
+    REQUIRE(module == &driver_held && *name, INVALID_PARAMETER);
+    return *function = &caches_empty, SUCCESS;
+}
+
+EXPORT int cuModuleUnload(void *module) {
+    REQUIRE(module == &driver_held, INVALID_PARAMETER);
+    return driver_held--, SUCCESS;
+}
+
+EXPORT int cuMemAlloc_v2(uint64_t *address, size_t size) {
+    REQUIRE(*address = (uint64_t)(uintptr_t)malloc(size), OUT_OF_MEMORY);
+    return driver_held++, SUCCESS;
+}
+
+EXPORT int cuMemsetD8_v2(uint64_t address, uint8_t value, size_t size) {
+    return memset((void *)(uintptr_t)address, value, size), SUCCESS;
+}
+
+EXPORT int cuMemFree_v2(uint64_t address) {
+    free((void *)(uintptr_t)address);
+    return driver_held--, SUCCESS;
+}
+
+/* The only kernel of the driver's own reads `arguments[1]` words of 16 bytes from `arguments[0]`. */
+EXPORT int cuLaunchKernel(void *function, unsigned blocks, unsigned y, unsigned z, unsigned threads, unsigned ty,
+                          unsigned tz, unsigned shared, void *stream, uint64_t **arguments, void **extra) {
+    REQUIRE(function == &caches_empty && y == 1 && z == 1 && threads && ty == 1 && tz == 1, INVALID_PARAMETER);
+    REQUIRE(!shared && !stream && !extra && *arguments[0] && 16 * *arguments[1] >= 4096, INVALID_PARAMETER);
+    tell(0);
+    count("read all", blocks, 1, 0);
+    caches_empty = 1;
+    tell(1);
+    return SUCCESS;
 }

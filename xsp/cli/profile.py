@@ -38,6 +38,9 @@ def profile(
             show_default=False,
         ),
     ] = "",
+    caches: Annotated[
+        str, typer.Option(help='How kernels find the caches while counters are collected: "in place" or "flushed".')
+    ] = "in place",
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing capture.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no report.")] = False,
@@ -68,6 +71,7 @@ def profile(
             seed=seed,
             progress=False if quiet else None,
             metrics=metrics,
+            caches=caches,
             **work.kwargs,
         )
     # Saved before it is shown: a closed pipe must not cost the measurement.

@@ -39,6 +39,7 @@ def sweep(
     metrics: Annotated[
         str, typer.Option(help="Hardware counters of every kernel: see `xsp profile --help`; none by default.")
     ] = "",
+    caches: Annotated[str, typer.Option(help="See `xsp profile --help`.")] = "in place",
     output: Annotated[
         Path | None, typer.Option(help="The folder of captures to write; named after the target by default.")
     ] = None,
@@ -73,6 +74,7 @@ def sweep(
         warmup=warmup,
         budget_s=budget_s,
         metrics=metrics,
+        caches=caches,
         seed=seed,
         progress=False if quiet else None,
     )

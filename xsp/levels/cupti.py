@@ -195,7 +195,8 @@ class CuptiLibrary:
             raise LevelError(msg)
         return CuptiLibrary(paths[0], only_if_loaded=True)
 
-    def _call(self, name: str, *arguments: Any) -> None:
+    def call(self, name: str, *arguments: Any) -> None:
+        """Make one of CUPTI's calls."""
         result = int(getattr(self._library, name)(*arguments))
         if result:
             raise TracingError(self.refusal(name, result))
@@ -222,22 +223,22 @@ class CuptiLibrary:
     def version(self) -> int:
         """The CUPTI API version (`cuptiGetVersion`): 130001 means CUDA 13.0 update 1, 26 means CUDA 12.8."""
         version = ctypes.c_uint32()
-        self._call("cuptiGetVersion", ctypes.byref(version))
+        self.call("cuptiGetVersion", ctypes.byref(version))
         return version.value
 
     def timestamp(self) -> int:
         """CUPTI's clock now, in ns (`cuptiGetTimestamp`); the clock of the records."""
         stamp = ctypes.c_uint64()
-        self._call("cuptiGetTimestamp", ctypes.byref(stamp))
+        self.call("cuptiGetTimestamp", ctypes.byref(stamp))
         return stamp.value
 
     def enable(self, activity_kind: int) -> None:
         """Begin to record an activity kind in every context (`cuptiActivityEnable`)."""
-        self._call("cuptiActivityEnable", activity_kind)
+        self.call("cuptiActivityEnable", activity_kind)
 
     def disable(self, activity_kind: int) -> None:
         """Stop recording an activity kind (`cuptiActivityDisable`)."""
-        self._call("cuptiActivityDisable", activity_kind)
+        self.call("cuptiActivityDisable", activity_kind)
 
     def record_api(self, domain: ApiDomain, cbid: int, on: bool) -> None:
         """Record one API function or not (`cuptiActivityEnableRuntimeApi`, `cuptiActivityEnableDriverApi`).
@@ -245,22 +246,22 @@ class CuptiLibrary:
         Takes effect only while the whole kind is enabled, and outlasts it.
         """
         name = "Runtime" if domain is ApiDomain.RUNTIME else "Driver"
-        self._call(f"cuptiActivityEnable{name}Api", ctypes.c_uint32(cbid), ctypes.c_uint8(on))
+        self.call(f"cuptiActivityEnable{name}Api", ctypes.c_uint32(cbid), ctypes.c_uint8(on))
 
     def flush(self) -> None:
         """Have CUPTI return every buffer, also with incomplete records (`cuptiActivityFlushAll`, forced).
 
         A record that is handed over incomplete is never delivered again: synchronise with the GPU first.
         """
-        self._call("cuptiActivityFlushAll", ctypes.c_uint32(1))
+        self.call("cuptiActivityFlushAll", ctypes.c_uint32(1))
 
     def register_buffer_callbacks(self, requested: int, completed: int) -> None:
         """Let CUPTI take and return buffers through these C functions (`cuptiActivityRegisterCallbacks`)."""
-        self._call("cuptiActivityRegisterCallbacks", ctypes.c_void_p(requested), ctypes.c_void_p(completed))
+        self.call("cuptiActivityRegisterCallbacks", ctypes.c_void_p(requested), ctypes.c_void_p(completed))
 
     def register_clock(self, clock: int) -> None:
         """Let CUPTI read the time from this C function (`cuptiActivityRegisterTimestampCallback`)."""
-        self._call("cuptiActivityRegisterTimestampCallback", ctypes.c_void_p(clock))
+        self.call("cuptiActivityRegisterTimestampCallback", ctypes.c_void_p(clock))
 
     def take_dropped_records(self) -> int:
         """Records dropped for want of a buffer since the last call (`cuptiActivityGetNumDroppedRecords`).
@@ -268,13 +269,13 @@ class CuptiLibrary:
         Buffers are global since CUDA 6.0, so there is one count, that of the NULL context.
         """
         dropped = ctypes.c_size_t()
-        self._call("cuptiActivityGetNumDroppedRecords", None, ctypes.c_uint32(0), ctypes.byref(dropped))
+        self.call("cuptiActivityGetNumDroppedRecords", None, ctypes.c_uint32(0), ctypes.byref(dropped))
         return dropped.value
 
     def thread_id_type(self) -> str:
         """`DEFAULT` if records tell threads by `pthread_self`, `SYSTEM` if by `gettid` (`cuptiGetThreadIdType`)."""
         found = ctypes.c_int()
-        self._call("cuptiGetThreadIdType", ctypes.byref(found))
+        self.call("cuptiGetThreadIdType", ctypes.byref(found))
         name: str = bindings().ActivityThreadIdType(found.value).name
         return name
 
@@ -295,7 +296,7 @@ class CuptiLibrary:
         start, size = words.ctypes.data, ctypes.c_size_t(words.nbytes)
         record = ctypes.c_void_p()
         for _ in range(2):
-            self._call("cuptiActivityGetNextRecord", ctypes.c_void_p(start), size, ctypes.byref(record))
+            self.call("cuptiActivityGetNextRecord", ctypes.c_void_p(start), size, ctypes.byref(record))
         return (record.value or start) - start
 
     def layout_mismatch(self) -> str | None:

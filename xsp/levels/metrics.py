@@ -29,6 +29,10 @@ INSTRUMENTED = "smsp__sass_inst_executed.sum"
 """Instructions counted by code that CUPTI adds to a kernel, as all `__sass_` metrics are; 0 where it added none."""
 
 
+IN_PLACE, FLUSHED = "in place", "flushed"
+"""How a kernel finds the caches: as the kernels before it left them, or empty."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """Metrics that this chip has, in `configurations` that are measured one after the other; sentences on the rest.
@@ -60,6 +64,13 @@ def parse_metrics(metrics: str | Iterable[str]) -> tuple[str, ...]:
                 "a CUPTI metric, such as dram__bytes_read.sum"
             )
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def parse_caches(caches: str) -> str:
+    """Checked IN_PLACE or FLUSHED. Raises LevelError for anything else."""
+    if caches not in (IN_PLACE, FLUSHED):
+        raise LevelError(f"caches={caches!r} cannot be: {IN_PLACE!r}, or {FLUSHED!r} before every kernel")
+    return caches
 
 
 def chosen(requested: Sequence[str], host: MetricHost) -> Choice:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xsp.errors import LevelError, TracingError
+from xsp.errors import TracingError
 from xsp.levels import profiler_calls as api
 from xsp.levels.cupti import CuptiLibrary
 
@@ -95,34 +95,43 @@ class MetricHost:
             api.call(self.library, api.HostDeinitialize, pHostObject=host)
 
 
-def collect(
-    host: MetricHost,
-    context: int,
-    configuration: Configuration,
-    ranges: int,
-    run: Callable[[Callable[[], None]], object],
-) -> npt.NDArray[np.float64]:
-    """Metrics of every kernel of a program: a row per kernel in order of launch, a column per metric.
+Run = Callable[[Callable[[], None]], object]
+"""Executes the program once and calls its argument just before the first kernel that counts."""
 
-    `run` executes the program once and calls its argument just before the first kernel that counts; all kernels must
-    be done when it returns. It is called `configuration.passes` times. There is room for `ranges` kernels.
-
-    Raises:
-        TracingError: CUPTI refuses, or kernels did not fit. Nothing is left enabled, also if `run` raises.
-
-    """
-    with _enabled(host.library, context) as call:
-        data = _configured(call, configuration, ranges)
-        if not any(_one_pass(call, run) for _ in range(configuration.passes)):
-            raise TracingError(f"CUPTI wanted more than the {configuration.passes} passes that it had planned")
-        dropped = call(api.DecodeData).numOfRangeDropped
-        if dropped:
-            raise TracingError(f"CUPTI dropped {dropped} kernels, there was room for {ranges}")
-        return host.values(configuration.metrics, data)
-
+Collect = Callable[[], npt.NDArray[np.float64]]
 
 Call = Callable[..., Any]
 """Makes a call of the Range Profiler with its object filled in."""
+
+
+@contextmanager
+def collecting(
+    host: MetricHost, context: int, configuration: Configuration, ranges: int, run: Run
+) -> Iterator[Collect]:
+    """A function that gives metrics of every kernel of a program: a row per kernel in order of launch, a column each.
+
+    Whenever it is called it has the program run `configuration.passes` times by `run`, at whose return all kernels must
+    be done. There is room for `ranges` kernels: CUPTI prepares the GPU when it first counts, which took 1.1 ms for each
+    of them on an H100, and again for another configuration, but not to count the same once more.
+
+    Raises:
+        TracingError: CUPTI refuses, or kernels did not fit. Nothing is left enabled, also if the program raises.
+
+    """
+    with _enabled(host.library, context) as call:
+        yield lambda: _collected(host, call, configuration, ranges, run)
+
+
+def _collected(
+    host: MetricHost, call: Call, configuration: Configuration, ranges: int, run: Run
+) -> npt.NDArray[np.float64]:
+    data = _configured(call, configuration, ranges)
+    if not any(_one_pass(call, run) for _ in range(configuration.passes)):
+        raise TracingError(f"CUPTI wanted more than the {configuration.passes} passes that it had planned")
+    dropped = call(api.DecodeData).numOfRangeDropped
+    if dropped:
+        raise TracingError(f"CUPTI dropped {dropped} kernels, there was room for {ranges}")
+    return host.values(configuration.metrics, data)
 
 
 @contextmanager
@@ -158,7 +167,7 @@ def _configured(call: Call, configuration: Configuration, ranges: int) -> Image:
     return data
 
 
-def _one_pass(call: Call, run: Callable[[Callable[[], None]], object]) -> bool:
+def _one_pass(call: Call, run: Run) -> bool:
     """Returns whether it was the last pass."""
     with ExitStack() as started:
 
@@ -196,14 +205,3 @@ def unsupported(library: CuptiLibrary, device: int) -> str | None:
     reasons = ("architecture", "sli", "vGpu", "confidentialCompute", "cmp", "wsl")
     named = ", ".join(name for name in reasons if getattr(found, name) != api.SUPPORTED)
     return f"CUPTI cannot count on this GPU ({named or 'no reason given'})"
-
-
-def current_context() -> int:
-    """The CUDA context of this thread."""
-    context = ctypes.c_void_p()
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise LevelError(f"the CUDA driver cannot be loaded ({error})") from error
-    driver.cuCtxGetCurrent(ctypes.byref(context))
-    return context.value or 0

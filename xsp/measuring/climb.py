@@ -17,11 +17,13 @@ from xsp.capture import Capture
 from xsp.levels.compiled import compiled_again
 from xsp.machine.environment import environment
 from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
+from xsp.measuring import memory
 from xsp.measuring.annotated import annotated_run
 from xsp.measuring.calibration import tight_loops
 from xsp.measuring.counting import Counters, counted
 from xsp.measuring.doubts import about_closure, about_modified, about_overlap, about_runs, about_short_kernels
 from xsp.measuring.driver import Executor, Ladder, climb, rungs_for
+from xsp.measuring.memory import LayerMemory
 from xsp.measuring.preparation import Prepared, Settings, prepare
 from xsp.measuring.progress import bar
 from xsp.measuring.serialized import serialized
@@ -57,6 +59,7 @@ class _Afterwards:
     loops: Costs
     shared: int
     counters: Counters | None = None
+    memory: LayerMemory | None = None
     cut_off: list[str] = field(default_factory=list)
 
 
@@ -81,7 +84,7 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
         "counters": afterwards.counters.facts if afterwards.counters else None,
         "stopped": rounds.why,
         "gpu_states": rounds.watch.rows(),
-        "memory_device": prepared.memory.device if prepared.memory else None,
+        "memory_device": afterwards.memory.device if afterwards.memory else None,
         "clock": _clock(prepared),
         "epoch_offset_ns": -read_bracketed(time.time_ns, time.perf_counter_ns).offset_ns,
         "trace": {
@@ -121,8 +124,14 @@ def _afterwards(
         with _dispensable(done.cut_off, "layers with the device to themselves"):
             tables["serialized"] = serialized(executor, executor.target, prepared)
     if settings.metrics:
-        done.counters = counted(executor, tables, settings.metrics, settings.progress)
+        done.counters = counted(executor, tables, settings.metrics, settings.caches, settings.progress)
         tables["counters"] = done.counters.table
+    # After the counters: torch's profiler, once used, keeps CUPTI's callbacks, which flushing the caches needs.
+    with _dispensable(done.cut_off, "bytes allocated per layer"):
+        done.memory, doubts = memory.measured(executor.run, prepared.structure)
+        done.cut_off += doubts
+    if done.memory is not None:
+        tables["layers"] = memory.filled(tables["layers"], done.memory)
     if settings.nvtx:
         with _dispensable(done.cut_off, "NVTX ranges for other tools"):
             annotated_run(executor, prepared.structure, layers=Level.LAYER in prepared.traced)

@@ -6,7 +6,8 @@ Nothing of these runs but the counters is kept: kernels run one at a time in the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,21 +19,20 @@ import torch
 from xsp.analysis.correction import deepest_rung
 from xsp.analysis.sequence import kernel_sequence
 from xsp.errors import LevelError, TracingError
+from xsp.levels.cache_flush import CacheFlush
+from xsp.levels.cuda_driver import CudaDriver
 from xsp.levels.cupti import CuptiLibrary
-from xsp.levels.metrics import BLOCKS, INSTRUMENTED, Choice, chosen
-from xsp.levels.range_profiler import Configuration, MetricHost, chip_name, collect, current_context, unsupported
+from xsp.levels.metrics import BLOCKS, IN_PLACE, INSTRUMENTED, Choice, chosen
+from xsp.levels.range_profiler import Configuration, MetricHost, chip_name, collecting, unsupported
 from xsp.measuring.driver import Executor
 from xsp.measuring.progress import bar
 from xsp.measuring.switching import tracing
 from xsp.slugs import tagged
 
-CACHE = "in place"
-"""Caches are neither flushed nor warmed: a kernel finds what the kernels before it left, as in the program."""
-
 REPEATS = 2
 """Every metric is counted this often; the mean is kept, and how far the counts are apart is told."""
 
-SPARE = 64
+SPARE = 16
 """Room for kernels beyond those that are expected, to tell how many more there are."""
 
 Tables = Mapping[str, pd.DataFrame]
@@ -41,23 +41,23 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Gpu:
-    """What counts: a chip and the CUDA context in which the target runs."""
+    """What counts: a chip, and the driver in whose current context the target runs."""
 
     host: MetricHost
-    context: int
+    driver: CudaDriver
 
     @classmethod
     def current(cls) -> Gpu:
         """The GPU of this thread. Raises LevelError if CUPTI cannot count on it."""
-        return cls.of(CuptiLibrary.loaded(), torch.cuda.current_device(), current_context())
+        return cls.of(CuptiLibrary.loaded(), CudaDriver.loaded(), torch.cuda.current_device())
 
     @classmethod
-    def of(cls, library: CuptiLibrary, device: int, context: int) -> Gpu:
+    def of(cls, library: CuptiLibrary, driver: CudaDriver, device: int) -> Gpu:
         """A GPU by its number. Raises LevelError if CUPTI cannot count on it."""
         reason = unsupported(library, device)
         if reason:
             raise LevelError(reason)
-        return cls(MetricHost(library, chip_name(library, device)), context)
+        return cls(MetricHost(library, chip_name(library, device)), driver)
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,18 @@ def counted(
     executor: Executor,
     tables: Tables,
     requested: Sequence[str],
+    caches: str = IN_PLACE,
     progress: bool | None = None,
     gpu: Callable[[], Gpu] = Gpu.current,
 ) -> Counters:
     """Collect `requested`, names that passed `parse_metrics`, for the kernels of the deepest rung's last run.
 
+    `caches` is IN_PLACE or FLUSHED.
+
     Where counters cannot be had, the table is empty and a sentence says why; what the target raises passes through.
     """
     begin = time.perf_counter()
-    facts: dict[str, Any] = {"metrics": [], "cache": CACHE, "passes": 0, "runs": 0, "measured": 0, "shared": 0}
+    facts: dict[str, Any] = {"metrics": [], "cache": caches, "passes": 0, "runs": 0, "measured": 0, "shared": 0}
     facts |= {"spread": {}, "seconds": 0.0, "why": None}
     try:
         sequence = _sequence(tables)
@@ -89,7 +92,7 @@ def counted(
         choice = chosen(requested, counting.host)
         if not choice.configurations:
             raise LevelError("; ".join(choice.missing))
-        samples = _collected(executor, sequence, _blocks(tables, sequence), counting, choice, progress)
+        samples = _collected(executor, sequence, _blocks(tables, sequence), counting, choice, caches, progress)
     except (LevelError, TracingError, KeyboardInterrupt) as error:
         # Interrupting costs the counters, not the rounds that were measured before them.
         why = f"hardware counters were not collected: {str(error) or 'interrupted'}"
@@ -146,25 +149,58 @@ def _collected(
     blocks: npt.NDArray[np.int64],
     gpu: Gpu,
     choice: Choice,
+    caches: str,
     progress: bool | None,
 ) -> dict[str, Values]:
     """By metric, witnesses included, an array of shape (REPEATS, kernels)."""
     samples: dict[str, list[Values]] = {}
     runs = choice.passes * REPEATS
     title = f"xsp {executor.target.name}: counters of {len(sequence)} kernels in {runs} runs"
-    with tracing([], "while hardware counters were collected"), bar(title, runs, progress) as shown:
+    with (
+        tracing([], "while hardware counters were collected"),
+        bar(title, runs, progress) as shown,
+        _flushing(gpu, caches) as flush,
+    ):
+        context, room = gpu.driver.current_context(), (len(sequence) + SPARE) * (1 if flush is None else 2)
 
         def run(start: Callable[[], None]) -> None:
             executor.run(start)
+            if flush is not None:
+                flush.require_done()
             shown.update()
 
-        for configuration in choice.configurations * REPEATS:
-            values = collect(gpu.host, gpu.context, configuration, len(sequence) + SPARE, run)
-            _require_same(sequence, blocks, configuration, values)
-            for metric, column in zip(configuration.metrics, values.T, strict=True):
-                samples.setdefault(metric, []).append(column)
+        for configuration in choice.configurations:
+            with collecting(gpu.host, context, configuration, room, run) as collect:
+                counts = [collect() for _ in range(REPEATS)]
+            for values in (
+                counts if flush is None else [_without_flushes(each, configuration, flush) for each in counts]
+            ):
+                _require_same(sequence, blocks, configuration, values)
+                for metric, column in zip(configuration.metrics, values.T, strict=True):
+                    samples.setdefault(metric, []).append(column)
     # A witness is in several configurations; of the others there is one sample for each repeat.
     return {metric: np.stack(columns[-REPEATS:]) for metric, columns in samples.items()}
+
+
+@contextmanager
+def _flushing(gpu: Gpu, caches: str) -> Iterator[CacheFlush | None]:
+    if caches == IN_PLACE:
+        yield None
+        return
+    flush = CacheFlush(gpu.driver)
+    with flush.opened(gpu.host.library):
+        yield flush
+
+
+def _without_flushes(values: Values, configuration: Configuration, flush: CacheFlush) -> Values:
+    """The program's kernels of a run in which xsp's own ran before each of them."""
+    own = values[0::2, configuration.metrics.index(BLOCKS)] if BLOCKS in configuration.metrics else flush.blocks
+    if len(values) % 2 or np.any(own != flush.blocks):
+        raise TracingError(
+            "the target launched kernels in a way of which CUPTI does not tell, so the caches were not flushed before "
+            "each: count with caches='in place'"
+        )
+    return values[1::2]
 
 
 def _require_same(

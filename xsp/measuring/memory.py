@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch.autograd.profiler import record_function
 
@@ -21,8 +22,10 @@ from xsp.analysis.align import matched
 from xsp.levels.function_mode import Codes
 from xsp.levels.layer import LayerTracer
 from xsp.levels.stamps import Stamp, paired
+from xsp.levels.structure import Structure
 from xsp.measuring.interrupts import whole
 from xsp.measuring.switching import tracing
+from xsp.slugs import tagged
 
 _MARK = "xsp stamp "
 
@@ -58,6 +61,34 @@ def why_unavailable() -> str | None:
             "memory per layer is unknown: a torch.profiler session is active, and there can be only one; stop it first"
         )
     return None
+
+
+def measured(
+    run: Callable[[Callable[[], None]], object], structure: Structure
+) -> tuple[LayerMemory | None, tuple[str, ...]]:
+    """What the layers of the structure run allocate, None with a sentence where it cannot be recorded.
+
+    `run` is that of `recorded`; what the target raises passes through.
+    """
+    reason = why_unavailable()
+    if reason is not None:
+        return None, (tagged("memory-unknown", reason),)
+    codes = np.array([layer.code for layer in structure.layers], dtype=np.int64)
+    try:
+        return recorded(run, structure.codes, codes), ()
+    except Exception as error:
+        if not is_own_failure(error):
+            raise
+        first_line = str(error).strip().partition("\n")[0]
+        why = f"memory per layer is unknown: recording it failed with {type(error).__name__}: {first_line}"
+        return None, (tagged("memory-unknown", why),)
+
+
+def filled(layers: pd.DataFrame, found: LayerMemory) -> pd.DataFrame:
+    """The table `layers` with the bytes of its rows; the rows behind those of the structure run have none."""
+    columns = {"allocated_bytes": found.allocated_bytes, "peak_bytes": found.peak_bytes}
+    rest = np.full(len(layers) - len(found.peak_bytes), -1)
+    return layers.assign(**{name: np.concatenate([values, rest]) for name, values in columns.items()})
 
 
 def is_own_failure(error: Exception) -> bool:

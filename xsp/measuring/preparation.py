@@ -16,9 +16,8 @@ from xsp.analysis.correlate import call_of, sorted_by_start, within_model
 from xsp.errors import TargetError
 from xsp.levels.compiled import compilations
 from xsp.levels.layer import LayerTracer
-from xsp.levels.metrics import parse_metrics
+from xsp.levels.metrics import IN_PLACE, parse_caches, parse_metrics
 from xsp.levels.structure import Structure, StructureRecorder, discovered, qualified_names
-from xsp.measuring import memory
 from xsp.measuring.driver import Executor, Stop
 from xsp.measuring.interrupts import whole
 from xsp.measuring.progress import bar
@@ -26,7 +25,6 @@ from xsp.measuring.stopping import BUDGET_S, after_rounds, until_precise
 from xsp.measuring.switching import add_note, tracing
 from xsp.measuring.warmup import warm_up
 from xsp.run import latency_ns
-from xsp.slugs import tagged
 from xsp.types import Level, LevelStatus, Status, Tracer
 
 
@@ -43,6 +41,7 @@ class Settings:
     serialize: bool | None = None
     stop: Stop | None = None
     metrics: tuple[str, ...] = ()
+    caches: str = IN_PLACE
     nvtx: bool = False
     ranges_as_layers: bool = False
 
@@ -58,10 +57,14 @@ class Settings:
         serialize: bool | None = None,
         stop: Stop | None = None,
         metrics: str | Iterable[str] = (),
+        caches: str = IN_PLACE,
         nvtx: bool = False,
         ranges_as_layers: bool = False,
     ) -> Settings:
-        """Checked settings. Raises LevelError for unknown levels or metrics, TargetError for an impossible option."""
+        """Checked settings.
+
+        Raises LevelError for unknown levels, metrics or caches, TargetError for an impossible option.
+        """
         for name, count, least in (("iterations", iterations, 1), ("warmup", warmup, 0)):
             if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < least):
                 raise TargetError(f"{name}={count!r} cannot be: a whole number from {least} on, or None")
@@ -70,8 +73,10 @@ class Settings:
         if stop is not None and (iterations is not None or not callable(stop)):
             raise TargetError(f"stop={stop!r} cannot be: a function of the runs so far, given instead of iterations")
         budget = BUDGET_S if budget_s is None else budget_s
-        traced, counted = level_table.parse_levels(levels), parse_metrics(metrics)
-        return cls(traced, iterations, warmup, budget, seed, progress, serialize, stop, counted, nvtx, ranges_as_layers)
+        traced, counted, found = level_table.parse_levels(levels), parse_metrics(metrics), parse_caches(caches)
+        return cls(
+            traced, iterations, warmup, budget, seed, progress, serialize, stop, counted, found, nvtx, ranges_as_layers
+        )
 
     def stopping_rule(self) -> Stop:
         """The rule given, else as many rounds as asked for, else until precise."""
@@ -86,15 +91,13 @@ class Prepared:
 
     `device_work` is the number of kernels, copies and sets of an execution with no tracer above KERNEL, None where
     KERNEL is not traced. `library_calls` are the structure run's calls in order: `name` and decoded `arguments`.
-    `memory` is None where allocations could not be recorded. `compilations` is Dynamo's count when the target was warm.
-    `doubts` are sentences for the profile's warnings.
+    `compilations` is Dynamo's count when the target was warm. `doubts` are sentences for the profile's warnings.
     """
 
     executor: Executor
     statuses: tuple[LevelStatus, ...]
     structure: Structure
     library_calls: list[dict[str, Any]]
-    memory: memory.LayerMemory | None
     tracers: dict[Level, Tracer]
     device_work: int | None
     compilations: int
@@ -114,12 +117,9 @@ def prepare(executor: Executor, settings: Settings) -> Prepared:
     called, roots = _warmed_up(executor, settings, doubts)
     compiled = compilations()
     structure, library_calls = _structure(executor, called, roots, traced, settings.ranges_as_layers)
-    layer_memory = _memory(executor, structure, doubts)
     tracers = _tracers(traced, structure)
     device_work = _device_work(executor, tracers)
-    return Prepared(
-        executor, statuses, structure, library_calls, layer_memory, tracers, device_work, compiled, tuple(doubts)
-    )
+    return Prepared(executor, statuses, structure, library_calls, tracers, device_work, compiled, tuple(doubts))
 
 
 def _warmed_up(executor: Executor, settings: Settings, doubts: list[str]) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -181,26 +181,6 @@ def _structure(
         for index, symbol in zip(inside, events["symbol"][inside], strict=True)
     ]
     return structure, rows
-
-
-def _memory(executor: Executor, structure: Structure, doubts: list[str]) -> memory.LayerMemory | None:
-    codes = np.array([layer.code for layer in structure.layers], dtype=np.int64)
-    reason = memory.why_unavailable()
-    if reason is not None:
-        doubts.append(tagged("memory-unknown", reason))
-        return None
-    try:
-        return memory.recorded(executor.run, structure.codes, codes)
-    except Exception as error:
-        if not memory.is_own_failure(error):
-            raise
-        why = f"memory per layer is unknown: recording it failed with {type(error).__name__}: {_first_line(error)}"
-        doubts.append(tagged("memory-unknown", why))
-        return None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _tracers(traced: list[Level], structure: Structure) -> dict[Level, Tracer]:

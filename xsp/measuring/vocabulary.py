@@ -16,11 +16,7 @@ from xsp.types import Level
 
 def vocabulary(target: Target, prepared: Prepared) -> Vocabulary:
     """Names, shapes and arguments for the assembly of runs made so far."""
-    structure, layer_memory, library_calls = prepared.structure, prepared.memory, prepared.library_calls
-    layers = structure.layer_records()
-    if layer_memory is not None:
-        for row, allocated, peak in zip(layers, layer_memory.allocated_bytes, layer_memory.peak_bytes, strict=True):
-            row["allocated_bytes"], row["peak_bytes"] = int(allocated), int(peak)
+    structure, library_calls = prepared.structure, prepared.library_calls
     library: Any = prepared.tracers.get(Level.LIBRARY)
     kernel: Any = prepared.tracers.get(Level.KERNEL)
     symbols: list[str] = list(library.symbols) if library else []
@@ -31,7 +27,7 @@ def vocabulary(target: Target, prepared: Prepared) -> Vocabulary:
     return Vocabulary(
         calls=[_call_row(target, index) for index in range(len(target.calls))],
         modules=[asdict(module) for module in structure.modules],
-        layers=layers,
+        layers=structure.layer_records(),
         library_calls=calls,
         symbols=symbols,
         library_of=_library_of(),

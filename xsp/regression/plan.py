@@ -11,7 +11,18 @@ from typing import Any
 from xsp.errors import BudgetError
 from xsp.regression.budgets import UNITS, parsed
 
-MEASURING = ("levels", "iterations", "warmup", "budget_s", "seed", "serialize", "metrics", "ranges_as_layers", "stop")
+MEASURING = (
+    "levels",
+    "iterations",
+    "warmup",
+    "budget_s",
+    "seed",
+    "serialize",
+    "metrics",
+    "caches",
+    "ranges_as_layers",
+    "stop",
+)
 """Options that go to `xsp.measure`."""
 COMPARING = ("max_slowdown", "metric", "patience_s", "name")
 METRICS = ("latency", "device")

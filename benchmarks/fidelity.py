@@ -286,6 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=120)
     parser.add_argument("--only", help="programs whose name contains one of these, separated by |", default="")
+    parser.add_argument("--programs-only", action="store_true", help="only (a) and (b)")
     parser.add_argument("--captures", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -295,7 +296,7 @@ def main() -> None:
         "known_lengths": known_lengths,
         "short_kernels": short_kernels,
     }
-    for part, measured in parts.items():
+    for part, measured in parts.items() if not arguments.programs_only else ():
         report[part] = measured()
         written(report, arguments.json, {part: report[part]})
     for name, (kind, share, make) in PROGRAMS.items():

@@ -6,6 +6,7 @@ import ctypes
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def collect(
 ) -> Counters:
     """Counters of a target in the fake library."""
     executor, driver = Executor(target_of(target, (), {})), CudaDriver(library.controls)
-    return counted(executor, tables, metrics or (ALPHA, BETA), caches, False, lambda: Gpu.of(library, driver, 0))
+    gpu = partial(Gpu.of, library, driver, [0, driver.current_context()])
+    return counted(executor, tables, metrics or (ALPHA, BETA), caches, False, gpu)
 
 
 def launching(library: FakeCupti, kernels: list[Kernel], uninstrumented: str = "") -> Callable[[], None]:
@@ -363,6 +365,15 @@ def test_several_contexts_are_refused(library: FakeCupti, tables: dict[str, pd.D
     spans = tables["spans"].copy()
     spans.loc[spans.index[spans["level"] == Level.KERNEL][-1], "context"] = 9
     assert "2 CUDA contexts" in refused(collect(library, {**tables, "spans": spans}, lambda: None))
+
+
+def test_kernels_of_a_foreign_context_are_not_counted_elsewhere(
+    library: FakeCupti, tables: dict[str, pd.DataFrame]
+) -> None:
+    """Kernels of a CUDA context that nobody knows have no counters, rather than another GPU's."""
+    spans = tables["spans"].copy()
+    spans.loc[spans["context"] > 0, "context"] = 9
+    assert "neither this thread's nor PyTorch's" in refused(collect(library, {**tables, "spans": spans}, lambda: None))
 
 
 def test_exception_of_the_target_leaves_nothing_behind(

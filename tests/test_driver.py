@@ -13,11 +13,13 @@ from quick import LAYERS, QUICK
 from torch import nn
 
 import xsp
+from xsp import devices
 from xsp.analysis.statistics import trimmed
 from xsp.assembly import Vocabulary, assemble
 from xsp.measuring import stopping, warmup
-from xsp.measuring.driver import Ladder, Stop, climb, rungs_for
+from xsp.measuring.driver import Executor, Ladder, Stop, climb, rungs_for
 from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, STEADY_ROUNDS, after_rounds, until_precise
+from xsp.measuring.target import target_of
 from xsp.profiles import Profile
 from xsp.run import MODEL_CALLS, Run
 from xsp.types import LAYER_EVENTS, Columns, Level, RunSpec, empty
@@ -352,3 +354,12 @@ def test_interrupt_after_the_rounds_keeps_them() -> None:
     prof = xsp.measure(target, **QUICK, levels="M", nvtx=True)
     assert prof.runs["round"].nunique() == QUICK["iterations"]
     assert [sentence for sentence in prof.warnings if "NVTX ranges" in sentence and "cut-short" in sentence]
+
+
+def test_every_gpu_in_use_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A latency ends when all GPUs have finished, not only the current one: each is waited for after every call."""
+    events: list[Any] = []
+    monkeypatch.setattr(devices, "in_use", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "synchronize", events.append)
+    Executor(target_of(lambda: events.append("call"), (), {})).run()
+    assert events == [0, 1, "call", 0, 1]

@@ -12,6 +12,7 @@ from quick import LAYERS
 from torch import nn
 
 import xsp
+from xsp import devices
 from xsp.analysis.overlap import layer_busy, overlapped, serialized_layers
 from xsp.levels.function_mode import Codes
 from xsp.measuring.serialized import SerializingLayerTracer
@@ -81,9 +82,9 @@ def test_serialized_layers_stand_beside_what_they_took_together() -> None:
 def test_device_is_waited_for_after_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The serialising tracer synchronises once after each call and once before each backward node."""
     waits: list[int] = []
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(devices, "in_use", lambda: (0,))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: waits.append(1))
     model, codes = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), Codes()
     for layer in model:
         codes.of_module(layer)
@@ -103,9 +104,9 @@ def test_device_is_waited_for_after_every_layer(monkeypatch: pytest.MonkeyPatch)
 
 def test_streams_under_capture_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Synchronising would break the capture of a CUDA graph, so nothing is waited for then."""
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(devices, "in_use", lambda: (0,))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: pytest.fail("waited during a capture"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: pytest.fail("waited during a capture"))
     codes, layer = Codes(), nn.ReLU()
     codes.of_module(layer)
     tracer = SerializingLayerTracer(codes)

@@ -19,7 +19,7 @@
 
 enum { SUCCESS = 0, INVALID_PARAMETER = 1, INVALID_OPERATION = 7, OUT_OF_MEMORY = 8, NOT_INITIALIZED = 15 };
 enum { MULTIPLE_SUBSCRIBERS = 39 };
-enum { ROOM = 4096, SUPPORTED = 3, METRICS = 7, COLD = 1000, LAUNCH = 307, CONTEXT = 77 };
+enum { ROOM = 4096, SUPPORTED = 3, METRICS = 7, COLD = 1000, LAUNCH = 307, CONTEXT = 77, CONTEXT_ID = 1 };
 
 static const char *const chip_metrics[METRICS] = {
     "unit__alpha.sum",      "unit__beta.sum",        "unit__gamma.sum",         "unit__slow.sum",
@@ -403,6 +403,11 @@ EXPORT int cuptiRangeProfilerGetCounterDataInfo(struct data_info *p) {
 
 /* ---- callbacks ---- */
 
+EXPORT int cuptiGetContextId(void *context, uint32_t *id) {
+    REQUIRE(context == (void *)CONTEXT, INVALID_PARAMETER);
+    return *id = CONTEXT_ID, SUCCESS;
+}
+
 EXPORT int cuptiSubscribe(void **subscriber, void (*callback)(void *, int, uint32_t, const int *), void *data) {
     REQUIRE(!other_listener && !listener, MULTIPLE_SUBSCRIBERS);
     REQUIRE(!data, INVALID_PARAMETER);
@@ -426,6 +431,8 @@ EXPORT int cuGetErrorName(int result, const char **text) {
 }
 
 EXPORT int cuCtxGetCurrent(void **context) { return *context = (void *)CONTEXT, SUCCESS; }
+EXPORT int cuCtxPushCurrent_v2(void *context) { return driver_held++, context == (void *)CONTEXT ? SUCCESS : 201; }
+EXPORT int cuCtxPopCurrent_v2(void **context) { return driver_held--, *context = (void *)CONTEXT, SUCCESS; }
 EXPORT int cuCtxGetDevice(int *device) { return *device = 0, SUCCESS; }
 EXPORT int cuCtxSynchronize(void) { return refuse_synchronize; }
 

@@ -67,17 +67,18 @@ class CacheFlush:
     CUPTI tells of every launch before the driver sees it (`cuptiSubscribe`). `blocks` are those of xsp's kernel.
     """
 
-    def __init__(self, driver: CudaDriver) -> None:
-        self._driver = driver
+    def __init__(self, driver: CudaDriver, context: int) -> None:
+        self._driver, self._context = driver, context
         self._within = local()
-        self.blocks = BLOCKS_PER_MULTIPROCESSOR * driver.multiprocessors()
-        self._bytes = TIMES_L2 * driver.l2_bytes()
+        with driver.current(context):
+            self.blocks = BLOCKS_PER_MULTIPROCESSOR * driver.multiprocessors()
+            self._bytes = TIMES_L2 * driver.l2_bytes()
         self._failure: BaseException | None = None
 
     @contextmanager
     def opened(self, library: CuptiLibrary) -> Iterator[None]:
         """Raises LevelError if another profiler listens, TracingError if CUPTI or the driver refuses."""
-        with ExitStack() as stack:
+        with self._driver.current(self._context), ExitStack() as stack:
             module, self._function = self._driver.load(PTX, "xsp_read_all")
             stack.callback(self._driver.unload, module)
             self._memory = self._driver.zeros(self._bytes)

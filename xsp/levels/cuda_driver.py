@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -40,10 +42,24 @@ class CudaDriver:
         self._call("cuCtxGetCurrent", ctypes.byref(context))
         return context.value or 0
 
-    def _attribute(self, attribute: int) -> int:
-        device, value = ctypes.c_int(), ctypes.c_int()
+    @contextmanager
+    def current(self, context: int) -> Iterator[None]:
+        """A block in which this context is the thread's (`cuCtxPushCurrent`)."""
+        self._call("cuCtxPushCurrent_v2", ctypes.c_void_p(context))
+        try:
+            yield
+        finally:
+            self._call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
+
+    def device(self) -> int:
+        """The number of the current context's device (`cuCtxGetDevice`)."""
+        device = ctypes.c_int()
         self._call("cuCtxGetDevice", ctypes.byref(device))
-        self._call("cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
+        return device.value
+
+    def _attribute(self, attribute: int) -> int:
+        value = ctypes.c_int()
+        self._call("cuDeviceGetAttribute", ctypes.byref(value), attribute, self.device())
         return value.value
 
     def multiprocessors(self) -> int:

@@ -226,6 +226,12 @@ class CuptiLibrary:
         self.call("cuptiGetVersion", ctypes.byref(version))
         return version.value
 
+    def context_id(self, context: int) -> int:
+        """The number by which records name a CUDA context (`cuptiGetContextId`)."""
+        found = ctypes.c_uint32()
+        self.call("cuptiGetContextId", ctypes.c_void_p(context), ctypes.byref(found))
+        return found.value
+
     def timestamp(self) -> int:
         """CUPTI's clock now, in ns (`cuptiGetTimestamp`); the clock of the records."""
         stamp = ctypes.c_uint64()

@@ -25,12 +25,9 @@ def availability() -> str | None:
 
 def synchronize_devices() -> None:
     """Wait for every GPU that this process uses."""
-    import torch
+    from xsp import devices
 
-    for device in range(torch.cuda.device_count()):
-        # Synchronising with a device creates its context, which takes memory, where there was none.
-        if torch._C._cuda_hasPrimaryContext(device):  # type: ignore[attr-defined] # absent from torch's stubs
-            torch.cuda.synchronize(device)
+    devices.wait_for(devices.in_use())
 
 
 def run_kernel() -> None:

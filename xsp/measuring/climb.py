@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from xsp import devices
 from xsp.analysis.correction import Correction, correction_row, fitted
 from xsp.analysis.correction.charges import Costs
 from xsp.analysis.overlap import overlapped
@@ -21,7 +22,14 @@ from xsp.measuring import memory
 from xsp.measuring.annotated import annotated_run
 from xsp.measuring.calibration import tight_loops
 from xsp.measuring.counting import Counters, counted
-from xsp.measuring.doubts import about_closure, about_modified, about_overlap, about_runs, about_short_kernels
+from xsp.measuring.doubts import (
+    about_closure,
+    about_modified,
+    about_overlap,
+    about_runs,
+    about_several_gpus,
+    about_short_kernels,
+)
 from xsp.measuring.driver import Executor, Ladder, climb, rungs_for
 from xsp.measuring.memory import LayerMemory
 from xsp.measuring.preparation import Prepared, Settings, prepare
@@ -69,16 +77,20 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
     executor = Executor(target, random)
     with executor.restored_afterwards():
         prepared = prepare(executor, settings)
-        rounds = _rounds(executor, prepared, settings)
+        # Only now has a plain callable shown which GPU it uses.
+        device = target.device()
+        rounds = _rounds(executor, prepared, settings, device)
         tables = assemble(rounds.runs, vocabulary(target, prepared))
-        afterwards = _afterwards(executor, prepared, settings, tables)
+        afterwards = _afterwards(executor, prepared, settings, tables, device)
     correction = None
     with _dispensable(afterwards.cut_off, "corrected times, costs and closure error"):
         correction = fitted(tables, afterwards.loops)
+    with devices.on(device):
+        facts = environment()
     meta = {
         "name": target.name,
         "levels": [_status_row(status) for status in prepared.statuses],
-        "environment": environment() | rounds.watch.ranges(),
+        "environment": facts | rounds.watch.ranges(),
         "correction": correction_row(correction),
         "warnings": _warnings(prepared, rounds, afterwards, tables, correction),
         "counters": afterwards.counters.facts if afterwards.counters else None,
@@ -96,8 +108,9 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
     return Capture(meta, tables)
 
 
-def _rounds(executor: Executor, prepared: Prepared, settings: Settings) -> _Rounds:
-    watch = GpuWatch()
+def _rounds(executor: Executor, prepared: Prepared, settings: Settings, device: int | None) -> _Rounds:
+    with devices.on(device):
+        watch = GpuWatch()
     ladder = Ladder(rungs_for(prepared.traced), settings.seed)
     title = f"xsp {executor.target.name}: rounds of {len(ladder.rungs)} rungs"
     with bar(title, settings.iterations, settings.progress, "round") as shown:
@@ -108,12 +121,12 @@ def _rounds(executor: Executor, prepared: Prepared, settings: Settings) -> _Roun
 
 
 def _afterwards(
-    executor: Executor, prepared: Prepared, settings: Settings, tables: dict[str, pd.DataFrame]
+    executor: Executor, prepared: Prepared, settings: Settings, tables: dict[str, pd.DataFrame], device: int | None
 ) -> _Afterwards:
     """Runs of their own, whose latencies are not used. Adds tables."""
     deepest_runs = int((tables["runs"]["deepest"] == Level.KERNEL.name).sum())
     done = _Afterwards(Costs(), len(overlapped(tables)) // max(deepest_runs, 1))
-    with _dispensable(done.cut_off, "the tracers' costs in tight loops"):
+    with _dispensable(done.cut_off, "the tracers' costs in tight loops"), devices.on(device):
         done.loops = tight_loops(prepared.tracers)
     wanted = settings.serialize or (settings.serialize is None and done.shared)
     missing = [level.name for level in (Level.LAYER, Level.KERNEL) if level not in prepared.traced]
@@ -153,6 +166,7 @@ def _warnings(
         *about_others(rounds.watch.states, len(rounds.watch.states)),
         *about_runs(tables, rounds.why, prepared.device_work),
         *about_short_kernels(tables, afterwards.loops.kernel_ns),
+        *about_several_gpus(tables),
         *about_overlap(afterwards.shared, "serialized" in tables),
         *compiled_again(prepared.compilations),
         *about_closure(correction),

@@ -6,7 +6,7 @@ Nothing of these runs but the counters is kept: kernels run one at a time in the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 
+from xsp import devices
 from xsp.analysis.correction import deepest_rung
 from xsp.analysis.sequence import kernel_sequence
 from xsp.errors import LevelError, TracingError
@@ -28,6 +28,7 @@ from xsp.measuring.driver import Executor
 from xsp.measuring.progress import bar
 from xsp.measuring.switching import tracing
 from xsp.slugs import tagged
+from xsp.types import Level
 
 REPEATS = 2
 """Every metric is counted this often; the mean is kept, and how far the counts are apart is told."""
@@ -41,23 +42,35 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Gpu:
-    """What counts: a chip, and the driver in whose current context the target runs."""
+    """What counts: a chip, and the CUDA context in which the target runs."""
 
     host: MetricHost
     driver: CudaDriver
+    context: int
 
     @classmethod
-    def current(cls) -> Gpu:
-        """The GPU of this thread. Raises LevelError if CUPTI cannot count on it."""
-        return cls.of(CuptiLibrary.loaded(), CudaDriver.loaded(), torch.cuda.current_device())
+    def loaded(cls, context_id: int) -> Gpu:
+        """The GPU of the context that records name so, of this thread's and torch's. Raises LevelError as `of` does."""
+        driver = CudaDriver.loaded()
+        contexts = [driver.current_context()]
+        for device in devices.in_use():
+            with devices.on(device):
+                contexts.append(driver.current_context())
+        return cls.of(CuptiLibrary.loaded(), driver, contexts, context_id)
 
     @classmethod
-    def of(cls, library: CuptiLibrary, driver: CudaDriver, device: int) -> Gpu:
-        """A GPU by its number. Raises LevelError if CUPTI cannot count on it."""
-        reason = unsupported(library, device)
-        if reason:
+    def of(cls, library: CuptiLibrary, driver: CudaDriver, contexts: Iterable[int], context_id: int) -> Gpu:
+        """The GPU of that one of `contexts` which records name so. Raises LevelError if CUPTI cannot count on it, or if
+        it is none of them.
+        """
+        context = next((one for one in contexts if one and library.context_id(one) == context_id), None)
+        if context is None:
+            raise LevelError("the target's kernels run in a CUDA context that is neither this thread's nor PyTorch's")
+        with driver.current(context):
+            device = driver.device()
+        if reason := unsupported(library, device):
             raise LevelError(reason)
-        return cls(MetricHost(library, chip_name(library, device)), driver)
+        return cls(MetricHost(library, chip_name(library, device)), driver, context)
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ def counted(
     requested: Sequence[str],
     caches: str = IN_PLACE,
     progress: bool | None = None,
-    gpu: Callable[[], Gpu] = Gpu.current,
+    gpu: Callable[[int], Gpu] = Gpu.loaded,
 ) -> Counters:
     """Collect `requested`, names that passed `parse_metrics`, for the kernels of the deepest rung's last run.
 
@@ -88,7 +101,7 @@ def counted(
     facts |= {"spread": {}, "seconds": 0.0, "why": None}
     try:
         sequence = _sequence(tables)
-        counting = gpu()
+        counting = gpu(_context(tables, sequence))
         choice = chosen(requested, counting.host)
         if not choice.configurations:
             raise LevelError("; ".join(choice.missing))
@@ -136,6 +149,13 @@ def _sequence(tables: Tables) -> pd.DataFrame:
     return sequence
 
 
+def _context(tables: Tables, sequence: pd.DataFrame) -> int:
+    """The CUDA context of the kernels, by the number that records have."""
+    spans = tables["spans"]
+    found = spans.loc[(spans["level"] == Level.KERNEL) & spans["detail"].isin(sequence["kernel"]), "context"]
+    return int(found.iloc[-1])
+
+
 def _blocks(tables: Tables, sequence: pd.DataFrame) -> npt.NDArray[np.int64]:
     """Thread blocks of each kernel."""
     grids = tables["kernels"][["grid_x", "grid_y", "grid_z"]].to_numpy(np.int64)[sequence["kernel"]]
@@ -161,7 +181,7 @@ def _collected(
         bar(title, runs, progress) as shown,
         _flushing(gpu, caches) as flush,
     ):
-        context, room = gpu.driver.current_context(), (len(sequence) + SPARE) * (1 if flush is None else 2)
+        room = (len(sequence) + SPARE) * (1 if flush is None else 2)
 
         def run(start: Callable[[], None]) -> None:
             executor.run(start)
@@ -170,7 +190,7 @@ def _collected(
             shown.update()
 
         for configuration in choice.configurations:
-            with collecting(gpu.host, context, configuration, room, run) as collect:
+            with collecting(gpu.host, gpu.context, configuration, room, run) as collect:
                 counts = [collect() for _ in range(REPEATS)]
             for values in (
                 counts if flush is None else [_without_flushes(each, configuration, flush) for each in counts]
@@ -187,7 +207,7 @@ def _flushing(gpu: Gpu, caches: str) -> Iterator[CacheFlush | None]:
     if caches == IN_PLACE:
         yield None
         return
-    flush = CacheFlush(gpu.driver)
+    flush = CacheFlush(gpu.driver, gpu.context)
     with flush.opened(gpu.host.library):
         yield flush
 

@@ -65,6 +65,18 @@ def about_modified(names: list[str]) -> list[str]:
     return [tagged("modified-in-place", sentence)]
 
 
+def about_several_gpus(tables: dict[str, pd.DataFrame]) -> list[str]:
+    """A sentence if kernels ran on more than one GPU: each has a CUDA context of its own."""
+    contexts = tables["spans"].loc[tables["spans"]["level"] == Level.KERNEL, "context"].nunique()
+    if contexts < 2:
+        return []
+    sentence = (
+        f"kernels ran on {contexts} GPUs: the GPU counts as busy while any of them is, and clocks, throttling and "
+        "ceilings are those of the one that holds most of the target"
+    )
+    return [tagged("several-gpus", sentence)]
+
+
 def about_overlap(activities: int, serialized: bool) -> list[str]:
     """A sentence if kernels of different layers ran at the same time."""
     if not activities:

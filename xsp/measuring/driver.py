@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xsp import devices
 from xsp.errors import TargetError
 from xsp.levels.tensors import tensors_in, versions
 from xsp.measuring.interrupts import whole
@@ -67,6 +68,7 @@ class Executor:
         self._state: ModelState | None = None
         self._given: dict[str, torch.Tensor] = {}
         self._versions: list[int] = []
+        self._devices: tuple[int, ...] = ()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> Columns:
         """Execute once, from the saved state; returns the stamps of the model calls (MODEL_CALLS).
@@ -127,16 +129,17 @@ class Executor:
         if self._state is not None and self._random is not None:
             self._state.restore()
             self._random.restore(python=bool(self.draws))
-        synchronize()
+        # Asked for here, so that the timed part only waits. A program's first run can be the one that brings a GPU in.
+        self._devices = devices.in_use()
+        devices.wait_for(self._devices)
 
-    @staticmethod
-    def _stamped(call: Call) -> tuple[int, int, int, int]:
+    def _stamped(self, call: Call) -> tuple[int, int, int, int]:
         clock = time.perf_counter_ns
         with whole(call.ambient.restored()):
             start = clock()
             output = call()
             returned = clock()
-            synchronize()
+            devices.wait_for(self._devices or devices.in_use())
             finished = clock()
         # Freed only now: giving the output back is not part of the call.
         del output
@@ -164,12 +167,6 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def synchronize() -> None:
-    """Wait for the device, if there is one in use."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch leaves it unannotated
-        torch.cuda.synchronize()
 
 
 def climb(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from xsp import devices
 from xsp import levels as level_table
 from xsp.analysis.correlate import call_of, sorted_by_start, within_model
 from xsp.errors import TargetError
@@ -111,7 +112,9 @@ class Prepared:
 
 def prepare(executor: Executor, settings: Settings) -> Prepared:
     """Warm the target up and find out, in untimed runs, what it consists of."""
-    statuses = tuple(level_table.statuses(settings.levels))
+    # Trying a level runs a kernel: where the target's own will run, so that no other GPU is woken up for it.
+    with devices.on(executor.target.device()):
+        statuses = tuple(level_table.statuses(settings.levels))
     traced = [status.level for status in statuses if status.status is Status.TRACED]
     doubts: list[str] = []
     called, roots = _warmed_up(executor, settings, doubts)

@@ -13,6 +13,7 @@ import torch
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
+from xsp import devices
 from xsp.analysis.overlap import layer_busy
 from xsp.assembly import assemble
 from xsp.levels.layer import LayerTracer
@@ -40,9 +41,10 @@ class SerializingLayerTracer(LayerTracer):
 
 
 def _wait() -> None:
+    used = devices.in_use()
     # A stream that is being captured into a graph cannot be waited for.
-    if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
+    if used and not torch.cuda.is_current_stream_capturing():
+        devices.wait_for(used)
 
 
 def serialized(executor: Executor, target: Target, prepared: Prepared) -> pd.DataFrame:

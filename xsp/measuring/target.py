@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from xsp import devices
 from xsp.errors import TargetError
+from xsp.levels.tensors import tensors_in
 
 _AUTOCAST_DEVICES = ("cuda", "cpu")
 
@@ -75,6 +77,12 @@ class Target:
     calls: tuple[Call, ...]
     model: nn.Module | None = None
     notes: tuple[str, ...] = field(default=())
+
+    def device(self) -> int | None:
+        """The GPU that has the most of its parameters, buffers and inputs (`devices.most_used`)."""
+        given = tensors_in([(call.args, dict(call.kwargs)) for call in self.calls])
+        own = () if self.model is None else (*self.model.parameters(), *self.model.buffers())
+        return devices.most_used((*own, *given))
 
 
 def target_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Target:

@@ -89,6 +89,7 @@ class _Replayer:
         self.duration = (ops.end_ns - ops.start_ns).astype(np.float64)
         self.start = np.full(len(ops.kind), -np.inf)
         self.end = self.start.copy()
+        self.held = self.start.copy()
         self.launched = kept.launched
         launch = ops.launch
         self.op_clock = np.where(launch < 0, 0, np.append(events.clock, 0)[launch])
@@ -129,10 +130,10 @@ class _Replayer:
         edges = self.edges[step]
         while True:
             before = self.start[edges[:, 1]], self.start[edges[:, 0]]
-            held = self._held(edges)
+            self._hold(edges)
             for (lo, hi), launched, first in zip(slices, earliest, self.bounds[:-1], strict=True):
                 if hi > lo:
-                    self._scan(lo, hi, launched if held is None else np.maximum(launched, held[lo:hi]), lo > first)
+                    self._scan(lo, hi, np.maximum(launched, self.held[lo:hi]), lo > first)
             if not len(edges) or all(
                 np.array_equal(old, self.start[edges[:, side]]) for old, side in zip(before, (1, 0), strict=True)
             ):
@@ -148,12 +149,10 @@ class _Replayer:
             at[mine] = self.clocks[index].at(self.launched[lo:hi][mine])
         return at + self.kept.launch_ns[lo:hi]
 
-    def _held(self, edges: Ints) -> Floats | None:
-        if not len(edges):
-            return None
-        held = np.full(len(self.start), -np.inf)
-        np.maximum.at(held, edges[:, 0], self.end[edges[:, 1]] + self.kept.event_ns[edges[:, 0]])
-        return held
+    def _hold(self, edges: Ints) -> None:
+        """When event waits let operations go. Only what a step touches is written: there can be many of both."""
+        self.held[edges[:, 0]] = -np.inf
+        np.maximum.at(self.held, edges[:, 0], self.end[edges[:, 1]] + self.kept.event_ns[edges[:, 0]])
 
     def _scan(self, lo: int, hi: int, earliest: Floats, continues: bool) -> None:
         """start_i = max(earliest_i, start_(i-1) + duration_(i-1) + gap_i) as a running maximum."""

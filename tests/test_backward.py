@@ -122,6 +122,46 @@ def test_residual_sum_owns_only_its_own_node() -> None:
     assert Counter(nodes["name"].astype(str))["stem"] == Counter(nodes["name"].astype(str))["branch"]
 
 
+def nodes_of(prof: xsp.Profile, name: str) -> list[str]:
+    """Types of the graph nodes that have spans of a layer, in the order of one backward pass."""
+    spans = layer_spans(prof)
+    return spans.loc[(spans["kind"] == "autograd") & (spans["name"] == name), "type"].astype(str).tolist()
+
+
+def test_nodes_inside_a_layer_share_its_outputs_span() -> None:
+    """A linear layer of three dimensions has several nodes, which autograd runs one after the other: one span."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4))
+    x = torch.randn(2, 3, 4)
+    assert "View" in model(x).grad_fn.name(), "the last linear layer's product lies behind a view"
+    prof = measured(step_of(model), x)
+    assert nodes_of(prof, "0") == nodes_of(prof, "2") == ["AddmmBackward0"]
+    assert nodes_of(prof, "1") == ["NativeLayerNormBackward0"]
+    assert not [sentence for sentence in prof.warnings if "unknown" in sentence]
+
+
+class Tapped(nn.Module):
+    """A leaf that keeps a tensor from its middle, whose gradient need not come through its output."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.middle = x.sin()
+        return self.middle.cos()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_node_that_runs_without_its_layers_output_has_a_span(whole: bool) -> None:
+    """What runs in the middle of a layer, but not after its output, is that layer's all the same."""
+    tapped, after = Tapped(), nn.Linear(4, 4)
+    first = nn.Linear(4, 4)
+
+    def step(x: torch.Tensor) -> None:
+        y = after(tapped(first(x)))
+        (y.sum() + tapped.middle.exp().sum() if whole else tapped.middle.exp().sum()).backward()
+
+    prof = measured(step, torch.randn(2, 4))
+    assert nodes_of(prof, "Tapped") == (["CosBackward0"] if whole else ["SinBackward0"])
+    assert grouped(backward_names(prof))[-2:] == ["Tapped", "Linear"]
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointed_layers_are_recomputed_inside_backward(reentrant: bool) -> None:
     """A checkpointed segment's layers run a second time during backward, and its backward finds them."""

@@ -89,6 +89,11 @@ _MOVES_GRADIENT = re.compile(
 _LINEAR = re.compile(r"(Add|Sub|Neg|Expand|Mean)Backward\d*$")
 
 
+def moves_gradient(node_type: str) -> bool:
+    """Whether a graph node only copies, sums or views the gradient, by its type (`ViewBackward0`)."""
+    return _MOVES_GRADIENT.match(node_type) is not None
+
+
 def _backward(node: Mapping[Hashable, Any], forward: Mapping[Hashable, Any]) -> Work:
     """A node reads the gradient of its layer's output and, unless it is linear, saved tensors as large as what it
     writes. It does twice the operations of the forward pass where that goes element by element; products are left to
@@ -96,7 +101,7 @@ def _backward(node: Mapping[Hashable, Any], forward: Mapping[Hashable, Any]) -> 
     """
     kind = forward["type"].strip("_")
     inputs, outputs, *types = (json.loads(node[column]) for column in _TENSORS)
-    moves = _MOVES_GRADIENT.match(node["type"])
+    moves = moves_gradient(node["type"])
     if moves and forward["kind"] == "module":
         # The shapes are those of the layer; what such a node moves inside a module is a weight as often as not.
         return Work(flops=0.0)

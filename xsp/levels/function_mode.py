@@ -26,6 +26,8 @@ class Codes:
     def __init__(self, *, ranges_are_layers: bool = False) -> None:
         self.ranges_are_layers = ranges_are_layers
         self.modules: dict[nn.Module, int] = {}
+        self.roots: dict[int, tuple[int, ...]] = {}
+        """Numbers of the graph nodes of a call's outputs, for calls whose others need no stamps (`backward.py`)."""
         self._functions: dict[Hashable, int | None] = {}
 
     def of_module(self, module: nn.Module) -> int:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import nn
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-from xsp.levels.autograd import ENGINE_CODE, backward_code, new_nodes, run_inside
+from xsp.levels.autograd import ENGINE_CODE, UNKNOWN_NODE, backward_code, new_nodes, new_roots, run_inside
 from xsp.levels.calls import entry_point, step_in, step_in_by_hooks
 from xsp.levels.function_mode import Codes, FunctionalMode
 from xsp.levels.ranges import RangeRecorder
@@ -143,8 +144,16 @@ class LayerTracer:
         call, self._calls = self._calls, self._calls + 1
         if not torch.is_grad_enabled():
             return
-        for index, node in enumerate(new_nodes(tensors_in(inputs), tensors_in(outputs), self._token)):
-            self._node_hooks.append(self._watched(node, backward_code(call, index)))
+        numbers = self._codes.roots.get(call)
+        nodes: Iterable[tuple[int, Node]]
+        if numbers is None:
+            nodes = enumerate(new_nodes(tensors_in(inputs), tensors_in(outputs), self._token))
+        else:
+            roots = new_roots(tensors_in(outputs), self._token)
+            # Other outputs than in the structure run: whose they are is not known, and counted as such.
+            nodes = zip(numbers if len(numbers) == len(roots) else repeat(UNKNOWN_NODE), roots, strict=False)
+        for number, node in nodes:
+            self._node_hooks.append(self._watched(node, backward_code(call, number)))
 
     def _watched(self, node: Node, code: int) -> RemovableHandle:
         # One hook a node: a node's work ends where the next one's begins, since what autograd does in between (adding

@@ -19,13 +19,14 @@ import torch
 from torch import nn
 
 from xsp.analysis.correlate import call_of
-from xsp.levels.autograd import backward_code, new_nodes, run_inside
+from xsp.levels.autograd import backward_code, call_and_node, run_inside
+from xsp.levels.backward import BackwardOrder
 from xsp.levels.calls import entry_point, is_compiled, step_in, step_in_by_hooks
 from xsp.levels.compiled import Leave, around_compiled_code
 from xsp.levels.function_mode import Codes, FunctionalMode
 from xsp.levels.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
 from xsp.levels.ranges import DEFAULT_DOMAIN, RangeRecorder
-from xsp.levels.tensors import described, tensors_in
+from xsp.levels.tensors import described
 from xsp.types import Columns
 
 
@@ -74,15 +75,29 @@ class Structure:
     layers: list[LayerRow] = field(default_factory=list)
     starts_ns: list[int] = field(default_factory=list)
     module_calls: Counter[str] = field(default_factory=Counter)
+    node_types: dict[int, str] = field(default_factory=dict)
+    """By code, of graph nodes that stand for those after them, the type of all."""
 
     def within(self, calls: Columns) -> Structure:
-        """Without the layers that began outside the model calls: restoring state calls torch functions too."""
-        keep = np.flatnonzero(call_of(np.array(self.starts_ns, dtype=np.int64), calls) >= 0)
+        """Without the layers that began outside the model calls, since restoring state calls torch functions too, and
+        without the graph nodes that timed runs do not stamp.
+        """
+        inside = call_of(np.array(self.starts_ns, dtype=np.int64), calls) >= 0
+        keep = np.flatnonzero(inside & [self._is_stamped(layer) for layer in self.layers])
         place = {int(old): new for new, old in enumerate(keep)}
         place[-1] = -1
-        layers = [replace(self.layers[old], forward=place[self.layers[old].forward]) for old in keep]
+        layers = [self._placed(self.layers[old], place) for old in keep]
         modules = [replace(module, calls=self.module_calls[module.name]) for module in self.modules]
         return Structure(self.codes, modules, layers, [self.starts_ns[old] for old in keep], self.module_calls)
+
+    def _placed(self, layer: LayerRow, place: Mapping[int, int]) -> LayerRow:
+        return replace(layer, forward=place[layer.forward], type=self.node_types.get(layer.code, layer.type))
+
+    def _is_stamped(self, layer: LayerRow) -> bool:
+        if layer.kind != "autograd":
+            return True
+        call, node = call_and_node(layer.code)
+        return node in self.codes.roots.get(call, (node,))
 
     def names(self, code: int) -> str | None:
         """Name of a layer with this code, the last one where there are several."""
@@ -184,6 +199,7 @@ class StructureRecorder:
         self._token = object()
         self._open: dict[int, list[int]] = {}
         self._calls = 0
+        self._backward = BackwardOrder()
         self._exit = ExitStack()
         self._ranges = RangeRecorder(self._range_begins, self._range_ends, self._range_abandoned)
         self._mode = FunctionalMode(self.structure.codes, self._function_begins, self._function_ends)
@@ -195,7 +211,8 @@ class StructureRecorder:
                 leaf = is_leaf(module)
                 self.structure.modules.append(ModuleRow(name, type(module).__name__, _parameter_bytes(module), leaf))
                 self._hook_leaf(module) if leaf else self._hook_container(module, name)
-            self._exit.callback(run_inside(self._mode.back_on))
+            self._exit.callback(self._finish_backward)
+            self._exit.callback(run_inside(self._engine))
             self._exit.enter_context(self._mode)
             if self.structure.codes.ranges_are_layers:
                 self._exit.callback(self._ranges.watch())
@@ -208,6 +225,21 @@ class StructureRecorder:
     def new_run(self) -> None:
         """Count calls from zero, as the timed tracer does."""
         self._token, self._calls = object(), 0
+        self._backward.stop()
+        self._backward = BackwardOrder()
+
+    @contextmanager
+    def _engine(self) -> Iterator[None]:
+        with self._mode.back_on(), self._backward.engine():
+            yield
+
+    def _finish_backward(self) -> None:
+        self._backward.stop()
+        roots = self._backward.sufficient()
+        self.structure.codes.roots.update(roots)
+        for call, numbers in roots.items():
+            for number in numbers:
+                self.structure.node_types[backward_code(call, number)] = self._backward.type_of(call, number)
 
     def _hook_container(self, module: nn.Module, name: str) -> None:
         def before(*_: Any) -> None:
@@ -323,8 +355,8 @@ class StructureRecorder:
         call, self._calls = self._calls, self._calls + 1
         if not torch.is_grad_enabled():
             return
-        for number, node in enumerate(new_nodes(tensors_in(inputs), tensors_in(outputs), self._token)):
-            self._add(_backward_row(row, index, backward_code(call, number), node.name()))
+        for number, node in enumerate(self._backward.watch(call, inputs, outputs, self._token)):
+            self._add(_backward_row(row, index, backward_code(call, number), node))
 
 
 def _backward_row(forward: LayerRow, index: int, code: int, node: str) -> LayerRow:

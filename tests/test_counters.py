@@ -112,6 +112,7 @@ def launching(library: FakeCupti, kernels: list[Kernel], uninstrumented: str = "
     """A program that runs these kernels."""
 
     def program() -> None:
+        assert library.controls.fake_pushed() == 0, "the program's own context is the current one while it runs"
         for name, blocks in kernels:
             library.launch(name, blocks, instrumented=name != uninstrumented)
 

@@ -46,7 +46,7 @@ static uint64_t pending_count, passes_done;
 static int initialized, enabled, started, configured, hosts;
 static int support[7], refuse_enable, refuse_start, refuse_decode, drop_all;
 static double noise;
-static int blind, caches_empty, other_listener, refuse_synchronize, driver_held;
+static int pushed, blind, caches_empty, other_listener, refuse_synchronize, driver_held;
 static void (*listener)(void *, int, uint32_t, const int *);
 static uint8_t listened[1024];
 
@@ -57,7 +57,7 @@ EXPORT void fake_reset(void) {
     refuse_enable = refuse_start = refuse_decode = drop_all = 0;
     pending_count = passes_done = 0;
     noise = 0;
-    blind = caches_empty = other_listener = refuse_synchronize = driver_held = 0;
+    pushed = blind = caches_empty = other_listener = refuse_synchronize = driver_held = 0;
     listener = NULL;
     memset(listened, 0, sizeof listened);
     for (int i = 0; i < 7; i++)
@@ -72,7 +72,7 @@ EXPORT void fake_drop(int ranges) { drop_all = ranges; }
 EXPORT void fake_support(int feature, int level) { support[feature] = support[0] = level; }
 
 /* Everything that a client must have given back. */
-EXPORT int fake_held(void) { return initialized + enabled + started + hosts + !!listener + driver_held; }
+EXPORT int fake_held(void) { return initialized + enabled + started + hosts + !!listener + driver_held + pushed; }
 
 EXPORT void fake_other_listener(void) { other_listener = 1; }
 EXPORT void fake_refuse_synchronize(int result) { refuse_synchronize = result; }
@@ -431,8 +431,9 @@ EXPORT int cuGetErrorName(int result, const char **text) {
 }
 
 EXPORT int cuCtxGetCurrent(void **context) { return *context = (void *)CONTEXT, SUCCESS; }
-EXPORT int cuCtxPushCurrent_v2(void *context) { return driver_held++, context == (void *)CONTEXT ? SUCCESS : 201; }
-EXPORT int cuCtxPopCurrent_v2(void **context) { return driver_held--, *context = (void *)CONTEXT, SUCCESS; }
+EXPORT int cuCtxPushCurrent_v2(void *context) { return pushed++, context == (void *)CONTEXT ? SUCCESS : 201; }
+EXPORT int cuCtxPopCurrent_v2(void **context) { return pushed--, *context = (void *)CONTEXT, SUCCESS; }
+EXPORT int fake_pushed(void) { return pushed; }
 EXPORT int cuCtxGetDevice(int *device) { return *device = 0, SUCCESS; }
 EXPORT int cuCtxSynchronize(void) { return refuse_synchronize; }
 

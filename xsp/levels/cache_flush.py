@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import local
 
@@ -78,13 +78,23 @@ class CacheFlush:
     @contextmanager
     def opened(self, library: CuptiLibrary) -> Iterator[None]:
         """Raises LevelError if another profiler listens, TracingError if CUPTI or the driver refuses."""
-        with self._driver.current(self._context), ExitStack() as stack:
-            module, self._function = self._driver.load(PTX, "xsp_read_all")
-            stack.callback(self._driver.unload, module)
-            self._memory = self._driver.zeros(self._bytes)
-            stack.callback(self._driver.free, self._memory)
-            stack.enter_context(told_of(library, launches(), self._before_launch))
+        with self._prepared(), told_of(library, launches(), self._before_launch):
             yield
+
+    @contextmanager
+    def _prepared(self) -> Iterator[None]:
+        """The kernel and its memory. In between, the program's own context is the current one."""
+        with ExitStack() as stack:
+            with self._driver.current(self._context):
+                module, self._function = self._driver.load(PTX, "xsp_read_all")
+                stack.callback(self._let_go, self._driver.unload, module)
+                self._memory = self._driver.zeros(self._bytes)
+                stack.callback(self._let_go, self._driver.free, self._memory)
+            yield
+
+    def _let_go(self, release: Callable[[int], None], what: int) -> None:
+        with self._driver.current(self._context):
+            release(what)
 
     def require_done(self) -> None:
         """Raise TracingError if a flush failed since the last call, and an interrupt that came in one."""

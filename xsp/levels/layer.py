@@ -1,6 +1,6 @@
 """LAYER level: when each leaf module, each functional call outside leaf modules and each backward node runs.
 
-Timed runs write stamps and codes only; what a code stands for comes from the structure run (`structure.py`).
+Timed runs write stamps and codes only; what a code stands for comes from the structure run (`structure_run.py`).
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from xsp.errors import TargetError
 from xsp.levels.compiled import compilations
 from xsp.levels.layer import LayerTracer
 from xsp.levels.metrics import IN_PLACE, parse_caches, parse_metrics
-from xsp.levels.structure import Structure, StructureRecorder, discovered, qualified_names
+from xsp.levels.structure import Structure
+from xsp.levels.structure_run import StructureRecorder, discovered, qualified_names
 from xsp.measuring.driver import Executor, Stop
 from xsp.measuring.interrupts import whole
 from xsp.measuring.progress import bar

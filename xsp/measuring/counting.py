@@ -22,7 +22,7 @@ from xsp.errors import LevelError, TracingError
 from xsp.levels.cache_flush import CacheFlush
 from xsp.levels.cuda_driver import CudaDriver
 from xsp.levels.cupti import CuptiLibrary
-from xsp.levels.metrics import BLOCKS, IN_PLACE, INSTRUMENTED, Choice, chosen
+from xsp.levels.metrics import BLOCKS, FLUSHED, IN_PLACE, INSTRUMENTED, Choice, chosen
 from xsp.levels.range_profiler import Configuration, MetricHost, chip_name, collecting, unsupported
 from xsp.measuring.driver import Executor
 from xsp.measuring.progress import bar
@@ -35,6 +35,11 @@ REPEATS = 2
 
 SPARE = 16
 """Room for kernels beyond those that are expected, to tell how many more there are."""
+
+_ALONE = (
+    "the caches were flushed before every kernel while counters were collected: DRAM bytes are those that a kernel "
+    "moves by itself, more than it moves in the program"
+)
 
 Tables = Mapping[str, pd.DataFrame]
 Values = npt.NDArray[np.float64]
@@ -112,6 +117,11 @@ def counted(
         return Counters(_table(sequence=None), facts | {"why": why}, (tagged("no-counters", why),))
     doubts = [tagged("unknown-metric", sentence) for sentence in choice.missing]
     doubts += _uninstrumented(samples, choice, sequence)
+    if caches == FLUSHED:
+        moved = (
+            "the caches were flushed before every kernel while counters were collected: DRAM bytes are those that a "
+        )
+        doubts.append(tagged("flushed-caches", moved + "kernel moves by itself, more than it moves in the program"))
     facts |= {
         "metrics": list(choice.metrics),
         "passes": choice.passes,

@@ -71,7 +71,8 @@ class Structure:
         without the graph nodes that timed runs do not stamp.
         """
         inside = call_of(np.array(self.starts_ns, dtype=np.int64), calls) >= 0
-        keep = np.flatnonzero(inside & [self._is_stamped(layer) for layer in self.layers])
+        stamped = np.array([self._is_stamped(layer) for layer in self.layers], dtype=bool)
+        keep = np.flatnonzero(inside & stamped)
         place = {int(old): new for new, old in enumerate(keep)}
         place[-1] = -1
         layers = [self._placed(self.layers[old], place) for old in keep]

@@ -249,6 +249,8 @@ def test_a_gpu_trace_of_torch_profiler_equals_a_profile_of_the_same_model() -> N
     assert len(names[0]) == 347
     times = [prof.tree()["device_ms"].iloc[0] for prof in (theirs, ours)]
     assert times[0] == pytest.approx(times[1], rel=0.02)
+    for fact in ("gpu", "cuda", "compute_capability", "multiprocessors"):
+        assert theirs.environment[fact] == ours.environment[fact]
     types = [xsp.analysis.layer_type_distribution(prof).set_index("type")["count"] for prof in (theirs, ours)]
     assert types[0]["aten::conv2d"] == types[1]["Conv2d"] == 53
 

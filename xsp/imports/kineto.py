@@ -252,9 +252,14 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, list) else value
 
 
+def _cuda(version: Any) -> str | None:
+    """`13.0` from 13000, as the CUDA runtime numbers its versions."""
+    return f"{version // 1000}.{version % 1000 // 10}" if isinstance(version, int) else None
+
+
 def _environment(document: Mapping[str, Any]) -> dict[str, Any]:
     devices = document.get("deviceProperties") or []
-    facts: dict[str, Any] = {"host": document.get("host_name"), "cuda": document.get("cuda_runtime_version")}
+    facts: dict[str, Any] = {"host": document.get("host_name"), "cuda": _cuda(document.get("cuda_runtime_version"))}
     if devices:
         device = devices[0]
         major, minor = device.get("computeMajor"), device.get("computeMinor")

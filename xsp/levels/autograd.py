@@ -38,15 +38,21 @@ def call_and_node(code: int) -> tuple[int, int]:
     return divmod(code - BACKWARD_BASE, _NODES_PER_CALL)
 
 
+def made_by(tensors: Iterable[torch.Tensor]) -> list[Node]:
+    """The graph nodes that made these tensors, in their order; leaves and what needs no gradient have none."""
+    # Reading an attribute is a torch function: no mode or tensor subclass of the user's may see it.
+    with torch._C.DisableTorchFunction():
+        nodes = [tensor.grad_fn for tensor in tensors]
+    return [node for node in nodes if node is not None]
+
+
 def new_roots(outputs: Iterable[torch.Tensor], token: object) -> list[Node]:
     """Of `new_nodes` only those of the outputs themselves, in their order, without walking the graph.
 
     Each node that Python touches for the first time costs some us, each hook more: on one host a linear layer's four
     nodes cost 50 us, its output's alone 20.
     """
-    with torch._C.DisableTorchFunction():
-        created = [tensor.grad_fn for tensor in outputs]
-    return [node for node in created if node is not None and _claimed(node, token)]
+    return [node for node in made_by(outputs) if _claimed(node, token)]
 
 
 def _claimed(node: Node, token: object) -> bool:
@@ -64,13 +70,9 @@ def new_nodes(inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], t
     `token` stands for the run: nodes can outlive a run, and an older run's mark must not count. The mark is kept
     in the node's metadata, not in a set here, because holding a node keeps its saved tensors alive.
     """
-    # Reading an attribute is a torch function: no mode or tensor subclass of the user's may see it.
-    with torch._C.DisableTorchFunction():
-        created = [tensor.grad_fn for tensor in outputs]
-        given = {tensor.grad_fn for tensor in inputs}
-    roots = [node for node in created if node is not None]
+    roots = made_by(outputs)
     # An in-place layer's input carries the output's node; it must not be taken for the boundary.
-    boundary = given.difference(roots)
+    boundary = set(made_by(inputs)).difference(roots)
     found: list[Node] = []
     pending: list[Node | None] = list(reversed(roots))
     while pending:

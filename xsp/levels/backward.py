@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from xsp.analysis.layer_work import moves_gradient
-from xsp.levels.autograd import new_nodes
+from xsp.levels.autograd import made_by, new_nodes
 from xsp.levels.tensors import tensors_in
 
 Numbered = tuple[int, int]
@@ -38,9 +37,7 @@ class BackwardOrder:
         given = tensors_in(outputs)
         nodes = new_nodes(tensors_in(inputs), given, token)
         number = {node: index for index, node in enumerate(nodes)}
-        with torch._C.DisableTorchFunction():
-            roots = dict.fromkeys(tensor.grad_fn for tensor in given)
-        self._outputs[call] = tuple(number[node] for node in roots if node in number)
+        self._outputs[call] = tuple(number[node] for node in dict.fromkeys(made_by(given)) if node in number)
         self._hooks += [self._watched(node, (call, index)) for node, index in number.items()]
         self._types[call] = [node.name() for node in nodes]
         return self._types[call]

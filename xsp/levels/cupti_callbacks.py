@@ -29,7 +29,7 @@ def told_of(library: CuptiLibrary, functions: Sequence[int], before: Callable[[]
 
     `before` must not raise. Raises LevelError if another profiler is told already, TracingError if CUPTI refuses else.
     """
-    enter = int(bindings().ApiCallbackSite.API_ENTER)
+    enter, domain = int(bindings().ApiCallbackSite.API_ENTER), int(bindings().CallbackDomain.DRIVER_API)
 
     def told(_data: int | None, _domain: int, _function: int, call: int) -> None:
         # The site is the first field of CUpti_CallbackData.
@@ -46,7 +46,6 @@ def told_of(library: CuptiLibrary, functions: Sequence[int], before: Callable[[]
         ) from error
     try:
         for function in functions:
-            domain = int(bindings().CallbackDomain.DRIVER_API)
             library.call("cuptiEnableCallback", ctypes.c_uint32(1), subscriber, domain, ctypes.c_uint32(function))
         yield
     finally:

@@ -28,7 +28,6 @@ from xsp.measuring.driver import Executor
 from xsp.measuring.progress import bar
 from xsp.measuring.switching import tracing
 from xsp.slugs import tagged
-from xsp.types import Level
 
 REPEATS = 2
 """Every metric is counted this often; the mean is kept, and how far the counts are apart is told."""
@@ -105,8 +104,8 @@ def counted(
     facts: dict[str, Any] = {"metrics": [], "cache": caches, "passes": 0, "runs": 0, "measured": 0, "shared": 0}
     facts |= {"spread": {}, "seconds": 0.0, "why": None}
     try:
-        sequence = _sequence(tables)
-        counting = gpu(_context(tables, sequence))
+        sequence, context = _sequence(tables)
+        counting = gpu(context)
         choice = chosen(requested, counting.host)
         if not choice.configurations:
             raise LevelError("; ".join(choice.missing))
@@ -117,11 +116,7 @@ def counted(
         return Counters(_table(sequence=None), facts | {"why": why}, (tagged("no-counters", why),))
     doubts = [tagged("unknown-metric", sentence) for sentence in choice.missing]
     doubts += _uninstrumented(samples, choice, sequence)
-    if caches == FLUSHED:
-        moved = (
-            "the caches were flushed before every kernel while counters were collected: DRAM bytes are those that a "
-        )
-        doubts.append(tagged("flushed-caches", moved + "kernel moves by itself, more than it moves in the program"))
+    doubts += [tagged("flushed-caches", _ALONE)] if caches == FLUSHED else []
     facts |= {
         "metrics": list(choice.metrics),
         "passes": choice.passes,
@@ -140,8 +135,10 @@ def _table(sequence: pd.DataFrame | None, columns: Mapping[str, Values] | None =
     return pd.DataFrame({"position": position, "kernel": kernels, "sample": position, **(columns or {})})
 
 
-def _sequence(tables: Tables) -> pd.DataFrame:
-    """The kernels to count. Raises LevelError where CUPTI could not tell them apart."""
+def _sequence(tables: Tables) -> tuple[pd.DataFrame, int]:
+    """The kernels to count, and the number of their CUDA context. Raises LevelError where CUPTI could not tell them
+    apart.
+    """
     sequence = kernel_sequence(tables)
     if not len(sequence):
         raise LevelError("the KERNEL level was not traced, or the target ran no kernels")
@@ -151,19 +148,12 @@ def _sequence(tables: Tables) -> pd.DataFrame:
         raise LevelError(
             "the target launches CUDA graphs, whose kernels CUPTI cannot measure one by one: profile it without them"
         )
-    contexts = spans.loc[(spans["run"] == last) & (spans["context"] > 0), "context"].nunique()
-    if contexts > 1:
+    contexts = spans.loc[(spans["run"] == last) & (spans["context"] > 0), "context"].unique()
+    if len(contexts) > 1:
         raise LevelError(
-            f"the target ran kernels in {contexts} CUDA contexts, and only one can be measured: use one GPU"
+            f"the target ran kernels in {len(contexts)} CUDA contexts, and only one can be measured: use one GPU"
         )
-    return sequence
-
-
-def _context(tables: Tables, sequence: pd.DataFrame) -> int:
-    """The CUDA context of the kernels, by the number that records have."""
-    spans = tables["spans"]
-    found = spans.loc[(spans["level"] == Level.KERNEL) & spans["detail"].isin(sequence["kernel"]), "context"]
-    return int(found.iloc[-1])
+    return sequence, int(contexts.max(initial=0))
 
 
 def _blocks(tables: Tables, sequence: pd.DataFrame) -> npt.NDArray[np.int64]:
@@ -202,9 +192,8 @@ def _collected(
         for configuration in choice.configurations:
             with collecting(gpu.host, gpu.context, configuration, room, run) as collect:
                 counts = [collect() for _ in range(REPEATS)]
-            for values in (
-                counts if flush is None else [_without_flushes(each, configuration, flush) for each in counts]
-            ):
+            for every in counts:
+                values = every if flush is None else _without_flushes(every, configuration, flush)
                 _require_same(sequence, blocks, configuration, values)
                 for metric, column in zip(configuration.metrics, values.T, strict=True):
                     samples.setdefault(metric, []).append(column)

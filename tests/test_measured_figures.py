@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from table_rows import table_rows
 
 ROOT = Path(__file__).parent.parent
 WAYS = ("in turn", "in turn, plain rule", "sessions", "stored", "stored, plain rule")
@@ -34,9 +35,8 @@ def power_rows(results: dict[str, Any]) -> str:
         ]
         for what, rates in found:
             threshold = f"{100 * rates['threshold']:g} %"
-            cells = [f"{100 * rates[way]:.0f} %" for way in WAYS]
-            rows.append(f"| {name}: {what}, {threshold} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+            rows.append([f"{name}: {what}, {threshold}", *(f"{100 * rates[way]:.0f} %" for way in WAYS)])
+    return table_rows(rows)
 
 
 def test_rates_of_verdicts_on_a_gpu() -> None:
@@ -77,8 +77,8 @@ def closure_rows(results: dict[str, Any]) -> str:
             *plain,
             *map(interval, program["replay_percent"].values()),
         ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append(cells)
+    return table_rows(rows)
 
 
 @pytest.mark.parametrize("name", ["fidelity_h100.json", "fidelity_h100_busy_host.json"])
@@ -112,8 +112,8 @@ def layer_rows(results: dict[str, Any]) -> str:
                     f"{errors['p95_percent']:.1f} %",
                     f"{worst} {error:+.1f} %",
                 ]
-                rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+                rows.append(cells)
+    return table_rows(rows)
 
 
 def test_layers_alone_on_a_gpu() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from table_rows import table_rows
 
 import xsp
 
@@ -76,8 +77,8 @@ def overhead_table(results: dict[str, Any]) -> str:
     for name, program in results["programs"].items():
         latency, half = program["unprofiled_ms"]
         ratios = [f"{program[one]['ratio']:.3f} ± {program[one]['half_width_95']:.3f}" for one in CONDITIONS]
-        rows.append(f"| {' | '.join([name, f'{latency:.1f} ± {half:.1f}', *ratios])} |")
-    return "\n".join(rows)
+        rows.append([name, f"{latency:.1f} ± {half:.1f}", *ratios])
+    return table_rows(rows)
 
 
 def test_slow_down_is_the_measured_one() -> None:
@@ -106,8 +107,8 @@ def closure_table() -> str:
             f"{closure['error']:+.1%}",
             f"{closure['low']:+.1%} to {closure['high']:+.1%}",
         ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append(cells)
+    return table_rows(rows)
 
 
 def test_closure_is_that_of_the_captures() -> None:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 import xsp
-from xsp import capture
 from xsp.analysis.correction import correction_row, fitted
 from xsp.analysis.correction.charges import COST_LEVELS
-from xsp.analysis.statistics import trimmed
+from xsp.analysis.spans.statistics import trimmed
+from xsp.capture import file as capture
 
 
 def percent(value: float) -> float:

@@ -38,10 +38,10 @@ import resnet50
 import transformer
 
 import xsp
-from xsp.analysis.counters import counted_work
-from xsp.analysis.sequence import kernel_sequence
-from xsp.analysis.statistics import trimmed
-from xsp.levels.metrics import FLUSHED, IN_PLACE
+from xsp.analysis.spans.sequence import kernel_sequence
+from xsp.analysis.spans.statistics import trimmed
+from xsp.analysis.work.counters import counted_work
+from xsp.levels.counters.metrics import FLUSHED, IN_PLACE
 from xsp.machine.environment import environment
 
 READ, WRITE = "dram__bytes_read.sum", "dram__bytes_write.sum"

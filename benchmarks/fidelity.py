@@ -40,8 +40,8 @@ from overhead import inference, resnet50, transformer
 from torch import nn
 
 import xsp
-from xsp.analysis.statistics import trimmed
-from xsp.levels.kernel import KernelTracer
+from xsp.analysis.spans.statistics import trimmed
+from xsp.levels.kernel.tracer import KernelTracer
 from xsp.machine.environment import environment
 
 PAUSE_S = 0.05

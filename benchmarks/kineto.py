@@ -25,8 +25,8 @@ from overhead import PROGRAMS
 from torch.profiler import ProfilerActivity, profile, schedule
 
 import xsp
-from xsp.analysis.correction import deepest_rung
-from xsp.analysis.statistics import trimmed
+from xsp.analysis.spans.rungs import deepest_rung
+from xsp.analysis.spans.statistics import trimmed
 from xsp.machine.environment import environment
 
 Event = dict[str, Any]

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from xsp.analysis.batch_size import optimal_batch_size
-from xsp.render.labels import shortened, telling_kernel_name
+from xsp.sweeping.batch_size import optimal_batch_size
+from xsp.words.labels import shortened, telling_kernel_name
 
 ROWS, FINDINGS = "models.json", "findings.md"
 Row = Mapping[str, Any]

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xsp.levels.metrics import FLUSHED, IN_PLACE
+from xsp.levels.counters.metrics import FLUSHED, IN_PLACE
 
 NAME, DURATION = "Kernel Name", "duration_ns"
 LONG_NS = 10_000

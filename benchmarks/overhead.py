@@ -26,13 +26,15 @@ import resnet50
 import train_step
 import transformer
 
-from xsp.analysis.statistics import trimmed
+from xsp.analysis.spans.statistics import trimmed
+from xsp.capture.run import latency_ns
 from xsp.machine.environment import environment
-from xsp.measuring.driver import SETTLING_RUNS, Executor, rungs_for
-from xsp.measuring.preparation import Settings, prepare
+from xsp.measuring.executor import Executor
+from xsp.measuring.ladder import SETTLING_RUNS, rungs_for
+from xsp.measuring.preparation import prepare
+from xsp.measuring.settings import Settings
 from xsp.measuring.switching import tracing
 from xsp.measuring.target import target_of
-from xsp.run import latency_ns
 from xsp.types import Tracer
 
 Condition = Callable[[], AbstractContextManager[Any]]

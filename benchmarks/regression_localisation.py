@@ -20,7 +20,7 @@ from mutations import MUTATIONS, Mutation, Net, mutated
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import xsp
-from xsp.analysis.sequence import kernel_sequence
+from xsp.analysis.spans.sequence import kernel_sequence
 
 
 def localised(device: str, output: Path) -> None:
@@ -37,7 +37,7 @@ def localised(device: str, output: Path) -> None:
     kernels = kernel_mutations() if device == "cuda" else []
     for mutation in (*MUTATIONS, *kernels):
         after = profiled(mutated(net, mutation))
-        said = xsp.analysis.compare(before, after).sentences[0]
+        said = xsp.compare(before, after).sentences[0]
         row = {"mutation": mutation.what, "kernels": mutation in kernels, "named": mutation.named in said}
         # Another setting need not give another kernel at this size; then there is nothing to find.
         row["changed"] = mutation not in kernels or kernel_names(before) != kernel_names(after)

@@ -21,10 +21,10 @@ import torch
 from overhead import inference, resnet50, transformer
 from torch import nn
 
-from xsp.measuring.driver import Executor
+from xsp.capture.run import latency_ns
+from xsp.measuring.executor import Executor
 from xsp.measuring.target import target_of
 from xsp.measuring.warmup import warm_up
-from xsp.run import latency_ns
 
 BASE, SAME = "base", "same"
 SLOWDOWNS = (0.01, 0.02, 0.05, 0.1)

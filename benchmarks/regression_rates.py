@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from regression_pools import BASE, SAME, SLOWDOWNS, VARIANTS
 
-from xsp.analysis.comparing.sessions import among_sessions, spread
-from xsp.analysis.comparing.verdict import REGRESSION, UNDECIDED, paired_verdict, verdicts
-from xsp.analysis.statistics import trimmed
-from xsp.comparing import LEAST_ROUNDS
+from xsp.analysis.spans.statistics import trimmed
+from xsp.comparing.sessions import among_sessions, spread
+from xsp.comparing.targets import LEAST_ROUNDS
+from xsp.comparing.verdict import REGRESSION, UNDECIDED, paired_verdict, verdicts
 
 STORED_RUNS = 30
 SESSIONS = 5

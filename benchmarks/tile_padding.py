@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 import xsp
-from xsp.analysis.work import kernel_work
+from xsp.analysis.work.kernel_work import kernel_work
 
 ROOT = Path(__file__).resolve().parent.parent
 CAPTURE = ROOT / "examples" / "captures" / "h100_resnet50.xsp"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import xsp
-from xsp.render.text import profile_text
+from xsp.report.text import profile_text
 
 sys.path.insert(0, str(Path(__file__).parent))
 import resnet50

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from xsp import Profile
-from xsp.capture import Capture
+from xsp.capture.file import Capture
 from xsp.types import SYNCHRONIZATIONS, Level, empty
 
 ROUNDS = 3

@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xsp import levels
-from xsp.levels import cupti, kernel
+from xsp.levels.kernel import cupti
+from xsp.levels.kernel import tracer as kernel
 from xsp.types import API_CALLS, DEVICE_ACTIVITY, SYNCHRONIZATIONS, Columns, Level, empty
 
 aten = torch.ops.aten

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import xsp
 from xsp import analysis
-from xsp.capture import Capture
+from xsp.capture.file import Capture
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")

@@ -17,7 +17,7 @@ from quick import LAYERS, measured, profiled
 from torch import nn
 
 import xsp
-from xsp.capture import TABLES
+from xsp.capture.file import TABLES
 
 
 @pytest.fixture(scope="module")

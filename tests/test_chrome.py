@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import xsp
-from xsp.capture import TABLES, Capture
+from xsp.capture.file import TABLES, Capture
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")

@@ -19,9 +19,9 @@ from mutations import MUTATIONS, Mutation, Net, mutated
 from torch import nn
 
 import xsp
-from xsp.analysis.comparing.comparable import Comparable, comparable
-from xsp.analysis.comparing.compare_profiles import Comparison
-from xsp.capture import Capture
+from xsp.capture.file import Capture
+from xsp.comparing.comparable import Comparable, comparable
+from xsp.comparing.comparison import Comparison
 from xsp.errors import XspError
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
@@ -76,14 +76,14 @@ def slower(layer: str, factor: float) -> xsp.Profile:
 def test_the_first_sentence_names_the_mutated_layer(mutation: Mutation) -> None:
     """Whatever was changed in a model, the first sentence of the comparison names the layer that was changed."""
     net, before = baseline()
-    found = xsp.analysis.compare(before, profiled(mutated(net, mutation)))
+    found = xsp.compare(before, profiled(mutated(net, mutation)))
     assert mutation.named in found.sentences[0]
 
 
 def test_the_same_model_twice_has_no_change() -> None:
     """Two profiles of one model: every node is the same, no count differs, and the first sentence says so."""
     net, before = baseline()
-    found = xsp.analysis.compare(before, profiled(copy.deepcopy(net)))
+    found = xsp.compare(before, profiled(copy.deepcopy(net)))
     assert set(found.nodes["change"]) == {"same"}
     assert (found.counts["a"] == found.counts["b"]).all()
     assert found.counts_grew == []
@@ -97,7 +97,7 @@ def test_an_inserted_layer_shifts_nothing() -> None:
     x = torch.ones(1, 8)
     a = xsp.measure(nn.Sequential(*layers), x, **SMALL)
     b = xsp.measure(nn.Sequential(nn.LayerNorm(8), *layers), x, **SMALL)
-    nodes = xsp.analysis.compare(a, b).nodes
+    nodes = xsp.compare(a, b).nodes
     leaves = nodes[nodes["level"] == "LAYER"]
     assert leaves.loc[leaves["change"] == "appeared", "path_b"].tolist() == ["Sequential/0"]
     assert (leaves["change"] == "same").sum() == 5
@@ -117,7 +117,7 @@ def test_a_renamed_module_is_found_with_all_its_layers() -> None:
             return self.get_submodule(self.called)(x)
 
     a, b = (xsp.measure(Named(name), torch.ones(1, 4), **SMALL) for name in ("encoder", "backbone"))
-    found = xsp.analysis.compare(a, b)
+    found = xsp.compare(a, b)
     assert set(found.nodes["change"]) == {"same"}
     assert found.sentences[0] == "`encoder` is called `backbone` now; nothing else about it changed."
     assert [cause.kind.name for cause in found.causes] == ["RENAMED"]
@@ -128,14 +128,14 @@ def test_a_wrapped_module_keeps_its_layers() -> None:
     inner = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     a = xsp.measure(inner, torch.ones(1, 4), **SMALL)
     b = xsp.measure(nn.Sequential(inner), torch.ones(1, 4), **SMALL)
-    nodes = xsp.analysis.compare(a, b).nodes
+    nodes = xsp.compare(a, b).nodes
     assert (nodes.loc[nodes["level"] == "LAYER", "change"] == "same").all()
 
 
 def test_a_replaced_kernel_is_named_with_both_names() -> None:
     """A kernel under another name in the same layer: the layer first, then which kernel gave way to which."""
     rename = {"sm90_xmma_fprop_implicit_gemm": "sm80_xmma_fprop_128x128"}
-    found = xsp.analysis.compare(
+    found = xsp.compare(
         gpu_profile(), edited(gpu_capture(), kernels=lambda t: t.assign(name=t["name"].replace(rename)))
     )
     assert "`block.conv` (Conv2d)" in found.sentences[0]
@@ -160,7 +160,7 @@ def with_more(kind: str, name: str, of: int, times: int) -> xsp.Profile:
 
 def test_added_copies_are_counted() -> None:
     """Two copies more: the sentence names the layer and both numbers, and counts and bytes are exact."""
-    found = xsp.analysis.compare(gpu_profile(), with_more("memcpy", "Memcpy DtoD", 2, 2))
+    found = xsp.compare(gpu_profile(), with_more("memcpy", "Memcpy DtoD", 2, 2))
     assert "block.\\x3cb" not in found.sentences[0]
     assert "2 more copies (2 instead of 0)" in found.sentences[0]
     counts = found.counts.set_index("count")
@@ -174,7 +174,7 @@ def test_a_kernel_that_broke_up_says_into_what() -> None:
     """One kernel gone and two others there instead, in one layer."""
     more = with_more("kernel", "first_half", 1, 1)._capture
     more.tables["kernels"].loc[1, "name"] = "second_half"
-    found = xsp.analysis.compare(gpu_profile(), xsp.Profile(more))
+    found = xsp.compare(gpu_profile(), xsp.Profile(more))
     assert "`block.conv` (Conv2d)" in found.sentences[0]
     assert "kernel `sm90_xmma_fprop_implicit_gemm` broke up into" in found.sentences[0]
     assert "`first_half`" in found.sentences[0]
@@ -195,7 +195,7 @@ def test_a_new_wait_for_the_device_is_seen() -> None:
     more = edited(
         capture, api_calls=lambda t: pd.concat([t.assign(name=t["name"].astype(str)), waits], ignore_index=True)
     )
-    found = xsp.analysis.compare(gpu_profile(), more)
+    found = xsp.compare(gpu_profile(), more)
     assert found.sentences[0].startswith(
         "`fc` (Linear) changed: the host waits in it for the device 1 times instead of 0"
     )
@@ -204,7 +204,7 @@ def test_a_new_wait_for_the_device_is_seen() -> None:
 
 def test_a_slower_layer_without_a_change_is_named() -> None:
     """A layer of ResNet-50 on an H100 whose kernels take 20 % longer is first, and the only one."""
-    found = xsp.analysis.compare(resnet(), slower("layer3.2.conv2", 1.2))
+    found = xsp.compare(resnet(), slower("layer3.2.conv2", 1.2))
     assert found.sentences[0].startswith("`layer3.2.conv2` (Conv2d) is slower")
     node = found.nodes[(found.nodes["name"] == "layer3.2.conv2") & (found.nodes["level"] == "LAYER")].iloc[0]
     # Less than 1.2: the longer kernels cover gaps between them, and busy time is their union.
@@ -218,32 +218,32 @@ def test_a_slower_layer_without_a_change_is_named() -> None:
 def test_times_of_another_machine_are_refused_and_counts_compared() -> None:
     """With another driver no time is compared, the sentence says which fact differs, and counts are still exact."""
     other = gpu_profile(environment={**gpu_capture().meta["environment"], "driver": "575.3"})
-    found = xsp.analysis.compare(gpu_profile(), other)
+    found = xsp.compare(gpu_profile(), other)
     assert found.refusal is not None
     assert "driver 580.1 in the baseline, 575.3 in the candidate" in found.refusal
     assert found.verdict.name == "undecided"
     assert found.nodes["ratio"].isna().all()
     assert found.counts.set_index("count").loc["kernels"].tolist() == [4, 4]
-    assert xsp.analysis.compare(gpu_profile(), other, allow=["driver"]).refusal is None
+    assert xsp.compare(gpu_profile(), other, allow=["driver"]).refusal is None
 
 
 def test_a_fact_that_does_not_exist_cannot_be_allowed() -> None:
     """A misspelt fact is an error that lists those there are."""
     with pytest.raises(xsp.XspError, match="'drivers' is no fact"):
-        xsp.analysis.compare(gpu_profile(), gpu_profile(), allow=["drivers"])
+        xsp.compare(gpu_profile(), gpu_profile(), allow=["drivers"])
 
 
 def test_times_of_other_inputs_are_not_compared() -> None:
     """A batch of another size is no regression and no improvement: times are refused, unless that is allowed."""
     model = nn.ReLU()
     small, large = (xsp.measure(model, torch.ones(size, 4), **SMALL) for size in (2, 64))
-    found = xsp.analysis.compare(small, large)
+    found = xsp.compare(small, large)
     assert (
         found.refusal
         == "times are not compared, only counts: inputs 2×4 float32 in the baseline, 64×4 float32 in the candidate"
     )
     assert np.isnan(found.verdict.ratio)
-    assert xsp.analysis.compare(small, large, allow=["inputs"]).refusal is None
+    assert xsp.compare(small, large, allow=["inputs"]).refusal is None
 
 
 @pytest.mark.parametrize(
@@ -252,12 +252,12 @@ def test_times_of_other_inputs_are_not_compared() -> None:
 def test_thresholds_that_cannot_be_are_refused(option: str, value: float) -> None:
     """The message has the value and the rule."""
     with pytest.raises(XspError, match=f"{option}=.* cannot be"):
-        xsp.analysis.compare(gpu_profile(), gpu_profile(), **{option: value})
+        xsp.compare(gpu_profile(), gpu_profile(), **{option: value})
 
 
 def test_a_level_that_one_side_lacks_is_not_compared() -> None:
     """Without kernels on one side, kernels are neither gone nor counted, and a sentence says so."""
-    found = xsp.analysis.compare(gpu_profile(), profile_without("KERNEL", "no GPU"))
+    found = xsp.compare(gpu_profile(), profile_without("KERNEL", "no GPU"))
     assert "kernels" not in set(found.counts["count"])
     assert "The level KERNEL was traced in the baseline only and is not compared." in found.sentences
     assert found.sentences[0].startswith("No layer changed")
@@ -267,7 +267,7 @@ def test_a_baseline_in_json_compares_like_its_profile() -> None:
     """What is kept of a profile as JSON gives the sentences, counts and verdicts that the profile gives."""
     kept = Comparable.from_json(comparable(resnet()).to_json())
     candidate = slower("layer3.2.conv2", 1.2)
-    direct, stored = xsp.analysis.compare(resnet(), candidate), xsp.analysis.compare(kept, candidate)
+    direct, stored = xsp.compare(resnet(), candidate), xsp.compare(kept, candidate)
     assert stored.sentences == direct.sentences
     pd.testing.assert_frame_equal(stored.counts, direct.counts)
     assert (stored.nodes["verdict"] == direct.nodes["verdict"]).mean() > 0.99
@@ -282,7 +282,7 @@ def test_text_that_is_no_baseline_is_an_error() -> None:
 
 def test_the_dictionary_is_json() -> None:
     """`to_dict` holds no NaN and nothing that JSON lacks."""
-    found = xsp.analysis.compare(gpu_profile(), with_more("memcpy", "Memcpy DtoD", 2, 2))
+    found = xsp.compare(gpu_profile(), with_more("memcpy", "Memcpy DtoD", 2, 2))
     text = json.dumps(found.to_dict(), allow_nan=False)
     assert json.loads(text)["sentences"] == list(found.sentences)
 
@@ -300,7 +300,7 @@ def test_three_thousand_layers_take_seconds() -> None:
     extra = nodes.iloc[new].assign(type="Other", name=[f"new{at}" for at in new], path=[f"Net/new{at}" for at in new])
     extra = extra.assign(order=extra["order"] - 0.5)
     b = pd.concat([b, extra], ignore_index=True)
-    found = xsp.analysis.compare(_with(a, nodes), _with(a, b)).nodes
+    found = xsp.compare(_with(a, nodes), _with(a, b)).nodes
     assert (found["change"] == "vanished").sum() == len(gone)
     assert (found["change"] == "appeared").sum() == len(new)
 
@@ -349,7 +349,7 @@ def test_a_slower_machine_accuses_no_layer() -> None:
     for node in told["nodes"]:
         for times in {"host_ms", "device_ms"} & set(node):
             node[times] = [1.5 * time for time in node[times]]
-    found = xsp.analysis.compare(before, Comparable.from_json(json.dumps(told)))
+    found = xsp.compare(before, Comparable.from_json(json.dumps(told)))
     slow, of, *_ = re.findall(r"[0-9]+", found.sentences[0])
     assert found.sentences[0].endswith("layers are slower: it is the machine, or what they share, not one of them.")
     assert 0.75 * int(of) <= int(slow) <= int(of)

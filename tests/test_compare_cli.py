@@ -13,10 +13,10 @@ from captures import gpu_capture
 from typer.testing import CliRunner
 
 import xsp
-from xsp.analysis.comparing.comparable import comparable
-from xsp.capture import Capture
+from xsp.capture.file import Capture
 from xsp.cli.application import app
 from xsp.cli.compare import parsed_share
+from xsp.comparing.comparable import comparable
 
 ROUNDS = 40
 

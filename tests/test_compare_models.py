@@ -13,7 +13,7 @@ from quick import measured
 from torch import nn
 
 import xsp
-from xsp.analysis.operations import CONVOLUTION, GEMM, call_operation, kernel_operations, layer_operation
+from xsp.analysis.work.operations import CONVOLUTION, GEMM, call_operation, kernel_operations, layer_operation
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 

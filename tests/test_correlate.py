@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xsp.analysis.correlate import Correlated, StructureCodes, correlate
-from xsp.run import MODEL_CALLS, Run
+from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
+from xsp.capture.run import MODEL_CALLS, Run
 from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, Columns, Level, RunSpec, Schema, empty
 
 MAIN = 1

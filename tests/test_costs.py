@@ -16,7 +16,7 @@ from xsp.analysis.correction import Correction, fitted
 from xsp.analysis.correction.charges import COST_LEVELS, Costs
 from xsp.analysis.correction.costs import Closure, Round, closure, cross_validated_closure, fit_costs
 from xsp.errors import XspError
-from xsp.measuring.doubts import about_closure
+from xsp.measuring.warnings import about_closure
 from xsp.types import Level, RunSpec
 
 LADDER = tuple(RunSpec(tuple(Level)[:depth]) for depth in range(1, 5))

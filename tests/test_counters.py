@@ -19,16 +19,16 @@ import pytest
 import torch
 
 import xsp
-from xsp.analysis.counters import FORMULAS, counted_work
-from xsp.analysis.sequence import kernel_sequence
-from xsp.capture import TABLES
+from xsp.analysis.spans.sequence import kernel_sequence
+from xsp.analysis.work.counters import FORMULAS, counted_work
+from xsp.capture.file import TABLES
 from xsp.errors import LevelError
-from xsp.levels.cuda_driver import CudaDriver
-from xsp.levels.cupti import CuptiLibrary
-from xsp.levels.metrics import BLOCKS, FLUSHED, GROUPS, IN_PLACE, INSTRUMENTED, chosen, parse_metrics
-from xsp.levels.range_profiler import MetricHost
-from xsp.measuring.counting import Counters, Gpu, counted
-from xsp.measuring.driver import Executor
+from xsp.levels.counters.metrics import BLOCKS, FLUSHED, GROUPS, IN_PLACE, INSTRUMENTED, chosen, parse_metrics
+from xsp.levels.counters.range_profiler import MetricHost
+from xsp.levels.kernel.cuda_driver import CudaDriver
+from xsp.levels.kernel.cupti import CuptiLibrary
+from xsp.measuring.afterwards.counting import Counters, Gpu, counted
+from xsp.measuring.executor import Executor
 from xsp.measuring.target import target_of
 from xsp.types import Level
 

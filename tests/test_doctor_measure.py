@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 import xsp
 from xsp.cli.application import app
-from xsp.machine import ceilings, measured_peaks
-from xsp.machine.ceilings import Ceiling, measured_ceilings, resources_of
+from xsp.machine import peak_benchmark as ceilings
+from xsp.machine import peak_file as measured_peaks
 from xsp.machine.environment import environment
+from xsp.machine.peak_benchmark import Ceiling, measured_ceilings, resources_of
 
 
 @pytest.fixture(autouse=True)

@@ -13,15 +13,16 @@ from quick import LAYERS, QUICK
 from torch import nn
 
 import xsp
-from xsp import devices
-from xsp.analysis.statistics import trimmed
-from xsp.assembly import Vocabulary, assemble
+from xsp.analysis.spans.assembly import Vocabulary, assemble
+from xsp.analysis.spans.statistics import trimmed
+from xsp.capture.run import MODEL_CALLS, Run
+from xsp.machine import devices
 from xsp.measuring import stopping, warmup
-from xsp.measuring.driver import Executor, Ladder, Stop, climb, rungs_for
-from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, STEADY_ROUNDS, after_rounds, until_precise
+from xsp.measuring.executor import Executor
+from xsp.measuring.ladder import Ladder, climb, rungs_for
+from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, STEADY_ROUNDS, Stop, after_rounds, until_precise
 from xsp.measuring.target import target_of
 from xsp.profiles import Profile
-from xsp.run import MODEL_CALLS, Run
 from xsp.types import LAYER_EVENTS, Columns, Level, RunSpec, empty
 
 LADDER = Ladder(rungs_for([Level.MODEL, Level.LAYER, Level.LIBRARY, Level.KERNEL]))
@@ -301,7 +302,7 @@ def test_each_level_is_read_from_its_own_rung() -> None:
     words = Vocabulary([call], [], [row], [], [], lambda _name: "", [], lambda _domain, _cbid: "")
     trace = {"trace_id": "1" * 32, "parent_span_id": "0" * 16, "first_span_id": 1}
     meta = {"name": "Net", "levels": [], "environment": {}, "warnings": [], "trace": trace}
-    prof = Profile(xsp.capture.Capture(meta, assemble(runs, words)))
+    prof = Profile(xsp.capture.file.Capture(meta, assemble(runs, words)))
     tree = prof.tree().set_index("name")
     assert prof.latency_ms == pytest.approx(1000 / 1e6)
     assert tree.loc["Net", "host_ms"] == pytest.approx(1000 / 1e6)

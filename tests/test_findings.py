@@ -9,9 +9,9 @@ from captures import LATENCY_NS, gpu_capture, gpu_profile, profile_without
 
 import xsp
 from xsp import Profile, analysis
-from xsp.render import numbers
-from xsp.render.findings import findings
-from xsp.render.text import profile_text
+from xsp.report.findings import findings
+from xsp.report.text import profile_text
+from xsp.words import numbers
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 import xsp
 from xsp import analysis
 from xsp.cli.application import app
-from xsp.export.html import report_html
-from xsp.export.html_tables import script_json
+from xsp.report.page import report_html
+from xsp.report.sheet_data import script_json
 
 CAPTURE = Path(__file__).parent.parent / "examples" / "captures" / "h100_resnet50.xsp"
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on PATH")

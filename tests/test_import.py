@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import xsp
 import xsp.analysis
-from xsp.analysis.sequence import kernel_sequence
+from xsp.analysis.spans.sequence import kernel_sequence
 from xsp.cli.application import app
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

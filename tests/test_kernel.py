@@ -19,10 +19,10 @@ import torch
 pytest.importorskip("cupti.cupti", reason="cupti-python describes the records")
 
 from xsp.errors import LevelError, TracingError
-from xsp.levels import cupti
 from xsp.levels._native.activity import ActivityBuffers
-from xsp.levels.cupti import CuptiLibrary
-from xsp.levels.kernel import KernelTracer
+from xsp.levels.kernel import cupti
+from xsp.levels.kernel.cupti import CuptiLibrary
+from xsp.levels.kernel.tracer import KernelTracer
 from xsp.types import API_CALLS, DEVICE_ACTIVITY, SYNCHRONIZATIONS, ApiDomain, DeviceKind, Level
 
 SOURCE = Path(__file__).parent / "native" / "fake_cupti.c"
@@ -432,7 +432,7 @@ def test_only_the_loaded_library_is_used(compiled: Path, tmp_path: Path) -> None
     program = """
 import ctypes, sys
 from xsp.errors import LevelError
-from xsp.levels.cupti import CuptiLibrary
+from xsp.levels.kernel.cupti import CuptiLibrary
 
 def found():
     CuptiLibrary.loaded.cache_clear()

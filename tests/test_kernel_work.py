@@ -15,8 +15,8 @@ from captures import gpu_capture
 
 import xsp
 from xsp import analysis
-from xsp.analysis.occupancy import theoretical_occupancy
-from xsp.analysis.work import kernel_work, resolved
+from xsp.analysis.work.kernel_work import kernel_work, resolved
+from xsp.analysis.work.occupancy import theoretical_occupancy
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")

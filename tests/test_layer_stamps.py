@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from xsp.levels.autograd import BACKWARD_BASE, ENGINE_CODE
-from xsp.levels.stamps import Stamp, paired
+from xsp.levels.layer.autograd import BACKWARD_BASE, ENGINE_CODE
+from xsp.levels.layer.stamps import Stamp, paired
 
 NODE = BACKWARD_BASE
 

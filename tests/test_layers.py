@@ -14,8 +14,8 @@ from quick import forward_names, layer_spans, measured, profiled
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from xsp.levels.function_mode import Codes
-from xsp.levels.layer import LayerTracer
+from xsp.levels.layer.function_mode import Codes
+from xsp.levels.layer.tracer import LayerTracer
 
 
 class Residual(nn.Module):

@@ -21,9 +21,9 @@ import pytest
 from xsp.errors import TracingError
 from xsp.levels import _native
 from xsp.levels._native import interpose
-from xsp.levels.library import LibraryTracer, availability, decode_arguments, library_of
-from xsp.levels.library_flops import flops
-from xsp.levels.library_symbols import SIGNATURES, is_traced, signature_of
+from xsp.levels.library.flops import flops
+from xsp.levels.library.symbols import SIGNATURES, is_traced, signature_of
+from xsp.levels.library.tracer import LibraryTracer, availability, decode_arguments, library_of
 from xsp.types import LIBRARY_EVENTS, Level
 
 pytestmark = pytest.mark.skipif(_native.why_missing() is not None, reason=str(_native.why_missing()))
@@ -525,7 +525,7 @@ def test_flops(symbol: str, call: dict[str, Any], count: int | None) -> None:
 
 def test_availability_names_the_way_out(tmp_path: Path) -> None:
     """In a process without CUDA libraries one sentence says so; with an importer loaded nothing stands in the way."""
-    code = "import xsp.levels.library as l; print(l.availability())"
+    code = "import xsp.levels.library.tracer as l; print(l.availability())"
     # Elsewhere than in the clone: there Python would import the source tree, whose native part is not built.
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

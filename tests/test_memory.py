@@ -11,7 +11,7 @@ from quick import LAYERS, measured, profiled
 from torch import nn
 
 import xsp
-from xsp.measuring import memory
+from xsp.measuring.afterwards import memory
 
 KIB = 1024
 

@@ -12,7 +12,7 @@ import pytest
 from captures import gpu_capture
 
 import xsp
-from xsp.sweeps import Sweep
+from xsp.sweeping.result import Sweep
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "examples" / "captures" / "models"

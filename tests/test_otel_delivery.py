@@ -14,7 +14,7 @@ import pytest
 from otlp_receivers import ACCEPT, DIE, DROP, FORBID, LEAD, RECEIVERS, REFUSE, grpc_receiver, http_receiver
 
 import xsp
-from xsp.capture import Capture
+from xsp.capture.file import Capture
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 MANY = 200_000

@@ -12,10 +12,10 @@ from quick import LAYERS
 from torch import nn
 
 import xsp
-from xsp import devices
-from xsp.analysis.overlap import layer_busy, overlapped, serialized_layers
-from xsp.levels.function_mode import Codes
-from xsp.measuring.serialized import SerializingLayerTracer
+from xsp.analysis.spans.overlap import layer_busy, overlapped, serialized_layers
+from xsp.levels.layer.function_mode import Codes
+from xsp.machine import devices
+from xsp.measuring.afterwards.serialized import SerializingLayerTracer
 from xsp.types import Level
 
 Activity = tuple[int, int, int, int]

@@ -12,8 +12,8 @@ from captures import gpu_profile
 
 from xsp import Profile, measure
 from xsp.analysis import layer_roofline
-from xsp.analysis.gpu_rates import published_peaks
 from xsp.analysis.peaks import cpu_peaks, gpu_peaks, ideal_arithmetic_intensity, peaks
+from xsp.analysis.work.gpu_rates import published_peaks
 from xsp.machine.processor import processor
 
 

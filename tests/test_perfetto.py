@@ -19,8 +19,8 @@ from captures import gpu_capture, gpu_profile
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket, TrackDescriptor, TrackEvent
 
 import xsp
-from xsp.analysis.sequence import kernel_sequence
-from xsp.capture import TABLES, Capture
+from xsp.analysis.spans.sequence import kernel_sequence
+from xsp.capture.file import TABLES, Capture
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")

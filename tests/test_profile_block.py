@@ -17,7 +17,7 @@ from quick import LAYERS, QUICK, forward_names, profiled
 from torch import nn
 
 import xsp
-from xsp.measuring.recording import MAX_CALLS
+from xsp.measuring.call_recorder import MAX_CALLS
 
 
 class Watching(nn.Module):

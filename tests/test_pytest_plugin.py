@@ -18,9 +18,9 @@ import torch
 
 # Loaded here, so that each of the inner test runs need not load them again.
 import xsp.profiler
-import xsp.regression.calling
+import xsp.regression.call
 import xsp.regression.judging
-import xsp.regression.page
+import xsp.regression.summary
 from xsp.regression.budgets import checked, parsed
 from xsp.regression.identity import machine_folder, machine_of
 from xsp.regression.identity import test_path as path_of

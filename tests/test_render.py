@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xsp import Profile
-from xsp.render import numbers
-from xsp.render.fold import folded
-from xsp.render.labels import kernel_name, shapes
-from xsp.render.notebook import ROWS, profile_html
-from xsp.render.text import profile_text
+from xsp.report.notebook import ROWS, profile_html
+from xsp.report.text import profile_text
+from xsp.words import numbers
+from xsp.words.fold import folded
+from xsp.words.labels import kernel_name, shapes
 
 _VOID = {"br", "hr", "img", "input", "link", "meta"}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xsp.analysis.comparing.sessions import among_sessions, spread
-from xsp.analysis.comparing.verdict import IMPROVED, REGRESSION, UNDECIDED, Verdict, verdict
+from xsp.comparing.sessions import among_sessions, spread
+from xsp.comparing.verdict import IMPROVED, REGRESSION, UNDECIDED, Verdict, verdict
 
 pytest_plugins = ["pytester"]
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from xsp.analysis.align import BACKWARD_BASE, matched, occurrence
-from xsp.analysis.intervals import covered_ns, innermost
-from xsp.analysis.statistics import TRIM, trimmed
+from xsp.analysis.spans.align import matched, occurrence
+from xsp.analysis.spans.intervals import covered_ns, innermost
+from xsp.analysis.spans.statistics import TRIM, trimmed
+from xsp.types import BACKWARD_BASE
 
 Intervals = list[tuple[int, int, int]]
 

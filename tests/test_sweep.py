@@ -18,9 +18,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import xsp
-from xsp.analysis.batch_size import optimal_batch_size
 from xsp.cli.application import app
-from xsp.sweeps import Sweep
+from xsp.sweeping.batch_size import optimal_batch_size
+from xsp.sweeping.result import Sweep
 
 OPTIONS: dict[str, Any] = LAYERS
 # Table VI of the XSP paper: ResNet50 v1.5 on a V100, latency in ms by batch size.

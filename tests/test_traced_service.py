@@ -103,7 +103,7 @@ class Broken(InMemorySpanExporter):
 
 def test_client_never_suffers_from_a_broken_backend(example: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """When spans cannot be exported the client gets its answer all the same, and the request's span has the error."""
-    monkeypatch.setattr("xsp.export.otel_delivery.FIRST_WAIT_S", 6.0)
+    monkeypatch.setattr("xsp.export.otel.delivery.FIRST_WAIT_S", 6.0)
     service = Service(example, Broken())
     assert service.predict(PROFILE).status_code == 200
     (request,) = service.spans()

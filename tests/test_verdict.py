@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from xsp.analysis.comparing.verdict import inflation, paired_verdict, runs_needed, verdict, verdicts
+from xsp.comparing.verdict import inflation, paired_verdict, runs_needed, verdict, verdicts
 
 TRIALS = 2000
 Array = npt.NDArray[np.float64]

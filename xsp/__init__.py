@@ -20,16 +20,17 @@ from xsp.errors import XspError as XspError
 
 if TYPE_CHECKING:
     from xsp import analysis as analysis
-    from xsp.comparing import compare_targets as compare_targets
+    from xsp.comparing.comparison import compare as compare
+    from xsp.comparing.targets import compare_targets as compare_targets
     from xsp.imports.kineto import from_kineto as from_kineto
     from xsp.imports.nsys import from_nsys as from_nsys
     from xsp.profiler import measure as measure
     from xsp.profiler import profile as profile
     from xsp.profiles import Profile as Profile
     from xsp.profiles import load as load
-    from xsp.sweeping import sweep as sweep
-    from xsp.sweeps import Sweep as Sweep
-    from xsp.sweeps import load_sweep as load_sweep
+    from xsp.sweeping.measure import sweep as sweep
+    from xsp.sweeping.result import Sweep as Sweep
+    from xsp.sweeping.result import load_sweep as load_sweep
     from xsp.types import Level as Level
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "TargetError",
     "TracingError",
     "XspError",
+    "compare",
     "compare_targets",
     "from_kineto",
     "from_nsys",
@@ -61,16 +63,17 @@ __all__ = [
 _HOME = {
     "Level": "types",
     "Profile": "profiles",
-    "Sweep": "sweeps",
-    "compare_targets": "comparing",
+    "Sweep": "sweeping.result",
+    "compare": "comparing.comparison",
+    "compare_targets": "comparing.targets",
     "from_kineto": "imports.kineto",
     "from_nsys": "imports.nsys",
     "load": "profiles",
     "load_ipython_extension": "magics",
-    "load_sweep": "sweeps",
+    "load_sweep": "sweeping.result",
     "measure": "profiler",
     "profile": "profiler",
-    "sweep": "sweeping",
+    "sweep": "sweeping.measure",
 }
 
 

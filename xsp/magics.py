@@ -15,8 +15,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope
 
 from xsp.errors import XspError
-from xsp.measuring.climb import climbed
-from xsp.measuring.preparation import Settings
+from xsp.measuring.profiling import climbed
+from xsp.measuring.settings import Settings
 from xsp.measuring.target import target_of
 from xsp.profiler import profile
 from xsp.profiles import Profile

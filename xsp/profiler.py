@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 
 from xsp.errors import TargetError
-from xsp.measuring.climb import climbed
-from xsp.measuring.driver import Stop
+from xsp.measuring.call_recorder import CallRecorder
 from xsp.measuring.interrupts import uninterrupted
-from xsp.measuring.preparation import Settings
-from xsp.measuring.recording import CallRecorder
+from xsp.measuring.profiling import climbed
+from xsp.measuring.settings import Settings
+from xsp.measuring.stopping import Stop
 from xsp.measuring.target import target_of
 from xsp.profiles import Profile
 from xsp.types import Level

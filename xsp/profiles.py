@@ -1,296 +1,149 @@
-"""A profile, live or loaded: the only thing that analysis, tables, figures and exports ever see."""
+"""A profile, live or loaded, as users meet it: what was measured, its exports and how it is shown."""
 
 from __future__ import annotations
 
 import os
-from functools import cached_property
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+from xsp.analysis.profile_data import ProfileData
+from xsp.capture import file as capture_file
+from xsp.types import Level
 
-from xsp import capture as capture_file
-from xsp.analysis.correction import Correction, corrected_spans, correction_of, deepest_rung, spec_of
-from xsp.analysis.correction.charges import COST_LEVELS
-from xsp.analysis.device_timeline import device_timeline
-from xsp.analysis.overhead import overhead
-from xsp.analysis.overlap import serialized_layers
-from xsp.analysis.rungs import runs_of
-from xsp.analysis.statistics import trimmed
-from xsp.analysis.tree import latency_table
-from xsp.capture import Capture
-from xsp.errors import XspError
-from xsp.exports import Exports
-from xsp.machine.gpu_state import GpuState, suspect_rounds
-from xsp.tracing.context import TraceContext
-from xsp.types import RANGES, Level, empty
-
-_DETAIL_TABLES = {
-    Level.MODEL: "calls",
-    Level.LAYER: "layers",
-    Level.LIBRARY: "library_calls",
-    Level.KERNEL: "kernels",
-}
-
-_STATE_COLUMNS = [
-    "round", "sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c", "throttled_by", "other_processes",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 
-class Profile(Exports):
-    """What was measured. Tables are DataFrames; times are ns on the host's monotonic clock unless a column says ms."""
+class Profile(ProfileData):
+    """What was measured. Tables are DataFrames; times are ns on the host's monotonic clock unless a column says ms.
 
-    def __init__(self, capture: Capture | None = None) -> None:
-        self._filled = capture
-
-    def fill(self, capture: Capture) -> None:
-        """Give an empty profile, such as `xsp.profile()` binds while its block runs, its content."""
-        self._filled = capture
-
-    @property
-    def _capture(self) -> Capture:
-        if self._filled is None:
-            raise XspError(
-                "this profile is empty: the numbers are there once the `with xsp.profile(...)` block has ended"
-            )
-        return self._filled
-
-    @property
-    def name(self) -> str:
-        """Name of the profiled model or callable."""
-        return str(self._capture.meta["name"])
-
-    @property
-    def environment(self) -> dict[str, Any]:
-        """GPU, driver, CUDA, torch, cuDNN, host and xsp versions the numbers were measured with."""
-        return dict(self._capture.meta["environment"])
-
-    @property
-    def gpu_states(self) -> pd.DataFrame:
-        """The GPU at the end of each round: round, sm_clock_mhz, memory_clock_mhz, power_w, temperature_c,
-        throttled_by, other_processes (that use the GPU), suspect (it ended throttled or at another clock than most),
-        left_out (its runs are not in `runs`). Empty without a GPU or NVML.
-        """
-        rows = self._capture.meta.get("gpu_states", [])
-        found = pd.DataFrame(rows, columns=_STATE_COLUMNS)
-        suspect = suspect_rounds([GpuState(**{name: row[name] for name in _STATE_COLUMNS}) for row in rows])
-        kept = self._capture.tables["runs"]["round"]
-        return found.assign(suspect=found["round"].isin(suspect), left_out=~found["round"].isin(kept))
-
-    @property
-    def warnings(self) -> list[str]:
-        """Sentences on what makes these numbers doubtful or incomplete; empty when nothing does."""
-        return list(self._capture.meta["warnings"])
-
-    @property
-    def clock(self) -> dict[str, Any] | None:
-        """How device stamps were mapped to the host clock: method and error_ns. None where no device was traced."""
-        return self._capture.meta.get("clock")
-
-    @property
-    def trace(self) -> TraceContext:
-        """The trace that the spans belong to; shared with the caller's OpenTelemetry span, if one was open."""
-        context = self._capture.meta["trace"]
-        return TraceContext(int(context["trace_id"], 16), int(context["parent_span_id"], 16), context["first_span_id"])
-
-    @property
-    def levels(self) -> pd.DataFrame:
-        """One row per level: level, tracer, status ("traced", "unavailable", "off"), reason."""
-        return pd.DataFrame(self._capture.meta["levels"], columns=["level", "tracer", "status", "reason"])
-
-    @property
-    def runs(self) -> pd.DataFrame:
-        """One row per timed run: run, rung, deepest, round, position, start_ns, latency_ns (call to device finished),
-        host_latency_ns (call to return), lost (records dropped), unmatched (events the structure run did not have),
-        orphans (device activities whose launch was not seen).
-        """
-        return self._capture.tables["runs"].copy()
-
-    def table(self, name: str) -> pd.DataFrame:
-        """A raw table of the capture by name: see `xsp.capture.TABLES`."""
-        return self._capture.tables[name].copy()
-
-    @property
-    def spans(self) -> pd.DataFrame:
-        """One row per span of every run: run, rung, iteration, level, name, span_id, parent_id, start_ns, end_ns,
-        duration_ns, thread, stream (-1 on the host), correlation_id (0 where it has none), detail (row of the
-        level's table).
-
-        Ids are valid OpenTelemetry span ids in `trace`; the parent of a MODEL span is the caller's span or 0.
-        """
-        return self._spans.copy()
-
-    @cached_property
-    def _spans(self) -> pd.DataFrame:
-        raw = self._capture.tables["spans"]
-        runs = self._capture.tables["runs"]
-        first, parent = self.trace.first_span_id, raw["parent"].to_numpy().astype(np.uint64)
-        is_root = raw["parent"].to_numpy() < 0
-        run = raw["run"].to_numpy()
-        levels = pd.Index([level.name for level in Level], dtype=object)
-        return pd.DataFrame(
-            {
-                "run": run,
-                "rung": runs["rung"].to_numpy(dtype=object)[run],
-                "iteration": runs["round"].to_numpy()[run],
-                "level": pd.Categorical.from_codes(raw["level"].to_numpy(), categories=levels),
-                "name": self._span_names(),
-                "span_id": np.uint64(first) + np.arange(len(raw), dtype=np.uint64),
-                "parent_id": np.where(
-                    is_root, np.uint64(self.trace.parent_span_id), np.uint64(first) + np.where(is_root, 0, parent)
-                ).astype(np.uint64),
-                "start_ns": raw["start_ns"],
-                "end_ns": raw["start_ns"] + raw["duration_ns"],
-                "duration_ns": raw["duration_ns"],
-                "thread": raw["thread"],
-                "stream": raw["stream"],
-                "correlation_id": raw["correlation_id"],
-                "detail": raw["detail"],
-            }
-        )
-
-    def _span_names(self) -> pd.Categorical:
-        names = [self._capture.tables[_DETAIL_TABLES[level]]["name"].to_numpy(dtype=object) for level in Level]
-        first = np.r_[0, np.cumsum([len(each) for each in names])]
-        raw = self._capture.tables["spans"]
-        code, distinct = pd.factorize(np.concatenate(names))
-        at = first[raw["level"].to_numpy()] + raw["detail"].to_numpy()
-        return pd.Categorical.from_codes(code[at], categories=pd.Index(distinct, dtype=object))
-
-    @cached_property
-    def _correction(self) -> Correction | None:
-        return correction_of(self._capture.meta.get("correction"))
-
-    @cached_property
-    def _corrected(self) -> pd.DataFrame | None:
-        return corrected_spans(self._capture.tables, self._correction.costs) if self._correction else None
-
-    @property
-    def corrected(self) -> pd.DataFrame | None:
-        """The deepest rung's spans with the tracers' cost taken out by replay: row (of `spans`), start_ns, duration_ns.
-
-        None where the costs could not be fitted: only rung M was run, or fewer than four rounds without lost records.
-        """
-        return None if self._corrected is None else self._corrected.copy()
-
-    @property
-    def costs(self) -> pd.DataFrame:
-        """What one event of each kind cost, fitted in place, for the levels that were traced.
-
-        Columns: kind, level, cost_ns, low_ns, high_ns (95 %), identified (False where the rungs do not tell, and a
-        prior was kept), tight_loop_ns (the same event in a tight loop, as a check; 0 where it was not measured).
-        Empty where nothing was fitted.
-        """
-        costs, loops = (self._correction.costs, self._correction.tight_loops) if self._correction else (None, None)
-        rows = [
-            (
-                kind.removesuffix("_ns"),
-                level.name,
-                getattr(costs, kind),
-                *costs.intervals[kind],
-                costs.identified[kind],
-                getattr(loops, kind),
-            )
-            for kind, level in COST_LEVELS.items()
-            if costs is not None and level in spec_of(deepest_rung(self._capture.tables)).levels
-        ]
-        columns = ["kind", "level", "cost_ns", "low_ns", "high_ns", "identified", "tight_loop_ns"]
-        return pd.DataFrame(rows, columns=columns)
-
-    @property
-    def closure_error(self) -> pd.DataFrame:
-        """By rung: (corrected total - unprofiled model latency) / unprofiled model latency, on rounds that the costs
-        were not fitted on. Columns: error, low, high (95 %), rounds. Empty where nothing was fitted.
-        """
-        found = self._correction.closure if self._correction else {}
-        rows = [(one.error, one.low, one.high, len(one.by_round)) for one in found.values()]
-        index = pd.Index(list(found), name="rung", dtype=object)
-        return pd.DataFrame(rows, index=index, columns=["error", "low", "high", "rounds"])
-
-    def overhead(self) -> pd.DataFrame:
-        """What each rung adds to each level above it; columns as in `xsp.analysis.overhead.overhead`."""
-        return overhead(self._capture.tables)
-
-    @property
-    def serialized(self) -> pd.DataFrame:
-        """Each layer's device time when no other layer runs; `xsp.analysis.overlap.serialized_layers`."""
-        return serialized_layers(self._capture.tables)
-
-    def device_timeline(self) -> pd.DataFrame:
-        """The device's time, divided among layers and named gaps; `xsp.analysis.device_timeline.device_timeline`."""
-        return device_timeline(self._capture.tables, self._corrected)
-
-    @cached_property
-    def _tree(self) -> pd.DataFrame:
-        return latency_table(self._capture.tables, self.name, self._corrected)
-
-    def tree(self) -> pd.DataFrame:
-        """The hierarchical latency table; columns as in `xsp.analysis.tree.latency_table`."""
-        return self._tree.copy()
-
-    @property
-    def latency_ms(self) -> float:
-        """Unprofiled model latency, call to device finished: trimmed mean over the runs at rung M.
-
-        An imported profile has no such runs; its latency holds the cost of the tracing.
-        """
-        return float(self._latency[0]) / 1e6
-
-    @property
-    def latency_ci_ms(self) -> float:
-        """Half width of the 95 % interval of `latency_ms`."""
-        return float(self._latency[1]) / 1e6
-
-    @cached_property
-    def _latency(self) -> tuple[Any, Any]:
-        runs = self._capture.tables["runs"]
-        return trimmed(runs_of(runs, Level.MODEL)["latency_ns"])
-
-    @property
-    def kernels(self) -> int:
-        """Kernels, copies and sets that one run executes on the GPU."""
-        return int(self._tree["kernels"].iloc[0])
-
-    @property
-    def lost(self) -> int:
-        """Events known to be missing over all runs: dropped records, and device activities without a launch."""
-        runs = self._capture.tables["runs"]
-        return int(runs["lost"].sum() + runs["orphans"].sum())
-
-    @property
-    def ranges(self) -> pd.DataFrame:
-        """The target's own NVTX ranges (torch.cuda.nvtx, the nvtx package) in runs that traced layers.
-
-        Columns: run, rung, name, domain, thread, start_ns, end_ns, duration_ns. Empty where there are none.
-        """
-        found = self._capture.tables.get("ranges", pd.DataFrame({"run": pd.Series(dtype="int32"), **empty(RANGES)}))
-        rungs = self._capture.tables["runs"]["rung"].to_numpy(dtype=object)
-        ranges = found.assign(duration_ns=found["end_ns"] - found["start_ns"])
-        ranges.insert(1, "rung", rungs[ranges["run"].to_numpy()])
-        return ranges
-
-    @property
-    def epoch_offset_ns(self) -> int | None:
-        """Unix time minus the monotonic clock when this was recorded; None in captures that do not have it."""
-        offset = self._capture.meta.get("epoch_offset_ns")
-        return None if offset is None else int(offset)
+    Each export is a module of `xsp.export`, imported when it is asked for.
+    """
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a capture that `xsp.load` opens anywhere, without torch or a GPU."""
         return self._capture.save(path)
 
+    def emit(
+        self,
+        tracer_provider: TracerProvider | None = None,
+        *,
+        levels: str | Iterable[Level | str] | None = None,
+        min_duration_ns: int = 0,
+        run: int | str | None = None,
+        corrected: bool = False,
+        timeout_s: float = 60.0,
+    ) -> int:
+        """Put spans into the application's own OpenTelemetry trace; returns how many.
+
+        Args:
+            tracer_provider: an SDK TracerProvider, the global one by default. Its span processors get the spans.
+            levels: levels to export, such as "M/L"; all by default.
+            min_duration_ns: leave shorter spans out; what is below them hangs below the nearest span that is kept.
+            run: number of a run, "all", or None for the last run of the deepest rung.
+            corrected: times of `corrected`, without the tracers' cost.
+            timeout_s: how long an exporter that accepts nothing is waited for.
+
+        Raises ExportError, which says how many spans did not arrive, and LevelError for unknown levels.
+
+        """
+        from xsp.export.otel import send as otel
+        from xsp.export.otel.selection import Selection
+
+        selection = Selection.of(levels, min_duration_ns, run, corrected)
+        return otel.emit(self, tracer_provider, selection, timeout_s)
+
+    def to_otlp(
+        self,
+        endpoint: str | None = None,
+        protocol: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = 60.0,
+        levels: str | Iterable[Level | str] | None = None,
+        min_duration_ns: int = 0,
+        run: int | str | None = None,
+        corrected: bool = False,
+    ) -> int:
+        """Send spans to an OTLP receiver, such as an OpenTelemetry Collector; returns how many. Needs `xsp[otlp]`.
+
+        What is None is read from the `OTEL_EXPORTER_OTLP_*` variables. Other arguments are those of `emit`.
+
+        Args:
+            endpoint: such as "http://localhost:4318" (http/protobuf) or "http://localhost:4317" (grpc).
+            protocol: "http/protobuf", the default, or "grpc".
+            headers: sent with every request, for authentication.
+            timeout_s: how long a receiver that accepts nothing is waited for.
+            levels: see `emit`.
+            min_duration_ns: see `emit`.
+            run: see `emit`.
+            corrected: see `emit`.
+
+        Raises ExportError, which says how many spans did not arrive, and LevelError for unknown levels.
+
+        """
+        from xsp.export.otel import send as otel
+        from xsp.export.otel.selection import Selection
+
+        selection = Selection.of(levels, min_duration_ns, run, corrected)
+        return otel.to_otlp(self, selection, endpoint=endpoint, protocol=protocol, headers=headers, timeout_s=timeout_s)
+
+    def to_perfetto(
+        self, path: str | os.PathLike[str], run: int | None = None, rung: str | None = None, corrected: bool = False
+    ) -> Path:
+        """Write one run as a Perfetto trace, which ui.perfetto.dev opens; compressed where the name ends in `.gz`.
+
+        Args:
+            path: the file to write, usually `*.pftrace`.
+            run: number of the run (`runs`); by default the last one of `rung`.
+            rung: name of a rung, such as "M/L"; the deepest by default.
+            corrected: times of `corrected`, without the tracers' cost; API calls, which have none, are left out.
+
+        Raises XspError for a run or rung that is not there, and for corrected times of a run that has none.
+
+        """
+        from xsp.export.trace.choice import RunChoice
+        from xsp.export.trace.perfetto import write_perfetto
+        from xsp.export.trace.view import view_of
+
+        wanted = RunChoice(run, rung, corrected)
+        return write_perfetto(view_of(self._capture, wanted, self._corrected if corrected else None), Path(path))
+
+    def to_chrome(
+        self, path: str | os.PathLike[str], run: int | None = None, rung: str | None = None, corrected: bool = False
+    ) -> Path:
+        """Write one run as Chrome trace events by torch.profiler's conventions, for chrome://tracing and Holistic Trace
+        Analysis. `path` is usually `*.json.gz`; everything else is as in `to_perfetto`.
+        """
+        from xsp.export.trace.choice import RunChoice
+        from xsp.export.trace.chrome import write_chrome
+        from xsp.export.trace.view import view_of
+
+        wanted = RunChoice(run, rung, corrected)
+        view = view_of(self._capture, wanted, self._corrected if corrected else None)
+        return write_chrome(view, Path(path), self._capture.meta)
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write a report as one page with summary, figures and tables, which opens in a browser without a network.
+
+        Raises XspError where the directory does not exist.
+        """
+        from xsp.report.page import write_html
+
+        return write_html(self, path)
+
     def __repr__(self) -> str:
         if self._filled is None:
             return "<xsp.Profile: empty until its block ends>"
-        from xsp.render.text import profile_text
+        from xsp.report.text import profile_text
 
         return profile_text(self)
 
     def _repr_html_(self) -> str | None:
         if self._filled is None:
             return None
-        from xsp.render.notebook import profile_html
+        from xsp.report.notebook import profile_html
 
         return profile_html(self)
 

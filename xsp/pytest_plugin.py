@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from xsp.errors import XspError
-from xsp.regression.measuring import Measurer, Name
+from xsp.regression.fixture import Measurer, Name
 from xsp.regression.options import MAIN, NOTHING, RULES, Options
 from xsp.regression.outcome import Outcome
 from xsp.regression.plan import Plan
@@ -151,8 +151,7 @@ class _Summary:
         self._outcomes += [Outcome.from_dict(values) for values in getattr(report, _REPORTED, [])]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        from xsp.regression.files import written
-        from xsp.regression.summary import terminal_lines
+        from xsp.regression.summary import terminal_lines, written
 
         pages = (self._config.option.xsp_html, self._config.option.xsp_md)
         if not self._outcomes and pages == (None, None):

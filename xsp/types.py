@@ -10,13 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Columns = dict[str, npt.NDArray[Any]]
 """Equally long arrays by column name; the form in which events travel from tracers to analysis."""
+
+IntArray = npt.NDArray[np.integer[Any]]
+
+Tables = Mapping[str, "pd.DataFrame"]
+"""The tables of a capture by name: `xsp.capture.file.TABLES`."""
 
 Schema = Mapping[str, "np.dtype[Any]"]
 """Column name to dtype. A column whose dtype has a shape, such as `(8,)i8`, is two-dimensional."""
@@ -161,3 +169,7 @@ class Tracer(Protocol):
 def empty(schema: Schema, rows: int = 0) -> Columns:
     """Zero-filled columns of the given schema."""
     return {name: np.zeros(rows, dtype=dtype) for name, dtype in schema.items()}
+
+
+BACKWARD_BASE = 1 << 40
+"""Layer codes from here on are autograd nodes: one row each, however often a retained graph is walked."""

@@ -15,8 +15,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import xsp
-from xsp.analysis.counters import counted_work, quantity
-from xsp.analysis.sequence import kernel_sequence
+from xsp.analysis.spans.sequence import kernel_sequence
+from xsp.analysis.work.counters import counted_work, quantity
 
 pytestmark = pytest.mark.gpu
 

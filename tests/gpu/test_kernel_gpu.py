@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from xsp.levels import cupti
 from xsp.levels._native.activity import ActivityBuffers
-from xsp.levels.kernel import KernelTracer
+from xsp.levels.kernel import cupti
+from xsp.levels.kernel.tracer import KernelTracer
 from xsp.tracing.clock import causality
 from xsp.types import Columns, DeviceKind
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import xsp
-from xsp.analysis.counters import counted_work
+from xsp.analysis.work.counters import counted_work
 
 pytestmark = [
     pytest.mark.gpu,

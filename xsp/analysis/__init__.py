@@ -6,14 +6,13 @@ imported on first use. docs/analyses.md describes every column.
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xsp.analysis import figures as figures
     from xsp.analysis import peaks as peaks
-    from xsp.analysis.comparing.compare_profiles import compare as compare
-    from xsp.analysis.comparison import compare_models as compare_models
     from xsp.analysis.kernels import kernel_information as kernel_information
     from xsp.analysis.kernels import kernel_roofline as kernel_roofline
     from xsp.analysis.kernels import kernels_by_name as kernels_by_name
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from xsp.analysis.library import library_calls as library_calls
     from xsp.analysis.model import kernels_by_model as kernels_by_model
     from xsp.analysis.model import model_information as model_information
+    from xsp.analysis.models import compare_models as compare_models
 
 _MODULES = {
     "model": ("model_information", "kernels_by_model"),
@@ -41,15 +41,13 @@ _MODULES = {
     ),
     "kernels": ("kernel_information", "kernel_roofline", "kernels_by_name"),
     "layer_kernels": ("kernels_by_layer", "layer_metrics", "gpu_vs_nongpu", "layer_roofline"),
-    "comparing.compare_profiles": ("compare",),
-    "comparison": ("compare_models",),
+    "models": ("compare_models",),
     "library": ("library_calls", "library_by_api", "kernels_by_library_call"),
 }  # fmt: skip
 _SUBMODULES = ("figures", "peaks")
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "compare",
     "compare_models",
     "gpu_vs_nongpu",
     "kernel_information",
@@ -73,6 +71,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compare":
+        warnings.warn("xsp.analysis.compare is now xsp.compare", DeprecationWarning, stacklevel=2)
+        return import_module("xsp").compare
     if name in _SUBMODULES:
         return import_module(f"xsp.analysis.{name}")
     if name not in _HOME:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from xsp.analysis.layer_time import layer_rows
 from xsp.analysis.memo import once_per_profile
 from xsp.analysis.peaks import ideal_intensities
-from xsp.analysis.roofline import aggregated, rated, sources
-from xsp.analysis.work import kernel_work
+from xsp.analysis.spans.layer_time import layer_rows
+from xsp.analysis.work.kernel_work import kernel_work
+from xsp.analysis.work.roofline import aggregated, rated, sources
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 _INFORMATION = [
     "index", "name", "layer_index", "layer", "latency_ms", "latency_ci_ms", "flops", "dram_read_bytes",
@@ -29,7 +29,7 @@ _BY_NAME = [
 ]  # fmt: skip
 
 
-def kernel_information(profile: Profile) -> pd.DataFrame:
+def kernel_information(profile: ProfileData) -> pd.DataFrame:
     """A8: one row per kernel of a run, in the order of their launches; equal kernels are not pooled.
 
     Columns: index (position, from 0), name, layer_index and layer (as in `layer_information`), latency_ms and
@@ -48,12 +48,12 @@ def kernel_information(profile: Profile) -> pd.DataFrame:
     return rated(table, ideal_intensities(profile))[_INFORMATION]
 
 
-def kernel_roofline(profile: Profile) -> pd.DataFrame:
+def kernel_roofline(profile: ProfileData) -> pd.DataFrame:
     """A9: index, name, layer, latency_ms, arithmetic_intensity, flops_per_s, precision, memory_bound of each kernel."""
     return kernel_information(profile)[_ROOFLINE]
 
 
-def kernels_by_name(profile: Profile) -> pd.DataFrame:
+def kernels_by_name(profile: ProfileData) -> pd.DataFrame:
     """A10: kernels of one name summed, those with most time first.
 
     Columns: name, count (in a run), latency_ms, share (of the unprofiled model latency), flops, dram_read_bytes,
@@ -66,7 +66,7 @@ def kernels_by_name(profile: Profile) -> pd.DataFrame:
 
 
 @once_per_profile
-def placed_work(profile: Profile) -> pd.DataFrame:
+def placed_work(profile: ProfileData) -> pd.DataFrame:
     """`kernel_work` with layer_index, layer_name and phase of the layer that each kernel belongs to."""
     rows = layer_rows({name: profile.table(name) for name in ("runs", "spans", "layers")})
     work = kernel_work(profile)

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.kernels import placed_work
-from xsp.analysis.layer_time import layer_rows, layer_times
-from xsp.analysis.layer_work import layer_work
 from xsp.analysis.layers import layer_information
 from xsp.analysis.peaks import ideal_intensities, on_cpu
-from xsp.analysis.roofline import WORK, aggregated, rated
-from xsp.analysis.work import resolved
+from xsp.analysis.spans.layer_time import layer_rows, layer_times
+from xsp.analysis.work.kernel_work import resolved
+from xsp.analysis.work.layer_work import layer_work
+from xsp.analysis.work.roofline import WORK, aggregated, rated
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 _LAYER = ["layer_index", "layer", "type"]
 _BY_LAYER = [
@@ -27,7 +27,7 @@ _BY_LAYER = [
 _ROOFLINE = ["latency_ms", "arithmetic_intensity", "flops_per_s", "precision", "memory_bound"]
 
 
-def kernels_by_layer(profile: Profile) -> pd.DataFrame:
+def kernels_by_layer(profile: ProfileData) -> pd.DataFrame:
     """A11: the kernels of each layer summed, in the order of the layers; layers without kernels are left out.
 
     Columns: layer_index, layer, type, phase, layer_latency_ms (as in `layer_information`), kernel_latency_ms (sum, no
@@ -40,7 +40,7 @@ def kernels_by_layer(profile: Profile) -> pd.DataFrame:
     return rows[_BY_LAYER]
 
 
-def layer_metrics(profile: Profile) -> pd.DataFrame:
+def layer_metrics(profile: ProfileData) -> pd.DataFrame:
     """A12: layer_index, layer, type, flops, dram_read_bytes, dram_write_bytes of every layer.
 
     Sums over its kernels, 0 for a layer that has none. Where no kernels were traced (a model on the CPU) they are
@@ -49,7 +49,7 @@ def layer_metrics(profile: Profile) -> pd.DataFrame:
     return _with_work(profile)[[*_LAYER, *WORK]]
 
 
-def gpu_vs_nongpu(profile: Profile) -> pd.DataFrame:
+def gpu_vs_nongpu(profile: ProfileData) -> pd.DataFrame:
     """A13: what of each layer's latency the GPU is busy for it, and what it waits.
 
     Columns: layer_index, layer, type, layer_latency_ms, gpu_ms (copies and sets included; what kernels of several
@@ -65,7 +65,7 @@ def gpu_vs_nongpu(profile: Profile) -> pd.DataFrame:
     return table[[*_LAYER, "layer_latency_ms", "gpu_ms", "nongpu_ms", "gpu_share", "nongpu_share"]]
 
 
-def layer_roofline(profile: Profile) -> pd.DataFrame:
+def layer_roofline(profile: ProfileData) -> pd.DataFrame:
     """A14: layer_index, layer, type, latency_ms, arithmetic_intensity, flops_per_s, precision, memory_bound.
 
     latency_ms, over which flops_per_s is taken, is that of the layer's kernels; on the CPU that of the layer.
@@ -73,13 +73,13 @@ def layer_roofline(profile: Profile) -> pd.DataFrame:
     return _with_work(profile)[[*_LAYER, *_ROOFLINE]]
 
 
-def _layers(profile: Profile) -> pd.DataFrame:
+def _layers(profile: ProfileData) -> pd.DataFrame:
     """layer_index, layer, type, phase, latency_ms of every layer."""
     information = layer_information(profile)[["index", "name", "type", "phase", "latency_ms"]]
     return information.rename(columns={"index": "layer_index", "name": "layer"})
 
 
-def _with_work(profile: Profile) -> pd.DataFrame:
+def _with_work(profile: ProfileData) -> pd.DataFrame:
     """Every layer with its work and how that relates to the ceilings; `latency_ms` is the time of this work."""
     work = placed_work(profile)
     layers = _layers(profile)
@@ -92,7 +92,7 @@ def _with_work(profile: Profile) -> pd.DataFrame:
     return rated(table.fillna({"precision": ""}), ideal_intensities(profile))
 
 
-def _worked_out(profile: Profile) -> pd.DataFrame:
+def _worked_out(profile: ProfileData) -> pd.DataFrame:
     """Work of each layer from its calls' shapes: layer_index, flops, dram_read_bytes, dram_write_bytes, precision.
 
     A sum of which a call is not known is not known either: without kernels there is nothing else to show for it.

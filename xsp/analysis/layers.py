@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from xsp.analysis.layer_time import OUTSIDE_KIND, layer_rows, layer_times
 from xsp.analysis.memo import once_per_profile
+from xsp.analysis.spans.layer_time import OUTSIDE_KIND, layer_rows, layer_times
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 _TABLES = ("runs", "spans", "layers")
 
 
-def layer_information(profile: Profile) -> pd.DataFrame:
+def layer_information(profile: ProfileData) -> pd.DataFrame:
     """A2: one row per layer and phase, in the order in which they first begin; several calls of one layer are pooled.
 
     Columns: index (from 0), name, type (of the layer, in backward too), phase, shape (of the outputs, of the first
     call), latency_ms and latency_ci_ms (the layer's turn on the device's timeline; on the CPU the host's time in it:
-    see `xsp.analysis.layer_time.layer_times`), host_ms, device_ms (as in `Profile.tree`), allocated_bytes (NaN where
+    see `xsp.analysis.spans.layer_time.layer_times`), host_ms, device_ms (as in `Profile.tree`), allocated_bytes (NaN where
     not known), share (latency over the model latency: on the timeline that the latency is from, so that shares and the
     time before the first and after the last kernel make 1; on the CPU the unprofiled one).
     """
@@ -31,7 +31,7 @@ def layer_information(profile: Profile) -> pd.DataFrame:
 
 
 @once_per_profile
-def _layers(profile: Profile) -> pd.DataFrame:
+def _layers(profile: ProfileData) -> pd.DataFrame:
     """`layer_information` with one column more: calls, in one run."""
     tables = {name: profile.table(name) for name in _TABLES}
     rows = layer_rows(tables)
@@ -86,7 +86,7 @@ def _shape(text: str) -> str:
     return "; ".join(", ".join(map(str, shape)) for shape in json.loads(text) if isinstance(shape, list))
 
 
-def _tree_times(profile: Profile) -> pd.DataFrame:
+def _tree_times(profile: ProfileData) -> pd.DataFrame:
     """name, phase, type, host_ms, device_ms of the layers, nodes of one name and phase summed."""
     tree = profile.tree()
     nodes = tree[tree["level"] == "LAYER"].groupby(["name", "phase"], sort=False)
@@ -94,34 +94,34 @@ def _tree_times(profile: Profile) -> pd.DataFrame:
     return times.reset_index()
 
 
-def layer_latency(profile: Profile) -> pd.DataFrame:
+def layer_latency(profile: ProfileData) -> pd.DataFrame:
     """A3: index, name, type, phase, latency_ms, latency_ci_ms of each layer, as in `layer_information`."""
     return layer_information(profile)[["index", "name", "type", "phase", "latency_ms", "latency_ci_ms"]]
 
 
-def layer_memory(profile: Profile) -> pd.DataFrame:
+def layer_memory(profile: ProfileData) -> pd.DataFrame:
     """A4: index, name, type, phase, allocated_bytes of each layer, as in `layer_information`."""
     return layer_information(profile)[["index", "name", "type", "phase", "allocated_bytes"]]
 
 
-def layer_type_distribution(profile: Profile) -> pd.DataFrame:
+def layer_type_distribution(profile: ProfileData) -> pd.DataFrame:
     """A5: type, count (layer calls of a run), share (of all of them), most frequent first."""
     counts = _by_type(profile)
     counts = counts[counts["count"] > 0]
     return _ranked(counts, "count")[["type", "count", "share"]]
 
 
-def layer_latency_by_type(profile: Profile) -> pd.DataFrame:
+def layer_latency_by_type(profile: ProfileData) -> pd.DataFrame:
     """A6: type, count (layer calls of a run), latency_ms (sum), share (of the sum over all types), longest first."""
     return _ranked(_by_type(profile), "latency_ms")[["type", "count", "latency_ms", "share"]]
 
 
-def layer_memory_by_type(profile: Profile) -> pd.DataFrame:
+def layer_memory_by_type(profile: ProfileData) -> pd.DataFrame:
     """A7: type, count (layer calls of a run), allocated_bytes (sum), share (of the sum over all types), most first."""
     return _ranked(_by_type(profile), "allocated_bytes")[["type", "count", "allocated_bytes", "share"]]
 
 
-def _by_type(profile: Profile) -> pd.DataFrame:
+def _by_type(profile: ProfileData) -> pd.DataFrame:
     """Sums over the layers of a type. What is in no layer has its name for a type, and no calls."""
     layers = _layers(profile).rename(columns={"calls": "count"})
     sums = layers.groupby("type", sort=False)[["count", "latency_ms", "allocated_bytes"]]

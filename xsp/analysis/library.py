@@ -8,19 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.call_work import call_work
-from xsp.analysis.correction import deepest_rung
-from xsp.analysis.intervals import covered_ns
 from xsp.analysis.kernels import placed_work
-from xsp.analysis.layer_time import layer_rows, summed
 from xsp.analysis.peaks import ideal_intensities
-from xsp.analysis.roofline import rated
-from xsp.analysis.rungs import runs_of
-from xsp.analysis.statistics import trimmed
+from xsp.analysis.spans.intervals import covered_ns
+from xsp.analysis.spans.layer_time import layer_rows, summed
+from xsp.analysis.spans.rungs import deepest_rung, runs_of
+from xsp.analysis.spans.statistics import trimmed
+from xsp.analysis.work.call_work import call_work
+from xsp.analysis.work.roofline import rated
 from xsp.types import Level
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 _CALLS = ["index", "name", "library", "layer_index", "layer", "host_ms", "gpu_ms", "flops", "arguments"]
 _KERNELS = [
@@ -29,7 +28,7 @@ _KERNELS = [
 ]  # fmt: skip
 
 
-def library_calls(profile: Profile) -> pd.DataFrame:
+def library_calls(profile: ProfileData) -> pd.DataFrame:
     """One row per library call of a run, in the order in which they begin.
 
     Columns: index (from 0), name, library, layer_index and layer (as in `layer_information`), host_ms (trimmed mean
@@ -40,7 +39,7 @@ def library_calls(profile: Profile) -> pd.DataFrame:
     return _calls(profile)[_CALLS].reset_index(drop=True)
 
 
-def library_by_api(profile: Profile) -> pd.DataFrame:
+def library_by_api(profile: ProfileData) -> pd.DataFrame:
     """Library calls of one function summed, those with most GPU time first.
 
     Columns: name, library, count (in a run), host_ms, gpu_ms, share (gpu_ms over the unprofiled model latency, host_ms
@@ -55,7 +54,7 @@ def library_by_api(profile: Profile) -> pd.DataFrame:
     return table[["name", "library", "count", "host_ms", "gpu_ms", "share", "flops"]]
 
 
-def kernels_by_library_call(profile: Profile) -> pd.DataFrame:
+def kernels_by_library_call(profile: ProfileData) -> pd.DataFrame:
     """The kernels that library calls launched, in the order of their launches.
 
     Columns: library_index (index of the call in `library_calls`), library_call (its name), layer, index (of the kernel
@@ -76,7 +75,7 @@ def kernels_by_library_call(profile: Profile) -> pd.DataFrame:
     return rated(table, ideal_intensities(profile))[_KERNELS].reset_index(drop=True)
 
 
-def _calls(profile: Profile) -> pd.DataFrame:
+def _calls(profile: ProfileData) -> pd.DataFrame:
     """`library_calls` and the row of the table of that name."""
     spans, runs, recorded = (profile.table(name) for name in ("spans", "runs", "library_calls"))
     layers = layer_rows({"runs": runs, "spans": spans, "layers": profile.table("layers")})

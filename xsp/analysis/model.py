@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.peaks import ideal_intensities
-from xsp.analysis.roofline import aggregated, rated
-from xsp.analysis.rungs import runs_of
-from xsp.analysis.work import kernel_work
+from xsp.analysis.spans.rungs import runs_of
+from xsp.analysis.work.kernel_work import kernel_work
+from xsp.analysis.work.roofline import aggregated, rated
 from xsp.types import Level
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 
-def model_information(profiles: Profile | Sequence[Profile]) -> pd.DataFrame:
+def model_information(profiles: ProfileData | Sequence[ProfileData]) -> pd.DataFrame:
     """A1: one row per profile: name, batch_size (inputs of one run, over all its model calls; NA if not known),
     latency_ms and latency_ci_ms (unprofiled, call to device finished: trimmed mean, half its 95 % interval),
     latency_per_input_ms, throughput_per_s (inputs per second), rounds (unprofiled runs that were averaged).
@@ -39,7 +39,7 @@ def model_information(profiles: Profile | Sequence[Profile]) -> pd.DataFrame:
     return table
 
 
-def kernels_by_model(profiles: Profile | Sequence[Profile]) -> pd.DataFrame:
+def kernels_by_model(profiles: ProfileData | Sequence[ProfileData]) -> pd.DataFrame:
     """A15: one row per profile with all kernels of a run summed; a profile without kernels has 0 ms and NaN.
 
     Columns: name, batch_size, model_latency_ms, kernel_latency_ms, flops, dram_read_bytes, dram_write_bytes, occupancy
@@ -59,18 +59,18 @@ _SUMS = [
 ]  # fmt: skip
 
 
-def _sequence(profiles: Profile | Sequence[Profile]) -> list[Profile]:
-    from xsp.profiles import Profile
+def _sequence(profiles: ProfileData | Sequence[ProfileData]) -> list[ProfileData]:
+    from xsp.analysis.profile_data import ProfileData
 
-    return [profiles] if isinstance(profiles, Profile) else list(profiles)
+    return [profiles] if isinstance(profiles, ProfileData) else list(profiles)
 
 
-def _batch_size(profile: Profile) -> int | None:
+def _batch_size(profile: ProfileData) -> int | None:
     sizes = profile.table("calls")["batch_size"]
     return int(sizes.sum()) if len(sizes) and (sizes > 0).all() else None
 
 
-def _summed(profile: Profile) -> pd.DataFrame:
+def _summed(profile: ProfileData) -> pd.DataFrame:
     """All kernels of a profile as one row."""
     work = kernel_work(profile).assign(all=0)
     row = aggregated(work, ["all"])

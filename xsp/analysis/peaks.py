@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xsp.analysis.gpu_rates import published_peaks, rates_of
+from xsp.analysis.work.gpu_rates import published_peaks, rates_of
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 DRAM = "dram"
 DEVICE, TABLE, MEASURED = "device properties", "table", "measured"
 
 
-def peaks(profile: Profile) -> pd.DataFrame:
+def peaks(profile: ProfileData) -> pd.DataFrame:
     """The ceilings of the device on which the model ran, one row per resource and source.
 
     Columns: resource ("fp32" for the cores, "fp16 tensor" for tensor cores, ..., "dram"), precision ("" for dram),
@@ -37,7 +37,7 @@ def peaks(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["resource", "precision", "per_s", "source"]).astype({"per_s": float})
 
 
-def ideal_arithmetic_intensity(profile: Profile, precision: str) -> float:
+def ideal_arithmetic_intensity(profile: ProfileData, precision: str) -> float:
     """Peak FLOP/s of a precision over peak DRAM bytes/s (XSP, section III-D); NaN where either is not known.
 
     The fastest unit that computes in this precision counts ("fp16" is the tensor cores' where there are any), and the
@@ -46,7 +46,7 @@ def ideal_arithmetic_intensity(profile: Profile, precision: str) -> float:
     return ideal_intensities(profile).get(precision, nan)
 
 
-def ideal_intensities(profile: Profile) -> dict[str, float]:
+def ideal_intensities(profile: ProfileData) -> dict[str, float]:
     """`ideal_arithmetic_intensity` of every precision for which it is known."""
     table = peaks(profile)
     best = table.assign(measured=table["source"] == MEASURED).sort_values(
@@ -57,7 +57,7 @@ def ideal_intensities(profile: Profile) -> dict[str, float]:
     return {} if isnan(bandwidth) else {str(precision): each / bandwidth for precision, each in per_s.items()}
 
 
-def on_cpu(profile: Profile) -> bool:
+def on_cpu(profile: ProfileData) -> bool:
     """Whether the model ran on the CPU, as told by the allocator that served it, or by there being no GPU."""
     if len(profile.table("kernels")):
         return False

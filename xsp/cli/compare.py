@@ -8,14 +8,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from xsp.analysis.comparing.verdict import ALPHA, REGRESSION, UNDECIDED
+from xsp.comparing.text import HEADS, node_rows, verdict_word
+from xsp.comparing.verdict import ALPHA, IMPROVED, NEUTRAL, REGRESSION, UNDECIDED
 from xsp.errors import XspError
+from xsp.words.labels import printable
 
 if TYPE_CHECKING:
-    from xsp.analysis.comparing.comparable import Comparable
-    from xsp.analysis.comparing.compare_profiles import Comparison
+    from xsp.comparing.comparable import Comparable
+    from xsp.comparing.comparison import Comparison
     from xsp.profiles import Profile
+
+_STYLES = {REGRESSION: "bold red", IMPROVED: "green", NEUTRAL: "green", UNDECIDED: "yellow"}
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print verdict, sentences and the layers that differ."""
+    word = verdict_word(comparison)
+    name = Text(f"{printable(comparison.candidate)}: ", style="bold")
+    console.print(name.append(word, style=_STYLES.get(word, "yellow")), soft_wrap=True)
+    for place, sentence in enumerate(comparison.sentences):
+        console.print(Text(printable(sentence), style="bold" if place == 0 else ""))
+    rows = node_rows(comparison)
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in HEADS:
+        table.add_column(head, overflow="fold", justify="right" if head in ("before", "now", "difference") else "left")
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    console.print()
+    console.print(table)
+
 
 SLOWER, CANNOT_TELL = 1, 3
 """Exit statuses: a regression; undecided, or times that cannot be compared. 2 is xsp's for what it cannot do."""
@@ -49,7 +76,7 @@ def compare(
 
     Needs neither torch nor a GPU.
     """
-    from xsp.analysis import compare as compare_profiles
+    from xsp import compare as compare_profiles
 
     share = parsed_share(threshold)
     facts = [name for name in allow.split(",") if name]
@@ -59,11 +86,9 @@ def compare(
     else:
         from rich.console import Console
 
-        from xsp.cli.comparison import print_comparison
-
         print_comparison(found, Console())
     if json_path is not None:
-        from xsp.export.writing import written
+        from xsp.capture.writing import written
 
         written(json_path, (json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
     if html is not None:
@@ -97,7 +122,7 @@ def _read(path: Path) -> Profile | Comparable:
         from xsp.profiles import load
 
         return load(path)
-    from xsp.analysis.comparing.comparable import Comparable
+    from xsp.comparing.comparable import Comparable
 
     try:
         return Comparable.from_json(path.read_text(encoding="utf-8"))

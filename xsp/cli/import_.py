@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xsp.cli.outputs import new_capture
+from xsp.cli.options import new_capture
 from xsp.errors import XspError
 
 _SQLITE = b"SQLite format 3\x00"

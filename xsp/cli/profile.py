@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from xsp.cli.options import Arguments, Iterations, Levels, Seed, Warmup
-from xsp.cli.outputs import new_capture
+from xsp.cli.options import Arguments, Iterations, Levels, Seed, Warmup, new_capture
 
 
 def profile(
@@ -79,7 +78,7 @@ def profile(
     if not quiet:
         from rich.console import Console
 
-        from xsp.cli.terminal import print_profile
+        from xsp.cli.report import print_profile
 
         typer.echo()
         print_profile(prof, Console())

@@ -11,7 +11,7 @@ import typer
 
 from xsp.cli.options import Arguments, Iterations, Levels, Seed, Warmup
 from xsp.errors import TargetError, XspError
-from xsp.sweeps import BATCH_SIZE, MANIFEST, Value
+from xsp.sweeping.result import BATCH_SIZE, MANIFEST, Value
 
 if TYPE_CHECKING:
     from xsp.profiles import Profile
@@ -55,7 +55,7 @@ def sweep(
     folder = _checked(output or Path(f"{name.label}-sweep"), force)
     import torch
 
-    from xsp.sweeping import sweep as measured
+    from xsp.sweeping.measure import sweep as measured
 
     sys.argv = [target, *(arguments or [])]
     make = name.function()

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xsp.capture import OPTIONAL_TABLES, TABLES
+from xsp.capture.file import OPTIONAL_TABLES, TABLES
 from xsp.errors import XspError
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 PROFILE = "profile.json"
 """What is no table: name, latency, levels, environment, warnings."""
@@ -25,7 +25,7 @@ _WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
 }
 
 
-def write_tables(prof: Profile, folder: Path, form: str) -> Path:
+def write_tables(prof: ProfileData, folder: Path, form: str) -> Path:
     """Write every table to `folder` as `NAME.csv` or `NAME.parquet` (`form`), and PROFILE; the folder is made.
 
     Tables: tree, spans, the raw tables of the capture, and those that were measured too (gpu_states, corrected, costs,
@@ -46,7 +46,7 @@ def write_tables(prof: Profile, folder: Path, form: str) -> Path:
     return folder
 
 
-def _tables(prof: Profile) -> Iterator[tuple[str, pd.DataFrame]]:
+def _tables(prof: ProfileData) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "tree", prof.tree()
     yield "spans", prof.spans
     for name in TABLES:
@@ -64,7 +64,7 @@ def _tables(prof: Profile) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "device_timeline", prof.device_timeline()
 
 
-def _facts(prof: Profile) -> dict[str, object]:
+def _facts(prof: ProfileData) -> dict[str, object]:
     return {
         "name": prof.name,
         "latency_ms": prof.latency_ms,

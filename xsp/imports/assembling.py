@@ -8,14 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.correlate import launch_of
-from xsp.assembly import Vocabulary, assemble
-from xsp.capture import Capture
+from xsp.analysis.spans.assembly import Vocabulary, assemble
+from xsp.analysis.spans.launches import launch_of
+from xsp.capture.file import Capture
+from xsp.capture.run import Run
 from xsp.errors import CaptureError
 from xsp.imports.foreign import ForeignTrace
 from xsp.imports.layers import Layers, layers_of
-from xsp.run import Run
-from xsp.slugs import no_launch, tagged
 from xsp.tracing import context
 from xsp.types import (
     API_CALLS,
@@ -28,6 +27,7 @@ from xsp.types import (
     RunSpec,
     Schema,
 )
+from xsp.words.warning import no_launch, tagged
 
 Ints = npt.NDArray[np.int64]
 

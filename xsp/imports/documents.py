@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xsp.errors import CaptureError
-from xsp.slugs import tagged
+from xsp.words.warning import tagged
 
 Event = dict[str, Any]
 

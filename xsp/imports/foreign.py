@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xsp.slugs import tagged
 from xsp.types import Level
+from xsp.words.warning import tagged
 
 RANGE_COLUMNS = (
     "thread", "start_ns", "end_ns", "name", "type", "kind", "phase", "forward", "may_enclose", "is_named", "module",

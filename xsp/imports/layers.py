@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.align import occurrence
+from xsp.analysis.spans.align import occurrence
 from xsp.imports.nesting import nearest, parents
 
 Ints = npt.NDArray[np.int64]

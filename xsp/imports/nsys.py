@@ -23,8 +23,8 @@ from xsp.imports.foreign import DEVICE_COLUMNS, HOST_COLUMNS, RANGE_COLUMNS, For
 from xsp.imports.nesting import nearest, parents
 from xsp.imports.operators import BACKWARD, from_nvtx
 from xsp.profiles import Profile
-from xsp.slugs import tagged
 from xsp.types import Level
+from xsp.words.warning import tagged
 
 TOOL = "Nsight Systems"
 PUSH_POP = 59

@@ -8,7 +8,7 @@ import platform
 import sys
 from typing import Any
 
-from xsp.machine import measured_peaks
+from xsp.machine import peak_file as measured_peaks
 from xsp.machine.gpu_state import highest_clocks, power_limit
 from xsp.machine.processor import processor
 

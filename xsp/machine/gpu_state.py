@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from xsp.slugs import tagged
+from xsp.words.warning import tagged
 
 # NVML's clocks event reasons that slow a busy GPU down. Idle, application clocks and sync boost are not among them.
 _THROTTLES = {

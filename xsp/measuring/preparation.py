@@ -2,89 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from xsp import devices
 from xsp import levels as level_table
-from xsp.analysis.correlate import call_of, sorted_by_start, within_model
-from xsp.errors import TargetError
-from xsp.levels.compiled import compilations
-from xsp.levels.layer import LayerTracer
-from xsp.levels.metrics import IN_PLACE, parse_caches, parse_metrics
-from xsp.levels.structure import Structure
-from xsp.levels.structure_run import StructureRecorder, discovered, qualified_names
-from xsp.measuring.driver import Executor, Stop
+from xsp.capture.run import call_of, latency_ns, sorted_by_start, within_model
+from xsp.levels.layer.compiled import compilations
+from xsp.levels.layer.structure import Structure
+from xsp.levels.layer.structure_run import StructureRecorder, discovered, qualified_names
+from xsp.levels.layer.tracer import LayerTracer
+from xsp.machine import devices
+from xsp.measuring.executor import Executor
 from xsp.measuring.interrupts import whole
 from xsp.measuring.progress import bar
-from xsp.measuring.stopping import BUDGET_S, after_rounds, until_precise
+from xsp.measuring.settings import Settings
 from xsp.measuring.switching import add_note, tracing
 from xsp.measuring.warmup import warm_up
-from xsp.run import latency_ns
 from xsp.types import Level, LevelStatus, Status, Tracer
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to measure; see `xsp.measure` for the meaning of each."""
-
-    levels: tuple[Level, ...] = tuple(Level)
-    iterations: int | None = None
-    warmup: int | None = None
-    budget_s: float = BUDGET_S
-    seed: int = 0
-    progress: bool | None = None
-    serialize: bool | None = None
-    stop: Stop | None = None
-    metrics: tuple[str, ...] = ()
-    caches: str = IN_PLACE
-    nvtx: bool = False
-    ranges_as_layers: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        levels: str | Iterable[Level | str] | None,
-        iterations: int | None,
-        warmup: int | None,
-        budget_s: float | None,
-        seed: int,
-        progress: bool | None,
-        serialize: bool | None = None,
-        stop: Stop | None = None,
-        metrics: str | Iterable[str] = (),
-        caches: str = IN_PLACE,
-        nvtx: bool = False,
-        ranges_as_layers: bool = False,
-    ) -> Settings:
-        """Checked settings.
-
-        Raises LevelError for unknown levels, metrics or caches, TargetError for an impossible option.
-        """
-        for name, count, least in (("iterations", iterations, 1), ("warmup", warmup, 0)):
-            if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < least):
-                raise TargetError(f"{name}={count!r} cannot be: a whole number from {least} on, or None")
-        if budget_s is not None and not (isinstance(budget_s, Real) and budget_s >= 0):
-            raise TargetError(f"budget_s={budget_s!r} cannot be: seconds from 0 on, or None for the default")
-        if stop is not None and (iterations is not None or not callable(stop)):
-            raise TargetError(f"stop={stop!r} cannot be: a function of the runs so far, given instead of iterations")
-        budget = BUDGET_S if budget_s is None else budget_s
-        traced, counted, found = level_table.parse_levels(levels), parse_metrics(metrics), parse_caches(caches)
-        return cls(
-            traced, iterations, warmup, budget, seed, progress, serialize, stop, counted, found, nvtx, ranges_as_layers
-        )
-
-    def stopping_rule(self) -> Stop:
-        """The rule given, else as many rounds as asked for, else until precise."""
-        if self.stop is not None:
-            return self.stop
-        return until_precise(budget_s=self.budget_s) if self.iterations is None else after_rounds(self.iterations)
 
 
 @dataclass(frozen=True)
@@ -168,7 +107,7 @@ def _structure(
     recorder = StructureRecorder(called, roots, outside, ranges_are_layers=ranges_as_layers)
     active: list[Tracer] = []
     if Level.LIBRARY in traced:
-        from xsp.levels.library import LibraryTracer
+        from xsp.levels.library.tracer import LibraryTracer
 
         active.append(LibraryTracer(structure=True))
     with tracing(active, "in the structure run"), whole(recorder):
@@ -192,11 +131,11 @@ def _tracers(traced: list[Level], structure: Structure) -> dict[Level, Tracer]:
     if Level.LAYER in traced:
         tracers[Level.LAYER] = LayerTracer(structure.codes, names=structure.names)
     if Level.LIBRARY in traced:
-        from xsp.levels.library import LibraryTracer
+        from xsp.levels.library.tracer import LibraryTracer
 
         tracers[Level.LIBRARY] = LibraryTracer()
     if Level.KERNEL in traced:
-        from xsp.levels.kernel import KernelTracer
+        from xsp.levels.kernel.tracer import KernelTracer
 
         tracers[Level.KERNEL] = KernelTracer()
     return tracers

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from xsp.analysis.statistics import trimmed
-from xsp.measuring.driver import Stop
-from xsp.run import Run
+from xsp.analysis.spans.statistics import trimmed
+from xsp.capture.run import Run
 from xsp.types import LAYER_EVENTS, Level
+
+Stop = Callable[[Sequence[Run]], "str | None"]
+"""Given all runs so far, after a whole round: None to go on, or a sentence that says why enough is known."""
 
 MINIMUM_ROUNDS = 5
 MAXIMUM_ROUNDS = 100

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from xsp import devices
 from xsp.errors import TargetError
-from xsp.levels.tensors import tensors_in
+from xsp.levels.layer.tensors import tensors_in
+from xsp.machine import devices
 
 _AUTOCAST_DEVICES = ("cuda", "cpu")
 

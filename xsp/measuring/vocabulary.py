@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from xsp.assembly import Vocabulary
-from xsp.levels.tensors import described
+from xsp.analysis.spans.assembly import Vocabulary
+from xsp.levels.layer.tensors import described
 from xsp.measuring.preparation import Prepared
 from xsp.measuring.target import Target
 from xsp.types import Level
@@ -37,7 +37,7 @@ def vocabulary(target: Target, prepared: Prepared) -> Vocabulary:
 
 
 def _library_of() -> Callable[[str], str]:
-    from xsp.levels.library_symbols import library_of
+    from xsp.levels.library.symbols import library_of
 
     return library_of
 
@@ -45,7 +45,7 @@ def _library_of() -> Callable[[str], str]:
 def _api_name(kernel: Any) -> Callable[[int, int], str]:
     if kernel is None:
         return lambda domain, cbid: f"{domain}:{cbid}"
-    from xsp.levels.cupti import api_name
+    from xsp.levels.kernel.cupti import api_name
 
     return api_name
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from xsp.slugs import tagged
+from xsp.words.warning import tagged
 
 MINIMUM_RUNS = 4
 MAXIMUM_RUNS = 30

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xsp.analysis.comparing.comparable import Comparable
+from xsp.comparing.comparable import Comparable
 from xsp.errors import BaselineError, CaptureError
 from xsp.regression.identity import machine_folder, machine_of
 from xsp.regression.sessions import Session

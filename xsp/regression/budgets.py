@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xsp.errors import BudgetError
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
     from xsp.regression.quantities import Part, Quantity
 
 UNITS = {
@@ -65,7 +65,7 @@ def metrics_for(budgets: Mapping[str, float]) -> tuple[str, ...]:
     return ("dram",) if "dram_bytes" in budgets else ()
 
 
-def checked(prof: Profile, budgets: Mapping[str, float], graph_breaks: Mapping[str, int] | None) -> list[Checked]:
+def checked(prof: ProfileData, budgets: Mapping[str, float], graph_breaks: Mapping[str, int] | None) -> list[Checked]:
     """Every budget held against the profile, and against the graph breaks of one execution by place.
 
     A budget whose level was left out by the test itself can never be kept, and is broken; where the level is missing
@@ -74,7 +74,7 @@ def checked(prof: Profile, budgets: Mapping[str, float], graph_breaks: Mapping[s
     return [_checked(prof, name, limit, graph_breaks) for name, limit in budgets.items()]
 
 
-def _checked(prof: Profile, name: str, limit: float, graph_breaks: Mapping[str, int] | None) -> Checked:
+def _checked(prof: ProfileData, name: str, limit: float, graph_breaks: Mapping[str, int] | None) -> Checked:
     from xsp.regression.quantities import READERS, Unknown
 
     try:
@@ -122,7 +122,7 @@ def _broken(name: str, limit: float, quantity: Quantity) -> list[str]:
 
 
 def _inside(part: Part) -> str:
-    from xsp.render.labels import telling_kernel_name
+    from xsp.words.labels import telling_kernel_name
 
     names = [
         f"{number}× {_cut(telling_kernel_name(name))}" if number > 1 else _cut(telling_kernel_name(name))
@@ -134,7 +134,7 @@ def _inside(part: Part) -> str:
 
 
 def _cut(name: str) -> str:
-    from xsp.render.labels import printable, shortened
+    from xsp.words.labels import printable, shortened
 
     return shortened(printable(name), _NAME)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xsp.analysis.comparing.comparability import known_counts
-from xsp.analysis.comparing.comparable import Comparable
+from xsp.comparing.comparable import Comparable
+from xsp.comparing.refusal import known_counts
 
 if TYPE_CHECKING:
     from xsp.regression.baselines import Baseline

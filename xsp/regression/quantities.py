@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from xsp.analysis.correction import deepest_rung
-from xsp.analysis.device_timeline import AFTER, BEFORE
 from xsp.analysis.layers import layer_information
 from xsp.analysis.library import library_calls
-from xsp.analysis.work import COUNTERS, kernel_work
+from xsp.analysis.spans.device_timeline import AFTER, BEFORE
+from xsp.analysis.spans.rungs import deepest_rung
+from xsp.analysis.work.kernel_work import COUNTERS, kernel_work
 from xsp.types import Level
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 HOST_WAITS = (1, 3, 4)
 """CUpti_ActivitySynchronizationType of waits of the host: for an event, a stream, a context. 2 is a stream's wait."""
@@ -52,7 +52,7 @@ class Unknown(Exception):  # noqa: N818 - it is an answer, not an error
         self.off = off
 
 
-def latency_ms(prof: Profile) -> Quantity:
+def latency_ms(prof: ProfileData) -> Quantity:
     """Unprofiled model latency, and the layers' part in it."""
     parts: Sequence[Part] = ()
     if _is_traced(prof, Level.LAYER):
@@ -61,14 +61,14 @@ def latency_ms(prof: Profile) -> Quantity:
     return Quantity(prof.latency_ms, tuple(parts), prof.latency_ci_ms)
 
 
-def kernels(prof: Profile) -> Quantity:
+def kernels(prof: ProfileData) -> Quantity:
     """Kernels, copies and sets of one run, as in `Profile.kernels`."""
     _needed(prof, Level.KERNEL)
     nodes = prof.tree().query("level == 'LAYER' and kernels > 0")
     return Quantity(prof.kernels, _ranked(nodes["name"], nodes["kernels"], _kernels_inside(prof)))
 
 
-def library_call_count(prof: Profile) -> Quantity:
+def library_call_count(prof: ProfileData) -> Quantity:
     """Library calls of one run."""
     _needed(prof, Level.LIBRARY)
     calls = library_calls(prof)
@@ -77,7 +77,7 @@ def library_call_count(prof: Profile) -> Quantity:
     return Quantity(len(calls), _ranked(by_layer.size().index, by_layer.size(), inside))
 
 
-def allocated_bytes(prof: Profile) -> Quantity:
+def allocated_bytes(prof: ProfileData) -> Quantity:
     """Bytes that the layers of one run allocate, all together; what is freed in between is not subtracted."""
     _needed(prof, Level.LAYER)
     layers = layer_information(prof)
@@ -86,7 +86,7 @@ def allocated_bytes(prof: Profile) -> Quantity:
     return Quantity(float(layers["allocated_bytes"].sum()), _ranked(layers["name"], layers["allocated_bytes"]))
 
 
-def synchronizations(prof: Profile) -> Quantity:
+def synchronizations(prof: ProfileData) -> Quantity:
     """Waits of the host for the device inside the model calls of one run.
 
     CUPTI's records of event, stream and context synchronisation; torch waits that way in `.item()` and `.cpu()` too.
@@ -99,7 +99,7 @@ def synchronizations(prof: Profile) -> Quantity:
     return Quantity(len(waits), _ranked(names.size().index, names.size(), inside))
 
 
-def _host_waits(prof: Profile) -> pd.DataFrame:
+def _host_waits(prof: ProfileData) -> pd.DataFrame:
     """The host's waits in the last run that recorded them: api (CUDA API call) and layer."""
     table, calls, api = prof.table("synchronizations"), prof.table("model_calls"), prof.table("api_calls")
     last = prof.runs.loc[prof.runs["rung"] == deepest_rung({"runs": prof.runs}), "run"].max()
@@ -114,7 +114,7 @@ def _host_waits(prof: Profile) -> pd.DataFrame:
     )
 
 
-def _layers_of(prof: Profile, parents: pd.Series[float]) -> list[str]:
+def _layers_of(prof: ProfileData, parents: pd.Series[float]) -> list[str]:
     """Name of the layer that each span lies in."""
     spans = prof.table("spans")
     known = parents.notna().to_numpy()
@@ -129,7 +129,7 @@ def _layers_of(prof: Profile, parents: pd.Series[float]) -> list[str]:
     return [str(name) for name in names]
 
 
-def dram_bytes(prof: Profile) -> Quantity:
+def dram_bytes(prof: ProfileData) -> Quantity:
     """Bytes that the kernels of one run read from and write to device memory, as counted by the hardware."""
     _needed(prof, Level.KERNEL)
     work = kernel_work(prof)
@@ -142,7 +142,7 @@ def dram_bytes(prof: Profile) -> Quantity:
     return Quantity(float(work["bytes"].sum()), _ranked(sums.index, sums, _kernels_inside(prof)))
 
 
-def gpu_idle_share(prof: Profile) -> Quantity:
+def gpu_idle_share(prof: ProfileData) -> Quantity:
     """Share of the unprofiled latency in which the GPU runs nothing; parts are idle times before layers' kernels."""
     _needed(prof, Level.KERNEL)
     busy = float(prof.tree()["device_ms"].iloc[0])
@@ -153,12 +153,12 @@ def gpu_idle_share(prof: Profile) -> Quantity:
     return Quantity(idle, _ranked(names, timeline["idle_before_ms"] / whole))
 
 
-def _is_traced(prof: Profile, level: Level) -> bool:
+def _is_traced(prof: ProfileData, level: Level) -> bool:
     levels = prof.levels.set_index("level")
     return bool(levels.loc[level.name, "status"] == "traced")
 
 
-def _needed(prof: Profile, level: Level) -> None:
+def _needed(prof: ProfileData, level: Level) -> None:
     status = prof.levels.set_index("level").loc[level.name]
     if status["status"] == "off":
         raise Unknown(f"level {level.name} is not among the levels of this test", off=True)
@@ -175,7 +175,7 @@ def _ranked(
     return tuple(Part(str(name), value, (inside or {}).get(str(name), ())) for name, value in sums[sums > 0].items())
 
 
-def _kernels_inside(prof: Profile) -> dict[str, Inside]:
+def _kernels_inside(prof: ProfileData) -> dict[str, Inside]:
     """Names of the kernels of each layer with their number, those with most device time first."""
     nodes = prof.tree()
     nodes = nodes[nodes["level"].isin(["LAYER", "KERNEL"])]
@@ -188,7 +188,7 @@ def _counted(names: pd.Series[str]) -> Inside:
     return tuple((str(name), int(number)) for name, number in names.value_counts(sort=False).items())
 
 
-READERS: dict[str, Callable[[Profile], Quantity]] = {
+READERS: dict[str, Callable[[ProfileData], Quantity]] = {
     "latency_ms": latency_ms,
     "kernels": kernels,
     "library_calls": library_call_count,

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from xsp.analysis.comparing.comparable import Array, Comparable
-from xsp.analysis.comparing.sessions import LEAST_FREEDOM, spread
-from xsp.analysis.statistics import trimmed
+from xsp.analysis.spans.statistics import trimmed
+from xsp.comparing.comparable import Array, Comparable
+from xsp.comparing.sessions import LEAST_FREEDOM, spread
 from xsp.regression.plan import METRICS
 
 

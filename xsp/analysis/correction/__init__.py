@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from xsp.analysis.correction.captures import Correction as Correction
-from xsp.analysis.correction.captures import corrected_spans as corrected_spans
-from xsp.analysis.correction.captures import correction_of as correction_of
-from xsp.analysis.correction.captures import correction_row as correction_row
-from xsp.analysis.correction.captures import deepest_rung as deepest_rung
-from xsp.analysis.correction.captures import fitted as fitted
-from xsp.analysis.correction.captures import spec_of as spec_of
+from xsp.analysis.correction.of_capture import Correction as Correction
+from xsp.analysis.correction.of_capture import corrected_spans as corrected_spans
+from xsp.analysis.correction.of_capture import correction_of as correction_of
+from xsp.analysis.correction.of_capture import correction_row as correction_row
+from xsp.analysis.correction.of_capture import fitted as fitted

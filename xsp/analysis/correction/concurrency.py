@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xsp.analysis.correction.charges import Bools, Ints
-from xsp.analysis.intervals import innermost
+from xsp.analysis.spans.intervals import innermost
 from xsp.types import Columns
 
 Intervals = tuple[Ints, Ints]

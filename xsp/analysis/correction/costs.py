@@ -12,7 +12,7 @@ from xsp.analysis.correction.charges import COST_LEVELS, Bools, Costs, EventKind
 from xsp.analysis.correction.latencies import Latencies
 from xsp.analysis.correction.replay import replay
 from xsp.analysis.correction.timeline import Timeline
-from xsp.analysis.statistics import TRIM, trimmed
+from xsp.analysis.spans.statistics import TRIM, trimmed
 from xsp.errors import XspError
 from xsp.types import DeviceKind, Level, RunSpec
 

@@ -6,7 +6,7 @@ figure is made.
 
 from __future__ import annotations
 
-from xsp.analysis.figures.hierarchy import hierarchy
+from xsp.analysis.figures.icicle import hierarchy
 from xsp.analysis.figures.kernel_bars import kernels_by_name
 from xsp.analysis.figures.layer_bars import gpu_vs_nongpu, layer_latency, layer_memory, layer_metrics
 from xsp.analysis.figures.rooflines import kernel_roofline, layer_roofline

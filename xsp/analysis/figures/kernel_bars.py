@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xsp.analysis.figures.ceilings import si
 from xsp.analysis.figures.palette import IDLE, IDLE_PATTERN, LEVELS
 from xsp.analysis.figures.rooflines import bound_text
+from xsp.analysis.figures.roofs import si
 from xsp.analysis.figures.sources import sources_note
 from xsp.analysis.figures.theme import NO_KERNELS, Figure, empty, figure, hover, kernel_label
 from xsp.analysis.kernels import kernels_by_name as kernels_by_name_table
-from xsp.render import numbers
+from xsp.words import numbers
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 _BARS = 20
 _BOUNDS = (
@@ -25,7 +25,7 @@ _BOUNDS = (
 )
 
 
-def kernels_by_name(profile: Profile) -> Figure:
+def kernels_by_name(profile: ProfileData) -> Figure:
     """The kernels with the largest total latency, by name (A10); memory-bound ones hatched."""
     title = "Kernels by name"
     table = kernels_by_name_table(profile).sort_values("latency_ms", ascending=False, kind="stable")

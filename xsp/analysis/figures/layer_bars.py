@@ -25,10 +25,10 @@ from xsp.analysis.layer_kernels import gpu_vs_nongpu as gpu_vs_nongpu_table
 from xsp.analysis.layer_kernels import layer_metrics as layer_metrics_table
 from xsp.analysis.layers import layer_latency as layer_latency_table
 from xsp.analysis.layers import layer_memory as layer_memory_table
-from xsp.render import numbers
+from xsp.words import numbers
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 _NAMED = 30
 """Layers up to which each bar has its layer's name below it instead of its index."""
@@ -37,7 +37,7 @@ _WIDTH = 0.9
 _MIB = 2**20
 
 
-def layer_latency(profile: Profile) -> Figure:
+def layer_latency(profile: ProfileData) -> Figure:
     """Latency of each layer (A3), coloured by kind, backward passes hatched."""
     title = "Latency of each layer"
     table = layer_latency_table(profile)
@@ -56,7 +56,7 @@ def layer_latency(profile: Profile) -> Figure:
     return _layer_axis(drawn, shown)
 
 
-def layer_memory(profile: Profile) -> Figure:
+def layer_memory(profile: ProfileData) -> Figure:
     """Bytes that each layer allocates (A4)."""
     title = "Memory allocated by each layer"
     table = layer_memory_table(profile)
@@ -73,7 +73,7 @@ def layer_memory(profile: Profile) -> Figure:
     return _layer_axis(drawn, shown)
 
 
-def layer_metrics(profile: Profile) -> Figure:
+def layer_metrics(profile: ProfileData) -> Figure:
     """FLOPs, DRAM bytes read and written by each layer (A12), below each other."""
     title = "Work of each layer: FLOPs and DRAM traffic"
     table = _named(layer_metrics_table(profile), profile)
@@ -99,7 +99,7 @@ def layer_metrics(profile: Profile) -> Figure:
     return _layer_axis(drawn, shown)
 
 
-def gpu_vs_nongpu(profile: Profile) -> Figure:
+def gpu_vs_nongpu(profile: ProfileData) -> Figure:
     """Share of each layer's latency in which the GPU works for it, and the rest (A13), normalised to 100 %."""
     title = "GPU and non-GPU time of each layer"
     table = _named(gpu_vs_nongpu_table(profile), profile)
@@ -147,7 +147,7 @@ def milliseconds(value: float) -> str:
     return f"{numbers.milliseconds(value, numbers.decimals_for(value))} ms"
 
 
-def _named(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+def _named(table: pd.DataFrame, profile: ProfileData) -> pd.DataFrame:
     """The table with the columns index, name and phase that those of layers alone have."""
     layers = layer_latency_table(profile)[["index", "name", "phase"]]
     return table.rename(columns={"layer_index": "index"}).merge(layers, how="left", on="index")

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.figures.ceilings import Roof, add_roofs, dram_bytes_per_s, roofs, si
 from xsp.analysis.figures.palette import family, family_named
+from xsp.analysis.figures.roofs import Roof, add_roofs, dram_bytes_per_s, roofs, si
 from xsp.analysis.figures.sources import sources_note
 from xsp.analysis.figures.theme import (
     MARKS,
@@ -27,10 +27,10 @@ from xsp.analysis.kernels import kernel_roofline as kernel_roofline_table
 from xsp.analysis.layer_kernels import layer_roofline as layer_roofline_table
 from xsp.analysis.layers import layer_information
 from xsp.analysis.peaks import peaks
-from xsp.render import numbers
+from xsp.words import numbers
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 INTENSITY_AXIS = "Arithmetic intensity (FLOP per byte of DRAM traffic)"
 THROUGHPUT_AXIS = "Throughput (FLOP/s)"
@@ -45,7 +45,7 @@ _NO_TIME = 0.001
 Namer = Callable[[str], str]
 
 
-def kernel_roofline(profile: Profile) -> Figure:
+def kernel_roofline(profile: ProfileData) -> Figure:
     """Each kernel (A9), as large as its latency, with the colour and symbol of its layer's kind."""
     title = "Roofline of the kernels"
     table = kernel_roofline_table(profile)
@@ -56,7 +56,7 @@ def kernel_roofline(profile: Profile) -> Figure:
     return _roofline(profile, title, "kernels", table.assign(type=kinds), kernel_label)
 
 
-def layer_roofline(profile: Profile) -> Figure:
+def layer_roofline(profile: ProfileData) -> Figure:
     """Each layer (A14), with the FLOPs, bytes and GPU time of its kernels."""
     title = "Roofline of the layers"
     table = layer_roofline_table(profile)
@@ -76,7 +76,7 @@ def drawable(table: pd.DataFrame) -> pd.Series[bool]:
     return (table[["arithmetic_intensity", "flops_per_s"]].astype(float) > 0).all(axis=1)
 
 
-def _roofline(profile: Profile, title: str, what: str, table: pd.DataFrame, label: Namer) -> Figure:
+def _roofline(profile: ProfileData, title: str, what: str, table: pd.DataFrame, label: Namer) -> Figure:
     placed = table[drawable(table)]
     if not len(placed):
         return empty(
@@ -104,7 +104,7 @@ def _lowest_in_sight(shown: pd.DataFrame) -> float:
     return float(ranked.loc[(spent > _NO_TIME).to_numpy(), "flops_per_s"].iloc[0])
 
 
-def _ceilings(profile: Profile, shown: pd.DataFrame) -> tuple[list[Roof], float]:
+def _ceilings(profile: ProfileData, shown: pd.DataFrame) -> tuple[list[Roof], float]:
     known = peaks(profile)
     return roofs(known, shown["precision"].unique()), dram_bytes_per_s(known)
 

@@ -16,11 +16,11 @@ from xsp.analysis.figures.theme import NO_LAYERS, Figure, empty, figure, hover, 
 from xsp.analysis.layers import layer_latency_by_type as layer_latency_by_type_table
 from xsp.analysis.layers import layer_memory_by_type as layer_memory_by_type_table
 from xsp.analysis.layers import layer_type_distribution as layer_type_distribution_table
-from xsp.render import numbers
-from xsp.render.labels import shortened
+from xsp.words import numbers
+from xsp.words.labels import shortened
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 _SLICES = 12
 """Bars of a distribution; smaller types are pooled into the last."""
@@ -28,19 +28,19 @@ _LEAST = 0.005
 """Types with less than this share are pooled."""
 
 
-def layer_type_distribution(profile: Profile) -> Figure:
+def layer_type_distribution(profile: ProfileData) -> Figure:
     """Share of each type among the layers, counted by calls (A5)."""
     table = layer_type_distribution_table(profile)
     return _shares("Layers by type", table, "count", "Share of layers (%)", lambda amount: f"{int(amount)}", NO_LAYERS)
 
 
-def layer_latency_by_type(profile: Profile) -> Figure:
+def layer_latency_by_type(profile: ProfileData) -> Figure:
     """Share of each type in the layers' latency (A6)."""
     table = layer_latency_by_type_table(profile)
     return _shares("Latency by type", table, "latency_ms", "Share of the latency (%)", milliseconds, NO_LAYERS)
 
 
-def layer_memory_by_type(profile: Profile) -> Figure:
+def layer_memory_by_type(profile: ProfileData) -> Figure:
     """Share of each type in the memory that layers allocate (A7)."""
     table = layer_memory_by_type_table(profile)
     unknown = "The memory that layers allocate was not recorded in this profile."

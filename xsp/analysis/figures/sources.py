@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xsp.analysis.work import ANALYTIC, COUNTERS, kernel_work
+from xsp.analysis.work.kernel_work import ANALYTIC, COUNTERS, kernel_work
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 _COUNTED = "FLOPs and DRAM traffic were counted by the hardware."
 _ANALYTIC = (
@@ -21,7 +21,7 @@ _FROM_SHAPES = "Analytic, not counted: FLOPs and bytes follow from the shapes of
 _QUANTITIES = {"FLOPs": "flops_source", "DRAM bytes": "bytes_source"}
 
 
-def sources_note(profiles: Profile | Sequence[Profile]) -> str:
+def sources_note(profiles: ProfileData | Sequence[ProfileData]) -> str:
     """For FLOPs and bytes apart: counted by the hardware, analytic, or for which share of the kernels' time counted."""
     every = profiles if isinstance(profiles, Sequence) else [profiles]
     work = pd.concat([kernel_work(each) for each in every], ignore_index=True)

@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from xsp.analysis.figures.ceilings import add_roofs, dram_bytes_per_s, roofs, si
 from xsp.analysis.figures.layer_bars import milliseconds
 from xsp.analysis.figures.palette import IDLE, IDLE_PATTERN, LEVELS
 from xsp.analysis.figures.rooflines import INTENSITY_AXIS, THROUGHPUT_AXIS, bound_text, drawable
+from xsp.analysis.figures.roofs import add_roofs, dram_bytes_per_s, roofs, si
 from xsp.analysis.figures.sources import sources_note
 from xsp.analysis.figures.theme import NO_KERNELS, Figure, empty, figure, hover, safe
 from xsp.analysis.model import kernels_by_model as kernels_by_model_table
 from xsp.analysis.model import model_information as model_information_table
 from xsp.analysis.peaks import peaks
-from xsp.render import numbers
+from xsp.words import numbers
 
 if TYPE_CHECKING:
-    from xsp.profiles import Profile
+    from xsp.analysis.profile_data import ProfileData
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "pentagon", "hexagon")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 """Models of one figure differ in symbol and dash: all of them have the colour of the level MODEL or KERNEL."""
 
 
-def model_information(profiles: Profile | Sequence[Profile]) -> Figure:
+def model_information(profiles: ProfileData | Sequence[ProfileData]) -> Figure:
     """Throughput, and below it latency with its 95 % interval, over the batch size (A1); a line per model."""
     title = "Throughput and latency over the batch size"
     table = model_information_table(profiles)
@@ -49,7 +49,7 @@ def model_information(profiles: Profile | Sequence[Profile]) -> Figure:
     return drawn
 
 
-def kernels_by_model(profiles: Profile | Sequence[Profile]) -> Figure:
+def kernels_by_model(profiles: ProfileData | Sequence[ProfileData]) -> Figure:
     """GPU-busy and idle time of each profile, and the model's place below the roofs of its GPU (A15)."""
     title = "GPU time and roofline of the models"
     every = profiles if isinstance(profiles, Sequence) else [profiles]

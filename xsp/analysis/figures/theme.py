@@ -6,7 +6,7 @@ import textwrap
 from html import escape
 from typing import Any
 
-from xsp.render.labels import printable, shortened, telling_kernel_name
+from xsp.words.labels import printable, shortened, telling_kernel_name
 
 Figure = Any
 """A `plotly.graph_objects.Figure`; plotly has no types, and is imported when a figure is made."""

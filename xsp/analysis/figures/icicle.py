@@ -1,0 +1,176 @@
+"""The whole stack in one figure: an icicle of model, modules, layers, library calls and kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.analysis.figures.palette import IDLE, LEVELS, text_on
+from xsp.analysis.figures.theme import MARKS, NO_LAYERS, Figure, empty, figure, hover, kernel_label, layer_label, safe
+from xsp.analysis.layers import layer_information
+from xsp.analysis.spans.device_timeline import AFTER, BEFORE
+from xsp.types import Level
+from xsp.words import numbers
+from xsp.words.fold import Line, folded
+from xsp.words.labels import short_name
+
+if TYPE_CHECKING:
+    from xsp.analysis.profile_data import ProfileData
+
+_ROWS = 7
+"""Levels drawn at once; a click shows deeper ones."""
+_ON_GPU = (
+    "Width of a layer: its turn on the GPU's timeline, that is the GPU's busy time for it and the idle time just "
+    "before, which is what is free below it."
+)
+_ON_HOST = "Width of a layer: its time on the host; no kernels were traced."
+_OPEN = " Click a node to open it, the top row to go back."
+
+
+def hierarchy(profile: ProfileData) -> Figure:
+    """The model's latency divided among modules and layers, and below each layer its library calls and kernels.
+
+    A layer is as wide as its latency (`xsp.analysis.layer_information`), a library call or kernel as its GPU-busy time.
+    Gaps before the first and after the last kernel are nodes of their own.
+    """
+    title = "The stack: model, modules, layers, library calls, kernels"
+    tree = profile.tree()
+    records: list[dict[str, Any]] = tree.to_dict("records")  # type: ignore[assignment] # keys are column names
+    place = {record["node"]: row for row, record in enumerate(records)}
+    parents = [place.get(record["parent"], -1) for record in records]
+    times = _times(profile, tree, parents)
+    timeline = profile.device_timeline()
+    gaps = timeline.loc[timeline["name"].isin([BEFORE, AFTER]), ["name", "idle_before_ms"]]
+    times[0] += float(gaps["idle_before_ms"].sum())
+    if not times[0] > 0:
+        return empty(title, NO_LAYERS)
+    lines = folded(parents, (times / times[0]).tolist(), MARKS - 2)
+    nodes = _Nodes(records, parents, times, lines)
+    for name, gap in gaps.itertuples(index=False):
+        nodes.add_gap(str(name), float(gap))
+    note = (_ON_GPU if tree["device_ms"].notna().any() else _ON_HOST) + _OPEN
+    if len(lines) < len(records):
+        note += f" Of {len(records)} nodes the {len(lines)} largest are drawn, the rest pooled."
+    drawn = figure(title, note, height=520)
+    drawn.update_layout(margin={"l": 12, "r": 12, "b": 12}, uniformtext={"minsize": 10, "mode": "hide"})
+    return drawn.add_icicle(**nodes.trace())
+
+
+def _times(profile: ProfileData, tree: pd.DataFrame, parents: list[int]) -> npt.NDArray[np.float64]:
+    """Width of every row of the tree in ms: layers' latencies, GPU time below them, sums above them."""
+    layers = layer_information(profile)[["name", "phase", "latency_ms"]]
+    known = tree[["level", "name", "phase", "device_ms"]].merge(layers, how="left", on=["name", "phase"])
+    is_layer = (known["level"] == Level.LAYER.name).to_numpy()
+    twins = known[is_layer].groupby(["name", "phase"])["name"].transform("size")
+    times: npt.NDArray[np.float64] = known["device_ms"].to_numpy(dtype=float).copy()
+    times[is_layer] = known["latency_ms"].to_numpy(dtype=float)[is_layer] / twins.to_numpy()
+    times = np.nan_to_num(times)
+    above = tree["level"].isin(["MODEL", "MODULE"]).to_numpy()
+    times[above] = 0.0
+    for row in range(len(times) - 1, 0, -1):  # children come after their parents
+        if above[parents[row]]:
+            times[parents[row]] += times[row]
+    return times
+
+
+@dataclass(frozen=True)
+class _Node:
+    key: str
+    parent: str
+    label: str
+    hover: str
+    time: float
+    level: str
+
+
+class _Nodes:
+    """Nodes of the icicle, in order. A parent is as wide as its children and what it has besides them."""
+
+    def __init__(
+        self, records: list[dict[str, Any]], parents: list[int], times: npt.NDArray[np.float64], lines: list[Line]
+    ) -> None:
+        self._records, self._parents, self._times = records, parents, times
+        self._nodes: list[_Node] = []
+        shown = {line.row for line in lines}
+        self._pooled: dict[int, float] = {}
+        for row, above in enumerate(parents):
+            if row not in shown:
+                self._pooled[above] = self._pooled.get(above, 0.0) + float(times[row])
+        for line in lines:
+            self._add_pooled(line) if line.row < 0 else self._add_row(line.row)
+
+    def _add_pooled(self, line: Line) -> None:
+        label = f"{line.hidden} more"
+        self._append(f"rest {line.parent}", str(line.parent), label, f"<b>{label}</b>", self._pooled[line.parent], "")
+
+    def _add_row(self, row: int) -> None:
+        record, above = self._records[row], self._parents[row]
+        label = _label(record, self._records[above]["name"] if above > 0 else "")
+        parent = str(above) if above >= 0 else ""
+        self._append(str(row), parent, label, _what(record), float(self._times[row]), record["level"])
+
+    def add_gap(self, label: str, time: float) -> None:
+        """Time of the model in which nothing runs for any layer."""
+        if time > 0:
+            self._append(f"gap {label}", "0", label, f"<b>GPU idle {label}</b>", time, "")
+
+    def _append(self, key: str, parent: str, label: str, what: str, time: float, level: str) -> None:
+        share = f"{numbers.milliseconds(time)} ms, {numbers.percent(time / self._times[0])} of the whole"
+        self._nodes.append(_Node(key, parent, label, hover(what, share), time, level))
+
+    def trace(self) -> dict[str, Any]:
+        """Arguments of `add_icicle`; values are what a node has besides its children, never below zero."""
+        below: dict[str, float] = {}
+        own: dict[str, float] = {}
+        for node in reversed(self._nodes):
+            inner = below.get(node.key, 0.0)
+            own[node.key] = max(node.time - inner, 0.0)
+            below[node.parent] = below.get(node.parent, 0.0) + max(node.time, inner)
+        return {
+            "ids": [node.key for node in self._nodes],
+            "parents": [node.parent for node in self._nodes],
+            "labels": [node.label for node in self._nodes],
+            "values": [own[node.key] for node in self._nodes],
+            "hovertext": [node.hover for node in self._nodes],
+            "hoverinfo": "text",
+            "branchvalues": "remainder",
+            "sort": False,
+            "tiling": {"orientation": "v"},
+            "maxdepth": _ROWS,
+            "leaf": {"opacity": 1},
+            "textfont": {
+                "size": 12,
+                "color": [text_on(LEVELS.get(node.level, IDLE)) for node in self._nodes],
+            },
+            "pathbar": {"textfont": {"color": text_on(LEVELS["MODEL"])}},
+            "marker": {
+                "colors": [LEVELS.get(node.level, IDLE) for node in self._nodes],
+                "pattern": {
+                    "shape": ["" if node.level in LEVELS else "/" for node in self._nodes],
+                    "solidity": 0.12,
+                    "size": 9,
+                    "fgcolor": "#3a4048",
+                    "fillmode": "replace",
+                    "bgcolor": IDLE,
+                },
+            },
+        }
+
+
+def _label(record: dict[str, Any], above: str) -> str:
+    if record["level"] == Level.KERNEL.name:
+        return kernel_label(record["name"])
+    return layer_label(short_name(record["level"], record["name"], above), record["phase"])
+
+
+def _what(record: dict[str, Any]) -> str:
+    label = (
+        kernel_label(record["name"], 110)
+        if record["level"] == Level.KERNEL.name
+        else layer_label(record["name"], record["phase"], 110)
+    )
+    return f"<b>{label}</b><br>{safe(record['type'] or record['level'].lower())}"

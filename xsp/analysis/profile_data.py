@@ -1,0 +1,273 @@
+"""What was measured, and what is read off it: the only thing that analyses, tables, figures and exports ever see."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xsp.analysis.correction import Correction, corrected_spans, correction_of
+from xsp.analysis.correction.charges import COST_LEVELS
+from xsp.analysis.spans.device_timeline import device_timeline
+from xsp.analysis.spans.overhead import overhead
+from xsp.analysis.spans.overlap import serialized_layers
+from xsp.analysis.spans.rungs import deepest_rung, runs_of, spec_of
+from xsp.analysis.spans.statistics import trimmed
+from xsp.analysis.spans.tree import latency_table
+from xsp.capture.file import Capture
+from xsp.errors import XspError
+from xsp.machine.gpu_state import GpuState, suspect_rounds
+from xsp.tracing.context import TraceContext
+from xsp.types import RANGES, Level, empty
+
+_DETAIL_TABLES = {
+    Level.MODEL: "calls",
+    Level.LAYER: "layers",
+    Level.LIBRARY: "library_calls",
+    Level.KERNEL: "kernels",
+}
+
+_STATE_COLUMNS = [
+    "round", "sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c", "throttled_by", "other_processes",
+]  # fmt: skip
+
+
+class ProfileData:
+    """What was measured. Tables are DataFrames; times are ns on the host's monotonic clock unless a column says ms."""
+
+    def __init__(self, capture: Capture | None = None) -> None:
+        self._filled = capture
+
+    def fill(self, capture: Capture) -> None:
+        """Give an empty profile, such as `xsp.profile()` binds while its block runs, its content."""
+        self._filled = capture
+
+    @property
+    def _capture(self) -> Capture:
+        if self._filled is None:
+            raise XspError(
+                "this profile is empty: the numbers are there once the `with xsp.profile(...)` block has ended"
+            )
+        return self._filled
+
+    @property
+    def name(self) -> str:
+        """Name of the profiled model or callable."""
+        return str(self._capture.meta["name"])
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """GPU, driver, CUDA, torch, cuDNN, host and xsp versions the numbers were measured with."""
+        return dict(self._capture.meta["environment"])
+
+    @property
+    def gpu_states(self) -> pd.DataFrame:
+        """The GPU at the end of each round: round, sm_clock_mhz, memory_clock_mhz, power_w, temperature_c,
+        throttled_by, other_processes (that use the GPU), suspect (it ended throttled or at another clock than most),
+        left_out (its runs are not in `runs`). Empty without a GPU or NVML.
+        """
+        rows = self._capture.meta.get("gpu_states", [])
+        found = pd.DataFrame(rows, columns=_STATE_COLUMNS)
+        suspect = suspect_rounds([GpuState(**{name: row[name] for name in _STATE_COLUMNS}) for row in rows])
+        kept = self._capture.tables["runs"]["round"]
+        return found.assign(suspect=found["round"].isin(suspect), left_out=~found["round"].isin(kept))
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what makes these numbers doubtful or incomplete; empty when nothing does."""
+        return list(self._capture.meta["warnings"])
+
+    @property
+    def clock(self) -> dict[str, Any] | None:
+        """How device stamps were mapped to the host clock: method and error_ns. None where no device was traced."""
+        return self._capture.meta.get("clock")
+
+    @property
+    def trace(self) -> TraceContext:
+        """The trace that the spans belong to; shared with the caller's OpenTelemetry span, if one was open."""
+        context = self._capture.meta["trace"]
+        return TraceContext(int(context["trace_id"], 16), int(context["parent_span_id"], 16), context["first_span_id"])
+
+    @property
+    def levels(self) -> pd.DataFrame:
+        """One row per level: level, tracer, status ("traced", "unavailable", "off"), reason."""
+        return pd.DataFrame(self._capture.meta["levels"], columns=["level", "tracer", "status", "reason"])
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row per timed run: run, rung, deepest, round, position, start_ns, latency_ns (call to device finished),
+        host_latency_ns (call to return), lost (records dropped), unmatched (events the structure run did not have),
+        orphans (device activities whose launch was not seen).
+        """
+        return self._capture.tables["runs"].copy()
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A raw table of the capture by name: see `xsp.capture.file.TABLES`."""
+        return self._capture.tables[name].copy()
+
+    @property
+    def spans(self) -> pd.DataFrame:
+        """One row per span of every run: run, rung, iteration, level, name, span_id, parent_id, start_ns, end_ns,
+        duration_ns, thread, stream (-1 on the host), correlation_id (0 where it has none), detail (row of the
+        level's table).
+
+        Ids are valid OpenTelemetry span ids in `trace`; the parent of a MODEL span is the caller's span or 0.
+        """
+        return self._spans.copy()
+
+    @cached_property
+    def _spans(self) -> pd.DataFrame:
+        raw = self._capture.tables["spans"]
+        runs = self._capture.tables["runs"]
+        first, parent = self.trace.first_span_id, raw["parent"].to_numpy().astype(np.uint64)
+        is_root = raw["parent"].to_numpy() < 0
+        run = raw["run"].to_numpy()
+        levels = pd.Index([level.name for level in Level], dtype=object)
+        return pd.DataFrame(
+            {
+                "run": run,
+                "rung": runs["rung"].to_numpy(dtype=object)[run],
+                "iteration": runs["round"].to_numpy()[run],
+                "level": pd.Categorical.from_codes(raw["level"].to_numpy(), categories=levels),
+                "name": self._span_names(),
+                "span_id": np.uint64(first) + np.arange(len(raw), dtype=np.uint64),
+                "parent_id": np.where(
+                    is_root, np.uint64(self.trace.parent_span_id), np.uint64(first) + np.where(is_root, 0, parent)
+                ).astype(np.uint64),
+                "start_ns": raw["start_ns"],
+                "end_ns": raw["start_ns"] + raw["duration_ns"],
+                "duration_ns": raw["duration_ns"],
+                "thread": raw["thread"],
+                "stream": raw["stream"],
+                "correlation_id": raw["correlation_id"],
+                "detail": raw["detail"],
+            }
+        )
+
+    def _span_names(self) -> pd.Categorical:
+        names = [self._capture.tables[_DETAIL_TABLES[level]]["name"].to_numpy(dtype=object) for level in Level]
+        first = np.r_[0, np.cumsum([len(each) for each in names])]
+        raw = self._capture.tables["spans"]
+        code, distinct = pd.factorize(np.concatenate(names))
+        at = first[raw["level"].to_numpy()] + raw["detail"].to_numpy()
+        return pd.Categorical.from_codes(code[at], categories=pd.Index(distinct, dtype=object))
+
+    @cached_property
+    def _correction(self) -> Correction | None:
+        return correction_of(self._capture.meta.get("correction"))
+
+    @cached_property
+    def _corrected(self) -> pd.DataFrame | None:
+        return corrected_spans(self._capture.tables, self._correction.costs) if self._correction else None
+
+    @property
+    def corrected(self) -> pd.DataFrame | None:
+        """The deepest rung's spans with the tracers' cost taken out by replay: row (of `spans`), start_ns, duration_ns.
+
+        None where the costs could not be fitted: only rung M was run, or fewer than four rounds without lost records.
+        """
+        return None if self._corrected is None else self._corrected.copy()
+
+    @property
+    def costs(self) -> pd.DataFrame:
+        """What one event of each kind cost, fitted in place, for the levels that were traced.
+
+        Columns: kind, level, cost_ns, low_ns, high_ns (95 %), identified (False where the rungs do not tell, and a
+        prior was kept), tight_loop_ns (the same event in a tight loop, as a check; 0 where it was not measured).
+        Empty where nothing was fitted.
+        """
+        costs, loops = (self._correction.costs, self._correction.tight_loops) if self._correction else (None, None)
+        rows = [
+            (
+                kind.removesuffix("_ns"),
+                level.name,
+                getattr(costs, kind),
+                *costs.intervals[kind],
+                costs.identified[kind],
+                getattr(loops, kind),
+            )
+            for kind, level in COST_LEVELS.items()
+            if costs is not None and level in spec_of(deepest_rung(self._capture.tables)).levels
+        ]
+        columns = ["kind", "level", "cost_ns", "low_ns", "high_ns", "identified", "tight_loop_ns"]
+        return pd.DataFrame(rows, columns=columns)
+
+    @property
+    def closure_error(self) -> pd.DataFrame:
+        """By rung: (corrected total - unprofiled model latency) / unprofiled model latency, on rounds that the costs
+        were not fitted on. Columns: error, low, high (95 %), rounds. Empty where nothing was fitted.
+        """
+        found = self._correction.closure if self._correction else {}
+        rows = [(one.error, one.low, one.high, len(one.by_round)) for one in found.values()]
+        index = pd.Index(list(found), name="rung", dtype=object)
+        return pd.DataFrame(rows, index=index, columns=["error", "low", "high", "rounds"])
+
+    def overhead(self) -> pd.DataFrame:
+        """What each rung adds to each level above it; columns as in `xsp.analysis.spans.overhead.overhead`."""
+        return overhead(self._capture.tables)
+
+    @property
+    def serialized(self) -> pd.DataFrame:
+        """Each layer's device time when no other layer runs; `xsp.analysis.spans.overlap.serialized_layers`."""
+        return serialized_layers(self._capture.tables)
+
+    def device_timeline(self) -> pd.DataFrame:
+        """The device's time, divided among layers and named gaps; `xsp.analysis.spans.device_timeline.device_timeline`."""
+        return device_timeline(self._capture.tables, self._corrected)
+
+    @cached_property
+    def _tree(self) -> pd.DataFrame:
+        return latency_table(self._capture.tables, self.name, self._corrected)
+
+    def tree(self) -> pd.DataFrame:
+        """The hierarchical latency table; columns as in `xsp.analysis.spans.tree.latency_table`."""
+        return self._tree.copy()
+
+    @property
+    def latency_ms(self) -> float:
+        """Unprofiled model latency, call to device finished: trimmed mean over the runs at rung M.
+
+        An imported profile has no such runs; its latency holds the cost of the tracing.
+        """
+        return float(self._latency[0]) / 1e6
+
+    @property
+    def latency_ci_ms(self) -> float:
+        """Half width of the 95 % interval of `latency_ms`."""
+        return float(self._latency[1]) / 1e6
+
+    @cached_property
+    def _latency(self) -> tuple[Any, Any]:
+        runs = self._capture.tables["runs"]
+        return trimmed(runs_of(runs, Level.MODEL)["latency_ns"])
+
+    @property
+    def kernels(self) -> int:
+        """Kernels, copies and sets that one run executes on the GPU."""
+        return int(self._tree["kernels"].iloc[0])
+
+    @property
+    def lost(self) -> int:
+        """Events known to be missing over all runs: dropped records, and device activities without a launch."""
+        runs = self._capture.tables["runs"]
+        return int(runs["lost"].sum() + runs["orphans"].sum())
+
+    @property
+    def ranges(self) -> pd.DataFrame:
+        """The target's own NVTX ranges (torch.cuda.nvtx, the nvtx package) in runs that traced layers.
+
+        Columns: run, rung, name, domain, thread, start_ns, end_ns, duration_ns. Empty where there are none.
+        """
+        found = self._capture.tables.get("ranges", pd.DataFrame({"run": pd.Series(dtype="int32"), **empty(RANGES)}))
+        rungs = self._capture.tables["runs"]["rung"].to_numpy(dtype=object)
+        ranges = found.assign(duration_ns=found["end_ns"] - found["start_ns"])
+        ranges.insert(1, "rung", rungs[ranges["run"].to_numpy()])
+        return ranges
+
+    @property
+    def epoch_offset_ns(self) -> int | None:
+        """Unix time minus the monotonic clock when this was recorded; None in captures that do not have it."""
+        offset = self._capture.meta.get("epoch_offset_ns")
+        return None if offset is None else int(offset)

@@ -1,0 +1,206 @@
+"""From runs and the structure run to the tables of a capture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
+from xsp.capture.run import Run, within_model
+from xsp.types import RANGES, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level
+
+_LAUNCH_COLUMNS = ["kind", "name", "registers_per_thread", "static_shared_bytes", "dynamic_shared_bytes", "bytes"]
+_AXES = ("x", "y", "z")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the indices in the runs stand for, at the end of the climb.
+
+    `layers`, `modules`, `calls` are rows of the structure run (dictionaries); `library_calls` likewise, with `symbol`
+    the index into `symbols`; `kernels` are kernel names; `api_name` names an API call by domain and cbid.
+    """
+
+    calls: list[dict[str, Any]]
+    modules: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
+    library_calls: list[dict[str, Any]]
+    symbols: Sequence[str]
+    library_of: Callable[[str], str]
+    kernels: Sequence[str]
+    api_name: Callable[[int, int], str]
+
+    @property
+    def codes(self) -> StructureCodes:
+        """What timed events are matched against."""
+        return StructureCodes(
+            np.array([row["code"] for row in self.layers], dtype=np.int64),
+            np.array([row["symbol"] for row in self.library_calls], dtype=np.int64),
+        )
+
+
+def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
+    """The tables of a capture (see `capture.TABLES`). In `spans`, `parent` is a row of the same table or -1."""
+    codes = words.codes
+    parts = [correlate(run, codes) for run in runs]
+    sizes = np.array([len(part.spans["level"]) for part in parts])
+    first = np.r_[0, np.cumsum(sizes)[:-1]]
+    spans = _spans(parts, sizes, first)
+    library_calls = _library_calls(words, _unrecorded(spans, len(words.library_calls)))
+    kernels, config = _kernels(parts, words.kernels)
+    spans.loc[spans["level"] == Level.KERNEL, "detail"] = config
+    tables = {
+        "runs": _runs(runs, parts),
+        "model_calls": _joined([run.model_calls for run in runs]),
+        "synchronizations": _joined([_synchronizations(run, part) for run, part in zip(runs, parts, strict=True)]),
+        "spans": spans,
+        "api_calls": _api_calls(parts, first, words.api_name),
+        "calls": pd.DataFrame(words.calls),
+        "modules": pd.DataFrame(words.modules, columns=["name", "type", "parameter_bytes", "is_leaf", "calls"]),
+        "layers": _layers(words.layers),
+        "library_calls": library_calls,
+        "kernels": kernels,
+    }
+    ranges = _joined([_ranges(run) for run in runs])
+    return tables | ({"ranges": ranges} if len(ranges) else {})
+
+
+def _joined(tables: Sequence[Columns]) -> pd.DataFrame:
+    """Tables of all runs below each other, with the run's number as first column."""
+    columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    sizes = [len(next(iter(table.values()))) for table in tables]
+    return pd.DataFrame({"run": np.repeat(np.arange(len(tables), dtype=np.int32), sizes), **columns})
+
+
+def _synchronizations(run: Run, part: Correlated) -> Columns:
+    """Those whose API call lies inside a model call."""
+    table = run.table("synchronizations", SYNCHRONIZATIONS)
+    inside = np.isin(table["correlation_id"], part.api_calls["correlation_id"])
+    return {name: column[inside] for name, column in table.items()}
+
+
+def _ranges(run: Run) -> Columns:
+    """Those that began inside a model call."""
+    return within_model(run.table("ranges", RANGES), run.model_calls)[0]
+
+
+def _runs(runs: Sequence[Run], parts: Sequence[Correlated]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "run": np.arange(len(runs), dtype=np.int32),
+            "rung": [run.spec.name for run in runs],
+            "deepest": [run.spec.deepest.name for run in runs],
+            "round": [run.round for run in runs],
+            "position": [run.position for run in runs],
+            "start_ns": [int(run.model_calls["start_ns"][0]) for run in runs],
+            "latency_ns": [run.latency_ns for run in runs],
+            "host_latency_ns": [run.host_latency_ns for run in runs],
+            "lost": [run.lost for run in runs],
+            "unmatched": [part.unmatched for part in parts],
+            "orphans": [part.orphans for part in parts],
+        }
+    )
+
+
+def _spans(parts: Sequence[Correlated], sizes: npt.NDArray[Any], first: npt.NDArray[Any]) -> pd.DataFrame:
+    joined = {name: np.concatenate([part.spans[name] for part in parts]) for name in parts[0].spans}
+    parent = joined["parent"]
+    return pd.DataFrame(
+        {
+            "run": np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
+            "level": joined["level"],
+            "detail": joined["detail"].astype(np.int32),
+            "parent": np.where(parent >= 0, parent + np.repeat(first, sizes), -1).astype(np.int32),
+            "start_ns": joined["start_ns"],
+            "duration_ns": joined["end_ns"] - joined["start_ns"],
+            "thread": joined["thread"],
+            "stream": joined["stream"],
+            "context": joined["context"],
+            "correlation_id": joined["correlation_id"],
+        }
+    )
+
+
+def _kernels(parts: Sequence[Correlated], names: Sequence[str]) -> tuple[pd.DataFrame, npt.NDArray[np.int32]]:
+    columns: dict[str, npt.NDArray[Any]] = {
+        name: np.concatenate([part.device[name] for part in parts]) for name in _LAUNCH_COLUMNS
+    }
+    for shape in ("grid", "block"):
+        joined = np.concatenate([part.device[shape] for part in parts])
+        columns |= {f"{shape}_{axis}": joined[:, i] for i, axis in enumerate(_AXES)}
+    every = pd.DataFrame(columns)
+    config: npt.NDArray[np.int32] = every.groupby(list(every.columns), sort=False).ngroup().to_numpy().astype(np.int32)
+    distinct = every.drop_duplicates().reset_index(drop=True)
+    kinds = np.array([kind.name.lower() for kind in DeviceKind])
+    distinct["kind"] = kinds[distinct["kind"]] if len(distinct) else distinct["kind"].astype(str)
+    distinct["name"] = np.array(names, dtype=object)[distinct["name"]] if len(distinct) else []
+    return distinct, config
+
+
+def _api_calls(
+    parts: Sequence[Correlated], first: npt.NDArray[Any], api_name: Callable[[int, int], str]
+) -> pd.DataFrame:
+    wanted = ("domain", "cbid", "parent", "start_ns", "end_ns", "thread", "correlation_id")
+    joined = {name: np.concatenate([part.api_calls[name] for part in parts]) for name in wanted}
+    sizes = np.array([len(part.api_calls["cbid"]) for part in parts])
+    key = joined["domain"].astype(np.int64) << 32 | joined["cbid"]
+    distinct, code = np.unique(key, return_inverse=True)
+    names = [api_name(int(ApiDomain(one >> 32)), int(one & 0xFFFFFFFF)) for one in distinct]
+    return pd.DataFrame(
+        {
+            "run": np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
+            "name": pd.Categorical.from_codes(code, categories=pd.Index(names, dtype=object)),
+            "parent": (joined["parent"] + np.repeat(first, sizes)).astype(np.int32),
+            "start_ns": joined["start_ns"],
+            "duration_ns": joined["end_ns"] - joined["start_ns"],
+            "thread": joined["thread"],
+            "correlation_id": joined["correlation_id"],
+        }
+    )
+
+
+_LAYER_COLUMNS = (
+    "name", "type", "kind", "module", "phase", "forward", "input_shapes", "input_dtypes", "output_shapes",
+    "output_dtypes", "parameter_bytes", "allocated_bytes", "peak_bytes", "weight_shape",
+)  # fmt: skip
+_LISTS = ("input_shapes", "input_dtypes", "output_shapes", "output_dtypes", "weight_shape")
+
+
+def _layers(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Layer rows, then the two that `StructureCodes` speaks of; nested lists become JSON text."""
+    blank = {"type": "", "kind": "none", "module": "", "phase": "forward", "forward": -1, "parameter_bytes": 0}
+    blank |= {name: [] for name in _LISTS}
+    extra = [{**blank, "name": name} for name in ("(outside layers)", "(not in the structure run)")]
+    unknown = {"allocated_bytes": -1, "peak_bytes": -1, "weight_shape": []}
+    table = pd.DataFrame([unknown | row for row in [*rows, *extra]], columns=list(_LAYER_COLUMNS))
+    for name in _LISTS:
+        table[name] = table[name].map(json.dumps)
+    return table
+
+
+def _unrecorded(spans: pd.DataFrame, recorded: int) -> npt.NDArray[Any]:
+    """Symbols of library calls that the structure run did not have; their details are renumbered to follow its rows."""
+    calls = (spans["level"] == Level.LIBRARY) & (spans["detail"] >= recorded)
+    symbols, place = np.unique(spans.loc[calls, "detail"] - recorded, return_inverse=True)
+    spans.loc[calls, "detail"] = (recorded + place).astype(np.int32)
+    return symbols
+
+
+def _library_calls(words: Vocabulary, unrecorded: npt.NDArray[Any]) -> pd.DataFrame:
+    """Library call rows, then one without arguments for every symbol that only timed runs called."""
+    rows = [(words.symbols[row["symbol"]], row["arguments"]) for row in words.library_calls]
+    rows += [(words.symbols[symbol], {}) for symbol in unrecorded]
+    return pd.DataFrame(
+        {
+            "name": [name for name, _ in rows],
+            "library": [words.library_of(name) for name, _ in rows],
+            "arguments": [json.dumps(arguments) for _, arguments in rows],
+            "flops": pd.array([arguments.get("flops") for _, arguments in rows], dtype="Int64"),
+        }
+    )

@@ -1,0 +1,98 @@
+"""The device's time of a model call, divided without rest: every layer's work, and the idle time before it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from xsp.analysis.spans.ancestors import layer_spans, model_spans
+from xsp.types import Level, Tables
+
+BEFORE = "(before the first kernel)"
+AFTER = "(after the last kernel)"
+
+
+def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFrame:
+    """Layers in the order in which the GPU first works for them, with a row for what comes before and one for after.
+
+    Columns: name, phase, busy_ms (GPU-busy time that is this layer's: where kernels of several streams overlap, the one
+    that began first has the time), idle_before_ms (GPU-idle time just before its kernels), share (of both together).
+    All busy and idle times add up to the model latency of the timeline: the corrected one if `corrected` is given, else
+    the deepest rung's as recorded. Means over the runs of the deepest rung. Empty if no kernels were traced.
+    """
+    spans = _timed(tables["spans"], corrected)
+    pieces = device_turns(tables, corrected)
+    if not len(pieces):
+        return pd.DataFrame(columns=["name", "phase", "busy_ms", "idle_before_ms", "share"])
+    ends = _ends(spans, pieces)
+    runs = len(ends)
+    sums = pieces.groupby(["name", "phase"], sort=False)[["busy_ns", "idle_ns"]].sum()
+    means = sums.div(runs * 1e6).reset_index()
+    means.columns = pd.Index(["name", "phase", "busy_ms", "idle_before_ms"])
+    edges = pd.DataFrame(
+        {
+            "name": [BEFORE, AFTER],
+            "phase": "",
+            "busy_ms": 0.0,
+            "idle_before_ms": [ends["before"].mean() / 1e6, ends["after"].mean() / 1e6],
+        }
+    )
+    result = pd.concat([edges[:1], means, edges[1:]], ignore_index=True)
+    total = result["busy_ms"].sum() + result["idle_before_ms"].sum()
+    return result.assign(share=(result["busy_ms"] + result["idle_before_ms"]) / total)
+
+
+def device_turns(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFrame:
+    """What `device_timeline` adds up, one row per kernel, copy or set in order of start within each model call.
+
+    Columns: run, call (row of its MODEL span), busy_ns (device time that is its own), idle_ns (idle time just before),
+    start_ns, end_ns, name and phase of its layer. Empty if no kernels were traced.
+    """
+    spans = _timed(tables["spans"], corrected)
+    kernels = spans[spans["level"] == Level.KERNEL]
+    kernels = kernels.assign(call=model_spans(tables["spans"], kernels.index.to_numpy()))
+    kernels = kernels.sort_values(["run", "call", "start_ns"], kind="stable")
+    if not len(kernels):
+        return pd.DataFrame(columns=["run", "call", "busy_ns", "idle_ns", "start_ns", "end_ns", "name", "phase"])
+    below = layer_spans(tables["spans"], kernels.index.to_numpy())
+    keys = tables["layers"].loc[tables["spans"]["detail"].to_numpy()[below], ["name", "phase"]]
+    return _pieces(kernels).assign(name=keys["name"].to_numpy(), phase=keys["phase"].to_numpy())
+
+
+def _timed(spans: pd.DataFrame, corrected: pd.DataFrame | None) -> pd.DataFrame:
+    """Spans of the deepest rung's runs with the times to use; row numbers are kept."""
+    if corrected is not None:
+        kept = spans.loc[corrected["row"]]
+        return kept.assign(start_ns=corrected["start_ns"].to_numpy(), duration_ns=corrected["duration_ns"].to_numpy())
+    deepest = spans.loc[spans["level"] == Level.KERNEL, "run"].unique()
+    return spans[spans["run"].isin(deepest)]
+
+
+def _pieces(kernels: pd.DataFrame) -> pd.DataFrame:
+    """New busy time and idle time before each kernel, in order of start, by model call.
+
+    What lies between two calls of a run belongs to neither.
+    """
+    call, start = kernels["call"].to_numpy(), kernels["start_ns"].to_numpy()
+    end = start + kernels["duration_ns"].to_numpy()
+    # Calls are laid end to end on one axis, so that the running maximum starts anew with each.
+    width = int(end.max() - start.min()) + 1
+    shift = np.unique(call, return_inverse=True)[1].astype(np.int64) * width - start.min()
+    reached = np.maximum.accumulate(end + shift)
+    before = np.r_[np.int64(-1), reached[:-1]]
+    first = np.r_[True, call[1:] != call[:-1]]
+    opens = start + shift
+    idle = np.where(first, 0, np.maximum(opens - before, 0))
+    busy = np.maximum(end + shift - np.where(first, opens, np.maximum(opens, before)), 0)
+    columns = {"run": kernels["run"].to_numpy(), "call": call, "busy_ns": busy, "idle_ns": idle}
+    return pd.DataFrame(columns | {"start_ns": start, "end_ns": end})
+
+
+def _ends(spans: pd.DataFrame, pieces: pd.DataFrame) -> pd.DataFrame:
+    """Per run, summed over its model calls: from the call to its first kernel, and from its last kernel to the end."""
+    model = spans[(spans["level"] == Level.MODEL) & spans["run"].isin(pieces["run"])]
+    calls = pieces.groupby("call").agg(first=("start_ns", "min"), last=("end_ns", "max")).reindex(model.index)
+    finish = model["start_ns"] + model["duration_ns"]
+    before = (calls["first"].fillna(finish) - model["start_ns"]).clip(lower=0)
+    after = (finish - calls["last"].fillna(finish)).clip(lower=0)
+    return pd.DataFrame({"before": before, "after": after}).groupby(model["run"]).sum()

@@ -1,0 +1,104 @@
+"""The nodes of the hierarchy: model, modules, layers, library calls, kernels, and the node of every span."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xsp.types import IntArray, Level
+
+
+@dataclass
+class Hierarchy:
+    """Nodes of the hierarchy and the node of every span.
+
+    `nodes` has one row per node: parent (index or -1), level, name, type, phase, shapes. `of_span` maps rows of the
+    spans table to nodes.
+    """
+
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    of_span: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    _known: dict[tuple[Any, ...], int] = field(default_factory=dict)
+
+    def node(self, key: tuple[Any, ...], parent: int, level: str, name: str, **facts: Any) -> int:
+        """Index of the node with this key, made if it is new."""
+        if key not in self._known:
+            self._known[key] = len(self.nodes)
+            blank = {"type": "", "phase": "forward", "input_shapes": "", "output_shapes": ""}
+            self.nodes.append({"parent": parent, "level": level, "name": name, **blank, **facts})
+        return self._known[key]
+
+    @property
+    def parents(self) -> IntArray:
+        """Parent of every node."""
+        return np.array([node["parent"] for node in self.nodes], dtype=np.int64)
+
+    def in_order(self) -> list[tuple[int, int]]:
+        """`(node, depth)` depth first, children in order of first appearance."""
+        children: dict[int, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            children.setdefault(node["parent"], []).append(index)
+        order, pending = [], [(node, 0) for node in reversed(children.get(-1, []))]
+        while pending:
+            index, depth = pending.pop()
+            order.append((index, depth))
+            pending.extend((child, depth + 1) for child in reversed(children.get(index, [])))
+        return order
+
+
+def hierarchy(tables: dict[str, pd.DataFrame], model: str) -> Hierarchy:
+    """Group spans into nodes: calls of one layer (and phase) are one node, as are same-named calls below one parent."""
+    tree = Hierarchy()
+    calls = tables["calls"]["input_shapes"]
+    root = tree.node(("model",), -1, "MODEL", model, type="model", input_shapes=calls.iloc[0] if len(calls) else "")
+    spans = tables["spans"]
+    level, parent = spans["level"].to_numpy(), spans["parent"].to_numpy()
+    detail = spans["detail"].to_numpy()
+    tree.of_span = np.full(len(spans), root, dtype=np.int64)
+
+    layer_nodes = _layer_nodes(tree, root, tables, np.unique(detail[level == Level.LAYER]))
+    here = level == Level.LAYER
+    tree.of_span[here] = layer_nodes[detail[here]]
+    names = {Level.LIBRARY: tables["library_calls"]["name"], Level.KERNEL: tables["kernels"]["name"]}
+    for one in (Level.LIBRARY, Level.KERNEL):
+        here = level == one
+        code, name = pd.factorize(names[one])
+        below = pd.DataFrame({"parent": tree.of_span[parent[here]], "code": code[detail[here]]})
+        distinct = below.drop_duplicates()
+        pairs = zip(distinct["parent"].tolist(), distinct["code"].tolist(), strict=True)
+        index = [
+            tree.node((one, above, which), above, one.name, str(name[which]), phase=tree.nodes[above]["phase"])
+            for above, which in pairs
+        ]
+        place = below.merge(distinct.assign(node=np.array(index, dtype=np.int64)), how="left", on=["parent", "code"])
+        tree.of_span[here] = place["node"].to_numpy()
+    return tree
+
+
+def _layer_nodes(tree: Hierarchy, root: int, tables: dict[str, pd.DataFrame], used: IntArray) -> IntArray:
+    layers = tables["layers"]
+    columns = [tables["modules"][column].tolist() for column in ("name", "type", "calls")]
+    modules = {name: (kind, calls) for name, kind, calls in zip(*columns, strict=True)}
+    forward_type = layers["type"].to_numpy()
+    result = np.full(len(layers), root, dtype=np.int64)
+    for index, row in zip(used.tolist(), layers.loc[used].to_dict("records"), strict=True):
+        above = _module_node(tree, root, row["module"], modules)
+        kind = row["type"] if row["forward"] < 0 else forward_type[row["forward"]]
+        result[index] = tree.node(
+            ("layer", row["module"], row["name"], row["phase"]), above, "LAYER", row["name"],
+            type=kind, phase=row["phase"],
+            input_shapes=row["input_shapes"], output_shapes=row["output_shapes"],
+        )  # fmt: skip
+    return result
+
+
+def _module_node(tree: Hierarchy, root: int, name: str, modules: dict[str, tuple[str, int]]) -> int:
+    node, path = root, ""
+    for part in filter(None, name.split(".")):
+        path = f"{path}.{part}" if path else part
+        kind, calls = modules.get(path, ("", 0))
+        node = tree.node(("module", path), node, "MODULE", path, type=kind, calls=calls)
+    return node

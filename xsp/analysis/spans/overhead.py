@@ -1,0 +1,67 @@
+"""What tracing adds: the paper's Figure 2 as a table."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from xsp.analysis.spans.rungs import spec_of
+from xsp.analysis.spans.statistics import trimmed
+from xsp.analysis.spans.tree import exclusive_ns
+from xsp.types import Level, Tables
+
+_COLUMNS = ["rung", "level", "added_ms", "added_ci_ms", "added_share", "events", "added_us_per_event"]
+
+
+def overhead(tables: Tables) -> pd.DataFrame:
+    """What each rung adds to each level above the one that it adds (XSP, section III-C: the overhead of level n+1).
+
+    One row per rung and level: `added_ms` is the trimmed mean over rounds of the level's total host time in this rung
+    minus that in the rung before, within the same round, and `added_ci_ms` half its 95 % interval; for MODEL it is the
+    call to device finished. `added_share` is relative to the unprofiled model latency, `events` what the added level
+    records in a run, `added_us_per_event` the one over the other. A difference is what was added to the program's
+    latency, not what the tracer cost: on a GPU-bound model the cost hides behind the queue.
+    """
+    runs = tables["runs"]
+    rungs = sorted(runs["rung"].unique(), key=lambda rung: len(spec_of(rung).levels))
+    if len(rungs) < 2:
+        return pd.DataFrame(columns=_COLUMNS)
+    totals = {level: _totals(tables, level) for level in Level}
+    unprofiled = float(trimmed(totals[Level.MODEL]["M"].dropna())[0])
+    rows = []
+    for before, rung in pairwise(rungs):
+        added_level = spec_of(rung).deepest
+        events = _events(tables, rung, added_level)
+        for level in spec_of(before).levels:
+            difference = (totals[level][rung] - totals[level][before]).dropna()
+            mean, half = (float(value) for value in trimmed(difference))
+            per_event = mean / events / 1e3 if events else np.nan
+            rows.append((rung, level.name, mean / 1e6, half / 1e6, mean / unprofiled, events, per_event))
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _totals(tables: Tables, level: Level) -> pd.DataFrame:
+    """Total host time of a level in ns, by round (rows) and rung (columns)."""
+    runs = tables["runs"]
+    if level is Level.MODEL:
+        return runs.pivot_table(index="round", columns="rung", values="latency_ns")
+    spans = tables["spans"]
+    here = spans["level"] == level
+    if level is Level.LAYER:
+        # What stands for the work outside layers is not an event, and a layer inside a layer counts once.
+        here &= tables["layers"]["kind"].to_numpy()[np.where(here, spans["detail"], 0)] != "none"
+    total = spans.assign(ns=exclusive_ns(spans, level))[here].groupby("run")["ns"].sum()
+    return runs.assign(total=runs["run"].map(total)).pivot_table(index="round", columns="rung", values="total")
+
+
+def _events(tables: Tables, rung: str, level: Level) -> int:
+    """Records of a level in one run of a rung: spans, and for KERNEL the API calls too."""
+    runs = tables["runs"].loc[tables["runs"]["rung"] == rung, "run"]
+    spans = tables["spans"]
+    counted = spans.loc[(spans["level"] == level) & spans["run"].isin(runs), "run"]
+    number = counted.value_counts().reindex(runs, fill_value=0).median()
+    if level is Level.KERNEL:
+        number += tables["api_calls"]["run"].value_counts().reindex(runs, fill_value=0).median()
+    return int(number)

@@ -1,0 +1,82 @@
+"""The kernels of one run in the order of their launches, and how long each takes over all runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.analysis.spans.align import matched
+from xsp.analysis.spans.ancestors import layer_spans
+from xsp.analysis.spans.rungs import deepest_rung
+from xsp.analysis.spans.statistics import trimmed_known
+from xsp.types import IntArray, Level, Tables
+
+COLUMNS = {
+    "position": np.int64, "kernel": np.int64, "name": object, "layer": np.int64, "library_call": np.int64,
+    "layer_span": np.int64, "call_span": np.int64, "duration_ns": np.float64, "duration_ci_ns": np.float64,
+}  # fmt: skip
+
+
+def kernel_sequence(tables: Tables) -> pd.DataFrame:
+    """The kernels (no copies, no sets) of the last run of the deepest rung, in the order of their launching API calls.
+
+    Columns: position (from 0), kernel (row of `kernels`), name, layer (row of `layers`), library_call (row of
+    `library_calls`, -1 for none), layer_span and call_span (rows of `spans` in that run, call_span -1 for none),
+    duration_ns and duration_ci_ns (trimmed mean and half a 95 % interval over the runs of the deepest rung that have
+    the same kernel in the same layer for the same time of asking). Empty where no kernels were traced.
+    """
+    every = _launched(tables)
+    if not len(every):
+        return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in COLUMNS.items()})
+    last = every[every["run"] == every["run"].max()].reset_index(drop=True)
+    mean, half = trimmed_known(_durations(every, last["code"].to_numpy()))
+    names = tables["kernels"]["name"].to_numpy(dtype=object)
+    facts = {"position": np.arange(len(last)), "name": names[last["kernel"]]}
+    found: pd.DataFrame = last.assign(**facts, duration_ns=mean, duration_ci_ns=half)[list(COLUMNS)]
+    return found
+
+
+def _launched(tables: Tables) -> pd.DataFrame:
+    """Every kernel of the deepest rung's runs by run and launch: run, kernel, layer, library_call, spans, code."""
+    spans, runs = tables["spans"], tables["runs"]
+    own = runs.loc[runs["rung"] == deepest_rung(tables), "run"]
+    detail, level = spans["detail"].to_numpy(), spans["level"].to_numpy()
+    kernels = np.flatnonzero((level == Level.KERNEL) & spans["run"].isin(own).to_numpy())
+    kernels = kernels[(tables["kernels"]["kind"] == "kernel").to_numpy()[detail[kernels]]]
+    if not len(kernels):
+        return pd.DataFrame(columns=["run"])
+    layer_span, parent = layer_spans(spans, kernels), spans["parent"].to_numpy()[kernels]
+    called = level[parent] == Level.LIBRARY
+    run, start = spans["run"].to_numpy()[kernels], spans["start_ns"].to_numpy()[kernels]
+    order = np.lexsort((start, _launch_ns(tables["api_calls"], spans.loc[kernels]), run))
+    table = pd.DataFrame(
+        {
+            "run": run,
+            "kernel": detail[kernels].astype(np.int64),
+            "layer": detail[layer_span].astype(np.int64),
+            "library_call": np.where(called, detail[parent], -1).astype(np.int64),
+            "layer_span": layer_span.astype(np.int64),
+            "call_span": np.where(called, parent, -1).astype(np.int64),
+            "ns": spans["duration_ns"].to_numpy()[kernels],
+        }
+    )
+    table["code"] = table["kernel"] * len(tables["layers"]) + table["layer"]
+    return table.iloc[order].reset_index(drop=True)
+
+
+def _launch_ns(api_calls: pd.DataFrame, kernels: pd.DataFrame) -> IntArray:
+    """Start of the outermost API call that launched each kernel; kernels of one graph launch share it."""
+    first = api_calls.groupby(["run", "correlation_id"])["start_ns"].min()
+    launch = first.reindex(pd.MultiIndex.from_frame(kernels[["run", "correlation_id"]])).to_numpy()
+    return np.where(np.isnan(launch), kernels["start_ns"], launch).astype(np.int64)
+
+
+def _durations(every: pd.DataFrame, codes: IntArray) -> npt.NDArray[np.float64]:
+    """Durations as a matrix (runs, positions), NaN where a run lacks the kernel."""
+    runs = every["run"].unique()
+    result = np.full((len(runs), len(codes)), np.nan)
+    for row, (_, one) in zip(result, every.groupby("run", sort=True), strict=True):
+        place = matched(one["code"].to_numpy(), codes)
+        row[place[place >= 0]] = one["ns"].to_numpy()[place >= 0]
+    return result

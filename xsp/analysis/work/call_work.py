@@ -1,0 +1,86 @@
+"""What library calls have to do, from their decoded arguments: operations, operand bytes, precision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import isnan, nan, prod
+from typing import Any
+
+import pandas as pd
+
+from xsp.analysis.work.data_types import itemsize, precision_of
+from xsp.analysis.work.layer_products import attention_flops
+from xsp.analysis.work.layer_work import Work
+
+
+def call_work(library_calls: pd.DataFrame) -> pd.DataFrame:
+    """What each row of `library_calls` has to do: columns of `Work`. Bytes are those of the operands, once each."""
+    flops = library_calls["flops"].to_numpy(float, na_value=nan)
+    works = [_work(json.loads(text), each) for text, each in zip(library_calls["arguments"], flops, strict=True)]
+    return pd.DataFrame(works, columns=list(Work._fields), index=library_calls.index)
+
+
+def _work(call: Mapping[str, Any], flops: float) -> Work:
+    operations = call.get("operations")
+    if isinstance(operations, list):
+        return _graph(operations, flops)
+    if "m" in call and "n" in call and "k" in call:
+        return _product(call, flops)
+    convolution = _convolution(call)
+    return Work(flops, *convolution, is_product=True) if convolution else Work(flops, is_product=not isnan(flops))
+
+
+def _product(call: Mapping[str, Any], flops: float) -> Work:
+    """C = A B: reads both operands and writes the result; an addend, of which beta tells, is not counted."""
+    data_type = call.get("data_type")
+    a, b, c = (call.get(f"{name}_type") or call.get("a_type") or data_type for name in "abc")
+    m, n, k, batch = call["m"], call["n"], call["k"], call.get("batch_count", 1)
+    read = batch * (m * k * itemsize(a) + k * n * itemsize(b))
+    computed = str(call.get("compute_type", ""))
+    precision = precision_of(a)
+    if precision == "fp32":
+        precision = next((name for word, name in _FAST.items() if word in computed), precision)
+    return Work(flops, float(read), float(batch * m * n * itemsize(c)), precision, True)
+
+
+_FAST = {"FAST_TF32": "tf32", "FAST_16BF": "bf16", "FAST_16F": "fp16"}
+"""cuBLAS compute types that say in what float32 operands are multiplied."""
+
+_OUTPUTS = ("dX", "dW", "dx", "dw", "Y", "y")
+"""What a convolution writes: the first of these that it has. Backward passes have `dY`, which they read."""
+_OPERANDS = ("X", "W", "Y", "dX", "dW", "dY", "x", "w", "y", "dx", "dw", "dy")
+
+
+def _graph(operations: list[Mapping[str, Any]], flops: float) -> Work:
+    """A cuDNN graph. Which tensors of a fused graph never reach memory it does not say, so bytes need a single node."""
+    if [node["operation"] for node in operations] == ["SDPA_FWD"]:
+        return _attention(operations[0])
+    heavy = [node for node in operations if str(node["operation"]).startswith(("CONVOLUTION", "MATMUL"))]
+    types = [
+        tensor.get("type") for node in heavy for key in (*_OPERANDS, "matA")
+        if isinstance(tensor := node.get(key), Mapping)
+    ]  # fmt: skip
+    precision = precision_of(types[0]) if types else ""
+    found = _convolution(operations[0]) if len(operations) == 1 else None
+    return Work(flops, found[0] if found else nan, found[1] if found else nan, precision, bool(heavy))
+
+
+def _attention(node: Mapping[str, Any]) -> Work:
+    """The FLOPs too are from the tensors: captures of earlier versions lack them."""
+    tensors = {name: node[name] for name in "QKVO"}
+    *read, written = (prod(each["dims"]) * itemsize(each["type"]) for each in tensors.values())
+    flops = attention_flops(*(tensors[name]["dims"] for name in "QKV"))
+    return Work(flops, float(sum(read)), float(written), precision_of(tensors["Q"]["type"]), True)
+
+
+def _convolution(call: Mapping[str, Any]) -> tuple[float, float, str] | None:
+    """Bytes read and written by a convolution or one of its gradients, and the precision of its operands."""
+    tensors = {key: call[key] for key in _OPERANDS if isinstance(call.get(key), Mapping) and "dims" in call[key]}
+    written = next((key for key in _OUTPUTS if key in tensors), None)
+    if written is None or len(tensors) != 3:
+        return None
+    size = {key: prod(tensor["dims"]) * itemsize(tensor["type"]) for key, tensor in tensors.items()}
+    read = sum(bytes_ for key, bytes_ in size.items() if key != written)
+    operand = next(tensor for key, tensor in tensors.items() if key != written)
+    return float(read), float(size[written]), precision_of(operand["type"])

@@ -1,0 +1,1 @@
+"""A saved profile: its tables, its file, and how files are written."""

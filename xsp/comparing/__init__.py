@@ -1,0 +1,1 @@
+"""Two profiles compared: nodes aligned, differences judged, causes ranked and worded. docs/compare.md."""

@@ -1,0 +1,216 @@
+"""The nodes of a profile's hierarchy with everything about them that two profiles can differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.analysis.spans.hierarchy import Hierarchy, hierarchy
+from xsp.analysis.spans.rungs import deepest_rung, runs_of
+from xsp.analysis.spans.tree import device_sums, host_sums
+from xsp.types import IntArray, Level
+
+if TYPE_CHECKING:
+    from xsp.analysis.profile_data import ProfileData
+
+Array = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+COUNTS = ["kernels", "copies", "sets", "copied_bytes", "library_calls", "synchronizations", "allocated_bytes"]
+"""Counts of a node and all below it in one run: executions on the GPU by kind, bytes copied, library calls, waits of
+the host for the device, bytes allocated."""
+
+_KINDS = {"kernels": "kernel", "copies": "memcpy", "sets": "memset"}
+_TABLES = ("runs", "spans", "api_calls", "model_calls", "calls", "modules", "layers", "library_calls", "kernels")
+_SIGNATURE = ["input_shapes", "output_shapes", "input_dtypes", "output_dtypes"]
+COLUMNS = [
+    "path", "level", "name", "type", "phase", "kind", "parent", "order", "calls", *COUNTS, "parameter_bytes",
+    *_SIGNATURE,
+]  # fmt: skip
+BACKWARD = " (backward)"
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """`nodes` as in `node_facts`; the host's and the device's times in ms, one per run, by path."""
+
+    nodes: pd.DataFrame
+    host: dict[str, Array]
+    device: dict[str, Array]
+
+
+def node_facts(profile: ProfileData) -> NodeFacts:
+    """One row per node of the hierarchy, parents before children.
+
+    Columns: path (unique; a layer's backward part ends in ` (backward)`), level, name, type, phase, kind ("module" or
+    "function" for layers), parent (row, -1 for the model), order (in which layers begin; modules as their first layer),
+    calls (in a run), the columns of COUNTS, parameter_bytes, input_shapes, output_shapes, input_dtypes, output_dtypes.
+    """
+    tables = {name: profile.table(name) for name in _TABLES}
+    tree = hierarchy(tables, profile.name)
+    nodes = pd.DataFrame(
+        {column: [node[column] for node in tree.nodes] for column in ("parent", "level", "name", "type", "phase")}
+    )
+    nodes.insert(0, "path", paths(nodes))
+    called = _layer_rows(tree, tables)
+    nodes = nodes.join(_of_layers(called))
+    nodes[["kind", *_SIGNATURE]] = nodes[["kind", *_SIGNATURE]].fillna("")
+    nodes.loc[0, ["input_shapes", "input_dtypes"]] = _inputs(tables["calls"])
+    nodes["parameter_bytes"] = nodes["parameter_bytes"].fillna(0).astype(np.int64)
+    nodes["order"] = _order(nodes)
+    host, calls = _host(tree, tables)
+    modules = nodes["level"] == "MODULE"
+    calls[modules.to_numpy()] = [node["calls"] for node in tree.nodes if node["level"] == "MODULE"]
+    nodes["calls"] = calls
+    for name, amount in _counts(tree, tables, called).items():
+        nodes[name] = _summed_up(nodes["parent"].to_numpy(), amount).astype(np.int64)
+    kernels = nodes["level"] == "KERNEL"
+    nodes.loc[kernels, "calls"] = nodes.loc[kernels, list(_KINDS)].sum(axis=1)
+    return NodeFacts(nodes[COLUMNS], _by_path(nodes, host), _by_path(nodes, _device(tree, tables)))
+
+
+def paths(nodes: pd.DataFrame) -> list[str]:
+    """The path of each node from name, parent, level and phase."""
+    found: list[str] = []
+    taken: dict[str, int] = {}
+    for name, parent, level, phase in zip(
+        nodes["name"].tolist(), nodes["parent"].tolist(), nodes["level"].tolist(), nodes["phase"].tolist(), strict=True
+    ):
+        own = f"{name}{BACKWARD}" if level == "LAYER" and phase == "backward" else name
+        path = own if parent < 0 else f"{found[parent]}/{own}"
+        taken[path] = taken.get(path, 0) + 1
+        found.append(path if taken[path] == 1 else f"{path} #{taken[path]}")
+    return found
+
+
+def _layer_rows(tree: Hierarchy, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The rows of `layers` that ran, with their node."""
+    spans = tables["spans"]
+    here = (spans["level"] == Level.LAYER).to_numpy()
+    pairs = pd.DataFrame({"node": tree.of_span[here], "row": spans["detail"].to_numpy()[here]}).drop_duplicates()
+    return pairs.join(tables["layers"], on="row").sort_values("row")
+
+
+def _of_layers(called: pd.DataFrame) -> pd.DataFrame:
+    first = called.groupby("node")[["row", "kind", "parameter_bytes", *_SIGNATURE]].first()
+    return first.rename(columns={"row": "order"})
+
+
+def _inputs(calls: pd.DataFrame) -> list[str]:
+    return [str(calls[name].iloc[0]) if len(calls) else "" for name in ("input_shapes", "input_dtypes")]
+
+
+def _order(nodes: pd.DataFrame) -> Ints:
+    """Layers by their first row; others as the first layer below them, or else the one above them."""
+    parents = nodes["parent"].to_numpy()
+    far = np.iinfo(np.int64).max
+    order = np.array([far if np.isnan(row) else int(row) for row in nodes["order"].tolist()], dtype=np.int64)
+    for node in range(len(nodes) - 1, 0, -1):
+        order[parents[node]] = min(order[parents[node]], order[node])
+    for node in range(1, len(nodes)):
+        order[node] = order[parents[node]] if order[node] == far else order[node]
+    order[0] = -1
+    return order
+
+
+def _summed_up(parents: Ints, amount: Array) -> Array:
+    """Each node's amount plus those of everything below it. Children have larger indices than parents."""
+    total = amount.copy()
+    for node in range(len(total) - 1, 0, -1):
+        total[parents[node]] += total[node]
+    return total
+
+
+def _host(tree: Hierarchy, tables: dict[str, pd.DataFrame]) -> tuple[Array, Ints]:
+    """Host ms of the nodes as a matrix (runs, nodes), NaN where there is none, and calls in a run."""
+    runs, spans, size = tables["runs"], tables["spans"], len(tree.nodes)
+    latency = runs_of(runs, Level.MODEL)["latency_ns"].to_numpy(np.float64)
+    parts, calls = [], np.zeros(size, dtype=np.int64)
+    for level in (Level.LAYER, Level.LIBRARY):
+        own = runs_of(runs, level)["run"].to_numpy()
+        if len(own):
+            at, sums, counts = host_sums(tree, spans, level, own)
+            parts.append(np.where(at, sums, np.nan))
+            calls[at] = np.rint(np.median(counts, axis=0)).astype(np.int64)[at]
+    host = np.full((max([len(latency), *map(len, parts)]), size), np.nan)
+    for part in parts:
+        host[: len(part)] = np.where(np.isnan(part), host[: len(part)], part)
+    host[: len(latency), 0] = latency
+    calls[0] = len(tables["calls"])
+    return host / 1e6, calls
+
+
+def _device(tree: Hierarchy, tables: dict[str, pd.DataFrame]) -> Array:
+    own = _kernel_runs(tables["runs"])
+    if not len(own):
+        return np.zeros((0, len(tree.nodes)))
+    busy, counts = device_sums(tree, tables["spans"], own)
+    return np.where(counts.any(axis=0), busy / 1e6, np.nan)
+
+
+def _kernel_runs(runs: pd.DataFrame) -> Ints:
+    return runs.loc[runs["deepest"] == Level.KERNEL.name, "run"].to_numpy(np.int64)
+
+
+def _by_path(nodes: pd.DataFrame, matrix: Array) -> dict[str, Array]:
+    known = ~np.isnan(matrix)
+    columns = np.flatnonzero(known.any(axis=0)).tolist()
+    names = nodes["path"].tolist()
+    return {names[node]: matrix[known[:, node], node] for node in columns}
+
+
+def _counts(tree: Hierarchy, tables: dict[str, pd.DataFrame], called: pd.DataFrame) -> dict[str, Array]:
+    """Counts that belong to each node itself, without what is below it."""
+    runs, spans, kernels = tables["runs"], tables["spans"], tables["kernels"]
+    own = _kernel_runs(runs)
+    level = spans["level"].to_numpy()
+    device = np.flatnonzero((level == Level.KERNEL) & spans["run"].isin(own).to_numpy())
+    kind = kernels["kind"].to_numpy(dtype=object)[spans["detail"].to_numpy()[device]]
+    size = kernels["bytes"].to_numpy(np.float64)[spans["detail"].to_numpy()[device]]
+
+    def per_run(rows: Ints, runs: Iterable[int], weights: Any = None) -> Array:
+        return _per_run(spans["run"].to_numpy()[rows], tree.of_span[rows], runs, len(tree.nodes), weights)
+
+    counts = {name: per_run(device[kind == which], own) for name, which in _KINDS.items()}
+    counts["copied_bytes"] = per_run(device[kind == "memcpy"], own, size[kind == "memcpy"])
+    deepest = runs.loc[runs["rung"] == deepest_rung(tables), "run"].to_numpy(np.int64)
+    calls = np.flatnonzero((level == Level.LIBRARY) & spans["run"].isin(deepest).to_numpy())
+    counts["library_calls"] = per_run(calls, deepest)
+    waits = _waits(tables, own)
+    counts["synchronizations"] = _per_run(
+        waits["run"].to_numpy(), tree.of_span[waits["parent"].to_numpy()], own, len(tree.nodes)
+    )
+    counts["allocated_bytes"] = _allocated(called, len(tree.nodes))
+    return counts
+
+
+def _per_run(run: Ints, node: IntArray, runs: Iterable[int], size: int, weights: Any = None) -> Array:
+    """Median over `runs` of the sum of `weights` by node."""
+    every = np.asarray(list(runs), dtype=np.int64)
+    if not len(every):
+        return np.zeros(size)
+    flat = np.bincount(np.searchsorted(every, run) * size + node, weights=weights, minlength=len(every) * size)
+    return np.asarray(np.median(flat.reshape(len(every), size), axis=0), dtype=np.float64)
+
+
+def _waits(tables: dict[str, pd.DataFrame], own: Ints) -> pd.DataFrame:
+    """Calls with which the host waits for the device, but for the one that ends each model call and is xsp's own."""
+    calls, level = tables["api_calls"], tables["spans"]["level"].to_numpy()
+    name = calls["name"].astype(str)
+    here: pd.DataFrame = calls[name.str.endswith("Synchronize") & calls["run"].isin(own)]
+    in_model = here[level[here["parent"].to_numpy()] == Level.MODEL]
+    last = in_model.sort_values("start_ns").drop_duplicates("parent", keep="last")
+    own_wait = last.index[last["name"].astype(str) == "cudaDeviceSynchronize"]
+    return here[~here.index.isin(own_wait)]
+
+
+def _allocated(called: pd.DataFrame, size: int) -> Array:
+    """Bytes by node. A call of `backward()` is recorded with what its autograd nodes allocate: that is not repeated."""
+    engine = (called["kind"] == "function") & (called["phase"] == "backward")
+    known = called["allocated_bytes"].where(~engine, 0).clip(lower=0)
+    return np.bincount(called["node"], weights=known, minlength=size).astype(np.float64)

@@ -1,0 +1,84 @@
+"""A comparison for people: plain text, and GitHub-flavoured markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from xsp.comparing import phrases
+from xsp.comparing.verdict import IMPROVED, REGRESSION
+from xsp.report.text import terminal_width
+from xsp.words.labels import kernel_name, printable, shortened
+from xsp.words.numbers import UNKNOWN
+
+if TYPE_CHECKING:
+    from xsp.comparing.result import ComparisonData
+
+_ROWS = 20
+_NAME = 48
+NODE_LEVELS = {
+    "MODULE": "Modules", "LAYER": "Layers", "LIBRARY": "Library calls", "KERNEL": "Kernels, copies and sets",
+}  # fmt: skip
+HEADS = ("layer", "change", "before", "now", "difference", "verdict", "kernels")
+
+
+def comparison_text(comparison: ComparisonData, width: int | None = None) -> str:
+    """The sentences, then the layers that differ."""
+    size = width or terminal_width()
+    lines = [line for sentence in comparison.sentences for line in textwrap.wrap(printable(sentence), size)]
+    rows = node_rows(comparison)
+    if not rows:
+        return "\n".join(lines)
+    every = [HEADS, *rows]
+    widths = [max(len(row[column]) for row in every) for column in range(len(HEADS))]
+    table = ["  ".join(cell.ljust(wide) for cell, wide in zip(row, widths, strict=True)).rstrip() for row in every]
+    return "\n".join([*lines, "", *table])
+
+
+def comparison_markdown(comparison: ComparisonData) -> str:
+    """The verdict as a heading, the sentences as a list, and tables of counts and of layers that differ."""
+    lines = [f"### {_cell(comparison.candidate)}: {verdict_word(comparison)}", ""]
+    lines += [f"- {printable(sentence)}" for sentence in comparison.sentences]
+    changed = comparison.counts[comparison.counts["a"] != comparison.counts["b"]]
+    if len(changed):
+        lines += ["", "| count | before | now |", "|---|---:|---:|"]
+        lines += [f"| {name} | {a} | {b} |" for name, a, b in changed.itertuples(index=False)]
+    if rows := node_rows(comparison):
+        lines += ["", f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
+        lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def verdict_word(comparison: ComparisonData) -> str:
+    """The verdict on the whole, or that times are not compared."""
+    return "times not compared" if comparison.refusal else comparison.verdict.name
+
+
+def node_rows(comparison: ComparisonData, level: str = "LAYER", most: int = _ROWS) -> list[tuple[str, ...]]:
+    """Cells of HEADS for nodes of a level that changed or whose time did, those that cost most first."""
+    nodes = comparison.nodes[comparison.nodes["level"] == level]
+    told = nodes[(nodes["change"] != "same") | nodes["verdict"].isin([REGRESSION, IMPROVED])]
+    cost = (told["b_ms"].fillna(0) - told["a_ms"].fillna(0)).abs()
+    told = told.iloc[(-cost).argsort(kind="stable")[:most]]
+    return [_row(row) for row in told.to_dict("records")]
+
+
+def _row(row: dict[Hashable, Any]) -> tuple[str, ...]:
+    short = kernel_name(str(row["name"])) if row["level"] == "KERNEL" else str(row["name"])
+    name = f"{short} (backward)" if row["phase"] == "backward" else short
+    kernels = [f"{row[f'kernels_{side}']:.0f}" for side in "ab" if pd.notna(row[f"kernels_{side}"])]
+    return (
+        shortened(printable(name), _NAME),
+        str(row["change"]),
+        *(phrases.milliseconds(float(row[side])) if pd.notna(row[side]) else UNKNOWN for side in ("a_ms", "b_ms")),
+        phrases.percent(float(row["ratio"])) if pd.notna(row["ratio"]) else "",
+        str(row["verdict"]),
+        " → ".join(dict.fromkeys(kernels)),
+    )

@@ -1,0 +1,1 @@
+"""A profile as OpenTelemetry spans: chosen, built, and delivered with back-pressure."""

@@ -1,0 +1,189 @@
+"""Which spans of a profile are exported, below which parent, and what they link to; columns only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.analysis.profile_data import ProfileData
+from xsp.analysis.spans.rungs import deepest_rung
+from xsp.errors import ExportError
+from xsp.types import Level
+from xsp.words.levels import parse_levels
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which spans to export.
+
+    `run` is the number of a run, "all", or None for the last run of the deepest rung. MODEL spans are always
+    kept, whatever their duration, because every other span hangs below one.
+    """
+
+    levels: tuple[Level, ...] = tuple(Level)
+    min_duration_ns: int = 0
+    run: int | str | None = None
+    corrected: bool = False
+
+    @classmethod
+    def of(
+        cls, levels: str | Iterable[Level | str] | None, min_duration_ns: int, run: int | str | None, corrected: bool
+    ) -> Selection:
+        """Checked options. Raises LevelError for an unknown level, ExportError for a run or duration that cannot be."""
+        possible = isinstance(min_duration_ns, Real) and 0 <= min_duration_ns < math.inf
+        if isinstance(min_duration_ns, bool) or not possible:
+            raise ExportError(f"min_duration_ns={min_duration_ns!r} cannot be: nanoseconds from 0 on")
+        if isinstance(run, str) and run != "all":
+            raise ExportError(f"run={run!r} cannot be: the number of a run in prof.runs, 'all', or None")
+        return cls(parse_levels(levels), int(min_duration_ns), run, corrected)
+
+    def runs(self, profile: ProfileData) -> Rows:
+        """Numbers of the runs to export. Raises ExportError for a run that the profile does not have."""
+        runs = profile.runs
+        deepest = runs[runs["rung"] == deepest_rung({"runs": runs})]
+        if self.run is None:
+            return np.array([deepest["run"].iloc[-1]], dtype=np.int64)
+        eligible = deepest if self.corrected else runs
+        if self.run == "all":
+            return eligible["run"].to_numpy(dtype=np.int64)
+        if self.run not in set(eligible["run"]):
+            which = " of the deepest rung, which alone is corrected" if self.corrected else ""
+            raise ExportError(
+                f"run={self.run!r} is none of the {len(eligible)} runs{which}; prof.runs lists them, or give 'all'"
+            )
+        return np.array([self.run], dtype=np.int64)
+
+
+def selected(profile: ProfileData, selection: Selection) -> pd.DataFrame:
+    """One row per span to export, in order of start.
+
+    Columns: span_id, parent_id (0 for none), level (a Level's number), launch (whether this is the API call that
+    launched a device activity), detail (row of the level's table; of `api_calls` for a launch), name, run, rung, round,
+    start_ns, end_ns (monotonic clock), thread, stream, correlation_id, link_id (0 for none), link ("launch", "forward"
+    or "").
+
+    Parents and links that are filtered out are replaced by their nearest ancestor that is kept.
+    """
+    spans = profile.spans
+    spans["level"] = spans["level"].cat.codes.astype(np.int64)
+    rows = np.arange(len(spans))
+    parent = profile.table("spans")["parent"].to_numpy().astype(np.int64)
+    if selection.corrected:
+        spans = _corrected(profile, spans)
+    wanted = np.isin(spans["run"], selection.runs(profile)) & np.isin(spans["level"], selection.levels)
+    duration = (spans["end_ns"] - spans["start_ns"]).to_numpy()
+    long_enough = (duration >= selection.min_duration_ns) | (spans["level"] == Level.MODEL).to_numpy()
+    kept = wanted & long_enough
+    nearest = _nearest_kept(rows, parent, kept)
+    link_row, link = _forward_links(profile, spans, kept)
+    spans = spans.assign(launch=False, link_id=_ids(profile, np.where(link_row >= 0, nearest[link_row], -1)), link=link)
+    above = np.where(parent >= 0, nearest[parent], -1)
+    spans["parent_id"] = np.where(parent >= 0, _ids(profile, above), spans["parent_id"].to_numpy())
+    found = spans[kept].rename(columns={"iteration": "round"}).drop(columns=["duration_ns"])
+    return _with_launches(profile, selection, found, nearest).sort_values("start_ns", kind="stable")
+
+
+def _corrected(profile: ProfileData, spans: pd.DataFrame) -> pd.DataFrame:
+    corrected = profile.corrected
+    if corrected is None:
+        raise ExportError(
+            "corrected=True cannot be: this profile has no fitted costs (prof.corrected is None), because only rung M "
+            "was run, or fewer than four rounds; measure with iterations=4 or more, or leave corrected out"
+        )
+    start, end = spans["start_ns"].to_numpy().copy(), spans["end_ns"].to_numpy().copy()
+    row = corrected["row"].to_numpy()
+    start[row] = corrected["start_ns"]
+    end[row] = corrected["start_ns"] + corrected["duration_ns"]
+    return spans.assign(start_ns=start, end_ns=end)
+
+
+def _nearest_kept(rows: Rows, parent: Rows, kept: npt.NDArray[np.bool_]) -> Rows:
+    """For every span itself if it is kept, else its nearest ancestor that is; -1 where there is none."""
+    at = rows.copy()
+    # As many steps as the hierarchy is deep, each on all spans.
+    while (open_ := (at >= 0) & ~kept[at]).any():
+        at = np.where(open_, parent[at], at)
+    return at
+
+
+def _forward_links(
+    profile: ProfileData, spans: pd.DataFrame, kept: npt.NDArray[np.bool_]
+) -> tuple[Rows, npt.NDArray[Any]]:
+    """Row of the forward span whose work a backward layer continues, -1 for none, in the same run."""
+    forward = profile.table("layers")["forward"].to_numpy()
+    is_layer = (spans["level"] == Level.LAYER).to_numpy()
+    row = np.full(len(spans), -1, dtype=np.int64)
+    if len(forward):
+        of = np.where(is_layer, forward[np.where(is_layer, spans["detail"], 0)], -1)
+        key = spans["run"].to_numpy().astype(np.int64) * len(forward)
+        layers = np.flatnonzero(is_layer)
+        known, first = np.unique((key + spans["detail"].to_numpy())[layers], return_index=True)
+        asked = np.flatnonzero((of >= 0) & kept)
+        at = np.minimum(np.searchsorted(known, (key + of)[asked]), max(len(known) - 1, 0))
+        hit = known[at] == (key + of)[asked] if len(known) else np.zeros(0, dtype=bool)
+        row[asked[hit]] = layers[first[at[hit]]]
+    return row, np.where(row >= 0, "forward", "").astype(object)
+
+
+def _with_launches(profile: ProfileData, selection: Selection, found: pd.DataFrame, nearest: Rows) -> pd.DataFrame:
+    """The spans, with the API calls that launched the kept device activities, to which these link.
+
+    Launches are no rows of `spans`: their ids follow the last span's, in the order of `api_calls`. On a corrected
+    timeline, and where a launch is shorter than what is kept, the link leads to the span that the launch lies in.
+    """
+    kernels = (found["level"] == Level.KERNEL).to_numpy()
+    api = profile.table("api_calls")
+    api = api[np.isin(api["run"], found.loc[kernels, "run"].unique())]
+    # A runtime call and the driver call below it can share an id: the first in time, the outer one, is taken.
+    api = api.sort_values("start_ns", kind="stable").drop_duplicates(["run", "correlation_id"])
+    launch = found.loc[kernels, ["run", "correlation_id", "parent_id"]].merge(
+        api.assign(api=api.index)[["run", "correlation_id", "api", "duration_ns"]],
+        on=["run", "correlation_id"],
+        how="left",
+        validate="many_to_one",
+    )
+    own = (launch["duration_ns"] >= selection.min_duration_ns).to_numpy() & (not selection.corrected)
+    first = np.uint64(profile.trace.first_span_id) + np.uint64(len(profile.table("spans")))
+    own_id = first + launch["api"].fillna(0).to_numpy().astype(np.uint64)
+    link_id, link = found["link_id"].to_numpy().copy(), found["link"].to_numpy().copy()
+    link_id[kernels] = np.where(own, own_id, launch["parent_id"].to_numpy())
+    link[kernels] = "launch"
+    api = api.loc[np.unique(launch["api"].to_numpy()[own].astype(np.int64))]
+    rung, round_ = (profile.runs.set_index("run")[name] for name in ("rung", "round"))
+    launches = pd.DataFrame(
+        {
+            "run": api["run"],
+            "rung": api["run"].map(rung),
+            "round": api["run"].map(round_),
+            "level": int(Level.KERNEL),
+            "launch": True,
+            "name": api["name"].astype(object),
+            "span_id": first + api.index.to_numpy().astype(np.uint64),
+            "parent_id": _ids(profile, nearest[api["parent"].to_numpy()]),
+            "start_ns": api["start_ns"],
+            "end_ns": api["start_ns"] + api["duration_ns"],
+            "thread": api["thread"],
+            "stream": -1,
+            "correlation_id": api["correlation_id"],
+            "detail": api.index,
+            "link_id": np.uint64(0),
+            "link": "",
+        }
+    )
+    spans = found.assign(name=found["name"].astype(object), link_id=link_id, link=link)
+    return pd.concat([spans, launches], ignore_index=True) if len(launches) else spans
+
+
+def _ids(profile: ProfileData, rows: Rows) -> npt.NDArray[np.uint64]:
+    """Span ids of rows of the spans table, 0 for -1."""
+    ids = np.uint64(profile.trace.first_span_id) + np.maximum(rows, 0).astype(np.uint64)
+    return np.where(rows >= 0, ids, np.uint64(0))

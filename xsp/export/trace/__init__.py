@@ -1,0 +1,1 @@
+"""One run as a trace for viewers: chosen, laid out in lanes, written for Perfetto or Chrome."""

@@ -1,0 +1,1 @@
+"""Hardware counters of kernels, by CUPTI's Range Profiler."""

@@ -1,0 +1,1 @@
+"""The KERNEL level: CUPTI activity records."""

@@ -1,0 +1,1 @@
+"""The LAYER level: module calls, functional calls and their backward nodes."""

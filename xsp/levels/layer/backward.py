@@ -1,0 +1,86 @@
+"""In what order a backward pass runs the graph nodes of forward calls, and which of them need stamps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
+
+from xsp.analysis.work.layer_work import moves_gradient
+from xsp.levels.layer.autograd import made_by, new_nodes
+from xsp.levels.layer.tensors import tensors_in
+
+Numbered = tuple[int, int]
+"""A forward call, by its end, and the number of one of its nodes."""
+
+
+class BackwardOrder:
+    """Watches every node of one untimed run, to spare the timed runs most of that.
+
+    A node's interval lasts until the next watched node begins. Where a call's nodes always run right after one of its
+    outputs' nodes, watching the outputs' nodes gives the same intervals by layer. Autograd runs what was made last
+    first, so that is the rule; a node in the middle of a layer whose tensor is used elsewhere is an exception.
+    """
+
+    def __init__(self) -> None:
+        self._outputs: dict[int, tuple[int, ...]] = {}
+        self._types: dict[int, list[str]] = {}
+        self._ran: dict[int, list[Numbered | None]] = {}
+        self._hooks: list[RemovableHandle] = []
+
+    def watch(self, call: int, inputs: Any, outputs: Any, token: object) -> list[str]:
+        """Watch the new nodes of a call; returns their names, in the order of their numbers."""
+        given = tensors_in(outputs)
+        nodes = new_nodes(tensors_in(inputs), given, token)
+        number = {node: index for index, node in enumerate(nodes)}
+        self._outputs[call] = tuple(number[node] for node in dict.fromkeys(made_by(given)) if node in number)
+        self._hooks += [self._watched(node, (call, index)) for node, index in number.items()]
+        self._types[call] = [node.name() for node in nodes]
+        return self._types[call]
+
+    def _watched(self, node: Node, which: Numbered) -> RemovableHandle:
+        def runs(_gradients: Any) -> None:
+            self._ran.setdefault(threading.get_ident(), []).append(which)
+
+        return node.register_prehook(runs)
+
+    @contextmanager
+    def engine(self) -> Iterator[None]:
+        """Around a run of autograd's engine: what runs before, in and after it does not follow each other."""
+        self._cut()
+        try:
+            yield
+        finally:
+            self._cut()
+
+    def _cut(self) -> None:
+        for ran in list(self._ran.values()):
+            ran.append(None)
+
+    def stop(self) -> None:
+        """Take the hooks off the nodes."""
+        for handle in self._hooks:
+            handle.remove()
+        self._hooks.clear()
+
+    def type_of(self, call: int, root: int) -> str:
+        """The type of what runs from an output's node on: the first node's that does more than move the gradient."""
+        types = self._types[call]
+        end = min((other for other in self._outputs[call] if other > root), default=len(types))
+        return next((each for each in types[root:end] if not moves_gradient(each)), types[root])
+
+    def sufficient(self) -> dict[int, tuple[int, ...]]:
+        """For each call of which the outputs' nodes suffice, their numbers in the order of the outputs."""
+        needed = {
+            call
+            for ran in self._ran.values()
+            for before, which in zip([None, *ran], ran, strict=False)
+            if which is not None
+            for call, node in [which]
+            if node not in self._outputs[call] and (before is None or before[0] != call)
+        }
+        return {call: numbers for call, numbers in self._outputs.items() if call not in needed}

@@ -1,0 +1,154 @@
+"""The torch function mode that sees functional calls outside leaf modules, and the codes that stand for layers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from xsp.levels.layer.compiled import Leave, around_compiled_code
+from xsp.levels.layer.functional import CompiledFunction, is_layer
+
+_FUNCTION_BASE = 1 << 20
+_stack_depth = torch._C._len_torch_function_stack
+_push_mode: Callable[[Any], None] = torch.overrides._push_mode
+_pop_mode: Callable[[], Any] = torch.overrides._pop_mode
+
+
+class Codes:
+    """Integers for modules, functions and NVTX ranges, the same in every run of a profile."""
+
+    def __init__(self, *, ranges_are_layers: bool = False) -> None:
+        self.ranges_are_layers = ranges_are_layers
+        self.modules: dict[nn.Module, int] = {}
+        self.roots: dict[int, tuple[int, ...]] = {}
+        """Numbers of the graph nodes of a call's outputs, for calls whose others need no stamps (`backward.py`)."""
+        self._functions: dict[Hashable, int | None] = {}
+
+    def of_module(self, module: nn.Module) -> int:
+        """Code of a leaf module."""
+        return self.modules.setdefault(module, len(self.modules))
+
+    def of_function(self, function: Callable[..., Any] | CompiledFunction) -> int | None:
+        """Code of a torch function, None where it is no layer."""
+        try:
+            return self._functions[function]
+        except KeyError:
+            code = _FUNCTION_BASE + len(self._functions) if is_layer(function) else None
+            return self._functions.setdefault(function, code)
+
+    def of_range(self, name: str, domain: str) -> int:
+        """Code of an NVTX range."""
+        key = ("NVTX range", domain, name)
+        return self._functions.setdefault(key, _FUNCTION_BASE + len(self._functions)) or 0
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.mode_was_on: list[bool] = []
+
+
+class FunctionalMode(TorchFunctionMode):
+    """Calls `begin` and `end` around functional layers; switched off inside leaf modules by `suspend` and `resume`."""
+
+    def __init__(
+        self,
+        codes: Codes,
+        begin: Callable[[int, Callable[..., Any] | CompiledFunction, Any], None],
+        end: Callable[[int, Callable[..., Any] | CompiledFunction, Any, Any], None],
+    ) -> None:
+        super().__init__()
+        self._codes, self._begin, self._end = codes, begin, end
+        self._local = _Local()
+        self._muted: list[int] = []
+        self._depth = -1
+        self._undo: Callable[[], None] = lambda: None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        code = self._codes.of_function(func)
+        if code is None or (self._muted and threading.get_ident() in self._muted):
+            return func(*args, **kwargs)
+        inputs = (*args, *kwargs.values()) if kwargs else args
+        self._begin(code, func, inputs)
+        result = None
+        try:
+            result = func(*args, **kwargs)
+            return result
+        finally:
+            self._end(code, func, inputs, result)
+
+    def __enter__(self) -> FunctionalMode:
+        _push_mode(self)
+        if self._depth < 0:
+            self._depth = _stack_depth()
+            self._undo = around_compiled_code(self._compiled)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._undo()
+        # A backward node that raised has left the mode on top; everything from our own place upwards goes.
+        while _stack_depth() >= self._depth:
+            _pop_mode()
+
+    def _compiled(self, name: str, inputs: tuple[Any, ...]) -> Leave | None:
+        """One layer; inside it the mode is off, wherever in the stack it lies: Dynamo guards on all modes."""
+        thread = threading.get_ident()
+        if _stack_depth() < self._depth or thread in self._muted:
+            return None
+        function = CompiledFunction(name)
+        code = self._codes.of_function(function)
+        if code is None:
+            return None
+        self._begin(code, function, inputs)
+        self._muted.append(thread)
+        above = [_pop_mode() for _ in range(_stack_depth() - self._depth)]
+        _pop_mode()
+        for mode in reversed(above):
+            _push_mode(mode)
+
+        def leave(result: Any) -> None:
+            for _ in above:
+                _pop_mode()
+            _push_mode(self)
+            for mode in reversed(above):
+                _push_mode(mode)
+            self._muted.remove(thread)
+            self._end(code, function, inputs, result)
+
+        return leave
+
+    @contextmanager
+    def back_on(self) -> Iterator[None]:
+        """On during the block, whether or not it was before."""
+        was_on = _stack_depth() >= self._depth
+        if not was_on:
+            _push_mode(self)
+        try:
+            yield
+        finally:
+            if not was_on:
+                _pop_mode()
+
+    def suspend(self) -> None:
+        """Switch off on this thread until `resume`. Where a mode of the user's lies above, ours stays and lets pass."""
+        on = _stack_depth() == self._depth and not (self._muted and threading.get_ident() in self._muted)
+        self._local.mode_was_on.append(on)
+        if on:
+            _pop_mode()
+        else:
+            self._muted.append(threading.get_ident())
+
+    def resume(self) -> None:
+        """Undo the last `suspend` of this thread."""
+        if self._local.mode_was_on.pop():
+            _push_mode(self)
+        else:
+            self._muted.remove(threading.get_ident())

@@ -1,0 +1,81 @@
+"""From the stamps that timed runs write to intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from xsp.levels.layer.autograd import ENGINE_CODE
+from xsp.types import BACKWARD_BASE, LAYER_EVENTS, Columns, empty
+
+Stamp = tuple[int, int, int]
+"""`(2 * code + is_end, time_ns, thread)`."""
+
+IntArray = npt.NDArray[np.int64]
+
+_THREAD_MASK = 0xFFFFFFFF
+
+
+def paired(log: list[Stamp]) -> Columns:
+    """LAYER_EVENTS from stamps `(2 * code + is_end, time_ns, thread)` in the order they were written.
+
+    On one thread calls nest, so the end that follows a begin at the same depth is its own. A begin without an end (the
+    model raised) is left out. A backward node has a begin only: it lasts until the next node of its thread, the
+    last one until its run of the engine ends.
+    """
+    if not log:
+        return empty(LAYER_EVENTS)
+    event, time_ns, thread = np.array(log, dtype=np.int64).T
+    thread &= _THREAD_MASK
+    is_node = event >= 2 * BACKWARD_BASE
+    calls = _calls(event[~is_node], time_ns[~is_node], thread[~is_node])
+    engine = calls["code"] == ENGINE_CODE
+    nodes = _nodes(event[is_node], time_ns[is_node], thread[is_node], calls["end_ns"][engine])
+    events = {name: np.concatenate([calls[name][~engine], nodes[name]]) for name in calls}
+    order = np.lexsort((events["start_ns"], events["thread"]))
+    return {name: column[order] for name, column in events.items()}
+
+
+def _calls(event: IntArray, time_ns: IntArray, thread: IntArray) -> Columns:
+    """Events with a begin and an end."""
+    order = np.argsort(thread, kind="stable")
+    event, time_ns, thread = event[order], time_ns[order], thread[order]
+    is_end = event & 1
+    depth = _depth_within_thread(is_end, thread)
+    # A begin and its end share a depth; sorted by (thread, depth) with time kept, they alternate.
+    nest = np.lexsort((np.arange(len(event)), depth, thread))
+    first, second = nest[:-1], nest[1:]
+    match = (is_end[first] == 0) & (is_end[second] == 1) & (event[first] + 1 == event[second])
+    begins, ends = first[match], second[match]
+    return {
+        "thread": thread[begins].astype(np.uint32),
+        "code": event[begins] >> 1,
+        "start_ns": time_ns[begins],
+        "end_ns": time_ns[ends],
+    }
+
+
+def _nodes(event: IntArray, time_ns: IntArray, thread: IntArray, engine_end: IntArray) -> Columns:
+    """Backward nodes, which have a begin only."""
+    order = np.lexsort((time_ns, thread))
+    event, time_ns, thread = event[order], time_ns[order], thread[order]
+    last = np.r_[thread[1:] != thread[:-1], True] if len(thread) else np.zeros(0, dtype=bool)
+    following = np.where(last, np.iinfo(np.int64).max, np.roll(time_ns, -1))
+    # Engine runs nest at most; the one that ends first after the node began is the one it belongs to.
+    by_end = np.sort(engine_end)
+    run = np.searchsorted(by_end, time_ns, side="right")
+    ended = np.append(by_end, time_ns.max(initial=0))[run]
+    end = np.maximum(np.minimum(following, ended), time_ns)
+    return {"thread": thread.astype(np.uint32), "code": event >> 1, "start_ns": time_ns, "end_ns": end}
+
+
+def _depth_within_thread(is_end: IntArray, thread: IntArray) -> IntArray:
+    if not len(thread):
+        return thread
+    step = 1 - 2 * is_end
+    running = np.cumsum(step)
+    starts = np.r_[True, thread[1:] != thread[:-1]]
+    base = (running - step)[starts]
+    # An end leaves the depth its begin entered: both are given the depth outside the call.
+    result: IntArray = running - base[np.cumsum(starts) - 1] - (1 - is_end)
+    return result

@@ -1,0 +1,97 @@
+"""What one execution of a target consists of: rows for modules, layers and backward nodes.
+
+None of this changes from run to run, so timed runs record codes and stamps only and are aligned with these rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from xsp.capture.run import call_of
+from xsp.levels.layer.autograd import call_and_node
+from xsp.levels.layer.function_mode import Codes
+from xsp.types import Columns
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer call. `module` is the qualified name of the innermost module around it, `forward` the row whose
+    backward work this is (-1 for forward calls), `ended` the order in which forward calls ended.
+    """
+
+    code: int
+    name: str
+    type: str
+    kind: str
+    module: str
+    phase: str
+    forward: int
+    input_shapes: list[list[int]]
+    input_dtypes: list[str]
+    output_shapes: list[list[int]]
+    output_dtypes: list[str]
+    parameter_bytes: int
+    weight_shape: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ModuleRow:
+    """One module: its qualified name, class, the bytes of all parameters below it, and how often it was called."""
+
+    name: str
+    type: str
+    parameter_bytes: int
+    is_leaf: bool
+    calls: int = 0
+
+
+@dataclass
+class Structure:
+    """What one execution of the target consists of.
+
+    `layers` are in order of their start; `modules` has every module that was called; `codes` are shared with
+    the timed runs.
+    """
+
+    codes: Codes
+    modules: list[ModuleRow] = field(default_factory=list)
+    layers: list[LayerRow] = field(default_factory=list)
+    starts_ns: list[int] = field(default_factory=list)
+    module_calls: Counter[str] = field(default_factory=Counter)
+    node_types: dict[int, str] = field(default_factory=dict)
+    """By code, of graph nodes that stand for those after them, the type of all."""
+
+    def within(self, calls: Columns) -> Structure:
+        """Without the layers that began outside the model calls, since restoring state calls torch functions too, and
+        without the graph nodes that timed runs do not stamp.
+        """
+        inside = call_of(np.array(self.starts_ns, dtype=np.int64), calls) >= 0
+        stamped = np.array([self._is_stamped(layer) for layer in self.layers], dtype=bool)
+        keep = np.flatnonzero(inside & stamped)
+        place = {int(old): new for new, old in enumerate(keep)}
+        place[-1] = -1
+        layers = [self._placed(self.layers[old], place) for old in keep]
+        modules = [replace(module, calls=self.module_calls[module.name]) for module in self.modules]
+        return Structure(self.codes, modules, layers, [self.starts_ns[old] for old in keep], self.module_calls)
+
+    def _placed(self, layer: LayerRow, place: Mapping[int, int]) -> LayerRow:
+        return replace(layer, forward=place[layer.forward], type=self.node_types.get(layer.code, layer.type))
+
+    def _is_stamped(self, layer: LayerRow) -> bool:
+        if layer.kind != "autograd":
+            return True
+        call, node = call_and_node(layer.code)
+        return node in self.codes.roots.get(call, (node,))
+
+    def names(self, code: int) -> str | None:
+        """Name of a layer with this code, the last one where there are several."""
+        return next((layer.name for layer in reversed(self.layers) if layer.code == code), None)
+
+    def layer_records(self) -> list[dict[str, Any]]:
+        """The layers as plain dictionaries, one per row."""
+        return [asdict(layer) for layer in self.layers]

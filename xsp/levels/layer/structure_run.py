@@ -1,0 +1,294 @@
+"""The untimed structure run: what runs, in which order, under which name and with which shapes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from xsp.levels.layer.autograd import backward_code, run_inside
+from xsp.levels.layer.backward import BackwardOrder
+from xsp.levels.layer.compiled import Leave, around_compiled_code
+from xsp.levels.layer.entry_points import entry_point, is_compiled, step_in, step_in_by_hooks
+from xsp.levels.layer.function_mode import Codes, FunctionalMode
+from xsp.levels.layer.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
+from xsp.levels.layer.ranges import DEFAULT_DOMAIN, RangeRecorder
+from xsp.levels.layer.structure import LayerRow, ModuleRow, Structure
+from xsp.levels.layer.tensors import described
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module counts as one layer: it has no children, or Python hooks cannot look inside it."""
+    opaque = isinstance(module, torch.jit.ScriptModule) or is_compiled(module)
+    return opaque or getattr(module, "_compiled_call_impl", None) is not None or next(module.children(), None) is None
+
+
+@contextmanager
+def discovered(called: list[nn.Module], roots: list[nn.Module]) -> Iterator[None]:
+    """Append every module called inside the block to `called`, and those called outside any other to `roots`.
+
+    `nn.Module.__call__` is replaced for it, except while compiled code runs. Global hooks would do the same, but
+    torch.compile compiles modules again for them, and warns.
+    """
+    depth: Counter[int] = Counter()
+    seen: set[nn.Module] = set()
+    call = nn.Module.__call__
+
+    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        thread = threading.get_ident()
+        if depth[thread] == 0 and module not in roots:
+            roots.append(module)
+        depth[thread] += 1
+        if module not in seen:
+            seen.add(module)
+            called.append(module)
+        try:
+            return call(module, *args, **kwargs)
+        except BaseException as error:
+            # The innermost module is the first to see an exception pass; outer ones must not claim it.
+            if not hasattr(error, "_xsp_layer"):
+                with suppress(Exception):  # one that takes no attributes stays as it is
+                    error._xsp_layer = module  # type: ignore[attr-defined]
+            raise
+        finally:
+            depth[thread] -= 1
+
+    def hidden(_name: str, _inputs: Any) -> Leave:
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        return lambda _result: setattr(nn.Module, "__call__", watched)
+
+    undo = around_compiled_code(hidden)
+    nn.Module.__call__ = watched  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        undo()
+
+
+def qualified_names(roots: list[nn.Module]) -> dict[nn.Module, str]:
+    """Names of all modules below `roots`.
+
+    With one root that has children, names are as `named_modules` gives them; several such roots are told apart by
+    a class-name prefix. A root without children is named by its class.
+    """
+    names: dict[nn.Module, str] = {}
+    taken: Counter[str] = Counter()
+    # A module called on its own (recomputed in backward, say) is still known by its place in a larger one.
+    inner = {module for root in roots for module in root.modules() if module is not root}
+    roots = sorted(set(roots) - inner, key=roots.index)
+    several = sum(not is_leaf(root) for root in roots) > 1
+    for root in roots:
+        kind = type(root).__name__
+        prefix = kind if several or is_leaf(root) else ""
+        taken[prefix] += 1
+        if taken[prefix] > 1:
+            prefix = f"{prefix or kind}_{taken[prefix] - 1}"
+        for name, module in root.named_modules(prefix=prefix):
+            names.setdefault(module, name)
+    return names
+
+
+class StructureRecorder:
+    """Records one execution of the target; use as a context manager around it.
+
+    `outside` is what functional calls outside every module are named after. With `ranges_are_layers` the user's NVTX
+    ranges are layers, and functional calls inside them are not.
+    """
+
+    def __init__(
+        self, called: list[nn.Module], roots: list[nn.Module], outside: str = "", *, ranges_are_layers: bool = False
+    ) -> None:
+        self._outside = outside
+        self._called = called
+        self._names = qualified_names(roots)
+        self.structure = Structure(Codes(ranges_are_layers=ranges_are_layers))
+        self._local = threading.local()
+        self._seen_outside: Counter[str] = Counter()
+        self._token = object()
+        self._open: dict[int, list[int]] = {}
+        self._calls = 0
+        self._backward = BackwardOrder()
+        self._exit = ExitStack()
+        self._ranges = RangeRecorder(self._range_begins, self._range_ends, self._range_abandoned)
+        self._mode = FunctionalMode(self.structure.codes, self._function_begins, self._function_ends)
+
+    def __enter__(self) -> StructureRecorder:
+        with self._exit:
+            for module in self._called:
+                name = self._names.setdefault(module, type(module).__name__)
+                leaf = is_leaf(module)
+                self.structure.modules.append(ModuleRow(name, type(module).__name__, _parameter_bytes(module), leaf))
+                self._hook_leaf(module) if leaf else self._hook_container(module, name)
+            self._exit.callback(self._finish_backward)
+            self._exit.callback(run_inside(self._engine))
+            self._exit.enter_context(self._mode)
+            if self.structure.codes.ranges_are_layers:
+                self._exit.callback(self._ranges.watch())
+            self._exit = self._exit.pop_all()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._exit.close()
+
+    def new_run(self) -> None:
+        """Count calls from zero, as the timed tracer does."""
+        self._token, self._calls = object(), 0
+        self._backward.stop()
+        self._backward = BackwardOrder()
+
+    @contextmanager
+    def _engine(self) -> Iterator[None]:
+        with self._mode.back_on(), self._backward.engine():
+            yield
+
+    def _finish_backward(self) -> None:
+        self._backward.stop()
+        roots = self._backward.sufficient()
+        self.structure.codes.roots.update(roots)
+        for call, numbers in roots.items():
+            for number in numbers:
+                self.structure.node_types[backward_code(call, number)] = self._backward.type_of(call, number)
+
+    def _hook_container(self, module: nn.Module, name: str) -> None:
+        def before(*_: Any) -> None:
+            self._stack().append((name, Counter()))
+            self.structure.module_calls[name] += 1
+
+        def after(*_: Any) -> None:
+            self._stack().pop()
+
+        self._register(module, before, after)
+
+    def _hook_leaf(self, module: nn.Module) -> None:
+        code = self.structure.codes.of_module(module)
+
+        def before(_module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+            self._mode.suspend()
+            self.structure.module_calls[self._names[module]] += 1
+            row = LayerRow(
+                code,
+                self._names[module],
+                type(module).__name__,
+                "module",
+                self._names[module].rpartition(".")[0],
+                "forward",
+                -1,
+                *described((*args, *kwargs.values())),
+                [],
+                [],
+                _parameter_bytes(module),
+                _weight_shape(module),
+            )
+            self._begin(row)
+
+        def after(_module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
+            self._end((*args, *kwargs.values()), output)
+            self._mode.resume()
+
+        self._register(module, before, after)
+
+    def _register(self, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
+        def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+            def recorded(*args: Any, **kwargs: Any) -> Any:
+                before(module, args, kwargs)
+                output = None
+                try:
+                    output = call(*args, **kwargs)
+                finally:
+                    after(module, args, kwargs, output)
+                return output
+
+            return recorded
+
+        attribute = entry_point(module)
+        if attribute is None:
+            self._exit.callback(step_in_by_hooks(module, before, after))
+        else:
+            self._exit.callback(step_in(module, attribute, wrap))
+
+    def _stack(self) -> list[tuple[str, Counter[str]]]:
+        if not hasattr(self._local, "modules"):
+            self._local.modules = []
+        stack: list[tuple[str, Counter[str]]] = self._local.modules
+        return stack
+
+    def _place(self) -> tuple[str, str, Counter[str]]:
+        """Module that a functional call is made in, what the call is named after, and the names given there."""
+        stack = self._stack()
+        if stack:
+            name, seen = stack[-1]
+            return name, name, seen
+        return "", self._outside, self._seen_outside
+
+    def _function_begins(self, code: int, function: Callable[..., Any] | CompiledFunction, args: Any) -> None:
+        module, place, seen = self._place()
+        kind = layer_type(function)
+        seen[kind] += 1
+        name = f"{place}::{kind}" if seen[kind] == 1 else f"{place}::{kind}_{seen[kind] - 1}"
+        phase = "backward" if function in BACKWARD_ENTRIES else "forward"
+        self._begin(LayerRow(code, name, kind, "function", module, phase, -1, *described(args), [], [], 0))
+
+    def _function_ends(self, _code: int, _function: Any, args: Any, result: Any) -> None:
+        self._end(args, result)
+
+    def _range_begins(self, name: str, domain: str) -> None:
+        self._mode.suspend()
+        module, _, _ = self._place()
+        code = self.structure.codes.of_range(name, domain)
+        full = name if domain == DEFAULT_DOMAIN else f"{domain}:{name}"
+        self._begin(LayerRow(code, full, "range", "range", module, "forward", -1, [], [], [], [], 0))
+
+    def _range_ends(self, _name: str, _domain: str) -> None:
+        self._end((), None)
+        self._mode.resume()
+
+    def _range_abandoned(self) -> None:
+        self._open[threading.get_ident()].pop()
+        self._mode.resume()
+
+    def _begin(self, row: LayerRow) -> None:
+        self._open.setdefault(threading.get_ident(), []).append(len(self.structure.layers))
+        self._add(row)
+
+    def _add(self, row: LayerRow) -> None:
+        self.structure.layers.append(row)
+        self.structure.starts_ns.append(time.perf_counter_ns())
+
+    def _end(self, inputs: Any, outputs: Any) -> None:
+        index = self._open[threading.get_ident()].pop()
+        shapes, dtypes = described(outputs)
+        row = self.structure.layers[index]
+        row.output_shapes.extend(shapes)
+        row.output_dtypes.extend(dtypes)
+        call, self._calls = self._calls, self._calls + 1
+        if not torch.is_grad_enabled():
+            return
+        for number, node in enumerate(self._backward.watch(call, inputs, outputs, self._token)):
+            self._add(_backward_row(row, index, backward_code(call, number), node))
+
+
+def _backward_row(forward: LayerRow, index: int, code: int, node: str) -> LayerRow:
+    return LayerRow(
+        code, forward.name, node, "autograd", forward.module, "backward", index,
+        forward.output_shapes, forward.output_dtypes, forward.input_shapes, forward.input_dtypes, 0,
+    )  # fmt: skip
+
+
+def _weight_shape(module: nn.Module) -> list[int]:
+    """Shape of the tensor called `weight`, empty without one; weight normalisation makes it an attribute."""
+    own = dict(module.named_parameters(recurse=False))
+    weight = own.get("weight", vars(module).get("weight"))
+    with torch._C.DisableTorchFunction():
+        return list(weight.shape) if isinstance(weight, torch.Tensor) and not weight.is_nested else []
+
+
+def _parameter_bytes(module: nn.Module) -> int:
+    with torch._C.DisableTorchFunction():
+        return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())

@@ -1,0 +1,170 @@
+"""Bytes that each layer allocates, and the peak while it runs, from one untimed run.
+
+The allocator's own peak counter could be read only by resetting it, which the profiled program would notice. Torch's
+profiler reports every allocation of the CPU and CUDA caching allocators with the running total instead.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch.autograd.profiler import record_function
+
+from xsp.analysis.spans.align import matched
+from xsp.levels.layer.function_mode import Codes
+from xsp.levels.layer.stamps import Stamp, paired
+from xsp.levels.layer.structure import Structure
+from xsp.levels.layer.tracer import LayerTracer
+from xsp.measuring.interrupts import whole
+from xsp.measuring.switching import tracing
+from xsp.words.warning import tagged
+
+_MARK = "xsp stamp "
+
+_TORCH = Path(torch.__file__).parent
+_OWN_PLACES = (Path(__file__), _TORCH / "profiler", _TORCH / "autograd" / "profiler.py", _TORCH / "_dynamo")
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """By row of the structure run: bytes allocated during the layer, and the highest total while it ran.
+
+    -1 where the row was not seen. `device` is "cuda" if anything was allocated there, else "cpu".
+    """
+
+    device: str
+    allocated_bytes: npt.NDArray[np.int64]
+    peak_bytes: npt.NDArray[np.int64]
+
+
+class _MarkingLog(list[Stamp]):
+    """A log of stamps that also leaves a mark in torch's profile for each, on the profiler's own clock."""
+
+    def append(self, stamp: Stamp) -> None:
+        # A mark is a torch function too, and none of the user's modes may see it.
+        with torch._C.DisableTorchFunction(), record_function(f"{_MARK}{len(self)}"):
+            super().append(stamp)
+
+
+def why_unavailable() -> str | None:
+    """None, or a sentence on why allocations cannot be recorded now."""
+    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined] # torch exports it without saying so
+        return (
+            "memory per layer is unknown: a torch.profiler session is active, and there can be only one; stop it first"
+        )
+    return None
+
+
+def measured(
+    run: Callable[[Callable[[], None]], object], structure: Structure
+) -> tuple[LayerMemory | None, tuple[str, ...]]:
+    """What the layers of the structure run allocate, None with a sentence where it cannot be recorded.
+
+    `run` is that of `recorded`; what the target raises passes through.
+    """
+    reason = why_unavailable()
+    if reason is not None:
+        return None, (tagged("memory-unknown", reason),)
+    codes = np.array([layer.code for layer in structure.layers], dtype=np.int64)
+    try:
+        return recorded(run, structure.codes, codes), ()
+    except Exception as error:
+        if not is_own_failure(error):
+            raise
+        first_line = str(error).strip().partition("\n")[0]
+        why = f"memory per layer is unknown: recording it failed with {type(error).__name__}: {first_line}"
+        return None, (tagged("memory-unknown", why),)
+
+
+def filled(layers: pd.DataFrame, found: LayerMemory) -> pd.DataFrame:
+    """The table `layers` with the bytes of its rows; the rows behind those of the structure run have none."""
+    columns = {"allocated_bytes": found.allocated_bytes, "peak_bytes": found.peak_bytes}
+    rest = np.full(len(layers) - len(found.peak_bytes), -1)
+    return layers.assign(**{name: np.concatenate([values, rest]) for name, values in columns.items()})
+
+
+def is_own_failure(error: Exception) -> bool:
+    """Whether an exception of `recorded` comes from the recording: from here, from torch's profiler, or from its
+    compiler, which was done with the target before. Whatever else the target raises is its user's business.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(frame.f_code is _evaluated.__code__ for frame in frames):
+        return True
+    raised_in = Path(frames[-1].f_code.co_filename) if frames else Path()
+    return any(raised_in.is_relative_to(place) for place in _OWN_PLACES)
+
+
+def recorded(
+    run: Callable[[Callable[[], None]], object], codes: Codes, structure_codes: npt.NDArray[np.int64]
+) -> LayerMemory:
+    """Run the target once under torch's profiler (CPU activities with memory) and charge allocations to layers.
+
+    `run` is given what it must call when the target's state is restored, just before its first call.
+    """
+    log = _MarkingLog()
+    tracer = LayerTracer(codes, log)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with (
+        whole(torch.profiler.profile(activities=activities, profile_memory=True)) as profile,
+        tracing([tracer], "in the run that records memory"),
+    ):
+        run(tracer.new_run)
+    return _evaluated(profile, log, structure_codes)
+
+
+def _evaluated(profile: Any, log: list[Stamp], structure_codes: npt.NDArray[np.int64]) -> LayerMemory:
+    events = _flattened(profile.profiler.kineto_results.experimental_event_tree())
+    marks = {int(e.name.removeprefix(_MARK)): e.start_time_ns for e in events if e.name.startswith(_MARK)}
+    layers = paired([(stamp[0], marks[i], stamp[2]) for i, stamp in enumerate(log) if i in marks])
+    return _charged(layers, structure_codes, *_allocations(events))
+
+
+def _flattened(roots: list[Any]) -> list[Any]:
+    found, pending = [], list(roots)
+    while pending:
+        event = pending.pop()
+        found.append(event)
+        pending.extend(event.children)
+    return found
+
+
+def _allocations(events: list[Any]) -> tuple[str, npt.NDArray[np.int64]]:
+    kind = torch._C._profiler._EventType.Allocation
+    changes = [event for event in events if event.tag == kind]
+    on_gpu = [event for event in changes if event.extra_fields.device.type == "cuda"]
+    rows = [(e.start_time_ns, e.extra_fields.alloc_size, e.extra_fields.total_allocated) for e in on_gpu or changes]
+    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    return ("cuda" if on_gpu else "cpu"), table[np.argsort(table[:, 0], kind="stable")]
+
+
+def _charged(
+    layers: dict[str, npt.NDArray[Any]],
+    structure_codes: npt.NDArray[np.int64],
+    device: str,
+    changes: npt.NDArray[np.int64],
+) -> LayerMemory:
+    allocated = np.full(len(structure_codes), -1, dtype=np.int64)
+    peak = allocated.copy()
+    order = np.argsort(layers["start_ns"], kind="stable")
+    row = matched(layers["code"][order], structure_codes)
+    seen, row = order[row >= 0], row[row >= 0]
+    time_ns, size, total = changes.T
+    first = np.searchsorted(time_ns, layers["start_ns"][seen])
+    last = np.searchsorted(time_ns, layers["end_ns"][seen], side="right")
+    grown = np.r_[0, np.cumsum(np.maximum(size, 0))]
+    allocated[row] = grown[last] - grown[first]
+    # The total at a layer's start is the one its predecessor left; from there on the maximum of every change.
+    history = np.r_[0, total]
+    bounds = np.stack([first, last + 1], axis=1).ravel()
+    padded = np.r_[history, np.iinfo(np.int64).min]
+    if len(bounds):
+        peak[row] = np.maximum.reduceat(padded, bounds)[::2]
+    return LayerMemory(device, allocated, peak)

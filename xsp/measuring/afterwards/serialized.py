@@ -1,0 +1,56 @@
+"""Runs in which the device is synchronised after every layer, so that no two layers overlap on it.
+
+The paper re-runs with CUDA_LAUNCH_BLOCKING=1 for the same purpose (XSP, section III-B). That variable is read once a
+process; synchronising where a layer ends does the same at any time. Latencies of these runs are not used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
+
+from xsp.analysis.spans.assembly import assemble
+from xsp.analysis.spans.overlap import layer_busy
+from xsp.levels.layer.tracer import LayerTracer
+from xsp.machine import devices
+from xsp.measuring.executor import Executor
+from xsp.measuring.ladder import Ladder, climb, rungs_for
+from xsp.measuring.preparation import Prepared
+from xsp.measuring.stopping import after_rounds
+from xsp.measuring.target import Target
+from xsp.measuring.vocabulary import vocabulary
+from xsp.types import Level
+
+RUNS = 7
+
+
+class SerializingLayerTracer(LayerTracer):
+    """Waits for the device outside every layer's stamps: after a call, and before a backward node begins."""
+
+    def _adopt(self, inputs: Any, outputs: Any) -> None:
+        super()._adopt(inputs, outputs)
+        _wait()
+
+    def _watched(self, node: Node, code: int) -> RemovableHandle:
+        handle = node.register_prehook(lambda _gradients: _wait())
+        self._node_hooks.append(handle)
+        return super()._watched(node, code)
+
+
+def _wait() -> None:
+    used = devices.in_use()
+    # A stream that is being captured into a graph cannot be waited for.
+    if used and not torch.cuda.is_current_stream_capturing():
+        devices.wait_for(used)
+
+
+def serialized(executor: Executor, target: Target, prepared: Prepared) -> pd.DataFrame:
+    """GPU-busy time of each layer alone, in `RUNS` runs: run, layer (row of the layers table), kernels, busy_ns."""
+    layers = SerializingLayerTracer(prepared.structure.codes, names=prepared.structure.names)
+    ladder = Ladder(rungs_for(prepared.traced)[-1:])
+    runs, _ = climb(executor, ladder, {**prepared.tracers, Level.LAYER: layers}, after_rounds(RUNS))
+    return layer_busy(assemble(runs, vocabulary(target, prepared)))

@@ -1,0 +1,143 @@
+"""Executes a target again and again without leaving a trace of it."""
+
+from __future__ import annotations
+
+import gc
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from xsp.capture.run import MODEL_CALLS
+from xsp.errors import TargetError
+from xsp.levels.layer.tensors import tensors_in, versions
+from xsp.machine import devices
+from xsp.measuring.interrupts import whole
+from xsp.measuring.state import ModelState, RandomState
+from xsp.measuring.target import Call, Target
+from xsp.types import Columns
+
+# What tracers replace is the process's: two profiles at once would trace, and delay, each other.
+_ONE_AT_A_TIME = threading.RLock()
+
+
+_EXECUTING = threading.local()
+
+
+class Executor:
+    """Executes a target again and again without leaving a trace of it."""
+
+    def __init__(self, target: Target, random: RandomState | None = None) -> None:
+        self.target = target
+        self._random = random
+        self.draws: bool | None = None
+        """Whether the target draws from Python's generator; None before the first run, which starts from its state as
+        it is. Only then is it put back: other threads draw from it too, ids of OpenTelemetry's spans for example, and
+        would draw the same ones again.
+        """
+        self._state: ModelState | None = None
+        self._given: dict[str, torch.Tensor] = {}
+        self._versions: list[int] = []
+        self._devices: tuple[int, ...] = ()
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> Columns:
+        """Execute once, from the saved state; returns the stamps of the model calls (MODEL_CALLS).
+
+        `ready` is called when the state is restored, just before the first call.
+        """
+        self._restore()
+        before = random.getstate() if self.draws is None else None
+        with whole(_no_garbage_collection()), _executing():
+            ready()
+            stamps = [self._stamped(call) for call in self.target.calls]
+        if before is not None:
+            self.draws = random.getstate() != before
+        columns = np.array(stamps, dtype=np.int64).reshape(-1, len(MODEL_CALLS)).T
+        return {name: column.astype(dtype) for (name, dtype), column in zip(MODEL_CALLS.items(), columns, strict=True)}
+
+    @contextmanager
+    def restored_afterwards(self) -> Iterator[None]:
+        """Runs in this block start from the state that a model has when it begins: random state (unless one was given),
+        buffers, gradients and flags. They are put back to that when it ends. Another thread's block is waited for.
+
+        Raises TargetError inside a run, that is, where a profiled program profiles something itself.
+        """
+        if getattr(_EXECUTING, "now", False):
+            raise TargetError(
+                f"{self.target.name} was to be profiled by a program that is itself being profiled: the two would "
+                "trace and stop each other; profile one of them only"
+            )
+        with _ONE_AT_A_TIME, whole(self._restoring()):
+            yield
+
+    def modified(self) -> list[str]:
+        """The model's inputs and parameters that runs wrote to; nothing puts them back."""
+        now = versions(list(self._given.values()))
+        return [name for name, old, new in zip(self._given, self._versions, now, strict=True) if old != new]
+
+    @contextmanager
+    def _restoring(self) -> Iterator[None]:
+        if self.target.model is None:
+            yield
+            return
+        final = RandomState.current()
+        self._random = self._random or final
+        self._state = ModelState(self.target.model)
+        inputs = tensors_in([(call.args, dict(call.kwargs)) for call in self.target.calls])
+        self._given = {f"input {place}": tensor for place, tensor in enumerate(inputs)}
+        self._given |= self.target.model.named_parameters()
+        self._versions = versions(list(self._given.values()))
+        try:
+            yield
+        finally:
+            try:
+                self._state.restore_with_gradients()
+            finally:
+                final.restore(python=self.draws is not False)
+
+    def _restore(self) -> None:
+        if self._state is not None and self._random is not None:
+            self._state.restore()
+            self._random.restore(python=bool(self.draws))
+        # Asked for here, so that the timed part only waits. A program's first run can be the one that brings a GPU in.
+        self._devices = devices.in_use()
+        devices.wait_for(self._devices)
+
+    def _stamped(self, call: Call) -> tuple[int, int, int, int]:
+        clock = time.perf_counter_ns
+        with whole(call.ambient.restored()):
+            start = clock()
+            output = call()
+            returned = clock()
+            devices.wait_for(self._devices or devices.in_use())
+            finished = clock()
+        # Freed only now: giving the output back is not part of the call.
+        del output
+        return threading.get_ident() & 0xFFFFFFFF, start, returned, finished
+
+
+@contextmanager
+def _executing() -> Iterator[None]:
+    _EXECUTING.now = True
+    try:
+        yield
+    finally:
+        _EXECUTING.now = False
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """As timeit does: the tracers' objects would make Python collect garbage more often than the unprofiled program, at
+    a cost of milliseconds that belongs to no layer.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

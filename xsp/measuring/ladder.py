@@ -1,0 +1,98 @@
+"""The ladder: re-run the target at increasing depth, all rungs in turn, so that each level's latency is known free
+of the cost of tracing the levels below (XSP, section III-C, leveled experimentation).
+
+Runs are interleaved, in a random order within each round, because hosts and GPU clocks drift: differences
+between rungs are only meaningful within a round.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xsp.capture.run import Run
+from xsp.errors import TargetError
+from xsp.measuring.executor import Executor
+from xsp.measuring.stopping import Stop
+from xsp.measuring.switching import tracing
+from xsp.types import Columns, Level, RunSpec, Tracer
+
+# The first execution after switching tracers pays for cold code and first-use set-up; it is not counted.
+SETTLING_RUNS = 1
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What to run: the rungs, outermost first, and the seed of their order within rounds."""
+
+    rungs: tuple[RunSpec, ...]
+    seed: int = 0
+
+
+def rungs_for(levels: Sequence[Level]) -> tuple[RunSpec, ...]:
+    """The ladder over the traced levels: M, M/L, M/L/Lib, M/L/Lib/K where all four are traced."""
+    ordered = tuple(sorted({Level.MODEL, *levels}))
+    return tuple(RunSpec(ordered[: depth + 1]) for depth in range(len(ordered)))
+
+
+def climb(
+    executor: Executor,
+    ladder: Ladder,
+    tracers: Mapping[Level, Tracer],
+    stop: Stop,
+    on_round: Callable[[int], None] = lambda _round: None,
+) -> tuple[list[Run], str]:
+    """Run rounds of all rungs until `stop` gives a reason. Returns the runs, in the order they were made, and it.
+
+    An exception of the target passes through with a note that names the rung; tracers are stopped first.
+    KeyboardInterrupt between or within rounds ends the climb and keeps the finished rounds, if there is one.
+    """
+    order = random.Random(ladder.seed)  # noqa: S311 - an order of experiments, not a secret
+    runs: list[Run] = []
+    number = 0
+    while True:
+        this_round: list[Run] = []
+        rungs = list(ladder.rungs)
+        order.shuffle(rungs)
+        try:
+            for position, spec in enumerate(rungs):
+                this_round.append(_visit(executor, spec, tracers, number, position))
+            runs, number = [*runs, *this_round], number + 1
+            on_round(number)
+            reason = _checked(stop(runs))
+        except KeyboardInterrupt:
+            if not runs:
+                raise
+            return runs, f"interrupted after round {number}; the {number} finished rounds are kept"
+        if reason is not None:
+            return runs, reason
+
+
+def _checked(reason: Any) -> str | None:
+    """What a stopping rule, which can be a caller's own, has given."""
+    if reason is None or isinstance(reason, str):
+        return reason
+    raise TargetError(
+        f"the stopping rule gave {reason!r}: it must give None to go on, or a sentence that says why enough is known"
+    )
+
+
+def _visit(executor: Executor, spec: RunSpec, tracers: Mapping[Level, Tracer], number: int, position: int) -> Run:
+    active = [tracers[level] for level in spec.levels if level in tracers]
+    with tracing(active, f"while the target was re-run at rung {spec.name}"):
+        for _ in range(SETTLING_RUNS):
+            executor.run()
+        calls = executor.run(lambda: _new_run(active))
+    tables: dict[str, Columns] = {}
+    lost = 0
+    for tracer in active:
+        tables.update(tracer.collect())
+        lost += tracer.lost()
+    return Run(spec, number, position, calls, tables, lost)
+
+
+def _new_run(active: Sequence[Tracer]) -> None:
+    for tracer in active:
+        tracer.new_run()

@@ -1,0 +1,205 @@
+"""One profile from start to end: prepare, climb the ladder, assemble."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from xsp.analysis.correction import Correction, correction_row, fitted
+from xsp.analysis.correction.charges import Costs
+from xsp.analysis.spans.assembly import assemble
+from xsp.analysis.spans.overlap import overlapped
+from xsp.capture.file import Capture
+from xsp.capture.run import Run
+from xsp.levels.layer.compiled import compiled_again
+from xsp.machine import devices
+from xsp.machine.environment import environment
+from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
+from xsp.measuring.afterwards import memory
+from xsp.measuring.afterwards.annotated import annotated_run
+from xsp.measuring.afterwards.calibration import tight_loops
+from xsp.measuring.afterwards.counting import Counters, counted
+from xsp.measuring.afterwards.memory import LayerMemory
+from xsp.measuring.afterwards.serialized import serialized
+from xsp.measuring.executor import Executor
+from xsp.measuring.ladder import Ladder, climb, rungs_for
+from xsp.measuring.preparation import Prepared, prepare
+from xsp.measuring.progress import bar
+from xsp.measuring.settings import Settings
+from xsp.measuring.state import RandomState
+from xsp.measuring.stopping import MINIMUM_ROUNDS
+from xsp.measuring.target import Target
+from xsp.measuring.vocabulary import vocabulary
+from xsp.measuring.warnings import (
+    about_closure,
+    about_modified,
+    about_overlap,
+    about_runs,
+    about_several_gpus,
+    about_short_kernels,
+)
+from xsp.tracing import context
+from xsp.tracing.clock import read_bracketed
+from xsp.types import Level, LevelStatus
+from xsp.words.warning import tagged
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """The rounds that count, why no more were run, and how the GPU fared meanwhile."""
+
+    runs: list[Run]
+    why: str
+    watch: GpuWatch
+    suspect: str | None
+
+
+@dataclass
+class _Afterwards:
+    """What was measured once the rounds were over; `shared` counts activities that overlap another layer's."""
+
+    loops: Costs
+    shared: int
+    counters: Counters | None = None
+    memory: LayerMemory | None = None
+    cut_off: list[str] = field(default_factory=list)
+
+
+def climbed(target: Target, settings: Settings, random: RandomState | None = None) -> Capture:
+    """Measure `target` and return everything as a capture. `random` is the state re-runs start from, now by default."""
+    trace = context.current()
+    executor = Executor(target, random)
+    with executor.restored_afterwards():
+        prepared = prepare(executor, settings)
+        # Only now has a plain callable shown which GPU it uses.
+        device = target.device()
+        rounds = _rounds(executor, prepared, settings, device)
+        tables = assemble(rounds.runs, vocabulary(target, prepared))
+        afterwards = _afterwards(executor, prepared, settings, tables, device)
+    correction = None
+    with _dispensable(afterwards.cut_off, "corrected times, costs and closure error"):
+        correction = fitted(tables, afterwards.loops)
+    with devices.on(device):
+        facts = environment()
+    meta = {
+        "name": target.name,
+        "levels": [_status_row(status) for status in prepared.statuses],
+        "environment": facts | rounds.watch.ranges(),
+        "correction": correction_row(correction),
+        "warnings": _warnings(prepared, rounds, afterwards, tables, correction),
+        "counters": afterwards.counters.facts if afterwards.counters else None,
+        "stopped": rounds.why,
+        "gpu_states": rounds.watch.rows(),
+        "memory_device": afterwards.memory.device if afterwards.memory else None,
+        "clock": _clock(prepared),
+        "epoch_offset_ns": -read_bracketed(time.time_ns, time.perf_counter_ns).offset_ns,
+        "trace": {
+            "trace_id": trace.trace_id_hex,
+            "parent_span_id": f"{trace.parent_span_id:016x}",
+            "first_span_id": trace.first_span_id,
+        },
+    }
+    return Capture(meta, tables)
+
+
+def _rounds(executor: Executor, prepared: Prepared, settings: Settings, device: int | None) -> _Rounds:
+    with devices.on(device):
+        watch = GpuWatch()
+    ladder = Ladder(rungs_for(prepared.traced), settings.seed)
+    title = f"xsp {executor.target.name}: rounds of {len(ladder.rungs)} rungs"
+    with bar(title, settings.iterations, settings.progress, "round") as shown:
+        finished = partial(_after, shown=shown, watch=watch)
+        runs, why = climb(executor, ladder, prepared.tracers, settings.stopping_rule(), finished)
+    kept, suspect = kept_rounds(watch.states, runs[-1].round + 1, MINIMUM_ROUNDS)
+    return _Rounds([run for run in runs if run.round in kept], why, watch, suspect)
+
+
+def _afterwards(
+    executor: Executor, prepared: Prepared, settings: Settings, tables: dict[str, pd.DataFrame], device: int | None
+) -> _Afterwards:
+    """Runs of their own, whose latencies are not used. Adds tables."""
+    deepest_runs = int((tables["runs"]["deepest"] == Level.KERNEL.name).sum())
+    done = _Afterwards(Costs(), len(overlapped(tables)) // max(deepest_runs, 1))
+    with _dispensable(done.cut_off, "the tracers' costs in tight loops"), devices.on(device):
+        done.loops = tight_loops(prepared.tracers)
+    wanted = settings.serialize or (settings.serialize is None and done.shared)
+    missing = [level.name for level in (Level.LAYER, Level.KERNEL) if level not in prepared.traced]
+    if settings.serialize and missing:
+        why = f"no layer was measured alone: serialize=True needs LAYER and KERNEL, without {' and '.join(missing)}"
+        done.cut_off.append(tagged("not-serialized", f"{why} there is nothing to measure"))
+    elif wanted and not missing:
+        with _dispensable(done.cut_off, "layers with the device to themselves"):
+            tables["serialized"] = serialized(executor, executor.target, prepared)
+    if settings.metrics:
+        done.counters = counted(executor, tables, settings.metrics, settings.caches, settings.progress)
+        tables["counters"] = done.counters.table
+    # After the counters: torch's profiler, once used, keeps CUPTI's callbacks, which flushing the caches needs.
+    with _dispensable(done.cut_off, "bytes allocated per layer"):
+        done.memory, doubts = memory.measured(executor.run, prepared.structure)
+        done.cut_off += doubts
+    if done.memory is not None:
+        tables["layers"] = memory.filled(tables["layers"], done.memory)
+    if settings.nvtx:
+        with _dispensable(done.cut_off, "NVTX ranges for other tools"):
+            annotated_run(executor, prepared.structure, layers=Level.LAYER in prepared.traced)
+    return done
+
+
+def _warnings(
+    prepared: Prepared,
+    rounds: _Rounds,
+    afterwards: _Afterwards,
+    tables: dict[str, pd.DataFrame],
+    correction: Correction | None,
+) -> list[str]:
+    return [
+        *prepared.executor.target.notes,
+        *about_modified(prepared.executor.modified()),
+        *prepared.doubts,
+        *(sentence for sentence in (rounds.watch.why, rounds.suspect) if sentence),
+        *about_others(rounds.watch.states, len(rounds.watch.states)),
+        *about_runs(tables, rounds.why, prepared.device_work),
+        *about_short_kernels(tables, afterwards.loops.kernel_ns),
+        *about_several_gpus(tables),
+        *about_overlap(afterwards.shared, "serialized" in tables),
+        *compiled_again(prepared.compilations),
+        *about_closure(correction),
+        *(afterwards.counters.doubts if afterwards.counters else ()),
+        *afterwards.cut_off,
+    ]
+
+
+@contextmanager
+def _dispensable(cut_off: list[str], what: str) -> Iterator[None]:
+    """Work after the rounds: interrupting it costs what it would have given, and a warning, but not the rounds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        cut_off.append(tagged("cut-short", f"interrupted after the rounds: {what} are missing"))
+
+
+def _after(number: int, shown: tqdm[NoReturn], watch: GpuWatch) -> None:
+    shown.update()
+    watch.read(number - 1)
+
+
+def _status_row(status: LevelStatus) -> dict[str, str]:
+    return {
+        "level": status.level.name,
+        "tracer": status.tracer,
+        "status": status.status.value,
+        "reason": status.reason,
+    }
+
+
+def _clock(prepared: Prepared) -> dict[str, Any] | None:
+    kernel: Any = prepared.tracers.get(Level.KERNEL)
+    return asdict(kernel.clock) if kernel is not None and kernel.clock is not None else None

@@ -1,0 +1,250 @@
+"""What the fixture `xsp` is: measure, hold against budgets and baseline, and remember what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from xsp.errors import BudgetError
+from xsp.regression import options as rules
+from xsp.regression import outcome as states
+from xsp.regression.identity import machine_sentence, test_path
+from xsp.regression.options import MAX_SLOWDOWN, Options
+from xsp.regression.outcome import Outcome
+from xsp.regression.plan import OPTIONS, Plan
+
+if TYPE_CHECKING:
+    from xsp.profiles import Profile
+    from xsp.regression.baselines import Baseline
+    from xsp.regression.budgets import Checked
+    from xsp.regression.call import Call
+    from xsp.regression.judging import Judgement
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path | None = None) -> Iterator[None]:
+    """Wait until no other process of this user measures on this machine, and keep others waiting meanwhile.
+
+    The lock is the operating system's (flock) and ends with the process, however that ends.
+    """
+    import fcntl
+
+    folder = folder or Path(tempfile.gettempdir())
+    with (folder / f"xsp-measuring-{os.getuid()}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+Fail = Callable[[str], None]
+"""Called with the message when a test has to fail."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """Which test it is: its file relative to the root, and the names of its classes and itself."""
+
+    file: str
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "::".join([self.file, *self.names])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A profile with what it was found to be; `judgement` is None where nothing was compared."""
+
+    profile: Profile
+    baseline: Baseline
+    judgement: Judgement | None
+    seconds: float
+
+
+class Measurer:
+    """Measures a target whenever it is called, within one test.
+
+    Args:
+        test: the test's name.
+        marked: options of its markers, those nearest to the test last.
+        options: of the test run.
+        root: the folder of the baselines.
+        fail: fails the test.
+
+    """
+
+    def __init__(
+        self, test: Name, marked: Sequence[Mapping[str, Any]], options: Options, root: Path, fail: Fail
+    ) -> None:
+        self.outcomes: list[Outcome] = []
+        self._test, self._marked, self._options, self._root, self._fail = test, marked, options, root, fail
+        self._parts: set[str] = set()
+        self._unsaved: list[tuple[int, PurePosixPath, Baseline]] = []
+
+    def __call__(self, target: Callable[..., Any], /, *args: Any, **options: Any) -> Profile:
+        """Measure `target(*args)`, compare it with this test's baseline, and return the profile.
+
+        Keyword arguments are options (`xsp.regression.plan.OPTIONS`); any other is the target's.
+        """
+        from xsp.regression.call import Call
+        from xsp.regression.fixture import one_at_a_time
+
+        own = {name: options.pop(name) for name in OPTIONS if name in options}
+        plan = Plan.of(*self._marked, own)
+        call = Call(target, args, options)
+        part = self._part(plan)
+        name = f"{self._test}@{part}" if part else str(self._test)
+        if self._options.disable:
+            self.outcomes.append(Outcome(name, states.DISABLED))
+            return call.executed(plan)
+        path = test_path(self._test.file, self._test.names, part)
+        with one_at_a_time():
+            measured = self._measured(call, plan, name, path)
+        self._finished(measured, plan, name, path)
+        return measured.profile
+
+    def _part(self, plan: Plan) -> str:
+        """What tells this measurement from the test's others. Two of one name would be compared with one baseline."""
+        count = len(self.outcomes) + 1
+        part = plan.name or (str(count) if count > 1 else "")
+        if part in self._parts:
+            raise BudgetError(
+                f"name={part!r} is taken by another measurement of {self._test}: give each call its own, such as "
+                f"xsp(…, name='{part}-2')"
+            )
+        self._parts.add(part)
+        return part
+
+    def save(self) -> None:
+        """Write the baselines that are to be saved. For a test that has passed: what failed is nothing to go by."""
+        from xsp.regression.baselines import Baselines
+
+        baselines = Baselines(self._root, str(self._options.save))
+        for index, path, baseline in self._unsaved:
+            file = baselines.write(path, baseline, same_program=self._options.add)
+            self.outcomes[index] = replace(self.outcomes[index], saved=str(file))
+        self._unsaved.clear()
+
+    def _measured(self, call: Call, plan: Plan, name: str, path: PurePosixPath) -> Measured:
+        """Measure, and again with twice the rounds while the verdict is open and the plan's patience lasts."""
+        begin = time.perf_counter()
+        found = self._judged(call, plan, name, path, None)
+        patience = time.perf_counter() + plan.patience_s
+        while found.judgement is not None and found.judgement.open and not self._options.add:
+            if time.perf_counter() + 2 * found.seconds > patience:
+                break
+            found = self._judged(call, plan, name, path, 2 * rounds_of(found.profile))
+        return replace(found, seconds=time.perf_counter() - begin)
+
+    def _judged(self, call: Call, plan: Plan, name: str, path: PurePosixPath, rounds: int | None) -> Measured:
+        from xsp.comparing.comparable import comparable
+        from xsp.regression.baselines import Baseline, Baselines
+        from xsp.regression.judging import judge
+
+        begin = time.perf_counter()
+        profile = call.profile(plan, rounds)
+        saved = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        baseline = Baseline.measured(name, saved, comparable(profile), call.graph_breaks())
+        judgement = None
+        if self._options.compare is not None:
+            against = Baselines(self._root, self._options.compare)
+            judgement = judge(baseline, plan, self._threshold(plan), against, path)
+        return Measured(profile, baseline, judgement, time.perf_counter() - begin)
+
+    def _threshold(self, plan: Plan) -> float:
+        return plan.max_slowdown or self._options.max_slowdown or MAX_SLOWDOWN
+
+    def _finished(self, measured: Measured, plan: Plan, name: str, path: PurePosixPath) -> None:
+        from xsp.regression.budgets import checked
+
+        budgets = checked(measured.profile, plan.budgets, measured.baseline.graph_breaks)
+        failures = self._failures(measured.judgement, budgets)
+        if self._options.save is not None:
+            self._unsaved.append((len(self.outcomes), path, measured.baseline))
+        self.outcomes.append(self._outcome(measured, plan, name, budgets, failures))
+        if failures:
+            self._fail("\n".join(f"{name}: {failure}" for failure in failures))
+
+    def _failures(self, judgement: Judgement | None, budgets: Sequence[Checked]) -> list[str]:
+        from xsp.regression.budgets import BROKEN, UNCHECKED
+
+        chosen = self._options.rules
+        fatal = {BROKEN, UNCHECKED} if rules.UNCHECKED in chosen else {BROKEN}
+        failures = [each.message for each in budgets if each.state in fatal]
+        if judgement is not None and not self._options.update:
+            failures += self._of_comparison(judgement)
+        return failures
+
+    def _of_comparison(self, judgement: Judgement) -> list[str]:
+        from xsp.regression.judging import OTHER_PROGRAM
+
+        if not self._options.add:
+            return judgement.failures(self._options.rules)
+        return [f"not the program of the baseline, so not added: {said}" for said in judgement.failures(OTHER_PROGRAM)]
+
+    def _state(self, judgement: Judgement | None, failures: Sequence[str]) -> str:
+        if judgement is None:
+            return states.UNCOMPARED
+        added = self._options.add and judgement.baseline is not None and not failures
+        return states.ADDED if added else judgement.state
+
+    def _outcome(
+        self, measured: Measured, plan: Plan, name: str, budgets: Sequence[Checked], failures: Sequence[str]
+    ) -> Outcome:
+        from xsp.regression.budgets import KEPT, UNCHECKED
+
+        judgement, times = measured.judgement, measured.baseline.profile
+        said = [] if judgement is None else [*judgement.says.values(), *judgement.notes]
+        time_ms, half = _summary(measured.baseline, plan.metric)
+        before = None if judgement is None or judgement.baseline is None else judgement.baseline
+        found = None if judgement is None or judgement.decision is None else judgement.decision.verdict
+        return Outcome(
+            test=name,
+            state=self._state(judgement, failures),
+            metric=plan.metric,
+            time_ms=time_ms,
+            time_ci_ms=half,
+            baseline_ms=None if before is None else _summary(before, plan.metric)[0],
+            ratio=None if found is None else _known(found.ratio),
+            low=None if found is None else _known(found.low),
+            high=None if found is None else _known(found.high),
+            p_value=None if found is None else _known(found.p_value),
+            allowed=self._threshold(plan),
+            baseline=self._options.compare or "",
+            machine=machine_sentence(measured.baseline.machine),
+            rounds=rounds_of(measured.profile),
+            seconds=measured.seconds,
+            counts=tuple(times.counts.items()),
+            failures=tuple(failures),
+            notes=tuple(sentence for sentence in said if sentence not in failures),
+            kept=tuple(each.message for each in budgets if each.state == KEPT),
+            unchecked=tuple(each.message for each in budgets if each.state == UNCHECKED and not failures),
+        )
+
+
+def rounds_of(profile: Profile) -> int:
+    """Rounds that a profile has kept."""
+    return int(profile.runs["round"].nunique())
+
+
+def _summary(baseline: Baseline, metric: str) -> tuple[float | None, float | None]:
+    """Trimmed mean of the metric in ms and half its 95 % interval; None where unknown."""
+    from xsp.analysis.spans.statistics import trimmed
+
+    sample = baseline.profile.sample(str(baseline.profile.nodes["path"].iloc[0]), metric)
+    mean, half = trimmed(sample)
+    return _known(float(mean)), _known(float(half))
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None

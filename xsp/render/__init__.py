@@ -1,1 +1,0 @@
-"""How a profile is shown to people: terminal and notebook."""

@@ -1,0 +1,184 @@
+"""The HTML report: one page that holds everything it shows, to keep, to send and to open without a network.
+
+The page's own policy forbids the browser to load anything. plotly.js comes from the installed plotly package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xsp.analysis import figures
+from xsp.analysis.figures.theme import Figure, template
+from xsp.capture.writing import written
+from xsp.report import summary
+from xsp.report.findings import findings
+from xsp.report.notebook import profile_html
+from xsp.report.sheet_data import Sheet, safe_in_script, script_json, sheet_data
+from xsp.report.sheets import SHEETS
+from xsp.types import Level
+from xsp.words import numbers
+from xsp.words.labels import printable
+
+if TYPE_CHECKING:
+    from xsp.analysis.profile_data import ProfileData
+
+_TOP = 5
+_SMALL = 12
+"""Rows of a table that needs no search."""
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+_SECTIONS: tuple[tuple[str, str, tuple[Callable[[ProfileData], Figure], ...]], ...] = (
+    (
+        "layers",
+        "Layers",
+        (
+            figures.layer_latency,
+            figures.layer_memory,
+            figures.layer_latency_by_type,
+            figures.layer_memory_by_type,
+            figures.layer_type_distribution,
+        ),
+    ),
+    ("kernels", "Kernels", (figures.kernel_roofline, figures.kernels_by_name)),
+    ("both", "Layers and their kernels", (figures.gpu_vs_nongpu, figures.layer_roofline, figures.layer_metrics)),
+    ("library", "Library calls", ()),
+)
+"""Key, heading and figures of the sections that analyses fill; their tables are in `SHEETS`."""
+
+
+def write_html(prof: ProfileData, path: str | os.PathLike[str]) -> Path:
+    """Write the report; an existing file is replaced only once the new one is complete.
+
+    Raises XspError where the directory does not exist.
+    """
+    return written(Path(path), report_html(prof).encode())
+
+
+def report_html(prof: ProfileData) -> str:
+    """The whole page."""
+    from plotly.offline import get_plotlyjs
+
+    title = _text(prof.name)
+    sections = list(_sections(prof))
+    links = "".join(f'<a href="#{key}">{_text(heading)}</a>' for key, heading, _ in sections)
+    body = "".join(
+        f'<section id="{key}"><h2>{_text(heading)}</h2>{content}</section>' for key, heading, content in sections
+    )
+    # A string in plotly.js must not end the element that holds it.
+    plotly = get_plotlyjs().replace("</script", "<\\/script")
+    looks = script_json({"light": template(transparent=True), "dark": template(dark=True, transparent=True)})
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title} – xsp</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<style>{_asset('report.css')}</style></head><body>"
+        f"<nav>{links}</nav><main><header><h1>{title}</h1>{_tiles(prof)}</header>{body}</main>"
+        f'<script type="application/json" id="xsp-looks">{looks}</script>'
+        f"<script>{plotly}</script><script>{_asset('report.js')}</script></body></html>\n"
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    return resources.files("xsp.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))
+
+
+def _sections(prof: ProfileData) -> Iterator[tuple[str, str, str]]:
+    """Key, heading and content of each section."""
+    yield "summary", "Summary", _summary(prof) + _drawn("hierarchy", figures.hierarchy(prof))
+    for key, heading, drawn in _SECTIONS:
+        made = "".join(_drawn(each.__name__, each(prof)) for each in drawn)
+        tables = "".join(_sheet(sheet, prof) for sheet in SHEETS[key])
+        yield key, heading, f'<div class="figures">{made}</div>{tables}' if made else tables
+    yield "hierarchy", "Hierarchy", profile_html(prof, header=False)
+    yield "tracing", "What tracing cost", _tracing(prof)
+    yield "measurement", "Measurement", _measurement(prof)
+
+
+def _tiles(prof: ProfileData) -> str:
+    """The few numbers that everything else is a share of."""
+    root = prof.tree().iloc[0]
+    tiles = [("unprofiled latency", summary.latency(prof))]
+    if summary.is_traced(prof, Level.KERNEL):
+        tiles += [("GPU busy", numbers.percent(root["share"])), ("kernels per run", str(prof.kernels))]
+    if summary.is_traced(prof, Level.LIBRARY):
+        tiles.append(("library calls per run", str(summary.library_calls(prof))))
+    if summary.is_traced(prof, Level.LAYER):
+        tree = prof.tree()
+        tiles.append(("layers", str(int((tree["level"] == Level.LAYER.name).sum()))))
+    return "".join(f'<div class="tile"><b>{_text(value)}</b><span>{_text(name)}</span></div>' for name, value in tiles)
+
+
+def _summary(prof: ProfileData) -> str:
+    doubts = "".join(f"<p>{_text(doubt)}</p>" for doubt in summary.doubts(prof))
+    told = [fact for fact in summary.conditions(prof) if fact[0] in {"on", "tracing"}]
+    found = [*findings(prof, _TOP), ("closure", summary.closure(prof)), *told]
+    warning = f'<div class="doubts" role="note"><b>Warnings</b>{doubts}</div>' if doubts else ""
+    return f"{_facts(found)}{warning}"
+
+
+def _facts(facts: list[tuple[str, str]]) -> str:
+    rows = "".join(f"<dt>{_text(heading)}</dt><dd>{_text(sentence)}</dd>" for heading, sentence in facts)
+    return f"<dl>{rows}</dl>"
+
+
+def _tracing(prof: ProfileData) -> str:
+    tables = "".join(_sheet(sheet, prof) for sheet in SHEETS["tracing"])
+    return f"<p>{_text(summary.closure(prof))} Events lost: {prof.lost}.</p>{tables}"
+
+
+def _measurement(prof: ProfileData) -> str:
+    environment = [
+        (name.replace("_", " "), _value(value)) for name, value in prof.environment.items() if value is not None
+    ]
+    return f"{_facts(summary.conditions(prof))}<h3>Environment</h3>{_facts(environment)}"
+
+
+def _value(value: Any) -> str:
+    """A fact of the environment in words, lists and named numbers too."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(name).replace('_', ' ')} {_value(each)}" for name, each in value.items())
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(map(_value, value)) if isinstance(value, list) else str(value)
+
+
+def _sheet(sheet: Sheet, prof: ProfileData) -> str:
+    frame = sheet.rows(prof)
+    caption = _text(sheet.caption)
+    if not len(frame):
+        return f'<h3>{caption}</h3><p class="note">Nothing was recorded for this table.</p>'
+    data = script_json(sheet_data(sheet, frame))
+    small = " small" if len(frame) <= _SMALL else ""
+    return (
+        f'<div class="sheet{small}" id="{sheet.key}"><h3>{caption}</h3><div class="tools">'
+        f'<input type="search" placeholder="search" aria-label="search {caption}"><output></output></div>'
+        '<div class="scroll" tabindex="0"><table><thead></thead><tbody></tbody></table></div>'
+        f'<script type="application/json">{data}</script></div>'
+    )
+
+
+def _drawn(name: str, drawn: Figure) -> str:
+    """A figure's place in the page and what to draw there; its title and note are the page's own text."""
+    about: dict[str, Any] = drawn.layout.meta
+    head = f"<h3>{_text(about['title'])}</h3>" + (
+        f'<p class="note">{_text(about["note"])}</p>' if about["note"] else ""
+    )
+    if about.get("empty"):
+        return f'<figure class="empty" id="figure-{name}">{head}</figure>'
+    drawn.update_layout(title=None, template=None, meta=None, height=about["height"], margin={"t": 56})
+    return (
+        f'<figure id="figure-{name}">{head}<div class="plot" style="height:{about["height"]}px"></div>'
+        f'<script type="application/json">{safe_in_script(drawn.to_json())}</script></figure>'
+    )

@@ -1,0 +1,161 @@
+"""The latency table as aligned cells of plain text, laid out for a given width; terminal and repr only join them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xsp.report.summary import is_traced
+from xsp.types import Level
+from xsp.words import numbers
+from xsp.words.fold import Line, folded
+from xsp.words.labels import printable, shapes, short_name, shortened
+
+if TYPE_CHECKING:
+    from xsp.analysis.profile_data import ProfileData
+
+ROWS = 40
+"""Lines of the table unless told otherwise: what a terminal window shows without scrolling."""
+
+BACKWARD = "(bwd)"
+_GAP = 2
+_INDENT = "  "
+_BAR = 8
+_NODE_AT_LEAST, _NODE_AT_MOST = 24, 60
+_TYPE_AT_MOST, _SHAPE_AT_MOST = 16, 26
+_RIGHT = frozenset({"calls", "host ms", "±", "device ms", "share", "kernels"})
+
+
+@dataclass(frozen=True)
+class TableLine:
+    """Cells by column title, padded to the column's width, and what a renderer may colour them by."""
+
+    cells: dict[str, str]
+    level: str
+    backward: bool = False
+    is_fold: bool = False
+
+    @property
+    def text(self) -> str:
+        """The whole line."""
+        return (" " * _GAP).join(self.cells.values()).rstrip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Header and lines, none wider than the width that was asked for."""
+
+    header: TableLine
+    lines: list[TableLine]
+
+
+def laid_out(prof: ProfileData, width: int, rows: int = ROWS, depth: int | None = None) -> Table:
+    """The hierarchy in at most `rows` lines and, from 72 characters upwards, `width` characters.
+
+    What does not fit goes in this order: intervals, shapes, types. Subtrees with small shares are folded.
+    """
+    tree = prof.tree()
+    records: list[dict[str, Any]] = tree.to_dict("records")  # type: ignore[assignment] # keys are column names
+    place = {record["node"]: row for row, record in enumerate(records)}
+    parents = [place.get(record["parent"], -1) for record in records]
+    lines = folded(parents, [record["share"] for record in records], rows, depth)
+    cells = _Cells(prof, records)
+    raw = [cells.of(line) for line in lines]
+    columns = _columns(raw, width)
+    header = TableLine(_padded({name: _title(name) for name in columns}, columns), "header")
+    return Table(header, [_table_line(line, each, records, columns) for line, each in zip(lines, raw, strict=True)])
+
+
+class _Cells:
+    """Texts of one line, before it is known how much room each column gets."""
+
+    def __init__(self, prof: ProfileData, records: list[dict[str, Any]]) -> None:
+        self._records = records
+        self._kernels_known = is_traced(prof, Level.KERNEL)
+        self._decimals = numbers.column_decimals(prof.latency_ms)
+        self._names = {record["node"]: record["name"] for record in records}
+
+    def of(self, line: Line) -> dict[str, str]:
+        """Unpadded cells by column title."""
+        return self._rest(line) if line.row < 0 else self._node(self._records[line.row], line)
+
+    def _node(self, record: dict[str, Any], line: Line) -> dict[str, str]:
+        share, kernel = record["share"], record["level"] == Level.KERNEL.name
+        calls = record["kernels"] if kernel else record["calls"]
+        return {
+            "node": _INDENT * line.depth + self._name(record) + _more(line.hidden),
+            "type": printable(record["type"] or record["level"].lower()),
+            "calls": numbers.count(calls, record["level"] != "MODULE" or calls > 0),
+            "host ms": numbers.milliseconds(record["host_ms"], self._decimals),
+            "±": numbers.plus_minus(record["host_ci_ms"], self._decimals),
+            "device ms": numbers.milliseconds(record["device_ms"], self._decimals),
+            "share": numbers.percent(share),
+            "bar": numbers.bar(share, _BAR),
+            "kernels": numbers.count(record["kernels"], self._kernels_known),
+            "shape": printable(shapes(record["output_shapes"])),
+        }
+
+    def _name(self, record: dict[str, Any]) -> str:
+        above = self._names.get(record["parent"], "")
+        name = printable(short_name(record["level"], record["name"], above if record["depth"] > 1 else ""))
+        backward = record["phase"] == "backward" and record["level"] == Level.LAYER.name
+        return f"{name} {BACKWARD}" if backward else name
+
+    def _rest(self, line: Line) -> dict[str, str]:
+        limit = numbers.percent(line.share)
+        each = f"≤{limit}" if limit[0].isdigit() else limit
+        blank = dict.fromkeys(("type", "calls", "host ms", "±", "device ms"), "")
+        return {
+            "node": _INDENT * line.depth + _more(line.hidden).lstrip(),
+            **blank,
+            "share": each,
+            "bar": "",
+            "kernels": "",
+            "shape": "",
+        }
+
+
+def _columns(raw: list[dict[str, str]], width: int) -> dict[str, int]:
+    """Widths by column title, in order; the node column takes what the others leave."""
+    widest = {name: max([len(_title(name)), *(len(cells[name]) for cells in raw)]) for name in raw[0]}
+    widest["type"] = min(widest["type"], _TYPE_AT_MOST)
+    widest["shape"] = min(widest["shape"], _SHAPE_AT_MOST)
+    node = min(widest.pop("node"), _NODE_AT_MOST)
+    names = [name for name in widest if name != "±" or any(cells["±"] for cells in raw)]
+
+    def left() -> int:
+        return width - sum(widest[name] + _GAP for name in names)
+
+    for dropped in ("±", "shape", "type"):
+        wanted = min(node, _NODE_AT_LEAST if dropped == "type" else _NODE_AT_LEAST + 10)
+        if dropped in names and left() < wanted:
+            names.remove(dropped)
+    return {"node": max(min(node, left()), _NODE_AT_LEAST // 2), **{name: widest[name] for name in names}}
+
+
+def _title(name: str) -> str:
+    return "" if name == "bar" else name
+
+
+def _padded(cells: dict[str, str], columns: dict[str, int]) -> dict[str, str]:
+    return {
+        name: shortened(cells[name], size).rjust(size) if name in _RIGHT else shortened(cells[name], size).ljust(size)
+        for name, size in columns.items()
+    }
+
+
+def _table_line(line: Line, cells: dict[str, str], records: list[dict[str, Any]], columns: dict[str, int]) -> TableLine:
+    record = records[line.row if line.row >= 0 else line.parent]
+    padded = _padded(cells | {"node": _shortened_node(cells["node"], line, columns["node"])}, columns)
+    return TableLine(padded, record["level"], record["phase"] == "backward", line.row < 0)
+
+
+def _shortened_node(text: str, line: Line, width: int) -> str:
+    """The node cell in `width` characters, by shortening the name: indentation and count are the hierarchy."""
+    indent, tail = _INDENT * min(line.depth, width // 4), _more(line.hidden) if line.row >= 0 else ""
+    name = text.lstrip(" ").removesuffix(tail)
+    return indent + shortened(name, width - len(indent) - len(tail)) + tail
+
+
+def _more(hidden: int) -> str:
+    return f" … {hidden} more" if hidden else ""

@@ -1,0 +1,1 @@
+"""A model measured over a parameter, such as its batch size."""

@@ -1,7 +1,8 @@
-"""Synthetic models whose layers launch known numbers of kernels: is every kernel found under its true layer?
+"""Synthetic models whose layers launch known numbers of kernels: is every kernel found under its
+true layer?
 
-`fidelity.py` reports them as (d), and tests/gpu/test_attribution_gpu.py holds them to 100 %. The models only use
-operations that launch one kernel each, so what is true follows from their code.
+`fidelity.py` reports them as (d), and tests/gpu/test_attribution_gpu.py holds them to 100 %. The
+models only use operations that launch one kernel each, so what is true follows from their code.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Scale(nn.Module):
 
 
 class Sine(nn.Module):
-    """Launches `times` kernels forward and twice as many backward, for which it keeps its inputs."""
+    """Launches `times` kernels forward and twice as many backward, for which it keeps its
+    inputs.
+    """
 
     def __init__(self, times: int) -> None:
         super().__init__()
@@ -97,7 +100,8 @@ class OnThreads(nn.Module):
 class Case:
     """A program made for a device, and how many kernels each of its layers launches.
 
-    `whole` says that these are all the kernels of a run; otherwise there are others, under names not listed here.
+    `whole` says that these are all the kernels of a run; otherwise there are others, under names
+    not listed here.
     """
 
     make: Callable[[str], Callable[[], Any]]
@@ -159,17 +163,28 @@ CASES: dict[str, Case] = {
     ),
     "backward, in-place": Case(
         _training(nn.Sequential(Scale(3), Scale(4, inplace=True), Scale(2))),
-        {(name, phase): n for name, n in (("0", 3), ("1", 4), ("2", 2)) for phase in ("forward", "backward")} | _STEP,
+        {
+            (name, phase): n
+            for name, n in (("0", 3), ("1", 4), ("2", 2))
+            for phase in ("forward", "backward")
+        }
+        | _STEP,
     ),
     "backward, shared": Case(
         _training(nn.Sequential(_SHARED, Sine(2), _SHARED)),
-        {("0", "forward"): 6, ("1", "forward"): 2, ("0", "backward"): 6, ("1", "backward"): 4} | _STEP,
+        {("0", "forward"): 6, ("1", "forward"): 2, ("0", "backward"): 6, ("1", "backward"): 4}
+        | _STEP,
     ),
     "checkpointed": Case(_training(_checkpointed(reentrant=False)), _RECOMPUTED | _STEP),
     "checkpointed, reentrant": Case(_training(_checkpointed(reentrant=True)), _RECOMPUTED | _STEP),
     "threads": Case(
         _inference(OnThreads()),
-        {("left", "forward"): 6, ("right", "forward"): 4, ("::add", "forward"): 1, ("last", "forward"): 2},
+        {
+            ("left", "forward"): 6,
+            ("right", "forward"): 4,
+            ("::add", "forward"): 1,
+            ("last", "forward"): 2,
+        },
         whole=True,
     ),
 }
@@ -187,9 +202,15 @@ def kernels_by_layer(program: Callable[[], Any]) -> Kernels:
 
 
 def judged(case: Case, found: Kernels) -> dict[str, Any]:
-    """How many kernels of a case were found under their true layer, and each layer that has others."""
-    layers = case.kernels | (dict.fromkeys(found.keys() - case.kernels.keys(), 0) if case.whole else {})
-    wrong = {key: (true, found.get(key, 0)) for key, true in layers.items() if found.get(key, 0) != true}
+    """How many kernels of a case were found under their true layer, and each layer that has
+    others.
+    """
+    layers = case.kernels | (
+        dict.fromkeys(found.keys() - case.kernels.keys(), 0) if case.whole else {}
+    )
+    wrong = {
+        key: (true, found.get(key, 0)) for key, true in layers.items() if found.get(key, 0) != true
+    }
     kernels = sum(case.kernels.values())
     right = sum(min(true, found.get(key, 0)) for key, true in case.kernels.items())
     surplus = sum(max(got - true, 0) for true, got in wrong.values())

@@ -1,8 +1,10 @@
-"""Closure of kept captures: as recorded, after plain subtraction, and replayed, against the unprofiled latency.
+"""Closure of kept captures: as recorded, after plain subtraction, and replayed, against the
+unprofiled latency.
 
     python benchmarks/closure.py FOLDER [--json out.json]
 
-The costs are fitted anew, on this machine, from the captures in FOLDER (`fidelity.py --captures FOLDER`).
+The costs are fitted anew, on this machine, from the captures in FOLDER
+(`fidelity.py --captures FOLDER`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def percent(value: float) -> float:
 
 
 def relative(difference: Any, unprofiled: Any) -> list[float]:
-    """Trimmed mean of differences within rounds and half its 95 % interval, in % of the mean unprofiled latency.
+    """Trimmed mean of differences within rounds and half its 95 % interval, in % of the mean
+    unprofiled latency.
 
     The mean of ratios of two latencies that scatter would be above the ratio of their means.
     """
@@ -42,7 +45,9 @@ def closure(prof: xsp.Profile) -> dict[str, Any]:
     unprofiled, deepest = by_rung["M"], by_rung.columns[by_rung.columns.str.len().argmax()]
     events = event_counts(prof)
     costs = prof.costs.set_index("kind")["cost_ns"]
-    subtracted = by_rung[deepest] - sum(costs.get(kind, 0.0) * count for kind, count in events.items())
+    subtracted = by_rung[deepest] - sum(
+        costs.get(kind, 0.0) * count for kind, count in events.items()
+    )
     found = prof.closure_error
     return {
         "unprofiled_ms": round(prof.latency_ms, 4),
@@ -51,7 +56,8 @@ def closure(prof: xsp.Profile) -> dict[str, Any]:
         "as_recorded_percent": relative(by_rung[deepest] - unprofiled, unprofiled),
         "subtraction_percent": relative(subtracted - unprofiled, unprofiled),
         "replay_percent": {
-            rung: [percent(row.error), percent(row.low), percent(row.high)] for rung, row in found.iterrows()
+            rung: [percent(row.error), percent(row.low), percent(row.high)]
+            for rung, row in found.iterrows()
         },
         "costs_ns": {row.kind: round(row.cost_ns) for row in prof.costs.itertuples()},
         "identified": prof.costs.loc[prof.costs["identified"], "kind"].tolist(),
@@ -81,11 +87,15 @@ def event_counts(prof: xsp.Profile) -> dict[str, float]:
 def fitted_anew(path: Path) -> xsp.Profile:
     """The profile in a capture, with costs of this version's fit."""
     kept = capture.load(path)
-    return xsp.Profile(replace(kept, meta=kept.meta | {"correction": correction_row(fitted(kept.tables))}))
+    return xsp.Profile(
+        replace(kept, meta=kept.meta | {"correction": correction_row(fitted(kept.tables))})
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -1,14 +1,18 @@
-"""Hardware counters against independent witnesses, on a GPU: a few minutes, each figure written as it comes.
+"""Hardware counters against independent witnesses, on a GPU: a few minutes, each figure written as
+it comes.
 
-1. How long it takes to collect DRAM bytes and occupancy of every kernel of ResNet-50 (batch 32, half precision), here
-   and in Nsight Compute, in turn on the same machine. Of Nsight Compute the time between the program's
-   `cudaProfilerStart` and `Stop` is taken, which leaves out how it starts and writes its report.
-2. DRAM bytes and executed instructions of every kernel above 10 us against Nsight Compute, clocks not locked in both:
-   with caches flushed before every kernel, and with caches left alone. Metrics that need one pass are asked for by
-   themselves: between several passes Nsight Compute restores memory through the caches. What still needs several is
-   counted again in its application replay. Beside it, how far two processes of one tool are apart, which no agreement
-   between tools can beat.
-3. FLOPs of ResNet-50 and GPT-2 by counters, by the arguments of library calls, and by torch's FlopCounterMode.
+1. How long it takes to collect DRAM bytes and occupancy of every kernel of ResNet-50 (batch 32,
+   half precision), here and in Nsight Compute, in turn on the same machine. Of Nsight Compute the
+   time between the program's `cudaProfilerStart` and `Stop` is taken, which leaves out how it
+   starts and writes its report.
+2. DRAM bytes and executed instructions of every kernel above 10 us against Nsight Compute, clocks
+   not locked in both: with caches flushed before every kernel, and with caches left alone. Metrics
+   that need one pass are asked for by
+   themselves: between several passes Nsight Compute restores memory through the caches. What still
+   needs several is counted again in its application replay. Beside it, how far two processes of one
+   tool are apart, which no agreement between tools can beat.
+3. FLOPs of ResNet-50 and GPT-2 by counters, by the arguments of library calls, and by torch's
+FlopCounterMode.
 
     python benchmarks/counters.py [--json out.json] [--only time flushed values flops]
 """
@@ -49,8 +53,10 @@ OCCUPANCY = "sm__warps_active.avg.pct_of_peak_sustained_active"
 INSTRUCTIONS = "smsp__inst_executed.sum"
 FUSED = "smsp__sass_thread_inst_executed_op_ffma_pred_on.sum"
 COMPARED: Mapping[str, tuple[str, ...]] = {
-    "dram bytes": (READ, WRITE), "instructions": (INSTRUCTIONS,), "ffma": (FUSED,),
-}  # fmt: skip
+    "dram bytes": (READ, WRITE),
+    "instructions": (INSTRUCTIONS,),
+    "ffma": (FUSED,),
+}
 TIMED = (READ, WRITE, OCCUPANCY)
 WARM_UP = 4
 TURNS = 3
@@ -79,7 +85,9 @@ PROGRAMS: dict[str, Callable[[], Callable[[], Any]]] = {
 
 
 def profiled_by_other(target: Path | None) -> None:
-    """What Nsight Compute runs: the first program, warm, then one call between start and stop, and its seconds."""
+    """What Nsight Compute runs: the first program, warm, then one call between start and stop, and
+    its seconds.
+    """
     call = PROGRAMS[PROGRAM]()
     for _ in range(WARM_UP):
         call()
@@ -95,32 +103,42 @@ def profiled_by_other(target: Path | None) -> None:
 
 def counted(name: str, metrics: Sequence[str], caches: str = IN_PLACE) -> xsp.Profile:
     """A profile of a program with counters."""
-    prof = xsp.measure(PROGRAMS[name](), iterations=5, metrics=metrics, caches=caches, progress=False)
+    prof = xsp.measure(
+        PROGRAMS[name](), iterations=5, metrics=metrics, caches=caches, progress=False
+    )
     if why := prof._capture.meta["counters"]["why"]:
         raise WitnessError(why)
     return prof
 
 
 def counted_here(target: Path, caches: str, metrics: Sequence[str]) -> None:
-    """Write the first program's counters, with names and durations, and the facts about the collection."""
+    """Write the first program's counters, with names and durations, and the facts about the
+    collection.
+    """
     prof = counted(PROGRAM, metrics, caches)
     sequence = kernel_sequence(prof._capture.tables)
     table = prof.table("counters")[list(metrics)].assign(
         **{NAME: sequence["name"].to_numpy(), DURATION: sequence["duration_ns"].to_numpy()}
     )
     facts = prof._capture.meta["counters"]
-    target.write_text(json.dumps({"facts": facts, "kernels": table.to_dict("list")}), encoding="utf-8")
+    target.write_text(
+        json.dumps({"facts": facts, "kernels": table.to_dict("list")}), encoding="utf-8"
+    )
 
 
 CHILD = [sys.executable, __file__, "--child"]
 
 
 def by_xsp(metrics: Sequence[str], caches: str = IN_PLACE) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Counters of the first program by xsp in a fresh process, and the facts, with the seconds of that process."""
+    """Counters of the first program by xsp in a fresh process, and the facts, with the seconds of
+    that process.
+    """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "counters.json"
         begin = time.perf_counter()
-        done = subprocess.run([*CHILD, str(target), caches, *metrics], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*CHILD, str(target), caches, *metrics], capture_output=True, text=True, check=False
+        )
         seconds = time.perf_counter() - begin
         if done.returncode:
             raise WitnessError(f"xsp failed ({done.returncode}): {done.stderr[-500:].strip()}")
@@ -135,19 +153,29 @@ def ours(caches: str) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def values(label: str, caches: str) -> dict[str, Any]:
-    """Agreement with Nsight Compute on one kind of metric, and for DRAM bytes of Nsight Compute with itself."""
+    """Agreement with Nsight Compute on one kind of metric, and for DRAM bytes of Nsight Compute
+    with itself.
+    """
     metrics, ncu, (own, _) = COMPARED[label], nsight_compute.path(), ours(caches)
     found, replay = asked(ncu, metrics, CHILD, "kernel", caches), "kernel"
     if found.passes > 1:
         found, replay = asked(ncu, metrics, CHILD, "application", caches), "application"
-    told: dict[str, Any] = {"replay": replay, "passes": found.passes, "ncu_process_s": round(found.seconds, 2)}
+    told: dict[str, Any] = {
+        "replay": replay,
+        "passes": found.passes,
+        "ncu_process_s": round(found.seconds, 2),
+    }
     told["xsp and ncu"] = compared(own, found.table, metrics, own[DURATION])
     if label == "dram bytes":
-        told["ncu in another process"] = _repeated(found, asked(ncu, metrics, CHILD, replay, caches), metrics, own)
+        told["ncu in another process"] = _repeated(
+            found, asked(ncu, metrics, CHILD, replay, caches), metrics, own
+        )
     return told
 
 
-def _repeated(first: Testimony, second: Testimony, metrics: Sequence[str], own: pd.DataFrame) -> dict[str, Any]:
+def _repeated(
+    first: Testimony, second: Testimony, metrics: Sequence[str], own: pd.DataFrame
+) -> dict[str, Any]:
     """Two runs of Nsight Compute; a kernel's duration is xsp's."""
     durations = np.full(len(first.table), np.nan)
     for mine, other in paired(own[NAME].tolist(), first.table[NAME].tolist()):
@@ -159,7 +187,9 @@ def values_again(caches: str) -> dict[str, Any]:
     """Agreement of two processes that count with xsp."""
     own, facts = ours(caches)
     again, _ = by_xsp([metric for metrics in COMPARED.values() for metric in metrics], caches)
-    found = {label: compared(own, again, metrics, own[DURATION]) for label, metrics in COMPARED.items()}
+    found = {
+        label: compared(own, again, metrics, own[DURATION]) for label, metrics in COMPARED.items()
+    }
     return {"spread in one process": facts["spread"], **found}
 
 
@@ -175,7 +205,10 @@ def against_its_time() -> dict[str, Any]:
     turns = [_turn(timed()) for _ in range(TURNS)]
     ratios = np.array([[turn[name] for name in RATIOS] for turn in turns])
     return {
-        **{name: [round(float(value), 2) for value in trimmed(ratios[:, at])] for at, name in enumerate(RATIOS)},
+        **{
+            name: [round(float(value), 2) for value in trimmed(ratios[:, at])]
+            for at, name in enumerate(RATIOS)
+        },
         "turns": turns,
     }
 
@@ -203,7 +236,11 @@ def operations(name: str) -> dict[str, Any]:
         PROGRAMS[name]()()
     columns = ("flops", "flops_tensor", "flops_fp16", "flops_fp32", "flops_fp64")
     facts = prof._capture.meta["counters"]
-    told = {"seconds": round(facts["seconds"], 2), "passes": facts["passes"], "spread": facts["spread"]}
+    told = {
+        "seconds": round(facts["seconds"], 2),
+        "passes": facts["passes"],
+        "spread": facts["spread"],
+    }
     return {
         "counters": {column: float(np.nansum(work[column])) for column in columns},
         "library calls": float(prof.table("library_calls")["flops"].fillna(0).sum()),
@@ -215,7 +252,10 @@ def operations(name: str) -> dict[str, Any]:
 STEPS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "time": {"time of xsp": timed, "time": against_its_time},
     "flushed": {
-        **{f"{label}, {FLUSHED}": partial(values, label, FLUSHED) for label in ("dram bytes", "instructions")},
+        **{
+            f"{label}, {FLUSHED}": partial(values, label, FLUSHED)
+            for label in ("dram bytes", "instructions")
+        },
         f"xsp in another process, {FLUSHED}": partial(values_again, FLUSHED),
     },
     "values": {
@@ -227,7 +267,9 @@ STEPS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
 
 
 class Report:
-    """Figures as they come: printed, and written to the file each time, so that a cut-off run keeps what it had."""
+    """Figures as they come: printed, and written to the file each time, so that a cut-off run keeps
+    what it had.
+    """
 
     def __init__(self, target: Path | None) -> None:
         self.figures: dict[str, Any] = {"environment": environment()}
@@ -242,7 +284,9 @@ class Report:
 
 
 def run(names: Sequence[str], report: Report) -> None:
-    """Steps in their order. Why a figure could not be had is put in its place, and the next is tried."""
+    """Steps in their order. Why a figure could not be had is put in its place, and the next is
+    tried.
+    """
     for name, figures in ((name, STEPS[name]) for name in STEPS if name in names):
         for label, figure in figures.items():
             try:
@@ -253,9 +297,13 @@ def run(names: Sequence[str], report: Report) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), help="steps; all by default")
+    parser.add_argument(
+        "--only", nargs="+", choices=STEPS, default=list(STEPS), help="steps; all by default"
+    )
     parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():

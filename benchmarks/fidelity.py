@@ -2,22 +2,27 @@
 
     python benchmarks/fidelity.py [--rounds 120] [--only NAME] [--captures FOLDER] [--json out.json]
 
-With `--captures` every capture is also kept; `benchmarks/closure.py FOLDER` gives (a) for kept captures, on any
-machine.
+With `--captures` every capture is also kept; `benchmarks/closure.py FOLDER` gives (a) for kept
+captures, on any machine.
 
-(a) closure: for every program the deepest rung's latency as recorded, after plain subtraction of the fitted costs, and
+(a) closure: for every program the deepest rung's latency as recorded, after plain subtraction of
+the fitted costs, and
     replayed (cross-validated), against the unprofiled latency of the same rounds.
-(b) layers: for GPU-bound programs every layer's share of the device's time against the same layer timed alone, in
-    place, by two CUDA events and nothing else. What the events cost themselves is taken off (`event_pair_ms`), and
-    layers at whose end the GPU had not yet come to the first event are counted apart: there the pair surely times
-    nothing but the GPU.
-(c) known lengths: GPU sleeps and kernels against back-to-back launches timed by two events, host stalls against their
+(b) layers: for GPU-bound programs every layer's share of the device's time against the same layer
+timed alone, in
+    place, by two CUDA events and nothing else. What the events cost themselves is taken off
+    (`event_pair_ms`), and layers at whose end the GPU had not yet come to the first event are
+    counted apart: there the pair surely times nothing but the GPU.
+(c) known lengths: GPU sleeps and kernels against back-to-back launches timed by two events, host
+stalls against their
     own length; kernels of many sizes queued behind each other, with tracing off and on.
-(d) attribution: synthetic models whose layers launch known numbers of kernels (`attribution.py`): how many are found
+(d) attribution: synthetic models whose layers launch known numbers of kernels (`attribution.py`):
+how many are found
     under their true layer.
 
-A GPU that has idled for 10 ms runs matrix products some 5 % slower for a while than one that has not (measured here:
-`after_idling`), and a profile's runs have pauses between them. So the witnesses pause as well.
+A GPU that has idled for 10 ms runs matrix products some 5 % slower for a while than one that has
+not (measured here: `after_idling`), and a profile's runs have pauses between them. So the witnesses
+pause as well.
 """
 
 from __future__ import annotations
@@ -74,8 +79,16 @@ def mixed() -> Callable[[], Any]:
 
 PROGRAMS: dict[str, tuple[str, float, Callable[[], Callable[[], Any]]]] = {
     "resnet50 batch 256": ("GPU-bound", 0.25, lambda: inference(resnet50, batch=256)),
-    "gpt2 batch 32, 512 tokens": ("GPU-bound", 0.25, lambda: inference(transformer, batch=32, tokens=512)),
-    "gpt2 batch 8, 512 tokens": ("near balance", 1.0, lambda: inference(transformer, batch=8, tokens=512)),
+    "gpt2 batch 32, 512 tokens": (
+        "GPU-bound",
+        0.25,
+        lambda: inference(transformer, batch=32, tokens=512),
+    ),
+    "gpt2 batch 8, 512 tokens": (
+        "near balance",
+        1.0,
+        lambda: inference(transformer, batch=8, tokens=512),
+    ),
     "resnet50 batch 1": ("launch-bound", 1.0, lambda: inference(resnet50, batch=1)),
     "resnet50 batch 32": ("launch-bound", 1.0, lambda: inference(resnet50, batch=32)),
     "gpt2 batch 1, 64 tokens": ("launch-bound", 1.0, lambda: inference(transformer, batch=1)),
@@ -85,7 +98,9 @@ PROGRAMS: dict[str, tuple[str, float, Callable[[], Callable[[], Any]]]] = {
 
 
 def layer_errors(call: Callable[[], Any], prof: xsp.Profile, repeats: int = 5) -> dict[str, Any]:
-    """Corrected device time of each module layer against two CUDA events around that layer alone."""
+    """Corrected device time of each module layer against two CUDA events around that
+    layer alone.
+    """
     timeline = prof.device_timeline()
     timeline["ms"] = timeline["busy_ms"] + timeline["idle_before_ms"]
     ours = timeline[timeline["phase"] == "forward"].groupby("name")["ms"].sum()
@@ -93,8 +108,9 @@ def layer_errors(call: Callable[[], Any], prof: xsp.Profile, repeats: int = 5) -
     pair_ms = event_pair_ms(call)
     truth = pd.DataFrame.from_dict(
         {name: timed_alone(call, module, repeats, pair_ms) for name, module in modules.items()},
-        orient="index", columns=["truth_ms", "queued"],
-    )  # fmt: skip
+        orient="index",
+        columns=["truth_ms", "queued"],
+    )
     table = truth.assign(ours_ms=ours).dropna()
     large = table[table["truth_ms"] > 0.05]
     return {
@@ -105,7 +121,9 @@ def layer_errors(call: Callable[[], Any], prof: xsp.Profile, repeats: int = 5) -
 
 
 def errors(table: pd.DataFrame) -> dict[str, Any]:
-    """Absolute error in % of the corrected device time, over layers; of the worst: signed error, witness's and ours."""
+    """Absolute error in % of the corrected device time, over layers; of the worst: signed error,
+    witness's and ours.
+    """
     if table.empty:
         return {"layers": 0}
     signed = table["ours_ms"] / table["truth_ms"] - 1
@@ -123,9 +141,12 @@ def errors(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def timed_alone(call: Callable[[], Any], module: nn.Module, repeats: int, pair_ms: float) -> tuple[float, bool]:
-    """Median over runs of the summed event times around the calls of one module, less the events' own, in ms; and
-    whether the GPU had never come to the first event when the layer's last kernel was launched.
+def timed_alone(
+    call: Callable[[], Any], module: nn.Module, repeats: int, pair_ms: float
+) -> tuple[float, bool]:
+    """Median over runs of the summed event times around the calls of one module, less the events'
+    own, in ms; and whether the GPU had never come to the first event when the layer's last kernel
+    was launched.
     """
     pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
     reached: list[bool] = []
@@ -157,10 +178,12 @@ def timed_alone(call: Callable[[], Any], module: nn.Module, repeats: int, pair_m
 
 
 def event_pair_ms(call: Callable[[], Any]) -> float:
-    """What two events add to a kernel between them while the GPU is busy, beyond the gap before a kernel.
+    """What two events add to a kernel between them while the GPU is busy, beyond the gap before a
+    kernel.
 
-    A pair around one kernel shows o + k, around two o + 2 k + g, where g is the gap between kernels, which belongs to
-    the later one. So 2 (o + k) - (o + 2 k + g) = o - g is what a layer's pair shows too much.
+    A pair around one kernel shows o + k, around two o + 2 k + g, where g is the gap between
+    kernels, which belongs to the later one. So 2 (o + k) - (o + 2 k + g) = o - g is what a layer's
+    pair shows too much.
     """
     launch = partial(torch.cuda._sleep, 100_000)
     shown: list[list[float]] = []
@@ -191,7 +214,9 @@ def back_to_back_ms(launch: Callable[[], Any], times: int, cycles: int = 20_000_
 
 
 def after_idling(launch: Callable[[], Any], times: int, pause_s: float) -> float:
-    """Median device time of one of `times` launches right after a pause, ms; a burst before it is not counted."""
+    """Median device time of one of `times` launches right after a pause, ms; a burst before it is
+    not counted.
+    """
     found = []
     for _ in range(9):
         time.sleep(pause_s)
@@ -201,7 +226,9 @@ def after_idling(launch: Callable[[], Any], times: int, pause_s: float) -> float
 
 
 def short_kernels(launches: int = 300, batches: int = 7) -> list[dict[str, Any]]:
-    """Kernels of growing size, queued: device time of one with tracing off and on, and what the records say."""
+    """Kernels of growing size, queued: device time of one with tracing off and on, and what the
+    records say.
+    """
     tracer, rows = KernelTracer(), []
     for elements in (1 << power for power in range(10, 27, 2)):
         x = torch.zeros(elements, device="cuda", dtype=torch.uint8)
@@ -223,7 +250,9 @@ def short_kernels(launches: int = 300, batches: int = 7) -> list[dict[str, Any]]
                 "blocks": blocks,
                 "queued_us": round(1e3 * float(np.median(off)), 4),
                 "queued_traced_us": round(1e3 * float(np.median(on)), 4),
-                "added_us": [round(1e3 * float(value), 4) for value in trimmed(np.subtract(on, off))],
+                "added_us": [
+                    round(1e3 * float(value), 4) for value in trimmed(np.subtract(on, off))
+                ],
                 "recorded_us": round(float(np.median(recorded)), 4),
             }
         )
@@ -231,7 +260,9 @@ def short_kernels(launches: int = 300, batches: int = 7) -> list[dict[str, Any]]
 
 
 def repeated(launch: Callable[[], Any], times: int) -> None:
-    """Launches whose results are dropped at once: kept, their memory would not be in the cache for the next one."""
+    """Launches whose results are dropped at once: kept, their memory would not be in the cache for
+    the next one.
+    """
     for _ in range(times):
         launch()
 
@@ -276,16 +307,22 @@ def known_lengths() -> dict[str, Any]:
 
 
 def written(report: dict[str, Any], path: Path | None, news: dict[str, Any]) -> None:
-    """Print what is new and keep the whole report, so that a run that is cut off leaves what it found."""
+    """Print what is new and keep the whole report, so that a run that is cut off leaves what it
+    found.
+    """
     print(json.dumps(news), flush=True)
     if path:
         path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=120)
-    parser.add_argument("--only", help="programs whose name contains one of these, separated by |", default="")
+    parser.add_argument(
+        "--only", help="programs whose name contains one of these, separated by |", default=""
+    )
     parser.add_argument("--programs-only", action="store_true", help="only (a) and (b)")
     parser.add_argument("--captures", type=Path)
     parser.add_argument("--json", type=Path)

@@ -1,10 +1,12 @@
-"""Profile the zoo (zoo.py) and ResNet-50 over batch sizes on this machine, then run every analysis on the captures.
+"""Profile the zoo (zoo.py) and ResNet-50 over batch sizes on this machine, then run every analysis
+on the captures.
 
-    python benchmarks/models.py --output examples/captures/models --measure-only     # on the machine with the GPU
-    python benchmarks/models.py --output examples/captures/models --analyse-only     # anywhere
+    python benchmarks/models.py --output examples/captures/models --measure-only     # on the
+    machine with the GPU python benchmarks/models.py --output examples/captures/models
+    --analyse-only     # anywhere
 
-Measuring goes on where it stopped: a model whose capture lies in the folder is not measured again. One that fails is
-recorded in models.json and the next one goes on.
+Measuring goes on where it stopped: a model whose capture lies in the folder is not measured again.
+One that fails is recorded in models.json and the next one goes on.
 """
 
 from __future__ import annotations
@@ -25,13 +27,29 @@ BUNDLED = {
     "gpt2_small_batch_1": ("h100_transformer.xsp", ("language", "examples", "fp16")),
     "resnet50_training_step": ("h100_train_step.xsp", ("training", "examples", "amp")),
 }
-"""Captures of the examples, which lie beside the folder: file name, then family, source and precision."""
+"""Captures of the examples, which lie beside the folder: file name, then family, source and
+precision.
+"""
 ANALYSES = (
-    "model_information", "layer_information", "layer_latency", "layer_memory", "layer_type_distribution",
-    "layer_latency_by_type", "layer_memory_by_type", "kernel_information", "kernel_roofline", "kernels_by_name",
-    "kernels_by_layer", "layer_metrics", "gpu_vs_nongpu", "layer_roofline", "kernels_by_model",
-    "library_calls", "library_by_api", "kernels_by_library_call",
-)  # fmt: skip
+    "model_information",
+    "layer_information",
+    "layer_latency",
+    "layer_memory",
+    "layer_type_distribution",
+    "layer_latency_by_type",
+    "layer_memory_by_type",
+    "kernel_information",
+    "kernel_roofline",
+    "kernels_by_name",
+    "kernels_by_layer",
+    "layer_metrics",
+    "gpu_vs_nongpu",
+    "layer_roofline",
+    "kernels_by_model",
+    "library_calls",
+    "library_by_api",
+    "kernels_by_library_call",
+)
 """The paper's A1 to A15 in order, then those of the library level."""
 
 
@@ -45,16 +63,28 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("examples/captures/models"))
-    parser.add_argument("--only", type=_names, default=None, help=f"names, comma-separated; the sweep's is {SWEEP}")
+    parser.add_argument(
+        "--only", type=_names, default=None, help=f"names, comma-separated; the sweep's is {SWEEP}"
+    )
     parser.add_argument("--skip", type=_names, default=())
     parser.add_argument("--iterations", type=int, default=10, help="rounds of each profile")
     parser.add_argument("--batch", type=int, help="batch size of all models instead of their own")
-    parser.add_argument("--batches", type=lambda text: [int(part) for part in text.split(",")], default=BATCHES)
-    parser.add_argument("--metrics", type=_names, help="hardware counters to collect, such as flops,dram")
-    parser.add_argument("--warmup-s", type=float, default=2.0, help="seconds at most for a model to warm up")
-    parser.add_argument("--budget-s", type=float, default=480.0, help="no model is begun after so many seconds")
+    parser.add_argument(
+        "--batches", type=lambda text: [int(part) for part in text.split(",")], default=BATCHES
+    )
+    parser.add_argument(
+        "--metrics", type=_names, help="hardware counters to collect, such as flops,dram"
+    )
+    parser.add_argument(
+        "--warmup-s", type=float, default=2.0, help="seconds at most for a model to warm up"
+    )
+    parser.add_argument(
+        "--budget-s", type=float, default=480.0, help="no model is begun after so many seconds"
+    )
     parser.add_argument("--measure-only", action="store_true")
     parser.add_argument("--analyse-only", action="store_true")
     return parser.parse_args()
@@ -76,7 +106,10 @@ def _measure(options: argparse.Namespace) -> None:
     failures: dict[str, str] = _saved(options.output).get("failures", {})
     for name in chosen:
         if time.perf_counter() - begin > options.budget_s:
-            print(f"{name} and what follows: not measured, {options.budget_s:g} s are spent", flush=True)
+            print(
+                f"{name} and what follows: not measured, {options.budget_s:g} s are spent",
+                flush=True,
+            )
             break
         if _is_measured(options.output, name):
             continue
@@ -97,8 +130,14 @@ def _is_measured(folder: Path, name: str) -> bool:
 
 def _measuring(options: argparse.Namespace) -> dict[str, Any]:
     more = {"metrics": options.metrics} if options.metrics else {}
-    # A third of the budget is the warm-up's; the rounds are counted, so nothing else is limited by it.
-    return {"iterations": options.iterations, "budget_s": 3 * options.warmup_s, "progress": False, **more}
+    # A third of the budget is the warm-up's; the rounds are counted, so nothing else is limited by
+    # it.
+    return {
+        "iterations": options.iterations,
+        "budget_s": 3 * options.warmup_s,
+        "progress": False,
+        **more,
+    }
 
 
 def _measure_one(name: str, device: str, options: argparse.Namespace) -> None:
@@ -117,7 +156,8 @@ def _measure_one(name: str, device: str, options: argparse.Namespace) -> None:
         prof = xsp.measure(model, *args, **kwargs, **_measuring(options))
     path = prof.save(options.output / f"{name}.xsp")
     print(
-        f"{name}: {prof.latency_ms:.3f} ms, {prof.kernels} kernels, {path.stat().st_size / 1e3:.0f} kB, "
+        f"{name}: {prof.latency_ms:.3f} ms, {prof.kernels} kernels, "
+        f"{path.stat().st_size / 1e3:.0f} kB, "
         f"built in {built - begin:.1f} s, measured in {time.perf_counter() - built:.1f} s",
         flush=True,
     )
@@ -132,13 +172,17 @@ def _measure_sweep(name: str, device: str, options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     entry, begin = ZOO[SWEPT], time.perf_counter()
     with modes(entry, device):
-        swept = xsp.sweep(lambda batch: target(entry, batch, device), options.batches, **_measuring(options))
+        swept = xsp.sweep(
+            lambda batch: target(entry, batch, device), options.batches, **_measuring(options)
+        )
     swept.save(options.output / name)
     print(f"{swept}\n{name}: measured in {time.perf_counter() - begin:.1f} s", flush=True)
 
 
 def captures(folder: Path) -> dict[str, Path]:
-    """The captures of a folder by the name of their row: models by name, then the sweep by batch size."""
+    """The captures of a folder by the name of their row: models by name, then the sweep by batch
+    size.
+    """
     found = {path.stem: path for path in sorted(folder.glob("*.xsp"))}
     beside = {name: folder.parent / file for name, (file, _) in BUNDLED.items()}
     found |= {name: path for name, path in beside.items() if path.exists()}
@@ -149,7 +193,9 @@ def captures(folder: Path) -> dict[str, Path]:
 def _swept(folder: Path) -> dict[int, Path]:
     manifest = folder / SWEEP / "sweep.json"
     entries = json.loads(manifest.read_text())["entries"] if manifest.exists() else []
-    return {entry["value"]: folder / SWEEP / entry["capture"] for entry in entries if "capture" in entry}
+    return {
+        entry["value"]: folder / SWEEP / entry["capture"] for entry in entries if "capture" in entry
+    }
 
 
 def _analyse(folder: Path) -> None:
@@ -169,7 +215,9 @@ def _analyse(folder: Path) -> None:
 
 
 def row_of(name: str, path: Path, entry: str) -> dict[str, Any]:
-    """Everything the tables need of one capture of a model of the zoo, and how every analysis fared with it."""
+    """Everything the tables need of one capture of a model of the zoo, and how every analysis fared
+    with it.
+    """
     import xsp
     from xsp import analysis
 
@@ -180,10 +228,14 @@ def row_of(name: str, path: Path, entry: str) -> dict[str, Any]:
             lines[each] = len(getattr(analysis, each)(prof))
         except Exception as error:  # what fails is what this is to find out
             failures[each] = f"{type(error).__name__}: {error}"
-    summary = json.loads(analysis.compare_models({name: prof}).to_json(orient="records", double_precision=15))[0]
+    summary = json.loads(
+        analysis.compare_models({name: prof}).to_json(orient="records", double_precision=15)
+    )[0]
     facts = prof.environment
     family, source, precision = _described(entry)
-    versions = f"torch {facts['torch']}" + (f", driver {facts['driver']}" if facts.get("driver") else "")
+    versions = f"torch {facts['torch']}" + (
+        f", driver {facts['driver']}" if facts.get("driver") else ""
+    )
     return {
         "family": family,
         "source": source,

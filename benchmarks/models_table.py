@@ -2,7 +2,8 @@
 
     python benchmarks/models_table.py examples/captures/models > docs/models.md
 
-What people found in the numbers is written by hand in findings.md beside the rows, and is put before the tables.
+What people found in the numbers is written by hand in findings.md beside the rows, and is put
+before the tables.
 """
 
 from __future__ import annotations
@@ -73,25 +74,43 @@ def _where(rows: Mapping[str, Row]) -> dict[str, str]:
 
 
 def _tables(models: Mapping[str, Row]) -> Iterable[str]:
-    ordered = sorted(models.values(), key=lambda row: (str(row["family"]), str(row["summary"]["name"])))
+    ordered = sorted(
+        models.values(), key=lambda row: (str(row["family"]), str(row["summary"]["name"]))
+    )
     yield f"{_FIRST}\n\n{_markdown([*_NAMES, *_LATENCY], ordered)}"
     sources = sorted({str(row["summary"]["source"]) for row in ordered} - {""})
     note = f"FLOPs, bytes and occupancy come from: {', '.join(sources)}." if sources else ""
-    yield "\n\n".join(part for part in (_SECOND, note, _markdown([_NAMES[0], *_GPU], ordered)) if part)
+    yield "\n\n".join(
+        part for part in (_SECOND, note, _markdown([_NAMES[0], *_GPU], ordered)) if part
+    )
 
 
 def _sweep(rows: Mapping[str, Row]) -> str:
     ordered = sorted(rows.values(), key=lambda row: int(row["value"]))
     found = optimal_batch_size(
-        {int(row["value"]): (row["summary"]["latency_ms"], _number(row["summary"]["latency_ci_ms"])) for row in ordered}
+        {
+            int(row["value"]): (
+                row["summary"]["latency_ms"],
+                _number(row["summary"]["latency_ci_ms"]),
+            )
+            for row in ordered
+        }
     )
     optimal = f"Optimal batch size by the paper's rule: {found}."
-    return f"{_THIRD.format(optimal=optimal)}\n\n{_markdown([_SIZE, *_LATENCY, *_GPU[:-2]], ordered)}"
+    return (
+        f"{_THIRD.format(optimal=optimal)}\n\n{_markdown([_SIZE, *_LATENCY, *_GPU[:-2]], ordered)}"
+    )
 
 
 def _failures(rows: Mapping[str, Row], unmeasured: Mapping[str, str]) -> str:
-    lines = [f"- {name} was not measured: {why.splitlines()[0]}" for name, why in unmeasured.items()]
-    lines += [f"- {name}, {which}: {why}" for name, row in rows.items() for which, why in row["failures"].items()]
+    lines = [
+        f"- {name} was not measured: {why.splitlines()[0]}" for name, why in unmeasured.items()
+    ]
+    lines += [
+        f"- {name}, {which}: {why}"
+        for name, row in rows.items()
+        for which, why in row["failures"].items()
+    ]
     every = len(next(iter(rows.values()))["lines"]) if rows else 0
     said = (
         "\n".join(lines)
@@ -165,7 +184,10 @@ _NAMES: list[Column] = [
 _SIZE: Column = ("batch", lambda row: str(row["value"]))
 _LATENCY: list[Column] = [
     ("latency, ms", _latency),
-    ("inputs/s", _of("throughput_per_s", lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.1f}")),
+    (
+        "inputs/s",
+        _of("throughput_per_s", lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.1f}"),
+    ),
     ("layers", _of("layers", str)),
     ("kernels", _of("kernels", str)),
     ("GPU-busy", _of("gpu_share", _percent)),
@@ -185,6 +207,8 @@ _GPU: list[Column] = [
 ]
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="with the rows and findings")
     sys.stdout.write(page(parser.parse_args().folder))

@@ -1,4 +1,6 @@
-"""Nsight Compute as a witness: running it on a command, reading what it wrote, and comparing it with xsp's counters."""
+"""Nsight Compute as a witness: running it on a command, reading what it wrote, and comparing it
+with xsp's counters.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ NAME, DURATION = "Kernel Name", "duration_ns"
 LONG_NS = 10_000
 LIMITS = (0.01, 0.03, 0.1)
 TIMEOUT_S = 200
-"""For one run of ncu; what it needs for some 350 kernels and a few passes each is a fraction of it."""
+"""For one run of ncu; what it needs for some 350 kernels and a few passes each is a
+fraction of it.
+"""
 
 
 class WitnessError(Exception):
@@ -36,9 +40,11 @@ class WitnessError(Exception):
 
 @dataclass(frozen=True)
 class Testimony:
-    """What ncu counted: a row per kernel in order of launch, with the columns `NAME` and the metrics.
+    """What ncu counted: a row per kernel in order of launch, with the columns `NAME` and the
+    metrics.
 
-    `passes` is the most that any kernel needed, 0 where ncu does not tell; `seconds` is of the whole process.
+    `passes` is the most that any kernel needed, 0 where ncu does not tell; `seconds` is of the
+    whole process.
     """
 
     table: pd.DataFrame
@@ -51,7 +57,9 @@ def path() -> str:
     places = [*glob("/usr/local/cuda*/bin/ncu"), *glob("/opt/nvidia/nsight-compute/*/ncu")]
     found = shutil.which("ncu") or next(iter(sorted(places, reverse=True)), None)
     if found is None:
-        raise WitnessError("ncu is neither in PATH nor in /usr/local/cuda*/bin nor in /opt/nvidia/nsight-compute")
+        raise WitnessError(
+            "ncu is neither in PATH nor in /usr/local/cuda*/bin nor in /opt/nvidia/nsight-compute"
+        )
     return found
 
 
@@ -63,18 +71,28 @@ def asked(
     caches: str = IN_PLACE,
     timeout_s: float = TIMEOUT_S,
 ) -> Testimony:
-    """Have Nsight Compute count `metrics` of the kernels that `command` runs between `cudaProfilerStart` and `Stop`.
+    """Have Nsight Compute count `metrics` of the kernels that `command` runs between
+    `cudaProfilerStart` and `Stop`.
 
-    Caches are left alone, or flushed before every kernel if `caches` is FLUSHED, and clocks are not locked. In `kernel`
-    replay memory is saved and restored between the passes of a kernel, which disturbs the caches, unless one pass
-    suffices; in `application` replay the program runs once for each pass, and nothing is restored. Raises WitnessError
-    where ncu fails, hangs or counts nothing.
+    Caches are left alone, or flushed before every kernel if `caches` is FLUSHED, and clocks are not
+    locked. In `kernel` replay memory is saved and restored between the passes of a kernel, which
+    disturbs the caches, unless one pass suffices; in `application` replay the program runs once for
+    each pass, and nothing is restored. Raises WitnessError where ncu fails, hangs or counts
+    nothing.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "ncu.csv"
         control = "all" if caches == FLUSHED else "none"
         options = ["--cache-control", control, "--clock-control", "none", "--replay-mode", replay]
-        options += ["--profile-from-start", "off", "--csv", "--page", "raw", "--print-units", "base"]
+        options += [
+            "--profile-from-start",
+            "off",
+            "--csv",
+            "--page",
+            "raw",
+            "--print-units",
+            "base",
+        ]
         options += ["--metrics", ",".join(metrics), "--log-file", str(log)]
         begin = time.perf_counter()
         code, output = _run([ncu, *options, *command], timeout_s)
@@ -106,7 +124,9 @@ def _reason(text: str) -> str:
 
 
 def passes(text: str) -> int:
-    """Most passes of any kernel by ncu's lines `... 100% - 4 passes` or `Application replay pass 4`; 0 without them."""
+    """Most passes of any kernel by ncu's lines `... 100% - 4 passes` or
+    `Application replay pass 4`; 0 without them.
+    """
     found = re.findall(r"- (\d+) pass(?:es)?\b|[Rr]eplay pass (\d+)", text)
     return max((int(one or other) for one, other in found), default=0)
 
@@ -125,25 +145,33 @@ def parsed(text: str, metrics: Sequence[str]) -> pd.DataFrame:
         what = f"no column {', '.join(missing)}" if start >= 0 and missing else "no kernel"
         raise WitnessError(f"ncu's output has {what}: {_reason(text)}")
     table = pd.DataFrame(kernels, columns=head)
-    numbers = {name: pd.to_numeric(table[name].str.replace(",", ""), errors="coerce") for name in metrics}
+    numbers = {
+        name: pd.to_numeric(table[name].str.replace(",", ""), errors="coerce") for name in metrics
+    }
     return pd.DataFrame({NAME: table[NAME], **numbers})
 
 
 def base_name(kernel: str) -> str:
-    """A kernel's name without namespaces, template arguments and parameters, which demanglers write differently."""
+    """A kernel's name without namespaces, template arguments and parameters, which demanglers write
+    differently.
+    """
     plain = re.sub(r"\(anonymous namespace\)::|<unnamed>::", "", kernel.removeprefix("void "))
     return re.split(r"[<(]", plain)[0].rpartition("::")[2]
 
 
 def paired(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
-    """Positions of the kernels two runs have in the same order, by base name: all of them if the runs are alike."""
+    """Positions of the kernels two runs have in the same order, by base name: all of them if the
+    runs are alike.
+    """
     mine, other = ([base_name(name) for name in side] for side in (ours, theirs))
     blocks = SequenceMatcher(None, mine, other, autojunk=False).get_matching_blocks()
     return [(block.a + step, block.b + step) for block in blocks for step in range(block.size)]
 
 
 def agreement(ours: pd.Series[float], theirs: pd.Series[float]) -> dict[str, Any]:
-    """How many kernels agree to within the limits, of those where either counts any; a missing count is far off."""
+    """How many kernels agree to within the limits, of those where either counts any; a missing
+    count is far off.
+    """
     mean = (ours + theirs) / 2
     counting = ~(mean == 0)
     apart = ((ours - theirs).abs()[counting] / mean[counting]).fillna(np.inf)
@@ -162,7 +190,9 @@ def agreement(ours: pd.Series[float], theirs: pd.Series[float]) -> dict[str, Any
 def compared(
     ours: pd.DataFrame, theirs: pd.DataFrame, metrics: Sequence[str], durations: pd.Series[float]
 ) -> dict[str, Any]:
-    """Agreement on the sum of `metrics`, over the kernels above 10 us that both have in the same order."""
+    """Agreement on the sum of `metrics`, over the kernels above 10 us that both have in the same
+    order.
+    """
     pairs = paired(ours[NAME].tolist(), theirs[NAME].tolist())
     mine, other = (np.array([pair[side] for pair in pairs], dtype=int) for side in (0, 1))
     long = durations.to_numpy()[mine] > LONG_NS
@@ -170,4 +200,8 @@ def compared(
         table[list(metrics)].sum(axis=1, skipna=False).iloc[rows[long]].reset_index(drop=True)
         for table, rows in ((ours, mine), (theirs, other))
     )
-    return {"launched": [len(ours), len(theirs)], "in the same order": len(pairs), **agreement(own, his)}
+    return {
+        "launched": [len(ours), len(theirs)],
+        "in the same order": len(pairs),
+        **agreement(own, his),
+    }

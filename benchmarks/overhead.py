@@ -1,8 +1,10 @@
-"""How much tracing slows a program down: the deepest rung and torch.profiler against the unprofiled program.
+"""How much tracing slows a program down: the deepest rung and torch.profiler against the unprofiled
+program.
 
-All conditions are run in turn, in a random order within each round. Each figure is 1 + the trimmed mean of the
-differences to the unprofiled latency of the same round over the mean unprofiled latency, with its 95 % interval. (The
-mean of ratios within rounds would be too large where the unprofiled latency scatters.)
+All conditions are run in turn, in a random order within each round. Each figure is 1 + the trimmed
+mean of the differences to the unprofiled latency of the same round over the mean unprofiled
+latency, with its 95 % interval. (The mean of ratios within rounds would be too large where the
+unprofiled latency scatters.)
 
     python benchmarks/overhead.py [--rounds 30] [--json out.json] [--only NAME]
 """
@@ -81,7 +83,9 @@ def torch_profiler() -> AbstractContextManager[Any]:
     return torch.profiler.profile(activities=activities)
 
 
-def latencies(executor: Executor, conditions: dict[str, Condition], rounds: int) -> dict[str, list[int]]:
+def latencies(
+    executor: Executor, conditions: dict[str, Condition], rounds: int
+) -> dict[str, list[int]]:
     """Latency in ns of every condition in every round."""
     order = random.Random(0)
     found: dict[str, list[int]] = {name: [] for name in conditions}
@@ -102,26 +106,37 @@ def measured(program: Callable[[], Any], rounds: int) -> dict[str, Any]:
     conditions: dict[str, Condition] = {"unprofiled": nullcontext, "torch.profiler": torch_profiler}
     for spec in rungs_for(prepared.traced)[1:]:
         active = [prepared.tracers[level] for level in spec.levels if level in prepared.tracers]
-        conditions[f"xsp {spec.name}"] = lambda active=active, spec=spec: xsp_tracing(active, spec.name)
+        conditions[f"xsp {spec.name}"] = lambda active=active, spec=spec: xsp_tracing(
+            active, spec.name
+        )
     found = latencies(executor, conditions, rounds)
     base = np.array(found["unprofiled"], dtype=np.float64)
     result: dict[str, Any] = {"unprofiled_ms": [round(float(v) / 1e6, 4) for v in trimmed(base)]}
     for name, values in found.items():
         if name != "unprofiled":
             added, half = (value / trimmed(base)[0] for value in trimmed(np.array(values) - base))
-            result[name] = {"ratio": round(1 + float(added), 4), "half_width_95": round(float(half), 4)}
+            result[name] = {
+                "ratio": round(1 + float(added), 4),
+                "half_width_95": round(float(half), 4),
+            }
     return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--only", help="run the programs whose name contains this")
     arguments = parser.parse_args()
     names = PROGRAMS if torch.cuda.is_available() else ON_A_CPU
     chosen = [name for name in names if not arguments.only or arguments.only in name]
-    report: dict[str, Any] = {"environment": environment(), "rounds": arguments.rounds, "programs": {}}
+    report: dict[str, Any] = {
+        "environment": environment(),
+        "rounds": arguments.rounds,
+        "programs": {},
+    }
     for name in chosen:
         report["programs"][name] = measured(PROGRAMS[name](), arguments.rounds)
         print(json.dumps({name: report["programs"][name]}), flush=True)

@@ -1,4 +1,6 @@
-"""Models that no library of the zoo brings: a diffusion U-Net, a recommender with embedding tables, an LSTM."""
+"""Models that no library of the zoo brings: a diffusion U-Net, a recommender with embedding tables,
+an LSTM.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ class Attention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.query(x), *self.key_value(context).chunk(2, dim=-1))
         )
-        return self.out(functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        return self.out(
+            functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        )
 
 
 class SpatialTransformer(nn.Module):
@@ -58,7 +62,11 @@ class SpatialTransformer(nn.Module):
         self.norm, self.project = nn.GroupNorm(32, width), nn.Linear(width, width)
         self.norm1, self.self_attention = nn.LayerNorm(width), Attention(width, width)
         self.norm2, self.text_attention = nn.LayerNorm(width), Attention(width, TEXT_WIDTH)
-        self.norm3, self.gate, self.down = nn.LayerNorm(width), nn.Linear(width, 8 * width), nn.Linear(4 * width, width)
+        self.norm3, self.gate, self.down = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 8 * width),
+            nn.Linear(4 * width, width),
+        )
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """Map (N, width, H, W) to the same shape."""
@@ -72,13 +80,19 @@ class SpatialTransformer(nn.Module):
 
 
 class UNet(nn.Module):
-    """A latent diffusion U-Net (Rombach et al., 2022): residual blocks that attend to a text, skips between halves."""
+    """A latent diffusion U-Net (Rombach et al., 2022): residual blocks that attend to a text, skips
+    between halves.
+    """
 
-    def __init__(self, channels: int = 4, width: int = 192, factors: tuple[int, ...] = (1, 2, 4, 4)) -> None:
+    def __init__(
+        self, channels: int = 4, width: int = 192, factors: tuple[int, ...] = (1, 2, 4, 4)
+    ) -> None:
         super().__init__()
         self.width, time_width = width, 4 * width
         widths = [width * factor for factor in factors]
-        self.time = nn.Sequential(nn.Linear(width, time_width), nn.SiLU(), nn.Linear(time_width, time_width))
+        self.time = nn.Sequential(
+            nn.Linear(width, time_width), nn.SiLU(), nn.Linear(time_width, time_width)
+        )
         self.begin = nn.Conv2d(channels, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips, above = [width], width
@@ -93,11 +107,19 @@ class UNet(nn.Module):
         self.middle = self._block(above, above, time_width, attends=True)
         for stage, here in reversed(list(enumerate(widths))):
             for _ in range(3):
-                self.up.append(self._block(above + skips.pop(), here, time_width, stage < len(widths) - 1))
+                self.up.append(
+                    self._block(above + skips.pop(), here, time_width, stage < len(widths) - 1)
+                )
                 above = here
             if stage:
-                self.up.append(nn.Sequential(nn.Upsample(scale_factor=2.0), nn.Conv2d(here, here, 3, padding=1)))
-        self.end = nn.Sequential(nn.GroupNorm(32, above), nn.SiLU(), nn.Conv2d(above, channels, 3, padding=1))
+                self.up.append(
+                    nn.Sequential(
+                        nn.Upsample(scale_factor=2.0), nn.Conv2d(here, here, 3, padding=1)
+                    )
+                )
+        self.end = nn.Sequential(
+            nn.GroupNorm(32, above), nn.SiLU(), nn.Conv2d(above, channels, 3, padding=1)
+        )
 
     @staticmethod
     def _block(channels: int, width: int, time_width: int, attends: bool) -> nn.ModuleList:
@@ -105,7 +127,9 @@ class UNet(nn.Module):
         return block.append(SpatialTransformer(width)) if attends else block
 
     def forward(self, latent: Tensor, step: Tensor, text: Tensor) -> Tensor:
-        """Noise in the latent (N, 4, H, W) at diffusion steps (N,), given text embeddings (N, tokens, TEXT_WIDTH)."""
+        """Noise in the latent (N, 4, H, W) at diffusion steps (N,), given text embeddings (N,
+        tokens, TEXT_WIDTH).
+        """
         half = self.width // 2
         rates = torch.exp(-math.log(10_000) / half * torch.arange(half, device=step.device))
         angles = step[:, None] * rates
@@ -130,9 +154,13 @@ class UNet(nn.Module):
 
 
 class Recommender(nn.Module):
-    """DLRM (Naumov et al., 2019): embedding bags and a bottom MLP, their dot products, a top MLP."""
+    """DLRM (Naumov et al., 2019): embedding bags and a bottom MLP, their dot products, a
+    top MLP.
+    """
 
-    def __init__(self, tables: int = 26, rows: int = 200_000, width: int = 64, dense: int = 13) -> None:
+    def __init__(
+        self, tables: int = 26, rows: int = 200_000, width: int = 64, dense: int = 13
+    ) -> None:
         super().__init__()
         self.tables = nn.ModuleList(nn.EmbeddingBag(rows, width, mode="sum") for _ in range(tables))
         self.bottom = _mlp(dense, 512, 256, width)
@@ -143,7 +171,9 @@ class Recommender(nn.Module):
     def forward(self, dense: Tensor, sparse: Tensor) -> Tensor:
         """Scores (N, 1) from numbers (N, dense) and lists of ids (tables, N, ids in a list)."""
         bottom = self.bottom(dense)
-        features = torch.stack([bottom, *(table(ids) for table, ids in zip(self.tables, sparse, strict=True))], dim=1)
+        features = torch.stack(
+            [bottom, *(table(ids) for table, ids in zip(self.tables, sparse, strict=True))], dim=1
+        )
         products = torch.bmm(features, features.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]
         return self.top(torch.cat([bottom, products], dim=1)).sigmoid()
 

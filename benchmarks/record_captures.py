@@ -1,4 +1,6 @@
-"""Record the bundled captures on this machine's GPU: python benchmarks/record_captures.py FOLDER."""
+"""Record the bundled captures on this machine's GPU: python benchmarks/record_captures.py
+FOLDER.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ def main() -> None:
         with torch.set_grad_enabled(name == "train_step"):
             prof = xsp.measure(target, *inputs, iterations=ROUNDS[name], progress=False)
         path = prof.save(folder / f"h100_{name}.xsp")
-        print(f"{path}: {path.stat().st_size} bytes, {path.stat().st_size / len(prof.spans):.1f} bytes a span")
+        print(
+            f"{path}: {path.stat().st_size} bytes, {path.stat().st_size / len(prof.spans):.1f} "
+            "bytes a span"
+        )
         print(prof)
 
 

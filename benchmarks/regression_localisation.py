@@ -1,7 +1,9 @@
-"""Whether the first sentence of a comparison names the layer that was mutated; regression_power.py starts this.
+"""Whether the first sentence of a comparison names the layer that was mutated; regression_power.py
+starts this.
 
-Twenty mutations of a small model, and on a GPU three more that leave every layer as it is and give it other kernels.
-The output is written after each mutation, so that what was found stays if the time runs out.
+Twenty mutations of a small model, and on a GPU three more that leave every layer as it is and give
+it other kernels. The output is written after each mutation, so that what was found stays if the
+time runs out.
 """
 
 from __future__ import annotations
@@ -38,7 +40,11 @@ def localised(device: str, output: Path) -> None:
     for mutation in (*MUTATIONS, *kernels):
         after = profiled(mutated(net, mutation))
         said = xsp.compare(before, after).sentences[0]
-        row = {"mutation": mutation.what, "kernels": mutation in kernels, "named": mutation.named in said}
+        row = {
+            "mutation": mutation.what,
+            "kernels": mutation in kernels,
+            "named": mutation.named in said,
+        }
         # Another setting need not give another kernel at this size; then there is nothing to find.
         row["changed"] = mutation not in kernels or kernel_names(before) != kernel_names(after)
         rows.append(row | {"sentence": said})
@@ -91,7 +97,9 @@ def kernel_mutations() -> list[Mutation]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=["cuda", "cpu"], required=True)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()

@@ -1,8 +1,9 @@
-"""Pools of runs with a delay of known length in one layer; regression_power.py starts this in fresh processes.
+"""Pools of runs with a delay of known length in one layer; regression_power.py starts this in fresh
+processes.
 
-A round runs every variant once, in random order: twice without a delay, and with delays of 1, 2, 5 and 10 % of the
-model's latency. The delay is a sleep on the GPU where the GPU bounds the model, else a loop on the host that ends at a
-given time; it follows the layer's own work.
+A round runs every variant once, in random order: twice without a delay, and with delays of 1, 2, 5
+and 10 % of the model's latency. The delay is a sleep on the GPU where the GPU bounds the model,
+else a loop on the host that ends at a given time; it follows the layer's own work.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ from xsp.measuring.warmup import warm_up
 
 BASE, SAME = "base", "same"
 SLOWDOWNS = (0.01, 0.02, 0.05, 0.1)
-VARIANTS: dict[str, float] = {BASE: 0.0, SAME: 0.0, **{f"{share:.0%}": share for share in SLOWDOWNS}}
+VARIANTS: dict[str, float] = {
+    BASE: 0.0,
+    SAME: 0.0,
+    **{f"{share:.0%}": share for share in SLOWDOWNS},
+}
 
 PROGRAMS: dict[str, tuple[str, Callable[[], Callable[[], Any]]]] = {
     "resnet50 batch 256": ("device", lambda: inference(resnet50, batch=256)),
@@ -47,7 +52,11 @@ class Delay:
     """Follows one layer of a model and takes `ns` on the device or the host."""
 
     def __init__(self, model: nn.Module, where: str) -> None:
-        leaves = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        leaves = [
+            (name, module)
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Conv2d | nn.Linear)
+        ]
         self.layer, module = leaves[len(leaves) // 2]
         self.ns = 0.0
         self._cycles_per_ns = cycles_per_ns() if where == "device" else 0.0
@@ -89,7 +98,8 @@ def pool(name: str, budget_s: float, seed: int) -> dict[str, Any]:
     found: dict[str, list[int]] = {variant: [] for variant in VARIANTS}
     begin = time.perf_counter()
     while time.perf_counter() - begin < budget_s or len(found[BASE]) < 2:
-        # A share of what the model takes now: on a machine that drifts, a delay of minutes ago is another share.
+        # A share of what the model takes now: on a machine that drifts, a delay of minutes ago is
+        # another share.
         now = float(np.median([*usual, *found[BASE]][-USUAL:]))
         for variant in order.sample(list(VARIANTS), len(VARIANTS)):
             delay.ns = VARIANTS[variant] * now
@@ -99,7 +109,9 @@ def pool(name: str, budget_s: float, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--program", choices=list(PROGRAMS), required=True)
     parser.add_argument("--budget-s", type=float, required=True)
     parser.add_argument("--seed", type=int, default=0)
@@ -107,7 +119,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     if options.device == "cpu" and torch.cuda.is_available():
-        sys.exit("a GPU is visible and the programs would use it: set CUDA_VISIBLE_DEVICES= for --device cpu")
+        sys.exit(
+            "a GPU is visible and the programs would use it: set CUDA_VISIBLE_DEVICES= for "
+            "--device cpu"
+        )
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no GPU is visible: --device cpu measures without one")
     options.output.write_text(json.dumps(pool(options.program, options.budget_s, options.seed)))

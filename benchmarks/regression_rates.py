@@ -1,4 +1,6 @@
-"""Rates of verdicts on pools of runs (regression_pools.py), and those rates against the bounds that xsp sets itself."""
+"""Rates of verdicts on pools of runs (regression_pools.py), and those rates against the bounds that
+xsp sets itself.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ Pool = dict[str, Sample]
 def power(measured: list[dict[str, Any]], trials: int) -> dict[str, Any]:
     """Rates of verdicts by variant, threshold and way of comparing."""
     pools: list[Pool] = [
-        {variant: np.array(runs, dtype=np.float64) for variant, runs in one["latencies_ns"].items()} for one in measured
+        {variant: np.array(runs, dtype=np.float64) for variant, runs in one["latencies_ns"].items()}
+        for one in measured
     ]
     rounds = [len(one[BASE]) for one in pools]
     runs = min(STORED_RUNS, *rounds)
@@ -37,7 +40,9 @@ def power(measured: list[dict[str, Any]], trials: int) -> dict[str, Any]:
         turns = _rounds_needed(pools, share / 2)
         stored = [_stored(pools, variant, runs, random) for _ in range(trials)]
         in_turn = [_in_turn(pools, variant, turns, random) for _ in range(trials)]
-        return {"threshold": share / 2, "rounds in turn": turns} | _rates(stored, in_turn, share / 2)
+        return {"threshold": share / 2, "rounds in turn": turns} | _rates(
+            stored, in_turn, share / 2
+        )
 
     return {
         "layer": measured[0]["layer"],
@@ -49,14 +54,20 @@ def power(measured: list[dict[str, Any]], trials: int) -> dict[str, Any]:
         "sessions": min(SESSIONS, len(pools) - 1),
         "spread": round(spread([[_time(one[BASE]) for one in pools]])[0], 4),
         "windows": [count // runs for count in rounds],
-        "achieved": {variant: round(_achieved(pools, variant), 4) for variant in VARIANTS if variant != BASE},
-        "detected": {variant: rates(variant, share) for variant, share in VARIANTS.items() if share},
+        "achieved": {
+            variant: round(_achieved(pools, variant), 4) for variant in VARIANTS if variant != BASE
+        },
+        "detected": {
+            variant: rates(variant, share) for variant, share in VARIANTS.items() if share
+        },
         "false alarms": {f"{share / 2:g}": rates(SAME, share) for share in SLOWDOWNS},
     }
 
 
 def _rounds_needed(pools: list[Pool], threshold: float) -> int:
-    """Rounds after which the ratio of two runs of the same is known to a quarter of the threshold."""
+    """Rounds after which the ratio of two runs of the same is known to a quarter of the
+    threshold.
+    """
     before, after = (np.concatenate([each[name] for each in pools]) for name in (BASE, SAME))
     found = paired_verdict(before, after)
     width = (found.high - found.low) / 2 / (threshold / 4)
@@ -68,13 +79,19 @@ InTurn = tuple[Sample, Sample]
 
 
 def _stored(pools: list[Pool], variant: str, runs: int, random: np.random.Generator) -> Stored:
-    """Consecutive runs of each session and of the candidate, all of different processes; without a change the
-    candidate is of the same variant.
+    """Consecutive runs of each session and of the candidate, all of different processes; without a
+    change the candidate is of the same variant.
     """
-    *earlier, own = random.choice(len(pools), min(SESSIONS, len(pools) - 1) + 1, replace=False).tolist()
-    every = [pools[each][BASE] for each in earlier] + [pools[own][BASE if variant == SAME else variant]]
+    *earlier, own = random.choice(
+        len(pools), min(SESSIONS, len(pools) - 1) + 1, replace=False
+    ).tolist()
+    every = [pools[each][BASE] for each in earlier] + [
+        pools[own][BASE if variant == SAME else variant]
+    ]
     begins = [int(random.integers(len(each) - runs + 1)) for each in every]
-    *sessions, candidate = (each[begin : begin + runs] for each, begin in zip(every, begins, strict=True))
+    *sessions, candidate = (
+        each[begin : begin + runs] for each, begin in zip(every, begins, strict=True)
+    )
     return sessions, candidate
 
 
@@ -92,9 +109,13 @@ def _achieved(pools: list[Pool], variant: str) -> float:
 
 def _rates(stored: list[Stored], in_turn: list[InTurn], threshold: float) -> dict[str, float]:
     single = [(sessions[-1], candidate) for sessions, candidate in stored]
-    alone = verdicts(*(np.stack(side, axis=1) for side in zip(*single, strict=True)), threshold=threshold)
+    alone = verdicts(
+        *(np.stack(side, axis=1) for side in zip(*single, strict=True)), threshold=threshold
+    )
     among = [
-        among_sessions(alone[at], [[_time(each) for each in sessions]], _time(candidate), threshold=threshold)
+        among_sessions(
+            alone[at], [[_time(each) for each in sessions]], _time(candidate), threshold=threshold
+        )
         for at, (sessions, candidate) in enumerate(stored)
     ]
     names = {
@@ -107,7 +128,9 @@ def _rates(stored: list[Stored], in_turn: list[InTurn], threshold: float) -> dic
         rates[way] = _share([word == REGRESSION for word in words])
         rates[f"{way}, undecided"] = _share([word == UNDECIDED for word in words])
     for way, trials in (("stored", single), ("in turn", in_turn)):
-        rates[f"{way}, plain rule"] = _share([b.mean() / a.mean() > 1 + threshold for a, b in trials])
+        rates[f"{way}, plain rule"] = _share(
+            [b.mean() / a.mean() > 1 + threshold for a, b in trials]
+        )
     return rates
 
 
@@ -120,7 +143,9 @@ def _share(hits: list[Any]) -> float:
 
 
 def bounds(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What must hold: what is bounded, its value (None where it was not measured), the bound, and whether it is met."""
+    """What must hold: what is bounded, its value (None where it was not measured), the bound, and
+    whether it is met.
+    """
     for name in report["pools"]:
         found = report["power"].get(name, {})
         rates = found.get("detected", {}) | found.get("false alarms", {})
@@ -134,12 +159,21 @@ def bounds(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield _row(f"{name}: false alarms at 1 %, in turn", none, most=0.01)
     rows = report["localisation"].get("mutations", [])
     twenty = [row["named"] for row in rows if not row["kernels"]]
-    yield _row("mutations named first, of 20", sum(twenty) if len(twenty) == MUTATED else None, least=NAMED)
+    yield _row(
+        "mutations named first, of 20", sum(twenty) if len(twenty) == MUTATED else None, least=NAMED
+    )
 
 
-def _row(what: str, value: float | None, least: float = 0.0, most: float = np.inf) -> dict[str, Any]:
+def _row(
+    what: str, value: float | None, least: float = 0.0, most: float = np.inf
+) -> dict[str, Any]:
     bound = {"at least": least} if least else {"at most": most}
-    return {"bound": what, "value": value, **bound, "met": value is not None and least <= value <= most}
+    return {
+        "bound": what,
+        "value": value,
+        **bound,
+        "met": value is not None and least <= value <= most,
+    }
 
 
 def sentence(row: dict[str, Any]) -> str:
@@ -147,4 +181,7 @@ def sentence(row: dict[str, Any]) -> str:
     [(kind, bound)] = [(key, row[key]) for key in ("at least", "at most") if key in row]
     if row["value"] is None:
         return f"UNKNOWN  {row['bound']}: not measured, {kind} {bound:g}"
-    return f"{'met' if row['met'] else 'NOT MET':<8} {row['bound']}: {row['value']:g}, {kind} {bound:g}"
+    return (
+        f"{'met' if row['met'] else 'NOT MET':<8} {row['bound']}: {row['value']:g}, {kind} "
+        f"{bound:g}"
+    )

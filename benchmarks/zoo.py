@@ -18,10 +18,11 @@ Built = tuple[nn.Module, Inputs]
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of the zoo. `build(batch)` makes it in float32 on the default device, with its inputs.
+    """A model of the zoo. `build(batch)` makes it in float32 on the default device, with its
+    inputs.
 
-    `precision` on a GPU: "fp16" or "bf16" for weights and inputs of that type, "amp" for float32 weights under
-    autocast to float16.
+    `precision` on a GPU: "fp16" or "bf16" for weights and inputs of that type, "amp" for float32
+    weights under autocast to float16.
     """
 
     family: str
@@ -32,14 +33,21 @@ class Entry:
     channels_last: bool = False
 
 
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32, "fp32": torch.float32}
+_DTYPES = {
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "amp": torch.float32,
+    "fp32": torch.float32,
+}
 
 
 def target(entry: Entry, batch: int, device: str) -> tuple[nn.Module, Inputs]:
     """The model on `device`, ready for inference, and its inputs; in float32 on a CPU."""
     dtype = _DTYPES[entry.precision] if device == "cuda" else torch.float32
     with torch.device(device), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # libraries warn that weights are random, which is the intention here
+        warnings.simplefilter(
+            "ignore"
+        )  # libraries warn that weights are random, which is the intention here
         model, inputs = entry.build(batch)
     layout: dict[str, Any] = {"memory_format": torch.channels_last} if entry.channels_last else {}
     model = model.eval().requires_grad_(False).to(device, dtype, **layout)
@@ -56,7 +64,10 @@ def _converted(value: Tensor, dtype: torch.dtype, layout: Mapping[str, Any]) -> 
 def modes(entry: Entry, device: str) -> Iterator[None]:
     """The modes that the model runs under: inference, and autocast where its precision says so."""
     amp = device == "cuda" and entry.precision == "amp"
-    with torch.inference_mode(), torch.autocast(device, torch.float16) if amp else contextlib.nullcontext():
+    with (
+        torch.inference_mode(),
+        torch.autocast(device, torch.float16) if amp else contextlib.nullcontext(),
+    ):
         yield
 
 
@@ -149,23 +160,43 @@ _NO_AUXILIARY = {"init_weights": False, "aux_logits": False}
 _NO_BACKBONE = {"weights_backbone": None}
 # A few layers of a large model's shape: its kernels are the large model's, its capture is small.
 _DECODER = {
-    "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 8,
-    "num_attention_heads": 16, "num_key_value_heads": 4, "use_cache": False,
-}  # fmt: skip
+    "vocab_size": 32000,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "use_cache": False,
+}
 
-CNN, VIT, DETECTION, LANGUAGE, SPEECH = "CNN", "vision transformer", "detection", "language", "speech"
+CNN, VIT, DETECTION, LANGUAGE, SPEECH = (
+    "CNN",
+    "vision transformer",
+    "detection",
+    "language",
+    "speech",
+)
 
 ZOO: dict[str, Entry] = {
     "resnet50": Entry(CNN, "torchvision", 32, _torchvision("resnet50")),
-    "bert_base": Entry(LANGUAGE, "transformers", 16, _transformer("BertModel", "BertConfig", _text(128))),
+    "bert_base": Entry(
+        LANGUAGE, "transformers", 16, _transformer("BertModel", "BertConfig", _text(128))
+    ),
     "vit_b_16": Entry(VIT, "torchvision", 32, _torchvision("vit_b_16")),
     "gpt2": Entry(
-        LANGUAGE, "transformers", 8, _transformer("GPT2LMHeadModel", "GPT2Config", _text(256), use_cache=False)
+        LANGUAGE,
+        "transformers",
+        8,
+        _transformer("GPT2LMHeadModel", "GPT2Config", _text(256), use_cache=False),
     ),
     "unet_diffusion": Entry("diffusion", "own", 4, _diffusion),
     "dlrm": Entry("recommendation", "own", 2048, _recommendation),
     "fasterrcnn_resnet50_fpn": Entry(
-        DETECTION, "torchvision", 2, _torchvision("fasterrcnn_resnet50_fpn", 640, **_NO_BACKBONE), "amp"
+        DETECTION,
+        "torchvision",
+        2,
+        _torchvision("fasterrcnn_resnet50_fpn", 640, **_NO_BACKBONE),
+        "amp",
     ),
     "whisper_small": Entry(
         SPEECH,
@@ -186,14 +217,19 @@ ZOO: dict[str, Entry] = {
         ),
     ),
     "llama_8_layers": Entry(
-        LANGUAGE, "transformers", 8, _transformer("LlamaForCausalLM", "LlamaConfig", _text(256), **_DECODER)
+        LANGUAGE,
+        "transformers",
+        8,
+        _transformer("LlamaForCausalLM", "LlamaConfig", _text(256), **_DECODER),
     ),
     "deeplabv3_resnet50": Entry(
         "segmentation", "torchvision", 4, _torchvision("deeplabv3_resnet50", 512, **_NO_BACKBONE)
     ),
     "lstm": Entry("recurrent", "own", 32, _recurrent),
     "mobilenet_v2": Entry(CNN, "torchvision", 32, _torchvision("mobilenet_v2")),
-    "resnet50_channels_last": Entry(CNN, "torchvision", 32, _torchvision("resnet50"), channels_last=True),
+    "resnet50_channels_last": Entry(
+        CNN, "torchvision", 32, _torchvision("resnet50"), channels_last=True
+    ),
     "mixtral_4_layers": Entry(
         LANGUAGE,
         "transformers",
@@ -218,32 +254,60 @@ ZOO: dict[str, Entry] = {
         LANGUAGE,
         "transformers",
         8,
-        _transformer("T5ForConditionalGeneration", "T5Config", _sequences, num_layers=6, use_cache=False),
+        _transformer(
+            "T5ForConditionalGeneration", "T5Config", _sequences, num_layers=6, use_cache=False
+        ),
     ),
     "wav2vec2_base": Entry(
         SPEECH,
         "transformers",
         4,
-        _transformer("Wav2Vec2Model", "Wav2Vec2Config", lambda batch: {"input_values": torch.randn(batch, 48_000)}),
+        _transformer(
+            "Wav2Vec2Model",
+            "Wav2Vec2Config",
+            lambda batch: {"input_values": torch.randn(batch, 48_000)},
+        ),
     ),
     "retinanet_resnet50_fpn": Entry(
-        DETECTION, "torchvision", 2, _torchvision("retinanet_resnet50_fpn", 640, **_NO_BACKBONE), "amp"
+        DETECTION,
+        "torchvision",
+        2,
+        _torchvision("retinanet_resnet50_fpn", 640, **_NO_BACKBONE),
+        "amp",
     ),
-    "fcn_resnet50": Entry("segmentation", "torchvision", 4, _torchvision("fcn_resnet50", 512, **_NO_BACKBONE)),
+    "fcn_resnet50": Entry(
+        "segmentation", "torchvision", 4, _torchvision("fcn_resnet50", 512, **_NO_BACKBONE)
+    ),
     "clip_vit_b_32": Entry(
-        "image and text", "transformers", 32, _transformer("CLIPModel", "CLIPConfig", _image_and_text)
+        "image and text",
+        "transformers",
+        32,
+        _transformer("CLIPModel", "CLIPConfig", _image_and_text),
     ),
     "deit_small": Entry(VIT, "timm", 64, _timm("deit_small_patch16_224")),
     "beit_base": Entry(VIT, "timm", 32, _timm("beit_base_patch16_224")),
     "mixer_b_16": Entry("MLP", "timm", 32, _timm("mixer_b16_224")),
     "maxvit_t": Entry(VIT, "torchvision", 16, _torchvision("maxvit_t")),
-    "roberta_base": Entry(LANGUAGE, "transformers", 16, _transformer("RobertaModel", "RobertaConfig", _text(128))),
-    "distilbert": Entry(LANGUAGE, "transformers", 16, _transformer("DistilBertModel", "DistilBertConfig", _text(128))),
+    "roberta_base": Entry(
+        LANGUAGE, "transformers", 16, _transformer("RobertaModel", "RobertaConfig", _text(128))
+    ),
+    "distilbert": Entry(
+        LANGUAGE,
+        "transformers",
+        16,
+        _transformer("DistilBertModel", "DistilBertConfig", _text(128)),
+    ),
     "opt_125m": Entry(
-        LANGUAGE, "transformers", 8, _transformer("OPTForCausalLM", "OPTConfig", _text(256), use_cache=False)
+        LANGUAGE,
+        "transformers",
+        8,
+        _transformer("OPTForCausalLM", "OPTConfig", _text(256), use_cache=False),
     ),
     "modernbert_base": Entry(
-        LANGUAGE, "transformers", 16, _transformer("ModernBertModel", "ModernBertConfig", _text(256))
+        LANGUAGE,
+        "transformers",
+        16,
+        _transformer("ModernBertModel", "ModernBertConfig", _text(256)),
     ),
     "qwen3_8_layers": Entry(
         LANGUAGE,
@@ -252,10 +316,15 @@ ZOO: dict[str, Entry] = {
         _transformer("Qwen3ForCausalLM", "Qwen3Config", _text(256), **_DECODER, head_dim=128),
     ),
     "mistral_8_layers": Entry(
-        LANGUAGE, "transformers", 1, _transformer("MistralForCausalLM", "MistralConfig", _text(32), **_DECODER)
+        LANGUAGE,
+        "transformers",
+        1,
+        _transformer("MistralForCausalLM", "MistralConfig", _text(32), **_DECODER),
     ),
     "mobilenet_v3_large": Entry(CNN, "torchvision", 32, _torchvision("mobilenet_v3_large")),
-    "inception_v3": Entry(CNN, "torchvision", 32, _torchvision("inception_v3", 299, **_NO_AUXILIARY)),
+    "inception_v3": Entry(
+        CNN, "torchvision", 32, _torchvision("inception_v3", 299, **_NO_AUXILIARY)
+    ),
     "googlenet": Entry(CNN, "torchvision", 32, _torchvision("googlenet", **_NO_AUXILIARY)),
     "squeezenet1_1": Entry(CNN, "torchvision", 32, _torchvision("squeezenet1_1")),
     "shufflenet_v2_x1_0": Entry(CNN, "torchvision", 32, _torchvision("shufflenet_v2_x1_0")),
@@ -264,7 +333,11 @@ ZOO: dict[str, Entry] = {
     "wide_resnet50_2": Entry(CNN, "torchvision", 32, _torchvision("wide_resnet50_2")),
     "efficientnet_v2_s": Entry(CNN, "torchvision", 32, _torchvision("efficientnet_v2_s")),
     "ssdlite320_mobilenet_v3_large": Entry(
-        DETECTION, "torchvision", 8, _torchvision("ssdlite320_mobilenet_v3_large", 320, **_NO_BACKBONE), "amp"
+        DETECTION,
+        "torchvision",
+        8,
+        _torchvision("ssdlite320_mobilenet_v3_large", 320, **_NO_BACKBONE),
+        "amp",
     ),
     "r3d_18": Entry("video", "torchvision", 8, _video),
     "coatnet_0": Entry("convolution and attention", "timm", 32, _timm("coatnet_0_rw_224")),
@@ -272,4 +345,6 @@ ZOO: dict[str, Entry] = {
     "hrnet_w18": Entry(CNN, "timm", 8, _timm("hrnet_w18")),
     "raft_small": Entry("optical flow", "torchvision", 1, _optical_flow, "amp"),
 }
-"""What to measure, most telling first: a run that ends early has at least one model of each family."""
+"""What to measure, most telling first: a run that ends early has at least one model of each
+family.
+"""

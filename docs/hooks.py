@@ -1,4 +1,6 @@
-"""A hook of mkdocs: links to files of the repository, which the site does not have, become the files' paths."""
+"""A hook of mkdocs: links to files of the repository, which the site does not have, become the
+files' paths.
+"""
 
 from __future__ import annotations
 

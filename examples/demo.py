@@ -1,6 +1,8 @@
-"""The tour that `make demo` gives: profile ResNet-50 on this machine, then open captures recorded on an H100.
+"""The tour that `make demo` gives: profile ResNet-50 on this machine, then open captures recorded
+on an H100.
 
-Run it (`python examples/demo.py`). It writes the capture, its table, reports and traces to demo-output/.
+Run it (`python examples/demo.py`). It writes the capture, its table, reports and traces to
+demo-output/.
 """
 
 from __future__ import annotations
@@ -40,10 +42,21 @@ def reported(prof: xsp.Profile, stem: Path) -> list[Path]:
 
 def main() -> None:
     """Profile, open, write, and say what was written."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for what the demo writes")
-    parser.add_argument("--image", type=int, default=resnet50.IMAGE, help="height and width of the live model's images")
-    parser.add_argument("--budget-s", type=float, default=15.0, help="seconds for the live model's rounds")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo-output"), help="folder for what the demo writes"
+    )
+    parser.add_argument(
+        "--image",
+        type=int,
+        default=resnet50.IMAGE,
+        help="height and width of the live model's images",
+    )
+    parser.add_argument(
+        "--budget-s", type=float, default=15.0, help="seconds for the live model's rounds"
+    )
     parser.add_argument("--rows", type=int, default=16, help="lines of each table")
     arguments = parser.parse_args()
     output: Path = arguments.output
@@ -52,7 +65,11 @@ def main() -> None:
     print("== ResNet-50, measured here and now\n")
     prof = live(arguments.image, arguments.budget_s)
     print(profile_text(prof, rows=arguments.rows))
-    written = [prof.save(output / "resnet50.xsp"), output / "resnet50.csv", *reported(prof, output / "resnet50")]
+    written = [
+        prof.save(output / "resnet50.xsp"),
+        output / "resnet50.csv",
+        *reported(prof, output / "resnet50"),
+    ]
     prof.tree().to_csv(written[1], index=False)
 
     for name, what in BUNDLED.items():

@@ -1,7 +1,7 @@
 """ResNet-50 v1.5 inference in plain PyTorch.
 
-Run it (`python examples/resnet50.py`), or hand it to the command line (`xsp profile examples/resnet50.py`),
-which calls `target()`.
+Run it (`python examples/resnet50.py`), or hand it to the command line
+(`xsp profile examples/resnet50.py`), which calls `target()`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class ResNet50(nn.Module):
     @staticmethod
     def _stage(channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
         first = Bottleneck(channels, width, stride)
-        rest = (Bottleneck(width * Bottleneck.expansion, width, stride=1) for _ in range(blocks - 1))
+        rest = (
+            Bottleneck(width * Bottleneck.expansion, width, stride=1) for _ in range(blocks - 1)
+        )
         return nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,13 +95,23 @@ def target(
 
 def main() -> None:
     """Profile the model, print the profile and save it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--image", type=int, default=IMAGE, help="height and width of the images, in pixels")
-    parser.add_argument("--dtype", default=str(DTYPE).removeprefix("torch."), help="float16, bfloat16 or float32")
+    parser.add_argument(
+        "--image", type=int, default=IMAGE, help="height and width of the images, in pixels"
+    )
+    parser.add_argument(
+        "--dtype", default=str(DTYPE).removeprefix("torch."), help="float16, bfloat16 or float32"
+    )
     parser.add_argument("--device", default=DEVICE)
-    parser.add_argument("--budget-s", type=float, default=30.0, help="seconds for the rounds of runs")
-    parser.add_argument("--output", type=Path, default=Path("resnet50.xsp"), help="where to save the capture")
+    parser.add_argument(
+        "--budget-s", type=float, default=30.0, help="seconds for the rounds of runs"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("resnet50.xsp"), help="where to save the capture"
+    )
     arguments = parser.parse_args()
 
     dtype = getattr(torch, arguments.dtype)

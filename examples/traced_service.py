@@ -1,13 +1,16 @@
-"""An inference service whose OpenTelemetry trace shows, on demand, where a request's model call spent its time.
+"""An inference service whose OpenTelemetry trace shows, on demand, where a request's model call
+spent its time.
 
-A request with the header `x-xsp-profile: 1` is profiled, and so is a share of all others (`XSP_SAMPLING_RATE`, 0 by
-default). The answer is the same; the request's span then contains the profile, from the model call to the GPU kernels.
-Profiling repeats the model call for a second or two (the first time it also loads the profiler, for some seconds), so
-such a request takes that much longer, and only one is profiled at a time.
+A request with the header `x-xsp-profile: 1` is profiled, and so is a share of all others
+(`XSP_SAMPLING_RATE`, 0 by default). The answer is the same; the request's span then contains the
+profile, from the model call to the GPU kernels. Profiling repeats the model call for a second or
+two (the first time it also loads the profiler, for some seconds), so such a request takes that much
+longer, and only one is profiled at a time.
 
     pip install "xsp[otlp]" fastapi uvicorn
     OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 python examples/traced_service.py
-    curl -H 'x-xsp-profile: 1' -d '[[0.1, 0.2, 0.3, 0.4]]' -H 'content-type: application/json' localhost:8000/predict
+    curl -H 'x-xsp-profile: 1' -d '[[0.1, 0.2, 0.3, 0.4]]' -H 'content-type: application/json'
+    localhost:8000/predict
 """
 
 from __future__ import annotations
@@ -52,7 +55,8 @@ def service(provider: TracerProvider, sampling_rate: float = 0.0) -> FastAPI:
 
     @asynccontextmanager
     async def flushed(_app: FastAPI) -> AsyncIterator[None]:
-        # A server that is told to end has no other moment for the spans that still wait to be exported.
+        # A server that is told to end has no other moment for the spans that still wait to be
+        # exported.
         yield
         provider.force_flush()
 
@@ -84,10 +88,15 @@ def service(provider: TracerProvider, sampling_rate: float = 0.0) -> FastAPI:
                 return model(batch).tolist()  # type: ignore[no-any-return] # a module's call is untyped
 
     def profiled(batch: torch.Tensor, span: trace.Span) -> list[list[float]]:
-        """The same answer; a profile or a trace that failed is told to the span, never to the client."""
+        """The same answer; a profile or a trace that failed is told to the span, never to the
+        client.
+        """
         answer: torch.Tensor | None = None
         try:
-            with xsp.profile(model, iterations=4, warmup=2, progress=False) as prof, torch.inference_mode():
+            with (
+                xsp.profile(model, iterations=4, warmup=2, progress=False) as prof,
+                torch.inference_mode(),
+            ):
                 answer = model(batch)
             prof.emit(provider, min_duration_ns=MIN_DURATION_NS, timeout_s=5)
         except xsp.XspError as error:

@@ -1,7 +1,7 @@
 """One training step of ResNet-50: forward, cross entropy, backward, SGD with momentum.
 
-Run it (`python examples/train_step.py`), or hand it to the command line (`xsp profile examples/train_step.py`),
-which calls `target()`.
+Run it (`python examples/train_step.py`), or hand it to the command line
+(`xsp profile examples/train_step.py`), which calls `target()`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,14 @@ CLASSES = 1000
 def target(
     batch: int = BATCH, dtype: torch.dtype = DTYPE, device: str = DEVICE, image: int = IMAGE
 ) -> Callable[[], Tensor]:
-    """A training step that returns its loss; weights stay in float32, `dtype` is that of the autocast region."""
+    """A training step that returns its loss; weights stay in float32, `dtype` is that of the
+    autocast region.
+    """
     model = ResNet50(CLASSES).train().to(device)
     # The recipe's rate of 0.1 is for a batch of 256.
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * batch / 256, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1 * batch / 256, momentum=0.9, weight_decay=1e-4
+    )
     # Gradients of float16 activations underflow unless the loss is scaled.
     scaler = torch.amp.GradScaler(device, enabled=dtype is torch.float16)
     images = torch.randn(batch, 3, image, image, device=device)
@@ -54,16 +58,28 @@ def target(
 
 def main() -> None:
     """Measure the training step, print the profile and save it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--image", type=int, default=IMAGE, help="height and width of the images, in pixels")
-    parser.add_argument("--dtype", default=str(DTYPE).removeprefix("torch."), help="float16, bfloat16 or float32")
+    parser.add_argument(
+        "--image", type=int, default=IMAGE, help="height and width of the images, in pixels"
+    )
+    parser.add_argument(
+        "--dtype", default=str(DTYPE).removeprefix("torch."), help="float16, bfloat16 or float32"
+    )
     parser.add_argument("--device", default=DEVICE)
-    parser.add_argument("--budget-s", type=float, default=30.0, help="seconds for the rounds of runs")
-    parser.add_argument("--output", type=Path, default=Path("train_step.xsp"), help="where to save the capture")
+    parser.add_argument(
+        "--budget-s", type=float, default=30.0, help="seconds for the rounds of runs"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("train_step.xsp"), help="where to save the capture"
+    )
     arguments = parser.parse_args()
 
-    step = target(arguments.batch, getattr(torch, arguments.dtype), arguments.device, arguments.image)
+    step = target(
+        arguments.batch, getattr(torch, arguments.dtype), arguments.device, arguments.image
+    )
     prof = xsp.measure(step, budget_s=arguments.budget_s)
     print(prof)
     prof.save(arguments.output)

@@ -1,7 +1,7 @@
 """GPT-2 small inference over one prompt, in plain PyTorch.
 
-Run it (`python examples/transformer.py`), or hand it to the command line (`xsp profile examples/transformer.py`),
-which calls `target()`.
+Run it (`python examples/transformer.py`), or hand it to the command line
+(`xsp profile examples/transformer.py`), which calls `target()`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """GPT-2 small (Radford et al., 2019); the output projection shares the token embedding's weight."""
+    """GPT-2 small (Radford et al., 2019); the output projection shares the token embedding's
+    weight.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,13 +104,23 @@ def target(
 
 def main() -> None:
     """Profile the model, print the profile and save it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--tokens", type=int, default=TOKENS, help=f"length of the prompt, at most {POSITIONS}")
-    parser.add_argument("--dtype", default=str(DTYPE).removeprefix("torch."), help="float16, bfloat16 or float32")
+    parser.add_argument(
+        "--tokens", type=int, default=TOKENS, help=f"length of the prompt, at most {POSITIONS}"
+    )
+    parser.add_argument(
+        "--dtype", default=str(DTYPE).removeprefix("torch."), help="float16, bfloat16 or float32"
+    )
     parser.add_argument("--device", default=DEVICE)
-    parser.add_argument("--budget-s", type=float, default=30.0, help="seconds for the rounds of runs")
-    parser.add_argument("--output", type=Path, default=Path("transformer.xsp"), help="where to save the capture")
+    parser.add_argument(
+        "--budget-s", type=float, default=30.0, help="seconds for the rounds of runs"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("transformer.xsp"), help="where to save the capture"
+    )
     arguments = parser.parse_args()
 
     dtype = getattr(torch, arguments.dtype)

@@ -1,4 +1,5 @@
-"""A headless Chromium, driven over its DevTools protocol: what a test sees is what a reader's browser makes of a page.
+"""A headless Chromium, driven over its DevTools protocol: what a test sees is what a reader's
+browser makes of a page.
 
 The websocket client is tornado's.
 """
@@ -18,16 +19,22 @@ from typing import Any
 
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
 _OPTIONS = (
-    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
+    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+    "--disable-sync "
     "--remote-debugging-port=0 --window-size=1400,1000 --hide-scrollbars"
 )
 _PATIENCE_S = 60
 
 
 class Tab:
-    """One page. `errors` are uncaught exceptions and messages of the console, `requests` the addresses asked for."""
+    """One page. `errors` are uncaught exceptions and messages of the console, `requests` the
+    addresses asked for.
+    """
 
     def __init__(self, socket: WebSocketClientConnection, loop: asyncio.AbstractEventLoop) -> None:
         self._socket, self._loop, self._sent = socket, loop, 0
@@ -40,7 +47,9 @@ class Tab:
         """Result of a DevTools command; events that come before it are kept."""
         self._sent += 1
         message = json.dumps({"id": self._sent, "method": method, "params": parameters})
-        return self._loop.run_until_complete(asyncio.wait_for(self._answer(message, self._sent), _PATIENCE_S))
+        return self._loop.run_until_complete(
+            asyncio.wait_for(self._answer(message, self._sent), _PATIENCE_S)
+        )
 
     async def _answer(self, message: str, number: int) -> dict[str, Any]:
         await self._socket.write_message(message)
@@ -56,7 +65,9 @@ class Tab:
     def _keep(self, event: str | None, parameters: dict[str, Any]) -> None:
         if event == "Runtime.exceptionThrown":
             self.errors.append(json.dumps(parameters["exceptionDetails"]))
-        elif event == "Log.entryAdded" or (event == "Runtime.consoleAPICalled" and parameters["type"] != "log"):
+        elif event == "Log.entryAdded" or (
+            event == "Runtime.consoleAPICalled" and parameters["type"] != "log"
+        ):
             self.errors.append(json.dumps(parameters))
         elif event == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
@@ -64,11 +75,15 @@ class Tab:
     def open(self, page: Path) -> None:
         """Load a page from disk and wait until its scripts have run."""
         self.call("Page.navigate", url=page.as_uri())
-        self.wait(f"location.href === {json.dumps(page.as_uri())} && document.readyState === 'complete'")
+        self.wait(
+            f"location.href === {json.dumps(page.as_uri())} && document.readyState === 'complete'"
+        )
 
     def evaluate(self, expression: str) -> Any:
         """Value of a JavaScript expression in the page; promises are waited for."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        found = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
@@ -92,7 +107,9 @@ class Tab:
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[Tab]:
-    """A fresh browser with one tab; its profile is kept in `folder`. Only this machine is there, no network."""
+    """A fresh browser with one tab; its profile is kept in `folder`. Only this machine is there, no
+    network.
+    """
     assert CHROMIUM is not None
     command = [
         CHROMIUM,
@@ -100,7 +117,9 @@ def chromium(folder: Path) -> Iterator[Tab]:
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         f"--user-data-dir={folder}",
     ]
-    process = subprocess.Popen([*command, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     loop = asyncio.new_event_loop()
     try:
         socket = loop.run_until_complete(_connected(folder / "DevToolsActivePort"))
@@ -125,6 +144,8 @@ async def _connected(port_file: Path) -> WebSocketClientConnection:
         listed = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json/list")
         pages = [each for each in json.loads(listed.body) if each["type"] == "page"]
         if pages:
-            return await websocket_connect(pages[0]["webSocketDebuggerUrl"], max_message_size=1 << 28)
+            return await websocket_connect(
+                pages[0]["webSocketDebuggerUrl"], max_message_size=1 << 28
+            )
         assert time.monotonic() < end, "the browser has no tab"
         await asyncio.sleep(0.05)

@@ -1,6 +1,8 @@
-"""A capture with all four levels as a GPU would give it: three layers, two library calls, five kernels, three rounds.
+"""A capture with all four levels as a GPU would give it: three layers, two library calls, five
+kernels, three rounds.
 
-The times are chosen so that sums can be done in the head: ns on the host's clock, one round every 10 ms.
+The times are chosen so that sums can be done in the head: ns on the host's clock, one round every
+10 ms.
 """
 
 from __future__ import annotations
@@ -37,7 +39,14 @@ _LIBRARY = (
 _KERNELS = (
     ("void nchwToNhwc<float>(float*)", "kernel", 0, 0, 300_000, 50_000),
     ("sm90_xmma_fprop_implicit_gemm", "kernel", 0, 0, 350_000, 250_000),
-    ("void at::native::vectorized_elementwise_kernel<4, int>(int)", "kernel", None, 1, 600_000, 100_000),
+    (
+        "void at::native::vectorized_elementwise_kernel<4, int>(int)",
+        "kernel",
+        None,
+        1,
+        600_000,
+        100_000,
+    ),
     (HOSTILE_KERNEL, "kernel", 1, 2, 700_000, 150_000),
     ("memset", "memset", 1, 2, 850_000, 10_000),
 )
@@ -55,9 +64,19 @@ def gpu_capture(**meta: Any) -> Capture:
         "model_calls": _model_calls(),
         "spans": _spans(),
         "api_calls": _api_calls(),
-        "synchronizations": pd.DataFrame({"run": pd.Series(dtype="int32")} | dict(empty(SYNCHRONIZATIONS))),
+        "synchronizations": pd.DataFrame(
+            {"run": pd.Series(dtype="int32")} | dict(empty(SYNCHRONIZATIONS))
+        ),
         "calls": pd.DataFrame(
-            [{"name": "Net", "call": 0, "input_shapes": "[[8, 3]]", "input_dtypes": "['float16']", "batch_size": 8}]
+            [
+                {
+                    "name": "Net",
+                    "call": 0,
+                    "input_shapes": "[[8, 3]]",
+                    "input_dtypes": "['float16']",
+                    "batch_size": 8,
+                }
+            ]
         ),
         "modules": _modules(),
         "layers": _layers(),
@@ -83,15 +102,22 @@ def profile_without(level: str, reason: str) -> Profile:
     spans = capture.tables["spans"]
     kept = spans[keep_run[spans["run"]]].reset_index(drop=True)
     first = np.cumsum(~keep_run[spans["run"]])
-    kept["parent"] = np.where(kept["parent"] >= 0, kept["parent"] - first[kept["parent"].clip(lower=0)], -1)
+    kept["parent"] = np.where(
+        kept["parent"] >= 0, kept["parent"] - first[kept["parent"].clip(lower=0)], -1
+    )
     levels = [
-        row | ({"status": "unavailable", "reason": reason} if order.index(row["level"]) >= gone else {})
+        row
+        | ({"status": "unavailable", "reason": reason} if order.index(row["level"]) >= gone else {})
         for row in capture.meta["levels"]
     ]
     runs = capture.tables["runs"][keep_run]
     renumbered = {run: at for at, run in enumerate(runs["run"])}
     kept["run"] = kept["run"].map(renumbered)
-    tables = {**capture.tables, "spans": kept, "runs": runs.assign(run=range(len(runs))).reset_index(drop=True)}
+    tables = {
+        **capture.tables,
+        "spans": kept,
+        "runs": runs.assign(run=range(len(runs))).reset_index(drop=True),
+    }
     return Profile(Capture({**capture.meta, "levels": levels, "clock": None}, tables))
 
 
@@ -105,19 +131,40 @@ def wide_profile(layers: int) -> Profile:
     spans = capture.tables["spans"]
     model = spans[(spans["run"] < 2) & (spans["level"] == 0)]
     one = spans[(spans["run"] == 1) & (spans["level"] == 1)].iloc[[0]]
-    below = pd.concat([one] * layers, ignore_index=True).assign(detail=range(layers), parent=1, duration_ns=100)
-    tables = {**capture.tables, "layers": table, "runs": runs, "spans": pd.concat([model, below], ignore_index=True)}
+    below = pd.concat([one] * layers, ignore_index=True).assign(
+        detail=range(layers), parent=1, duration_ns=100
+    )
+    tables = {
+        **capture.tables,
+        "layers": table,
+        "runs": runs,
+        "spans": pd.concat([model, below], ignore_index=True),
+    }
     return Profile(Capture(capture.meta, tables))
 
 
 _META: dict[str, Any] = {
     "name": "Net",
-    "levels": [{"level": level.name, "tracer": "synthetic", "status": "traced", "reason": ""} for level in Level],
-    "environment": {"gpu": "NVIDIA H100 80GB HBM3", "torch": "2.11.0+cu130", "cuda": "13.0", "driver": "580.1"},
+    "levels": [
+        {"level": level.name, "tracer": "synthetic", "status": "traced", "reason": ""}
+        for level in Level
+    ],
+    "environment": {
+        "gpu": "NVIDIA H100 80GB HBM3",
+        "torch": "2.11.0+cu130",
+        "cuda": "13.0",
+        "driver": "580.1",
+    },
     "warnings": [],
     "stopped": "3 rounds as asked for",
     "memory_device": "cuda",
-    "clock": {"method": "timestamp callback", "error_ns": 350, "offset_ns": 0, "drift": 0.0, "reference_ns": 0},
+    "clock": {
+        "method": "timestamp callback",
+        "error_ns": 350,
+        "offset_ns": 0,
+        "drift": 0.0,
+        "reference_ns": 0,
+    },
     "trace": {"trace_id": "1" * 32, "parent_span_id": "0" * 16, "first_span_id": 1000},
 }
 
@@ -168,15 +215,24 @@ def _spans() -> pd.DataFrame:
 
 
 def _add_spans(rows: list[dict[str, int]], run: int, deepest: Level) -> None:
-    def add(level: Level, detail: int, parent: int, start: int, duration: int, stream: int = -1) -> int:
+    def add(
+        level: Level, detail: int, parent: int, start: int, duration: int, stream: int = -1
+    ) -> int:
         on_device = level is Level.KERNEL
         rows.append(
             {
-                "run": run, "level": int(level), "detail": detail, "parent": parent, "start_ns": _start(run) + start,
-                "duration_ns": duration, "thread": _THREAD, "stream": stream,
-                "context": int(on_device), "correlation_id": detail + 1 if on_device else 0,
+                "run": run,
+                "level": int(level),
+                "detail": detail,
+                "parent": parent,
+                "start_ns": _start(run) + start,
+                "duration_ns": duration,
+                "thread": _THREAD,
+                "stream": stream,
+                "context": int(on_device),
+                "correlation_id": detail + 1 if on_device else 0,
             }
-        )  # fmt: skip
+        )
         return len(rows) - 1
 
     model = add(Level.MODEL, 0, -1, 0, LATENCY_NS - 100_000)
@@ -184,10 +240,19 @@ def _add_spans(rows: list[dict[str, int]], run: int, deepest: Level) -> None:
     if deepest >= Level.LAYER:
         layers = [add(Level.LAYER, i, model, row[3], row[4]) for i, row in enumerate(_LAYERS)]
     if deepest >= Level.LIBRARY:
-        calls = [add(Level.LIBRARY, i, layers[row[2]], row[3], row[4]) for i, row in enumerate(_LIBRARY)]
+        calls = [
+            add(Level.LIBRARY, i, layers[row[2]], row[3], row[4]) for i, row in enumerate(_LIBRARY)
+        ]
     if deepest >= Level.KERNEL:
         for i, (_, _, call, layer, start, duration) in enumerate(_KERNELS):
-            add(Level.KERNEL, i, layers[layer] if call is None else calls[call], start, duration, _STREAM)
+            add(
+                Level.KERNEL,
+                i,
+                layers[layer] if call is None else calls[call],
+                start,
+                duration,
+                _STREAM,
+            )
 
 
 def _api_calls() -> pd.DataFrame:
@@ -207,8 +272,14 @@ def _api_calls() -> pd.DataFrame:
 
 
 def _modules() -> pd.DataFrame:
-    leaves = [{"name": row[0], "type": row[1], "parameter_bytes": 0, "is_leaf": True, "calls": 1} for row in _LAYERS]
-    inner = [{"name": name, "type": kind, "parameter_bytes": 0, "is_leaf": False, "calls": 1} for name, kind in _INNER]
+    leaves = [
+        {"name": row[0], "type": row[1], "parameter_bytes": 0, "is_leaf": True, "calls": 1}
+        for row in _LAYERS
+    ]
+    inner = [
+        {"name": name, "type": kind, "parameter_bytes": 0, "is_leaf": False, "calls": 1}
+        for name, kind in _INNER
+    ]
     return pd.DataFrame([*inner, *leaves])
 
 
@@ -216,7 +287,13 @@ _INNER = (("", "Net"), ("block", "Sequential"))
 
 
 def _layers() -> pd.DataFrame:
-    blank = {"phase": "forward", "forward": -1, "parameter_bytes": 0, "allocated_bytes": -1, "peak_bytes": -1}
+    blank = {
+        "phase": "forward",
+        "forward": -1,
+        "parameter_bytes": 0,
+        "allocated_bytes": -1,
+        "peak_bytes": -1,
+    }
     shapes = {"input_shapes": "[[8, 3, 4, 4]]", "output_shapes": "[[8, 64]]"}
     types = {"input_dtypes": '["float16"]', "output_dtypes": '["float16"]'}
     rows = [
@@ -232,6 +309,11 @@ def _layers() -> pd.DataFrame:
 
 
 def _kernels() -> pd.DataFrame:
-    launch = {"registers_per_thread": 32, "static_shared_bytes": 0, "dynamic_shared_bytes": 0, "bytes": 0}
+    launch = {
+        "registers_per_thread": 32,
+        "static_shared_bytes": 0,
+        "dynamic_shared_bytes": 0,
+        "bytes": 0,
+    }
     launch |= {f"{what}_{axis}": 1 for what in ("grid", "block") for axis in "xyz"}
     return pd.DataFrame([{"kind": kind, "name": name, **launch} for name, kind, *_ in _KERNELS])

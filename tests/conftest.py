@@ -26,13 +26,19 @@ settings.load_profile("any machine")
 
 def _global_hooks() -> dict[str, int]:
     """Names of PyTorch's process-wide module hook tables, with the number of hooks in each."""
-    tables = (name for name in vars(torch_module) if name.startswith("_global_") and name.endswith("_hooks"))
+    tables = (
+        name
+        for name in vars(torch_module)
+        if name.startswith("_global_") and name.endswith("_hooks")
+    )
     return {name: len(getattr(torch_module, name)) for name in tables}
 
 
 def _patched_imports() -> int:
     """Import slots of loaded libraries that lead to the native part's stubs."""
-    return int(interpose.functions().xsp_interpose_patched()) if _native.why_missing() is None else 0
+    return (
+        int(interpose.functions().xsp_interpose_patched()) if _native.why_missing() is None else 0
+    )
 
 
 def _instrumentation() -> dict[str, Any]:
@@ -45,7 +51,8 @@ def _instrumentation() -> dict[str, Any]:
         "module call": torch.nn.Module.__call__,
         "autograd engine": torch.autograd._engine_run_backward,
         "Dynamo entry": [
-            getattr(eval_frame, name, None) for name in ("_callback_from_stance", "_maybe_set_eval_frame")
+            getattr(eval_frame, name, None)
+            for name in ("_callback_from_stance", "_maybe_set_eval_frame")
         ],
         "patched imports": _patched_imports(),
         "sys profile function": sys.getprofile(),

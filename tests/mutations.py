@@ -32,7 +32,11 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.up, self.act, self.down = nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
+        self.up, self.act, self.down = (
+            nn.Linear(width, 2 * width),
+            nn.ReLU(),
+            nn.Linear(2 * width, width),
+        )
 
     def between(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -62,7 +66,10 @@ class Net(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, width, 4, 4)
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, width, 4, 4),
         )
         self.blocks = nn.ModuleList(Block(width) for _ in range(3))
         self.head = nn.Linear(width, 10)
@@ -106,7 +113,9 @@ def _method(path: str, name: str, function: Callable[..., Any]) -> Change:
     return change
 
 
-def _linear(old: nn.Linear, inputs: int | None = None, outputs: int | None = None, **options: Any) -> nn.Linear:
+def _linear(
+    old: nn.Linear, inputs: int | None = None, outputs: int | None = None, **options: Any
+) -> nn.Linear:
     return nn.Linear(inputs or old.in_features, outputs or old.out_features, **options)
 
 
@@ -116,7 +125,9 @@ def _wider(net: Net) -> None:
 
 
 def _more_channels(net: Net) -> None:
-    net.stem = nn.Sequential(nn.Conv2d(3, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 32, 4, 4))
+    net.stem = nn.Sequential(
+        nn.Conv2d(3, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 32, 4, 4)
+    )
 
 
 def _bfloat16(net: Net) -> None:
@@ -184,11 +195,15 @@ def _round_trip(x: torch.Tensor) -> torch.Tensor:
 MUTATIONS = (
     Mutation("a layer computes in bfloat16", "blocks.2.mlp.down", _bfloat16),
     Mutation("a convolution computes in bfloat16", "stem.3", _half_stem),
-    Mutation(".contiguous() on a transposed copy", "blocks.1", _method("blocks.1", "after", _round_trip)),
+    Mutation(
+        ".contiguous() on a transposed copy", "blocks.1", _method("blocks.1", "after", _round_trip)
+    ),
     Mutation(".item() in a block", "blocks.2", _method("blocks.2", "after", _waits)),
     Mutation(".item() in an MLP", "blocks.0.mlp", _method("blocks.0.mlp", "between", _waits)),
     Mutation(
-        "fused attention broken up", "blocks.1.attention", _method("blocks.1.attention", "mixed", _broken_attention)
+        "fused attention broken up",
+        "blocks.1.attention",
+        _method("blocks.1.attention", "mixed", _broken_attention),
     ),
     Mutation("layer norm broken up", "blocks.0.norm1", _set("blocks.0.norm1", lambda _: Manual())),
     Mutation("wider hidden layer", "blocks.1.mlp.up", _wider),
@@ -198,9 +213,17 @@ MUTATIONS = (
     Mutation("the last block dropped", "blocks.2", _dropped_block),
     Mutation("activation dropped", "blocks.1.mlp.act", _no_activation),
     Mutation("a layer renamed", "blocks.0.mlp.widen", _renamed),
-    Mutation("another activation", "blocks.2.mlp.act", _set("blocks.2.mlp.act", lambda _: nn.GELU())),
-    Mutation("an extra copy", "blocks.0.mlp", _method("blocks.0.mlp", "between", lambda x: x.clone())),
-    Mutation("no bias", "blocks.0.attention.out", _set("blocks.0.attention.out", lambda old: _linear(old, bias=False))),
+    Mutation(
+        "another activation", "blocks.2.mlp.act", _set("blocks.2.mlp.act", lambda _: nn.GELU())
+    ),
+    Mutation(
+        "an extra copy", "blocks.0.mlp", _method("blocks.0.mlp", "between", lambda x: x.clone())
+    ),
+    Mutation(
+        "no bias",
+        "blocks.0.attention.out",
+        _set("blocks.0.attention.out", lambda old: _linear(old, bias=False)),
+    ),
     Mutation("larger kernel", "stem.0", _set("stem.0", lambda _: nn.Conv2d(3, 16, 5, padding=2))),
     Mutation("wider head", "head", _set("head", lambda old: _linear(old, outputs=1000))),
     Mutation("a projection computed twice", "blocks.2.attention.qkv", _twice),

@@ -1,4 +1,6 @@
-"""A KERNEL tracer for machines without a GPU: operations on the CPU stand for kernels and for their launches."""
+"""A KERNEL tracer for machines without a GPU: operations on the CPU stand for kernels and for their
+launches.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,17 @@ from xsp.types import API_CALLS, DEVICE_ACTIVITY, SYNCHRONIZATIONS, Columns, Lev
 
 aten = torch.ops.aten
 LAUNCHING = {
-    aten.mul.Tensor, aten.mul_.Tensor, aten.add.Tensor, aten.relu.default, aten.sin.default, aten.cos.default,
-    aten.sum.default, aten.randn.default, aten.fill_.Scalar, aten.ones_like.default,
-}  # fmt: skip
+    aten.mul.Tensor,
+    aten.mul_.Tensor,
+    aten.add.Tensor,
+    aten.relu.default,
+    aten.sin.default,
+    aten.cos.default,
+    aten.sum.default,
+    aten.randn.default,
+    aten.fill_.Scalar,
+    aten.ones_like.default,
+}
 
 
 class _Stamping(TorchDispatchMode):
@@ -29,7 +39,9 @@ class _Stamping(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         begin = time.perf_counter_ns()
-        with torch._C.DisableTorchFunction():  # to the LAYER tracer this is no call of the program's
+        with (
+            torch._C.DisableTorchFunction()
+        ):  # to the LAYER tracer this is no call of the program's
             result = func(*args, **(kwargs or {}))
         if func in LAUNCHING:
             self._log.append((threading.get_ident() & 0xFFFFFFFF, begin, time.perf_counter_ns()))
@@ -37,7 +49,9 @@ class _Stamping(TorchDispatchMode):
 
 
 class OperationTracer:
-    """Takes every operation that would launch one kernel on a GPU for its launch and its kernel at once."""
+    """Takes every operation that would launch one kernel on a GPU for its launch and its kernel at
+    once.
+    """
 
     level, name, names, clock = Level.KERNEL, "operations on the CPU", ("operation",), None
 
@@ -74,7 +88,11 @@ class OperationTracer:
             for table in (api, device):
                 table["start_ns"][place], table["end_ns"][place] = begin, end
                 table["correlation_id"][place] = place + 1
-        return {"api_calls": api, "device_activity": device, "synchronizations": empty(SYNCHRONIZATIONS)}
+        return {
+            "api_calls": api,
+            "device_activity": device,
+            "synchronizations": empty(SYNCHRONIZATIONS),
+        }
 
     def lost(self) -> int:
         return 0
@@ -83,5 +101,7 @@ class OperationTracer:
 def operations_are_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on KERNEL can be traced, by operations on the CPU."""
     monkeypatch.setattr(kernel, "KernelTracer", OperationTracer)
-    monkeypatch.setattr(levels, "why_unavailable", lambda level: "no" if level is Level.LIBRARY else None)
+    monkeypatch.setattr(
+        levels, "why_unavailable", lambda level: "no" if level is Level.LIBRARY else None
+    )
     monkeypatch.setattr(cupti, "api_name", lambda domain, cbid: f"{domain}:{cbid}")

@@ -1,4 +1,6 @@
-"""OTLP receivers over HTTP and gRPC, built from OpenTelemetry's own messages, that misbehave on demand."""
+"""OTLP receivers over HTTP and gRPC, built from OpenTelemetry's own messages, that misbehave on
+demand.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,15 @@ import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 ACCEPT, REFUSE, FORBID, LEAD, DROP, DIE = "accept", "refuse", "forbid", "lead", "drop", "die"
-"""What a receiver does with a request: take it; ask for a retry; refuse it for good; lead it elsewhere, which HTTP can;
-break the connection without an answer; stop existing."""
+"""What a receiver does with a request: take it; ask for a retry; refuse it for good; lead it
+elsewhere, which HTTP can; break the connection without an answer; stop existing."""
 
 
 @dataclass
 class Receiver:
-    """What arrived, and how the receiver behaves: `behaves(n)` says what happens to request n, from 0."""
+    """What arrived, and how the receiver behaves: `behaves(n)` says what happens to request n, from
+    0.
+    """
 
     behaves: Callable[[int], str] = lambda _number: ACCEPT
     delay_s: float = 0.0
@@ -121,12 +125,16 @@ def grpc_receiver(**behaviour: Any) -> Iterator[Receiver]:
 
     class Service(trace_service_pb2_grpc.TraceServiceServicer):
         def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
-            action = receiver.next_action({key: str(value) for key, value in context.invocation_metadata()})
+            action = receiver.next_action(
+                {key: str(value) for key, value in context.invocation_metadata()}
+            )
             if action == ACCEPT:
                 return receiver.take(request)
             if action == DIE:
                 server.stop(None)
-            code = grpc.StatusCode.UNAUTHENTICATED if action == FORBID else grpc.StatusCode.UNAVAILABLE
+            code = (
+                grpc.StatusCode.UNAUTHENTICATED if action == FORBID else grpc.StatusCode.UNAVAILABLE
+            )
             return context.abort(code, f"{action} by the test")
 
     server = grpc.server(ThreadPoolExecutor(4))

@@ -27,10 +27,14 @@ def measured(function: Callable[..., Any], *args: Any, **kwargs: Any) -> xsp.Pro
 
 
 def layer_spans(prof: xsp.Profile) -> pd.DataFrame:
-    """Layer spans of the last traced run as they began, each with the columns of its row of the table of layers."""
+    """Layer spans of the last traced run as they began, each with the columns of its row of the
+    table of layers.
+    """
     spans = prof.spans
     last = spans.loc[spans["level"] == "LAYER", "run"].max()
-    mine = spans[(spans["run"] == last) & (spans["level"] == "LAYER")].sort_values("start_ns", kind="stable")
+    mine = spans[(spans["run"] == last) & (spans["level"] == "LAYER")].sort_values(
+        "start_ns", kind="stable"
+    )
     facts = prof.table("layers").drop(columns="name").iloc[mine["detail"]].reset_index(drop=True)
     return pd.concat([mine.reset_index(drop=True), facts], axis=1)
 
@@ -44,4 +48,9 @@ def forward_names(prof: xsp.Profile) -> list[str]:
 def backward_names(prof: xsp.Profile) -> list[str]:
     """Names of the layers whose backward nodes ran in the last traced run, as they began."""
     spans = layer_spans(prof)
-    return [str(name) for name in spans.loc[(spans["phase"] == "backward") & (spans["kind"] == "autograd"), "name"]]
+    return [
+        str(name)
+        for name in spans.loc[
+            (spans["phase"] == "backward") & (spans["kind"] == "autograd"), "name"
+        ]
+    ]

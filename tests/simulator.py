@@ -1,7 +1,9 @@
-"""A host and a GPU played instruction by instruction, with tracers of known cost: the truth that a replay must find.
+"""A host and a GPU played instruction by instruction, with tracers of known cost: the truth that a
+replay must find.
 
-Each host thread is a list of instructions; the thread whose clock is least goes next. A launch is placed on its stream
-at once, because what it may wait for was launched before. Deliberately shares nothing with the replay but the columns.
+Each host thread is a list of instructions; the thread whose clock is least goes next. A launch is
+placed on its stream at once, because what it may wait for was launched before. Deliberately shares
+nothing with the replay but the columns.
 """
 
 from __future__ import annotations
@@ -16,7 +18,16 @@ import numpy as np
 from xsp.analysis.correction.charges import COST_LEVELS, Costs, EventKind
 from xsp.analysis.correction.latencies import Latencies
 from xsp.analysis.correction.timeline import ApiKind, Timeline
-from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, SYNCHRONIZATIONS, Columns, Level, empty
+from xsp.types import (
+    API_CALLS,
+    DEVICE_ACTIVITY,
+    LAYER_EVENTS,
+    LIBRARY_EVENTS,
+    SYNCHRONIZATIONS,
+    Columns,
+    Level,
+    empty,
+)
 
 ALL = frozenset(Level)
 MAIN = 7
@@ -40,7 +51,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Launch:
-    """A device operation (0 kernel, 1 copy, 2 set); a blocking one is waited for within the call."""
+    """A device operation (0 kernel, 1 copy, 2 set); a blocking one is waited for within
+    the call.
+    """
 
     stream: int
     ns: int
@@ -101,7 +114,9 @@ class Machine:
         wake = (float(self.wake), float(self.copy_wake), float(self.join))
         back = (float(self.synchronize), float(self.copy), 0.0)
         first, second, third = map(float, self.launch)
-        return Latencies((first, second, third), tuple(map(float, self.gap)), float(self.event), wake, back)  # type: ignore[arg-type]
+        return Latencies(
+            (first, second, third), tuple(map(float, self.gap)), float(self.event), wake, back
+        )  # type: ignore[arg-type]
 
 
 @dataclass
@@ -123,7 +138,9 @@ class _Op:
 
 @dataclass
 class Simulation:
-    """One run of a program. `levels` are traced at `costs`; `noise()` gives a factor for each cost and latency."""
+    """One run of a program. `levels` are traced at `costs`; `noise()` gives a factor for each cost
+    and latency.
+    """
 
     program: Sequence[object]
     costs: Costs = field(default_factory=Costs)
@@ -194,7 +211,8 @@ class Simulation:
         if leave.kind is not EventKind.BACKWARD:
             self._pay(thread, leave.name, 0.5)
         else:
-            # Nothing is paid after a node. A stamp that fell on a wait of no length could be before it or after it.
+            # Nothing is paid after a node. A stamp that fell on a wait of no length could be before
+            # it or after it.
             thread.now += 1
 
     def _enter(self, thread: _Thread, name: str) -> int:
@@ -268,9 +286,13 @@ class Simulation:
             waited = [op for op in self.ops if sync.stream is None or op.stream == sync.stream]
         thread.now = arrived + self._lasts(self.machine.synchronize)
         if waited:
-            thread.now = max(thread.now, max(op.done for op in waited if op) + self._lasts(self.machine.wake))
+            thread.now = max(
+                thread.now, max(op.done for op in waited if op) + self._lasts(self.machine.wake)
+            )
         kind = 1 if sync.event is not None else 3 if sync.stream is not None else 4
-        self.syncs.append((kind, self.correlation, 1, sync.stream or 0, entered, thread.now, sync.event or 0))
+        self.syncs.append(
+            (kind, self.correlation, 1, sync.stream or 0, entered, thread.now, sync.event or 0)
+        )
         self._exit(thread, "api_ns", entered, ApiKind.WAIT)
 
     def _do_spawn(self, thread: _Thread, spawn: Spawn) -> None:
@@ -289,17 +311,27 @@ class Simulation:
         traced = self.api if Level.KERNEL in self.levels else []
         layers = self.layers if Level.LAYER in self.levels else []
         library = self.library if Level.LIBRARY in self.levels else []
-        device = [(o.kind, o.correlation, 1, o.stream, o.start, o.end) for o in self.ops if Level.KERNEL in self.levels]
+        device = [
+            (o.kind, o.correlation, 1, o.stream, o.start, o.end)
+            for o in self.ops
+            if Level.KERNEL in self.levels
+        ]
         return Timeline.from_columns(
             model_start_ns=self.start_ns,
             host_end_ns=self.host_end_ns,
             sync_end_ns=self.end_ns,
             main_thread=MAIN,
             layer_events=_columns(empty(LAYER_EVENTS), ("thread", "start_ns", "end_ns"), layers),
-            library_events=_columns(empty(LIBRARY_EVENTS), ("thread", "start_ns", "end_ns"), library),
-            api_calls=_columns(empty(API_CALLS), ("thread", "correlation_id", "start_ns", "end_ns"), traced),
+            library_events=_columns(
+                empty(LIBRARY_EVENTS), ("thread", "start_ns", "end_ns"), library
+            ),
+            api_calls=_columns(
+                empty(API_CALLS), ("thread", "correlation_id", "start_ns", "end_ns"), traced
+            ),
             device_activity=_columns(
-                empty(DEVICE_ACTIVITY), ("kind", "correlation_id", "context", "stream", "start_ns", "end_ns"), device
+                empty(DEVICE_ACTIVITY),
+                ("kind", "correlation_id", "context", "stream", "start_ns", "end_ns"),
+                device,
             ),
             synchronizations=_columns(
                 empty(SYNCHRONIZATIONS),
@@ -308,10 +340,14 @@ class Simulation:
             ),
             api_kind=np.array([row[4] for row in traced], dtype=np.int64),
             layer_kind=np.array([row[3] for row in layers], dtype=np.int64),
-            event_records=_columns({}, ("correlation_id", "context", "stream", "event_id"), self.records)
+            event_records=_columns(
+                {}, ("correlation_id", "context", "stream", "event_id"), self.records
+            )
             if with_records
             else None,
-            handoffs=_columns({}, ("thread", "start_ns", "end_ns", "from_thread", "from_ns"), self.handoffs)
+            handoffs=_columns(
+                {}, ("thread", "start_ns", "end_ns", "from_thread", "from_ns"), self.handoffs
+            )
             if with_handoffs and self.handoffs
             else None,
         )
@@ -329,7 +365,10 @@ class _Leave:
 
 
 def _columns(base: Columns, names: Sequence[str], rows: Sequence[tuple[int, ...]]) -> Columns:
-    made = {name: np.zeros((len(rows), *column.shape[1:]), column.dtype) for name, column in base.items()}
+    made = {
+        name: np.zeros((len(rows), *column.shape[1:]), column.dtype)
+        for name, column in base.items()
+    }
     for index, name in enumerate(names):
         values = np.array([row[index] for row in rows], dtype=np.int64)
         made[name] = values.astype(base[name].dtype) if name in base else values

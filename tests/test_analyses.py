@@ -1,4 +1,6 @@
-"""The analyses of a profile, checked against values that plain pandas recomputes from the profile's own tables."""
+"""The analyses of a profile, checked against values that plain pandas recomputes from the profile's
+own tables.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,12 @@ CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")
 H100_FP16, H100_FP32, H100_DRAM = 989.4e12, 66.9e12, 3350e9
 KERNEL_ANALYSES = (
-    "kernel_information", "kernel_roofline", "kernels_by_name", "kernels_by_layer", "kernels_by_library_call",
-)  # fmt: skip
+    "kernel_information",
+    "kernel_roofline",
+    "kernels_by_name",
+    "kernels_by_layer",
+    "kernels_by_library_call",
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +46,33 @@ def profiles() -> dict[str, xsp.Profile]:
 @pytest.fixture(scope="module")
 def cpu() -> xsp.Profile:
     """A small convolutional model on the CPU, down to its layers."""
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10, bias=False))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10, bias=False)
+    )
     return profiled(model, torch.randn(4, 3, 8, 8))
 
 
 @cache
 def deepest_kernels(prof: xsp.Profile) -> pd.DataFrame:
-    """Kernels, copies and sets of the deepest rung's runs by launch, with their kernel's, layer's and call's row."""
+    """Kernels, copies and sets of the deepest rung's runs by launch, with their kernel's, layer's
+    and call's row.
+    """
     spans = prof.spans.set_index("span_id", drop=False)
     kernels = spans[spans["level"] == "KERNEL"].copy()
     above = spans.loc[kernels["parent_id"]]
     kernels["call"] = np.where(above["level"] == "LIBRARY", above["detail"], -1)
     while (above["level"] != "LAYER").any():
         above = spans.loc[np.where(above["level"] == "LAYER", above["span_id"], above["parent_id"])]
-    kernels["layer"], kernels["layer_span"] = above["detail"].to_numpy(), above["span_id"].to_numpy()
+    kernels["layer"], kernels["layer_span"] = (
+        above["detail"].to_numpy(),
+        above["span_id"].to_numpy(),
+    )
     facts = prof.table("kernels").loc[kernels["detail"]]
     kernels["kind"], kernels["config"] = facts["kind"].to_numpy(), kernels["detail"]
     launches = prof.table("api_calls").groupby(["run", "correlation_id"])["start_ns"].min()
-    kernels["launch"] = launches.loc[pd.MultiIndex.from_frame(kernels[["run", "correlation_id"]])].to_numpy()
+    kernels["launch"] = launches.loc[
+        pd.MultiIndex.from_frame(kernels[["run", "correlation_id"]])
+    ].to_numpy()
     return kernels.sort_values(["run", "launch", "start_ns"], kind="stable").reset_index(drop=True)
 
 
@@ -74,17 +89,27 @@ def last_run(kernels: pd.DataFrame) -> pd.DataFrame:
 
 
 def timeline_by_layer(prof: xsp.Profile) -> pd.DataFrame:
-    """Busy and idle ns of each layer and run on the corrected timeline: a walk along the device's time."""
+    """Busy and idle ns of each layer and run on the corrected timeline: a walk along the device's
+    time.
+    """
     corrected = prof.corrected
     assert corrected is not None
     spans = prof.spans
     spans.loc[corrected["row"], "start_ns"] = corrected["start_ns"].to_numpy()
-    kernels = deepest_kernels(prof).merge(spans[["span_id", "start_ns"]], on="span_id", suffixes=("_raw", ""))
+    kernels = deepest_kernels(prof).merge(
+        spans[["span_id", "start_ns"]], on="span_id", suffixes=("_raw", "")
+    )
     kernels = kernels.sort_values(["run", "start_ns"], kind="stable")
     end = kernels["start_ns"] + kernels["duration_ns"]
     reached = end.groupby(kernels["run"]).cummax().groupby(kernels["run"]).shift()
     facts = prof.table("layers").loc[kernels["layer"], ["name", "phase"]]
-    table = pd.DataFrame({"run": kernels["run"], "layer": facts["name"].to_numpy(), "phase": facts["phase"].to_numpy()})
+    table = pd.DataFrame(
+        {
+            "run": kernels["run"],
+            "layer": facts["name"].to_numpy(),
+            "phase": facts["phase"].to_numpy(),
+        }
+    )
     table["busy"] = (end - np.fmax(kernels["start_ns"], reached)).clip(lower=0)
     table["idle"] = (kernels["start_ns"] - reached).clip(lower=0).fillna(0)
     return table.groupby(["layer", "phase", "run"])[["busy", "idle"]].sum()
@@ -100,7 +125,9 @@ def called_layers(prof: xsp.Profile) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_model_information_is_of_unprofiled_runs(name: str, profiles: dict[str, xsp.Profile]) -> None:
+def test_model_information_is_of_unprofiled_runs(
+    name: str, profiles: dict[str, xsp.Profile]
+) -> None:
     """A1 is the trimmed mean of the runs at rung M, and throughput the batch over it."""
     prof = profiles[name]
     latency = prof.runs.query("rung == 'M'")["latency_ns"]
@@ -128,17 +155,23 @@ def test_models_side_by_side(profiles: dict[str, xsp.Profile]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_by_model_sums_all_kernels(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """A15 sums latency, FLOPs and bytes of A8; occupancy is weighted with latency, intensity is from the sums."""
+    """A15 sums latency, FLOPs and bytes of A8; occupancy is weighted with latency, intensity is
+    from the sums.
+    """
     prof = profiles[name]
     each = analysis.kernel_information(prof)
     [row] = analysis.kernels_by_model(prof).to_dict("records")
     assert row["kernel_latency_ms"] == pytest.approx(each["latency_ms"].sum())
     for column in ("flops", "dram_read_bytes", "dram_write_bytes"):
         assert row[column] == pytest.approx(each[column].sum())
-    assert row["occupancy"] == pytest.approx(np.average(each["occupancy"], weights=each["latency_ms"]))
+    assert row["occupancy"] == pytest.approx(
+        np.average(each["occupancy"], weights=each["latency_ms"])
+    )
     traffic = each[["dram_read_bytes", "dram_write_bytes"]].sum().sum()
     assert row["arithmetic_intensity"] == pytest.approx(each["flops"].sum() / traffic)
-    assert row["flops_per_s"] == pytest.approx(each["flops"].sum() / (each["latency_ms"].sum() / 1e3))
+    assert row["flops_per_s"] == pytest.approx(
+        each["flops"].sum() / (each["latency_ms"].sum() / 1e3)
+    )
     assert row["precision"] == "fp16"
     assert row["memory_bound"] == (row["arithmetic_intensity"] < H100_FP16 / H100_DRAM)
 
@@ -148,12 +181,16 @@ def test_kernels_by_model_sums_all_kernels(name: str, profiles: dict[str, xsp.Pr
 
 @pytest.mark.parametrize("name", NAMES)
 def test_layers_are_those_that_ran(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """A2 has every layer and phase once, numbered as they first begin, calls of one layer pooled."""
+    """A2 has every layer and phase once, numbered as they first begin, calls of one layer
+    pooled.
+    """
     prof = profiles[name]
     table = analysis.layer_information(prof)
     rows = called_layers(prof)
     assert table["index"].tolist() == list(range(len(table)))
-    assert set(zip(table["name"], table["phase"], strict=True)) == set(zip(rows["name"], rows["phase"], strict=True))
+    assert set(zip(table["name"], table["phase"], strict=True)) == set(
+        zip(rows["name"], rows["phase"], strict=True)
+    )
     spans = prof.spans
     deepest = spans[(spans["rung"] == "M/L/Lib/K") & (spans["level"] == "LAYER")]
     first = deepest[deepest["run"] == deepest["run"].min()].sort_values("start_ns", kind="stable")
@@ -165,8 +202,12 @@ def test_layers_are_those_that_ran(name: str, profiles: dict[str, xsp.Profile]) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_layer_latency_is_the_turn_on_the_device(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """A2 and A3: busy time and the idle time before it, mean over the runs; A13 tells the two apart."""
+def test_layer_latency_is_the_turn_on_the_device(
+    name: str, profiles: dict[str, xsp.Profile]
+) -> None:
+    """A2 and A3: busy time and the idle time before it, mean over the runs; A13 tells the two
+    apart.
+    """
     prof = profiles[name]
     by_run = timeline_by_layer(prof)
     runs = by_run.index.get_level_values("run").nunique()
@@ -178,15 +219,21 @@ def test_layer_latency_is_the_turn_on_the_device(name: str, profiles: dict[str, 
     phases = analysis.layer_information(prof)["phase"]
     parts = analysis.gpu_vs_nongpu(prof).assign(phase=phases).set_index(["layer", "phase"])
     np.testing.assert_allclose(parts["gpu_ms"].reindex(expected.index), expected["busy"], rtol=1e-9)
-    np.testing.assert_allclose(parts["nongpu_ms"].reindex(expected.index), expected["idle"], atol=1e-12)
+    np.testing.assert_allclose(
+        parts["nongpu_ms"].reindex(expected.index), expected["idle"], atol=1e-12
+    )
     timed = parts[parts["layer_latency_ms"] > 0]
     np.testing.assert_allclose(timed["gpu_share"] + timed["nongpu_share"], 1)
     np.testing.assert_allclose(timed["gpu_share"], timed["gpu_ms"] / timed["layer_latency_ms"])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_layers_and_ends_make_the_model_latency(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """No time vanishes: the layers' latencies and the gaps at both ends are the corrected latency of the model."""
+def test_layers_and_ends_make_the_model_latency(
+    name: str, profiles: dict[str, xsp.Profile]
+) -> None:
+    """No time vanishes: the layers' latencies and the gaps at both ends are the corrected latency
+    of the model.
+    """
     prof = profiles[name]
     corrected, spans = prof.corrected, prof.spans
     assert corrected is not None
@@ -194,12 +241,23 @@ def test_layers_and_ends_make_the_model_latency(name: str, profiles: dict[str, x
         start_ns=corrected["start_ns"].to_numpy(), duration_ns=corrected["duration_ns"].to_numpy()
     )
     timed["end_ns"] = timed["start_ns"] + timed["duration_ns"]
-    by_run = timed[timed["level"] == "MODEL"].groupby("run").agg(start=("start_ns", "min"), end=("end_ns", "max"))
-    device = timed[timed["level"] == "KERNEL"].groupby("run").agg(start=("start_ns", "min"), end=("end_ns", "max"))
+    by_run = (
+        timed[timed["level"] == "MODEL"]
+        .groupby("run")
+        .agg(start=("start_ns", "min"), end=("end_ns", "max"))
+    )
+    device = (
+        timed[timed["level"] == "KERNEL"]
+        .groupby("run")
+        .agg(start=("start_ns", "min"), end=("end_ns", "max"))
+    )
     inside = (device["end"] - device["start"]).mean() / 1e6
     table = analysis.layer_information(prof)
     assert table["latency_ms"].sum() == pytest.approx(inside, rel=1e-9)
-    ends = ((device["start"] - by_run["start"]).clip(lower=0) + (by_run["end"] - device["end"]).clip(lower=0)).mean()
+    ends = (
+        (device["start"] - by_run["start"]).clip(lower=0)
+        + (by_run["end"] - device["end"]).clip(lower=0)
+    ).mean()
     np.testing.assert_allclose(table["share"], table["latency_ms"] / (inside + ends / 1e6))
 
 
@@ -211,9 +269,14 @@ def test_host_and_device_times_are_the_trees(name: str, profiles: dict[str, xsp.
     nodes = tree[tree["level"] == "LAYER"].groupby(["name", "phase"])
     table = analysis.layer_information(prof).set_index(["name", "phase"])
     for column in ("host_ms", "device_ms"):
-        np.testing.assert_allclose(table[column], nodes[column].sum(min_count=1).reindex(table.index))
+        np.testing.assert_allclose(
+            table[column], nodes[column].sum(min_count=1).reindex(table.index)
+        )
     assert (
-        (table["type"] == nodes["type"].first().reindex(table.index).where(lambda kind: kind != "", None))
+        (
+            table["type"]
+            == nodes["type"].first().reindex(table.index).where(lambda kind: kind != "", None)
+        )
         .where(table["type"] != table.index.get_level_values(0), True)
         .all()
     )
@@ -221,7 +284,9 @@ def test_host_and_device_times_are_the_trees(name: str, profiles: dict[str, xsp.
 
 @pytest.mark.parametrize("name", NAMES)
 def test_layer_memory_is_what_calls_allocate(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """A4 sums what the calls of a layer allocate; backward() itself without the nodes that have rows of their own."""
+    """A4 sums what the calls of a layer allocate; backward() itself without the nodes that have
+    rows of their own.
+    """
     prof = profiles[name]
     rows = called_layers(prof)
     known = rows[(rows["allocated_bytes"] >= 0) & (rows["type"] != "backward")]
@@ -230,14 +295,26 @@ def test_layer_memory_is_what_calls_allocate(name: str, profiles: dict[str, xsp.
     assert (table.reindex(expected.index) == expected).all()
     every = prof.table("layers")
     whole = every.loc[every["type"] == "backward", "allocated_bytes"].sum()
-    nodes = every.loc[(every["kind"] == "autograd") & (every["allocated_bytes"] >= 0), "allocated_bytes"].sum()
+    nodes = every.loc[
+        (every["kind"] == "autograd") & (every["allocated_bytes"] >= 0), "allocated_bytes"
+    ].sum()
     assert table.sum() == expected.sum() + max(whole - nodes, 0)
 
 
 def test_types_are_counted_by_calls(profiles: dict[str, xsp.Profile]) -> None:
-    """A5: ResNet-50 runs 53 convolutions, 53 batch norms and 49 activations, though 3 share each ReLU module."""
+    """A5: ResNet-50 runs 53 convolutions, 53 batch norms and 49 activations, though 3 share each
+    ReLU module.
+    """
     counts = analysis.layer_type_distribution(profiles["resnet50"]).set_index("type")
-    expected = {"Conv2d": 53, "BatchNorm2d": 53, "ReLU": 49, "add": 16, "MaxPool2d": 1, "Linear": 1, "flatten": 1}
+    expected = {
+        "Conv2d": 53,
+        "BatchNorm2d": 53,
+        "ReLU": 49,
+        "add": 16,
+        "MaxPool2d": 1,
+        "Linear": 1,
+        "flatten": 1,
+    }
     assert counts["count"].to_dict() == expected | {"AdaptiveAvgPool2d": 1}
     assert counts["share"].sum() == pytest.approx(1)
     backward = analysis.layer_type_distribution(profiles["train_step"]).set_index("type")["count"]
@@ -248,7 +325,11 @@ def test_types_are_counted_by_calls(profiles: dict[str, xsp.Profile]) -> None:
 def test_sums_by_type(name: str, profiles: dict[str, xsp.Profile]) -> None:
     """A6 and A7 are A2 summed by type, with shares of the whole and the largest first."""
     prof = profiles[name]
-    sums = analysis.layer_information(prof).groupby("type")[["latency_ms", "allocated_bytes"]].sum(min_count=1)
+    sums = (
+        analysis.layer_information(prof)
+        .groupby("type")[["latency_ms", "allocated_bytes"]]
+        .sum(min_count=1)
+    )
     for fn, column in (
         (analysis.layer_latency_by_type, "latency_ms"),
         (analysis.layer_memory_by_type, "allocated_bytes"),
@@ -264,8 +345,12 @@ def test_sums_by_type(name: str, profiles: dict[str, xsp.Profile]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_kernels_are_in_the_order_of_their_launches(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """A8 has each kernel of a run once, none pooled, in launch order, with its layer and its trimmed mean."""
+def test_kernels_are_in_the_order_of_their_launches(
+    name: str, profiles: dict[str, xsp.Profile]
+) -> None:
+    """A8 has each kernel of a run once, none pooled, in launch order, with its layer and its
+    trimmed mean.
+    """
     prof = profiles[name]
     kernels = positions(prof)
     last = last_run(kernels)
@@ -279,16 +364,24 @@ def test_kernels_are_in_the_order_of_their_launches(name: str, profiles: dict[st
     same = kernels.pivot(index="run", columns="position", values="config")
     assert (same == same.iloc[-1]).all().all(), "the bundled runs repeat each other"
     durations = kernels.pivot(index="run", columns="position", values="duration_ns")
-    np.testing.assert_allclose(table["latency_ms"], trim_mean(durations.to_numpy(), 0.2, axis=0) / 1e6)
+    np.testing.assert_allclose(
+        table["latency_ms"], trim_mean(durations.to_numpy(), 0.2, axis=0) / 1e6
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_kernels_are_rated_against_their_own_precision(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """A8 and A9: intensity and throughput by their definitions, bound by memory iff below the precision's ridge."""
+def test_kernels_are_rated_against_their_own_precision(
+    name: str, profiles: dict[str, xsp.Profile]
+) -> None:
+    """A8 and A9: intensity and throughput by their definitions, bound by memory iff below the
+    precision's ridge.
+    """
     table = analysis.kernel_information(profiles[name])
     traffic = table["dram_read_bytes"] + table["dram_write_bytes"]
     some = table[table["flops"].notna() & (traffic > 0)]
-    np.testing.assert_allclose(some["arithmetic_intensity"], some["flops"] / traffic.loc[some.index])
+    np.testing.assert_allclose(
+        some["arithmetic_intensity"], some["flops"] / traffic.loc[some.index]
+    )
     np.testing.assert_allclose(some["flops_per_s"], some["flops"] / (some["latency_ms"] / 1e3))
     for precision, peak in (("fp16", H100_FP16), ("fp32", H100_FP32)):
         mine = some[some["precision"] == precision]
@@ -303,7 +396,9 @@ def test_kernels_are_rated_against_their_own_precision(name: str, profiles: dict
 
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_by_name_counts_all(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """A10 counts every kernel of a run, sums its latency and gives its share of the unprofiled latency."""
+    """A10 counts every kernel of a run, sums its latency and gives its share of the unprofiled
+    latency.
+    """
     prof = profiles[name]
     each = analysis.kernel_information(prof)
     table = analysis.kernels_by_name(prof).set_index("name")
@@ -324,7 +419,9 @@ def test_kernels_by_name_counts_all(name: str, profiles: dict[str, xsp.Profile])
 
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_by_layer_sums_each_layer(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """A11 sums the kernels of each layer, copies and sets left out, two of one name in one layer counted twice."""
+    """A11 sums the kernels of each layer, copies and sets left out, two of one name in one layer
+    counted twice.
+    """
     prof = profiles[name]
     each = analysis.kernel_information(prof)
     table = analysis.kernels_by_layer(prof).set_index("layer_index")
@@ -334,7 +431,9 @@ def test_kernels_by_layer_sums_each_layer(name: str, profiles: dict[str, xsp.Pro
     np.testing.assert_allclose(table["kernel_latency_ms"], groups["latency_ms"].sum())
     for column in ("flops", "dram_read_bytes", "dram_write_bytes"):
         np.testing.assert_allclose(table[column], groups[column].sum(min_count=1))
-    np.testing.assert_allclose(table["flops_per_s"], table["flops"] / (table["kernel_latency_ms"] / 1e3))
+    np.testing.assert_allclose(
+        table["flops_per_s"], table["flops"] / (table["kernel_latency_ms"] / 1e3)
+    )
     layers = analysis.layer_information(prof).set_index("index")
     pd.testing.assert_series_equal(
         table["layer_latency_ms"], layers["latency_ms"].reindex(table.index), check_names=False
@@ -342,8 +441,12 @@ def test_kernels_by_layer_sums_each_layer(name: str, profiles: dict[str, xsp.Pro
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_layer_metrics_and_roofline_agree_with_the_kernels(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """A12 and A14 have every layer; those with kernels as in A11, those without did nothing on the device."""
+def test_layer_metrics_and_roofline_agree_with_the_kernels(
+    name: str, profiles: dict[str, xsp.Profile]
+) -> None:
+    """A12 and A14 have every layer; those with kernels as in A11, those without did nothing on the
+    device.
+    """
     prof = profiles[name]
     by_layer = analysis.kernels_by_layer(prof).set_index("layer_index")
     metrics = analysis.layer_metrics(prof).set_index("layer_index")
@@ -354,7 +457,9 @@ def test_layer_metrics_and_roofline_agree_with_the_kernels(name: str, profiles: 
     assert (metrics.drop(by_layer.index)[work] == 0).all(axis=None)
     rated = ["arithmetic_intensity", "flops_per_s", "precision", "memory_bound"]
     pd.testing.assert_frame_equal(roofline.loc[by_layer.index, rated], by_layer[rated])
-    np.testing.assert_allclose(roofline.loc[by_layer.index, "latency_ms"], by_layer["kernel_latency_ms"])
+    np.testing.assert_allclose(
+        roofline.loc[by_layer.index, "latency_ms"], by_layer["kernel_latency_ms"]
+    )
 
 
 # ---- library calls ----
@@ -362,21 +467,32 @@ def test_layer_metrics_and_roofline_agree_with_the_kernels(name: str, profiles: 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_library_calls_have_both_times(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """Host time of a call is from the rung that ends with LIBRARY, GPU time from the kernels that it launched."""
+    """Host time of a call is from the rung that ends with LIBRARY, GPU time from the kernels that
+    it launched.
+    """
     prof = profiles[name]
     spans, recorded = prof.spans, prof.table("library_calls")
     own = spans[(spans["level"] == "LIBRARY") & (spans["rung"] == "M/L/Lib")]
     host = own.pivot(index="run", columns="detail", values="duration_ns")
     table = analysis.library_calls(prof)
     deepest = spans[(spans["level"] == "LIBRARY") & (spans["rung"] == "M/L/Lib/K")]
-    first = deepest[deepest["run"] == deepest["run"].min()].sort_values("start_ns", kind="stable")["detail"]
+    first = deepest[deepest["run"] == deepest["run"].min()].sort_values("start_ns", kind="stable")[
+        "detail"
+    ]
     assert table["name"].tolist() == recorded.loc[first, "name"].tolist()
     assert table["arguments"].tolist() == recorded.loc[first, "arguments"].tolist()
-    np.testing.assert_allclose(table["host_ms"], trim_mean(host[first].to_numpy(), 0.2, axis=0) / 1e6)
+    np.testing.assert_allclose(
+        table["host_ms"], trim_mean(host[first].to_numpy(), 0.2, axis=0) / 1e6
+    )
     kernels = deepest_kernels(prof)
     # A kernel may begin before the one before it has ended; that time counts once.
     kernels = kernels[kernels["call"] >= 0].sort_values(["run", "call", "start_ns"], kind="stable")
-    reached = kernels.groupby(["run", "call"])["end_ns"].cummax().groupby([kernels["run"], kernels["call"]]).shift()
+    reached = (
+        kernels.groupby(["run", "call"])["end_ns"]
+        .cummax()
+        .groupby([kernels["run"], kernels["call"]])
+        .shift()
+    )
     begin = np.fmax(kernels["start_ns"], reached)
     own_time = (kernels["end_ns"] - begin).clip(lower=0)
     launched = own_time.groupby([kernels["run"], kernels["call"]]).sum().unstack(fill_value=0)
@@ -384,7 +500,9 @@ def test_library_calls_have_both_times(name: str, profiles: dict[str, xsp.Profil
     np.testing.assert_allclose(table["gpu_ms"], trim_mean(busy, 0.2, axis=0) / 1e6)
     by_api = analysis.library_by_api(prof).set_index("name")
     assert by_api["count"].to_dict() == recorded["name"].value_counts().to_dict()
-    np.testing.assert_allclose(by_api["gpu_ms"], table.groupby("name")["gpu_ms"].sum().reindex(by_api.index))
+    np.testing.assert_allclose(
+        by_api["gpu_ms"], table.groupby("name")["gpu_ms"].sum().reindex(by_api.index)
+    )
     np.testing.assert_allclose(by_api["share"], by_api["gpu_ms"] / prof.latency_ms)
 
 
@@ -400,37 +518,50 @@ def test_kernels_by_library_call_lead_to_both(name: str, profiles: dict[str, xsp
     calls = analysis.library_calls(prof).set_index("index")
     assert calls.loc[table["library_index"], "name"].tolist() == table["library_call"].tolist()
     assert calls.loc[table["library_index"], "layer"].tolist() == table["layer"].tolist()
-    assert table["library_call"].tolist() == prof.table("library_calls").loc[mine["call"], "name"].tolist()
+    assert (
+        table["library_call"].tolist()
+        == prof.table("library_calls").loc[mine["call"], "name"].tolist()
+    )
 
 
 # ---- control flow that differs, several calls ----
 
 
 def test_runs_that_differ_are_aligned_by_kernel_and_layer() -> None:
-    """A kernel that one run has before the others does not shift the durations of those behind it."""
+    """A kernel that one run has before the others does not shift the durations of those
+    behind it.
+    """
     capture = gpu_capture()
     spans, api = capture.tables["spans"], capture.tables["api_calls"]
     runs = spans.loc[spans["level"] == 3, "run"].unique()
     extra = spans[(spans["run"] == runs[0]) & (spans["level"] == 3) & (spans["detail"] == 2)].copy()
     extra["start_ns"] -= 550_000
     extra["correlation_id"] = 99
-    launch = api[(api["run"] == runs[0]) & (api["correlation_id"] == 3)].assign(correlation_id=99, start_ns=0)
+    launch = api[(api["run"] == runs[0]) & (api["correlation_id"] == 3)].assign(
+        correlation_id=99, start_ns=0
+    )
     changed = {
         "spans": pd.concat([spans, extra], ignore_index=True),
         "api_calls": pd.concat([api, launch], ignore_index=True),
     }
-    table = analysis.kernel_information(xsp.Profile(replace(capture, tables={**capture.tables, **changed})))
+    table = analysis.kernel_information(
+        xsp.Profile(replace(capture, tables={**capture.tables, **changed}))
+    )
     assert table["latency_ms"].tolist() == pytest.approx([0.05, 0.25, 0.10, 0.15])
 
 
 def test_copies_and_sets_are_time_but_no_kernels() -> None:
-    """A set belongs to its layer's latency and to its library call's GPU time, and is not among the kernels."""
+    """A set belongs to its layer's latency and to its library call's GPU time, and is not among the
+    kernels.
+    """
     prof = gpu_profile()
     assert "memset" not in analysis.kernel_information(prof)["name"].tolist()
     latency = analysis.layer_latency(prof).set_index("name")["latency_ms"]
     assert latency["fc"] == pytest.approx(0.16)
     assert analysis.library_calls(prof)["gpu_ms"].tolist() == pytest.approx([0.30, 0.16])
-    assert analysis.kernels_by_layer(prof)["kernel_latency_ms"].tolist() == pytest.approx([0.30, 0.10, 0.15])
+    assert analysis.kernels_by_layer(prof)["kernel_latency_ms"].tolist() == pytest.approx(
+        [0.30, 0.10, 0.15]
+    )
 
 
 # ---- the CPU ----
@@ -445,16 +576,25 @@ def test_layers_on_the_cpu_have_the_hosts_time(cpu: xsp.Profile) -> None:
     table = analysis.layer_information(cpu)
     assert table["type"].tolist() == ["Conv2d", "ReLU", "Flatten", "Linear"]
     assert table["shape"].tolist() == ["4, 8, 8, 8", "4, 8, 8, 8", "4, 512", "4, 10"]
-    np.testing.assert_allclose(table["latency_ms"], trim_mean(by_layer.to_numpy(), 0.2, axis=0) / 1e6)
+    np.testing.assert_allclose(
+        table["latency_ms"], trim_mean(by_layer.to_numpy(), 0.2, axis=0) / 1e6
+    )
     assert table["device_ms"].isna().all()
 
 
-def test_kernel_analyses_are_empty_on_the_cpu(cpu: xsp.Profile, profiles: dict[str, xsp.Profile]) -> None:
-    """Without kernels the analyses of kernels are empty and have the columns that they have on a GPU."""
+def test_kernel_analyses_are_empty_on_the_cpu(
+    cpu: xsp.Profile, profiles: dict[str, xsp.Profile]
+) -> None:
+    """Without kernels the analyses of kernels are empty and have the columns that they have on a
+    GPU.
+    """
     for name in (*KERNEL_ANALYSES, "library_calls", "library_by_api"):
         table = getattr(analysis, name)(cpu)
         assert len(table) == 0
-        assert table.columns.tolist() == getattr(analysis, name)(profiles["transformer"]).columns.tolist()
+        assert (
+            table.columns.tolist()
+            == getattr(analysis, name)(profiles["transformer"]).columns.tolist()
+        )
     [model] = analysis.kernels_by_model(cpu).to_dict("records")
     assert model["kernel_latency_ms"] == 0
     assert np.isnan(model["flops"])
@@ -462,7 +602,9 @@ def test_kernel_analyses_are_empty_on_the_cpu(cpu: xsp.Profile, profiles: dict[s
 
 
 def test_layers_on_the_cpu_are_rated_from_their_shapes(cpu: xsp.Profile) -> None:
-    """FLOPs and bytes of layers come from their shapes, and their throughput from the host's time."""
+    """FLOPs and bytes of layers come from their shapes, and their throughput from the
+    host's time.
+    """
     metrics = analysis.layer_metrics(cpu)
     assert metrics["flops"].tolist() == [2 * 4 * 8 * 64 * 27, 0, 0, 2 * 4 * 10 * 512]
     assert metrics["dram_read_bytes"].tolist()[3] == 4 * (4 * 512 + 512 * 10)
@@ -529,9 +671,12 @@ def test_flops_by_definition_are_those_that_torch_counts() -> None:
 
 
 def test_captures_without_filters_have_flops_where_parameters_tell() -> None:
-    """Before the shapes of filters were recorded: FLOPs by the number of parameters, NaN where it has two readings."""
+    """Before the shapes of filters were recorded: FLOPs by the number of parameters, NaN where it
+    has two readings.
+    """
     x = torch.randn(2, 8, 20, 20)
-    # Eight channels: a dense 1x1 filter with a bias has as many parameters as a depthwise 3x3 one without.
+    # Eight channels: a dense 1x1 filter with a bias has as many parameters as a depthwise 3x3 one
+    # without.
     modules: Modules = {
         "dense": (nn.Conv2d(8, 16, 3), (x,)),
         "depthwise": (nn.Conv2d(8, 8, 3, groups=8), (x,)),
@@ -540,7 +685,9 @@ def test_captures_without_filters_have_flops_where_parameters_tell() -> None:
         "or": (nn.Conv2d(8, 8, 3, groups=8, bias=False), (x,)),
     }
     new = each_measured(modules)._capture
-    old = Capture(new.meta, new.tables | {"layers": new.tables["layers"].drop(columns="weight_shape")})
+    old = Capture(
+        new.meta, new.tables | {"layers": new.tables["layers"].drop(columns="weight_shape")}
+    )
     found = analysis.layer_metrics(xsp.Profile(old)).set_index("layer")["flops"]
     for name in ("dense", "depthwise"):
         assert found[name] == counted_by_torch(*modules[name]) > 0, name
@@ -549,9 +696,13 @@ def test_captures_without_filters_have_flops_where_parameters_tell() -> None:
 
 @pytest.mark.parametrize("data_type", [torch.float32, torch.bfloat16])
 def test_functional_convolutions_count_their_filters(data_type: torch.dtype) -> None:
-    """Where the filters are an operand, FLOPs are torch's whatever the groups, bias, direction and precision."""
+    """Where the filters are an operand, FLOPs are torch's whatever the groups, bias, direction and
+    precision.
+    """
 
-    def call(image: torch.Tensor, series: torch.Tensor, filters: torch.Tensor, bias: torch.Tensor) -> None:
+    def call(
+        image: torch.Tensor, series: torch.Tensor, filters: torch.Tensor, bias: torch.Tensor
+    ) -> None:
         nn.functional.conv2d(image, filters, bias[:8], groups=2, dilation=2)
         nn.functional.conv_transpose2d(image, filters, bias, stride=2, groups=4)
         nn.functional.conv1d(series, filters[:, :, 0], padding=1)
@@ -570,7 +721,9 @@ def test_functional_convolutions_count_their_filters(data_type: torch.dtype) -> 
 
 
 def test_operands_in_another_order_are_not_guessed() -> None:
-    """FLOPs of products whose operands were passed by name in another order are missing, not wrong."""
+    """FLOPs of products whose operands were passed by name in another order are missing,
+    not wrong.
+    """
 
     def call(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return torch.matmul(other=b, input=a) + torch.matmul(input=a, other=b)
@@ -582,7 +735,9 @@ def test_operands_in_another_order_are_not_guessed() -> None:
 
 
 def test_what_gathers_reads_rows_and_not_the_table() -> None:
-    """Embeddings, bags of them and indexing read their indices and the rows that these name; a bag adds the rows up."""
+    """Embeddings, bags of them and indexing read their indices and the rows that these name; a bag
+    adds the rows up.
+    """
     embedding, bag, table = nn.Embedding(1000, 16), nn.EmbeddingBag(1000, 16), torch.randn(1000, 16)
 
     def call(indices: torch.Tensor) -> None:
@@ -595,7 +750,9 @@ def test_what_gathers_reads_rows_and_not_the_table() -> None:
     gathers = metrics[metrics["type"].str.contains("mbedding|getitem")]
     assert len(gathers) == 4
     assert set(gathers["dram_read_bytes"]) == {4 * 7 * (8 + 16 * 4)}
-    assert gathers["flops"].tolist() == [4 * 7 * 16 * (kind == "EmbeddingBag") for kind in gathers["type"]]
+    assert gathers["flops"].tolist() == [
+        4 * 7 * 16 * (kind == "EmbeddingBag") for kind in gathers["type"]
+    ]
 
 
 def test_only_the_model_was_traced() -> None:
@@ -606,24 +763,36 @@ def test_only_the_model_was_traced() -> None:
     spans = capture.tables["spans"]
     spans = spans[spans["run"].isin(own["run"])].reset_index(drop=True)
     spans["parent"] = -1
-    nothing = {name: capture.tables[name][:0] for name in ("layers", "library_calls", "kernels", "api_calls")}
-    prof = xsp.Profile(replace(capture, tables={**capture.tables, **nothing, "runs": own, "spans": spans}))
-    sizes = {name: len(getattr(analysis, name)(prof)) for name in analysis.__all__ if name != "compare"}
+    nothing = {
+        name: capture.tables[name][:0]
+        for name in ("layers", "library_calls", "kernels", "api_calls")
+    }
+    prof = xsp.Profile(
+        replace(capture, tables={**capture.tables, **nothing, "runs": own, "spans": spans})
+    )
+    sizes = {
+        name: len(getattr(analysis, name)(prof)) for name in analysis.__all__ if name != "compare"
+    }
     assert {name for name, size in sizes.items() if size} - {"compare_models"} == {
-        "model_information", "kernels_by_model",
-    }  # fmt: skip
+        "model_information",
+        "kernels_by_model",
+    }
 
 
 # ---- how they are reached ----
 
 
 def test_analyses_are_reached_from_the_package_and_need_no_torch() -> None:
-    """`xsp.analysis.layer_information` works right after `import xsp`, which imports none of them, and no torch."""
+    """`xsp.analysis.layer_information` works right after `import xsp`, which imports none of them,
+    and no torch.
+    """
     program = (
         "import sys, xsp\n"
-        "early = [name for name in sys.modules if name in ('xsp.analysis.layers', 'xsp.analysis.kernels')]\n"
+        "early = [name for name in sys.modules if name in ('xsp.analysis.layers', "
+        "'xsp.analysis.kernels')]\n"
         f"prof = xsp.load({str(CAPTURES / 'h100_transformer.xsp')!r})\n"
-        "names = [name for name in xsp.analysis.__all__ if name != 'compare']  # which takes two profiles\n"
+        "names = [name for name in xsp.analysis.__all__ if name != 'compare']  # which takes two "
+        "profiles\n"
         "sizes = [len(getattr(xsp.analysis, name)(prof)) for name in names]\n"
         "print(early, min(sizes) > 0, 'torch' in sys.modules)\n"
     )

@@ -1,7 +1,9 @@
-"""The synthetic models of benchmarks/attribution.py, with a tracer that takes operations on the CPU for kernels.
+"""The synthetic models of benchmarks/attribution.py, with a tracer that takes operations on the CPU
+for kernels.
 
-What the models launch is counted by a dispatch mode, independently of layers, so this proves the expected numbers and
-the way from launches to layers; that CUPTI's records take it too is for tests/gpu/test_attribution_gpu.py.
+What the models launch is counted by a dispatch mode, independently of layers, so this proves the
+expected numbers and the way from launches to layers; that CUPTI's records take it too is for
+tests/gpu/test_attribution_gpu.py.
 """
 
 from __future__ import annotations
@@ -12,8 +14,12 @@ from operations import operations_are_kernels
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_launch_is_found_under_its_true_layer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each synthetic model launches what it is said to launch, and every launch is found under the layer that did."""
+def test_every_launch_is_found_under_its_true_layer(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each synthetic model launches what it is said to launch, and every launch is found under the
+    layer that did.
+    """
     operations_are_kernels(monkeypatch)
     found = kernels_by_layer(CASES[name].make("cpu"))
     assert judged(CASES[name], found) == {
@@ -33,7 +39,9 @@ def test_the_report_has_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_kernels_under_other_layers_are_counted() -> None:
     """A kernel under the wrong layer makes the score less than 100, and both layers are named."""
-    case = Case(lambda _device: lambda: None, {("a", "forward"): 4, ("b", "forward"): 6}, whole=True)
+    case = Case(
+        lambda _device: lambda: None, {("a", "forward"): 4, ("b", "forward"): 6}, whole=True
+    )
     assert judged(case, {("a", "forward"): 4, ("b", "forward"): 5, ("c", "backward"): 1}) == {
         "kernels": 10,
         "right_percent": 80.0,

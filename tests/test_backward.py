@@ -1,4 +1,6 @@
-"""Backward work is led to the forward layer that caused it, and the graph is given back as it was."""
+"""Backward work is led to the forward layer that caused it, and the graph is given back as
+it was.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def test_tree_keeps_forward_and_backward_apart() -> None:
 
 
 def test_backward_span_lies_in_the_backward_call() -> None:
-    """On the CPU, where backward runs on the caller's thread, its nodes are children of the backward call."""
+    """On the CPU, where backward runs on the caller's thread, its nodes are children of the
+    backward call.
+    """
     spans = layer_spans(measured(step_of(Net()), torch.randn(2, 4)))
     entry = spans[spans["type"] == "backward"].iloc[0]
     nodes = spans[spans["kind"] == "autograd"]
@@ -67,7 +71,9 @@ def test_backward_span_lies_in_the_backward_call() -> None:
 
 
 def test_shared_module_collects_the_backward_of_every_call() -> None:
-    """A module used twice has backward spans for both uses, at their places in the backward pass."""
+    """A module used twice has backward spans for both uses, at their places in the
+    backward pass.
+    """
 
     class Shared(nn.Module):
         def __init__(self) -> None:
@@ -78,12 +84,17 @@ def test_shared_module_collects_the_backward_of_every_call() -> None:
             return self.layer(F.relu(self.layer(x)))
 
     assert grouped(backward_names(measured(step_of(Shared()), torch.randn(2, 4)))) == [
-        "step::sum", "layer", "::relu", "layer",
-    ]  # fmt: skip
+        "step::sum",
+        "layer",
+        "::relu",
+        "layer",
+    ]
 
 
 def test_in_place_activation_owns_its_backward() -> None:
-    """The backward of an in-place ReLU belongs to it, not to the layer whose output it overwrote."""
+    """The backward of an in-place ReLU belongs to it, not to the layer whose output it
+    overwrote.
+    """
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4))
     spans = layer_spans(measured(step_of(model), torch.randn(2, 4)))
     types = spans[spans["kind"] == "autograd"].set_index("type")["name"].astype(str)
@@ -119,17 +130,25 @@ def test_residual_sum_owns_only_its_own_node() -> None:
     spans = layer_spans(measured(step_of(Block()), torch.randn(2, 4)))
     nodes = spans[spans["kind"] == "autograd"]
     assert set(nodes.loc[nodes["name"] == "::add", "type"]) == {"AddBackward0"}
-    assert Counter(nodes["name"].astype(str))["stem"] == Counter(nodes["name"].astype(str))["branch"]
+    assert (
+        Counter(nodes["name"].astype(str))["stem"] == Counter(nodes["name"].astype(str))["branch"]
+    )
 
 
 def nodes_of(prof: xsp.Profile, name: str) -> list[str]:
     """Types of the graph nodes that have spans of a layer, in the order of one backward pass."""
     spans = layer_spans(prof)
-    return spans.loc[(spans["kind"] == "autograd") & (spans["name"] == name), "type"].astype(str).tolist()
+    return (
+        spans.loc[(spans["kind"] == "autograd") & (spans["name"] == name), "type"]
+        .astype(str)
+        .tolist()
+    )
 
 
 def test_nodes_inside_a_layer_share_its_outputs_span() -> None:
-    """A linear layer of three dimensions has several nodes, which autograd runs one after the other: one span."""
+    """A linear layer of three dimensions has several nodes, which autograd runs one after the
+    other: one span.
+    """
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4))
     x = torch.randn(2, 3, 4)
     assert "View" in model(x).grad_fn.name(), "the last linear layer's product lies behind a view"
@@ -140,7 +159,9 @@ def test_nodes_inside_a_layer_share_its_outputs_span() -> None:
 
 
 class Tapped(nn.Module):
-    """A leaf that keeps a tensor from its middle, whose gradient need not come through its output."""
+    """A leaf that keeps a tensor from its middle, whose gradient need not come through its
+    output.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.middle = x.sin()
@@ -149,7 +170,9 @@ class Tapped(nn.Module):
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_node_that_runs_without_its_layers_output_has_a_span(whole: bool) -> None:
-    """What runs in the middle of a layer, but not after its output, is that layer's all the same."""
+    """What runs in the middle of a layer, but not after its output, is that layer's all
+    the same.
+    """
     tapped, after = Tapped(), nn.Linear(4, 4)
     first = nn.Linear(4, 4)
 
@@ -164,7 +187,9 @@ def test_a_node_that_runs_without_its_layers_output_has_a_span(whole: bool) -> N
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointed_layers_are_recomputed_inside_backward(reentrant: bool) -> None:
-    """A checkpointed segment's layers run a second time during backward, and its backward finds them."""
+    """A checkpointed segment's layers run a second time during backward, and its backward finds
+    them.
+    """
 
     class Checkpointed(nn.Module):
         def __init__(self) -> None:
@@ -191,17 +216,26 @@ def test_gradients_by_autograd_grad() -> None:
     def step(x: torch.Tensor) -> None:
         torch.autograd.grad(model(x).sum(), list(model.parameters()))
 
-    assert grouped(backward_names(measured(step, torch.randn(2, 4)))) == ["step::sum", "second", "::relu", "first"]
+    assert grouped(backward_names(measured(step, torch.randn(2, 4)))) == [
+        "step::sum",
+        "second",
+        "::relu",
+        "first",
+    ]
 
 
 def test_double_backward_keeps_running() -> None:
-    """Backward through a backward pass (gradient penalty) is profiled, gives the same gradients, and matches."""
+    """Backward through a backward pass (gradient penalty) is profiled, gives the same gradients,
+    and matches.
+    """
     model = Net(torch.tanh)
     x = torch.randn(2, 4, requires_grad=True)
 
     def penalty() -> torch.Tensor:
         (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
-        return torch.autograd.grad(gradient.pow(2).sum(), list(model.parameters()), allow_unused=True)[0]
+        return torch.autograd.grad(
+            gradient.pow(2).sum(), list(model.parameters()), allow_unused=True
+        )[0]
 
     expected = penalty()
     seen: list[torch.Tensor] = []
@@ -237,7 +271,9 @@ def test_frozen_layers_have_no_backward_of_their_weights() -> None:
 
 
 def test_no_hook_stays_on_a_graph_that_outlives_the_profile() -> None:
-    """Walking a surviving graph after the profile runs none of xsp's hooks and gives the right gradients."""
+    """Walking a surviving graph after the profile runs none of xsp's hooks and gives the right
+    gradients.
+    """
     model = Net()
     losses: list[torch.Tensor] = []
     x = torch.randn(2, 4)
@@ -283,7 +319,9 @@ def test_input_from_an_earlier_graph_is_the_boundary() -> None:
 
 
 def test_backward_error_that_the_step_handles() -> None:
-    """A backward node that raises, and whose error the step handles, disturbs neither later layers nor later runs."""
+    """A backward node that raises, and whose error the step handles, disturbs neither later layers
+    nor later runs.
+    """
 
     class Failing(torch.autograd.Function):
         @staticmethod
@@ -331,7 +369,9 @@ def test_backward_raised_to_the_user_names_the_moment() -> None:
 
 
 def test_training_step_with_optimizer() -> None:
-    """A whole training step is layers forward, layers backward, and the optimizer's own functional calls."""
+    """A whole training step is layers forward, layers backward, and the optimizer's own functional
+    calls.
+    """
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -347,7 +387,9 @@ def test_training_step_with_optimizer() -> None:
 
 
 def test_block_that_trains_is_profiled_forward_only() -> None:
-    """`with xsp.profile(model)` re-runs the model's calls; the backward pass of the block is the user's alone."""
+    """`with xsp.profile(model)` re-runs the model's calls; the backward pass of the block is the
+    user's alone.
+    """
     model = Net()
     with xsp.profile(model, **LAYERS) as prof:
         model(torch.randn(2, 4)).sum().backward()

@@ -1,4 +1,6 @@
-"""What the captures recorded on an H100 show, on any machine: the GPU path, proved where there is no GPU."""
+"""What the captures recorded on an H100 show, on any machine: the GPU path, proved where there is
+no GPU.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ import xsp
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")
 MAX_DEPTH = 16
-"""No chain of parents in these captures is longer: library call, a few layers inside each other, model."""
+"""No chain of parents in these captures is longer: library call, a few layers inside each other,
+model.
+"""
 LEVELS = ["MODEL", "LAYER", "LIBRARY", "KERNEL"]
 
 
@@ -51,7 +55,9 @@ def calls_named(prof: xsp.Profile, name: str) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_levels_were_traced(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """On an H100 with cupti-python every level is traced, and every rung of the ladder was run as often."""
+    """On an H100 with cupti-python every level is traced, and every rung of the ladder was run as
+    often.
+    """
     prof = profiles[name]
     assert "H100" in prof.environment["gpu"]
     assert prof.levels["level"].tolist() == LEVELS
@@ -63,7 +69,9 @@ def test_all_levels_were_traced(name: str, profiles: dict[str, xsp.Profile]) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_was_lost(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """No record was dropped, no kernel lacks its launch, and every event was in the structure run."""
+    """No record was dropped, no kernel lacks its launch, and every event was in the
+    structure run.
+    """
     prof = profiles[name]
     assert prof.lost == 0
     assert prof.runs[["lost", "orphans", "unmatched"]].to_numpy().sum() == 0
@@ -71,14 +79,20 @@ def test_nothing_was_lost(name: str, profiles: dict[str, xsp.Profile]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parent_is_of_a_level_above(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """A kernel's parent is a library call or a layer, a call's a layer, a layer's the model or a layer around it."""
+    """A kernel's parent is a library call or a layer, a call's a layer, a layer's the model or a
+    layer around it.
+    """
     spans = profiles[name].spans
     level_of = spans.set_index("span_id")["level"].astype(str)
     above = level_of.reindex(spans["parent_id"]).fillna("caller")
     assert set(zip(spans["level"].astype(str), above, strict=True)) <= {
-        ("MODEL", "caller"), ("LAYER", "MODEL"), ("LAYER", "LAYER"), ("LIBRARY", "LAYER"),
-        ("KERNEL", "LIBRARY"), ("KERNEL", "LAYER"),
-    }  # fmt: skip
+        ("MODEL", "caller"),
+        ("LAYER", "MODEL"),
+        ("LAYER", "LAYER"),
+        ("LIBRARY", "LAYER"),
+        ("KERNEL", "LIBRARY"),
+        ("KERNEL", "LAYER"),
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,7 +111,9 @@ def test_every_kernel_leads_to_the_model(name: str, profiles: dict[str, xsp.Prof
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_kernel_starts_before_its_launch(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """Device and host stamps are on one clock: no kernel starts before the call that launched it, to within 1 µs."""
+    """Device and host stamps are on one clock: no kernel starts before the call that launched it,
+    to within 1 µs.
+    """
     prof = profiles[name]
     kernels = prof.spans[prof.spans["level"] == "KERNEL"]
     launches = prof.table("api_calls").groupby(["run", "correlation_id"])["start_ns"].min()
@@ -117,13 +133,17 @@ def test_resnet50_calls_cudnn_once_per_convolution(profiles: dict[str, xsp.Profi
 
 
 def test_resnet50_flops(profiles: dict[str, xsp.Profile]) -> None:
-    """Decoded arguments give 8.2 GFLOP per image, twice the 4.1 G multiply-adds published for ResNet-50 v1.5."""
+    """Decoded arguments give 8.2 GFLOP per image, twice the 4.1 G multiply-adds published for
+    ResNet-50 v1.5.
+    """
     calls = profiles["resnet50"].table("library_calls")
     assert calls["flops"].sum() / 32 == pytest.approx(8.2e9, rel=0.01)
 
 
 def test_resnet50_classifier_is_one_gemm(profiles: dict[str, xsp.Profile]) -> None:
-    """The classifier is one cublasLtMatmul of 1000 classes, 32 images and 2048 features, in half precision."""
+    """The classifier is one cublasLtMatmul of 1000 classes, 32 images and 2048 features, in half
+    precision.
+    """
     calls = calls_named(profiles["resnet50"], "cublasLtMatmul")
     [arguments] = [json.loads(text) for text in calls["arguments"]]
     assert sorted(arguments[size] for size in "mnk") == [32, 1000, 2048]
@@ -144,7 +164,9 @@ def test_gpt2_has_twelve_blocks(profiles: dict[str, xsp.Profile]) -> None:
 
 
 def test_training_kernels_lead_to_both_passes(profiles: dict[str, xsp.Profile]) -> None:
-    """Kernels of a training step belong to forward and backward layers, and every convolution has both."""
+    """Kernels of a training step belong to forward and backward layers, and every convolution has
+    both.
+    """
     layers = layers_of_kernels(profiles["train_step"])
     assert set(layers["phase"]) == {"forward", "backward"}
     forward = set(layers.loc[(layers["phase"] == "forward") & (layers["type"] == "Conv2d"), "name"])
@@ -154,14 +176,22 @@ def test_training_kernels_lead_to_both_passes(profiles: dict[str, xsp.Profile]) 
 
 
 def test_training_convolutions_cost_three_forwards(profiles: dict[str, xsp.Profile]) -> None:
-    """A convolution's two gradients cost as many FLOPs as its output each; only the first needs no image gradient."""
+    """A convolution's two gradients cost as many FLOPs as its output each; only the first needs no
+    image gradient.
+    """
     convolutions = calls_named(profiles["train_step"], "cudnnBackendExecute")
-    kinds = convolutions["arguments"].map(lambda text: json.loads(text)["operations"][0]["operation"])
+    kinds = convolutions["arguments"].map(
+        lambda text: json.loads(text)["operations"][0]["operation"]
+    )
     flops = convolutions["flops"].groupby(kinds).agg(["size", "sum"])
     assert flops["size"].to_dict() == {
-        "CONVOLUTION_FORWARD": 53, "CONVOLUTION_BACKWARD_FILTER": 53, "CONVOLUTION_BACKWARD_DATA": 52,
-    }  # fmt: skip
-    assert flops.loc["CONVOLUTION_BACKWARD_FILTER", "sum"] == flops.loc["CONVOLUTION_FORWARD", "sum"]
+        "CONVOLUTION_FORWARD": 53,
+        "CONVOLUTION_BACKWARD_FILTER": 53,
+        "CONVOLUTION_BACKWARD_DATA": 52,
+    }
+    assert (
+        flops.loc["CONVOLUTION_BACKWARD_FILTER", "sum"] == flops.loc["CONVOLUTION_FORWARD", "sum"]
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -180,12 +210,15 @@ def test_captures_are_small(name: str, profiles: dict[str, xsp.Profile]) -> None
 
 
 def test_opening_a_capture_imports_no_torch() -> None:
-    """A capture is opened and shown without torch or cupti-python, as on a machine that has neither."""
+    """A capture is opened and shown without torch or cupti-python, as on a machine that has
+    neither.
+    """
     program = (
         "import sys, xsp\n"
         f"prof = xsp.load({str(path_of('resnet50'))!r})\n"
         "str(prof), prof._repr_html_(), prof.spans, prof.levels\n"
-        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'torch', 'cupti', 'cuda'}))\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'torch', 'cupti', "
+        "'cuda'}))\n"
     )
     finished = subprocess.run(
         [sys.executable, "-c", program], check=False, capture_output=True, text=True, cwd=CAPTURES
@@ -195,7 +228,9 @@ def test_opening_a_capture_imports_no_torch() -> None:
 
 
 def test_a_block_of_the_tree_adds_up(profiles: dict[str, xsp.Profile]) -> None:
-    """On one stream nothing overlaps, so the GPU-busy times of ResNet-50's parts add up to the model's."""
+    """On one stream nothing overlaps, so the GPU-busy times of ResNet-50's parts add up to the
+    model's.
+    """
     tree: Any = profiles["resnet50"].tree()
     root = tree.iloc[0]
     parts = tree[tree["parent"] == root["node"]]

@@ -1,4 +1,6 @@
-"""Captures: nothing is lost on disk, opening needs no torch, and whatever is no capture is refused clearly."""
+"""Captures: nothing is lost on disk, opening needs no torch, and whatever is no capture is refused
+clearly.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +37,27 @@ def saved(prof: xsp.Profile, tmp_path: Path) -> Path:
 
 
 def test_loading_gives_back_what_was_saved(prof: xsp.Profile, saved: Path) -> None:
-    """Spans, tree, runs, levels, environment, trace and all raw tables are the same after saving and loading."""
+    """Spans, tree, runs, levels, environment, trace and all raw tables are the same after saving
+    and loading.
+    """
     loaded = xsp.load(saved)
-    for one, other in ((prof.spans, loaded.spans), (prof.tree(), loaded.tree()), (prof.levels, loaded.levels)):
+    for one, other in (
+        (prof.spans, loaded.spans),
+        (prof.tree(), loaded.tree()),
+        (prof.levels, loaded.levels),
+    ):
         assert_frame_equal(one, other)
     for name in TABLES:
-        assert_frame_equal(prof.table(name), loaded.table(name), check_categorical=False, check_dtype=False)
+        assert_frame_equal(
+            prof.table(name), loaded.table(name), check_categorical=False, check_dtype=False
+        )
     assert loaded.environment == json.loads(json.dumps(prof.environment))
     assert (loaded.name, loaded.warnings, loaded.clock, loaded.trace) == (
-        prof.name, prof.warnings, prof.clock, prof.trace,
-    )  # fmt: skip
+        prof.name,
+        prof.warnings,
+        prof.clock,
+        prof.trace,
+    )
     assert loaded.latency_ms == prof.latency_ms
 
 
@@ -65,10 +78,13 @@ def test_save_accepts_a_string_and_returns_the_path(prof: xsp.Profile, tmp_path:
 def test_opening_a_capture_does_not_import_torch(saved: Path) -> None:
     """Loading and reading tables works in a process that never imports torch or CUPTI."""
     code = (
-        "import sys, xsp; prof = xsp.load(sys.argv[1]); prof.tree(); prof.spans; prof.levels; prof.latency_ms;"
+        "import sys, xsp; prof = xsp.load(sys.argv[1]); prof.tree(); prof.spans; prof.levels; "
+        "prof.latency_ms;"
         "sys.exit(sorted({'torch', 'cupti'} & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -104,7 +120,9 @@ def test_flipped_bits_are_refused_or_harmless(prof: xsp.Profile, saved: Path) ->
         assert_frame_equal(loaded.spans, spans)
 
 
-@pytest.mark.parametrize("content", [b"", b"name,latency\nfc,3\n", b"PK\x03\x04 not really", b"\x00" * 4096])
+@pytest.mark.parametrize(
+    "content", [b"", b"name,latency\nfc,3\n", b"PK\x03\x04 not really", b"\x00" * 4096]
+)
 def test_files_that_are_no_captures_are_refused(content: bytes, tmp_path: Path) -> None:
     """Empty files, text and bytes that merely look like a zip are refused with the path."""
     path = tmp_path / "other.bin"
@@ -167,8 +185,12 @@ def test_missing_paths_and_directories_are_named(tmp_path: Path) -> None:
         assert "prof.save" in str(caught.value)
 
 
-def test_failed_saving_keeps_the_old_file(prof: xsp.Profile, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When writing fails half way, the file that was there stays whole and no partial file is left."""
+def test_failed_saving_keeps_the_old_file(
+    prof: xsp.Profile, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When writing fails half way, the file that was there stays whole and no partial file
+    is left.
+    """
     before = saved.read_bytes()
 
     def full(*_: Any, **__: Any) -> None:
@@ -182,7 +204,9 @@ def test_failed_saving_keeps_the_old_file(prof: xsp.Profile, saved: Path, monkey
 
 
 def test_captures_hold_data_only(saved: Path) -> None:
-    """A capture is one JSON manifest and Parquet tables: nothing that is executed when it is opened."""
+    """A capture is one JSON manifest and Parquet tables: nothing that is executed when it is
+    opened.
+    """
     with zipfile.ZipFile(saved) as archive:
         names = set(archive.namelist())
         assert names == {"manifest.json", *(f"{name}.parquet" for name in TABLES)}

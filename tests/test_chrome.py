@@ -1,4 +1,6 @@
-"""Chrome traces of the bundled captures follow the conventions that tools for torch.profiler's traces rely on."""
+"""Chrome traces of the bundled captures follow the conventions that tools for torch.profiler's
+traces rely on.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def profiles() -> dict[str, xsp.Profile]:
 
 
 @pytest.fixture(scope="module")
-def documents(profiles: dict[str, xsp.Profile], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def documents(
+    profiles: dict[str, xsp.Profile], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """Traces of their last deepest runs, as JSON."""
     folder = tmp_path_factory.mktemp("chrome")
     paths = {name: prof.to_chrome(folder / f"{name}.json.gz") for name, prof in profiles.items()}
@@ -52,23 +56,37 @@ def last_deepest(prof: xsp.Profile) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_spans_are_events(name: str, profiles: dict[str, xsp.Profile], events: dict[str, list[Event]]) -> None:
-    """Every span is an event of its category with its name, and stamps in µs that are exact to the ns."""
+def test_spans_are_events(
+    name: str, profiles: dict[str, xsp.Profile], events: dict[str, list[Event]]
+) -> None:
+    """Every span is an event of its category with its name, and stamps in µs that are exact to the
+    ns.
+    """
     spans = last_deepest(profiles[name])
     for level, categories in (("MODEL", ("user_annotation",)), ("KERNEL", DEVICE)):
         wanted = spans[spans["level"] == level]
-        found = {(round(e["ts"] * 1000), round(e["dur"] * 1000)) for e in of(events[name], *categories)}
+        found = {
+            (round(e["ts"] * 1000), round(e["dur"] * 1000)) for e in of(events[name], *categories)
+        }
         assert set(zip(wanted["start_ns"], wanted["duration_ns"], strict=True)) <= found
     operators = spans[spans["level"].isin(["LAYER", "LIBRARY"])]
     rows = zip(operators["name"], operators["start_ns"], operators["duration_ns"], strict=True)
-    found = Counter((e["name"], round(e["ts"] * 1000), round(e["dur"] * 1000)) for e in of(events[name], "cpu_op"))
+    found = Counter(
+        (e["name"], round(e["ts"] * 1000), round(e["dur"] * 1000))
+        for e in of(events[name], "cpu_op")
+    )
     assert found == Counter(rows)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_are_joined_to_their_launch(name: str, events: dict[str, list[Event]]) -> None:
-    """A device event's correlation id is that of one launch, and its external id that of the operator around it."""
-    launches = {e["args"]["correlation"]: e for e in reversed(of(events[name], "cuda_runtime", "cuda_driver"))}
+    """A device event's correlation id is that of one launch, and its external id that of the
+    operator around it.
+    """
+    launches = {
+        e["args"]["correlation"]: e
+        for e in reversed(of(events[name], "cuda_runtime", "cuda_driver"))
+    }
     operators = {e["args"]["External id"]: e for e in of(events[name], "cpu_op")}
     assert len(operators) == len(of(events[name], "cpu_op"))
     for event in of(events[name], *DEVICE):
@@ -91,7 +109,9 @@ def test_arrows_start_and_end_on_slices(name: str, events: dict[str, list[Event]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gpu_is_a_process_of_streams(name: str, events: dict[str, list[Event]]) -> None:
-    """Device events are on process 0, with their stream, grid, block, registers and shared memory as arguments."""
+    """Device events are on process 0, with their stream, grid, block, registers and shared memory
+    as arguments.
+    """
     kernels = of(events[name], "kernel")
     assert {(e["pid"], e["args"]["device"], e["args"]["stream"]) for e in kernels} == {(0, 0, 7)}
     for event in kernels:
@@ -103,14 +123,21 @@ def test_gpu_is_a_process_of_streams(name: str, events: dict[str, list[Event]]) 
 
 def test_copies_and_sets_are_named_as_by_kineto(events: dict[str, list[Event]]) -> None:
     """Tools tell directions of copies by how their names begin."""
-    assert {e["name"] for e in of(events["train_step"], "gpu_memcpy")} == {"Memcpy DtoD", "Memcpy DtoH"}
+    assert {e["name"] for e in of(events["train_step"], "gpu_memcpy")} == {
+        "Memcpy DtoD",
+        "Memcpy DtoH",
+    }
     assert {e["name"] for e in of(events["train_step"], "gpu_memset")} == {"Memset"}
     assert all(e["args"]["bytes"] > 0 for e in of(events["train_step"], "gpu_memcpy", "gpu_memset"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_is_a_profiler_step(name: str, profiles: dict[str, xsp.Profile], events: dict[str, list[Event]]) -> None:
-    """The model call is a step, by which tools cut a trace into iterations, around all other host events."""
+def test_a_run_is_a_profiler_step(
+    name: str, profiles: dict[str, xsp.Profile], events: dict[str, list[Event]]
+) -> None:
+    """The model call is a step, by which tools cut a trace into iterations, around all other host
+    events.
+    """
     (step,) = [e for e in events[name] if e["name"].startswith("ProfilerStep#")]
     assert step["name"] == f"ProfilerStep#{profiles[name].runs['round'].iloc[-1]}"
     for event in of(events[name], "cpu_op", "cuda_runtime", "cuda_driver", "user_annotation"):
@@ -142,22 +169,32 @@ def test_the_document_names_the_gpu(documents: dict[str, Any]) -> None:
     assert device["numSms"] == 132
 
 
-def test_uncompressed_by_its_name(profiles: dict[str, xsp.Profile], documents: dict[str, Any], tmp_path: Path) -> None:
+def test_uncompressed_by_its_name(
+    profiles: dict[str, xsp.Profile], documents: dict[str, Any], tmp_path: Path
+) -> None:
     """A name without .gz gives plain JSON with the same content."""
     path = profiles["transformer"].to_chrome(tmp_path / "x.json")
     assert json.loads(path.read_text(encoding="utf-8")) == documents["transformer"]
 
 
-def test_stamps_of_a_host_that_has_run_for_a_year_are_exact(profiles: dict[str, xsp.Profile], tmp_path: Path) -> None:
-    """Slices of a host that was started long ago are to the ns those of one that was started today."""
+def test_stamps_of_a_host_that_has_run_for_a_year_are_exact(
+    profiles: dict[str, xsp.Profile], tmp_path: Path
+) -> None:
+    """Slices of a host that was started long ago are to the ns those of one that was
+    started today.
+    """
     prof = profiles["transformer"]
     year_ns = 365 * 86_400 * 10**9
     columns = ("start_ns", "host_end_ns", "end_ns")
     tables = {
-        name: table.assign(**{column: table[column] + year_ns for column in columns if column in table})
+        name: table.assign(
+            **{column: table[column] + year_ns for column in columns if column in table}
+        )
         for name, table in ((name, prof.table(name)) for name in TABLES)
     }
-    old = xsp.Profile(Capture(prof._capture.meta | {"epoch_offset_ns": 5}, tables)).to_chrome(tmp_path / "old.json")
+    old = xsp.Profile(Capture(prof._capture.meta | {"epoch_offset_ns": 5}, tables)).to_chrome(
+        tmp_path / "old.json"
+    )
     new = prof.to_chrome(tmp_path / "new.json")
     document = json.loads(old.read_text())
     events, others = (

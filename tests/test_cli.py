@@ -55,7 +55,9 @@ def _xsp(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     # Run elsewhere than in the source tree: the package that is tested must be found there too.
     environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(Path(xsp.__file__).parents[1])}
     command = [sys.executable, "-m", "xsp", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def _profile(*arguments: str) -> str:
@@ -78,7 +80,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_profile_measures_reports_and_saves(folder: Path) -> None:
-    """`xsp profile file.py` runs the function `target`, prints the table and writes a capture that opens."""
+    """`xsp profile file.py` runs the function `target`, prints the table and writes a capture that
+    opens.
+    """
     outcome = _xsp("profile", "net.py", *SHORT, cwd=folder)
     assert outcome.returncode == 0, outcome.stderr
     assert "Sequential, inference under torch.no_grad()" in outcome.stdout
@@ -88,7 +92,9 @@ def test_profile_measures_reports_and_saves(folder: Path) -> None:
 
 
 def test_profile_finds_modules_and_functions(folder: Path) -> None:
-    """A dotted module with a function works as a file with a function does; a training step is called as it is."""
+    """A dotted module with a function works as a file with a function does; a training step is
+    called as it is.
+    """
     (folder / "package").mkdir()
     (folder / "package" / "nets.py").write_text(MODEL)
     assert "capture written to nets-step.xsp" in _profile("package.nets:step")
@@ -102,7 +108,9 @@ def test_profile_keeps_training_mode(folder: Path) -> None:
 
 def test_profile_passes_arguments(folder: Path) -> None:
     """What follows `--` is sys.argv of the target."""
-    outcome = _xsp("profile", "net.py:arguments", *SHORT, "--output", "a.xsp", "--", "16", cwd=folder)
+    outcome = _xsp(
+        "profile", "net.py:arguments", *SHORT, "--output", "a.xsp", "--", "16", cwd=folder
+    )
     assert outcome.returncode == 0, outcome.stderr
     assert "[[1, 16]]" in set(xsp.load(folder / "a.xsp").table("layers")["output_shapes"])
 
@@ -113,7 +121,9 @@ def test_quiet_prints_the_path_only(folder: Path) -> None:
 
 
 def test_profile_does_not_overwrite(folder: Path) -> None:
-    """An existing capture is kept unless --force is given, and that is said before anything is measured."""
+    """An existing capture is kept unless --force is given, and that is said before anything is
+    measured.
+    """
     (folder / "net.xsp").write_text("precious")
     outcome = _xsp("profile", "net.py", *SHORT, cwd=folder)
     assert outcome.returncode == 2
@@ -127,7 +137,10 @@ def test_profile_does_not_overwrite(folder: Path) -> None:
     ("target", "said"),
     [
         ("missing.py", "there is no file 'missing.py'"),
-        ("net.py:nothing", "the functions there are arguments, fails, no_inputs, number, step, target, training"),
+        (
+            "net.py:nothing",
+            "the functions there are arguments, fails, no_inputs, number, step, target, training",
+        ),
         ("nowhere:target", "there is no module 'nowhere'"),
         ("net.py:number", "returned a value of type int; it must return (model, inputs)"),
         ("net.py:no_inputs", "returned the model Linear without inputs"),
@@ -142,8 +155,14 @@ def test_wrong_targets_are_explained(folder: Path, target: str, said: str) -> No
 
 
 def test_errors_are_one_line_with_status_2(folder: Path) -> None:
-    """A deliberate error reaches the shell as one line on stderr and exit status 2, without a traceback."""
-    for arguments in (["profile", "net.py:number"], ["report", "missing.xsp"], ["report", "net.py"]):
+    """A deliberate error reaches the shell as one line on stderr and exit status 2, without a
+    traceback.
+    """
+    for arguments in (
+        ["profile", "net.py:number"],
+        ["report", "missing.xsp"],
+        ["report", "net.py"],
+    ):
         outcome = _xsp(*arguments, cwd=folder)
         assert outcome.returncode == 2
         assert outcome.stderr.startswith("xsp: ")
@@ -159,7 +178,9 @@ def test_user_errors_keep_their_traceback(folder: Path) -> None:
 
 
 def test_import_errors_keep_their_traceback(folder: Path) -> None:
-    """A target file that cannot be imported shows its own traceback, with a note on who imported it."""
+    """A target file that cannot be imported shows its own traceback, with a note on who imported
+    it.
+    """
     (folder / "broken.py").write_text("import no_such_package\n")
     outcome = _xsp("profile", "broken.py", cwd=folder)
     assert outcome.returncode == 1
@@ -180,7 +201,11 @@ def test_report_shows_a_capture_without_torch(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(Path(xsp.__file__).parents[1])}
     shown = subprocess.run(
-        [sys.executable, "-c", code, str(path)], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert shown.rstrip().endswith("False")
     assert "56.0% of the latency" in shown
@@ -190,13 +215,17 @@ def test_report_shows_a_capture_without_torch(tmp_path: Path) -> None:
 def test_report_limits_rows_and_depth(tmp_path: Path) -> None:
     """--depth and --rows fold the table."""
     path = str(gpu_capture().save(tmp_path / "net.xsp"))
-    deep, flat = (CliRunner().invoke(app, ["report", path, "--depth", depth]).output for depth in "91")
+    deep, flat = (
+        CliRunner().invoke(app, ["report", path, "--depth", depth]).output for depth in "91"
+    )
     assert deep.count("cublasGemmEx") == flat.count("cublasGemmEx") + 1
     assert " more" in CliRunner().invoke(app, ["report", path, "--rows", "3"]).output
 
 
 def test_doctor_explains_every_level() -> None:
-    """`xsp doctor` names each level and says whether it can be traced; it succeeds on any machine."""
+    """`xsp doctor` names each level and says whether it can be traced; it succeeds on any
+    machine.
+    """
     outcome = CliRunner().invoke(app, ["doctor"])
     assert outcome.exit_code == 0
     for word in ("MODEL", "LAYER", "LIBRARY", "KERNEL", "native part", "GPU", "torch"):

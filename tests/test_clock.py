@@ -26,7 +26,9 @@ def reading(foreign: int, monotonic: int, width: int = 100) -> Reading:
     where=st.floats(0, 1),
     slip=st.floats(-1, 1),
 )
-def test_pairing_is_right_within_its_error(offset: int, ppm: float, elapsed: int, where: float, slip: float) -> None:
+def test_pairing_is_right_within_its_error(
+    offset: int, ppm: float, elapsed: int, where: float, slip: float
+) -> None:
     """A drifting clock read off-centre in its brackets is mapped within the stated error."""
     begin = 5 * 10**9
 
@@ -57,7 +59,9 @@ def test_a_clock_that_was_set_widens_the_error() -> None:
 
 
 def test_same_clock_is_the_identity_with_a_measured_error() -> None:
-    """Stamps of the monotonic clock stay as they are; how far the clock is off its brackets is in the error."""
+    """Stamps of the monotonic clock stay as they are; how far the clock is off its brackets is in
+    the error.
+    """
     good = same_clock(reading(1000, 1000), reading(2000, 2000))
     assert good.apply(np.array([7, 8], np.uint64)).tolist() == [7, 8]
     assert good.error_ns == 50
@@ -72,7 +76,9 @@ def test_tightest_bracket_is_kept() -> None:
 
 
 def test_monotonic_clock_against_itself() -> None:
-    """Reading the host's own clock as if it were foreign finds it the same within its small error."""
+    """Reading the host's own clock as if it were foreign finds it the same within its
+    small error.
+    """
     first, last = read_bracketed(time.monotonic_ns), read_bracketed(time.monotonic_ns)
     assert abs(first.offset_ns) <= first.error_ns
     assert same_clock(first, last).error_ns < 100_000

@@ -32,10 +32,15 @@ def saved(
 ) -> str:
     """The synthetic capture with more rounds of the model, all so many times as long, as a file."""
     capture = gpu_capture()
-    runs, spans, kernels = capture.tables["runs"], capture.tables["spans"], capture.tables["kernels"].copy()
+    runs, spans, kernels = (
+        capture.tables["runs"],
+        capture.tables["spans"],
+        capture.tables["kernels"].copy(),
+    )
     first = runs[runs["rung"] == "M"].iloc[[0]]
     more = [
-        first.assign(run=len(runs) + n, round=3 + n, latency_ns=1_000_000 + 1000 * (n * 7 % 10)) for n in range(rounds)
+        first.assign(run=len(runs) + n, round=3 + n, latency_ns=1_000_000 + 1000 * (n * 7 % 10))
+        for n in range(rounds)
     ]
 
     every = pd.concat([runs, *more], ignore_index=True)
@@ -64,7 +69,9 @@ def test_a_slower_model_is_status_1(tmp_path: Path) -> None:
 
 
 def test_another_machine_is_status_3(tmp_path: Path) -> None:
-    """Times of another driver are not compared: status 3, 0 if only counts were asked for, or if it is allowed."""
+    """Times of another driver are not compared: status 3, 0 if only counts were asked for, or if it
+    is allowed.
+    """
     paths = [saved(tmp_path, "a.xsp"), saved(tmp_path, "b.xsp", driver="575.3")]
     found = CliRunner().invoke(app, ["compare", *paths])
     assert found.exit_code == 3
@@ -82,7 +89,9 @@ def test_too_few_runs_are_status_3(tmp_path: Path) -> None:
 
 
 def test_files_are_written(tmp_path: Path) -> None:
-    """JSON holds the sentences, the page holds them as text, and a name from the program cannot become markup."""
+    """JSON holds the sentences, the page holds them as text, and a name from the program cannot
+    become markup.
+    """
     paths = [saved(tmp_path, "a.xsp"), saved(tmp_path, "b.xsp", kernel="<img src=x>")]
     html, data = tmp_path / "c.html", tmp_path / "c.json"
     found = CliRunner().invoke(app, ["compare", *paths, "--html", str(html), "--json", str(data)])
@@ -98,7 +107,9 @@ def test_files_are_written(tmp_path: Path) -> None:
 
 
 def test_markdown_has_the_verdict_and_a_table(tmp_path: Path) -> None:
-    """`--md` prints a heading with the verdict, the sentences as a list and the layers as a table."""
+    """`--md` prints a heading with the verdict, the sentences as a list and the layers as
+    a table.
+    """
     paths = [saved(tmp_path, "a.xsp"), saved(tmp_path, "b.xsp", factor=1.1, kernel="other")]
     lines = CliRunner().invoke(app, ["compare", *paths, "--md"]).output.splitlines()
     assert lines[0] == "### Net: regression"
@@ -113,17 +124,23 @@ def test_a_baseline_in_json_can_be_compared(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["compare", str(kept), capture]).exit_code == 0
 
 
-@pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("2.5 %", 0.025), ("0.1", 0.1), (".02", 0.02), ("0", 0.0)])
+@pytest.mark.parametrize(
+    ("text", "share"), [("5%", 0.05), ("2.5 %", 0.025), ("0.1", 0.1), (".02", 0.02), ("0", 0.0)]
+)
 def test_a_threshold_can_be_written_in_two_ways(text: str, share: float) -> None:
     """Per cent or a share."""
     assert parsed_share(text) == pytest.approx(share)
 
 
 def test_what_cannot_be_done_is_status_2_and_one_line(tmp_path: Path) -> None:
-    """A file that is not there or is damaged, a threshold or alpha that is no number and a folder that is not there:
-    one line, and status 2, not the 1 of a regression.
+    """A file that is not there or is damaged, a threshold or alpha that is no number and a folder
+    that is not there: one line, and status 2, not the 1 of a regression.
     """
-    path, damaged, binary = saved(tmp_path, "a.xsp"), tmp_path / "damaged.json", tmp_path / "binary.json"
+    path, damaged, binary = (
+        saved(tmp_path, "a.xsp"),
+        tmp_path / "damaged.json",
+        tmp_path / "binary.json",
+    )
     damaged.write_text('{"format": "xsp comparable", "version": 1}')
     binary.write_bytes(b"\xff\xfe")
     for arguments in (
@@ -136,7 +153,10 @@ def test_what_cannot_be_done_is_status_2_and_one_line(tmp_path: Path) -> None:
         [path, path, "--html", str(tmp_path / "no" / "c.html")],
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "xsp", "compare", *arguments], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "xsp", "compare", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 2, done
         assert done.stderr.startswith("xsp: ")
@@ -147,5 +167,7 @@ def test_torch_is_not_imported(tmp_path: Path) -> None:
     """Comparing captures needs no torch."""
     path = saved(tmp_path, "a.xsp")
     run = f"app(['compare', {path!r}, {path!r}], standalone_mode=False)"
-    code = f"import sys; from xsp.cli.application import app; {run}; assert 'torch' not in sys.modules"
+    code = (
+        f"import sys; from xsp.cli.application import app; {run}; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

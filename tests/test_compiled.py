@@ -72,8 +72,12 @@ def in_place(counter: CompileCounter) -> nn.Module:
     ],
     ids=["module.compile()", "torch.compile(module)", "torch.compile(function)"],
 )
-def test_compiled_code_is_one_layer_and_compiles_once(compiled: Callable[..., Any], layer: str, warm: bool) -> None:
-    """Compiled code inside a model is one layer, and the tracers cause no compilation, whether it was warm or not."""
+def test_compiled_code_is_one_layer_and_compiles_once(
+    compiled: Callable[..., Any], layer: str, warm: bool
+) -> None:
+    """Compiled code inside a model is one layer, and the tracers cause no compilation, whether it
+    was warm or not.
+    """
     counter = CompileCounter()
     model, x = Net(compiled(counter)), torch.randn(2, 4)
     if warm:
@@ -85,7 +89,9 @@ def test_compiled_code_is_one_layer_and_compiles_once(compiled: Callable[..., An
 
 
 def test_looking_for_layers_gives_no_warning() -> None:
-    """torch warns of nothing, as it would of global module hooks, when a program with a compiled module is profiled."""
+    """torch warns of nothing, as it would of global module hooks, when a program with a compiled
+    module is profiled.
+    """
     model, x = Net(torch.compile(Block(), backend="eager")), torch.randn(2, 4)
     model(x)
     with warnings.catch_warnings(record=True) as caught:
@@ -95,17 +101,23 @@ def test_looking_for_layers_gives_no_warning() -> None:
 
 
 def test_shapes_and_backward_of_a_compiled_function() -> None:
-    """A compiled function's layer has the shapes of its inputs and outputs and owns its backward nodes."""
+    """A compiled function's layer has the shapes of its inputs and outputs and owns its backward
+    nodes.
+    """
     model = Net(torch.compile(gate, backend=CompileCounterWithBackend("aot_eager")))
     prof = measured(lambda x: model(x).sum().backward(), torch.randn(2, 4))
     layers = prof.table("layers").set_index("name")
-    row = layers[layers["kind"] == "function"].loc["Net::gate" if "Net::gate" in layers.index else "::gate"]
+    row = layers[layers["kind"] == "function"].loc[
+        "Net::gate" if "Net::gate" in layers.index else "::gate"
+    ]
     assert (row["input_shapes"], row["output_shapes"]) == ("[[2, 4]]", "[[2, 4]]")
     assert any(name.endswith("::gate") for name in backward_names(prof))
 
 
 def test_graph_breaks_stay_what_they_were() -> None:
-    """A compiled function that falls back to Python in its middle is still one layer with its two graphs."""
+    """A compiled function that falls back to Python in its middle is still one layer with its two
+    graphs.
+    """
     counter = CompileCounter()
 
     def broken(x: torch.Tensor) -> torch.Tensor:
@@ -119,7 +131,9 @@ def test_graph_breaks_stay_what_they_were() -> None:
 
 
 def test_graph_breaks_are_unknown_under_another_profiler() -> None:
-    """One break is counted; while another profiler of Python calls is active the number is unknown, not nought."""
+    """One break is counted; while another profiler of Python calls is active the number is unknown,
+    not nought.
+    """
 
     def broken(x: torch.Tensor) -> torch.Tensor:
         y = torch.relu(x)
@@ -140,12 +154,16 @@ def test_graph_breaks_are_unknown_under_another_profiler() -> None:
 
 
 def test_compiled_function_below_a_mode_of_the_users() -> None:
-    """A torch function mode of the program's own is seen by the compiler as ever, the tracers' is not."""
+    """A torch function mode of the program's own is seen by the compiler as ever, the tracers' is
+    not.
+    """
     counter = CompileCounter()
     fused = torch.compile(gate, backend=counter)
 
     class Own(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             return func(*args, **(kwargs or {}))
 
     def inner(x: torch.Tensor) -> torch.Tensor:
@@ -174,7 +192,9 @@ def test_compiled_function_that_raises() -> None:
 
 
 def test_compilation_during_the_measurement_is_said() -> None:
-    """A program that compiles again while it is measured gets a warning with the number of times."""
+    """A program that compiles again while it is measured gets a warning with the number
+    of times.
+    """
     fused = torch.compile(gate, backend="eager", dynamic=False)
     sizes = iter(range(2, 100))
     prof = measured(lambda: fused(torch.randn(next(sizes))))

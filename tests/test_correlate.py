@@ -1,4 +1,6 @@
-"""Parents of spans on timelines whose truth is known: every kernel leads to the call that launched it."""
+"""Parents of spans on timelines whose truth is known: every kernel leads to the call that launched
+it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,17 @@ from hypothesis import strategies as st
 
 from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
 from xsp.capture.run import MODEL_CALLS, Run
-from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, Columns, Level, RunSpec, Schema, empty
+from xsp.types import (
+    API_CALLS,
+    DEVICE_ACTIVITY,
+    LAYER_EVENTS,
+    LIBRARY_EVENTS,
+    Columns,
+    Level,
+    RunSpec,
+    Schema,
+    empty,
+)
 
 MAIN = 1
 
@@ -38,15 +50,25 @@ class Timeline:
         """A library call."""
         self.library.append({"thread": thread, "symbol": symbol, "start_ns": start, "end_ns": end})
 
-    def launch(self, correlation: int, start: int, end: int, thread: int = MAIN, domain: int = 0) -> None:
+    def launch(
+        self, correlation: int, start: int, end: int, thread: int = MAIN, domain: int = 0
+    ) -> None:
         """A launching API call."""
         self.api.append(
-            {"thread": thread, "domain": domain, "correlation_id": correlation, "start_ns": start, "end_ns": end}
+            {
+                "thread": thread,
+                "domain": domain,
+                "correlation_id": correlation,
+                "start_ns": start,
+                "end_ns": end,
+            }
         )
 
     def kernel(self, correlation: int, start: int, end: int, stream: int = 7) -> None:
         """An execution on the device."""
-        self.device.append({"correlation_id": correlation, "stream": stream, "start_ns": start, "end_ns": end})
+        self.device.append(
+            {"correlation_id": correlation, "stream": stream, "start_ns": start, "end_ns": end}
+        )
 
     def run(self) -> Run:
         """The run."""
@@ -78,7 +100,11 @@ def _table(schema: Schema, rows: list[dict[str, int]]) -> Columns:
 
 def label(spans: Columns, index: int) -> Any:
     """What a span is, by its level and start, which are unique in these timelines."""
-    return (Level(int(spans["level"][index])).name, int(spans["start_ns"][index])) if index >= 0 else None
+    return (
+        (Level(int(spans["level"][index])).name, int(spans["start_ns"][index]))
+        if index >= 0
+        else None
+    )
 
 
 def parents(correlated: Correlated) -> dict[Any, Any]:
@@ -124,7 +150,9 @@ def test_execution_order_and_streams_do_not_matter() -> None:
 
 
 def test_graph_launch_gives_all_its_kernels_one_parent() -> None:
-    """Many activities under one correlation id, as a graph launch makes, share the launching layer."""
+    """Many activities under one correlation id, as a graph launch makes, share the
+    launching layer.
+    """
     timeline = simple()
     timeline.layer(1, 10, 100)
     timeline.launch(9, 20, 30)
@@ -149,7 +177,9 @@ def test_launches_outside_the_model_call_are_left_out() -> None:
 
 
 def test_activity_without_a_launch_is_counted() -> None:
-    """A device activity whose launch record is missing is in no table and is counted as an orphan."""
+    """A device activity whose launch record is missing is in no table and is counted as an
+    orphan.
+    """
     timeline = simple()
     timeline.launch(1, 20, 30)
     timeline.kernel(1, 100, 110)
@@ -175,7 +205,9 @@ def test_work_outside_layers_has_a_place_of_its_own() -> None:
 
 
 def test_runtime_call_wins_over_the_driver_call_below_it() -> None:
-    """Runtime and driver calls can share a correlation id: the kernel hangs on the outer one's layer, once."""
+    """Runtime and driver calls can share a correlation id: the kernel hangs on the outer one's
+    layer, once.
+    """
     timeline = simple()
     timeline.layer(1, 10, 100)
     timeline.launch(1, 20, 60, domain=0)
@@ -192,7 +224,9 @@ def test_events_the_structure_run_lacks_are_counted() -> None:
     timeline.layer(1, 10, 100)
     timeline.layer(2, 200, 300)
     timeline.library_call(4, 210, 220)
-    correlated = correlate(timeline.run(), StructureCodes(np.array([1]), np.array([], dtype=np.int64)))
+    correlated = correlate(
+        timeline.run(), StructureCodes(np.array([1]), np.array([], dtype=np.int64))
+    )
     assert correlated.unmatched == 2
     assert parents(correlated)["LIBRARY", 210] == ("LAYER", 200)
 
@@ -203,13 +237,17 @@ def test_empty_run_has_only_model_spans() -> None:
     timeline.call(0, 10)
     timeline.call(20, 30)
     run = Run(RunSpec((Level.MODEL,)), 0, 0, timeline.run().model_calls)
-    correlated = correlate(run, StructureCodes(np.array([], dtype=np.int64), np.array([], dtype=np.int64)))
+    correlated = correlate(
+        run, StructureCodes(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
+    )
     assert parents(correlated) == {("MODEL", 0): None, ("MODEL", 20): None}
 
 
 @st.composite
 def truthful(draw: st.DrawFn) -> tuple[Timeline, dict[Any, Any], int]:  # noqa: C901 - one generator, nested rules
-    """Random call trees on several threads, kernels launched at random depths; the truth; the number of orphans."""
+    """Random call trees on several threads, kernels launched at random depths; the truth; the
+    number of orphans.
+    """
     timeline, truth, clock = Timeline(), {}, 0
     kernels: list[tuple[int, Any]] = []
 
@@ -233,7 +271,9 @@ def truthful(draw: st.DrawFn) -> tuple[Timeline, dict[Any, Any], int]:  # noqa: 
     def layer(owner: Any, thread: int, depth: int) -> None:
         start = tick()
         for _ in range(draw(st.integers(0, 3))):
-            kind = draw(st.sampled_from(["layer", "library", "launch"] if depth else ["library", "launch"]))
+            kind = draw(
+                st.sampled_from(["layer", "library", "launch"] if depth else ["library", "launch"])
+            )
             if kind == "layer":
                 layer(("LAYER", start), thread, depth - 1)
             else:
@@ -261,8 +301,12 @@ def truthful(draw: st.DrawFn) -> tuple[Timeline, dict[Any, Any], int]:  # noqa: 
 
 @settings(max_examples=150)
 @given(truthful())
-def test_every_parent_of_random_timelines_is_the_true_one(case: tuple[Timeline, dict[Any, Any], int]) -> None:
-    """Over random call trees on several threads, parents are exact and exactly the lost launches are orphans."""
+def test_every_parent_of_random_timelines_is_the_true_one(
+    case: tuple[Timeline, dict[Any, Any], int],
+) -> None:
+    """Over random call trees on several threads, parents are exact and exactly the lost launches
+    are orphans.
+    """
     timeline, truth, lost = case
     correlated = timeline.correlated()
     assert parents(correlated) == truth

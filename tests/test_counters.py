@@ -1,4 +1,6 @@
-"""Hardware counters over a CUPTI that behaves like the real one, and the plan and the formulas around them."""
+"""Hardware counters over a CUPTI that behaves like the real one, and the plan and the formulas
+around them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,15 @@ from xsp.analysis.spans.sequence import kernel_sequence
 from xsp.analysis.work.counters import FORMULAS, counted_work
 from xsp.capture.file import TABLES
 from xsp.errors import LevelError
-from xsp.levels.counters.metrics import BLOCKS, FLUSHED, GROUPS, IN_PLACE, INSTRUMENTED, chosen, parse_metrics
+from xsp.levels.counters.metrics import (
+    BLOCKS,
+    FLUSHED,
+    GROUPS,
+    IN_PLACE,
+    INSTRUMENTED,
+    chosen,
+    parse_metrics,
+)
 from xsp.levels.counters.range_profiler import MetricHost
 from xsp.levels.kernel.cuda_driver import CudaDriver
 from xsp.levels.kernel.cupti import CuptiLibrary
@@ -37,7 +47,9 @@ ROOT = Path(__file__).parent.parent
 CAPTURES = ROOT / "examples" / "captures"
 COLD = 1000
 """By how much more a kernel counts in the fake library that starts with empty caches."""
-ALPHA, BETA, GAMMA, SLOW, SASS = (f"unit__{name}.sum" for name in ("alpha", "beta", "gamma", "slow", "sass_delta"))
+ALPHA, BETA, GAMMA, SLOW, SASS = (
+    f"unit__{name}.sum" for name in ("alpha", "beta", "gamma", "slow", "sass_delta")
+)
 
 Kernel = tuple[str, int]
 """Name and thread blocks."""
@@ -60,7 +72,18 @@ class FakeCupti(CuptiLibrary):
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fake library, compiled once."""
     target = tmp_path_factory.mktemp("cupti") / "libcupti.so.13"
-    command = ["gcc", "-O2", "-shared", "-fPIC", "-std=gnu11", "-Wall", "-Werror", str(SOURCE), "-o", str(target)]
+    command = [
+        "gcc",
+        "-O2",
+        "-shared",
+        "-fPIC",
+        "-std=gnu11",
+        "-Wall",
+        "-Werror",
+        str(SOURCE),
+        "-o",
+        str(target),
+    ]
     subprocess.run(command, check=True)
     return target
 
@@ -92,7 +115,13 @@ def kernels(tables: dict[str, pd.DataFrame]) -> list[Kernel]:
     """That capture's kernels in the order of their launches."""
     sequence = kernel_sequence(tables)
     launched = tables["kernels"].loc[sequence["kernel"]]
-    return list(zip(sequence["name"], launched["grid_x"] * launched["grid_y"] * launched["grid_z"], strict=True))
+    return list(
+        zip(
+            sequence["name"],
+            launched["grid_x"] * launched["grid_y"] * launched["grid_z"],
+            strict=True,
+        )
+    )
 
 
 def collect(
@@ -108,11 +137,15 @@ def collect(
     return counted(executor, tables, metrics or (ALPHA, BETA), caches, False, gpu)
 
 
-def launching(library: FakeCupti, kernels: list[Kernel], uninstrumented: str = "") -> Callable[[], None]:
+def launching(
+    library: FakeCupti, kernels: list[Kernel], uninstrumented: str = ""
+) -> Callable[[], None]:
     """A program that runs these kernels."""
 
     def program() -> None:
-        assert library.controls.fake_pushed() == 0, "the program's own context is the current one while it runs"
+        assert library.controls.fake_pushed() == 0, (
+            "the program's own context is the current one while it runs"
+        )
         for name, blocks in kernels:
             library.launch(name, blocks, instrumented=name != uninstrumented)
 
@@ -123,7 +156,9 @@ def launching(library: FakeCupti, kernels: list[Kernel], uninstrumented: str = "
 
 
 def test_groups_and_raw_names_can_be_mixed() -> None:
-    """Metrics can be given as one string or several, named twice, as groups and as CUPTI's names."""
+    """Metrics can be given as one string or several, named twice, as groups and as
+    CUPTI's names.
+    """
     assert parse_metrics("flops, dram,dram") == ("flops", "dram")
     assert parse_metrics(["occupancy", ALPHA]) == ("occupancy", ALPHA)
     assert parse_metrics(()) == ()
@@ -131,15 +166,22 @@ def test_groups_and_raw_names_can_be_mixed() -> None:
 
 @pytest.mark.parametrize("wrong", ["flop", 7])
 def test_what_cannot_be_a_metric_is_refused_at_once(wrong: Any) -> None:
-    """A name that is neither a group nor of CUPTI's form is refused before anything runs, with what there is."""
+    """A name that is neither a group nor of CUPTI's form is refused before anything runs, with what
+    there is.
+    """
     with pytest.raises(LevelError, match=f"{wrong}.*flops, dram, occupancy, tensor, l2"):
         parse_metrics([wrong])
 
 
 def test_metrics_that_exclude_each_other_go_into_two_runs(host: MetricHost) -> None:
-    """Metrics that need two passes together are measured in two runs, each with a witness of which kernels it saw."""
+    """Metrics that need two passes together are measured in two runs, each with a witness of which
+    kernels it saw.
+    """
     choice = chosen([ALPHA, BETA, GAMMA], host)
-    assert [one.metrics for one in choice.configurations] == [(BLOCKS, ALPHA, BETA), (BLOCKS, GAMMA)]
+    assert [one.metrics for one in choice.configurations] == [
+        (BLOCKS, ALPHA, BETA),
+        (BLOCKS, GAMMA),
+    ]
     assert choice.metrics == (ALPHA, BETA, GAMMA)
     assert choice.passes == 2
 
@@ -148,17 +190,27 @@ def test_metric_of_several_passes_is_measured_alone(host: MetricHost) -> None:
     """A metric that needs two passes by itself does not make the others be measured twice."""
     choice = chosen([ALPHA, SLOW, BETA], host)
     assert [one.passes for one in choice.configurations] == [1, 2]
-    assert [set(one.metrics) for one in choice.configurations] == [{BLOCKS, ALPHA, BETA}, {BLOCKS, SLOW}]
+    assert [set(one.metrics) for one in choice.configurations] == [
+        {BLOCKS, ALPHA, BETA},
+        {BLOCKS, SLOW},
+    ]
 
 
 def test_instruction_counts_have_a_witness_of_their_own(host: MetricHost) -> None:
-    """What instrumented code counts goes into a run of its own, with the instructions that it counted in all."""
+    """What instrumented code counts goes into a run of its own, with the instructions that it
+    counted in all.
+    """
     choice = chosen([ALPHA, SASS], host)
-    assert [set(one.metrics) for one in choice.configurations] == [{BLOCKS, ALPHA}, {INSTRUMENTED, SASS}]
+    assert [set(one.metrics) for one in choice.configurations] == [
+        {BLOCKS, ALPHA},
+        {INSTRUMENTED, SASS},
+    ]
 
 
 def test_metric_that_the_chip_lacks_is_named(host: MetricHost) -> None:
-    """An unknown metric is named with near ones, a counter without a rollup with a full name; the rest is collected."""
+    """An unknown metric is named with near ones, a counter without a rollup with a full name; the
+    rest is collected.
+    """
     choice = chosen(["unit__alpa.sum", "unit__beta", "dram", GAMMA], host)
     assert choice.metrics == (GAMMA,)
     unknown, incomplete, group = choice.missing
@@ -180,7 +232,9 @@ def hopper() -> MetricHost:
 
 
 def test_an_h100_answers_every_group(hopper: MetricHost) -> None:
-    """The real libcupti knows all metrics of all groups for an H100, in at most five runs for what is usually asked."""
+    """The real libcupti knows all metrics of all groups for an H100, in at most five runs for what
+    is usually asked.
+    """
     choice = chosen(("flops", "dram", "occupancy"), hopper)
     assert choice.missing == ()
     assert {one.passes for one in choice.configurations} == {1}
@@ -192,7 +246,9 @@ def test_an_h100_answers_every_group(hopper: MetricHost) -> None:
 
 
 def test_the_real_library_refuses_what_the_chip_lacks(hopper: MetricHost) -> None:
-    """The real libcupti and this code agree on the structures: a good metric has passes, a bad one is refused."""
+    """The real libcupti and this code agree on the structures: a good metric has passes, a bad one
+    is refused.
+    """
     dram = hopper.configured(["dram__bytes_read.sum", "dram__bytes_write.sum"])
     assert dram is not None
     assert dram.passes == 1
@@ -205,11 +261,25 @@ def test_the_real_library_refuses_what_the_chip_lacks(hopper: MetricHost) -> Non
 def test_every_kernel_has_its_own_values(
     library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]
 ) -> None:
-    """Values are those of the kernel they stand beside, over several runs, and the facts say what was done."""
+    """Values are those of the kernel they stand beside, over several runs, and the facts say what
+    was done.
+    """
     found = collect(library, tables, launching(library, kernels), ALPHA, BETA, GAMMA, SLOW)
     assert found.doubts == ()
-    assert found.table.columns.tolist() == ["position", "kernel", "sample", ALPHA, BETA, GAMMA, SLOW]
-    assert found.table["position"].tolist() == found.table["sample"].tolist() == list(range(len(kernels)))
+    assert found.table.columns.tolist() == [
+        "position",
+        "kernel",
+        "sample",
+        ALPHA,
+        BETA,
+        GAMMA,
+        SLOW,
+    ]
+    assert (
+        found.table["position"].tolist()
+        == found.table["sample"].tolist()
+        == list(range(len(kernels)))
+    )
     assert found.table["kernel"].tolist() == kernel_sequence(tables)["kernel"].tolist()
     assert found.table[ALPHA].tolist() == [len(name) for name, _ in kernels]
     assert found.table[BETA].tolist() == [ord(name[0]) for name, _ in kernels]
@@ -223,7 +293,9 @@ def test_every_kernel_has_its_own_values(
 def test_counts_that_scatter_are_averaged_and_the_spread_is_told(
     library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]
 ) -> None:
-    """Counts of n - 2 and n + 2 give n and a spread of 4 / n; what repeats exactly has a spread of 0."""
+    """Counts of n - 2 and n + 2 give n and a spread of 4 / n; what repeats exactly has a spread of
+    0.
+    """
     library.controls.fake_noise(ctypes.c_double(2.0))
     found = collect(library, tables, launching(library, kernels))
     first_letters = [ord(name[0]) for name, _ in kernels]
@@ -234,9 +306,13 @@ def test_counts_that_scatter_are_averaged_and_the_spread_is_told(
 def test_instructions_of_kernels_without_instrumentation_are_unknown(
     library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]
 ) -> None:
-    """Where CUPTI added no counting code, instruction counts are NaN rather than 0, and a warning names a kernel."""
+    """Where CUPTI added no counting code, instruction counts are NaN rather than 0, and a warning
+    names a kernel.
+    """
     silent = kernels[3][0]
-    found = collect(library, tables, launching(library, kernels, uninstrumented=silent), SASS, ALPHA)
+    found = collect(
+        library, tables, launching(library, kernels, uninstrumented=silent), SASS, ALPHA
+    )
     expected = [np.nan if name == silent else 7.0 for name, _ in kernels]
     np.testing.assert_array_equal(found.table[SASS], expected)
     assert found.table[ALPHA].notna().all()
@@ -255,8 +331,12 @@ def refused(found: Counters) -> str:
 def test_caches_can_be_flushed_before_every_kernel(
     library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]
 ) -> None:
-    """Every kernel finds empty caches, what empties them is not in the table, and the facts say so."""
-    found = collect(library, tables, launching(library, kernels), ALPHA, BETA, GAMMA, caches=FLUSHED)
+    """Every kernel finds empty caches, what empties them is not in the table, and the facts
+    say so.
+    """
+    found = collect(
+        library, tables, launching(library, kernels), ALPHA, BETA, GAMMA, caches=FLUSHED
+    )
     (sentence,) = found.doubts
     assert "flushed before every kernel" in sentence
     assert found.facts["cache"] == FLUSHED
@@ -269,15 +349,21 @@ def test_caches_can_be_flushed_before_every_kernel(
 def test_another_listener_rules_out_flushing(
     library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]
 ) -> None:
-    """CUPTI tells one listener of launches: where there is another, nothing is counted, and a sentence names it."""
+    """CUPTI tells one listener of launches: where there is another, nothing is counted, and a
+    sentence names it.
+    """
     library.controls.fake_other_listener()
     sentence = refused(collect(library, tables, launching(library, kernels), caches=FLUSHED))
     assert "cuptiSubscribe failed" in sentence
     assert "torch.profiler" in sentence
 
 
-def test_flush_that_fails_is_told(library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]) -> None:
-    """An error of the driver while the caches are emptied is not hidden, though a launch cannot report it."""
+def test_flush_that_fails_is_told(
+    library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]
+) -> None:
+    """An error of the driver while the caches are emptied is not hidden, though a launch cannot
+    report it.
+    """
     library.controls.fake_refuse_synchronize(700)
     sentence = refused(collect(library, tables, launching(library, kernels), caches=FLUSHED))
     assert "CUDA_ERROR_ILLEGAL_ADDRESS (700)" in sentence
@@ -287,7 +373,9 @@ def test_flush_that_fails_is_told(library: FakeCupti, tables: dict[str, pd.DataF
 def test_kernels_that_were_not_preceded_by_a_flush_are_not_taken_for_it(
     library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel], silent: int
 ) -> None:
-    """Where kernels come to the GPU without CUPTI telling of it, one or an even number, nothing is counted."""
+    """Where kernels come to the GPU without CUPTI telling of it, one or an even number, nothing is
+    counted.
+    """
 
     def program() -> None:
         launching(library, kernels[:-silent])()
@@ -303,8 +391,12 @@ def test_caches_are_in_place_or_flushed() -> None:
         xsp.measure(torch.nn.Linear(4, 4), torch.ones(2, 4), metrics="dram", caches="warm")
 
 
-def test_no_privilege_is_a_sentence(library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]) -> None:
-    """Without access to the counters there is a table without rows and a sentence with NVIDIA's name for it."""
+def test_no_privilege_is_a_sentence(
+    library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]
+) -> None:
+    """Without access to the counters there is a table without rows and a sentence with NVIDIA's
+    name for it.
+    """
     library.controls.fake_refuse_enable(35)
     assert "ERR_NVGPUCTRPERM" in refused(collect(library, tables, launching(library, kernels)))
 
@@ -321,9 +413,15 @@ def test_unsupported_gpu_is_a_sentence(
     ("refusal", "function"), [("fake_refuse_start", "Start"), ("fake_refuse_decode", "DecodeData")]
 )
 def test_refusal_while_counting_is_a_sentence(
-    library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel], refusal: str, function: str
+    library: FakeCupti,
+    tables: dict[str, pd.DataFrame],
+    kernels: list[Kernel],
+    refusal: str,
+    function: str,
 ) -> None:
-    """What CUPTI refuses while the target runs ends the counting, not the program, and names the call."""
+    """What CUPTI refuses while the target runs ends the counting, not the program, and names the
+    call.
+    """
     getattr(library.controls, refusal)(7)
     sentence = refused(collect(library, tables, launching(library, kernels)))
     assert f"cuptiRangeProfiler{function} failed with CUPTI_ERROR_INVALID_OPERATION (7)" in sentence
@@ -334,13 +432,17 @@ def test_dropped_ranges_are_not_hidden(
 ) -> None:
     """Kernels whose counters CUPTI dropped make the whole collection void."""
     library.controls.fake_drop(1)
-    assert f"dropped {len(kernels)} kernels" in refused(collect(library, tables, launching(library, kernels)))
+    assert f"dropped {len(kernels)} kernels" in refused(
+        collect(library, tables, launching(library, kernels))
+    )
 
 
 def test_other_work_than_before_is_noticed(
     library: FakeCupti, tables: dict[str, pd.DataFrame], kernels: list[Kernel]
 ) -> None:
-    """A target that runs one kernel more than the profile has, or the same ones in another order, gets no counters."""
+    """A target that runs one kernel more than the profile has, or the same ones in another order,
+    gets no counters.
+    """
     more = refused(collect(library, tables, launching(library, [*kernels, kernels[0]])))
     assert f"{len(kernels) + 1} kernels where it ran {len(kernels)}" in more
     position = next(i for i in range(1, len(kernels)) if kernels[i][1] != kernels[i - 1][1])
@@ -375,7 +477,9 @@ def test_kernels_of_a_foreign_context_are_not_counted_elsewhere(
     """Kernels of a CUDA context that nobody knows have no counters, rather than another GPU's."""
     spans = tables["spans"].copy()
     spans.loc[spans["context"] > 0, "context"] = 9
-    assert "neither this thread's nor PyTorch's" in refused(collect(library, {**tables, "spans": spans}, lambda: None))
+    assert "neither this thread's nor PyTorch's" in refused(
+        collect(library, {**tables, "spans": spans}, lambda: None)
+    )
 
 
 def test_exception_of_the_target_leaves_nothing_behind(
@@ -394,14 +498,22 @@ def test_exception_of_the_target_leaves_nothing_behind(
 def test_no_kernels_is_a_sentence(library: FakeCupti, tables: dict[str, pd.DataFrame]) -> None:
     """A profile without the KERNEL level says so where counters were asked for."""
     spans = tables["spans"]
-    found = collect(library, {**tables, "spans": spans[spans["level"] < Level.KERNEL]}, lambda: None)
+    found = collect(
+        library, {**tables, "spans": spans[spans["level"] < Level.KERNEL]}, lambda: None
+    )
     assert "KERNEL level" in refused(found)
 
 
 def test_profile_without_counters_says_why_and_is_saved(tmp_path: Path) -> None:
-    """Where there is no GPU a profile that asks for counters is made all the same, and tells what is missing."""
-    prof = xsp.measure(torch.nn.Linear(4, 4), torch.ones(2, 4), iterations=2, metrics="dram,flops", progress=False)
-    assert any(sentence.startswith("hardware counters were not collected") for sentence in prof.warnings)
+    """Where there is no GPU a profile that asks for counters is made all the same, and tells what
+    is missing.
+    """
+    prof = xsp.measure(
+        torch.nn.Linear(4, 4), torch.ones(2, 4), iterations=2, metrics="dram,flops", progress=False
+    )
+    assert any(
+        sentence.startswith("hardware counters were not collected") for sentence in prof.warnings
+    )
     assert xsp.load(prof.save(tmp_path / "a.xsp")).table("counters").columns.tolist() == [
         "position",
         "kernel",
@@ -417,12 +529,19 @@ def test_profile_without_counters_says_why_and_is_saved(tmp_path: Path) -> None:
 def table_of(**columns: float) -> pd.DataFrame:
     """A `counters` table with one row."""
     return pd.DataFrame(
-        {"position": [0], "kernel": [0], "sample": [0], **{name: [value] for name, value in columns.items()}}
+        {
+            "position": [0],
+            "kernel": [0],
+            "sample": [0],
+            **{name: [value] for name, value in columns.items()},
+        }
     )
 
 
 def test_fused_multiply_add_is_two_operations() -> None:
-    """FLOPs per precision are additions, multiplications and twice the fused multiply-adds, tensor cores apart."""
+    """FLOPs per precision are additions, multiplications and twice the fused multiply-adds, tensor
+    cores apart.
+    """
     instructions = {
         f"smsp__sass_thread_inst_executed_op_{letter}{operation}_pred_on.sum": value
         for letter, scale in (("d", 1.0), ("f", 10.0), ("h", 100.0))
@@ -437,17 +556,28 @@ def test_fused_multiply_add_is_two_operations() -> None:
 
 
 def test_total_is_unknown_where_a_part_is() -> None:
-    """Without the tensor cores' counters the total is unknown, as bytes are without theirs: never too low, never 0."""
-    instructions = {name: 1.0 for precision in ("fp64", "fp32", "fp16") for name in FORMULAS[precision][0]}
+    """Without the tensor cores' counters the total is unknown, as bytes are without theirs: never
+    too low, never 0.
+    """
+    instructions = {
+        name: 1.0 for precision in ("fp64", "fp32", "fp16") for name in FORMULAS[precision][0]
+    }
     row = counted_work(table_of(**instructions)).iloc[0]
     assert row["flops_fp32"] == 4
-    assert np.isnan(row[["flops", "flops_tensor", "dram_read_bytes", "l2_bytes", "occupancy"]].astype(float)).all()
+    assert np.isnan(
+        row[["flops", "flops_tensor", "dram_read_bytes", "l2_bytes", "occupancy"]].astype(float)
+    ).all()
 
 
 def test_occupancy_is_a_share() -> None:
     """CUPTI's percentage becomes a number from 0 to 1, and bytes stay bytes."""
     row = counted_work(
-        table_of(**{"sm__warps_active.avg.pct_of_peak_sustained_active": 25.0, "dram__bytes_op_read.sum": 64.0})
+        table_of(
+            **{
+                "sm__warps_active.avg.pct_of_peak_sustained_active": 25.0,
+                "dram__bytes_op_read.sum": 64.0,
+            }
+        )
     ).iloc[0]
     assert row["occupancy"] == 0.25
     assert row["dram_read_bytes"] == 64
@@ -473,7 +603,9 @@ READ, WRITE = "dram__bytes_read.sum", "dram__bytes_write.sum"
 
 
 def test_log_of_nsight_compute_is_read() -> None:
-    """Rows stand between lines of the tool's own; thousands have commas, and what is no number is unknown."""
+    """Rows stand between lines of the tool's own; thousands have commas, and what is no number is
+    unknown.
+    """
     table = ncu.parsed(NCU_LOG, (READ, WRITE))
     assert table[READ].tolist() == [8389120.0, 12345.5]
     assert table[WRITE][0] == 0
@@ -490,7 +622,9 @@ def test_log_without_values_says_why() -> None:
 
 
 def tool(folder: Path, script: str) -> str:
-    """A command that stands for ncu: it writes to the file after `--log-file`, which is its argument `$log`."""
+    """A command that stands for ncu: it writes to the file after `--log-file`, which is its
+    argument `$log`.
+    """
     found = folder / "ncu"
     find_log = 'while [ "$1" != --log-file ]; do shift; done; log="$2"\n'
     found.write_text(f"#!/bin/sh\n{find_log}{script}\n")
@@ -518,11 +652,18 @@ def test_tool_that_fails_or_hangs_is_told(tmp_path: Path) -> None:
 
 
 def test_agreement_is_over_long_kernels_that_both_have() -> None:
-    """Kernels are paired by order and name; short ones and one side's own are left out. An unknown count is apart."""
+    """Kernels are paired by order and name; short ones and one side's own are left out. An unknown
+    count is apart.
+    """
     names = ["void a<int>(int)", "b", "(anonymous namespace)::c", "d", "e"]
-    ours = pd.DataFrame({ncu.NAME: names, READ: [100.0, 50.0, 0.0, 200.0, 10.0], WRITE: [0.0, 50.0, 0.0, 0.0, 0.0]})
+    ours = pd.DataFrame(
+        {ncu.NAME: names, READ: [100.0, 50.0, 0.0, 200.0, 10.0], WRITE: [0.0, 50.0, 0.0, 0.0, 0.0]}
+    )
     theirs = pd.DataFrame(
-        {ncu.NAME: ["a<long>", "x", "b", "<unnamed>::c", "d", "e"], READ: [102.0, 7.0, 50.0, 0.0, 300.0, np.nan]}
+        {
+            ncu.NAME: ["a<long>", "x", "b", "<unnamed>::c", "d", "e"],
+            READ: [102.0, 7.0, 50.0, 0.0, 300.0, np.nan],
+        }
     ).assign(**{WRITE: [0.0, 0.0, 54.0, 0.0, 0.0, 0.0]})
     durations = pd.Series([20_000.0, 20_000.0, 20_000.0, 9_000.0, 20_000.0])
     found = ncu.compared(ours, theirs, (READ, WRITE), durations)
@@ -535,8 +676,12 @@ def test_agreement_is_over_long_kernels_that_both_have() -> None:
     assert not found["95 % within 3 %"]
 
 
-def test_benchmark_goes_on_without_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why a figure is missing stands in its place in the file, which is written after each of them."""
+def test_benchmark_goes_on_without_the_tool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why a figure is missing stands in its place in the file, which is written after each
+    of them.
+    """
     written: list[Any] = []
 
     def counting(name: str) -> str:
@@ -557,15 +702,31 @@ def test_benchmark_goes_on_without_the_tool(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("passes", [1, 4])
-def test_benchmark_compares_values_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
-    """Each kind of metric is asked for by itself, and again by application replay where a kernel needs passes."""
+def test_benchmark_compares_values_and_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int
+) -> None:
+    """Each kind of metric is asked for by itself, and again by application replay where a kernel
+    needs passes.
+    """
     asked: list[tuple[tuple[str, ...], str]] = []
     metrics = [metric for group in benchmark.COMPARED.values() for metric in group]
-    table = pd.DataFrame({ncu.NAME: ["a", "b", "c"], **{metric: [1e6, 2e6, 3e6] for metric in metrics}})
-    facts = {"seconds": 2.0, "process_s": 20.0, "measured": 3, "runs": 2, "spread": {metrics[0]: 0.01}}
+    table = pd.DataFrame(
+        {ncu.NAME: ["a", "b", "c"], **{metric: [1e6, 2e6, 3e6] for metric in metrics}}
+    )
+    facts = {
+        "seconds": 2.0,
+        "process_s": 20.0,
+        "measured": 3,
+        "runs": 2,
+        "spread": {metrics[0]: 0.01},
+    }
 
     def other(
-        _: str, metrics: tuple[str, ...], command: list[str], replay: str = "kernel", caches: str = IN_PLACE
+        _: str,
+        metrics: tuple[str, ...],
+        command: list[str],
+        replay: str = "kernel",
+        caches: str = IN_PLACE,
     ) -> Any:
         asked.append((metrics, f"{replay}, {caches}"))
         if len(command) > 1:
@@ -574,7 +735,9 @@ def test_benchmark_compares_values_and_times(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(ncu, "path", lambda: "ncu")
     monkeypatch.setattr(benchmark, "asked", other)
-    monkeypatch.setattr(benchmark, "by_xsp", lambda *_: (table.assign(**{ncu.DURATION: [5e3, 2e4, 3e4]}), facts))
+    monkeypatch.setattr(
+        benchmark, "by_xsp", lambda *_: (table.assign(**{ncu.DURATION: [5e3, 2e4, 3e4]}), facts)
+    )
     monkeypatch.setattr(benchmark, "CHILD", ["true"])
     benchmark.ours.cache_clear()
     report = benchmark.Report(tmp_path / "out.json")

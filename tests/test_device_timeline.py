@@ -10,9 +10,11 @@ from torch import nn
 import xsp
 
 
-def test_timeline_of_several_calls_adds_up_to_their_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What lies between the calls of a block is in no row: rows add up to the corrected latency of the calls, and no
-    interval is longer.
+def test_timeline_of_several_calls_adds_up_to_their_latency(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What lies between the calls of a block is in no row: rows add up to the corrected latency of
+    the calls, and no interval is longer.
     """
     operations_are_kernels(monkeypatch)
     model, x = nn.Sequential(nn.ReLU(), nn.ReLU()), torch.randn(8, 8)
@@ -23,5 +25,7 @@ def test_timeline_of_several_calls_adds_up_to_their_latency(monkeypatch: pytest.
     assert corrected is not None
     spans = prof.spans.loc[corrected["row"], ["run", "level"]].reset_index(drop=True)
     by_run = corrected["duration_ns"][spans["level"] == "MODEL"].groupby(spans["run"]).sum() / 1e6
-    assert timeline["busy_ms"].sum() + timeline["idle_before_ms"].sum() == pytest.approx(by_run.mean())
+    assert timeline["busy_ms"].sum() + timeline["idle_before_ms"].sum() == pytest.approx(
+        by_run.mean()
+    )
     assert prof.tree()["device_interval_ms"].iloc[0] <= by_run.max()

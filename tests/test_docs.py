@@ -24,53 +24,60 @@ def test_links_lead_somewhere() -> None:
     """No page links to a file of the repository that is not there."""
     for place in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))):
         for link in re.findall(r"\]\(([^)#]+)", place.read_text(encoding="utf-8")):
-            assert link.startswith("https://") or (place.parent / link).exists(), f"{place.name}: {link}"
-
-
-def test_layout_names_every_module() -> None:
-    """The layout in docs/design.md has a line for every module, and names none that is gone."""
-    layout = page("design.md").partition("## Layout")[2].partition("## Decisions")[0]
-    named = set(re.findall(r"\b(\w+\.py)\b", layout))
-    there = {path.name for path in (ROOT / "xsp").rglob("*.py")} - {"__init__.py", "__main__.py"}
-    assert there - named == set()
-    assert named - there - {"__init__.py"} == set()
+            assert link.startswith("https://") or (place.parent / link).exists(), (
+                f"{place.name}: {link}"
+            )
 
 
 def test_design_names_every_member_of_a_profile() -> None:
     """Every public member of a profile is among the public names in docs/design.md."""
-    names = page("design.md").partition("## Public names")[2].partition("## Layout")[0]
+    names = page("design.md").partition("## Public names")[2].partition("\n## ")[0]
     members = {name for name in dir(xsp.Profile) if not name.startswith("_")} - {"fill"}
     assert {name for name in members if f"prof.{name}" not in names} == set()
 
 
 def test_every_column_of_a_capture_is_described() -> None:
     """docs/captures.md has a row for every table, with every column."""
-    described = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| (.*) \|$", page("captures.md"), flags=re.MULTILINE))
+    described = dict(
+        re.findall(r"^\| `(\w+)` \| [^|]+ \| (.*) \|$", page("captures.md"), flags=re.MULTILINE)
+    )
     prof = xsp.load(CAPTURE)
     for name, text in ((name, text) for name, text in described.items() if name in TABLES):
-        columns = [column for column in prof.table(name).columns if not re.match(r"(grid|block)_", column)]
+        columns = [
+            column for column in prof.table(name).columns if not re.match(r"(grid|block)_", column)
+        ]
         assert [column for column in columns if not re.search(rf"\b{column}\b", text)] == [], name
     assert set(described) == {*TABLES, *OPTIONAL_TABLES}
 
 
 def test_every_warning_has_a_paragraph() -> None:
-    """The slug at the end of a warning is a heading in docs/warnings.md, and no heading there is out of date."""
+    """The slug at the end of a warning is a heading in docs/warnings.md, and no heading there is
+    out of date.
+    """
     written = set(
-        re.findall(r'tagged\(\s*"([a-z-]+)"', "".join(path.read_text() for path in (ROOT / "xsp").rglob("*.py")))
+        re.findall(
+            r'tagged\(\s*"([a-z-]+)"',
+            "".join(path.read_text() for path in (ROOT / "xsp").rglob("*.py")),
+        )
     )
     text = (DOCS / "warnings.md").read_text()
     assert written == set(re.findall(r"^### ([a-z-]+)$", text, re.MULTILINE))
 
 
 def test_every_column_of_a_profile_is_described() -> None:
-    """docs/columns.md names every column of every table that a profile has, under the table's heading."""
+    """docs/columns.md names every column of every table that a profile has, under the table's
+    heading.
+    """
     prof = xsp.load(CAPTURE)
     sections = re.split(r"^## prof\.(\w+).*$", page("columns.md"), flags=re.MULTILINE)
     described = dict(zip(sections[1::2], sections[2::2], strict=True))
     tables = {name: getattr(prof, name) for name in described}
     tables = {name: table() if callable(table) else table for name, table in tables.items()}
-    assert {name: [c for c in table.columns if f"`{c}`" not in described[name]] for name, table in tables.items()} == {
-        name: [] for name in tables
-    }
+    assert {
+        name: [c for c in table.columns if f"`{c}`" not in described[name]]
+        for name, table in tables.items()
+    } == {name: [] for name in tables}
     members = {name: getattr(prof, name) for name in dir(prof) if not name.startswith(("_", "to_"))}
-    assert {name for name, value in members.items() if isinstance(value, pd.DataFrame)} <= set(described)
+    assert {name for name, value in members.items() if isinstance(value, pd.DataFrame)} <= set(
+        described
+    )

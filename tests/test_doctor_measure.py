@@ -36,7 +36,9 @@ def _doctor(*arguments: str) -> str:
 
 
 def test_rates_are_what_a_stopwatch_says() -> None:
-    """FLOP/s are 2 n^3 over the time of a product: within what other load on the machine explains of a timed loop."""
+    """FLOP/s are 2 n^3 over the time of a product: within what other load on the machine explains
+    of a timed loop.
+    """
     (found,) = measured_ceilings("cpu", ["fp32"], sizes=(256,))
     left = torch.randn(256, 256)
     best = float("inf")
@@ -49,7 +51,9 @@ def test_rates_are_what_a_stopwatch_says() -> None:
 
 
 def test_precision_of_products_is_put_back() -> None:
-    """Measuring tf32 and fp32 leaves the precision that the program had chosen for float32 products."""
+    """Measuring tf32 and fp32 leaves the precision that the program had chosen for float32
+    products.
+    """
     torch.set_float32_matmul_precision("medium")
     try:
         measured_ceilings("cpu", ["fp32", "tf32"], sizes=(16,))
@@ -61,20 +65,41 @@ def test_precision_of_products_is_put_back() -> None:
 def test_what_has_no_room_is_left_out() -> None:
     """A matrix or an array that does not fit in memory gives no ceiling and no exception."""
     found = measured_ceilings("cpu", ["fp64", "dram"], sizes=(32, 1 << 24), array_bytes=1 << 50)
-    assert [(each.resource, each.how) for each in found] == [("fp64", "product of 32 x 32 matrices")]
+    assert [(each.resource, each.how) for each in found] == [
+        ("fp64", "product of 32 x 32 matrices")
+    ]
 
 
 def test_resources_are_the_fastest_units_of_the_device() -> None:
-    """Tensor cores are measured where the GPU has them for a precision; of an unknown device what every one has."""
-    hopper = ["fp64", "fp64 tensor", "fp32", "tf32 tensor", "fp16", "fp16 tensor", "bf16", "bf16 tensor", "int8 tensor"]
+    """Tensor cores are measured where the GPU has them for a precision; of an unknown device what
+    every one has.
+    """
+    hopper = [
+        "fp64",
+        "fp64 tensor",
+        "fp32",
+        "tf32 tensor",
+        "fp16",
+        "fp16 tensor",
+        "bf16",
+        "bf16 tensor",
+        "int8 tensor",
+    ]
     expected = ["fp64 tensor", "fp32", "tf32 tensor", "fp16 tensor", "bf16 tensor", "dram"]
     assert resources_of(hopper, "cuda") == expected
-    assert resources_of(["fp64", "fp32", "fp16", "fp16 tensor"], "cuda") == ["fp64", "fp32", "fp16 tensor", "dram"]
+    assert resources_of(["fp64", "fp32", "fp16", "fp16 tensor"], "cuda") == [
+        "fp64",
+        "fp32",
+        "fp16 tensor",
+        "dram",
+    ]
     assert resources_of([], "cuda") == resources_of([], "cpu") == ["fp64", "fp32", "dram"]
 
 
 def test_doctor_measures_keeps_and_shows(cache: Path) -> None:
-    """`--measure` writes the device's peaks to the user's cache folder; later `xsp doctor` shows them."""
+    """`--measure` writes the device's peaks to the user's cache folder; later `xsp doctor` shows
+    them.
+    """
     assert "measured" not in _doctor().partition("peaks")[2].replace("measures", "")
     said = _doctor("--measure")
     kept = json.loads((cache / "xsp" / "measured_peaks.json").read_text())
@@ -86,11 +111,19 @@ def test_doctor_measures_keeps_and_shows(cache: Path) -> None:
 
 
 def test_new_captures_have_measured_peaks() -> None:
-    """A profile's environment and its table of peaks have what was measured on its device, and nothing else's."""
+    """A profile's environment and its table of peaks have what was measured on its device, and
+    nothing else's.
+    """
     measured_peaks.store("another GPU, driver 1", {"fp32_flops_per_s": 1.0})
-    measured_peaks.store(measured_peaks.device_key(environment()), {"fp32_flops_per_s": 2e12, "dram_bytes_per_s": 1e10})
+    measured_peaks.store(
+        measured_peaks.device_key(environment()),
+        {"fp32_flops_per_s": 2e12, "dram_bytes_per_s": 1e10},
+    )
     prof = measured(torch.neg, torch.ones(2))
-    assert prof.environment["measured_peaks"] == {"fp32_flops_per_s": 2e12, "dram_bytes_per_s": 1e10}
+    assert prof.environment["measured_peaks"] == {
+        "fp32_flops_per_s": 2e12,
+        "dram_bytes_per_s": 1e10,
+    }
     from xsp.analysis.peaks import peaks
 
     table = peaks(prof)
@@ -100,7 +133,12 @@ def test_new_captures_have_measured_peaks() -> None:
 
 def test_peaks_belong_to_a_gpu_with_its_driver() -> None:
     """With another driver or GPU, peaks are not those that were measured."""
-    facts = {"gpu": "NVIDIA H100 80GB HBM3", "driver": "580.159", "cpu": "a CPU", "torch_threads": 8}
+    facts = {
+        "gpu": "NVIDIA H100 80GB HBM3",
+        "driver": "580.159",
+        "cpu": "a CPU",
+        "torch_threads": 8,
+    }
     measured_peaks.store(measured_peaks.device_key(facts), {"dram_bytes_per_s": 3e12})
     assert measured_peaks.stored(measured_peaks.device_key(facts)) == {"dram_bytes_per_s": 3e12}
     assert measured_peaks.stored(measured_peaks.device_key(facts | {"driver": "600.1"})) == {}
@@ -108,7 +146,9 @@ def test_peaks_belong_to_a_gpu_with_its_driver() -> None:
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"device": 3}', "\x00"])
 def test_damaged_file_is_as_none(cache: Path, content: str) -> None:
-    """A damaged file neither stops a measurement nor gives peaks, and is replaced by the next `--measure`."""
+    """A damaged file neither stops a measurement nor gives peaks, and is replaced by the next
+    `--measure`.
+    """
     (cache / "xsp").mkdir()
     measured_peaks.path().write_text(content)
     assert measured_peaks.stored("device") == {}
@@ -116,7 +156,9 @@ def test_damaged_file_is_as_none(cache: Path, content: str) -> None:
     assert measured_peaks.stored("device") == {"fp32_flops_per_s": 1.0}
 
 
-def test_folder_that_cannot_be_written_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_written_is_said(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the file cannot be kept the peaks are still shown, with a sentence."""
     (cache / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "file"))
@@ -133,7 +175,9 @@ def test_keys_are_those_of_the_analysis() -> None:
     from xsp.analysis.peaks import peaks
 
     every = [Ceiling("fp16 tensor", 8e14, ""), Ceiling("dram", 3e12, "")]
-    facts = gpu_capture().meta["environment"] | {"measured_peaks": {each.key: each.per_s for each in every}}
+    facts = gpu_capture().meta["environment"] | {
+        "measured_peaks": {each.key: each.per_s for each in every}
+    }
     table = peaks(xsp.Profile(gpu_capture(environment=facts)))
     found = table[table["source"] == "measured"].set_index("resource")["per_s"]
     assert found.to_dict() == {"fp16 tensor": 8e14, "dram": 3e12}

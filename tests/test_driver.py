@@ -1,4 +1,6 @@
-"""The ladder: every rung once a round, in changing order, until a rule says that enough is known."""
+"""The ladder: every rung once a round, in changing order, until a rule says that enough
+is known.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ from xsp.machine import devices
 from xsp.measuring import stopping, warmup
 from xsp.measuring.executor import Executor
 from xsp.measuring.ladder import Ladder, climb, rungs_for
-from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, STEADY_ROUNDS, Stop, after_rounds, until_precise
+from xsp.measuring.stopping import (
+    MAXIMUM_ROUNDS,
+    MINIMUM_ROUNDS,
+    STEADY_ROUNDS,
+    Stop,
+    after_rounds,
+    until_precise,
+)
 from xsp.measuring.target import target_of
 from xsp.profiles import Profile
 from xsp.types import LAYER_EVENTS, Columns, Level, RunSpec, empty
@@ -89,7 +98,9 @@ def order_of(runs: Sequence[Run]) -> list[tuple[int, str]]:
 
 
 def test_ladder_adds_one_level_at_a_time() -> None:
-    """Rungs go from the model alone to all traced levels; levels that are not traced are left out."""
+    """Rungs go from the model alone to all traced levels; levels that are not traced are
+    left out.
+    """
     assert [rung.name for rung in LADDER.rungs] == ["M", "M/L", "M/L/Lib", "M/L/Lib/K"]
     assert [rung.name for rung in rungs_for([Level.KERNEL, Level.MODEL])] == ["M", "M/K"]
 
@@ -106,14 +117,20 @@ def test_every_rung_once_a_round_in_changing_order() -> None:
 
 def test_same_seed_same_order() -> None:
     """The order is a function of the seed."""
-    one, same, other = (climbed(after_rounds(8), ladder=Ladder(LADDER.rungs, seed))[0] for seed in (3, 3, 4))
+    one, same, other = (
+        climbed(after_rounds(8), ladder=Ladder(LADDER.rungs, seed))[0] for seed in (3, 3, 4)
+    )
     assert order_of(one) == order_of(same) != order_of(other)
 
 
 def test_seed_of_measure_reaches_the_ladder() -> None:
     """`seed=` repeats the order of the table of runs."""
     orders = [
-        list(xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), **{**LAYERS, "iterations": 8}, seed=seed).runs["rung"])
+        list(
+            xsp.measure(
+                nn.Linear(2, 2), torch.ones(1, 2), **{**LAYERS, "iterations": 8}, seed=seed
+            ).runs["rung"]
+        )
         for seed in (1, 1, 2)
     ]
     assert orders[0] == orders[1] != orders[2]
@@ -128,11 +145,20 @@ def test_tracers_of_a_rung_and_no_others_are_on() -> None:
     climb(executor, Ladder((RunSpec((Level.MODEL,)),)), tracers, after_rounds(1))
     assert log == []
     climb(executor, Ladder((RunSpec(tuple(Level)),)), tracers, after_rounds(1))
-    assert log == ["start LAYER", "start KERNEL", "run LAYER", "run KERNEL", "stop KERNEL", "stop LAYER"]
+    assert log == [
+        "start LAYER",
+        "start KERNEL",
+        "run LAYER",
+        "run KERNEL",
+        "stop KERNEL",
+        "stop LAYER",
+    ]
 
 
 def test_tracers_stop_when_the_target_raises() -> None:
-    """An error of the target stops the tracers and passes through with a note that names the rung."""
+    """An error of the target stops the tracers and passes through with a note that names
+    the rung.
+    """
     log: list[str] = []
 
     def failing() -> Iterator[int]:
@@ -159,25 +185,35 @@ def test_own_stopping_rule() -> None:
 
 
 def test_stopping_rule_that_gives_no_sentence_is_refused() -> None:
-    """A rule that answers yes or no would end the rounds at its first no; the error says what it must give."""
+    """A rule that answers yes or no would end the rounds at its first no; the error says what it
+    must give.
+    """
 
     def rule(runs: Any) -> Any:
         return len(runs) > 40
 
     with pytest.raises(xsp.XspError, match="gave False: it must give None to go on, or a sentence"):
-        xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), levels="M", warmup=1, progress=False, stop=rule)
+        xsp.measure(
+            nn.Linear(2, 2), torch.ones(1, 2), levels="M", warmup=1, progress=False, stop=rule
+        )
 
 
 def test_constant_latencies_stop_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the latency does not vary, the fewest rounds after which the rule has looked often enough suffice."""
+    """Where the latency does not vary, the fewest rounds after which the rule has looked often
+    enough suffice.
+    """
     monkeypatch.setattr(stopping.time, "perf_counter", lambda: 0.0)
     runs, why = climbed(until_precise())
     assert runs[-1].round + 1 == MINIMUM_ROUNDS + STEADY_ROUNDS - 1
     assert "known to" in why
 
 
-def test_interval_at_the_stop_holds_the_truth_nearly_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopping when the interval is narrow does not make it lie: of 200 profiles, 186 or more hold the truth."""
+def test_interval_at_the_stop_holds_the_truth_nearly_as_often_as_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopping when the interval is narrow does not make it lie: of 200 profiles, 186 or more hold
+    the truth.
+    """
     monkeypatch.setattr(stopping.time, "perf_counter", lambda: 0.0)
     generator = np.random.default_rng(0)
     held = 0
@@ -190,8 +226,12 @@ def test_interval_at_the_stop_holds_the_truth_nearly_as_often_as_it_says(monkeyp
     assert held >= 186
 
 
-def test_spent_budget_is_no_complaint_where_enough_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the budget ends before the rule has looked often enough, a narrow interval is said to be narrow."""
+def test_spent_budget_is_no_complaint_where_enough_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the budget ends before the rule has looked often enough, a narrow interval is said to
+    be narrow.
+    """
     clock = count()
     monkeypatch.setattr(stopping.time, "perf_counter", lambda: float(next(clock)))
     _, why = climbed(until_precise(budget_s=2))
@@ -212,18 +252,24 @@ def test_noisy_latencies_run_longer_than_steady_ones(monkeypatch: pytest.MonkeyP
 
 
 def test_spent_budget_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the time is over before the latency is known well enough, the sentence says how well it is known."""
+    """When the time is over before the latency is known well enough, the sentence says how well it
+    is known.
+    """
     clock = count()
     monkeypatch.setattr(stopping.time, "perf_counter", lambda: float(next(clock)))
     values = np.random.default_rng(0).normal(1e6, 3e5, 10_000).astype(int)
-    runs, why = climbed(until_precise(target=0.01, budget_s=8), iter(int(value) for value in values))
+    runs, why = climbed(
+        until_precise(target=0.01, budget_s=8), iter(int(value) for value in values)
+    )
     assert "budget" in why
     assert "only" in why
     assert MINIMUM_ROUNDS <= runs[-1].round + 1 < 20
 
 
 def test_rounds_never_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A latency that never settles ends after the greatest number of rounds, whatever the clock says."""
+    """A latency that never settles ends after the greatest number of rounds, whatever the clock
+    says.
+    """
     monkeypatch.setattr(stopping.time, "perf_counter", lambda: 0.0)
     values = np.random.default_rng(0).lognormal(10, 3, 10_000).astype(int)
     runs, why = climbed(until_precise(target=1e-6), iter(int(value) for value in values))
@@ -232,7 +278,9 @@ def test_rounds_never_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_interrupt_keeps_the_finished_rounds() -> None:
-    """Ctrl-C in the middle of a round drops that round, keeps the others, and the reason says so."""
+    """Ctrl-C in the middle of a round drops that round, keeps the others, and the reason
+    says so.
+    """
 
     def interrupted() -> Iterator[int]:
         for number in count():
@@ -248,7 +296,9 @@ def test_interrupt_keeps_the_finished_rounds() -> None:
 
 @pytest.mark.parametrize("place", ["on_round", "stop"])
 def test_interrupt_between_rounds_keeps_the_finished_rounds(place: str) -> None:
-    """Ctrl-C while progress is shown, or while it is decided whether to go on, keeps the round that has just ended."""
+    """Ctrl-C while progress is shown, or while it is decided whether to go on, keeps the round that
+    has just ended.
+    """
 
     def interrupt(number: int) -> None:
         if number == 3:
@@ -285,7 +335,9 @@ def layer_run(number: int, rung: RunSpec, latency_ns: int, layer_ns: int) -> Run
 
 
 def test_each_level_is_read_from_its_own_rung() -> None:
-    """Model time comes from rung M, layer time from rung M/L, layers' time below deeper tracers from neither."""
+    """Model time comes from rung M, layer time from rung M/L, layers' time below deeper tracers
+    from neither.
+    """
     rungs = rungs_for([Level.MODEL, Level.LAYER, Level.LIBRARY])
     latency = {"M": 1000, "M/L": 5000, "M/L/Lib": 90_000}
     layer = {"M": 0, "M/L": 400, "M/L/Lib": 70_000}
@@ -295,9 +347,19 @@ def test_each_level_is_read_from_its_own_rung() -> None:
         for position, rung in enumerate(rungs)
     ]
     row = {
-        "code": 0, "name": "fc", "type": "Linear", "kind": "module", "module": "", "phase": "forward", "forward": -1,
-        "input_shapes": [], "input_dtypes": [], "output_shapes": [], "output_dtypes": [], "parameter_bytes": 0,
-    }  # fmt: skip
+        "code": 0,
+        "name": "fc",
+        "type": "Linear",
+        "kind": "module",
+        "module": "",
+        "phase": "forward",
+        "forward": -1,
+        "input_shapes": [],
+        "input_dtypes": [],
+        "output_shapes": [],
+        "output_dtypes": [],
+        "parameter_bytes": 0,
+    }
     call = {"name": "Net", "call": 0, "input_shapes": "[]", "input_dtypes": "[]", "batch_size": -1}
     words = Vocabulary([call], [], [row], [], [], lambda _name: "", [], lambda _domain, _cbid: "")
     trace = {"trace_id": "1" * 32, "parent_span_id": "0" * 16, "first_span_id": 1}
@@ -342,7 +404,9 @@ def test_interrupted_measurement_is_a_profile_with_a_warning() -> None:
 
 
 def test_interrupt_after_the_rounds_keeps_them() -> None:
-    """Ctrl-C in the work after the ladder costs what that would have given, and a warning names it."""
+    """Ctrl-C in the work after the ladder costs what that would have given, and a warning
+    names it.
+    """
     calls = count()
 
     def target() -> None:
@@ -354,11 +418,17 @@ def test_interrupt_after_the_rounds_keeps_them() -> None:
     calls, last = count(), next(calls) - 1
     prof = xsp.measure(target, **QUICK, levels="M", nvtx=True)
     assert prof.runs["round"].nunique() == QUICK["iterations"]
-    assert [sentence for sentence in prof.warnings if "NVTX ranges" in sentence and "cut-short" in sentence]
+    assert [
+        sentence
+        for sentence in prof.warnings
+        if "NVTX ranges" in sentence and "cut-short" in sentence
+    ]
 
 
 def test_every_gpu_in_use_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A latency ends when all GPUs have finished, not only the current one: each is waited for after every call."""
+    """A latency ends when all GPUs have finished, not only the current one: each is waited for
+    after every call.
+    """
     events: list[Any] = []
     monkeypatch.setattr(devices, "in_use", lambda: (0, 1))
     monkeypatch.setattr(torch.cuda, "synchronize", events.append)

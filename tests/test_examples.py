@@ -20,7 +20,9 @@ def examples() -> Iterator[dict[str, ModuleType]]:
     """The examples by name, imported as Python imports a script's neighbours."""
     path = sys.path.copy()
     sys.path.insert(0, str(EXAMPLES))
-    yield {name: importlib.import_module(name) for name in ("resnet50", "transformer", "train_step")}
+    yield {
+        name: importlib.import_module(name) for name in ("resnet50", "transformer", "train_step")
+    }
     sys.path[:] = path
 
 
@@ -32,7 +34,9 @@ def gpt2(examples: dict[str, ModuleType]) -> torch.nn.Module:
 
 
 def test_resnet50_is_resnet50(examples: dict[str, ModuleType]) -> None:
-    """ResNet-50 has the 25,557,032 parameters of the reference model, 53 convolutions, and 1000 class scores."""
+    """ResNet-50 has the 25,557,032 parameters of the reference model, 53 convolutions, and 1000
+    class scores.
+    """
     model, inputs = examples["resnet50"].target(batch=2, image=64, **CPU)
     assert sum(parameter.numel() for parameter in model.parameters()) == 25_557_032
     assert sum(isinstance(module, torch.nn.Conv2d) for module in model.modules()) == 53
@@ -46,7 +50,9 @@ def test_resnet50_strides_on_the_middle_convolution(examples: dict[str, ModuleTy
 
 
 def test_gpt2_is_gpt2_small(gpt2: torch.nn.Module) -> None:
-    """GPT-2 small has 124,439,808 parameters with its head tied, and scores the whole vocabulary at each token."""
+    """GPT-2 small has 124,439,808 parameters with its head tied, and scores the whole vocabulary at
+    each token.
+    """
     assert sum(parameter.numel() for parameter in gpt2.parameters()) == 124_439_808
     assert gpt2.lm_head.weight is gpt2.wte.weight
     assert gpt2(torch.zeros(2, 8, dtype=torch.int64)).shape == (2, 8, 50257)
@@ -72,7 +78,9 @@ def test_train_step_trains(examples: dict[str, ModuleType]) -> None:
 
 @pytest.mark.parametrize("name", ["resnet50", "transformer"])
 def test_target_needs_no_arguments(name: str, examples: dict[str, ModuleType]) -> None:
-    """`target()` gives a model and a tuple of inputs that fit it, which is what the command line runs."""
+    """`target()` gives a model and a tuple of inputs that fit it, which is what the command line
+    runs.
+    """
     model, inputs = examples[name].target()
     assert isinstance(model, torch.nn.Module)
     assert isinstance(inputs, tuple)

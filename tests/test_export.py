@@ -47,7 +47,11 @@ def test_tables_in_a_folder(form: str, capture: Path) -> None:
     folder = capture.with_name(f"net_{form}")
     prof = xsp.load(capture)
     read = pd.read_csv if form == "csv" else pd.read_parquet
-    for name, table in (("tree", prof.tree()), ("spans", prof.spans), ("kernels", prof.table("kernels"))):
+    for name, table in (
+        ("tree", prof.tree()),
+        ("spans", prof.spans),
+        ("kernels", prof.table("kernels")),
+    ):
         found = read(folder / f"{name}.{form}")
         assert found.columns.tolist() == table.columns.tolist()
         numbers = [column for column in table if pd.api.types.is_numeric_dtype(table[column])]
@@ -56,7 +60,13 @@ def test_tables_in_a_folder(form: str, capture: Path) -> None:
     facts = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
     assert facts["latency_ms"] == prof.latency_ms
     assert facts["environment"] == prof.environment
-    assert {path.stem for path in folder.iterdir()} >= {"runs", "layers", "library_calls", "api_calls", "overhead"}
+    assert {path.stem for path in folder.iterdir()} >= {
+        "runs",
+        "layers",
+        "library_calls",
+        "api_calls",
+        "overhead",
+    }
 
 
 def test_a_folder_with_other_files_is_not_written_to(capture: Path, tmp_path: Path) -> None:
@@ -69,7 +79,9 @@ def test_a_folder_with_other_files_is_not_written_to(capture: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("form", "name"), [("perfetto", "net.pftrace"), ("chrome", "net.json.gz")])
-def test_traces_are_those_of_the_profile(form: str, name: str, capture: Path, tmp_path: Path) -> None:
+def test_traces_are_those_of_the_profile(
+    form: str, name: str, capture: Path, tmp_path: Path
+) -> None:
     """The command writes what the method writes, with the run and rung that were asked for."""
     assert name in export(capture, "--to", form)
     prof = xsp.load(capture)
@@ -82,10 +94,14 @@ def test_traces_are_those_of_the_profile(form: str, name: str, capture: Path, tm
 
 
 def test_what_cannot_be_is_refused(capture: Path) -> None:
-    """Unknown formats, choices that a format does not have, and files that exist give an error with a way out."""
+    """Unknown formats, choices that a format does not have, and files that exist give an error with
+    a way out.
+    """
     assert f"the formats are {', '.join(FORMATS)}" in refused(capture, "--to", "pdf")
     assert "csv has all runs" in refused(capture, "--to", "csv", "--run", 1)
-    assert "leave them out" in refused(capture, "--to", "csv", "--endpoint", "http://localhost:4318")
+    assert "leave them out" in refused(
+        capture, "--to", "csv", "--endpoint", "http://localhost:4318"
+    )
     assert "writes no file" in refused(capture, "--to", "otlp", "--output", capture.with_name("x"))
     export(capture, "--to", "perfetto")
     assert "--force" in refused(capture, "--to", "perfetto")
@@ -96,7 +112,9 @@ def test_what_cannot_be_is_refused(capture: Path) -> None:
 def test_spans_are_sent_to_a_receiver(capture: Path) -> None:
     """`--to otlp` sends the spans of one run, as many as it says."""
     with http_receiver() as receiver:
-        said = export(capture, "--to", "otlp", "--endpoint", receiver.endpoint, "--protocol", "http/protobuf")
+        said = export(
+            capture, "--to", "otlp", "--endpoint", receiver.endpoint, "--protocol", "http/protobuf"
+        )
     assert said == f"{len(receiver.span_ids)} spans sent\n"
     spans = xsp.load(capture).spans
     assert len(receiver.span_ids) >= (spans["run"] == spans["run"].max()).sum()
@@ -106,10 +124,20 @@ def test_a_receiver_is_not_flooded(capture: Path) -> None:
     """`--levels` and `--min-duration-us` send what the method's arguments would."""
     with http_receiver() as receiver:
         said = export(
-            capture, "--to", "otlp", "--endpoint", receiver.endpoint, "--levels", "M/L", "--min-duration-us", 2.5
+            capture,
+            "--to",
+            "otlp",
+            "--endpoint",
+            receiver.endpoint,
+            "--levels",
+            "M/L",
+            "--min-duration-us",
+            2.5,
         )
         few = len(receiver.span_ids)
-        assert xsp.load(capture).to_otlp(receiver.endpoint, levels="M/L", min_duration_ns=2500) == few
+        assert (
+            xsp.load(capture).to_otlp(receiver.endpoint, levels="M/L", min_duration_ns=2500) == few
+        )
         assert few < xsp.load(capture).to_otlp(receiver.endpoint)
     assert said == f"{few} spans sent\n"
     assert "leave them out" in refused(capture, "--to", "csv", "--levels", "M/L")
@@ -127,4 +155,6 @@ assert again.kernels == prof.kernels
 assert "torch" not in sys.modules
 """
     package = str(Path(xsp.__file__).parents[1])
-    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": package}, check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": package}, check=True, timeout=120
+    )

@@ -49,7 +49,9 @@ def on_cpu() -> xsp.Profile:
 
 def bars(figure: Any, axis: str = "y") -> dict[float, float]:
     """Height by place of all bars on one axis."""
-    traces = [trace for trace in figure.data if trace.type == "bar" and (trace.yaxis or "y") == axis]
+    traces = [
+        trace for trace in figure.data if trace.type == "bar" and (trace.yaxis or "y") == axis
+    ]
     return {float(x): float(y) for trace in traces for x, y in zip(trace.x, trace.y, strict=True)}
 
 
@@ -71,7 +73,9 @@ def test_importing_figures_does_not_import_plotly() -> None:
 
 @pytest.mark.parametrize("name", figures.__all__)
 def test_every_figure_says_what_it_shows(name: str, resnet: xsp.Profile) -> None:
-    """Each figure of an H100 capture has a title, titles on its axes, hover texts, and at most MARKS marks."""
+    """Each figure of an H100 capture has a title, titles on its axes, hover texts, and at most
+    MARKS marks.
+    """
     drawn = getattr(figures, name)(resnet)
     assert drawn.layout.title.text.startswith("<b>")
     assert not drawn.layout.meta.get("empty")
@@ -79,7 +83,9 @@ def test_every_figure_says_what_it_shows(name: str, resnet: xsp.Profile) -> None
     if name != "hierarchy":
         titles = [drawn.layout[axis].title.text for axis in ("xaxis", "yaxis")]
         assert any(titles)
-        assert any("(" in title or "Share" in title or "Batch" in title for title in filter(None, titles))
+        assert any(
+            "(" in title or "Share" in title or "Batch" in title for title in filter(None, titles)
+        )
     assert any(trace.hovertext is not None for trace in drawn.data)
 
 
@@ -100,7 +106,9 @@ def test_every_figure_survives_a_model_without_gpu(name: str, on_cpu: xsp.Profil
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("name", figures.__all__)
 def test_every_figure_says_why_it_is_empty_where_only_the_model_was_traced(name: str) -> None:
-    """Without layers each figure but the one of latencies says that there are none, and no share is not a number."""
+    """Without layers each figure but the one of latencies says that there are none, and no share is
+    not a number.
+    """
     prof = xsp.measure(nn.Linear(8, 8), torch.randn(4, 8), iterations=3, levels="M")
     drawn = getattr(figures, name)(prof)
     if name != "model_information":
@@ -109,7 +117,9 @@ def test_every_figure_says_why_it_is_empty_where_only_the_model_was_traced(name:
 
 
 def test_bars_are_the_layers_latencies(step: xsp.Profile) -> None:
-    """A3: one bar per layer, at its index, as high as its latency; backward passes are hatched, as the note says."""
+    """A3: one bar per layer, at its index, as high as its latency; backward passes are hatched, as
+    the note says.
+    """
     table = analysis.layer_latency(step)
     drawn = figures.layer_latency(step)
     found = bars(drawn)
@@ -125,17 +135,27 @@ def test_bars_are_the_layers_memory(resnet: xsp.Profile) -> None:
     """A4: bars in MiB of what each layer allocates."""
     table = analysis.layer_memory(resnet).dropna()
     found = bars(figures.layer_memory(resnet))
-    np.testing.assert_allclose([found[index] for index in table["index"]], table["allocated_bytes"] / 2**20)
+    np.testing.assert_allclose(
+        [found[index] for index in table["index"]], table["allocated_bytes"] / 2**20
+    )
 
 
 def test_work_has_three_panels(resnet: xsp.Profile) -> None:
-    """A12: FLOPs in G, bytes read and written in MiB, below each other; analytic ones are called that."""
+    """A12: FLOPs in G, bytes read and written in MiB, below each other; analytic ones are called
+    that.
+    """
     table = analysis.layer_metrics(resnet).dropna()
     drawn = figures.layer_metrics(resnet)
-    columns = {"y": ("flops", 1e9), "y2": ("dram_read_bytes", 2**20), "y3": ("dram_write_bytes", 2**20)}
+    columns = {
+        "y": ("flops", 1e9),
+        "y2": ("dram_read_bytes", 2**20),
+        "y3": ("dram_write_bytes", 2**20),
+    }
     for axis, (column, scale) in columns.items():
         found = bars(drawn, axis)
-        np.testing.assert_allclose([found[index] for index in table["layer_index"]], table[column] / scale)
+        np.testing.assert_allclose(
+            [found[index] for index in table["layer_index"]], table[column] / scale
+        )
     assert note(drawn).startswith("Analytic")
 
 
@@ -147,7 +167,9 @@ def test_gpu_shares_fill_every_bar(resnet: xsp.Profile) -> None:
     np.testing.assert_allclose(np.add(busy.y, idle.y), 100)
 
 
-@pytest.mark.parametrize("name", ["layer_type_distribution", "layer_latency_by_type", "layer_memory_by_type"])
+@pytest.mark.parametrize(
+    "name", ["layer_type_distribution", "layer_latency_by_type", "layer_memory_by_type"]
+)
 def test_shares_of_types_add_up(name: str, step: xsp.Profile) -> None:
     """A5 to A7: bars are sorted shares, the small ones pooled, and add up to 100 %."""
     table = getattr(analysis, name)(step)
@@ -159,17 +181,23 @@ def test_shares_of_types_add_up(name: str, step: xsp.Profile) -> None:
 
 
 def test_kernels_lie_below_named_roofs(resnet: xsp.Profile) -> None:
-    """A9: logarithmic axes, a mark per kernel whose place is known, the rest counted; ridge points on the DRAM roof."""
+    """A9: logarithmic axes, a mark per kernel whose place is known, the rest counted; ridge points
+    on the DRAM roof.
+    """
     table = analysis.kernel_roofline(resnet)
     known = table[(table["arithmetic_intensity"] > 0) & (table["flops_per_s"] > 0)]
     drawn = figures.kernel_roofline(resnet)
     assert drawn.layout.xaxis.type == drawn.layout.yaxis.type == "log"
     points = [trace for trace in drawn.data if trace.mode == "markers" and trace.showlegend is None]
-    assert sorted(np.concatenate([trace.x for trace in points])) == sorted(known["arithmetic_intensity"])
+    assert sorted(np.concatenate([trace.x for trace in points])) == sorted(
+        known["arithmetic_intensity"]
+    )
     assert sorted(np.concatenate([trace.y for trace in points])) == sorted(known["flops_per_s"])
     assert f"{len(table) - len(known)} of {len(table)} kernels" in note(drawn)
     bandwidth = peaks(resnet).set_index("resource")["per_s"]["dram"]
-    ridges = [trace for trace in drawn.data if trace.mode == "markers" and trace.showlegend is False]
+    ridges = [
+        trace for trace in drawn.data if trace.mode == "markers" and trace.showlegend is False
+    ]
     assert len(ridges) >= known["precision"].nunique()
     for ridge in ridges:
         assert ridge.y[0] == pytest.approx(ridge.x[0] * bandwidth)
@@ -179,10 +207,16 @@ def test_kernels_lie_below_named_roofs(resnet: xsp.Profile) -> None:
 
 
 def test_layers_roofline_has_every_known_layer(resnet: xsp.Profile) -> None:
-    """A14: a mark per layer with FLOPs and traffic, of the size of its time, with symbols that differ by kind."""
+    """A14: a mark per layer with FLOPs and traffic, of the size of its time, with symbols that
+    differ by kind.
+    """
     table = analysis.layer_roofline(resnet)
     known = table[(table["arithmetic_intensity"] > 0) & (table["flops_per_s"] > 0)]
-    points = [trace for trace in figures.layer_roofline(resnet).data if trace.mode == "markers" and trace.name]
+    points = [
+        trace
+        for trace in figures.layer_roofline(resnet).data
+        if trace.mode == "markers" and trace.name
+    ]
     assert sum(len(trace.x) for trace in points) == len(known)
     assert len({trace.marker.symbol for trace in points}) == len(points) > 2
 
@@ -198,30 +232,42 @@ def test_kernels_by_name_are_the_largest(resnet: xsp.Profile) -> None:
 
 
 def test_icicle_adds_up_to_the_timeline(step: xsp.Profile) -> None:
-    """The stack: the whole is the device's timeline, a layer as wide as its latency, every node below its parent."""
+    """The stack: the whole is the device's timeline, a layer as wide as its latency, every node
+    below its parent.
+    """
     (trace,) = figures.hierarchy(step).data
     timeline = step.device_timeline()
-    assert sum(trace.values) == pytest.approx((timeline["busy_ms"] + timeline["idle_before_ms"]).sum(), rel=0.01)
+    assert sum(trace.values) == pytest.approx(
+        (timeline["busy_ms"] + timeline["idle_before_ms"]).sum(), rel=0.01
+    )
     ids = list(trace.ids)
     assert len(set(ids)) == len(ids)
     assert set(trace.parents) - {""} <= set(ids)
     assert min(trace.values) >= 0
     layers = analysis.layer_latency(step)
     widest = layers.loc[layers["latency_ms"].idxmax()]
-    (text,) = [text for text in trace.hovertext if f"<b>{widest['name']}</b>" in text and "backward" not in text]
+    (text,) = [
+        text
+        for text in trace.hovertext
+        if f"<b>{widest['name']}</b>" in text and "backward" not in text
+    ]
     assert f"{widest['latency_ms']:.3f} ms" in text
 
 
 def contrast(one: str, other: str) -> float:
     """WCAG's ratio of two colours, 1 to 21."""
-    parts = np.array([[int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] for colour in (one, other)])
+    parts = np.array(
+        [[int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] for colour in (one, other)]
+    )
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     low, high = sorted(linear @ (0.2126, 0.7152, 0.0722) + 0.05)
     return float(high / low)
 
 
 def test_names_in_the_icicle_can_be_read(step: xsp.Profile) -> None:
-    """Text stands out from every node's colour, those of modules too, with a ratio of more than 4."""
+    """Text stands out from every node's colour, those of modules too, with a ratio of more
+    than 4.
+    """
     (trace,) = figures.hierarchy(step).data
     pairs = set(zip(trace.textfont.color, trace.marker.colors, strict=True))
     assert len(pairs) > 4
@@ -249,7 +295,9 @@ def test_names_are_text_not_markup() -> None:
 
 
 def test_bars_of_overlapping_kernels_are_not_longer_than_the_latency() -> None:
-    """A15: kernels that run side by side add up to more than the latency; the bar is the time that the GPU is busy."""
+    """A15: kernels that run side by side add up to more than the latency; the bar is the time that
+    the GPU is busy.
+    """
     prof = xsp.load(CAPTURES / "models" / "wav2vec2_base.xsp")
     assert analysis.kernels_by_model(prof)["kernel_latency_ms"][0] > prof.latency_ms
     busy, idle, *_ = figures.kernels_by_model(prof).data
@@ -257,18 +305,27 @@ def test_bars_of_overlapping_kernels_are_not_longer_than_the_latency() -> None:
     assert idle.y[0] > 0
 
 
-@pytest.mark.parametrize("name", ["kernel_roofline", "layer_metrics", "kernels_by_name", "kernels_by_model"])
+@pytest.mark.parametrize(
+    "name", ["kernel_roofline", "layer_metrics", "kernels_by_name", "kernels_by_model"]
+)
 def test_notes_tell_what_was_counted(name: str) -> None:
-    """Where the hardware counted DRAM bytes and no FLOPs, the note says so of each; where both, of both."""
+    """Where the hardware counted DRAM bytes and no FLOPs, the note says so of each; where both, of
+    both.
+    """
     draw, capture = getattr(figures, name), gpu_capture()
-    fused = {f"smsp__sass_thread_inst_executed_op_f{each}_pred_on.sum": 1e6 for each in ("add", "mul", "fma")}
+    fused = {
+        f"smsp__sass_thread_inst_executed_op_f{each}_pred_on.sum": 1e6
+        for each in ("add", "mul", "fma")
+    }
     others = [name.replace("_op_f", f"_op_{letter}") for name in fused for letter in "dh"]
     dram = {"dram__bytes_read.sum": 2e6, "dram__bytes_write.sum": 1e6}
     tensor = {"sm__ops_path_tensor_src_bf16_dst_fp32.sum": 1e6}
 
     def counting(**columns: float) -> xsp.Profile:
         position = np.arange(4)
-        table = pd.DataFrame({"position": position, "kernel": position, "sample": position, **columns})
+        table = pd.DataFrame(
+            {"position": position, "kernel": position, "sample": position, **columns}
+        )
         return xsp.Profile(replace(capture, tables={**capture.tables, "counters": table}))
 
     assert "FLOPs are analytic" in note(draw(counting(**dram)))
@@ -278,37 +335,64 @@ def test_notes_tell_what_was_counted(name: str) -> None:
 
 
 def test_work_of_a_model_on_the_cpu_is_called_analytic(on_cpu: xsp.Profile) -> None:
-    """Without kernels FLOPs and bytes are from the layers' shapes, and the figure of them says so."""
+    """Without kernels FLOPs and bytes are from the layers' shapes, and the figure of them
+    says so.
+    """
     assert analysis.layer_metrics(on_cpu)["flops"].notna().any()
     assert note(figures.layer_metrics(on_cpu)).startswith("Analytic, not counted")
 
 
 def test_colours_are_the_same_everywhere(resnet: xsp.Profile) -> None:
-    """Convolutions have one colour in the bars, the shares and the rooflines; no two kinds share a symbol."""
+    """Convolutions have one colour in the bars, the shares and the rooflines; no two kinds share a
+    symbol.
+    """
     colour = family("Conv2d").colour
-    for drawn in (figures.layer_latency(resnet), figures.layer_roofline(resnet), figures.kernel_roofline(resnet)):
+    for drawn in (
+        figures.layer_latency(resnet),
+        figures.layer_roofline(resnet),
+        figures.kernel_roofline(resnet),
+    ):
         (trace,) = [trace for trace in drawn.data if trace.name == "convolution"]
         assert trace.marker.color == colour
     (shares,) = figures.layer_latency_by_type(resnet).data
     assert colour in shares.marker.color
-    assert len({one.symbol for one in FAMILIES}) == len({one.colour for one in FAMILIES}) == len(FAMILIES)
+    assert (
+        len({one.symbol for one in FAMILIES})
+        == len({one.colour for one in FAMILIES})
+        == len(FAMILIES)
+    )
 
 
 @pytest.mark.parametrize(
     ("layer_type", "kind"),
     [
-        ("Conv2d", "convolution"), ("ConvTranspose2d", "convolution"), ("Conv1D", "matrix product"),
-        ("Linear", "matrix product"), ("matmul", "matrix product"), ("baddbmm", "matrix product"),
-        ("scaled_dot_product_attention", "attention"), ("MultiheadAttention", "attention"),
-        ("BatchNorm2d", "normalisation"), ("LlamaRMSNorm", "normalisation"), ("ReLU6", "activation"),
-        ("NewGELUActivation", "activation"), ("hardswish", "activation"), ("AdaptiveAvgPool2d", "pooling"),
-        ("add", "elementwise"), ("iadd", "elementwise"), ("foreach_mul", "elementwise"),
+        ("Conv2d", "convolution"),
+        ("ConvTranspose2d", "convolution"),
+        ("Conv1D", "matrix product"),
+        ("Linear", "matrix product"),
+        ("matmul", "matrix product"),
+        ("baddbmm", "matrix product"),
+        ("scaled_dot_product_attention", "attention"),
+        ("MultiheadAttention", "attention"),
+        ("BatchNorm2d", "normalisation"),
+        ("LlamaRMSNorm", "normalisation"),
+        ("ReLU6", "activation"),
+        ("NewGELUActivation", "activation"),
+        ("hardswish", "activation"),
+        ("AdaptiveAvgPool2d", "pooling"),
+        ("add", "elementwise"),
+        ("iadd", "elementwise"),
+        ("foreach_mul", "elementwise"),
         ("Embedding", "embedding and indexing"),
-        ("EmbeddingBag", "embedding and indexing"), ("CrossEntropyLoss", "softmax and loss"),
+        ("EmbeddingBag", "embedding and indexing"),
+        ("CrossEntropyLoss", "softmax and loss"),
         ("softmax", "softmax and loss"),
-        ("cat", "data movement"), ("flatten", "data movement"), ("to", "data movement"), ("Mystery", "other"),
+        ("cat", "data movement"),
+        ("flatten", "data movement"),
+        ("to", "data movement"),
+        ("Mystery", "other"),
     ],
-)  # fmt: skip
+)
 def test_types_have_kinds(layer_type: str, kind: str) -> None:
     """The kind of layer, which gives colour and symbol, follows from the type's name."""
     assert family(layer_type).name == kind
@@ -318,17 +402,23 @@ def test_models_without_a_batch_size_are_drawn_too(resnet: xsp.Profile, step: xs
     """A training step's batch size is not known: its bar and its mark have the name alone."""
     drawn = figures.kernels_by_model([resnet, step])
     assert list(drawn.layout.xaxis.ticktext) == [f"{resnet.name} batch 32", escape(step.name)]
-    [alone] = [trace for trace in figures.kernels_by_model(step).data if trace.name == escape(step.name)]
+    [alone] = [
+        trace for trace in figures.kernels_by_model(step).data if trace.name == escape(step.name)
+    ]
     assert "batch" not in alone.hovertext[0]
 
 
 def test_sweep_figures_show_every_profile(resnet: xsp.Profile, step: xsp.Profile) -> None:
-    """A1 and A15 over several profiles: throughput and latency by batch size, GPU time, and a place in the roofline."""
+    """A1 and A15 over several profiles: throughput and latency by batch size, GPU time, and a place
+    in the roofline.
+    """
     both = [resnet, xsp.load(CAPTURES / "h100_transformer.xsp")]
     table = analysis.model_information(both)
     drawn = figures.model_information(both)
     upper = {(trace.name, trace.x[0]): trace.y[0] for trace in drawn.data if trace.yaxis is None}
-    for name, batch, throughput in table[["name", "batch_size", "throughput_per_s"]].itertuples(index=False):
+    for name, batch, throughput in table[["name", "batch_size", "throughput_per_s"]].itertuples(
+        index=False
+    ):
         assert upper[name, batch] == pytest.approx(throughput)
     busy, idle, *_ = figures.kernels_by_model(both).data
     np.testing.assert_allclose(busy.y, [prof.tree()["device_ms"].iloc[0] for prof in both])

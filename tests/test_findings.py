@@ -17,22 +17,29 @@ CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 
 
 def faster(factor: float) -> Profile:
-    """The GPU profile with its unprofiled latency divided by a factor: the GPU is busy for more of it."""
+    """The GPU profile with its unprofiled latency divided by a factor: the GPU is busy for more of
+    it.
+    """
     capture = gpu_capture()
     capture.tables["runs"]["latency_ns"] -= int(LATENCY_NS * (1 - 1 / factor))
     return Profile(capture)
 
 
 @pytest.mark.parametrize(
-    ("factor", "who"), [(1.0, "the host: "), (1.4, "the GPU, and the host with it: "), (1.75, "the GPU: it is busy")]
+    ("factor", "who"),
+    [(1.0, "the host: "), (1.4, "the GPU, and the host with it: "), (1.75, "the GPU: it is busy")],
 )
 def test_bound_follows_the_idle_share(factor: float, who: str) -> None:
-    """The host bounds a model whose GPU is idle for 40 % of the latency, the GPU one with less than 10 %."""
+    """The host bounds a model whose GPU is idle for 40 % of the latency, the GPU one with less than
+    10 %.
+    """
     assert dict(findings(faster(factor)))["bound by"].startswith(who)
 
 
 def test_idle_share_and_place_are_the_timelines() -> None:
-    """ResNet-50 at batch 32: the idle share is that of the tree, and most of it lies between kernels."""
+    """ResNet-50 at batch 32: the idle share is that of the tree, and most of it lies between
+    kernels.
+    """
     prof = xsp.load(CAPTURES / "h100_resnet50.xsp")
     sentence = dict(findings(prof))["bound by"]
     idle = 1 - prof.tree()["device_ms"].iloc[0] / prof.latency_ms
@@ -45,7 +52,9 @@ def test_idle_share_and_place_are_the_timelines() -> None:
 
 
 def test_estimates_are_named_beside_counted_bytes() -> None:
-    """Where the hardware counted bytes and no FLOPs, the sentence on what is memory-bound says that FLOPs are not."""
+    """Where the hardware counted bytes and no FLOPs, the sentence on what is memory-bound says that
+    FLOPs are not.
+    """
     prof = xsp.load(CAPTURES / "models" / "alexnet.xsp")
     assert set(analysis.kernel_information(prof)["source"]) == {"counters", "mixed"}
     assert dict(findings(prof))["bound by"].endswith("(analytic FLOPs)")
@@ -56,16 +65,26 @@ def test_largest_of_each_level_are_named_with_their_share() -> None:
     prof = xsp.load(CAPTURES / "h100_transformer.xsp")
     found = dict(findings(prof))
     layer = analysis.layer_information(prof).nlargest(1, "latency_ms").iloc[0]
-    assert found["layers"].startswith(f"{layer['name']} ({layer['type']}) {numbers.percent(layer['share'])}")
+    assert found["layers"].startswith(
+        f"{layer['name']} ({layer['type']}) {numbers.percent(layer['share'])}"
+    )
     call = analysis.library_by_api(prof).nlargest(1, "share").iloc[0]
-    assert found["library"].startswith(f"{call['name']} ×{call['count']} {numbers.percent(call['share'])}")
+    assert found["library"].startswith(
+        f"{call['name']} ×{call['count']} {numbers.percent(call['share'])}"
+    )
     kernel = analysis.kernels_by_name(prof).iloc[0]
-    assert f"×{kernel['count']} {numbers.percent(kernel['share'])}" in found["kernels"].split(",")[0]
+    assert (
+        f"×{kernel['count']} {numbers.percent(kernel['share'])}" in found["kernels"].split(",")[0]
+    )
 
 
 def test_shares_of_overlapping_kernels_are_explained() -> None:
-    """Where kernels of several streams add up to more than the latency the sentence says why; elsewhere it does not."""
-    wav2vec, alexnet = (xsp.load(CAPTURES / "models" / f"{name}.xsp") for name in ("wav2vec2_base", "alexnet"))
+    """Where kernels of several streams add up to more than the latency the sentence says why;
+    elsewhere it does not.
+    """
+    wav2vec, alexnet = (
+        xsp.load(CAPTURES / "models" / f"{name}.xsp") for name in ("wav2vec2_base", "alexnet")
+    )
     assert analysis.kernels_by_name(wav2vec)["share"].sum() > 1
     assert "side by side" in dict(findings(wav2vec))["kernels"]
     assert "side by side" not in dict(findings(alexnet))["kernels"]
@@ -83,6 +102,7 @@ def test_terminal_says_it_above_the_table() -> None:
     lines = profile_text(gpu_profile(), width=100).splitlines()
     headings = [line[:10].strip() for line in lines]
     table = headings.index("node")
-    assert [headings.index(each) < table for each in ("bound by", "layers", "types", "library", "kernels")] == [
-        True
-    ] * 5
+    assert [
+        headings.index(each) < table
+        for each in ("bound by", "layers", "types", "library", "kernels")
+    ] == [True] * 5

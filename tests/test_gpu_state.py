@@ -21,8 +21,13 @@ def test_steady_rounds_are_all_kept_without_a_word() -> None:
 
 
 def test_throttled_and_slow_rounds_are_left_out_and_said() -> None:
-    """A few throttled rounds, or a few at another clock, are left out; the sentence says how many and why."""
-    states = [state(i) for i in range(8)] + [state(8, throttled_by="power cap"), state(9, clock=1200)]
+    """A few throttled rounds, or a few at another clock, are left out; the sentence says how many
+    and why.
+    """
+    states = [state(i) for i in range(8)] + [
+        state(8, throttled_by="power cap"),
+        state(9, clock=1200),
+    ]
     assert suspect_rounds(states) == {8, 9}
     kept, sentence = kept_rounds(states, 10, 5)
     assert kept == set(range(8))
@@ -32,7 +37,9 @@ def test_throttled_and_slow_rounds_are_left_out_and_said() -> None:
 
 
 def test_a_gpu_that_is_always_throttled_is_measured_as_it_is() -> None:
-    """Where most rounds are throttled none is left out, and the profile says that it mixes states."""
+    """Where most rounds are throttled none is left out, and the profile says that it mixes
+    states.
+    """
     states = [state(i, throttled_by="power cap" if i > 1 else "") for i in range(8)]
     kept, sentence = kept_rounds(states, 8, 5)
     assert kept == set(range(8))
@@ -49,7 +56,9 @@ def test_a_gpu_that_is_throttled_throughout_mixes_nothing() -> None:
 
 
 def test_other_processes_on_the_gpu_are_said() -> None:
-    """Work of other processes makes times longer, and a warning says in how many rounds there were any."""
+    """Work of other processes makes times longer, and a warning says in how many rounds there were
+    any.
+    """
     states = [GpuState(i, 1980, 2619, 300.0, 50, "", 2 * (i > 5)) for i in range(8)]
     assert about_others(states[:6], 6) == []
     assert "other processes (up to 2) used the GPU in 2 of 8 rounds" in about_others(states, 8)[0]
@@ -60,7 +69,10 @@ def test_rounds_are_marked_in_the_profile() -> None:
     capture = gpu_capture()
     last = int(capture.tables["runs"]["round"].max())
     states = [asdict(state(number)) for number in range(last + 1)]
-    states += [asdict(state(last + 1, throttled_by="power cap")), asdict(state(last + 2, clock=1200))]
+    states += [
+        asdict(state(last + 1, throttled_by="power cap")),
+        asdict(state(last + 2, clock=1200)),
+    ]
     capture.meta["gpu_states"] = states
     found = xsp.Profile(capture).gpu_states
     assert found.loc[found["suspect"], "round"].tolist() == [last + 1, last + 2]
@@ -68,10 +80,16 @@ def test_rounds_are_marked_in_the_profile() -> None:
 
 
 def test_environment_has_the_range_of_what_was_seen() -> None:
-    """Clocks, power and temperature from lowest to highest, causes of throttling, and other processes."""
+    """Clocks, power and temperature from lowest to highest, causes of throttling, and other
+    processes.
+    """
     watch = GpuWatch()
     assert watch.ranges() == {}
-    watch.states = [state(0), state(1, 1200, "power cap"), GpuState(2, 1980, 2619, 420.0, 61, "", 1)]
+    watch.states = [
+        state(0),
+        state(1, 1200, "power cap"),
+        GpuState(2, 1980, 2619, 420.0, 61, "", 1),
+    ]
     assert watch.ranges() == {
         "sm_clock_mhz": [1200, 1980],
         "power_w": [300.0, 420.0],

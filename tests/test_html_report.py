@@ -40,13 +40,24 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(tab: Tab, page: Path) -> Tab:
-    """The tab with this page and no messages of earlier ones; tall enough for everything to be near the window."""
+    """The tab with this page and no messages of earlier ones; tall enough for everything to be near
+    the window.
+    """
     tab.errors.clear()
     tab.requests.clear()
     tab.open(page)
     height = tab.evaluate("document.documentElement.scrollHeight")
-    tab.call("Emulation.setDeviceMetricsOverride", width=1400, height=height, deviceScaleFactor=1, mobile=False)
-    tab.wait("Array.from(document.querySelectorAll('.sheet')).every((sheet) => sheet.querySelector('tbody tr'))")
+    tab.call(
+        "Emulation.setDeviceMetricsOverride",
+        width=1400,
+        height=height,
+        deviceScaleFactor=1,
+        mobile=False,
+    )
+    tab.wait(
+        "Array.from(document.querySelectorAll('.sheet')).every((sheet) => "
+        "sheet.querySelector('tbody tr'))"
+    )
     tab.wait(f"{DRAWN}.every((figure) => figure.querySelector('svg.main-svg'))")
     return tab
 
@@ -66,7 +77,8 @@ def column(tab: Tab, sheet: str, head: str) -> list[str]:
 def click(tab: Tab, sheet: str, head: str) -> None:
     """Click a table's heading."""
     tab.evaluate(
-        f"Array.from(document.querySelectorAll('#{sheet} th button')).find((b) => b.textContent === {head!r}).click()"
+        f"Array.from(document.querySelectorAll('#{sheet} th button')).find((b) => b.textContent "
+        f"=== {head!r}).click()"
     )
 
 
@@ -84,20 +96,29 @@ def search(tab: Tab, sheet: str, words: str) -> str:
 
 @in_browser
 def test_page_draws_everything_without_errors_or_network(tab: Tab, page: Path) -> None:
-    """All figures and tables appear, nothing is written to the console, and only the page itself is loaded."""
+    """All figures and tables appear, nothing is written to the console, and only the page itself is
+    loaded.
+    """
     opened(tab, page)
     assert tab.evaluate(f"{DRAWN}.length") >= 11
     assert tab.evaluate("document.querySelectorAll('.sheet').length") >= 10
-    assert tab.evaluate(f"{DRAWN}.every((f) => f.querySelectorAll('path.point, g.slice, path.surface, .point').length)")
+    assert tab.evaluate(
+        f"{DRAWN}.every((f) => f.querySelectorAll('path.point, g.slice, path.surface, "
+        ".point').length)"
+    )
     assert tab.errors == []
-    assert [address for address in tab.requests if not address.startswith(("data:", "blob:"))] == [page.as_uri()]
+    assert [address for address in tab.requests if not address.startswith(("data:", "blob:"))] == [
+        page.as_uri()
+    ]
 
 
 @in_browser
 def test_network_is_forbidden_to_the_page(tab: Tab, page: Path) -> None:
     """The page's own policy stops a script in it from loading anything."""
     opened(tab, page)
-    refused = tab.evaluate("fetch('http://127.0.0.1:9/').then(() => 'loaded', (error) => error.name)")
+    refused = tab.evaluate(
+        "fetch('http://127.0.0.1:9/').then(() => 'loaded', (error) => error.name)"
+    )
     assert refused == "TypeError"
     assert any("Content Security Policy" in error for error in tab.errors)
 
@@ -110,12 +131,16 @@ def test_tables_show_the_analyses(tab: Tab, page: Path) -> None:
     shown = column(tab, "layer-information", "layer")
     assert shown == expected["name"].tolist()[: len(shown)]
     assert column(tab, "layer-information", "latency ms")[0] == f"{expected['latency_ms'][0]:.4f}"
-    assert f"{len(expected)} rows" in tab.evaluate("document.querySelector('#layer-information output').textContent")
+    assert f"{len(expected)} rows" in tab.evaluate(
+        "document.querySelector('#layer-information output').textContent"
+    )
 
 
 @in_browser
 def test_tables_sort(tab: Tab, page: Path) -> None:
-    """A heading sorts from the largest, then from the smallest, then as before; texts alphabetically."""
+    """A heading sorts from the largest, then from the smallest, then as before; texts
+    alphabetically.
+    """
     opened(tab, page)
     before = column(tab, "layer-information", "layer")
     latencies = analysis.layer_information(xsp.load(CAPTURE))["latency_ms"]
@@ -133,12 +158,19 @@ def test_tables_sort(tab: Tab, page: Path) -> None:
 
 @in_browser
 def test_tables_search_all_words_also_in_full_names(tab: Tab, page: Path) -> None:
-    """The search keeps the rows in which every word occurs, and finds what the shown name leaves out."""
+    """The search keeps the rows in which every word occurs, and finds what the shown name leaves
+    out.
+    """
     opened(tab, page)
     names = analysis.kernel_information(xsp.load(CAPTURE))[["name", "layer"]]
-    wanted = names["name"].str.contains("at::native", regex=False) & names["layer"].str.contains("layer1.0")
+    wanted = names["name"].str.contains("at::native", regex=False) & names["layer"].str.contains(
+        "layer1.0"
+    )
     assert 0 < wanted.sum() < len(names)
-    assert search(tab, "kernel-information", "AT::native layer1.0") == f"{wanted.sum()} of {len(names)} rows"
+    assert (
+        search(tab, "kernel-information", "AT::native layer1.0")
+        == f"{wanted.sum()} of {len(names)} rows"
+    )
     assert len(column(tab, "kernel-information", "kernel")) == min(wanted.sum(), 32)
     assert search(tab, "kernel-information", "no such kernel").startswith("0 of")
     assert search(tab, "kernel-information", "") == f"{len(names)} rows"
@@ -146,7 +178,9 @@ def test_tables_search_all_words_also_in_full_names(tab: Tab, page: Path) -> Non
 
 @in_browser
 def test_long_tables_stay_quick(tab: Tab, tmp_path: Path) -> None:
-    """A table of 3,000 rows keeps few of them in the page, sorts within a second, and scrolls to its end."""
+    """A table of 3,000 rows keeps few of them in the page, sorts within a second, and scrolls to
+    its end.
+    """
     opened(tab, wide_profile(3000).to_html(tmp_path / "wide.html"))
     assert tab.evaluate("document.querySelectorAll('#layer-information tbody tr').length") < 60
     took = tab.evaluate(
@@ -173,7 +207,9 @@ def test_dark_and_light_follow_the_system(tab: Tab, page: Path) -> None:
         seen = []
         for wanted in (False, True):
             tab.dark(wanted)
-            tab.wait(f"matchMedia('(prefers-color-scheme: dark)').matches === {str(wanted).lower()}")
+            tab.wait(
+                f"matchMedia('(prefers-color-scheme: dark)').matches === {str(wanted).lower()}"
+            )
             tab.wait(f"{text} === '{'rgb(230, 232, 235)' if wanted else 'rgb(31, 35, 40)'}'")
             seen.append(tab.evaluate(background))
         assert seen == ["rgb(255, 255, 255)", "rgb(21, 24, 28)"]
@@ -183,15 +219,22 @@ def test_dark_and_light_follow_the_system(tab: Tab, page: Path) -> None:
 
 @in_browser
 def test_hostile_names_are_text(tab: Tab, tmp_path: Path) -> None:
-    """Names, warnings and environment with markup in them are shown as they are and never executed."""
-    prof = gpu_profile(name=HOSTILE, warnings=[HOSTILE], environment={"gpu": HOSTILE, "torch": "2.11"})
+    """Names, warnings and environment with markup in them are shown as they are and never
+    executed.
+    """
+    prof = gpu_profile(
+        name=HOSTILE, warnings=[HOSTILE], environment={"gpu": HOSTILE, "torch": "2.11"}
+    )
     opened(tab, prof.to_html(tmp_path / "hostile.html"))
     assert tab.evaluate("window.hacked") is None
     assert tab.evaluate("document.images.length") == 0
-    assert tab.evaluate("document.querySelector('h1').textContent") == HOSTILE.replace("\u2028", "\\u2028")
+    assert tab.evaluate("document.querySelector('h1').textContent") == HOSTILE.replace(
+        "\u2028", "\\u2028"
+    )
     assert HOSTILE_LAYER in column(tab, "layer-information", "layer")
     ticks = tab.evaluate(
-        "Array.from(document.querySelectorAll('#figure-layer_latency .xtick text'), (t) => t.textContent)"
+        "Array.from(document.querySelectorAll('#figure-layer_latency .xtick text'), (t) => "
+        "t.textContent)"
     )
     assert HOSTILE_LAYER in ticks
     assert tab.errors == []
@@ -204,7 +247,9 @@ def test_page_of_a_model_on_the_cpu(tab: Tab, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8))
     prof = xsp.measure(model, torch.randn(16, 32), iterations=5)
     opened(tab, prof.to_html(tmp_path / "cpu.html"))
-    assert "NVIDIA GPU" in tab.evaluate("document.querySelector('#figure-kernel_roofline').textContent")
+    assert "NVIDIA GPU" in tab.evaluate(
+        "document.querySelector('#figure-kernel_roofline').textContent"
+    )
     assert "the host" in tab.evaluate("document.querySelector('#summary dd').textContent")
     assert tab.errors == []
 
@@ -226,19 +271,25 @@ def test_page_refers_to_nothing(page: Path) -> None:
     """No element of the page has an address outside of it, and a policy forbids loading any."""
     text = page.read_text(encoding="utf-8")
     without_scripts = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
-    assert not re.search(r"""(src|href)\s*=\s*["']?(?!["']?#)""", re.sub(r"<script.*?</script>", "", without_scripts))
+    assert not re.search(
+        r"""(src|href)\s*=\s*["']?(?!["']?#)""", re.sub(r"<script.*?</script>", "", without_scripts)
+    )
     assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in text
 
 
 def test_json_cannot_end_its_script_element() -> None:
-    """JSON in the page has none of the characters that HTML reads in scripts, and is still the same JSON."""
+    """JSON in the page has none of the characters that HTML reads in scripts, and is still the same
+    JSON.
+    """
     written = script_json({"name": HOSTILE})
     assert not set("<>&\u2028") & set(written)
     assert eval(written) == {"name": HOSTILE}
 
 
 def test_command_writes_the_page(tmp_path: Path) -> None:
-    """`xsp report --html` writes the page and says where; a directory that is not there is a clear error."""
+    """`xsp report --html` writes the page and says where; a directory that is not there is a clear
+    error.
+    """
     target = tmp_path / "out.html"
     outcome = CliRunner().invoke(app, ["report", str(CAPTURE), "--html", str(target)])
     assert outcome.exit_code == 0

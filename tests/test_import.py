@@ -1,4 +1,6 @@
-"""Traces of other tools become profiles that hold what the trace holds, and say what it does not."""
+"""Traces of other tools become profiles that hold what the trace holds, and say what it
+does not.
+"""
 
 from __future__ import annotations
 
@@ -61,8 +63,12 @@ def model() -> tuple[nn.Module, torch.Tensor]:
     return net, x
 
 
-def test_modules_of_a_trace_with_stacks_are_layers(model: tuple[nn.Module, torch.Tensor], tmp_path: Path) -> None:
-    """With Python functions recorded, leaf modules are layers below their modules, and so is an operator between."""
+def test_modules_of_a_trace_with_stacks_are_layers(
+    model: tuple[nn.Module, torch.Tensor], tmp_path: Path
+) -> None:
+    """With Python functions recorded, leaf modules are layers below their modules, and so is an
+    operator between.
+    """
     net, x = model
     with torch.no_grad():
         prof = recorded(tmp_path / "x.json", lambda: net(x), with_stack=True)
@@ -76,17 +82,25 @@ def test_modules_of_a_trace_with_stacks_are_layers(model: tuple[nn.Module, torch
     assert prof.tree().query("level == 'MODULE'")["name"].tolist() == ["Sequential_0"]
 
 
-def test_backward_work_is_led_to_its_layer(model: tuple[nn.Module, torch.Tensor], tmp_path: Path) -> None:
-    """The arrows between forward and backward operators give backward work the name of the layer that caused it."""
+def test_backward_work_is_led_to_its_layer(
+    model: tuple[nn.Module, torch.Tensor], tmp_path: Path
+) -> None:
+    """The arrows between forward and backward operators give backward work the name of the layer
+    that caused it.
+    """
     net, x = model
     prof = recorded(tmp_path / "x.json", lambda: net(x).sum().backward(), with_stack=True)
     backward = layers(prof).xs("backward", level="phase")
-    assert {"Net_0.Sequential_0.Linear_0", "Net_0.Sequential_0.ReLU_0", "Net_0.Linear_1"} <= set(backward.index)
+    assert {"Net_0.Sequential_0.Linear_0", "Net_0.Sequential_0.ReLU_0", "Net_0.Linear_1"} <= set(
+        backward.index
+    )
     assert "::AccumulateGrad" in backward.index
 
 
 def test_operators_are_layers_where_there_are_no_modules(tmp_path: Path) -> None:
-    """Without stacks, operators in no other operator are layers, with the program's annotations around them."""
+    """Without stacks, operators in no other operator are layers, with the program's annotations
+    around them.
+    """
 
     def work() -> None:
         with record_function("front"):
@@ -96,7 +110,9 @@ def test_operators_are_layers_where_there_are_no_modules(tmp_path: Path) -> None
 
     prof = recorded(tmp_path / "x.json", work, record_shapes=True)
     found = layers(prof)
-    assert {"front::ones", "front::add", "back:end: 1::mm", "back:end: 1::relu"} == set(found.index.droplevel("phase"))
+    assert {"front::ones", "front::add", "back:end: 1::mm", "back:end: 1::relu"} == set(
+        found.index.droplevel("phase")
+    )
     assert found.loc[("back:end: 1::mm", "forward"), "input_shapes"] == "[[4, 4], [4, 4]]"
     assert set(prof.tree().query("level == 'MODULE'")["name"]) == {"front", "back:end: 1"}
 
@@ -108,15 +124,21 @@ def test_times_are_those_of_the_trace(tmp_path: Path) -> None:
     prof = recorded(path, lambda: torch.mm(x, x))
     text = json.loads(path.read_text(), parse_float=str)
     durations = {e["name"]: e["dur"] for e in text["traceEvents"] if e.get("cat") == "cpu_op"}
-    assert layers(prof)["host_ms"].tolist() == [pytest.approx(float(durations["aten::mm"]) / 1e3, rel=1e-12)]
+    assert layers(prof)["host_ms"].tolist() == [
+        pytest.approx(float(durations["aten::mm"]) / 1e3, rel=1e-12)
+    ]
 
 
 def test_profiler_steps_are_runs(model: tuple[nn.Module, torch.Tensor], tmp_path: Path) -> None:
-    """Each ProfilerStep is a run; a layer of all of them is one layer with an interval over the runs."""
+    """Each ProfilerStep is a run; a layer of all of them is one layer with an interval over the
+    runs.
+    """
     net, x = model
     path = tmp_path / "x.json"
     plan = schedule(wait=1, warmup=1, active=4, repeat=1)
-    with profile(schedule=plan, on_trace_ready=lambda p: p.export_chrome_trace(str(path))) as recorder:
+    with profile(
+        schedule=plan, on_trace_ready=lambda p: p.export_chrome_trace(str(path))
+    ) as recorder:
         for _ in range(6):
             net(x)
             recorder.step()
@@ -130,7 +152,9 @@ def test_profiler_steps_are_runs(model: tuple[nn.Module, torch.Tensor], tmp_path
 
 
 def test_any_annotation_can_mark_the_runs(tmp_path: Path) -> None:
-    """`runs` names the annotations that are runs; what lies outside of them is said to be left out."""
+    """`runs` names the annotations that are runs; what lies outside of them is said to be
+    left out.
+    """
 
     def work() -> None:
         for number in range(3):
@@ -162,7 +186,9 @@ def test_missing_levels_have_a_reason(tmp_path: Path) -> None:
 
 
 def test_an_import_is_a_capture(tmp_path: Path) -> None:
-    """An imported profile is saved, opened and shown like any other, and has no overhead or correction to show."""
+    """An imported profile is saved, opened and shown like any other, and has no overhead or
+    correction to show.
+    """
     prof = recorded(tmp_path / "x.json", lambda: torch.ones(4).add(1))
     again = xsp.load(prof.save(tmp_path / "x.xsp"))
     pd.testing.assert_frame_equal(again.tree(), prof.tree())
@@ -188,8 +214,12 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[xsp.Profi
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_gpu_trace_comes_back_whole(name: str, pairs: dict[str, tuple[xsp.Profile, xsp.Profile]]) -> None:
-    """Every span of an H100 run, exported as a Kineto trace and imported, has its name, times, stream and parent."""
+def test_a_gpu_trace_comes_back_whole(
+    name: str, pairs: dict[str, tuple[xsp.Profile, xsp.Profile]]
+) -> None:
+    """Every span of an H100 run, exported as a Kineto trace and imported, has its name, times,
+    stream and parent.
+    """
     original, imported = pairs[name]
     tables = []
     for spans in (last_deepest(original), imported.spans):
@@ -198,21 +228,29 @@ def test_a_gpu_trace_comes_back_whole(name: str, pairs: dict[str, tuple[xsp.Prof
             {"level": str, "name": str}
         )
         shown["parent"] = names.reindex(spans["parent_id"]).to_numpy()
-        tables.append(shown.sort_values(["start_ns", "end_ns", "name"], kind="stable", ignore_index=True))
+        tables.append(
+            shown.sort_values(["start_ns", "end_ns", "name"], kind="stable", ignore_index=True)
+        )
     pd.testing.assert_frame_equal(*tables)
     assert imported.lost == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_kernels_and_their_times_are_equal(name: str, pairs: dict[str, tuple[xsp.Profile, xsp.Profile]]) -> None:
+def test_kernels_and_their_times_are_equal(
+    name: str, pairs: dict[str, tuple[xsp.Profile, xsp.Profile]]
+) -> None:
     """Kernel totals by name are equal, and so is each kernel's launch configuration."""
     original, imported = pairs[name]
     totals, shapes = [], []
     launch = [f"{what}_{axis}" for what in ("grid", "block") for axis in "xyz"]
     for prof, spans in ((original, last_deepest(original)), (imported, imported.spans)):
         kernels = spans[spans["level"] == "KERNEL"]
-        totals.append(kernels.groupby(kernels["name"].astype(str))["duration_ns"].agg(["sum", "count"]))
-        table = prof.table("kernels").loc[kernels["detail"], ["name", "registers_per_thread", *launch]]
+        totals.append(
+            kernels.groupby(kernels["name"].astype(str))["duration_ns"].agg(["sum", "count"])
+        )
+        table = prof.table("kernels").loc[
+            kernels["detail"], ["name", "registers_per_thread", *launch]
+        ]
         only = table[(prof.table("kernels").loc[kernels["detail"], "kind"] == "kernel").to_numpy()]
         shapes.append(only.sort_values(only.columns.tolist()).reset_index(drop=True))
     pd.testing.assert_frame_equal(*totals)
@@ -220,8 +258,12 @@ def test_kernels_and_their_times_are_equal(name: str, pairs: dict[str, tuple[xsp
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_tree_has_the_same_nodes(name: str, pairs: dict[str, tuple[xsp.Profile, xsp.Profile]]) -> None:
-    """Modules, layers, backward work, library calls and kernels stand at the same places of the hierarchy."""
+def test_the_tree_has_the_same_nodes(
+    name: str, pairs: dict[str, tuple[xsp.Profile, xsp.Profile]]
+) -> None:
+    """Modules, layers, backward work, library calls and kernels stand at the same places of the
+    hierarchy.
+    """
     original, imported = (prof.tree().set_index(["path", "phase"]) for prof in pairs[name])
     assert set(imported.index) == set(original.index)
     assert imported.loc[original.index, "kernels"].tolist() == original["kernels"].tolist()
@@ -236,11 +278,15 @@ def test_analyses_work_on_an_import(pairs: dict[str, tuple[xsp.Profile, xsp.Prof
     by_name = xsp.analysis.kernels_by_name(imported)
     kernels = imported.spans[imported.spans["level"] == "KERNEL"]
     is_kernel = (imported.table("kernels")["kind"] == "kernel").to_numpy()[kernels["detail"]]
-    assert by_name["latency_ms"].sum() == pytest.approx(kernels.loc[is_kernel, "duration_ns"].sum() / 1e6)
+    assert by_name["latency_ms"].sum() == pytest.approx(
+        kernels.loc[is_kernel, "duration_ns"].sum() / 1e6
+    )
 
 
 def test_a_gpu_trace_of_torch_profiler_equals_a_profile_of_the_same_model() -> None:
-    """Both saw an H100 run the same kernels in the same order, under as many convolutions, within 2 % of the time."""
+    """Both saw an H100 run the same kernels in the same order, under as many convolutions, within 2
+    % of the time.
+    """
     theirs = xsp.from_kineto(EXAMPLES / "traces" / "h100_resnet50.torch_profiler.json.gz")
     ours = xsp.load(CAPTURES / "h100_resnet50.xsp")
     sequences = [kernel_sequence(prof._capture.tables) for prof in (theirs, ours)]
@@ -251,24 +297,45 @@ def test_a_gpu_trace_of_torch_profiler_equals_a_profile_of_the_same_model() -> N
     assert times[0] == pytest.approx(times[1], rel=0.02)
     for fact in ("gpu", "cuda", "compute_capability", "multiprocessors"):
         assert theirs.environment[fact] == ours.environment[fact]
-    types = [xsp.analysis.layer_type_distribution(prof).set_index("type")["count"] for prof in (theirs, ours)]
+    types = [
+        xsp.analysis.layer_type_distribution(prof).set_index("type")["count"]
+        for prof in (theirs, ours)
+    ]
     assert types[0]["aten::conv2d"] == types[1]["Conv2d"] == 53
 
 
 def kernel_event(correlation: int, ts: float = 20.0, **arguments: Any) -> dict[str, Any]:
     """A kernel as Kineto writes it."""
-    known = {"device": 0, "context": 1, "stream": 7, "correlation": correlation, "grid": [1, 1, 1], "block": [32, 1, 1]}
+    known = {
+        "device": 0,
+        "context": 1,
+        "stream": 7,
+        "correlation": correlation,
+        "grid": [1, 1, 1],
+        "block": [32, 1, 1],
+    }
     place = {"ph": "X", "cat": "kernel", "name": "gemm", "pid": 0, "tid": 7, "ts": ts, "dur": 5.0}
     return place | {"args": known | arguments}
 
 
 def host_event(category: str, name: str, ts: float, dur: float, **arguments: Any) -> dict[str, Any]:
     """A host event as Kineto writes it."""
-    return {"ph": "X", "cat": category, "name": name, "pid": 9, "tid": 9, "ts": ts, "dur": dur, "args": arguments}
+    return {
+        "ph": "X",
+        "cat": category,
+        "name": name,
+        "pid": 9,
+        "tid": 9,
+        "ts": ts,
+        "dur": dur,
+        "args": arguments,
+    }
 
 
 def test_kernels_without_a_launch_are_counted(tmp_path: Path) -> None:
-    """A kernel whose launch is not in the trace is in no table, is counted as lost, and a warning says so."""
+    """A kernel whose launch is not in the trace is in no table, is counted as lost, and a warning
+    says so.
+    """
     events = [
         host_event("cpu_op", "aten::mm", 0, 30),
         host_event("cuda_runtime", "cudaLaunchKernel", 5, 2, correlation=1),
@@ -279,11 +346,15 @@ def test_kernels_without_a_launch_are_counted(tmp_path: Path) -> None:
     prof = xsp.from_kineto(tmp_path / "x.json")
     assert prof.kernels == 1
     assert prof.lost == 1
-    assert any(warning.startswith("1 device activities had no launch record") for warning in prof.warnings)
+    assert any(
+        warning.startswith("1 device activities had no launch record") for warning in prof.warnings
+    )
 
 
 def test_kernels_without_a_correlation_id_have_no_launch(tmp_path: Path) -> None:
-    """Neither a kernel nor an API call without a correlation id is joined to another that has none either."""
+    """Neither a kernel nor an API call without a correlation id is joined to another that has none
+    either.
+    """
     kernel = kernel_event(1, 26.0)
     del kernel["args"]["correlation"]
     events = [
@@ -299,7 +370,9 @@ def test_kernels_without_a_correlation_id_have_no_launch(tmp_path: Path) -> None
 
 
 def test_events_that_end_before_they_start_are_counted(tmp_path: Path) -> None:
-    """Negative durations make no time negative or shorter: their events are left out, and a warning counts them."""
+    """Negative durations make no time negative or shorter: their events are left out, and a warning
+    counts them.
+    """
     events = [
         host_event("cpu_op", "aten::mm", 0, 30),
         host_event("cpu_op", "aten::add", 10, -10),
@@ -310,19 +383,27 @@ def test_events_that_end_before_they_start_are_counted(tmp_path: Path) -> None:
     prof = xsp.from_kineto(tmp_path / "x.json")
     assert prof.latency_ms == pytest.approx(0.03)
     assert layers(prof).index.tolist() == [("::mm", "forward")]
-    assert any(warning.startswith("2 events of the trace end before they start") for warning in prof.warnings)
+    assert any(
+        warning.startswith("2 events of the trace end before they start")
+        for warning in prof.warnings
+    )
 
 
 def test_runs_that_are_not_there_are_refused(tmp_path: Path) -> None:
     """A misspelt `runs` is an error, not a profile in which the whole trace is one run."""
     (tmp_path / "x.json").write_text(json.dumps([host_event("cpu_op", "aten::mm", 0, 30)]))
-    with pytest.raises(xsp.CaptureError, match=r"no annotation of .* has a name that begins with 'request'"):
+    with pytest.raises(
+        xsp.CaptureError, match=r"no annotation of .* has a name that begins with 'request'"
+    ):
         xsp.from_kineto(tmp_path / "x.json", runs="request")
 
 
 def test_a_bare_list_of_events_is_a_trace_too(tmp_path: Path) -> None:
     """Chrome's format allows the list alone; operators that begin together still nest."""
-    events = [host_event("cpu_op", "aten::linear", 0, 30), host_event("cpu_op", "aten::addmm", 0, 20)]
+    events = [
+        host_event("cpu_op", "aten::linear", 0, 30),
+        host_event("cpu_op", "aten::addmm", 0, 20),
+    ]
     (tmp_path / "x.json.gz").write_bytes(gzip.compress(json.dumps(events).encode()))
     prof = xsp.from_kineto(tmp_path / "x.json.gz")
     assert layers(prof).index.tolist() == [("::linear", "forward")]
@@ -332,7 +413,15 @@ def test_a_bare_list_of_events_is_a_trace_too(tmp_path: Path) -> None:
 def event(category: str, name: str, start: float, duration: float, **more: Any) -> dict[str, Any]:
     """A complete event as Kineto writes it."""
     place = {"pid": more.pop("pid", 1), "tid": more.pop("tid", 1)}
-    return {"ph": "X", "cat": category, "name": name, "ts": start, "dur": duration, **place, "args": more}
+    return {
+        "ph": "X",
+        "cat": category,
+        "name": name,
+        "ts": start,
+        "dur": duration,
+        **place,
+        "args": more,
+    }
 
 
 def test_categories_of_old_releases_are_read(tmp_path: Path) -> None:
@@ -349,7 +438,9 @@ def test_categories_of_old_releases_are_read(tmp_path: Path) -> None:
 
 
 def test_one_process_of_a_trace_is_taken(tmp_path: Path) -> None:
-    """Threads of two processes can have the same number: one process is imported, and a warning says so."""
+    """Threads of two processes can have the same number: one process is imported, and a warning
+    says so.
+    """
     document = [
         event("cpu_op", "aten::a", 0, 100, pid=1),
         event("cpu_op", "aten::b", 10, 20, pid=2),
@@ -364,7 +455,9 @@ def test_one_process_of_a_trace_is_taken(tmp_path: Path) -> None:
 
 def test_control_characters_in_names_are_read(tmp_path: Path) -> None:
     """A name with a tab in it, which JSON does not allow, does not make the trace unreadable."""
-    (tmp_path / "x.json").write_text(json.dumps([event("cpu_op", "a<TAB>b", 0, 100)]).replace("<TAB>", "\t"))
+    (tmp_path / "x.json").write_text(
+        json.dumps([event("cpu_op", "a<TAB>b", 0, 100)]).replace("<TAB>", "\t")
+    )
     assert xsp.from_kineto(tmp_path / "x.json").tree()["name"].tolist() == ["x", "::a\tb"]
 
 
@@ -376,7 +469,10 @@ def test_control_characters_in_names_are_read(tmp_path: Path) -> None:
         (gzip.compress(b'{"traceEvents": []}', mtime=0)[:-9], "is not JSON, or was cut short"),
         (b'{"other": 1}', "has no list `traceEvents`"),
         (b'{"traceEvents": []}', "holds no operators, annotations or CUDA API calls"),
-        (b'{"traceEvents": [{"ph": "X", "cat": "cpu_op", "name": "a", "tid": 1, "dur": 1}]}', "an event of .* lacks"),
+        (
+            b'{"traceEvents": [{"ph": "X", "cat": "cpu_op", "name": "a", "tid": 1, "dur": 1}]}',
+            "an event of .* lacks",
+        ),
         (
             b'[{"ph": "X", "cat": "cpu_op", "name": "a", "tid": 1, "ts": 1, "dur": 1, "args": []}]',
             "an event of .* lacks",
@@ -384,8 +480,12 @@ def test_control_characters_in_names_are_read(tmp_path: Path) -> None:
     ],
     ids=["missing", "text", "cut short", "other JSON", "no events", "no timestamp", "no arguments"],
 )
-def test_a_file_that_is_no_kineto_trace_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
-    """Missing, damaged and foreign files give a CaptureError that says what is wrong and what to give."""
+def test_a_file_that_is_no_kineto_trace_is_refused(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    """Missing, damaged and foreign files give a CaptureError that says what is wrong and what to
+    give.
+    """
     path = tmp_path / "x.json"
     if content is not None:
         path.write_bytes(content)
@@ -422,7 +522,9 @@ THREAD = PROCESS + 78
 
 
 def nsys_export(path: Path, *, processes: tuple[int, ...] = (PROCESS,)) -> Path:
-    """Two iterations of the layers `conv` and `head.fc`: a copy, a set, two kernels and a cuBLAS call each."""
+    """Two iterations of the layers `conv` and `head.fc`: a copy, a set, two kernels and a cuBLAS
+    call each.
+    """
     strings = {
         1: "cudaLaunchKernel_v7000",
         2: "cudaMemcpyAsync_ptsz_v7000",
@@ -433,7 +535,9 @@ def nsys_export(path: Path, *, processes: tuple[int, ...] = (PROCESS,)) -> Path:
     with closing(sqlite3.connect(path)) as db, db:
         db.executescript(NSYS_TABLES)
         db.executemany("INSERT INTO StringIds VALUES (?, ?)", strings.items())
-        db.execute("INSERT INTO TARGET_INFO_GPU VALUES ('NVIDIA H100 80GB HBM3', 85017493504, 132, 9, 0)")
+        db.execute(
+            "INSERT INTO TARGET_INFO_GPU VALUES ('NVIDIA H100 80GB HBM3', 85017493504, 132, 9, 0)"
+        )
         for place, process in enumerate(processes):
             for step in range(2 - place):
                 _iteration(db, process, 1_000_000 * (step + 1), 10 * (2 * place + step) + 1)
@@ -442,37 +546,63 @@ def nsys_export(path: Path, *, processes: tuple[int, ...] = (PROCESS,)) -> Path:
 
 def _iteration(db: sqlite3.Connection, process: int, start: int, first: int) -> None:
     thread = process + 78
-    ranges = [(0, 900, "iteration", None), (10, 400, "conv", None), (410, 800, None, 20), (420, None, "open", None)]
+    ranges = [
+        (0, 900, "iteration", None),
+        (10, 400, "conv", None),
+        (410, 800, None, 20),
+        (420, None, "open", None),
+    ]
     for begin, end, text, number in ranges:
-        row = (start + begin * 1000, None if end is None else start + end * 1000, 59, text, thread, number, 0)
+        row = (
+            start + begin * 1000,
+            None if end is None else start + end * 1000,
+            59,
+            text,
+            thread,
+            number,
+            0,
+        )
         db.execute(
-            "INSERT INTO NVTX_EVENTS (start, end, eventType, text, globalTid, textId, domainId) VALUES (?,?,?,?,?,?,?)",
+            "INSERT INTO NVTX_EVENTS (start, end, eventType, text, globalTid, textId, domainId) "
+            "VALUES (?,?,?,?,?,?,?)",
             row,
         )
     # Not a push/pop range.
     db.execute(
-        "INSERT INTO NVTX_EVENTS (start, end, eventType, text, globalTid) VALUES (0, 9, 60, 'start/end', ?)", (thread,)
+        "INSERT INTO NVTX_EVENTS (start, end, eventType, text, globalTid) VALUES (0, 9, 60, "
+        "'start/end', ?)",
+        (thread,),
     )
     for place, (begin, name) in enumerate([(20, 2), (100, 3), (200, 1), (500, 4)]):
         row = (start + begin * 1000, start + (begin + 10) * 1000, 0, thread, first + place, name, 0)
-        db.execute("INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row)
+        db.execute(
+            "INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row
+        )
     at = [start + begin * 1000 for begin in (30, 50, 110, 120, 210, 610, 620, 850)]
     db.execute(
-        "INSERT INTO CUPTI_ACTIVITY_KIND_MEMCPY VALUES (?,?,0,1,7,?,?,4096,1,0,2)", (at[0], at[1], first, process)
+        "INSERT INTO CUPTI_ACTIVITY_KIND_MEMCPY VALUES (?,?,0,1,7,?,?,4096,1,0,2)",
+        (at[0], at[1], first, process),
     )
     db.execute(
-        "INSERT INTO CUPTI_ACTIVITY_KIND_MEMSET VALUES (?,?,0,1,7,?,?,0,64,2)", (at[2], at[3], first + 1, process)
+        "INSERT INTO CUPTI_ACTIVITY_KIND_MEMSET VALUES (?,?,0,1,7,?,?,0,64,2)",
+        (at[2], at[3], first + 1, process),
     )
     kernel = (
-        "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES (?,?,0,1,NULL,7,?,?,?,?,?,0,40,8,2,1,128,1,1,1024,2048,NULL)"
+        "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES "
+        "(?,?,0,1,NULL,7,?,?,?,?,?,0,40,8,2,1,128,1,1,1024,2048,NULL)"
     )
     db.execute(kernel, (at[4], at[5], first + 2, process, 10, 10, 10))
     db.execute(kernel, (at[6], at[7], first + 3, process, 11, 11, 11))
-    db.execute("INSERT INTO CUBLAS_EVENTS VALUES (?, ?, 0, ?, 30)", (start + 490_000, start + 600_000, thread))
+    db.execute(
+        "INSERT INTO CUBLAS_EVENTS VALUES (?, ?, 0, ?, 30)",
+        (start + 490_000, start + 600_000, thread),
+    )
 
 
 def test_an_export_of_nsys_is_a_profile(tmp_path: Path) -> None:
-    """Kernels hang below library calls, these below NVTX ranges; sizes, shapes and names are those of the export."""
+    """Kernels hang below library calls, these below NVTX ranges; sizes, shapes and names are those
+    of the export.
+    """
     prof = xsp.from_nsys(nsys_export(tmp_path / "report.sqlite"), runs="iteration")
     assert len(prof.runs) == 2
     assert set(prof.levels["status"]) == {"traced"}
@@ -491,7 +621,9 @@ def test_an_export_of_nsys_is_a_profile(tmp_path: Path) -> None:
     assert tree.loc["report/::conv", "device_ms"] == pytest.approx(0.02 + 0.01 + 0.4)
     kernels = prof.table("kernels").set_index("name")
     assert kernels.loc["memcpy HtoD", "bytes"] == 4096
-    assert kernels.loc["gemm", ["registers_per_thread", "grid_x", "block_x", "dynamic_shared_bytes"]].tolist() == [
+    assert kernels.loc[
+        "gemm", ["registers_per_thread", "grid_x", "block_x", "dynamic_shared_bytes"]
+    ].tolist() == [
         40,
         8,
         128,
@@ -516,7 +648,9 @@ def test_without_runs_an_export_is_one_run(tmp_path: Path) -> None:
 
 
 def test_one_process_of_an_export_is_taken(tmp_path: Path) -> None:
-    """Of several processes the one with the most GPU activities is imported, and a warning names it."""
+    """Of several processes the one with the most GPU activities is imported, and a warning names
+    it.
+    """
     path = nsys_export(tmp_path / "report.sqlite", processes=(PROCESS, 99 << 24))
     prof = xsp.from_nsys(path, runs="iteration")
     assert len(prof.runs) == 2
@@ -533,33 +667,60 @@ def changed_export(path: Path, *statements: str) -> Path:
 
 
 def test_graphs_that_were_recorded_as_a_whole_are_counted(tmp_path: Path) -> None:
-    """Without `--cuda-graph-trace=node` the kernels of CUDA graphs are missing, and a warning counts the launches."""
+    """Without `--cuda-graph-trace=node` the kernels of CUDA graphs are missing, and a warning
+    counts the launches.
+    """
     graphs = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
     path = changed_export(
         tmp_path / "report.sqlite",
-        f"CREATE TABLE {graphs} (start INTEGER, end INTEGER, correlationId INTEGER, globalPid INTEGER)",
-        f"INSERT INTO {graphs} VALUES (1300000, 1400000, 2, {PROCESS}), (2300000, 2400000, 12, {PROCESS})",
+        f"CREATE TABLE {graphs} (start INTEGER, end INTEGER, correlationId INTEGER, globalPid "
+        "INTEGER)",
+        f"INSERT INTO {graphs} VALUES (1300000, 1400000, 2, {PROCESS}), (2300000, 2400000, 12, "
+        f"{PROCESS})",
     )
     warnings = xsp.from_nsys(path).warnings
-    assert any(warning.startswith("2 launches of CUDA graphs were recorded as a whole") for warning in warnings)
+    assert any(
+        warning.startswith("2 launches of CUDA graphs were recorded as a whole")
+        for warning in warnings
+    )
 
 
 def test_operators_of_emit_nvtx_are_the_same_layers_in_every_run(tmp_path: Path) -> None:
-    """Numbers that PyTorch writes behind operators' names part no layers; operators inside operators are none."""
-    names = ("aten::linear, seq = {0}, op_id = {0}, sizes = [[2, 8], [], [4, 8]]", "aten::addmm, op_id = {0}")
-    backward = "autograd::engine::evaluate_function: AddmmBackward0, seq = {0}, op_id = {0}, input_op_ids = [(1,0)]"
-    places = [(10, 400, names[0]), (20, 390, names[1]), (410, 800, backward), (5, 850, "my block, op_id = {0}")]
+    """Numbers that PyTorch writes behind operators' names part no layers; operators inside
+    operators are none.
+    """
+    names = (
+        "aten::linear, seq = {0}, op_id = {0}, sizes = [[2, 8], [], [4, 8]]",
+        "aten::addmm, op_id = {0}",
+    )
+    backward = (
+        "autograd::engine::evaluate_function: AddmmBackward0, seq = {0}, op_id = {0}, input_op_ids "
+        "= [(1,0)]"
+    )
+    places = [
+        (10, 400, names[0]),
+        (20, 390, names[1]),
+        (410, 800, backward),
+        (5, 850, "my block, op_id = {0}"),
+    ]
     path = nsys_export(tmp_path / "report.sqlite")
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("DELETE FROM NVTX_EVENTS WHERE text IS NOT 'iteration'")
         for step, start in enumerate((1_000_000, 2_000_000)):
             for begin, end, text in places:
                 row = (start + begin * 1000, start + end * 1000, text.format(step + 7), THREAD)
-                db.execute("INSERT INTO NVTX_EVENTS (start, end, eventType, text, globalTid) VALUES (?,?,59,?,?)", row)
+                db.execute(
+                    "INSERT INTO NVTX_EVENTS (start, end, eventType, text, globalTid) VALUES "
+                    "(?,?,59,?,?)",
+                    row,
+                )
     prof = xsp.from_nsys(path, runs="iteration")
     assert prof.name == "my block"
     known = prof.table("layers").query("kind != 'none'").set_index("name")
-    assert known["type"].to_dict() == {"::linear": "aten::linear", "::AddmmBackward0": "AddmmBackward0"}
+    assert known["type"].to_dict() == {
+        "::linear": "aten::linear",
+        "::AddmmBackward0": "AddmmBackward0",
+    }
     assert known["phase"].to_dict() == {"::linear": "forward", "::AddmmBackward0": "backward"}
     assert json.loads(known.loc["::linear", "input_shapes"]) == [[2, 8], [4, 8]]
     assert prof.tree().query("level == 'LAYER'")["calls"].tolist() == [1, 1]
@@ -567,7 +728,9 @@ def test_operators_of_emit_nvtx_are_the_same_layers_in_every_run(tmp_path: Path)
 
 
 def test_values_that_nsys_did_not_know_are_unknown(tmp_path: Path) -> None:
-    """NULL for a correlation id joins nothing, NULL for a fact about the GPU leaves the fact out."""
+    """NULL for a correlation id joins nothing, NULL for a fact about the GPU leaves the
+    fact out.
+    """
     path = changed_export(
         tmp_path / "report.sqlite",
         "UPDATE CUPTI_ACTIVITY_KIND_RUNTIME SET correlationId = NULL WHERE nameId = 1",
@@ -599,25 +762,37 @@ def test_an_export_without_kernels_says_so(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_export_is_refused(tmp_path: Path) -> None:
-    """Missing files, files that are no database, foreign databases and unknown runs give an error with a way out."""
+    """Missing files, files that are no database, foreign databases and unknown runs give an error
+    with a way out.
+    """
     with pytest.raises(xsp.CaptureError, match="there is no file"):
         xsp.from_nsys(tmp_path / "x.sqlite")
-    (tmp_path / "text.sqlite").write_text("no database, however long this text is made: it has no header")
+    (tmp_path / "text.sqlite").write_text(
+        "no database, however long this text is made: it has no header"
+    )
     with pytest.raises(xsp.CaptureError, match="is no SQLite export of Nsight Systems"):
         xsp.from_nsys(tmp_path / "text.sqlite")
     with closing(sqlite3.connect(tmp_path / "other.sqlite")) as db, db:
         db.execute("CREATE TABLE other (id INTEGER)")
     with pytest.raises(xsp.CaptureError, match="none of the tables"):
         xsp.from_nsys(tmp_path / "other.sqlite")
-    changed = changed_export(tmp_path / "changed.sqlite", "ALTER TABLE NVTX_EVENTS DROP COLUMN eventType")
-    with pytest.raises(xsp.CaptureError, match=r"a table of .* lacks what Nsight Systems writes .*eventType"):
+    changed = changed_export(
+        tmp_path / "changed.sqlite", "ALTER TABLE NVTX_EVENTS DROP COLUMN eventType"
+    )
+    with pytest.raises(
+        xsp.CaptureError, match=r"a table of .* lacks what Nsight Systems writes .*eventType"
+    ):
         xsp.from_nsys(changed)
-    with pytest.raises(xsp.CaptureError, match="no NVTX range of the export has a name that begins with 'step'"):
+    with pytest.raises(
+        xsp.CaptureError, match="no NVTX range of the export has a name that begins with 'step'"
+    ):
         xsp.from_nsys(nsys_export(tmp_path / "report.sqlite"), runs="step")
 
 
 def test_command_line_imports_both(tmp_path: Path) -> None:
-    """`xsp import` tells the formats apart by their content and writes a capture beside the trace."""
+    """`xsp import` tells the formats apart by their content and writes a capture beside
+    the trace.
+    """
     export = nsys_export(tmp_path / "report.sqlite")
     done = CliRunner().invoke(app, ["import", str(export), "--runs", "iteration"])
     assert done.exit_code == 0

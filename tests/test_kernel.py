@@ -57,7 +57,18 @@ class FakeCupti(CuptiLibrary):
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fake library, compiled once."""
     target = tmp_path_factory.mktemp("cupti") / "libcupti.so.13"
-    command = ["gcc", "-O2", "-shared", "-fPIC", "-std=gnu11", "-Wall", "-Werror", str(SOURCE), "-o", str(target)]
+    command = [
+        "gcc",
+        "-O2",
+        "-shared",
+        "-fPIC",
+        "-std=gnu11",
+        "-Wall",
+        "-Werror",
+        str(SOURCE),
+        "-o",
+        str(target),
+    ]
     subprocess.run([*command, "-lpthread"], check=True)
     return target
 
@@ -68,7 +79,9 @@ def library(compiled: Path) -> Iterator[FakeCupti]:
     fake = FakeCupti(compiled)
     fake.controls.fake_reset()
     for name in cupti.LAYOUTS:
-        fake.controls.fake_record_bytes(cupti.kind(name), ctypes.c_size_t(cupti.layout(name).itemsize))
+        fake.controls.fake_record_bytes(
+            cupti.kind(name), ctypes.c_size_t(cupti.layout(name).itemsize)
+        )
     yield fake
     assert fake.controls.fake_enabled_count() == 0
     assert fake.controls.fake_silent_count() == 0
@@ -115,7 +128,8 @@ def test_kernel_record_becomes_a_row(tracer: KernelTracer, library: FakeCupti) -
     }
     table = record(tracer, lambda: library.emit_kernel(**fields))["device_activity"]
     assert {name: table[name].dtype for name in table} == {
-        name: dtype.subdtype[0] if dtype.subdtype else dtype for name, dtype in DEVICE_ACTIVITY.items()
+        name: dtype.subdtype[0] if dtype.subdtype else dtype
+        for name, dtype in DEVICE_ACTIVITY.items()
     }
     row = {name: column[0].tolist() for name, column in table.items()}
     start, end, name = row.pop("start_ns"), row.pop("end_ns"), row.pop("name")
@@ -138,7 +152,9 @@ def test_kernel_record_becomes_a_row(tracer: KernelTracer, library: FakeCupti) -
 
 
 def test_api_call_becomes_a_row(tracer: KernelTracer, library: FakeCupti) -> None:
-    """Runtime and driver calls share a table and keep thread, correlation id and return code, negative ones too."""
+    """Runtime and driver calls share a table and keep thread, correlation id and return code,
+    negative ones too.
+    """
 
     def emit() -> None:
         common = {"thread_id": 0xDEADBEEF, "correlation_id": 5}
@@ -150,7 +166,10 @@ def test_api_call_becomes_a_row(tracer: KernelTracer, library: FakeCupti) -> Non
     assert table["domain"].tolist() == [ApiDomain.RUNTIME, ApiDomain.DRIVER]
     assert table["thread"].tolist() == [0xDEADBEEF] * 2
     assert table["return_code"].tolist() == [-1, 700]
-    names = [cupti.api_name(*pair) for pair in zip(table["domain"].tolist(), table["cbid"].tolist(), strict=True)]
+    names = [
+        cupti.api_name(*pair)
+        for pair in zip(table["domain"].tolist(), table["cbid"].tolist(), strict=True)
+    ]
     assert names == ["cudaLaunchKernel", "cuLaunchKernel"]
 
 
@@ -169,7 +188,9 @@ def test_copies_and_sets_have_names_and_sizes(tracer: KernelTracer, library: Fak
 
 
 def test_synchronisations_and_overheads(tracer: KernelTracer, library: FakeCupti) -> None:
-    """Waits keep their kind and event; overheads keep their thread only where they belong to one."""
+    """Waits keep their kind and event; overheads keep their thread only where they belong
+    to one.
+    """
 
     def emit() -> None:
         library.emit("SYNCHRONIZATION", type=3, stream_id=7, cuda_event_id=9, correlation_id=11)
@@ -188,7 +209,9 @@ def test_synchronisations_and_overheads(tracer: KernelTracer, library: FakeCupti
 
 
 def test_many_buffers_keep_every_record(tracer: KernelTracer, library: FakeCupti) -> None:
-    """More records than fit the preallocated buffers arrive complete, each once, in order of start."""
+    """More records than fit the preallocated buffers arrive complete, each once, in order
+    of start.
+    """
     count = 400_000
     records = np.zeros(count, cupti.layout("CONCURRENT_KERNEL"))
     records["kind"] = cupti.kind("CONCURRENT_KERNEL")
@@ -197,7 +220,9 @@ def test_many_buffers_keep_every_record(tracer: KernelTracer, library: FakeCupti
 
     def emit() -> None:
         records["start"] = records["end"] = library.timestamp() + np.arange(count)
-        library.controls.fake_emit(records.ctypes.data_as(ctypes.c_char_p), ctypes.c_size_t(records.nbytes))
+        library.controls.fake_emit(
+            records.ctypes.data_as(ctypes.c_char_p), ctypes.c_size_t(records.nbytes)
+        )
 
     table = record(tracer, emit)["device_activity"]
     assert table["correlation_id"].tolist() == list(range(count))
@@ -235,8 +260,12 @@ def test_records_without_time_are_lost_not_shown(tracer: KernelTracer, library: 
     assert tracer.lost() == 3
 
 
-def test_late_delivery_does_not_leak_into_the_next_session(tracer: KernelTracer, library: FakeCupti) -> None:
-    """Records delivered after a session was collected are counted as lost and appear in no later table."""
+def test_late_delivery_does_not_leak_into_the_next_session(
+    tracer: KernelTracer, library: FakeCupti
+) -> None:
+    """Records delivered after a session was collected are counted as lost and appear in no later
+    table.
+    """
     tracer.start()
     library.emit_kernel(correlation_id=1)
     tracer.stop()
@@ -261,7 +290,9 @@ def test_sessions_add_up_until_collected(tracer: KernelTracer, library: FakeCupt
 
 
 def test_own_synchronisation_is_not_the_programs(library: FakeCupti) -> None:
-    """API calls that stop() itself makes, to wait for the GPU, are in no table; the kernels it waits for are."""
+    """API calls that stop() itself makes, to wait for the GPU, are in no table; the kernels it
+    waits for are.
+    """
 
     def synchronize() -> None:
         library.emit("RUNTIME", cbid=165, correlation_id=99)
@@ -294,7 +325,9 @@ def test_work_of_other_threads_during_stop_is_left_out(library: FakeCupti) -> No
 def test_zero_stamps_under_the_callback_fall_back_to_pairing(library: FakeCupti) -> None:
     """Where CUPTI gives zero stamps under xsp's clock, its own clock is used and mapped instead."""
     first_probe = iter([{"start": 0, "end": 0}])
-    tracer = KernelTracer(library, lambda: None, lambda: library.emit_kernel(**next(first_probe, {})))
+    tracer = KernelTracer(
+        library, lambda: None, lambda: library.emit_kernel(**next(first_probe, {}))
+    )
     before = time.monotonic_ns()
     table = record(tracer, library.emit_kernel)["device_activity"]
     assert tracer.clock.method == "paired clocks"
@@ -312,14 +345,22 @@ def test_no_usable_stamp_is_a_sentence(library: FakeCupti) -> None:
 
 
 def test_clock_is_left_as_cupti_has_it(tracer: KernelTracer, library: FakeCupti) -> None:
-    """After stop() CUPTI is on the real-time clock, its default, since other profilers reckon with that."""
+    """After stop() CUPTI is on the real-time clock, its default, since other profilers reckon with
+    that.
+    """
     record(tracer, library.emit_kernel)
     assert abs(library.timestamp() - time.time_ns()) < 10**9
 
 
-@pytest.mark.parametrize(("result", "remedy"), [(35, "ERR_NVGPUCTRPERM"), (39, "end the other profiler")])
-def test_refusal_names_call_result_and_way_out(library: FakeCupti, result: int, remedy: str) -> None:
-    """When CUPTI refuses a kind, the message says which call, with what result and what helps; nothing stays on."""
+@pytest.mark.parametrize(
+    ("result", "remedy"), [(35, "ERR_NVGPUCTRPERM"), (39, "end the other profiler")]
+)
+def test_refusal_names_call_result_and_way_out(
+    library: FakeCupti, result: int, remedy: str
+) -> None:
+    """When CUPTI refuses a kind, the message says which call, with what result and what helps;
+    nothing stays on.
+    """
     tracer = KernelTracer(library, lambda: None, library.emit_kernel)
     library.controls.fake_enable_result(cupti.kind("DRIVER"), result)
     sentence = str(tracer.availability())
@@ -330,8 +371,12 @@ def test_refusal_names_call_result_and_way_out(library: FakeCupti, result: int, 
         tracer.start()
 
 
-def test_queries_are_not_recorded_while_launches_are(tracer: KernelTracer, library: FakeCupti) -> None:
-    """Functions that only ask, such as cudaGetDevice, are switched off while recording, and on again afterwards."""
+def test_queries_are_not_recorded_while_launches_are(
+    tracer: KernelTracer, library: FakeCupti
+) -> None:
+    """Functions that only ask, such as cudaGetDevice, are switched off while recording, and on
+    again afterwards.
+    """
     names = {cupti.api_name(domain, cbid): (int(domain), cbid) for domain, cbid in cupti.queries()}
     assert "cudaLaunchKernel" not in names
     tracer.start()
@@ -359,13 +404,17 @@ def _failing() -> None:
 
 
 def test_exhausted_gpu_is_a_sentence(library: FakeCupti) -> None:
-    """A GPU that cannot run even the trial's kernel makes the level unavailable, with torch's reason."""
+    """A GPU that cannot run even the trial's kernel makes the level unavailable, with torch's
+    reason.
+    """
     tracer = KernelTracer(library, lambda: None, probe=_failing)
     assert "illegal memory access" in str(tracer.availability())
 
 
 def test_failed_flush_is_an_error(tracer: KernelTracer, library: FakeCupti) -> None:
-    """A flush that CUPTI refuses is an error, not an empty table, and its records are in no later one."""
+    """A flush that CUPTI refuses is an error, not an empty table, and its records are in no later
+    one.
+    """
     tracer.start()
     library.emit_kernel(correlation_id=1)
     library.controls.fake_flush_result(999)
@@ -388,7 +437,9 @@ def test_start_twice_is_an_error(tracer: KernelTracer) -> None:
 
 
 def test_other_layout_is_refused(tracer: KernelTracer, library: FakeCupti) -> None:
-    """A libcupti whose records differ in size from cupti-python's description is named with both sizes."""
+    """A libcupti whose records differ in size from cupti-python's description is named with both
+    sizes.
+    """
     library.controls.fake_record_bytes(cupti.kind("CONCURRENT_KERNEL"), ctypes.c_size_t(208))
     assert "records of 208 bytes" in str(tracer.availability())
     with pytest.raises(LevelError, match="describes 216"):
@@ -415,7 +466,9 @@ def test_torch_without_cuda_is_a_sentence() -> None:
     assert "built without CUDA" in str(KernelTracer().availability())
 
 
-def test_missing_cupti_python_names_the_extra(tracer: KernelTracer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_cupti_python_names_the_extra(
+    tracer: KernelTracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without cupti-python the sentence tells what to install."""
     cupti.bindings.cache_clear()
     monkeypatch.setitem(sys.modules, "cupti.cupti", None)
@@ -426,7 +479,9 @@ def test_missing_cupti_python_names_the_extra(tracer: KernelTracer, monkeypatch:
 
 
 def test_only_the_loaded_library_is_used(compiled: Path, tmp_path: Path) -> None:
-    """The libcupti that the process has loaded is found and no other; two copies are refused by name."""
+    """The libcupti that the process has loaded is found and no other; two copies are refused by
+    name.
+    """
     copy = tmp_path / "libcupti.so.12"
     shutil.copy(compiled, copy)
     program = """
@@ -447,7 +502,10 @@ for path in sys.argv[1:]:
     print(found())
 """
     run = subprocess.run(
-        [sys.executable, "-c", program, str(compiled), str(copy)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", program, str(compiled), str(copy)],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     none, one, two = run.stdout.splitlines()
     assert "no libcupti" in none
@@ -487,7 +545,9 @@ def test_layouts_are_those_of_the_real_library(real: CuptiLibrary) -> None:
 
 
 def test_real_library_walks_our_buffers(real: CuptiLibrary) -> None:
-    """Mixed records in a lent buffer come out of NVIDIA's own walk grouped by kind, unknown kinds left out."""
+    """Mixed records in a lent buffer come out of NVIDIA's own walk grouped by kind, unknown kinds
+    left out.
+    """
     buffers = ActivityBuffers()
     buffers.prepare()
     names = ["RUNTIME", "CONCURRENT_KERNEL", "OVERHEAD", "MEMSET"] * 5
@@ -495,7 +555,9 @@ def test_real_library_walks_our_buffers(real: CuptiLibrary) -> None:
     for number, (name, one) in enumerate(zip(names, records, strict=True)):
         one["kind"], one["correlation_id"] = cupti.kind(name), number
     _lend_and_return(buffers, b"".join(one.tobytes() for one in records))
-    kept = {cupti.kind(name): cupti.layout(name) for name in ("RUNTIME", "CONCURRENT_KERNEL", "MEMSET")}
+    kept = {
+        cupti.kind(name): cupti.layout(name) for name in ("RUNTIME", "CONCURRENT_KERNEL", "MEMSET")
+    }
     raw, faults = buffers.decode(real.next_record, kept)
     assert raw[cupti.kind("CONCURRENT_KERNEL")]["correlation_id"].tolist() == [1, 5, 9, 13, 17]
     assert raw[cupti.kind("RUNTIME")]["correlation_id"].tolist() == [0, 4, 8, 12, 16]
@@ -515,7 +577,9 @@ def test_cut_record_is_not_read(real: CuptiLibrary) -> None:
 
 
 def test_damaged_buffer_is_counted(library: FakeCupti) -> None:
-    """A buffer whose walk ends before its end is told as a fault, so that what it held is not silently missing."""
+    """A buffer whose walk ends before its end is told as a fault, so that what it held is not
+    silently missing.
+    """
     buffers = ActivityBuffers()
     buffers.prepare()
     one = np.zeros(2, cupti.layout("CONCURRENT_KERNEL"))

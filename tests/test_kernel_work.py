@@ -1,4 +1,6 @@
-"""What each kernel did: worked out from arguments and shapes, checked by hand, or counted by the hardware."""
+"""What each kernel did: worked out from arguments and shapes, checked by hand, or counted by the
+hardware.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def profiles() -> dict[str, xsp.Profile]:
 
 
 def test_resnet50_convolutions_by_hand(profiles: dict[str, xsp.Profile]) -> None:
-    """Convolutions and classifier of ResNet-50 v1.5 do 8.18 GFLOP an image: 2 K P Q C R S each, from its layers."""
+    """Convolutions and classifier of ResNet-50 v1.5 do 8.18 GFLOP an image: 2 K P Q C R S each,
+    from its layers.
+    """
     prof = profiles["resnet50"]
     layers = prof.table("layers")
     total = 0
@@ -51,14 +55,18 @@ def test_resnet50_convolutions_by_hand(profiles: dict[str, xsp.Profile]) -> None
 
 
 def test_gpt2_products_by_hand(profiles: dict[str, xsp.Profile]) -> None:
-    """GPT-2 small on 64 tokens: four projections and attention in twelve blocks, then the vocabulary."""
+    """GPT-2 small on 64 tokens: four projections and attention in twelve blocks, then the
+    vocabulary.
+    """
     work = kernel_work(profiles["transformer"])
     block = 2 * 64 * 768 * (2304 + 768 + 3072 + 3072) + 2 * 2 * 12 * 64 * 64 * 64
     assert work.loc[work["precision"] == "fp16", "flops"].sum() == 12 * block + 2 * 64 * 768 * 50257
 
 
 def test_attention_inside_a_layer_is_told_by_its_graph() -> None:
-    """cuDNN's attention graph gives FLOPs and bytes where the layer around it has several products (ViT-B/16)."""
+    """cuDNN's attention graph gives FLOPs and bytes where the layer around it has several products
+    (ViT-B/16).
+    """
     prof = xsp.load(CAPTURES / "models" / "vit_b_16.xsp")
     images, heads, tokens, width = 32, 12, 197, 64
     calls = analysis.library_calls(prof)
@@ -71,7 +79,9 @@ def test_attention_inside_a_layer_is_told_by_its_graph() -> None:
 
 
 def test_bytes_are_those_of_the_operands(profiles: dict[str, xsp.Profile]) -> None:
-    """A convolution reads its input and filter and writes its output once; its layout changes get no bytes."""
+    """A convolution reads its input and filter and writes its output once; its layout changes get
+    no bytes.
+    """
     prof = profiles["resnet50"]
     work = kernel_work(prof)
     first = work[work["layer"] == 0]
@@ -81,11 +91,15 @@ def test_bytes_are_those_of_the_operands(profiles: dict[str, xsp.Profile]) -> No
     assert main["dram_write_bytes"] == 2 * 32 * 64 * 112 * 112
     assert first["dram_read_bytes"].notna().sum() == 1
     longer = first.loc[first["duration_ns"].idxmax()]
-    assert "nchwToNhwc" in longer["name"], "the longest kernel changes the layout, and still does no arithmetic"
+    assert "nchwToNhwc" in longer["name"], (
+        "the longest kernel changes the layout, and still does no arithmetic"
+    )
 
 
 def test_work_is_kept_when_a_layer_is_launched_in_chunks(profiles: dict[str, xsp.Profile]) -> None:
-    """An optimizer's list of tensors is worked off by several launches, which share its bytes by their duration."""
+    """An optimizer's list of tensors is worked off by several launches, which share its bytes by
+    their duration.
+    """
     prof = profiles["train_step"]
     layers = prof.table("layers")
     row = int(layers.index[layers["type"] == "foreach_mul"][0])
@@ -93,14 +107,19 @@ def test_work_is_kept_when_a_layer_is_launched_in_chunks(profiles: dict[str, xsp
     mine = work[work["layer"] == row]
     assert len(mine) > 1
     shapes, types = (json.loads(layers.at[row, f"input_{what}"]) for what in ("shapes", "dtypes"))
-    size = sum(prod(shape) * int(kind.removeprefix("float")) // 8 for shape, kind in zip(shapes, types, strict=True))
+    size = sum(
+        prod(shape) * int(kind.removeprefix("float")) // 8
+        for shape, kind in zip(shapes, types, strict=True)
+    )
     assert mine["dram_read_bytes"].sum() == pytest.approx(size)
     rate = mine["dram_read_bytes"] / mine["duration_ns"]
     np.testing.assert_allclose(rate, rate.iloc[0])
 
 
 def test_work_of_a_recurrent_network_is_that_of_its_products() -> None:
-    """cuDNN unrolls an LSTM: its work belongs to the products of all steps, not to the one copy that is longer."""
+    """cuDNN unrolls an LSTM: its work belongs to the products of all steps, not to the one copy
+    that is longer.
+    """
     prof = xsp.load(CAPTURES / "models" / "lstm.xsp")
     table = analysis.kernel_information(prof)
     mine = table[(table["layer"] == "lstm") & (table["flops"] > 0)]
@@ -111,7 +130,9 @@ def test_work_of_a_recurrent_network_is_that_of_its_products() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_kernel_beats_the_hardware(name: str, profiles: dict[str, xsp.Profile]) -> None:
-    """Analytic FLOPs never exceed what an H100 can compute in the kernel's time, at its precision's peak."""
+    """Analytic FLOPs never exceed what an H100 can compute in the kernel's time, at its precision's
+    peak.
+    """
     table = analysis.kernel_information(profiles[name])
     ceiling = table["precision"].map({"fp16": H100_FP16, "fp32": H100_FP32, "fp64": 66.9e12})
     some = ceiling.notna()
@@ -121,7 +142,11 @@ def test_no_kernel_beats_the_hardware(name: str, profiles: dict[str, xsp.Profile
 @pytest.mark.parametrize(
     ("kernel", "switches", "precision"),
     [
-        ("sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc_nchw_tilesize128x128x16", {}, "tf32"),
+        (
+            "sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc_nchw_tilesize128x128x16",
+            {},
+            "tf32",
+        ),
         ("void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm_128x128_16x4_tn_align4>", {}, "tf32"),
         ("sm80_xmma_gemm_f32f32_f32f32_f32_nn_n_tilesize32x32x8", {"allow_tf32": True}, "fp32"),
         ("sm80_xmma_fprop_implicit_gemm_f32f32_f32f32_f32_nhwckrsc_nhwc", {}, "fp32"),
@@ -135,10 +160,16 @@ def test_no_kernel_beats_the_hardware(name: str, profiles: dict[str, xsp.Profile
         ("nvjet_sss_128x64", {"allow_tf32": True, "compute_capability": "7.5"}, "fp32"),
     ],
 )
-def test_tf32_is_told_by_the_kernel_before_the_switches(kernel: str, switches: dict[str, Any], precision: str) -> None:
-    """Kernels of the CUDA cores stay fp32 although TF32 is allowed, which for convolutions it is by default."""
+def test_tf32_is_told_by_the_kernel_before_the_switches(
+    kernel: str, switches: dict[str, Any], precision: str
+) -> None:
+    """Kernels of the CUDA cores stay fp32 although TF32 is allowed, which for convolutions it is by
+    default.
+    """
     names, products = np.array([kernel], dtype=object), np.array([True])
-    found = resolved(np.array(["fp32"], dtype=object), products, names, {"compute_capability": "9.0", **switches})
+    found = resolved(
+        np.array(["fp32"], dtype=object), products, names, {"compute_capability": "9.0", **switches}
+    )
     assert found.tolist() == [precision]
 
 
@@ -148,20 +179,39 @@ def test_occupancy_by_hand() -> None:
         # block, registers, dynamic shared bytes, grid, occupancy on compute capability 9.0
         (1024, 32, 0, 10_000, 1.0),
         (256, 64, 0, 10_000, 0.5),  # 65536 / (64 * 256) = 4 blocks of 8 warps of 64
-        (128, 255, 0, 10_000, 8 / 64),  # registers in units of 256 a warp: 8192 each, 2 blocks of 4 warps
+        (
+            128,
+            255,
+            0,
+            10_000,
+            8 / 64,
+        ),  # registers in units of 256 a warp: 8192 each, 2 blocks of 4 warps
         (384, 168, 163_972, 10_000, 12 / 64),  # one block's shared memory
         (128, 16, 0, 132, 4 / 64),  # one block for each multiprocessor
         (64, 16, 0, 10_000, 1.0),  # 32 blocks of 2 warps
         (32, 16, 0, 10_000, 0.5),  # no more than 32 blocks
-        (32, 80, 0, 10_000, 24 / 64),  # 16384 registers of a partition / (80 * 32) = 6 warps of each of four
-    ]  # fmt: skip
+        (
+            32,
+            80,
+            0,
+            10_000,
+            24 / 64,
+        ),  # 16384 registers of a partition / (80 * 32) = 6 warps of each of four
+    ]
     kernels = pd.DataFrame(
         {
-            "kind": "kernel", "registers_per_thread": [row[1] for row in launches], "static_shared_bytes": 0,
-            "dynamic_shared_bytes": [row[2] for row in launches], "grid_x": [row[3] for row in launches],
-            "grid_y": 1, "grid_z": 1, "block_x": [row[0] for row in launches], "block_y": 1, "block_z": 1,
+            "kind": "kernel",
+            "registers_per_thread": [row[1] for row in launches],
+            "static_shared_bytes": 0,
+            "dynamic_shared_bytes": [row[2] for row in launches],
+            "grid_x": [row[3] for row in launches],
+            "grid_y": 1,
+            "grid_z": 1,
+            "block_x": [row[0] for row in launches],
+            "block_y": 1,
+            "block_z": 1,
         }
-    )  # fmt: skip
+    )
     assert theoretical_occupancy(kernels, "9.0", 132).tolist() == [row[4] for row in launches]
     assert theoretical_occupancy(kernels, "9.0")[4] == 1.0
     assert np.isnan(theoretical_occupancy(kernels, "3.5")).all()
@@ -173,7 +223,9 @@ def test_occupancy_by_hand() -> None:
 def counted_profile(**changes: Any) -> xsp.Profile:
     """The synthetic capture with hardware counters of its four kernels."""
     columns = {
-        "position": [0, 1, 2, 3], "kernel": [0, 1, 2, 3], "sample": [0, 1, 2, 3],
+        "position": [0, 1, 2, 3],
+        "kernel": [0, 1, 2, 3],
+        "sample": [0, 1, 2, 3],
         "smsp__sass_thread_inst_executed_op_dadd_pred_on.sum": 0.0,
         "smsp__sass_thread_inst_executed_op_dmul_pred_on.sum": 0.0,
         "smsp__sass_thread_inst_executed_op_dfma_pred_on.sum": 0.0,
@@ -188,14 +240,16 @@ def counted_profile(**changes: Any) -> xsp.Profile:
         "dram__bytes_read.sum": [1e6, 1e7, 2e6, 0.0],
         "dram__bytes_write.sum": [1e6, 0.0, 2e6, 0.0],
         "sm__warps_active.avg.pct_of_peak_sustained_active": [50.0, 25.0, 100.0, 10.0],
-    }  # fmt: skip
+    }
     capture = gpu_capture()
     table = pd.DataFrame(columns).assign(**changes)
     return xsp.Profile(replace(capture, tables={**capture.tables, "counters": table}))
 
 
 def test_counters_stand_in_for_estimates() -> None:
-    """With hardware counters, FLOPs, bytes, occupancy and precision are the counted ones, and marked so."""
+    """With hardware counters, FLOPs, bytes, occupancy and precision are the counted ones, and
+    marked so.
+    """
     table = analysis.kernel_information(counted_profile())
     assert table["source"].tolist() == ["counters"] * 4
     assert table["flops"].tolist() == [0, 4e9 + 1000, 1e6, 1e9]
@@ -219,7 +273,11 @@ def test_counters_of_another_kernel_are_not_used() -> None:
 
 def test_metrics_that_were_not_collected_are_estimated() -> None:
     """Counters without DRAM metrics leave the bytes analytic, and the row says it is mixed."""
-    table = counted_profile().table("counters").drop(columns=["dram__bytes_read.sum", "dram__bytes_write.sum"])
+    table = (
+        counted_profile()
+        .table("counters")
+        .drop(columns=["dram__bytes_read.sum", "dram__bytes_write.sum"])
+    )
     capture = gpu_capture()
     work = kernel_work(xsp.Profile(replace(capture, tables={**capture.tables, "counters": table})))
     assert work["bytes_source"].tolist() == ["", "analytic", "analytic", "analytic"]

@@ -24,7 +24,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[xsp.Profile, Path
 
 
 def test_totals_of_a_trace_are_those_of_its_run(written: tuple[xsp.Profile, Path]) -> None:
-    """A trace has the kernel total of the run that it shows, to the ns, and its ratio is to the mean of all runs."""
+    """A trace has the kernel total of the run that it shows, to the ns, and its ratio is to the
+    mean of all runs.
+    """
     prof, path = written
     theirs = xsp.from_kineto(path)
     totals = kineto.kernel_totals(prof)
@@ -39,26 +41,40 @@ def test_kernels_of_both_are_needed(written: tuple[xsp.Profile, Path], tmp_path:
     """A trace without kernels is no trace that equals xsp's in its totals."""
     prof, path = written
     document = json.loads(gzip.decompress(path.read_bytes()))
-    document["traceEvents"] = [event for event in document["traceEvents"] if event.get("cat") != "kernel"]
+    document["traceEvents"] = [
+        event for event in document["traceEvents"] if event.get("cat") != "kernel"
+    ]
     (tmp_path / "x.json").write_text(json.dumps(document))
     with pytest.raises(SystemExit, match="no kernels to compare"):
         kineto.compared(xsp.from_kineto(tmp_path / "x.json"), prof)
 
 
-@pytest.mark.parametrize(("ratios", "within"), [([0.995, 1.005] * 6, True), ([0.96, 1.04] * 6, False)])
+@pytest.mark.parametrize(
+    ("ratios", "within"), [([0.995, 1.005] * 6, True), ([0.96, 1.04] * 6, False)]
+)
 def test_the_whole_interval_must_be_within_the_limit(ratios: list[float], within: bool) -> None:
-    """The totals count as equal where the interval of the ratio, not only the ratio, is within 2 % of 1."""
+    """The totals count as equal where the interval of the ratio, not only the ratio, is within 2 %
+    of 1.
+    """
     turn = {"torch_profiler_kernels": 3, "xsp_kernels": 3, "lost": 0}
     found: dict[str, Any] = kineto.summary([turn | {"ratio": ratio} for ratio in ratios])
     assert found["within_limit"] is within
     assert found["same_kernels"]
 
 
-def test_a_thinned_trace_has_the_kernels_of_its_step(written: tuple[xsp.Profile, Path], tmp_path: Path) -> None:
-    """The step that is saved has the same kernels in the same layers, and the same total, as the trace it is from."""
+def test_a_thinned_trace_has_the_kernels_of_its_step(
+    written: tuple[xsp.Profile, Path], tmp_path: Path
+) -> None:
+    """The step that is saved has the same kernels in the same layers, and the same total, as the
+    trace it is from.
+    """
     _, path = written
     whole = json.loads(gzip.decompress(path.read_bytes()))
-    later = [event | {"ts": event["ts"] + 1e6} for event in whole["traceEvents"] if event.get("ph") == "X"]
+    later = [
+        event | {"ts": event["ts"] + 1e6}
+        for event in whole["traceEvents"]
+        if event.get("ph") == "X"
+    ]
     shifted = [
         event | {"args": event["args"] | {"correlation": event["args"]["correlation"] + 10**6}}
         if "correlation" in event["args"]
@@ -71,5 +87,7 @@ def test_a_thinned_trace_has_the_kernels_of_its_step(written: tuple[xsp.Profile,
     assert kineto.kernel_totals(one).tolist() == kineto.kernel_totals(other).tolist()
     assert one.kernels == other.kernels
     columns = ["name", "level", "kernels"]
-    ours, theirs = (prof.tree().query("level == 'LAYER'")[columns].to_dict("records") for prof in (one, other))
+    ours, theirs = (
+        prof.tree().query("level == 'LAYER'")[columns].to_dict("records") for prof in (one, other)
+    )
     assert ours == theirs

@@ -37,23 +37,40 @@ def test_call_that_never_ended_is_left_out() -> None:
 
 def test_backward_node_lasts_until_the_next_one_of_its_thread() -> None:
     """What autograd does between two nodes, such as adding up gradients, counts to the first."""
-    log = [begin(ENGINE_CODE, 90), begin(NODE, 100, 2), begin(NODE + 1, 150, 2), end(ENGINE_CODE, 210)]
+    log = [
+        begin(ENGINE_CODE, 90),
+        begin(NODE, 100, 2),
+        begin(NODE + 1, 150, 2),
+        end(ENGINE_CODE, 210),
+    ]
     assert intervals(log) == [(2, NODE, 100, 150), (2, NODE + 1, 150, 210)]
 
 
 def test_last_node_of_each_backward_ends_with_its_run_of_the_engine() -> None:
     """Between two backward calls other code runs: it is no node's."""
     log = [
-        begin(ENGINE_CODE, 90), begin(NODE, 100), end(ENGINE_CODE, 130),
-        begin(3, 140), end(3, 150),
-        begin(ENGINE_CODE, 160), begin(NODE + 1, 170), end(ENGINE_CODE, 190),
-    ]  # fmt: skip
+        begin(ENGINE_CODE, 90),
+        begin(NODE, 100),
+        end(ENGINE_CODE, 130),
+        begin(3, 140),
+        end(3, 150),
+        begin(ENGINE_CODE, 160),
+        begin(NODE + 1, 170),
+        end(ENGINE_CODE, 190),
+    ]
     assert intervals(log) == [(1, NODE, 100, 130), (1, 3, 140, 150), (1, NODE + 1, 170, 190)]
 
 
 def test_forward_calls_recomputed_inside_a_node_lie_inside_it() -> None:
     """Checkpointing runs forward layers during backward."""
-    log = [begin(ENGINE_CODE, 0), begin(NODE, 10), begin(4, 20), end(4, 30), begin(NODE + 1, 40), end(ENGINE_CODE, 50)]
+    log = [
+        begin(ENGINE_CODE, 0),
+        begin(NODE, 10),
+        begin(4, 20),
+        end(4, 30),
+        begin(NODE + 1, 40),
+        end(ENGINE_CODE, 50),
+    ]
     assert intervals(log) == [(1, NODE, 10, 40), (1, 4, 20, 30), (1, NODE + 1, 40, 50)]
 
 

@@ -1,4 +1,6 @@
-"""What counts as a layer, under which name, and that nobody's code inside a model behaves differently for it."""
+"""What counts as a layer, under which name, and that nobody's code inside a model behaves
+differently for it.
+"""
 
 from __future__ import annotations
 
@@ -49,17 +51,29 @@ def with_child(function: Any) -> Function:
 
 
 def test_every_layer_call_is_a_span_in_order() -> None:
-    """Leaf modules and the functional calls between them are spans, named by their place in the model."""
+    """Leaf modules and the functional calls between them are spans, named by their place in the
+    model.
+    """
     model = nn.Sequential(nn.Conv2d(3, 3, 1), Residual(), nn.Flatten())
     spans = layer_spans(profiled(model, torch.randn(2, 3, 4, 4)))
     assert list(spans["name"]) == ["0", "1.conv1", "1::relu", "1.conv2", "1::add", "1::relu_1", "2"]
     assert list(spans["type"]) == ["Conv2d", "Conv2d", "relu", "Conv2d", "add", "relu", "Flatten"]
-    assert list(spans["kind"]) == ["module", "module", "function", "module", "function", "function", "module"]
+    assert list(spans["kind"]) == [
+        "module",
+        "module",
+        "function",
+        "module",
+        "function",
+        "function",
+        "module",
+    ]
     assert list(spans["module"]) == ["", "1", "1", "1", "1", "1", ""]
 
 
 def test_layers_carry_shapes_types_and_parameter_bytes() -> None:
-    """A layer's row gives the shapes and dtypes of what it took and gave, and the bytes of its parameters."""
+    """A layer's row gives the shapes and dtypes of what it took and gave, and the bytes of its
+    parameters.
+    """
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2, bias=False)).to(torch.bfloat16)
     spans = layer_spans(profiled(model, torch.randn(3, 4, dtype=torch.bfloat16)))
     assert [json.loads(text) for text in spans["input_shapes"]] == [[[3, 4]], [[3, 8]]]
@@ -79,7 +93,9 @@ def test_keyword_inputs_of_layers_have_shapes() -> None:
 
 
 def test_calls_inside_leaf_modules_are_not_layers() -> None:
-    """What a leaf module calls is part of that layer, also when the leaf is the user's own class."""
+    """What a leaf module calls is part of that layer, also when the leaf is the user's
+    own class.
+    """
 
     def forward(_self: Any, x: torch.Tensor) -> torch.Tensor:
         return F.relu(x + 1) @ x.mT
@@ -89,7 +105,9 @@ def test_calls_inside_leaf_modules_are_not_layers() -> None:
 
 
 def test_shared_module_is_one_row_with_two_calls() -> None:
-    """A module called twice gives two spans and one node of the tree with calls = 2 and both calls' time."""
+    """A module called twice gives two spans and one node of the tree with calls = 2 and both calls'
+    time.
+    """
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         return self.linear(self.linear(x))
@@ -128,7 +146,9 @@ FUNCTIONS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", FUNCTIONS)
 def test_functional_call_is_one_layer(kind: str) -> None:
-    """A functional call, operator, method or in-place update outside leaf modules is exactly one layer."""
+    """A functional call, operator, method or in-place update outside leaf modules is exactly one
+    layer.
+    """
     function = FUNCTIONS[kind]
 
     def forward(self: Any, x: torch.Tensor) -> Any:
@@ -145,16 +165,34 @@ def test_reading_attributes_is_no_layer() -> None:
     """Shapes, strides, types, devices, lengths and printing compute nothing and are no layers."""
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-        seen = (x.shape, x.size(0), x.dtype, x.device, x.is_cuda, len(x), x.numel(), x.dim(), x.stride(), x.grad_fn)
+        seen = (
+            x.shape,
+            x.size(0),
+            x.dtype,
+            x.device,
+            x.is_cuda,
+            len(x),
+            x.numel(),
+            x.dim(),
+            x.stride(),
+            x.grad_fn,
+        )
         assert all((seen, x.is_contiguous(), not x.requires_grad, x.T.shape, x.data_ptr()))
-        assert (x.storage_offset(), x.element_size(), x.is_floating_point(), torch.is_tensor(x)) == (0, 4, True, True)
+        assert (
+            x.storage_offset(),
+            x.element_size(),
+            x.is_floating_point(),
+            torch.is_tensor(x),
+        ) == (0, 4, True, True)
         return self.linear(x)
 
     assert forward_names(profiled(with_child(forward), torch.randn(4, 4))) == ["linear"]
 
 
 def test_attention_module_shows_what_it_calls() -> None:
-    """nn.MultiheadAttention has a child, so it is no leaf: its functional call is a layer inside it."""
+    """nn.MultiheadAttention has a child, so it is no leaf: its functional call is a layer inside
+    it.
+    """
     model = nn.Sequential()
     model.attention = nn.MultiheadAttention(8, 2)
 
@@ -177,7 +215,9 @@ def test_model_that_is_a_leaf() -> None:
 
 
 def test_modules_called_by_a_plain_function() -> None:
-    """Modules of a container that a function calls one by one are known by their own names or classes."""
+    """Modules of a container that a function calls one by one are known by their own names or
+    classes.
+    """
     blocks = nn.ModuleList([nn.Linear(4, 4), nn.ReLU()])
 
     def run(x: torch.Tensor) -> torch.Tensor:
@@ -189,8 +229,14 @@ def test_modules_called_by_a_plain_function() -> None:
 
 
 def test_two_models_of_one_callable_are_told_apart() -> None:
-    """Layers of several models carry their model's class in front, numbered where the class is the same."""
-    first, second, third = nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4)), Residual()
+    """Layers of several models carry their model's class in front, numbered where the class is the
+    same.
+    """
+    first, second, third = (
+        nn.Sequential(nn.Linear(4, 4)),
+        nn.Sequential(nn.Linear(4, 4)),
+        Residual(),
+    )
 
     def run(x: torch.Tensor, image: torch.Tensor) -> None:
         second(first(x))
@@ -198,7 +244,13 @@ def test_two_models_of_one_callable_are_told_apart() -> None:
 
     names = forward_names(measured(run, torch.randn(2, 4), torch.randn(1, 3, 4, 4)))
     assert names[:2] == ["Sequential.0", "Sequential_1.0"]
-    assert names[2:] == ["Residual.conv1", "Residual::relu", "Residual.conv2", "Residual::add", "Residual::relu_1"]
+    assert names[2:] == [
+        "Residual.conv1",
+        "Residual::relu",
+        "Residual.conv2",
+        "Residual::add",
+        "Residual::relu_1",
+    ]
 
 
 def test_scripted_module_is_one_layer() -> None:
@@ -209,7 +261,9 @@ def test_scripted_module_is_one_layer() -> None:
 
 
 def test_compiled_module_is_one_layer_and_compiles_once() -> None:
-    """A compiled module is one layer; its graph is not broken, nor compiled again, by the tracers."""
+    """A compiled module is one layer; its graph is not broken, nor compiled again, by the
+    tracers.
+    """
     compilations: list[int] = []
 
     def backend(graph: torch.fx.GraphModule, _inputs: Any) -> Any:
@@ -217,7 +271,9 @@ def test_compiled_module_is_one_layer_and_compiles_once() -> None:
         return graph.forward
 
     torch._dynamo.reset()
-    compiled = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), backend=backend)
+    compiled = torch.compile(
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), backend=backend
+    )
     model = nn.Sequential(nn.Linear(4, 4), compiled)
     x = torch.randn(2, 4)
     expected = model(x)
@@ -236,11 +292,15 @@ def test_compiled_whole_model_is_one_layer() -> None:
 
 
 def test_users_own_function_mode_inside_forward_still_works() -> None:
-    """`with torch.device(...)` and any TorchFunctionMode inside forward see what they would see without xsp."""
+    """`with torch.device(...)` and any TorchFunctionMode inside forward see what they would see
+    without xsp.
+    """
     seen: list[list[str]] = []
 
     class Watching(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             seen[-1].append(func.__name__)
             return func(*args, **(kwargs or {}))
 
@@ -262,7 +322,9 @@ def test_users_own_function_mode_inside_forward_still_works() -> None:
 
 
 def test_users_own_forward_hooks_still_work() -> None:
-    """Hooks that replace inputs or outputs act in every run as they do without xsp, and stay registered."""
+    """Hooks that replace inputs or outputs act in every run as they do without xsp, and stay
+    registered.
+    """
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     outputs: list[torch.Tensor] = []
     model[0].register_forward_pre_hook(lambda _module, args: (args[0] * 2,))
@@ -273,7 +335,12 @@ def test_users_own_forward_hooks_still_work() -> None:
     prof = profiled(model, x)
     assert all(torch.equal(output, expected) for output in outputs)
     assert {"0", "1"} <= set(forward_names(prof))
-    assert len(model[0]._forward_hooks) == len(model[0]._forward_pre_hooks) == len(model._forward_hooks) == 1
+    assert (
+        len(model[0]._forward_hooks)
+        == len(model[0]._forward_pre_hooks)
+        == len(model._forward_hooks)
+        == 1
+    )
 
 
 class Tagged(torch.Tensor):
@@ -288,7 +355,9 @@ class Tagged(torch.Tensor):
 
 
 def test_tensor_subclasses_keep_working() -> None:
-    """A subclass with its own __torch_function__ flows through the model and sees every call; they are layers too."""
+    """A subclass with its own __torch_function__ flows through the model and sees every call; they
+    are layers too.
+    """
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         assert type(x) is Tagged
@@ -309,7 +378,9 @@ def test_tensor_subclasses_keep_working() -> None:
 
 
 def test_data_dependent_control_flow_is_said() -> None:
-    """Layers that run only in some runs keep the numbers of what did match, and a warning says what is uncertain."""
+    """Layers that run only in some runs keep the numbers of what did match, and a warning says what
+    is uncertain.
+    """
     runs = iter(range(10_000))
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -328,7 +399,9 @@ def test_data_dependent_control_flow_is_said() -> None:
 
 
 def test_layer_unknown_to_the_structure_run_is_counted() -> None:
-    """A layer that the structure run did not have is shown as such and counted, and a warning says so."""
+    """A layer that the structure run did not have is shown as such and counted, and a warning says
+    so.
+    """
     runs = iter(range(10_000))
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -343,7 +416,9 @@ def test_layer_unknown_to_the_structure_run_is_counted() -> None:
 
 
 def test_layers_on_other_threads() -> None:
-    """Modules that forward calls on another thread are layers of that thread inside the model call."""
+    """Modules that forward calls on another thread are layers of that thread inside the
+    model call.
+    """
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         results: list[torch.Tensor] = []
@@ -372,7 +447,9 @@ def test_layer_error_that_the_model_handles() -> None:
 
 
 def test_layer_inside_a_layer_is_its_child() -> None:
-    """A leaf module that calls another module it does not own: the inner span's parent is the outer layer."""
+    """A leaf module that calls another module it does not own: the inner span's parent is the outer
+    layer.
+    """
     inner = nn.Linear(4, 4)
     outer = Function(lambda _self, x: inner(x) + 1)
     prof = profiled(nn.Sequential(outer, nn.ReLU()), torch.randn(2, 4))
@@ -389,7 +466,9 @@ def test_module_reached_under_two_names_is_called_by_the_first() -> None:
 
 
 def test_tracer_that_could_not_start_leaves_the_users_modes_alone() -> None:
-    """If stepping into a module fails, stopping takes back what was done, and no function mode of the user's."""
+    """If stepping into a module fails, stopping takes back what was done, and no function mode of
+    the user's.
+    """
 
     class Locked(nn.Linear):
         @property

@@ -1,4 +1,6 @@
-"""The program is what it was after a profile: buffers of any kind, flags, what tracers replace, interrupted or not."""
+"""The program is what it was after a profile: buffers of any kind, flags, what tracers replace,
+interrupted or not.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Calling(nn.Linear):
         return super().forward(x)
 
 
-def with_buffer(buffer: torch.Tensor | None, watch: Callable[[Calling], object] = lambda _self: None) -> Calling:
+def with_buffer(
+    buffer: torch.Tensor | None, watch: Callable[[Calling], object] = lambda _self: None
+) -> Calling:
     model = Calling(watch)
     model.register_buffer("kept", buffer)
     return model
@@ -50,7 +54,9 @@ def with_buffer(buffer: torch.Tensor | None, watch: Callable[[Calling], object] 
     ids=["expanded", "overlapping", "requires grad", "sparse", "nested"],
 )
 def test_buffers_of_every_kind_are_put_back(buffer: torch.Tensor) -> None:
-    """Buffers that cannot be copied to like any tensor are no obstacle, and stay the same objects."""
+    """Buffers that cannot be copied to like any tensor are no obstacle, and stay the same
+    objects.
+    """
     model = with_buffer(buffer)
     xsp.measure(model, torch.randn(2, 4), **LAYERS)
     assert model.kept is buffer
@@ -58,7 +64,9 @@ def test_buffers_of_every_kind_are_put_back(buffer: torch.Tensor) -> None:
 
 
 def test_a_buffer_with_a_graph_keeps_it() -> None:
-    """Putting a buffer back is not recorded by autograd, so a graph that leads through it can still be walked."""
+    """Putting a buffer back is not recorded by autograd, so a graph that leads through it can still
+    be walked.
+    """
     model = with_buffer(None)
     doubled = model.bias * 2
     model.kept = doubled
@@ -82,7 +90,9 @@ def grow_in_place(model: Calling) -> None:
     [(None, grow), (torch.ones(3), grow), (torch.ones(3), grow_in_place)],
     ids=["empty", "replaced", "resized"],
 )
-def test_caches_do_not_grow_from_run_to_run(buffer: torch.Tensor | None, watch: Callable[[Calling], object]) -> None:
+def test_caches_do_not_grow_from_run_to_run(
+    buffer: torch.Tensor | None, watch: Callable[[Calling], object]
+) -> None:
     """A buffer that was empty is empty again in every run, and one that grew has its old size."""
     sizes: list[int] = []
 
@@ -97,7 +107,9 @@ def test_caches_do_not_grow_from_run_to_run(buffer: torch.Tensor | None, watch: 
 
 
 def test_requires_grad_comes_back() -> None:
-    """A model that freezes itself is not frozen afterwards, and each run begins with what it was."""
+    """A model that freezes itself is not frozen afterwards, and each run begins with what
+    it was.
+    """
     found: list[bool] = []
 
     def freeze(model: Calling) -> None:
@@ -111,17 +123,23 @@ def test_requires_grad_comes_back() -> None:
 
 
 def test_parameters_that_the_model_writes_to_are_named() -> None:
-    """Parameters and inputs are not copied: a model that writes to them gets a warning that names them."""
+    """Parameters and inputs are not copied: a model that writes to them gets a warning that names
+    them.
+    """
 
     def decay(model: Calling) -> None:
         with torch.no_grad():
             model.weight.mul_(0.9)
 
     x = torch.randn(2, 4)
-    assert not any("modified-in-place" in each for each in xsp.measure(Calling(), x, **LAYERS).warnings)
+    assert not any(
+        "modified-in-place" in each for each in xsp.measure(Calling(), x, **LAYERS).warnings
+    )
     warnings = xsp.measure(Calling(decay), x, **LAYERS).warnings
     assert any("(weight)" in each and "modified-in-place" in each for each in warnings)
-    warnings = xsp.measure(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4)), x, **LAYERS).warnings
+    warnings = xsp.measure(
+        nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4)), x, **LAYERS
+    ).warnings
     assert any("(input 0)" in each and "modified-in-place" in each for each in warnings)
 
 
@@ -149,7 +167,9 @@ COPIES: dict[str, Callable[[nn.Module], Any]] = {
 
 @pytest.mark.parametrize("kind", COPIES)
 def test_copies_that_a_model_makes_of_its_layers_run_their_own_weights(kind: str) -> None:
-    """A copy of a layer, a DataParallel replica included, is not led back to the layer that it was made from."""
+    """A copy of a layer, a DataParallel replica included, is not led back to the layer that it was
+    made from.
+    """
     found = []
 
     def twin(model: Copying, x: torch.Tensor) -> None:
@@ -168,23 +188,33 @@ def test_copies_that_a_model_makes_of_its_layers_run_their_own_weights(kind: str
 
     model = Copying()
     own = set(vars(model.layer))
-    assert xsp.measure(model, torch.randn(2, 4), **LAYERS).tree()["name"].tolist().count("layer") == 1
+    assert (
+        xsp.measure(model, torch.randn(2, 4), **LAYERS).tree()["name"].tolist().count("layer") == 1
+    )
     assert set(found) == {0.0}
     assert set(vars(model.layer)) == own
 
 
 def test_profile_inside_a_profiled_program_is_refused() -> None:
-    """A program that profiles something itself cannot be profiled: their tracers would be each other's."""
+    """A program that profiles something itself cannot be profiled: their tracers would be each
+    other's.
+    """
     inner = nn.Linear(4, 4)
-    with pytest.raises(xsp.XspError, match="Linear was to be profiled by a program that is itself being profiled"):
+    with pytest.raises(
+        xsp.XspError, match="Linear was to be profiled by a program that is itself being profiled"
+    ):
         xsp.measure(
-            Calling(lambda _model: xsp.measure(inner, torch.randn(2, 4), **LAYERS)), torch.randn(2, 4), **LAYERS
+            Calling(lambda _model: xsp.measure(inner, torch.randn(2, 4), **LAYERS)),
+            torch.randn(2, 4),
+            **LAYERS,
         )
     assert len(xsp.measure(inner, torch.randn(2, 4), **LAYERS).tree()) == 2
 
 
 def test_lazy_model_is_refused_until_it_has_shapes() -> None:
-    """Parameters that the first call makes could not be put back; the error says what to do, and doing it helps."""
+    """Parameters that the first call makes could not be put back; the error says what to do, and
+    doing it helps.
+    """
     model, x = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d()), torch.randn(2, 3)
     with pytest.raises(xsp.XspError, match=r"0\.weight.*call it once"):
         xsp.measure(model, x, **LAYERS)
@@ -218,8 +248,12 @@ def replaced() -> tuple[Any, ...]:
         ("restore_with_gradients", 2),
     ],
 )
-def test_interrupt_while_something_is_switched_leaves_nothing_behind(function: str, line: int) -> None:
-    """Ctrl-C that arrives while a tracer is being switched or state is being put back takes effect after it."""
+def test_interrupt_while_something_is_switched_leaves_nothing_behind(
+    function: str, line: int
+) -> None:
+    """Ctrl-C that arrives while a tracer is being switched or state is being put back takes effect
+    after it.
+    """
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     x = torch.randn(3, 4)
     model(x).sum().backward()
@@ -251,12 +285,20 @@ def test_interrupt_while_something_is_switched_leaves_nothing_behind(function: s
 
 
 def test_profiles_on_several_threads_wait_for_each_other() -> None:
-    """Tracers replace what belongs to the process: profiles of two threads do not see each other's layers."""
-    models = [nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Sequential(nn.Tanh(), nn.Linear(4, 4), nn.Tanh())]
+    """Tracers replace what belongs to the process: profiles of two threads do not see each other's
+    layers.
+    """
+    models = [
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU()),
+        nn.Sequential(nn.Tanh(), nn.Linear(4, 4), nn.Tanh()),
+    ]
     before, x = replaced(), torch.randn(2, 4)
     with ThreadPoolExecutor(2) as pool:
         profiles = list(pool.map(lambda model: xsp.measure(model, x, **LAYERS), models))
-    assert [list(prof.tree()["type"])[1:] for prof in profiles] == [["Linear", "ReLU"], ["Tanh", "Linear", "Tanh"]]
+    assert [list(prof.tree()["type"])[1:] for prof in profiles] == [
+        ["Linear", "ReLU"],
+        ["Tanh", "Linear", "Tanh"],
+    ]
     assert replaced() == before
 
 
@@ -268,7 +310,10 @@ def test_one_profile_object_can_serve_several_blocks() -> None:
         model(torch.randn(2, 4))
     with block as second:
         model(torch.randn(5, 4))
-    assert [list(prof.table("calls")["input_shapes"]) for prof in (first, second)] == [["[[2, 4]]"], ["[[5, 4]]"]]
+    assert [list(prof.table("calls")["input_shapes"]) for prof in (first, second)] == [
+        ["[[2, 4]]"],
+        ["[[5, 4]]"],
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

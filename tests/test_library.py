@@ -1,4 +1,6 @@
-"""LIBRARY level: interception of library calls, shown on fake libraries with the real ones' names and signatures."""
+"""LIBRARY level: interception of library calls, shown on fake libraries with the real ones' names
+and signatures.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from xsp.levels.library.symbols import SIGNATURES, is_traced, signature_of
 from xsp.levels.library.tracer import LibraryTracer, availability, decode_arguments, library_of
 from xsp.types import LIBRARY_EVENTS, Level
 
-pytestmark = pytest.mark.skipif(_native.why_missing() is not None, reason=str(_native.why_missing()))
+pytestmark = pytest.mark.skipif(
+    _native.why_missing() is not None, reason=str(_native.why_missing())
+)
 
 SOURCES = Path(__file__).with_name("native")
 FLAVOURS = {
@@ -34,16 +38,33 @@ FLAVOURS = {
     "full relro": ["-Wl,-z,relro,-z,now"],
     "no plt": ["-fno-plt", "-Wl,-z,relro,-z,now"],
 }
-"""How an importer can reach a function: unresolved slot, read-only slot, read-only slot without a PLT entry."""
+"""How an importer can reach a function: unresolved slot, read-only slot, read-only slot without a
+PLT entry.
+"""
 
 PLAN = {
     "cudnnVersion": 91900,
     "operationGraph": {
         "finalizeMode": "CONV_FORWARD",
         "tensors": [
-            {"name": "119", "dataType": "CUDNN_DATA_HALF", "dim": [32, 8, 3, 3], "stride": [72, 9, 3, 1]},
-            {"name": "120", "dataType": "CUDNN_DATA_HALF", "dim": [2, 16, 14, 14], "stride": [3136, 196, 14, 1]},
-            {"name": "121", "dataType": "CUDNN_DATA_HALF", "dim": [2, 32, 7, 7], "stride": [1568, 49, 7, 1]},
+            {
+                "name": "119",
+                "dataType": "CUDNN_DATA_HALF",
+                "dim": [32, 8, 3, 3],
+                "stride": [72, 9, 3, 1],
+            },
+            {
+                "name": "120",
+                "dataType": "CUDNN_DATA_HALF",
+                "dim": [2, 16, 14, 14],
+                "stride": [3136, 196, 14, 1],
+            },
+            {
+                "name": "121",
+                "dataType": "CUDNN_DATA_HALF",
+                "dim": [2, 32, 7, 7],
+                "stride": [1568, 49, 7, 1],
+            },
         ],
         "nodes": [
             {
@@ -64,11 +85,25 @@ PLAN = {
 """What cuDNN 9.19 says of `conv2d(x, w, stride=2, padding=1, groups=2)` in fp16, shortened."""
 
 
-def compile_library(output: Path, source: str, *options: str, libraries: tuple[str, ...] = ()) -> Path:
-    """A shared library made of one of the sources beside this file; it finds its own libraries in its folder."""
+def compile_library(
+    output: Path, source: str, *options: str, libraries: tuple[str, ...] = ()
+) -> Path:
+    """A shared library made of one of the sources beside this file; it finds its own libraries in
+    its folder.
+    """
     compiler = ["c++"] if source.endswith(".cpp") else ["cc"]
     link = ["-L", str(output.parent), *(f"-l{name}" for name in libraries), "-Wl,-rpath,$ORIGIN"]
-    command = [*compiler, "-O1", "-g", "-shared", "-fPIC", "-fexceptions", *options, str(SOURCES / source), *link]
+    command = [
+        *compiler,
+        "-O1",
+        "-g",
+        "-shared",
+        "-fPIC",
+        "-fexceptions",
+        *options,
+        str(SOURCES / source),
+        *link,
+    ]
     subprocess.run([*command, "-o", str(output)], check=True)
     return output
 
@@ -91,7 +126,9 @@ def build_importer(fakes: Path) -> Callable[[str, str], Path]:
     @functools.cache
     def build(name: str, flavour: str) -> Path:
         options = FLAVOURS[flavour]
-        return compile_library(fakes / f"{name}.so", "importer.c", *options, libraries=("cublas", "cublasLt", "cudnn"))
+        return compile_library(
+            fakes / f"{name}.so", "importer.c", *options, libraries=("cublas", "cublasLt", "cudnn")
+        )
 
     return build
 
@@ -107,7 +144,9 @@ def load_importer(path: Path) -> ctypes.CDLL:
 
 
 @pytest.fixture(params=list(FLAVOURS))
-def any_importer(request: pytest.FixtureRequest, build_importer: Callable[[str, str], Path]) -> ctypes.CDLL:
+def any_importer(
+    request: pytest.FixtureRequest, build_importer: Callable[[str, str], Path]
+) -> ctypes.CDLL:
     """Each kind of importer in turn."""
     return load_importer(build_importer(request.param.replace(" ", "_"), request.param))
 
@@ -142,7 +181,9 @@ def received(fakes: Path, count: int) -> list[int]:
 
 
 def image_of(path: Path) -> list[tuple[str, bytes]]:
-    """Address range with protection, and bytes, of everything a loaded file has in memory except its code."""
+    """Address range with protection, and bytes, of everything a loaded file has in memory except
+    its code.
+    """
     image = []
     for line in Path("/proc/self/maps").read_text().splitlines():
         if line.endswith(str(path)):
@@ -154,7 +195,9 @@ def image_of(path: Path) -> list[tuple[str, bytes]]:
 
 def slot_of(path: Path, symbol: str) -> int:
     """Address of the import slot of a symbol, from the file's relocations."""
-    lines = subprocess.run(["readelf", "-rW", str(path)], capture_output=True, text=True, check=True).stdout.split("\n")
+    lines = subprocess.run(
+        ["readelf", "-rW", str(path)], capture_output=True, text=True, check=True
+    ).stdout.split("\n")
     offset = next(int(line.split()[0], 16) for line in lines if line.split()[4:5] == [symbol])
     return int(image_of(path)[0][0].split("-")[0], 16) + offset
 
@@ -175,18 +218,48 @@ def names(tracer: LibraryTracer, events: dict[str, Any]) -> list[str]:
 
 
 def test_arguments_and_results_pass_unchanged(any_importer: ctypes.CDLL, fakes: Path) -> None:
-    """Negative ints, pointers, 64-bit values, 25 arguments, doubles and results arrive as without tracing."""
+    """Negative ints, pointers, 64-bit values, 25 arguments, doubles and results arrive as without
+    tracing.
+    """
     untraced = any_importer.blend(1.25, 7)
 
     def calls() -> None:
         assert any_importer.sgemm(-3, 4, 5) == -15
         assert received(fakes, 14) == [1, 0, 1, -3, 4, 5, 7, 8, -9, 10, 11, 12, 13, -14]
         assert any_importer.gemm_strided(3, 4, 5, 6) == -15
-        strided = [1, 1, 0, 3, 4, 5, 7, 8, 14, 10, -11, 12, 14, 14, 1 << 40, 16, 17, 14, 19, 20, 6, 77, -1]
+        strided = [
+            1,
+            1,
+            0,
+            3,
+            4,
+            5,
+            7,
+            8,
+            14,
+            10,
+            -11,
+            12,
+            14,
+            14,
+            1 << 40,
+            16,
+            17,
+            14,
+            19,
+            20,
+            6,
+            77,
+            -1,
+        ]
         assert received(fakes, 23) == strided
         assert any_importer.many(-1) == -15
         assert received(fakes, 25) == [-1, *range(2, 25), -25]
-        assert any_importer.blend(1.25, 7) == untraced == 1.25 + 3 + 6 + 12 + 20 + 30 + 42 + 56 + 72 - 21
+        assert (
+            any_importer.blend(1.25, 7)
+            == untraced
+            == 1.25 + 3 + 6 + 12 + 20 + 30 + 42 + 56 + 72 - 21
+        )
 
     tracer, events = record(calls)
     expected = ["cublasSgemm_v2", "cublasGemmStridedBatchedEx", "cublasFakeMany", "cublasFakeBlend"]
@@ -195,7 +268,9 @@ def test_arguments_and_results_pass_unchanged(any_importer: ctypes.CDLL, fakes: 
 
 
 def test_slots_and_protection_are_restored(build_importer: Callable[[str, str], Path]) -> None:
-    """After `stop` an importer's memory is what it was, byte for byte, and read-only pages are read-only again."""
+    """After `stop` an importer's memory is what it was, byte for byte, and read-only pages are
+    read-only again.
+    """
     for flavour in FLAVOURS:
         path = build_importer(f"restored_{flavour.replace(' ', '_')}", flavour)
         importer = load_importer(path)
@@ -211,15 +286,21 @@ def test_slots_and_protection_are_restored(build_importer: Callable[[str, str], 
 
 
 def test_slots_are_restored_when_the_target_raises(importer: ctypes.CDLL) -> None:
-    """`stop` in a `finally` leaves nothing patched, and stopping a tracer that never started is harmless."""
+    """`stop` in a `finally` leaves nothing patched, and stopping a tracer that never started is
+    harmless.
+    """
     with pytest.raises(ctypes.ArgumentError):
         record(lambda: importer.sgemm(object(), 4, 5))
     LibraryTracer().stop()
     assert interpose.functions().xsp_interpose_patched() == 0
 
 
-def test_a_slot_taken_over_by_another_tool_stays_its_own(build_importer: Callable[[str, str], Path]) -> None:
-    """What someone else writes into a slot while recording is still there after `stop`, and is called next time."""
+def test_a_slot_taken_over_by_another_tool_stays_its_own(
+    build_importer: Callable[[str, str], Path],
+) -> None:
+    """What someone else writes into a slot while recording is still there after `stop`, and is
+    called next time.
+    """
     path = build_importer("taken_over", "lazy")
     importer = load_importer(path)
     tracer = LibraryTracer()
@@ -237,7 +318,9 @@ def test_a_slot_taken_over_by_another_tool_stays_its_own(build_importer: Callabl
 
 
 def test_events_follow_the_schema(importer: ctypes.CDLL) -> None:
-    """Columns have the contract's types, times lie within the run on the monotonic clock, rows are in order."""
+    """Columns have the contract's types, times lie within the run on the monotonic clock, rows are
+    in order.
+    """
     begin = time.perf_counter_ns()
     tracer, events = record(lambda: importer.sgemm_many_times(50))
     end = time.perf_counter_ns()
@@ -255,10 +338,14 @@ def test_events_follow_the_schema(importer: ctypes.CDLL) -> None:
 
 
 def test_a_library_calling_another_is_one_call(importer: ctypes.CDLL, fakes: Path) -> None:
-    """cuBLAS working through cuBLASLt is one cuBLAS call; the caller's own cuBLASLt call is traced."""
+    """cuBLAS working through cuBLASLt is one cuBLAS call; the caller's own cuBLASLt call is
+    traced.
+    """
     calls = ctypes.c_int64.in_dll(fake(fakes, "libcublasLt"), "fake_lt_calls")
     before = calls.value
-    tracer, events = record(lambda: (importer.gemm_ex(1, 2, 3), importer.lt_matmul(None, None, None, None)))
+    tracer, events = record(
+        lambda: (importer.gemm_ex(1, 2, 3), importer.lt_matmul(None, None, None, None))
+    )
     assert calls.value - before == 2
     assert names(tracer, events) == ["cublasGemmEx", "cublasLtMatmul"]
 
@@ -272,7 +359,9 @@ def test_a_call_from_inside_a_call_is_not_traced_twice(importer: ctypes.CDLL) ->
 
 
 def test_threads_keep_their_own_records(importer: ctypes.CDLL) -> None:
-    """Four threads that then exit leave 2 500 calls each, in order, under their own thread number."""
+    """Four threads that then exit leave 2 500 calls each, in order, under their own thread
+    number.
+    """
     idents = []
     barrier = threading.Barrier(4)
 
@@ -297,7 +386,9 @@ def test_threads_keep_their_own_records(importer: ctypes.CDLL) -> None:
 
 
 def test_a_call_still_running_at_stop_is_counted_lost(importer: ctypes.CDLL) -> None:
-    """A call that outlives its run returns safely, is counted lost, and does not show up in the next run."""
+    """A call that outlives its run returns safely, is counted lost, and does not show up in the
+    next run.
+    """
     tracer = LibraryTracer()
     tracer.start()
     sleeper = threading.Thread(target=importer.nap, args=(150,))
@@ -313,7 +404,9 @@ def test_a_call_still_running_at_stop_is_counted_lost(importer: ctypes.CDLL) -> 
     assert tracer.lost() == 0
 
 
-def test_a_library_loaded_later_is_traced_from_the_next_start(build_importer: Callable[[str, str], Path]) -> None:
+def test_a_library_loaded_later_is_traced_from_the_next_start(
+    build_importer: Callable[[str, str], Path],
+) -> None:
     """Importers loaded between two runs, as libtorch_cuda_linalg is, are found by the second."""
     path = build_importer("loaded_later", "lazy")
     tracer = LibraryTracer()
@@ -326,8 +419,12 @@ def test_a_library_loaded_later_is_traced_from_the_next_start(build_importer: Ca
     assert names(tracer, tracer.collect()["library_events"]) == ["cublasSgemm_v2"]
 
 
-def test_a_library_loaded_while_recording_is_told(build_importer: Callable[[str, str], Path]) -> None:
-    """Its calls cannot be seen, so the run says that something is missing; the next one is complete."""
+def test_a_library_loaded_while_recording_is_told(
+    build_importer: Callable[[str, str], Path],
+) -> None:
+    """Its calls cannot be seen, so the run says that something is missing; the next one is
+    complete.
+    """
     path = build_importer("loaded_while_recording", "lazy")
     tracer, events = record(lambda: load_importer(path).sgemm(1, 2, 3))
     assert len(events["symbol"]) == 0
@@ -337,8 +434,12 @@ def test_a_library_loaded_while_recording_is_told(build_importer: Callable[[str,
     assert tracer.lost() == 0
 
 
-def test_a_library_unloaded_while_recording_is_survived(build_importer: Callable[[str, str], Path]) -> None:
-    """`stop` writes nothing to an importer that was closed, nor to one loaded in its place; that one is traced next."""
+def test_a_library_unloaded_while_recording_is_survived(
+    build_importer: Callable[[str, str], Path],
+) -> None:
+    """`stop` writes nothing to an importer that was closed, nor to one loaded in its place; that
+    one is traced next.
+    """
     path = build_importer("unloaded", "full relro")
     importer = load_importer(path)
     tracer = LibraryTracer()
@@ -367,8 +468,12 @@ def test_calls_beyond_the_limit_are_counted(importer: ctypes.CDLL) -> None:
         assert len(events["symbol"]) + lost == 5000
 
 
-def test_only_one_tracer_records(importer: ctypes.CDLL, build_importer: Callable[[str, str], Path]) -> None:
-    """A second tracer is refused with the way out, also after libraries changed; the first goes on undisturbed."""
+def test_only_one_tracer_records(
+    importer: ctypes.CDLL, build_importer: Callable[[str, str], Path]
+) -> None:
+    """A second tracer is refused with the way out, also after libraries changed; the first goes on
+    undisturbed.
+    """
     closed = load_importer(build_importer("closed", "lazy"))
     first = LibraryTracer()
     first.start()
@@ -382,7 +487,9 @@ def test_only_one_tracer_records(importer: ctypes.CDLL, build_importer: Callable
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 def test_exceptions_pass_through(fakes: Path) -> None:
-    """An exception thrown inside a call reaches its handler; that call counts as lost and the next one is traced."""
+    """An exception thrown inside a call reaches its handler; that call counts as lost and the next
+    one is traced.
+    """
     path = compile_library(fakes / "thrower.so", "thrower.cpp", libraries=("cublas",))
     thrower = ctypes.CDLL(str(path))
     tracer, events = record(thrower.caught)
@@ -391,25 +498,35 @@ def test_exceptions_pass_through(fakes: Path) -> None:
 
 
 def test_lt_matmul_is_decoded_from_its_descriptors(importer: ctypes.CDLL, fakes: Path) -> None:
-    """m, n, k, batch, types, transposition and epilogue of a cuBLASLt product come from its descriptors."""
+    """m, n, k, batch, types, transposition and epilogue of a cuBLASLt product come from its
+    descriptors.
+    """
     lt = fake(fakes, "libcublasLt")
     pointers = [address_of(lt, name) for name in ("fake_desc", "fake_a", "fake_b", "fake_d")]
     tracer, _ = record(lambda: importer.lt_matmul(*pointers), structure=True)
     (call,) = tracer.details
     sizes = {"m": 128, "n": 32, "k": 64, "batch_count": 3, "lda": 64, "workspace_bytes": 4096}
-    types = {"a_type": "CUDA_R_16F", "d_type": "CUDA_R_16BF", "compute_type": "CUBLAS_COMPUTE_32F_FAST_TF32"}
+    types = {
+        "a_type": "CUDA_R_16F",
+        "d_type": "CUDA_R_16BF",
+        "compute_type": "CUBLAS_COMPUTE_32F_FAST_TF32",
+    }
     how = {"transa": "CUBLAS_OP_T", "transb": "CUBLAS_OP_N", "epilogue": "CUBLASLT_EPILOGUE_BIAS"}
     expected = {**sizes, **types, **how, "flops": 2 * 128 * 32 * 64 * 3}
     assert expected.items() <= call.items()
 
 
 def test_a_plan_is_decoded_once_a_run(importer: ctypes.CDLL, fakes: Path) -> None:
-    """A cuDNN plan tells operation, tensors, engine and FLOPs; executing it twice asks cuDNN once."""
+    """A cuDNN plan tells operation, tensors, engine and FLOPs; executing it twice asks
+    cuDNN once.
+    """
     cudnn = fake(fakes, "libcudnn")
     plan = address_of(cudnn, "fake_plan")
     reads = ctypes.c_int64.in_dll(cudnn, "fake_json_reads")
     before = reads.value
-    tracer, events = record(lambda: (importer.execute(plan), importer.execute(plan)), structure=True)
+    tracer, events = record(
+        lambda: (importer.execute(plan), importer.execute(plan)), structure=True
+    )
     assert len(events["symbol"]) == 2
     assert reads.value - before == 1
     assert tracer.details[0] == tracer.details[1]
@@ -417,24 +534,44 @@ def test_a_plan_is_decoded_once_a_run(importer: ctypes.CDLL, fakes: Path) -> Non
     assert (call["graph"], call["engine"]) == ("CONV_FORWARD", 28)
     (operation,) = call["operations"]
     assert operation["operation"] == "CONVOLUTION_FORWARD"
-    assert operation["W"] == {"dims": [32, 8, 3, 3], "strides": [72, 9, 3, 1], "type": "CUDNN_DATA_HALF"}
+    assert operation["W"] == {
+        "dims": [32, 8, 3, 3],
+        "strides": [72, 9, 3, 1],
+        "type": "CUDNN_DATA_HALF",
+    }
     assert call["flops"] == 2 * (2 * 32 * 7 * 7) * (8 * 3 * 3)
 
 
 def test_a_failing_decoder_is_noted_on_its_call(importer: ctypes.CDLL, fakes: Path) -> None:
-    """A getter that refuses leaves a reason on that call only; program and neighbouring calls are untouched."""
+    """A getter that refuses leaves a reason on that call only; program and neighbouring calls are
+    untouched.
+    """
     broken = address_of(fake(fakes, "libcudnn"), "fake_broken_plan")
-    tracer, events = record(lambda: (importer.execute(broken), importer.sgemm(1, 2, 3)), structure=True)
+    tracer, events = record(
+        lambda: (importer.execute(broken), importer.sgemm(1, 2, 3)), structure=True
+    )
     assert events["return_code"].tolist() == [0, -15]
-    assert tracer.details[0] == {"undecoded": "DecodingError: cudnnBackendGetAttribute returned 3000"}
+    assert tracer.details[0] == {
+        "undecoded": "DecodingError: cudnnBackendGetAttribute returned 3000"
+    }
     assert tracer.details[1]["flops"] == 12
 
 
 def test_the_structure_run_reads_what_records_have_no_room_for(importer: ctypes.CDLL) -> None:
     """All ten arguments of a strided batched product are told, eight of them in timed runs too."""
     tracer, events = record(lambda: importer.gemm_strided(3, 4, 5, 6), structure=True)
-    expected = {"m": 3, "n": 4, "k": 5, "batch_count": 6, "a_type": "CUDA_R_16BF", "transa": "CUBLAS_OP_T"}
-    timed = {k: v[0] for k, v in decode_arguments("cublasGemmStridedBatchedEx", events["arguments"]).items()}
+    expected = {
+        "m": 3,
+        "n": 4,
+        "k": 5,
+        "batch_count": 6,
+        "a_type": "CUDA_R_16BF",
+        "transa": "CUBLAS_OP_T",
+    }
+    timed = {
+        k: v[0]
+        for k, v in decode_arguments("cublasGemmStridedBatchedEx", events["arguments"]).items()
+    }
     assert expected.items() <= timed.items()
     more = {"b_type": "CUDA_R_16BF", "c_type": "CUDA_R_16BF", "flops": 2 * 3 * 4 * 5 * 6}
     assert {**timed, **more}.items() <= tracer.details[0].items()
@@ -484,7 +621,12 @@ def test_symbols_belong_to_their_library(symbol: str, library: str) -> None:
 
 @pytest.mark.parametrize(
     "symbol",
-    ["cublasCreate_v2", "cublasLtMatmulDescSetAttribute", "cudnnBackendGetAttribute", "cusparseSpMM_bufferSize"],
+    [
+        "cublasCreate_v2",
+        "cublasLtMatmulDescSetAttribute",
+        "cudnnBackendGetAttribute",
+        "cusparseSpMM_bufferSize",
+    ],
 )
 def test_bookkeeping_is_left_alone(symbol: str) -> None:
     """Creating, destroying, getting and setting make no spans."""
@@ -508,25 +650,46 @@ def attention(query: list[int], key: list[int]) -> dict[str, Any]:
     [
         ("cublasCgemm_v2", {"m": 2, "n": 3, "k": 4, "data_type": "CUDA_C_32F"}, 8 * 24),
         ("cublasSgemv_v2", {"m": 2, "n": 3, "data_type": "CUDA_R_32F"}, 12),
-        ("cublasStrsm_v2", {"m": 2, "n": 3, "side": "CUBLAS_SIDE_RIGHT", "data_type": "CUDA_R_32F"}, 18),
+        (
+            "cublasStrsm_v2",
+            {"m": 2, "n": 3, "side": "CUBLAS_SIDE_RIGHT", "data_type": "CUDA_R_32F"},
+            18,
+        ),
         ("cublasLtMatmulAlgoGetHeuristic", {"m": 2, "n": 3, "k": 4}, None),
-        ("cusparseSpMM", {"a": {"nonzeros": 10}, "c": {"cols": 6}, "compute_type": "CUDA_R_32F"}, 120),
-        ("cudnnConvolutionBackwardData", {"dy": {"dims": [2, 8, 5, 5]}, "w": {"dims": [8, 4, 3, 3]}}, 2 * 400 * 36),
+        (
+            "cusparseSpMM",
+            {"a": {"nonzeros": 10}, "c": {"cols": 6}, "compute_type": "CUDA_R_32F"},
+            120,
+        ),
+        (
+            "cudnnConvolutionBackwardData",
+            {"dy": {"dims": [2, 8, 5, 5]}, "w": {"dims": [8, 4, 3, 3]}},
+            2 * 400 * 36,
+        ),
         ("cudnnSoftmaxForward", {"x": {"dims": [1]}}, None),
-        ("cudnnBackendExecute", {"operations": [attention([2, 4, 7, 8], [2, 2, 5, 8])]}, 2 * (2 * 4 * 7) * 5 * (8 + 8)),
+        (
+            "cudnnBackendExecute",
+            {"operations": [attention([2, 4, 7, 8], [2, 2, 5, 8])]},
+            2 * (2 * 4 * 7) * 5 * (8 + 8),
+        ),
         ("cudnnBackendExecute", {"operations": [attention([2, 4, 7, 8], [2, 4, 8, 5])]}, None),
         ("cublasLtMatmul", {"undecoded": "reason"}, None),
     ],
 )
 def test_flops(symbol: str, call: dict[str, Any], count: int | None) -> None:
-    """FLOPs follow the textbook formulas, complex ones counted four times, and are absent where undefined."""
+    """FLOPs follow the textbook formulas, complex ones counted four times, and are absent where
+    undefined.
+    """
     assert flops(symbol, call) == count
 
 
 def test_availability_names_the_way_out(tmp_path: Path) -> None:
-    """In a process without CUDA libraries one sentence says so; with an importer loaded nothing stands in the way."""
+    """In a process without CUDA libraries one sentence says so; with an importer loaded nothing
+    stands in the way.
+    """
     code = "import xsp.levels.library.tracer as l; print(l.availability())"
-    # Elsewhere than in the clone: there Python would import the source tree, whose native part is not built.
+    # Elsewhere than in the clone: there Python would import the source tree, whose native part is
+    # not built.
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "install a CUDA build of torch" in result.stdout
@@ -539,18 +702,29 @@ def test_availability_with_an_importer(importer: ctypes.CDLL) -> None:
 
 @pytest.mark.gpu
 def test_pytorch_on_a_gpu() -> None:
-    """A linear layer and a convolution reach cuBLASLt and cuDNN with the shapes of the model, outputs unchanged."""
+    """A linear layer and a convolution reach cuBLASLt and cuDNN with the shapes of the model,
+    outputs unchanged.
+    """
     import torch
 
     linear = torch.nn.Linear(64, 48, device="cuda", dtype=torch.float16)
-    convolution = torch.nn.Conv2d(16, 32, 3, stride=2, padding=1, groups=2, device="cuda", dtype=torch.float16)
-    rows, image = torch.randn(9, 64).to("cuda", torch.float16), torch.randn(2, 16, 14, 14).to("cuda", torch.float16)
+    convolution = torch.nn.Conv2d(
+        16, 32, 3, stride=2, padding=1, groups=2, device="cuda", dtype=torch.float16
+    )
+    rows, image = (
+        torch.randn(9, 64).to("cuda", torch.float16),
+        torch.randn(2, 16, 14, 14).to("cuda", torch.float16),
+    )
     expected = linear(rows), convolution(image)
     outputs = []
-    tracer, events = record(lambda: outputs.extend((linear(rows), convolution(image))), structure=True)
+    tracer, events = record(
+        lambda: outputs.extend((linear(rows), convolution(image))), structure=True
+    )
     assert all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
     calls = dict(zip(names(tracer, events), tracer.details, strict=True))
-    assert {"m": 48, "n": 9, "k": 64, "flops": 2 * 48 * 9 * 64}.items() <= calls["cublasLtMatmul"].items()
+    assert {"m": 48, "n": 9, "k": 64, "flops": 2 * 48 * 9 * 64}.items() <= calls[
+        "cublasLtMatmul"
+    ].items()
     (operation,) = calls["cudnnBackendExecute"]["operations"]
     assert operation["X"]["dims"] == [2, 16, 14, 14]
     assert calls["cudnnBackendExecute"]["flops"] == 2 * (2 * 32 * 7 * 7) * (8 * 3 * 3)

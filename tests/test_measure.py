@@ -1,4 +1,6 @@
-"""xsp.measure: any callable, any levels; what is wrong is refused with the value, the rule and the way out."""
+"""xsp.measure: any callable, any levels; what is wrong is refused with the value, the rule and the
+way out.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from xsp import Level
 
 
 def test_training_step_is_really_called_again() -> None:
-    """A plain callable is executed for every run and changes what it changes: the model goes on training."""
+    """A plain callable is executed for every run and changes what it changes: the model goes on
+    training.
+    """
     model = nn.Linear(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     x, losses = torch.randn(16, 4), []
@@ -49,10 +53,14 @@ def test_model_is_left_as_it_was() -> None:
 
 
 def test_arguments_reach_the_callable() -> None:
-    """Positional and keyword arguments are handed on in every run, also those that tensors hide in."""
+    """Positional and keyword arguments are handed on in every run, also those that tensors
+    hide in.
+    """
     seen: list[Any] = []
     x = torch.ones(1)
-    xsp.measure(lambda *args, **kwargs: seen.append((args, kwargs)), x, 3, key={"a": x}, **QUICK, levels="M")
+    xsp.measure(
+        lambda *args, **kwargs: seen.append((args, kwargs)), x, 3, key={"a": x}, **QUICK, levels="M"
+    )
     assert all(args == (x, 3) and kwargs == {"key": {"a": x}} for args, kwargs in seen)
 
 
@@ -67,8 +75,16 @@ class Callable:
 
 
 def test_callables_of_every_kind() -> None:
-    """Functions, bound methods, objects with __call__, partial functions and torch's own can be measured."""
-    kinds: list[Any] = [Callable(), Callable().method, torch.relu, partial(torch.add, 1), lambda x: x]
+    """Functions, bound methods, objects with __call__, partial functions and torch's own can be
+    measured.
+    """
+    kinds: list[Any] = [
+        Callable(),
+        Callable().method,
+        torch.relu,
+        partial(torch.add, 1),
+        lambda x: x,
+    ]
     for kind in kinds:
         prof = xsp.measure(kind, torch.ones(2), **LAYERS)
         assert prof.latency_ms > 0
@@ -88,13 +104,23 @@ def test_what_cannot_be_called_is_refused(wrong: Any) -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        {"iterations": 0}, {"iterations": -1}, {"iterations": 1.5}, {"iterations": "3"}, {"iterations": True},
-        {"warmup": -1}, {"warmup": 0.5}, {"warmup": "1"},
-        {"budget_s": -1}, {"budget_s": float("nan")}, {"budget_s": "10"},
+        {"iterations": 0},
+        {"iterations": -1},
+        {"iterations": 1.5},
+        {"iterations": "3"},
+        {"iterations": True},
+        {"warmup": -1},
+        {"warmup": 0.5},
+        {"warmup": "1"},
+        {"budget_s": -1},
+        {"budget_s": float("nan")},
+        {"budget_s": "10"},
     ],
-)  # fmt: skip
+)
 def test_impossible_counts_are_refused(option: dict[str, Any]) -> None:
-    """Counts must be whole and large enough: the error names the option and its value, and nothing is run."""
+    """Counts must be whole and large enough: the error names the option and its value, and nothing
+    is run.
+    """
     calls: list[int] = []
     with pytest.raises(xsp.XspError) as caught:
         xsp.measure(lambda: calls.append(1), **{**QUICK, **option})
@@ -106,10 +132,21 @@ def test_impossible_counts_are_refused(option: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "levels",
     [
-        "M/L", "m/l", "ML", "L", "M,L", " M / L ", "layer", "model/layer", ["layer"], ["LAYER", "MODEL"],
-        (Level.LAYER,), {Level.MODEL, Level.LAYER}, Level.LAYER,
+        "M/L",
+        "m/l",
+        "ML",
+        "L",
+        "M,L",
+        " M / L ",
+        "layer",
+        "model/layer",
+        ["layer"],
+        ["LAYER", "MODEL"],
+        (Level.LAYER,),
+        {Level.MODEL, Level.LAYER},
+        Level.LAYER,
     ],
-)  # fmt: skip
+)
 def test_ways_to_say_model_and_layer(levels: Any) -> None:
     """Levels can be given in the paper's notation, by name or as members; MODEL is always there."""
     prof = xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), **QUICK, levels=levels)
@@ -119,7 +156,9 @@ def test_ways_to_say_model_and_layer(levels: Any) -> None:
 
 @pytest.mark.parametrize("levels", ["X", "M/Q", ["GPU"], "M/L/Kernels", [3.5], [None], 7, "", []])
 def test_unknown_levels_are_refused(levels: Any) -> None:
-    """A level that does not exist is refused with the list of those that do; no levels at all is MODEL only."""
+    """A level that does not exist is refused with the list of those that do; no levels at all is
+    MODEL only.
+    """
     if levels in ("", []):
         assert set(xsp.measure(lambda: None, **QUICK, levels=levels).runs["rung"]) == {"M"}
         return
@@ -158,7 +197,9 @@ def test_number_of_rounds_is_the_number_asked_for() -> None:
 
 def test_latency_is_the_trimmed_mean_of_unprofiled_runs() -> None:
     """`latency_ms` comes from the runs at rung M alone, with its interval beside it."""
-    prof = xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), iterations=6, warmup=1, progress=False, levels="M/L")
+    prof = xsp.measure(
+        nn.Linear(2, 2), torch.ones(1, 2), iterations=6, warmup=1, progress=False, levels="M/L"
+    )
     unprofiled = prof.runs.loc[prof.runs["rung"] == "M", "latency_ns"].sort_values().to_numpy()
     assert prof.latency_ms == pytest.approx(unprofiled[1:-1].mean() / 1e6)
     assert prof.latency_ci_ms > 0
@@ -183,7 +224,13 @@ def test_progress_bar_writes_nothing_when_switched_off(capfd: pytest.CaptureFixt
 def test_tables_are_copies() -> None:
     """Changing a table that was handed out changes nothing in the profile."""
     prof = xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), **LAYERS)
-    reads = (prof.tree, lambda: prof.runs, lambda: prof.spans, lambda: prof.levels, lambda: prof.table("layers"))
+    reads = (
+        prof.tree,
+        lambda: prof.runs,
+        lambda: prof.spans,
+        lambda: prof.levels,
+        lambda: prof.table("layers"),
+    )
     for read in reads:
         table = read()
         before = table.copy()

@@ -15,7 +15,9 @@ WAYS = ("in turn", "in turn, plain rule", "sessions", "stored", "stored, plain r
 
 def result(name: str) -> dict[str, Any]:
     """A committed file of benchmarks/results/."""
-    found: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(
+        (ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8")
+    )
     return found
 
 
@@ -35,20 +37,28 @@ def power_rows(results: dict[str, Any]) -> str:
         ]
         for what, rates in found:
             threshold = f"{100 * rates['threshold']:g} %"
-            rows.append([f"{name}: {what}, {threshold}", *(f"{100 * rates[way]:.0f} %" for way in WAYS)])
+            rows.append(
+                [f"{name}: {what}, {threshold}", *(f"{100 * rates[way]:.0f} %" for way in WAYS)]
+            )
     return table_rows(rows)
 
 
 def test_rates_of_verdicts_on_a_gpu() -> None:
-    """docs/compare.md has the rates that were measured on an H100, and every bound on them was met."""
+    """docs/compare.md has the rates that were measured on an H100, and every bound on them
+    was met.
+    """
     results = result("regression_power_h100.json")
-    assert power_rows(results) in page("compare.md"), f"put these rows into docs/compare.md:\n{power_rows(results)}"
+    assert power_rows(results) in page("compare.md"), (
+        f"put these rows into docs/compare.md:\n{power_rows(results)}"
+    )
     assert results["environment"]["gpu"] in page("compare.md")
     assert [row["bound"] for row in results["bounds"] if not row["met"]] == []
 
 
 def test_totals_of_torch_profiler() -> None:
-    """docs/exports.md has the ratio of kernel totals that was measured, which was within the limit."""
+    """docs/exports.md has the ratio of kernel totals that was measured, which was within
+    the limit.
+    """
     [program] = result("kineto_h100.json")["programs"].values()
     ratio = f"{program['ratio']:.4f} ± {program['half_width_95']:.4f}"
     assert ratio in page("exports.md"), f"docs/exports.md should say {ratio}"
@@ -85,11 +95,15 @@ def closure_rows(results: dict[str, Any]) -> str:
 def test_closure_on_a_gpu(name: str) -> None:
     """docs/fidelity.md has the closure errors of every measured program."""
     results = result(name)
-    assert closure_rows(results) in page("fidelity.md"), f"put these rows into fidelity.md:\n{closure_rows(results)}"
+    assert closure_rows(results) in page("fidelity.md"), (
+        f"put these rows into fidelity.md:\n{closure_rows(results)}"
+    )
 
 
 def test_bounds_of_closure_that_are_met() -> None:
-    """GPU-bound programs close to 1 % at every rung, the others to 3 %; every kernel was under its true layer."""
+    """GPU-bound programs close to 1 % at every rung, the others to 3 %; every kernel was under its
+    true layer.
+    """
     results = result("fidelity_h100.json")
     for program in results["programs"].values():
         bound = 1.0 if program["kind"] == "GPU-bound" else 3.0

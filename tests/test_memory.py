@@ -1,4 +1,6 @@
-"""Bytes per layer are those the layer's tensors take, on the CPU here and by the same path on a GPU."""
+"""Bytes per layer are those the layer's tensors take, on the CPU here and by the same path on a
+GPU.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ KIB = 1024
 
 
 class Allocating(nn.Module):
-    """Allocates scratch tensors of given sizes in bytes, one after the other, and returns its input."""
+    """Allocates scratch tensors of given sizes in bytes, one after the other, and returns its
+    input.
+    """
 
     def __init__(self, *sizes: int, together: bool = False) -> None:
         super().__init__()
@@ -46,7 +50,9 @@ def test_layer_shows_the_bytes_it_allocates() -> None:
 
 
 def test_peak_counts_what_is_held_at_once() -> None:
-    """Scratch that is held together raises the peak; scratch that is given back before the next does not."""
+    """Scratch that is held together raises the peak; scratch that is given back before the next
+    does not.
+    """
     one = Allocating(*[64 * KIB] * 4)
     many = Allocating(*[64 * KIB] * 4, together=True)
     table = rows(profiled(nn.Sequential(one, many), torch.ones(1)))
@@ -89,7 +95,9 @@ def test_memory_is_measured_on_a_run_that_leaves_no_profiler() -> None:
 
 
 def test_active_profiler_makes_memory_unknown_and_nothing_else() -> None:
-    """While torch.profiler is running memory cannot be recorded: a sentence says so, times are there, -1 is not."""
+    """While torch.profiler is running memory cannot be recorded: a sentence says so, times are
+    there, -1 is not.
+    """
     model = nn.Sequential(Allocating(64 * KIB))
     with torch.profiler.profile() as profile:
         prof = profiled(model, torch.ones(1))
@@ -99,12 +107,19 @@ def test_active_profiler_makes_memory_unknown_and_nothing_else() -> None:
     assert len(profile.key_averages()) > 0
 
 
-def test_recording_that_fails_makes_memory_unknown_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A profile is not lost with its memory: a sentence says why memory is unknown, and times are there."""
+def test_recording_that_fails_makes_memory_unknown_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A profile is not lost with its memory: a sentence says why memory is unknown, and times are
+    there.
+    """
     monkeypatch.setattr(memory, "record_function", None)
     with torch.no_grad():
         prof = profiled(nn.Sequential(nn.Linear(4, 4)), torch.ones(1, 4))
-    assert any("memory per layer is unknown" in sentence and "TypeError" in sentence for sentence in prof.warnings)
+    assert any(
+        "memory per layer is unknown" in sentence and "TypeError" in sentence
+        for sentence in prof.warnings
+    )
     assert rows(prof).loc["0", "allocated_bytes"] == -1
     assert prof.latency_ms > 0
 

@@ -33,8 +33,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_page_has_every_capture_and_every_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From captures to page: a line per model and swept value, findings put before, failures at the end."""
+def test_page_has_every_capture_and_every_failure(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From captures to page: a line per model and swept value, findings put before, failures at the
+    end.
+    """
     monkeypatch.setattr(sys, "argv", ["models.py", "--output", str(folder), "--analyse-only"])
     models.main()
     (folder / "findings.md").write_text("## Findings\n\nWritten by hand.\n")
@@ -42,18 +46,27 @@ def test_page_has_every_capture_and_every_failure(folder: Path, monkeypatch: pyt
     assert page.startswith("# 2 models")
     assert page.index("Written by hand") < page.index("## Latency")
     assert "| resnet50 | CNN | torchvision | fp16 | 8 | 1.00 ± 0.00 | 8,000 | 3 | 5 | 56% |" in page
-    assert "Optimal batch size by the paper's rule: 1: doubling 1 to 2 changes throughput by +2.6%" in page
+    assert (
+        "Optimal batch size by the paper's rule: 1: doubling 1 to 2 changes throughput by +2.6%"
+        in page
+    )
     assert "- swin_t was not measured: RuntimeError: no" in page
-    assert set(json.loads((folder / "models.json").read_text())["rows"]["gpt2"]["lines"]) == set(models.ANALYSES)
+    assert set(json.loads((folder / "models.json").read_text())["rows"]["gpt2"]["lines"]) == set(
+        models.ANALYSES
+    )
 
 
-@pytest.mark.skipif(not (COMMITTED / "models.json").exists(), reason="no captures of models are committed")
+@pytest.mark.skipif(
+    not (COMMITTED / "models.json").exists(), reason="no captures of models are committed"
+)
 class TestCommitted:
     """The page and the rows in the repository."""
 
     def test_page_is_the_one_that_its_rows_give(self) -> None:
         """docs/models.md has not been edited by hand, and is not older than the rows."""
-        assert (ROOT / "docs" / "models.md").read_text(encoding="utf-8") == models_table.page(COMMITTED)
+        assert (ROOT / "docs" / "models.md").read_text(encoding="utf-8") == models_table.page(
+            COMMITTED
+        )
 
     def test_rows_are_those_of_the_captures(self) -> None:
         """There is a row for each capture, and the smallest capture analysed anew gives its row."""
@@ -64,7 +77,11 @@ class TestCommitted:
         entry = models.SWEPT if "value" in rows[name] else name
         anew = models.row_of(name, found[name], entry)
         texts, numbers = (
-            {key: value for key, value in anew["summary"].items() if isinstance(value, float) is number}
+            {
+                key: value
+                for key, value in anew["summary"].items()
+                if isinstance(value, float) is number
+            }
             for number in (False, True)
         )
         kept = rows[name]["summary"]

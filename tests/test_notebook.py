@@ -1,4 +1,6 @@
-"""A notebook as people use it: a real kernel, its magics, an interrupt, and the exported page in a real browser."""
+"""A notebook as people use it: a real kernel, its magics, an interrupt, and the exported page in a
+real browser.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ class Kernel:
         return ast.literal_eval(answer.value or "None")
 
     def interrupted(self, code: str, word: str) -> Answer:
-        """Execute a cell and interrupt it once, as the stop button does, when it has printed `word`."""
+        """Execute a cell and interrupt it once, as the stop button does, when it has printed
+        `word`.
+        """
         pending = [word]
 
         def interrupt(text: str) -> None:
@@ -119,22 +123,30 @@ def kernel() -> Iterator[Kernel]:
 
 
 def test_cell_magic_profiles_the_calls_of_the_cell(kernel: Kernel) -> None:
-    """The cell runs once with its names the notebook's; the profile is its value, and has the name given by -o."""
+    """The cell runs once with its names the notebook's; the profile is its value, and has the name
+    given by -o.
+    """
     cell = "%%xsp model --levels M/L --iterations=2 -o kept\ntimes = [model(x) for _ in range(2)]"
     answer = kernel.run(cell)
     assert "Linear" in (answer.value or "")
-    assert kernel.value("kept.runs['round'].nunique(), len(times), kept.table('calls').shape[0]") == (2, 2, 2)
+    assert kernel.value(
+        "kept.runs['round'].nunique(), len(times), kept.table('calls').shape[0]"
+    ) == (2, 2, 2)
     assert kernel.value("list(kept.levels['status'])") == ["traced", "traced", "off", "off"]
 
 
 def test_line_magic_measures_a_call(kernel: Kernel) -> None:
-    """A call of a model is measured as the model with its arguments; assigned, the profile is the value."""
+    """A call of a model is measured as the model with its arguments; assigned, the profile is the
+    value.
+    """
     kernel.run("held = %xsp -o same model({'a b': x}['a b']) --iterations 2 --levels M")
     assert kernel.value("held is same, held.name, len(held.runs)") == (True, "Sequential", 2)
 
 
 def test_line_magic_evaluates_other_expressions_each_time(kernel: Kernel) -> None:
-    """A forward and its backward can be measured again and again; the expression is the profile's name."""
+    """A forward and its backward can be measured again and again; the expression is the profile's
+    name.
+    """
     answer = kernel.run("%xsp model(x).sum().backward() --iterations 2 --levels M/L")
     assert answer.status == "ok", answer
     assert (answer.value or "").splitlines()[0] == "model(x).sum().backward()"
@@ -142,7 +154,10 @@ def test_line_magic_evaluates_other_expressions_each_time(kernel: Kernel) -> Non
 
 def test_line_magic_sees_local_variables(kernel: Kernel) -> None:
     """Inside a function the magic uses the function's variables."""
-    kernel.run("def inside():\n    local = x[:1]\n    found = %xsp model(local) --iterations 1\n    return found")
+    kernel.run(
+        "def inside():\n    local = x[:1]\n    found = %xsp model(local) --iterations 1\n    "
+        "return found"
+    )
     assert kernel.value("inside().table('calls')['batch_size'].tolist()") == [1]
 
 
@@ -176,7 +191,9 @@ def test_errors_of_the_cell_are_the_users(kernel: Kernel) -> None:
 
 
 def test_progress_is_shown_and_removed(kernel: Kernel) -> None:
-    """While the ladder is climbed a bar counts the rounds; nothing warns about the way it is drawn."""
+    """While the ladder is climbed a bar counts the rounds; nothing warns about the way it
+    is drawn.
+    """
     answer = kernel.run(
         "quiet = lambda runs: time.sleep(0.4) or ('enough' if len(runs) > 6 else None)\n"
         "with xsp.profile(model, stop=quiet, levels='M/L') as prof:\n    model(x)"
@@ -188,20 +205,27 @@ def test_progress_is_shown_and_removed(kernel: Kernel) -> None:
 
 
 def test_interrupt_in_the_climb_keeps_the_finished_rounds(kernel: Kernel) -> None:
-    """The stop button ends the climb: the profile has the finished rounds and says so, model and tracers are clean,
-    and the notebook goes on.
+    """The stop button ends the climb: the profile has the finished rounds and says so, model and
+    tracers are clean, and the notebook goes on.
     """
     kernel.run("slow = Slow(); before = state(slow); after_block = False")
     answer = kernel.interrupted(
-        "with xsp.profile(slow, stop=stop) as prof:\n    y = slow(x); trained = state(slow)\nafter_block = True",
+        "with xsp.profile(slow, stop=stop) as prof:\n    y = slow(x); trained = "
+        "state(slow)\nafter_block = True",
         "round",
     )
     assert answer.status == "ok", answer
-    rounds, rungs, runs = kernel.value("prof.runs['round'].nunique(), prof.runs['rung'].nunique(), len(prof.runs)")
+    rounds, rungs, runs = kernel.value(
+        "prof.runs['round'].nunique(), prof.runs['rung'].nunique(), len(prof.runs)"
+    )
     assert rounds >= 1
     assert runs == rounds * rungs
-    assert kernel.value(f"[w for w in prof.warnings if 'interrupted after round {rounds}' in w] != []")
-    assert kernel.value("state(slow)[1:] == trained[1:], state(slow)[0] == before[0], after_block") == (
+    assert kernel.value(
+        f"[w for w in prof.warnings if 'interrupted after round {rounds}' in w] != []"
+    )
+    assert kernel.value(
+        "state(slow)[1:] == trained[1:], state(slow)[0] == before[0], after_block"
+    ) == (
         True,
         True,
         True,
@@ -211,7 +235,9 @@ def test_interrupt_in_the_climb_keeps_the_finished_rounds(kernel: Kernel) -> Non
 
 
 def test_interrupt_before_the_first_round_is_an_interrupt(kernel: Kernel) -> None:
-    """Stopped during warm-up there is nothing to keep: the cell ends as interrupted, model and tracers are clean."""
+    """Stopped during warm-up there is nothing to keep: the cell ends as interrupted, model and
+    tracers are clean.
+    """
     kernel.run("slow = Slow(); before = state(slow)")
     answer = kernel.interrupted("prof = None\nprof = xsp.measure(slow, x, warmup=10000)", "called")
     assert answer.error.startswith("KeyboardInterrupt")
@@ -224,7 +250,9 @@ def executed() -> Any:
     """examples/notebook.ipynb with its outputs."""
     notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
     resources = {"metadata": {"path": str(EXAMPLES)}}
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources=resources
+    ).execute()
     return notebook
 
 
@@ -236,10 +264,18 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 
 
 @pytest.fixture(scope="module", params=["light", "dark"])
-def page(request: pytest.FixtureRequest, executed: Any, tab: Tab, tmp_path_factory: pytest.TempPathFactory) -> Tab:
+def page(
+    request: pytest.FixtureRequest,
+    executed: Any,
+    tab: Tab,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Tab:
     """The notebook exported with a theme, opened by somebody whose system prefers the other one."""
-    # Only what the notebook itself has is of interest, not the libraries that nbconvert's page loads.
-    exporter = HTMLExporter(theme=request.param, require_js_url="", mathjax_url="", mermaid_js_url="")
+    # Only what the notebook itself has is of interest, not the libraries that nbconvert's page
+    # loads.
+    exporter = HTMLExporter(
+        theme=request.param, require_js_url="", mathjax_url="", mermaid_js_url=""
+    )
     path = tmp_path_factory.mktemp(request.param) / "notebook.html"
     path.write_text(exporter.from_notebook_node(executed)[0], encoding="utf-8")
     tab.errors.clear()
@@ -251,15 +287,19 @@ def page(request: pytest.FixtureRequest, executed: Any, tab: Tab, tmp_path_facto
         ".find((each) => each.textContent.includes('ResNet50'))"
     )
     tab.evaluate(
-        "window.rows = () => Array.from(table.querySelectorAll('tbody tr')).filter((row) => !row.hidden)"
-        ".map((row) => [Number(row.dataset.depth), ...Array.from(row.cells, (cell) => cell.textContent)])"
+        "window.rows = () => Array.from(table.querySelectorAll('tbody tr')).filter((row) => "
+        "!row.hidden)"
+        ".map((row) => [Number(row.dataset.depth), ...Array.from(row.cells, (cell) => "
+        "cell.textContent)])"
     )
     tab.theme = request.param
     return tab
 
 
 def test_example_runs(executed: Any) -> None:
-    """Every cell runs without a GPU, and those that end in a profile, a table or a figure show it."""
+    """Every cell runs without a GPU, and those that end in a profile, a table or a figure
+    show it.
+    """
     html = {
         cell["id"]: out["data"]["text/html"]
         for cell in executed.cells
@@ -276,38 +316,48 @@ def test_exported_page_loads_nothing(page: Tab) -> None:
     """The notebook's outputs ask the network for nothing, and write no errors to the console."""
     assert page.requests[1:] == []
     assert page.errors == []
-    assert page.evaluate("document.querySelector('#figure-none, .js-plotly-plot svg.main-svg') !== null")
+    assert page.evaluate(
+        "document.querySelector('#figure-none, .js-plotly-plot svg.main-svg') !== null"
+    )
 
 
 @in_browser
 def test_exported_table_folds(page: Tab) -> None:
-    """Buttons fold everything, a triangle unfolds a node and its children only, and the largest shares come back."""
+    """Buttons fold everything, a triangle unfolds a node and its children only, and the largest
+    shares come back.
+    """
     click = "table.querySelector('.xsp-tools [data-do={}]').click()"
     first = page.evaluate("rows()")
     page.evaluate(click.format("fold"))
     folded = page.evaluate("rows()")
     assert {row[0] for row in folded} == {0, 1}
     page.evaluate(
-        "Array.from(table.querySelectorAll('tr')).find((row) => row.textContent.startsWith('layer1'))"
+        "Array.from(table.querySelectorAll('tr')).find((row) => "
+        "row.textContent.startsWith('layer1'))"
         ".querySelector('.xsp-fold').click()"
     )
     unfolded = page.evaluate("rows()")
     children = [row[1] for row in unfolded if row not in folded]
     assert children == ["0", "1", "2"]
     page.evaluate(click.format("unfold"))
-    assert len(page.evaluate("rows()")) == len(xsp.load(EXAMPLES / "captures" / "h100_resnet50.xsp").tree())
+    assert len(page.evaluate("rows()")) == len(
+        xsp.load(EXAMPLES / "captures" / "h100_resnet50.xsp").tree()
+    )
     page.evaluate(click.format("hot"))
     assert page.evaluate("rows()") == first
 
 
 @in_browser
 def test_exported_table_sorts(page: Tab) -> None:
-    """A click on a heading sorts siblings from the largest, a second from the smallest, a third as before."""
+    """A click on a heading sorts siblings from the largest, a second from the smallest, a third as
+    before.
+    """
     first = page.evaluate("rows()")
     seen = []
     for _ in range(3):
         page.evaluate(
-            "Array.from(table.querySelectorAll('th button')).find((b) => b.textContent === 'device ms').click()"
+            "Array.from(table.querySelectorAll('th button')).find((b) => b.textContent === 'device "
+            "ms').click()"
         )
         seen.append([row for row in page.evaluate("rows()") if row[0] == 1])
     values = [[float(row[6]) for row in rows] for rows in seen]
@@ -319,7 +369,9 @@ def test_exported_table_sorts(page: Tab) -> None:
 
 @in_browser
 def test_exported_table_keeps_its_looks(page: Tab) -> None:
-    """Inside a notebook's own styles shares are readable beside their bars, names are indented, and text contrasts."""
+    """Inside a notebook's own styles shares are readable beside their bars, names are indented, and
+    text contrasts.
+    """
     facts = page.evaluate(
         """(() => {
             const row = table.querySelector("tbody tr");
@@ -338,7 +390,8 @@ def test_exported_table_keeps_its_looks(page: Tab) -> None:
     assert facts["indent"] == pytest.approx(16, abs=1)
     assert facts["bar"] / facts["track"] == pytest.approx(facts["share"], abs=0.02)
     text, back = (
-        sum(ast.literal_eval(color.removeprefix("rgba").removeprefix("rgb"))[:3]) / 765 for color in facts["colors"]
+        sum(ast.literal_eval(color.removeprefix("rgba").removeprefix("rgb"))[:3]) / 765
+        for color in facts["colors"]
     )
     assert (back - text if page.theme == "light" else text - back) > 0.7
     assert facts["warning"] == ("rgb(179, 89, 0)" if page.theme == "light" else "rgb(240, 160, 80)")

@@ -17,7 +17,9 @@ import xsp
 
 
 class FakeNvtx:
-    """What torch calls in a CUDA build; without a tool attached NVTX gives every range the same id."""
+    """What torch calls in a CUDA build; without a tool attached NVTX gives every range the
+    same id.
+    """
 
     def __init__(self) -> None:
         self.depth = 0
@@ -46,7 +48,9 @@ def torch_nvtx(monkeypatch: pytest.MonkeyPatch) -> FakeNvtx:
 
 
 class Tool:
-    """A domain as it is with a tool attached: notes what is opened and closed, and on which thread."""
+    """A domain as it is with a tool attached: notes what is opened and closed, and on which
+    thread.
+    """
 
     def __init__(self) -> None:
         self.open: dict[int, list[str]] = {}
@@ -77,7 +81,9 @@ class Tool:
 def tool(monkeypatch: pytest.MonkeyPatch) -> Tool:
     """A tool that collects domain `xsp`."""
     tool, get_domain = Tool(), nvtx.get_domain
-    monkeypatch.setattr(nvtx, "get_domain", lambda name=None: tool if name == "xsp" else get_domain(name))
+    monkeypatch.setattr(
+        nvtx, "get_domain", lambda name=None: tool if name == "xsp" else get_domain(name)
+    )
     return tool
 
 
@@ -99,7 +105,9 @@ def names(prof: xsp.Profile) -> list[str]:
 
 
 def test_layers_are_ranges_below_their_model(tool: Tool) -> None:
-    """nvtx=True makes one execution in which each layer is a range inside its model call's, and leaves none open."""
+    """nvtx=True makes one execution in which each layer is a range inside its model call's, and
+    leaves none open.
+    """
     prof = xsp.measure(Net(), torch.randn(2, 4), nvtx=True, **LAYERS)
     assert tool.paths == ["Net", "Net/fc", "Net/act", "Net/::add"]
     assert not any(tool.open.values())
@@ -128,7 +136,9 @@ def test_no_ranges_unless_asked_for(tool: Tool) -> None:
 
 
 def test_ranges_end_when_the_model_raises(tool: Tool) -> None:
-    """If the target raises in that execution, its ranges are closed and the exception passes through."""
+    """If the target raises in that execution, its ranges are closed and the exception passes
+    through.
+    """
 
     def sometimes(x: torch.Tensor) -> torch.Tensor:
         if tool.paths:
@@ -151,11 +161,16 @@ def annotated(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_ranges_of_the_nvtx_package_are_captured() -> None:
-    """Context managers and push/pop of the nvtx package are rows of prof.ranges, with domain, thread and times."""
+    """Context managers and push/pop of the nvtx package are rows of prof.ranges, with domain,
+    thread and times.
+    """
     prof = measured(annotated, torch.ones(8))
     ranges = prof.ranges
     assert names(prof) == ["outer", "inner"]
-    assert dict(zip(ranges["name"], ranges["domain"], strict=True)) == {"outer": "mine", "inner": "NVTX"}
+    assert dict(zip(ranges["name"], ranges["domain"], strict=True)) == {
+        "outer": "mine",
+        "inner": "NVTX",
+    }
     assert set(ranges["rung"]) == {"M/L"}
     spans = prof.spans
     model = spans[spans["level"] == "MODEL"].set_index("run").loc[ranges["run"]]
@@ -185,10 +200,18 @@ def test_ranges_of_torch_are_captured(torch_nvtx: FakeNvtx) -> None:
 
 
 def test_nothing_stays_patched(torch_nvtx: FakeNvtx) -> None:
-    """After a profile the functions of both packages are what they were, also when the target raised."""
+    """After a profile the functions of both packages are what they were, also when the target
+    raised.
+    """
 
     def patched() -> tuple[Any, ...]:
-        return (torch.cuda.nvtx._nvtx, nvtx.push_range, nvtx.pop_range, nvtx.annotate.__enter__, nvtx.annotate.__exit__)
+        return (
+            torch.cuda.nvtx._nvtx,
+            nvtx.push_range,
+            nvtx.pop_range,
+            nvtx.annotate.__enter__,
+            nvtx.annotate.__exit__,
+        )
 
     before = patched()
     measured(annotated, torch.ones(8))
@@ -204,7 +227,9 @@ def test_nothing_stays_patched(torch_nvtx: FakeNvtx) -> None:
 
 
 def test_unbalanced_ranges_do_no_harm() -> None:
-    """A range that was open before the call, and one that never ends, are left out; the others stay right."""
+    """A range that was open before the call, and one that never ends, are left out; the others stay
+    right.
+    """
 
     def target(x: torch.Tensor) -> torch.Tensor:
         nvtx.pop_range()
@@ -217,11 +242,16 @@ def test_unbalanced_ranges_do_no_harm() -> None:
 
 
 def test_ranges_are_layers_when_asked(tmp_path: Path) -> None:
-    """With ranges_as_layers=True code without modules has its ranges as layers, also in a saved capture."""
+    """With ranges_as_layers=True code without modules has its ranges as layers, also in a saved
+    capture.
+    """
     prof = xsp.measure(annotated, torch.ones(8), ranges_as_layers=True, **LAYERS)
     spans = prof.spans
     last = spans[spans["run"] == spans.loc[spans["rung"] == "M/L", "run"].max()]
-    assert list(last[last["level"] == "LAYER"].sort_values("start_ns")["name"]) == ["mine:outer", "inner"]
+    assert list(last[last["level"] == "LAYER"].sort_values("start_ns")["name"]) == [
+        "mine:outer",
+        "inner",
+    ]
     inner, outer = (last[last["name"] == name].iloc[0] for name in ("inner", "mine:outer"))
     assert inner["parent_id"] == outer["span_id"]
     layers = prof.table("layers").set_index("name")
@@ -232,7 +262,9 @@ def test_ranges_are_layers_when_asked(tmp_path: Path) -> None:
 
 
 def test_functional_calls_outside_ranges_stay_layers() -> None:
-    """With ranges as layers, functional calls outside them are layers too; a range that never ends is left out."""
+    """With ranges as layers, functional calls outside them are layers too; a range that never ends
+    is left out.
+    """
 
     def target(x: torch.Tensor) -> torch.Tensor:
         x = functional.gelu(x)
@@ -242,7 +274,10 @@ def test_functional_calls_outside_ranges_stay_layers() -> None:
 
     prof = xsp.measure(target, torch.ones(8), ranges_as_layers=True, **LAYERS)
     spans = prof.spans
-    last = spans[(spans["run"] == spans.loc[spans["rung"] == "M/L", "run"].max()) & (spans["level"] == "LAYER")]
+    last = spans[
+        (spans["run"] == spans.loc[spans["rung"] == "M/L", "run"].max())
+        & (spans["level"] == "LAYER")
+    ]
     assert list(last.sort_values("start_ns")["name"]) == ["target::gelu", "mine:outer", "inner"]
     assert prof.runs["unmatched"].sum() == 0
 
@@ -252,5 +287,12 @@ def test_profiles_without_ranges_have_none() -> None:
     ranges = profiled(Net(), torch.randn(2, 4)).ranges
     assert len(ranges) == 0
     assert list(ranges.columns) == [
-        "run", "rung", "name", "domain", "thread", "start_ns", "end_ns", "duration_ns",
-    ]  # fmt: skip
+        "run",
+        "rung",
+        "name",
+        "domain",
+        "thread",
+        "start_ns",
+        "end_ns",
+        "duration_ns",
+    ]

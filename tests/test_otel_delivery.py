@@ -1,4 +1,6 @@
-"""Every span that is sent to an OTLP receiver arrives, or the error says exactly how many did not."""
+"""Every span that is sent to an OTLP receiver arrives, or the error says exactly how many
+did not.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,17 @@ from typing import Any
 import certifi
 import pandas as pd
 import pytest
-from otlp_receivers import ACCEPT, DIE, DROP, FORBID, LEAD, RECEIVERS, REFUSE, grpc_receiver, http_receiver
+from otlp_receivers import (
+    ACCEPT,
+    DIE,
+    DROP,
+    FORBID,
+    LEAD,
+    RECEIVERS,
+    REFUSE,
+    grpc_receiver,
+    http_receiver,
+)
 
 import xsp
 from xsp.capture.file import Capture
@@ -42,7 +54,9 @@ def many(prof: xsp.Profile) -> xsp.Profile:
 
 
 def wide(prof: xsp.Profile, count: int) -> xsp.Profile:
-    """A profile of one run with so many spans: a model call and its layers, which have few attributes."""
+    """A profile of one run with so many spans: a model call and its layers, which have few
+    attributes.
+    """
     nothing = len(prof.table("layers")) - 1
     spans = pd.DataFrame(
         {
@@ -58,10 +72,29 @@ def wide(prof: xsp.Profile, count: int) -> xsp.Profile:
             "correlation_id": 0,
         }
     )
-    names = ("model_calls", "api_calls", "synchronizations", "calls", "modules", "layers", "library_calls", "kernels")
-    tables = {name: prof.table(name) for name in names} | {"spans": spans, "runs": prof.runs.iloc[:1].assign(run=0)}
+    names = (
+        "model_calls",
+        "api_calls",
+        "synchronizations",
+        "calls",
+        "modules",
+        "layers",
+        "library_calls",
+        "kernels",
+    )
+    tables = {name: prof.table(name) for name in names} | {
+        "spans": spans,
+        "runs": prof.runs.iloc[:1].assign(run=0),
+    }
     trace = {"trace_id": "2" * 32, "parent_span_id": "0" * 16, "first_span_id": 1 << 40}
-    meta = {"name": "Net", "levels": [], "environment": {}, "warnings": [], "trace": trace, "epoch_offset_ns": 0}
+    meta = {
+        "name": "Net",
+        "levels": [],
+        "environment": {},
+        "warnings": [],
+        "trace": trace,
+        "epoch_offset_ns": 0,
+    }
     return xsp.Profile(Capture(meta, tables))
 
 
@@ -71,7 +104,9 @@ def expected_ids(prof: xsp.Profile) -> set[int]:
     return set(spans.loc[spans["run"] == spans["run"].max(), "span_id"].tolist())
 
 
-def test_slow_receiver_gets_all_200000_spans(many: xsp.Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_receiver_gets_all_200000_spans(
+    many: xsp.Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A receiver that takes 50 ms for every batch gets each of 200,000 spans once."""
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4000")
     with http_receiver(delay_s=0.05) as receiver:
@@ -90,7 +125,9 @@ def test_slow_grpc_receiver_gets_all_spans(prof: xsp.Profile) -> None:
 
 @both
 def test_receiver_that_dies_in_the_middle(protocol: str, receiving: Any, many: xsp.Profile) -> None:
-    """When the receiver dies after 20 batches, the error has the exact number of spans that it did not take."""
+    """When the receiver dies after 20 batches, the error has the exact number of spans that it did
+    not take.
+    """
     with receiving(behaves=lambda number: ACCEPT if number < 20 else DIE) as receiver:
         with pytest.raises(xsp.ExportError, match=r"of 200000 spans did not arrive") as caught:
             many.to_otlp(receiver.endpoint, protocol, timeout_s=1)
@@ -109,8 +146,12 @@ def test_refusals_are_waited_out(protocol: str, receiving: Any, prof: xsp.Profil
 
 
 @both
-def test_refusals_beyond_patience_are_an_error(protocol: str, receiving: Any, prof: xsp.Profile) -> None:
-    """A receiver that never accepts is given up after `timeout_s`, and all spans are counted as lost."""
+def test_refusals_beyond_patience_are_an_error(
+    protocol: str, receiving: Any, prof: xsp.Profile
+) -> None:
+    """A receiver that never accepts is given up after `timeout_s`, and all spans are counted as
+    lost.
+    """
     with receiving(behaves=lambda _number: REFUSE) as receiver:
         with pytest.raises(xsp.ExportError, match=r"503|UNAVAILABLE") as caught:
             prof.to_otlp(receiver.endpoint, protocol, timeout_s=0.5)
@@ -131,7 +172,9 @@ def test_broken_connections_are_opened_again(
 
 
 @both
-def test_what_is_refused_for_good_is_not_repeated(protocol: str, receiving: Any, prof: xsp.Profile) -> None:
+def test_what_is_refused_for_good_is_not_repeated(
+    protocol: str, receiving: Any, prof: xsp.Profile
+) -> None:
     """A request without permission is made once; the error says what the receiver answered."""
     with receiving(behaves=lambda _number: FORBID) as receiver:
         with pytest.raises(xsp.ExportError, match=r"401|UNAUTHENTICATED") as caught:
@@ -143,7 +186,9 @@ def test_what_is_refused_for_good_is_not_repeated(protocol: str, receiving: Any,
 def test_a_redirect_is_no_delivery(prof: xsp.Profile) -> None:
     """Where a proxy leads requests elsewhere nothing has arrived; the error says where it leads."""
     with http_receiver(behaves=lambda _number: LEAD) as receiver:
-        with pytest.raises(xsp.ExportError, match=r"301 .* to https://elsewhere\.example") as caught:
+        with pytest.raises(
+            xsp.ExportError, match=r"301 .* to https://elsewhere\.example"
+        ) as caught:
             prof.to_otlp(receiver.endpoint)
         assert receiver.requests == 1
         assert caught.value.delivered == 0
@@ -151,12 +196,17 @@ def test_a_redirect_is_no_delivery(prof: xsp.Profile) -> None:
 
 @pytest.mark.parametrize(
     ("endpoint", "headers", "said"),
-    [("localhost:4318", {}, "localhost:4318"), ("http://127.0.0.1:1", {"x-team": "a\nb"}, "header value")],
+    [
+        ("localhost:4318", {}, "localhost:4318"),
+        ("http://127.0.0.1:1", {"x-team": "a\nb"}, "header value"),
+    ],
 )
 def test_requests_that_cannot_be_are_not_repeated(
     endpoint: str, headers: dict[str, str], said: str, prof: xsp.Profile
 ) -> None:
-    """An address without http:// and an impossible header fail at once, with the reason, not after `timeout_s`."""
+    """An address without http:// and an impossible header fail at once, with the reason, not after
+    `timeout_s`.
+    """
     started = time.monotonic()
     with pytest.raises(xsp.ExportError, match=said):
         prof.to_otlp(endpoint, headers=headers, timeout_s=60)
@@ -164,8 +214,12 @@ def test_requests_that_cannot_be_are_not_repeated(
 
 
 @both
-def test_spans_that_a_receiver_rejects_are_counted(protocol: str, receiving: Any, prof: xsp.Profile) -> None:
-    """Spans that a receiver takes and throws away (OTLP partial success) are lost: the error says how many and why."""
+def test_spans_that_a_receiver_rejects_are_counted(
+    protocol: str, receiving: Any, prof: xsp.Profile
+) -> None:
+    """Spans that a receiver takes and throws away (OTLP partial success) are lost: the error says
+    how many and why.
+    """
     with receiving(rejects=7) as receiver:
         with pytest.raises(xsp.ExportError, match="too old") as caught:
             prof.to_otlp(receiver.endpoint, protocol)
@@ -186,7 +240,9 @@ def test_no_receiver(prof: xsp.Profile) -> None:
 def test_environment_is_honoured(
     protocol: str, receiving: Any, prof: xsp.Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Endpoint, protocol, headers, compression, service name and resource come from the standard variables."""
+    """Endpoint, protocol, headers, compression, service name and resource come from the standard
+    variables.
+    """
     with receiving() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
@@ -209,8 +265,8 @@ def test_environment_is_honoured(
 def test_the_certificate_of_the_environment_is_the_one_that_counts(
     prof: xsp.Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OTEL_EXPORTER_OTLP_CERTIFICATE goes before the bundle that other programs use; a file that is missing is named
-    at once.
+    """OTEL_EXPORTER_OTLP_CERTIFICATE goes before the bundle that other programs use; a file that is
+    missing is named at once.
     """
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/bundle.pem")
@@ -218,7 +274,9 @@ def test_the_certificate_of_the_environment_is_the_one_that_counts(
         prof.to_otlp("https://127.0.0.1:1", levels="M")
 
 
-def test_arguments_go_before_the_environment(prof: xsp.Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_go_before_the_environment(
+    prof: xsp.Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Given endpoint and headers are used, and a base address gets the path of traces."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
@@ -228,7 +286,9 @@ def test_arguments_go_before_the_environment(prof: xsp.Profile, monkeypatch: pyt
     assert receiver.metadata[0]["path"] == "/v1/traces"
 
 
-def test_missing_exporter_names_the_extra(prof: xsp.Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_exporter_names_the_extra(
+    prof: xsp.Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without OpenTelemetry's exporters the error says what to install."""
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(xsp.ExportError, match=r"xsp\[otlp\]"):

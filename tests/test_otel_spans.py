@@ -1,4 +1,6 @@
-"""A profile's spans in OpenTelemetry: parents, links, kinds, scopes, times and attributes are those of the profile."""
+"""A profile's spans in OpenTelemetry: parents, links, kinds, scopes, times and attributes are those
+of the profile.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ import pytest
 import torch
 from captures import gpu_profile
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NoOpTracerProvider, SpanKind
 from quick import profiled
@@ -78,7 +85,9 @@ def train_step() -> xsp.Profile:
 
 
 def test_spans_are_those_of_the_last_deepest_run(prof: xsp.Profile) -> None:
-    """Ids, names, parents, durations and scopes are those of `prof.spans`, in the profile's trace."""
+    """Ids, names, parents, durations and scopes are those of `prof.spans`, in the
+    profile's trace.
+    """
     spans = emitted(prof)
     expected = last_deepest(prof)
     assert set(expected["span_id"].tolist()) == set(spans) - set(launches(spans))
@@ -96,7 +105,9 @@ def test_spans_are_those_of_the_last_deepest_run(prof: xsp.Profile) -> None:
 
 
 def test_every_execution_links_to_its_launch(prof: xsp.Profile) -> None:
-    """Every kernel, copy and set is a consumer that links to one producer: its launch, which has the same parent."""
+    """Every kernel, copy and set is a consumer that links to one producer: its launch, which has
+    the same parent.
+    """
     spans = emitted(prof)
     kernels = [span for span in spans.values() if span.kind is SpanKind.CONSUMER]
     assert len(kernels) == (last_deepest(prof)["level"] == "KERNEL").sum() > 0
@@ -127,12 +138,17 @@ def test_backward_links_to_forward(train_step: xsp.Profile) -> None:
         assert forward.name == span.name
         assert span.attributes is not None
         assert forward.attributes is not None
-        assert (forward.attributes["xsp.layer.phase"], span.attributes["xsp.layer.phase"]) == ("forward", "backward")
+        assert (forward.attributes["xsp.layer.phase"], span.attributes["xsp.layer.phase"]) == (
+            "forward",
+            "backward",
+        )
         assert (forward.start_time or 0) < (span.start_time or 0)
 
 
 def test_short_spans_hand_their_children_up(prof: xsp.Profile) -> None:
-    """With a minimum duration, what was below a span left out hangs below its nearest ancestor that is kept."""
+    """With a minimum duration, what was below a span left out hangs below its nearest ancestor that
+    is kept.
+    """
     everything, long = emitted(prof), emitted(prof, min_duration_ns=30_000)
     assert 0 < len(long) < len(everything)
     parents = {key: span.parent.span_id if span.parent else 0 for key, span in everything.items()}
@@ -154,7 +170,9 @@ def test_model_spans_are_always_kept(prof: xsp.Profile) -> None:
 def test_levels_are_filtered(prof: xsp.Profile) -> None:
     """Only the levels asked for are exported; kernels then hang below the layer or the model."""
     spans = emitted(prof, levels="M/K")
-    scopes = {span.instrumentation_scope.name for span in spans.values() if span.instrumentation_scope}
+    scopes = {
+        span.instrumentation_scope.name for span in spans.values() if span.instrumentation_scope
+    }
     assert scopes == {"xsp.model", "xsp.kernel"}
     (model,) = (span for span in spans.values() if span.parent is None)
     assert {span.parent.span_id for span in spans.values() if span.parent} == {identity(model)}
@@ -165,30 +183,46 @@ def test_all_runs(train_step: xsp.Profile) -> None:
     every = emitted(train_step, run="all", levels="M/L")
     assert len(every) == train_step.spans["level"].isin(["MODEL", "LAYER"]).sum()
     one = emitted(train_step, run=1)
-    assert set(one) - set(launches(one)) == set(train_step.spans.loc[train_step.spans["run"] == 1, "span_id"].tolist())
+    assert set(one) - set(launches(one)) == set(
+        train_step.spans.loc[train_step.spans["run"] == 1, "span_id"].tolist()
+    )
 
 
 def test_corrected_times(prof: xsp.Profile) -> None:
-    """corrected=True gives the times of `prof.corrected`, says so, and has no launches, which are not replayed."""
+    """corrected=True gives the times of `prof.corrected`, says so, and has no launches, which are
+    not replayed.
+    """
     spans = emitted(prof, corrected=True)
     assert launches(spans) == {}
     corrected = prof.corrected
     assert corrected is not None
-    length = dict(zip(prof.spans["span_id"].to_numpy()[corrected["row"]], corrected["duration_ns"], strict=True))
-    assert all((span.end_time or 0) - (span.start_time or 0) == length[key] for key, span in spans.items())
+    length = dict(
+        zip(
+            prof.spans["span_id"].to_numpy()[corrected["row"]],
+            corrected["duration_ns"],
+            strict=True,
+        )
+    )
+    assert all(
+        (span.end_time or 0) - (span.start_time or 0) == length[key] for key, span in spans.items()
+    )
     (model,) = (span for span in spans.values() if span.parent is None)
     assert model.attributes is not None
     assert model.attributes["xsp.corrected"] is True
 
 
 def test_corrected_needs_costs() -> None:
-    """Without fitted costs there is no corrected timeline, and the error says what would bring one."""
+    """Without fitted costs there is no corrected timeline, and the error says what would
+    bring one.
+    """
     with pytest.raises(xsp.ExportError, match="iterations=4"):
         emitted(gpu_profile(), corrected=True)
 
 
 def test_every_attribute_is_documented(prof: xsp.Profile) -> None:
-    """docs/opentelemetry.md has a row for every attribute of spans, links and resource, and for no other."""
+    """docs/opentelemetry.md has a row for every attribute of spans, links and resource, and for no
+    other.
+    """
     page = (ROOT / "docs" / "opentelemetry.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `([a-z][\w.]+)` \|", page, flags=re.MULTILINE))
     spans = emitted(prof).values()
@@ -203,7 +237,9 @@ def test_every_attribute_is_documented(prof: xsp.Profile) -> None:
 
 
 def test_attributes_are_those_of_the_tables(prof: xsp.Profile) -> None:
-    """Shapes, arguments, registers and grids are as the capture has them, in types that OpenTelemetry knows."""
+    """Shapes, arguments, registers and grids are as the capture has them, in types that
+    OpenTelemetry knows.
+    """
     spans = emitted(prof)
     allowed = (str, bool, int, float)
     for span in spans.values():
@@ -216,7 +252,11 @@ def test_attributes_are_those_of_the_tables(prof: xsp.Profile) -> None:
         kernel, attributes = kernels.iloc[row["detail"]], spans[row["span_id"]].attributes or {}
         assert attributes["xsp.kernel.kind"] == kernel["kind"]
         if kernel["kind"] == "kernel":
-            assert attributes["xsp.kernel.grid"] == (kernel["grid_x"], kernel["grid_y"], kernel["grid_z"])
+            assert attributes["xsp.kernel.grid"] == (
+                kernel["grid_x"],
+                kernel["grid_y"],
+                kernel["grid_z"],
+            )
             assert attributes["xsp.kernel.registers_per_thread"] == kernel["registers_per_thread"]
 
 
@@ -231,16 +271,24 @@ def test_long_texts_are_cut_where_the_environment_says_so(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["resnet50", "transformer"])
 def test_tensors_of_a_model_call_are_one_text_each(name: str) -> None:
-    """Shapes and types of inputs are lists with an entry for each tensor, also of captures of early versions."""
+    """Shapes and types of inputs are lists with an entry for each tensor, also of captures of early
+    versions.
+    """
     (model,) = emitted(xsp.load(CAPTURES / f"h100_{name}.xsp"), levels="M").values()
-    shapes, types = ((model.attributes or {})[f"xsp.model.input_{what}"] for what in ("shapes", "dtypes"))
+    shapes, types = (
+        (model.attributes or {})[f"xsp.model.input_{what}"] for what in ("shapes", "dtypes")
+    )
     assert isinstance(shapes, tuple)
-    assert [json.loads(str(shape)) for shape in shapes] == [[32, 3, 224, 224] if name == "resnet50" else [1, 64]]
+    assert [json.loads(str(shape)) for shape in shapes] == [
+        [32, 3, 224, 224] if name == "resnet50" else [1, 64]
+    ]
     assert types == ("float16" if name == "resnet50" else "int64",)
 
 
 def test_a_live_profile_lies_inside_the_callers_span() -> None:
-    """Spans belong to the open span's trace, below it, and their times on the wall clock lie inside it."""
+    """Spans belong to the open span's trace, below it, and their times on the wall clock lie inside
+    it.
+    """
     exporter = InMemorySpanExporter()
     provider = provider_with(BatchSpanProcessor(exporter))
     with provider.get_tracer("service").start_as_current_span("request") as request:
@@ -252,12 +300,18 @@ def test_a_live_profile_lies_inside_the_callers_span() -> None:
     assert outer.name == "request"
     assert {span.context.trace_id for span in inner} == {outer.context.trace_id}
     models = [span for span in inner if span.name == "Sequential"]
-    assert {span.parent.span_id for span in models if span.parent} == {request.get_span_context().span_id}
-    assert all(outer.start_time <= span.start_time <= span.end_time <= outer.end_time for span in inner)
+    assert {span.parent.span_id for span in models if span.parent} == {
+        request.get_span_context().span_id
+    }
+    assert all(
+        outer.start_time <= span.start_time <= span.end_time <= outer.end_time for span in inner
+    )
 
 
 def test_old_captures_end_now() -> None:
-    """A capture that has no wall clock is placed so that its last model call ends at the time of the export."""
+    """A capture that has no wall clock is placed so that its last model call ends at the time of
+    the export.
+    """
     prof = gpu_profile()
     assert prof.epoch_offset_ns is None
     before = time.time_ns() - 1_000_000
@@ -291,7 +345,9 @@ def batched(exporter: SpanExporter) -> TracerProvider:
 
 
 def test_queue_of_the_application_is_not_flooded(train_step: xsp.Profile) -> None:
-    """A BatchSpanProcessor with room for 64 spans and a slow exporter passes on all 2,000 of them."""
+    """A BatchSpanProcessor with room for 64 spans and a slow exporter passes on all 2,000
+    of them.
+    """
     exporter = Slow()
     count = train_step.emit(batched(exporter))
     assert len({identity(span) for span in exporter.get_finished_spans()}) == count > 2000
@@ -320,7 +376,9 @@ class SlowAtFirst(InMemorySpanExporter):
 
 
 def test_profiles_emitted_at_the_same_time_arrive_once_each() -> None:
-    """A thread that emits while another one does gets every span through once; the exporter is left as it was."""
+    """A thread that emits while another one does gets every span through once; the exporter is left
+    as it was.
+    """
     exporter = SlowAtFirst()
     provider = batched(exporter)
     with ThreadPoolExecutor(1) as pool:
@@ -332,7 +390,9 @@ def test_profiles_emitted_at_the_same_time_arrive_once_each() -> None:
 
 
 def test_exports_that_keep_failing_are_counted(train_step: xsp.Profile) -> None:
-    """Where the application's exporter stops working after 5 batches of 32, the others are reported as lost."""
+    """Where the application's exporter stops working after 5 batches of 32, the others are reported
+    as lost.
+    """
     exporter = Failing(lambda batch: batch > 5)
     with pytest.raises(xsp.ExportError, match="Failing failed to export") as caught:
         train_step.emit(batched(exporter), timeout_s=0.3)
@@ -341,9 +401,13 @@ def test_exports_that_keep_failing_are_counted(train_step: xsp.Profile) -> None:
 
 
 def test_every_processor_gets_the_spans() -> None:
-    """Processors of one provider are served each on its own: a broken one does not keep spans from the next."""
+    """Processors of one provider are served each on its own: a broken one does not keep spans from
+    the next.
+    """
     good = InMemorySpanExporter()
-    provider = provider_with(BatchSpanProcessor(Failing(lambda _batch: True)), SimpleSpanProcessor(good))
+    provider = provider_with(
+        BatchSpanProcessor(Failing(lambda _batch: True)), SimpleSpanProcessor(good)
+    )
     with pytest.raises(xsp.ExportError):
         gpu_profile().emit(provider, timeout_s=0.1)
     assert len(good.get_finished_spans()) == len(emitted(gpu_profile()))
@@ -369,7 +433,9 @@ def test_emit_needs_somebody_who_takes_the_spans(prof: xsp.Profile) -> None:
 
 
 def test_sdk_that_is_switched_off_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With OTEL_SDK_DISABLED an application runs as if without OpenTelemetry: nothing is emitted, nothing fails."""
+    """With OTEL_SDK_DISABLED an application runs as if without OpenTelemetry: nothing is emitted,
+    nothing fails.
+    """
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     exporter = InMemorySpanExporter()
     assert gpu_profile().emit(provider_with(SimpleSpanProcessor(exporter))) == 0

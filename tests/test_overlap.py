@@ -1,4 +1,6 @@
-"""Kernels of different layers that ran at the same time are counted, and layers can be measured alone."""
+"""Kernels of different layers that ran at the same time are counted, and layers can be measured
+alone.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ Activity = tuple[int, int, int, int]
 
 
 def tables(activities: list[Activity], layers: int = 3) -> dict[str, pd.DataFrame]:
-    """Spans of activities (run, layer, start, end), each below a LAYER span of its own below the run's MODEL span."""
+    """Spans of activities (run, layer, start, end), each below a LAYER span of its own below the
+    run's MODEL span.
+    """
     rows = []
     for run in sorted({activity[0] for activity in activities}):
         model = len(rows)
@@ -32,7 +36,9 @@ def tables(activities: list[Activity], layers: int = 3) -> dict[str, pd.DataFram
             rows.append((run, int(Level.KERNEL), 0, len(rows) - 1, start, end - start))
     names = [f"layer{index}" for index in range(layers)]
     return {
-        "spans": pd.DataFrame(rows, columns=["run", "level", "detail", "parent", "start_ns", "duration_ns"]),
+        "spans": pd.DataFrame(
+            rows, columns=["run", "level", "detail", "parent", "start_ns", "duration_ns"]
+        ),
         "layers": pd.DataFrame({"name": names, "phase": "forward"}),
     }
 
@@ -65,22 +71,30 @@ def test_no_device_work_overlaps_nothing() -> None:
 
 
 def test_serialized_layers_stand_beside_what_they_took_together() -> None:
-    """Two layers that shared the device are listed with their time alone, their time together, and the count."""
-    together = tables([(run, layer, 10 * layer, 40_000_000) for run in range(5) for layer in range(2)], layers=2)
+    """Two layers that shared the device are listed with their time alone, their time together, and
+    the count.
+    """
+    together = tables(
+        [(run, layer, 10 * layer, 40_000_000) for run in range(5) for layer in range(2)], layers=2
+    )
     alone = pd.DataFrame(
         [(run, layer, 1, 1_000_000 * (layer + 1)) for run in range(7) for layer in range(2)],
         columns=["run", "layer", "kernels", "busy_ns"],
     )
     found = serialized_layers({**together, "serialized": alone}).set_index("name")
     assert found["device_ms"].to_dict() == pytest.approx({"layer0": 1.0, "layer1": 2.0})
-    assert found["together_ms"].to_dict() == pytest.approx({"layer0": 40.0, "layer1": 40.0}, rel=1e-5)
+    assert found["together_ms"].to_dict() == pytest.approx(
+        {"layer0": 40.0, "layer1": 40.0}, rel=1e-5
+    )
     assert found["overlapped"].tolist() == [1.0, 1.0]
     assert found["kernels"].tolist() == [1, 1]
     assert not len(serialized_layers(together)), "there were no serialised runs"
 
 
 def test_device_is_waited_for_after_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The serialising tracer synchronises once after each call and once before each backward node."""
+    """The serialising tracer synchronises once after each call and once before each
+    backward node.
+    """
     waits: list[int] = []
     monkeypatch.setattr(devices, "in_use", lambda: (0,))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
@@ -118,10 +132,16 @@ def test_streams_under_capture_are_left_alone(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_layers_that_cannot_be_measured_alone_are_said() -> None:
-    """Asking for serialised runs where no kernels are traced gives a sentence, and an empty table."""
+    """Asking for serialised runs where no kernels are traced gives a sentence, and an
+    empty table.
+    """
     prof = xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), **LAYERS, serialize=True)
-    assert any("without KERNEL there is nothing to measure [not-serialized]" in each for each in prof.warnings)
+    assert any(
+        "without KERNEL there is nothing to measure [not-serialized]" in each
+        for each in prof.warnings
+    )
     assert not len(prof.serialized)
     assert not any(
-        "not-serialized" in each for each in xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), **LAYERS).warnings
+        "not-serialized" in each
+        for each in xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), **LAYERS).warnings
     )

@@ -16,7 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from captures import gpu_capture, gpu_profile
-from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket, TrackDescriptor, TrackEvent
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
+    Trace,
+    TracePacket,
+    TrackDescriptor,
+    TrackEvent,
+)
 
 import xsp
 from xsp.analysis.spans.sequence import kernel_sequence
@@ -44,7 +49,9 @@ class Slice:
 
 @dataclass
 class Read:
-    """A trace read back: the slices that were closed, the tracks, and the counters' values by track."""
+    """A trace read back: the slices that were closed, the tracks, and the counters' values by
+    track.
+    """
 
     slices: list[Slice] = field(default_factory=list)
     tracks: dict[int, TrackDescriptor] = field(default_factory=dict)
@@ -56,7 +63,9 @@ class Read:
 
 
 def read(path: Path) -> Read:
-    """Parse as Perfetto does: strings from interned data, begins and ends as a stack on each track."""
+    """Parse as Perfetto does: strings from interned data, begins and ends as a stack on
+    each track.
+    """
     trace, found = Trace(), Read()
     content = path.read_bytes()
     trace.ParseFromString(gzip.decompress(content) if path.suffix == ".gz" else content)
@@ -69,14 +78,18 @@ def read(path: Path) -> Read:
             data = packet.interned_data
             for name in ("event_names", "event_categories", "debug_annotation_names"):
                 strings[name] = {one.iid: one.name for one in getattr(data, name)}
-            strings["values"] = {one.iid: one.str.decode() for one in data.debug_annotation_string_values}
+            strings["values"] = {
+                one.iid: one.str.decode() for one in data.debug_annotation_string_values
+            }
         if packet.HasField("track_descriptor"):
             found.tracks[packet.track_descriptor.uuid] = packet.track_descriptor
         if not packet.HasField("track_event"):
             continue
         event = packet.track_event
         if event.type == TrackEvent.TYPE_COUNTER:
-            found.counters.setdefault(event.track_uuid, []).append((packet.timestamp, event.counter_value))
+            found.counters.setdefault(event.track_uuid, []).append(
+                (packet.timestamp, event.counter_value)
+            )
             continue
         assert packet.timestamp >= last
         last = packet.timestamp
@@ -94,7 +107,10 @@ def read(path: Path) -> Read:
                 event.track_uuid,
                 packet.timestamp,
                 len(stack),
-                {strings["debug_annotation_names"][a.name_iid]: value(a, strings) for a in event.debug_annotations},
+                {
+                    strings["debug_annotation_names"][a.name_iid]: value(a, strings)
+                    for a in event.debug_annotations
+                },
                 list(event.flow_ids),
                 list(event.terminating_flow_ids),
             )
@@ -123,10 +139,14 @@ def profiles() -> dict[str, xsp.Profile]:
 
 
 @pytest.fixture(scope="module")
-def traces(profiles: dict[str, xsp.Profile], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Read]:
+def traces(
+    profiles: dict[str, xsp.Profile], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Read]:
     """Traces of their last deepest runs."""
     folder = tmp_path_factory.mktemp("perfetto")
-    return {name: read(prof.to_perfetto(folder / f"{name}.pftrace")) for name, prof in profiles.items()}
+    return {
+        name: read(prof.to_perfetto(folder / f"{name}.pftrace")) for name, prof in profiles.items()
+    }
 
 
 def last_deepest(prof: xsp.Profile) -> pd.DataFrame:
@@ -136,11 +156,17 @@ def last_deepest(prof: xsp.Profile) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_slices_are_the_spans(name: str, profiles: dict[str, xsp.Profile], traces: dict[str, Read]) -> None:
-    """Every span of the run is one slice with its name, level, start and end, and no other slice claims a level."""
+def test_slices_are_the_spans(
+    name: str, profiles: dict[str, xsp.Profile], traces: dict[str, Read]
+) -> None:
+    """Every span of the run is one slice with its name, level, start and end, and no other slice
+    claims a level.
+    """
     spans, found = last_deepest(profiles[name]), traces[name].spans()
     assert sorted(found) == spans.index.tolist()
-    for row, level, label, start, end in spans[["level", "name", "start_ns", "end_ns"]].itertuples(name=None):
+    for row, level, label, start, end in spans[["level", "name", "start_ns", "end_ns"]].itertuples(
+        name=None
+    ):
         one = found[row]
         assert (one.category, one.name, one.start_ns, one.end_ns) == (level, label, start, end)
     of_levels = Counter(one.category for one in traces[name].slices if one.category in LEVELS)
@@ -152,7 +178,9 @@ def test_slices_are_the_spans(name: str, profiles: dict[str, xsp.Profile], trace
 def test_every_child_nests_in_its_parent(
     name: str, corrected: bool, profiles: dict[str, xsp.Profile], tmp_path: Path
 ) -> None:
-    """On a track a slice lies inside the slice it is drawn below, and host spans lie inside their parents' slices."""
+    """On a track a slice lies inside the slice it is drawn below, and host spans lie inside their
+    parents' slices.
+    """
     prof = profiles[name]
     trace = read(prof.to_perfetto(tmp_path / "x.pftrace", corrected=corrected))
     spans, found = last_deepest(prof), trace.spans()
@@ -169,7 +197,9 @@ def test_every_child_nests_in_its_parent(
 def test_layers_without_length_lie_beside_their_neighbours(
     name: str, profiles: dict[str, xsp.Profile], traces: dict[str, Read], tmp_path: Path
 ) -> None:
-    """The correction leaves layers without length; none is drawn inside the layer that came after it."""
+    """The correction leaves layers without length; none is drawn inside the layer that came after
+    it.
+    """
     corrected = read(profiles[name].to_perfetto(tmp_path / "x.pftrace", corrected=True))
     depth = {row: one.depth for row, one in corrected.spans().items() if one.category == "LAYER"}
     recorded = traces[name].spans()
@@ -196,7 +226,9 @@ def test_slices_of_a_track_never_overlap(name: str, traces: dict[str, Read]) -> 
 def test_every_kernel_has_an_arrow_from_its_launch(
     name: str, profiles: dict[str, xsp.Profile], traces: dict[str, Read]
 ) -> None:
-    """Exactly one arrow ends at each device activity, and it leaves the API call with the same correlation id."""
+    """Exactly one arrow ends at each device activity, and it leaves the API call with the same
+    correlation id.
+    """
     sources = {flow: one for one in traces[name].slices for flow in one.leaving}
     kernels = [one for one in traces[name].slices if one.category == "KERNEL"]
     assert len(kernels) == profiles[name].kernels
@@ -209,10 +241,14 @@ def test_every_kernel_has_an_arrow_from_its_launch(
 
 
 def test_backward_layers_have_an_arrow_from_their_forward_layer(traces: dict[str, Read]) -> None:
-    """An arrow leads from the forward layer to each backward layer of the same name, and to nothing else."""
+    """An arrow leads from the forward layer to each backward layer of the same name, and to nothing
+    else.
+    """
     slices = traces["train_step"].slices
     sources = {flow: one for one in slices for flow in one.leaving}
-    backward = [one for one in slices if one.category == "LAYER" and one.arguments.get("kind") == "autograd"]
+    backward = [
+        one for one in slices if one.category == "LAYER" and one.arguments.get("kind") == "autograd"
+    ]
     assert len(backward) == 235
     for one in backward:
         source = sources[one.arriving[0]]
@@ -222,7 +258,9 @@ def test_backward_layers_have_an_arrow_from_their_forward_layer(traces: dict[str
 
 
 def test_tracks_are_threads_and_streams(traces: dict[str, Read]) -> None:
-    """A training step has its main thread, autograd's thread and the stream; where kernels overlap, one track more."""
+    """A training step has its main thread, autograd's thread and the stream; where kernels overlap,
+    one track more.
+    """
     found = traces["train_step"]
     with_slices = {one.track for one in found.slices}
     names = [found.tracks[track].name for track in sorted(with_slices)]
@@ -230,26 +268,41 @@ def test_tracks_are_threads_and_streams(traces: dict[str, Read]) -> None:
     assert names[1].startswith("thread 0x")
     assert names[2:] == ["stream 7", "stream 7, overlapping (2)"]
     groups = {found.tracks[found.tracks[track].parent_uuid].name for track in with_slices}
-    assert groups == {f"target.<locals>.step (run 118, M/L/Lib/K): {where}" for where in ("host", "GPU")}
+    assert groups == {
+        f"target.<locals>.step (run 118, M/L/Lib/K): {where}" for where in ("host", "GPU")
+    }
 
 
-def test_modules_enclose_their_layers(profiles: dict[str, xsp.Profile], traces: dict[str, Read]) -> None:
+def test_modules_enclose_their_layers(
+    profiles: dict[str, xsp.Profile], traces: dict[str, Read]
+) -> None:
     """ResNet-50's stages and blocks are slices around exactly the layers in them."""
     slices = traces["resnet50"].slices
     modules = {one.name: one for one in slices if one.category == "MODULE"}
-    blocks = {f"layer{i}.{j}{part}" for i, n in enumerate((3, 4, 6, 3), 1) for j in range(n) for part in [""]}
+    blocks = {
+        f"layer{i}.{j}{part}"
+        for i, n in enumerate((3, 4, 6, 3), 1)
+        for j in range(n)
+        for part in [""]
+    }
     downsampling = {f"layer{i}.0.downsample" for i in range(1, 5)}
     assert set(modules) == {f"layer{i}" for i in range(1, 5)} | blocks | downsampling
     layers = profiles["resnet50"].table("layers").set_index("name")["module"]
     for one in slices:
         if one.category == "LAYER":
-            inside = {name for name, m in modules.items() if m.start_ns <= one.start_ns and one.end_ns <= m.end_ns}
+            inside = {
+                name
+                for name, m in modules.items()
+                if m.start_ns <= one.start_ns and one.end_ns <= m.end_ns
+            }
             path = str(np.atleast_1d(layers.loc[one.name])[0]).split(".")
             assert inside == {".".join(path[: i + 1]) for i in range(len(path)) if path != [""]}
 
 
 def test_modules_that_are_called_in_turns_are_left_out(tmp_path: Path) -> None:
-    """A module whose calls cannot be told apart by its layers has no slice, rather than a wrong one."""
+    """A module whose calls cannot be told apart by its layers has no slice, rather than a wrong
+    one.
+    """
     capture = gpu_capture()
     capture.tables["modules"].loc[capture.tables["modules"]["name"] == "block", "calls"] = 2
     trace = read(xsp.Profile(capture).to_perfetto(tmp_path / "x.pftrace"))
@@ -273,11 +326,16 @@ def test_arguments_are_annotations(traces: dict[str, Read]) -> None:
 
 
 def test_numbers_that_a_format_has_no_place_for_are_text(tmp_path: Path) -> None:
-    """An argument that is no number of JSON, or beyond 64 bits, is written as text and spoils no trace."""
+    """An argument that is no number of JSON, or beyond 64 bits, is written as text and spoils no
+    trace.
+    """
     prof = xsp.Profile(gpu_capture())
     tables = {name: prof.table(name) for name in TABLES}
     odd = json.dumps({"alpha": float("nan"), "seed": 2**64 - 1})
-    changed = Capture(prof._capture.meta, tables | {"library_calls": tables["library_calls"].assign(arguments=odd)})
+    changed = Capture(
+        prof._capture.meta,
+        tables | {"library_calls": tables["library_calls"].assign(arguments=odd)},
+    )
     trace = read(xsp.Profile(changed).to_perfetto(tmp_path / "x.pftrace"))
     calls = [one.arguments for one in trace.slices if one.category == "LIBRARY"]
     assert [(one["alpha"], one["seed"]) for one in calls] == [("NaN", str(2**64 - 1))] * len(calls)
@@ -296,7 +354,9 @@ def test_counters(profiles: dict[str, xsp.Profile], traces: dict[str, Read]) -> 
 
 
 def test_hardware_counters_are_on_the_kernel_they_were_measured_on(tmp_path: Path) -> None:
-    """The counters of a position in launch order are annotations of the kernel there, if it is the same kernel."""
+    """The counters of a position in launch order are annotations of the kernel there, if it is the
+    same kernel.
+    """
     capture = gpu_capture()
     counters = pd.DataFrame(
         {"position": [1, 2], "kernel": [1, 0], "sample": [1, 0], "dram__bytes_read.sum": [7.0, 8.0]}
@@ -312,16 +372,24 @@ def test_hardware_counters_are_on_the_kernel_they_were_measured_on(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_counters_find_every_kernel_of_a_run(name: str, profiles: dict[str, xsp.Profile], tmp_path: Path) -> None:
-    """Positions here are those of the kernel sequence, by which counters are collected and analysed."""
+def test_counters_find_every_kernel_of_a_run(
+    name: str, profiles: dict[str, xsp.Profile], tmp_path: Path
+) -> None:
+    """Positions here are those of the kernel sequence, by which counters are collected and
+    analysed.
+    """
     prof = profiles[name]
     tables = {table: prof.table(table) for table in TABLES}
     sequence = kernel_sequence(tables)
-    counters = sequence[["position", "kernel"]].assign(sample=0, metric=sequence["position"].astype(float))
+    counters = sequence[["position", "kernel"]].assign(
+        sample=0, metric=sequence["position"].astype(float)
+    )
     meta = {"name": name, "environment": {}, "warnings": [], "levels": []}
     capture = Capture(meta | {"trace": {}}, tables | {"counters": counters})
     found = read(xsp.Profile(capture).to_perfetto(tmp_path / "x.pftrace"))
-    counted = [one.arguments.get("metric") for one in found.slices if one.arguments.get("kind") == "kernel"]
+    counted = [
+        one.arguments.get("metric") for one in found.slices if one.arguments.get("kind") == "kernel"
+    ]
     assert sorted(counted) == counters["metric"].tolist()
 
 
@@ -340,13 +408,18 @@ def test_the_caller_chooses_run_and_rung(profiles: dict[str, xsp.Profile], tmp_p
         ({"run": 240}, "no run 240: runs are numbered 0 to 239"),
         ({"rung": "M/K"}, "no rung 'M/K' in this profile; its rungs are"),
         ({"run": 236, "rung": "M/L"}, "run 236 is of rung M, not M/L"),
-        ({"rung": "M/L", "corrected": True}, "only the deepest rung, M/L/Lib/K, has corrected times"),
+        (
+            {"rung": "M/L", "corrected": True},
+            "only the deepest rung, M/L/Lib/K, has corrected times",
+        ),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused(
     choice: dict[str, Any], message: str, profiles: dict[str, xsp.Profile], tmp_path: Path
 ) -> None:
-    """Runs and rungs that are not there, and times that do not exist, give an error that says what there is."""
+    """Runs and rungs that are not there, and times that do not exist, give an error that says what
+    there is.
+    """
     with pytest.raises(xsp.XspError, match=message):
         profiles["transformer"].to_perfetto(tmp_path / "x.pftrace", **choice)
     assert list(tmp_path.iterdir()) == []
@@ -358,8 +431,12 @@ def test_corrected_times_of_a_profile_without_them_are_refused(tmp_path: Path) -
         gpu_profile().to_perfetto(tmp_path / "x.pftrace", corrected=True)
 
 
-def test_corrected_kernels_have_an_arrow_from_their_parent(profiles: dict[str, xsp.Profile], tmp_path: Path) -> None:
-    """The correction gives no API calls; arrows then leave the library call or layer that launched."""
+def test_corrected_kernels_have_an_arrow_from_their_parent(
+    profiles: dict[str, xsp.Profile], tmp_path: Path
+) -> None:
+    """The correction gives no API calls; arrows then leave the library call or layer that
+    launched.
+    """
     trace = read(profiles["transformer"].to_perfetto(tmp_path / "x.pftrace", corrected=True))
     sources = {flow: one for one in trace.slices for flow in one.leaving}
     kernels = [one for one in trace.slices if one.category == "KERNEL"]
@@ -368,7 +445,9 @@ def test_corrected_kernels_have_an_arrow_from_their_parent(profiles: dict[str, x
 
 
 def test_work_outside_layers_is_on_a_track_of_its_own(tmp_path: Path) -> None:
-    """The span that stands for work outside layers lasts as long as the model call and must not hold its layers."""
+    """The span that stands for work outside layers lasts as long as the model call and must not
+    hold its layers.
+    """
     capture = gpu_capture()
     spans, run = capture.tables["spans"], len(capture.tables["runs"]) - 1
     model = spans[(spans["run"] == run) & (spans["level"] == 0)].iloc[0]
@@ -381,7 +460,9 @@ def test_work_outside_layers_is_on_a_track_of_its_own(tmp_path: Path) -> None:
 
 
 def test_nvtx_ranges_are_on_tracks_of_their_own(tmp_path: Path) -> None:
-    """The program's own ranges need not nest with layers; they are beside their thread, with their domain."""
+    """The program's own ranges need not nest with layers; they are beside their thread, with their
+    domain.
+    """
     capture = gpu_capture()
     run = int(capture.tables["runs"]["run"].iloc[-1])
     start = int(capture.tables["spans"].query("run == @run")["start_ns"].min())
@@ -398,7 +479,11 @@ def test_nvtx_ranges_are_on_tracks_of_their_own(tmp_path: Path) -> None:
     )
     with_ranges = Capture(capture.meta, capture.tables | {"ranges": ranges})
     trace = read(xsp.Profile(with_ranges).to_perfetto(tmp_path / "x.pftrace"))
-    found = {one.name: (trace.tracks[one.track].name, one.arguments) for one in trace.slices if one.category == "NVTX"}
+    found = {
+        one.name: (trace.tracks[one.track].name, one.arguments)
+        for one in trace.slices
+        if one.category == "NVTX"
+    }
     assert found == {
         "load": ("NVTX ranges of main thread", {"domain": "app"}),
         "infer": ("NVTX ranges of main thread, overlapping (2)", {"domain": ""}),
@@ -421,7 +506,9 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
 
 
 def test_long_runs_are_written_in_seconds(profiles: dict[str, xsp.Profile], tmp_path: Path) -> None:
-    """A run of 200,000 spans, with 70,000 API calls, takes less than 15 s of processor time and 60 bytes a span."""
+    """A run of 200,000 spans, with 70,000 API calls, takes less than 15 s of processor time and 60
+    bytes a span.
+    """
     capture = long_capture(profiles["transformer"], 200_000)
     begin = time.process_time()
     path = xsp.Profile(capture).to_perfetto(tmp_path / "x.pftrace.gz")
@@ -436,16 +523,24 @@ def long_capture(prof: xsp.Profile, spans: int) -> Capture:
         name: prof.table(name)
         for name in ("calls", "modules", "layers", "library_calls", "kernels", "synchronizations")
     }
-    one = {name: prof.table(name)[lambda t: t["run"] == last] for name in ("spans", "api_calls", "model_calls", "runs")}
+    one = {
+        name: prof.table(name)[lambda t: t["run"] == last]
+        for name in ("spans", "api_calls", "model_calls", "runs")
+    }
     length = int(one["runs"]["latency_ns"].iloc[0]) + 1_000
     first, size = int(one["spans"].index[0]), len(one["spans"])
     copies = -(-spans // size)
     for name in ("spans", "api_calls", "model_calls"):
-        table, number = one[name].reset_index(drop=True), np.repeat(np.arange(copies), len(one[name]))
+        table, number = (
+            one[name].reset_index(drop=True),
+            np.repeat(np.arange(copies), len(one[name])),
+        )
         many = pd.concat([table] * copies, ignore_index=True).assign(run=0)
         many["start_ns"] += number * length
         if "parent" in many:
-            many["parent"] = np.where(many["parent"] >= 0, many["parent"] - first + number * size, -1)
+            many["parent"] = np.where(
+                many["parent"] >= 0, many["parent"] - first + number * size, -1
+            )
         if "correlation_id" in many:
             many["correlation_id"] += number * 10_000_000 * (many["correlation_id"] > 0)
         tables[name] = many
@@ -457,18 +552,23 @@ def long_capture(prof: xsp.Profile, spans: int) -> Capture:
 
 @pytest.mark.skipif(
     "XSP_TRACE_PROCESSOR" not in os.environ,
-    reason="XSP_TRACE_PROCESSOR does not name a trace_processor binary (get.perfetto.dev/trace_processor)",
+    reason="XSP_TRACE_PROCESSOR does not name a trace_processor binary "
+    "(get.perfetto.dev/trace_processor)",
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_trace_processor_sees_the_same(name: str, profiles: dict[str, xsp.Profile], tmp_path: Path) -> None:
+def test_trace_processor_sees_the_same(
+    name: str, profiles: dict[str, xsp.Profile], tmp_path: Path
+) -> None:
     """Perfetto's own engine counts as many slices and arrows, and reports no error in the trace."""
     trace = profiles[name].to_perfetto(tmp_path / "x.pftrace")
     query = tmp_path / "query.sql"
     query.write_text(
-        "select (select count(*) from slice where category in ('MODEL', 'LAYER', 'LIBRARY', 'KERNEL')) as spans,"
+        "select (select count(*) from slice where category in ('MODEL', 'LAYER', 'LIBRARY', "
+        "'KERNEL')) as spans,"
         " (select count(*) from flow) as flows,"
         " (select count(*) from slice where dur < 0) as unfinished,"
-        " (select coalesce(sum(value), 0) from stats where severity = 'error' and value > 0) as errors;"
+        " (select coalesce(sum(value), 0) from stats where severity = 'error' and value > 0) as "
+        "errors;"
     )
     command = [os.environ["XSP_TRACE_PROCESSOR"], "-q", str(query), str(trace)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

@@ -1,4 +1,6 @@
-"""A real backend understands the spans: arize-phoenix, in a Python environment of its own that XSP_PHOENIX names."""
+"""A real backend understands the spans: arize-phoenix, in a Python environment of its own that
+XSP_PHOENIX names.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ PYTHON = os.environ.get("XSP_PHOENIX", "")
 pytestmark = [
     pytest.mark.skipif(
         not PYTHON,
-        reason="XSP_PHOENIX names no Python with arize-phoenix: python -m venv p && p/bin/pip install arize-phoenix",
+        reason="XSP_PHOENIX names no Python with arize-phoenix: python -m venv p && p/bin/pip "
+        "install arize-phoenix",
     ),
     pytest.mark.timeout(600),
 ]
@@ -49,11 +52,17 @@ class Phoenix:
             "PHOENIX_WORKING_DIR": str(directory),
             "PHOENIX_TELEMETRY_ENABLED": "false",
         }
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "OTEL_"))}
+        inherited = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("PYTHON", "OTEL_"))
+        }
         self.log = directory / "log.txt"
         with self.log.open("wb") as log:
             command = [PYTHON, "-m", "phoenix.server.main", "serve"]
-            self.process = subprocess.Popen(command, env=inherited | own, cwd=directory, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, env=inherited | own, cwd=directory, stdout=log, stderr=log
+            )
 
     def get(self, path: str) -> Any:
         """Answer to a GET request, decoded."""
@@ -72,19 +81,27 @@ class Phoenix:
         pytest.fail(f"phoenix did not start:\n{self.log.read_text(errors='replace')[-3000:]}")
 
     def spans(self, run: int, count: int) -> dict[str, dict[str, Any]]:
-        """The spans of a run by id, once there are `count` of them; the server stores them after it has answered."""
+        """The spans of a run by id, once there are `count` of them; the server stores them after it
+        has answered.
+        """
         found: dict[str, dict[str, Any]] = {}
         deadline = time.monotonic() + 60
         while len(found) < count and time.monotonic() < deadline:
             time.sleep(1)
-            found = {one["context"]["span_id"]: one for one in self._all() if one["attributes"]["xsp.run"] == run}
+            found = {
+                one["context"]["span_id"]: one
+                for one in self._all()
+                if one["attributes"]["xsp.run"] == run
+            }
         return found
 
     def _all(self) -> Iterator[dict[str, Any]]:
         cursor: str | None = ""
         while cursor is not None:
             try:
-                page = self.get(f"/v1/projects/xsp/spans?limit=1000&cursor={cursor}".removesuffix("&cursor="))
+                page = self.get(
+                    f"/v1/projects/xsp/spans?limit=1000&cursor={cursor}".removesuffix("&cursor=")
+                )
             except urllib.error.HTTPError as error:
                 if error.code != 404:
                     raise
@@ -106,12 +123,16 @@ def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phoenix]:
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_phoenix_has_every_span(protocol: str, phoenix: Phoenix, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phoenix_has_every_span(
+    protocol: str, phoenix: Phoenix, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every span of a run on an H100 is in the backend with its name, trace, parent and level."""
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "openinference.project.name=xsp")
     prof = xsp.load(CAPTURE)
     # The server knows spans by their ids: another run for the other protocol.
-    run = int(prof.runs.loc[prof.runs["rung"] == "M/L/Lib/K", "run"].iloc[0 if protocol == "grpc" else -1])
+    run = int(
+        prof.runs.loc[prof.runs["rung"] == "M/L/Lib/K", "run"].iloc[0 if protocol == "grpc" else -1]
+    )
     port = phoenix.grpc if protocol == "grpc" else phoenix.http
     sent = prof.to_otlp(f"http://127.0.0.1:{port}", protocol, run=run)
     spans = phoenix.spans(run, sent)

@@ -1,4 +1,6 @@
-"""`with xsp.profile(model)`: what is recorded, re-run, refused, and that everything is left as it was found."""
+"""`with xsp.profile(model)`: what is recorded, re-run, refused, and that everything is left as it
+was found.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from xsp.measuring.call_recorder import MAX_CALLS
 
 
 class Watching(nn.Module):
-    """Hands every forward call's view of the world to a function, then applies a linear layer and dropout."""
+    """Hands every forward call's view of the world to a function, then applies a linear layer and
+    dropout.
+    """
 
     def __init__(self, watch: Callable[[nn.Module], object] = lambda _self: None) -> None:
         super().__init__()
@@ -61,7 +65,9 @@ def draw_all(_self: nn.Module) -> None:
 
 
 def test_block_and_everything_after_it_compute_what_they_do_without_xsp() -> None:
-    """Outputs, buffers and random generators after the block are bit for bit those of the same block unprofiled."""
+    """Outputs, buffers and random generators after the block are bit for bit those of the same
+    block unprofiled.
+    """
 
     def run(profiling: bool) -> tuple[Any, ...]:
         torch.manual_seed(0), np.random.seed(0), random.seed(0)
@@ -71,13 +77,20 @@ def test_block_and_everything_after_it_compute_what_they_do_without_xsp() -> Non
                 outputs = [model(x), model(x)]
         else:
             outputs = [model(x), model(x)]
-        return [output.tolist() for output in outputs], state_of(model), generators(), torch.rand(3).tolist()
+        return (
+            [output.tolist() for output in outputs],
+            state_of(model),
+            generators(),
+            torch.rand(3).tolist(),
+        )
 
     assert run(profiling=True) == run(profiling=False)
 
 
 class Waiting(nn.Module):
-    """Lets another thread draw a number from Python's generator in each of its calls but the first ones."""
+    """Lets another thread draw a number from Python's generator in each of its calls but the first
+    ones.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,8 +104,9 @@ class Waiting(nn.Module):
 
 
 def test_other_threads_never_draw_a_number_twice() -> None:
-    """What another thread draws from Python's generator while a model is profiled, such as the ids of a service's other
-    requests, it draws once: the generator is not put back for a model that does not use it.
+    """What another thread draws from Python's generator while a model is profiled, such as the ids
+    of a service's other requests, it draws once: the generator is not put back for a model that
+    does not use it.
     """
     model = Waiting()
     with xsp.profile(model, **QUICK):
@@ -115,7 +129,9 @@ class Choosing(nn.Module):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_layers_of_a_model_that_chooses_at_random_are_those_of_the_recorded_call(seed: int) -> None:
-    """A model that decides by Python's generator is profiled on the way that its call in the block went."""
+    """A model that decides by Python's generator is profiled on the way that its call in the block
+    went.
+    """
     random.seed(seed)
     expected = "heads" if random.random() < 0.5 else "tails"
     random.seed(seed)
@@ -129,7 +145,9 @@ def test_re_runs_start_from_the_random_state_of_the_recorded_call() -> None:
     """Dropout masks, and so outputs, of all re-runs are those of the call in the block."""
     outputs: list[torch.Tensor] = []
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
-    model.register_forward_hook(lambda _module, _args, output: outputs.append(output.detach().clone()))
+    model.register_forward_hook(
+        lambda _module, _args, output: outputs.append(output.detach().clone())
+    )
     with xsp.profile(model, **LAYERS):
         torch.rand(7)
         model(torch.randn(8, 4))
@@ -140,7 +158,11 @@ def test_re_runs_start_from_the_random_state_of_the_recorded_call() -> None:
 def test_every_re_run_finds_the_buffers_of_the_end_of_the_block() -> None:
     """Batch statistics do not drift from run to run, and are the user's afterwards."""
     seen: list[Any] = []
-    model = Watching(lambda self: seen.append((self.norm.running_mean.tolist(), int(self.norm.num_batches_tracked))))
+    model = Watching(
+        lambda self: seen.append(
+            (self.norm.running_mean.tolist(), int(self.norm.num_batches_tracked))
+        )
+    )
     with xsp.profile(model, **LAYERS):
         model(torch.randn(8, 4))
     end = (model.norm.running_mean.tolist(), int(model.norm.num_batches_tracked))
@@ -153,14 +175,23 @@ def test_gradients_keep_identity_and_value() -> None:
     model = Watching()
     with xsp.profile(model, **LAYERS):
         model(torch.randn(8, 4)).sum().backward()
-        before = {name: (p.grad, p.grad.clone()) for name, p in model.named_parameters() if p.grad is not None}
+        before = {
+            name: (p.grad, p.grad.clone())
+            for name, p in model.named_parameters()
+            if p.grad is not None
+        }
     after = dict(model.named_parameters())
     assert before
-    assert all(after[name].grad is grad and torch.equal(grad, value) for name, (grad, value) in before.items())
+    assert all(
+        after[name].grad is grad and torch.equal(grad, value)
+        for name, (grad, value) in before.items()
+    )
 
 
 def test_graph_made_in_the_block_can_be_walked_after_it() -> None:
-    """A loss computed in the block, through buffers that autograd saved, gives its gradients after the profile."""
+    """A loss computed in the block, through buffers that autograd saved, gives its gradients after
+    the profile.
+    """
 
     class Scaled(nn.Module):
         def __init__(self) -> None:
@@ -183,7 +214,9 @@ def test_graph_made_in_the_block_can_be_walked_after_it() -> None:
 
 
 def test_training_flags_come_back() -> None:
-    """A forward that switches modules between training and evaluation leaves the flags the user set."""
+    """A forward that switches modules between training and evaluation leaves the flags the user
+    set.
+    """
     model = Watching(lambda self: self.norm.train(not self.norm.training))
     model(torch.randn(8, 4))
     with xsp.profile(model, **LAYERS):
@@ -193,7 +226,9 @@ def test_training_flags_come_back() -> None:
 
 
 def test_no_hooks_stay() -> None:
-    """After the block the hook tables of every module are as before, the user's own hooks included."""
+    """After the block the hook tables of every module are as before, the user's own hooks
+    included.
+    """
     model = Watching()
     model.linear.register_forward_hook(lambda *_: None)
     before = hooks_of(model)
@@ -214,7 +249,9 @@ def failing_at(call: int) -> Callable[..., None]:
 
 @pytest.mark.parametrize("call", range(1, 12))
 def test_an_error_in_a_re_run_is_the_users_and_leaves_nothing(call: int) -> None:
-    """Whichever run fails: the exception is unchanged but for a note, and model, generators and hooks are restored."""
+    """Whichever run fails: the exception is unchanged but for a note, and model, generators and
+    hooks are restored.
+    """
     model = Watching()
     model.dropout.register_forward_pre_hook(failing_at(call))
     hooks = hooks_of(model)
@@ -249,7 +286,9 @@ class Raising(nn.Module):
 
 
 def test_note_names_the_layer() -> None:
-    """An error inside a layer carries a note that names it, in the first run and wherever layers are traced."""
+    """An error inside a layer carries a note that names it, in the first run and wherever layers
+    are traced.
+    """
     notes: list[str] = []
     for call in range(12):
         model = nn.Sequential(nn.Linear(4, 4), Raising(call), nn.Linear(4, 4))
@@ -264,7 +303,9 @@ def test_note_names_the_layer() -> None:
 
 
 def test_error_in_the_block_is_the_users_and_nothing_is_run_again() -> None:
-    """A block that raises ends with that exception; the model is not executed again and no hook stays."""
+    """A block that raises ends with that exception; the model is not executed again and no hook
+    stays.
+    """
     calls: list[int] = []
     model = Watching(lambda _self: calls.append(1))
     with pytest.raises(KeyError) as caught, xsp.profile(model, **LAYERS) as prof:  # noqa: PT012 - the block is the test
@@ -298,11 +339,16 @@ def test_block_in_which_every_call_failed_says_so() -> None:
 
 def test_never_called_names_the_class() -> None:
     """A block that never calls the model says so, with the class and the way out."""
-    with pytest.raises(xsp.NothingRecordedError, match=r"Watching.*xsp\.measure"), xsp.profile(Watching(), **LAYERS):
+    with (
+        pytest.raises(xsp.NothingRecordedError, match=r"Watching.*xsp\.measure"),
+        xsp.profile(Watching(), **LAYERS),
+    ):
         pass
 
 
-@pytest.mark.parametrize("read", ["spans", "runs", "levels", "environment", "latency_ms", "kernels", "lost", "trace"])
+@pytest.mark.parametrize(
+    "read", ["spans", "runs", "levels", "environment", "latency_ms", "kernels", "lost", "trace"]
+)
 def test_reading_before_the_end_says_when_to_read(read: str) -> None:
     """Inside the block the profile is empty, and reading it says when the numbers are there."""
     model = nn.Linear(2, 2)
@@ -335,10 +381,14 @@ AMBIENT: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("ambient", AMBIENT)
 def test_re_runs_happen_under_the_modes_of_the_call(ambient: str) -> None:
-    """Grad, inference and autocast modes of the recorded call hold in every re-run, and outputs have the same type."""
+    """Grad, inference and autocast modes of the recorded call hold in every re-run, and outputs
+    have the same type.
+    """
     seen: list[Any] = []
     model = Watching(lambda _self: seen.append(modes()))
-    model.register_forward_hook(lambda _module, _args, output: seen.append((output.dtype, output.requires_grad)))
+    model.register_forward_hook(
+        lambda _module, _args, output: seen.append((output.dtype, output.requires_grad))
+    )
     with xsp.profile(model, **LAYERS), AMBIENT[ambient]():
         model(torch.randn(8, 4))
     assert len(seen) > 8
@@ -366,7 +416,9 @@ def test_measuring_inside_a_no_grad_block_leaves_the_mode() -> None:
 
 
 def test_inputs_changed_in_place_are_noted() -> None:
-    """Re-runs see inputs as they are at the end of the block; if that is not what the call saw, a note says so."""
+    """Re-runs see inputs as they are at the end of the block; if that is not what the call saw, a
+    note says so.
+    """
     x = torch.randn(2, 4)
     model = nn.Linear(4, 4)
     with xsp.profile(model, **LAYERS) as prof:
@@ -388,11 +440,15 @@ def test_calls_beyond_the_limit_are_noted() -> None:
         for _ in range(MAX_CALLS + 3):
             model(torch.randn(2, 4))
     assert len(prof.table("calls")) == MAX_CALLS
-    assert any(str(MAX_CALLS + 3) in sentence and str(MAX_CALLS) in sentence for sentence in prof.warnings)
+    assert any(
+        str(MAX_CALLS + 3) in sentence and str(MAX_CALLS) in sentence for sentence in prof.warnings
+    )
 
 
 def test_several_calls_are_several_model_spans() -> None:
-    """Every call of the block is a MODEL span of each run, with the shapes and the batch size of its inputs."""
+    """Every call of the block is a MODEL span of each run, with the shapes and the batch size of
+    its inputs.
+    """
     model = nn.Linear(4, 4)
     with xsp.profile(model, **LAYERS) as prof:
         model(torch.randn(2, 4))

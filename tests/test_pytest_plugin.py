@@ -1,4 +1,6 @@
-"""The pytest plugin, used as a project would use it: in test runs of their own, on small models on the CPU."""
+"""The pytest plugin, used as a project would use it: in test runs of their own, on small models on
+the CPU.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,11 @@ import torch
 from torch import nn
 {QUICK}
 """
-SLEEPER = HEAD + "def test_sleeper(xsp):\n    xsp(lambda: time.sleep({seconds}), iterations=16, max_slowdown=2)\n"
+SLEEPER = (
+    HEAD
+    + "def test_sleeper(xsp):\n"
+    + "    xsp(lambda: time.sleep({seconds}), iterations=16, max_slowdown=2)\n"
+)
 LINEAR = (
     HEAD
     + "def test_linear(xsp):\n"
@@ -55,7 +61,9 @@ LINEAR = (
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Run the tests in the folder, one thread of torch, and nothing that remembers the source files' former content."""
+    """Run the tests in the folder, one thread of torch, and nothing that remembers the source
+    files' former content.
+    """
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     # Other plugins take seconds to load, each time.
@@ -73,7 +81,9 @@ def baselines(folder: Path, name: str = "main") -> list[Path]:
 
 def states(result: pytest.RunResult) -> dict[str, str]:
     """State by test in the summary's table."""
-    lines = result.outlines[next(i for i, line in enumerate(result.outlines) if line.strip("=- ") == "xsp") + 2 :]
+    lines = result.outlines[
+        next(i for i, line in enumerate(result.outlines) if line.strip("=- ") == "xsp") + 2 :
+    ]
     cells = [line.split("  ") for line in lines]
     return {
         row[0]: next(cell for cell in row[1:] if cell.strip()).strip()
@@ -89,8 +99,12 @@ def replaced(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_a_project_saves_baselines_turns_red_and_green_again(pytester: pytest.Pytester, run: Run) -> None:
-    """Three tests in a plain package: saved; red with the layer named when a copy is added; green when it is gone."""
+def test_a_project_saves_baselines_turns_red_and_green_again(
+    pytester: pytest.Pytester, run: Run
+) -> None:
+    """Three tests in a plain package: saved; red with the layer named when a copy is added; green
+    when it is gone.
+    """
     shutil.copytree(PROJECT, pytester.path, dirs_exist_ok=True)
     first = run()
     first.assert_outcomes(passed=4)
@@ -99,14 +113,22 @@ def test_a_project_saves_baselines_turns_red_and_green_again(pytester: pytest.Py
 
     run("--xsp-save").assert_outcomes(passed=4)
     saved = {path.stem for path in baselines(pytester.path)}
-    assert saved == {"test_block", "test_inference[1]", "test_inference[8]", "TestTraining.test_step"}
+    assert saved == {
+        "test_block",
+        "test_inference[1]",
+        "test_inference[8]",
+        "TestTraining.test_step",
+    }
 
     model = pytester.path / "plain_package" / "model.py"
     replaced(model, "return x + self.down", "return x.clone() + self.down")
     red = run("--xsp-fail=nothing,grew")
     red.assert_outcomes(failed=4)
     red.stdout.fnmatch_lines(
-        ["*test_inference?1?: more than baseline 'main' of *", "*layers 9 → 11 (+2): blocks.0::clone +1*"]
+        [
+            "*test_inference?1?: more than baseline 'main' of *",
+            "*layers 9 → 11 (+2): blocks.0::clone +1*",
+        ]
     )
     red.stdout.fnmatch_lines(["*bytes allocated*blocks.0::clone +128*"])
 
@@ -115,14 +137,18 @@ def test_a_project_saves_baselines_turns_red_and_green_again(pytester: pytest.Py
 
 
 def test_a_slow_down_is_red_until_it_is_reverted(pytester: pytest.Pytester, run: Run) -> None:
-    """Five times as long is a regression, with ratio, p-value and the threshold in the message; fast again is green."""
+    """Five times as long is a regression, with ratio, p-value and the threshold in the message;
+    fast again is green.
+    """
     test = pytester.makepyfile(SLEEPER.format(seconds=0.004))
     run("--xsp-save").assert_outcomes(passed=1)
     replaced(test, "sleep(0.004)", "sleep(0.02)")
     red = run()
     red.assert_outcomes(failed=1)
     assert list(states(red).values()) == ["regression, failed"]
-    red.stdout.fnmatch_lines(["*::test_sleeper: slower than baseline 'main'*latency ratio *, p = *allowed is 2.000*"])
+    red.stdout.fnmatch_lines(
+        ["*::test_sleeper: slower than baseline 'main'*latency ratio *, p = *allowed is 2.000*"]
+    )
     red.stdout.fnmatch_lines(["*1 regression, 1 failed*"])
     run("--xsp-fail=nothing").assert_outcomes(passed=1)
     replaced(test, "sleep(0.02)", "sleep(0.004)")
@@ -132,7 +158,9 @@ def test_a_slow_down_is_red_until_it_is_reverted(pytester: pytest.Pytester, run:
 
 
 def test_update_accepts_what_changed(pytester: pytest.Pytester, run: Run) -> None:
-    """--xsp-update shows that counts grew, passes, and makes them the baseline; fewer is then shown and passes too."""
+    """--xsp-update shows that counts grew, passes, and makes them the baseline; fewer is then shown
+    and passes too.
+    """
     test = pytester.makepyfile(LINEAR.format(more="nn.ReLU()"))
     run("--xsp-save").assert_outcomes(passed=1)
     replaced(test, "nn.ReLU()", "nn.ReLU(), nn.Linear(4, 4)")
@@ -160,8 +188,12 @@ def moved(folder: Path, **facts: Any) -> Path:
     return other
 
 
-def test_times_of_another_machine_are_not_compared_but_counts_are(pytester: pytest.Pytester, run: Run) -> None:
-    """Without a baseline of this machine a test is new, with the way out; more layers than elsewhere are red anyway."""
+def test_times_of_another_machine_are_not_compared_but_counts_are(
+    pytester: pytest.Pytester, run: Run
+) -> None:
+    """Without a baseline of this machine a test is new, with the way out; more layers than
+    elsewhere are red anyway.
+    """
     test = pytester.makepyfile(LINEAR.format(more="nn.ReLU()"))
     run("--xsp-save").assert_outcomes(passed=1)
     moved(pytester.path, cpu="Another CPU")
@@ -173,24 +205,32 @@ def test_times_of_another_machine_are_not_compared_but_counts_are(pytester: pyte
     replaced(test, "nn.ReLU()", "nn.ReLU(), nn.Linear(4, 4)")
     red = run()
     red.assert_outcomes(failed=1)
-    red.stdout.fnmatch_lines(["*more than the baseline of another machine (Another CPU*", "*layers 2 → 3*"])
+    red.stdout.fnmatch_lines(
+        ["*more than the baseline of another machine (Another CPU*", "*layers 2 → 3*"]
+    )
 
 
-def test_what_cannot_be_compared_is_refused_with_the_reason(pytester: pytest.Pytester, run: Run) -> None:
-    """A baseline with a level that is not traced now fails the test: the counts of that level are not checked. So does
-    one of other inputs, whose times would say nothing.
+def test_what_cannot_be_compared_is_refused_with_the_reason(
+    pytester: pytest.Pytester, run: Run
+) -> None:
+    """A baseline with a level that is not traced now fails the test: the counts of that level are
+    not checked. So does one of other inputs, whose times would say nothing.
     """
     test = pytester.makepyfile(LINEAR.format(more="nn.ReLU()"))
     run("--xsp-save").assert_outcomes(passed=1)
     replaced(test, 'levels="ML"', 'levels="M"')
     refused = run()
     refused.assert_outcomes(failed=1)
-    refused.stdout.fnmatch_lines(["*cannot be compared with baseline 'main'*level LAYER was traced for it*"])
+    refused.stdout.fnmatch_lines(
+        ["*cannot be compared with baseline 'main'*level LAYER was traced for it*"]
+    )
     replaced(test, 'levels="M"', 'levels="ML"')
     replaced(test, "ones(2, 4)", "ones(8, 4)")
     other = run()
     other.assert_outcomes(failed=1)
-    other.stdout.fnmatch_lines(["*inputs 2×4 float32 in the baseline, 8×4 float32 in the candidate; accept it with*"])
+    other.stdout.fnmatch_lines(
+        ["*inputs 2×4 float32 in the baseline, 8×4 float32 in the candidate; accept it with*"]
+    )
     baselines(pytester.path)[0].write_text("{}")
     broken = run()
     broken.assert_outcomes(failed=1)
@@ -198,7 +238,9 @@ def test_what_cannot_be_compared_is_refused_with_the_reason(pytester: pytest.Pyt
 
 
 def test_broken_budgets_show_the_layers(pytester: pytest.Pytester, run: Run) -> None:
-    """A budget on bytes names the layers that allocate most; one for a level that is off cannot be kept."""
+    """A budget on bytes names the layers that allocate most; one for a level that is off cannot be
+    kept.
+    """
     pytester.makepyfile(
         HEAD
         + """
@@ -223,7 +265,9 @@ def test_saved_only_if_the_whole_test_passes(xsp):
     )
     result = run("--xsp-save")
     result.assert_outcomes(passed=1, failed=3)
-    result.stdout.fnmatch_lines(["*allocated_bytes is 1,632 bytes, over the budget of 1,000 (+63.2%); most of it in"])
+    result.stdout.fnmatch_lines(
+        ["*allocated_bytes is 1,632 bytes, over the budget of 1,000 (+63.2%); most of it in"]
+    )
     result.stdout.fnmatch_lines(["    0  800  49.0%"])
     result.stdout.fnmatch_lines(
         ["*budget kernels=0 was not checked: level KERNEL is not among the levels of this test"]
@@ -251,7 +295,8 @@ def test_compiled(xsp):
     xsp(torch.compile(Model(), backend="eager"), torch.ones(2))
 """
     )
-    # Dynamo registers itself with torch once in a process, so the inner test runs must not be the first to load it.
+    # Dynamo registers itself with torch once in a process, so the inner test runs must not be the
+    # first to load it.
     torch.compile(torch.nn.ReLU(), backend="eager")(torch.ones(1))
     run("--xsp-save").assert_outcomes(passed=1)
     torch._dynamo.reset()
@@ -263,7 +308,9 @@ def test_compiled(xsp):
 
 
 def test_undecided_is_measured_again_with_more_rounds(pytester: pytest.Pytester, run: Run) -> None:
-    """Noise that hides the answer asks for twice the rounds while patience lasts; then it is reported, and can fail."""
+    """Noise that hides the answer asks for twice the rounds while patience lasts; then it is
+    reported, and can fail.
+    """
     test = pytester.makepyfile(
         HEAD.replace("iterations=8", "iterations=4")
         + """
@@ -286,9 +333,15 @@ def test_noisy(xsp):
     assert int(row.split()[-1]) >= 8
 
 
-def test_a_metric_that_is_not_measured_here_is_never_the_same(pytester: pytest.Pytester, run: Run) -> None:
-    """metric="device" without a GPU: counts are compared, times are undecided with the reason, nothing is repeated."""
-    pytester.makepyfile(LINEAR.format(more="nn.ReLU()").replace("max_slowdown", "metric='device', max_slowdown"))
+def test_a_metric_that_is_not_measured_here_is_never_the_same(
+    pytester: pytest.Pytester, run: Run
+) -> None:
+    """metric="device" without a GPU: counts are compared, times are undecided with the reason,
+    nothing is repeated.
+    """
+    pytester.makepyfile(
+        LINEAR.format(more="nn.ReLU()").replace("max_slowdown", "metric='device', max_slowdown")
+    )
     run("--xsp-save").assert_outcomes(passed=1)
     result = run()
     result.assert_outcomes(passed=1)
@@ -297,7 +350,9 @@ def test_a_metric_that_is_not_measured_here_is_never_the_same(pytester: pytest.P
 
 
 def test_disabled_runs_the_target_and_judges_nothing(pytester: pytest.Pytester, run: Run) -> None:
-    """With --xsp-disable counts are those of a real profile, but no budget is checked and nothing is saved."""
+    """With --xsp-disable counts are those of a real profile, but no budget is checked and nothing
+    is saved.
+    """
     pytester.makepyfile(
         HEAD
         + """
@@ -312,8 +367,12 @@ def test_it(xsp):
     assert not (pytester.path / ".xsp").exists()
 
 
-def test_markdown_and_html_tell_the_same(pytester: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both files have the states and messages, names escaped; Markdown goes to GitHub's job summary by default."""
+def test_markdown_and_html_tell_the_same(
+    pytester: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both files have the states and messages, names escaped; Markdown goes to GitHub's job summary
+    by default.
+    """
     pytester.makepyfile(
         HEAD
         + """
@@ -325,7 +384,10 @@ def test_it(xsp, name):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pytester.path / "step.md"))
     (pytester.path / "step.md").write_text("before\n")
     run("--xsp-md", "--xsp-html=out/report.html").assert_outcomes(failed=1)
-    markdown, html = (pytester.path / "step.md").read_text(), (pytester.path / "out" / "report.html").read_text()
+    markdown, html = (
+        (pytester.path / "step.md").read_text(),
+        (pytester.path / "out" / "report.html").read_text(),
+    )
     assert markdown.startswith("before\n### xsp: 1 new, 1 failed\n")
     assert "| `" in markdown
     assert "test_it[<b>\\|</b>]` | new, failed |" in markdown
@@ -334,8 +396,12 @@ def test_it(xsp, name):
     assert all("over the budget of 0" in text for text in (markdown, html))
 
 
-def test_names_of_parametrised_tests_are_safe_and_unique(pytester: pytest.Pytester, run: Run) -> None:
-    """Any parameter gives a file of its own; a second measurement of a test and a named one do too."""
+def test_names_of_parametrised_tests_are_safe_and_unique(
+    pytester: pytest.Pytester, run: Run
+) -> None:
+    """Any parameter gives a file of its own; a second measurement of a test and a named one
+    do too.
+    """
     pytester.makepyfile(
         HEAD.replace("iterations=8", "iterations=1")
         + """
@@ -358,9 +424,13 @@ def test_two(xsp):
 
 
 def test_files_of_baselines_are_unique_and_short_enough() -> None:
-    """Folders that differ in replaced characters only have files of their own; no name is over 255 bytes."""
+    """Folders that differ in replaced characters only have files of their own; no name is over 255
+    bytes.
+    """
     folders = ["a b", "a-b", "a*b", "a_b"]
-    assert len({path_of(f"{folder}/test_it.py", ("test_it",), "") for folder in folders}) == len(folders)
+    assert len({path_of(f"{folder}/test_it.py", ("test_it",), "") for folder in folders}) == len(
+        folders
+    )
     long = path_of("tests/test_it.py", ("test_" + "測" * 110,), "")
     assert len(long.name.encode()) < 200
     assert long != path_of("tests/test_it.py", ("test_" + "測" * 111,), "")
@@ -394,14 +464,22 @@ def test_backticks_do_not_end_code_in_markdown() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--xsp-compare=release"], "no baseline 'release' in *: there are none; make it with --xsp-save=release"),
+        (
+            ["--xsp-compare=release"],
+            "no baseline 'release' in *: there are none; make it with --xsp-save=release",
+        ),
         (["--xsp-fail=slow"], "--xsp-fail='slow' is not known; there are slowdown:5%, *"),
-        (["--xsp-fail=slowdown:-3%"], "--xsp-fail=slowdown:-3% cannot be: a share over 0, such as slowdown:5%"),
+        (
+            ["--xsp-fail=slowdown:-3%"],
+            "--xsp-fail=slowdown:-3% cannot be: a share over 0, such as slowdown:5%",
+        ),
         (["--xsp-save", "tests/test_a.py"], "*cannot be a baseline's name*write --xsp-save=NAME*"),
         (["--xsp-update", "--xsp-save"], "--xsp-update and --xsp-save exclude each other*"),
     ],
 )
-def test_wrong_options_are_refused_before_anything_runs(run: Run, options: list[str], says: str) -> None:
+def test_wrong_options_are_refused_before_anything_runs(
+    run: Run, options: list[str], says: str
+) -> None:
     """The message gives the value, the rule and the way out."""
     result = run(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -417,7 +495,9 @@ def test_wrong_options_are_refused_before_anything_runs(run: Run, options: list[
         ("metric='gpu'", "metric='gpu' is not known; there are latency, device"),
     ],
 )
-def test_wrong_markers_are_errors(pytester: pytest.Pytester, run: Run, marker: str, says: str) -> None:
+def test_wrong_markers_are_errors(
+    pytester: pytest.Pytester, run: Run, marker: str, says: str
+) -> None:
     """A misspelt option is an error of the test, not a budget that nobody checks."""
     pytester.makepyfile(f"import pytest\n@pytest.mark.xsp({marker})\ndef test_it(xsp): pass")
     result = run()
@@ -429,7 +509,9 @@ def in_a_process(folder: Path, *options: str) -> str:
     """Output of a test run of its own, which must end well."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", *PLUGIN, *options]
-    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=120)
+    finished = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=environment, timeout=120
+    )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout
 
@@ -443,7 +525,9 @@ def test_collecting_measures_nothing_and_imports_no_torch(pytester: pytest.Pytes
 
 
 def test_works_with_xdist_and_beside_pytest_benchmark(pytester: pytest.Pytester) -> None:
-    """Two workers measure one after the other; every outcome is in the one summary, every baseline saved once."""
+    """Two workers measure one after the other; every outcome is in the one summary, every baseline
+    saved once.
+    """
     pytest.importorskip("xdist")
     pytest.importorskip("pytest_benchmark")
     pytester.makepyfile(
@@ -463,7 +547,9 @@ def test_beside(benchmark):
 """
     )
     beside = ("-p", "xdist.plugin", "-p", "pytest_benchmark.plugin")
-    out = in_a_process(pytester.path, *beside, "-n2", "--dist=load", "--xsp-save", "--xsp-md=out.md")
+    out = in_a_process(
+        pytester.path, *beside, "-n2", "--dist=load", "--xsp-save", "--xsp-md=out.md"
+    )
     assert "5 passed" in out
     stretches = sorted(json.loads((pytester.path / f"{n}.json").read_text()) for n in (1, 2, 3, 4))
     assert len({pid for pid, *_ in stretches}) == 2
@@ -489,30 +575,56 @@ def test_what_the_manual_and_the_workflows_say_exists(run: Run) -> None:
 
 
 def test_the_key_of_a_gpu_has_what_its_times_depend_on() -> None:
-    """Another driver, CUDA, torch or power limit is another machine; other facts of the environment are not."""
+    """Another driver, CUDA, torch or power limit is another machine; other facts of the environment
+    are not.
+    """
     facts = {
-        "gpu": "NVIDIA H100 80GB HBM3", "driver": "580.159.04", "cuda": "13.0", "torch": "2.11.0+cu130",
-        "power_limit_w": 700.0, "cpu": "a CPU", "torch_threads": 16,
-    }  # fmt: skip
+        "gpu": "NVIDIA H100 80GB HBM3",
+        "driver": "580.159.04",
+        "cuda": "13.0",
+        "torch": "2.11.0+cu130",
+        "power_limit_w": 700.0,
+        "cpu": "a CPU",
+        "torch_threads": 16,
+    }
     folder = machine_folder(machine_of(facts))
     assert folder == "NVIDIA-H100-80GB-HBM3_driver-580.159.04_cuda-13.0_torch-2.11.0+cu130_700W"
-    others = [{"driver": "1"}, {"cuda": "12.8"}, {"torch": "2.14.1"}, {"power_limit_w": 350.0}, {"gpu": None}]
-    assert len({folder, *(machine_folder(machine_of(facts | other)) for other in others)}) == 1 + len(others)
+    others = [
+        {"driver": "1"},
+        {"cuda": "12.8"},
+        {"torch": "2.14.1"},
+        {"power_limit_w": 350.0},
+        {"gpu": None},
+    ]
+    assert len(
+        {folder, *(machine_folder(machine_of(facts | other)) for other in others)}
+    ) == 1 + len(others)
     assert machine_folder(machine_of(facts | {"cpu": "another", "torch_threads": 4})) == folder
 
 
 def test_budgets_on_an_h100_name_layers_and_kernels() -> None:
-    """On captures of an H100 each budget reads what the profile has, and what breaks it is named."""
+    """On captures of an H100 each budget reads what the profile has, and what breaks it
+    is named.
+    """
     captures = Path(__file__).parent.parent / "examples" / "captures"
     resnet, step = (xsp.load(captures / f"h100_{name}.xsp") for name in ("resnet50", "train_step"))
     limits = parsed(
-        {"kernels": 300, "library_calls": 55, "synchronizations": 0, "gpu_idle_share": 0.5, "dram_bytes": 1}
+        {
+            "kernels": 300,
+            "library_calls": 55,
+            "synchronizations": 0,
+            "gpu_idle_share": 0.5,
+            "dram_bytes": 1,
+        }
     )
     found = {each.name: each for each in checked(resnet, limits, {})}
     assert {name: each.state for name, each in found.items()} == {
-        "kernels": "broken", "library_calls": "kept", "synchronizations": "kept", "gpu_idle_share": "broken",
+        "kernels": "broken",
+        "library_calls": "kept",
+        "synchronizations": "kept",
+        "gpu_idle_share": "broken",
         "dram_bytes": "unchecked",
-    }  # fmt: skip
+    }
     assert found["kernels"].message.startswith(
         "kernels is 354, over the budget of 300 (+18.0%); most of it in\n    conv1 "
     )
@@ -521,4 +633,9 @@ def test_budgets_on_an_h100_name_layers_and_kernels() -> None:
     assert breaks.state == "unchecked"
     assert "another profiler of Python calls is active" in breaks.message
     [waits] = checked(step, {"synchronizations": 0.0}, {})
-    assert waits.message.splitlines()[1].split() == ["step::item", "1", "100.0%", "cudaStreamSynchronize"]
+    assert waits.message.splitlines()[1].split() == [
+        "step::item",
+        "1",
+        "100.0%",
+        "cudaStreamSynchronize",
+    ]

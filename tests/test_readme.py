@@ -65,7 +65,12 @@ def test_capture_format_snippet_runs(clone: Path, capsys: pytest.CaptureFixture[
 def test_commands_work(command: list[str], clone: Path) -> None:
     """Every xsp command of the README ends well and prints something."""
     finished = subprocess.run(
-        [sys.executable, "-m", "xsp", *command[1:]], check=False, capture_output=True, text=True, timeout=240, cwd=clone
+        [sys.executable, "-m", "xsp", *command[1:]],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=clone,
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout
@@ -76,15 +81,22 @@ def overhead_table(results: dict[str, Any]) -> str:
     rows = []
     for name, program in results["programs"].items():
         latency, half = program["unprofiled_ms"]
-        ratios = [f"{program[one]['ratio']:.3f} ± {program[one]['half_width_95']:.3f}" for one in CONDITIONS]
+        ratios = [
+            f"{program[one]['ratio']:.3f} ± {program[one]['half_width_95']:.3f}"
+            for one in CONDITIONS
+        ]
         rows.append([name, f"{latency:.1f} ± {half:.1f}", *ratios])
     return table_rows(rows)
 
 
 def test_slow_down_is_the_measured_one() -> None:
-    """The README's table of slow-downs is that of the committed results, rounded; machine and rounds are named."""
+    """The README's table of slow-downs is that of the committed results, rounded; machine and
+    rounds are named.
+    """
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert overhead_table(results) in README, f"put these rows into README.md:\n{overhead_table(results)}"
+    assert overhead_table(results) in README, (
+        f"put these rows into README.md:\n{overhead_table(results)}"
+    )
     for fact in (
         results["environment"]["gpu"],
         f"torch {results['environment']['torch']}",

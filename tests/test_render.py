@@ -28,7 +28,9 @@ def _row(text: str, name: str) -> str:
 
 
 def test_text_states_latency_busy_time_and_counts() -> None:
-    """The header gives latency with its interval, GPU-busy time with its share, and what one run executes."""
+    """The header gives latency with its interval, GPU-busy time with its share, and what one run
+    executes.
+    """
     text = profile_text(gpu_profile(), width=100)
     assert re.search(r"latency +1\.000 ms ±0\.\d+ unprofiled.*3 rounds", text)
     assert "0.560 ms, 56.0% of the latency" in text
@@ -60,7 +62,9 @@ def test_text_is_deterministic() -> None:
 
 
 def test_unknown_values_are_dashes() -> None:
-    """Without kernels, device time and kernel counts are dashes, not 0 or nan, and the share says it is host time."""
+    """Without kernels, device time and kernel counts are dashes, not 0 or nan, and the share says
+    it is host time.
+    """
     text = profile_text(profile_without("KERNEL", "no GPU here: get one"), width=100)
     assert re.fullmatch(r"Net +model +1 +0\.900.* – +\d+\.\d% .* –", _row(text, "Net   "))
     assert "nan" not in text
@@ -95,7 +99,9 @@ def test_many_rows_are_folded_and_counted() -> None:
 
 
 def test_depth_limits_nesting() -> None:
-    """With depth 1 only the model and what is directly below it are shown, with their hidden children counted."""
+    """With depth 1 only the model and what is directly below it are shown, with their hidden
+    children counted.
+    """
     text = profile_text(gpu_profile(), width=100, depth=1)
     assert "block … 2 more" in text
     assert not [line for line in text.splitlines() if line.strip().startswith("conv")]
@@ -112,8 +118,12 @@ def _trees(draw: st.DrawFn) -> tuple[list[int], list[float]]:
 # A busy machine is no failure.
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_trees(), st.integers(1, 30))
-def test_folding_keeps_the_limit_and_loses_nothing(tree: tuple[list[int], list[float]], limit: int) -> None:
-    """Every row is shown once, or counted among the hidden children of the nearest line above; lines keep the limit."""
+def test_folding_keeps_the_limit_and_loses_nothing(
+    tree: tuple[list[int], list[float]], limit: int
+) -> None:
+    """Every row is shown once, or counted among the hidden children of the nearest line above;
+    lines keep the limit.
+    """
     parents, shares = tree
     lines = folded(parents, shares, limit)
     assert len(lines) <= limit
@@ -170,7 +180,9 @@ class _Page(HTMLParser):
 
 def test_html_is_well_formed_and_escapes_names() -> None:
     """Names that contain markup are shown, not executed; the only script is xsp's own."""
-    page = _Page(profile_html(gpu_profile(name="<script>alert(1)</script>", warnings=["<img src=x>"])))
+    page = _Page(
+        profile_html(gpu_profile(name="<script>alert(1)</script>", warnings=["<img src=x>"]))
+    )
     assert page.tags.count("script") == 1
     assert page.tags.count("style") == 1
     assert "img" not in page.tags
@@ -206,11 +218,26 @@ def test_html_rows_are_limited() -> None:
 def test_html_folds_in_a_browser(tmp_path: Path) -> None:
     """In a browser the scripts of two profiles in one page both run, and fold what is small."""
     page = tmp_path / "page.html"
-    page.write_text(f"<!doctype html><meta charset=utf-8>{gpu_profile()._repr_html_()}{wide_profile(80)._repr_html_()}")
-    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    page.write_text(
+        "<!doctype html><meta "
+        f"charset=utf-8>{gpu_profile()._repr_html_()}{wide_profile(80)._repr_html_()}"
+    )
+    options = (
+        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+        "--disable-sync"
+    )
     dumped = subprocess.run(
-        ["chromium", *options.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
+        [
+            "chromium",
+            *options.split(),
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
     assert dumped.count("xsp-profile xsp-live") == 2
     assert 'aria-expanded="true"' in dumped

@@ -29,10 +29,24 @@ from xsp.analysis.correction.latencies import Latencies
 from xsp.analysis.correction.replay import ReplayedTimeline, replay
 from xsp.analysis.correction.timeline import ApiKind, Timeline
 from xsp.errors import TracingError, XspError
-from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, SYNCHRONIZATIONS, Level, empty
+from xsp.types import (
+    API_CALLS,
+    DEVICE_ACTIVITY,
+    LAYER_EVENTS,
+    LIBRARY_EVENTS,
+    SYNCHRONIZATIONS,
+    Level,
+    empty,
+)
 
 COSTS = Costs(
-    layer_ns=5200, functional_ns=3400, backward_ns=4100, library_ns=120, launch_ns=1800, api_ns=600, kernel_ns=1000
+    layer_ns=5200,
+    functional_ns=3400,
+    backward_ns=4100,
+    library_ns=120,
+    launch_ns=1800,
+    api_ns=600,
+    kernel_ns=1000,
 )
 LAYER_KINDS = (EventKind.LAYER, EventKind.FUNCTIONAL, EventKind.BACKWARD)
 UNTRACED = frozenset({Level.MODEL})
@@ -64,25 +78,35 @@ def block(streams: tuple[int, ...], size: int = 12) -> st.SearchStrategy[tuple[o
     inner = st.lists(single(streams), max_size=4).map(tuple)
     library = inner.map(lambda body: Call(Level.LIBRARY, body))
     layer_body = st.lists(st.one_of(single(streams), library), max_size=4).map(tuple)
-    layer = st.builds(lambda body, kind: Call(Level.LAYER, body, kind), layer_body, st.sampled_from(LAYER_KINDS))
+    layer = st.builds(
+        lambda body, kind: Call(Level.LAYER, body, kind), layer_body, st.sampled_from(LAYER_KINDS)
+    )
     return st.lists(st.one_of(single(streams), layer, layer), max_size=size).map(tuple)
 
 
 @st.composite
 def programs(draw: st.DrawFn) -> tuple[object, ...]:
-    """Streams 1 and 2 on the main thread, 3 and 4 on a second thread that runs beside it, between two syncs or not."""
+    """Streams 1 and 2 on the main thread, 3 and 4 on a second thread that runs beside it, between
+    two syncs or not.
+    """
     before, beside, other, after = (draw(block(s)) for s in ((1, 2), (1, 2), (3, 4), (1, 2)))
     if not draw(st.booleans()):
         return (*before, Synchronize(), *after)
     return (*before, Spawn(8, (Work(10), *other)), *beside, Join(8), Work(5), Synchronize(), *after)
 
 
-def assert_equals_untraced(replayed: ReplayedTimeline, traced: Simulation, truth: Simulation) -> None:
+def assert_equals_untraced(
+    replayed: ReplayedTimeline, traced: Simulation, truth: Simulation
+) -> None:
     assert replayed.latency_ns == truth.latency_ns
     assert replayed.host_latency_ns == truth.host_end_ns - truth.start_ns
     # Each stream is used by one thread, so that its operations come in the same order in both runs.
-    order, mine = (sorted(range(len(run.ops)), key=lambda i: run.ops[i].stream) for run in (truth, traced))
-    np.testing.assert_array_equal(replayed.device_start_ns[mine], [truth.ops[i].start for i in order])
+    order, mine = (
+        sorted(range(len(run.ops)), key=lambda i: run.ops[i].stream) for run in (truth, traced)
+    )
+    np.testing.assert_array_equal(
+        replayed.device_start_ns[mine], [truth.ops[i].start for i in order]
+    )
     np.testing.assert_array_equal(replayed.device_end_ns[mine], [truth.ops[i].end for i in order])
     for thread in {name for name, _ in truth.stamps}:
         stamps = [[at for name, at in run.stamps if name == thread] for run in (traced, truth)]
@@ -92,8 +116,12 @@ def assert_equals_untraced(replayed: ReplayedTimeline, traced: Simulation, truth
 @settings(max_examples=40)
 @given(programs(), st.integers(0, 2**16))
 def test_zero_costs_reproduce_the_recording_exactly(program: tuple[object, ...], seed: int) -> None:
-    """With nothing to take out, every stamp and every operation stays where it was recorded, however noisy the run."""
-    run = Simulation(program, COSTS, noise=lognormal(seed, 0.5), price_noise=lognormal(seed + 1, 0.5))
+    """With nothing to take out, every stamp and every operation stays where it was recorded,
+    however noisy the run.
+    """
+    run = Simulation(
+        program, COSTS, noise=lognormal(seed, 0.5), price_noise=lognormal(seed + 1, 0.5)
+    )
     for records in (True, False):
         assert_equals_untraced(replay(run.timeline(with_records=records), Costs()), run, run)
 
@@ -101,7 +129,9 @@ def test_zero_costs_reproduce_the_recording_exactly(program: tuple[object, ...],
 @settings(max_examples=70)
 @given(programs())
 def test_exact_costs_give_the_untraced_run_exactly(program: tuple[object, ...]) -> None:
-    """With the true costs the replayed timeline is the untraced one to the ns: streams, events, waits, threads."""
+    """With the true costs the replayed timeline is the untraced one to the ns: streams, events,
+    waits, threads.
+    """
     traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
     replayed = replay(traced.timeline(), COSTS, Machine().latencies())
     assert_equals_untraced(replayed, traced, truth)
@@ -114,25 +144,41 @@ def layers(number: int, kernel_ns: int) -> tuple[object, ...]:
 
 
 def backward(number: int) -> tuple[object, ...]:
-    """Forward on the main thread, then the same again on a second one while the main thread waits for it."""
-    return (*layers(number, 40_000), Work(4_000), Spawn(8, layers(number, 40_000)), Join(8), Work(6_000))
+    """Forward on the main thread, then the same again on a second one while the main thread waits
+    for it.
+    """
+    return (
+        *layers(number, 40_000),
+        Work(4_000),
+        Spawn(8, layers(number, 40_000)),
+        Join(8),
+        Work(6_000),
+    )
 
 
 def plainly_subtracted(run: Simulation) -> float:
-    paid = len(run.layers) * COSTS.layer_ns + len(run.library) * COSTS.library_ns + len(run.ops) * COSTS.launch_ns
+    paid = (
+        len(run.layers) * COSTS.layer_ns
+        + len(run.library) * COSTS.library_ns
+        + len(run.ops) * COSTS.launch_ns
+    )
     return run.latency_ns - paid - len(run.ops) * COSTS.kernel_ns
 
 
 @pytest.mark.parametrize("kernel_ns", [3_000, 25_000, 150_000])
 def test_latencies_learnt_from_the_run_itself_suffice(kernel_ns: int) -> None:
-    """Host-bound, mixed and GPU-bound models come out exactly without being told the machine's latencies."""
+    """Host-bound, mixed and GPU-bound models come out exactly without being told the machine's
+    latencies.
+    """
     program = (*layers(20, kernel_ns), *layers(20, 2 * kernel_ns))
     traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
     assert_equals_untraced(replay(traced.timeline(), COSTS), traced, truth)
 
 
 def test_plain_subtraction_is_wrong_where_the_replay_is_right() -> None:
-    """On a GPU-bound model host costs hide behind the queue, and subtracting them removes what was never there."""
+    """On a GPU-bound model host costs hide behind the queue, and subtracting them removes what was
+    never there.
+    """
     program = layers(40, 150_000)
     traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
     assert plainly_subtracted(traced) / truth.latency_ns - 1 < -0.03
@@ -141,7 +187,9 @@ def test_plain_subtraction_is_wrong_where_the_replay_is_right() -> None:
 
 @pytest.mark.parametrize("kernel_ns", [3_000, 25_000, 150_000])
 def test_noisy_costs_and_latencies_leave_no_bias(kernel_ns: int) -> None:
-    """With costs and latencies that vary by 30 %, mean costs bring the mean latency back to within 1 %."""
+    """With costs and latencies that vary by 30 %, mean costs bring the mean latency back to within
+    1 %.
+    """
     ratios = []
     for seed in range(40):
         jitter = [lognormal(4 * seed + i, 0.3) for i in range(4)]
@@ -153,7 +201,9 @@ def test_noisy_costs_and_latencies_leave_no_bias(kernel_ns: int) -> None:
 
 
 def test_a_thread_that_the_main_thread_waits_for_needs_no_handoffs() -> None:
-    """Backward on the autograd thread continues the main thread's clock, so its cost comes out without being told."""
+    """Backward on the autograd thread continues the main thread's clock, so its cost comes out
+    without being told.
+    """
     traced, truth = Simulation(backward(10), COSTS), Simulation(backward(10), levels=UNTRACED)
     run = traced.timeline(with_handoffs=False)
     assert set(run.clocks.values()) == {0}
@@ -161,14 +211,17 @@ def test_a_thread_that_the_main_thread_waits_for_needs_no_handoffs() -> None:
 
 
 def test_threads_that_work_side_by_side_get_their_own_clock() -> None:
-    """Calls that overlap the main thread's are another host's worth of time: their cost is not the main thread's."""
+    """Calls that overlap the main thread's are another host's worth of time: their cost is not the
+    main thread's.
+    """
     program = (Spawn(8, layers(10, 3_000)), *layers(10, 3_000), Join(8))
     run = Simulation(program, COSTS).timeline(with_handoffs=False)
     assert sorted(run.clocks.values()) == [0, 1]
 
 
 def test_layers_on_threads_side_by_side_are_not_charged_to_each_other() -> None:
-    """Where only layers are traced, a layer of another thread that outlasts one of the main thread's shows that both
+    """Where only layers are traced, a layer of another thread that outlasts one of the main
+    thread's shows that both
     work: the replay takes the main thread's own cost out and no more.
     """
     layer = (Call(Level.LAYER, (Work(20_000),)),)
@@ -180,15 +233,33 @@ def test_layers_on_threads_side_by_side_are_not_charged_to_each_other() -> None:
 
 
 def test_threads_beside_each_other_while_the_main_thread_waits_are_told_apart() -> None:
-    """Of two threads that the main thread waits for, one continues its clock, and the other's cost is not added."""
-    program = (Work(1_000), Spawn(8, layers(10, 3_000)), Spawn(9, layers(10, 3_000)), Join(8), Join(9), Work(1_000))
+    """Of two threads that the main thread waits for, one continues its clock, and the other's cost
+    is not added.
+    """
+    program = (
+        Work(1_000),
+        Spawn(8, layers(10, 3_000)),
+        Spawn(9, layers(10, 3_000)),
+        Join(8),
+        Join(9),
+        Work(1_000),
+    )
     run = Simulation(program, COSTS).timeline(with_handoffs=False)
     assert run.clocks == {MAIN: 0, 8: 0, 9: 1}
 
 
 def test_event_waits_are_found_without_event_records() -> None:
-    """Without records of events a waiting operation is taken to wait for what ended last before it started."""
-    pair = (Launch(1, 60_000), Record(1, 5), StreamWait(2, 5), Launch(2, 40_000), Record(2, 6), StreamWait(1, 6))
+    """Without records of events a waiting operation is taken to wait for what ended last before it
+    started.
+    """
+    pair = (
+        Launch(1, 60_000),
+        Record(1, 5),
+        StreamWait(2, 5),
+        Launch(2, 40_000),
+        Record(2, 6),
+        StreamWait(1, 6),
+    )
     program = (*layers(4, 30_000), *pair * 10)
     traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
     replayed = replay(traced.timeline(with_records=False), COSTS, Machine().latencies())
@@ -196,15 +267,21 @@ def test_event_waits_are_found_without_event_records() -> None:
 
 
 def test_a_copy_that_returned_early_is_not_waited_for() -> None:
-    """A copy call marked as blocking that came back while the copy still ran leaves the host clock alone."""
+    """A copy call marked as blocking that came back while the copy still ran leaves the host clock
+    alone.
+    """
     program = (*layers(4, 3_000), Launch(1, 300_000, 1), *layers(4, 3_000))
     traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
-    traced.api = [(*row[:4], row[4] | ApiKind.WAIT if row[1] == 5 else row[4]) for row in traced.api]
+    traced.api = [
+        (*row[:4], row[4] | ApiKind.WAIT if row[1] == 5 else row[4]) for row in traced.api
+    ]
     assert_equals_untraced(replay(traced.timeline(), COSTS, Machine().latencies()), traced, truth)
 
 
 def test_what_one_run_does_not_show_is_learnt_from_others() -> None:
-    """A run whose synchronise found nothing to wait for takes its wake-up latency from runs that did wait."""
+    """A run whose synchronise found nothing to wait for takes its wake-up latency from runs that
+    did wait.
+    """
     program = layers(10, 8_000)
     traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
     slow = Simulation(layers(10, 60_000), COSTS)
@@ -214,7 +291,9 @@ def test_what_one_run_does_not_show_is_learnt_from_others() -> None:
 
 
 def test_a_price_slightly_too_high_takes_slightly_too_much_out() -> None:
-    """What is paid before the first stamp, and before the first one after a wait, is taken out whatever the price."""
+    """What is paid before the first stamp, and before the first one after a wait, is taken out
+    whatever the price.
+    """
     program = (*layers(4, 3_000), Synchronize(), *layers(4, 3_000))
     traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
     dearer = replace(COSTS, layer_ns=COSTS.layer_ns + 100)
@@ -231,7 +310,9 @@ def test_time_never_runs_backwards() -> None:
 
 
 def test_operations_without_a_launch_record_are_counted() -> None:
-    """A lost launch is said in the notes, and its operation keeps its place on the main thread's clock."""
+    """A lost launch is said in the notes, and its operation keeps its place on the main thread's
+    clock.
+    """
     run = Simulation(layers(5, 3_000), COSTS)
     run.api = [row for row in run.api if row[1] != 3]
     timeline = run.timeline()
@@ -249,7 +330,9 @@ def test_a_run_without_a_gpu_is_replayed() -> None:
 def test_errors_say_what_was_wrong() -> None:
     """A thread that is not in the run and stamps out of order are refused with their values."""
     run = Simulation(layers(2, 3_000), COSTS)
-    with pytest.raises(XspError, match=r"thread 99 recorded nothing in this run; threads that did: \[7\]"):
+    with pytest.raises(
+        XspError, match=r"thread 99 recorded nothing in this run; threads that did: \[7\]"
+    ):
         replay(run.timeline(), Costs()).host(99, [run.start_ns])
     run.host_end_ns = run.start_ns - 1
     with pytest.raises(TracingError, match="must be in order"):
@@ -285,7 +368,9 @@ def many_kernels(kernels: int, waits: int) -> Timeline:
 
 
 def test_a_million_kernels_replay_in_seconds() -> None:
-    """No Python loop runs over kernels; the bound is loose so that a busy machine does not break it."""
+    """No Python loop runs over kernels; the bound is loose so that a busy machine does not break
+    it.
+    """
     run = many_kernels(1_000_000, 100)
     begun = time.perf_counter()
     replayed = replay(run, COSTS)

@@ -31,7 +31,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the site, served on loopback."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    built = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    built = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
     assert built.returncode == 0, built.stderr
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -63,18 +65,25 @@ def opened(tab: Tab, address: str) -> Tab:
 
 @pytest.mark.parametrize("page", ["index.html", "columns.html", "reference.html"])
 def test_page_loads_only_the_site(tab: Tab, site: str, page: str) -> None:
-    """A page asks nobody but the server it came from, has no broken pictures, and writes no errors to the console."""
+    """A page asks nobody but the server it came from, has no broken pictures, and writes no errors
+    to the console.
+    """
     opened(tab, site + page)
-    elsewhere = [address for address in tab.requests if not address.startswith((site, "data:", "blob:"))]
+    elsewhere = [
+        address for address in tab.requests if not address.startswith((site, "data:", "blob:"))
+    ]
     assert elsewhere == []
     assert tab.errors == []
-    assert tab.evaluate("Array.from(document.images).every((image) => !image.complete || image.naturalWidth > 0)")
+    assert tab.evaluate(
+        "Array.from(document.images).every((image) => !image.complete || image.naturalWidth > 0)"
+    )
 
 
 def test_pictures_follow_the_theme(tab: Tab, site: str) -> None:
     """The page and its pictures are dark where the system is, and change with it."""
     shown = (
-        "Array.from(document.images).filter((each) => each.offsetParent).map((each) => each.src.split(/[/#]/).at(-2))"
+        "Array.from(document.images).filter((each) => each.offsetParent).map((each) => "
+        "each.src.split(/[/#]/).at(-2))"
     )
     opened(tab, site + "index.html")
     for dark, look in ((True, "dark"), (False, "light")):
@@ -94,17 +103,26 @@ def test_search_finds_columns(tab: Tab, site: str) -> None:
             for (const kind of ["input", "keyup"]) input.dispatchEvent(new Event(kind, {bubbles: true}));
         })()"""
     )
-    tab.wait("document.querySelector('.md-search-result__list')?.textContent.includes('What the columns mean')")
+    tab.wait(
+        "document.querySelector('.md-search-result__list')?.textContent.includes('What the columns "
+        "mean')"
+    )
 
 
 def test_reference_has_the_public_names(site: str) -> None:
-    """Every public function and class, and every member of a profile, is in the reference with its docstring."""
+    """Every public function and class, and every member of a profile, is in the reference with its
+    docstring.
+    """
     import urllib.request
 
     import xsp
 
     text = urllib.request.urlopen(site + "reference.html").read().decode()
     names = [f"xsp.{name}" for name in xsp.__all__ if not name.endswith("Error")]
-    names += [f"xsp.Profile.{name}" for name in dir(xsp.Profile) if not name.startswith("_") and name != "fill"]
+    names += [
+        f"xsp.Profile.{name}"
+        for name in dir(xsp.Profile)
+        if not name.startswith("_") and name != "fill"
+    ]
     names += [f"xsp.analysis.{name}" for name in xsp.analysis.__all__]
     assert [name for name in names if f'id="{name}"' not in text] == []

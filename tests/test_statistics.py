@@ -21,7 +21,9 @@ Intervals = list[tuple[int, int, int]]
 
 @given(st.lists(st.floats(1, 1e9), min_size=2, max_size=60))
 def test_trimmed_mean_is_scipys_and_its_interval_that_of_yuens_test(samples: list[float]) -> None:
-    """The mean is scipy's, and a value just outside the interval is what scipy's trimmed t test rejects at 5 %."""
+    """The mean is scipy's, and a value just outside the interval is what scipy's trimmed t test
+    rejects at 5 %.
+    """
     mean, half = trimmed(samples)
     np.testing.assert_allclose(mean, stats.trim_mean(samples, TRIM), rtol=1e-12)
     if half < 1e-6 * mean:
@@ -60,8 +62,8 @@ def test_outliers_do_not_move_the_summary() -> None:
 
 @pytest.mark.parametrize("rounds", [2, 3, 4, 5, 6, 9, 10, 14, 15, 30])
 def test_interval_covers_the_truth_as_often_as_it_says(rounds: int) -> None:
-    """Over 20,000 simulated profiles the 95 % interval holds the true latency in 93 to 96 of 100, for any number of
-    rounds.
+    """Over 20,000 simulated profiles the 95 % interval holds the true latency in 93 to 96 of 100,
+    for any number of rounds.
     """
     samples = np.random.default_rng(1).normal(1000, 30, size=(rounds, 20_000))
     mean, half = trimmed(samples)
@@ -70,7 +72,9 @@ def test_interval_covers_the_truth_as_often_as_it_says(rounds: int) -> None:
 
 @st.composite
 def laminar(draw: st.DrawFn) -> Intervals:
-    """Nested or disjoint intervals with distinct ends on up to three threads, as calls are: (thread, start, end)."""
+    """Nested or disjoint intervals with distinct ends on up to three threads, as calls are:
+    (thread, start, end).
+    """
     found: Intervals = []
     for thread in range(draw(st.integers(1, 3))):
         now, opened = 0, []
@@ -92,7 +96,10 @@ def columns(intervals: Intervals) -> list[npt.NDArray[np.int64]]:
 
 
 @settings(max_examples=200)
-@given(laminar(), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 80), st.integers(0, 8)), max_size=20))
+@given(
+    laminar(),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 80), st.integers(0, 8)), max_size=20),
+)
 def test_innermost_is_what_brute_force_finds(outer: Intervals, asked: Intervals) -> None:
     """Of all intervals of the thread that contain the question, `innermost` gives the shortest."""
     inner = [(thread, start, start + length) for thread, start, length in asked]
@@ -105,7 +112,9 @@ def test_innermost_is_what_brute_force_finds(outer: Intervals, asked: Intervals)
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60), st.integers(0, 20)), max_size=25))
 def test_covered_time_is_what_counting_finds(rows: Intervals) -> None:
-    """The union of overlapping intervals, group by group, is the number of nanoseconds in any of them."""
+    """The union of overlapping intervals, group by group, is the number of nanoseconds in any of
+    them.
+    """
     group, start, length = columns(rows)
     found = covered_ns(group, start, start + length, 4)
     for one in range(4):
@@ -121,7 +130,9 @@ def test_matching_pairs_equal_occurrences(codes: list[int], structure: list[int]
         rows = [i for i, one in enumerate(structure) if one == code]
         nth = codes[:index].count(code)
         assert row == (rows[nth] if nth < len(rows) else -1)
-    assert list(occurrence(np.array(codes, dtype=np.int64))) == [codes[:i].count(c) for i, c in enumerate(codes)]
+    assert list(occurrence(np.array(codes, dtype=np.int64))) == [
+        codes[:i].count(c) for i, c in enumerate(codes)
+    ]
 
 
 def test_backward_nodes_match_however_often_they_run() -> None:

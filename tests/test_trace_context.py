@@ -54,7 +54,9 @@ def test_an_open_span_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("header", ["", "nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"])
-def test_invalid_traceparent_starts_a_fresh_trace(header: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_traceparent_starts_a_fresh_trace(
+    header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A TRACEPARENT that is not valid is ignored: the profile gets a valid trace of its own."""
     monkeypatch.setenv("TRACEPARENT", header)
     prof = profiled(nn.Linear(2, 2), torch.randn(1, 2))
@@ -63,7 +65,9 @@ def test_invalid_traceparent_starts_a_fresh_trace(header: str, monkeypatch: pyte
 
 
 def test_profiles_outside_a_trace_have_traces_of_their_own() -> None:
-    """Without a context every profile is a new trace with 32 hexadecimal digits, and its own span ids."""
+    """Without a context every profile is a new trace with 32 hexadecimal digits, and its own span
+    ids.
+    """
     one, other = (profiled(nn.Linear(2, 2), torch.randn(1, 2)) for _ in range(2))
     assert one.trace.trace_id != other.trace.trace_id
     assert len(one.trace.trace_id_hex) == 32
@@ -71,14 +75,18 @@ def test_profiles_outside_a_trace_have_traces_of_their_own() -> None:
 
 
 def test_span_ids_are_valid_and_parents_exist() -> None:
-    """Span ids are unique, not zero and of 64 bits; every other span's parent is a span of the same run around it."""
+    """Span ids are unique, not zero and of 64 bits; every other span's parent is a span of the same
+    run around it.
+    """
     prof = profiled(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.randn(1, 2))
     spans = prof.spans
     assert spans["span_id"].dtype == spans["parent_id"].dtype == np.uint64
     assert spans["span_id"].is_unique
     assert (spans["span_id"] > 0).all()
     children = spans[spans["level"] != "MODEL"]
-    joined = children.merge(spans, left_on="parent_id", right_on="span_id", suffixes=("", "_parent"))
+    joined = children.merge(
+        spans, left_on="parent_id", right_on="span_id", suffixes=("", "_parent")
+    )
     assert len(joined) == len(children)
     assert (joined["run"] == joined["run_parent"]).all()
     assert (joined["start_ns"] >= joined["start_ns_parent"]).all()
@@ -86,7 +94,9 @@ def test_span_ids_are_valid_and_parents_exist() -> None:
 
 
 def test_spans_the_model_opens_stay_in_the_trace() -> None:
-    """OpenTelemetry spans that user code opens inside the model belong to the trace that was open around it."""
+    """OpenTelemetry spans that user code opens inside the model belong to the trace that was open
+    around it.
+    """
     provider = TracerProvider()
     tracer = provider.get_tracer("test")
     seen: set[int] = set()

@@ -1,4 +1,6 @@
-"""The traced service: a request's span contains the profile of that request's model call, when that is asked for."""
+"""The traced service: a request's span contains the profile of that request's model call, when that
+is asked for.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def example() -> Iterator[ModuleType]:
 class Service:
     """A running service, and the spans that it exported."""
 
-    def __init__(self, example: ModuleType, exporter: InMemorySpanExporter, rate: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self, example: ModuleType, exporter: InMemorySpanExporter, rate: float = 0.0, **options: Any
+    ) -> None:
         self.exporter = exporter
         self.provider = TracerProvider(**options)
         self.provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -49,7 +53,9 @@ class Service:
 
 
 def test_header_puts_the_profile_into_the_requests_span(example: ModuleType) -> None:
-    """With the header the request's trace has the model call and its layers below it; the answer is the same."""
+    """With the header the request's trace has the model call and its layers below it; the answer is
+    the same.
+    """
     service = Service(example, InMemorySpanExporter())
     plain, profiled = service.predict(), service.predict(PROFILE)
     assert profiled.json() == plain.json()
@@ -62,15 +68,20 @@ def test_header_puts_the_profile_into_the_requests_span(example: ModuleType) -> 
     assert model.parent.span_id == request.context.span_id
     assert {"layers.0", "layers.2"} <= {span.name for span in inner}
     assert all(
-        span.resource.attributes["service.name"] == request.resource.attributes["service.name"] for span in inner
+        span.resource.attributes["service.name"] == request.resource.attributes["service.name"]
+        for span in inner
     )
 
 
 def test_callers_trace_is_continued(example: ModuleType) -> None:
     """A request that comes with a traceparent stays in that trace, its profile too."""
     service = Service(example, InMemorySpanExporter())
-    service.predict(PROFILE | {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})
-    assert {span.context.trace_id for span in service.spans()} == {0x0AF7651916CD43DD8448EB211C80319C}
+    service.predict(
+        PROFILE | {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    )
+    assert {span.context.trace_id for span in service.spans()} == {
+        0x0AF7651916CD43DD8448EB211C80319C
+    }
     assert len(service.spans()) > 2
 
 
@@ -101,8 +112,12 @@ class Broken(InMemorySpanExporter):
         return SpanExportResult.SUCCESS if len(kept) == len(spans) else SpanExportResult.FAILURE
 
 
-def test_client_never_suffers_from_a_broken_backend(example: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When spans cannot be exported the client gets its answer all the same, and the request's span has the error."""
+def test_client_never_suffers_from_a_broken_backend(
+    example: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When spans cannot be exported the client gets its answer all the same, and the request's span
+    has the error.
+    """
     monkeypatch.setattr("xsp.export.otel.delivery.FIRST_WAIT_S", 6.0)
     service = Service(example, Broken())
     assert service.predict(PROFILE).status_code == 200

@@ -12,9 +12,24 @@ from torch import nn
 import xsp
 
 COLUMNS = {
-    "depth", "level", "name", "type", "phase", "calls", "host_ms", "host_ci_ms", "device_ms", "device_ci_ms", "share",
-    "kernels", "input_shapes", "output_shapes", "path", "node", "parent",
-}  # fmt: skip
+    "depth",
+    "level",
+    "name",
+    "type",
+    "phase",
+    "calls",
+    "host_ms",
+    "host_ci_ms",
+    "device_ms",
+    "device_ci_ms",
+    "share",
+    "kernels",
+    "input_shapes",
+    "output_shapes",
+    "path",
+    "node",
+    "parent",
+}
 
 
 class Block(nn.Module):
@@ -33,7 +48,11 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.blocks, self.head = nn.Linear(4, 4), nn.Sequential(Block(), Block()), nn.Linear(4, 2)
+        self.stem, self.blocks, self.head = (
+            nn.Linear(4, 4),
+            nn.Sequential(Block(), Block()),
+            nn.Linear(4, 2),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.blocks(self.stem(x)))
@@ -47,22 +66,40 @@ def prof() -> xsp.Profile:
 
 
 def test_rows_follow_the_modules_as_they_run(prof: xsp.Profile) -> None:
-    """Rows are depth first in order of execution, each below its module, with the module's class."""
+    """Rows are depth first in order of execution, each below its module, with the
+    module's class.
+    """
     tree = prof.tree()
     assert set(tree.columns) >= COLUMNS
     assert list(tree["name"]) == [
-        "Net", "stem", "blocks",
-        "blocks.0", "blocks.0.one", "blocks.0::relu", "blocks.0.two", "blocks.0::add",
-        "blocks.1", "blocks.1.one", "blocks.1::relu", "blocks.1.two", "blocks.1::add",
+        "Net",
+        "stem",
+        "blocks",
+        "blocks.0",
+        "blocks.0.one",
+        "blocks.0::relu",
+        "blocks.0.two",
+        "blocks.0::add",
+        "blocks.1",
+        "blocks.1.one",
+        "blocks.1::relu",
+        "blocks.1.two",
+        "blocks.1::add",
         "head",
-    ]  # fmt: skip
+    ]
     assert list(tree["depth"]) == [0, 1, 1, 2, 3, 3, 3, 3, 2, 3, 3, 3, 3, 1]
     kinds = tree.set_index("name")["type"]
-    assert (kinds["blocks"], kinds["blocks.0"], kinds["blocks.0.one"]) == ("Sequential", "Block", "Linear")
+    assert (kinds["blocks"], kinds["blocks.0"], kinds["blocks.0.one"]) == (
+        "Sequential",
+        "Block",
+        "Linear",
+    )
 
 
 def test_parents_are_nodes_and_paths_their_names(prof: xsp.Profile) -> None:
-    """`parent` is the `node` of the row above in the hierarchy, and `path` joins the names on the way."""
+    """`parent` is the `node` of the row above in the hierarchy, and `path` joins the names on the
+    way.
+    """
     tree = prof.tree().set_index("node")
     assert tree.index.is_unique
     assert tree["path"].is_unique
@@ -76,14 +113,18 @@ def test_parents_are_nodes_and_paths_their_names(prof: xsp.Profile) -> None:
 
 
 def test_modules_cost_what_their_layers_cost(prof: xsp.Profile) -> None:
-    """With two rounds the mean is plain: a module's host time is the sum of its children's, at every depth."""
+    """With two rounds the mean is plain: a module's host time is the sum of its children's, at
+    every depth.
+    """
     tree = prof.tree().set_index("node")
     for node, row in tree[tree["level"] == "MODULE"].iterrows():
         assert row["host_ms"] == pytest.approx(tree.loc[tree["parent"] == node, "host_ms"].sum())
 
 
 def test_layers_take_no_more_than_the_runs_they_are_read_from(prof: xsp.Profile) -> None:
-    """In each run the layers lie in the model call, so their times add up to no more than its latency."""
+    """In each run the layers lie in the model call, so their times add up to no more than its
+    latency.
+    """
     runs = prof.runs.set_index("run")
     layers = prof.spans[prof.spans["level"] == "LAYER"].groupby("run")["duration_ns"].sum()
     assert (layers <= runs.loc[layers.index, "latency_ns"]).all()
@@ -109,7 +150,9 @@ def test_nested_layer_spans_are_not_counted_twice() -> None:
     inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
 
     def step(x: torch.Tensor) -> None:
-        torch.utils.checkpoint.checkpoint(inner, x.clone().requires_grad_(), use_reentrant=False).sum().backward()
+        torch.utils.checkpoint.checkpoint(
+            inner, x.clone().requires_grad_(), use_reentrant=False
+        ).sum().backward()
 
     measured_step = measured(step, torch.randn(2, 4))
     tree = measured_step.tree().set_index("node")

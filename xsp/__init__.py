@@ -1,6 +1,7 @@
 """xsp: an across-stack GPU profiler for PyTorch.
 
-One trace from the model call to the GPU kernel, each level's latency free of the cost of tracing the levels below.
+One trace from the model call to the GPU kernel, each level's latency free of the cost of tracing
+the levels below.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ __all__ = [
 ]
 
 
-# Measuring needs torch and opening a capture needs pandas, which take seconds to import; the pytest plugin is loaded in
-# every test run of an environment, and needs neither until a test measures something.
+# Measuring needs torch and opening a capture needs pandas, which take seconds to import; the pytest
+# plugin is loaded in every test run of an environment, and needs neither until a test measures
+# something.
 _HOME = {
     "Level": "types",
     "Profile": "profiles",

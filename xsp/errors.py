@@ -25,7 +25,9 @@ class LevelError(XspError):
 
 
 class BudgetError(XspError):
-    """A budget, or another option of a performance test, does not exist or has an impossible value."""
+    """A budget, or another option of a performance test, does not exist or has an
+    impossible value.
+    """
 
 
 class BaselineError(XspError):

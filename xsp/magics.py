@@ -1,4 +1,6 @@
-"""`%load_ext xsp`: profile a call with `%xsp model(x)`, the calls of a model in a cell with `%%xsp model`."""
+"""`%load_ext xsp`: profile a call with `%xsp model(x)`, the calls of a model in a cell with
+`%%xsp model`.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,13 @@ from xsp.profiler import profile
 from xsp.profiles import Profile
 
 _FILE = "<%xsp>"
-_USAGE = "%xsp CALL or %%xsp MODEL, with options [-o NAME] [--levels M/L/Lib/K] [--iterations N] [--budget SECONDS]"
+_USAGE = (
+    "%xsp CALL or %%xsp MODEL, with options [-o NAME] [--levels M/L/Lib/K] [--iterations N] "
+    "[--budget SECONDS]"
+)
 
-# Neither `model(x) --levels M/L` nor `-o prof model(x)` is Python, so options at the ends cannot be part of the code.
+# Neither `model(x) --levels M/L` nor `-o prof model(x)` is Python, so options at the ends cannot be
+# part of the code.
 _OPTION = r"(?P<option>-o|--levels|--iterations|--budget)(?:=|\s+)(?P<value>[-\w./]+)"
 _FIRST, _LAST = re.compile(rf"^\s*{_OPTION}(?:\s+|$)"), re.compile(rf"(?:^|\s+){_OPTION}\s*$")
 _KEYWORDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
@@ -36,7 +42,9 @@ _KEYWORDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 
 @dataclass
 class _Line:
-    """What stands behind the magic's name: code, options of `xsp.measure`, and the name to bind, if any."""
+    """What stands behind the magic's name: code, options of `xsp.measure`, and the name to bind, if
+    any.
+    """
 
     code: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -74,7 +82,9 @@ class _Line:
         try:
             return ast.parse(code, _FILE, "eval")
         except SyntaxError as error:
-            raise UsageError(f"{code!r} is not an expression ({error.msg}); usage: {_USAGE}") from None
+            raise UsageError(
+                f"{code!r} is not an expression ({error.msg}); usage: {_USAGE}"
+            ) from None
 
 
 @magics_class
@@ -83,11 +93,15 @@ class XspMagics(Magics):
 
     @needs_local_scope
     @line_cell_magic
-    def xsp(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Profile:
+    def xsp(
+        self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None
+    ) -> Profile:
         """Profile a call, or the calls of a model that a cell makes. The profile is the value.
 
-        %xsp [options] model(x)     measure the call. Its arguments are computed once; a model is left as it was.
-                                    An expression that is no call of a name is evaluated again for each run.
+        %xsp [options] model(x)     measure the call. Its arguments are computed once; a model is
+        left as it was.
+                                    An expression that is no call of a name is evaluated again for
+                                    each run.
         %%xsp [options] model       run the cell once, as inside `with xsp.profile(model):`
 
         Options, before or behind the code:
@@ -142,7 +156,9 @@ def _compiled(shell: Any, cell: str) -> CodeType:
     """A cell as IPython compiles it, with its own syntax, and with its lines in tracebacks."""
     source = shell.transform_cell(cell)
     name = shell.compile.cache(source)
-    code: CodeType = shell.compile(shell.transform_ast(shell.compile.ast_parse(source, name)), name, "exec")
+    code: CodeType = shell.compile(
+        shell.transform_ast(shell.compile.ast_parse(source, name)), name, "exec"
+    )
     return code
 
 
@@ -152,7 +168,9 @@ def _called(asked: _Line, scope: _Scope) -> Profile:
     tree = asked.expression()
     call = tree.body
     if isinstance(call, ast.Name | ast.Attribute):
-        raise UsageError(f"{asked.code.strip()!r} calls nothing; give a call, such as {asked.code.strip()}(x)")
+        raise UsageError(
+            f"{asked.code.strip()!r} calls nothing; give a call, such as {asked.code.strip()}(x)"
+        )
     if isinstance(call, ast.Call) and _is_name(call.func):
         function, args, kwargs = scope.value(_parts(call))
     else:
@@ -162,13 +180,19 @@ def _called(asked: _Line, scope: _Scope) -> Profile:
 
 
 def _is_name(tree: ast.expr) -> bool:
-    """Can the function be looked up once? That of `f(x).backward()` cannot: it comes from a call of f."""
+    """Can the function be looked up once? That of `f(x).backward()` cannot: it comes from a call of
+    f.
+    """
     return not any(isinstance(each, ast.Call) for each in ast.walk(tree))
 
 
 def _parts(call: ast.Call) -> ast.Expression:
-    """An expression for function, arguments and keywords of a call, each computed once and in Python's order."""
-    collect = ast.parse("lambda function, /, *args, **kwargs: (function, args, kwargs)", mode="eval").body
+    """An expression for function, arguments and keywords of a call, each computed once and in
+    Python's order.
+    """
+    collect = ast.parse(
+        "lambda function, /, *args, **kwargs: (function, args, kwargs)", mode="eval"
+    ).body
     return ast.Expression(ast.Call(collect, [call.func, *call.args], call.keywords))
 
 

@@ -1,4 +1,6 @@
-"""A profile, live or loaded, as users meet it: what was measured, its exports and how it is shown."""
+"""A profile, live or loaded, as users meet it: what was measured, its exports and how it
+is shown.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class Profile(ProfileData):
-    """What was measured. Tables are DataFrames; times are ns on the host's monotonic clock unless a column says ms.
+    """What was measured. Tables are DataFrames; times are ns on the host's monotonic clock unless a
+    column says ms.
 
     Each export is a module of `xsp.export`, imported when it is asked for.
     """
@@ -38,14 +41,17 @@ class Profile(ProfileData):
         """Put spans into the application's own OpenTelemetry trace; returns how many.
 
         Args:
-            tracer_provider: an SDK TracerProvider, the global one by default. Its span processors get the spans.
+            tracer_provider: an SDK TracerProvider, the global one by default. Its span processors
+                get the spans.
             levels: levels to export, such as "M/L"; all by default.
-            min_duration_ns: leave shorter spans out; what is below them hangs below the nearest span that is kept.
+            min_duration_ns: leave shorter spans out; what is below them hangs below the nearest
+                span that is kept.
             run: number of a run, "all", or None for the last run of the deepest rung.
             corrected: times of `corrected`, without the tracers' cost.
             timeout_s: how long an exporter that accepts nothing is waited for.
 
-        Raises ExportError, which says how many spans did not arrive, and LevelError for unknown levels.
+        Raises ExportError, which says how many spans did not arrive, and LevelError for unknown
+        levels.
 
         """
         from xsp.export.otel import send as otel
@@ -66,12 +72,15 @@ class Profile(ProfileData):
         run: int | str | None = None,
         corrected: bool = False,
     ) -> int:
-        """Send spans to an OTLP receiver, such as an OpenTelemetry Collector; returns how many. Needs `xsp[otlp]`.
+        """Send spans to an OTLP receiver, such as an OpenTelemetry Collector; returns how many.
+        Needs `xsp[otlp]`.
 
-        What is None is read from the `OTEL_EXPORTER_OTLP_*` variables. Other arguments are those of `emit`.
+        What is None is read from the `OTEL_EXPORTER_OTLP_*` variables. Other arguments are those of
+        `emit`.
 
         Args:
-            endpoint: such as "http://localhost:4318" (http/protobuf) or "http://localhost:4317" (grpc).
+            endpoint: such as "http://localhost:4318" (http/protobuf) or "http://localhost:4317"
+                (grpc).
             protocol: "http/protobuf", the default, or "grpc".
             headers: sent with every request, for authentication.
             timeout_s: how long a receiver that accepts nothing is waited for.
@@ -80,27 +89,42 @@ class Profile(ProfileData):
             run: see `emit`.
             corrected: see `emit`.
 
-        Raises ExportError, which says how many spans did not arrive, and LevelError for unknown levels.
+        Raises ExportError, which says how many spans did not arrive, and LevelError for unknown
+        levels.
 
         """
         from xsp.export.otel import send as otel
         from xsp.export.otel.selection import Selection
 
         selection = Selection.of(levels, min_duration_ns, run, corrected)
-        return otel.to_otlp(self, selection, endpoint=endpoint, protocol=protocol, headers=headers, timeout_s=timeout_s)
+        return otel.to_otlp(
+            self,
+            selection,
+            endpoint=endpoint,
+            protocol=protocol,
+            headers=headers,
+            timeout_s=timeout_s,
+        )
 
     def to_perfetto(
-        self, path: str | os.PathLike[str], run: int | None = None, rung: str | None = None, corrected: bool = False
+        self,
+        path: str | os.PathLike[str],
+        run: int | None = None,
+        rung: str | None = None,
+        corrected: bool = False,
     ) -> Path:
-        """Write one run as a Perfetto trace, which ui.perfetto.dev opens; compressed where the name ends in `.gz`.
+        """Write one run as a Perfetto trace, which ui.perfetto.dev opens; compressed where the name
+        ends in `.gz`.
 
         Args:
             path: the file to write, usually `*.pftrace`.
             run: number of the run (`runs`); by default the last one of `rung`.
             rung: name of a rung, such as "M/L"; the deepest by default.
-            corrected: times of `corrected`, without the tracers' cost; API calls, which have none, are left out.
+            corrected: times of `corrected`, without the tracers' cost; API calls, which have none,
+                are left out.
 
-        Raises XspError for a run or rung that is not there, and for corrected times of a run that has none.
+        Raises XspError for a run or rung that is not there, and for corrected times of a run that
+        has none.
 
         """
         from xsp.export.trace.choice import RunChoice
@@ -108,13 +132,20 @@ class Profile(ProfileData):
         from xsp.export.trace.view import view_of
 
         wanted = RunChoice(run, rung, corrected)
-        return write_perfetto(view_of(self._capture, wanted, self._corrected if corrected else None), Path(path))
+        return write_perfetto(
+            view_of(self._capture, wanted, self._corrected if corrected else None), Path(path)
+        )
 
     def to_chrome(
-        self, path: str | os.PathLike[str], run: int | None = None, rung: str | None = None, corrected: bool = False
+        self,
+        path: str | os.PathLike[str],
+        run: int | None = None,
+        rung: str | None = None,
+        corrected: bool = False,
     ) -> Path:
-        """Write one run as Chrome trace events by torch.profiler's conventions, for chrome://tracing and Holistic Trace
-        Analysis. `path` is usually `*.json.gz`; everything else is as in `to_perfetto`.
+        """Write one run as Chrome trace events by torch.profiler's conventions, for
+        chrome://tracing and Holistic Trace Analysis. `path` is usually `*.json.gz`; everything else
+        is as in `to_perfetto`.
         """
         from xsp.export.trace.choice import RunChoice
         from xsp.export.trace.chrome import write_chrome
@@ -125,7 +156,8 @@ class Profile(ProfileData):
         return write_chrome(view, Path(path), self._capture.meta)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
-        """Write a report as one page with summary, figures and tables, which opens in a browser without a network.
+        """Write a report as one page with summary, figures and tables, which opens in a browser
+        without a network.
 
         Raises XspError where the directory does not exist.
         """
@@ -149,5 +181,7 @@ class Profile(ProfileData):
 
 
 def load(path: str | os.PathLike[str]) -> Profile:
-    """Open a capture. Raises CaptureError if it is missing, damaged, no capture, or written by a newer xsp."""
+    """Open a capture. Raises CaptureError if it is missing, damaged, no capture, or written by a
+    newer xsp.
+    """
     return Profile(capture_file.load(path))

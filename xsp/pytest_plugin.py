@@ -1,7 +1,8 @@
-"""The pytest plugin: fixture and marker `xsp`, the options `--xsp-…`, and the summary. docs/pytest.md is its manual.
+"""The pytest plugin: fixture and marker `xsp`, the options `--xsp-…`, and the summary.
+docs/pytest.md is its manual.
 
-It is loaded in every test run of an environment that has xsp, so it imports nothing that takes time: torch is imported
-when a test measures something.
+It is loaded in every test run of an environment that has xsp, so it imports nothing that takes
+time: torch is imported when a test measures something.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from xsp.regression.outcome import Outcome
 from xsp.regression.plan import Plan
 
 _MARKER = (
-    "xsp(**options): options of the fixture `xsp` for this test: those of xsp.measure, such as levels='M/L'; "
-    "max_slowdown, metric ('latency' or 'device') and patience_s; budgets such as latency_ms or kernels"
+    "xsp(**options): options of the fixture `xsp` for this test: those of xsp.measure, such as "
+    "levels='M/L'; "
+    "max_slowdown, metric ('latency' or 'device') and patience_s; budgets such as latency_ms or "
+    "kernels"
 )
 _REPORTED = "xsp_outcomes"
 """The attribute of a test's report by which its outcomes travel, also from the workers of xdist."""
@@ -34,34 +37,52 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the options, all of which begin with `--xsp-`."""
     group = parser.getgroup("xsp", "xsp: performance regressions of PyTorch code")
     named: dict[str, Any] = {"nargs": "?", "const": MAIN, "default": None, "metavar": "NAME"}
-    group.addoption("--xsp-save", **named, help=f"save what is measured as baseline NAME, {MAIN!r} by default")
     group.addoption(
-        "--xsp-compare", **named, help=f"compare with baseline NAME; without this option with {MAIN!r} if there is one"
+        "--xsp-save", **named, help=f"save what is measured as baseline NAME, {MAIN!r} by default"
     )
     group.addoption(
-        "--xsp-add", **named, help="measure the same program once more for baseline NAME: how much do processes differ?"
+        "--xsp-compare",
+        **named,
+        help=f"compare with baseline NAME; without this option with {MAIN!r} if there is one",
     )
-    group.addoption("--xsp-update", action="store_true", help="compare, then accept and save what was measured")
+    group.addoption(
+        "--xsp-add",
+        **named,
+        help="measure the same program once more for baseline NAME: how much do processes differ?",
+    )
+    group.addoption(
+        "--xsp-update", action="store_true", help="compare, then accept and save what was measured"
+    )
     group.addoption(
         "--xsp-fail",
         action="append",
         default=[],
         metavar="RULES",
-        help=f"what else fails a test, with commas between: slowdown:5%%, {', '.join(RULES)}; {NOTHING!r} for none",
+        help=f"what else fails a test, with commas between: slowdown:5%%, {', '.join(RULES)}; "
+        f"{NOTHING!r} for none",
     )
-    group.addoption("--xsp-html", default=None, metavar="PATH", help="write the summary as an HTML page")
+    group.addoption(
+        "--xsp-html", default=None, metavar="PATH", help="write the summary as an HTML page"
+    )
     group.addoption(
         "--xsp-md",
         nargs="?",
         const="",
         default=None,
         metavar="PATH",
-        help="write the summary as Markdown; without PATH to $GITHUB_STEP_SUMMARY, or to xsp-summary.md",
+        help="write the summary as Markdown; without PATH to $GITHUB_STEP_SUMMARY, or to "
+        "xsp-summary.md",
     )
     group.addoption(
-        "--xsp-disable", action="store_true", help="run each target for one round: no timing, budgets or baselines"
+        "--xsp-disable",
+        action="store_true",
+        help="run each target for one round: no timing, budgets or baselines",
     )
-    parser.addini("xsp_baselines", "folder of the baselines, relative to the root folder", default=".xsp/baselines")
+    parser.addini(
+        "xsp_baselines",
+        "folder of the baselines, relative to the root folder",
+        default=".xsp/baselines",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -96,7 +117,9 @@ def _folder(config: pytest.Config) -> Path:
 def xsp(request: pytest.FixtureRequest) -> Iterator[Measurer]:
     """Measures a model or function and compares it with the baseline of this test."""
     node = request.node
-    measurer = Measurer(_name(node), _marked(node), node.config.stash[_options], _folder(node.config), _fail)
+    measurer = Measurer(
+        _name(node), _marked(node), node.config.stash[_options], _folder(node.config), _fail
+    )
     node.stash[_measurer] = measurer
     yield measurer
     if node.stash.get(_passed, False):
@@ -111,7 +134,9 @@ def _marked(node: pytest.Item) -> list[dict[str, Any]]:
     except XspError as error:
         raise pytest.UsageError(f"@pytest.mark.xsp of {node.nodeid}: {error}") from None
     if any(mark.args for mark in marks):
-        raise pytest.UsageError(f"@pytest.mark.xsp of {node.nodeid} has an option without a name; write name=value")
+        raise pytest.UsageError(
+            f"@pytest.mark.xsp of {node.nodeid} has an option without a name; write name=value"
+        )
     return [dict(mark.kwargs) for mark in marks]
 
 

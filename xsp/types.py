@@ -1,8 +1,9 @@
 """Contracts between the parts of xsp; no behaviour lives here.
 
-Times are integer nanoseconds on the host's monotonic clock (`time.perf_counter_ns`). A *thread* is the
-low 32 bits of `pthread_self()`, which is what CUPTI writes into its records and what
-`threading.get_ident()` returns on Linux; it identifies a thread within one process without a system call.
+Times are integer nanoseconds on the host's monotonic clock (`time.perf_counter_ns`). A *thread* is
+the low 32 bits of `pthread_self()`, which is what CUPTI writes into its records and what
+`threading.get_ident()` returns on Linux; it identifies a thread within one process without a system
+call.
 """
 
 from __future__ import annotations
@@ -97,16 +98,24 @@ def _schema(**columns: str) -> Schema:
 
 
 LAYER_EVENTS: Schema = _schema(thread="u4", code="i8", start_ns="i8", end_ns="i8")
-"""Timed layer calls in order of their start on each thread. `code` tells what ran, for alignment with the
-structure run; it has no meaning beyond that."""
+"""Timed layer calls in order of their start on each thread. `code` tells what ran, for alignment
+with the structure run; it has no meaning beyond that."""
 
 LIBRARY_EVENTS: Schema = _schema(
     thread="u4", symbol="u2", return_code="i4", start_ns="i8", end_ns="i8", arguments="(8,)i8"
 )
-"""Library calls. `symbol` indexes the tracer's list of symbols; `arguments` holds the kept integer arguments."""
+"""Library calls. `symbol` indexes the tracer's list of symbols; `arguments` holds the kept integer
+arguments.
+"""
 
 API_CALLS: Schema = _schema(
-    thread="u4", domain="u1", cbid="u4", correlation_id="u4", return_code="i4", start_ns="i8", end_ns="i8"
+    thread="u4",
+    domain="u1",
+    cbid="u4",
+    correlation_id="u4",
+    return_code="i4",
+    start_ns="i8",
+    end_ns="i8",
 )
 """CUDA runtime and driver API calls (`CUpti_ActivityAPI`)."""
 
@@ -127,13 +136,21 @@ DEVICE_ACTIVITY: Schema = _schema(
     bytes="i8",
     graph_node_id="u8",
 )
-"""Kernels, memory copies and sets on the GPU. `name` indexes the tracer's list of names. For copies and sets
-`bytes` is the size and the launch columns are 0; for kernels `bytes` is 0."""
+"""Kernels, memory copies and sets on the GPU. `name` indexes the tracer's list of names. For copies
+and sets `bytes` is the size and the launch columns are 0; for kernels `bytes` is 0."""
 
 SYNCHRONIZATIONS: Schema = _schema(
-    kind="u1", correlation_id="u4", context="u4", stream="u4", start_ns="i8", end_ns="i8", event_id="u4"
+    kind="u1",
+    correlation_id="u4",
+    context="u4",
+    stream="u4",
+    start_ns="i8",
+    end_ns="i8",
+    event_id="u4",
 )
-"""Host waits and stream waits (`CUpti_ActivitySynchronization2`); `kind` is `CUpti_ActivitySynchronizationType`."""
+"""Host waits and stream waits (`CUpti_ActivitySynchronization2`); `kind` is
+`CUpti_ActivitySynchronizationType`.
+"""
 
 RANGES: Schema = _schema(name="O", domain="O", thread="u4", start_ns="i8", end_ns="i8")
 """The user's own NVTX ranges, of torch.cuda.nvtx and the nvtx package."""
@@ -142,9 +159,9 @@ RANGES: Schema = _schema(name="O", domain="O", thread="u4", start_ns="i8", end_n
 class Tracer(Protocol):
     """What every level's tracer can do. The driver knows tracers only by this.
 
-    `start` and `stop` bracket any number of runs; everything outside the process's own memory that `start`
-    changes (hooks, import slots, CUPTI activity kinds) is as it was before when `stop` returns, also after an
-    exception. `collect` may be called only while stopped.
+    `start` and `stop` bracket any number of runs; everything outside the process's own memory that
+    `start` changes (hooks, import slots, CUPTI activity kinds) is as it was before when `stop`
+    returns, also after an exception. `collect` may be called only while stopped.
     """
 
     level: Level
@@ -154,7 +171,9 @@ class Tracer(Protocol):
         """Begin to record."""
 
     def new_run(self) -> None:
-        """Said while started, just before the target is executed; most tracers have nothing to do."""
+        """Said while started, just before the target is executed; most tracers have
+        nothing to do.
+        """
 
     def stop(self) -> None:
         """Stop recording and leave the program as it was found. Stopping twice is harmless."""
@@ -172,4 +191,6 @@ def empty(schema: Schema, rows: int = 0) -> Columns:
 
 
 BACKWARD_BASE = 1 << 40
-"""Layer codes from here on are autograd nodes: one row each, however often a retained graph is walked."""
+"""Layer codes from here on are autograd nodes: one row each, however often a retained graph is
+walked.
+"""

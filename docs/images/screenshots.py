@@ -1,7 +1,8 @@
-"""Draw the site's pictures of a notebook and a report, light and dark: python docs/images/screenshots.py.
+"""Draw the site's pictures of a notebook and a report, light and dark: python
+docs/images/screenshots.py.
 
-The browser is Chromium, driven by the module that the tests use. Pictures show the bundled capture of an H100. Needs
-Pillow, which reduces their colours: the files stay below 150 kB.
+The browser is Chromium, driven by the module that the tests use. Pictures show the bundled capture
+of an H100. Needs Pillow, which reduces their colours: the files stay below 150 kB.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def main() -> None:
     prof = xsp.load(CAPTURE)
     with tempfile.TemporaryDirectory() as folder, chromium(Path(folder) / "browser") as tab:
         notebook = Path(folder) / "notebook.html"
-        head = '<!doctype html><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+        head = '<!doctype html><meta charset="utf-8">'
+        head += '<meta name="color-scheme" content="light dark">'
         notebook.write_text(f"{head}<body style='margin: 0'>{prof._repr_html_()}", encoding="utf-8")
         report = prof.to_html(Path(folder) / "report.html")
         for dark in (False, True):
@@ -41,13 +43,15 @@ def main() -> None:
 
 
 def _draw(tab: Tab, page: Path, height: int, ready: str, picture: Path) -> None:
-    tab.call("Emulation.setDeviceMetricsOverride", width=WIDTH, height=height, deviceScaleFactor=1, mobile=False)
+    size = {"width": WIDTH, "height": height}
+    tab.call("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
     tab.open(page)
     tab.wait(ready)
     tab.evaluate("new Promise((done) => setTimeout(done, 800))")
     tab.screenshot(picture)
     full = Image.open(picture).convert("RGB")
-    full.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(picture, optimize=True)
+    few = full.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(picture, optimize=True)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from rich.console import Console
+from xsp.cli.terminal import print_profile
 
 import xsp
-from xsp.cli.terminal import print_profile
 
 HERE = Path(__file__).parent
 CAPTURE = HERE.parent.parent / "examples" / "captures" / "h100_resnet50.xsp"
@@ -17,7 +17,13 @@ CAPTURE = HERE.parent.parent / "examples" / "captures" / "h100_resnet50.xsp"
 
 def main() -> None:
     """Record what `xsp report` prints and save it as an image."""
-    console = Console(record=True, width=112, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console = Console(
+        record=True,
+        width=112,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+    )
     print_profile(xsp.load(CAPTURE), console, rows=26)
     drawing = console.export_svg(title=f"xsp report {CAPTURE.name}")
     # The fonts that rich names would be fetched from the network.

@@ -1,4 +1,6 @@
-"""Synthetic models whose layers launch known numbers of kernels: each kernel must be found under its true layer."""
+"""Synthetic models whose layers launch known numbers of kernels: each kernel must be found under
+its true layer.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,16 @@ pytestmark = pytest.mark.gpu
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_kernel_is_found_under_its_true_layer(name: str) -> None:
-    """Nested, shared, functional and in-place layers, backward and recomputation, layers on threads of the program."""
+    """Nested, shared, functional and in-place layers, backward and recomputation, layers on threads
+    of the program.
+    """
     assert judged(CASES[name], kernels_by_layer(CASES[name].make("cuda")))["wrong"] == []
 
 
 def test_sleep_of_known_length_is_measured_as_such() -> None:
-    """A layer that keeps the GPU busy for a known time is given that time, by an independent pair of events."""
+    """A layer that keeps the GPU busy for a known time is given that time, by an independent pair
+    of events.
+    """
 
     class Sleep(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -37,4 +43,6 @@ def test_sleep_of_known_length_is_measured_as_such() -> None:
     expected_ms = begin.elapsed_time(end) / 10
     prof = xsp.measure(model, x, iterations=3, progress=False)
     tree = prof.tree()
-    assert tree.loc[tree["level"] == "LAYER", "device_ms"].item() == pytest.approx(expected_ms, rel=0.01)
+    assert tree.loc[tree["level"] == "LAYER", "device_ms"].item() == pytest.approx(
+        expected_ms, rel=0.01
+    )

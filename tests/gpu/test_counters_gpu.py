@@ -37,8 +37,13 @@ def facts(prof: xsp.Profile) -> dict[str, object]:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_matrix_product_has_two_operations_per_term(dtype: torch.dtype) -> None:
-    """The tensor cores' counters give 2 n^3 for an n by n product, for every type that runs on them."""
-    a, b = torch.randn(N, N, device="cuda", dtype=dtype), torch.randn(N, N, device="cuda", dtype=dtype)
+    """The tensor cores' counters give 2 n^3 for an n by n product, for every type that runs on
+    them.
+    """
+    a, b = (
+        torch.randn(N, N, device="cuda", dtype=dtype),
+        torch.randn(N, N, device="cuda", dtype=dtype),
+    )
     prof = counted(lambda: a @ b, "flops")
     assert facts(prof)["why"] is None
     work = counted_work(prof.table("counters"))
@@ -70,12 +75,20 @@ def network() -> tuple[torch.nn.Module, torch.Tensor]:
     """Ten equal blocks and one more."""
     torch.manual_seed(0)
     blocks = [layer for _ in range(10) for layer in (torch.nn.Linear(1024, 1024), torch.nn.ReLU())]
-    model = torch.nn.Sequential(*blocks, torch.nn.Linear(1024, 512)).half().cuda().eval().requires_grad_(False)
+    model = (
+        torch.nn.Sequential(*blocks, torch.nn.Linear(1024, 512))
+        .half()
+        .cuda()
+        .eval()
+        .requires_grad_(False)
+    )
     return model, torch.randn(512, 1024, device="cuda", dtype=torch.float16)
 
 
 def test_operations_repeat_and_agree_with_the_shapes() -> None:
-    """The operations of a network are those of its shapes, and repeated counts of them are equal."""
+    """The operations of a network are those of its shapes, and repeated counts of them
+    are equal.
+    """
     model, x = network()
     prof = xsp.measure(model, x, iterations=2, warmup=2, metrics=("flops",), progress=False)
     found = facts(prof)
@@ -87,11 +100,15 @@ def test_operations_repeat_and_agree_with_the_shapes() -> None:
 
 
 def test_counting_changes_neither_results_nor_durations() -> None:
-    """With counters a profile has the same kernels, and the model gives the same output afterwards."""
+    """With counters a profile has the same kernels, and the model gives the same output
+    afterwards.
+    """
     model, x = network()
     before = model(x)
     plain = xsp.measure(model, x, iterations=3, progress=False)
-    with_counters = xsp.measure(model, x, iterations=3, metrics=("dram", "occupancy"), progress=False)
+    with_counters = xsp.measure(
+        model, x, iterations=3, metrics=("dram", "occupancy"), progress=False
+    )
     assert facts(with_counters)["why"] is None
     names = [list(kernel_sequence(prof._capture.tables)["name"]) for prof in (plain, with_counters)]
     assert names[0] == names[1]
@@ -109,7 +126,9 @@ def test_other_profilers_work_afterwards() -> None:
         model(x)
         torch.cuda.synchronize()
     kernels = [
-        event for event in seen.events() if event.device_type.name == "CUDA" and not event.name.startswith("Mem")
+        event
+        for event in seen.events()
+        if event.device_type.name == "CUDA" and not event.name.startswith("Mem")
     ]
     assert len(kernels) == len(kernel_sequence(prof._capture.tables))
     again = xsp.measure(model, x, iterations=2, progress=False)
@@ -126,18 +145,23 @@ told = {}
 for caches in ("flushed", "in place", "flushed"):
     prof = xsp.measure(twice, iterations=2, warmup=2, metrics="dram", caches=caches, progress=False)
     facts = prof._capture.meta["counters"]
-    told[caches] = [facts["cache"], facts["why"] or prof.table("counters")["dram__bytes_read.sum"].tolist()]
+    counted = prof.table("counters")["dram__bytes_read.sum"].tolist()
+    told[caches] = [facts["cache"], facts["why"] or counted]
     told.setdefault("first", told["flushed"])
 print(json.dumps(told))
 """
 
 
 def test_flushed_caches_have_every_kernel_read_its_input(tmp_path: Path) -> None:
-    """16 MiB that two kernels read come from memory twice with flushed caches, and from the cache in place.
+    """16 MiB that two kernels read come from memory twice with flushed caches, and from the cache
+    in place.
 
-    A process of its own: CUPTI tells one listener of launches, which torch.profiler stays once it was used, by xsp too.
+    A process of its own: CUPTI tells one listener of launches, which torch.profiler stays once it
+    was used, by xsp too.
     """
-    done = subprocess.run([sys.executable, "-c", FLUSHED], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FLUSHED], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     told = json.loads(done.stdout.splitlines()[-1])
     policy, flushed = told["first"]
     assert policy == "flushed"
@@ -149,7 +173,9 @@ def test_flushed_caches_have_every_kernel_read_its_input(tmp_path: Path) -> None
 
 
 def test_exception_while_counting_leaves_the_gpu_usable() -> None:
-    """A target that fails while it is being counted fails as it would alone, and can be counted again."""
+    """A target that fails while it is being counted fails as it would alone, and can be counted
+    again.
+    """
     x = torch.ones(1024, device="cuda")
     calls = []
 
@@ -174,7 +200,10 @@ def test_unknown_metric_is_named_and_the_rest_collected() -> None:
     """A metric that the chip lacks is a warning with near names; the others are there."""
     x = torch.ones(1 << 20, device="cuda")
     prof = counted(lambda: x * 2, "dram__bytes_red.sum", "dram")
-    assert any("dram__bytes_red.sum" in sentence and "dram__bytes_read" in sentence for sentence in prof.warnings)
+    assert any(
+        "dram__bytes_red.sum" in sentence and "dram__bytes_read" in sentence
+        for sentence in prof.warnings
+    )
     assert counted_work(prof.table("counters"))["dram_read_bytes"].notna().all()
 
 
@@ -183,7 +212,9 @@ def test_metric_of_several_passes_gets_several_runs() -> None:
     a = torch.ones(N, N, device="cuda", dtype=torch.int8)
     prof = counted(lambda: torch._int_mm(a, a), "tensor")
     assert facts(prof)["why"] is None
-    assert quantity(prof.table("counters"), "tensor_int8").sum() == pytest.approx(2 * N**3, rel=0.02)
+    assert quantity(prof.table("counters"), "tensor_int8").sum() == pytest.approx(
+        2 * N**3, rel=0.02
+    )
 
 
 def test_cuda_graphs_are_refused_with_a_reason() -> None:
@@ -198,7 +229,9 @@ def test_cuda_graphs_are_refused_with_a_reason() -> None:
 
 
 def test_backward_is_counted() -> None:
-    """A training step, whose backward kernels another thread launches, is counted: three products of forward size."""
+    """A training step, whose backward kernels another thread launches, is counted: three products
+    of forward size.
+    """
     torch.manual_seed(0)
     layer = torch.nn.Linear(N, N, device="cuda", dtype=torch.float16)
     x = torch.randn(N, N, device="cuda", dtype=torch.float16, requires_grad=True)

@@ -59,26 +59,34 @@ def _traced(tracer: KernelTracer, model: torch.nn.Module, x: torch.Tensor) -> di
 
 
 def _names(tracer: KernelTracer, device: Columns) -> Counter[str]:
-    return Counter(tracer.names[index] for index in device["name"][device["kind"] == DeviceKind.KERNEL])
+    return Counter(
+        tracer.names[index] for index in device["name"][device["kind"] == DeviceKind.KERNEL]
+    )
 
 
 def _torch_profiler_names(model: torch.nn.Module, x: torch.Tensor) -> Counter[str]:
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as session:
         _forward(model, x)
-    return Counter(event.name for event in session.events() or [] if str(event.device_type).endswith("CUDA"))
+    return Counter(
+        event.name for event in session.events() or [] if str(event.device_type).endswith("CUDA")
+    )
 
 
 def test_same_kernels_as_torch_profiler_in_any_order(
     tracer: KernelTracer, model: torch.nn.Module, x: torch.Tensor
 ) -> None:
-    """xsp and torch.profiler see the same kernels, by name and number, also when used in turn in one process."""
+    """xsp and torch.profiler see the same kernels, by name and number, also when used in turn in
+    one process.
+    """
     before = _names(tracer, _traced(tracer, model, x)["device_activity"])
     witness = _torch_profiler_names(model, x)
     after = _names(tracer, _traced(tracer, model, x)["device_activity"])
     assert sum(before.values()) >= 40
     assert before == after
     assert tracer.lost() == 0
-    assert sum(before.values()) == sum(count for name, count in witness.items() if not name.startswith("Mem"))
+    assert sum(before.values()) == sum(
+        count for name, count in witness.items() if not name.startswith("Mem")
+    )
     assert set(before) <= set(witness)
 
 
@@ -89,8 +97,12 @@ def test_names_are_demangled(tracer: KernelTracer, model: torch.nn.Module, x: to
     assert not any(name.startswith("_Z") for name in names)
 
 
-def test_stamps_are_in_order_and_causal(tracer: KernelTracer, model: torch.nn.Module, x: torch.Tensor) -> None:
-    """Kernels of one stream start in the order of their launches, none before the call that launched it."""
+def test_stamps_are_in_order_and_causal(
+    tracer: KernelTracer, model: torch.nn.Module, x: torch.Tensor
+) -> None:
+    """Kernels of one stream start in the order of their launches, none before the call that
+    launched it.
+    """
     tables = _traced(tracer, model, x)
     device, calls = tables["device_activity"], tables["api_calls"]
     kernels = device["kind"] == DeviceKind.KERNEL
@@ -102,23 +114,36 @@ def test_stamps_are_in_order_and_causal(tracer: KernelTracer, model: torch.nn.Mo
     ids, first = np.unique(calls["correlation_id"], return_index=True)
     found = np.searchsorted(ids, device["correlation_id"][kernels])
     assert np.array_equal(ids[found], device["correlation_id"][kernels])
-    assert causality(calls["start_ns"][first[found]], device["start_ns"][kernels]) <= tracer.clock.error_ns
+    assert (
+        causality(calls["start_ns"][first[found]], device["start_ns"][kernels])
+        <= tracer.clock.error_ns
+    )
     assert tracer.clock.method == "timestamp callback"
     assert tracer.clock.error_ns < 100_000
 
 
-def test_calls_are_on_the_callers_thread(tracer: KernelTracer, model: torch.nn.Module, x: torch.Tensor) -> None:
-    """Launches carry the low half of the thread's identifier, which joins them with the other levels."""
+def test_calls_are_on_the_callers_thread(
+    tracer: KernelTracer, model: torch.nn.Module, x: torch.Tensor
+) -> None:
+    """Launches carry the low half of the thread's identifier, which joins them with the other
+    levels.
+    """
     import threading
 
     calls = _traced(tracer, model, x)["api_calls"]
-    named = np.array([cupti.api_name(*pair) for pair in zip(calls["domain"], calls["cbid"], strict=True)])
+    named = np.array(
+        [cupti.api_name(*pair) for pair in zip(calls["domain"], calls["cbid"], strict=True)]
+    )
     launches = np.char.startswith(named, "cudaLaunchKernel")
     assert set(calls["thread"][launches].tolist()) == {threading.get_ident() & 0xFFFFFFFF}
 
 
-def test_nothing_is_recorded_after_stop(tracer: KernelTracer, model: torch.nn.Module, x: torch.Tensor) -> None:
-    """After stop() no kind is left on: a forward then leaves no record for the next session to find."""
+def test_nothing_is_recorded_after_stop(
+    tracer: KernelTracer, model: torch.nn.Module, x: torch.Tensor
+) -> None:
+    """After stop() no kind is left on: a forward then leaves no record for the next session to
+    find.
+    """
     _traced(tracer, model, x)
     _forward(model, x)
     tracer.start()
@@ -128,14 +153,20 @@ def test_nothing_is_recorded_after_stop(tracer: KernelTracer, model: torch.nn.Mo
     assert tracer.lost() == 0
 
 
-def test_every_buffer_comes_back(tracer: KernelTracer, model: torch.nn.Module, x: torch.Tensor) -> None:
-    """After stop() CUPTI holds none of our buffers and none waits unread, so nothing can arrive late."""
+def test_every_buffer_comes_back(
+    tracer: KernelTracer, model: torch.nn.Module, x: torch.Tensor
+) -> None:
+    """After stop() CUPTI holds none of our buffers and none waits unread, so nothing can arrive
+    late.
+    """
     _traced(tracer, model, x)
     state = ActivityBuffers().state()
     assert (state.lent, state.full, state.declined) == (0, 0, 0)
 
 
-def test_outputs_are_the_same_bits(tracer: KernelTracer, model: torch.nn.Module, x: torch.Tensor) -> None:
+def test_outputs_are_the_same_bits(
+    tracer: KernelTracer, model: torch.nn.Module, x: torch.Tensor
+) -> None:
     """Tracing does not change what the model computes."""
     plain = _forward(model, x)
     tracer.start()

@@ -1,4 +1,6 @@
-"""Layers that share the device are seen to, and measured alone in serialised runs, on a real GPU."""
+"""Layers that share the device are seen to, and measured alone in serialised runs, on a
+real GPU.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,18 @@ class TwoStreams(nn.Module):
 
 
 def test_overlapping_layers_are_counted_and_measured_alone() -> None:
-    """Two sleeps of about 1 and 3 ms overlap: the profile says so and gives the time of each alone."""
-    prof = xsp.measure(TwoStreams().cuda(), torch.zeros(1, device="cuda"), iterations=5, progress=False)
+    """Two sleeps of about 1 and 3 ms overlap: the profile says so and gives the time of
+    each alone.
+    """
+    prof = xsp.measure(
+        TwoStreams().cuda(), torch.zeros(1, device="cuda"), iterations=5, progress=False
+    )
     assert any("overlapped" in sentence for sentence in prof.warnings)
     alone = prof.serialized.set_index("name")
     assert alone["overlapped"].tolist() == [1.0, 1.0]
-    assert alone.loc["long", "device_ms"] == pytest.approx(3 * alone.loc["short", "device_ms"], rel=0.05)
+    assert alone.loc["long", "device_ms"] == pytest.approx(
+        3 * alone.loc["short", "device_ms"], rel=0.05
+    )
 
 
 def test_layers_on_one_stream_are_not_run_again() -> None:

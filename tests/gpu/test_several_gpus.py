@@ -16,7 +16,9 @@ from xsp.analysis.work.counters import counted_work
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="this machine has fewer than two GPUs"),
+    pytest.mark.skipif(
+        torch.cuda.device_count() < 2, reason="this machine has fewer than two GPUs"
+    ),
 ]
 
 N = 1024
@@ -48,8 +50,13 @@ class TwoStages(nn.Module):
 
 
 def test_another_gpu_than_the_current_one_is_waited_for() -> None:
-    """A model on GPU 1 takes as long as its kernels, though GPU 0 is the current one, which it stays."""
-    model, x = nn.Sequential(nn.Linear(N, N), Asleep(30.0)).to("cuda:1").half(), torch.randn(N, N).half().to("cuda:1")
+    """A model on GPU 1 takes as long as its kernels, though GPU 0 is the current one, which it
+    stays.
+    """
+    model, x = (
+        nn.Sequential(nn.Linear(N, N), Asleep(30.0)).to("cuda:1").half(),
+        torch.randn(N, N).half().to("cuda:1"),
+    )
     with torch.no_grad():
         prof = xsp.measure(model, x, iterations=5, metrics="tensor", progress=False)
     busy = prof.tree()["device_ms"].iloc[0]
@@ -58,14 +65,22 @@ def test_another_gpu_than_the_current_one_is_waited_for() -> None:
     assert prof.lost == 0
     assert torch.cuda.current_device() == 0
     assert prof._capture.meta["counters"]["why"] is None
-    assert counted_work(prof.table("counters"))["flops_tensor"].sum() == pytest.approx(2 * N**3, rel=0.02)
+    assert counted_work(prof.table("counters"))["flops_tensor"].sum() == pytest.approx(
+        2 * N**3, rel=0.02
+    )
 
 
 def test_two_gpus_are_waited_for_and_told() -> None:
-    """Kernels of both GPUs are under their layers; a warning says what cannot be told apart, and none are counted."""
+    """Kernels of both GPUs are under their layers; a warning says what cannot be told apart, and
+    none are counted.
+    """
     with torch.no_grad():
         prof = xsp.measure(
-            TwoStages(), torch.randn(N, N, device="cuda:0"), iterations=5, metrics="dram", progress=False
+            TwoStages(),
+            torch.randn(N, N, device="cuda:0"),
+            iterations=5,
+            metrics="dram",
+            progress=False,
         )
     layers = prof.tree().query("level == 'LAYER'").set_index("name")
     assert layers.loc["second.1", "device_ms"] > 15
@@ -90,7 +105,11 @@ print(json.dumps([before, woken(), prof.kernels]))
 def test_a_gpu_that_the_program_leaves_alone_is_left_alone(tmp_path: Path) -> None:
     """Profiling a model on GPU 1 creates no context on GPU 0, which would take memory there."""
     done = subprocess.run(
-        [sys.executable, "-c", ONLY_THE_SECOND], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", ONLY_THE_SECOND],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     before, after, kernels = json.loads(done.stdout.splitlines()[-1])
     assert not before

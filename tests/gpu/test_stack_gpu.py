@@ -45,7 +45,9 @@ TARGETS: dict[str, Callable[[], Callable[[], Any]]] = {
 
 
 @pytest.fixture(scope="module", params=list(TARGETS))
-def measured(request: pytest.FixtureRequest) -> Iterator[tuple[str, Callable[[], Any], xsp.Profile]]:
+def measured(
+    request: pytest.FixtureRequest,
+) -> Iterator[tuple[str, Callable[[], Any], xsp.Profile]]:
     """A target and its profile."""
     target = TARGETS[request.param]()
     yield request.param, target, xsp.measure(target, iterations=4, progress=False)
@@ -56,7 +58,9 @@ def _torch_profiler_kernels(call: Callable[[], Any]) -> pd.Series:
     """Kernel names of one call as torch.profiler sees it, with their counts."""
     call()
     torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profile:
+    with torch.profiler.profile(
+        activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    ) as profile:
         call()
         torch.cuda.synchronize()
     # Ranges such as `Optimizer.step#SGD.step` are shown on the GPU's track too, and run nothing.
@@ -77,7 +81,9 @@ def test_every_level_is_traced_and_nothing_is_lost(measured: Any) -> None:
 
 
 def test_as_many_kernels_as_torch_profiler_sees(measured: Any) -> None:
-    """Every run holds exactly the kernels that torch.profiler reports for the same call, which works afterwards too."""
+    """Every run holds exactly the kernels that torch.profiler reports for the same call, which
+    works afterwards too.
+    """
     _, target, prof = measured
     seen = _torch_profiler_kernels(target).value_counts()
     assert len(seen) > 0
@@ -91,7 +97,9 @@ def test_as_many_kernels_as_torch_profiler_sees(measured: Any) -> None:
 
 
 def test_every_kernel_has_its_chain_of_parents(measured: Any) -> None:
-    """Each kernel leads through a library call, where there is one, and a layer to the model call of its run."""
+    """Each kernel leads through a library call, where there is one, and a layer to the model call
+    of its run.
+    """
     name, _, prof = measured
     spans = prof.spans
     row = pd.Series(np.arange(len(spans)), index=spans["span_id"])
@@ -100,7 +108,9 @@ def test_every_kernel_has_its_chain_of_parents(measured: Any) -> None:
     levels, names = spans["level"].to_numpy(), spans["name"].to_numpy(dtype=object)
     current = row[kernels["parent_id"]].to_numpy()
     current = np.where(
-        levels[current] == "LIBRARY", row.reindex(spans["parent_id"].to_numpy()[current]).to_numpy(), current
+        levels[current] == "LIBRARY",
+        row.reindex(spans["parent_id"].to_numpy()[current]).to_numpy(),
+        current,
     )
     current = current.astype(int)
     assert (levels[current] == "LAYER").all()
@@ -114,13 +124,16 @@ def test_every_kernel_has_its_chain_of_parents(measured: Any) -> None:
 
 
 def test_resnet_library_calls_have_the_models_arithmetic() -> None:
-    """ResNet-50 makes 53 cuDNN convolutions that multiply out to the model's 8.2 GFLOP an image, and one GEMM."""
+    """ResNet-50 makes 53 cuDNN convolutions that multiply out to the model's 8.2 GFLOP an image,
+    and one GEMM.
+    """
     batch = 32
     prof = xsp.measure(_inference(resnet50, batch=batch), iterations=1, progress=False)
     calls = prof.table("library_calls")
     spans = prof.spans
     deepest = spans[
-        (spans["run"] == prof.runs.query("deepest == 'KERNEL'")["run"].iloc[0]) & (spans["level"] == "LIBRARY")
+        (spans["run"] == prof.runs.query("deepest == 'KERNEL'")["run"].iloc[0])
+        & (spans["level"] == "LIBRARY")
     ]
     made = calls.loc[deepest["detail"]]
     convolutions = made[made["name"] == "cudnnBackendExecute"]
@@ -128,13 +141,17 @@ def test_resnet_library_calls_have_the_models_arithmetic() -> None:
     assert len(convolutions) == 53
     assert len(gemms) == 1
     arguments = json.loads(gemms["arguments"].iloc[0])
-    assert sorted([arguments["m"], arguments["n"], arguments["k"]]) == sorted([1000, batch, 2048]), arguments
+    assert sorted([arguments["m"], arguments["n"], arguments["k"]]) == sorted(
+        [1000, batch, 2048]
+    ), arguments
     total = float(made["flops"].sum())
     assert total == pytest.approx(8.2e9 * batch, rel=0.01)
 
 
 def test_outputs_are_identical_with_and_without_xsp() -> None:
-    """A profiled model computes the same bits before, inside and after, and keeps its buffers and random state."""
+    """A profiled model computes the same bits before, inside and after, and keeps its buffers and
+    random state.
+    """
     model, inputs = resnet50.target(batch=8, device="cuda", dtype=torch.float16)
     model.train()
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -153,7 +170,9 @@ def test_outputs_are_identical_with_and_without_xsp() -> None:
 
 
 def test_kernels_start_after_their_launch(measured: Any) -> None:
-    """On the common clock no kernel starts before the API call that launched it by more than the clock's error."""
+    """On the common clock no kernel starts before the API call that launched it by more than the
+    clock's error.
+    """
     _, _, prof = measured
     spans = prof.spans[prof.spans["level"] == "KERNEL"]
     launches = prof.table("api_calls").drop_duplicates(["run", "correlation_id"])

@@ -1,7 +1,7 @@
 """Pure functions from the columns of a profile to tables; nothing here measures.
 
-The analyses are functions of a profile and can be called as `xsp.analysis.layer_information(prof)`; their modules are
-imported on first use. docs/analyses.md describes every column.
+The analyses are functions of a profile and can be called as `xsp.analysis.layer_information(prof)`;
+their modules are imported on first use. docs/analyses.md describes every column.
 """
 
 from __future__ import annotations
@@ -36,14 +36,18 @@ if TYPE_CHECKING:
 _MODULES = {
     "model": ("model_information", "kernels_by_model"),
     "layers": (
-        "layer_information", "layer_latency", "layer_memory", "layer_type_distribution", "layer_latency_by_type",
+        "layer_information",
+        "layer_latency",
+        "layer_memory",
+        "layer_type_distribution",
+        "layer_latency_by_type",
         "layer_memory_by_type",
     ),
     "kernels": ("kernel_information", "kernel_roofline", "kernels_by_name"),
     "layer_kernels": ("kernels_by_layer", "layer_metrics", "gpu_vs_nongpu", "layer_roofline"),
     "models": ("compare_models",),
     "library": ("library_calls", "library_by_api", "kernels_by_library_call"),
-}  # fmt: skip
+}
 _SUBMODULES = ("figures", "peaks")
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,4 +1,6 @@
-"""Analyses of kernels: A8 to A10 of XSP, section III-D. Copies and sets are none; without kernels, tables are empty."""
+"""Analyses of kernels: A8 to A10 of XSP, section III-D. Copies and sets are none; without kernels,
+tables are empty.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +19,56 @@ if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
 _INFORMATION = [
-    "index", "name", "layer_index", "layer", "latency_ms", "latency_ci_ms", "flops", "dram_read_bytes",
-    "dram_write_bytes", "occupancy", "arithmetic_intensity", "flops_per_s", "precision", "memory_bound", "source",
-]  # fmt: skip
+    "index",
+    "name",
+    "layer_index",
+    "layer",
+    "latency_ms",
+    "latency_ci_ms",
+    "flops",
+    "dram_read_bytes",
+    "dram_write_bytes",
+    "occupancy",
+    "arithmetic_intensity",
+    "flops_per_s",
+    "precision",
+    "memory_bound",
+    "source",
+]
 _ROOFLINE = [
-    "index", "name", "layer", "latency_ms", "arithmetic_intensity", "flops_per_s", "precision", "memory_bound",
-]  # fmt: skip
+    "index",
+    "name",
+    "layer",
+    "latency_ms",
+    "arithmetic_intensity",
+    "flops_per_s",
+    "precision",
+    "memory_bound",
+]
 _BY_NAME = [
-    "name", "count", "latency_ms", "share", "flops", "dram_read_bytes", "dram_write_bytes", "occupancy",
-    "arithmetic_intensity", "flops_per_s", "memory_bound", "source",
-]  # fmt: skip
+    "name",
+    "count",
+    "latency_ms",
+    "share",
+    "flops",
+    "dram_read_bytes",
+    "dram_write_bytes",
+    "occupancy",
+    "arithmetic_intensity",
+    "flops_per_s",
+    "memory_bound",
+    "source",
+]
 
 
 def kernel_information(profile: ProfileData) -> pd.DataFrame:
-    """A8: one row per kernel of a run, in the order of their launches; equal kernels are not pooled.
+    """A8: one row per kernel of a run, in the order of their launches; equal kernels are not
+    pooled.
 
-    Columns: index (position, from 0), name, layer_index and layer (as in `layer_information`), latency_ms and
-    latency_ci_ms (trimmed mean, half its 95 % interval), flops, dram_read_bytes, dram_write_bytes, occupancy (0 to 1),
-    arithmetic_intensity (FLOP/byte), flops_per_s, precision, memory_bound (NA if not known), source ("counters",
-    "analytic", "mixed", "").
+    Columns: index (position, from 0), name, layer_index and layer (as in `layer_information`),
+    latency_ms and latency_ci_ms (trimmed mean, half its 95 % interval), flops, dram_read_bytes,
+    dram_write_bytes, occupancy (0 to 1), arithmetic_intensity (FLOP/byte), flops_per_s, precision,
+    memory_bound (NA if not known), source ("counters", "analytic", "mixed", "").
     """
     work = placed_work(profile)
     table = work.assign(
@@ -49,15 +82,18 @@ def kernel_information(profile: ProfileData) -> pd.DataFrame:
 
 
 def kernel_roofline(profile: ProfileData) -> pd.DataFrame:
-    """A9: index, name, layer, latency_ms, arithmetic_intensity, flops_per_s, precision, memory_bound of each kernel."""
+    """A9: index, name, layer, latency_ms, arithmetic_intensity, flops_per_s, precision,
+    memory_bound of each kernel.
+    """
     return kernel_information(profile)[_ROOFLINE]
 
 
 def kernels_by_name(profile: ProfileData) -> pd.DataFrame:
     """A10: kernels of one name summed, those with most time first.
 
-    Columns: name, count (in a run), latency_ms, share (of the unprofiled model latency), flops, dram_read_bytes,
-    dram_write_bytes, occupancy (latency-weighted mean), arithmetic_intensity, flops_per_s, memory_bound, source.
+    Columns: name, count (in a run), latency_ms, share (of the unprofiled model latency), flops,
+    dram_read_bytes, dram_write_bytes, occupancy (latency-weighted mean), arithmetic_intensity,
+    flops_per_s, memory_bound, source.
     """
     table = aggregated(kernel_work(profile), ["name"]).rename(columns={"kernels": "count"})
     table["share"] = table["latency_ms"] / profile.latency_ms
@@ -67,7 +103,9 @@ def kernels_by_name(profile: ProfileData) -> pd.DataFrame:
 
 @once_per_profile
 def placed_work(profile: ProfileData) -> pd.DataFrame:
-    """`kernel_work` with layer_index, layer_name and phase of the layer that each kernel belongs to."""
+    """`kernel_work` with layer_index, layer_name and phase of the layer that each kernel belongs
+    to.
+    """
     rows = layer_rows({name: profile.table(name) for name in ("runs", "spans", "layers")})
     work = kernel_work(profile)
     mine = rows.loc[work["layer"]]

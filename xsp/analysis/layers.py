@@ -18,15 +18,27 @@ _TABLES = ("runs", "spans", "layers")
 
 
 def layer_information(profile: ProfileData) -> pd.DataFrame:
-    """A2: one row per layer and phase, in the order in which they first begin; several calls of one layer are pooled.
+    """A2: one row per layer and phase, in the order in which they first begin; several calls of one
+    layer are pooled.
 
-    Columns: index (from 0), name, type (of the layer, in backward too), phase, shape (of the outputs, of the first
-    call), latency_ms and latency_ci_ms (the layer's turn on the device's timeline; on the CPU the host's time in it:
-    see `xsp.analysis.spans.layer_time.layer_times`), host_ms, device_ms (as in `Profile.tree`), allocated_bytes (NaN where
-    not known), share (latency over the model latency: on the timeline that the latency is from, so that shares and the
-    time before the first and after the last kernel make 1; on the CPU the unprofiled one).
+    Columns: index (from 0), name, type (of the layer, in backward too), phase, shape (of the
+    outputs, of the first call), latency_ms and latency_ci_ms (the layer's turn on the device's
+    timeline; on the CPU the host's time in it: see `xsp.analysis.spans.layer_time.layer_times`),
+    host_ms, device_ms (as in `Profile.tree`), allocated_bytes (NaN where not known), share (latency
+    over the model latency: on the timeline that the latency is from, so that shares and the time
+    before the first and after the last kernel make 1; on the CPU the unprofiled one).
     """
-    columns = ["index", "name", "type", "phase", "shape", "latency_ms", "latency_ci_ms", "host_ms", "device_ms"]
+    columns = [
+        "index",
+        "name",
+        "type",
+        "phase",
+        "shape",
+        "latency_ms",
+        "latency_ci_ms",
+        "host_ms",
+        "device_ms",
+    ]
     return _layers(profile)[[*columns, "allocated_bytes", "share"]]
 
 
@@ -42,26 +54,36 @@ def _layers(profile: ProfileData) -> pd.DataFrame:
     # What is in no layer has no type: it appears under its own name.
     table["type"] = table["type"].where(table["calls"] > 0, table["name"])
     timeline = profile.device_timeline()
-    whole = timeline[["busy_ms", "idle_before_ms"]].to_numpy().sum() if len(timeline) else profile.latency_ms
+    whole = (
+        timeline[["busy_ms", "idle_before_ms"]].to_numpy().sum()
+        if len(timeline)
+        else profile.latency_ms
+    )
     return table.assign(share=table["latency_ms"] / whole)
 
 
 def _facts(called: pd.DataFrame) -> pd.DataFrame:
     """index, name, phase, shape, allocated_bytes, calls of each layer from its rows.
 
-    A forward row is a call; backward rows are autograd nodes, of which those of one forward call count once.
+    A forward row is a call; backward rows are autograd nodes, of which those of one forward call
+    count once.
     """
     first = called.drop_duplicates("index").sort_values("index")
     known = _own_bytes(called)
     call = called["forward"].where(called["forward"] >= 0, called.index.to_series())
-    calls = call.where(called["kind"] != OUTSIDE_KIND).groupby(called["index"]).nunique().sort_index()
+    calls = (
+        call.where(called["kind"] != OUTSIDE_KIND).groupby(called["index"]).nunique().sort_index()
+    )
     return pd.DataFrame(
         {
             "index": first["index"].to_numpy(np.int64),
             "name": first["name"].to_numpy(object),
             "phase": first["phase"].to_numpy(object),
             "shape": [_shape(text) for text in first["output_shapes"]],
-            "allocated_bytes": known.groupby(called["index"]).sum(min_count=1).sort_index().to_numpy(),
+            "allocated_bytes": known.groupby(called["index"])
+            .sum(min_count=1)
+            .sort_index()
+            .to_numpy(),
             "calls": calls.to_numpy(np.int64),
         }
     )
@@ -70,8 +92,9 @@ def _facts(called: pd.DataFrame) -> pd.DataFrame:
 def _own_bytes(called: pd.DataFrame) -> pd.Series[float]:
     """Bytes that each row allocates; NaN where not known.
 
-    A call of `backward()` is recorded with all that the autograd nodes below it allocate, which are rows of their own.
-    With one such call they are subtracted; with several it is not known whose they are.
+    A call of `backward()` is recorded with all that the autograd nodes below it allocate, which are
+    rows of their own. With one such call they are subtracted; with several it is not known whose
+    they are.
     """
     recorded = called["allocated_bytes"].astype(np.float64)
     known = recorded.where(recorded >= 0)
@@ -83,20 +106,28 @@ def _own_bytes(called: pd.DataFrame) -> pd.Series[float]:
 
 def _shape(text: str) -> str:
     """`32, 64, 112, 112`, outputs of several tensors separated by semicolons."""
-    return "; ".join(", ".join(map(str, shape)) for shape in json.loads(text) if isinstance(shape, list))
+    return "; ".join(
+        ", ".join(map(str, shape)) for shape in json.loads(text) if isinstance(shape, list)
+    )
 
 
 def _tree_times(profile: ProfileData) -> pd.DataFrame:
     """name, phase, type, host_ms, device_ms of the layers, nodes of one name and phase summed."""
     tree = profile.tree()
     nodes = tree[tree["level"] == "LAYER"].groupby(["name", "phase"], sort=False)
-    times: pd.DataFrame = nodes[["host_ms", "device_ms"]].sum(min_count=1).join(nodes["type"].first())
+    times: pd.DataFrame = (
+        nodes[["host_ms", "device_ms"]].sum(min_count=1).join(nodes["type"].first())
+    )
     return times.reset_index()
 
 
 def layer_latency(profile: ProfileData) -> pd.DataFrame:
-    """A3: index, name, type, phase, latency_ms, latency_ci_ms of each layer, as in `layer_information`."""
-    return layer_information(profile)[["index", "name", "type", "phase", "latency_ms", "latency_ci_ms"]]
+    """A3: index, name, type, phase, latency_ms, latency_ci_ms of each layer, as in
+    `layer_information`.
+    """
+    return layer_information(profile)[
+        ["index", "name", "type", "phase", "latency_ms", "latency_ci_ms"]
+    ]
 
 
 def layer_memory(profile: ProfileData) -> pd.DataFrame:
@@ -112,13 +143,19 @@ def layer_type_distribution(profile: ProfileData) -> pd.DataFrame:
 
 
 def layer_latency_by_type(profile: ProfileData) -> pd.DataFrame:
-    """A6: type, count (layer calls of a run), latency_ms (sum), share (of the sum over all types), longest first."""
+    """A6: type, count (layer calls of a run), latency_ms (sum), share (of the sum over all types),
+    longest first.
+    """
     return _ranked(_by_type(profile), "latency_ms")[["type", "count", "latency_ms", "share"]]
 
 
 def layer_memory_by_type(profile: ProfileData) -> pd.DataFrame:
-    """A7: type, count (layer calls of a run), allocated_bytes (sum), share (of the sum over all types), most first."""
-    return _ranked(_by_type(profile), "allocated_bytes")[["type", "count", "allocated_bytes", "share"]]
+    """A7: type, count (layer calls of a run), allocated_bytes (sum), share (of the sum over all
+    types), most first.
+    """
+    return _ranked(_by_type(profile), "allocated_bytes")[
+        ["type", "count", "allocated_bytes", "share"]
+    ]
 
 
 def _by_type(profile: ProfileData) -> pd.DataFrame:

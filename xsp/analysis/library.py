@@ -1,4 +1,6 @@
-"""Analyses of library calls, the level that the paper names and does not have: cuBLAS, cuBLASLt, cuDNN and the like."""
+"""Analyses of library calls, the level that the paper names and does not have: cuBLAS, cuBLASLt,
+cuDNN and the like.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +23,39 @@ from xsp.types import Level
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
-_CALLS = ["index", "name", "library", "layer_index", "layer", "host_ms", "gpu_ms", "flops", "arguments"]
+_CALLS = [
+    "index",
+    "name",
+    "library",
+    "layer_index",
+    "layer",
+    "host_ms",
+    "gpu_ms",
+    "flops",
+    "arguments",
+]
 _KERNELS = [
-    "library_index", "library_call", "layer", "index", "kernel", "latency_ms", "flops", "arithmetic_intensity",
-    "flops_per_s", "memory_bound",
-]  # fmt: skip
+    "library_index",
+    "library_call",
+    "layer",
+    "index",
+    "kernel",
+    "latency_ms",
+    "flops",
+    "arithmetic_intensity",
+    "flops_per_s",
+    "memory_bound",
+]
 
 
 def library_calls(profile: ProfileData) -> pd.DataFrame:
     """One row per library call of a run, in the order in which they begin.
 
-    Columns: index (from 0), name, library, layer_index and layer (as in `layer_information`), host_ms (trimmed mean
-    over the runs whose deepest level is LIBRARY), gpu_ms (GPU-busy time of the kernels, copies and sets that the call
-    launched; NaN where no kernels were traced), flops (from the arguments; NaN where they do not tell), arguments
-    (JSON). Empty where library calls were not traced.
+    Columns: index (from 0), name, library, layer_index and layer (as in `layer_information`),
+    host_ms (trimmed mean over the runs whose deepest level is LIBRARY), gpu_ms (GPU-busy time of
+    the kernels, copies and sets that the call launched; NaN where no kernels were traced), flops
+    (from the arguments; NaN where they do not tell), arguments (JSON). Empty where library calls
+    were not traced.
     """
     return _calls(profile)[_CALLS].reset_index(drop=True)
 
@@ -42,12 +63,17 @@ def library_calls(profile: ProfileData) -> pd.DataFrame:
 def library_by_api(profile: ProfileData) -> pd.DataFrame:
     """Library calls of one function summed, those with most GPU time first.
 
-    Columns: name, library, count (in a run), host_ms, gpu_ms, share (gpu_ms over the unprofiled model latency, host_ms
-    where no kernels were traced), flops.
+    Columns: name, library, count (in a run), host_ms, gpu_ms, share (gpu_ms over the unprofiled
+    model latency, host_ms where no kernels were traced), flops.
     """
     calls = _calls(profile)
     groups = calls.groupby(["name", "library"], sort=False)
-    table = groups[["host_ms", "gpu_ms", "flops"]].sum(min_count=1).assign(count=groups.size()).reset_index()
+    table = (
+        groups[["host_ms", "gpu_ms", "flops"]]
+        .sum(min_count=1)
+        .assign(count=groups.size())
+        .reset_index()
+    )
     time = table["gpu_ms"].where(table["gpu_ms"].notna(), table["host_ms"])
     table["share"] = time / profile.latency_ms
     table = table.iloc[np.argsort(-time.to_numpy(np.float64), kind="stable")].reset_index(drop=True)
@@ -57,8 +83,9 @@ def library_by_api(profile: ProfileData) -> pd.DataFrame:
 def kernels_by_library_call(profile: ProfileData) -> pd.DataFrame:
     """The kernels that library calls launched, in the order of their launches.
 
-    Columns: library_index (index of the call in `library_calls`), library_call (its name), layer, index (of the kernel
-    in `kernel_information`), kernel (its name), latency_ms, flops, arithmetic_intensity, flops_per_s, memory_bound.
+    Columns: library_index (index of the call in `library_calls`), library_call (its name), layer,
+    index (of the kernel in `kernel_information`), kernel (its name), latency_ms, flops,
+    arithmetic_intensity, flops_per_s, memory_bound.
     """
     calls = _calls(profile)
     work = placed_work(profile)
@@ -102,11 +129,15 @@ def _host_ms(spans: pd.DataFrame, runs: pd.DataFrame, count: int) -> npt.NDArray
     own = runs_of(runs, Level.LIBRARY)["run"]
     here = spans[(spans["level"] == Level.LIBRARY) & spans["run"].isin(own)]
     amount = here["duration_ns"].to_numpy(np.float64)
-    return np.asarray(trimmed(summed(here["run"].to_numpy(), here["detail"].to_numpy(), amount, count))[0] / 1e6)
+    return np.asarray(
+        trimmed(summed(here["run"].to_numpy(), here["detail"].to_numpy(), amount, count))[0] / 1e6
+    )
 
 
 def _gpu_ms(spans: pd.DataFrame, runs: pd.DataFrame, count: int) -> npt.NDArray[np.float64]:
-    """By row of `library_calls`: GPU-busy time of what the call launched; NaN where no kernels were traced."""
+    """By row of `library_calls`: GPU-busy time of what the call launched; NaN where no kernels were
+    traced.
+    """
     own = runs.loc[runs["deepest"] == Level.KERNEL.name, "run"].to_numpy()
     kernels = spans[(spans["level"] == Level.KERNEL) & spans["run"].isin(own)]
     if not len(kernels) or not count:

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
 
-def once_per_profile(function: Callable[[ProfileData], pd.DataFrame]) -> Callable[[ProfileData], pd.DataFrame]:
-    """Keep what a function of a profile returns for as long as the profile lives, and hand out copies.
+def once_per_profile(
+    function: Callable[[ProfileData], pd.DataFrame],
+) -> Callable[[ProfileData], pd.DataFrame]:
+    """Keep what a function of a profile returns for as long as the profile lives, and hand out
+    copies.
 
     A profile does not change once it is filled; an empty one raises, and what raises is not kept.
     """

@@ -1,4 +1,6 @@
-"""Analyses of whole models: model information (A1) and kernels by model (A15) of XSP, section III-D."""
+"""Analyses of whole models: model information (A1) and kernels by model (A15) of XSP, section
+III-D.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
 
 
 def model_information(profiles: ProfileData | Sequence[ProfileData]) -> pd.DataFrame:
-    """A1: one row per profile: name, batch_size (inputs of one run, over all its model calls; NA if not known),
-    latency_ms and latency_ci_ms (unprofiled, call to device finished: trimmed mean, half its 95 % interval),
-    latency_per_input_ms, throughput_per_s (inputs per second), rounds (unprofiled runs that were averaged).
+    """A1: one row per profile: name, batch_size (inputs of one run, over all its model calls; NA if
+    not known), latency_ms and latency_ci_ms (unprofiled, call to device finished: trimmed mean,
+    half its 95 % interval), latency_per_input_ms, throughput_per_s (inputs per second), rounds
+    (unprofiled runs that were averaged).
     """
     every = _sequence(profiles)
     table = pd.DataFrame(
@@ -29,7 +32,9 @@ def model_information(profiles: ProfileData | Sequence[ProfileData]) -> pd.DataF
             "name": [profile.name for profile in every],
             "batch_size": pd.array([_batch_size(profile) for profile in every], dtype="Int64"),
             "latency_ms": np.array([profile.latency_ms for profile in every], dtype=np.float64),
-            "latency_ci_ms": np.array([profile.latency_ci_ms for profile in every], dtype=np.float64),
+            "latency_ci_ms": np.array(
+                [profile.latency_ci_ms for profile in every], dtype=np.float64
+            ),
         }
     )
     inputs = table["batch_size"].to_numpy(np.float64, na_value=np.nan)
@@ -40,23 +45,34 @@ def model_information(profiles: ProfileData | Sequence[ProfileData]) -> pd.DataF
 
 
 def kernels_by_model(profiles: ProfileData | Sequence[ProfileData]) -> pd.DataFrame:
-    """A15: one row per profile with all kernels of a run summed; a profile without kernels has 0 ms and NaN.
+    """A15: one row per profile with all kernels of a run summed; a profile without kernels has 0 ms
+    and NaN.
 
-    Columns: name, batch_size, model_latency_ms, kernel_latency_ms, flops, dram_read_bytes, dram_write_bytes, occupancy
-    (latency-weighted mean), arithmetic_intensity, flops_per_s (over the kernels' latency), precision (of most
-    operations), memory_bound, source.
+    Columns: name, batch_size, model_latency_ms, kernel_latency_ms, flops, dram_read_bytes,
+    dram_write_bytes, occupancy (latency-weighted mean), arithmetic_intensity, flops_per_s (over the
+    kernels' latency), precision (of most operations), memory_bound, source.
     """
     every = _sequence(profiles)
     table = model_information(every)[["name", "batch_size", "latency_ms"]]
-    sums = [_summed(profile).rename(columns={"latency_ms": "kernel_latency_ms"}) for profile in every]
+    sums = [
+        _summed(profile).rename(columns={"latency_ms": "kernel_latency_ms"}) for profile in every
+    ]
     rows = pd.concat(sums, ignore_index=True) if sums else pd.DataFrame(columns=_SUMS)
     return table.rename(columns={"latency_ms": "model_latency_ms"}).join(rows[_SUMS])
 
 
 _SUMS = [
-    "kernel_latency_ms", "flops", "dram_read_bytes", "dram_write_bytes", "occupancy", "arithmetic_intensity",
-    "flops_per_s", "precision", "memory_bound", "source",
-]  # fmt: skip
+    "kernel_latency_ms",
+    "flops",
+    "dram_read_bytes",
+    "dram_write_bytes",
+    "occupancy",
+    "arithmetic_intensity",
+    "flops_per_s",
+    "precision",
+    "memory_bound",
+    "source",
+]
 
 
 def _sequence(profiles: ProfileData | Sequence[ProfileData]) -> list[ProfileData]:
@@ -80,6 +96,11 @@ def _summed(profile: ProfileData) -> pd.DataFrame:
 
 
 _NOTHING = {
-    "latency_ms": 0.0, "flops": np.nan, "dram_read_bytes": np.nan, "dram_write_bytes": np.nan, "occupancy": np.nan,
-    "precision": "", "source": "",
-}  # fmt: skip
+    "latency_ms": 0.0,
+    "flops": np.nan,
+    "dram_read_bytes": np.nan,
+    "dram_write_bytes": np.nan,
+    "occupancy": np.nan,
+    "precision": "",
+    "source": "",
+}

@@ -1,4 +1,6 @@
-"""Several models side by side: the paper's summary of each (XSP, section IV and its tables of models)."""
+"""Several models side by side: the paper's summary of each (XSP, section IV and its tables of
+models).
+"""
 
 from __future__ import annotations
 
@@ -21,30 +23,57 @@ if TYPE_CHECKING:
 
 THIRDS = ("beginning_share", "middle_share", "end_share")
 COLUMNS = [
-    "name", "batch_size", "latency_ms", "latency_ci_ms", "throughput_per_s", "layers", "kernels", "gpu_share",
-    "convolution_share", "gemm_share", "convolution_kernel_share", "gemm_kernel_share", "memory_bound",
-    "arithmetic_intensity", "flops_per_s", "occupancy", "precision", "source", *THIRDS, "top_layer_type", "top_kernel",
-    "closure_error", "closure_low", "closure_high", "lost",
-]  # fmt: skip
+    "name",
+    "batch_size",
+    "latency_ms",
+    "latency_ci_ms",
+    "throughput_per_s",
+    "layers",
+    "kernels",
+    "gpu_share",
+    "convolution_share",
+    "gemm_share",
+    "convolution_kernel_share",
+    "gemm_kernel_share",
+    "memory_bound",
+    "arithmetic_intensity",
+    "flops_per_s",
+    "occupancy",
+    "precision",
+    "source",
+    *THIRDS,
+    "top_layer_type",
+    "top_kernel",
+    "closure_error",
+    "closure_low",
+    "closure_high",
+    "lost",
+]
 
 _SEQUENCE_TABLES = ("runs", "spans", "api_calls", "layers", "library_calls", "kernels")
 
 
-def compare_models(profiles: ProfileData | Sequence[ProfileData] | Mapping[str, ProfileData]) -> pd.DataFrame:
+def compare_models(
+    profiles: ProfileData | Sequence[ProfileData] | Mapping[str, ProfileData],
+) -> pd.DataFrame:
     """One row per profile; a mapping gives the names, else they are the profiles' own.
 
     - name, batch_size, latency_ms, latency_ci_ms, throughput_per_s: as in `model_information` (A1)
     - layers (distinct layers and phases), kernels (kernels, copies and sets that a run executes)
     - gpu_share: GPU-busy time over the unprofiled model latency; NaN without kernels
-    - convolution_share, gemm_share: share of the kernels' time in layers of these types (`Conv2d`; `Linear`, `matmul`);
-      without kernels, of the layers' latency
-    - convolution_kernel_share, gemm_kernel_share: share of the kernels' time by the library call that launched them
-      (cuDNN convolution; cuBLAS product), or by the kernel's name where there was none. Where these two differ from the
-      two before, other layers compute products (an LSTM), or a layer does more than its product.
-    - memory_bound, arithmetic_intensity, flops_per_s, occupancy, precision, source: as in `kernels_by_model` (A15)
-    - beginning_share, middle_share, end_share: share of the layers' latency in each third of the layers, by index
+    - convolution_share, gemm_share: share of the kernels' time in layers of these types (`Conv2d`;
+      `Linear`, `matmul`); without kernels, of the layers' latency
+    - convolution_kernel_share, gemm_kernel_share: share of the kernels' time by the library call
+      that launched them (cuDNN convolution; cuBLAS product), or by the kernel's name where there
+      was none. Where these two differ from the two before, other layers compute products (an LSTM),
+      or a layer does more than its product.
+    - memory_bound, arithmetic_intensity, flops_per_s, occupancy, precision, source: as in
+      `kernels_by_model` (A15)
+    - beginning_share, middle_share, end_share: share of the layers' latency in each third of the
+      layers, by index
     - top_layer_type (of most latency), top_kernel (name of most time, "" without kernels)
-    - closure_error, closure_low, closure_high (95 %): of the deepest rung; NaN where nothing was fitted
+    - closure_error, closure_low, closure_high (95 %): of the deepest rung; NaN where nothing was
+      fitted
     - lost: events known to be missing
     """
     from xsp.analysis.profile_data import ProfileData
@@ -56,14 +85,27 @@ def compare_models(profiles: ProfileData | Sequence[ProfileData] | Mapping[str, 
     models = model_information(every).drop(columns="name")
     kernels = kernels_by_model(every).drop(columns=["name", "batch_size"])
     facts = pd.DataFrame([_facts(each) for each in every], columns=_FACTS)
-    return pd.concat([pd.Series(names, name="name", dtype=object), models, kernels, facts], axis=1)[COLUMNS]
+    return pd.concat([pd.Series(names, name="name", dtype=object), models, kernels, facts], axis=1)[
+        COLUMNS
+    ]
 
 
 _FACTS = [
-    "layers", "kernels", "gpu_share", "convolution_share", "gemm_share", "convolution_kernel_share",
-    "gemm_kernel_share", *THIRDS, "top_layer_type", "top_kernel",
-    "closure_error", "closure_low", "closure_high", "lost",
-]  # fmt: skip
+    "layers",
+    "kernels",
+    "gpu_share",
+    "convolution_share",
+    "gemm_share",
+    "convolution_kernel_share",
+    "gemm_kernel_share",
+    *THIRDS,
+    "top_layer_type",
+    "top_kernel",
+    "closure_error",
+    "closure_low",
+    "closure_high",
+    "lost",
+]
 
 
 def _facts(profile: ProfileData) -> dict[str, Any]:
@@ -79,7 +121,9 @@ def _facts(profile: ProfileData) -> dict[str, Any]:
 
 
 def _of_layers(profile: ProfileData, layers: pd.DataFrame) -> dict[str, Any]:
-    """Facts from the layers' latencies. What lies outside all layers counts for the type, not for the thirds."""
+    """Facts from the layers' latencies. What lies outside all layers counts for the type, not for
+    the thirds.
+    """
     table = profile.table("layers")
     outside = set(table.loc[table["kind"] == OUTSIDE_KIND, "name"])
     by_type = layers.groupby("type")["latency_ms"].sum()
@@ -97,13 +141,17 @@ def _of_layers(profile: ProfileData, layers: pd.DataFrame) -> dict[str, Any]:
 
 
 def _of_kernels(profile: ProfileData) -> dict[str, Any]:
-    """Facts from the kernels' durations; those by layer type replace the ones from the layers' latencies."""
+    """Facts from the kernels' durations; those by layer type replace the ones from the layers'
+    latencies.
+    """
     tables = {name: profile.table(name) for name in _SEQUENCE_TABLES}
     sequence = kernel_sequence(tables)
     if not len(sequence):
         return {"convolution_kernel_share": nan, "gemm_kernel_share": nan, "top_kernel": ""}
     duration = sequence["duration_ns"].fillna(0)
-    kernel = kernel_operations(sequence["name"], sequence["library_call"].to_numpy(), tables["library_calls"])
+    kernel = kernel_operations(
+        sequence["name"], sequence["library_call"].to_numpy(), tables["library_calls"]
+    )
     layer = _types(tables["layers"]).map(layer_operation).to_numpy(dtype=object)[sequence["layer"]]
     return {
         "convolution_share": _share(duration[layer == CONVOLUTION].sum(), duration.sum()),

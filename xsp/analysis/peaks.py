@@ -1,4 +1,6 @@
-"""What the hardware could do at most: FLOP/s by precision, memory bandwidth, and the intensity at which they meet."""
+"""What the hardware could do at most: FLOP/s by precision, memory bandwidth, and the intensity at
+which they meet.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,12 @@ DEVICE, TABLE, MEASURED = "device properties", "table", "measured"
 def peaks(profile: ProfileData) -> pd.DataFrame:
     """The ceilings of the device on which the model ran, one row per resource and source.
 
-    Columns: resource ("fp32" for the cores, "fp16 tensor" for tensor cores, ..., "dram"), precision ("" for dram),
-    per_s (FLOP/s; bytes/s for dram), source. "device properties" are multiprocessors times their operations per cycle
-    times the highest clock, and for a CPU cores times SIMD operations per cycle times the highest clock; "table" is
-    the GPU's data sheet, where a capture lacks the clocks; "measured" what a benchmark reached. Theoretical ceilings
-    come first. Empty for an unknown device.
+    Columns: resource ("fp32" for the cores, "fp16 tensor" for tensor cores, ..., "dram"), precision
+    ("" for dram), per_s (FLOP/s; bytes/s for dram), source. "device properties" are multiprocessors
+    times their operations per cycle times the highest clock, and for a CPU cores times SIMD
+    operations per cycle times the highest clock; "table" is the GPU's data sheet, where a capture
+    lacks the clocks; "measured" what a benchmark reached. Theoretical ceilings come first. Empty
+    for an unknown device.
     """
     environment = profile.environment
     theoretical = cpu_peaks(environment) if on_cpu(profile) else gpu_peaks(environment)
@@ -32,16 +35,24 @@ def peaks(profile: ProfileData) -> pd.DataFrame:
     if on_cpu(profile) and "gpu" in environment:
         kept = {}  # on a machine with a GPU they are the GPU's
     measured = {_resource(key): float(value) for key, value in kept.items()}
-    rows = [(resource, _precision(resource), per_s, source) for resource, (per_s, source) in theoretical.items()]
-    rows += [(resource, _precision(resource), per_s, MEASURED) for resource, per_s in measured.items()]
-    return pd.DataFrame(rows, columns=["resource", "precision", "per_s", "source"]).astype({"per_s": float})
+    rows = [
+        (resource, _precision(resource), per_s, source)
+        for resource, (per_s, source) in theoretical.items()
+    ]
+    rows += [
+        (resource, _precision(resource), per_s, MEASURED) for resource, per_s in measured.items()
+    ]
+    return pd.DataFrame(rows, columns=["resource", "precision", "per_s", "source"]).astype(
+        {"per_s": float}
+    )
 
 
 def ideal_arithmetic_intensity(profile: ProfileData, precision: str) -> float:
-    """Peak FLOP/s of a precision over peak DRAM bytes/s (XSP, section III-D); NaN where either is not known.
+    """Peak FLOP/s of a precision over peak DRAM bytes/s (XSP, section III-D); NaN where either is
+    not known.
 
-    The fastest unit that computes in this precision counts ("fp16" is the tensor cores' where there are any), and the
-    theoretical ceiling unless only a measured one is known.
+    The fastest unit that computes in this precision counts ("fp16" is the tensor cores' where there
+    are any), and the theoretical ceiling unless only a measured one is known.
     """
     return ideal_intensities(profile).get(precision, nan)
 
@@ -54,11 +65,17 @@ def ideal_intensities(profile: ProfileData) -> dict[str, float]:
     )
     per_s = best.drop_duplicates("precision").set_index("precision")["per_s"].to_dict()
     bandwidth = per_s.pop("", nan)
-    return {} if isnan(bandwidth) else {str(precision): each / bandwidth for precision, each in per_s.items()}
+    return (
+        {}
+        if isnan(bandwidth)
+        else {str(precision): each / bandwidth for precision, each in per_s.items()}
+    )
 
 
 def on_cpu(profile: ProfileData) -> bool:
-    """Whether the model ran on the CPU, as told by the allocator that served it, or by there being no GPU."""
+    """Whether the model ran on the CPU, as told by the allocator that served it, or by there being
+    no GPU.
+    """
     if len(profile.table("kernels")):
         return False
     return "gpu" not in profile.environment or profile._capture.meta.get("memory_device") == "cpu"
@@ -80,24 +97,35 @@ def gpu_peaks(environment: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
     clock, multiprocessors = environment.get("max_sm_clock_mhz"), environment.get("multiprocessors")
     if clock and multiprocessors:
         rates = rates_of(name, environment.get("compute_capability"))
-        found |= {key: (each * multiprocessors * clock * 1e6, DEVICE) for key, each in rates.items()}
+        found |= {
+            key: (each * multiprocessors * clock * 1e6, DEVICE) for key, each in rates.items()
+        }
     clock, bits = environment.get("max_memory_clock_mhz"), environment.get("memory_bus_bits")
     if clock and bits:
         # Two transfers per cycle of the clock that NVML gives, for HBM and for all kinds of GDDR.
         found[DRAM] = (2 * clock * 1e6 * bits / 8, DEVICE)
-    return {**{key: found[key] for key in found if key != DRAM}, **({DRAM: found[DRAM]} if DRAM in found else {})}
+    return {
+        **{key: found[key] for key in found if key != DRAM},
+        **({DRAM: found[DRAM]} if DRAM in found else {}),
+    }
 
 
 _CPU_FP32 = (("avx512f", 64), ("fma", 32), ("avx", 16), ("asimd", 16), ("sse2", 8))
-"""FLOPs per cycle and core in fp32: two units that multiply and add one vector per cycle each, which is what server
-cores with AVX-512 and cores with FMA have; without FMA one adds and one multiplies. fp64 has half."""
+"""FLOPs per cycle and core in fp32: two units that multiply and add one vector per cycle each,
+which is what server cores with AVX-512 and cores with FMA have; without FMA one adds and one
+multiplies. fp64 has half.
+"""
 _CPU_BF16 = (("amx_bf16", 1024), ("avx512_bf16", 128))
 """In bf16 (Intel 64 and IA-32 Architectures Optimization Reference Manual)."""
 
 
 def cpu_peaks(environment: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
-    """FLOP/s by precision of the CPU cores that PyTorch's threads can occupy; the memory's bandwidth is not known."""
-    flags, cores, clock = (environment.get(key) for key in ("cpu_flags", "cpu_cores", "cpu_max_mhz"))
+    """FLOP/s by precision of the CPU cores that PyTorch's threads can occupy; the memory's
+    bandwidth is not known.
+    """
+    flags, cores, clock = (
+        environment.get(key) for key in ("cpu_flags", "cpu_cores", "cpu_max_mhz")
+    )
     if not flags or not cores or not clock:
         return {}
     used = min(cores, environment.get("torch_threads") or cores)

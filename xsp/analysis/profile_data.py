@@ -1,4 +1,6 @@
-"""What was measured, and what is read off it: the only thing that analyses, tables, figures and exports ever see."""
+"""What was measured, and what is read off it: the only thing that analyses, tables, figures and
+exports ever see.
+"""
 
 from __future__ import annotations
 
@@ -30,25 +32,36 @@ _DETAIL_TABLES = {
 }
 
 _STATE_COLUMNS = [
-    "round", "sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c", "throttled_by", "other_processes",
-]  # fmt: skip
+    "round",
+    "sm_clock_mhz",
+    "memory_clock_mhz",
+    "power_w",
+    "temperature_c",
+    "throttled_by",
+    "other_processes",
+]
 
 
 class ProfileData:
-    """What was measured. Tables are DataFrames; times are ns on the host's monotonic clock unless a column says ms."""
+    """What was measured. Tables are DataFrames; times are ns on the host's monotonic clock unless a
+    column says ms.
+    """
 
     def __init__(self, capture: Capture | None = None) -> None:
         self._filled = capture
 
     def fill(self, capture: Capture) -> None:
-        """Give an empty profile, such as `xsp.profile()` binds while its block runs, its content."""
+        """Give an empty profile, such as `xsp.profile()` binds while its block runs, its
+        content.
+        """
         self._filled = capture
 
     @property
     def _capture(self) -> Capture:
         if self._filled is None:
             raise XspError(
-                "this profile is empty: the numbers are there once the `with xsp.profile(...)` block has ended"
+                "this profile is empty: the numbers are there once the `with xsp.profile(...)` "
+                "block has ended"
             )
         return self._filled
 
@@ -64,15 +77,20 @@ class ProfileData:
 
     @property
     def gpu_states(self) -> pd.DataFrame:
-        """The GPU at the end of each round: round, sm_clock_mhz, memory_clock_mhz, power_w, temperature_c,
-        throttled_by, other_processes (that use the GPU), suspect (it ended throttled or at another clock than most),
-        left_out (its runs are not in `runs`). Empty without a GPU or NVML.
+        """The GPU at the end of each round: round, sm_clock_mhz, memory_clock_mhz, power_w,
+        temperature_c, throttled_by, other_processes (that use the GPU), suspect (it ended throttled
+        or at another clock than most), left_out (its runs are not in `runs`). Empty without a GPU
+        or NVML.
         """
         rows = self._capture.meta.get("gpu_states", [])
         found = pd.DataFrame(rows, columns=_STATE_COLUMNS)
-        suspect = suspect_rounds([GpuState(**{name: row[name] for name in _STATE_COLUMNS}) for row in rows])
+        suspect = suspect_rounds(
+            [GpuState(**{name: row[name] for name in _STATE_COLUMNS}) for row in rows]
+        )
         kept = self._capture.tables["runs"]["round"]
-        return found.assign(suspect=found["round"].isin(suspect), left_out=~found["round"].isin(kept))
+        return found.assign(
+            suspect=found["round"].isin(suspect), left_out=~found["round"].isin(kept)
+        )
 
     @property
     def warnings(self) -> list[str]:
@@ -81,25 +99,36 @@ class ProfileData:
 
     @property
     def clock(self) -> dict[str, Any] | None:
-        """How device stamps were mapped to the host clock: method and error_ns. None where no device was traced."""
+        """How device stamps were mapped to the host clock: method and error_ns. None where no
+        device was traced.
+        """
         return self._capture.meta.get("clock")
 
     @property
     def trace(self) -> TraceContext:
-        """The trace that the spans belong to; shared with the caller's OpenTelemetry span, if one was open."""
+        """The trace that the spans belong to; shared with the caller's OpenTelemetry span, if one
+        was open.
+        """
         context = self._capture.meta["trace"]
-        return TraceContext(int(context["trace_id"], 16), int(context["parent_span_id"], 16), context["first_span_id"])
+        return TraceContext(
+            int(context["trace_id"], 16),
+            int(context["parent_span_id"], 16),
+            context["first_span_id"],
+        )
 
     @property
     def levels(self) -> pd.DataFrame:
         """One row per level: level, tracer, status ("traced", "unavailable", "off"), reason."""
-        return pd.DataFrame(self._capture.meta["levels"], columns=["level", "tracer", "status", "reason"])
+        return pd.DataFrame(
+            self._capture.meta["levels"], columns=["level", "tracer", "status", "reason"]
+        )
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row per timed run: run, rung, deepest, round, position, start_ns, latency_ns (call to device finished),
-        host_latency_ns (call to return), lost (records dropped), unmatched (events the structure run did not have),
-        orphans (device activities whose launch was not seen).
+        """One row per timed run: run, rung, deepest, round, position, start_ns, latency_ns (call to
+        device finished), host_latency_ns (call to return), lost (records dropped), unmatched
+        (events the structure run did not have), orphans (device activities whose launch was not
+        seen).
         """
         return self._capture.tables["runs"].copy()
 
@@ -109,11 +138,12 @@ class ProfileData:
 
     @property
     def spans(self) -> pd.DataFrame:
-        """One row per span of every run: run, rung, iteration, level, name, span_id, parent_id, start_ns, end_ns,
-        duration_ns, thread, stream (-1 on the host), correlation_id (0 where it has none), detail (row of the
-        level's table).
+        """One row per span of every run: run, rung, iteration, level, name, span_id, parent_id,
+        start_ns, end_ns, duration_ns, thread, stream (-1 on the host), correlation_id (0 where it
+        has none), detail (row of the level's table).
 
-        Ids are valid OpenTelemetry span ids in `trace`; the parent of a MODEL span is the caller's span or 0.
+        Ids are valid OpenTelemetry span ids in `trace`; the parent of a MODEL span is the caller's
+        span or 0.
         """
         return self._spans.copy()
 
@@ -134,7 +164,9 @@ class ProfileData:
                 "name": self._span_names(),
                 "span_id": np.uint64(first) + np.arange(len(raw), dtype=np.uint64),
                 "parent_id": np.where(
-                    is_root, np.uint64(self.trace.parent_span_id), np.uint64(first) + np.where(is_root, 0, parent)
+                    is_root,
+                    np.uint64(self.trace.parent_span_id),
+                    np.uint64(first) + np.where(is_root, 0, parent),
                 ).astype(np.uint64),
                 "start_ns": raw["start_ns"],
                 "end_ns": raw["start_ns"] + raw["duration_ns"],
@@ -147,7 +179,10 @@ class ProfileData:
         )
 
     def _span_names(self) -> pd.Categorical:
-        names = [self._capture.tables[_DETAIL_TABLES[level]]["name"].to_numpy(dtype=object) for level in Level]
+        names = [
+            self._capture.tables[_DETAIL_TABLES[level]]["name"].to_numpy(dtype=object)
+            for level in Level
+        ]
         first = np.r_[0, np.cumsum([len(each) for each in names])]
         raw = self._capture.tables["spans"]
         code, distinct = pd.factorize(np.concatenate(names))
@@ -160,13 +195,19 @@ class ProfileData:
 
     @cached_property
     def _corrected(self) -> pd.DataFrame | None:
-        return corrected_spans(self._capture.tables, self._correction.costs) if self._correction else None
+        return (
+            corrected_spans(self._capture.tables, self._correction.costs)
+            if self._correction
+            else None
+        )
 
     @property
     def corrected(self) -> pd.DataFrame | None:
-        """The deepest rung's spans with the tracers' cost taken out by replay: row (of `spans`), start_ns, duration_ns.
+        """The deepest rung's spans with the tracers' cost taken out by replay: row (of `spans`),
+        start_ns, duration_ns.
 
-        None where the costs could not be fitted: only rung M was run, or fewer than four rounds without lost records.
+        None where the costs could not be fitted: only rung M was run, or fewer than four rounds
+        without lost records.
         """
         return None if self._corrected is None else self._corrected.copy()
 
@@ -174,11 +215,15 @@ class ProfileData:
     def costs(self) -> pd.DataFrame:
         """What one event of each kind cost, fitted in place, for the levels that were traced.
 
-        Columns: kind, level, cost_ns, low_ns, high_ns (95 %), identified (False where the rungs do not tell, and a
-        prior was kept), tight_loop_ns (the same event in a tight loop, as a check; 0 where it was not measured).
-        Empty where nothing was fitted.
+        Columns: kind, level, cost_ns, low_ns, high_ns (95 %), identified (False where the rungs do
+        not tell, and a prior was kept), tight_loop_ns (the same event in a tight loop, as a check;
+        0 where it was not measured). Empty where nothing was fitted.
         """
-        costs, loops = (self._correction.costs, self._correction.tight_loops) if self._correction else (None, None)
+        costs, loops = (
+            (self._correction.costs, self._correction.tight_loops)
+            if self._correction
+            else (None, None)
+        )
         rows = [
             (
                 kind.removesuffix("_ns"),
@@ -196,8 +241,9 @@ class ProfileData:
 
     @property
     def closure_error(self) -> pd.DataFrame:
-        """By rung: (corrected total - unprofiled model latency) / unprofiled model latency, on rounds that the costs
-        were not fitted on. Columns: error, low, high (95 %), rounds. Empty where nothing was fitted.
+        """By rung: (corrected total - unprofiled model latency) / unprofiled model latency, on
+        rounds that the costs were not fitted on. Columns: error, low, high (95 %), rounds. Empty
+        where nothing was fitted.
         """
         found = self._correction.closure if self._correction else {}
         rows = [(one.error, one.low, one.high, len(one.by_round)) for one in found.values()]
@@ -205,16 +251,22 @@ class ProfileData:
         return pd.DataFrame(rows, index=index, columns=["error", "low", "high", "rounds"])
 
     def overhead(self) -> pd.DataFrame:
-        """What each rung adds to each level above it; columns as in `xsp.analysis.spans.overhead.overhead`."""
+        """What each rung adds to each level above it; columns as in
+        `xsp.analysis.spans.overhead.overhead`.
+        """
         return overhead(self._capture.tables)
 
     @property
     def serialized(self) -> pd.DataFrame:
-        """Each layer's device time when no other layer runs; `xsp.analysis.spans.overlap.serialized_layers`."""
+        """Each layer's device time when no other layer runs;
+        `xsp.analysis.spans.overlap.serialized_layers`.
+        """
         return serialized_layers(self._capture.tables)
 
     def device_timeline(self) -> pd.DataFrame:
-        """The device's time, divided among layers and named gaps; `xsp.analysis.spans.device_timeline.device_timeline`."""
+        """The device's time, divided among layers and named gaps;
+        `xsp.analysis.spans.device_timeline.device_timeline`.
+        """
         return device_timeline(self._capture.tables, self._corrected)
 
     @cached_property
@@ -250,17 +302,23 @@ class ProfileData:
 
     @property
     def lost(self) -> int:
-        """Events known to be missing over all runs: dropped records, and device activities without a launch."""
+        """Events known to be missing over all runs: dropped records, and device activities without
+        a launch.
+        """
         runs = self._capture.tables["runs"]
         return int(runs["lost"].sum() + runs["orphans"].sum())
 
     @property
     def ranges(self) -> pd.DataFrame:
-        """The target's own NVTX ranges (torch.cuda.nvtx, the nvtx package) in runs that traced layers.
+        """The target's own NVTX ranges (torch.cuda.nvtx, the nvtx package) in runs that traced
+        layers.
 
-        Columns: run, rung, name, domain, thread, start_ns, end_ns, duration_ns. Empty where there are none.
+        Columns: run, rung, name, domain, thread, start_ns, end_ns, duration_ns. Empty where there
+        are none.
         """
-        found = self._capture.tables.get("ranges", pd.DataFrame({"run": pd.Series(dtype="int32"), **empty(RANGES)}))
+        found = self._capture.tables.get(
+            "ranges", pd.DataFrame({"run": pd.Series(dtype="int32"), **empty(RANGES)})
+        )
         rungs = self._capture.tables["runs"]["rung"].to_numpy(dtype=object)
         ranges = found.assign(duration_ns=found["end_ns"] - found["start_ns"])
         ranges.insert(1, "rung", rungs[ranges["run"].to_numpy()])
@@ -268,6 +326,8 @@ class ProfileData:
 
     @property
     def epoch_offset_ns(self) -> int | None:
-        """Unix time minus the monotonic clock when this was recorded; None in captures that do not have it."""
+        """Unix time minus the monotonic clock when this was recorded; None in captures that do not
+        have it.
+        """
         offset = self._capture.meta.get("epoch_offset_ns")
         return None if offset is None else int(offset)

@@ -1,7 +1,7 @@
 """The capture file, `*.xsp`: Parquet tables and a manifest in one uncompressed zip.
 
-Opening a capture needs neither torch nor CUDA and executes nothing from the file: the manifest is JSON, the tables are
-plain columns.
+Opening a capture needs neither torch nor CUDA and executes nothing from the file: the manifest is
+JSON, the tables are plain columns.
 """
 
 from __future__ import annotations
@@ -28,20 +28,40 @@ _MAGIC = "xsp capture"
 _MANIFEST = "manifest.json"
 _META = ("name", "levels", "environment", "warnings", "trace")
 TABLES = (
-    "runs", "model_calls", "spans", "api_calls", "synchronizations",
-    "calls", "modules", "layers", "library_calls", "kernels",
-)  # fmt: skip
+    "runs",
+    "model_calls",
+    "spans",
+    "api_calls",
+    "synchronizations",
+    "calls",
+    "modules",
+    "layers",
+    "library_calls",
+    "kernels",
+)
 
 OPTIONAL_TABLES = ("serialized", "counters", "ranges")
 """Tables that only some captures have."""
 
-# RuntimeError is zipfile's for entries that a damaged header calls encrypted or compressed in an unknown way.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, pa.ArrowException, KeyError, ValueError, OSError, EOFError, RuntimeError)
+# RuntimeError is zipfile's for entries that a damaged header calls encrypted or compressed in an
+# unknown way.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    pa.ArrowException,
+    KeyError,
+    ValueError,
+    OSError,
+    EOFError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)
 class Capture:
-    """Everything a profile consists of: `meta` (JSON-able), the tables named in TABLES, and any of OPTIONAL_TABLES."""
+    """Everything a profile consists of: `meta` (JSON-able), the tables named in TABLES, and any of
+    OPTIONAL_TABLES.
+    """
 
     meta: dict[str, Any]
     tables: dict[str, pd.DataFrame]
@@ -65,11 +85,14 @@ class Capture:
 def load(path: str | os.PathLike[str]) -> Capture:
     """Read a capture.
 
-    Raises CaptureError if the file is missing, is no capture, is damaged, or was written by a newer xsp.
+    Raises CaptureError if the file is missing, is no capture, is damaged, or was written by a newer
+    xsp.
     """
     source = Path(path)
     if not source.is_file():
-        raise CaptureError(f"there is no file {str(source)!r}; give the path of a capture written by prof.save()")
+        raise CaptureError(
+            f"there is no file {str(source)!r}; give the path of a capture written by prof.save()"
+        )
     try:
         with zipfile.ZipFile(source) as archive:
             manifest = json.loads(archive.read(_MANIFEST))
@@ -81,15 +104,17 @@ def load(path: str | os.PathLike[str]) -> Capture:
         raise
     except _DAMAGED as error:
         raise CaptureError(
-            f"{str(source)!r} is not an xsp capture, or it was cut short ({type(error).__name__}: {error}); "
+            f"{str(source)!r} is not an xsp capture, or it was cut short ({type(error).__name__}: "
+            f"{error}); "
             "a capture is written whole by prof.save(), so copy or record it again"
         ) from error
     return Capture(manifest["meta"], tables)
 
 
 def _table(content: bytes) -> pd.DataFrame:
-    # In Arrow's own memory: its threads let go of the source when they get round to it, and one that needs Python for
-    # that while the interpreter shuts down, at the end of a short command, takes the process down with it.
+    # In Arrow's own memory: its threads let go of the source when they get round to it, and one
+    # that needs Python for that while the interpreter shuts down, at the end of a short command,
+    # takes the process down with it.
     source = pa.BufferOutputStream()
     source.write(content)
     reader = pa.BufferReader(source.getvalue())
@@ -101,19 +126,25 @@ def _table(content: bytes) -> pd.DataFrame:
 def _check(source: Path, manifest: Any) -> None:
     if not isinstance(manifest, dict) or manifest.get("format") != _MAGIC:
         raise CaptureError(
-            f"{str(source)!r} is a zip file but not an xsp capture: its manifest does not say {_MAGIC!r}"
+            f"{str(source)!r} is a zip file but not an xsp capture: its manifest does not say "
+            f"{_MAGIC!r}"
         )
     version = manifest.get("version")
     if type(version) is not int or version < 1:
-        raise CaptureError(f"{str(source)!r} has capture version {version!r}, which no xsp writes; record it again")
+        raise CaptureError(
+            f"{str(source)!r} has capture version {version!r}, which no xsp writes; record it again"
+        )
     if version > VERSION:
         raise CaptureError(
-            f"{str(source)!r} has capture version {version!r}, this xsp reads up to {VERSION}; upgrade with "
+            f"{str(source)!r} has capture version {version!r}, this xsp reads up to {VERSION}; "
+            "upgrade with "
             "`pip install --upgrade xsp`"
         )
     meta = manifest.get("meta")
     if missing := [name for name in _META if name not in (meta if isinstance(meta, dict) else {})]:
-        raise CaptureError(f"the manifest of {str(source)!r} lacks {', '.join(missing)}; record the capture again")
+        raise CaptureError(
+            f"the manifest of {str(source)!r} lacks {', '.join(missing)}; record the capture again"
+        )
 
 
 def _parquet(table: pd.DataFrame) -> bytes:
@@ -121,7 +152,8 @@ def _parquet(table: pd.DataFrame) -> bytes:
     integers = [field.name for field in arrow.schema if pa.types.is_integer(field.type)]
     others = [field.name for field in arrow.schema if field.name not in integers]
     buffer = io.BytesIO()
-    # Stamps and indices grow steadily: as differences they take a few bits where plain they take eight bytes.
+    # Stamps and indices grow steadily: as differences they take a few bits where plain they take
+    # eight bytes.
     pq.write_table(
         arrow,
         buffer,

@@ -15,7 +15,9 @@ MODEL_CALLS: Schema = {
     "host_end_ns": np.dtype("i8"),
     "end_ns": np.dtype("i8"),
 }
-"""The model calls of a run: `host_end_ns` is when the call returned, `end_ns` when the device had finished too."""
+"""The model calls of a run: `host_end_ns` is when the call returned, `end_ns` when the device had
+finished too.
+"""
 
 
 def latency_ns(calls: Columns) -> int:
@@ -25,7 +27,9 @@ def latency_ns(calls: Columns) -> int:
 
 @dataclass(frozen=True)
 class Run:
-    """One execution of the target. `tables` holds what the tracers collected, by schema name in lower case."""
+    """One execution of the target. `tables` holds what the tracers collected, by schema name in
+    lower case.
+    """
 
     spec: RunSpec
     round: int

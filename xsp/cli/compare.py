@@ -37,7 +37,11 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in HEADS:
-        table.add_column(head, overflow="fold", justify="right" if head in ("before", "now", "difference") else "left")
+        table.add_column(
+            head,
+            overflow="fold",
+            justify="right" if head in ("before", "now", "difference") else "left",
+        )
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
     console.print()
@@ -45,34 +49,51 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 SLOWER, CANNOT_TELL = 1, 3
-"""Exit statuses: a regression; undecided, or times that cannot be compared. 2 is xsp's for what it cannot do."""
+"""Exit statuses: a regression; undecided, or times that cannot be compared. 2 is xsp's for what it
+cannot do.
+"""
 
 
 def compare(
     baseline: Annotated[
-        Path, typer.Argument(help="A capture, *.xsp, or a baseline, *.json.", metavar="BASELINE", show_default=False)
+        Path,
+        typer.Argument(
+            help="A capture, *.xsp, or a baseline, *.json.", metavar="BASELINE", show_default=False
+        ),
     ],
-    candidate: Annotated[Path, typer.Argument(help="The same, newer.", metavar="CANDIDATE", show_default=False)],
-    threshold: Annotated[str, typer.Option(help="Slow-down that matters, such as 5% or 0.05.")] = "5%",
+    candidate: Annotated[
+        Path, typer.Argument(help="The same, newer.", metavar="CANDIDATE", show_default=False)
+    ],
+    threshold: Annotated[
+        str, typer.Option(help="Slow-down that matters, such as 5% or 0.05.")
+    ] = "5%",
     alpha: Annotated[float, typer.Option(help="Significance that a difference needs.")] = ALPHA,
     allow: Annotated[
         str,
         typer.Option(
-            help="Facts that may differ, with commas between: torch, driver, cuda, cudnn, gpu, inputs, …",
+            help="Facts that may differ, with commas between: torch, driver, cuda, cudnn, gpu, "
+            "inputs, …",
             show_default=False,
         ),
     ] = "",
     counts: Annotated[
         bool,
         typer.Option(
-            "--counts", help="More kernels, calls, copies, waits or bytes are a regression too; times are optional."
+            "--counts",
+            help="More kernels, calls, copies, waits or bytes are a regression too; times are "
+            "optional.",
         ),
     ] = False,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write it as JSON.", show_default=False)] = None,
-    html: Annotated[Path | None, typer.Option(help="Write it as a page.", show_default=False)] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write it as JSON.", show_default=False)
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write it as a page.", show_default=False)
+    ] = None,
     md: Annotated[bool, typer.Option("--md", help="Print GitHub-flavoured markdown.")] = False,
 ) -> None:
-    """Say what is slower and where. Exit status 0: no regression; 1: a regression; 3: undecided or not comparable.
+    """Say what is slower and where. Exit status 0: no regression; 1: a regression; 3: undecided or
+    not comparable.
 
     Needs neither torch nor a GPU.
     """
@@ -80,7 +101,9 @@ def compare(
 
     share = parsed_share(threshold)
     facts = [name for name in allow.split(",") if name]
-    found = compare_profiles(_read(baseline), _read(candidate), threshold=share, alpha=alpha, allow=facts)
+    found = compare_profiles(
+        _read(baseline), _read(candidate), threshold=share, alpha=alpha, allow=facts
+    )
     if md:
         typer.echo(found.to_markdown(), nl=False)
     else:
@@ -90,7 +113,9 @@ def compare(
     if json_path is not None:
         from xsp.capture.writing import written
 
-        written(json_path, (json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
+        written(
+            json_path, (json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n").encode()
+        )
     if html is not None:
         found.to_html(html)
     raise typer.Exit(exit_status(found, counts))
@@ -127,4 +152,6 @@ def _read(path: Path) -> Profile | Comparable:
     try:
         return Comparable.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise XspError(f"{str(path)!r} cannot be read ({error}); give a capture or a baseline") from error
+        raise XspError(
+            f"{str(path)!r} cannot be read ({error}); give a capture or a baseline"
+        ) from error

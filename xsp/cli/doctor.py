@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def peak_lines(console: Console, facts: Mapping[str, Any], measure: bool) -> list[tuple[str, str]]:
-    """Resources of the device that `facts` describe, each with its peaks in words; measured now if `measure`."""
+    """Resources of the device that `facts` describe, each with its peaks in words; measured now if
+    `measure`.
+    """
     theoretical = gpu_peaks(facts) if "gpu" in facts else cpu_peaks(facts)
     known = {_key(resource): per_s for resource, (per_s, _) in theoretical.items()}
     measured: dict[str, float] = dict(facts.get("measured_peaks", {}))
@@ -26,7 +28,10 @@ def peak_lines(console: Console, facts: Mapping[str, Any], measure: bool) -> lis
         measured, ways = _measured(console, "cuda" if "gpu" in facts else "cpu", list(theoretical))
         where = [("kept", _kept(measured_peaks.device_key(facts), measured))]
     rows = [(_resource(key), _line(key, measured, known, ways)) for key in {**known, **measured}]
-    return [*(rows or [("unknown", "for this device; `xsp doctor --measure` measures them")]), *where]
+    return [
+        *(rows or [("unknown", "for this device; `xsp doctor --measure` measures them")]),
+        *where,
+    ]
 
 
 def _key(resource: str) -> str:
@@ -37,7 +42,9 @@ def _resource(key: str) -> str:
     return key.removesuffix("_flops_per_s").removesuffix("_bytes_per_s").replace("_", " ")
 
 
-def _line(key: str, measured: Mapping[str, float], known: Mapping[str, float], ways: Mapping[str, str]) -> str:
+def _line(
+    key: str, measured: Mapping[str, float], known: Mapping[str, float], ways: Mapping[str, str]
+) -> str:
     scale, unit = (1e9, "GB/s") if key.endswith("_bytes_per_s") else (1e12, "TFLOP/s")
     parts = [f"{known[key] / scale:.4g} {unit} in theory"] if key in known else []
     if key in measured:
@@ -46,20 +53,27 @@ def _line(key: str, measured: Mapping[str, float], known: Mapping[str, float], w
     return "; ".join(parts) + (f" ({ways[key]})" if key in ways else "")
 
 
-def _measured(console: Console, device: str, known: list[str]) -> tuple[dict[str, float], dict[str, str]]:
+def _measured(
+    console: Console, device: str, known: list[str]
+) -> tuple[dict[str, float], dict[str, str]]:
     """What is measured now: FLOP/s or bytes/s, and with what, both by key."""
     from xsp.machine.peak_benchmark import measured_ceilings, resources_of
 
     with console.status("measuring") as status:
         found = measured_ceilings(
-            device, resources_of(known, device), announce=lambda what: status.update(f"measuring {what}")
+            device,
+            resources_of(known, device),
+            announce=lambda what: status.update(f"measuring {what}"),
         )
     return {each.key: each.per_s for each in found}, {each.key: each.how for each in found}
 
 
 def _kept(device: str, peaks: Mapping[str, float]) -> str:
     try:
-        return f"for {device} in {measured_peaks.store(device, peaks)}; new captures on this device have them"
+        return (
+            f"for {device} in {measured_peaks.store(device, peaks)}; new captures on this device "
+            "have them"
+        )
     except (OSError, RuntimeError) as error:  # RuntimeError: no home directory is known
         return f"nowhere: {error}; set XDG_CACHE_HOME to a folder that can be written"
 
@@ -68,7 +82,9 @@ def doctor(
     measure: Annotated[
         bool,
         typer.Option(
-            "--measure", help="Measure FLOP/s and memory bandwidth (some ten seconds); new captures then have them."
+            "--measure",
+            help="Measure FLOP/s and memory bandwidth (some ten seconds); new captures then have "
+            "them.",
         ),
     ] = False,
 ) -> None:
@@ -80,7 +96,11 @@ def doctor(
         # First, because the LIBRARY level looks at what torch has loaded.
         import torch  # noqa: F401
     except (ImportError, OSError) as error:
-        _facts(console, "torch", [("torch", f"cannot be imported ({error}): nothing can be measured without it")])
+        _facts(
+            console,
+            "torch",
+            [("torch", f"cannot be imported ({error}): nothing can be measured without it")],
+        )
         return
     from xsp.levels import _native, statuses
     from xsp.machine.environment import environment
@@ -90,11 +110,20 @@ def doctor(
     facts = environment()
     missing = _native.why_missing()
     _facts(console, "native part", [("libxsp_native", missing or "loaded")])
-    gpu_keys = ("gpu", "gpu_count", "compute_capability", "driver", "gpu_memory_bytes", "multiprocessors")
+    gpu_keys = (
+        "gpu",
+        "gpu_count",
+        "compute_capability",
+        "driver",
+        "gpu_memory_bytes",
+        "multiprocessors",
+    )
     gpu = [(key, facts[key]) for key in gpu_keys if key in facts]
     _facts(console, "GPU", gpu or [("gpu", "none that torch can use")])
     apart = (*gpu_keys, "measured_peaks")
-    _facts(console, "environment", [(key, value) for key, value in facts.items() if key not in apart])
+    _facts(
+        console, "environment", [(key, value) for key, value in facts.items() if key not in apart]
+    )
     _facts(console, "peaks", peak_lines(console, facts, measure))
 
 
@@ -106,8 +135,13 @@ def _levels(console: Console, rows: Iterable[LevelStatus]) -> None:
     console.print(Text("levels", style="bold"))
     for row in rows:
         can = row.status is Status.TRACED
-        verdict = Text("can be traced" if can else "unavailable", style="green" if can else "yellow")
-        console.print(Text(f"  {row.level.name:8}  ").append_text(verdict).append(f"  {row.tracer}"), soft_wrap=True)
+        verdict = Text(
+            "can be traced" if can else "unavailable", style="green" if can else "yellow"
+        )
+        console.print(
+            Text(f"  {row.level.name:8}  ").append_text(verdict).append(f"  {row.tracer}"),
+            soft_wrap=True,
+        )
         if row.reason:
             console.print(Text(f"            {row.reason}"), soft_wrap=True)
 

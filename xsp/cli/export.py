@@ -1,4 +1,6 @@
-"""`xsp export`: a capture in a format of other tools. A format is a row of FORMATS; `otlp` is sent, not written."""
+"""`xsp export`: a capture in a format of other tools. A format is a row of FORMATS; `otlp` is sent,
+not written.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Format:
-    """How a profile is written: `write(prof, path, **choice)`; the choice of a run is passed if `of_one_run`.
+    """How a profile is written: `write(prof, path, **choice)`; the choice of a run is passed if
+    `of_one_run`.
 
     `ending` is appended to the capture's stem where no output is named.
     """
@@ -38,8 +41,15 @@ def _tables(form: str) -> Callable[[Profile, Path], object]:
 
 
 FORMATS = {
-    "perfetto": Format(".pftrace", "one run, for ui.perfetto.dev", lambda p, at, **c: p.to_perfetto(at, **c), True),
-    "chrome": Format(".json.gz", "one run, as torch.profiler writes it", lambda p, at, **c: p.to_chrome(at, **c), True),
+    "perfetto": Format(
+        ".pftrace", "one run, for ui.perfetto.dev", lambda p, at, **c: p.to_perfetto(at, **c), True
+    ),
+    "chrome": Format(
+        ".json.gz",
+        "one run, as torch.profiler writes it",
+        lambda p, at, **c: p.to_chrome(at, **c),
+        True,
+    ),
     "html": Format(".html", "a report", lambda p, at: p.to_html(at)),
     "csv": Format("_csv", "a folder of tables", _tables("csv")),
     "parquet": Format("_parquet", "a folder of tables", _tables("parquet")),
@@ -50,58 +60,94 @@ OTLP = "otlp"
 
 
 def export(
-    capture: Annotated[Path, typer.Argument(help="A capture, *.xsp.", metavar="CAPTURE", show_default=False)],
+    capture: Annotated[
+        Path, typer.Argument(help="A capture, *.xsp.", metavar="CAPTURE", show_default=False)
+    ],
     to: Annotated[
         str,
         typer.Option(
             help="; ".join(
-                [*(f"{name}: {form.what}" for name, form in FORMATS.items()), "otlp: one run, to a receiver"]
+                [
+                    *(f"{name}: {form.what}" for name, form in FORMATS.items()),
+                    "otlp: one run, to a receiver",
+                ]
             ),
             show_default=False,
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="What to write; named after the capture by default.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="What to write; named after the capture by default.",
+            show_default=False,
+        ),
     ] = None,
     run: Annotated[
-        int | None, typer.Option(help="Run to show; the last of the rung by default.", show_default=False)
+        int | None,
+        typer.Option(help="Run to show; the last of the rung by default.", show_default=False),
     ] = None,
     rung: Annotated[
-        str | None, typer.Option(help="Rung to show, such as M/L; the deepest by default.", show_default=False)
+        str | None,
+        typer.Option(help="Rung to show, such as M/L; the deepest by default.", show_default=False),
     ] = None,
-    corrected: Annotated[bool, typer.Option("--corrected", help="Times without the tracers' cost.")] = False,
+    corrected: Annotated[
+        bool, typer.Option("--corrected", help="Times without the tracers' cost.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     endpoint: Annotated[
-        str | None, typer.Option(help="otlp: URL of the receiver; OTEL_* variables by default.", show_default=False)
+        str | None,
+        typer.Option(
+            help="otlp: URL of the receiver; OTEL_* variables by default.", show_default=False
+        ),
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="otlp: http/protobuf or grpc; OTEL_* variables by default.", show_default=False)
+        str | None,
+        typer.Option(
+            help="otlp: http/protobuf or grpc; OTEL_* variables by default.", show_default=False
+        ),
     ] = None,
     levels: Annotated[
-        str | None, typer.Option(help="otlp: levels to send, such as M/L; all by default.", show_default=False)
+        str | None,
+        typer.Option(help="otlp: levels to send, such as M/L; all by default.", show_default=False),
     ] = None,
-    min_duration_us: Annotated[float, typer.Option(help="otlp: leave shorter spans out.", show_default=False)] = 0.0,
+    min_duration_us: Annotated[
+        float, typer.Option(help="otlp: leave shorter spans out.", show_default=False)
+    ] = 0.0,
 ) -> None:
     """Write a capture for other tools. Needs neither torch nor a GPU."""
     if to == OTLP:
-        how = {"endpoint": endpoint, "protocol": protocol, "levels": levels, "run": run, "corrected": corrected}
+        how = {
+            "endpoint": endpoint,
+            "protocol": protocol,
+            "levels": levels,
+            "run": run,
+            "corrected": corrected,
+        }
         _send(capture, output, rung, how | {"min_duration_ns": round(min_duration_us * 1e3)})
         return
     if to not in FORMATS:
         raise XspError(f"there is no format {to!r}; the formats are {', '.join(FORMATS)}, {OTLP}")
     if endpoint or protocol or levels or min_duration_us:
         raise XspError(
-            "--endpoint, --protocol, --levels and --min-duration-us say which spans are sent and where; "
+            "--endpoint, --protocol, --levels and --min-duration-us say which spans are sent and "
+            "where; "
             f"{to} is a file, so leave them out"
         )
     form = FORMATS[to]
     choice: dict[str, Any] = {"run": run, "rung": rung, "corrected": corrected}
     if not form.of_one_run and any(value not in (None, False) for value in choice.values()):
-        raise XspError(f"--run, --rung and --corrected choose what a trace shows; {to} has all runs, so leave them out")
+        raise XspError(
+            f"--run, --rung and --corrected choose what a trace shows; {to} has all runs, so leave "
+            "them out"
+        )
     path = output or capture.with_name(capture.stem + form.ending)
     if path.is_file() and not force:
-        raise XspError(f"{str(path)!r} exists and is not overwritten without --force; or name another with --output")
+        raise XspError(
+            f"{str(path)!r} exists and is not overwritten without --force; or name another with "
+            "--output"
+        )
     from xsp.profiles import load
 
     form.write(load(capture), path, **(choice if form.of_one_run else {}))
@@ -110,7 +156,9 @@ def export(
 
 def _send(capture: Path, output: Path | None, rung: str | None, how: dict[str, Any]) -> None:
     if output is not None or rung is not None:
-        raise XspError("otlp writes no file and takes a run by its number: leave --output and --rung out")
+        raise XspError(
+            "otlp writes no file and takes a run by its number: leave --output and --rung out"
+        )
     from xsp.profiles import load
 
     count = load(capture).to_otlp(**how)

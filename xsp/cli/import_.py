@@ -19,19 +19,26 @@ def import_(
     trace: Annotated[
         Path,
         typer.Argument(
-            help="A trace of torch.profiler (*.json, *.json.gz) or an SQLite export of Nsight Systems.",
+            help="A trace of torch.profiler (*.json, *.json.gz) or an SQLite export of Nsight "
+            "Systems.",
             metavar="TRACE",
             show_default=False,
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The capture; named after the trace by default.", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            help="The capture; named after the trace by default.",
+            show_default=False,
+        ),
     ] = None,
     runs: Annotated[
         str | None,
         typer.Option(
-            help="How the names of the annotations or NVTX ranges begin that are one run each; ProfilerStep# for "
+            help="How the names of the annotations or NVTX ranges begin that are one run each; "
+            "ProfilerStep# for "
             "torch.profiler by default.",
             show_default=False,
         ),

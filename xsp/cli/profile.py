@@ -15,7 +15,8 @@ def profile(
     target: Annotated[
         str,
         typer.Argument(
-            help="`file.py` (its function `target`), `file.py:function` or `package.module:function`. The function "
+            help="`file.py` (its function `target`), `file.py:function` or "
+            "`package.module:function`. The function "
             "returns `(model, inputs)` or a callable without arguments, such as a training step.",
             metavar="TARGET",
             show_default=False,
@@ -25,20 +26,27 @@ def profile(
     levels: Levels = None,
     iterations: Iterations = None,
     warmup: Warmup = None,
-    budget_s: Annotated[float | None, typer.Option("--budget-s", help="Seconds for the rounds; 30 by default.")] = None,
+    budget_s: Annotated[
+        float | None, typer.Option("--budget-s", help="Seconds for the rounds; 30 by default.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="The capture to write; named after the target by default.")
     ] = None,
     metrics: Annotated[
         str,
         typer.Option(
-            help="Hardware counters of every kernel: flops, dram, occupancy, tensor, l2 or CUPTI metrics, with commas "
+            help="Hardware counters of every kernel: flops, dram, occupancy, tensor, l2 or CUPTI "
+            "metrics, with commas "
             "between.",
             show_default=False,
         ),
     ] = "",
     caches: Annotated[
-        str, typer.Option(help='How kernels find the caches while counters are collected: "in place" or "flushed".')
+        str,
+        typer.Option(
+            help='How kernels find the caches while counters are collected: "in place" '
+            'or "flushed".'
+        ),
     ] = "in place",
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing capture.")] = False,

@@ -15,12 +15,21 @@ from xsp.report.text import NARROW, WIDE, footer_lines, header_lines
 if TYPE_CHECKING:
     from xsp.profiles import Profile
 
-_BY_LEVEL = {"MODEL": "bold", "MODULE": "", "LAYER": "", "LIBRARY": "cyan", "KERNEL": "magenta", "header": "bold"}
+_BY_LEVEL = {
+    "MODEL": "bold",
+    "MODULE": "",
+    "LAYER": "",
+    "LIBRARY": "cyan",
+    "KERNEL": "magenta",
+    "header": "bold",
+}
 _BY_COLUMN = {"bar": "blue", "±": "dim", "shape": "dim", "type": "dim"}
 _HEADING = 10
 
 
-def print_profile(prof: Profile, console: Console, rows: int = ROWS, depth: int | None = None) -> None:
+def print_profile(
+    prof: Profile, console: Console, rows: int = ROWS, depth: int | None = None
+) -> None:
     """Print header, table and footnote at the console's width, 80 to 120 characters."""
     width = min(max(console.width, NARROW), WIDE)
     table = laid_out(prof, width, rows, depth)
@@ -28,7 +37,8 @@ def print_profile(prof: Profile, console: Console, rows: int = ROWS, depth: int 
     lines += [_line(table.header), *(_line(line) for line in table.lines), Text()]
     lines += [Text(line, style="dim") for line in footer_lines(prof, table, width)]
     for line in lines:
-        # Never wrapped or cut: in a narrower terminal the terminal does it, in a pipe nobody should.
+        # Never wrapped or cut: in a narrower terminal the terminal does it, in a pipe nobody
+        # should.
         console.print(line, soft_wrap=True, highlight=False)
 
 
@@ -43,18 +53,29 @@ def _header(lines: list[str]) -> list[Text]:
 
 def _line(line: TableLine) -> Text:
     style = "dim" if line.is_fold else _BY_LEVEL.get(line.level, "")
-    text = Text("  ").join(Text(cell, style=_BY_COLUMN.get(name, style)) for name, cell in line.cells.items())
+    text = Text("  ").join(
+        Text(cell, style=_BY_COLUMN.get(name, style)) for name, cell in line.cells.items()
+    )
     text.rstrip()
     return text
 
 
 def report(
-    capture: Annotated[Path, typer.Argument(help="A capture, *.xsp.", metavar="CAPTURE", show_default=False)],
-    depth: Annotated[int | None, typer.Option(min=0, help="Deepest nesting shown; the model's is 0.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Lines of the table; the smallest shares are folded.")] = ROWS,
+    capture: Annotated[
+        Path, typer.Argument(help="A capture, *.xsp.", metavar="CAPTURE", show_default=False)
+    ],
+    depth: Annotated[
+        int | None, typer.Option(min=0, help="Deepest nesting shown; the model's is 0.")
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Lines of the table; the smallest shares are folded.")
+    ] = ROWS,
     html: Annotated[
         Path | None,
-        typer.Option(help="Write a page with figures and all tables to this file instead.", show_default=False),
+        typer.Option(
+            help="Write a page with figures and all tables to this file instead.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Show a capture as a summary and a table. Needs neither torch nor a GPU."""

@@ -21,30 +21,42 @@ def sweep(
     target: Annotated[
         str,
         typer.Argument(
-            help="`file.py:function` or `package.module:function`; `target` if no function is named. The function "
+            help="`file.py:function` or `package.module:function`; `target` if no function is "
+            "named. The function "
             "takes the batch size and returns `(model, inputs)` or a callable without arguments.",
             metavar="TARGET",
             show_default=False,
         ),
     ],
     arguments: Arguments = None,
-    batch_sizes: Annotated[str, typer.Option(help="Batch sizes, or values of --over.")] = "1,2,4,8,16,32",
-    over: Annotated[str | None, typer.Option(help="Parameter of the function to change instead.")] = None,
+    batch_sizes: Annotated[
+        str, typer.Option(help="Batch sizes, or values of --over.")
+    ] = "1,2,4,8,16,32",
+    over: Annotated[
+        str | None, typer.Option(help="Parameter of the function to change instead.")
+    ] = None,
     levels: Levels = None,
     iterations: Iterations = None,
     warmup: Warmup = None,
     budget_s: Annotated[
-        float | None, typer.Option("--budget-s", help="Seconds for the rounds of one value; 30 by default.")
+        float | None,
+        typer.Option("--budget-s", help="Seconds for the rounds of one value; 30 by default."),
     ] = None,
     metrics: Annotated[
-        str, typer.Option(help="Hardware counters of every kernel: see `xsp profile --help`; none by default.")
+        str,
+        typer.Option(
+            help="Hardware counters of every kernel: see `xsp profile --help`; none by default."
+        ),
     ] = "",
     caches: Annotated[str, typer.Option(help="See `xsp profile --help`.")] = "in place",
     output: Annotated[
-        Path | None, typer.Option(help="The folder of captures to write; named after the target by default.")
+        Path | None,
+        typer.Option(help="The folder of captures to write; named after the target by default."),
     ] = None,
     seed: Seed = 0,
-    force: Annotated[bool, typer.Option("--force", help="Write to a folder that has a sweep already.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write to a folder that has a sweep already.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> None:
     """Profile a model over batch sizes: throughput, and the optimal batch size."""
@@ -86,10 +98,14 @@ def sweep(
 
 
 def _values(text: str) -> list[Value]:
-    """Whole numbers and other numbers where they can be read as such, else the text between the commas."""
+    """Whole numbers and other numbers where they can be read as such, else the text between the
+    commas.
+    """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise TargetError(f"--batch-sizes {text!r} names no value; give them with commas, such as 1,2,4")
+        raise TargetError(
+            f"--batch-sizes {text!r} names no value; give them with commas, such as 1,2,4"
+        )
     return [_value(part) for part in parts]
 
 
@@ -105,7 +121,9 @@ def _value(text: str) -> Value:
 def _announced(parameter: str) -> Callable[[Value, Profile | str], None]:
     def announce(value: Value, found: Profile | str) -> None:
         what = (
-            f"failed: {found}" if isinstance(found, str) else f"{found.latency_ms:.3f} ± {found.latency_ci_ms:.3f} ms"
+            f"failed: {found}"
+            if isinstance(found, str)
+            else f"{found.latency_ms:.3f} ± {found.latency_ci_ms:.3f} ms"
         )
         typer.echo(f"{parameter} {value}: {what}")
 
@@ -115,7 +133,10 @@ def _announced(parameter: str) -> Callable[[Value, Profile | str], None]:
 def _checked(folder: Path, force: bool) -> Path:
     """`folder` if a sweep can be written there; asked before measuring, which takes long."""
     if (folder / MANIFEST).exists() and not force:
-        raise XspError(f"{str(folder)!r} has a sweep, not overwritten without --force; or name another with --output")
+        raise XspError(
+            f"{str(folder)!r} has a sweep, not overwritten without --force; or name another with "
+            "--output"
+        )
     if folder.exists() and not folder.is_dir():
         raise XspError(f"{str(folder)!r} is a file; name a folder with --output")
     return folder

@@ -19,7 +19,9 @@ DEFAULT_FUNCTION = "target"
 
 @dataclass(frozen=True)
 class TargetName:
-    """A target as the user wrote it, taken apart: a Python file or a module, and a function in it."""
+    """A target as the user wrote it, taken apart: a Python file or a module, and a
+    function in it.
+    """
 
     text: str
     place: str
@@ -27,18 +29,26 @@ class TargetName:
 
     @classmethod
     def parsed(cls, text: str) -> TargetName:
-        """Take `place[:function]` apart. Raises TargetError if it names no file that exists and no module."""
+        """Take `place[:function]` apart. Raises TargetError if it names no file that exists and no
+        module.
+        """
         place, colon, function = text.rpartition(":")
         if not colon:
             place, function = text, DEFAULT_FUNCTION
         found = cls(text, place, function)
         if found.is_file:
             if not Path(place).is_file():
-                raise TargetError(f"there is no file {place!r}; give file.py, file.py:function or module:function")
+                raise TargetError(
+                    f"there is no file {place!r}; give file.py, file.py:function or module:function"
+                )
         elif not all(part.isidentifier() for part in place.split(".")):
-            raise TargetError(f"{text!r} names neither a Python file nor a module; give file.py:function")
+            raise TargetError(
+                f"{text!r} names neither a Python file nor a module; give file.py:function"
+            )
         if not function.isidentifier():
-            raise TargetError(f"{function!r} in {text!r} is not a function's name; give file.py:function")
+            raise TargetError(
+                f"{function!r} in {text!r} is not a function's name; give file.py:function"
+            )
         return found
 
     @property
@@ -55,21 +65,22 @@ class TargetName:
     def function(self) -> Callable[[], Any]:
         """Import the place and find the function.
 
-        Raises TargetError if there is no such module or function, and whatever the module raises when imported, with
-        a note that says so.
+        Raises TargetError if there is no such module or function, and whatever the module raises
+        when imported, with a note that says so.
         """
         module = _imported(self._from_file if self.is_file else self._from_path, self.text)
         found = getattr(module, self.function_name, None)
         if callable(found):
             return found  # type: ignore[no-any-return] # checked by measuring what it returns
-        raise TargetError(
-            f"{self.place!r} has no function {self.function_name!r}; {_functions(module, self.place)}"
-            if found is None
-            else f"{self.function_name!r} in {self.place!r} is a {type(found).__name__}, not a function"
-        )
+        name, place = self.function_name, self.place
+        if found is None:
+            raise TargetError(f"{place!r} has no function {name!r}; {_functions(module, place)}")
+        raise TargetError(f"{name!r} in {place!r} is a {type(found).__name__}, not a function")
 
     def _from_file(self) -> ModuleType:
-        """Run the file as an importable module, its neighbours importable too, as `python file.py` would have them."""
+        """Run the file as an importable module, its neighbours importable too, as `python file.py`
+        would have them.
+        """
         path = Path(self.place).resolve()
         name = _free_module_name(path)
         sys.path.insert(0, str(path.parent))
@@ -87,10 +98,12 @@ class TargetName:
         try:
             return importlib.import_module(self.place)
         except ModuleNotFoundError as error:
-            # A module that the target itself fails to import is the user's error and keeps its traceback.
+            # A module that the target itself fails to import is the user's error and keeps its
+            # traceback.
             if error.name and f"{self.place}.".startswith(f"{error.name}."):
                 raise TargetError(
-                    f"there is no module {error.name!r} here or on sys.path; for a file write {self.place}.py"
+                    f"there is no module {error.name!r} here or on sys.path; for a file write "
+                    f"{self.place}.py"
                 ) from None
             raise
 
@@ -117,7 +130,11 @@ def _imported(load: Callable[[], ModuleType], text: str) -> ModuleType:
 
 
 def _functions(module: ModuleType, place: str) -> str:
-    own = [name for name, value in vars(module).items() if _is_own_function(value, module) and not name.startswith("_")]
+    own = [
+        name
+        for name, value in vars(module).items()
+        if _is_own_function(value, module) and not name.startswith("_")
+    ]
     if not own:
         return "there are no functions in it; write one that returns (model, inputs)"
     return f"the functions there are {', '.join(sorted(own))}: for example {place}:{sorted(own)[0]}"

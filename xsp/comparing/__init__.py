@@ -1,1 +1,3 @@
-"""Two profiles compared: nodes aligned, differences judged, causes ranked and worded. docs/compare.md."""
+"""Two profiles compared: nodes aligned, differences judged, causes ranked and worded.
+docs/compare.md.
+"""

@@ -1,7 +1,9 @@
-"""Which node of one hierarchy is which of another, where layers were inserted, dropped, renamed or replaced.
+"""Which node of one hierarchy is which of another, where layers were inserted, dropped, renamed or
+replaced.
 
-Layers are aligned as sequences, in the order in which they run, so that an inserted layer shifts nothing after it. Then
-modules follow their layers, and library calls and kernels are matched by name inside matched layers.
+Layers are aligned as sequences, in the order in which they run, so that an inserted layer shifts
+nothing after it. Then modules follow their layers, and library calls and kernels are matched by
+name inside matched layers.
 """
 
 from __future__ import annotations
@@ -25,10 +27,14 @@ _FEATURES = {
     "parameter_bytes": 1,
     "above": 1,
 }
-"""What two layers can have in common and what it counts for. The highest sum of an alignment wins."""
+"""What two layers can have in common and what it counts for. The highest sum of an
+alignment wins.
+"""
 
 _NUMBER = re.compile(r"(?<=[.:_])\d+(?=[.:]|$)|^\d+(?=[.:]|$)")
-"""A place in a Sequential, or which call of a function it is: what an inserted neighbour changes."""
+"""A place in a Sequential, or which call of a function it is: what an inserted neighbour
+changes.
+"""
 
 
 def aligned(a: pd.DataFrame, b: pd.DataFrame) -> Ints:
@@ -74,7 +80,8 @@ def _features(nodes: pd.DataFrame, rows: Ints) -> pd.DataFrame:
     layers = nodes.iloc[rows]
     above = nodes["name"].to_numpy(dtype=object)[layers["parent"].to_numpy()]
     return layers.assign(
-        pattern=[pattern(name) for name in layers["name"]], above=np.where(layers["parent"] == 0, "", above)
+        pattern=[pattern(name) for name in layers["name"]],
+        above=np.where(layers["parent"] == 0, "", above),
     )[[*_FEATURES, "phase"]]
 
 
@@ -94,7 +101,8 @@ def _common(a: Ints, b: Ints, most_a: int | None = None, most_b: int | None = No
 
 
 def _best(a: Ints, b: Ints) -> Ints:
-    """Pairs of rows of the alignment with the highest sum of similarities (Needleman and Wunsch, gaps are free).
+    """Pairs of rows of the alignment with the highest sum of similarities (Needleman and Wunsch,
+    gaps are free).
 
     A row at a time: with free gaps the recurrence along a row is a running maximum.
     """
@@ -107,7 +115,9 @@ def _best(a: Ints, b: Ints) -> Ints:
         paired = np.where(similar > 0, score[:-1] + similar, -1)
         below = np.maximum(paired, score[1:])
         new = np.maximum.accumulate(np.r_[0, below])
-        steps[at] = np.where((paired == new[1:]) & (similar > 0), 1, np.where(score[1:] == new[1:], 2, 0))
+        steps[at] = np.where(
+            (paired == new[1:]) & (similar > 0), 1, np.where(score[1:] == new[1:], 2, 0)
+        )
         score = new
     pairs, i, j = [], len(a) - 1, len(b) - 1
     while i >= 0 and j >= 0:
@@ -127,12 +137,16 @@ def _similarity(row: Ints, others: Ints) -> Ints:
     same = others == row
     type_, name = same[:, _AT["type"]], same[:, _AT["name"]]
     shapes = same[:, _AT["input_shapes"]] & same[:, _AT["output_shapes"]]
-    possible = same[:, _AT["phase"]] & ((type_ & (same[:, _AT["pattern"]] | shapes)) | (name & ~type_))
+    possible = same[:, _AT["phase"]] & (
+        (type_ & (same[:, _AT["pattern"]] | shapes)) | (name & ~type_)
+    )
     return np.where(possible, same @ _WEIGHTS, 0)
 
 
 def _align_modules(a: pd.DataFrame, b: pd.DataFrame, match: Ints) -> None:
-    """Modules go where most of their layers went; of modules without matched layers, those of the same name."""
+    """Modules go where most of their layers went; of modules without matched layers, those of the
+    same name.
+    """
     votes: Counter[tuple[int, int]] = Counter()
     for layer in np.flatnonzero((a["level"] == "LAYER").to_numpy() & (match >= 0)).tolist():
         votes.update(zip(_above(a, layer), _above(b, int(match[layer])), strict=False))
@@ -159,25 +173,33 @@ def _above(nodes: pd.DataFrame, row: int) -> list[int]:
 
 def _modules(nodes: pd.DataFrame) -> list[tuple[int, str]]:
     rows = np.flatnonzero((nodes["level"] == "MODULE").to_numpy())
-    return list(zip(rows.tolist(), nodes["name"].to_numpy(dtype=object)[rows].tolist(), strict=True))
+    return list(
+        zip(rows.tolist(), nodes["name"].to_numpy(dtype=object)[rows].tolist(), strict=True)
+    )
 
 
 def _align_below(a: pd.DataFrame, b: pd.DataFrame, match: Ints, level: str) -> None:
     """Nodes of a level whose parents are matched, by name."""
     left = a[(a["level"] == level) & (match >= 0)[a["parent"]]]
-    keys = pd.DataFrame({"parent": match[left["parent"].to_numpy()], "name": left["name"], "row": left.index})
+    keys = pd.DataFrame(
+        {"parent": match[left["parent"].to_numpy()], "name": left["name"], "row": left.index}
+    )
     right = b.loc[b["level"] == level, ["parent", "name"]].reset_index(names="other")
     found = keys.merge(right, on=["parent", "name"])
     match[found["row"].to_numpy(np.int64)] = found["other"].to_numpy(np.int64)
 
 
 def _align_kernels_of_layers(a: pd.DataFrame, b: pd.DataFrame, match: Ints) -> None:
-    """Kernels that are left, by name in the same layer: another library call, or none, may have launched them."""
+    """Kernels that are left, by name in the same layer: another library call, or none, may have
+    launched them.
+    """
     taken = np.zeros(len(b), dtype=bool)
     taken[match[match >= 0]] = True
     left = _unmatched_kernels(a, match < 0)
     left["layer"] = match[left["layer"].to_numpy(np.int64)]
-    found = left[left["layer"] >= 0].merge(_unmatched_kernels(b, ~taken), on=["layer", "name"], suffixes=("", "_b"))
+    found = left[left["layer"] >= 0].merge(
+        _unmatched_kernels(b, ~taken), on=["layer", "name"], suffixes=("", "_b")
+    )
     found = found.drop_duplicates("row").drop_duplicates("row_b")
     match[found["row"].to_numpy(np.int64)] = found["row_b"].to_numpy(np.int64)
 
@@ -185,7 +207,11 @@ def _align_kernels_of_layers(a: pd.DataFrame, b: pd.DataFrame, match: Ints) -> N
 def _unmatched_kernels(nodes: pd.DataFrame, free: npt.NDArray[np.bool_]) -> pd.DataFrame:
     rows = np.flatnonzero((nodes["level"] == "KERNEL").to_numpy() & free)
     return pd.DataFrame(
-        {"row": rows, "name": nodes["name"].to_numpy(dtype=object)[rows], "layer": layer_of(nodes)[rows]}
+        {
+            "row": rows,
+            "name": nodes["name"].to_numpy(dtype=object)[rows],
+            "layer": layer_of(nodes)[rows],
+        }
     )
 
 

@@ -1,7 +1,8 @@
 """Which layers a difference between two profiles comes from, the most guilty first.
 
-A layer whose inputs are what they were and that does something else is a cause; one that differs because its inputs do
-is a consequence. A structural change comes before a slow-down, because it is certain and can be looked up in the code.
+A layer whose inputs are what they were and that does something else is a cause; one that differs
+because its inputs do is a consequence. A structural change comes before a slow-down, because it is
+certain and can be looked up in the code.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from xsp.words.numbers import quantity
 Row = dict[Hashable, Any]
 
 MATERIAL = 0.02
-"""Share of the model's latency from which on the time that a change costs counts more than its place."""
+"""Share of the model's latency from which on the time that a change costs counts more than its
+place.
+"""
 
 
 class Kind(IntEnum):
@@ -49,8 +52,9 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Cause:
-    """One change: its kind, the layers (paths in the candidate, or in the baseline for what vanished), a sentence,
-    where it comes in the order of layers, and ms that it costs (NaN where not known).
+    """One change: its kind, the layers (paths in the candidate, or in the baseline for what
+    vanished), a sentence, where it comes in the order of layers, and ms that it costs (NaN where
+    not known).
     """
 
     kind: Kind
@@ -61,7 +65,9 @@ class Cause:
 
 
 def causes(found: Differences, latency_ms: float) -> list[Cause]:
-    """All causes, the most guilty first; `latency_ms` is the baseline's, NaN where times are not compared."""
+    """All causes, the most guilty first; `latency_ms` is the baseline's, NaN where times are not
+    compared.
+    """
     layers = found.pairs[found.pairs["level"] == "LAYER"].sort_values("position", kind="stable")
     both = layers[(layers["row_a"] >= 0) & (layers["row_b"] >= 0)]
     launched = dict(list(found.launched.groupby("pair")))
@@ -74,16 +80,22 @@ def causes(found: Differences, latency_ms: float) -> list[Cause]:
         ),
         *_renamed(both),
     ]
-    return sorted(every, key=lambda cause: (cause.kind, -_weight(cause, latency_ms), cause.position))
+    return sorted(
+        every, key=lambda cause: (cause.kind, -_weight(cause, latency_ms), cause.position)
+    )
 
 
 def _weight(cause: Cause, latency_ms: float) -> float:
-    """What a change costs where that is much of the model's latency, else 0: small costs are noise, order is not."""
+    """What a change costs where that is much of the model's latency, else 0: small costs are noise,
+    order is not.
+    """
     if not np.isfinite(cause.cost_ms):
         return 0.0
     if cause.kind is Kind.FASTER:
         return -cause.cost_ms
-    return cause.cost_ms if cause.kind is Kind.SLOWER or cause.cost_ms > MATERIAL * latency_ms else 0.0
+    return (
+        cause.cost_ms if cause.kind is Kind.SLOWER or cause.cost_ms > MATERIAL * latency_ms else 0.0
+    )
 
 
 def _of_layer(row: Row, launched: pd.DataFrame | None, counts: Sequence[str]) -> list[Cause]:
@@ -110,11 +122,17 @@ def _of_layer(row: Row, launched: pd.DataFrame | None, counts: Sequence[str]) ->
     cost = float(row["b_ms"] - row["a_ms"]) if row["verdict"] in (REGRESSION, IMPROVED) else np.nan
     if kind in (Kind.SLOWER, Kind.FASTER):
         where = "on the GPU" if row["metric"] == "device" else "on the host"
-        sentence = f"{label} is {'slower' if kind is Kind.SLOWER else 'faster'}: it takes {took} {where}."
+        sentence = (
+            f"{label} is {'slower' if kind is Kind.SLOWER else 'faster'}: it takes {took} {where}."
+        )
     else:
         timed = f"; it takes {took}" if np.isfinite(cost) else ""
         sentence = f"{label} changed: {', '.join([*own, *made, *work][:4])}{timed}."
-    return [Cause(kind, (row["path_b"],), sentence[0].upper() + sentence[1:], float(row["position"]), cost)]
+    return [
+        Cause(
+            kind, (row["path_b"],), sentence[0].upper() + sentence[1:], float(row["position"]), cost
+        )
+    ]
 
 
 def _same(row: Row, name: str) -> bool:
@@ -137,7 +155,8 @@ def _made(row: Row) -> list[str]:
     said = []
     for side in ("input", "output"):
         before, now = (
-            phrases.tensors(row[f"{side}_shapes_{which}"], row[f"{side}_dtypes_{which}"]) for which in ("a", "b")
+            phrases.tensors(row[f"{side}_shapes_{which}"], row[f"{side}_dtypes_{which}"])
+            for which in ("a", "b")
         )
         if before != now:
             said.append(f"its {side} is {now} instead of {before}")
@@ -156,7 +175,10 @@ def _work(row: Row, launched: pd.DataFrame | None, counts: Sequence[str]) -> lis
         said += phrases.launches(launched)
     for name, what in (("copied_bytes", "copies"), ("allocated_bytes", "allocates")):
         if name in counts and not _same(row, name):
-            said.append(f"it {what} {phrases.bytes_(row[f'{name}_b'])} instead of {phrases.bytes_(row[f'{name}_a'])}")
+            said.append(
+                f"it {what} {phrases.bytes_(row[f'{name}_b'])} instead of "
+                f"{phrases.bytes_(row[f'{name}_a'])}"
+            )
     return said
 
 
@@ -164,7 +186,12 @@ def _costs(row: Row, launched: pd.DataFrame | None) -> bool:
     """Whether other work is more: slower, or more kernels, library calls or bytes."""
     more = launched is not None and int(launched["b"].sum()) > int(launched["a"].sum())
     allocates = row["allocated_bytes_b"] > row["allocated_bytes_a"]
-    return bool(row["verdict"] == REGRESSION or more or (launched is None and allocates) or row["verdict"] == "")
+    return bool(
+        row["verdict"] == REGRESSION
+        or more
+        or (launched is None and allocates)
+        or row["verdict"] == ""
+    )
 
 
 def _replaced(layers: pd.DataFrame, pairs: pd.DataFrame) -> list[Cause]:
@@ -179,7 +206,9 @@ def _replacement(part: pd.DataFrame, pairs: pd.DataFrame) -> Cause:
     new, gone = part[part["change"] == APPEARED], part[part["change"] == VANISHED]
     there, before = _labels(new, pairs, "b"), _labels(gone, pairs, "a")
     if len(gone) and len(new):
-        sentence = f"{before} {'was' if _verb(before, len(gone)) == 'is' else 'were'} replaced by {there}"
+        sentence = (
+            f"{before} {'was' if _verb(before, len(gone)) == 'is' else 'were'} replaced by {there}"
+        )
     elif len(new):
         sentence = f"{there} {_verb(there, len(new))} new"
     else:
@@ -187,14 +216,18 @@ def _replacement(part: pd.DataFrame, pairs: pd.DataFrame) -> Cause:
     a_ms, b_ms = float(gone["a_ms"].sum()), float(new["b_ms"].sum())
     timed = part[["a_ms", "b_ms"]].notna().any(axis=None)
     if timed:
-        said = [f"{phrases.milliseconds(b_ms)} now"] * bool(len(new)) + [f"{phrases.milliseconds(a_ms)} before"] * bool(
-            len(gone)
-        )
+        said = [f"{phrases.milliseconds(b_ms)} now"] * bool(len(new)) + [
+            f"{phrases.milliseconds(a_ms)} before"
+        ] * bool(len(gone))
         sentence += f" ({', '.join(said)})"
     paths = (*new["path_b"].tolist(), *gone["path_a"].tolist())
     position = float(part["position"].min())
     return Cause(
-        Kind.STRUCTURE, paths, f"{sentence[0].upper()}{sentence[1:]}.", position, b_ms - a_ms if timed else np.nan
+        Kind.STRUCTURE,
+        paths,
+        f"{sentence[0].upper()}{sentence[1:]}.",
+        position,
+        b_ms - a_ms if timed else np.nan,
     )
 
 
@@ -206,7 +239,11 @@ def _labels(part: pd.DataFrame, pairs: pd.DataFrame, side: str) -> str:
     """The layers; one module instead, if it has appeared or vanished with all of them."""
     if not len(part):
         return ""
-    names, kinds, phase = part[f"name_{side}"].tolist(), part[f"type_{side}"].tolist(), str(part["phase"].iloc[0])
+    names, kinds, phase = (
+        part[f"name_{side}"].tolist(),
+        part[f"type_{side}"].tolist(),
+        str(part["phase"].iloc[0]),
+    )
     whole = _module_of(names, pairs, side)
     if whole and len(names) > 1:
         return f"the module {whole} with {_listed_few(names)}"
@@ -222,10 +259,16 @@ def _listed_few(names: Sequence[str]) -> str:
 
 
 def _module_of(names: Sequence[str], pairs: pd.DataFrame, side: str) -> str:
-    """The outermost unmatched module that all these layers lie in, with its type; "" if there is none."""
+    """The outermost unmatched module that all these layers lie in, with its type; "" if there is
+    none.
+    """
     modules = pairs[(pairs["level"] == "MODULE") & pairs["change"].isin([APPEARED, VANISHED])]
-    for name, kind in zip(modules[f"name_{side}"].tolist(), modules[f"type_{side}"].tolist(), strict=True):
-        if isinstance(name, str) and all(each.startswith((f"{name}.", f"{name}::")) for each in names):
+    for name, kind in zip(
+        modules[f"name_{side}"].tolist(), modules[f"type_{side}"].tolist(), strict=True
+    ):
+        if isinstance(name, str) and all(
+            each.startswith((f"{name}.", f"{name}::")) for each in names
+        ):
             return phrases.layer(name, kind)
     return ""
 
@@ -243,7 +286,13 @@ def _renamed(both: pd.DataFrame) -> list[Cause]:
 def _renaming(old: str, new: str, rows: Sequence[Row]) -> Cause:
     rest = "; nothing else about it changed" if all(row["change"] == SAME for row in rows) else ""
     sentence = f"`{printable(old)}` is called `{printable(new)}` now{rest}."
-    return Cause(Kind.RENAMED, tuple(row["path_b"] for row in rows), sentence, float(rows[0]["position"]), np.nan)
+    return Cause(
+        Kind.RENAMED,
+        tuple(row["path_b"] for row in rows),
+        sentence,
+        float(rows[0]["position"]),
+        np.nan,
+    )
 
 
 def _differing(old: str, new: str) -> tuple[str, str]:

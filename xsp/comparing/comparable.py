@@ -1,4 +1,5 @@
-"""What of a profile is needed to compare it with another: nodes, counts, and a sample of times for each node.
+"""What of a profile is needed to compare it with another: nodes, counts, and a sample of times for
+each node.
 
 A baseline is kept in this form: it can be read, and a capture's raw spans are not compared.
 """
@@ -24,11 +25,22 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 ENVIRONMENT = (
-    "gpu", "gpu_count", "driver", "cuda", "cudnn", "torch", "power_limit_w", "cpu", "cpu_count", "torch_threads",
-)  # fmt: skip
+    "gpu",
+    "gpu_count",
+    "driver",
+    "cuda",
+    "cudnn",
+    "torch",
+    "power_limit_w",
+    "cpu",
+    "cpu_count",
+    "torch_threads",
+)
 """Facts that times depend on: two profiles' times are compared only where all of them are equal."""
 SETTINGS = ("allow_tf32", "cudnn_allow_tf32", "cudnn_benchmark")
-"""What a program can choose; a difference is worth a sentence, and its effect is what one wants to measure."""
+"""What a program can choose; a difference is worth a sentence, and its effect is what one wants to
+measure.
+"""
 
 _FORMAT, _VERSION = "xsp comparable", 1
 _DIGITS = 5
@@ -40,9 +52,10 @@ class Comparable:
     """The nodes of one profile.
 
     `nodes` has the columns of `node_facts` and metric, ms, ci_ms (trimmed mean of the node's
-    sample and half its 95 % interval). `host` and `device` hold each node's times in ms, one per run, by path: the
-    model's unprofiled latency or the host's time in a node, and the GPU-busy time below it. `counts` are those of one
-    run, `levels` those that were traced, `notes` sentences about doubts.
+    sample and half its 95 % interval). `host` and `device` hold each node's times in ms, one per
+    run, by path: the model's unprofiled latency or the host's time in a node, and the GPU-busy time
+    below it. `counts` are those of one run, `levels` those that were traced, `notes` sentences
+    about doubts.
     """
 
     name: str
@@ -56,12 +69,16 @@ class Comparable:
 
     @property
     def samples(self) -> dict[str, Array]:
-        """Each node's times in ms, one per run, in the metric that bounds it; empty where it has none."""
+        """Each node's times in ms, one per run, in the metric that bounds it; empty where it has
+        none.
+        """
         pairs = zip(self.nodes["path"].tolist(), self.nodes["metric"].tolist(), strict=True)
         return {path: self.sample(path, metric) for path, metric in pairs}
 
     def sample(self, path: str, metric: str) -> Array:
-        """A node's times in ms: metric "device", or "host" or "latency", which is the host's metric of the model."""
+        """A node's times in ms: metric "device", or "host" or "latency", which is the host's metric
+        of the model.
+        """
         return (self.device if metric == "device" else self.host).get(path, np.zeros(0))
 
     def to_json(self) -> str:
@@ -69,7 +86,10 @@ class Comparable:
 
         The host's time in a node that the device bounds is left out: it is not compared.
         """
-        rows = [json.dumps(row, ensure_ascii=False) for row in map(self._row, self.nodes.to_dict("records"))]
+        rows = [
+            json.dumps(row, ensure_ascii=False)
+            for row in map(self._row, self.nodes.to_dict("records"))
+        ]
         head = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -100,23 +120,33 @@ class Comparable:
         try:
             found = json.loads(text)
         except ValueError as error:
-            raise CaptureError(f"this is no JSON ({error}), so no baseline; measure and save it again") from error
+            raise CaptureError(
+                f"this is no JSON ({error}), so no baseline; measure and save it again"
+            ) from error
         if not isinstance(found, dict) or found.get("format") != _FORMAT:
-            raise CaptureError(f"this JSON is no baseline: its format is not {_FORMAT!r}; measure and save it again")
+            raise CaptureError(
+                f"this JSON is no baseline: its format is not {_FORMAT!r}; measure and save it "
+                "again"
+            )
         version = found.get("version")
         if isinstance(version, int) and version > _VERSION:
-            raise CaptureError(f"this baseline has version {version}, this xsp reads to {_VERSION}; upgrade it")
+            raise CaptureError(
+                f"this baseline has version {version}, this xsp reads to {_VERSION}; upgrade it"
+            )
         try:
             return cls._read(found)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise CaptureError(
-                f"this baseline is damaged ({type(error).__name__}: {error}); measure and save it again"
+                f"this baseline is damaged ({type(error).__name__}: {error}); measure and save it "
+                "again"
             ) from error
 
     @classmethod
     def _read(cls, found: Mapping[str, Any]) -> Comparable:
         rows = found["nodes"]
-        nodes = pd.DataFrame([_BLANK | {key: row[key] for key in row if key not in _TIMES} for row in rows])
+        nodes = pd.DataFrame(
+            [_BLANK | {key: row[key] for key in row if key not in _TIMES} for row in rows]
+        )
         nodes.insert(0, "path", paths(nodes))
         places = list(zip(nodes["path"].tolist(), rows, strict=True))
         host, device = (
@@ -138,11 +168,22 @@ class Comparable:
 _TIMES = ("ms", "ci_ms", "host_ms", "device_ms")
 _BLANK: dict[str, Any] = {
     **dict.fromkeys(
-        ["level", "name", "type", "phase", "kind", "input_shapes", "output_shapes", "input_dtypes",
-         "output_dtypes", "metric"], ""
+        [
+            "level",
+            "name",
+            "type",
+            "phase",
+            "kind",
+            "input_shapes",
+            "output_shapes",
+            "input_dtypes",
+            "output_dtypes",
+            "metric",
+        ],
+        "",
     ),
     **dict.fromkeys(["parent", "order", "calls", "parameter_bytes", *COUNTS], 0),
-}  # fmt: skip
+}
 
 
 def comparable(profile: ProfileData | Comparable) -> Comparable:
@@ -157,28 +198,40 @@ def comparable(profile: ProfileData | Comparable) -> Comparable:
         name=profile.name,
         environment={key: value for key, value in environment.items() if value is not None},
         levels=tuple(str(level) for level in traced),
-        nodes=_timed(nodes.assign(metric=_metrics(nodes, facts.host, facts.device)), facts.host, facts.device),
+        nodes=_timed(
+            nodes.assign(metric=_metrics(nodes, facts.host, facts.device)), facts.host, facts.device
+        ),
         host=facts.host,
         device=facts.device,
-        counts={name: int(nodes[name].iloc[0]) for name in COUNTS} | {"layers": int((nodes["level"] == "LAYER").sum())},
+        counts={name: int(nodes[name].iloc[0]) for name in COUNTS}
+        | {"layers": int((nodes["level"] == "LAYER").sum())},
         notes=tuple(profile.warnings),
     )
 
 
-def _metrics(nodes: pd.DataFrame, host: Mapping[str, Array], device: Mapping[str, Array]) -> npt.NDArray[Any]:
-    """What bounds each node: "latency" of the model; the device where it takes longer than the host; else the host."""
+def _metrics(
+    nodes: pd.DataFrame, host: Mapping[str, Array], device: Mapping[str, Array]
+) -> npt.NDArray[Any]:
+    """What bounds each node: "latency" of the model; the device where it takes longer than the
+    host; else the host.
+    """
     every = nodes["path"].tolist()
     waited, busy = (
-        np.nan_to_num(_summaries([times.get(path, _NONE) for path in every])[0]) for times in (host, device)
+        np.nan_to_num(_summaries([times.get(path, _NONE) for path in every])[0])
+        for times in (host, device)
     )
     bound = np.where((busy > 0) & (busy >= waited), "device", "host")
     return np.where(nodes["level"] == "MODEL", "latency", bound).astype(object)
 
 
-def _timed(nodes: pd.DataFrame, host: Mapping[str, Array], device: Mapping[str, Array]) -> pd.DataFrame:
+def _timed(
+    nodes: pd.DataFrame, host: Mapping[str, Array], device: Mapping[str, Array]
+) -> pd.DataFrame:
     """The nodes with ms and ci_ms, the summary of each one's own sample; NaN where it has none."""
     pairs = zip(nodes["path"].tolist(), nodes["metric"].tolist(), strict=True)
-    mean, half = _summaries([(device if metric == "device" else host).get(path, _NONE) for path, metric in pairs])
+    mean, half = _summaries(
+        [(device if metric == "device" else host).get(path, _NONE) for path, metric in pairs]
+    )
     return nodes.assign(ms=mean, ci_ms=half)
 
 
@@ -186,7 +239,9 @@ _NONE: Array = np.zeros(0)
 
 
 def _summaries(samples: Sequence[Array]) -> tuple[Array, Array]:
-    """Trimmed mean of each sample and half its 95 % interval; samples of one length are summarised together."""
+    """Trimmed mean of each sample and half its 95 % interval; samples of one length are summarised
+    together.
+    """
     lengths = np.array([len(sample) for sample in samples], dtype=np.int64)
     mean, half = np.full(len(samples), np.nan), np.full(len(samples), np.nan)
     for length in np.unique(lengths[lengths > 0]).tolist():

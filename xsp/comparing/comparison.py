@@ -1,4 +1,6 @@
-"""Two profiles compared: whether the model is slower, and which layer, library call or kernel it comes from."""
+"""Two profiles compared: whether the model is slower, and which layer, library call or kernel it
+comes from.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from xsp.comparing.verdict import (
     UNDECIDED,
     Verdict,
     runs_needed,
-)  # fmt: skip
+)
 from xsp.errors import XspError
 
 if TYPE_CHECKING:
@@ -68,10 +70,12 @@ def compare(
     Args:
         a: a profile, or what `xsp.comparing.comparable.comparable` keeps of one.
         b: the same.
-        threshold: slow-down that matters, as a share. To find slow-downs of 5 %, ask for about half of it.
-        alpha: significance that a difference needs; for the nodes of a level it is divided by their number.
-        allow: facts that may differ and times still be compared: those of the environment, such as "torch" or
-            "driver", and "inputs", the shapes and types of the model's inputs.
+        threshold: slow-down that matters, as a share. To find slow-downs of 5 %, ask for about half
+            of it.
+        alpha: significance that a difference needs; for the nodes of a level it is divided by their
+            number.
+        allow: facts that may differ and times still be compared: those of the environment, such as
+            "torch" or "driver", and "inputs", the shapes and types of the model's inputs.
 
     Raises XspError for an unknown name in `allow`, and for a threshold or alpha that cannot be.
 
@@ -85,17 +89,27 @@ def compare(
 
 
 def compared(
-    a: Comparable, b: Comparable, threshold: float, alpha: float, refused: str | None, better: Whole | None = None
+    a: Comparable,
+    b: Comparable,
+    threshold: float,
+    alpha: float,
+    refused: str | None,
+    better: Whole | None = None,
 ) -> Comparison:
-    """The comparison; `better` takes the place of the verdict on the whole that the two samples give."""
+    """The comparison; `better` takes the place of the verdict on the whole that the two samples
+    give.
+    """
     found = differences(a, b, threshold, alpha, timed=refused is None)
     nodes = _nodes(found)
     model = nodes.iloc[0]
     whole = Verdict(
-        str(model["verdict"] or UNDECIDED), *(float(model[name]) for name in ("ratio", "low", "high", "p_value"))
+        str(model["verdict"] or UNDECIDED),
+        *(float(model[name]) for name in ("ratio", "low", "high", "p_value")),
     )
     runs = min(len(each.sample(each.nodes["path"].iloc[0], "latency")) for each in (a, b))
-    told = Whole(whole, float(model["a_ms"]), float(model["b_ms"]), narrowing(runs, runs_needed(alpha)))
+    told = Whole(
+        whole, float(model["a_ms"]), float(model["b_ms"]), narrowing(runs, runs_needed(alpha))
+    )
     if better is not None and refused is None:
         told = better
     ranked = causes(found, told.a_ms)
@@ -109,9 +123,19 @@ def compared(
         *levels_missing(a, b),
     ]
     return Comparison(
-        a.name, b.name, told.verdict, told.a_ms, told.b_ms, nodes, counts, tuple(ranked), tuple(said), refused,
-        threshold, alpha,
-    )  # fmt: skip
+        a.name,
+        b.name,
+        told.verdict,
+        told.a_ms,
+        told.b_ms,
+        nodes,
+        counts,
+        tuple(ranked),
+        tuple(said),
+        refused,
+        threshold,
+        alpha,
+    )
 
 
 def _nodes(found: Differences) -> pd.DataFrame:
@@ -130,5 +154,9 @@ def _nodes(found: Differences) -> pd.DataFrame:
 
 def _counts(a: Comparable, b: Comparable, found: Differences) -> pd.DataFrame:
     names = ["layers", *found.counts]
-    rows = [(name, a.counts[name], b.counts[name]) for name in names if name in a.counts and name in b.counts]
+    rows = [
+        (name, a.counts[name], b.counts[name])
+        for name in names
+        if name in a.counts and name in b.counts
+    ]
     return pd.DataFrame(rows, columns=["count", "a", "b"])

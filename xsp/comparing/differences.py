@@ -1,4 +1,6 @@
-"""Two hierarchies side by side: one row per pair of nodes, with times, verdicts, counts and what differs."""
+"""Two hierarchies side by side: one row per pair of nodes, with times, verdicts, counts and what
+differs.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from xsp.comparing.verdict import IMPROVED, REGRESSION, verdicts
 
 SAME, CHANGED, APPEARED, VANISHED = "same", "changed", "appeared", "vanished"
 
-_SIGNATURE = ["type", "calls", "parameter_bytes", "input_shapes", "output_shapes", "input_dtypes", "output_dtypes"]
+_SIGNATURE = [
+    "type",
+    "calls",
+    "parameter_bytes",
+    "input_shapes",
+    "output_shapes",
+    "input_dtypes",
+    "output_dtypes",
+]
 _IDENTITY = ["path", "name", "parent", "order", "kind"]
 Sample = npt.NDArray[np.float64]
 
@@ -27,11 +37,12 @@ Sample = npt.NDArray[np.float64]
 class Differences:
     """Pairs of nodes, and what they launch.
 
-    `pairs` has level, phase, change, position (in which layers run in the candidate; those that vanished as the one
-    before them), metric, a_ms, b_ms, ratio, low, high, p_value, verdict, and every column of the nodes with `_a` and
-    `_b`; -1 in row_a or row_b where a side lacks the node. `launched` has a row for each kernel, copy, set or library
-    call of a pair of layers of which one side has more: pair, level, what ("kernel", "copy", "set", "library call"),
-    name, a, b (how many).
+    `pairs` has level, phase, change, position (in which layers run in the candidate; those that
+    vanished as the one before them), metric, a_ms, b_ms, ratio, low, high, p_value, verdict, and
+    every column of the nodes with `_a` and `_b`; -1 in row_a or row_b where a side lacks the node.
+    `launched` has a row for each kernel, copy, set or library call of a pair of layers of which one
+    side has more: pair, level, what ("kernel", "copy", "set", "library call"), name, a, b (how
+    many).
     """
 
     pairs: pd.DataFrame
@@ -39,8 +50,12 @@ class Differences:
     counts: list[str]
 
 
-def differences(a: Comparable, b: Comparable, threshold: float, alpha: float, timed: bool) -> Differences:
-    """Align two profiles and compare every pair of nodes; times and verdicts are left out if not `timed`."""
+def differences(
+    a: Comparable, b: Comparable, threshold: float, alpha: float, timed: bool
+) -> Differences:
+    """Align two profiles and compare every pair of nodes; times and verdicts are left out if not
+    `timed`.
+    """
     match = aligned(a.nodes, b.nodes)
     new = np.setdiff1d(np.arange(len(b.nodes)), match)
     row_a, row_b = np.r_[np.arange(len(a.nodes)), np.full(len(new), -1)], np.r_[match, new]
@@ -52,7 +67,9 @@ def differences(a: Comparable, b: Comparable, threshold: float, alpha: float, ti
         pairs[[f"{name}_b" for name in (*_SIGNATURE, *counts)]].to_numpy(dtype=object)
     )
     differs = changed.any(axis=1) | pairs.index.isin(launched["pair"])
-    pairs["change"] = np.select([row_a < 0, row_b < 0, differs], [APPEARED, VANISHED, CHANGED], SAME)
+    pairs["change"] = np.select(
+        [row_a < 0, row_b < 0, differs], [APPEARED, VANISHED, CHANGED], SAME
+    )
     pairs = _times(a, b, pairs, threshold, alpha, timed)
     return Differences(pairs, launched, counts)
 
@@ -77,9 +94,18 @@ def _side_by_side(
 
 
 def _positions(pairs: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """The candidate's order; what vanished comes half a step after the last layer before it that is still there."""
-    both = pairs[(pairs["row_a"] >= 0) & (pairs["row_b"] >= 0) & (pairs["level"] == "LAYER")].sort_values("order_a")
-    before = np.searchsorted(both["order_a"].to_numpy(), pairs["order_a"].fillna(0).to_numpy(), side="right") - 1
+    """The candidate's order; what vanished comes half a step after the last layer before it that is
+    still there.
+    """
+    both = pairs[
+        (pairs["row_a"] >= 0) & (pairs["row_b"] >= 0) & (pairs["level"] == "LAYER")
+    ].sort_values("order_a")
+    before = (
+        np.searchsorted(
+            both["order_a"].to_numpy(), pairs["order_a"].fillna(0).to_numpy(), side="right"
+        )
+        - 1
+    )
     known = np.r_[both["order_b"].to_numpy(np.float64), -1.0]
     after = known[np.where(before < 0, -1, before)] + 0.5
     return np.where(pairs["row_b"] >= 0, pairs["order_b"], after).astype(np.float64)
@@ -88,11 +114,13 @@ def _positions(pairs: pd.DataFrame) -> npt.NDArray[np.float64]:
 def _times(
     a: Comparable, b: Comparable, pairs: pd.DataFrame, threshold: float, alpha: float, timed: bool
 ) -> pd.DataFrame:
-    """The pairs with the metric of the baseline (the candidate's for what appeared), both times and the verdict.
+    """The pairs with the metric of the baseline (the candidate's for what appeared), both times and
+    the verdict.
 
-    A node that the host bounds is also compared by its time on the device, which counts where only that one changed:
-    it costs nothing today, and all of it as soon as the host is faster. The reverse is not done, because the host's
-    time in a node that the device bounds is mostly waiting for other nodes.
+    A node that the host bounds is also compared by its time on the device, which counts where only
+    that one changed: it costs nothing today, and all of it as soon as the host is faster. The
+    reverse is not done, because the host's time in a node that the device bounds is mostly waiting
+    for other nodes.
     """
     metric = pairs["metric_a"].where(pairs["row_a"] >= 0, pairs["metric_b"]).to_numpy(dtype=object)
     kept = pairs.drop(columns=["metric_a", "metric_b", "ci_ms_a", "ci_ms_b"])
@@ -105,15 +133,26 @@ def _times(
         _samples(a, b, *both, "device") if which == "host" else (_NONE, _NONE)
         for both, which in zip(paths, metric, strict=True)
     ]
-    tests = pd.Series(_both(own).astype(np.int64) + _both(other)).groupby(kept["level"].to_numpy()).transform("sum")
-    found, second = (_judged(samples, tests.to_numpy(), threshold, alpha) for samples in (own, other))
+    tests = (
+        pd.Series(_both(own).astype(np.int64) + _both(other))
+        .groupby(kept["level"].to_numpy())
+        .transform("sum")
+    )
+    found, second = (
+        _judged(samples, tests.to_numpy(), threshold, alpha) for samples in (own, other)
+    )
     hidden = ~found["verdict"].isin(_TELLING) & second["verdict"].isin(_TELLING)
     found[hidden] = second[hidden]
-    # Where both sides have a sample, times are of one metric: a side's own summary may be of the other.
+    # Where both sides have a sample, times are of one metric: a side's own summary may be of the
+    # other.
     known = found["a_ms"].notna()
     found["a_ms"] = found["a_ms"].where(known, kept["a_ms"])
     found["b_ms"] = found["b_ms"].where(known, kept["b_ms"])
-    return kept.drop(columns=["a_ms", "b_ms"]).assign(metric=np.where(hidden, "device", metric)).join(found)
+    return (
+        kept.drop(columns=["a_ms", "b_ms"])
+        .assign(metric=np.where(hidden, "device", metric))
+        .join(found)
+    )
 
 
 _NONE: Sample = np.zeros(0)
@@ -125,10 +164,14 @@ def _blank(rows: int) -> dict[str, npt.NDArray[Any]]:
     return {**numbers, "verdict": np.full(rows, "", dtype=object)}
 
 
-def _samples(a: Comparable, b: Comparable, path_a: object, path_b: object, metric: str) -> tuple[Sample, Sample]:
+def _samples(
+    a: Comparable, b: Comparable, path_a: object, path_b: object, metric: str
+) -> tuple[Sample, Sample]:
     """Both sides' times; none where one side lacks the node."""
     there = isinstance(path_a, str) and isinstance(path_b, str)
-    return (a.sample(str(path_a), metric), b.sample(str(path_b), metric)) if there else (_NONE, _NONE)
+    return (
+        (a.sample(str(path_a), metric), b.sample(str(path_b), metric)) if there else (_NONE, _NONE)
+    )
 
 
 def _both(samples: Sequence[tuple[Sample, Sample]]) -> npt.NDArray[np.bool_]:
@@ -136,9 +179,14 @@ def _both(samples: Sequence[tuple[Sample, Sample]]) -> npt.NDArray[np.bool_]:
 
 
 def _judged(
-    samples: Sequence[tuple[Sample, Sample]], tests: npt.NDArray[np.int64], threshold: float, alpha: float
+    samples: Sequence[tuple[Sample, Sample]],
+    tests: npt.NDArray[np.int64],
+    threshold: float,
+    alpha: float,
 ) -> pd.DataFrame:
-    """a_ms, b_ms, ratio, low, high, p_value and verdict of each pair of samples; `tests` are made at its level."""
+    """a_ms, b_ms, ratio, low, high, p_value and verdict of each pair of samples; `tests` are made
+    at its level.
+    """
     table = pd.DataFrame({"a_ms": np.nan, "b_ms": np.nan, **_blank(len(samples))})
     sizes = np.array([(len(x), len(y)) for x, y in samples], dtype=np.int64).reshape(-1, 2)
     keys = np.column_stack([sizes, tests])
@@ -147,7 +195,15 @@ def _judged(
         x, y = (np.stack([samples[at][side] for at in which.tolist()], axis=1) for side in (0, 1))
         found = verdicts(x, y, threshold=threshold, alpha=alpha, nodes=int(key[2]))
         before = trimmed(x)[0]
-        columns = [before, before * found.ratio, found.ratio, found.low, found.high, found.p_value, found.names]
+        columns = [
+            before,
+            before * found.ratio,
+            found.ratio,
+            found.low,
+            found.high,
+            found.p_value,
+            found.names,
+        ]
         for name, values in zip(table.columns, columns, strict=True):
             table.loc[which, name] = values
     return table
@@ -163,19 +219,33 @@ def _launched(a: pd.DataFrame, b: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataF
         place = pd.Series(pairs.index, index=pairs[row])
         each["pair"] = place[each["layer"].to_numpy()].to_numpy()
     keys = ["pair", "level", "what", "name"]
-    found = counted[0].drop(columns="layer").merge(counted[1].drop(columns="layer"), how="outer", on=keys)
+    found = (
+        counted[0]
+        .drop(columns="layer")
+        .merge(counted[1].drop(columns="layer"), how="outer", on=keys)
+    )
     found[["a", "b"]] = found[["a", "b"]].fillna(0).astype(np.int64)
     both = pairs.loc[found["pair"], ["row_a", "row_b"]].ge(0).all(axis=1).to_numpy()
     return found[both & (found["a"] != found["b"]).to_numpy()].reset_index(drop=True)
 
 
 def _of_layers(nodes: pd.DataFrame, rows: pd.Index, side: str) -> pd.DataFrame:
-    """How often each layer launches each kernel or makes each library call, in the order of the nodes."""
+    """How often each layer launches each kernel or makes each library call, in the order of the
+    nodes.
+    """
     deep = nodes["level"].isin(["LIBRARY", "KERNEL"]).to_numpy()
     layer = layer_of(nodes)
     here = nodes[deep & np.isin(layer, rows)]
     is_call, is_copy, is_set = here["level"] == "LIBRARY", here["copies"] > 0, here["sets"] > 0
-    what = np.select([is_call, is_copy, is_set], ["library call", "copy", "set"], "kernel").astype(object)
-    table = here[["level", "name", "calls"]].assign(layer=layer[here.index], what=what).rename(columns={"calls": side})
-    sums: pd.DataFrame = table.groupby(["layer", "level", "what", "name"], sort=False)[side].sum().reset_index()
+    what = np.select([is_call, is_copy, is_set], ["library call", "copy", "set"], "kernel").astype(
+        object
+    )
+    table = (
+        here[["level", "name", "calls"]]
+        .assign(layer=layer[here.index], what=what)
+        .rename(columns={"calls": side})
+    )
+    sums: pd.DataFrame = (
+        table.groupby(["layer", "level", "what", "name"], sort=False)[side].sum().reset_index()
+    )
     return sums

@@ -21,17 +21,45 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-COUNTS = ["kernels", "copies", "sets", "copied_bytes", "library_calls", "synchronizations", "allocated_bytes"]
-"""Counts of a node and all below it in one run: executions on the GPU by kind, bytes copied, library calls, waits of
-the host for the device, bytes allocated."""
+COUNTS = [
+    "kernels",
+    "copies",
+    "sets",
+    "copied_bytes",
+    "library_calls",
+    "synchronizations",
+    "allocated_bytes",
+]
+"""Counts of a node and all below it in one run: executions on the GPU by kind, bytes copied,
+library calls, waits of the host for the device, bytes allocated."""
 
 _KINDS = {"kernels": "kernel", "copies": "memcpy", "sets": "memset"}
-_TABLES = ("runs", "spans", "api_calls", "model_calls", "calls", "modules", "layers", "library_calls", "kernels")
+_TABLES = (
+    "runs",
+    "spans",
+    "api_calls",
+    "model_calls",
+    "calls",
+    "modules",
+    "layers",
+    "library_calls",
+    "kernels",
+)
 _SIGNATURE = ["input_shapes", "output_shapes", "input_dtypes", "output_dtypes"]
 COLUMNS = [
-    "path", "level", "name", "type", "phase", "kind", "parent", "order", "calls", *COUNTS, "parameter_bytes",
+    "path",
+    "level",
+    "name",
+    "type",
+    "phase",
+    "kind",
+    "parent",
+    "order",
+    "calls",
+    *COUNTS,
+    "parameter_bytes",
     *_SIGNATURE,
-]  # fmt: skip
+]
 BACKWARD = " (backward)"
 
 
@@ -47,14 +75,18 @@ class NodeFacts:
 def node_facts(profile: ProfileData) -> NodeFacts:
     """One row per node of the hierarchy, parents before children.
 
-    Columns: path (unique; a layer's backward part ends in ` (backward)`), level, name, type, phase, kind ("module" or
-    "function" for layers), parent (row, -1 for the model), order (in which layers begin; modules as their first layer),
-    calls (in a run), the columns of COUNTS, parameter_bytes, input_shapes, output_shapes, input_dtypes, output_dtypes.
+    Columns: path (unique; a layer's backward part ends in ` (backward)`), level, name, type, phase,
+    kind ("module" or "function" for layers), parent (row, -1 for the model), order (in which layers
+    begin; modules as their first layer), calls (in a run), the columns of COUNTS, parameter_bytes,
+    input_shapes, output_shapes, input_dtypes, output_dtypes.
     """
     tables = {name: profile.table(name) for name in _TABLES}
     tree = hierarchy(tables, profile.name)
     nodes = pd.DataFrame(
-        {column: [node[column] for node in tree.nodes] for column in ("parent", "level", "name", "type", "phase")}
+        {
+            column: [node[column] for node in tree.nodes]
+            for column in ("parent", "level", "name", "type", "phase")
+        }
     )
     nodes.insert(0, "path", paths(nodes))
     called = _layer_rows(tree, tables)
@@ -79,7 +111,11 @@ def paths(nodes: pd.DataFrame) -> list[str]:
     found: list[str] = []
     taken: dict[str, int] = {}
     for name, parent, level, phase in zip(
-        nodes["name"].tolist(), nodes["parent"].tolist(), nodes["level"].tolist(), nodes["phase"].tolist(), strict=True
+        nodes["name"].tolist(),
+        nodes["parent"].tolist(),
+        nodes["level"].tolist(),
+        nodes["phase"].tolist(),
+        strict=True,
     ):
         own = f"{name}{BACKWARD}" if level == "LAYER" and phase == "backward" else name
         path = own if parent < 0 else f"{found[parent]}/{own}"
@@ -92,7 +128,9 @@ def _layer_rows(tree: Hierarchy, tables: dict[str, pd.DataFrame]) -> pd.DataFram
     """The rows of `layers` that ran, with their node."""
     spans = tables["spans"]
     here = (spans["level"] == Level.LAYER).to_numpy()
-    pairs = pd.DataFrame({"node": tree.of_span[here], "row": spans["detail"].to_numpy()[here]}).drop_duplicates()
+    pairs = pd.DataFrame(
+        {"node": tree.of_span[here], "row": spans["detail"].to_numpy()[here]}
+    ).drop_duplicates()
     return pairs.join(tables["layers"], on="row").sort_values("row")
 
 
@@ -102,14 +140,20 @@ def _of_layers(called: pd.DataFrame) -> pd.DataFrame:
 
 
 def _inputs(calls: pd.DataFrame) -> list[str]:
-    return [str(calls[name].iloc[0]) if len(calls) else "" for name in ("input_shapes", "input_dtypes")]
+    return [
+        str(calls[name].iloc[0]) if len(calls) else "" for name in ("input_shapes", "input_dtypes")
+    ]
 
 
 def _order(nodes: pd.DataFrame) -> Ints:
-    """Layers by their first row; others as the first layer below them, or else the one above them."""
+    """Layers by their first row; others as the first layer below them, or else the one
+    above them.
+    """
     parents = nodes["parent"].to_numpy()
     far = np.iinfo(np.int64).max
-    order = np.array([far if np.isnan(row) else int(row) for row in nodes["order"].tolist()], dtype=np.int64)
+    order = np.array(
+        [far if np.isnan(row) else int(row) for row in nodes["order"].tolist()], dtype=np.int64
+    )
     for node in range(len(nodes) - 1, 0, -1):
         order[parents[node]] = min(order[parents[node]], order[node])
     for node in range(1, len(nodes)):
@@ -119,7 +163,9 @@ def _order(nodes: pd.DataFrame) -> Ints:
 
 
 def _summed_up(parents: Ints, amount: Array) -> Array:
-    """Each node's amount plus those of everything below it. Children have larger indices than parents."""
+    """Each node's amount plus those of everything below it. Children have larger indices than
+    parents.
+    """
     total = amount.copy()
     for node in range(len(total) - 1, 0, -1):
         total[parents[node]] += total[node]
@@ -127,7 +173,9 @@ def _summed_up(parents: Ints, amount: Array) -> Array:
 
 
 def _host(tree: Hierarchy, tables: dict[str, pd.DataFrame]) -> tuple[Array, Ints]:
-    """Host ms of the nodes as a matrix (runs, nodes), NaN where there is none, and calls in a run."""
+    """Host ms of the nodes as a matrix (runs, nodes), NaN where there is none, and calls
+    in a run.
+    """
     runs, spans, size = tables["runs"], tables["spans"], len(tree.nodes)
     latency = runs_of(runs, Level.MODEL)["latency_ns"].to_numpy(np.float64)
     parts, calls = [], np.zeros(size, dtype=np.int64)
@@ -164,7 +212,9 @@ def _by_path(nodes: pd.DataFrame, matrix: Array) -> dict[str, Array]:
     return {names[node]: matrix[known[:, node], node] for node in columns}
 
 
-def _counts(tree: Hierarchy, tables: dict[str, pd.DataFrame], called: pd.DataFrame) -> dict[str, Array]:
+def _counts(
+    tree: Hierarchy, tables: dict[str, pd.DataFrame], called: pd.DataFrame
+) -> dict[str, Array]:
     """Counts that belong to each node itself, without what is below it."""
     runs, spans, kernels = tables["runs"], tables["spans"], tables["kernels"]
     own = _kernel_runs(runs)
@@ -174,7 +224,9 @@ def _counts(tree: Hierarchy, tables: dict[str, pd.DataFrame], called: pd.DataFra
     size = kernels["bytes"].to_numpy(np.float64)[spans["detail"].to_numpy()[device]]
 
     def per_run(rows: Ints, runs: Iterable[int], weights: Any = None) -> Array:
-        return _per_run(spans["run"].to_numpy()[rows], tree.of_span[rows], runs, len(tree.nodes), weights)
+        return _per_run(
+            spans["run"].to_numpy()[rows], tree.of_span[rows], runs, len(tree.nodes), weights
+        )
 
     counts = {name: per_run(device[kind == which], own) for name, which in _KINDS.items()}
     counts["copied_bytes"] = per_run(device[kind == "memcpy"], own, size[kind == "memcpy"])
@@ -189,17 +241,23 @@ def _counts(tree: Hierarchy, tables: dict[str, pd.DataFrame], called: pd.DataFra
     return counts
 
 
-def _per_run(run: Ints, node: IntArray, runs: Iterable[int], size: int, weights: Any = None) -> Array:
+def _per_run(
+    run: Ints, node: IntArray, runs: Iterable[int], size: int, weights: Any = None
+) -> Array:
     """Median over `runs` of the sum of `weights` by node."""
     every = np.asarray(list(runs), dtype=np.int64)
     if not len(every):
         return np.zeros(size)
-    flat = np.bincount(np.searchsorted(every, run) * size + node, weights=weights, minlength=len(every) * size)
+    flat = np.bincount(
+        np.searchsorted(every, run) * size + node, weights=weights, minlength=len(every) * size
+    )
     return np.asarray(np.median(flat.reshape(len(every), size), axis=0), dtype=np.float64)
 
 
 def _waits(tables: dict[str, pd.DataFrame], own: Ints) -> pd.DataFrame:
-    """Calls with which the host waits for the device, but for the one that ends each model call and is xsp's own."""
+    """Calls with which the host waits for the device, but for the one that ends each model call and
+    is xsp's own.
+    """
     calls, level = tables["api_calls"], tables["spans"]["level"].to_numpy()
     name = calls["name"].astype(str)
     here: pd.DataFrame = calls[name.str.endswith("Synchronize") & calls["run"].isin(own)]
@@ -210,7 +268,9 @@ def _waits(tables: dict[str, pd.DataFrame], own: Ints) -> pd.DataFrame:
 
 
 def _allocated(called: pd.DataFrame, size: int) -> Array:
-    """Bytes by node. A call of `backward()` is recorded with what its autograd nodes allocate: that is not repeated."""
+    """Bytes by node. A call of `backward()` is recorded with what its autograd nodes allocate: that
+    is not repeated.
+    """
     engine = (called["kind"] == "function") & (called["phase"] == "backward")
     known = called["allocated_bytes"].where(~engine, 0).clip(lower=0)
     return np.bincount(called["node"], weights=known, minlength=size).astype(np.float64)

@@ -1,4 +1,6 @@
-"""A comparison as one page without scripts, to attach to a CI job: sentences, counts, and every node that differs."""
+"""A comparison as one page without scripts, to attach to a CI job: sentences, counts, and every
+node that differs.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE = """
 main { margin: 0 auto; }
 table { border-collapse: collapse; font-size: 13px; }
-th, td { padding: 3px 12px 3px 0; text-align: left; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+th, td { padding: 3px 12px 3px 0; text-align: left; border-bottom: 1px solid var(--line);
+  overflow-wrap: anywhere; }
 ol { max-width: 125ch; } li { margin: 3px 0; } li:first-child { font-weight: 650; }
 """
 _ROWS = 500
@@ -37,14 +40,18 @@ def write_comparison(comparison: ComparisonData, path: Path) -> Path:
 def comparison_html(comparison: ComparisonData) -> str:
     """The whole page."""
     title = _text(comparison.candidate)
-    looks = resources.files("xsp.report").joinpath("report.css").read_text(encoding="utf-8") + _STYLE
+    looks = (
+        resources.files("xsp.report").joinpath("report.css").read_text(encoding="utf-8") + _STYLE
+    )
     said = "".join(f"<li>{_text(sentence)}</li>" for sentence in comparison.sentences)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title} – xsp compare</title>'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{title} – xsp compare</title>"
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<style>{looks}</style></head><body><main><header><h1>{title}: {_text(verdict_word(comparison))}</h1>"
+        f"<style>{looks}</style></head><body><main><header><h1>{title}: "
+        f"{_text(verdict_word(comparison))}</h1>"
         f"{_tiles(comparison)}</header><section><h2>What changed</h2><ol>{said}</ol></section>"
         f"{''.join(_sections(comparison))}</main></body></html>\n"
     )
@@ -56,7 +63,10 @@ def _tiles(comparison: ComparisonData) -> str:
     both = [("before", comparison.a_ms), ("now", comparison.b_ms)]
     tiles = [(phrases.milliseconds(value), name) for name, value in both]
     tiles.append((phrases.percent(comparison.verdict.ratio), "difference"))
-    return "".join(f'<div class="tile"><b>{_text(value)}</b><span>{_text(name)}</span></div>' for value, name in tiles)
+    return "".join(
+        f'<div class="tile"><b>{_text(value)}</b><span>{_text(name)}</span></div>'
+        for value, name in tiles
+    )
 
 
 def _sections(comparison: ComparisonData) -> Iterator[str]:

@@ -15,7 +15,9 @@ _LONG = 90
 
 def layer(name: str, kind: str, phase: str = "forward") -> str:
     """A layer with its type, or the backward pass of it: `fc1` (Linear)."""
-    label = f"`{printable(name)}`" + (f" ({kind})" if kind and not name.endswith(f"::{kind}") else "")
+    label = f"`{printable(name)}`" + (
+        f" ({kind})" if kind and not name.endswith(f"::{kind}") else ""
+    )
     return f"the backward pass of {label}" if phase == "backward" else label
 
 
@@ -62,7 +64,9 @@ def tensors(shape_text: str, type_text: str) -> str:
 
 
 def launches(rows: pd.DataFrame) -> list[str]:
-    """Phrases about what a layer launches now and did not before, and the other way round; see `Differences`."""
+    """Phrases about what a layer launches now and did not before, and the other way round; see
+    `Differences`.
+    """
     return [
         phrase
         for what in ("kernel", "copy", "set", "library call")
@@ -75,7 +79,11 @@ def _of_kind(what: str, rows: pd.DataFrame) -> list[str]:
     if not len(rows):
         return []
     if what in ("copy", "set") or not len(more) or not len(less):
-        return [_counted(what, more), _counted(what, less)] if len(more) and len(less) else [_counted(what, rows)]
+        return (
+            [_counted(what, more), _counted(what, less)]
+            if len(more) and len(less)
+            else [_counted(what, rows)]
+        )
     new, gone = _names(what, more["name"].tolist()), _names(what, less["name"].tolist())
     grown = int((more["b"] - more["a"]).sum()) - int((less["a"] - less["b"]).sum())
     if grown == 0:
@@ -89,7 +97,10 @@ def _counted(what: str, rows: pd.DataFrame) -> str:
     plural = {"copy": "copies"}.get(what, f"{what}s")
     which = what if abs(now - before) == 1 else plural
     name = f", {_names(what, rows['name'].tolist())}" if what in ("kernel", "library call") else ""
-    return f"{abs(now - before)} {'more' if now > before else 'fewer'} {which}{name} ({now} instead of {before})"
+    return (
+        f"{abs(now - before)} {'more' if now > before else 'fewer'} {which}{name} ({now} instead "
+        f"of {before})"
+    )
 
 
 def _names(what: str, names: list[str]) -> str:
@@ -97,4 +108,9 @@ def _names(what: str, names: list[str]) -> str:
         return listed(names)
     short = [telling_kernel_name(name) for name in names]
     unclear = len(set(short)) < len(short)
-    return listed([shortened(full, _LONG) if unclear else brief for full, brief in zip(names, short, strict=True)])
+    return listed(
+        [
+            shortened(full, _LONG) if unclear else brief
+            for full, brief in zip(names, short, strict=True)
+        ]
+    )

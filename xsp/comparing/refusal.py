@@ -10,9 +10,15 @@ from xsp.comparing.node_facts import COUNTS
 from xsp.errors import XspError
 
 _WORDS = {
-    "gpu": "GPU", "gpu_count": "number of GPUs", "cuda": "CUDA", "cudnn": "cuDNN", "power_limit_w": "power limit (W)",
-    "cpu": "CPU", "cpu_count": "number of CPUs", "torch_threads": "torch's threads",
-}  # fmt: skip
+    "gpu": "GPU",
+    "gpu_count": "number of GPUs",
+    "cuda": "CUDA",
+    "cudnn": "cuDNN",
+    "power_limit_w": "power limit (W)",
+    "cpu": "CPU",
+    "cpu_count": "number of CPUs",
+    "torch_threads": "torch's threads",
+}
 _NEEDS = {"library_calls": "LIBRARY"} | dict.fromkeys(
     ["kernels", "copies", "sets", "copied_bytes", "synchronizations"], "KERNEL"
 )
@@ -22,18 +28,22 @@ INPUTS = "inputs"
 
 
 def refusal(a: Comparable, b: Comparable, allow: Collection[str] = ()) -> str | None:
-    """Why times of `b` must not be compared with those of `a`, in one sentence; None if they can be.
+    """Why times of `b` must not be compared with those of `a`, in one sentence; None if they can
+    be.
 
-    Times are of one machine and one size of inputs. `allow` names facts that may differ because their effect is what is
-    asked for, such as "torch" or "inputs".
+    Times are of one machine and one size of inputs. `allow` names facts that may differ because
+    their effect is what is asked for, such as "torch" or "inputs".
 
     Raises XspError for a name that is no such fact.
     """
     facts = (*ENVIRONMENT, INPUTS)
     if unknown := [name for name in allow if name not in facts]:
-        raise XspError(f"{unknown[0]!r} is no fact that can be allowed to differ; those are {', '.join(facts)}")
+        raise XspError(
+            f"{unknown[0]!r} is no fact that can be allowed to differ; those are {', '.join(facts)}"
+        )
     differing = [
-        f"{_WORDS.get(name, name)} {_shown(a, name)} in the baseline, {_shown(b, name)} in the candidate"
+        f"{_WORDS.get(name, name)} {_shown(a, name)} in the baseline, {_shown(b, name)} in the "
+        "candidate"
         for name in ENVIRONMENT
         if name not in allow and a.environment.get(name) != b.environment.get(name)
     ]
@@ -62,7 +72,11 @@ def settings_changed(a: Comparable, b: Comparable) -> list[str]:
 
 def known_counts(a: Comparable, b: Comparable) -> list[str]:
     """The counts of `xsp.comparing.node_facts.COUNTS` that are known in both and mean the same."""
-    known = [name for name in COUNTS if _NEEDS.get(name, "MODEL") in a.levels and _NEEDS.get(name, "MODEL") in b.levels]
+    known = [
+        name
+        for name in COUNTS
+        if _NEEDS.get(name, "MODEL") in a.levels and _NEEDS.get(name, "MODEL") in b.levels
+    ]
     # Bytes are the GPU's allocator's where there is a GPU, and 0 where they could not be recorded.
     on_gpu = ["gpu" in each.environment for each in (a, b)]
     bytes_known = on_gpu[0] == on_gpu[1] and all(each.counts["allocated_bytes"] for each in (a, b))

@@ -12,13 +12,34 @@ from xsp.comparing.causes import Cause
 from xsp.comparing.verdict import IMPROVED, REGRESSION, Verdict
 
 _COUNTED = [
-    "calls", "kernels", "copies", "sets", "copied_bytes", "library_calls", "synchronizations", "allocated_bytes",
+    "calls",
+    "kernels",
+    "copies",
+    "sets",
+    "copied_bytes",
+    "library_calls",
+    "synchronizations",
+    "allocated_bytes",
     "parameter_bytes",
-]  # fmt: skip
+]
 COLUMNS = [
-    "level", "change", "path_a", "path_b", "name", "type", "phase", "metric", "a_ms", "b_ms", "ratio", "low", "high",
-    "p_value", "verdict", *(f"{name}_{side}" for name in _COUNTED for side in "ab"),
-]  # fmt: skip
+    "level",
+    "change",
+    "path_a",
+    "path_b",
+    "name",
+    "type",
+    "phase",
+    "metric",
+    "a_ms",
+    "b_ms",
+    "ratio",
+    "low",
+    "high",
+    "p_value",
+    "verdict",
+    *(f"{name}_{side}" for name in _COUNTED for side in "ab"),
+]
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,10 +52,11 @@ class ComparisonData:
         verdict: on the model's unprofiled latency; undecided with NaN where times are not compared.
         a_ms: the baseline's latency.
         b_ms: the candidate's.
-        nodes: one row per pair of nodes, in the order in which the candidate runs: level, change ("same", "changed",
-            "appeared", "vanished"), path_a, path_b, name, type, phase, metric ("latency", "device", "host"), a_ms,
-            b_ms, ratio, low, high, p_value, verdict, and calls, kernels, copies, sets, copied_bytes, library_calls,
-            synchronizations, allocated_bytes and parameter_bytes with `_a` and `_b`.
+        nodes: one row per pair of nodes, in the order in which the candidate runs: level, change
+            ("same", "changed", "appeared", "vanished"), path_a, path_b, name, type, phase, metric
+            ("latency", "device", "host"), a_ms, b_ms, ratio, low, high, p_value, verdict, and
+            calls, kernels, copies, sets, copied_bytes, library_calls, synchronizations,
+            allocated_bytes and parameter_bytes with `_a` and `_b`.
         counts: what one run does on each side: count, a, b. Only counts that are known on both.
         causes: changes and slow-downs of layers, the most guilty first.
         sentences: the same for people; the first names the most guilty layer and says why.
@@ -59,14 +81,18 @@ class ComparisonData:
 
     @property
     def counts_grew(self) -> list[str]:
-        """The counts of which the candidate has more: they are the same in every run and on every machine."""
+        """The counts of which the candidate has more: they are the same in every run and on every
+        machine.
+        """
         return [str(name) for name in self.counts.loc[self.counts["b"] > self.counts["a"], "count"]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON-able values; numbers that are not known are None. Nodes that did not change have no row
-        unless their time did.
+        """Everything as JSON-able values; numbers that are not known are None. Nodes that did not
+        change have no row unless their time did.
         """
-        told = self.nodes[(self.nodes["change"] != "same") | self.nodes["verdict"].isin([REGRESSION, IMPROVED])]
+        told = self.nodes[
+            (self.nodes["change"] != "same") | self.nodes["verdict"].isin([REGRESSION, IMPROVED])
+        ]
         return {
             "baseline": self.baseline,
             "candidate": self.candidate,
@@ -77,7 +103,9 @@ class ComparisonData:
             "threshold": self.threshold,
             "alpha": self.alpha,
             "sentences": list(self.sentences),
-            "causes": [_plain(asdict(cause) | {"kind": cause.kind.name.lower()}) for cause in self.causes],
+            "causes": [
+                _plain(asdict(cause) | {"kind": cause.kind.name.lower()}) for cause in self.causes
+            ],
             "counts": [_plain(row) for row in self.counts.to_dict("records")],
             "nodes": [_plain(row) for row in told.to_dict("records")],
         }

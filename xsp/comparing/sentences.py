@@ -20,7 +20,9 @@ _MANY, _MOST = 4, 0.75
 
 @dataclass(frozen=True)
 class Whole:
-    """The verdict on the model's latency, both latencies in ms, and what to do where it is undecided."""
+    """The verdict on the model's latency, both latencies in ms, and what to do where it is
+    undecided.
+    """
 
     verdict: Verdict
     a_ms: float
@@ -29,8 +31,12 @@ class Whole:
 
 
 def narrowing(runs: int, least: int) -> str:
-    """What to do where so many runs left it undecided, of which at least so many can be significant."""
-    few = f"; with {runs} runs nothing can be significant, {least} are needed" if runs < least else ""
+    """What to do where so many runs left it undecided, of which at least so many can be
+    significant.
+    """
+    few = (
+        f"; with {runs} runs nothing can be significant, {least} are needed" if runs < least else ""
+    )
     return f"more runs narrow it{few}"
 
 
@@ -43,7 +49,10 @@ def first(ranked: Sequence[Cause], whole: Verdict, found: Differences) -> Iterat
     if ranked:
         slow = int((layers["verdict"] == REGRESSION).sum())
         if ranked[0].kind is Kind.SLOWER and slow >= max(_MANY, _MOST * len(layers)):
-            yield f"{slow} of {len(layers)} layers are slower: it is the machine, or what they share, not one of them."
+            yield (
+                f"{slow} of {len(layers)} layers are slower: it is the machine, or what they "
+                "share, not one of them."
+            )
         yield ranked[0].sentence
         return
     cost = layers["b_ms"] - layers["a_ms"]
@@ -51,7 +60,10 @@ def first(ranked: Sequence[Cause], whole: Verdict, found: Differences) -> Iterat
         row = layers.iloc[int(cost.to_numpy().argmax())]
         label = phrases.layer(row["name_b"], row["type_b"], row["phase"])
         more = phrases.milliseconds(float(cost.max()))
-        yield f"{label[0].upper()}{label[1:]} has most of it, {more} more, but no layer alone is significantly slower."
+        yield (
+            f"{label[0].upper()}{label[1:]} has most of it, {more} more, but no layer alone is "
+            "significantly slower."
+        )
         return
     if not (found.pairs["level"] == "LAYER").any():
         yield "No layers were traced, so only the whole model is compared."
@@ -65,10 +77,17 @@ def of_model(whole: Whole, refused: str | None) -> str:
     if refused is not None:
         return f"{refused[0].upper()}{refused[1:]}."
     found = whole.verdict
-    took = f"The model takes {phrases.times(whole.a_ms, whole.b_ms, found.ratio, found.low, found.high)}"
+    took = (
+        "The model takes "
+        f"{phrases.times(whole.a_ms, whole.b_ms, found.ratio, found.low, found.high)}"
+    )
     if found.name == UNDECIDED:
         return f"{took}: undecided, the runs differ too much to tell; {whole.more}."
-    words = {REGRESSION: "a regression", IMPROVED: "an improvement", NEUTRAL: "within the threshold"}
+    words = {
+        REGRESSION: "a regression",
+        IMPROVED: "an improvement",
+        NEUTRAL: "within the threshold",
+    }
     return f"{took}: {words[found.name]}."
 
 
@@ -79,7 +98,10 @@ def others(ranked: Sequence[Cause]) -> Iterator[str]:
     if len(rest) > _SAID - 1:
         yield f"{len(rest) - _SAID + 1} more layers differ."
     if follow := sum(cause.kind is Kind.CONSEQUENCE for cause in ranked[1:]):
-        yield f"{follow} more {'layer differs' if follow == 1 else 'layers differ'} because of other inputs."
+        yield (
+            f"{follow} more {'layer differs' if follow == 1 else 'layers differ'} because of other "
+            "inputs."
+        )
 
 
 def of_counts(counts: pd.DataFrame) -> Iterator[str]:

@@ -1,4 +1,6 @@
-"""Two targets measured in turn in one process: the only way to see one per cent on a machine that drifts."""
+"""Two targets measured in turn in one process: the only way to see one per cent on a machine that
+drifts.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,11 +51,13 @@ def compare_targets(
     progress: bool | None = None,
     **kwargs: Any,
 ) -> Comparison:
-    """Whether `b(*args, **kwargs)` is slower than `a(*args, **kwargs)`, and where, measured in turn in this process.
+    """Whether `b(*args, **kwargs)` is slower than `a(*args, **kwargs)`, and where, measured in turn
+    in this process.
 
-    First both run unprofiled in rounds, one after the other in random order, until the ratio of their latencies is
-    known to within a quarter of `threshold`; the verdict is on the rounds' ratios. Then one ladder of each finds the
-    layers, library calls and kernels that differ. Models are left as they were; callables are simply called again.
+    First both run unprofiled in rounds, one after the other in random order, until the ratio of
+    their latencies is known to within a quarter of `threshold`; the verdict is on the rounds'
+    ratios. Then one ladder of each finds the layers, library calls and kernels that differ. Models
+    are left as they were; callables are simply called again.
 
     Args:
         a: the baseline, a torch.nn.Module or any callable.
@@ -69,7 +74,8 @@ def compare_targets(
         seed: seed of the orders within rounds.
         progress: show progress bars; by default only when it takes long and someone can see it.
 
-    Raises TargetError if a target cannot be called or an option cannot be, and whatever the targets raise.
+    Raises TargetError if a target cannot be called or an option cannot be, and whatever the targets
+    raise.
 
     """
     budget = BUDGET_S if budget_s is None else budget_s
@@ -77,7 +83,9 @@ def compare_targets(
     if not 0 < threshold < np.inf:
         raise TargetError(f"threshold={threshold!r} cannot be: a share above 0, such as 0.01")
     if not 0 < alpha < 1:
-        raise TargetError(f"alpha={alpha!r} cannot be: a probability between 0 and 1, such as {ALPHA}")
+        raise TargetError(
+            f"alpha={alpha!r} cannot be: a probability between 0 and 1, such as {ALPHA}"
+        )
     # Both start from one random state, so that dropout and the like draw the same numbers.
     state = RandomState.current()
     targets = (target_of(a, args, kwargs), target_of(b, args, kwargs))
@@ -89,7 +97,11 @@ def compare_targets(
 
 
 def measured_in_turn(
-    targets: tuple[Target, Target], settings: Settings, threshold: float, alpha: float, state: RandomState | None = None
+    targets: tuple[Target, Target],
+    settings: Settings,
+    threshold: float,
+    alpha: float,
+    state: RandomState | None = None,
 ) -> Whole:
     """Unprofiled runs of both targets in turn, and the verdict on them."""
     latencies = latencies_in_turn(targets, settings, threshold / 4, state)
@@ -99,12 +111,15 @@ def measured_in_turn(
 
 
 def latencies_in_turn(
-    targets: tuple[Target, Target], settings: Settings, half_width: float, state: RandomState | None = None
+    targets: tuple[Target, Target],
+    settings: Settings,
+    half_width: float,
+    state: RandomState | None = None,
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Latencies in ns, a row per round, a column per target.
 
-    Rounds go on until the interval of the ratio is narrower than `half_width` on each side. That rule looks at the
-    width and not at the ratio, so it does not favour a verdict.
+    Rounds go on until the interval of the ratio is narrower than `half_width` on each side. That
+    rule looks at the width and not at the ratio, so it does not favour a verdict.
     """
     order = random.Random(settings.seed)  # noqa: S311 - an order of experiments, not a secret
     begin = time.perf_counter()
@@ -113,9 +128,11 @@ def latencies_in_turn(
         for executor in executors:
             stack.enter_context(executor.restored_afterwards())
         for executor in executors:
-            warm_up(lambda executor=executor: latency_ns(executor.run()), settings.warmup, settings.budget_s / 6)  # type: ignore[misc]
+            warm_up(partial(_latency_ns, executor), settings.warmup, settings.budget_s / 6)
         rounds: list[list[int]] = []
-        shown = stack.enter_context(bar("xsp: rounds in turn", settings.iterations, settings.progress))
+        shown = stack.enter_context(
+            bar("xsp: rounds in turn", settings.iterations, settings.progress)
+        )
         while not _enough(rounds, settings, half_width, time.perf_counter() - begin):
             places = [0, 1]
             order.shuffle(places)
@@ -125,6 +142,10 @@ def latencies_in_turn(
             rounds.append(row)
             shown.update()
     return np.array(rounds, dtype=np.float64)
+
+
+def _latency_ns(executor: Executor) -> int:
+    return latency_ns(executor.run())
 
 
 def _enough(rounds: list[list[int]], settings: Settings, half_width: float, spent_s: float) -> bool:

@@ -20,26 +20,38 @@ if TYPE_CHECKING:
 _ROWS = 20
 _NAME = 48
 NODE_LEVELS = {
-    "MODULE": "Modules", "LAYER": "Layers", "LIBRARY": "Library calls", "KERNEL": "Kernels, copies and sets",
-}  # fmt: skip
+    "MODULE": "Modules",
+    "LAYER": "Layers",
+    "LIBRARY": "Library calls",
+    "KERNEL": "Kernels, copies and sets",
+}
 HEADS = ("layer", "change", "before", "now", "difference", "verdict", "kernels")
 
 
 def comparison_text(comparison: ComparisonData, width: int | None = None) -> str:
     """The sentences, then the layers that differ."""
     size = width or terminal_width()
-    lines = [line for sentence in comparison.sentences for line in textwrap.wrap(printable(sentence), size)]
+    lines = [
+        line
+        for sentence in comparison.sentences
+        for line in textwrap.wrap(printable(sentence), size)
+    ]
     rows = node_rows(comparison)
     if not rows:
         return "\n".join(lines)
     every = [HEADS, *rows]
     widths = [max(len(row[column]) for row in every) for column in range(len(HEADS))]
-    table = ["  ".join(cell.ljust(wide) for cell, wide in zip(row, widths, strict=True)).rstrip() for row in every]
+    table = [
+        "  ".join(cell.ljust(wide) for cell, wide in zip(row, widths, strict=True)).rstrip()
+        for row in every
+    ]
     return "\n".join([*lines, "", *table])
 
 
 def comparison_markdown(comparison: ComparisonData) -> str:
-    """The verdict as a heading, the sentences as a list, and tables of counts and of layers that differ."""
+    """The verdict as a heading, the sentences as a list, and tables of counts and of layers that
+    differ.
+    """
     lines = [f"### {_cell(comparison.candidate)}: {verdict_word(comparison)}", ""]
     lines += [f"- {printable(sentence)}" for sentence in comparison.sentences]
     changed = comparison.counts[comparison.counts["a"] != comparison.counts["b"]]
@@ -61,8 +73,12 @@ def verdict_word(comparison: ComparisonData) -> str:
     return "times not compared" if comparison.refusal else comparison.verdict.name
 
 
-def node_rows(comparison: ComparisonData, level: str = "LAYER", most: int = _ROWS) -> list[tuple[str, ...]]:
-    """Cells of HEADS for nodes of a level that changed or whose time did, those that cost most first."""
+def node_rows(
+    comparison: ComparisonData, level: str = "LAYER", most: int = _ROWS
+) -> list[tuple[str, ...]]:
+    """Cells of HEADS for nodes of a level that changed or whose time did, those that cost most
+    first.
+    """
     nodes = comparison.nodes[comparison.nodes["level"] == level]
     told = nodes[(nodes["change"] != "same") | nodes["verdict"].isin([REGRESSION, IMPROVED])]
     cost = (told["b_ms"].fillna(0) - told["a_ms"].fillna(0)).abs()
@@ -77,7 +93,10 @@ def _row(row: dict[Hashable, Any]) -> tuple[str, ...]:
     return (
         shortened(printable(name), _NAME),
         str(row["change"]),
-        *(phrases.milliseconds(float(row[side])) if pd.notna(row[side]) else UNKNOWN for side in ("a_ms", "b_ms")),
+        *(
+            phrases.milliseconds(float(row[side])) if pd.notna(row[side]) else UNKNOWN
+            for side in ("a_ms", "b_ms")
+        ),
         phrases.percent(float(row["ratio"])) if pd.notna(row["ratio"]) else "",
         str(row["verdict"]),
         " → ".join(dict.fromkeys(kernels)),

@@ -26,18 +26,25 @@ _WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
 
 
 def write_tables(prof: ProfileData, folder: Path, form: str) -> Path:
-    """Write every table to `folder` as `NAME.csv` or `NAME.parquet` (`form`), and PROFILE; the folder is made.
+    """Write every table to `folder` as `NAME.csv` or `NAME.parquet` (`form`), and PROFILE; the
+    folder is made.
 
-    Tables: tree, spans, the raw tables of the capture, and those that were measured too (gpu_states, corrected, costs,
-    closure_error, overhead, device_timeline). Raises XspError if the folder has other files in it.
+    Tables: tree, spans, the raw tables of the capture, and those that were measured too
+    (gpu_states, corrected, costs, closure_error, overhead, device_timeline). Raises XspError if the
+    folder has other files in it.
     """
     tables = {name: table for name, table in _tables(prof) if len(table.columns)}
     names = {PROFILE, *(f"{name}.{form}" for name in tables)}
     if folder.exists() and not folder.is_dir():
-        raise XspError(f"{str(folder)!r} is a file, and the tables need a folder; name another with --output")
-    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir() if path.name not in names)):
         raise XspError(
-            f"the folder {str(folder)!r} holds other files ({', '.join(others[:3])}); name a new one with --output"
+            f"{str(folder)!r} is a file, and the tables need a folder; name another with --output"
+        )
+    if folder.is_dir() and (
+        others := sorted(path.name for path in folder.iterdir() if path.name not in names)
+    ):
+        raise XspError(
+            f"the folder {str(folder)!r} holds other files ({', '.join(others[:3])}); name a new "
+            "one with --output"
         )
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():

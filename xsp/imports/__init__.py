@@ -1,1 +1,3 @@
-"""Traces of other tools as profiles: one module per format, and one that makes a capture of what they read."""
+"""Traces of other tools as profiles: one module per format, and one that makes a capture of what
+they read.
+"""

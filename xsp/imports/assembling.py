@@ -1,4 +1,6 @@
-"""A capture from what a foreign trace holds: its windows as runs of one rung, with xsp's own rules for parents."""
+"""A capture from what a foreign trace holds: its windows as runs of one rung, with xsp's own rules
+for parents.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ Ints = npt.NDArray[np.int64]
 
 
 def capture_of(trace: ForeignTrace) -> Capture:
-    """The capture. Raises CaptureError if the trace has nothing on the host that time could be given to."""
+    """The capture. Raises CaptureError if the trace has nothing on the host that time could be
+    given to.
+    """
     windows = trace.windows if len(trace.windows) else _whole(trace)
     windows = windows.sort_values("start_ns", kind="stable").reset_index(drop=True)
     layers = layers_of(trace.ranges, _window_of(trace.ranges["start_ns"], windows), len(windows))
@@ -49,19 +53,35 @@ def capture_of(trace: ForeignTrace) -> Capture:
 
 def _whole(trace: ForeignTrace) -> pd.DataFrame:
     """One window around everything, on the thread with most of the host's events."""
-    host = pd.concat([part[["thread", "start_ns", "end_ns"]] for part in (trace.ranges, trace.library, trace.api)])
+    host = pd.concat(
+        [
+            part[["thread", "start_ns", "end_ns"]]
+            for part in (trace.ranges, trace.library, trace.api)
+        ]
+    )
     if not len(host):
         raise CaptureError(
-            f"this trace of {trace.tool} holds no operators, annotations or CUDA API calls, so that no time can be "
-            "given to anything on the host; record the host too (ProfilerActivity.CPU, nsys profile --trace=cuda,nvtx)"
+            f"this trace of {trace.tool} holds no operators, annotations or CUDA API calls, so "
+            "that no time can be "
+            "given to anything on the host; record the host too (ProfilerActivity.CPU, nsys "
+            "profile --trace=cuda,nvtx)"
         )
-    ends = [host["end_ns"].max(), *(trace.device["end_ns"].max() for _ in range(bool(len(trace.device))))]
-    bounds = {"thread": host["thread"].mode().iloc[0], "start_ns": host["start_ns"].min(), "end_ns": max(ends)}
+    ends = [
+        host["end_ns"].max(),
+        *(trace.device["end_ns"].max() for _ in range(bool(len(trace.device)))),
+    ]
+    bounds = {
+        "thread": host["thread"].mode().iloc[0],
+        "start_ns": host["start_ns"].min(),
+        "end_ns": max(ends),
+    }
     return pd.DataFrame([bounds]).astype(np.int64)
 
 
 def _window_of(start_ns: pd.Series, windows: pd.DataFrame) -> Ints:
-    """Index of the window that each stamp lies in, -1 for none; of overlapping windows the later one."""
+    """Index of the window that each stamp lies in, -1 for none; of overlapping windows the later
+    one.
+    """
     window = np.searchsorted(windows["start_ns"].to_numpy(), start_ns.to_numpy(), side="right") - 1
     inside = (window >= 0) & (start_ns.to_numpy() <= windows["end_ns"].to_numpy()[window])
     return np.where(inside, window, -1)
@@ -73,7 +93,9 @@ def _levels(trace: ForeignTrace, layers: Layers) -> list[Level]:
     return [level for level in Level if there[level]]
 
 
-def _runs(trace: ForeignTrace, windows: pd.DataFrame, layers: Layers, spec: RunSpec) -> tuple[list[Run], Vocabulary]:
+def _runs(
+    trace: ForeignTrace, windows: pd.DataFrame, layers: Layers, spec: RunSpec
+) -> tuple[list[Run], Vocabulary]:
     kernel, kernels = pd.factorize(trace.device["name"])
     symbol, symbols = pd.factorize(trace.library["name"])
     api_code, api_names = pd.factorize(trace.api["name"])
@@ -85,16 +107,25 @@ def _runs(trace: ForeignTrace, windows: pd.DataFrame, layers: Layers, spec: RunS
     of_library = _window_of(library["start_ns"], windows)
     launch = launch_of(device["correlation_id"].to_numpy(), api["correlation_id"].to_numpy())
     # What has no launch is counted as an orphan of the run during which it ran.
-    of_device = np.where(launch >= 0, np.r_[of_api, -1][launch], _window_of(device["start_ns"], windows))
+    of_device = np.where(
+        launch >= 0, np.r_[of_api, -1][launch], _window_of(device["start_ns"], windows)
+    )
     runs = [
-        _run(number, spec, windows.iloc[[number]], {
-            "layer_events": _columns(LAYER_EVENTS, layers.events[layers.events["window"] == number]),
-            "library_events": _columns(LIBRARY_EVENTS, library[of_library == number]),
-            "api_calls": _columns(API_CALLS, api[of_api == number]),
-            "device_activity": _columns(DEVICE_ACTIVITY, device[of_device == number]),
-        })
+        _run(
+            number,
+            spec,
+            windows.iloc[[number]],
+            {
+                "layer_events": _columns(
+                    LAYER_EVENTS, layers.events[layers.events["window"] == number]
+                ),
+                "library_events": _columns(LIBRARY_EVENTS, library[of_library == number]),
+                "api_calls": _columns(API_CALLS, api[of_api == number]),
+                "device_activity": _columns(DEVICE_ACTIVITY, device[of_device == number]),
+            },
+        )
         for number in range(len(windows))
-    ]  # fmt: skip
+    ]
     first = library[of_library == 0].sort_values("start_ns", kind="stable")
     calls = [
         {"symbol": int(row["symbol"]), "arguments": row["arguments"]}
@@ -119,7 +150,9 @@ def _run(number: int, spec: RunSpec, window: pd.DataFrame, tables: dict[str, Col
     start, end = int(window["start_ns"].iloc[0]), int(window["end_ns"].iloc[0])
     finished = max(end, int(tables["device_activity"]["end_ns"].max(initial=end)))
     calls = {"start_ns": start, "host_end_ns": end, "end_ns": finished}
-    model_calls: Columns = {name: np.array([value], dtype=np.int64) for name, value in calls.items()}
+    model_calls: Columns = {
+        name: np.array([value], dtype=np.int64) for name, value in calls.items()
+    }
     thread = np.array([window["thread"].iloc[0] & 0xFFFFFFFF], dtype=np.uint32)
     return Run(spec, number, 0, {"thread": thread, **model_calls}, tables)
 
@@ -138,9 +171,14 @@ def _columns(schema: Schema, rows: pd.DataFrame) -> Columns:
     return found
 
 
-def _meta(trace: ForeignTrace, name: str, levels: list[Level], windows: pd.DataFrame) -> dict[str, Any]:
+def _meta(
+    trace: ForeignTrace, name: str, levels: list[Level], windows: pd.DataFrame
+) -> dict[str, Any]:
     ids = context.current()
-    traced = f"imported from {trace.tool}: every time holds the cost of its tracing, since there are no runs without it"
+    traced = (
+        f"imported from {trace.tool}: every time holds the cost of its tracing, since there are no "
+        "runs without it"
+    )
     warnings = [tagged("imported", traced), *trace.warnings, *_left_out(trace, windows)]
     return {
         "name": name,
@@ -149,7 +187,9 @@ def _meta(trace: ForeignTrace, name: str, levels: list[Level], windows: pd.DataF
                 "level": level.name,
                 "tracer": trace.tool,
                 "status": "traced" if level in levels else "unavailable",
-                "reason": "" if level in levels else trace.missing.get(level, f"this {trace.tool} trace has none"),
+                "reason": ""
+                if level in levels
+                else trace.missing.get(level, f"this {trace.tool} trace has none"),
             }
             for level in Level
         ],
@@ -170,8 +210,13 @@ def _meta(trace: ForeignTrace, name: str, levels: list[Level], windows: pd.DataF
 
 
 def _left_out(trace: ForeignTrace, windows: pd.DataFrame) -> list[str]:
-    outside = sum(int((_window_of(part["start_ns"], windows) < 0).sum()) for part in (trace.ranges, trace.api))
+    outside = sum(
+        int((_window_of(part["start_ns"], windows) < 0).sum()) for part in (trace.ranges, trace.api)
+    )
     if not outside:
         return []
-    sentence = f"{outside} ranges and API calls outside the {len(windows)} runs of the trace are in no table"
+    sentence = (
+        f"{outside} ranges and API calls outside the {len(windows)} runs of the trace are in no "
+        "table"
+    )
     return [tagged("outside-runs", sentence)]

@@ -21,9 +21,13 @@ HOST = ("cpu_op", "user_annotation", "python_function", "cuda_runtime", "cuda_dr
 
 
 def document_of(source: Path) -> dict[str, Any]:
-    """The trace in a file, plain or compressed. Raises CaptureError if it is missing or no trace."""
+    """The trace in a file, plain or compressed. Raises CaptureError if it is missing or
+    no trace.
+    """
     if not source.is_file():
-        raise CaptureError(f"there is no file {str(source)!r}; give a trace written by export_chrome_trace")
+        raise CaptureError(
+            f"there is no file {str(source)!r}; give a trace written by export_chrome_trace"
+        )
     try:
         content = source.read_bytes()
         text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
@@ -32,33 +36,42 @@ def document_of(source: Path) -> dict[str, Any]:
         found = json.loads(text.decode(errors="replace"), parse_float=Decimal, strict=False)
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise CaptureError(
-            f"{str(source)!r} is not JSON, or was cut short ({type(error).__name__}: {error}); give a trace written by "
+            f"{str(source)!r} is not JSON, or was cut short ({type(error).__name__}: {error}); "
+            "give a trace written by "
             "export_chrome_trace, *.json or *.json.gz"
         ) from error
     document = {"traceEvents": found} if isinstance(found, list) else found
     if not isinstance(document, dict) or not isinstance(document.get("traceEvents"), list):
         raise CaptureError(
-            f"{str(source)!r} is JSON but no trace: it has no list `traceEvents`; give a file written by "
+            f"{str(source)!r} is JSON but no trace: it has no list `traceEvents`; give a file "
+            "written by "
             "export_chrome_trace"
         )
     return document
 
 
 def of_one_process(by_category: dict[str, list[Event]], launching: Collection[str]) -> list[str]:
-    """Leave only one process's events in the host's categories: that with most calls of the `launching` categories.
+    """Leave only one process's events in the host's categories: that with most calls of the
+    `launching` categories.
 
-    Threads are told apart by their number, which two processes can share. Returns a warning if any was left out.
+    Threads are told apart by their number, which two processes can share. Returns a warning if any
+    was left out.
     """
     counts = Counter(event["pid"] for category in HOST for event in by_category.get(category, []))
     if len(counts) < 2:
         return []
-    launches = Counter(event["pid"] for category in launching for event in by_category.get(category, []))
+    launches = Counter(
+        event["pid"] for category in launching for event in by_category.get(category, [])
+    )
     chosen = max(counts, key=lambda process: (launches[process], counts[process]))
     for category in HOST:
         if category in by_category:
-            by_category[category] = [event for event in by_category[category] if event["pid"] == chosen]
+            by_category[category] = [
+                event for event in by_category[category] if event["pid"] == chosen
+            ]
     sentence = (
-        f"the trace has {len(counts)} processes; only {chosen} is taken, and kernels are led to its launches by ids "
+        f"the trace has {len(counts)} processes; only {chosen} is taken, and kernels are led to "
+        "its launches by ids "
         "that another process may have used too: import one process's trace at a time"
     )
     return [tagged("several-processes", sentence)]

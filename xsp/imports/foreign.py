@@ -12,27 +12,56 @@ from xsp.types import Level
 from xsp.words.warning import tagged
 
 RANGE_COLUMNS = (
-    "thread", "start_ns", "end_ns", "name", "type", "kind", "phase", "forward", "may_enclose", "is_named", "module",
-    "input_shapes", "input_dtypes",
-)  # fmt: skip
-"""Of `ForeignTrace.ranges`. `kind` is that of a layer (`module`, `function`, `autograd`), `forward` the row whose
-backward work this is (-1 for none). A range that `may_enclose` and does is a module; the others are layers. A name that
-`is_named` is complete, with `module` around it; others are completed from the modules around them."""
+    "thread",
+    "start_ns",
+    "end_ns",
+    "name",
+    "type",
+    "kind",
+    "phase",
+    "forward",
+    "may_enclose",
+    "is_named",
+    "module",
+    "input_shapes",
+    "input_dtypes",
+)
+"""Of `ForeignTrace.ranges`. `kind` is that of a layer (`module`, `function`, `autograd`), `forward`
+the row whose backward work this is (-1 for none). A range that `may_enclose` and does is a module;
+the others are layers. A name that `is_named` is complete, with `module` around it; others are
+completed from the modules around them.
+"""
 
 HOST_COLUMNS = ("thread", "start_ns", "end_ns", "name")
 DEVICE_COLUMNS = (
-    "kind", "name", "start_ns", "end_ns", "correlation_id", "context", "stream", "registers_per_thread",
-    "static_shared_bytes", "dynamic_shared_bytes", "bytes",
-    "grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z",
-)  # fmt: skip
+    "kind",
+    "name",
+    "start_ns",
+    "end_ns",
+    "correlation_id",
+    "context",
+    "stream",
+    "registers_per_thread",
+    "static_shared_bytes",
+    "dynamic_shared_bytes",
+    "bytes",
+    "grid_x",
+    "grid_y",
+    "grid_z",
+    "block_x",
+    "block_y",
+    "block_z",
+)
 
 
 @dataclass(frozen=True, eq=False)
 class ForeignTrace:
-    """Ranges of the host, library calls, CUDA API calls and device activities; times are ns on one clock.
+    """Ranges of the host, library calls, CUDA API calls and device activities; times are ns on one
+    clock.
 
-    `windows` (thread, start_ns, end_ns) are the runs; without any, the whole trace is one run. `api` has
-    `correlation_id`, `library` has `library` and `arguments` beside HOST_COLUMNS. `missing` says why a level is absent.
+    `windows` (thread, start_ns, end_ns) are the runs; without any, the whole trace is one run.
+    `api` has `correlation_id`, `library` has `library` and `arguments` beside HOST_COLUMNS.
+    `missing` says why a level is absent.
     """
 
     name: str
@@ -52,7 +81,9 @@ def table(rows: list[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame
     """A table with these columns, also where there are no rows; stamps and numbers are int64."""
     found = pd.DataFrame(rows, columns=list(columns))
     numbers = [name for name in columns if name in _NUMBERS]
-    return found.astype(dict.fromkeys(numbers, np.int64) | {name: bool for name in columns if name in _FLAGS})
+    return found.astype(
+        dict.fromkeys(numbers, np.int64) | {name: bool for name in columns if name in _FLAGS}
+    )
 
 
 def backwards(events: int) -> list[str]:
@@ -63,6 +94,12 @@ def backwards(events: int) -> list[str]:
 
 _FLAGS = ("may_enclose", "is_named")
 _NUMBERS = (
-    "thread", "start_ns", "end_ns", "forward", "correlation_id", "context", "stream",
+    "thread",
+    "start_ns",
+    "end_ns",
+    "forward",
+    "correlation_id",
+    "context",
+    "stream",
     *DEVICE_COLUMNS[7:],
-)  # fmt: skip
+)

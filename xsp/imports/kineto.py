@@ -1,9 +1,10 @@
 """Traces of torch.profiler (Kineto): JSON as `export_chrome_trace` writes it, plain or compressed.
 
-Runs are the `ProfilerStep#` annotations, which `prof.step()` makes; without any the whole trace is one run. Where the
-profiler recorded Python functions (`with_stack=True`), modules are its `nn.Module:` events: the innermost ones are
-layers, and so are operators called outside of these. Otherwise operators that lie in no other operator are layers, and
-the program's own annotations (`record_function`) are the modules around them.
+Runs are the `ProfilerStep#` annotations, which `prof.step()` makes; without any the whole trace is
+one run. Where the profiler recorded Python functions (`with_stack=True`), modules are its
+`nn.Module:` events: the innermost ones are layers, and so are operators called outside of these.
+Otherwise operators that lie in no other operator are layers, and the program's own annotations
+(`record_function`) are the modules around them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ import pandas as pd
 from xsp.errors import CaptureError
 from xsp.imports.assembling import capture_of
 from xsp.imports.documents import document_of, of_one_process
-from xsp.imports.foreign import DEVICE_COLUMNS, HOST_COLUMNS, RANGE_COLUMNS, ForeignTrace, backwards, table
+from xsp.imports.foreign import (
+    DEVICE_COLUMNS,
+    HOST_COLUMNS,
+    RANGE_COLUMNS,
+    ForeignTrace,
+    backwards,
+    table,
+)
 from xsp.imports.nesting import nearest, parents
 from xsp.imports.operators import BACKWARD
 from xsp.profiles import Profile
@@ -55,11 +63,11 @@ _MISSING = {
 def from_kineto(path: str | os.PathLike[str], *, runs: str = STEP) -> Profile:
     """A profile of a trace of torch.profiler, `*.json` or `*.json.gz`.
 
-    `runs` is how the names of the annotations begin that are one run each. Levels that the trace does not hold are
-    "unavailable" in `prof.levels`, with the reason.
+    `runs` is how the names of the annotations begin that are one run each. Levels that the trace
+    does not hold are "unavailable" in `prof.levels`, with the reason.
 
-    Raises CaptureError if the file is missing, no such trace, or without anything recorded on the host, and if no
-    annotation is a run that `runs` asks for.
+    Raises CaptureError if the file is missing, no such trace, or without anything recorded on the
+    host, and if no annotation is a run that `runs` asks for.
     """
     source = Path(path)
     document = document_of(source)
@@ -68,13 +76,16 @@ def from_kineto(path: str | os.PathLike[str], *, runs: str = STEP) -> Profile:
         trace = _trace(source, document, events, runs)
     except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CaptureError(
-            f"an event of {str(source)!r} lacks what torch.profiler writes ({type(error).__name__}: {error}); "
+            f"an event of {str(source)!r} lacks what torch.profiler writes "
+            f"({type(error).__name__}: {error}); "
             "give a file written by export_chrome_trace"
         ) from error
     return Profile(capture_of(trace))
 
 
-def _trace(source: Path, document: Mapping[str, Any], events: list[Event], runs: str) -> ForeignTrace:
+def _trace(
+    source: Path, document: Mapping[str, Any], events: list[Event], runs: str
+) -> ForeignTrace:
     whole = [event for event in events if event.get("ph") == "X" and "dur" in event]
     forwards = [event for event in whole if event["dur"] >= 0]
     by_category: dict[str, list[Event]] = {}
@@ -86,10 +97,15 @@ def _trace(source: Path, document: Mapping[str, Any], events: list[Event], runs:
     steps = [event for event in annotations if event["name"].startswith(runs)]
     if runs != STEP and not steps:
         raise CaptureError(
-            f"no annotation of {str(source)!r} has a name that begins with {runs!r}; leave runs out for the steps of "
+            f"no annotation of {str(source)!r} has a name that begins with {runs!r}; leave runs "
+            "out for the steps of "
             "the profiler, or for one run where it made none"
         )
-    operators = [event for event in by_category.get("cpu_op", []) if event.get("args", {}).get("kind") != "none"]
+    operators = [
+        event
+        for event in by_category.get("cpu_op", [])
+        if event.get("args", {}).get("kind") != "none"
+    ]
     library = [event for event in operators if "library" in event.get("args", {})]
     name = source.name.removesuffix(".gz").removesuffix(".json").removesuffix(".pt.trace")
     return ForeignTrace(
@@ -97,7 +113,11 @@ def _trace(source: Path, document: Mapping[str, Any], events: list[Event], runs:
         tool=TOOL,
         windows=_host(steps)[["thread", "start_ns", "end_ns"]],
         ranges=_ranges(
-            [event for event in by_category.get("python_function", []) if event["name"].startswith(_MODULE)],
+            [
+                event
+                for event in by_category.get("python_function", [])
+                if event["name"].startswith(_MODULE)
+            ],
             [event for event in annotations if not event["name"].startswith((runs, STEP))],
             [event for event in operators if "library" not in event.get("args", {})],
             [event for event in events if event.get("cat") == "fwdbwd"],
@@ -107,7 +127,11 @@ def _trace(source: Path, document: Mapping[str, Any], events: list[Event], runs:
             arguments=[_plain(_without_numbers(event["args"])) for event in library],
         ),
         api=_api(event for category in _API for event in by_category.get(category, [])),
-        device=_device((kind, event) for category, kind in _DEVICE.items() for event in by_category.get(category, [])),
+        device=_device(
+            (kind, event)
+            for category, kind in _DEVICE.items()
+            for event in by_category.get(category, [])
+        ),
         environment=_environment(document),
         missing=_MISSING,
         warnings=warnings,
@@ -131,7 +155,8 @@ def _host(events: list[Event]) -> pd.DataFrame:
 
 def _api(events: Iterable[Event]) -> pd.DataFrame:
     rows = [
-        (_thread(event), *_ns(event), event["name"], event.get("args", {}).get("correlation", 0)) for event in events
+        (_thread(event), *_ns(event), event["name"], event.get("args", {}).get("correlation", 0))
+        for event in events
     ]
     return table(rows, (*HOST_COLUMNS, "correlation_id"))
 
@@ -142,20 +167,36 @@ def _device(events: Iterable[tuple[str, Event]]) -> pd.DataFrame:
 
 def _activity(kind: str, event: Event) -> tuple[Any, ...]:
     known = event.get("args", {})
-    place = (known.get("correlation", 0), known.get("context", event["pid"]), known.get("stream", event["tid"]))
-    # How shared memory is divided into static and dynamic is not recorded; together they limit the occupancy.
-    launch = (known.get("registers per thread", 0), known.get("shared memory", 0), 0, known.get("bytes", 0))
+    place = (
+        known.get("correlation", 0),
+        known.get("context", event["pid"]),
+        known.get("stream", event["tid"]),
+    )
+    # How shared memory is divided into static and dynamic is not recorded; together they limit the
+    # occupancy.
+    launch = (
+        known.get("registers per thread", 0),
+        known.get("shared memory", 0),
+        0,
+        known.get("bytes", 0),
+    )
     shape = (*known.get("grid", (0, 0, 0)), *known.get("block", (0, 0, 0)))
     return (kind, _device_name(kind, event["name"]), *_ns(event), *place, *launch, *shape)
 
 
 def _device_name(kind: str, name: str) -> str:
-    """`Memcpy HtoD (Pageable -> Device)` as `memcpy HtoD`, which is how CUPTI's records are named here."""
+    """`Memcpy HtoD (Pageable -> Device)` as `memcpy HtoD`, which is how CUPTI's records are named
+    here.
+    """
     return name if kind == "kernel" else name.partition(" (")[0].replace("Mem", "mem", 1)
 
 
-def _ranges(modules: list[Event], annotations: list[Event], operators: list[Event], flows: list[Event]) -> pd.DataFrame:
-    """Modules, operators outside innermost modules and in no other operator, and annotations around either."""
+def _ranges(
+    modules: list[Event], annotations: list[Event], operators: list[Event], flows: list[Event]
+) -> pd.DataFrame:
+    """Modules, operators outside innermost modules and in no other operator, and annotations around
+    either.
+    """
     module, annotation, operator = _host(modules), _host(annotations), _host(operators)
     above = _parents(module)
     is_leaf = ~np.isin(np.arange(len(module)), above)
@@ -163,11 +204,16 @@ def _ranges(modules: list[Event], annotations: list[Event], operators: list[Even
     outermost = _outside(operator, opaque, np.arange(len(operator)) + int(is_leaf.sum()))
     free = _outside(annotation, opaque, None)
     kept = np.flatnonzero(outermost)
-    rows = [*map(_module_row, modules), *(_annotation_row(annotations[one]) for one in np.flatnonzero(free))]
+    rows = [
+        *map(_module_row, modules),
+        *(_annotation_row(annotations[one]) for one in np.flatnonzero(free)),
+    ]
     first = len(rows)
     rows += [_operator_row(operators[one]) for one in kept]
     found = table(rows, RANGE_COLUMNS)
-    is_layer = np.r_[is_leaf, np.zeros(first - len(modules), dtype=bool), np.ones(len(kept), dtype=bool)]
+    is_layer = np.r_[
+        is_leaf, np.zeros(first - len(modules), dtype=bool), np.ones(len(kept), dtype=bool)
+    ]
     forward = _forward(found, np.flatnonzero(is_layer), flows)
     phase = np.where(forward >= 0, "backward", found["phase"])
     return found.assign(forward=forward, phase=phase)
@@ -178,7 +224,9 @@ def _parents(ranges: pd.DataFrame) -> Any:
 
 
 def _outside(ranges: pd.DataFrame, opaque: pd.DataFrame, own: Any) -> Any:
-    """Which ranges lie inside none of the opaque ones; `own` are their rows there, if they are opaque themselves."""
+    """Which ranges lie inside none of the opaque ones; `own` are their rows there, if they are
+    opaque themselves.
+    """
     every = opaque if own is not None else pd.concat([opaque, ranges], ignore_index=True)
     rows = own if own is not None else np.arange(len(opaque), len(every))
     closed = np.arange(len(every)) < len(opaque)
@@ -187,12 +235,38 @@ def _outside(ranges: pd.DataFrame, opaque: pd.DataFrame, own: Any) -> Any:
 
 def _module_row(event: Event) -> tuple[Any, ...]:
     name = event["name"].removeprefix(_MODULE)
-    return (_thread(event), *_ns(event), name, _COUNTED.sub("", name), "module", "forward", -1, True, False, "", [], [])
+    return (
+        _thread(event),
+        *_ns(event),
+        name,
+        _COUNTED.sub("", name),
+        "module",
+        "forward",
+        -1,
+        True,
+        False,
+        "",
+        [],
+        [],
+    )
 
 
 def _annotation_row(event: Event) -> tuple[Any, ...]:
     kind = event.get("args", {}).get("type", "annotation")
-    return (_thread(event), *_ns(event), event["name"], kind, "function", "forward", -1, True, False, "", [], [])
+    return (
+        _thread(event),
+        *_ns(event),
+        event["name"],
+        kind,
+        "function",
+        "forward",
+        -1,
+        True,
+        False,
+        "",
+        [],
+        [],
+    )
 
 
 def _operator_row(event: Event) -> tuple[Any, ...]:
@@ -214,7 +288,9 @@ def _operator_row(event: Event) -> tuple[Any, ...]:
 
 
 def _forward(ranges: pd.DataFrame, layers: Any, flows: list[Event]) -> Any:
-    """For each range the layer (of these rows) whose backward work it is, -1 for none: by the arrows between them."""
+    """For each range the layer (of these rows) whose backward work it is, -1 for none: by the
+    arrows between them.
+    """
     forward = np.full(len(ranges), -1, dtype=np.int64)
     ends: dict[str, dict[Any, tuple[int, int]]] = {"s": {}, "f": {}}
     for event in flows:
@@ -223,7 +299,10 @@ def _forward(ranges: pd.DataFrame, layers: Any, flows: list[Event]) -> Any:
     if both and len(layers):
         points = np.array(sorted(both), dtype=np.int64)
         of_layers = ranges.iloc[layers]
-        source, target = _at(of_layers, points[:, 0], points[:, 1]), _at(of_layers, points[:, 2], points[:, 3])
+        source, target = (
+            _at(of_layers, points[:, 0], points[:, 1]),
+            _at(of_layers, points[:, 2], points[:, 3]),
+        )
         known = (source >= 0) & (target >= 0) & (source != target)
         forward[layers[target[known]]] = layers[source[known]]
     return forward
@@ -231,8 +310,12 @@ def _forward(ranges: pd.DataFrame, layers: Any, flows: list[Event]) -> Any:
 
 def _at(layers: pd.DataFrame, thread: Any, time: Any) -> Any:
     """Index of the layer that runs at each time on a thread, -1 for none."""
-    asked = pd.DataFrame({"thread": thread, "time": time, "index": np.arange(len(time))}).sort_values("time")
-    known = pd.DataFrame({"thread": layers["thread"].to_numpy(), "time": layers["start_ns"].to_numpy()})
+    asked = pd.DataFrame(
+        {"thread": thread, "time": time, "index": np.arange(len(time))}
+    ).sort_values("time")
+    known = pd.DataFrame(
+        {"thread": layers["thread"].to_numpy(), "time": layers["start_ns"].to_numpy()}
+    )
     known = known.assign(row=np.arange(len(layers))).sort_values("time", kind="stable")
     found = pd.merge_asof(asked, known, on="time", by="thread").sort_values("index")
     row = found["row"].fillna(-1).to_numpy(dtype=np.int64)
@@ -240,7 +323,9 @@ def _at(layers: pd.DataFrame, thread: Any, time: Any) -> Any:
 
 
 def _without_numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if name not in ("External id", "library")}
+    return {
+        name: value for name, value in arguments.items() if name not in ("External id", "library")
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -259,7 +344,10 @@ def _cuda(version: Any) -> str | None:
 
 def _environment(document: Mapping[str, Any]) -> dict[str, Any]:
     devices = document.get("deviceProperties") or []
-    facts: dict[str, Any] = {"host": document.get("host_name"), "cuda": _cuda(document.get("cuda_runtime_version"))}
+    facts: dict[str, Any] = {
+        "host": document.get("host_name"),
+        "cuda": _cuda(document.get("cuda_runtime_version")),
+    }
     if devices:
         device = devices[0]
         major, minor = device.get("computeMajor"), device.get("computeMinor")

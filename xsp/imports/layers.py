@@ -21,8 +21,9 @@ _SCOPED = re.compile(r"\w+(::\w+)*")
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """`events` (thread, start_ns, end_ns, code) are the timed layers, `rows` what each code stands for, in order;
-    `modules` are the rows of the capture's table. `model` is the module around everything, if there is one.
+    """`events` (thread, start_ns, end_ns, code) are the timed layers, `rows` what each code stands
+    for, in order; `modules` are the rows of the capture's table. `model` is the module around
+    everything, if there is one.
     """
 
     events: pd.DataFrame
@@ -32,7 +33,9 @@ class Layers:
 
 
 def layers_of(ranges: pd.DataFrame, window: Ints, windows: int) -> Layers:
-    """Layers and modules of the ranges that begin in a window (`window` >= 0, an index of `windows` many)."""
+    """Layers and modules of the ranges that begin in a window (`window` >= 0, an index of `windows`
+    many).
+    """
     inside = ranges[window >= 0].reset_index(drop=True)
     place = np.full(len(ranges) + 1, -1, dtype=np.int64)
     place[np.flatnonzero(window >= 0)] = np.arange(len(inside))
@@ -50,10 +53,17 @@ def layers_of(ranges: pd.DataFrame, window: Ints, windows: int) -> Layers:
     return Layers(*_coded(named, is_module), _module_rows(named, is_module, windows), model)
 
 
-def _model(label: npt.NDArray[Any], is_module: npt.NDArray[np.bool_], around: Ints, inside: pd.DataFrame) -> str | None:
+def _model(
+    label: npt.NDArray[Any], is_module: npt.NDArray[np.bool_], around: Ints, inside: pd.DataFrame
+) -> str | None:
     """The one name of all outermost modules, if no forward layer lies outside of them."""
     outermost = {str(name) for name in label[is_module & (around < 0)]}
-    outside = ~is_module & (around < 0) & (inside["phase"] == "forward").to_numpy() & ~inside["is_named"].to_numpy()
+    outside = (
+        ~is_module
+        & (around < 0)
+        & (inside["phase"] == "forward").to_numpy()
+        & ~inside["is_named"].to_numpy()
+    )
     return outermost.pop() if len(outermost) == 1 and not outside.any() else None
 
 
@@ -72,12 +82,17 @@ def _paths(
         outer = np.where(around[here] >= 0, path[around[here]], "")
         pairs = list(zip(outer.tolist(), label[here].tolist(), strict=True))
         joined = {pair: _joined(*pair) for pair in set(pairs)}
-        path[here] = ["" if level == 0 and name == model else joined[outer_path, name] for outer_path, name in pairs]
+        path[here] = [
+            "" if level == 0 and name == model else joined[outer_path, name]
+            for outer_path, name in pairs
+        ]
     return path
 
 
 def _joined(outer: str, name: str) -> str:
-    """`name` below `outer`. A dot parts names of modules, so that in other names it becomes a colon."""
+    """`name` below `outer`. A dot parts names of modules, so that in other names it becomes a
+    colon.
+    """
     plain = name if _PATH.fullmatch(name) else name.replace(".", ":")
     return plain if not outer or plain.startswith(f"{outer}.") else f"{outer}.{plain}"
 
@@ -85,14 +100,18 @@ def _joined(outer: str, name: str) -> str:
 def _named(
     inside: pd.DataFrame, is_module: npt.NDArray[np.bool_], around: Ints, path: npt.NDArray[Any]
 ) -> pd.DataFrame:
-    """The ranges with the module around them and full names; equal names in one call of a module are numbered."""
+    """The ranges with the module around them and full names; equal names in one call of a module
+    are numbered.
+    """
     outer = np.where(around >= 0, path[around], "")
     complete = inside["is_named"].to_numpy()
     outer = np.where(complete, inside["module"].to_numpy(dtype=object), outer)
     kind, label = inside["kind"].to_numpy(dtype=object), inside["name"].to_numpy(dtype=object)
     is_call = kind == "module"
     key = pd.factorize(pd.MultiIndex.from_arrays([inside["window"], around, label]))[0]
-    number = np.where(is_call | complete, 0, occurrence(np.where(is_module, -1 - np.arange(len(key)), key)))
+    number = np.where(
+        is_call | complete, 0, occurrence(np.where(is_module, -1 - np.arange(len(key)), key))
+    )
     triples = list(zip(outer.tolist(), label.tolist(), kind.tolist(), number.tolist(), strict=True))
     names = {triple: _layer_name(*triple) for triple in set(triples)}
     name = np.array([names[triple] for triple in triples], dtype=object)
@@ -111,11 +130,17 @@ def _layer_name(outer: str, label: str, kind: str, number: int) -> str:
     return f"{outer}::{bare}" + (f"_{number}" if number else "")
 
 
-def _coded(named: pd.DataFrame, is_module: npt.NDArray[np.bool_]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def _coded(
+    named: pd.DataFrame, is_module: npt.NDArray[np.bool_]
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     layers = named[~is_module].sort_values("start_ns", kind="stable")
-    key = pd.factorize(pd.MultiIndex.from_arrays([layers["window"], layers["name"], layers["phase"]]))[0]
+    key = pd.factorize(
+        pd.MultiIndex.from_arrays([layers["window"], layers["name"], layers["phase"]])
+    )[0]
     again = occurrence(key)
-    code = pd.factorize(pd.MultiIndex.from_arrays([layers["name"], layers["phase"], again]))[0].astype(np.int64)
+    code = pd.factorize(pd.MultiIndex.from_arrays([layers["name"], layers["phase"], again]))[
+        0
+    ].astype(np.int64)
     layers = layers.assign(code=code)
     of_range = pd.Series(code, index=layers.index)
     first = layers.drop_duplicates("code")
@@ -129,8 +154,12 @@ def _coded(named: pd.DataFrame, is_module: npt.NDArray[np.bool_]) -> tuple[pd.Da
     return layers[["window", "thread", "start_ns", "end_ns", "code"]], rows
 
 
-def _module_rows(named: pd.DataFrame, is_module: npt.NDArray[np.bool_], windows: int) -> list[dict[str, Any]]:
-    called = named[is_module | (named["kind"] == "module").to_numpy() & ~named["is_named"].to_numpy()]
+def _module_rows(
+    named: pd.DataFrame, is_module: npt.NDArray[np.bool_], windows: int
+) -> list[dict[str, Any]]:
+    called = named[
+        is_module | (named["kind"] == "module").to_numpy() & ~named["is_named"].to_numpy()
+    ]
     is_leaf = pd.Series(~is_module, index=named.index)
     return [
         {

@@ -13,7 +13,8 @@ Ints = npt.NDArray[np.int64]
 def parents(thread: npt.NDArray[Any], start_ns: Ints, end_ns: Ints) -> Ints:
     """For every range the innermost other one around it on its thread, -1 for none.
 
-    Of ranges with equal ends on both sides the one that comes first is the outer one. One pass per depth of nesting.
+    Of ranges with equal ends on both sides the one that comes first is the outer one. One pass per
+    depth of nesting.
     """
     found = np.full(len(start_ns), -1, dtype=np.int64)
     for one in np.unique(thread):
@@ -32,7 +33,12 @@ def _of_one_thread(opens: Ints, closes: Ints) -> Ints:
         # The candidate at this depth is the last one opened there before.
         last = np.maximum.accumulate(np.where(depth == level, index, -1))
         candidate = np.r_[np.int64(-1), last[:-1]]
-        inside = (found < 0) & (candidate >= 0) & (closes[candidate] >= closes) & (closes[candidate] > opens)
+        inside = (
+            (found < 0)
+            & (candidate >= 0)
+            & (closes[candidate] >= closes)
+            & (closes[candidate] > opens)
+        )
         found[inside] = candidate[inside]
     return found
 

@@ -1,8 +1,9 @@
 """Exports of Nsight Systems: SQLite as `nsys export --type sqlite` writes it.
 
-Layers are the NVTX push/pop ranges: the innermost ones are layers, those around them modules. Of PyTorch's operators
-(`emit_nvtx`) those in no other operator are layers. Library calls are those of cuBLAS and cuDNN, where they were
-recorded (`--trace=cublas,cudnn`); their arguments are not recorded.
+Layers are the NVTX push/pop ranges: the innermost ones are layers, those around them modules. Of
+PyTorch's operators (`emit_nvtx`) those in no other operator are layers. Library calls are those of
+cuBLAS and cuDNN, where they were recorded (`--trace=cublas,cudnn`); their arguments are not
+recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ import pandas as pd
 
 from xsp.errors import CaptureError
 from xsp.imports.assembling import capture_of
-from xsp.imports.foreign import DEVICE_COLUMNS, HOST_COLUMNS, RANGE_COLUMNS, ForeignTrace, backwards, table
+from xsp.imports.foreign import (
+    DEVICE_COLUMNS,
+    HOST_COLUMNS,
+    RANGE_COLUMNS,
+    ForeignTrace,
+    backwards,
+    table,
+)
 from xsp.imports.nesting import nearest, parents
 from xsp.imports.operators import BACKWARD, from_nvtx
 from xsp.profiles import Profile
@@ -28,7 +36,9 @@ from xsp.words.warning import tagged
 
 TOOL = "Nsight Systems"
 PUSH_POP = 59
-"""`NVTX_EVENTS.eventType` of ranges that nest on their thread (nsys's table ENUM_NSYS_EVENT_TYPE)."""
+"""`NVTX_EVENTS.eventType` of ranges that nest on their thread (nsys's table
+ENUM_NSYS_EVENT_TYPE).
+"""
 
 _KERNELS, _COPIES, _SETS, _GRAPHS = (
     f"CUPTI_ACTIVITY_KIND_{what}" for what in ("KERNEL", "MEMCPY", "MEMSET", "GRAPH_TRACE")
@@ -57,13 +67,15 @@ _LAUNCH = {
     **{f"{what}{axis.upper()}": f"{what}_{axis}" for what in ("grid", "block") for axis in "xyz"},
 }
 _MISSING = {
-    Level.LAYER: "the export has no NVTX ranges; record it with --trace=nvtx and ranges in the program "
+    Level.LAYER: "the export has no NVTX ranges; record it with --trace=nvtx and ranges in the "
+    "program "
     "(torch.autograd.profiler.emit_nvtx, torch.cuda.nvtx.range)",
     Level.LIBRARY: "the export has no library calls; record it with --trace=cublas,cudnn",
     Level.KERNEL: "the export has no GPU activities; record it with --trace=cuda",
 }
 _WHOLE_GRAPHS = (
-    "{} launches of CUDA graphs were recorded as a whole: their kernels are in no table, and device times are too low "
+    "{} launches of CUDA graphs were recorded as a whole: their kernels are in no table, and "
+    "device times are too low "
     "by them; record with --cuda-graph-trace=node"
 )
 
@@ -71,42 +83,54 @@ _WHOLE_GRAPHS = (
 def from_nsys(path: str | os.PathLike[str], *, runs: str | None = None) -> Profile:
     """A profile of an export of Nsight Systems, `*.sqlite`.
 
-    `runs` is how the names of the NVTX ranges begin that are one run each, such as the program's iterations; without
-    it the whole trace is one run. Of several processes the one with the most GPU activities is taken. Levels that the
-    export does not hold are "unavailable" in `prof.levels`, with the reason.
+    `runs` is how the names of the NVTX ranges begin that are one run each, such as the program's
+    iterations; without it the whole trace is one run. Of several processes the one with the most
+    GPU activities is taken. Levels that the export does not hold are "unavailable" in
+    `prof.levels`, with the reason.
 
-    Raises CaptureError if the file is missing, no such export, or holds nothing that happened on the host.
+    Raises CaptureError if the file is missing, no such export, or holds nothing that happened on
+    the host.
     """
     source = Path(path)
     if not source.is_file():
-        raise CaptureError(f"there is no file {str(source)!r}; write one with `nsys export --type sqlite REPORT`")
+        raise CaptureError(
+            f"there is no file {str(source)!r}; write one with `nsys export --type sqlite REPORT`"
+        )
     try:
         with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as database:
             trace = _trace(_Export(database), source.stem, runs)
     except (KeyError, TypeError, ValueError) as error:
         raise CaptureError(
-            f"a table of {str(source)!r} lacks what Nsight Systems writes ({type(error).__name__}: {error}); export "
+            f"a table of {str(source)!r} lacks what Nsight Systems writes ({type(error).__name__}: "
+            f"{error}); export "
             "the report again, with the release of nsys that recorded it"
         ) from error
     except (sqlite3.Error, pd.errors.DatabaseError) as error:
         raise CaptureError(
-            f"{str(source)!r} is no SQLite export of Nsight Systems ({error}); make one of a report with "
+            f"{str(source)!r} is no SQLite export of Nsight Systems ({error}); make one of a "
+            "report with "
             "`nsys export --type sqlite REPORT.nsys-rep`"
         ) from error
     return Profile(capture_of(trace))
 
 
 class _Export:
-    """Tables of the database; those that nsys did not write, because it recorded nothing for them, are empty."""
+    """Tables of the database; those that nsys did not write, because it recorded nothing for them,
+    are empty.
+    """
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        names = database.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
+        names = database.execute(
+            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"
+        ).fetchall()
         self.names = {str(name) for (name,) in names}
         if not self.names & {_API, _KERNELS, "NVTX_EVENTS"}:
             raise CaptureError(
-                f"the database has none of the tables {_API}, {_KERNELS} and NVTX_EVENTS of an Nsight Systems export; "
-                "record with `nsys profile --trace=cuda,nvtx` and export with `nsys export --type sqlite`"
+                f"the database has none of the tables {_API}, {_KERNELS} and NVTX_EVENTS of an "
+                "Nsight Systems export; "
+                "record with `nsys profile --trace=cuda,nvtx` and export with `nsys export --type "
+                "sqlite`"
             )
         strings = self.read("StringIds")
         self._strings = dict(zip(strings.get("id", []), strings.get("value", []), strict=True))
@@ -117,7 +141,11 @@ class _Export:
             return pd.DataFrame()
         # The name is one of this module's constants, never the user's.
         found = pd.read_sql_query(f'SELECT * FROM "{name}"', self._database)  # noqa: S608
-        return found.sort_values("start", kind="stable", ignore_index=True) if "start" in found else found
+        return (
+            found.sort_values("start", kind="stable", ignore_index=True)
+            if "start" in found
+            else found
+        )
 
     def text(self, numbers: pd.Series) -> pd.Series:
         """Strings by their numbers in `StringIds`."""
@@ -125,7 +153,10 @@ class _Export:
 
 
 def _trace(export: _Export, name: str, runs: str | None) -> ForeignTrace:
-    tables = {one: export.read(one) for one in (_API, _KERNELS, _COPIES, _SETS, _GRAPHS, "NVTX_EVENTS", *_LIBRARIES)}
+    tables = {
+        one: export.read(one)
+        for one in (_API, _KERNELS, _COPIES, _SETS, _GRAPHS, "NVTX_EVENTS", *_LIBRARIES)
+    }
     process, warnings = _process(tables)
     tables = {one: _of_process(rows, process) for one, rows in tables.items()}
     if len(tables[_GRAPHS]):
@@ -137,7 +168,8 @@ def _trace(export: _Export, name: str, runs: str | None) -> ForeignTrace:
     is_run = ranges["name"].str.startswith(runs) if runs else pd.Series(False, index=ranges.index)
     if runs and not is_run.any():
         raise CaptureError(
-            f"no NVTX range of the export has a name that begins with {runs!r}; leave runs out for one run"
+            f"no NVTX range of the export has a name that begins with {runs!r}; leave runs out for "
+            "one run"
         )
     return ForeignTrace(
         name=name,
@@ -154,17 +186,26 @@ def _trace(export: _Export, name: str, runs: str | None) -> ForeignTrace:
 
 
 def _process(tables: dict[str, pd.DataFrame]) -> tuple[int | None, list[str]]:
-    """The process to take (None: there is one only, or none is named), and a sentence if others are left out."""
+    """The process to take (None: there is one only, or none is named), and a sentence if others are
+    left out.
+    """
     columns = {_KERNELS: "globalPid", _COPIES: "globalPid", _SETS: "globalPid"}
     named = [tables[name][column] for name, column in columns.items() if column in tables[name]]
     if not named:
-        named = [_pid(tables[name]["globalTid"]) for name in (_API, "NVTX_EVENTS") if "globalTid" in tables[name]]
+        named = [
+            _pid(tables[name]["globalTid"])
+            for name in (_API, "NVTX_EVENTS")
+            if "globalTid" in tables[name]
+        ]
     counts = _pid(pd.concat(named)).value_counts() if named else pd.Series(dtype=np.int64)
     if len(counts) < 2:
         return None, []
     chosen = int(counts.index[0])
     number = chosen >> 24 & 0xFFFFFF
-    left_out = f"the export has {len(counts)} processes; only {number}, with the most GPU activities, is taken"
+    left_out = (
+        f"the export has {len(counts)} processes; only {number}, with the most GPU activities, is "
+        "taken"
+    )
     return chosen, [tagged("several-processes", left_out)]
 
 
@@ -191,10 +232,19 @@ def _named_ranges(export: _Export, rows: pd.DataFrame) -> pd.DataFrame:
     if not len(rows):
         return table([], HOST_COLUMNS)
     rows = rows[(rows["eventType"] == PUSH_POP) & rows["end"].notna()]
-    text = rows["text"].astype(object) if "text" in rows else pd.Series(None, index=rows.index, dtype=object)
+    text = (
+        rows["text"].astype(object)
+        if "text" in rows
+        else pd.Series(None, index=rows.index, dtype=object)
+    )
     if "textId" in rows:
         text = text.where(text.notna(), export.text(rows["textId"]))
-    found = {"thread": _thread(rows), "start_ns": rows["start"], "end_ns": rows["end"], "name": text}
+    found = {
+        "thread": _thread(rows),
+        "start_ns": rows["start"],
+        "end_ns": rows["end"],
+        "name": text,
+    }
     return pd.DataFrame(found).astype(dict.fromkeys(HOST_COLUMNS[:3], np.int64))
 
 
@@ -202,10 +252,15 @@ def _ranges(named: pd.DataFrame) -> pd.DataFrame:
     """The program's ranges, and operators in no other operator."""
     known = [from_nvtx(name) for name in named["name"]]
     is_operator = np.array([is_operator for _, is_operator, _ in known], dtype=bool)
-    inside = nearest(parents(*(named[name].to_numpy() for name in HOST_COLUMNS[:3])), is_operator) >= 0
+    inside = (
+        nearest(parents(*(named[name].to_numpy() for name in HOST_COLUMNS[:3])), is_operator) >= 0
+    )
     places = named[list(HOST_COLUMNS[:3])].itertuples(index=False, name=None)
     rows = [(*place, *_range(*one)) for place, one in zip(places, known, strict=True)]
-    return table([row for row, left_out in zip(rows, inside.tolist(), strict=True) if not left_out], RANGE_COLUMNS)
+    return table(
+        [row for row, left_out in zip(rows, inside.tolist(), strict=True) if not left_out],
+        RANGE_COLUMNS,
+    )
 
 
 def _range(name: str, is_operator: bool, shapes: list[list[int]]) -> tuple[Any, ...]:
@@ -220,17 +275,26 @@ def _host(export: _Export, rows: pd.DataFrame) -> pd.DataFrame:
     if not len(rows):
         return table([], HOST_COLUMNS)
     names = export.text(rows["nameId"]).map(lambda name: _VERSION.sub("", name))
-    found = {"thread": _thread(rows), "start_ns": rows["start"], "end_ns": rows["end"], "name": names}
+    found = {
+        "thread": _thread(rows),
+        "start_ns": rows["start"],
+        "end_ns": rows["end"],
+        "name": names,
+    }
     return pd.DataFrame(found).astype(dict.fromkeys(HOST_COLUMNS[:3], np.int64))
 
 
 def _api(export: _Export, rows: pd.DataFrame) -> pd.DataFrame:
     found = _host(export, rows)
-    return found.assign(correlation_id=rows["correlationId"].fillna(0).to_numpy(dtype=np.int64) if len(rows) else 0)
+    return found.assign(
+        correlation_id=rows["correlationId"].fillna(0).to_numpy(dtype=np.int64) if len(rows) else 0
+    )
 
 
 def _library(export: _Export, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    parts = [_host(export, tables[name]).assign(library=library) for name, library in _LIBRARIES.items()]
+    parts = [
+        _host(export, tables[name]).assign(library=library) for name, library in _LIBRARIES.items()
+    ]
     found = pd.concat(parts, ignore_index=True)
     return found.assign(arguments=pd.Series([{}] * len(found), dtype=object))
 
@@ -240,7 +304,9 @@ def _device(export: _Export, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     parts = [
         _activities("kernel", kernels, lambda rows: export.text(rows["demangledName"])),
         _activities(
-            "memcpy", copies, lambda rows: "memcpy " + rows["copyKind"].map(_COPY_KINDS).fillna("of unknown kind")
+            "memcpy",
+            copies,
+            lambda rows: "memcpy " + rows["copyKind"].map(_COPY_KINDS).fillna("of unknown kind"),
         ),
         _activities("memset", sets, lambda _rows: "memset"),
     ]
@@ -250,7 +316,12 @@ def _device(export: _Export, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def _activities(kind: str, rows: pd.DataFrame, names: Any) -> pd.DataFrame:
     if not len(rows):
         return table([], DEVICE_COLUMNS)
-    fixed = {"start": "start_ns", "end": "end_ns", "correlationId": "correlation_id", "streamId": "stream"}
+    fixed = {
+        "start": "start_ns",
+        "end": "end_ns",
+        "correlationId": "correlation_id",
+        "streamId": "stream",
+    }
     fixed |= {"contextId": "context", "bytes": "bytes", **(_LAUNCH if kind == "kernel" else {})}
     found = pd.DataFrame({new: rows[old] for old, new in fixed.items() if old in rows})
     found = found.assign(kind=kind, name=names(rows)).reindex(columns=list(DEVICE_COLUMNS))

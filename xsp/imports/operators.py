@@ -18,8 +18,8 @@ _SCOPED = re.compile(r"\w+::[\w.]+")
 def from_nvtx(text: str) -> tuple[str, bool, list[list[int]]]:
     """Name, whether it is an operator's, and input shapes, of a range.
 
-    `torch.autograd.profiler.emit_nvtx` writes numbers behind the name that are different in every call; other ranges
-    are named as they are.
+    `torch.autograd.profiler.emit_nvtx` writes numbers behind the name that are different in every
+    call; other ranges are named as they are.
     """
     found = _NUMBERED.fullmatch(text)
     if found is None or not found["numbers"]:

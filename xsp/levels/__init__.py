@@ -15,7 +15,9 @@ _TRACERS = {
 
 
 def why_unavailable(level: Level) -> str | None:
-    """None if `level` can be traced in this process now, else one sentence: what is missing and what would bring it."""
+    """None if `level` can be traced in this process now, else one sentence: what is missing and
+    what would bring it.
+    """
     if level is Level.LIBRARY:
         from xsp.levels.library import tracer as library
 
@@ -34,6 +36,8 @@ def statuses(requested: Iterable[Level]) -> list[LevelStatus]:
     for level in Level:
         # Finding out whether CUPTI works runs a kernel: not for a level that nobody asked for.
         reason = why_unavailable(level) if level in wanted else "not asked for"
-        status = Status.OFF if level not in wanted else Status.UNAVAILABLE if reason else Status.TRACED
+        status = (
+            Status.OFF if level not in wanted else Status.UNAVAILABLE if reason else Status.TRACED
+        )
         rows.append(LevelStatus(level, _TRACERS[level], status, reason or ""))
     return rows

@@ -1,1 +1,3 @@
-"""The machine that a program runs on: versions, clocks and throttling, what its processors can do at most."""
+"""The machine that a program runs on: versions, clocks and throttling, what its processors can do
+at most.
+"""

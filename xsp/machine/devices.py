@@ -1,4 +1,6 @@
-"""The GPUs that this process uses: which there are, waiting for them, and which one stands for a program."""
+"""The GPUs that this process uses: which there are, waiting for them, and which one stands for a
+program.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import torch
 
 
 def in_use() -> tuple[int, ...]:
-    """GPUs on which this process has a context. To wait for another would create one, which takes memory."""
+    """GPUs on which this process has a context. To wait for another would create one, which takes
+    memory.
+    """
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch leaves it unannotated
         return ()
     has_context = torch._C._cuda_hasPrimaryContext  # type: ignore[attr-defined] # absent from torch's stubs
@@ -24,8 +28,8 @@ def wait_for(devices: Iterable[int]) -> None:
 
 
 def most_used(tensors: Iterable[torch.Tensor]) -> int | None:
-    """The GPU that has the most bytes of these tensors; without any, the current one or, if that is unused, the first
-    in use; None where there is no GPU.
+    """The GPU that has the most bytes of these tensors; without any, the current one or, if that is
+    unused, the first in use; None where there is no GPU.
     """
     held: Counter[int] = Counter()
     with torch._C.DisableTorchFunction():

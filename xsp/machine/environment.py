@@ -76,7 +76,9 @@ def _cpu_name() -> str:
     if sys.platform == "linux":
         try:
             with open("/proc/cpuinfo") as file:
-                return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+                return next(
+                    line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+                )
         except (OSError, StopIteration):
             pass
     return platform.processor()

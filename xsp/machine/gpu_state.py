@@ -1,4 +1,6 @@
-"""The GPU's clocks, power, temperature and throttling at each round, through NVIDIA's management library (NVML)."""
+"""The GPU's clocks, power, temperature and throttling at each round, through NVIDIA's management
+library (NVML).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from typing import Any
 
 from xsp.words.warning import tagged
 
-# NVML's clocks event reasons that slow a busy GPU down. Idle, application clocks and sync boost are not among them.
+# NVML's clocks event reasons that slow a busy GPU down. Idle, application clocks and sync boost are
+# not among them.
 _THROTTLES = {
     0x4: "power cap",
     0x8: "hardware slowdown",
@@ -18,11 +21,15 @@ _THROTTLES = {
 }
 
 CLOCK_CHANGE = 0.05
-"""A round counts as run at another clock when its SM clock is this far from the median of all rounds."""
+"""A round counts as run at another clock when its SM clock is this far from the median of all
+rounds.
+"""
 
 
 def nvml_device(torch: Any) -> tuple[Any, Any]:
-    """NVML, initialised, and its handle of torch's current GPU. Raises whatever says that there is no NVML."""
+    """NVML, initialised, and its handle of torch's current GPU. Raises whatever says that there is
+    no NVML.
+    """
     import pynvml
 
     pynvml.nvmlInit()
@@ -32,9 +39,11 @@ def nvml_device(torch: Any) -> tuple[Any, Any]:
 
 
 def highest_clocks(torch: Any) -> dict[str, int]:
-    """max_sm_clock_mhz, max_memory_clock_mhz (nvmlDeviceGetMaxClockInfo) and memory_bus_bits of torch's current GPU.
+    """max_sm_clock_mhz, max_memory_clock_mhz (nvmlDeviceGetMaxClockInfo) and memory_bus_bits of
+    torch's current GPU.
 
-    Without NVML, or where it does not tell, they are left out: nothing but the ceilings of the analyses needs them.
+    Without NVML, or where it does not tell, they are left out: nothing but the ceilings of the
+    analyses needs them.
     """
     try:
         nvml, device = nvml_device(torch)
@@ -48,7 +57,8 @@ def highest_clocks(torch: Any) -> dict[str, int]:
 
 
 def power_limit(torch: Any) -> dict[str, float]:
-    """power_limit_w (nvmlDeviceGetEnforcedPowerLimit) of torch's current GPU, empty where NVML does not tell.
+    """power_limit_w (nvmlDeviceGetEnforcedPowerLimit) of torch's current GPU, empty where NVML does
+    not tell.
 
     Two GPUs of one model with different limits do not take the same time.
     """
@@ -61,7 +71,9 @@ def power_limit(torch: Any) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class GpuState:
-    """One reading (nvmlDeviceGetClockInfo, ...GetPowerUsage, ...GetTemperature, ...GetCurrentClocksEventReasons)."""
+    """One reading (nvmlDeviceGetClockInfo, ...GetPowerUsage, ...GetTemperature,
+    ...GetCurrentClocksEventReasons).
+    """
 
     round: int
     sm_clock_mhz: int
@@ -73,7 +85,9 @@ class GpuState:
 
 
 class GpuWatch:
-    """Reads the state of torch's current GPU; silent where there is none, or no NVML (`why` then says so)."""
+    """Reads the state of torch's current GPU; silent where there is none, or no NVML (`why` then
+    says so).
+    """
 
     def __init__(self) -> None:
         self.states: list[GpuState] = []
@@ -83,7 +97,10 @@ class GpuWatch:
         try:
             self._open()
         except Exception as error:  # NVML is a convenience: whatever it says, the profile goes on
-            self.why = tagged("unwatched", f"clocks and throttling were not watched: {type(error).__name__}: {error}")
+            self.why = tagged(
+                "unwatched",
+                f"clocks and throttling were not watched: {type(error).__name__}: {error}",
+            )
 
     def _open(self) -> None:
         import torch
@@ -92,20 +109,27 @@ class GpuWatch:
             self._nvml, self._device = nvml_device(torch)
 
     def read(self, number: int) -> None:
-        """Take the state at the end of a round. NVML calls take some 0.1 ms and lie outside every timed run."""
+        """Take the state at the end of a round. NVML calls take some 0.1 ms and lie outside every
+        timed run.
+        """
         if self._nvml is None:
             return
         try:
             self.states.append(self._state(number))
         except Exception as error:  # see above
-            why = f"clocks and throttling were not watched to the end: {type(error).__name__}: {error}"
+            why = (
+                f"clocks and throttling were not watched to the end: {type(error).__name__}: "
+                f"{error}"
+            )
             self.why = tagged("unwatched", why)
             self._nvml = None
 
     def _state(self, number: int) -> GpuState:
         nvml, device = self._nvml, self._device
         reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(device)
-        others = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(device)} - {os.getpid()}
+        others = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(device)} - {
+            os.getpid()
+        }
         return GpuState(
             number,
             nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM),
@@ -117,15 +141,18 @@ class GpuWatch:
         )
 
     def ranges(self) -> dict[str, Any]:
-        """What was seen over all rounds, for `Profile.environment`: lowest and highest SM clock, power and temperature,
-        what throttled the GPU, and how many other processes used it; empty where nothing was read.
+        """What was seen over all rounds, for `Profile.environment`: lowest and highest SM clock,
+        power and temperature, what throttled the GPU, and how many other processes used it; empty
+        where nothing was read.
         """
         if not self.states:
             return {}
         quantities = ("sm_clock_mhz", "power_w", "temperature_c")
         seen = {name: [getattr(state, name) for state in self.states] for name in quantities}
         return {name: [min(values), max(values)] for name, values in seen.items()} | {
-            "throttled_by": sorted({state.throttled_by for state in self.states if state.throttled_by}),
+            "throttled_by": sorted(
+                {state.throttled_by for state in self.states if state.throttled_by}
+            ),
             "other_processes": max(state.other_processes for state in self.states),
         }
 
@@ -150,17 +177,26 @@ def suspect_rounds(states: list[GpuState]) -> set[int]:
 def kept_rounds(states: list[GpuState], rounds: int, least: int) -> tuple[set[int], str | None]:
     """Rounds to use, and a sentence if some were suspect.
 
-    Suspect rounds are left out while at least `least` others remain; where most are suspect, that is the state the
-    program runs in, and all are kept.
+    Suspect rounds are left out while at least `least` others remain; where most are suspect, that
+    is the state the program runs in, and all are kept.
     """
     every, suspect = set(range(rounds)), suspect_rounds(states)
     if not suspect:
         return every, None
-    causes = sorted({state.throttled_by for state in states if state.throttled_by}) or ["its clock changed"]
-    what = f"the GPU was throttled or changed its clock in {len(suspect)} of {rounds} rounds ({'; '.join(causes)})"
+    causes = sorted({state.throttled_by for state in states if state.throttled_by}) or [
+        "its clock changed"
+    ]
+    what = (
+        f"the GPU was throttled or changed its clock in {len(suspect)} of {rounds} rounds "
+        f"({'; '.join(causes)})"
+    )
     if len(every - suspect) >= max(least, rounds // 2):
         return every - suspect, tagged("throttled", f"{what}; these rounds are left out")
-    mixed = "the numbers are those of a GPU in this state" if suspect == every else "the numbers mix both states"
+    mixed = (
+        "the numbers are those of a GPU in this state"
+        if suspect == every
+        else "the numbers mix both states"
+    )
     return every, tagged("throttled", f"{what}; all rounds are kept, so {mixed}")
 
 
@@ -170,7 +206,8 @@ def about_others(states: list[GpuState], rounds: int) -> list[str]:
     if not shared:
         return []
     sentence = (
-        f"other processes (up to {max(shared)}) used the GPU in {len(shared)} of {rounds} rounds: what they ran made "
+        f"other processes (up to {max(shared)}) used the GPU in {len(shared)} of {rounds} rounds: "
+        "what they ran made "
         "times longer, and is in no table"
     )
     return [tagged("shared-gpu", sentence)]

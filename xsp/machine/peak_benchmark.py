@@ -15,7 +15,9 @@ GPU_BYTES = 1 << 30
 """Of each array that is copied: far more than any cache holds."""
 CPU_BYTES = 1 << 28
 SAMPLE_S = 0.02
-"""A sample is as many calls in a row as take this long, so that launching them and reading the clock do not count."""
+"""A sample is as many calls in a row as take this long, so that launching them and reading the
+clock do not count.
+"""
 SAMPLES = 5
 LONGEST_CALL_S = 0.5
 """No size is tried of which one call would take longer."""
@@ -39,8 +41,11 @@ class Ceiling:
 
     @property
     def key(self) -> str:
-        """Its name in `Profile.environment["measured_peaks"]`, for example `fp16_tensor_flops_per_s`."""
-        return f"{self.resource.replace(' ', '_')}_{'bytes' if self.resource == 'dram' else 'flops'}_per_s"
+        """Its name in `Profile.environment["measured_peaks"]`, for example
+        `fp16_tensor_flops_per_s`.
+        """
+        unit = "bytes" if self.resource == "dram" else "flops"
+        return f"{self.resource.replace(' ', '_')}_{unit}_per_s"
 
 
 def measured_ceilings(
@@ -52,9 +57,9 @@ def measured_ceilings(
 ) -> list[Ceiling]:
     """The best of several samples for each resource, such as "fp32", "fp16 tensor" and "dram".
 
-    Products are of square matrices of random numbers (of zeros they would be faster: switching bits takes power);
-    bandwidth is that of a copy or of `a + s * b`, read and written bytes counted, whichever is faster. What the device
-    cannot compute, or has no memory for, is left out.
+    Products are of square matrices of random numbers (of zeros they would be faster: switching bits
+    takes power); bandwidth is that of a copy or of `a + s * b`, read and written bytes counted,
+    whichever is faster. What the device cannot compute, or has no memory for, is left out.
     """
     on_gpu = device == "cuda"
     sizes = sizes or (GPU_SIZES if on_gpu else CPU_SIZES)
@@ -69,7 +74,8 @@ def measured_ceilings(
 
 
 def resources_of(known: Collection[str], device: str) -> list[str]:
-    """What can be measured: for each precision the fastest of the resources that the device is known to have.
+    """What can be measured: for each precision the fastest of the resources that the device is
+    known to have.
 
     fp32, fp64 and memory also where nothing is known.
     """

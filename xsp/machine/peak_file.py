@@ -1,4 +1,6 @@
-"""What `xsp doctor --measure` measured, kept in one file of the user's and found again by device."""
+"""What `xsp doctor --measure` measured, kept in one file of the user's and found again by
+device.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +19,34 @@ def path() -> Path:
 
 
 def device_key(environment: Mapping[str, Any]) -> str:
-    """The device that peaks belong to: a GPU with its driver, or else a CPU with the number of PyTorch's threads."""
+    """The device that peaks belong to: a GPU with its driver, or else a CPU with the number of
+    PyTorch's threads.
+    """
     if "gpu" in environment:
         return f"{environment['gpu']}, driver {environment.get('driver')}"
     return f"{environment.get('cpu')}, {environment.get('torch_threads')} threads"
 
 
 def stored(device: str) -> dict[str, float]:
-    """The peaks of a device, FLOP/s and bytes/s; empty where none were measured or the file cannot be read."""
+    """The peaks of a device, FLOP/s and bytes/s; empty where none were measured or the file cannot
+    be read.
+    """
     peaks = _every().get(device, {})
-    return {str(key): float(value) for key, value in peaks.items()} if isinstance(peaks, dict) else {}
+    return (
+        {str(key): float(value) for key, value in peaks.items()} if isinstance(peaks, dict) else {}
+    )
 
 
 def store(device: str, peaks: Mapping[str, float]) -> Path:
-    """Keep the peaks of a device, in place of older ones. Raises OSError if the file cannot be written."""
+    """Keep the peaks of a device, in place of older ones. Raises OSError if the file cannot be
+    written.
+    """
     target = path()
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(_every() | {device: dict(peaks)}, indent=1) + "\n", encoding="utf-8")
+    partial.write_text(
+        json.dumps(_every() | {device: dict(peaks)}, indent=1) + "\n", encoding="utf-8"
+    )
     partial.replace(target)
     return target
 

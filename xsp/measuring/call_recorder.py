@@ -1,4 +1,6 @@
-"""Watching how a model is called inside a `with` block, so that the calls can be made again afterwards."""
+"""Watching how a model is called inside a `with` block, so that the calls can be made again
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ MAX_CALLS = 16
 
 
 class CallRecorder:
-    """Records the outermost calls of one model: arguments by reference, and the modes they were made under."""
+    """Records the outermost calls of one model: arguments by reference, and the modes they were
+    made under.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -39,7 +43,9 @@ class CallRecorder:
         """Hook the model."""
         self._handles = [
             # Called on the class: TorchScript modules have hooks, but refuse to be asked for them.
-            nn.Module.register_forward_pre_hook(self._model, self._before, with_kwargs=True, prepend=True),
+            nn.Module.register_forward_pre_hook(
+                self._model, self._before, with_kwargs=True, prepend=True
+            ),
             nn.Module.register_forward_hook(self._model, self._on_return),
             nn.Module.register_forward_hook(self._model, self._after, always_call=True),
         ]
@@ -82,18 +88,22 @@ class CallRecorder:
         name = type(self._model).__name__
         if not self._calls and self._captured:
             raise NothingRecordedError(
-                f"{name} was called {self._captured} times inside the profiled block, each time under CUDA graph "
-                "capture, which cannot be run again; call the model outside the capture, or profile the replay with "
+                f"{name} was called {self._captured} times inside the profiled block, each time "
+                "under CUDA graph "
+                "capture, which cannot be run again; call the model outside the capture, or "
+                "profile the replay with "
                 "xsp.measure(graph.replay)"
             )
         if not self._calls and self._failed:
             raise NothingRecordedError(
-                f"{name} was called {self._failed} times inside the profiled block and raised each time; "
+                f"{name} was called {self._failed} times inside the profiled block and raised each "
+                "time; "
                 "profile a call that returns"
             )
         if not self._calls:
             raise NothingRecordedError(
-                f"{name} was never called inside the profiled block; call that very object (not a copy, and not "
+                f"{name} was never called inside the profiled block; call that very object (not a "
+                "copy, and not "
                 "only its submodules), or use xsp.measure(callable) for other code"
             )
         return Target(name, tuple(self._calls), self._model, tuple(self._notes()))
@@ -102,12 +112,15 @@ class CallRecorder:
         notes = []
         if self._left_out:
             sentence = (
-                f"the block called the model {len(self._calls) + self._left_out} times; the first {len(self._calls)} "
+                f"the block called the model {len(self._calls) + self._left_out} times; the first "
+                f"{len(self._calls)} "
                 "calls are profiled, the others were left out"
             )
             notes.append(tagged("left-out-calls", sentence))
         if self._failed:
-            notes.append(tagged("left-out-calls", f"{self._failed} calls that raised were left out"))
+            notes.append(
+                tagged("left-out-calls", f"{self._failed} calls that raised were left out")
+            )
         if self._captured:
             sentence = f"{self._captured} calls under CUDA graph capture were left out"
             notes.append(tagged("left-out-calls", sentence))
@@ -117,7 +130,8 @@ class CallRecorder:
         )
         if changed:
             sentence = (
-                f"the inputs of {changed} calls were modified in place after the call; re-runs use the modified values"
+                f"the inputs of {changed} calls were modified in place after the call; re-runs use "
+                "the modified values"
             )
             notes.append(tagged("modified-inputs", sentence))
         return notes

@@ -35,9 +35,9 @@ class Executor:
         self.target = target
         self._random = random
         self.draws: bool | None = None
-        """Whether the target draws from Python's generator; None before the first run, which starts from its state as
-        it is. Only then is it put back: other threads draw from it too, ids of OpenTelemetry's spans for example, and
-        would draw the same ones again.
+        """Whether the target draws from Python's generator; None before the first run, which starts
+        from its state as it is. Only then is it put back: other threads draw from it too, ids of
+        OpenTelemetry's spans for example, and would draw the same ones again.
         """
         self._state: ModelState | None = None
         self._given: dict[str, torch.Tensor] = {}
@@ -57,18 +57,24 @@ class Executor:
         if before is not None:
             self.draws = random.getstate() != before
         columns = np.array(stamps, dtype=np.int64).reshape(-1, len(MODEL_CALLS)).T
-        return {name: column.astype(dtype) for (name, dtype), column in zip(MODEL_CALLS.items(), columns, strict=True)}
+        return {
+            name: column.astype(dtype)
+            for (name, dtype), column in zip(MODEL_CALLS.items(), columns, strict=True)
+        }
 
     @contextmanager
     def restored_afterwards(self) -> Iterator[None]:
-        """Runs in this block start from the state that a model has when it begins: random state (unless one was given),
-        buffers, gradients and flags. They are put back to that when it ends. Another thread's block is waited for.
+        """Runs in this block start from the state that a model has when it begins: random state
+        (unless one was given), buffers, gradients and flags. They are put back to that when it
+        ends. Another thread's block is waited for.
 
-        Raises TargetError inside a run, that is, where a profiled program profiles something itself.
+        Raises TargetError inside a run, that is, where a profiled program profiles something
+        itself.
         """
         if getattr(_EXECUTING, "now", False):
             raise TargetError(
-                f"{self.target.name} was to be profiled by a program that is itself being profiled: the two would "
+                f"{self.target.name} was to be profiled by a program that is itself being "
+                "profiled: the two would "
                 "trace and stop each other; profile one of them only"
             )
         with _ONE_AT_A_TIME, whole(self._restoring()):
@@ -77,7 +83,11 @@ class Executor:
     def modified(self) -> list[str]:
         """The model's inputs and parameters that runs wrote to; nothing puts them back."""
         now = versions(list(self._given.values()))
-        return [name for name, old, new in zip(self._given, self._versions, now, strict=True) if old != new]
+        return [
+            name
+            for name, old, new in zip(self._given, self._versions, now, strict=True)
+            if old != new
+        ]
 
     @contextmanager
     def _restoring(self) -> Iterator[None]:
@@ -103,7 +113,8 @@ class Executor:
         if self._state is not None and self._random is not None:
             self._state.restore()
             self._random.restore(python=bool(self.draws))
-        # Asked for here, so that the timed part only waits. A program's first run can be the one that brings a GPU in.
+        # Asked for here, so that the timed part only waits. A program's first run can be the one
+        # that brings a GPU in.
         self._devices = devices.in_use()
         devices.wait_for(self._devices)
 
@@ -131,8 +142,8 @@ def _executing() -> Iterator[None]:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """As timeit does: the tracers' objects would make Python collect garbage more often than the unprofiled program, at
-    a cost of milliseconds that belongs to no layer.
+    """As timeit does: the tracers' objects would make Python collect garbage more often than the
+    unprofiled program, at a cost of milliseconds that belongs to no layer.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -1,6 +1,7 @@
 """Ctrl-C at the wrong moment must not leave half of a change behind.
 
-What is measured can be interrupted at any time. Switching tracers on and off, and putting state back, are finished
+What is measured can be interrupted at any time. Switching tracers on and off, and putting state
+back, are finished
 first: the interrupt is passed on when they are.
 """
 
@@ -17,7 +18,9 @@ _Value = TypeVar("_Value")
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold an interrupt (SIGINT) off until the end of the block. Only the main thread receives any."""
+    """Hold an interrupt (SIGINT) off until the end of the block. Only the main thread
+    receives any.
+    """
     handler = signal.getsignal(signal.SIGINT)
     if not callable(handler) or threading.current_thread() is not threading.main_thread():
         yield

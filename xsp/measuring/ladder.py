@@ -1,8 +1,9 @@
-"""The ladder: re-run the target at increasing depth, all rungs in turn, so that each level's latency is known free
-of the cost of tracing the levels below (XSP, section III-C, leveled experimentation).
+"""The ladder: re-run the target at increasing depth, all rungs in turn, so that each level's
+latency is known free of the cost of tracing the levels below (XSP, section III-C, leveled
+experimentation).
 
-Runs are interleaved, in a random order within each round, because hosts and GPU clocks drift: differences
-between rungs are only meaningful within a round.
+Runs are interleaved, in a random order within each round, because hosts and GPU clocks drift:
+differences between rungs are only meaningful within a round.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from xsp.measuring.stopping import Stop
 from xsp.measuring.switching import tracing
 from xsp.types import Columns, Level, RunSpec, Tracer
 
-# The first execution after switching tracers pays for cold code and first-use set-up; it is not counted.
+# The first execution after switching tracers pays for cold code and first-use set-up; it is not
+# counted.
 SETTLING_RUNS = 1
 
 
@@ -44,10 +46,12 @@ def climb(
     stop: Stop,
     on_round: Callable[[int], None] = lambda _round: None,
 ) -> tuple[list[Run], str]:
-    """Run rounds of all rungs until `stop` gives a reason. Returns the runs, in the order they were made, and it.
+    """Run rounds of all rungs until `stop` gives a reason. Returns the runs, in the order they were
+    made, and it.
 
-    An exception of the target passes through with a note that names the rung; tracers are stopped first.
-    KeyboardInterrupt between or within rounds ends the climb and keeps the finished rounds, if there is one.
+    An exception of the target passes through with a note that names the rung; tracers are stopped
+    first. KeyboardInterrupt between or within rounds ends the climb and keeps the finished rounds,
+    if there is one.
     """
     order = random.Random(ladder.seed)  # noqa: S311 - an order of experiments, not a secret
     runs: list[Run] = []
@@ -75,11 +79,14 @@ def _checked(reason: Any) -> str | None:
     if reason is None or isinstance(reason, str):
         return reason
     raise TargetError(
-        f"the stopping rule gave {reason!r}: it must give None to go on, or a sentence that says why enough is known"
+        f"the stopping rule gave {reason!r}: it must give None to go on, or a sentence that says "
+        "why enough is known"
     )
 
 
-def _visit(executor: Executor, spec: RunSpec, tracers: Mapping[Level, Tracer], number: int, position: int) -> Run:
+def _visit(
+    executor: Executor, spec: RunSpec, tracers: Mapping[Level, Tracer], number: int, position: int
+) -> Run:
     active = [tracers[level] for level in spec.levels if level in tracers]
     with tracing(active, f"while the target was re-run at rung {spec.name}"):
         for _ in range(SETTLING_RUNS):

@@ -13,7 +13,8 @@ from torch import nn
 from xsp.errors import TargetError
 
 _ALLOWED = (
-    "it must return (model, inputs), where inputs are a tensor, a tuple or list of arguments or a dictionary of "
+    "it must return (model, inputs), where inputs are a tensor, a tuple or list of arguments or a "
+    "dictionary of "
     "keyword arguments, or a callable without arguments, such as a training step"
 )
 
@@ -37,19 +38,26 @@ def measurable(returned: Any, target: str) -> Measurable:
     Raises TargetError, which names what was returned and what is allowed.
     """
     if isinstance(returned, nn.Module):
-        _require_no_arguments(returned.forward, f"{target} returned the model {_kind(returned)} without inputs")
+        _require_no_arguments(
+            returned.forward, f"{target} returned the model {_kind(returned)} without inputs"
+        )
         return _inference(returned, (), {})
     if isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], nn.Module):
         return _inference(returned[0], *_arguments(returned[1], target))
     if callable(returned):
         _require_no_arguments(returned, f"{target} returned {_kind(returned)} that needs arguments")
-        return Measurable(returned, f"calling {_kind(returned)} again and again", torch.is_grad_enabled())
+        return Measurable(
+            returned, f"calling {_kind(returned)} again and again", torch.is_grad_enabled()
+        )
     raise TargetError(f"{target} returned {_described(returned)}; {_ALLOWED}")
 
 
 def _inference(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Measurable:
     if model.training:
-        mode = "forward pass in training mode, recording gradients; call model.eval() in the target for inference"
+        mode = (
+            "forward pass in training mode, recording gradients; call model.eval() in the target "
+            "for inference"
+        )
     else:
         mode = "inference under torch.no_grad()"
     return Measurable(model, f"{_kind(model)}, {mode}", model.training, args, kwargs)
@@ -62,7 +70,9 @@ def _arguments(inputs: Any, target: str) -> tuple[tuple[Any, ...], Mapping[str, 
         return (), {str(name): value for name, value in inputs.items()}
     if isinstance(inputs, tuple | list):
         return tuple(inputs), {}
-    raise TargetError(f"{target} returned a model with inputs of type {type(inputs).__name__}; {_ALLOWED}")
+    raise TargetError(
+        f"{target} returned a model with inputs of type {type(inputs).__name__}; {_ALLOWED}"
+    )
 
 
 def _require_no_arguments(function: Callable[..., Any], what: str) -> None:
@@ -80,6 +90,8 @@ def _kind(value: Any) -> str:
 
 def _described(value: Any) -> str:
     if isinstance(value, tuple):
-        inside = ", ".join(type(each).__name__ for each in value[:4]) + (", …" if len(value) > 4 else "")
+        inside = ", ".join(type(each).__name__ for each in value[:4]) + (
+            ", …" if len(value) > 4 else ""
+        )
         return f"a tuple ({inside})"
     return "None" if value is None else f"a value of type {type(value).__name__}"

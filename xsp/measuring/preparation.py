@@ -1,4 +1,6 @@
-"""What comes before the ladder: warm-up, the untimed structure and memory runs, and the tracers they make possible."""
+"""What comes before the ladder: warm-up, the untimed structure and memory runs, and the tracers
+they make possible.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,10 @@ from xsp.types import Level, LevelStatus, Status, Tracer
 class Prepared:
     """A warm target whose structure is known, and a tracer for every level that can be traced.
 
-    `device_work` is the number of kernels, copies and sets of an execution with no tracer above KERNEL, None where
-    KERNEL is not traced. `library_calls` are the structure run's calls in order: `name` and decoded `arguments`.
-    `compilations` is Dynamo's count when the target was warm. `doubts` are sentences for the profile's warnings.
+    `device_work` is the number of kernels, copies and sets of an execution with no tracer above
+    KERNEL, None where KERNEL is not traced. `library_calls` are the structure run's calls in order:
+    `name` and decoded `arguments`. `compilations` is Dynamo's count when the target was warm.
+    `doubts` are sentences for the profile's warnings.
     """
 
     executor: Executor
@@ -52,33 +55,43 @@ class Prepared:
 
 def prepare(executor: Executor, settings: Settings) -> Prepared:
     """Warm the target up and find out, in untimed runs, what it consists of."""
-    # Trying a level runs a kernel: where the target's own will run, so that no other GPU is woken up for it.
+    # Trying a level runs a kernel: where the target's own will run, so that no other GPU is woken
+    # up for it.
     with devices.on(executor.target.device()):
         statuses = tuple(level_table.statuses(settings.levels))
     traced = [status.level for status in statuses if status.status is Status.TRACED]
     doubts: list[str] = []
     called, roots = _warmed_up(executor, settings, doubts)
     compiled = compilations()
-    structure, library_calls = _structure(executor, called, roots, traced, settings.ranges_as_layers)
+    structure, library_calls = _structure(
+        executor, called, roots, traced, settings.ranges_as_layers
+    )
     tracers = _tracers(traced, structure)
     device_work = _device_work(executor, tracers)
-    return Prepared(executor, statuses, structure, library_calls, tracers, device_work, compiled, tuple(doubts))
+    return Prepared(
+        executor, statuses, structure, library_calls, tracers, device_work, compiled, tuple(doubts)
+    )
 
 
-def _warmed_up(executor: Executor, settings: Settings, doubts: list[str]) -> tuple[list[nn.Module], list[nn.Module]]:
+def _warmed_up(
+    executor: Executor, settings: Settings, doubts: list[str]
+) -> tuple[list[nn.Module], list[nn.Module]]:
     """The first run, under watch for the modules it calls, then warm-up runs."""
     called: list[nn.Module] = []
     roots: list[nn.Module] = []
     with _noted("while xsp looked for its layers", roots), whole(discovered(called, roots)):
         executor.run()
         if executor.draws:
-            # The first run did not start from the state that the others start from, and may have gone another way.
+            # The first run did not start from the state that the others start from, and may have
+            # gone another way.
             executor.run()
 
     title = f"xsp {executor.target.name}: warm-up"
     with tracing([], "in a warm-up run"), bar(title, None, settings.progress) as shown:
         _, unsettled = warm_up(
-            lambda: (shown.update(), latency_ns(executor.run()))[1], settings.warmup, settings.budget_s / 3
+            lambda: (shown.update(), latency_ns(executor.run()))[1],
+            settings.warmup,
+            settings.budget_s / 3,
         )
     if unsettled:
         doubts.append(unsettled)
@@ -99,9 +112,15 @@ def _noted(when: str, roots: list[nn.Module]) -> Iterator[None]:
 
 
 def _structure(
-    executor: Executor, called: list[nn.Module], roots: list[nn.Module], traced: list[Level], ranges_as_layers: bool
+    executor: Executor,
+    called: list[nn.Module],
+    roots: list[nn.Module],
+    traced: list[Level],
+    ranges_as_layers: bool,
 ) -> tuple[Structure, list[dict[str, Any]]]:
-    """The untimed structure run: layers, and library calls with decoded arguments (`name` and `arguments`)."""
+    """The untimed structure run: layers, and library calls with decoded arguments (`name` and
+    `arguments`).
+    """
     target = executor.target
     outside = "" if target.model is not None else target.name.rpartition(".")[2]
     recorder = StructureRecorder(called, roots, outside, ranges_are_layers=ranges_as_layers)
@@ -143,7 +162,8 @@ def _tracers(traced: list[Level], structure: Structure) -> dict[Level, Tracer]:
 
 def _device_work(executor: Executor, tracers: dict[Level, Tracer]) -> int | None:
     """Some code runs other kernels when it sees hooks or torch function modes (the fast path of
-    nn.TransformerEncoderLayer): what the deepest rung executes must be what the program executes without them.
+    nn.TransformerEncoderLayer): what the deepest rung executes must be what the program executes
+    without them.
     """
     if Level.KERNEL not in tracers:
         return None

@@ -64,7 +64,9 @@ class _Rounds:
 
 @dataclass
 class _Afterwards:
-    """What was measured once the rounds were over; `shared` counts activities that overlap another layer's."""
+    """What was measured once the rounds were over; `shared` counts activities that overlap another
+    layer's.
+    """
 
     loops: Costs
     shared: int
@@ -74,7 +76,9 @@ class _Afterwards:
 
 
 def climbed(target: Target, settings: Settings, random: RandomState | None = None) -> Capture:
-    """Measure `target` and return everything as a capture. `random` is the state re-runs start from, now by default."""
+    """Measure `target` and return everything as a capture. `random` is the state re-runs start
+    from, now by default.
+    """
     trace = context.current()
     executor = Executor(target, random)
     with executor.restored_afterwards():
@@ -110,7 +114,9 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
     return Capture(meta, tables)
 
 
-def _rounds(executor: Executor, prepared: Prepared, settings: Settings, device: int | None) -> _Rounds:
+def _rounds(
+    executor: Executor, prepared: Prepared, settings: Settings, device: int | None
+) -> _Rounds:
     with devices.on(device):
         watch = GpuWatch()
     ladder = Ladder(rungs_for(prepared.traced), settings.seed)
@@ -123,7 +129,11 @@ def _rounds(executor: Executor, prepared: Prepared, settings: Settings, device: 
 
 
 def _afterwards(
-    executor: Executor, prepared: Prepared, settings: Settings, tables: dict[str, pd.DataFrame], device: int | None
+    executor: Executor,
+    prepared: Prepared,
+    settings: Settings,
+    tables: dict[str, pd.DataFrame],
+    device: int | None,
 ) -> _Afterwards:
     """Runs of their own, whose latencies are not used. Adds tables."""
     deepest_runs = int((tables["runs"]["deepest"] == Level.KERNEL.name).sum())
@@ -133,15 +143,21 @@ def _afterwards(
     wanted = settings.serialize or (settings.serialize is None and done.shared)
     missing = [level.name for level in (Level.LAYER, Level.KERNEL) if level not in prepared.traced]
     if settings.serialize and missing:
-        why = f"no layer was measured alone: serialize=True needs LAYER and KERNEL, without {' and '.join(missing)}"
+        why = (
+            "no layer was measured alone: serialize=True needs LAYER and KERNEL, without "
+            f"{' and '.join(missing)}"
+        )
         done.cut_off.append(tagged("not-serialized", f"{why} there is nothing to measure"))
     elif wanted and not missing:
         with _dispensable(done.cut_off, "layers with the device to themselves"):
             tables["serialized"] = serialized(executor, executor.target, prepared)
     if settings.metrics:
-        done.counters = counted(executor, tables, settings.metrics, settings.caches, settings.progress)
+        done.counters = counted(
+            executor, tables, settings.metrics, settings.caches, settings.progress
+        )
         tables["counters"] = done.counters.table
-    # After the counters: torch's profiler, once used, keeps CUPTI's callbacks, which flushing the caches needs.
+    # After the counters: torch's profiler, once used, keeps CUPTI's callbacks, which flushing the
+    # caches needs.
     with _dispensable(done.cut_off, "bytes allocated per layer"):
         done.memory, doubts = memory.measured(executor.run, prepared.structure)
         done.cut_off += doubts
@@ -179,7 +195,9 @@ def _warnings(
 
 @contextmanager
 def _dispensable(cut_off: list[str], what: str) -> Iterator[None]:
-    """Work after the rounds: interrupting it costs what it would have given, and a warning, but not the rounds."""
+    """Work after the rounds: interrupting it costs what it would have given, and a warning, but not
+    the rounds.
+    """
     try:
         yield
     except KeyboardInterrupt:

@@ -9,7 +9,8 @@ from typing import NoReturn
 from tqdm import TqdmWarning
 
 with warnings.catch_warnings():
-    # In a notebook without ipywidgets the bar is text; that is no reason to greet everybody with a warning.
+    # In a notebook without ipywidgets the bar is text; that is no reason to greet everybody with a
+    # warning.
     warnings.simplefilter("ignore", TqdmWarning)
     from tqdm.auto import tqdm
 
@@ -25,7 +26,12 @@ def bar(title: str, total: int | None, show: bool | None, unit: str = "run") -> 
     """A bar that appears after a second; `show=None` means only on a terminal or in a notebook."""
     visible = _someone_watches() if show is None else show
     shown: tqdm[NoReturn] = _Bar(
-        desc=title, total=total, disable=not visible, delay=SHOW_AFTER_S, leave=False, unit=f" {unit}s"
+        desc=title,
+        total=total,
+        disable=not visible,
+        delay=SHOW_AFTER_S,
+        leave=False,
+        unit=f" {unit}s",
     )
     return shown
 

@@ -48,23 +48,48 @@ class Settings:
     ) -> Settings:
         """Checked settings.
 
-        Raises LevelError for unknown levels, metrics or caches, TargetError for an impossible option.
+        Raises LevelError for unknown levels, metrics or caches, TargetError for an impossible
+        option.
         """
         for name, count, least in (("iterations", iterations, 1), ("warmup", warmup, 0)):
-            if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < least):
-                raise TargetError(f"{name}={count!r} cannot be: a whole number from {least} on, or None")
+            if count is not None and (
+                isinstance(count, bool) or not isinstance(count, Integral) or count < least
+            ):
+                raise TargetError(
+                    f"{name}={count!r} cannot be: a whole number from {least} on, or None"
+                )
         if budget_s is not None and not (isinstance(budget_s, Real) and budget_s >= 0):
-            raise TargetError(f"budget_s={budget_s!r} cannot be: seconds from 0 on, or None for the default")
+            raise TargetError(
+                f"budget_s={budget_s!r} cannot be: seconds from 0 on, or None for the default"
+            )
         if stop is not None and (iterations is not None or not callable(stop)):
-            raise TargetError(f"stop={stop!r} cannot be: a function of the runs so far, given instead of iterations")
+            raise TargetError(
+                f"stop={stop!r} cannot be: a function of the runs so far, given instead of "
+                "iterations"
+            )
         budget = BUDGET_S if budget_s is None else budget_s
         traced, counted, found = parse_levels(levels), parse_metrics(metrics), parse_caches(caches)
         return cls(
-            traced, iterations, warmup, budget, seed, progress, serialize, stop, counted, found, nvtx, ranges_as_layers
+            traced,
+            iterations,
+            warmup,
+            budget,
+            seed,
+            progress,
+            serialize,
+            stop,
+            counted,
+            found,
+            nvtx,
+            ranges_as_layers,
         )
 
     def stopping_rule(self) -> Stop:
         """The rule given, else as many rounds as asked for, else until precise."""
         if self.stop is not None:
             return self.stop
-        return until_precise(budget_s=self.budget_s) if self.iterations is None else after_rounds(self.iterations)
+        return (
+            until_precise(budget_s=self.budget_s)
+            if self.iterations is None
+            else after_rounds(self.iterations)
+        )

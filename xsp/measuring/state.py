@@ -1,4 +1,6 @@
-"""Saving what a re-run would change and putting it back: random state, buffers, gradients, flags."""
+"""Saving what a re-run would change and putting it back: random state, buffers,
+gradients, flags.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class RandomState:
 
     @classmethod
     def current(cls) -> RandomState:
-        """Copy the generators' states; CUDA generators only where CUDA is in use, so that it is not woken up."""
+        """Copy the generators' states; CUDA generators only where CUDA is in use, so that it is not
+        woken up.
+        """
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), tuple(cuda))
 
@@ -46,11 +50,13 @@ _preserving_version = torch.autograd.grad_mode._unsafe_preserve_version_counter
 
 
 class ModelState:
-    """Buffers, gradients and training and requires_grad flags of a model, restorable any number of times.
+    """Buffers, gradients and training and requires_grad flags of a model, restorable any number of
+    times.
 
-    Values of buffers are copied once and copied back whole: batch normalisation and custom kernels write to buffers
-    without raising their version counters, so no counter tells which were written. Gradients are set aside rather
-    than copied: re-runs find none and accumulate into new tensors, which are dropped.
+    Values of buffers are copied once and copied back whole: batch normalisation and custom kernels
+    write to buffers without raising their version counters, so no counter tells which were written.
+    Gradients are set aside rather than copied: re-runs find none and accumulate into new tensors,
+    which are dropped.
 
     Raises TargetError for a model whose parameters are only made by its first call.
     """
@@ -58,12 +64,16 @@ class ModelState:
     def __init__(self, model: nn.Module) -> None:
         _refuse_lazy(model)
         self._modules = [(module, module.training) for module in model.modules()]
-        self._parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-        self._buffers = [
-            _Buffer.of(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()
+        self._parameters = [
+            (parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()
         ]
-        # A graph that the user still holds may have saved a buffer: with its value, its version must come back,
-        # or autograd would take it for modified.
+        self._buffers = [
+            _Buffer.of(module, name, buffer)
+            for module in model.modules()
+            for name, buffer in module._buffers.items()
+        ]
+        # A graph that the user still holds may have saved a buffer: with its value, its version
+        # must come back, or autograd would take it for modified.
         self._versions = ExitStack()
         for each in self._buffers:
             if each.tensor is not None and not each.tensor.is_inference():
@@ -125,7 +135,9 @@ def _shape(tensor: torch.Tensor) -> tuple[int, ...] | None:
 
 
 def _unrepeated(tensor: torch.Tensor) -> torch.Tensor:
-    """One of the copies that `expand` shows of the same memory, which cannot be written to as a whole."""
+    """One of the copies that `expand` shows of the same memory, which cannot be written to as a
+    whole.
+    """
     if tensor.is_nested or tensor.layout is not torch.strided:
         return tensor
     for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
@@ -135,9 +147,12 @@ def _unrepeated(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _refuse_lazy(model: nn.Module) -> None:
-    lazy = [name for name, one in (*model.named_parameters(), *model.named_buffers()) if is_lazy(one)]
+    lazy = [
+        name for name, one in (*model.named_parameters(), *model.named_buffers()) if is_lazy(one)
+    ]
     if lazy:
         raise TargetError(
             f"{type(model).__name__} has parameters without a shape ({', '.join(lazy[:3])}"
-            f"{', …' if len(lazy) > 3 else ''}), which its first call makes: call it once before it is measured"
+            f"{', …' if len(lazy) > 3 else ''}), which its first call makes: call it once before "
+            "it is measured"
         )

@@ -1,4 +1,6 @@
-"""When enough rounds have been run. A stopping rule is a function, so that callers can pass their own."""
+"""When enough rounds have been run. A stopping rule is a function, so that callers can pass their
+own.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,21 @@ from xsp.capture.run import Run
 from xsp.types import LAYER_EVENTS, Level
 
 Stop = Callable[[Sequence[Run]], "str | None"]
-"""Given all runs so far, after a whole round: None to go on, or a sentence that says why enough is known."""
+"""Given all runs so far, after a whole round: None to go on, or a sentence that says why enough is
+known.
+"""
 
 MINIMUM_ROUNDS = 5
 MAXIMUM_ROUNDS = 100
 TARGET = 0.01
-"""Half width of the 95 % intervals, relative to the model latency, that the default rule asks for."""
+"""Half width of the 95 % intervals, relative to the model latency, that the default rule
+asks for.
+"""
 BUDGET_S = 30.0
 STEADY_ROUNDS = 5
-"""Rounds in a row after which the intervals must be narrow enough. A rule that stops at the first narrow interval
-picks the rounds that happen to agree: simulated, such 95 % intervals hold the truth in 88 of 100,
-after five in a row in 93."""
+"""Rounds in a row after which the intervals must be narrow enough. A rule that stops at the first
+narrow interval picks the rounds that happen to agree: simulated, such 95 % intervals hold the truth
+in 88 of 100, after five in a row in 93."""
 TOP_LAYERS = 10
 """Layers, by host time, whose intervals the default rule also looks at."""
 
@@ -40,20 +46,26 @@ def after_rounds(rounds: int) -> Stop:
 
 
 def relative_half_width(runs: Sequence[Run]) -> float:
-    """Half width of the interval of the unprofiled model latency over that latency; infinite when unknown."""
+    """Half width of the interval of the unprofiled model latency over that latency; infinite when
+    unknown.
+    """
     mean, half = trimmed([run.latency_ns for run in runs if run.spec.deepest is Level.MODEL])
     return _finite(float(half) / float(mean))
 
 
 class TopLayers:
-    """Host time of each layer in every run at the rung whose deepest level is LAYER, kept from round to round."""
+    """Host time of each layer in every run at the rung whose deepest level is LAYER, kept from
+    round to round.
+    """
 
     def __init__(self) -> None:
         self._seen = 0
         self._by_run: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
 
     def half_width_ns(self, runs: Sequence[Run]) -> float:
-        """Widest half width of the intervals of the `TOP_LAYERS` longest layers, 0 where layers were not traced."""
+        """Widest half width of the intervals of the `TOP_LAYERS` longest layers, 0 where layers
+        were not traced.
+        """
         new, self._seen = runs[self._seen :], len(runs)
         self._by_run += [_by_layer(run) for run in new if run.spec.deepest is Level.LAYER]
         if not self._by_run:
@@ -71,16 +83,21 @@ def _by_layer(run: Run) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Codes of the layers of a run and the summed host time of each, in ns."""
     events = run.table("layer_events", LAYER_EVENTS)
     code, place = np.unique(events["code"], return_inverse=True)
-    return code, np.bincount(place, weights=events["end_ns"] - events["start_ns"], minlength=len(code))
+    return code, np.bincount(
+        place, weights=events["end_ns"] - events["start_ns"], minlength=len(code)
+    )
 
 
 def _finite(value: float) -> float:
     return value if np.isfinite(value) else float("inf")
 
 
-def until_precise(target: float = TARGET, budget_s: float = BUDGET_S, max_rounds: int = MAXIMUM_ROUNDS) -> Stop:
-    """Stop when the model latency, and each top layer, is known to within `target` of the model latency after each of
-    `STEADY_ROUNDS` rounds, or when the time budget is spent or `max_rounds` are reached, and say which.
+def until_precise(
+    target: float = TARGET, budget_s: float = BUDGET_S, max_rounds: int = MAXIMUM_ROUNDS
+) -> Stop:
+    """Stop when the model latency, and each top layer, is known to within `target` of the model
+    latency after each of `STEADY_ROUNDS` rounds, or when the time budget is spent or `max_rounds`
+    are reached, and say which.
     """
     begin = time.perf_counter()
     layers = TopLayers()
@@ -91,7 +108,10 @@ def until_precise(target: float = TARGET, budget_s: float = BUDGET_S, max_rounds
         rounds = runs[-1].round + 1
         if rounds < MINIMUM_ROUNDS:
             return None
-        width, of_layers = relative_half_width(runs), _relative_to_model(layers.half_width_ns(runs), runs)
+        width, of_layers = (
+            relative_half_width(runs),
+            _relative_to_model(layers.half_width_ns(runs), runs),
+        )
         known = f"model latency known to ±{width:.1%}"
         spent = time.perf_counter() - begin > budget_s
         last = spent or rounds >= max_rounds
@@ -108,4 +128,6 @@ def until_precise(target: float = TARGET, budget_s: float = BUDGET_S, max_rounds
 
 
 def _relative_to_model(half_width_ns: float, runs: Sequence[Run]) -> float:
-    return half_width_ns / float(trimmed([run.latency_ns for run in runs if run.spec.deepest is Level.MODEL])[0])
+    return half_width_ns / float(
+        trimmed([run.latency_ns for run in runs if run.spec.deepest is Level.MODEL])[0]
+    )

@@ -1,4 +1,6 @@
-"""Tracers on for a block and off again, whatever happens in it; an error of the target is told where it was raised."""
+"""Tracers on for a block and off again, whatever happens in it; an error of the target is told
+where it was raised.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from xsp.types import Tracer
 
 @contextmanager
 def tracing(active: Sequence[Tracer], when: str) -> Iterator[None]:
-    """Tracers on, the innermost level's last, and off again in the opposite order whatever happens."""
+    """Tracers on, the innermost level's last, and off again in the opposite order whatever
+    happens.
+    """
     with whole(_started(active)):
         try:
             yield
@@ -21,7 +25,9 @@ def tracing(active: Sequence[Tracer], when: str) -> Iterator[None]:
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """`error.add_note`, which Python 3.10 lacks. An exception that takes no attributes stays without."""
+    """`error.add_note`, which Python 3.10 lacks. An exception that takes no attributes stays
+    without.
+    """
     with suppress(Exception):
         if hasattr(error, "add_note"):
             error.add_note(note)

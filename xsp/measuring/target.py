@@ -20,7 +20,9 @@ _AUTOCAST_DEVICES = ("cuda", "cpu")
 
 @dataclass(frozen=True)
 class Ambient:
-    """The thread's grad, inference and autocast modes, so that a re-run computes what the call computed."""
+    """The thread's grad, inference and autocast modes, so that a re-run computes what the call
+    computed.
+    """
 
     grad: bool
     inference: bool
@@ -33,7 +35,10 @@ class Ambient:
         return cls(
             grad=torch.is_grad_enabled(),
             inference=torch.is_inference_mode_enabled(),
-            autocast={d: (torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _AUTOCAST_DEVICES},
+            autocast={
+                d: (torch.is_autocast_enabled(d), torch.get_autocast_dtype(d))
+                for d in _AUTOCAST_DEVICES
+            },
             autocast_cache=torch.is_autocast_cache_enabled(),
         )
 
@@ -41,12 +46,14 @@ class Ambient:
     def restored(self) -> Iterator[None]:
         """Run a block under these modes."""
         with contextlib.ExitStack() as stack:
-            # inference_mode(False) inside a grad block is not neutral: it is entered only when it changes something.
+            # inference_mode(False) inside a grad block is not neutral: it is entered only when it
+            # changes something.
             if self.inference != torch.is_inference_mode_enabled():
                 stack.enter_context(torch.inference_mode(self.inference))
             stack.enter_context(torch.set_grad_enabled(self.grad))
             for device, (enabled, dtype) in self.autocast.items():
-                # Switching autocast off where it is off would still warn on machines without the device.
+                # Switching autocast off where it is off would still warn on machines without the
+                # device.
                 if enabled or torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, dtype, enabled, self.autocast_cache))
             yield
@@ -70,7 +77,8 @@ class Call:
 class Target:
     """The calls that one run executes, in order, and the model whose state re-runs must not change.
 
-    `model` is None for a plain callable (a training step): it is called again and changes what it changes.
+    `model` is None for a plain callable (a training step): it is called again and changes what it
+    changes.
     """
 
     name: str
@@ -92,9 +100,14 @@ def target_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     """
     if not callable(function):
         raise TargetError(
-            f"cannot profile {textwrap.shorten(repr(function), 120)} of type {type(function).__name__}: "
+            f"cannot profile {textwrap.shorten(repr(function), 120)} of type "
+            f"{type(function).__name__}: "
             "a torch.nn.Module or a callable is needed; for a saved model, load it first"
         )
     model = function if isinstance(function, nn.Module) else None
-    name = type(function).__name__ if model is not None else getattr(function, "__qualname__", type(function).__name__)
+    name = (
+        type(function).__name__
+        if model is not None
+        else getattr(function, "__qualname__", type(function).__name__)
+    )
     return Target(name, (Call(function, args, dict(kwargs), Ambient.current()),), model)

@@ -22,7 +22,9 @@ def vocabulary(target: Target, prepared: Prepared) -> Vocabulary:
     symbols: list[str] = list(library.symbols) if library else []
     known = {name: index for index, name in enumerate(symbols)}
     calls = [
-        {"symbol": known[row["name"]], "arguments": row["arguments"]} for row in library_calls if row["name"] in known
+        {"symbol": known[row["name"]], "arguments": row["arguments"]}
+        for row in library_calls
+        if row["name"] in known
     ]
     return Vocabulary(
         calls=[_call_row(target, index) for index in range(len(target.calls))],

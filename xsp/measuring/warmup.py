@@ -11,12 +11,15 @@ from xsp.words.warning import tagged
 
 MINIMUM_RUNS = 4
 MAXIMUM_RUNS = 30
-# A latency counts as settled when the later half of the runs is no more than this much faster than the earlier.
+# A latency counts as settled when the later half of the runs is no more than this much faster than
+# the earlier.
 _SETTLED = 0.02
 
 
 def is_settled(latencies_ns: list[int]) -> bool:
-    """Whether runs no longer get faster: medians of the two halves of the last `2 * MINIMUM_RUNS` runs agree."""
+    """Whether runs no longer get faster: medians of the two halves of the last `2 * MINIMUM_RUNS`
+    runs agree.
+    """
     if len(latencies_ns) < MINIMUM_RUNS:
         return False
     recent = np.array(latencies_ns[-2 * MINIMUM_RUNS :], dtype=np.float64)
@@ -27,8 +30,8 @@ def is_settled(latencies_ns: list[int]) -> bool:
 def warm_up(run: Callable[[], int], runs: int | None, budget_s: float) -> tuple[int, str | None]:
     """Execute `run`, which returns a latency in ns, `runs` times or until it has settled.
 
-    Returns the number of executions and, if the latency had not settled within MAXIMUM_RUNS or the time budget, a
-    sentence that says so.
+    Returns the number of executions and, if the latency had not settled within MAXIMUM_RUNS or the
+    time budget, a sentence that says so.
     """
     latencies: list[int] = []
     begin = time.perf_counter()
@@ -42,4 +45,6 @@ def warm_up(run: Callable[[], int], runs: int | None, budget_s: float) -> tuple[
             break
     if runs is not None:
         return runs, None
-    return len(latencies), tagged("unsettled", f"the latency had not settled after {len(latencies)} warm-up runs")
+    return len(latencies), tagged(
+        "unsettled", f"the latency had not settled after {len(latencies)} warm-up runs"
+    )

@@ -1,4 +1,6 @@
-"""Baselines on disk: one small JSON file per test and machine, for people and version control to read."""
+"""Baselines on disk: one small JSON file per test and machine, for people and version control to
+read.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,18 @@ from xsp.regression.sessions import Session
 FOLDER = Path(".xsp") / "baselines"
 _KEY = "baseline"
 MOST_SESSIONS = 20
-"""Sessions that are kept, the latest: a machine that was another a year ago says nothing about today."""
+"""Sessions that are kept, the latest: a machine that was another a year ago says nothing about
+today.
+"""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What was measured, to compare with: `test` as pytest names it, `saved` in UTC, `graph_breaks` by place,
-    None where they are not known.
+    """What was measured, to compare with: `test` as pytest names it, `saved` in UTC, `graph_breaks`
+    by place, None where they are not known.
 
-    `sessions` are all measurements of this test on this machine, this one last; `profile` is this one's.
+    `sessions` are all measurements of this test on this machine, this one last; `profile` is this
+    one's.
     """
 
     test: str
@@ -40,15 +45,17 @@ class Baseline:
         return machine_of(self.profile.environment)
 
     @classmethod
-    def measured(cls, test: str, saved: str, profile: Comparable, graph_breaks: Mapping[str, int] | None) -> Baseline:
+    def measured(
+        cls, test: str, saved: str, profile: Comparable, graph_breaks: Mapping[str, int] | None
+    ) -> Baseline:
         """A baseline of one session."""
         return cls(test, saved, profile, graph_breaks, (Session.of(profile, saved),))
 
     def after(self, earlier: Baseline | None, *, same_program: bool) -> Baseline:
         """The same with what is known from the baseline that it replaces.
 
-        A session of the same program joins its sessions; of another version it begins anew, and the older sessions
-        still tell how much this machine changes between processes.
+        A session of the same program joins its sessions; of another version it begins anew, and the
+        older sessions still tell how much this machine changes between processes.
         """
         if earlier is None:
             return self
@@ -60,7 +67,12 @@ class Baseline:
         """The JSON of `Comparable` with the facts about the test in front."""
         sessions = [session.to_dict() for session in self.sessions]
         breaks = None if self.graph_breaks is None else dict(self.graph_breaks)
-        facts = {"test": self.test, "saved": self.saved, "graph_breaks": breaks, "sessions": sessions}
+        facts = {
+            "test": self.test,
+            "saved": self.saved,
+            "graph_breaks": breaks,
+            "sessions": sessions,
+        }
         body = self.profile.to_json().removeprefix("{")
         return f'{{\n "{_KEY}": {json.dumps(facts, ensure_ascii=False)},{body}'
 
@@ -92,19 +104,30 @@ class Baselines:
         return self.root / self.name
 
     def require(self) -> None:
-        """Raises BaselineError if there are none at all under this name; it says which names there are."""
+        """Raises BaselineError if there are none at all under this name; it says which names there
+        are.
+        """
         if self.folder.is_dir():
             return
-        names = sorted(path.name for path in self.root.iterdir() if path.is_dir()) if self.root.is_dir() else []
+        names = (
+            sorted(path.name for path in self.root.iterdir() if path.is_dir())
+            if self.root.is_dir()
+            else []
+        )
         there = f"there are {', '.join(names)}" if names else "there are none"
-        raise BaselineError(f"no baseline {self.name!r} in {self.root}: {there}; make it with --xsp-save={self.name}")
+        raise BaselineError(
+            f"no baseline {self.name!r} in {self.root}: {there}; make it with "
+            f"--xsp-save={self.name}"
+        )
 
     def path(self, machine: Mapping[str, Any], test: PurePosixPath) -> Path:
         """The file of a test (as `xsp.regression.identity.test_path` names it) on a machine."""
         return self.folder / machine_folder(machine) / test
 
     def read(self, machine: Mapping[str, Any], test: PurePosixPath) -> Baseline | None:
-        """The baseline of a test, None if there is none. Raises BaselineError if the file cannot be read."""
+        """The baseline of a test, None if there is none. Raises BaselineError if the file cannot be
+        read.
+        """
         path = self.path(machine, test)
         return _read(path) if path.is_file() else None
 
@@ -119,7 +142,8 @@ class Baselines:
     def write(self, test: PurePosixPath, baseline: Baseline, *, same_program: bool = False) -> Path:
         """Save a baseline in place of an older one, with that one's sessions (`Baseline.after`).
 
-        Readers see the old file or the new one, never half of it. An older one that cannot be read is replaced.
+        Readers see the old file or the new one, never half of it. An older one that cannot be read
+        is replaced.
         """
         path = self.path(baseline.machine, test)
         try:
@@ -143,4 +167,6 @@ def _read(path: Path) -> Baseline:
     try:
         return Baseline.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, CaptureError, KeyError, TypeError) as error:
-        raise BaselineError(f"the baseline {path} cannot be read: {error}; delete it, or save it again") from error
+        raise BaselineError(
+            f"the baseline {path} cannot be read: {error}; delete it, or save it again"
+        ) from error

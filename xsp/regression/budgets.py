@@ -36,9 +36,11 @@ KEPT, BROKEN, UNCHECKED = "kept", "broken", "unchecked"
 
 @dataclass(frozen=True)
 class Checked:
-    """One budget held against a profile: `state` is "kept", "broken" or "unchecked" (`why` then says why).
+    """One budget held against a profile: `state` is "kept", "broken" or "unchecked" (`why` then
+    says why).
 
-    `value` is NaN where it is not known. `message` has several lines for a broken budget, and one otherwise.
+    `value` is NaN where it is not known. `message` has several lines for a broken budget, and one
+    otherwise.
     """
 
     name: str
@@ -49,14 +51,23 @@ class Checked:
 
 
 def parsed(given: Mapping[str, Any]) -> dict[str, float]:
-    """Checked budgets; None lifts a budget. Raises BudgetError for unknown names and impossible limits."""
+    """Checked budgets; None lifts a budget. Raises BudgetError for unknown names and impossible
+    limits.
+    """
     for name, limit in given.items():
         if name not in UNITS:
             raise BudgetError(f"budget {name!r} is not known; there are {', '.join(UNITS)}")
         if limit is None:
             continue
-        if isinstance(limit, bool) or not isinstance(limit, Real) or not math.isfinite(limit) or limit < 0:
-            raise BudgetError(f"budget {name}={limit!r} cannot be: a number from 0 on, or None for no budget")
+        if (
+            isinstance(limit, bool)
+            or not isinstance(limit, Real)
+            or not math.isfinite(limit)
+            or limit < 0
+        ):
+            raise BudgetError(
+                f"budget {name}={limit!r} cannot be: a number from 0 on, or None for no budget"
+            )
     return {name: float(given[name]) for name in UNITS if given.get(name) is not None}
 
 
@@ -65,33 +76,50 @@ def metrics_for(budgets: Mapping[str, float]) -> tuple[str, ...]:
     return ("dram",) if "dram_bytes" in budgets else ()
 
 
-def checked(prof: ProfileData, budgets: Mapping[str, float], graph_breaks: Mapping[str, int] | None) -> list[Checked]:
-    """Every budget held against the profile, and against the graph breaks of one execution by place.
+def checked(
+    prof: ProfileData, budgets: Mapping[str, float], graph_breaks: Mapping[str, int] | None
+) -> list[Checked]:
+    """Every budget held against the profile, and against the graph breaks of one execution by
+    place.
 
-    A budget whose level was left out by the test itself can never be kept, and is broken; where the level is missing
-    on this machine only, the budget is unchecked.
+    A budget whose level was left out by the test itself can never be kept, and is broken; where the
+    level is missing on this machine only, the budget is unchecked.
     """
     return [_checked(prof, name, limit, graph_breaks) for name, limit in budgets.items()]
 
 
-def _checked(prof: ProfileData, name: str, limit: float, graph_breaks: Mapping[str, int] | None) -> Checked:
+def _checked(
+    prof: ProfileData, name: str, limit: float, graph_breaks: Mapping[str, int] | None
+) -> Checked:
     from xsp.regression.quantities import READERS, Unknown
 
     try:
         quantity = _graph_breaks(graph_breaks) if name == "graph_breaks" else READERS[name](prof)
     except Unknown as unknown:
         state = BROKEN if unknown.off else UNCHECKED
-        return Checked(name, limit, math.nan, state, f"budget {name}={_plain(limit)} was not checked: {unknown}")
+        return Checked(
+            name,
+            limit,
+            math.nan,
+            state,
+            f"budget {name}={_plain(limit)} was not checked: {unknown}",
+        )
     if quantity.value > limit:
-        return Checked(name, limit, quantity.value, BROKEN, "\n".join(_broken(name, limit, quantity)))
-    return Checked(name, limit, quantity.value, KEPT, f"{name} {shown(name, quantity)} of {_plain(limit)}")
+        return Checked(
+            name, limit, quantity.value, BROKEN, "\n".join(_broken(name, limit, quantity))
+        )
+    return Checked(
+        name, limit, quantity.value, KEPT, f"{name} {shown(name, quantity)} of {_plain(limit)}"
+    )
 
 
 def _graph_breaks(places: Mapping[str, int] | None) -> Quantity:
     from xsp.regression.quantities import Part, Quantity, Unknown
 
     if places is None:
-        raise Unknown("another profiler of Python calls is active, so graph breaks cannot be counted")
+        raise Unknown(
+            "another profiler of Python calls is active, so graph breaks cannot be counted"
+        )
     return Quantity(sum(places.values()), tuple(Part(*each) for each in places.items()))
 
 
@@ -114,10 +142,15 @@ def _broken(name: str, limit: float, quantity: Quantity) -> list[str]:
     lines = [f"{first}; most of it in"]
     for part in top:
         share = part.amount / quantity.value
-        lines.append(f"    {_cut(part.layer):<{wide}}  {_plain(part.amount):>{long}}  {share:>5.1%}{_inside(part)}")
+        lines.append(
+            f"    {_cut(part.layer):<{wide}}  {_plain(part.amount):>{long}}  "
+            f"{share:>5.1%}{_inside(part)}"
+        )
     if rest:
         more = "layer" if len(rest) == 1 else "layers"
-        lines.append(f"    and {len(rest)} more {more} with {_plain(sum(part.amount for part in rest))}")
+        lines.append(
+            f"    and {len(rest)} more {more} with {_plain(sum(part.amount for part in rest))}"
+        )
     return lines
 
 
@@ -125,7 +158,9 @@ def _inside(part: Part) -> str:
     from xsp.words.labels import telling_kernel_name
 
     names = [
-        f"{number}× {_cut(telling_kernel_name(name))}" if number > 1 else _cut(telling_kernel_name(name))
+        f"{number}× {_cut(telling_kernel_name(name))}"
+        if number > 1
+        else _cut(telling_kernel_name(name))
         for name, number in part.inside[:_INSIDE]
     ]
     if len(part.inside) > _INSIDE:

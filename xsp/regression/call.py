@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from xsp.profiles import Profile
 
 LEAST_ROUNDS = 7
-"""Rounds that are always run: with fewer nothing can be significant at p < 0.002 (`verdict.runs_needed`)."""
+"""Rounds that are always run: with fewer nothing can be significant at p < 0.002
+(`verdict.runs_needed`).
+"""
 ROUNDS = 20
 """Rounds that are run before the default stopping rule is asked, as far as there is time."""
 
@@ -37,7 +39,9 @@ class Call:
         """Measure, with that many rounds if they are given, else as many as the plan says."""
         chosen = dict(plan.measuring)
         if rounds is not None:
-            chosen = {name: value for name, value in chosen.items() if name != "stop"} | {"iterations": rounds}
+            chosen = {name: value for name, value in chosen.items() if name != "stop"} | {
+                "iterations": rounds
+            }
         elif "iterations" not in chosen and "stop" not in chosen:
             chosen["stop"] = enough(float(chosen["budget_s"]))
         chosen["metrics"] = (*_listed(chosen.get("metrics", ())), *metrics_for(plan.budgets))
@@ -45,11 +49,17 @@ class Call:
 
     def executed(self, plan: Plan) -> Profile:
         """One round without warm-up: counts as always, times that say nothing."""
-        kept = {name: plan.measuring[name] for name in ("levels", "ranges_as_layers") if name in plan.measuring}
+        kept = {
+            name: plan.measuring[name]
+            for name in ("levels", "ranges_as_layers")
+            if name in plan.measuring
+        }
         return self._measured({**kept, "iterations": 1, "warmup": 0, "serialize": False})
 
     def graph_breaks(self) -> dict[str, int] | None:
-        """Graph breaks of one execution by place; empty where nothing is compiled, None where they are not known."""
+        """Graph breaks of one execution by place; empty where nothing is compiled, None where they
+        are not known.
+        """
         executor = Executor(target_of(self.function, self.args, dict(self.kwargs)))
         with executor.restored_afterwards():
             return graph_breaks(executor.run)
@@ -63,7 +73,9 @@ def _listed(metrics: Any) -> tuple[str, ...]:
 
 
 def enough(budget_s: float) -> Stop:
-    """The default stopping rule with more rounds at the least, because samples are compared and not only means."""
+    """The default stopping rule with more rounds at the least, because samples are compared and not
+    only means.
+    """
     rule: Stop | None = None
     begin = 0.0
 
@@ -72,7 +84,9 @@ def enough(budget_s: float) -> Stop:
         if rule is None:
             rule, begin = until_precise(budget_s=budget_s), time.perf_counter()
         rounds = runs[-1].round + 1
-        early = rounds < LEAST_ROUNDS or (rounds < ROUNDS and time.perf_counter() - begin < budget_s)
+        early = rounds < LEAST_ROUNDS or (
+            rounds < ROUNDS and time.perf_counter() - begin < budget_s
+        )
         return None if early else rule(runs)
 
     return stop

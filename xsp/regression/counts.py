@@ -24,12 +24,16 @@ _WORDS = {
 }
 _SHOWN = 4
 _SAME_PROGRAM = ("gpu", "cuda", "cudnn", "torch")
-"""What decides which kernels and library calls a program comes to; without a GPU the CPU takes its place."""
+"""What decides which kernels and library calls a program comes to; without a GPU the CPU takes its
+place.
+"""
 
 
 @dataclass(frozen=True)
 class CountChange:
-    """A count that differs: of the whole model, `layers` saying how much of it is in which layer (a minus: fewer)."""
+    """A count that differs: of the whole model, `layers` saying how much of it is in which layer (a
+    minus: fewer).
+    """
 
     name: str
     before: int
@@ -52,8 +56,10 @@ class CountChange:
 def comparable_counts(a: Comparable, b: Comparable) -> list[str]:
     """Names of the counts that must be equal in both if the program is the same.
 
-    On machines of one kind (GPU or CPU model, CUDA, cuDNN, torch) all that both know; else what torch's Python code
-    decides: layers and graph breaks, if the release of torch is the same. Empty where nothing can be compared.
+    On machines of one kind (GPU or CPU model, CUDA, cuDNN, torch) all that both know; else what
+    torch's Python code
+    decides: layers and graph breaks, if the release of torch is the same. Empty where nothing can
+    be compared.
     """
     if _release(a) != _release(b):
         return []
@@ -70,7 +76,9 @@ def _release(which: Comparable) -> str:
 
 
 def changes(a: Baseline, b: Baseline, nodes: pd.DataFrame) -> list[CountChange]:
-    """The counts that differ, with the layers that differ; `nodes` are those of the comparison of the two."""
+    """The counts that differ, with the layers that differ; `nodes` are those of the comparison of
+    the two.
+    """
     found: list[CountChange] = []
     for name in comparable_counts(a.profile, b.profile):
         if name == GRAPH_BREAKS:
@@ -82,7 +90,9 @@ def changes(a: Baseline, b: Baseline, nodes: pd.DataFrame) -> list[CountChange]:
     return found
 
 
-def _graph_breaks(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> Sequence[CountChange]:
+def _graph_breaks(
+    before: Mapping[str, int] | None, after: Mapping[str, int] | None
+) -> Sequence[CountChange]:
     if before is None or after is None:
         return []
     total = sum(before.values()), sum(after.values())

@@ -1,4 +1,6 @@
-"""What the fixture `xsp` is: measure, hold against budgets and baseline, and remember what became of it."""
+"""What the fixture `xsp` is: measure, hold against budgets and baseline, and remember what became
+of it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Path | None = None) -> Iterator[None]:
-    """Wait until no other process of this user measures on this machine, and keep others waiting meanwhile.
+    """Wait until no other process of this user measures on this machine, and keep others waiting
+    meanwhile.
 
     The lock is the operating system's (flock) and ends with the process, however that ends.
     """
@@ -84,10 +87,21 @@ class Measurer:
     """
 
     def __init__(
-        self, test: Name, marked: Sequence[Mapping[str, Any]], options: Options, root: Path, fail: Fail
+        self,
+        test: Name,
+        marked: Sequence[Mapping[str, Any]],
+        options: Options,
+        root: Path,
+        fail: Fail,
     ) -> None:
         self.outcomes: list[Outcome] = []
-        self._test, self._marked, self._options, self._root, self._fail = test, marked, options, root, fail
+        self._test, self._marked, self._options, self._root, self._fail = (
+            test,
+            marked,
+            options,
+            root,
+            fail,
+        )
         self._parts: set[str] = set()
         self._unsaved: list[tuple[int, PurePosixPath, Baseline]] = []
 
@@ -114,19 +128,24 @@ class Measurer:
         return measured.profile
 
     def _part(self, plan: Plan) -> str:
-        """What tells this measurement from the test's others. Two of one name would be compared with one baseline."""
+        """What tells this measurement from the test's others. Two of one name would be compared
+        with one baseline.
+        """
         count = len(self.outcomes) + 1
         part = plan.name or (str(count) if count > 1 else "")
         if part in self._parts:
             raise BudgetError(
-                f"name={part!r} is taken by another measurement of {self._test}: give each call its own, such as "
+                f"name={part!r} is taken by another measurement of {self._test}: give each call "
+                "its own, such as "
                 f"xsp(…, name='{part}-2')"
             )
         self._parts.add(part)
         return part
 
     def save(self) -> None:
-        """Write the baselines that are to be saved. For a test that has passed: what failed is nothing to go by."""
+        """Write the baselines that are to be saved. For a test that has passed: what failed is
+        nothing to go by.
+        """
         from xsp.regression.baselines import Baselines
 
         baselines = Baselines(self._root, str(self._options.save))
@@ -136,7 +155,9 @@ class Measurer:
         self._unsaved.clear()
 
     def _measured(self, call: Call, plan: Plan, name: str, path: PurePosixPath) -> Measured:
-        """Measure, and again with twice the rounds while the verdict is open and the plan's patience lasts."""
+        """Measure, and again with twice the rounds while the verdict is open and the plan's
+        patience lasts.
+        """
         begin = time.perf_counter()
         found = self._judged(call, plan, name, path, None)
         patience = time.perf_counter() + plan.patience_s
@@ -146,7 +167,9 @@ class Measurer:
             found = self._judged(call, plan, name, path, 2 * rounds_of(found.profile))
         return replace(found, seconds=time.perf_counter() - begin)
 
-    def _judged(self, call: Call, plan: Plan, name: str, path: PurePosixPath, rounds: int | None) -> Measured:
+    def _judged(
+        self, call: Call, plan: Plan, name: str, path: PurePosixPath, rounds: int | None
+    ) -> Measured:
         from xsp.comparing.comparable import comparable
         from xsp.regression.baselines import Baseline, Baselines
         from xsp.regression.judging import judge
@@ -190,7 +213,10 @@ class Measurer:
 
         if not self._options.add:
             return judgement.failures(self._options.rules)
-        return [f"not the program of the baseline, so not added: {said}" for said in judgement.failures(OTHER_PROGRAM)]
+        return [
+            f"not the program of the baseline, so not added: {said}"
+            for said in judgement.failures(OTHER_PROGRAM)
+        ]
 
     def _state(self, judgement: Judgement | None, failures: Sequence[str]) -> str:
         if judgement is None:
@@ -199,7 +225,12 @@ class Measurer:
         return states.ADDED if added else judgement.state
 
     def _outcome(
-        self, measured: Measured, plan: Plan, name: str, budgets: Sequence[Checked], failures: Sequence[str]
+        self,
+        measured: Measured,
+        plan: Plan,
+        name: str,
+        budgets: Sequence[Checked],
+        failures: Sequence[str],
     ) -> Outcome:
         from xsp.regression.budgets import KEPT, UNCHECKED
 
@@ -207,7 +238,9 @@ class Measurer:
         said = [] if judgement is None else [*judgement.says.values(), *judgement.notes]
         time_ms, half = _summary(measured.baseline, plan.metric)
         before = None if judgement is None or judgement.baseline is None else judgement.baseline
-        found = None if judgement is None or judgement.decision is None else judgement.decision.verdict
+        found = (
+            None if judgement is None or judgement.decision is None else judgement.decision.verdict
+        )
         return Outcome(
             test=name,
             state=self._state(judgement, failures),
@@ -228,7 +261,9 @@ class Measurer:
             failures=tuple(failures),
             notes=tuple(sentence for sentence in said if sentence not in failures),
             kept=tuple(each.message for each in budgets if each.state == KEPT),
-            unchecked=tuple(each.message for each in budgets if each.state == UNCHECKED and not failures),
+            unchecked=tuple(
+                each.message for each in budgets if each.state == UNCHECKED and not failures
+            ),
         )
 
 

@@ -1,8 +1,9 @@
 """Counting the graph breaks of one execution of compiled code.
 
-Where Dynamo breaks a graph, the rest of the function becomes a new one, whose name says where it goes on:
-`torch_dynamo_resume_in_forward_at_42`. Each call of such a function in an execution is one graph break. Dynamo's own
-counters tell what was compiled, which depends on what else was compiled before; this does not.
+Where Dynamo breaks a graph, the rest of the function becomes a new one, whose name says where it
+goes on: `torch_dynamo_resume_in_forward_at_42`. Each call of such a function in an execution is one
+graph break. Dynamo's own counters tell what was compiled, which depends on what else was compiled
+before; this does not.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ _RESUMED = re.compile(r"torch_dynamo_resume_in_(.+)_at_(\d+)")
 def graph_breaks(run: Callable[[], Any]) -> dict[str, int] | None:
     """How often one execution broke a graph, by place: `forward, line 42`.
 
-    Empty where nothing has been compiled; None, not known, where another profiler of Python calls is active. `run` is
-    executed once, under cProfile: being C, it adds no Python frames, which Dynamo would compile too.
+    Empty where nothing has been compiled; None, not known, where another profiler of Python calls
+    is active. `run` is executed once, under cProfile: being C, it adds no Python frames, which
+    Dynamo would compile too.
     """
     dynamo: Any = sys.modules.get("torch._dynamo.utils")
     if dynamo is None or not dynamo.counters["frames"]["total"]:

@@ -1,4 +1,6 @@
-"""A measurement held against its baseline: which state it is in, and whether that fails the test."""
+"""A measurement held against its baseline: which state it is in, and whether that fails
+the test.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,11 @@ from xsp.regression.sessions import knows_spread, model_times, spread_sentence, 
 
 @dataclass(frozen=True)
 class Decision:
-    """`verdict` is on one metric of the model, whose times are `a_ms` in the baseline and `b_ms` now.
+    """`verdict` is on one metric of the model, whose times are `a_ms` in the baseline and `b_ms`
+    now.
 
-    `by_runs` says that the runs alone decided: then more of them can settle what is undecided. `runs` are those of the
-    smaller sample.
+    `by_runs` says that the runs alone decided: then more of them can settle what is undecided.
+    `runs` are those of the smaller sample.
     """
 
     verdict: Verdict
@@ -51,7 +54,9 @@ class Decision:
 
 
 def decide(own: Baseline, measured: Baseline, metric: str, threshold: float) -> Decision | None:
-    """The verdict on `metric` at this threshold, a share; None where one of the two has not measured it."""
+    """The verdict on `metric` at this threshold, a share; None where one of the two has not
+    measured it.
+    """
     samples = [model_times(each.profile, metric) for each in (own, measured)]
     if not all(map(len, samples)):
         return None
@@ -80,7 +85,9 @@ OTHER_PROGRAM = (rules.GREW, rules.SHRANK, rules.REFUSED)
 
 @dataclass(frozen=True)
 class Judgement:
-    """`states` are all that apply, `says` has a sentence or paragraph for each of them that needs one."""
+    """`states` are all that apply, `says` has a sentence or paragraph for each of them that needs
+    one.
+    """
 
     states: tuple[str, ...]
     says: dict[str, str] = field(default_factory=dict)
@@ -103,11 +110,13 @@ class Judgement:
         return [self.says[state] for state in self.states if _RULE.get(state) in set(chosen)]
 
 
-def judge(measured: Baseline, plan: Plan, threshold: float, baselines: Baselines, test: PurePosixPath) -> Judgement:
+def judge(
+    measured: Baseline, plan: Plan, threshold: float, baselines: Baselines, test: PurePosixPath
+) -> Judgement:
     """The state of a measurement; `threshold` is the ratio to the baseline that is still accepted.
 
-    Without a baseline for this machine its state is "new": then the counts of the latest baseline of another machine
-    are compared, as far as they must be equal there.
+    Without a baseline for this machine its state is "new": then the counts of the latest baseline
+    of another machine are compared, as far as they must be equal there.
 
     Raises BaselineError if a baseline cannot be read.
     """
@@ -118,32 +127,49 @@ def judge(measured: Baseline, plan: Plan, threshold: float, baselines: Baselines
     return _new(others[0] if others else None, measured, threshold, baselines)
 
 
-def _new(other: Baseline | None, measured: Baseline, threshold: float, baselines: Baselines) -> Judgement:
+def _new(
+    other: Baseline | None, measured: Baseline, threshold: float, baselines: Baselines
+) -> Judgement:
     here = machine_sentence(measured.machine)
-    new = f"there is no baseline {baselines.name!r} of this test for this machine ({here}); save it with --xsp-save"
+    new = (
+        f"there is no baseline {baselines.name!r} of this test for this machine ({here}); save it "
+        "with --xsp-save"
+    )
     if other is None:
         return Judgement((states.NEW,), {states.NEW: new})
-    there = f"the baseline of another machine ({machine_sentence(other.machine)}, saved {other.saved})"
-    found = changes(other, measured, compare(other.profile, measured.profile, threshold=threshold - 1).nodes)
+    there = (
+        f"the baseline of another machine ({machine_sentence(other.machine)}, saved {other.saved})"
+    )
+    found = changes(
+        other, measured, compare(other.profile, measured.profile, threshold=threshold - 1).nodes
+    )
     counted = _counted(found, there)
     says = {states.NEW: new} | counted
     return Judgement(tuple(says), says, notes=(f"counts were compared with {there}",))
 
 
-def _against(own: Baseline, measured: Baseline, plan: Plan, threshold: float, name: str) -> Judgement:
+def _against(
+    own: Baseline, measured: Baseline, plan: Plan, threshold: float, name: str
+) -> Judgement:
     what = f"baseline {name!r} of {own.saved}"
     refused = refusal(own.profile, measured.profile)
-    latency, decided = (decide(own, measured, metric, threshold - 1) for metric in ("latency", plan.metric))
+    latency, decided = (
+        decide(own, measured, metric, threshold - 1) for metric in ("latency", plan.metric)
+    )
     whole = latency.whole if latency else None
     found = compared(own.profile, measured.profile, threshold - 1, ALPHA, refused, whole)
     says = _counted(changes(own, measured, found.nodes), what)
     settled = None
     if refused is not None:
-        says[states.REFUSED] = f"cannot be compared with {what}: {refused}; accept it with --xsp-update"
+        says[states.REFUSED] = (
+            f"cannot be compared with {what}: {refused}; accept it with --xsp-update"
+        )
     elif _other_levels(own, measured):
         says[states.REFUSED] = f"cannot be compared with {what}: {_other_levels(own, measured)}"
     elif decided is None:
-        says[states.UNDECIDED] = f"times are not compared: metric {plan.metric!r} was not measured here; counts are"
+        says[states.UNDECIDED] = (
+            f"times are not compared: metric {plan.metric!r} was not measured here; counts are"
+        )
     else:
         settled = decided
         spread = spread_sentence(own.sessions, plan.metric)
@@ -154,7 +180,11 @@ def _against(own: Baseline, measured: Baseline, plan: Plan, threshold: float, na
 
 def _uncounted(own: Baseline, measured: Baseline) -> list[str]:
     known = own.graph_breaks is not None and measured.graph_breaks is not None
-    return [] if known else ["Graph breaks are not compared: another profiler of Python calls was active."]
+    return (
+        []
+        if known
+        else ["Graph breaks are not compared: another profiler of Python calls was active."]
+    )
 
 
 def _counted(found: list[CountChange], what: str) -> dict[str, str]:
@@ -174,7 +204,10 @@ def _other_levels(own: Baseline, measured: Baseline) -> str | None:
     missing = [level for level in own.profile.levels if level not in measured.profile.levels]
     if not missing:
         return None
-    return f"level {', '.join(missing)} was traced for it and is not now; `xsp doctor` says why a level is unavailable"
+    return (
+        f"level {', '.join(missing)} was traced for it and is not now; `xsp doctor` says why a "
+        "level is unavailable"
+    )
 
 
 def _timed(

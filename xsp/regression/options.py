@@ -1,4 +1,6 @@
-"""What the command line says: which baselines, and what makes a test fail. Imports nothing that takes time."""
+"""What the command line says: which baselines, and what makes a test fail. Imports nothing that
+takes time.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,18 @@ MAIN = "main"
 MAX_SLOWDOWN = 1.05
 
 SLOWDOWN, GREW, SHRANK, REFUSED, NEW, UNDECIDED, UNCHECKED = (
-    "slowdown", "grew", "shrank", "refused", "new", "undecided", "unchecked",
-)  # fmt: skip
+    "slowdown",
+    "grew",
+    "shrank",
+    "refused",
+    "new",
+    "undecided",
+    "unchecked",
+)
 RULES = {
     SLOWDOWN: "significantly slower than the baseline by more than the threshold",
-    GREW: "more kernels, copies, library calls, synchronisations, layers, allocated bytes or graph breaks",
+    GREW: "more kernels, copies, library calls, synchronisations, layers, allocated bytes or graph "
+    "breaks",
     REFUSED: "the baseline cannot be compared, for example because the inputs have other shapes",
     SHRANK: "fewer of what `grew` counts",
     NEW: "no baseline of this test for this machine",
@@ -33,9 +42,10 @@ _NAME = re.compile(r"[\w.+\-]{1,80}")
 
 @dataclass(frozen=True)
 class Options:
-    """How a test run compares: the baseline compared with (None for no comparison), the one saved (None for none),
-    what fails a test, the threshold given on the command line, and whether measuring is off. With `add`, what is saved
-    is one more session of the program that the baseline was measured from.
+    """How a test run compares: the baseline compared with (None for no comparison), the one saved
+    (None for none), what fails a test, the threshold given on the command line, and whether
+    measuring is off. With `add`, what is saved is one more session of the program that the baseline
+    was measured from.
     """
 
     compare: str | None = MAIN
@@ -57,30 +67,45 @@ class Options:
         disable: bool,
         add: str | None = None,
     ) -> Options:
-        """Checked options. A baseline that is being saved is compared with only if that is asked for.
+        """Checked options. A baseline that is being saved is compared with only if that is asked
+        for.
 
         Raises BudgetError for what cannot be.
         """
         rules, slowdown = parsed_rules(fail)
         if add is not None:
             if save is not None or compare is not None or update:
-                raise BudgetError("--xsp-add stands alone: it compares with the baseline that it adds to")
+                raise BudgetError(
+                    "--xsp-add stands alone: it compares with the baseline that it adds to"
+                )
             name = checked_name("--xsp-add", add)
             return cls(name, name, add=True, disable=disable, rules=rules, max_slowdown=slowdown)
-        against = checked_name("--xsp-compare", compare) if compare is not None else (MAIN if save is None else None)
+        against = (
+            checked_name("--xsp-compare", compare)
+            if compare is not None
+            else (MAIN if save is None else None)
+        )
         saved = None if save is None else checked_name("--xsp-save", save)
         if update:
             if saved is not None:
-                raise BudgetError("--xsp-update and --xsp-save exclude each other: the former saves what it compared")
+                raise BudgetError(
+                    "--xsp-update and --xsp-save exclude each other: the former saves what it "
+                    "compared"
+                )
             saved = against
-        return cls(against, saved, update=update, disable=disable, rules=rules, max_slowdown=slowdown)
+        return cls(
+            against, saved, update=update, disable=disable, rules=rules, max_slowdown=slowdown
+        )
 
 
 def checked_name(option: str, name: str) -> str:
-    """The name of a baseline. Raises BudgetError for a path: pytest takes `--xsp-save tests/a.py` for a name."""
+    """The name of a baseline. Raises BudgetError for a path: pytest takes `--xsp-save tests/a.py`
+    for a name.
+    """
     if not _NAME.fullmatch(name) or name in {".", ".."}:
         raise BudgetError(
-            f"{option}={name!r} cannot be a baseline's name: letters, digits and .+-_ only. If it is a path of tests, "
+            f"{option}={name!r} cannot be a baseline's name: letters, digits and .+-_ only. If it "
+            "is a path of tests, "
             f"write {option}=NAME, or put {option} after it"
         )
     return name
@@ -89,7 +114,8 @@ def checked_name(option: str, name: str) -> str:
 def parsed_rules(texts: Iterable[str]) -> tuple[frozenset[str], float | None]:
     """What fails a test, and the threshold if there is one: `slowdown:5%` is 1.05.
 
-    Rules add to the default ones; `nothing` clears all that come before it. Raises BudgetError for unknown rules.
+    Rules add to the default ones; `nothing` clears all that come before it. Raises BudgetError for
+    unknown rules.
     """
     rules, threshold = set(DEFAULT_RULES), None
     for word in (part.strip() for text in texts for part in text.split(",")):
@@ -101,7 +127,9 @@ def parsed_rules(texts: Iterable[str]) -> tuple[frozenset[str], float | None]:
             threshold = parsed_slowdown(limit) if given else threshold
         else:
             every = ", ".join([f"{SLOWDOWN}:5%", *RULES, NOTHING])
-            raise BudgetError(f"--xsp-fail={word!r} is not known; there are {every}, with commas between")
+            raise BudgetError(
+                f"--xsp-fail={word!r} is not known; there are {every}, with commas between"
+            )
     return frozenset(rules), threshold
 
 
@@ -112,5 +140,7 @@ def parsed_slowdown(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 < share < 100:
-        raise BudgetError(f"--xsp-fail=slowdown:{text} cannot be: a share over 0, such as slowdown:5%")
+        raise BudgetError(
+            f"--xsp-fail=slowdown:{text} cannot be: a share over 0, such as slowdown:5%"
+        )
     return 1 + share

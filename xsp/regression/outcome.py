@@ -6,9 +6,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 REGRESSION, GREW, REFUSED, SHRANK, UNDECIDED, IMPROVED, SAME, ADDED, NEW, UNCOMPARED, DISABLED = (
-    "regression", "grew", "refused", "shrank", "undecided", "improved", "same", "added", "new", "uncompared",
+    "regression",
+    "grew",
+    "refused",
+    "shrank",
+    "undecided",
+    "improved",
+    "same",
+    "added",
+    "new",
+    "uncompared",
     "disabled",
-)  # fmt: skip
+)
 
 MEANINGS = {
     REGRESSION: "significantly slower than the baseline, by more than the threshold",
@@ -28,10 +37,12 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """One measurement: its state, why the test fails (empty if it does not), and what there is to say besides.
+    """One measurement: its state, why the test fails (empty if it does not), and what there is to
+    say besides.
 
-    Times are in ms and of the metric compared; `ratio` is to the baseline, `low` and `high` bound its 95 % interval.
-    What is unknown is None. `kept` and `unchecked` are about budgets. `saved` is the file that was written.
+    Times are in ms and of the metric compared; `ratio` is to the baseline, `low` and `high` bound
+    its 95 % interval. What is unknown is None. `kept` and `unchecked` are about budgets. `saved` is
+    the file that was written.
     """
 
     test: str
@@ -63,6 +74,8 @@ class Outcome:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Outcome:
         """The inverse of `to_dict`, also after JSON has made lists of tuples."""
-        sequences = {name: tuple(values[name]) for name in ("failures", "notes", "kept", "unchecked")}
+        sequences = {
+            name: tuple(values[name]) for name in ("failures", "notes", "kept", "unchecked")
+        }
         counts = tuple((str(name), int(number)) for name, number in values["counts"])
         return cls(**{**values, **sequences, "counts": counts})

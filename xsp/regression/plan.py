@@ -40,7 +40,8 @@ class Plan:
         measuring: options of `xsp.measure`.
         budgets: limits by name.
         max_slowdown: ratio to the baseline that is still accepted; None for the run's default.
-        metric: "latency", the unprofiled one of the model, or "device", the time in which the GPU is busy.
+        metric: "latency", the unprofiled one of the model, or "device", the time in which the GPU
+            is busy.
         patience_s: seconds for measuring again while noise leaves the verdict open.
         name: sets this measurement apart from others of the same test.
 
@@ -55,14 +56,18 @@ class Plan:
 
     @classmethod
     def of(cls, *given: Mapping[str, Any]) -> Plan:
-        """A plan from options, later ones over earlier ones. Raises BudgetError for what cannot be."""
+        """A plan from options, later ones over earlier ones. Raises BudgetError for what
+        cannot be.
+        """
         options = {key: value for one in given for key, value in one.items()}
         unknown = [key for key in options if key not in OPTIONS]
         if unknown:
             raise BudgetError(f"option {unknown[0]!r} is not known; there are {', '.join(OPTIONS)}")
         slowdown = options.get("max_slowdown")
         if slowdown is not None and not _number(slowdown, 1.0):
-            raise BudgetError(f"max_slowdown={slowdown!r} cannot be: a ratio over 1, such as 1.05 for 5 %")
+            raise BudgetError(
+                f"max_slowdown={slowdown!r} cannot be: a ratio over 1, such as 1.05 for 5 %"
+            )
         patience = options.get("patience_s", PATIENCE_S)
         if patience != 0 and not _number(patience, 0.0):
             raise BudgetError(f"patience_s={patience!r} cannot be: seconds from 0 on")
@@ -70,7 +75,10 @@ class Plan:
         if metric not in METRICS:
             raise BudgetError(f"metric={metric!r} is not known; there are {', '.join(METRICS)}")
         if not isinstance(name, str):
-            raise BudgetError(f"name={name!r} cannot be: a string that tells this measurement from the test's others")
+            raise BudgetError(
+                f"name={name!r} cannot be: a string that tells this measurement from the test's "
+                "others"
+            )
         measuring = {key: options[key] for key in MEASURING if key in options}
         return cls(
             measuring if "iterations" in measuring else {"budget_s": BUDGET_S} | measuring,
@@ -83,4 +91,6 @@ class Plan:
 
 
 def _number(value: Any, over: float) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and over < float(value) < math.inf
+    return (
+        isinstance(value, Real) and not isinstance(value, bool) and over < float(value) < math.inf
+    )

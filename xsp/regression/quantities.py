@@ -1,4 +1,6 @@
-"""Quantities of a profile that a budget can limit, each with the layers, library calls or kernels that make it up."""
+"""Quantities of a profile that a budget can limit, each with the layers, library calls or kernels
+that make it up.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
 HOST_WAITS = (1, 3, 4)
-"""CUpti_ActivitySynchronizationType of waits of the host: for an event, a stream, a context. 2 is a stream's wait."""
+"""CUpti_ActivitySynchronizationType of waits of the host: for an event, a stream, a context. 2 is a
+stream's wait.
+"""
 
 
 Inside = tuple[tuple[str, int], ...]
@@ -28,7 +32,9 @@ Inside = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class Part:
-    """What one layer has of a quantity; `inside` are the library calls or kernels it is made of, with their number."""
+    """What one layer has of a quantity; `inside` are the library calls or kernels it is made of,
+    with their number.
+    """
 
     layer: str
     amount: float
@@ -37,7 +43,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number read from a profile, what it is made of (greatest first), and half its 95 % interval if it has one."""
+    """A number read from a profile, what it is made of (greatest first), and half its 95 % interval
+    if it has one.
+    """
 
     value: float
     parts: tuple[Part, ...] = ()
@@ -45,7 +53,9 @@ class Quantity:
 
 
 class Unknown(Exception):  # noqa: N818 - it is an answer, not an error
-    """The profile does not tell: the message says why. `off` if the level was left out on purpose."""
+    """The profile does not tell: the message says why. `off` if the level was left out on
+    purpose.
+    """
 
     def __init__(self, why: str, *, off: bool = False) -> None:
         super().__init__(why)
@@ -78,19 +88,24 @@ def library_call_count(prof: ProfileData) -> Quantity:
 
 
 def allocated_bytes(prof: ProfileData) -> Quantity:
-    """Bytes that the layers of one run allocate, all together; what is freed in between is not subtracted."""
+    """Bytes that the layers of one run allocate, all together; what is freed in between is not
+    subtracted.
+    """
     _needed(prof, Level.LAYER)
     layers = layer_information(prof)
     if not layers["allocated_bytes"].notna().any():
         raise Unknown("no layer's memory is known here: see the warnings of the profile")
-    return Quantity(float(layers["allocated_bytes"].sum()), _ranked(layers["name"], layers["allocated_bytes"]))
+    return Quantity(
+        float(layers["allocated_bytes"].sum()), _ranked(layers["name"], layers["allocated_bytes"])
+    )
 
 
 def synchronizations(prof: ProfileData) -> Quantity:
     """Waits of the host for the device inside the model calls of one run.
 
-    CUPTI's records of event, stream and context synchronisation; torch waits that way in `.item()` and `.cpu()` too.
-    The wait for the end of the run, which is the profiler's, is not one of them. Of all runs the last one counts.
+    CUPTI's records of event, stream and context synchronisation; torch waits that way in `.item()`
+    and `.cpu()` too. The wait for the end of the run, which is the profiler's, is not one of them.
+    Of all runs the last one counts.
     """
     _needed(prof, Level.KERNEL)
     waits = _host_waits(prof)
@@ -101,16 +116,26 @@ def synchronizations(prof: ProfileData) -> Quantity:
 
 def _host_waits(prof: ProfileData) -> pd.DataFrame:
     """The host's waits in the last run that recorded them: api (CUDA API call) and layer."""
-    table, calls, api = prof.table("synchronizations"), prof.table("model_calls"), prof.table("api_calls")
+    table, calls, api = (
+        prof.table("synchronizations"),
+        prof.table("model_calls"),
+        prof.table("api_calls"),
+    )
     last = prof.runs.loc[prof.runs["rung"] == deepest_rung({"runs": prof.runs}), "run"].max()
     table = table[(table["run"] == last) & table["kind"].isin(HOST_WAITS)]
     calls = calls[calls["run"] == last].sort_values("start_ns")
-    at = np.searchsorted(calls["start_ns"].to_numpy(), table["start_ns"].to_numpy(), side="right") - 1
+    at = (
+        np.searchsorted(calls["start_ns"].to_numpy(), table["start_ns"].to_numpy(), side="right")
+        - 1
+    )
     before_end = table["start_ns"].to_numpy() < calls["host_end_ns"].to_numpy()[at]
     made = api[api["run"] == last].drop_duplicates("correlation_id").set_index("correlation_id")
     made = made.reindex(table["correlation_id"].to_numpy()[before_end])
     return pd.DataFrame(
-        {"api": made["name"].fillna("wait").to_numpy(object), "layer": _layers_of(prof, made["parent"])}
+        {
+            "api": made["name"].fillna("wait").to_numpy(object),
+            "layer": _layers_of(prof, made["parent"]),
+        }
     )
 
 
@@ -130,12 +155,16 @@ def _layers_of(prof: ProfileData, parents: pd.Series[float]) -> list[str]:
 
 
 def dram_bytes(prof: ProfileData) -> Quantity:
-    """Bytes that the kernels of one run read from and write to device memory, as counted by the hardware."""
+    """Bytes that the kernels of one run read from and write to device memory, as counted by the
+    hardware.
+    """
     _needed(prof, Level.KERNEL)
     work = kernel_work(prof)
     counted = work["bytes_source"] == COUNTERS
     if not counted.all() or not len(work):
-        raise Unknown(f"hardware counters of {int((~counted).sum())} of {len(work)} kernels are missing")
+        raise Unknown(
+            f"hardware counters of {int((~counted).sum())} of {len(work)} kernels are missing"
+        )
     work = work.assign(bytes=work["dram_read_bytes"] + work["dram_write_bytes"])
     layers = prof.table("layers")["name"].to_numpy(object)[work["layer"]]
     sums = work.groupby(layers, sort=False)["bytes"].sum()
@@ -143,13 +172,17 @@ def dram_bytes(prof: ProfileData) -> Quantity:
 
 
 def gpu_idle_share(prof: ProfileData) -> Quantity:
-    """Share of the unprofiled latency in which the GPU runs nothing; parts are idle times before layers' kernels."""
+    """Share of the unprofiled latency in which the GPU runs nothing; parts are idle times before
+    layers' kernels.
+    """
     _needed(prof, Level.KERNEL)
     busy = float(prof.tree()["device_ms"].iloc[0])
     idle = max(1 - busy / prof.latency_ms, 0.0)
     timeline = prof.device_timeline()
     whole = timeline["busy_ms"].sum() + timeline["idle_before_ms"].sum()
-    names = timeline["name"].where(timeline["name"].isin([BEFORE, AFTER]), "before " + timeline["name"])
+    names = timeline["name"].where(
+        timeline["name"].isin([BEFORE, AFTER]), "before " + timeline["name"]
+    )
     return Quantity(idle, _ranked(names, timeline["idle_before_ms"] / whole))
 
 
@@ -167,12 +200,19 @@ def _needed(prof: ProfileData, level: Level) -> None:
 
 
 def _ranked(
-    names: pd.Series[str] | pd.Index[str], amounts: pd.Series[Any], inside: dict[str, Inside] | None = None
+    names: pd.Series[str] | pd.Index[str],
+    amounts: pd.Series[Any],
+    inside: dict[str, Inside] | None = None,
 ) -> tuple[Part, ...]:
     """Amounts summed by name, greatest first; nothing is no part."""
-    by_name = pd.Series(np.asarray(amounts, dtype=np.float64), index=np.asarray(names, dtype=object))
+    by_name = pd.Series(
+        np.asarray(amounts, dtype=np.float64), index=np.asarray(names, dtype=object)
+    )
     sums = by_name.groupby(level=0, sort=False).sum().sort_values(ascending=False, kind="stable")
-    return tuple(Part(str(name), value, (inside or {}).get(str(name), ())) for name, value in sums[sums > 0].items())
+    return tuple(
+        Part(str(name), value, (inside or {}).get(str(name), ()))
+        for name, value in sums[sums > 0].items()
+    )
 
 
 def _kernels_inside(prof: ProfileData) -> dict[str, Inside]:
@@ -180,12 +220,19 @@ def _kernels_inside(prof: ProfileData) -> dict[str, Inside]:
     nodes = prof.tree()
     nodes = nodes[nodes["level"].isin(["LAYER", "KERNEL"])]
     layer = nodes["name"].where(nodes["level"] == "LAYER").ffill()
-    found = nodes.assign(layer=layer)[nodes["level"] == "KERNEL"].sort_values("device_ms", ascending=False)
-    return {str(name): _counted(each["name"].repeat(each["kernels"].tolist())) for name, each in found.groupby("layer")}
+    found = nodes.assign(layer=layer)[nodes["level"] == "KERNEL"].sort_values(
+        "device_ms", ascending=False
+    )
+    return {
+        str(name): _counted(each["name"].repeat(each["kernels"].tolist()))
+        for name, each in found.groupby("layer")
+    }
 
 
 def _counted(names: pd.Series[str]) -> Inside:
-    return tuple((str(name), int(number)) for name, number in names.value_counts(sort=False).items())
+    return tuple(
+        (str(name), int(number)) for name, number in names.value_counts(sort=False).items()
+    )
 
 
 READERS: dict[str, Callable[[ProfileData], Quantity]] = {

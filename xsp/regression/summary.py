@@ -14,9 +14,11 @@ from xsp.regression import outcome as states
 from xsp.regression.outcome import MEANINGS, Outcome
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #1c1e21 }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem;
+  color: #1c1e21 }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid #d8dbe0; vertical-align: top }
+th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid #d8dbe0;
+  vertical-align: top }
 td:first-child { overflow-wrap: anywhere }
 tr.failed td { background: #fdecea }
 pre { background: #f4f5f7; padding: .7rem; overflow-x: auto }
@@ -58,7 +60,9 @@ def _html_details(outcome: Outcome) -> str:
 
 
 def written(outcomes: Sequence[Outcome], html: str | None, md: str | None) -> list[str]:
-    """Write the pages that were asked for; returns a sentence for each. Raises XspError where one cannot be written."""
+    """Write the pages that were asked for; returns a sentence for each. Raises XspError where one
+    cannot be written.
+    """
     said = []
     if html is not None:
         said.append(_to_file(Path(html), page(outcomes), append=False))
@@ -76,7 +80,9 @@ def _to_file(path: Path, text: str, *, append: bool) -> str:
         with path.open("a" if append else "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise XspError(f"the summary cannot be written to {path}: {error}; name another file") from error
+        raise XspError(
+            f"the summary cannot be written to {path}: {error}; name another file"
+        ) from error
     return f"summary written to {path}"
 
 
@@ -87,7 +93,9 @@ HEADINGS = ("test", "state", "time ms", "baseline ms", "ratio (95 %)", "rounds")
 
 
 def counted(outcomes: Sequence[Outcome]) -> str:
-    """`1 regression, 2 same`, those that need attention first, with the number of tests that failed."""
+    """`1 regression, 2 same`, those that need attention first, with the number of tests that
+    failed.
+    """
     numbers = Counter(outcome.state for outcome in outcomes)
     parts = [f"{numbers[state]} {state}" for state in MEANINGS if numbers[state]]
     failed = sum(bool(outcome.failures) for outcome in outcomes)
@@ -101,7 +109,14 @@ def cells(outcome: Outcome) -> tuple[str, ...]:
     before = _UNKNOWN if outcome.baseline_ms is None else f"{outcome.baseline_ms:.3f}"
     state = f"{outcome.state}, failed" if outcome.failures else outcome.state
     kind = "" if outcome.metric == "latency" or outcome.time_ms is None else f" ({outcome.metric})"
-    return outcome.test, state, time + kind, before, _ratio(outcome), str(outcome.rounds or _UNKNOWN)
+    return (
+        outcome.test,
+        state,
+        time + kind,
+        before,
+        _ratio(outcome),
+        str(outcome.rounds or _UNKNOWN),
+    )
 
 
 def _ratio(outcome: Outcome) -> str:
@@ -133,21 +148,33 @@ def terminal_lines(outcomes: Sequence[Outcome]) -> list[str]:
         return []
     rows = [HEADINGS, *map(cells, outcomes)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     for outcome in outcomes:
-        noted = [] if outcome.failures or outcome.state in _QUIET else [f"{outcome.test}: {outcome.notes[0]}"]
+        noted = (
+            []
+            if outcome.failures or outcome.state in _QUIET
+            else [f"{outcome.test}: {outcome.notes[0]}"]
+        )
         lines += [*noted, *(f"{outcome.test}: {sentence}" for sentence in outcome.unchecked)]
     lines += [f"measured on {machine}" for machine in machines(outcomes)]
     lines += explanations(outcomes)
     saved = [outcome.saved for outcome in outcomes if outcome.saved]
     if saved:
         noun = "baseline" if len(saved) == 1 else "baselines"
-        lines.append(f"saved {len(saved)} {noun} in {os.path.commonpath([str(Path(path).parent) for path in saved])}")
+        lines.append(
+            f"saved {len(saved)} {noun} in "
+            f"{os.path.commonpath([str(Path(path).parent) for path in saved])}"
+        )
     return [*lines, counted(outcomes)]
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    """A heading, a table, and foldable details, as GitHub shows them in a job's summary or a comment."""
+    """A heading, a table, and foldable details, as GitHub shows them in a job's summary or a
+    comment.
+    """
     lines = [f"### xsp: {counted(outcomes)}", ""]
     if outcomes:
         lines += [_row(HEADINGS), _row(["---"] * len(HEADINGS))]
@@ -158,7 +185,12 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         if said := details(outcome):
             opened = " open" if outcome.failures else ""
             fence = "`" * (3 + _ticks(*said))
-            lines += ["", f"<details{opened}><summary>{_escaped(outcome.test)}</summary>", "", f"{fence}text"]
+            lines += [
+                "",
+                f"<details{opened}><summary>{_escaped(outcome.test)}</summary>",
+                "",
+                f"{fence}text",
+            ]
             lines += [*said, fence, "", "</details>"]
     return "\n".join(lines) + "\n"
 
@@ -173,7 +205,9 @@ def _row(texts: Sequence[str]) -> str:
 
 
 def _code(text: str) -> str:
-    """Code in a cell of a table. Backticks inside need more of them outside, and spaces that are not shown."""
+    """Code in a cell of a table. Backticks inside need more of them outside, and spaces that are
+    not shown.
+    """
     ticks = "`" * (_ticks(text) + 1)
     space = " " * (len(ticks) > 1)
     escaped = text.replace("|", "\\|")

@@ -1,7 +1,8 @@
-"""What a profile says, in sentences: what bounds the model, and which layers, library calls and kernels take its time.
+"""What a profile says, in sentences: what bounds the model, and which layers, library calls and
+kernels take its time.
 
-Pure functions of a profile, shared by terminal, notebook and HTML report. The number of sentences is fixed by the
-levels that were traced, not by the model.
+Pure functions of a profile, shared by terminal, notebook and HTML report. The number of sentences
+is fixed by the levels that were traced, not by the model.
 """
 
 from __future__ import annotations
@@ -28,21 +29,27 @@ Finding = tuple[str, str]
 
 TOP = 3
 _HOST_BOUND = 0.4
-"""GPU-idle share of the latency from which on the host is named first; below, the GPU does most of the waiting for."""
+"""GPU-idle share of the latency from which on the host is named first; below, the GPU does most of
+the waiting for.
+"""
 _GPU_BOUND = 0.1
 _NAME = 44
 """Characters of a name."""
 
 
 def findings(prof: ProfileData, top: int = TOP) -> list[Finding]:
-    """What the model is bound by, then the `top` layers, library calls and kernels with their shares of the latency."""
+    """What the model is bound by, then the `top` layers, library calls and kernels with their
+    shares of the latency.
+    """
     found = [("bound by", bound(prof)), ("layers", layers(prof, top)), ("types", types(prof, top))]
     found += [("library", library(prof, top)), ("kernels", kernels(prof, top))]
     return [(heading, sentence) for heading, sentence in found if sentence]
 
 
 def bound(prof: ProfileData) -> str:
-    """Host or GPU, by the share of the latency in which the GPU is idle; of the GPU's time, memory or compute."""
+    """Host or GPU, by the share of the latency in which the GPU is idle; of the GPU's time, memory
+    or compute.
+    """
     root = prof.tree().iloc[0]
     if pd.isna(root["device_ms"]):
         return "the host: no work on a GPU was traced, and all times are the host's"
@@ -60,17 +67,31 @@ def bound(prof: ProfileData) -> str:
 
 
 def _gaps(prof: ProfileData) -> str:
-    """Where most of the idle time is, as a share of it: the corrected timeline's total differs from the latency."""
+    """Where most of the idle time is, as a share of it: the corrected timeline's total differs from
+    the latency.
+    """
     timeline = prof.device_timeline()
-    idle = timeline["idle_before_ms"].groupby(timeline["name"].where(timeline["name"].isin([BEFORE, AFTER]), "")).sum()
+    idle = (
+        timeline["idle_before_ms"]
+        .groupby(timeline["name"].where(timeline["name"].isin([BEFORE, AFTER]), ""))
+        .sum()
+    )
     if not idle.sum():
         return ""
-    where = {"": "between kernels", BEFORE: "before the first kernel", AFTER: "after the last kernel"}
-    return f", {numbers.percent(float(idle.max() / idle.sum()))} of that {where[str(idle.idxmax())]}"
+    where = {
+        "": "between kernels",
+        BEFORE: "before the first kernel",
+        AFTER: "after the last kernel",
+    }
+    return (
+        f", {numbers.percent(float(idle.max() / idle.sum()))} of that {where[str(idle.idxmax())]}"
+    )
 
 
 def _memory_or_compute(table: pd.DataFrame, analytic: list[str]) -> str:
-    """`Of the kernels' time 70% is memory-bound, … (analytic FLOPs)`; empty where no bound is known."""
+    """`Of the kernels' time 70% is memory-bound, … (analytic FLOPs)`; empty where no bound is
+    known.
+    """
     spent = table["latency_ms"].astype(float)
     known = table["memory_bound"].notna()
     total = float(spent.sum())
@@ -82,8 +103,12 @@ def _memory_or_compute(table: pd.DataFrame, analytic: list[str]) -> str:
         ("compute-bound", spent[known & ~memory].sum()),
         ("not known to be either", spent[~known].sum()),
     )
-    listed = ", ".join(f"{numbers.percent(amount / total)} is {what}" for what, amount in shares if amount > 0)
-    return f"Of the kernels' time {listed}" + (f" (analytic {' and '.join(analytic)})" if analytic else "")
+    listed = ", ".join(
+        f"{numbers.percent(amount / total)} is {what}" for what, amount in shares if amount > 0
+    )
+    return f"Of the kernels' time {listed}" + (
+        f" (analytic {' and '.join(analytic)})" if analytic else ""
+    )
 
 
 def layers(prof: ProfileData, top: int = TOP) -> str:
@@ -115,11 +140,14 @@ def types(prof: ProfileData, top: int = TOP) -> str:
 
 
 def library(prof: ProfileData, top: int = TOP) -> str:
-    """The library functions whose kernels, or whose calls on the host without a GPU, take longest."""
+    """The library functions whose kernels, or whose calls on the host without a GPU, take
+    longest.
+    """
     table = library_by_api(prof)
     if not len(table):
         return ""
-    # Calls that launch nothing, such as queries and settings, take no share; on the host alone all of them are shown.
+    # Calls that launch nothing, such as queries and settings, take no share; on the host alone all
+    # of them are shown.
     used = table[table["share"] > 0]
     largest = (used if len(used) else table).nlargest(top, "share")
     listed = _listed(largest["name"], largest["share"], largest["count"])
@@ -133,8 +161,15 @@ def kernels(prof: ProfileData, top: int = TOP) -> str:
         return ""
     largest = table.nlargest(top, "latency_ms")
     names = largest["name"].map(telling_kernel_name)
-    beside = "; some run side by side, so that shares add up to more than 100%" if table["share"].sum() > 1 else ""
-    return f"{_listed(names, largest['share'], largest['count'])}, of {numbers.quantity(len(table), 'name')}{beside}"
+    beside = (
+        "; some run side by side, so that shares add up to more than 100%"
+        if table["share"].sum() > 1
+        else ""
+    )
+    return (
+        f"{_listed(names, largest['share'], largest['count'])}, of "
+        f"{numbers.quantity(len(table), 'name')}{beside}"
+    )
 
 
 def _listed(names: Iterable[str], shares: Iterable[float], counts: Iterable[int]) -> str:

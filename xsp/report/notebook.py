@@ -1,7 +1,8 @@
-"""A profile as one piece of HTML: the whole hierarchy to fold and sort, without anything from the network.
+"""A profile as one piece of HTML: the whole hierarchy to fold and sort, without anything from the
+network.
 
-Style and script are scoped to the element they come with, so several profiles can share a page. Where scripts do not
-run, the table is simply unfolded.
+Style and script are scoped to the element they come with, so several profiles can share a page.
+Where scripts do not run, the table is simply unfolded.
 """
 
 from __future__ import annotations
@@ -23,20 +24,34 @@ if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
 ROWS = 2000
-"""Rows of the table; beyond, the smallest shares are folded into one row per node: a page must stay quick."""
+"""Rows of the table; beyond, the smallest shares are folded into one row per node: a page must stay
+quick.
+"""
 OPENED = 30
 """Rows unfolded at first."""
 
 _TITLE_AT_MOST = 400
 """Characters of a full name; C++ templates run to thousands, in every row."""
 
-_HEADS = ("node", "type", "calls", "host ms", "±", "device ms", "share", "kernels", "input", "output")
+_HEADS = (
+    "node",
+    "type",
+    "calls",
+    "host ms",
+    "±",
+    "device ms",
+    "share",
+    "kernels",
+    "input",
+    "output",
+)
 _NUMERIC = frozenset({"calls", "host ms", "±", "device ms", "kernels"})
 
 
 def profile_html(prof: ProfileData, *, header: bool = True) -> str:
     """A self-contained `<div>` with header (unless told otherwise), table, style and script."""
-    # Shown twice, one profile has two elements in the page: the id is the output's, not the profile's.
+    # Shown twice, one profile has two elements in the page: the id is the output's, not the
+    # profile's.
     name = f"xsp-{uuid.uuid4().hex[:12]}"
     records: list[dict[str, Any]] = prof.tree().to_dict("records")  # type: ignore[assignment] # keys are column names
     place = {record["node"]: row for row, record in enumerate(records)}
@@ -47,8 +62,10 @@ def profile_html(prof: ProfileData, *, header: bool = True) -> str:
     first = " ".join(str(at) for at, line in enumerate(lines) if line.row in opened)
     head = _header(prof) if header else ""
     return (
-        f'<div class="xsp-profile" id="{name}" data-open="{first}"><style>{_asset("notebook.css")}</style>'
-        f"{head}{_TOOLS}{_Rows(prof, records).table(lines)}{_footer(prof, len(records), len(lines))}"
+        f'<div class="xsp-profile" id="{name}" data-open="{first}">'
+        f"<style>{_asset('notebook.css')}</style>"
+        f"{head}{_TOOLS}{_Rows(prof, records).table(lines)}"
+        f"{_footer(prof, len(records), len(lines))}"
         f"<script>{_asset('notebook.js').replace('XSP_ID', name)}</script></div>"
     )
 
@@ -70,16 +87,24 @@ def _text(text: str) -> str:
 
 
 def _header(prof: ProfileData) -> str:
-    facts = "".join(f"<dt>{_text(head)}</dt><dd>{_text(sentence)}</dd>" for head, sentence in summary.facts(prof))
+    facts = "".join(
+        f"<dt>{_text(head)}</dt><dd>{_text(sentence)}</dd>"
+        for head, sentence in summary.facts(prof)
+    )
     doubts = "".join(f"<p><b>warning</b> {_text(doubt)}</p>" for doubt in summary.doubts(prof))
-    title = f'<h3>{_text(prof.name)}<span class="xsp-latency">{_text(summary.latency(prof))}</span></h3>'
-    return f"{title}<dl>{facts}</dl>" + (f'<div class="xsp-doubts">{doubts}</div>' if doubts else "")
+    latency = f'<span class="xsp-latency">{_text(summary.latency(prof))}</span>'
+    title = f"<h3>{_text(prof.name)}{latency}</h3>"
+    return f"{title}<dl>{facts}</dl>" + (
+        f'<div class="xsp-doubts">{doubts}</div>' if doubts else ""
+    )
 
 
 def _footer(prof: ProfileData, nodes: int, shown: int) -> str:
     note = summary.footnote(prof)
     if shown < nodes:
-        note += f" The table shows {shown} of {nodes} nodes, the largest shares; prof.tree() has all."
+        note += (
+            f" The table shows {shown} of {nodes} nodes, the largest shares; prof.tree() has all."
+        )
     return f'<p class="xsp-foot">{_text(note)}</p>'
 
 
@@ -97,7 +122,8 @@ class _Rows:
             for head in _HEADS
         )
         rows = "".join(self._row(at, lines) for at in range(len(lines)))
-        return f'<div class="xsp-scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+        table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        return f'<div class="xsp-scroll">{table}</div>'
 
     def _row(self, at: int, lines: list[Line]) -> str:
         line = lines[at]
@@ -111,7 +137,10 @@ class _Rows:
     def _name(self, record: dict[str, Any], line: Line, has_children: bool) -> str:
         above = self._names.get(record["parent"], "") if record["depth"] > 1 else ""
         short = _text(short_name(record["level"], record["name"], above))
-        fold = '<button type="button" class="xsp-fold" aria-expanded="true" aria-label="fold"></button>'
+        fold = (
+            '<button type="button" class="xsp-fold" aria-expanded="true" aria-label="fold">'
+            "</button>"
+        )
         backward = record["phase"] == "backward" and record["level"] == Level.LAYER.name
         tag = '<span class="xsp-tag">backward</span>' if backward else ""
         hidden = f' <span class="xsp-soft">… {line.hidden} more</span>' if line.hidden else ""
@@ -122,7 +151,9 @@ class _Rows:
         )
 
     def _values(self, record: dict[str, Any]) -> str:
-        calls = float(record["kernels"] if record["level"] == Level.KERNEL.name else record["calls"])
+        calls = float(
+            record["kernels"] if record["level"] == Level.KERNEL.name else record["calls"]
+        )
         if record["level"] == "MODULE" and not calls:
             calls = math.nan
         kernels = float(record["kernels"]) if self._kernels_known else math.nan
@@ -131,7 +162,9 @@ class _Rows:
                 _plain(record["type"] or record["level"].lower()),
                 _number(calls, numbers.count(calls)),
                 self._time(record["host_ms"]),
-                _number(record["host_ci_ms"], numbers.plus_minus(record["host_ci_ms"], self._decimals)),
+                _number(
+                    record["host_ci_ms"], numbers.plus_minus(record["host_ci_ms"], self._decimals)
+                ),
                 self._time(record["device_ms"]),
                 _share(record["share"]),
                 _number(kernels, numbers.count(kernels)),
@@ -147,7 +180,10 @@ class _Rows:
     def _rest(line: Line) -> str:
         limit = numbers.percent(line.share)
         blank = '<td data-v=""></td>'
-        name = f'<td class="xsp-name xsp-soft" style="--d:{line.depth}" data-v="">{_LEAF}… {line.hidden} more</td>'
+        name = (
+            f'<td class="xsp-name xsp-soft" style="--d:{line.depth}" data-v="">'
+            f"{_LEAF}… {line.hidden} more</td>"
+        )
         share = f'<td class="xsp-share xsp-soft" data-v="">at most {escape(limit)} each</td>'
         return f'<tr data-depth="{line.depth}" data-rest>{name}{blank * 5}{share}{blank * 3}</tr>'
 
@@ -169,7 +205,11 @@ def _share(share: float) -> str:
     if math.isnan(share):
         return f'<td class="xsp-share" data-v="">{numbers.UNKNOWN}</td>'
     width = min(max(share, 0.0), 1.0)
-    track = f'<span class="xsp-track"><i style="--w:{width:.2%}"></i></span>' if share > 0 else _NO_TRACK
+    track = (
+        f'<span class="xsp-track"><i style="--w:{width:.2%}"></i></span>'
+        if share > 0
+        else _NO_TRACK
+    )
     return f'<td class="xsp-share" data-v="{share}">{track}{escape(numbers.percent(share))}</td>'
 
 

@@ -1,6 +1,8 @@
-"""The HTML report: one page that holds everything it shows, to keep, to send and to open without a network.
+"""The HTML report: one page that holds everything it shows, to keep, to send and to open without a
+network.
 
-The page's own policy forbids the browser to load anything. plotly.js comes from the installed plotly package.
+The page's own policy forbids the browser to load anything. plotly.js comes from the installed
+plotly package.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 _TOP = 5
 _SMALL = 12
 """Rows of a table that needs no search."""
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+)
 
 _SECTIONS: tuple[tuple[str, str, tuple[Callable[[ProfileData], Figure], ...]], ...] = (
     (
@@ -46,7 +50,11 @@ _SECTIONS: tuple[tuple[str, str, tuple[Callable[[ProfileData], Figure], ...]], .
         ),
     ),
     ("kernels", "Kernels", (figures.kernel_roofline, figures.kernels_by_name)),
-    ("both", "Layers and their kernels", (figures.gpu_vs_nongpu, figures.layer_roofline, figures.layer_metrics)),
+    (
+        "both",
+        "Layers and their kernels",
+        (figures.gpu_vs_nongpu, figures.layer_roofline, figures.layer_metrics),
+    ),
     ("library", "Library calls", ()),
 )
 """Key, heading and figures of the sections that analyses fill; their tables are in `SHEETS`."""
@@ -68,11 +76,14 @@ def report_html(prof: ProfileData) -> str:
     sections = list(_sections(prof))
     links = "".join(f'<a href="#{key}">{_text(heading)}</a>' for key, heading, _ in sections)
     body = "".join(
-        f'<section id="{key}"><h2>{_text(heading)}</h2>{content}</section>' for key, heading, content in sections
+        f'<section id="{key}"><h2>{_text(heading)}</h2>{content}</section>'
+        for key, heading, content in sections
     )
     # A string in plotly.js must not end the element that holds it.
     plotly = get_plotlyjs().replace("</script", "<\\/script")
-    looks = script_json({"light": template(transparent=True), "dark": template(dark=True, transparent=True)})
+    looks = script_json(
+        {"light": template(transparent=True), "dark": template(dark=True, transparent=True)}
+    )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title} – xsp</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -111,13 +122,19 @@ def _tiles(prof: ProfileData) -> str:
     root = prof.tree().iloc[0]
     tiles = [("unprofiled latency", summary.latency(prof))]
     if summary.is_traced(prof, Level.KERNEL):
-        tiles += [("GPU busy", numbers.percent(root["share"])), ("kernels per run", str(prof.kernels))]
+        tiles += [
+            ("GPU busy", numbers.percent(root["share"])),
+            ("kernels per run", str(prof.kernels)),
+        ]
     if summary.is_traced(prof, Level.LIBRARY):
         tiles.append(("library calls per run", str(summary.library_calls(prof))))
     if summary.is_traced(prof, Level.LAYER):
         tree = prof.tree()
         tiles.append(("layers", str(int((tree["level"] == Level.LAYER.name).sum()))))
-    return "".join(f'<div class="tile"><b>{_text(value)}</b><span>{_text(name)}</span></div>' for name, value in tiles)
+    return "".join(
+        f'<div class="tile"><b>{_text(value)}</b><span>{_text(name)}</span></div>'
+        for name, value in tiles
+    )
 
 
 def _summary(prof: ProfileData) -> str:
@@ -129,7 +146,9 @@ def _summary(prof: ProfileData) -> str:
 
 
 def _facts(facts: list[tuple[str, str]]) -> str:
-    rows = "".join(f"<dt>{_text(heading)}</dt><dd>{_text(sentence)}</dd>" for heading, sentence in facts)
+    rows = "".join(
+        f"<dt>{_text(heading)}</dt><dd>{_text(sentence)}</dd>" for heading, sentence in facts
+    )
     return f"<dl>{rows}</dl>"
 
 
@@ -140,7 +159,9 @@ def _tracing(prof: ProfileData) -> str:
 
 def _measurement(prof: ProfileData) -> str:
     environment = [
-        (name.replace("_", " "), _value(value)) for name, value in prof.environment.items() if value is not None
+        (name.replace("_", " "), _value(value))
+        for name, value in prof.environment.items()
+        if value is not None
     ]
     return f"{_facts(summary.conditions(prof))}<h3>Environment</h3>{_facts(environment)}"
 
@@ -148,7 +169,9 @@ def _measurement(prof: ProfileData) -> str:
 def _value(value: Any) -> str:
     """A fact of the environment in words, lists and named numbers too."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{str(name).replace('_', ' ')} {_value(each)}" for name, each in value.items())
+        return ", ".join(
+            f"{str(name).replace('_', ' ')} {_value(each)}" for name, each in value.items()
+        )
     if isinstance(value, float):
         return f"{value:.6g}"
     return ", ".join(map(_value, value)) if isinstance(value, list) else str(value)
@@ -163,22 +186,28 @@ def _sheet(sheet: Sheet, prof: ProfileData) -> str:
     small = " small" if len(frame) <= _SMALL else ""
     return (
         f'<div class="sheet{small}" id="{sheet.key}"><h3>{caption}</h3><div class="tools">'
-        f'<input type="search" placeholder="search" aria-label="search {caption}"><output></output></div>'
+        f'<input type="search" placeholder="search" aria-label="search {caption}">'
+        "<output></output></div>"
         '<div class="scroll" tabindex="0"><table><thead></thead><tbody></tbody></table></div>'
         f'<script type="application/json">{data}</script></div>'
     )
 
 
 def _drawn(name: str, drawn: Figure) -> str:
-    """A figure's place in the page and what to draw there; its title and note are the page's own text."""
+    """A figure's place in the page and what to draw there; its title and note are the page's own
+    text.
+    """
     about: dict[str, Any] = drawn.layout.meta
     head = f"<h3>{_text(about['title'])}</h3>" + (
         f'<p class="note">{_text(about["note"])}</p>' if about["note"] else ""
     )
     if about.get("empty"):
         return f'<figure class="empty" id="figure-{name}">{head}</figure>'
-    drawn.update_layout(title=None, template=None, meta=None, height=about["height"], margin={"t": 56})
+    drawn.update_layout(
+        title=None, template=None, meta=None, height=about["height"], margin={"t": 56}
+    )
     return (
-        f'<figure id="figure-{name}">{head}<div class="plot" style="height:{about["height"]}px"></div>'
+        f'<figure id="figure-{name}">{head}'
+        f'<div class="plot" style="height:{about["height"]}px"></div>'
         f'<script type="application/json">{safe_in_script(drawn.to_json())}</script></figure>'
     )

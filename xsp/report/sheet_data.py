@@ -1,4 +1,6 @@
-"""Tables for the HTML report: from a DataFrame to what the page's script reads, safe inside a `<script>` element."""
+"""Tables for the HTML report: from a DataFrame to what the page's script reads, safe inside a
+`<script>` element.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _TITLE_AT_MOST = 600
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: numbers are divided by `scale`; of texts `text` is shown, and the whole where one hovers."""
+    """A column of a table: numbers are divided by `scale`; of texts `text` is shown, and the whole
+    where one hovers.
+    """
 
     name: str
     head: str
@@ -43,15 +47,22 @@ class Sheet:
 
 
 def sheet_data(sheet: Sheet, frame: pd.DataFrame) -> dict[str, Any]:
-    """The table as the page's script reads it: per column its head and its values, or texts once each and codes.
+    """The table as the page's script reads it: per column its head and its values, or texts once
+    each and codes.
 
-    Unknown numbers are null. A text is `[shown]` or `[shown, full]`. A phase that all layers have is not a column.
+    Unknown numbers are null. A text is `[shown]` or `[shown, full]`. A phase that all layers have
+    is not a column.
     """
     one_phase = "phase" in frame and frame["phase"].nunique() == 1
     present = [
-        column for column in sheet.columns if column.name in frame and not (column.name == "phase" and one_phase)
+        column
+        for column in sheet.columns
+        if column.name in frame and not (column.name == "phase" and one_phase)
     ]
-    return {"rows": len(frame), "columns": [_column_data(column, frame[column.name]) for column in present]}
+    return {
+        "rows": len(frame),
+        "columns": [_column_data(column, frame[column.name]) for column in present],
+    }
 
 
 def _column_data(column: Column, values: pd.Series[Any]) -> dict[str, Any]:
@@ -64,7 +75,9 @@ def _column_data(column: Column, values: pd.Series[Any]) -> dict[str, Any]:
             "texts": [_shown_and_full(column, text) for text in distinct.tolist()],
         }
     amounts = pd.to_numeric(values, errors="coerce").astype(float).to_numpy() / column.scale
-    rounded = [None if not np.isfinite(amount) else float(f"{amount:.7g}") for amount in amounts.tolist()]
+    rounded = [
+        None if not np.isfinite(amount) else float(f"{amount:.7g}") for amount in amounts.tolist()
+    ]
     return facts | {"values": rounded}
 
 
@@ -79,7 +92,9 @@ def _shown_and_full(column: Column, text: str) -> list[str]:
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand in a `<script>` element whatever the names in it are: no `<` can end the element."""
+    """JSON that can stand in a `<script>` element whatever the names in it are: no `<` can end the
+    element.
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return safe_in_script(text)
 

@@ -14,7 +14,9 @@ from xsp.words.labels import telling_kernel_name
 _MIB = float(2**20)
 
 
-def _text(name: str, head: str, why: str = "", text: Callable[[str], str] = str, *, hovers: bool = False) -> Column:
+def _text(
+    name: str, head: str, why: str = "", text: Callable[[str], str] = str, *, hovers: bool = False
+) -> Column:
     return Column(name, head, why, "text", text=text, hovers=hovers)
 
 
@@ -52,9 +54,16 @@ _WORK = (
     _scaled("dram_read_bytes", "read MiB", _MIB, "Bytes read from DRAM"),
     _scaled("dram_write_bytes", "written MiB", _MIB, "Bytes written to DRAM"),
     _percent(
-        "occupancy", "occupancy", "Active warps over the most that fit; weighted by latency where kernels are summed"
+        "occupancy",
+        "occupancy",
+        "Active warps over the most that fit; weighted by latency where kernels are summed",
     ),
-    _scaled("arithmetic_intensity", "FLOP/byte", 1.0, "Arithmetic intensity: FLOPs over bytes read and written"),
+    _scaled(
+        "arithmetic_intensity",
+        "FLOP/byte",
+        1.0,
+        "Arithmetic intensity: FLOPs over bytes read and written",
+    ),
     _scaled("flops_per_s", "TFLOP/s", 1e12, "FLOPs over the kernels' latency"),
     _text(
         "memory_bound",
@@ -62,9 +71,16 @@ _WORK = (
         "memory, if the intensity is below the ridge point of the roofline, else compute",
         _bound,
     ),
-    _text("source", "from", "counters: by the hardware; analytic: from arguments and shapes; mixed: some of each"),
+    _text(
+        "source",
+        "from",
+        "counters: by the hardware; analytic: from arguments and shapes; mixed: some of each",
+    ),
 )
-_LAYER = (_count("layer_index", "#", "Index of the layer, in order of first appearance"), _text("layer", "layer"))
+_LAYER = (
+    _count("layer_index", "#", "Index of the layer, in order of first appearance"),
+    _text("layer", "layer"),
+)
 _KERNEL_NAME = _text("name", "kernel", "Hover for the full name", telling_kernel_name, hovers=True)
 
 SHEETS: dict[str, Sequence[Sheet]] = {
@@ -78,7 +94,11 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _text("type", "type"),
                 _text("phase", "phase"),
                 _text("shape", "output", "Shape of the output"),
-                _ms("latency_ms", "latency ms", "Its turn on the device: busy for it, or idle just before"),
+                _ms(
+                    "latency_ms",
+                    "latency ms",
+                    "Its turn on the device: busy for it, or idle just before",
+                ),
                 _ms("latency_ci_ms", "±", "Half of the 95 % interval"),
                 _ms("host_ms", "host ms", "Interval of the call on the host"),
                 _ms("device_ms", "GPU ms", "GPU-busy time of its kernels"),
@@ -168,7 +188,9 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _count("library_index", "#", "The library call"),
                 _text("library_call", "function"),
                 _text("layer", "layer"),
-                _text("kernel", "kernel", "Hover for the full name", telling_kernel_name, hovers=True),
+                _text(
+                    "kernel", "kernel", "Hover for the full name", telling_kernel_name, hovers=True
+                ),
                 _ms("latency_ms", "latency ms"),
                 _scaled("flops", "GFLOP", 1e9),
                 _scaled("arithmetic_intensity", "FLOP/byte", 1.0),
@@ -185,11 +207,17 @@ SHEETS: dict[str, Sequence[Sheet]] = {
             (
                 _text("rung", "rung"),
                 _text("level", "level"),
-                _ms("added_ms", "added ms", "Latency in this rung less that in the rung before, in the same rounds"),
+                _ms(
+                    "added_ms",
+                    "added ms",
+                    "Latency in this rung less that in the rung before, in the same rounds",
+                ),
                 _ms("added_ci_ms", "±", "Half of the 95 % interval"),
                 _share("added_share", "share", "Of the unprofiled model latency"),
                 _count("events", "events", "That the added level records in a run"),
-                _scaled("added_us_per_event", "µs per event", 1.0, "What was added, over these events"),
+                _scaled(
+                    "added_us_per_event", "µs per event", 1.0, "What was added, over these events"
+                ),
             ),
             lambda prof: prof.overhead(),
         ),
@@ -202,8 +230,18 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _scaled("cost_ns", "cost µs", 1e3),
                 _scaled("low_ns", "low µs", 1e3, "Lower end of the 95 % interval"),
                 _scaled("high_ns", "high µs", 1e3, "Upper end of the 95 % interval"),
-                _scaled("tight_loop_ns", "tight loop µs", 1e3, "The same event in a tight loop, as a check"),
-                _text("identified", "from the rungs", "no: the rungs do not tell, and a prior was kept", _yes_or_no),
+                _scaled(
+                    "tight_loop_ns",
+                    "tight loop µs",
+                    1e3,
+                    "The same event in a tight loop, as a check",
+                ),
+                _text(
+                    "identified",
+                    "from the rungs",
+                    "no: the rungs do not tell, and a prior was kept",
+                    _yes_or_no,
+                ),
             ),
             lambda prof: prof.costs.replace({"tight_loop_ns": {0: float("nan")}}),
         ),
@@ -220,5 +258,5 @@ SHEETS: dict[str, Sequence[Sheet]] = {
             lambda prof: prof.closure_error.reset_index(),
         ),
     ),
-}  # fmt: skip
+}
 """Tables by section of the page."""

@@ -42,7 +42,9 @@ def conditions(prof: ProfileData) -> list[Fact]:
 def _measurement(prof: ProfileData) -> list[Fact]:
     rounds = numbers.quantity(int(prof.runs["round"].nunique()), "round")
     how = "unprofiled" if "M" in set(prof.runs["rung"]) else "as traced"
-    found = [("latency", f"{latency(prof)} {how}, call to device finished (95 % interval, {rounds})")]
+    found = [
+        ("latency", f"{latency(prof)} {how}, call to device finished (95 % interval, {rounds})")
+    ]
     root = prof.tree().iloc[0]
     if is_traced(prof, Level.KERNEL):
         busy = numbers.milliseconds(root["device_ms"], numbers.decimals_for(prof.latency_ms))
@@ -65,7 +67,13 @@ def _slowdown(prof: ProfileData) -> list[Fact]:
         return []
     total = f"{of_model['added_share'].sum():+.1%}"
     steps = ", ".join(f"{row.rung} {row.added_share:+.1%}" for row in of_model.itertuples())
-    return [("tracing", f"{total} on the model latency when all levels are traced ({steps}); host ms has none of it")]
+    return [
+        (
+            "tracing",
+            f"{total} on the model latency when all levels are traced ({steps}); host ms has none "
+            "of it",
+        )
+    ]
 
 
 def library_calls(prof: ProfileData) -> int:
@@ -103,7 +111,11 @@ def _clock(prof: ProfileData) -> list[Fact]:
     if clock is None:
         return []
     error = clock.get("error_ns")
-    return [("clock", f"device times are on the host's clock to within {numbers.nanoseconds(error)}")] if error else []
+    return (
+        [("clock", f"device times are on the host's clock to within {numbers.nanoseconds(error)}")]
+        if error
+        else []
+    )
 
 
 def doubts(prof: ProfileData) -> list[str]:
@@ -112,7 +124,8 @@ def doubts(prof: ProfileData) -> list[str]:
     if prof.lost and not any("lost" in each or "launch record" in each for each in found):
         found = [
             *found,
-            f"{numbers.quantity(prof.lost, 'event')} lost over all runs; counts and times are too low by them",
+            f"{numbers.quantity(prof.lost, 'event')} lost over all runs; counts and times are too "
+            "low by them",
         ]
     return found
 
@@ -121,8 +134,10 @@ def footnote(prof: ProfileData) -> str:
     """Where the columns' numbers come from."""
     measured = "device ms" if is_traced(prof, Level.KERNEL) else "host ms (no kernels traced)"
     return (
-        "Host ms: each level's time is read from the rung that ends with it. Device ms: GPU-busy time below the node, "
-        f"from the deepest rung. Share: {measured} / unprofiled latency. {numbers.UNKNOWN}: not measured. "
+        "Host ms: each level's time is read from the rung that ends with it. Device ms: GPU-busy "
+        "time below the node, "
+        f"from the deepest rung. Share: {measured} / unprofiled latency. {numbers.UNKNOWN}: not "
+        "measured. "
         f"{closure(prof)} Events lost: {prof.lost}."
     )
 
@@ -134,6 +149,7 @@ def closure(prof: ProfileData) -> str:
         return "Closure error: unknown, fewer than four complete rounds or one rung only."
     rung, last = str(found.index[-1]), found.iloc[-1]
     return (
-        f"Closure error of the corrected timeline ({rung}): {last['error']:+.1%}, 95 % interval {last['low']:+.1%} to "
+        f"Closure error of the corrected timeline ({rung}): {last['error']:+.1%}, 95 % interval "
+        f"{last['low']:+.1%} to "
         f"{last['high']:+.1%}, on rounds its costs were not fitted on."
     )

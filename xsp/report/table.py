@@ -1,4 +1,6 @@
-"""The latency table as aligned cells of plain text, laid out for a given width; terminal and repr only join them."""
+"""The latency table as aligned cells of plain text, laid out for a given width; terminal and repr
+only join them.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _RIGHT = frozenset({"calls", "host ms", "±", "device ms", "share", "kernels"})
 
 @dataclass(frozen=True)
 class TableLine:
-    """Cells by column title, padded to the column's width, and what a renderer may colour them by."""
+    """Cells by column title, padded to the column's width, and what a renderer may colour
+    them by.
+    """
 
     cells: dict[str, str]
     level: str
@@ -52,7 +56,8 @@ class Table:
 def laid_out(prof: ProfileData, width: int, rows: int = ROWS, depth: int | None = None) -> Table:
     """The hierarchy in at most `rows` lines and, from 72 characters upwards, `width` characters.
 
-    What does not fit goes in this order: intervals, shapes, types. Subtrees with small shares are folded.
+    What does not fit goes in this order: intervals, shapes, types. Subtrees with small shares are
+    folded.
     """
     tree = prof.tree()
     records: list[dict[str, Any]] = tree.to_dict("records")  # type: ignore[assignment] # keys are column names
@@ -63,7 +68,10 @@ def laid_out(prof: ProfileData, width: int, rows: int = ROWS, depth: int | None 
     raw = [cells.of(line) for line in lines]
     columns = _columns(raw, width)
     header = TableLine(_padded({name: _title(name) for name in columns}, columns), "header")
-    return Table(header, [_table_line(line, each, records, columns) for line, each in zip(lines, raw, strict=True)])
+    return Table(
+        header,
+        [_table_line(line, each, records, columns) for line, each in zip(lines, raw, strict=True)],
+    )
 
 
 class _Cells:
@@ -97,7 +105,9 @@ class _Cells:
 
     def _name(self, record: dict[str, Any]) -> str:
         above = self._names.get(record["parent"], "")
-        name = printable(short_name(record["level"], record["name"], above if record["depth"] > 1 else ""))
+        name = printable(
+            short_name(record["level"], record["name"], above if record["depth"] > 1 else "")
+        )
         backward = record["phase"] == "backward" and record["level"] == Level.LAYER.name
         return f"{name} {BACKWARD}" if backward else name
 
@@ -117,7 +127,9 @@ class _Cells:
 
 def _columns(raw: list[dict[str, str]], width: int) -> dict[str, int]:
     """Widths by column title, in order; the node column takes what the others leave."""
-    widest = {name: max([len(_title(name)), *(len(cells[name]) for cells in raw)]) for name in raw[0]}
+    widest = {
+        name: max([len(_title(name)), *(len(cells[name]) for cells in raw)]) for name in raw[0]
+    }
     widest["type"] = min(widest["type"], _TYPE_AT_MOST)
     widest["shape"] = min(widest["shape"], _SHAPE_AT_MOST)
     node = min(widest.pop("node"), _NODE_AT_MOST)
@@ -130,7 +142,10 @@ def _columns(raw: list[dict[str, str]], width: int) -> dict[str, int]:
         wanted = min(node, _NODE_AT_LEAST if dropped == "type" else _NODE_AT_LEAST + 10)
         if dropped in names and left() < wanted:
             names.remove(dropped)
-    return {"node": max(min(node, left()), _NODE_AT_LEAST // 2), **{name: widest[name] for name in names}}
+    return {
+        "node": max(min(node, left()), _NODE_AT_LEAST // 2),
+        **{name: widest[name] for name in names},
+    }
 
 
 def _title(name: str) -> str:
@@ -139,20 +154,31 @@ def _title(name: str) -> str:
 
 def _padded(cells: dict[str, str], columns: dict[str, int]) -> dict[str, str]:
     return {
-        name: shortened(cells[name], size).rjust(size) if name in _RIGHT else shortened(cells[name], size).ljust(size)
+        name: shortened(cells[name], size).rjust(size)
+        if name in _RIGHT
+        else shortened(cells[name], size).ljust(size)
         for name, size in columns.items()
     }
 
 
-def _table_line(line: Line, cells: dict[str, str], records: list[dict[str, Any]], columns: dict[str, int]) -> TableLine:
+def _table_line(
+    line: Line, cells: dict[str, str], records: list[dict[str, Any]], columns: dict[str, int]
+) -> TableLine:
     record = records[line.row if line.row >= 0 else line.parent]
-    padded = _padded(cells | {"node": _shortened_node(cells["node"], line, columns["node"])}, columns)
+    padded = _padded(
+        cells | {"node": _shortened_node(cells["node"], line, columns["node"])}, columns
+    )
     return TableLine(padded, record["level"], record["phase"] == "backward", line.row < 0)
 
 
 def _shortened_node(text: str, line: Line, width: int) -> str:
-    """The node cell in `width` characters, by shortening the name: indentation and count are the hierarchy."""
-    indent, tail = _INDENT * min(line.depth, width // 4), _more(line.hidden) if line.row >= 0 else ""
+    """The node cell in `width` characters, by shortening the name: indentation and count are the
+    hierarchy.
+    """
+    indent, tail = (
+        _INDENT * min(line.depth, width // 4),
+        _more(line.hidden) if line.row >= 0 else "",
+    )
     name = text.lstrip(" ").removesuffix(tail)
     return indent + shortened(name, width - len(indent) - len(tail)) + tail
 

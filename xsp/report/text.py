@@ -17,7 +17,9 @@ NARROW, WIDE = 80, 120
 _HEADING = 10
 
 
-def profile_text(prof: ProfileData, *, width: int | None = None, rows: int = ROWS, depth: int | None = None) -> str:
+def profile_text(
+    prof: ProfileData, *, width: int | None = None, rows: int = ROWS, depth: int | None = None
+) -> str:
     """Header, the top of the hierarchy as the model runs, and where its numbers come from.
 
     Args:
@@ -29,7 +31,13 @@ def profile_text(prof: ProfileData, *, width: int | None = None, rows: int = ROW
     """
     size = terminal_width() if width is None else width
     table = laid_out(prof, size, rows, depth)
-    lines = [*header_lines(prof, size), "", table.header.text, *(line.text for line in table.lines), ""]
+    lines = [
+        *header_lines(prof, size),
+        "",
+        table.header.text,
+        *(line.text for line in table.lines),
+        "",
+    ]
     return "\n".join([*lines, *footer_lines(prof, table, size)])
 
 
@@ -55,4 +63,6 @@ def footer_lines(prof: ProfileData, table: Table, width: int) -> list[str]:
 
 
 def _wrapped(text: str, first: str, later: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=later, break_on_hyphens=False) or [first]
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=later, break_on_hyphens=False
+    ) or [first]

@@ -14,7 +14,9 @@ Latency = tuple[float, float]
 
 
 class OptimalBatchSize(NamedTuple):
-    """The batch size, None where the measured ones do not tell it, and a sentence on what it follows from."""
+    """The batch size, None where the measured ones do not tell it, and a sentence on what it
+    follows from.
+    """
 
     batch_size: int | None
     reason: str
@@ -24,10 +26,12 @@ class OptimalBatchSize(NamedTuple):
 
 
 def optimal_batch_size(latencies: Mapping[int, Latency]) -> OptimalBatchSize:
-    """The smallest batch size whose doubling does not raise throughput by more than 5 % (XSP, section IV-B).
+    """The smallest batch size whose doubling does not raise throughput by more than 5 % (XSP,
+    section IV-B).
 
-    `latencies` are those of a whole batch, by batch size. The rule is applied as the paper states it, to the means; the
-    reason has the gain with its 95 % interval, so that a gain which noise could have moved across the limit is seen.
+    `latencies` are those of a whole batch, by batch size. The rule is applied as the paper states
+    it, to the means; the reason has the gain with its 95 % interval, so that a gain which noise
+    could have moved across the limit is seen.
     """
     gains = [
         (size, *gain_of_doubling(latencies[size], latencies[2 * size]))
@@ -38,12 +42,15 @@ def optimal_batch_size(latencies: Mapping[int, Latency]) -> OptimalBatchSize:
         return OptimalBatchSize(None, "no batch size was measured together with its double")
     for size, gain, interval in gains:
         if gain <= GAIN:
-            return OptimalBatchSize(size, f"{_doubling(size, gain, interval)}, no more than {GAIN:.0%}")
+            return OptimalBatchSize(
+                size, f"{_doubling(size, gain, interval)}, no more than {GAIN:.0%}"
+            )
     return OptimalBatchSize(None, f"even {_doubling(*gains[-1])}, more than {GAIN:.0%}")
 
 
 def gain_of_doubling(before: Latency, after: Latency) -> tuple[float, float]:
-    """Relative gain in throughput when a batch takes `after` and half of it `before`, and half its 95 % interval.
+    """Relative gain in throughput when a batch takes `after` and half of it `before`, and half its
+    95 % interval.
 
     The two relative errors are added in quadrature: the runs are independent.
     """

@@ -1,4 +1,6 @@
-"""Measuring a sweep: make the target for a value, profile it, let go of it, go on with the next value."""
+"""Measuring a sweep: make the target for a value, profile it, let go of it, go on with the next
+value.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ from xsp.profiler import measure
 from xsp.profiles import Profile
 from xsp.sweeping.result import BATCH_SIZE, Sweep, Value
 
-_OPTIONS = [name for name, each in inspect.signature(measure).parameters.items() if each.kind is each.KEYWORD_ONLY]
+_OPTIONS = [
+    name
+    for name, each in inspect.signature(measure).parameters.items()
+    if each.kind is each.KEYWORD_ONLY
+]
 
 
 def sweep(
@@ -28,13 +34,15 @@ def sweep(
 ) -> Sweep:
     """Profile what `make_target` makes, for one batch size after another.
 
-    A value that fails, for example because the GPU's memory does not suffice, is kept as a failure with its reason,
-    and the next one is tried. What was made for one value is let go before the next is made, and PyTorch's cache of
-    GPU memory is emptied. Interrupted before the first round of a value, the sweep ends and keeps the values before it.
+    A value that fails, for example because the GPU's memory does not suffice, is kept as a failure
+    with its reason, and the next one is tried. What was made for one value is let go before the
+    next is made, and PyTorch's cache of GPU memory is emptied. Interrupted before the first round
+    of a value, the sweep ends and keeps the values before it.
 
     Args:
-        make_target: called as `make_target(batch_size)`; returns what a target of `xsp profile` returns, for example
-            `(model, inputs)`. A model in evaluation mode is measured without gradients.
+        make_target: called as `make_target(batch_size)`; returns what a target of `xsp profile`
+            returns, for example `(model, inputs)`. A model in evaluation mode is measured without
+            gradients.
         batch_sizes: the values, in the order in which they are measured.
         over: another parameter instead, with its values: `over={"tokens": [128, 256]}` calls
             `make_target(tokens=128)`, then `make_target(tokens=256)`.
@@ -46,12 +54,16 @@ def sweep(
     """
     parameter, values = _values(batch_sizes, over)
     if unknown := set(options) - set(_OPTIONS):
-        raise TargetError(f"unknown option {sorted(unknown)[0]!r}; those of xsp.measure are {', '.join(_OPTIONS)}")
+        raise TargetError(
+            f"unknown option {sorted(unknown)[0]!r}; those of xsp.measure are {', '.join(_OPTIONS)}"
+        )
     profiles: dict[Value, Profile] = {}
     failures: dict[Value, str] = {}
     for place, value in enumerate(values):
         try:
-            found = _outcome(make_target, {} if over is None else {parameter: value}, value, options)
+            found = _outcome(
+                make_target, {} if over is None else {parameter: value}, value, options
+            )
         except KeyboardInterrupt:
             if not profiles:
                 raise
@@ -66,24 +78,37 @@ def sweep(
             after(value, found)
     if not profiles:
         value, reason = next(iter(failures.items()))
-        raise TargetError(f"every value of {parameter!r} failed; the first, {value!r}, with {reason}")
+        raise TargetError(
+            f"every value of {parameter!r} failed; the first, {value!r}, with {reason}"
+        )
     return Sweep(parameter, profiles, failures)
 
 
-def _values(batch_sizes: Iterable[int], over: Mapping[str, Iterable[Value]] | None) -> tuple[str, list[Value]]:
+def _values(
+    batch_sizes: Iterable[int], over: Mapping[str, Iterable[Value]] | None
+) -> tuple[str, list[Value]]:
     if over is None:
         over = {BATCH_SIZE: batch_sizes}
         rule, kinds = "whole numbers from 1 on", (int,)
     else:
         rule, kinds = "numbers or strings", (int, float, str)  # type: ignore[assignment]
     if len(over) != 1:
-        raise TargetError(f"a sweep is over one parameter, not {sorted(over)}; fix the others in make_target")
+        raise TargetError(
+            f"a sweep is over one parameter, not {sorted(over)}; fix the others in make_target"
+        )
     ((parameter, given),) = over.items()
     values = list(given)
     wrong = [value for value in values if not isinstance(value, kinds) or isinstance(value, bool)]
-    wrong += [value for value in values if parameter == BATCH_SIZE and value not in wrong and not _is_size(value)]
+    wrong += [
+        value
+        for value in values
+        if parameter == BATCH_SIZE and value not in wrong and not _is_size(value)
+    ]
     if wrong or not values or len(set(values)) < len(values):
-        raise TargetError(f"the values {values!r} of {parameter!r} cannot be: {rule}, at least one, each of them once")
+        raise TargetError(
+            f"the values {values!r} of {parameter!r} cannot be: {rule}, at least one, each of them "
+            "once"
+        )
     return parameter, values
 
 
@@ -92,12 +117,19 @@ def _is_size(value: Value) -> bool:
 
 
 def _outcome(
-    make_target: Callable[..., Any], named: Mapping[str, Value], value: Value, options: Mapping[str, Any]
+    make_target: Callable[..., Any],
+    named: Mapping[str, Value],
+    value: Value,
+    options: Mapping[str, Any],
 ) -> Profile | str:
-    """The profile, or why there is none. The exception is not kept: its frames hold the model and its tensors."""
+    """The profile, or why there is none. The exception is not kept: its frames hold the model and
+    its tensors.
+    """
     try:
         returned = make_target(**named) if named else make_target(value)
-        work = measurable(returned, f"make_target({', '.join(f'{k}={v!r}' for k, v in named.items()) or value!r})")
+        work = measurable(
+            returned, f"make_target({', '.join(f'{k}={v!r}' for k, v in named.items()) or value!r})"
+        )
         with torch.set_grad_enabled(work.grad):
             return measure(work.function, *work.args, **options, **work.kwargs)
     except Exception as error:  # the other values are wanted whatever this one raised
@@ -105,7 +137,9 @@ def _outcome(
 
 
 def _let_go() -> None:
-    """Modules and their hooks refer to each other, so memory comes back only when cycles are collected."""
+    """Modules and their hooks refer to each other, so memory comes back only when cycles are
+    collected.
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

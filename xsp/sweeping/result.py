@@ -1,4 +1,6 @@
-"""Profiles of one program over a parameter, such as the batch size: the tables over them, and their folder."""
+"""Profiles of one program over a parameter, such as the batch size: the tables over them, and their
+folder.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ Value = int | float | str
 class Sweep:
     """Profiles by value of `parameter`, in the order in which they were asked for.
 
-    `failures` has a sentence for each value that could not be measured, such as a batch that did not fit in memory.
+    `failures` has a sentence for each value that could not be measured, such as a batch that did
+    not fit in memory.
     """
 
     parameter: str
@@ -41,8 +44,8 @@ class Sweep:
     def model_information(self) -> pd.DataFrame:
         """`xsp.analysis.model_information` (A1) with a row for each profile.
 
-        Where the parameter is the batch size, batch_size, latency_per_input_ms and throughput_per_s come from its
-        values; else the parameter is the first column.
+        Where the parameter is the batch size, batch_size, latency_per_input_ms and throughput_per_s
+        come from its values; else the parameter is the first column.
         """
         from xsp.analysis.model import model_information
 
@@ -50,38 +53,55 @@ class Sweep:
         if self.parameter == BATCH_SIZE:
             sizes = pd.Series(list(self.profiles), index=table.index, dtype="Int64")
             per_input = table["latency_ms"] / sizes.astype(float)
-            return table.assign(batch_size=sizes, latency_per_input_ms=per_input, throughput_per_s=1e3 / per_input)
+            return table.assign(
+                batch_size=sizes, latency_per_input_ms=per_input, throughput_per_s=1e3 / per_input
+            )
         return self._labelled(table)
 
     def kernels_by_model(self) -> pd.DataFrame:
-        """`xsp.analysis.kernels_by_model` (A15) with a row for each profile; the parameter as above."""
+        """`xsp.analysis.kernels_by_model` (A15) with a row for each profile; the parameter as
+        above.
+        """
         from xsp.analysis.model import kernels_by_model
 
         table = kernels_by_model(list(self.profiles.values()))
         if self.parameter == BATCH_SIZE:
-            return table.assign(batch_size=pd.Series(list(self.profiles), index=table.index, dtype="Int64"))
+            return table.assign(
+                batch_size=pd.Series(list(self.profiles), index=table.index, dtype="Int64")
+            )
         return self._labelled(table)
 
     def optimal_batch_size(self) -> OptimalBatchSize:
-        """The smallest batch size whose doubling does not raise throughput by more than 5 % (XSP, section IV-B).
+        """The smallest batch size whose doubling does not raise throughput by more than 5 % (XSP,
+        section IV-B).
 
-        A pair `(batch_size, reason)`. The batch size is None where no doubling that was measured brings so little;
-        the reason says so, and names what failed.
+        A pair `(batch_size, reason)`. The batch size is None where no doubling that was measured
+        brings so little; the reason says so, and names what failed.
 
         Raises TargetError if another parameter than the batch size was swept.
         """
         if self.parameter != BATCH_SIZE:
-            raise TargetError(f"this sweep is over {self.parameter!r}; an optimal batch size needs one over batch_size")
+            raise TargetError(
+                f"this sweep is over {self.parameter!r}; an optimal batch size needs one over "
+                "batch_size"
+            )
         found = optimal_batch_size(
-            {int(size): (prof.latency_ms, prof.latency_ci_ms) for size, prof in self.profiles.items()}
+            {
+                int(size): (prof.latency_ms, prof.latency_ci_ms)
+                for size, prof in self.profiles.items()
+            }
         )
         if found.batch_size is None and self.failures:
-            failed = "; ".join(f"{value} failed: {reason}" for value, reason in self.failures.items())
+            failed = "; ".join(
+                f"{value} failed: {reason}" for value, reason in self.failures.items()
+            )
             return OptimalBatchSize(None, f"{found.reason}; {failed}")
         return found
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write one capture for each value and a manifest; `xsp.load_sweep` opens the folder anywhere."""
+        """Write one capture for each value and a manifest; `xsp.load_sweep` opens the folder
+        anywhere.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         entries: list[dict[str, Any]] = []
@@ -90,7 +110,12 @@ class Sweep:
             prof.save(target / name)
             entries.append({"value": value, "capture": name})
         entries += [{"value": value, "failure": reason} for value, reason in self.failures.items()]
-        manifest = {"format": _FORMAT, "version": VERSION, "parameter": self.parameter, "entries": entries}
+        manifest = {
+            "format": _FORMAT,
+            "version": VERSION,
+            "parameter": self.parameter,
+            "entries": entries,
+        }
         # Last, so that a folder with a manifest is complete.
         (target / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         return target
@@ -102,11 +127,15 @@ class Sweep:
         return labelled
 
     def __repr__(self) -> str:
-        return "\n".join([self._title(), "", self._shown().to_string(index=False), *("", *self._remarks())])
+        return "\n".join(
+            [self._title(), "", self._shown().to_string(index=False), *("", *self._remarks())]
+        )
 
     def _repr_html_(self) -> str:
         paragraphs = "".join(f"<p>{escape(line)}</p>" for line in self._remarks())
-        return f"<p><b>{escape(self._title())}</b></p>{self._shown().to_html(index=False)}{paragraphs}"
+        return (
+            f"<p><b>{escape(self._title())}</b></p>{self._shown().to_html(index=False)}{paragraphs}"
+        )
 
     def _title(self) -> str:
         names = dict.fromkeys(prof.name for prof in self.profiles.values())
@@ -118,7 +147,9 @@ class Sweep:
                 self.parameter: value,
                 "latency_ms": f"{prof.latency_ms:.3f}",
                 "±": f"{prof.latency_ci_ms:.3f}",
-                "inputs/s" if self.parameter == BATCH_SIZE else "calls/s": f"{self._rate(value, prof):.1f}",
+                "inputs/s"
+                if self.parameter == BATCH_SIZE
+                else "calls/s": f"{self._rate(value, prof):.1f}",
                 "kernels": prof.kernels,
                 "GPU-busy": _percent(float(prof.tree()["device_ms"].iloc[0]) / prof.latency_ms),
             }
@@ -130,7 +161,9 @@ class Sweep:
         return (float(value) if self.parameter == BATCH_SIZE else 1.0) * 1e3 / prof.latency_ms
 
     def _remarks(self) -> list[str]:
-        failed = [f"{self.parameter} {value} failed: {reason}" for value, reason in self.failures.items()]
+        failed = [
+            f"{self.parameter} {value} failed: {reason}" for value, reason in self.failures.items()
+        ]
         if self.parameter != BATCH_SIZE:
             return failed
         rows = self.optimal_batch_size()
@@ -149,28 +182,41 @@ def _capture_name(parameter: str, value: Value, place: int) -> str:
 def load_sweep(folder: str | os.PathLike[str]) -> Sweep:
     """Open a folder that `Sweep.save` wrote.
 
-    Raises CaptureError if it has no manifest, the manifest is damaged or newer, or a capture is missing or damaged.
+    Raises CaptureError if it has no manifest, the manifest is damaged or newer, or a capture is
+    missing or damaged.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise CaptureError(f"there is no {MANIFEST} in {str(folder)!r}; give the folder that a sweep was saved to")
+        raise CaptureError(
+            f"there is no {MANIFEST} in {str(folder)!r}; give the folder that a sweep was saved to"
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["format"] != _FORMAT or manifest["version"] > VERSION:
             raise CaptureError(
-                f"{str(path)!r} says format {manifest['format']!r}, version {manifest['version']!r}; this xsp reads "
+                f"{str(path)!r} says format {manifest['format']!r}, version "
+                f"{manifest['version']!r}; this xsp reads "
                 f"{_FORMAT!r} up to {VERSION}: upgrade with `pip install --upgrade xsp`"
             )
         return Sweep(str(manifest["parameter"]), *_opened(Path(folder), manifest["entries"]))
     except (ValueError, KeyError, TypeError) as error:
         raise CaptureError(
-            f"{str(path)!r} is not the manifest of a sweep, or it is damaged ({type(error).__name__}: {error}); "
+            f"{str(path)!r} is not the manifest of a sweep, or it is damaged "
+            f"({type(error).__name__}: {error}); "
             "save the sweep again"
         ) from error
 
 
-def _opened(folder: Path, entries: Iterable[Mapping[str, Any]]) -> tuple[dict[Value, Profile], dict[Value, str]]:
+def _opened(
+    folder: Path, entries: Iterable[Mapping[str, Any]]
+) -> tuple[dict[Value, Profile], dict[Value, str]]:
     entries = list(entries)
     # Only the name: a manifest from elsewhere must not lead out of its folder.
-    profiles = {entry["value"]: load(folder / Path(entry["capture"]).name) for entry in entries if "capture" in entry}
-    return profiles, {entry["value"]: str(entry["failure"]) for entry in entries if "failure" in entry}
+    profiles = {
+        entry["value"]: load(folder / Path(entry["capture"]).name)
+        for entry in entries
+        if "capture" in entry
+    }
+    return profiles, {
+        entry["value"]: str(entry["failure"]) for entry in entries if "failure" in entry
+    }

@@ -1,7 +1,7 @@
 """The trace that a profile belongs to: ids shared with OpenTelemetry.
 
-OpenTelemetry is the context, not the recorder: an SDK span costs about 40 us, so spans below MODEL are built from
-columns after the runs and only their ids are OpenTelemetry's.
+OpenTelemetry is the context, not the recorder: an SDK span costs about 40 us, so spans below MODEL
+are built from columns after the runs and only their ids are OpenTelemetry's.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-# Span ids of a profile are consecutive, from a random base: unique in a trace, small on disk, valid W3C ids.
+# Span ids of a profile are consecutive, from a random base: unique in a trace, small on disk, valid
+# W3C ids.
 _ID_BITS_FOR_COUNTING = 32
 
 
 @dataclass(frozen=True)
 class TraceContext:
-    """Trace id (128 bit), the caller's span id (64 bit, 0 for none), and the first span id of this profile."""
+    """Trace id (128 bit), the caller's span id (64 bit, 0 for none), and the first span id of this
+    profile.
+    """
 
     trace_id: int
     parent_span_id: int
@@ -32,10 +35,15 @@ class TraceContext:
 
 
 def current() -> TraceContext:
-    """The caller's trace: the open OpenTelemetry span, else `TRACEPARENT` from the environment, else a new trace."""
+    """The caller's trace: the open OpenTelemetry span, else `TRACEPARENT` from the environment,
+    else a new trace.
+    """
     span = trace.get_current_span().get_span_context()
     if not span.is_valid and "TRACEPARENT" in os.environ:
-        carrier = {"traceparent": os.environ["TRACEPARENT"], "tracestate": os.environ.get("TRACESTATE", "")}
+        carrier = {
+            "traceparent": os.environ["TRACEPARENT"],
+            "tracestate": os.environ.get("TRACESTATE", ""),
+        }
         inherited = TraceContextTextMapPropagator().extract(carrier)
         span = trace.get_current_span(inherited).get_span_context()
     first = (secrets.randbits(63 - _ID_BITS_FOR_COUNTING) + 1) << _ID_BITS_FOR_COUNTING

@@ -1,4 +1,6 @@
-"""Which nodes of a hierarchy to show when they are too many: the largest shares, with every ancestor."""
+"""Which nodes of a hierarchy to show when they are too many: the largest shares, with every
+ancestor.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _WORTH_A_LINE = 0.5
-"""Of an opened node's children, those get a line of their own that have at least this much of the average share."""
+"""Of an opened node's children, those get a line of their own that have at least this much of the
+average share.
+"""
 
 
 @dataclass(frozen=True)
 class Line:
     """One line of a folded table.
 
-    `row` is the row of the latency table, and `hidden` the number of its direct children that are not shown because
-    none is. With `row` -1 the line stands for `hidden` further children of `parent` (a row), each with at most
-    `share` of the latency.
+    `row` is the row of the latency table, and `hidden` the number of its direct children that are
+    not shown because none is. With `row` -1 the line stands for `hidden` further children of
+    `parent` (a row), each with at most `share` of the latency.
     """
 
     row: int
@@ -27,10 +31,13 @@ class Line:
     share: float = math.nan
 
 
-def folded(parents: Sequence[int], shares: Sequence[float], limit: int, depth: int | None = None) -> list[Line]:
+def folded(
+    parents: Sequence[int], shares: Sequence[float], limit: int, depth: int | None = None
+) -> list[Line]:
     """At most `limit` lines (one per root at least), in order of the rows.
 
-    Nodes are opened in order of their share; an opened node shows its larger children and one line for the others.
+    Nodes are opened in order of their share; an opened node shows its larger children and one line
+    for the others.
 
     Args:
         parents: the row of each row's parent, which comes before it, or -1.
@@ -69,7 +76,9 @@ class _Tree:
             children = self.below[line.row] if line.row >= 0 else []
             visible = [child for child in children if child in shown]
             hidden = [child for child in children if child not in shown]
-            found.append(line if visible or line.row < 0 else Line(line.row, line.depth, len(hidden)))
+            found.append(
+                line if visible or line.row < 0 else Line(line.row, line.depth, len(hidden))
+            )
             if visible and hidden:
                 largest = max(self.shares[child] for child in hidden)
                 pending.append(Line(-1, line.depth + 1, len(hidden), line.row, largest))
@@ -106,8 +115,14 @@ class _Choice:
                 heapq.heappush(waiting, tree.priority(child))
 
     def _worth_a_line(self, children: list[int], must: bool) -> list[int]:
-        """The children to show when their parent is opened, none if they do not fit; of the roots', as many as fit."""
-        least = _WORTH_A_LINE * sum(self._tree.shares[child] for child in children) / max(len(children), 1)
+        """The children to show when their parent is opened, none if they do not fit; of the roots',
+        as many as fit.
+        """
+        least = (
+            _WORTH_A_LINE
+            * sum(self._tree.shares[child] for child in children)
+            / max(len(children), 1)
+        )
         ranked = sorted(children, key=self._tree.priority)
         large = [child for child in ranked if self._tree.shares[child] >= least]
         if len(large) == len(children) - 1:
@@ -124,8 +139,12 @@ class _Choice:
         """Give what room is left to the largest hidden children of opened nodes."""
         tree = self._tree
         opened = {tree.parents[row] for row in self.shown} - {-1}
-        hidden = {row: [each for each in tree.below[row] if each not in self.shown] for row in opened}
-        for child in sorted((child for rows in hidden.values() for child in rows), key=tree.priority):
+        hidden = {
+            row: [each for each in tree.below[row] if each not in self.shown] for row in opened
+        }
+        for child in sorted(
+            (child for rows in hidden.values() for child in rows), key=tree.priority
+        ):
             siblings = hidden[tree.parents[child]]
             # The last hidden child takes the place of the line that counted it.
             cost = 0 if len(siblings) == 1 else 1

@@ -10,19 +10,37 @@ _QUALIFIER = re.compile(r"(?:[A-Za-z_]\w*::)+")
 _RETURN_TYPE = re.compile(r"^(?:void|static|inline)\s+")
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*(?!\w*::)")
-_DULL = frozenset({
-    "unsigned", "integral_constant", "__half2", "__nv_bfloat16", "BFloat16",
-    "TensorListMetadata", "TensorIteratorBase", "OffsetCalculator", "TrivialOffsetCalculator",
-    "ReduceOp", "func_wrapper_t", "gpu_kernel_impl", "gpu_kernel_impl_nocast", "BinaryFunctor", "AUnaryFunctor",
-    "BUnaryFunctor", "cudnnKernelDataType_t", "Warp_specialized_params",
-})  # fmt: skip
+_DULL = frozenset(
+    {
+        "unsigned",
+        "integral_constant",
+        "__half2",
+        "__nv_bfloat16",
+        "BFloat16",
+        "TensorListMetadata",
+        "TensorIteratorBase",
+        "OffsetCalculator",
+        "TrivialOffsetCalculator",
+        "ReduceOp",
+        "func_wrapper_t",
+        "gpu_kernel_impl",
+        "gpu_kernel_impl_nocast",
+        "BinaryFunctor",
+        "AUnaryFunctor",
+        "BUnaryFunctor",
+        "cudnnKernelDataType_t",
+        "Warp_specialized_params",
+    }
+)
 """Identifiers that wrap what a kernel does and do not say it."""
 _TELLING = 7
 """Characters of a template argument that says something; `float` and `4` do not."""
 
 
 def short_name(level: str, name: str, parent: str) -> str:
-    """Name below its parent: `layer1.0.conv1` below `layer1.0` is `conv1`; kernels lose namespaces and arguments."""
+    """Name below its parent: `layer1.0.conv1` below `layer1.0` is `conv1`; kernels lose namespaces
+    and arguments.
+    """
     if level == "KERNEL":
         return kernel_name(name)
     if level in {"LAYER", "MODULE"} and parent and name.startswith(parent):
@@ -33,7 +51,9 @@ def short_name(level: str, name: str, parent: str) -> str:
 
 
 def kernel_name(name: str) -> str:
-    """A demangled C++ declaration without return type, namespaces, template arguments and parameters."""
+    """A demangled C++ declaration without return type, namespaces, template arguments and
+    parameters.
+    """
     text = _RETURN_TYPE.sub("", _ANONYMOUS.sub("", name.strip()))
     head = text.split("(", 1)[0]
     base, template, _ = head.partition("<")
@@ -53,12 +73,21 @@ def telling_kernel_name(name: str) -> str:
     if not short.endswith("<…>"):
         return short
     arguments = _ANONYMOUS.sub("", name).partition("<")[2].rpartition("(")[0]
-    telling = next((word for word in _IDENTIFIER.findall(arguments) if len(word) >= _TELLING and word not in _DULL), "")
+    telling = next(
+        (
+            word
+            for word in _IDENTIFIER.findall(arguments)
+            if len(word) >= _TELLING and word not in _DULL
+        ),
+        "",
+    )
     return f"{short.removesuffix('<…>')}<{telling}…>" if telling else short
 
 
 def shapes(text: str) -> str:
-    """JSON list of shapes as `32×3×224×224, 64`; scalars are `()`; at most the first two, the rest counted."""
+    """JSON list of shapes as `32×3×224×224, 64`; scalars are `()`; at most the first two, the rest
+    counted.
+    """
     try:
         every = json.loads(text) if text else []
     except ValueError:
@@ -69,7 +98,9 @@ def shapes(text: str) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """`text` in at most `width` characters, its middle replaced by an ellipsis: both ends of a kernel's name matter."""
+    """`text` in at most `width` characters, its middle replaced by an ellipsis: both ends of a
+    kernel's name matter.
+    """
     if len(text) <= width:
         return text
     if width <= 1:
@@ -80,5 +111,9 @@ def shortened(text: str, width: int) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, ANSI escapes among them, shown as escapes: names come from any program."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    """`text` with control characters, ANSI escapes among them, shown as escapes: names come from
+    any program.
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )

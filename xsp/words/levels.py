@@ -13,7 +13,8 @@ _BY_NAME = {level.name: level for level in Level} | {
 
 
 def parse_levels(levels: str | Iterable[Level | str] | None) -> tuple[Level, ...]:
-    """Levels from `None` (all), `"M/L/Lib/K"`, `"MLK"`, names or members; MODEL is always among them.
+    """Levels from `None` (all), `"M/L/Lib/K"`, `"MLK"`, names or members; MODEL is always among
+    them.
 
     Raises LevelError for a name that is no level.
     """
@@ -36,5 +37,7 @@ def _level(level: Level | str) -> Level:
     name = level.name if isinstance(level, Level) else str(level).strip().upper()
     if name not in _BY_NAME:
         known = ", ".join(f"{one.name} ({LEVEL_ABBREVIATIONS[one]})" for one in Level)
-        raise LevelError(f"no level is called {level!r}; the levels are {known}, for example levels='M/L/K'")
+        raise LevelError(
+            f"no level is called {level!r}; the levels are {known}, for example levels='M/L/K'"
+        )
     return _BY_NAME[name]

@@ -1,4 +1,6 @@
-"""Numbers as people read them: one format per quantity, the same everywhere; what is unknown is a dash."""
+"""Numbers as people read them: one format per quantity, the same everywhere; what is unknown is a
+dash.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,18 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def decimals_for(largest_ms: float) -> int:
-    """Decimals that give a column of milliseconds about four significant digits at its largest value."""
+    """Decimals that give a column of milliseconds about four significant digits at its largest
+    value.
+    """
     if not math.isfinite(largest_ms) or largest_ms <= 0:
         return 3
     return min(4, max(1, 3 - math.floor(math.log10(largest_ms))))
 
 
 def column_decimals(largest_ms: float) -> int:
-    """Decimals for a column whose largest value is given: microseconds, for which a kernel can be told from nothing."""
+    """Decimals for a column whose largest value is given: microseconds, for which a kernel can be
+    told from nothing.
+    """
     return 4 if largest_ms < 1 else 3 if largest_ms < 1000 else 2
 
 
@@ -49,7 +55,9 @@ def count(number: float, known: bool = True) -> str:
 
 
 def bar(share: float, width: int = 8) -> str:
-    """A bar of `width` characters in steps of an eighth; shares above 1 fill it, unknown ones leave it empty."""
+    """A bar of `width` characters in steps of an eighth; shares above 1 fill it, unknown ones leave
+    it empty.
+    """
     if math.isnan(share):
         return " " * width
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 
 def tagged(slug: str, sentence: str) -> str:
-    """The sentence with its slug: `the latency had not settled after 50 warm-up runs [unsettled]`."""
+    """The sentence with its slug:
+    `the latency had not settled after 50 warm-up runs [unsettled]`.
+    """
     return f"{sentence} [{slug}]"
 
 
 def no_launch(orphans: int) -> list[str]:
-    """The sentence about device activities that nothing on the host is known to have launched, if there are any."""
+    """The sentence about device activities that nothing on the host is known to have launched, if
+    there are any.
+    """
     sentence = f"{orphans} device activities had no launch record and are in no table"
     return [tagged("no-launch", sentence)] if orphans else []

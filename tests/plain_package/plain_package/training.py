@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 
-def training_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+def training_step(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> Callable[[], None]:
     """A function that takes one step of gradient descent each time it is called."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 

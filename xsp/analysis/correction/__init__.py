@@ -1,4 +1,6 @@
-"""Taking the tracers' cost out of a timeline: costs fitted in place, runs replayed without them. docs/replay.md."""
+"""Taking the tracers' cost out of a timeline: costs fitted in place, runs replayed without them.
+docs/replay.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the tracers cost: the kinds of traced events, their prices, and where on the host each price is paid."""
+"""What the tracers cost: the kinds of traced events, their prices, and where on the host each price
+is paid.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,9 @@ class Placement(NamedTuple):
     after_end: float
 
 
-# Layer and library tracers read the clock last on entry and first on exit, so their work lies outside the span.
-# CUPTI prepares a launch's record after the entry stamp and finishes it after the exit stamp.
+# Layer and library tracers read the clock last on entry and first on exit, so their work lies
+# outside the span. CUPTI prepares a launch's record after the entry stamp and finishes it after the
+# exit stamp.
 PLACEMENTS: Mapping[EventKind, Placement] = {
     EventKind.LAYER: Placement(0.5, 0.0, 0.0, 0.5),
     EventKind.FUNCTIONAL: Placement(0.5, 0.0, 0.0, 0.5),
@@ -65,9 +68,10 @@ COST_LEVELS: Mapping[str, Level] = {
 class Costs:
     """Mean cost of one event of each kind, in ns.
 
-    `layer_ns` to `api_ns` are host time per event (what is done before and after a layer call together); `kernel_ns`
-    is device time after each kernel, which whatever waits for that kernel waits for too. `intervals` holds a confidence
-    interval per cost; `identified` is False where the rungs' differences do not tell the cost and the prior was kept.
+    `layer_ns` to `api_ns` are host time per event (what is done before and after a layer call
+    together); `kernel_ns` is device time after each kernel, which whatever waits for that kernel
+    waits for too. `intervals` holds a confidence interval per cost; `identified` is False where the
+    rungs' differences do not tell the cost and the prior was kept.
     """
 
     layer_ns: float = 0.0

@@ -1,4 +1,6 @@
-"""Which threads work beside each other, so that what tracing costs one of them is not the other's time."""
+"""Which threads work beside each other, so that what tracing costs one of them is not the other's
+time.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,21 @@ Intervals = tuple[Ints, Ints]
 
 
 def beside(
-    main: int, handed: Sequence[int], layers: Columns, library: Columns, api: Columns, working: Bools
+    main: int,
+    handed: Sequence[int],
+    layers: Columns,
+    library: Columns,
+    api: Columns,
+    working: Bools,
 ) -> list[int]:
-    """Threads that need a clock of their own: those `handed` something, and each that works beside the main thread or
-    beside another thread that shares the main thread's clock, as one does that the main thread only waits for.
+    """Threads that need a clock of their own: those `handed` something, and each that works beside
+    the main thread or beside another thread that shares the main thread's clock, as one does that
+    the main thread only waits for.
 
-    Two threads work beside each other if library calls or API calls (those `working`, which do not wait) of both run at
-    the same time, or if calls of any kind overlap without one being inside the other: a call that waits for another
-    thread begins before that thread's calls and ends after them.
+    Two threads work beside each other if library calls or API calls (those `working`, which do not
+    wait) of both run at the same time, or if calls of any kind overlap without one being inside the
+    other: a call that waits for another thread begins before that thread's calls and ends after
+    them.
     """
     calls = _by_thread([library, {name: column[working] for name, column in api.items()}])
     every = _by_thread([layers, library, {name: column[working] for name, column in api.items()}])
@@ -43,7 +52,8 @@ def beside(
 
 def _by_thread(tables: Sequence[Columns]) -> dict[int, Intervals]:
     thread, start, end = (
-        np.concatenate([table[name] for table in tables]).astype(np.int64) for name in ("thread", "start_ns", "end_ns")
+        np.concatenate([table[name] for table in tables]).astype(np.int64)
+        for name in ("thread", "start_ns", "end_ns")
     )
     order = np.lexsort((end, start, thread))
     names, first = np.unique(thread[order], return_index=True)

@@ -22,7 +22,9 @@ EVENT_SYNCHRONIZE, STREAM_WAIT_EVENT, STREAM_SYNCHRONIZE, CONTEXT_SYNCHRONIZE = 
 
 @dataclass
 class Dependencies:
-    """Rows refer to `api_calls`, operations to the order of `ops`; pair arrays have shape (n, 2)."""
+    """Rows refer to `api_calls`, operations to the order of `ops`; pair arrays have shape
+    (n, 2).
+    """
 
     ops: dict[str, Ints]
     launch: Ints
@@ -35,22 +37,32 @@ class Dependencies:
 class _Streams:
     """Device operations by stream in start order, with the time each was launched."""
 
-    def __init__(self, device: Columns, launch_ns: Ints, order: Ints, stream: Ints, context: Ints) -> None:
+    def __init__(
+        self, device: Columns, launch_ns: Ints, order: Ints, stream: Ints, context: Ints
+    ) -> None:
         self.stream = stream
         self.bounds = np.searchsorted(stream, np.arange(stream[-1] + 2 if len(stream) else 1))
         self.contexts = context[self.bounds[:-1]]
         self.ids = device["stream"][order][self.bounds[:-1]].astype(np.int64)
         self.end_ns = device["end_ns"][order]
         self.start_ns = device["start_ns"][order]
-        self.launched_ns = np.concatenate([np.maximum.accumulate(launch_ns[lo:hi]) for lo, hi in self] or [launch_ns])
+        self.launched_ns = np.concatenate(
+            [np.maximum.accumulate(launch_ns[lo:hi]) for lo, hi in self] or [launch_ns]
+        )
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(zip(self.bounds[:-1].tolist(), self.bounds[1:].tolist(), strict=True))
 
     def number(self, context: Ints, stream: Ints) -> Ints:
         """The index of each (context, stream), -1 where nothing ran on it."""
-        known = {(int(c), int(s)): i for i, (c, s) in enumerate(zip(self.contexts, self.ids, strict=True))}
-        return np.array([known.get((int(c), int(s)), -1) for c, s in zip(context, stream, strict=True)], dtype=np.int64)
+        known = {
+            (int(c), int(s)): i
+            for i, (c, s) in enumerate(zip(self.contexts, self.ids, strict=True))
+        }
+        return np.array(
+            [known.get((int(c), int(s)), -1) for c, s in zip(context, stream, strict=True)],
+            dtype=np.int64,
+        )
 
     def last_launched(self, stream: Ints, before_ns: Ints) -> Ints:
         """The last operation on each stream launched before each time, -1 if none."""
@@ -71,7 +83,9 @@ class _Streams:
         return found
 
     def last_ended(self, launched_before_ns: Ints, ended_by_ns: Ints, not_on: Ints) -> Ints:
-        """The operation that ended last by each time among those launched before another, outside a stream."""
+        """The operation that ended last by each time among those launched before another, outside a
+        stream.
+        """
         best = np.full(len(not_on), -1, dtype=np.int64)
         best_end = np.full(len(not_on), np.iinfo(np.int64).min)
         for index, (lo, hi) in enumerate(self):
@@ -85,16 +99,24 @@ class _Streams:
 
 
 def find(
-    api: Columns, kinds: Ints, device: Columns, synchronizations: Columns, event_records: Columns | None
+    api: Columns,
+    kinds: Ints,
+    device: Columns,
+    synchronizations: Columns,
+    event_records: Columns | None,
 ) -> Dependencies:
-    """Match launches by correlation id (the earliest call that has it), waits by their synchronisation records."""
+    """Match launches by correlation id (the earliest call that has it), waits by their
+    synchronisation records.
+    """
     launch = _match(api, np.flatnonzero(kinds & LAUNCH), device["correlation_id"])
     context = device["context"].astype(np.int64)
     _, stream = np.unique(context << 32 | device["stream"].astype(np.int64), return_inverse=True)
     stream = stream.astype(np.int64)
     order = np.lexsort((device["end_ns"], device["start_ns"], stream))
     stream, launch = stream[order], launch[order]
-    launch_ns = np.where(launch < 0, device["start_ns"][order], np.append(api["start_ns"], 0)[launch])
+    launch_ns = np.where(
+        launch < 0, device["start_ns"][order], np.append(api["start_ns"], 0)[launch]
+    )
     streams = _Streams(device, launch_ns, order, stream, context[order])
     syncs = _Synchronizations(api, synchronizations, event_records, streams)
     wait_rows = _outermost(api, np.flatnonzero(kinds & WAIT))
@@ -115,29 +137,41 @@ def _notes(launch: Ints, syncs: _Synchronizations) -> list[str]:
     notes = []
     if missing := int((launch < 0).sum()):
         notes.append(
-            f"{missing} of {len(launch)} device operations have no launch record; they move with the main thread."
+            f"{missing} of {len(launch)} device operations have no launch record; they move with "
+            "the main thread."
         )
     if missing := int((syncs.row < 0).sum()):
-        notes.append(f"{missing} of {len(syncs.row)} synchronisation records have no API call and were left out.")
+        notes.append(
+            f"{missing} of {len(syncs.row)} synchronisation records have no API call and were left "
+            "out."
+        )
     return notes
 
 
 class _Synchronizations:
-    """Synchronisation records joined with their API calls and, for events, with the record that they wait for."""
+    """Synchronisation records joined with their API calls and, for events, with the record that
+    they wait for.
+    """
 
-    def __init__(self, api: Columns, table: Columns, event_records: Columns | None, streams: _Streams) -> None:
+    def __init__(
+        self, api: Columns, table: Columns, event_records: Columns | None, streams: _Streams
+    ) -> None:
         self.streams = streams
         self.kind = table["kind"].astype(np.int64)
         self.context = table["context"].astype(np.int64)
         self.row = _match(api, np.arange(len(api["thread"])), table["correlation_id"])
-        self.call_ns = np.where(self.row < 0, table["start_ns"], np.append(api["start_ns"], 0)[self.row])
+        self.call_ns = np.where(
+            self.row < 0, table["start_ns"], np.append(api["start_ns"], 0)[self.row]
+        )
         self.stream = streams.number(self.context, table["stream"])
         self.recorded = np.full(len(self.kind), UNKNOWN, dtype=np.int64)
         if event_records is not None:
             self.recorded = self._recorded(api, table, event_records)
 
     def _recorded(self, api: Columns, table: Columns, records: Columns) -> Ints:
-        """The last operation before the event's last record before the call; -1 if there was none in this run."""
+        """The last operation before the event's last record before the call; -1 if there was none
+        in this run.
+        """
         row = _match(api, np.arange(len(api["thread"])), records["correlation_id"])
         known = row >= 0
         stream = self.streams.number(records["context"], records["stream"])
@@ -151,7 +185,11 @@ class _Synchronizations:
             }
         ).sort_values("at_ns", kind="stable")
         left = pd.DataFrame(
-            {"at_ns": self.call_ns, "event": table["event_id"].astype(np.int64), "context": self.context}
+            {
+                "at_ns": self.call_ns,
+                "event": table["event_id"].astype(np.int64),
+                "context": self.context,
+            }
         ).sort_values("at_ns", kind="stable")
         joined = pd.merge_asof(left, right, on="at_ns", by=["event", "context"])
         found = np.empty(len(left), dtype=np.int64)
@@ -170,7 +208,9 @@ class _Synchronizations:
         return np.unique(pairs, axis=0)
 
     def host_waits(self, api: Columns, wait_rows: Ints, launch_rows: Ints, launch: Ints) -> Ints:
-        """Pairs of a wait (by its place in `wait_rows`) and a device operation that it waits for."""
+        """Pairs of a wait (by its place in `wait_rows`) and a device operation that it
+        waits for.
+        """
         number = np.full(len(api["thread"]) + 1, -1, dtype=np.int64)
         number[wait_rows] = np.arange(len(wait_rows))
         copies = np.flatnonzero(number[launch] >= 0) if len(launch) else np.zeros(0, np.int64)
@@ -184,7 +224,9 @@ class _Synchronizations:
         context = np.concatenate([self.context[whole], everything])
         for index, own_context in enumerate(self.streams.contexts.tolist()):
             asked = (context == own_context) | (context == UNKNOWN)
-            last = self.streams.last_launched(np.full(asked.sum(), index), api["start_ns"][rows[asked]])
+            last = self.streams.last_launched(
+                np.full(asked.sum(), index), api["start_ns"][rows[asked]]
+            )
             parts.append(np.stack([number[rows[asked]], last], axis=1))
         pairs = np.concatenate(parts)
         return pairs[pairs[:, 1] >= 0]
@@ -197,7 +239,9 @@ class _Synchronizations:
     def _by_event(self, api: Columns, number: Ints, mine: Bools) -> Ints:
         asked = mine & (self.kind == EVENT_SYNCHRONIZE)
         row, on = self.row[asked], self.recorded[asked]
-        guess = self.streams.last_ended(self.call_ns[asked], api["end_ns"][row], np.full(len(row), -1))
+        guess = self.streams.last_ended(
+            self.call_ns[asked], api["end_ns"][row], np.full(len(row), -1)
+        )
         return np.stack([number[row], np.where(on == UNKNOWN, guess, on)], axis=1)
 
 
@@ -212,7 +256,9 @@ def _match(api: Columns, rows: Ints, ids: npt.NDArray[Any]) -> Ints:
 
 
 def _outermost(api: Columns, rows: Ints) -> Ints:
-    """Waits that do not lie inside another wait of the same thread (a runtime call and the driver call it makes)."""
+    """Waits that do not lie inside another wait of the same thread (a runtime call and the driver
+    call it makes).
+    """
     rows = rows[np.lexsort((-api["end_ns"][rows], api["start_ns"][rows], api["thread"][rows]))]
     thread, end = api["thread"][rows], api["end_ns"][rows]
     keep = np.ones(len(rows), bool)

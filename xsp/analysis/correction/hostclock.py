@@ -8,11 +8,13 @@ from xsp.analysis.correction.charges import Floats, Ints
 
 
 class HostClock:
-    """Maps recorded times on one host thread to corrected times, in ns from the model call (float64).
+    """Maps recorded times on one host thread to corrected times, in ns from the model call
+    (float64).
 
-    A payment that begins at p and costs c stops the corrected clock for the c ns after p; payments that overlap
-    queue up. Between two waits the corrected time is thus the running maximum of t - (payments begun by t), which
-    never runs backwards. At the end of each wait it restarts from the end that the replay finds (`resume`).
+    A payment that begins at p and costs c stops the corrected clock for the c ns after p; payments
+    that overlap queue up. Between two waits the corrected time is thus the running maximum of t -
+    (payments begun by t), which never runs backwards. At the end of each wait it restarts from the
+    end that the replay finds (`resume`).
     """
 
     def __init__(self, begins: Floats, amounts: Floats, wait_ends: Floats) -> None:

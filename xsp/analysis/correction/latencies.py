@@ -1,4 +1,6 @@
-"""What each operation and each wait keeps of its own through a replay, and what it falls back to."""
+"""What each operation and each wait keeps of its own through a replay, and what it falls
+back to.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +9,39 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xsp.analysis.correction.charges import PLACEMENTS, Bools, Costs, EventKind, Floats, Ints, Placement, placed
+from xsp.analysis.correction.charges import (
+    PLACEMENTS,
+    Bools,
+    Costs,
+    EventKind,
+    Floats,
+    Ints,
+    Placement,
+    placed,
+)
 from xsp.analysis.correction.timeline import Timeline
 from xsp.types import DeviceKind
 
-DEFAULT_GAP_NS = 1000.0  # between kernels of one stream on an H100; used only where no operation was ever queued
-CLOCK_ERROR_NS = 2000.0  # a wait that ended this much before an operation did cannot have waited for it
-DEFAULT_WAKE_NS = 10_000.0  # after a synchronise on an H100 host; used only where no wait ever had to wait
+DEFAULT_GAP_NS = (
+    1000.0  # between kernels of one stream on an H100; used only where no operation was ever queued
+)
+CLOCK_ERROR_NS = (
+    2000.0  # a wait that ended this much before an operation did cannot have waited for it
+)
+DEFAULT_WAKE_NS = (
+    10_000.0  # after a synchronise on an H100 host; used only where no wait ever had to wait
+)
 
 
 @dataclass(frozen=True)
 class Latencies:
     """Typical latencies with the tracers' part taken out, in ns.
 
-    `launch_ns` and `gap_ns` are by `DeviceKind`: from the launch call to the start on an idle stream, and from a
-    predecessor's end to the start on a busy one. `event_ns` is from the end of an operation on another stream that
-    was waited for. By `WaitKind`, `wake_ns` is from the end of what was waited for to the wait's end, and
-    `return_ns` the length of a wait that had nothing to wait for.
+    `launch_ns` and `gap_ns` are by `DeviceKind`: from the launch call to the start on an idle
+    stream, and from a predecessor's end to the start on a busy one. `event_ns` is from the end of
+    an operation on another stream that was waited for. By `WaitKind`, `wake_ns` is from the end of
+    what was waited for to the wait's end, and `return_ns` the length of a wait that had nothing to
+    wait for.
     """
 
     launch_ns: tuple[float, float, float]
@@ -34,9 +52,14 @@ class Latencies:
 
     @classmethod
     def observed(
-        cls, runs: Sequence[Timeline], costs: Costs, placements: Mapping[EventKind, Placement] = PLACEMENTS
+        cls,
+        runs: Sequence[Timeline],
+        costs: Costs,
+        placements: Mapping[EventKind, Placement] = PLACEMENTS,
     ) -> Latencies:
-        """Medians over the operations and waits of all runs whose binding constraint is beyond doubt."""
+        """Medians over the operations and waits of all runs whose binding constraint is beyond
+        doubt.
+        """
         parts = [_Observed(run, costs, placed(costs, placements)) for run in runs]
         ops = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _OP_COLUMNS}
         waits = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _WAIT_COLUMNS}
@@ -63,7 +86,9 @@ _WAIT_COLUMNS = ("wait_kind", "wake_ns", "return_ns")
 
 
 class _Observed:
-    """Latencies of one recording less the tracers' part; infinite where there is nothing to be late after."""
+    """Latencies of one recording less the tracers' part; infinite where there is nothing to be late
+    after.
+    """
 
     def __init__(self, run: Timeline, costs: Costs, prices: Floats) -> None:
         self._ops(run, costs, prices)
@@ -72,7 +97,9 @@ class _Observed:
     def _ops(self, run: Timeline, costs: Costs, prices: Floats) -> None:
         ops, origin = run.ops, run.start_ns
         self.kind = ops.kind
-        start, end = (column.astype(np.float64) for column in (ops.start_ns - origin, ops.end_ns - origin))
+        start, end = (
+            column.astype(np.float64) for column in (ops.start_ns - origin, ops.end_ns - origin)
+        )
         known = ops.launch >= 0
         stamped = np.append(run.events.start_ns, origin)[ops.launch] - origin
         self.launched = np.where(known, stamped, start)
@@ -95,12 +122,17 @@ class _Observed:
     def _waits(self, run: Timeline, prices: Floats) -> None:
         waits, origin = run.waits, run.start_ns
         self.wait_kind = waits.kind
-        start, end = (column.astype(np.float64) for column in (waits.start_ns - origin, waits.end_ns - origin))
+        start, end = (
+            column.astype(np.float64) for column in (waits.start_ns - origin, waits.end_ns - origin)
+        )
         traced = waits.event >= 0
         price = prices[np.append(run.events.kind, EventKind.API)[waits.event]] * traced[:, None]
-        # The wait proper lies between the payments inside the call; half the call is left to it in any case.
+        # The wait proper lies between the payments inside the call; half the call is left to it in
+        # any case.
         middle = (start + end) / 2
-        self.core_end = np.maximum(end - price[:, 2], np.maximum(np.minimum(start + price[:, 1], end), middle))
+        self.core_end = np.maximum(
+            end - price[:, 2], np.maximum(np.minimum(start + price[:, 1], end), middle)
+        )
         self.arrival = np.minimum(start + price[:, 1], self.core_end)
         self.return_ns = self.core_end - self.arrival
         done = np.full(len(start), -np.inf)
@@ -120,7 +152,9 @@ def _less(observed: Floats, cost: Floats) -> Floats:
     return observed - np.clip(cost, 0.0, np.maximum(observed, 0.0))
 
 
-def _medians(values: Floats, kind: Ints, sure: Bools, fallback: float) -> tuple[float, float, float]:
+def _medians(
+    values: Floats, kind: Ints, sure: Bools, fallback: float
+) -> tuple[float, float, float]:
     """Median by kind where there is one, else of all kinds, else the fallback."""
     overall = float(np.median(values[sure])) if sure.any() else fallback
     chosen = [values[sure & (kind == index)] for index in range(3)]
@@ -142,7 +176,9 @@ def _typical(ops: dict[str, Floats], waits: dict[str, Floats]) -> Latencies:
     return Latencies(launch, gap, event, *_typical_waits(waits))
 
 
-def _typical_waits(waits: dict[str, Floats]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _typical_waits(
+    waits: dict[str, Floats],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     kind, wake, back = waits["wait_kind"].astype(np.int64), waits["wake_ns"], waits["return_ns"]
     typical_wake = _medians(wake, kind, wake < back / 2, DEFAULT_WAKE_NS)
     free = wake - back > 2 * np.array(typical_wake)[kind]
@@ -150,13 +186,16 @@ def _typical_waits(waits: dict[str, Floats]) -> tuple[tuple[float, float, float]
 
 
 def residuals(run: Timeline, costs: Costs, prices: Floats, typical: Latencies | None) -> Residuals:
-    """Own latencies for the constraint that was binding, typical ones (never more than observed) for the others.
+    """Own latencies for the constraint that was binding, typical ones (never more than observed)
+    for the others.
 
     A constraint is taken as the binding one if its latency exceeds the typical latency least.
     """
     seen = _Observed(run, costs, prices)
     if typical is None:
-        ops, waits = ({name: getattr(seen, name) for name in names} for names in (_OP_COLUMNS, _WAIT_COLUMNS))
+        ops, waits = (
+            {name: getattr(seen, name) for name in names} for names in (_OP_COLUMNS, _WAIT_COLUMNS)
+        )
         typical = _typical(ops, waits)
     event = np.full(len(seen.kind), typical.event_ns)
     launch, gap, event = _keep(
@@ -168,7 +207,9 @@ def residuals(run: Timeline, costs: Costs, prices: Floats, typical: Latencies | 
         (np.array(typical.wake_ns)[seen.wait_kind], np.array(typical.return_ns)[seen.wait_kind]),
     )
     wake = np.where(np.isfinite(seen.wake_ns), wake, -np.inf)
-    return Residuals(seen.launched, launch, gap, event, seen.arrival, seen.core_end, seen.from_at, wake, back)
+    return Residuals(
+        seen.launched, launch, gap, event, seen.arrival, seen.core_end, seen.from_at, wake, back
+    )
 
 
 def _keep(observed: tuple[Floats, ...], typical: tuple[Floats, ...]) -> list[Floats]:

@@ -1,4 +1,5 @@
-"""Taking the tracers' cost out of a capture: timelines from its tables, costs from its rungs, spans by replay.
+"""Taking the tracers' cost out of a capture: timelines from its tables, costs from its rungs, spans
+by replay.
 
 docs/replay.md has the model.
 """
@@ -27,8 +28,8 @@ _SYNC_CALLS = (1, 3, 4)
 
 @dataclass(frozen=True, eq=False)
 class CallTimeline:
-    """One model call of a deepest run; `host_rows` and `device_rows` are rows of the spans table, the latter in the
-    order of the timeline's device activity.
+    """One model call of a deepest run; `host_rows` and `device_rows` are rows of the spans table,
+    the latter in the order of the timeline's device activity.
     """
 
     run: int
@@ -39,8 +40,8 @@ class CallTimeline:
 
 @dataclass(frozen=True)
 class Correction:
-    """What the tracers cost, how far the replay without these costs is from the unprofiled latency, by rung, and what
-    the same events cost in tight loops.
+    """What the tracers cost, how far the replay without these costs is from the unprofiled latency,
+    by rung, and what the same events cost in tight loops.
     """
 
     costs: Costs
@@ -63,17 +64,24 @@ def correction_of(row: Mapping[str, Any] | None) -> Correction | None:
     """The inverse of `correction_row`."""
     if row is None:
         return None
-    costs = {**row["costs"], "intervals": {name: tuple(pair) for name, pair in row["costs"]["intervals"].items()}}
+    costs = {
+        **row["costs"],
+        "intervals": {name: tuple(pair) for name, pair in row["costs"]["intervals"].items()},
+    }
     # Older captures have one cost for layers forward and backward.
     costs.setdefault("backward_ns", costs["layer_ns"])
     for facts in ("intervals", "identified"):
         costs[facts].setdefault("backward_ns", costs[facts]["layer_ns"])
-    closure = {rung: Closure(**{**one, "by_round": tuple(one["by_round"])}) for rung, one in row["closure"].items()}
+    closure = {
+        rung: Closure(**{**one, "by_round": tuple(one["by_round"])})
+        for rung, one in row["closure"].items()
+    }
     return Correction(Costs(**costs), closure, Costs(**row.get("tight_loops", {})))
 
 
 def fitted(tables: Tables, tight_loops: Costs | None = None) -> Correction | None:
-    """Costs and cross-validated closure; None where there are too few complete rounds or only rung M.
+    """Costs and cross-validated closure; None where there are too few complete rounds or only rung
+    M.
 
     `tight_loops` is kept beside the costs and does not enter them.
     """
@@ -82,7 +90,9 @@ def fitted(tables: Tables, tight_loops: Costs | None = None) -> Correction | Non
         return None
     costs = fit_costs(rounds)
     by_rung = closure_by_rung(rounds, costs)
-    return Correction(costs, {rung.name: found for rung, found in by_rung.items()}, tight_loops or Costs())
+    return Correction(
+        costs, {rung.name: found for rung, found in by_rung.items()}, tight_loops or Costs()
+    )
 
 
 def corrected_spans(tables: Tables, costs: Costs) -> pd.DataFrame:
@@ -95,7 +105,9 @@ def corrected_spans(tables: Tables, costs: Costs) -> pd.DataFrame:
     parts = [_corrected(call, costs, typical, tables["spans"]) for call in calls]
     rows, start, end = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     order = np.argsort(rows)
-    return pd.DataFrame({"row": rows[order], "start_ns": start[order], "duration_ns": (end - start)[order]})
+    return pd.DataFrame(
+        {"row": rows[order], "start_ns": start[order], "duration_ns": (end - start)[order]}
+    )
 
 
 def _corrected(
@@ -109,11 +121,16 @@ def _corrected(
         at = thread == one
         start[at], end[at] = played.host(int(one), start[at]), played.host(int(one), end[at])
     rows = np.concatenate([call.host_rows, call.device_rows])
-    return rows, np.concatenate([start, played.device_start_ns]), np.concatenate([end, played.device_end_ns])
+    return (
+        rows,
+        np.concatenate([start, played.device_start_ns]),
+        np.concatenate([end, played.device_end_ns]),
+    )
 
 
 def _rounds(tables: Tables) -> list[Round]:
-    """One Round per round of the ladder that has all rungs and lost no records: the costs would make up for these.
+    """One Round per round of the ladder that has all rungs and lost no records: the costs would
+    make up for these.
 
     Latencies are means over the model calls of a run.
     """
@@ -128,14 +145,17 @@ def _rounds(tables: Tables) -> list[Round]:
             continue
         timelines = tuple(one for run in mine["run"] for one in by_run.get(int(run), []))
         latency = mine.groupby("rung")["latency_ns"].mean() / calls
-        found.append(Round(timelines, {spec_of(str(rung)): float(value) for rung, value in latency.items()}))
+        found.append(
+            Round(timelines, {spec_of(str(rung)): float(value) for rung, value in latency.items()})
+        )
     return found
 
 
 def _timelines(tables: Tables) -> Iterator[CallTimeline]:
     runs = tables["runs"]
     by_run = {
-        name: dict(iter(tables[name].groupby("run"))) for name in ("model_calls", "api_calls", "synchronizations")
+        name: dict(iter(tables[name].groupby("run")))
+        for name in ("model_calls", "api_calls", "synchronizations")
     }
     spans = dict(iter(tables["spans"].groupby("run")))
     for run in runs.loc[runs["rung"] == deepest_rung(tables), "run"]:
@@ -177,17 +197,28 @@ def _of_run(run: int, spans: pd.DataFrame, parts: Tables, tables: Tables) -> Ite
 
 def _api_kind(api: pd.DataFrame, spans: pd.DataFrame, waits: pd.DataFrame) -> npt.NDArray[np.int64]:
     names = api["name"].astype(str)
-    launches = np.isin(api["correlation_id"], spans.loc[spans["level"] == Level.KERNEL, "correlation_id"])
+    launches = np.isin(
+        api["correlation_id"], spans.loc[spans["level"] == Level.KERNEL, "correlation_id"]
+    )
     host_waits = waits.loc[waits["kind"].isin(_SYNC_CALLS), "correlation_id"]
-    # A copy to pageable memory returns when it is done; one that returned early is let go by the timeline.
+    # A copy to pageable memory returns when it is done; one that returned early is let go by the
+    # timeline.
     copies = launches & names.str.contains("emcpy").to_numpy()
-    blocking = np.isin(api["correlation_id"], host_waits) | names.str.contains("ynchronize").to_numpy() | copies
-    return launches.astype(np.int64) * int(ApiKind.LAUNCH) + blocking.astype(np.int64) * int(ApiKind.WAIT)
+    blocking = (
+        np.isin(api["correlation_id"], host_waits)
+        | names.str.contains("ynchronize").to_numpy()
+        | copies
+    )
+    return launches.astype(np.int64) * int(ApiKind.LAUNCH) + blocking.astype(np.int64) * int(
+        ApiKind.WAIT
+    )
 
 
 def kinds_of_layers(tables: Tables) -> npt.NDArray[np.int64]:
     """The `EventKind` of each row of the layers table."""
-    kind = tables["layers"]["kind"].map({"function": EventKind.FUNCTIONAL, "autograd": EventKind.BACKWARD})
+    kind = tables["layers"]["kind"].map(
+        {"function": EventKind.FUNCTIONAL, "autograd": EventKind.BACKWARD}
+    )
     codes: npt.NDArray[np.int64] = kind.fillna(EventKind.LAYER).to_numpy().astype(np.int64)
     return codes
 
@@ -211,7 +242,11 @@ def _events(rows: pd.DataFrame) -> Columns:
 
 def _device(rows: pd.DataFrame, kernels: pd.DataFrame) -> Columns:
     codes = {kind.name.lower(): int(kind) for kind in DeviceKind}
-    kind = kernels["kind"].map(codes).to_numpy(dtype=np.int64, na_value=0) if len(kernels) else np.zeros(0, np.int64)
+    kind = (
+        kernels["kind"].map(codes).to_numpy(dtype=np.int64, na_value=0)
+        if len(kernels)
+        else np.zeros(0, np.int64)
+    )
     columns = _events(rows)
     columns |= {name: rows[name].to_numpy() for name in ("stream", "context")}
     return columns | {"kind": kind[rows["detail"]] if len(rows) else np.zeros(0, np.int64)}

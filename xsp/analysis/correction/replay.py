@@ -1,4 +1,6 @@
-"""Replay: a recorded timeline as it would have been without the tracers' cost. The model is in docs/replay.md."""
+"""Replay: a recorded timeline as it would have been without the tracers' cost. The model is in
+docs/replay.md.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xsp.analysis.correction.charges import PLACEMENTS, Costs, EventKind, Floats, Ints, Placement, placed
+from xsp.analysis.correction.charges import (
+    PLACEMENTS,
+    Costs,
+    EventKind,
+    Floats,
+    Ints,
+    Placement,
+    placed,
+)
 from xsp.analysis.correction.hostclock import HostClock
 from xsp.analysis.correction.latencies import Latencies, Residuals, residuals
 from xsp.analysis.correction.timeline import Timeline
@@ -17,7 +27,9 @@ from xsp.errors import XspError
 
 @dataclass(frozen=True, eq=False)
 class ReplayedTimeline:
-    """The corrected timeline. `device_start_ns` and `device_end_ns` are in the order of `DEVICE_ACTIVITY`'s rows."""
+    """The corrected timeline. `device_start_ns` and `device_end_ns` are in the order of
+    `DEVICE_ACTIVITY`'s rows.
+    """
 
     timeline: Timeline
     costs: Costs
@@ -34,7 +46,9 @@ class ReplayedTimeline:
         """
         if thread not in self.timeline.clocks:
             known = sorted(self.timeline.clocks)
-            raise XspError(f"thread {thread} recorded nothing in this run; threads that did: {known}")
+            raise XspError(
+                f"thread {thread} recorded nothing in this run; threads that did: {known}"
+            )
         relative = np.asarray(stamps_ns, dtype=np.int64) - self.timeline.start_ns
         corrected = self._clocks[self.timeline.clocks[thread]].at(relative.astype(np.float64))
         return np.rint(corrected).astype(np.int64) + self.timeline.start_ns
@@ -62,9 +76,9 @@ def replay(
 ) -> ReplayedTimeline:
     """Take the tracers' costs out of a run.
 
-    `latencies` are used where an operation or a wait depends on something else than it did in the recording; by
-    default they are the medians of this run. Pass those of many runs together (`Latencies.observed`) for short runs.
-    With zero costs the recording is reproduced exactly.
+    `latencies` are used where an operation or a wait depends on something else than it did in the
+    recording; by default they are the medians of this run. Pass those of many runs together
+    (`Latencies.observed`) for short runs. With zero costs the recording is reproduced exactly.
     """
     prices = placed(costs, placements)
     kept = residuals(run, costs, prices, latencies)
@@ -82,9 +96,12 @@ class _Replayer:
     def __init__(self, run: Timeline, prices: Floats, kept: Residuals) -> None:
         ops, events = run.ops, run.events
         self.waits, self.kept = run.waits, kept
-        wait_ends = [kept.core_end[run.waits.clock == clock] for clock in range(max(run.clocks.values()) + 1)]
+        wait_ends = [
+            kept.core_end[run.waits.clock == clock] for clock in range(max(run.clocks.values()) + 1)
+        ]
         self.clocks = tuple(
-            HostClock(*_charges(run, prices, clock, ends), ends) for clock, ends in enumerate(wait_ends)
+            HostClock(*_charges(run, prices, clock, ends), ends)
+            for clock, ends in enumerate(wait_ends)
         )
         self.duration = (ops.end_ns - ops.start_ns).astype(np.float64)
         self.start = np.full(len(ops.kind), -np.inf)
@@ -93,13 +110,17 @@ class _Replayer:
         self.launched = kept.launched
         launch = ops.launch
         self.op_clock = np.where(launch < 0, 0, np.append(events.clock, 0)[launch])
-        self.order = np.lexsort((run.waits.kind, kept.core_end))  # waits for threads last among equals
+        self.order = np.lexsort(
+            (run.waits.kind, kept.core_end)
+        )  # waits for threads last among equals
         self._cut_into_steps(run)
 
     def _cut_into_steps(self, run: Timeline) -> None:
         """Operations of step i are launched before wait i ends and after wait i - 1 did."""
         step = np.searchsorted(self.kept.core_end[self.order], self.launched, "right")
-        self.bounds = np.searchsorted(run.ops.stream, np.arange(run.ops.stream[-1] + 2 if len(step) else 1))
+        self.bounds = np.searchsorted(
+            run.ops.stream, np.arange(run.ops.stream[-1] + 2 if len(step) else 1)
+        )
         steps = np.arange(len(self.order) + 2)
         self.cuts = []
         for lo, hi in zip(self.bounds[:-1], self.bounds[1:], strict=True):
@@ -107,7 +128,9 @@ class _Replayer:
             self.cuts.append(lo + np.searchsorted(step[lo:hi], steps))
         after = run.ops.after[np.argsort(step[run.ops.after[:, 0]], kind="stable")]
         self.edges = np.split(after, np.searchsorted(step[after[:, 0]], steps[1:-1]))
-        self.wait_on = np.split(run.waits.on[:, 1], np.searchsorted(run.waits.on[:, 0], steps[1:-2]))
+        self.wait_on = np.split(
+            run.waits.on[:, 1], np.searchsorted(run.waits.on[:, 0], steps[1:-2])
+        )
 
     def play(self) -> None:
         for step, wait in enumerate(self.order.tolist()):
@@ -124,7 +147,9 @@ class _Replayer:
         clock.resume(max(ready, done + self.kept.wake_ns[wait]))
 
     def _place_ops(self, step: int) -> None:
-        """The least start times that satisfy launches, streams and event waits, by fixed-point iteration."""
+        """The least start times that satisfy launches, streams and event waits, by fixed-point
+        iteration.
+        """
         slices = [(int(cut[step]), int(cut[step + 1])) for cut in self.cuts]
         earliest = [self._launches(lo, hi) for lo, hi in slices]
         edges = self.edges[step]
@@ -135,7 +160,8 @@ class _Replayer:
                 if hi > lo:
                     self._scan(lo, hi, np.maximum(launched, self.held[lo:hi]), lo > first)
             if not len(edges) or all(
-                np.array_equal(old, self.start[edges[:, side]]) for old, side in zip(before, (1, 0), strict=True)
+                np.array_equal(old, self.start[edges[:, side]])
+                for old, side in zip(before, (1, 0), strict=True)
             ):
                 return
 
@@ -150,9 +176,13 @@ class _Replayer:
         return at + self.kept.launch_ns[lo:hi]
 
     def _hold(self, edges: Ints) -> None:
-        """When event waits let operations go. Only what a step touches is written: there can be many of both."""
+        """When event waits let operations go. Only what a step touches is written: there can be
+        many of both.
+        """
         self.held[edges[:, 0]] = -np.inf
-        np.maximum.at(self.held, edges[:, 0], self.end[edges[:, 1]] + self.kept.event_ns[edges[:, 0]])
+        np.maximum.at(
+            self.held, edges[:, 0], self.end[edges[:, 1]] + self.kept.event_ns[edges[:, 0]]
+        )
 
     def _scan(self, lo: int, hi: int, earliest: Floats, continues: bool) -> None:
         """start_i = max(earliest_i, start_(i-1) + duration_(i-1) + gap_i) as a running maximum."""
@@ -172,16 +202,20 @@ def _charges(run: Timeline, prices: Floats, clock: int, wait_ends: Floats) -> tu
     start = (run.events.start_ns[mine] - run.start_ns).astype(np.float64)
     end = (run.events.end_ns[mine] - run.start_ns).astype(np.float64)
     origins = np.concatenate([[0.0], np.sort(wait_ends)])
-    begins = np.concatenate([_before(start, price[:, 0], origins), start, _before(end, price[:, 2], origins), end])
+    begins = np.concatenate(
+        [_before(start, price[:, 0], origins), start, _before(end, price[:, 2], origins), end]
+    )
     amount = price.T.reshape(-1)
     paid = amount > 0
     return begins[paid], amount[paid]
 
 
 def _before(stamp: Floats, price: Floats, origins: Floats) -> Floats:
-    """When payments before a stamp begin: after the call, and after the wait, that came before the stamp.
+    """When payments before a stamp begin: after the call, and after the wait, that came before the
+    stamp.
 
-    A price above the true one would otherwise begin too early, where the clock does not count it, and be lost.
+    A price above the true one would otherwise begin too early, where the clock does not count it,
+    and be lost.
     """
     latest = origins[np.maximum(np.searchsorted(origins, stamp, "right") - 1, 0)]
     begins: Floats = np.where(stamp >= latest, np.maximum(stamp - price, latest), stamp - price)

@@ -1,4 +1,6 @@
-"""One run as arrays that the replay works on: host events, device operations, host waits, and who waits for whom."""
+"""One run as arrays that the replay works on: host events, device operations, host waits, and who
+waits for whom.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class WaitKind(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class HostEvents:
-    """Traced host events of every level, equally long columns. `clock` indexes the run's independent host clocks."""
+    """Traced host events of every level, equally long columns. `clock` indexes the run's
+    independent host clocks.
+    """
 
     clock: Ints
     kind: Ints
@@ -43,8 +47,9 @@ class HostEvents:
 
 @dataclass(frozen=True, eq=False)
 class DeviceOps:
-    """Device operations ordered by stream and start. `launch` is a row of the host events or -1; `row` is the row of
-    `DEVICE_ACTIVITY` that the operation came from; `after` (n, 2) holds pairs (operation, operation it waits for).
+    """Device operations ordered by stream and start. `launch` is a row of the host events or -1;
+    `row` is the row of `DEVICE_ACTIVITY` that the operation came from; `after` (n, 2) holds pairs
+    (operation, operation it waits for).
     """
 
     kind: Ints
@@ -58,8 +63,9 @@ class DeviceOps:
 
 @dataclass(frozen=True, eq=False)
 class HostWaits:
-    """Intervals in which a host clock waits. `event` is its row of the host events or -1; `on` (n, 2) holds pairs
-    (wait, device operation); a wait for another thread names that clock and the stamp that it waited for, else -1.
+    """Intervals in which a host clock waits. `event` is its row of the host events or -1; `on` (n,
+    2) holds pairs (wait, device operation); a wait for another thread names that clock and the
+    stamp that it waited for, else -1.
     """
 
     clock: Ints
@@ -76,8 +82,9 @@ class HostWaits:
 class Timeline:
     """One run of the model: call at `start_ns`, return at `host_end_ns`, synchronised at `end_ns`.
 
-    `clocks` maps a thread to its host clock. Threads that only ever run while the main thread waits for them
-    (autograd) share the main thread's clock 0. `notes` says in sentences what could not be matched.
+    `clocks` maps a thread to its host clock. Threads that only ever run while the main thread waits
+    for them (autograd) share the main thread's clock 0. `notes` says in sentences what could not be
+    matched.
     """
 
     start_ns: int
@@ -113,13 +120,16 @@ class Timeline:
         handoffs: Columns | None = None,
         concurrent_threads: Sequence[int] | None = None,
     ) -> Timeline:
-        """Build the timeline of one model call from the rows of the tracers' tables that belong to that call.
+        """Build the timeline of one model call from the rows of the tracers' tables that belong to
+        that call.
 
-        `api_kind` gives an `ApiKind` per row of `api_calls`, `layer_kind` the `EventKind` of each layer event, LAYER by
-        default. `event_records` (correlation_id, context, stream, event_id) tells what a wait for an event waits for;
-        without it the operation that ended last before the wait's end is taken. `handoffs` (thread, start_ns, end_ns,
-        from_thread, from_ns) are waits of threads for each other. `concurrent_threads` are those with a clock of their
-        own; by default those that appear in `handoffs` or work beside a thread that shares the main thread's clock.
+        `api_kind` gives an `ApiKind` per row of `api_calls`, `layer_kind` the `EventKind` of each
+        layer event, LAYER by default. `event_records` (correlation_id, context, stream, event_id)
+        tells what a wait for an event waits for; without it the operation that ended last before
+        the wait's end is taken. `handoffs` (thread, start_ns, end_ns, from_thread, from_ns) are
+        waits of threads for each other. `concurrent_threads` are those with a clock of their own;
+        by default those that appear in `handoffs` or work beside a thread that shares the main
+        thread's clock.
 
         Raises:
             TracingError: the stamps are out of order, or `api_kind` does not fit `api_calls`.
@@ -127,11 +137,24 @@ class Timeline:
         """
         kinds = np.asarray(api_kind, dtype=np.int64)
         _check(model_start_ns, host_end_ns, sync_end_ns, kinds, api_calls)
-        layer_kinds = np.full(len(layer_events["thread"]), EventKind.LAYER) if layer_kind is None else layer_kind
+        layer_kinds = (
+            np.full(len(layer_events["thread"]), EventKind.LAYER)
+            if layer_kind is None
+            else layer_kind
+        )
         if concurrent_threads is None:
-            handed = [] if handoffs is None else np.concatenate([handoffs["thread"], handoffs["from_thread"]]).tolist()
+            handed = (
+                []
+                if handoffs is None
+                else np.concatenate([handoffs["thread"], handoffs["from_thread"]]).tolist()
+            )
             concurrent_threads = concurrency.beside(
-                main_thread, handed, layer_events, library_events, api_calls, kinds & ApiKind.WAIT == 0
+                main_thread,
+                handed,
+                layer_events,
+                library_events,
+                api_calls,
+                kinds & ApiKind.WAIT == 0,
             )
         events, clocks = _events(
             main=main_thread,
@@ -144,7 +167,9 @@ class Timeline:
         )
         first_api = len(events.kind) - len(kinds)
         work = dependencies.find(api_calls, kinds, device_activity, synchronizations, event_records)
-        ops = DeviceOps(**work.ops | {"launch": np.where(work.launch < 0, -1, work.launch + first_api)})
+        ops = DeviceOps(
+            **work.ops | {"launch": np.where(work.launch < 0, -1, work.launch + first_api)}
+        )
         waits = _waits(
             clocks=clocks,
             work=work,
@@ -155,18 +180,24 @@ class Timeline:
             host_end_ns=host_end_ns,
             sync_end_ns=sync_end_ns,
         )
-        return cls(model_start_ns, host_end_ns, sync_end_ns, clocks, events, ops, waits, tuple(work.notes))
+        return cls(
+            model_start_ns, host_end_ns, sync_end_ns, clocks, events, ops, waits, tuple(work.notes)
+        )
 
 
-def _check(start_ns: int, host_end_ns: int, sync_end_ns: int, kinds: Ints, api_calls: Columns) -> None:
+def _check(
+    start_ns: int, host_end_ns: int, sync_end_ns: int, kinds: Ints, api_calls: Columns
+) -> None:
     if not start_ns <= host_end_ns <= sync_end_ns:
         raise TracingError(
-            f"a model call has stamps {start_ns}, {host_end_ns}, {sync_end_ns}: call, return and synchronised must be "
+            f"a model call has stamps {start_ns}, {host_end_ns}, {sync_end_ns}: call, return and "
+            "synchronised must be "
             "in order; read all three from time.perf_counter_ns"
         )
     if len(kinds) != len(api_calls["thread"]):
         raise TracingError(
-            f"api_kind has {len(kinds)} rows, api_calls {len(api_calls['thread'])}: give one ApiKind per API call"
+            f"api_kind has {len(kinds)} rows, api_calls {len(api_calls['thread'])}: give one "
+            "ApiKind per API call"
         )
 
 
@@ -190,10 +221,15 @@ def _events(
         ]
     ).astype(np.int64)
     own = {name: index + 1 for index, name in enumerate(concurrent)}
-    clocks = {int(name): own.get(int(name), 0) for name in {main, *np.unique(thread).tolist(), *concurrent}}
+    clocks = {
+        int(name): own.get(int(name), 0)
+        for name in {main, *np.unique(thread).tolist(), *concurrent}
+    }
     names, inverse = np.unique(thread, return_inverse=True)
     clock = np.array([clocks[int(name)] for name in names], dtype=np.int64)[inverse]
-    start, end = (np.concatenate([t[c] for t in tables]).astype(np.int64) for c in ("start_ns", "end_ns"))
+    start, end = (
+        np.concatenate([t[c] for t in tables]).astype(np.int64) for c in ("start_ns", "end_ns")
+    )
     return HostEvents(clock, kind, start, end), clocks
 
 
@@ -208,30 +244,61 @@ def _waits(
     host_end_ns: int,
     sync_end_ns: int,
 ) -> HostWaits:
-    """API waits, waits for threads and, unless an API wait ends the run, the final synchronise, ordered by end."""
+    """API waits, waits for threads and, unless an API wait ends the run, the final synchronise,
+    ordered by end.
+    """
     rows = work.wait_rows
     api_clock = np.array([clocks[int(t)] for t in api["thread"][rows]], dtype=np.int64)
     kind = np.where(kinds[rows] & ApiKind.LAUNCH, WaitKind.COPY, WaitKind.SYNCHRONIZE)
     absent = np.full(len(rows), -1)
-    parts = [np.stack([api_clock, kind, api["start_ns"][rows], api["end_ns"][rows], rows + first_api, absent, absent])]
+    parts = [
+        np.stack(
+            [
+                api_clock,
+                kind,
+                api["start_ns"][rows],
+                api["end_ns"][rows],
+                rows + first_api,
+                absent,
+                absent,
+            ]
+        )
+    ]
     if handoffs is not None:
         ours, theirs = (
-            np.array([clocks[int(t)] for t in handoffs[c]], dtype=np.int64) for c in ("thread", "from_thread")
+            np.array([clocks[int(t)] for t in handoffs[c]], dtype=np.int64)
+            for c in ("thread", "from_thread")
         )
         empty = np.full(len(ours), -1)
         thread_kind = np.full(len(ours), WaitKind.THREAD)
         parts.append(
-            np.stack([ours, thread_kind, handoffs["start_ns"], handoffs["end_ns"], empty, theirs, handoffs["from_ns"]])
+            np.stack(
+                [
+                    ours,
+                    thread_kind,
+                    handoffs["start_ns"],
+                    handoffs["end_ns"],
+                    empty,
+                    theirs,
+                    handoffs["from_ns"],
+                ]
+            )
         )
     on = work.wait_on
     if not np.any((api_clock == 0) & (api["end_ns"][rows] > host_end_ns)):
         number = sum(part.shape[1] for part in parts)
-        parts.append(np.array([[0], [WaitKind.SYNCHRONIZE], [host_end_ns], [sync_end_ns], [-1], [-1], [-1]]))
-        on = np.concatenate([on, np.stack([np.full(len(work.last_ops), number), work.last_ops], axis=1)])
+        parts.append(
+            np.array([[0], [WaitKind.SYNCHRONIZE], [host_end_ns], [sync_end_ns], [-1], [-1], [-1]])
+        )
+        on = np.concatenate(
+            [on, np.stack([np.full(len(work.last_ops), number), work.last_ops], axis=1)]
+        )
     table = np.concatenate(parts, axis=1).astype(np.int64)
     order = np.argsort(table[3], kind="stable")
     position = np.empty_like(order)
     position[order] = np.arange(len(order))
     on = np.stack([position[on[:, 0]], on[:, 1]], axis=1) if len(on) else on
     clock, kind, start, end, event, from_clock, from_ns = table[:, order]
-    return HostWaits(clock, kind, start, end, event, from_clock, from_ns, on[np.argsort(on[:, 0], kind="stable")])
+    return HostWaits(
+        clock, kind, start, end, event, from_clock, from_ns, on[np.argsort(on[:, 0], kind="stable")]
+    )

@@ -10,7 +10,17 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.figures.palette import IDLE, LEVELS, text_on
-from xsp.analysis.figures.theme import MARKS, NO_LAYERS, Figure, empty, figure, hover, kernel_label, layer_label, safe
+from xsp.analysis.figures.theme import (
+    MARKS,
+    NO_LAYERS,
+    Figure,
+    empty,
+    figure,
+    hover,
+    kernel_label,
+    layer_label,
+    safe,
+)
 from xsp.analysis.layers import layer_information
 from xsp.analysis.spans.device_timeline import AFTER, BEFORE
 from xsp.types import Level
@@ -24,7 +34,8 @@ if TYPE_CHECKING:
 _ROWS = 7
 """Levels drawn at once; a click shows deeper ones."""
 _ON_GPU = (
-    "Width of a layer: its turn on the GPU's timeline, that is the GPU's busy time for it and the idle time just "
+    "Width of a layer: its turn on the GPU's timeline, that is the GPU's busy time for it and the "
+    "idle time just "
     "before, which is what is free below it."
 )
 _ON_HOST = "Width of a layer: its time on the host; no kernels were traced."
@@ -32,10 +43,11 @@ _OPEN = " Click a node to open it, the top row to go back."
 
 
 def hierarchy(profile: ProfileData) -> Figure:
-    """The model's latency divided among modules and layers, and below each layer its library calls and kernels.
+    """The model's latency divided among modules and layers, and below each layer its library calls
+    and kernels.
 
-    A layer is as wide as its latency (`xsp.analysis.layer_information`), a library call or kernel as its GPU-busy time.
-    Gaps before the first and after the last kernel are nodes of their own.
+    A layer is as wide as its latency (`xsp.analysis.layer_information`), a library call or kernel
+    as its GPU-busy time. Gaps before the first and after the last kernel are nodes of their own.
     """
     title = "The stack: model, modules, layers, library calls, kernels"
     tree = profile.tree()
@@ -56,14 +68,20 @@ def hierarchy(profile: ProfileData) -> Figure:
     if len(lines) < len(records):
         note += f" Of {len(records)} nodes the {len(lines)} largest are drawn, the rest pooled."
     drawn = figure(title, note, height=520)
-    drawn.update_layout(margin={"l": 12, "r": 12, "b": 12}, uniformtext={"minsize": 10, "mode": "hide"})
+    drawn.update_layout(
+        margin={"l": 12, "r": 12, "b": 12}, uniformtext={"minsize": 10, "mode": "hide"}
+    )
     return drawn.add_icicle(**nodes.trace())
 
 
 def _times(profile: ProfileData, tree: pd.DataFrame, parents: list[int]) -> npt.NDArray[np.float64]:
-    """Width of every row of the tree in ms: layers' latencies, GPU time below them, sums above them."""
+    """Width of every row of the tree in ms: layers' latencies, GPU time below them, sums above
+    them.
+    """
     layers = layer_information(profile)[["name", "phase", "latency_ms"]]
-    known = tree[["level", "name", "phase", "device_ms"]].merge(layers, how="left", on=["name", "phase"])
+    known = tree[["level", "name", "phase", "device_ms"]].merge(
+        layers, how="left", on=["name", "phase"]
+    )
     is_layer = (known["level"] == Level.LAYER.name).to_numpy()
     twins = known[is_layer].groupby(["name", "phase"])["name"].transform("size")
     times: npt.NDArray[np.float64] = known["device_ms"].to_numpy(dtype=float).copy()
@@ -88,10 +106,16 @@ class _Node:
 
 
 class _Nodes:
-    """Nodes of the icicle, in order. A parent is as wide as its children and what it has besides them."""
+    """Nodes of the icicle, in order. A parent is as wide as its children and what it has besides
+    them.
+    """
 
     def __init__(
-        self, records: list[dict[str, Any]], parents: list[int], times: npt.NDArray[np.float64], lines: list[Line]
+        self,
+        records: list[dict[str, Any]],
+        parents: list[int],
+        times: npt.NDArray[np.float64],
+        lines: list[Line],
     ) -> None:
         self._records, self._parents, self._times = records, parents, times
         self._nodes: list[_Node] = []
@@ -105,25 +129,41 @@ class _Nodes:
 
     def _add_pooled(self, line: Line) -> None:
         label = f"{line.hidden} more"
-        self._append(f"rest {line.parent}", str(line.parent), label, f"<b>{label}</b>", self._pooled[line.parent], "")
+        self._append(
+            f"rest {line.parent}",
+            str(line.parent),
+            label,
+            f"<b>{label}</b>",
+            self._pooled[line.parent],
+            "",
+        )
 
     def _add_row(self, row: int) -> None:
         record, above = self._records[row], self._parents[row]
         label = _label(record, self._records[above]["name"] if above > 0 else "")
         parent = str(above) if above >= 0 else ""
-        self._append(str(row), parent, label, _what(record), float(self._times[row]), record["level"])
+        self._append(
+            str(row), parent, label, _what(record), float(self._times[row]), record["level"]
+        )
 
     def add_gap(self, label: str, time: float) -> None:
         """Time of the model in which nothing runs for any layer."""
         if time > 0:
             self._append(f"gap {label}", "0", label, f"<b>GPU idle {label}</b>", time, "")
 
-    def _append(self, key: str, parent: str, label: str, what: str, time: float, level: str) -> None:
-        share = f"{numbers.milliseconds(time)} ms, {numbers.percent(time / self._times[0])} of the whole"
+    def _append(
+        self, key: str, parent: str, label: str, what: str, time: float, level: str
+    ) -> None:
+        share = (
+            f"{numbers.milliseconds(time)} ms, {numbers.percent(time / self._times[0])} of the "
+            "whole"
+        )
         self._nodes.append(_Node(key, parent, label, hover(what, share), time, level))
 
     def trace(self) -> dict[str, Any]:
-        """Arguments of `add_icicle`; values are what a node has besides its children, never below zero."""
+        """Arguments of `add_icicle`; values are what a node has besides its children, never below
+        zero.
+        """
         below: dict[str, float] = {}
         own: dict[str, float] = {}
         for node in reversed(self._nodes):

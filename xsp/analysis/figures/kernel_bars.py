@@ -44,7 +44,9 @@ def kernels_by_name(profile: ProfileData) -> Figure:
         if len(part):
             _add(drawn, part, name, colour, pattern)
     labels = [kernel_label(name, 56) for name in shown["name"]]
-    drawn.update_yaxes(tickvals=list(range(len(shown))), ticktext=labels, autorange="reversed", showgrid=False)
+    drawn.update_yaxes(
+        tickvals=list(range(len(shown))), ticktext=labels, autorange="reversed", showgrid=False
+    )
     widest = float(shown["latency_ms"].max()) * 1.3
     return drawn.update_xaxes(title_text="Latency of all calls together (ms)", range=[0, widest])
 
@@ -55,25 +57,44 @@ def _bound(memory_bound: object) -> str:
 
 def _add(drawn: Figure, part: pd.DataFrame, name: str, colour: str, pattern: str) -> None:
     drawn.add_bar(
-        x=part["latency_ms"].astype(float).to_numpy(), y=part.index.to_numpy(), orientation="h", name=name,
+        x=part["latency_ms"].astype(float).to_numpy(),
+        y=part.index.to_numpy(),
+        orientation="h",
+        name=name,
         text=[
             f"{share} · {numbers.quantity(count, 'call')}"
-            for share, count in zip(part["share"].map(numbers.percent), part["count"].astype(int), strict=True)
+            for share, count in zip(
+                part["share"].map(numbers.percent), part["count"].astype(int), strict=True
+            )
         ],
-        textposition="outside", cliponaxis=False, hoverinfo="text", hovertext=_hovers(part),
-        marker={"color": colour, "pattern": {"shape": pattern}}, showlegend=True,
-    )  # fmt: skip
+        textposition="outside",
+        cliponaxis=False,
+        hoverinfo="text",
+        hovertext=_hovers(part),
+        marker={"color": colour, "pattern": {"shape": pattern}},
+        showlegend=True,
+    )
 
 
 def _hovers(part: pd.DataFrame) -> list[str]:
-    columns = ["name", "count", "latency_ms", "share", "arithmetic_intensity", "flops_per_s", "memory_bound"]
+    columns = [
+        "name",
+        "count",
+        "latency_ms",
+        "share",
+        "arithmetic_intensity",
+        "flops_per_s",
+        "memory_bound",
+    ]
     rows = zip(*(part[column] for column in columns), strict=True)
     return [
         hover(
             f"<b>{kernel_label(name, 110)}</b>",
             f"{numbers.milliseconds(latency, 4)} ms in {numbers.quantity(int(count), 'call')}, "
             f"{numbers.percent(share)} of the model latency",
-            "" if pd.isna(throughput) else f"{float(intensity):.4g} FLOP/byte, {si(float(throughput))}FLOP/s",
+            ""
+            if pd.isna(throughput)
+            else f"{float(intensity):.4g} FLOP/byte, {si(float(throughput))}FLOP/s",
             bound_text(bound),
         )
         for name, count, latency, share, intensity, throughput, bound in rows

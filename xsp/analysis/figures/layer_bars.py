@@ -1,4 +1,6 @@
-"""One bar per layer, in the order of the run: latency (A3), memory (A4), work (A12), GPU share (A13)."""
+"""One bar per layer, in the order of the run: latency (A3), memory (A4), work (A12), GPU share
+(A13).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from xsp.analysis.figures.palette import BACKWARD_PATTERN, IDLE, IDLE_PATTERN, LEVELS, family, family_named
+from xsp.analysis.figures.palette import (
+    BACKWARD_PATTERN,
+    IDLE,
+    IDLE_PATTERN,
+    LEVELS,
+    family,
+    family_named,
+)
 from xsp.analysis.figures.sources import sources_note
 from xsp.analysis.figures.theme import (
     HEIGHT,
@@ -33,7 +42,9 @@ if TYPE_CHECKING:
 _NAMED = 30
 """Layers up to which each bar has its layer's name below it instead of its index."""
 _WIDTH = 0.9
-"""Of a bar; left to plotly, a kind that occurs twice would have bars as wide as the distance between them."""
+"""Of a bar; left to plotly, a kind that occurs twice would have bars as wide as the distance
+between them.
+"""
 _MIB = 2**20
 
 
@@ -45,7 +56,9 @@ def layer_latency(profile: ProfileData) -> Figure:
         return empty(title, NO_LAYERS)
     shown, left_out = largest(table, "latency_ms")
     top = table.nlargest(3, "latency_ms")
-    note = f"Largest: {_listed(top, top['latency_ms'].map(milliseconds))}.{left_out}{_hatched(table)}"
+    note = (
+        f"Largest: {_listed(top, top['latency_ms'].map(milliseconds))}.{left_out}{_hatched(table)}"
+    )
     drawn = figure(title, note)
     values = [
         f"{milliseconds(value)} {numbers.plus_minus(half, numbers.decimals_for(value))}"
@@ -66,7 +79,10 @@ def layer_memory(profile: ProfileData) -> Figure:
     shown, left_out = largest(table, "allocated_bytes")
     mebibytes = shown["allocated_bytes"].astype(float) / _MIB
     top = table.nlargest(3, "allocated_bytes")
-    note = f"Largest: {_listed(top, top['allocated_bytes'].map(mebibytes_text))}.{left_out}{_hatched(table)}"
+    note = (
+        "Largest: "
+        f"{_listed(top, top['allocated_bytes'].map(mebibytes_text))}.{left_out}{_hatched(table)}"
+    )
     drawn = figure(title, note)
     _add_bars(drawn, shown, mebibytes, list(shown["allocated_bytes"].map(mebibytes_text)))
     drawn.update_yaxes(title_text="Allocated (MiB)", rangemode="tozero")
@@ -80,9 +96,13 @@ def layer_metrics(profile: ProfileData) -> Figure:
     known = table[["flops", "dram_read_bytes", "dram_write_bytes"]].notna().any(axis=1)
     if not known.any():
         return empty(title, "Neither FLOPs nor DRAM traffic of this profile's layers are known.")
-    table = table[known].assign(work=table[["flops", "dram_read_bytes", "dram_write_bytes"]].sum(axis=1))
+    table = table[known].assign(
+        work=table[["flops", "dram_read_bytes", "dram_write_bytes"]].sum(axis=1)
+    )
     shown, left_out = largest(table, "work", marks=MARKS // 3)
-    drawn = figure(title, (sources_note(profile) + left_out + _hatched(table)).strip(), height=HEIGHT + 160)
+    drawn = figure(
+        title, (sources_note(profile) + left_out + _hatched(table)).strip(), height=HEIGHT + 160
+    )
     panels = (
         ("flops", 1e9, "FLOPs (G)", "GFLOP"),
         ("dram_read_bytes", _MIB, "Read (MiB)", "MiB read"),
@@ -94,13 +114,17 @@ def layer_metrics(profile: ProfileData) -> Figure:
         texts = [f"{value:,.4g} {unit}" for value in values]
         _add_bars(drawn, shown, values, texts, legend=place == 0, yaxis=f"y{suffix}")
         top = 1 - place * 0.35
-        drawn.update_layout({f"yaxis{suffix}": {"domain": [top - 0.29, top], "title": {"text": axis}}})
+        drawn.update_layout(
+            {f"yaxis{suffix}": {"domain": [top - 0.29, top], "title": {"text": axis}}}
+        )
     drawn.update_layout(xaxis={"anchor": "y3"})
     return _layer_axis(drawn, shown)
 
 
 def gpu_vs_nongpu(profile: ProfileData) -> Figure:
-    """Share of each layer's latency in which the GPU works for it, and the rest (A13), normalised to 100 %."""
+    """Share of each layer's latency in which the GPU works for it, and the rest (A13), normalised
+    to 100 %.
+    """
     title = "GPU and non-GPU time of each layer"
     table = _named(gpu_vs_nongpu_table(profile), profile)
     table = table[table["gpu_share"].notna()]
@@ -108,7 +132,10 @@ def gpu_vs_nongpu(profile: ProfileData) -> Figure:
         return empty(title, NO_KERNELS)
     shown, left_out = largest(table, "layer_latency_ms", marks=MARKS // 2)
     total, gpu = table["layer_latency_ms"].sum(), table["gpu_ms"].sum()
-    note = f"Of all layers' {milliseconds(total)} the GPU works for {milliseconds(gpu)} ({gpu / total:.1%})."
+    note = (
+        f"Of all layers' {milliseconds(total)} the GPU works for {milliseconds(gpu)} "
+        f"({gpu / total:.1%})."
+    )
     drawn = figure(title, note + left_out, barmode="stack")
     parts = (
         ("gpu_share", "gpu_ms", "GPU busy", LEVELS["KERNEL"], ""),
@@ -117,24 +144,35 @@ def gpu_vs_nongpu(profile: ProfileData) -> Figure:
     for share, spent, name, colour, pattern in parts:
         texts = [
             f"{name}: {milliseconds(value)} of {milliseconds(whole)} ({part:.1%})"
-            for value, whole, part in zip(shown[spent], shown["layer_latency_ms"], shown[share], strict=True)
+            for value, whole, part in zip(
+                shown[spent], shown["layer_latency_ms"], shown[share], strict=True
+            )
         ]
         drawn.add_bar(
-            x=shown["index"].to_numpy(), y=shown[share].astype(float).to_numpy() * 100, name=name, width=_WIDTH,
+            x=shown["index"].to_numpy(),
+            y=shown[share].astype(float).to_numpy() * 100,
+            name=name,
+            width=_WIDTH,
             hoverinfo="text",
-            hovertext=_hovers(shown, texts), marker={"color": colour, "pattern": {"shape": pattern}},
-        )  # fmt: skip
+            hovertext=_hovers(shown, texts),
+            marker={"color": colour, "pattern": {"shape": pattern}},
+        )
     drawn.update_yaxes(title_text="Share of the layer's latency (%)", range=[0, 100])
     return _layer_axis(drawn, shown)
 
 
 def largest(table: pd.DataFrame, column: str, marks: int = MARKS) -> tuple[pd.DataFrame, str]:
-    """At most `marks` rows with the largest values, in the order of the table, and a sentence on those left out."""
+    """At most `marks` rows with the largest values, in the order of the table, and a sentence on
+    those left out.
+    """
     if len(table) <= marks:
         return table, ""
     kept = table.loc[table[column].astype(float).nlargest(marks).index.sort_values()]
     share = 1 - kept[column].sum() / table[column].sum()
-    return kept, f" The {len(table) - marks} smallest of {len(table)} are not drawn, together {share:.1%}."
+    return (
+        kept,
+        f" The {len(table) - marks} smallest of {len(table)} are not drawn, together {share:.1%}.",
+    )
 
 
 def mebibytes_text(amount: float) -> str:
@@ -163,7 +201,8 @@ def _listed(table: pd.DataFrame, amounts: pd.Series[str]) -> str:
         for name, phase in zip(table["name"], table["phase"], strict=True)
     )
     return ", ".join(
-        f"{name} {amount} (index {index})" for name, amount, index in zip(names, amounts, table["index"], strict=True)
+        f"{name} {amount} (index {index})"
+        for name, amount, index in zip(names, amounts, table["index"], strict=True)
     )
 
 
@@ -176,30 +215,51 @@ def _hovers(table: pd.DataFrame, texts: list[str]) -> list[str]:
 
 
 def _add_bars(
-    drawn: Figure, table: pd.DataFrame, values: pd.Series[float], texts: list[str], *, legend: bool = True, **more: Any
+    drawn: Figure,
+    table: pd.DataFrame,
+    values: pd.Series[float],
+    texts: list[str],
+    *,
+    legend: bool = True,
+    **more: Any,
 ) -> None:
     """One trace per kind of layer and phase, so that the legend can switch them off."""
     kinds = table["type"].map(lambda kind: family(kind).name).to_numpy()
     backward = (table["phase"] == "backward").to_numpy()
     hovers = np.array(_hovers(table, texts), dtype=object)
     index, height = table["index"].to_numpy(), values.to_numpy(dtype=float)
-    groups = sorted(set(zip(kinds.tolist(), backward.tolist(), strict=True)), key=lambda group: group[::-1])
+    groups = sorted(
+        set(zip(kinds.tolist(), backward.tolist(), strict=True)), key=lambda group: group[::-1]
+    )
     for kind, is_backward in groups:
         here = (kinds == kind) & (backward == is_backward)
         look = family_named(kind)
         drawn.add_bar(
-            x=index[here], y=height[here], width=_WIDTH, hovertext=hovers[here].tolist(), hoverinfo="text",
-            name=f"{kind} (bwd)" if is_backward else kind, legendgroup=kind,
-            marker={"color": look.colour, "pattern": {"shape": BACKWARD_PATTERN if is_backward else ""}},
-            showlegend=legend and not (is_backward and (kind, False) in groups), **more,
-        )  # fmt: skip
+            x=index[here],
+            y=height[here],
+            width=_WIDTH,
+            hovertext=hovers[here].tolist(),
+            hoverinfo="text",
+            name=f"{kind} (bwd)" if is_backward else kind,
+            legendgroup=kind,
+            marker={
+                "color": look.colour,
+                "pattern": {"shape": BACKWARD_PATTERN if is_backward else ""},
+            },
+            showlegend=legend and not (is_backward and (kind, False) in groups),
+            **more,
+        )
     drawn.update_layout(barmode="overlay", showlegend=True)
 
 
 def _layer_axis(drawn: Figure, table: pd.DataFrame) -> Figure:
     first, last = int(table["index"].min()), int(table["index"].max())
-    drawn.update_xaxes(title_text="Layer, in the order of the run", range=[first - 0.6, last + 0.6], showgrid=False)
+    drawn.update_xaxes(
+        title_text="Layer, in the order of the run", range=[first - 0.6, last + 0.6], showgrid=False
+    )
     if len(table) <= _NAMED:
         names = [layer_label(*each, 28) for each in zip(table["name"], table["phase"], strict=True)]
-        drawn.update_xaxes(tickvals=table["index"].to_numpy(), ticktext=names, tickangle=-40, title_text="Layer")
+        drawn.update_xaxes(
+            tickvals=table["index"].to_numpy(), ticktext=names, tickangle=-40, title_text="Layer"
+        )
     return drawn

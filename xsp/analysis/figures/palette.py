@@ -1,7 +1,8 @@
-"""Colours, marker symbols and patterns: by level of the stack and by kind of layer, the same in every figure.
+"""Colours, marker symbols and patterns: by level of the stack and by kind of layer, the same in
+every figure.
 
-Every colour stands out from a white and from a dark page, and never says anything alone: a symbol, a pattern or a text
-says it too.
+Every colour stands out from a white and from a dark page, and never says anything alone: a symbol,
+a pattern or a text says it too.
 """
 
 from __future__ import annotations
@@ -39,10 +40,14 @@ def _family(name: str, colour: str, symbol: str, types: str) -> Family:
     return Family(name, colour, symbol, re.compile(types, re.IGNORECASE))
 
 
-# The first that matches counts. The Conv1D of transformers, unlike torch's Conv1d, is a matrix product.
+# The first that matches counts. The Conv1D of transformers, unlike torch's Conv1d, is a matrix
+# product.
 FAMILIES = (
     _family(
-        "matrix product", "#d9722b", "square", r"(?-i:^Conv1D$)|linear|matmul|^(add|addb|baddb|b|s)?mm|einsum|^gemm"
+        "matrix product",
+        "#d9722b",
+        "square",
+        r"(?-i:^Conv1D$)|linear|matmul|^(add|addb|baddb|b|s)?mm|einsum|^gemm",
     ),
     _family("convolution", "#3f7fd1", "circle", r"conv"),
     _family("attention", "#c2488f", "star", r"attention|attn"),
@@ -56,7 +61,10 @@ FAMILIES = (
         r"relu|[gcsr]?elu|silu|glu|sigmoid|tanh|swish|mish|softplus|activation|dropout",
     ),
     _family(
-        "embedding and indexing", "#a8744f", "pentagon", r"embed|index|gather|scatter|take|getitem|where|topk|sort"
+        "embedding and indexing",
+        "#a8744f",
+        "pentagon",
+        r"embed|index|gather|scatter|take|getitem|where|topk|sort",
     ),
     _family(
         "data movement",
@@ -86,7 +94,9 @@ PRECISIONS = {
 
 
 def family(layer_type: str) -> Family:
-    """The kind of layer that a type belongs to (`Conv2d`, `relu`, `scaled_dot_product_attention`)."""
+    """The kind of layer that a type belongs to (`Conv2d`, `relu`,
+    `scaled_dot_product_attention`).
+    """
     return next((one for one in FAMILIES if one.types.search(layer_type)), OTHER)
 
 
@@ -107,5 +117,7 @@ _BLACK = "#15181c"
 
 def _luminance(colour: str) -> float:
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

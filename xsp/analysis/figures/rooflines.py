@@ -1,4 +1,6 @@
-"""Rooflines of kernels (A9) and layers (A14): throughput over arithmetic intensity, below the roofs of the GPU."""
+"""Rooflines of kernels (A9) and layers (A14): throughput over arithmetic intensity, below the roofs
+of the GPU.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ THROUGHPUT_AXIS = "Throughput (FLOP/s)"
 _SMALLEST, _LARGEST = 6.0, 26.0
 """Diameters in pixels of the marks of no and of the largest latency."""
 _LOWEST = 1e-3
-"""FLOP per byte; kernels that do a handful of FLOPs on megabytes would squeeze all others together."""
+"""FLOP per byte; kernels that do a handful of FLOPs on megabytes would squeeze all others
+together.
+"""
 
 _NO_TIME = 0.001
 """Share of the time; marks that have less together can lie below the frame."""
@@ -76,14 +80,22 @@ def drawable(table: pd.DataFrame) -> pd.Series[bool]:
     return (table[["arithmetic_intensity", "flops_per_s"]].astype(float) > 0).all(axis=1)
 
 
-def _roofline(profile: ProfileData, title: str, what: str, table: pd.DataFrame, label: Namer) -> Figure:
+def _roofline(
+    profile: ProfileData, title: str, what: str, table: pd.DataFrame, label: Namer
+) -> Figure:
     placed = table[drawable(table)]
     if not len(placed):
         return empty(
-            title, f"No {what} of this profile have both FLOPs and DRAM traffic above zero, or none are known."
+            title,
+            f"No {what} of this profile have both FLOPs and DRAM traffic above zero, or none are "
+            "known.",
         )
     shown = placed.nlargest(MARKS, "latency_ms")
-    drawn = figure(title, f"{sources_note(profile)} {_left_out(table, placed, shown, what)}".strip(), height=560)
+    drawn = figure(
+        title,
+        f"{sources_note(profile)} {_left_out(table, placed, shown, what)}".strip(),
+        height=560,
+    )
     ceilings, bandwidth = _ceilings(profile, shown)
     intensity = shown["arithmetic_intensity"].astype(float)
     ridges = [roof.ridge for roof in ceilings]
@@ -98,7 +110,9 @@ def _roofline(profile: ProfileData, title: str, what: str, table: pd.DataFrame, 
 
 
 def _lowest_in_sight(shown: pd.DataFrame) -> float:
-    """The throughput below which there is next to no time: a stray kernel would squeeze all others together."""
+    """The throughput below which there is next to no time: a stray kernel would squeeze all others
+    together.
+    """
     ranked = shown.sort_values("flops_per_s")
     spent = ranked["latency_ms"].cumsum() / ranked["latency_ms"].sum()
     return float(ranked.loc[(spent > _NO_TIME).to_numpy(), "flops_per_s"].iloc[0])
@@ -115,17 +129,21 @@ def _left_out(table: pd.DataFrame, placed: pd.DataFrame, shown: pd.DataFrame, wh
     if len(placed) < len(table):
         share = 1 - placed["latency_ms"].sum() / total
         sentences.append(
-            f"{len(table) - len(placed)} of {len(table)} {what} ({share:.1%} of their time) are not drawn: "
+            f"{len(table) - len(placed)} of {len(table)} {what} ({share:.1%} of their time) are "
+            "not drawn: "
             "they do no FLOPs, or FLOPs or traffic are unknown."
         )
     below = int((shown["flops_per_s"] < _lowest_in_sight(shown) / 3).sum())
     if below:
         sentences.append(
-            f"{below} with less than {_NO_TIME:.1%} of the time lie below the frame; zoom out to see them."
+            f"{below} with less than {_NO_TIME:.1%} of the time lie below the frame; zoom out to "
+            "see them."
         )
     if len(shown) < len(placed):
         share = 1 - shown["latency_ms"].sum() / placed["latency_ms"].sum()
-        sentences.append(f"Of the rest, the {len(placed) - len(shown)} shortest are not drawn ({share:.1%}).")
+        sentences.append(
+            f"Of the rest, the {len(placed) - len(shown)} shortest are not drawn ({share:.1%})."
+        )
     return " ".join(sentences)
 
 
@@ -138,28 +156,44 @@ def _add_marks(drawn: Figure, shown: pd.DataFrame, label: Namer) -> None:
     for kind in sorted(set(kinds)):
         look, here = family_named(kind), kinds == kind
         marker = {
-            "color": look.colour, "symbol": look.symbol, "size": sizes[here], "opacity": 0.75,
+            "color": look.colour,
+            "symbol": look.symbol,
+            "size": sizes[here],
+            "opacity": 0.75,
             "line": {"width": 1, "color": look.colour},
-        }  # fmt: skip
+        }
         drawn.add_scatter(
-            x=x[here], y=y[here], mode="markers", name=kind, hoverinfo="text", hovertext=hovers[here].tolist(),
+            x=x[here],
+            y=y[here],
+            mode="markers",
+            name=kind,
+            hoverinfo="text",
+            hovertext=hovers[here].tolist(),
             marker=marker,
-        )  # fmt: skip
+        )
     drawn.update_layout(showlegend=True, legend={"itemsizing": "constant"})
 
 
 def _diameters(latency: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Areas grow with the latency."""
-    return _SMALLEST + (_LARGEST - _SMALLEST) * np.sqrt(np.nan_to_num(latency) / max(np.nanmax(latency), 1e-12))
+    return _SMALLEST + (_LARGEST - _SMALLEST) * np.sqrt(
+        np.nan_to_num(latency) / max(np.nanmax(latency), 1e-12)
+    )
 
 
 def _hovers(table: pd.DataFrame, label: Namer) -> list[str]:
     layers = table["layer"] if "layer" in table else table["name"]
     columns = zip(
-        table["name"], layers, table["type"], table["latency_ms"].astype(float),
-        table["arithmetic_intensity"].astype(float), table["flops_per_s"].astype(float), table["precision"],
-        table["memory_bound"], strict=True,
-    )  # fmt: skip
+        table["name"],
+        layers,
+        table["type"],
+        table["latency_ms"].astype(float),
+        table["arithmetic_intensity"].astype(float),
+        table["flops_per_s"].astype(float),
+        table["precision"],
+        table["memory_bound"],
+        strict=True,
+    )
     return [
         hover(
             f"<b>{label(name)}</b>",

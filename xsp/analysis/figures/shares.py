@@ -1,6 +1,7 @@
 """Layers summed by type: how many (A5), how much of the latency (A6), how much of the memory (A7).
 
-The paper draws these as pies. Bars of the same shares, largest first, can be compared by eye and read without colour.
+The paper draws these as pies. Bars of the same shares, largest first, can be compared by eye and
+read without colour.
 """
 
 from __future__ import annotations
@@ -31,13 +32,22 @@ _LEAST = 0.005
 def layer_type_distribution(profile: ProfileData) -> Figure:
     """Share of each type among the layers, counted by calls (A5)."""
     table = layer_type_distribution_table(profile)
-    return _shares("Layers by type", table, "count", "Share of layers (%)", lambda amount: f"{int(amount)}", NO_LAYERS)
+    return _shares(
+        "Layers by type",
+        table,
+        "count",
+        "Share of layers (%)",
+        lambda amount: f"{int(amount)}",
+        NO_LAYERS,
+    )
 
 
 def layer_latency_by_type(profile: ProfileData) -> Figure:
     """Share of each type in the layers' latency (A6)."""
     table = layer_latency_by_type_table(profile)
-    return _shares("Latency by type", table, "latency_ms", "Share of the latency (%)", milliseconds, NO_LAYERS)
+    return _shares(
+        "Latency by type", table, "latency_ms", "Share of the latency (%)", milliseconds, NO_LAYERS
+    )
 
 
 def layer_memory_by_type(profile: ProfileData) -> Figure:
@@ -46,11 +56,23 @@ def layer_memory_by_type(profile: ProfileData) -> Figure:
     unknown = "The memory that layers allocate was not recorded in this profile."
     if not (table["allocated_bytes"] > 0).any():
         return empty("Memory by type", unknown)
-    return _shares("Memory by type", table, "allocated_bytes", "Share of the memory (%)", mebibytes_text, unknown)
+    return _shares(
+        "Memory by type",
+        table,
+        "allocated_bytes",
+        "Share of the memory (%)",
+        mebibytes_text,
+        unknown,
+    )
 
 
 def _shares(
-    title: str, table: pd.DataFrame, amount: str, axis: str, as_text: Callable[[float], str], unknown: str
+    title: str,
+    table: pd.DataFrame,
+    amount: str,
+    axis: str,
+    as_text: Callable[[float], str],
+    unknown: str,
 ) -> Figure:
     table = table[table["share"].notna()].sort_values("share", ascending=False, kind="stable")
     if not len(table):
@@ -59,15 +81,30 @@ def _shares(
     shares = pooled["share"].to_numpy(dtype=float) * 100
     texts = [f"{share:.1f} %" for share in shares]
     amounts = [as_text(value) for value in pooled[amount].astype(float)]
-    looks = [OTHER if last else family(kind) for kind, last in zip(pooled["type"], pooled["pooled"], strict=True)]
+    looks = [
+        OTHER if last else family(kind)
+        for kind, last in zip(pooled["type"], pooled["pooled"], strict=True)
+    ]
     drawn = figure(title, height=130 + 26 * len(pooled), showlegend=False, bargap=0.25)
     drawn.add_bar(
-        x=shares, y=list(range(len(pooled))), orientation="h", text=texts, textposition="outside", cliponaxis=False,
-        hoverinfo="text", marker={"color": [look.colour for look in looks]},
-        hovertext=_hovers(pooled, looks, [f"{value} ({share})" for value, share in zip(amounts, texts, strict=True)]),
-    )  # fmt: skip
+        x=shares,
+        y=list(range(len(pooled))),
+        orientation="h",
+        text=texts,
+        textposition="outside",
+        cliponaxis=False,
+        hoverinfo="text",
+        marker={"color": [look.colour for look in looks]},
+        hovertext=_hovers(
+            pooled,
+            looks,
+            [f"{value} ({share})" for value, share in zip(amounts, texts, strict=True)],
+        ),
+    )
     labels = [safe(shortened(kind, 28)) for kind in pooled["type"]]
-    drawn.update_yaxes(tickvals=list(range(len(pooled))), ticktext=labels, autorange="reversed", showgrid=False)
+    drawn.update_yaxes(
+        tickvals=list(range(len(pooled))), ticktext=labels, autorange="reversed", showgrid=False
+    )
     # Room for the text beside the longest bar.
     return drawn.update_xaxes(title_text=axis, range=[0, max(float(shares.max()) * 1.28, 1.0)])
 
@@ -75,13 +112,20 @@ def _shares(
 def _hovers(pooled: pd.DataFrame, looks: list[Family], amounts: list[str]) -> list[str]:
     columns = zip(pooled["type"], pooled["pooled"], pooled["count"], looks, amounts, strict=True)
     return [
-        hover(f"<b>{safe(kind)}</b>", "" if last else look.name, numbers.quantity(int(count), "call"), amount)
+        hover(
+            f"<b>{safe(kind)}</b>",
+            "" if last else look.name,
+            numbers.quantity(int(count), "call"),
+            amount,
+        )
         for kind, last, count, look, amount in columns
     ]
 
 
 def pooled_types(table: pd.DataFrame, amount: str) -> pd.DataFrame:
-    """The largest types, sorted, with one row `other (N types)` for the rest: type, count, `amount`, share, pooled."""
+    """The largest types, sorted, with one row `other (N types)` for the rest: type, count,
+    `amount`, share, pooled.
+    """
     count = max(min(int((table["share"] >= _LEAST).sum()), _SLICES - 1), 1)
     kept = table[: count if len(table) > count + 1 else len(table)].assign(pooled=False)
     rest = table[len(kept) :]

@@ -1,4 +1,6 @@
-"""Several profiles of a model: throughput and latency over the batch size (A1), GPU time and roofline (A15)."""
+"""Several profiles of a model: throughput and latency over the batch size (A1), GPU time and
+roofline (A15).
+"""
 
 from __future__ import annotations
 
@@ -24,17 +26,23 @@ if TYPE_CHECKING:
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "pentagon", "hexagon")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-"""Models of one figure differ in symbol and dash: all of them have the colour of the level MODEL or KERNEL."""
+"""Models of one figure differ in symbol and dash: all of them have the colour of the level MODEL or
+KERNEL.
+"""
 
 
 def model_information(profiles: ProfileData | Sequence[ProfileData]) -> Figure:
-    """Throughput, and below it latency with its 95 % interval, over the batch size (A1); a line per model."""
+    """Throughput, and below it latency with its 95 % interval, over the batch size (A1); a line per
+    model.
+    """
     title = "Throughput and latency over the batch size"
     table = model_information_table(profiles)
     table = table[table["batch_size"].astype(float) > 0].sort_values("batch_size")
     if not len(table):
         return empty(
-            title, "The batch size of these profiles is not known: their inputs have no common first dimension."
+            title,
+            "The batch size of these profiles is not known: their inputs have no common first "
+            "dimension.",
         )
     drawn = figure(title, height=560)
     for place, (name, rows) in enumerate(table.groupby("name", sort=False)):
@@ -43,14 +51,20 @@ def model_information(profiles: ProfileData | Sequence[ProfileData]) -> Figure:
     drawn.update_layout(
         xaxis={**_batch_axis(table), "anchor": "y2", "title": {"text": "Batch size"}},
         yaxis={"domain": [0.54, 1.0], "title": {"text": "Throughput (inputs/s)"}},
-        yaxis2={"domain": [0.0, 0.46], "title": {"text": "Latency of a batch (ms)"}, "rangemode": "tozero"},
+        yaxis2={
+            "domain": [0.0, 0.46],
+            "title": {"text": "Latency of a batch (ms)"},
+            "rangemode": "tozero",
+        },
         showlegend=table["name"].nunique() > 1,
     )
     return drawn
 
 
 def kernels_by_model(profiles: ProfileData | Sequence[ProfileData]) -> Figure:
-    """GPU-busy and idle time of each profile, and the model's place below the roofs of its GPU (A15)."""
+    """GPU-busy and idle time of each profile, and the model's place below the roofs of its GPU
+    (A15).
+    """
     title = "GPU time and roofline of the models"
     every = profiles if isinstance(profiles, Sequence) else [profiles]
     busy = [float(profile.tree()["device_ms"].iloc[0]) for profile in every]
@@ -59,7 +73,11 @@ def kernels_by_model(profiles: ProfileData | Sequence[ProfileData]) -> Figure:
     if not len(table):
         return empty(title, NO_KERNELS)
     placed = table[drawable(table)]
-    note = sources_note(every) if len(placed) else "There is no roofline: FLOPs or DRAM traffic are unknown."
+    note = (
+        sources_note(every)
+        if len(placed)
+        else "There is no roofline: FLOPs or DRAM traffic are unknown."
+    )
     drawn = figure(title, note, height=520, barmode="stack")
     _add_latencies(drawn, table, full_width=not len(placed))
     if len(placed):
@@ -69,30 +87,49 @@ def kernels_by_model(profiles: ProfileData | Sequence[ProfileData]) -> Figure:
 
 def _add_model(drawn: Figure, name: str, rows: pd.DataFrame, place: int) -> None:
     look = {
-        "mode": "lines+markers", "name": name, "legendgroup": name, "hoverinfo": "text",
+        "mode": "lines+markers",
+        "name": name,
+        "legendgroup": name,
+        "hoverinfo": "text",
         "line": {"color": LEVELS["LAYER"], "width": 2, "dash": _DASHES[place % len(_DASHES)]},
         "marker": {"symbol": _SYMBOLS[place % len(_SYMBOLS)], "size": 9},
-    }  # fmt: skip
+    }
     batches, half = rows["batch_size"].astype(int), rows["latency_ci_ms"].astype(float)
     heads = [f"<b>{name}</b>, batch size {batch}" for batch in batches]
     throughput, latency = rows["throughput_per_s"].astype(float), rows["latency_ms"].astype(float)
     drawn.add_scatter(
-        x=batches.to_numpy(), y=throughput.to_numpy(), **look,
-        hovertext=[hover(head, f"{value:,.4g} inputs/s") for head, value in zip(heads, throughput, strict=True)],
-    )  # fmt: skip
+        x=batches.to_numpy(),
+        y=throughput.to_numpy(),
+        **look,
+        hovertext=[
+            hover(head, f"{value:,.4g} inputs/s")
+            for head, value in zip(heads, throughput, strict=True)
+        ],
+    )
     drawn.add_scatter(
-        x=batches.to_numpy(), y=latency.to_numpy(), yaxis="y2", showlegend=False, **look,
+        x=batches.to_numpy(),
+        y=latency.to_numpy(),
+        yaxis="y2",
+        showlegend=False,
+        **look,
         error_y={"type": "data", "array": np.nan_to_num(half), "thickness": 1.2},
         hovertext=[
-            hover(head, f"{milliseconds(value)} {numbers.plus_minus(ci, numbers.decimals_for(value))}")
+            hover(
+                head, f"{milliseconds(value)} {numbers.plus_minus(ci, numbers.decimals_for(value))}"
+            )
             for head, value, ci in zip(heads, latency, half, strict=True)
         ],
-    )  # fmt: skip
+    )
 
 
 def _batch_axis(table: pd.DataFrame) -> dict[str, object]:
     batches = sorted(table["batch_size"].astype(int).unique().tolist())
-    return {"type": "log", "tickvals": batches, "ticktext": [str(batch) for batch in batches], "title": {"standoff": 8}}
+    return {
+        "type": "log",
+        "tickvals": batches,
+        "ticktext": [str(batch) for batch in batches],
+        "title": {"standoff": 8},
+    }
 
 
 def _add_latencies(drawn: Figure, table: pd.DataFrame, *, full_width: bool) -> None:
@@ -106,14 +143,21 @@ def _add_latencies(drawn: Figure, table: pd.DataFrame, *, full_width: bool) -> N
     ):
         shares = part / table["model_latency_ms"].astype(float)
         drawn.add_bar(
-            x=list(range(len(table))), y=part.to_numpy(), name=name, hoverinfo="text",
+            x=list(range(len(table))),
+            y=part.to_numpy(),
+            name=name,
+            hoverinfo="text",
             marker={"color": colour, "pattern": {"shape": pattern}},
             hovertext=[
                 hover(f"<b>{label}</b>", f"{name}: {numbers.milliseconds(value)} ms ({share:.1%})")
                 for label, value, share in zip(labels, part, shares, strict=True)
             ],
-        )  # fmt: skip
-    axis = {"tickvals": list(range(len(table))), "ticktext": labels, "domain": [0, 1 if full_width else 0.36]}
+        )
+    axis = {
+        "tickvals": list(range(len(table))),
+        "ticktext": labels,
+        "domain": [0, 1 if full_width else 0.36],
+    }
     drawn.update_layout(xaxis=axis, yaxis={"title": {"text": "Model latency (ms)"}})
 
 
@@ -122,7 +166,9 @@ def _labels(table: pd.DataFrame) -> list[str]:
     batches = [f"batch {batch}" if batch else "" for batch in _batches(table)]
     if table["name"].nunique() == 1 and all(batches):
         return batches
-    return [f"{safe(name)} {batch}".strip() for name, batch in zip(table["name"], batches, strict=True)]
+    return [
+        f"{safe(name)} {batch}".strip() for name, batch in zip(table["name"], batches, strict=True)
+    ]
 
 
 def _batches(table: pd.DataFrame) -> list[str]:
@@ -142,18 +188,42 @@ def _add_roofline(drawn: Figure, placed: pd.DataFrame, known: pd.DataFrame) -> N
     for trace in drawn.data[first:]:
         trace.update(xaxis="x2", yaxis="y2")
     drawn.update_layout(
-        xaxis2={"domain": [0.47, 1.0], "anchor": "y2", "type": "log", "range": [np.log10(low), np.log10(high)],
-                "dtick": 1, "tickformat": "~g", "title": {"text": INTENSITY_AXIS}},
-        yaxis2={"anchor": "x2", "type": "log", "dtick": 1, "tickformat": "~s", "title": {"text": THROUGHPUT_AXIS}},
-    )  # fmt: skip
+        xaxis2={
+            "domain": [0.47, 1.0],
+            "anchor": "y2",
+            "type": "log",
+            "range": [np.log10(low), np.log10(high)],
+            "dtick": 1,
+            "tickformat": "~g",
+            "title": {"text": INTENSITY_AXIS},
+        },
+        yaxis2={
+            "anchor": "x2",
+            "type": "log",
+            "dtick": 1,
+            "tickformat": "~s",
+            "title": {"text": THROUGHPUT_AXIS},
+        },
+    )
 
 
 def _add_path(drawn: Figure, name: str, rows: pd.DataFrame, place: int) -> None:
     batches = _batches(rows)
-    columns = zip(batches, rows["arithmetic_intensity"], rows["flops_per_s"], rows["memory_bound"], strict=True)
+    columns = zip(
+        batches,
+        rows["arithmetic_intensity"],
+        rows["flops_per_s"],
+        rows["memory_bound"],
+        strict=True,
+    )
     drawn.add_scatter(
-        x=rows["arithmetic_intensity"].astype(float).to_numpy(), y=rows["flops_per_s"].astype(float).to_numpy(),
-        mode="lines+markers+text", text=batches, textposition="bottom right", name=name, hoverinfo="text",
+        x=rows["arithmetic_intensity"].astype(float).to_numpy(),
+        y=rows["flops_per_s"].astype(float).to_numpy(),
+        mode="lines+markers+text",
+        text=batches,
+        textposition="bottom right",
+        name=name,
+        hoverinfo="text",
         marker={"symbol": _SYMBOLS[place % len(_SYMBOLS)], "size": 9, "color": LEVELS["MODEL"]},
         line={"color": LEVELS["MODEL"], "width": 1, "dash": _DASHES[place % len(_DASHES)]},
         hovertext=[
@@ -164,4 +234,4 @@ def _add_path(drawn: Figure, name: str, rows: pd.DataFrame, place: int) -> None:
             )
             for batch, ai, per_s, bound in columns
         ],
-    )  # fmt: skip
+    )

@@ -1,4 +1,6 @@
-"""What all figures share: light and dark looks, titles, text that is safe inside plotly, and the empty figure."""
+"""What all figures share: light and dark looks, titles, text that is safe inside plotly, and the
+empty figure.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,16 @@ Figure = Any
 """A `plotly.graph_objects.Figure`; plotly has no types, and is imported when a figure is made."""
 
 MARKS = 2000
-"""Marks of a figure at most. Beyond, the smallest are pooled or left out, and the figure says so."""
+"""Marks of a figure at most. Beyond, the smallest are pooled or left out, and the figure
+says so.
+"""
 HEIGHT = 460
 PAGE_LIGHT, PAGE_DARK = "#ffffff", "#15181c"
 
 NO_LAYERS = "No layers were traced in this profile."
-NO_KERNELS = "No kernels were traced in this profile; that takes an NVIDIA GPU and the KERNEL level."
+NO_KERNELS = (
+    "No kernels were traced in this profile; that takes an NVIDIA GPU and the KERNEL level."
+)
 
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif'
 _LINE = 130
@@ -27,14 +33,28 @@ _LABEL = 64
 
 
 def template(dark: bool = False, *, transparent: bool = False) -> dict[str, Any]:
-    """A plotly template. Marks have the same colours in both; `transparent` lets the page show through."""
+    """A plotly template. Marks have the same colours in both; `transparent` lets the page show
+    through.
+    """
     page = PAGE_DARK if dark else PAGE_LIGHT
-    text, grid, line = ("#e6e8eb", "#30363d", "#6b737d") if dark else ("#1f2328", "#e4e7eb", "#9aa1ab")
-    box = {"bgcolor": "#22272e" if dark else "#ffffff", "bordercolor": line, "font": {"color": text, "size": 12}}
+    text, grid, line = (
+        ("#e6e8eb", "#30363d", "#6b737d") if dark else ("#1f2328", "#e4e7eb", "#9aa1ab")
+    )
+    box = {
+        "bgcolor": "#22272e" if dark else "#ffffff",
+        "bordercolor": line,
+        "font": {"color": text, "size": 12},
+    }
     axis = {
-        "gridcolor": grid, "linecolor": line, "zerolinecolor": line, "ticks": "outside", "tickcolor": line,
-        "showline": True, "automargin": True, "title": {"standoff": 8},
-    }  # fmt: skip
+        "gridcolor": grid,
+        "linecolor": line,
+        "zerolinecolor": line,
+        "ticks": "outside",
+        "tickcolor": line,
+        "showline": True,
+        "automargin": True,
+        "title": {"standoff": 8},
+    }
     layout = {
         "font": {"family": _FONT, "size": 12, "color": text},
         "paper_bgcolor": "rgba(0,0,0,0)" if transparent else page,
@@ -45,26 +65,43 @@ def template(dark: bool = False, *, transparent: bool = False) -> dict[str, Any]
         "xaxis": axis,
         "yaxis": axis,
     }
-    # Patterns are drawn over a bar's own colour in that of the page, so that bars stay apart in grey too.
-    bar = {"marker": {"line": {"width": 0}, "pattern": {"fgcolor": page, "fillmode": "overlay", "size": 6}}}
+    # Patterns are drawn over a bar's own colour in that of the page, so that bars stay apart in
+    # grey too.
+    bar = {
+        "marker": {
+            "line": {"width": 0},
+            "pattern": {"fgcolor": page, "fillmode": "overlay", "size": 6},
+        }
+    }
     icicle = {"marker": {"line": {"color": page, "width": 1}}}
     return {"layout": layout, "data": {"bar": [bar], "icicle": [icicle]}}
 
 
 def figure(title: str, note: str = "", *, height: int = HEIGHT, **layout: Any) -> Figure:
-    """A figure without traces. `note` is the sentence below the title: what is not drawn, and where numbers are from.
+    """A figure without traces. `note` is the sentence below the title: what is not drawn, and where
+    numbers are from.
 
     Both are also in `layout.meta`, for a page that shows them as text of its own.
     """
     import plotly.graph_objects as go
 
     wrapped = textwrap.wrap(note, _LINE)
-    lines = [f"<b>{safe(title)}</b>", *(f'<span style="font-size:12px">{safe(line)}</span>' for line in wrapped)]
+    lines = [
+        f"<b>{safe(title)}</b>",
+        *(f'<span style="font-size:12px">{safe(line)}</span>' for line in wrapped),
+    ]
     drawn = go.Figure(
         layout={
             "template": template(),
-            "title": {"text": "<br>".join(lines), "x": 0.01, "xanchor": "left", "yref": "container", "y": 1.0,
-                      "yanchor": "top", "pad": {"t": 14}},
+            "title": {
+                "text": "<br>".join(lines),
+                "x": 0.01,
+                "xanchor": "left",
+                "yref": "container",
+                "y": 1.0,
+                "yanchor": "top",
+                "pad": {"t": 14},
+            },
             "height": height + _NOTE_LINE * len(wrapped),
             "margin": {"l": 70, "r": 24, "t": 78 + _NOTE_LINE * len(wrapped), "b": 56},
             "meta": {"title": title, "note": note, "height": height},
@@ -72,7 +109,7 @@ def figure(title: str, note: str = "", *, height: int = HEIGHT, **layout: Any) -
             "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.0},
             "bargap": 0.15,
         }
-    )  # fmt: skip
+    )
     return drawn.update_layout(layout)
 
 
@@ -82,7 +119,9 @@ def empty(title: str, why: str) -> Figure:
     drawn.update_layout(meta={"title": title, "note": why, "height": 120, "empty": True})
     drawn.update_xaxes(visible=False).update_yaxes(visible=False)
     text = "<br>".join(safe(line) for line in textwrap.wrap(why, 90))
-    return drawn.add_annotation(text=text, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5, font={"size": 13})
+    return drawn.add_annotation(
+        text=text, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5, font={"size": 13}
+    )
 
 
 def safe(text: str) -> str:
@@ -101,5 +140,7 @@ def kernel_label(name: str, width: int = _LABEL) -> str:
 
 
 def hover(*lines: str) -> str:
-    """The lines of a hover box; empty ones are left out. What comes from a program must have been made `safe`."""
+    """The lines of a hover box; empty ones are left out. What comes from a program must have been
+    made `safe`.
+    """
     return "<br>".join(line for line in lines if line)

@@ -20,10 +20,11 @@ def occurrence(codes: IntArray) -> npt.NDArray[np.int64]:
 
 
 def matched(codes: IntArray, structure_codes: IntArray) -> npt.NDArray[np.int64]:
-    """For each event, in order of time, the structure row with its code and occurrence; -1 where there is none.
+    """For each event, in order of time, the structure row with its code and occurrence; -1 where
+    there is none.
 
-    Where a run repeats the structure exactly this is the alignment by order; where control flow depended on data,
-    events that did repeat still find their row.
+    Where a run repeats the structure exactly this is the alignment by order; where control flow
+    depended on data, events that did repeat still find their row.
     """
     if not len(structure_codes):
         return np.full(len(codes), -1, dtype=np.int64)

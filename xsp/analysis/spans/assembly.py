@@ -15,7 +15,14 @@ from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
 from xsp.capture.run import Run, within_model
 from xsp.types import RANGES, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level
 
-_LAUNCH_COLUMNS = ["kind", "name", "registers_per_thread", "static_shared_bytes", "dynamic_shared_bytes", "bytes"]
+_LAUNCH_COLUMNS = [
+    "kind",
+    "name",
+    "registers_per_thread",
+    "static_shared_bytes",
+    "dynamic_shared_bytes",
+    "bytes",
+]
 _AXES = ("x", "y", "z")
 
 
@@ -23,8 +30,9 @@ _AXES = ("x", "y", "z")
 class Vocabulary:
     """What the indices in the runs stand for, at the end of the climb.
 
-    `layers`, `modules`, `calls` are rows of the structure run (dictionaries); `library_calls` likewise, with `symbol`
-    the index into `symbols`; `kernels` are kernel names; `api_name` names an API call by domain and cbid.
+    `layers`, `modules`, `calls` are rows of the structure run (dictionaries); `library_calls`
+    likewise, with `symbol` the index into `symbols`; `kernels` are kernel names; `api_name` names
+    an API call by domain and cbid.
     """
 
     calls: list[dict[str, Any]]
@@ -46,7 +54,9 @@ class Vocabulary:
 
 
 def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
-    """The tables of a capture (see `capture.TABLES`). In `spans`, `parent` is a row of the same table or -1."""
+    """The tables of a capture (see `capture.TABLES`). In `spans`, `parent` is a row of the same
+    table or -1.
+    """
     codes = words.codes
     parts = [correlate(run, codes) for run in runs]
     sizes = np.array([len(part.spans["level"]) for part in parts])
@@ -58,11 +68,15 @@ def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
     tables = {
         "runs": _runs(runs, parts),
         "model_calls": _joined([run.model_calls for run in runs]),
-        "synchronizations": _joined([_synchronizations(run, part) for run, part in zip(runs, parts, strict=True)]),
+        "synchronizations": _joined(
+            [_synchronizations(run, part) for run, part in zip(runs, parts, strict=True)]
+        ),
         "spans": spans,
         "api_calls": _api_calls(parts, first, words.api_name),
         "calls": pd.DataFrame(words.calls),
-        "modules": pd.DataFrame(words.modules, columns=["name", "type", "parameter_bytes", "is_leaf", "calls"]),
+        "modules": pd.DataFrame(
+            words.modules, columns=["name", "type", "parameter_bytes", "is_leaf", "calls"]
+        ),
         "layers": _layers(words.layers),
         "library_calls": library_calls,
         "kernels": kernels,
@@ -75,7 +89,9 @@ def _joined(tables: Sequence[Columns]) -> pd.DataFrame:
     """Tables of all runs below each other, with the run's number as first column."""
     columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     sizes = [len(next(iter(table.values()))) for table in tables]
-    return pd.DataFrame({"run": np.repeat(np.arange(len(tables), dtype=np.int32), sizes), **columns})
+    return pd.DataFrame(
+        {"run": np.repeat(np.arange(len(tables), dtype=np.int32), sizes), **columns}
+    )
 
 
 def _synchronizations(run: Run, part: Correlated) -> Columns:
@@ -108,7 +124,9 @@ def _runs(runs: Sequence[Run], parts: Sequence[Correlated]) -> pd.DataFrame:
     )
 
 
-def _spans(parts: Sequence[Correlated], sizes: npt.NDArray[Any], first: npt.NDArray[Any]) -> pd.DataFrame:
+def _spans(
+    parts: Sequence[Correlated], sizes: npt.NDArray[Any], first: npt.NDArray[Any]
+) -> pd.DataFrame:
     joined = {name: np.concatenate([part.spans[name] for part in parts]) for name in parts[0].spans}
     parent = joined["parent"]
     return pd.DataFrame(
@@ -127,7 +145,9 @@ def _spans(parts: Sequence[Correlated], sizes: npt.NDArray[Any], first: npt.NDAr
     )
 
 
-def _kernels(parts: Sequence[Correlated], names: Sequence[str]) -> tuple[pd.DataFrame, npt.NDArray[np.int32]]:
+def _kernels(
+    parts: Sequence[Correlated], names: Sequence[str]
+) -> tuple[pd.DataFrame, npt.NDArray[np.int32]]:
     columns: dict[str, npt.NDArray[Any]] = {
         name: np.concatenate([part.device[name] for part in parts]) for name in _LAUNCH_COLUMNS
     }
@@ -135,7 +155,9 @@ def _kernels(parts: Sequence[Correlated], names: Sequence[str]) -> tuple[pd.Data
         joined = np.concatenate([part.device[shape] for part in parts])
         columns |= {f"{shape}_{axis}": joined[:, i] for i, axis in enumerate(_AXES)}
     every = pd.DataFrame(columns)
-    config: npt.NDArray[np.int32] = every.groupby(list(every.columns), sort=False).ngroup().to_numpy().astype(np.int32)
+    config: npt.NDArray[np.int32] = (
+        every.groupby(list(every.columns), sort=False).ngroup().to_numpy().astype(np.int32)
+    )
     distinct = every.drop_duplicates().reset_index(drop=True)
     kinds = np.array([kind.name.lower() for kind in DeviceKind])
     distinct["kind"] = kinds[distinct["kind"]] if len(distinct) else distinct["kind"].astype(str)
@@ -166,15 +188,34 @@ def _api_calls(
 
 
 _LAYER_COLUMNS = (
-    "name", "type", "kind", "module", "phase", "forward", "input_shapes", "input_dtypes", "output_shapes",
-    "output_dtypes", "parameter_bytes", "allocated_bytes", "peak_bytes", "weight_shape",
-)  # fmt: skip
+    "name",
+    "type",
+    "kind",
+    "module",
+    "phase",
+    "forward",
+    "input_shapes",
+    "input_dtypes",
+    "output_shapes",
+    "output_dtypes",
+    "parameter_bytes",
+    "allocated_bytes",
+    "peak_bytes",
+    "weight_shape",
+)
 _LISTS = ("input_shapes", "input_dtypes", "output_shapes", "output_dtypes", "weight_shape")
 
 
 def _layers(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Layer rows, then the two that `StructureCodes` speaks of; nested lists become JSON text."""
-    blank = {"type": "", "kind": "none", "module": "", "phase": "forward", "forward": -1, "parameter_bytes": 0}
+    blank = {
+        "type": "",
+        "kind": "none",
+        "module": "",
+        "phase": "forward",
+        "forward": -1,
+        "parameter_bytes": 0,
+    }
     blank |= {name: [] for name in _LISTS}
     extra = [{**blank, "name": name} for name in ("(outside layers)", "(not in the structure run)")]
     unknown = {"allocated_bytes": -1, "peak_bytes": -1, "weight_shape": []}
@@ -185,7 +226,9 @@ def _layers(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _unrecorded(spans: pd.DataFrame, recorded: int) -> npt.NDArray[Any]:
-    """Symbols of library calls that the structure run did not have; their details are renumbered to follow its rows."""
+    """Symbols of library calls that the structure run did not have; their details are renumbered to
+    follow its rows.
+    """
     calls = (spans["level"] == Level.LIBRARY) & (spans["detail"] >= recorded)
     symbols, place = np.unique(spans.loc[calls, "detail"] - recorded, return_inverse=True)
     spans.loc[calls, "detail"] = (recorded + place).astype(np.int32)
@@ -193,7 +236,9 @@ def _unrecorded(spans: pd.DataFrame, recorded: int) -> npt.NDArray[Any]:
 
 
 def _library_calls(words: Vocabulary, unrecorded: npt.NDArray[Any]) -> pd.DataFrame:
-    """Library call rows, then one without arguments for every symbol that only timed runs called."""
+    """Library call rows, then one without arguments for every symbol that only timed runs
+    called.
+    """
     rows = [(words.symbols[row["symbol"]], row["arguments"]) for row in words.library_calls]
     rows += [(words.symbols[symbol], {}) for symbol in unrecorded]
     return pd.DataFrame(

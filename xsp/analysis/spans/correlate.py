@@ -1,7 +1,8 @@
 """From the columns of a run to spans with parents: kernel -> library call -> layer -> model.
 
-Rules (XSP, sections III-B and III-C): a host event's parent is the innermost event of the level above that contains it
-on its thread; a kernel takes its parent from its launch, joined on the correlation id, and its time from its execution.
+Rules (XSP, sections III-B and III-C): a host event's parent is the innermost event of the level
+above that contains it on its thread; a kernel takes its parent from its launch, joined on the
+correlation id, and its time from its execution.
 """
 
 from __future__ import annotations
@@ -15,16 +16,25 @@ from xsp.analysis.spans.align import matched
 from xsp.analysis.spans.intervals import innermost
 from xsp.analysis.spans.launches import launch_of
 from xsp.capture.run import Run, sorted_by_start, within_model
-from xsp.types import API_CALLS, DEVICE_ACTIVITY, LAYER_EVENTS, LIBRARY_EVENTS, Columns, IntArray, Level
+from xsp.types import (
+    API_CALLS,
+    DEVICE_ACTIVITY,
+    LAYER_EVENTS,
+    LIBRARY_EVENTS,
+    Columns,
+    IntArray,
+    Level,
+)
 
 
 @dataclass(frozen=True)
 class StructureCodes:
-    """Codes of the structure run's rows, by which timed events find their row: layers (forward rows in order of
-    start, backward rows unique) and library calls (symbol indices in order of start).
+    """Codes of the structure run's rows, by which timed events find their row: layers (forward rows
+    in order of start, backward rows unique) and library calls (symbol indices in order of start).
 
-    Details beyond the recorded rows: layer `outside` holds what no layer, forward or backward, accounts for; layer
-    `unknown` is an event the structure run did not have; library call `n + symbol` is such a call of that symbol.
+    Details beyond the recorded rows: layer `outside` holds what no layer, forward or backward,
+    accounts for; layer `unknown` is an event the structure run did not have; library call
+    `n + symbol` is such a call of that symbol.
     """
 
     layers: IntArray
@@ -43,11 +53,11 @@ class StructureCodes:
 
 @dataclass(frozen=True)
 class Correlated:
-    """Spans of one run, indexed 0..n-1 with `parent` an index or -1; its API calls with the span they ran in; and its
-    device activities, to which `detail` of the KERNEL spans points.
+    """Spans of one run, indexed 0..n-1 with `parent` an index or -1; its API calls with the span
+    they ran in; and its device activities, to which `detail` of the KERNEL spans points.
 
-    `unmatched` counts layer and library events that the structure run does not have; `orphans` counts device
-    activities whose launch was not seen.
+    `unmatched` counts layer and library events that the structure run does not have; `orphans`
+    counts device activities whose launch was not seen.
     """
 
     spans: Columns
@@ -60,12 +70,17 @@ class Correlated:
 def correlate(run: Run, structure: StructureCodes) -> Correlated:
     """Spans of all levels of one run with their parents; no loop over spans."""
     calls = run.model_calls
-    layers, layer_call = within_model(sorted_by_start(run.table("layer_events", LAYER_EVENTS)), calls)
-    library, library_call = within_model(sorted_by_start(run.table("library_events", LIBRARY_EVENTS)), calls)
+    layers, layer_call = within_model(
+        sorted_by_start(run.table("layer_events", LAYER_EVENTS)), calls
+    )
+    library, library_call = within_model(
+        sorted_by_start(run.table("library_events", LIBRARY_EVENTS)), calls
+    )
     every_api = run.table("api_calls", API_CALLS)
     api, api_call = within_model(sorted_by_start(every_api), calls)
     device = run.table("device_activity", DEVICE_ACTIVITY)
-    # What was launched outside the model calls (settling runs, restoring state) is seen, and is none of the model's.
+    # What was launched outside the model calls (settling runs, restoring state) is seen, and is
+    # none of the model's.
     orphans = int((launch_of(device["correlation_id"], every_api["correlation_id"]) < 0).sum())
     launch = launch_of(device["correlation_id"], api["correlation_id"])
     device = {name: column[launch >= 0] for name, column in device.items()}
@@ -78,15 +93,18 @@ def correlate(run: Run, structure: StructureCodes) -> Correlated:
     library_row = matched(library["symbol"], structure.library_calls)
     unmatched = int((layer_row < 0).sum() + (library_row < 0).sum())
     layer_row[layer_row < 0] = structure.unknown
-    library_row = np.where(library_row < 0, len(structure.library_calls) + library["symbol"], library_row)
+    library_row = np.where(
+        library_row < 0, len(structure.library_calls) + library["symbol"], library_row
+    )
     spans = _spans(host, layer_row, structure.outside, library_row, device, launch)
     api["parent"] = host.api_parent
     return Correlated(spans, api, device, unmatched, orphans)
 
 
 class _HostParents:
-    """Indices of the parents of host events. Span indices: model calls first, then layers, the spans that hold what
-    lies outside layers (one per model call that needs one), library calls, device activity.
+    """Indices of the parents of host events. Span indices: model calls first, then layers, the
+    spans that hold what lies outside layers (one per model call that needs one), library calls,
+    device activity.
     """
 
     def __init__(
@@ -107,27 +125,38 @@ class _HostParents:
         owner = _enclosing(layers, library)
         self._api_library = _enclosing(library, api)
         api_owner = np.where(self._api_library >= 0, 0, _enclosing(layers, api))
-        # An API call that launches nothing (the final synchronise) needs no layer: it is the model call's own.
+        # An API call that launches nothing (the final synchronise) needs no layer: it is the model
+        # call's own.
         bare = (api_owner < 0) & ~launches
-        self.outside = np.unique(np.concatenate([library_call[owner < 0], api_call[(api_owner < 0) & launches]]))
+        self.outside = np.unique(
+            np.concatenate([library_call[owner < 0], api_call[(api_owner < 0) & launches]])
+        )
         first_outside = first_layer + len(layers["start_ns"])
         self.library_parent = self._span_of(owner, library_call, first_layer, first_outside)
         first_library = first_outside + len(self.outside)
         self.api_parent = np.where(
             self._api_library >= 0,
             first_library + self._api_library,
-            np.where(bare, api_call, self._span_of(api_owner, api_call, first_layer, first_outside)),
+            np.where(
+                bare, api_call, self._span_of(api_owner, api_call, first_layer, first_outside)
+            ),
         )
         self.first_library = first_library
 
-    def _span_of(self, owner: IntArray, call: IntArray, first_layer: int, first_outside: int) -> npt.NDArray[np.int64]:
-        return np.where(owner >= 0, first_layer + owner, first_outside + np.searchsorted(self.outside, call))
+    def _span_of(
+        self, owner: IntArray, call: IntArray, first_layer: int, first_outside: int
+    ) -> npt.NDArray[np.int64]:
+        return np.where(
+            owner >= 0, first_layer + owner, first_outside + np.searchsorted(self.outside, call)
+        )
 
 
 def _enclosing(outer: Columns, inner: Columns, *, strict: bool = False) -> npt.NDArray[np.int64]:
     # An interval contains itself: shrunk by one on the left, its innermost container is a real one.
     start = inner["start_ns"] - int(strict)
-    return innermost(outer["thread"], outer["start_ns"], outer["end_ns"], inner["thread"], start, inner["end_ns"])
+    return innermost(
+        outer["thread"], outer["start_ns"], outer["end_ns"], inner["thread"], start, inner["end_ns"]
+    )
 
 
 def _spans(
@@ -144,15 +173,35 @@ def _spans(
     none = [np.zeros(size, dtype=np.int64) for size in sizes]
     api = host.api
     return {
-        "level": np.repeat([Level.MODEL, Level.LAYER, Level.LAYER, Level.LIBRARY, Level.KERNEL], sizes).astype(np.int8),
-        "detail": np.concatenate([np.arange(sizes[0]), layer_row, none[2] + outside, library_row, np.arange(sizes[4])]),
-        "parent": np.concatenate(
-            [none[0] - 1, host.layer_parent, host.outside, host.library_parent, host.api_parent[launch]]
+        "level": np.repeat(
+            [Level.MODEL, Level.LAYER, Level.LAYER, Level.LIBRARY, Level.KERNEL], sizes
+        ).astype(np.int8),
+        "detail": np.concatenate(
+            [np.arange(sizes[0]), layer_row, none[2] + outside, library_row, np.arange(sizes[4])]
         ),
-        "start_ns": np.concatenate([t["start_ns"] for t in (calls, layers, outside_calls, library, device)]),
-        "end_ns": np.concatenate([t["end_ns"] for t in (calls, layers, outside_calls, library, device)]),
+        "parent": np.concatenate(
+            [
+                none[0] - 1,
+                host.layer_parent,
+                host.outside,
+                host.library_parent,
+                host.api_parent[launch],
+            ]
+        ),
+        "start_ns": np.concatenate(
+            [t["start_ns"] for t in (calls, layers, outside_calls, library, device)]
+        ),
+        "end_ns": np.concatenate(
+            [t["end_ns"] for t in (calls, layers, outside_calls, library, device)]
+        ),
         "thread": np.concatenate(
-            [calls["thread"], layers["thread"], outside_calls["thread"], library["thread"], api["thread"][launch]]
+            [
+                calls["thread"],
+                layers["thread"],
+                outside_calls["thread"],
+                library["thread"],
+                api["thread"][launch],
+            ]
         ).astype(np.uint32),
         "stream": np.concatenate([*(n - 1 for n in none[:4]), device["stream"]]).astype(np.int32),
         "context": np.concatenate([*none[:4], device["context"]]).astype(np.uint32),

@@ -1,4 +1,6 @@
-"""The device's time of a model call, divided without rest: every layer's work, and the idle time before it."""
+"""The device's time of a model call, divided without rest: every layer's work, and the idle time
+before it.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,14 @@ AFTER = "(after the last kernel)"
 
 
 def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFrame:
-    """Layers in the order in which the GPU first works for them, with a row for what comes before and one for after.
+    """Layers in the order in which the GPU first works for them, with a row for what comes before
+    and one for after.
 
-    Columns: name, phase, busy_ms (GPU-busy time that is this layer's: where kernels of several streams overlap, the one
-    that began first has the time), idle_before_ms (GPU-idle time just before its kernels), share (of both together).
-    All busy and idle times add up to the model latency of the timeline: the corrected one if `corrected` is given, else
-    the deepest rung's as recorded. Means over the runs of the deepest rung. Empty if no kernels were traced.
+    Columns: name, phase, busy_ms (GPU-busy time that is this layer's: where kernels of several
+    streams overlap, the one that began first has the time), idle_before_ms (GPU-idle time just
+    before its kernels), share (of both together). All busy and idle times add up to the model
+    latency of the timeline: the corrected one if `corrected` is given, else the deepest rung's as
+    recorded. Means over the runs of the deepest rung. Empty if no kernels were traced.
     """
     spans = _timed(tables["spans"], corrected)
     pieces = device_turns(tables, corrected)
@@ -43,17 +47,21 @@ def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFr
 
 
 def device_turns(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFrame:
-    """What `device_timeline` adds up, one row per kernel, copy or set in order of start within each model call.
+    """What `device_timeline` adds up, one row per kernel, copy or set in order of start within each
+    model call.
 
-    Columns: run, call (row of its MODEL span), busy_ns (device time that is its own), idle_ns (idle time just before),
-    start_ns, end_ns, name and phase of its layer. Empty if no kernels were traced.
+    Columns: run, call (row of its MODEL span), busy_ns (device time that is its own), idle_ns (idle
+    time just before), start_ns, end_ns, name and phase of its layer. Empty if no kernels were
+    traced.
     """
     spans = _timed(tables["spans"], corrected)
     kernels = spans[spans["level"] == Level.KERNEL]
     kernels = kernels.assign(call=model_spans(tables["spans"], kernels.index.to_numpy()))
     kernels = kernels.sort_values(["run", "call", "start_ns"], kind="stable")
     if not len(kernels):
-        return pd.DataFrame(columns=["run", "call", "busy_ns", "idle_ns", "start_ns", "end_ns", "name", "phase"])
+        return pd.DataFrame(
+            columns=["run", "call", "busy_ns", "idle_ns", "start_ns", "end_ns", "name", "phase"]
+        )
     below = layer_spans(tables["spans"], kernels.index.to_numpy())
     keys = tables["layers"].loc[tables["spans"]["detail"].to_numpy()[below], ["name", "phase"]]
     return _pieces(kernels).assign(name=keys["name"].to_numpy(), phase=keys["phase"].to_numpy())
@@ -63,7 +71,10 @@ def _timed(spans: pd.DataFrame, corrected: pd.DataFrame | None) -> pd.DataFrame:
     """Spans of the deepest rung's runs with the times to use; row numbers are kept."""
     if corrected is not None:
         kept = spans.loc[corrected["row"]]
-        return kept.assign(start_ns=corrected["start_ns"].to_numpy(), duration_ns=corrected["duration_ns"].to_numpy())
+        return kept.assign(
+            start_ns=corrected["start_ns"].to_numpy(),
+            duration_ns=corrected["duration_ns"].to_numpy(),
+        )
     deepest = spans.loc[spans["level"] == Level.KERNEL, "run"].unique()
     return spans[spans["run"].isin(deepest)]
 
@@ -89,9 +100,15 @@ def _pieces(kernels: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ends(spans: pd.DataFrame, pieces: pd.DataFrame) -> pd.DataFrame:
-    """Per run, summed over its model calls: from the call to its first kernel, and from its last kernel to the end."""
+    """Per run, summed over its model calls: from the call to its first kernel, and from its last
+    kernel to the end.
+    """
     model = spans[(spans["level"] == Level.MODEL) & spans["run"].isin(pieces["run"])]
-    calls = pieces.groupby("call").agg(first=("start_ns", "min"), last=("end_ns", "max")).reindex(model.index)
+    calls = (
+        pieces.groupby("call")
+        .agg(first=("start_ns", "min"), last=("end_ns", "max"))
+        .reindex(model.index)
+    )
     finish = model["start_ns"] + model["duration_ns"]
     before = (calls["first"].fillna(finish) - model["start_ns"]).clip(lower=0)
     after = (finish - calls["last"].fillna(finish)).clip(lower=0)

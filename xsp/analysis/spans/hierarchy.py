@@ -1,4 +1,6 @@
-"""The nodes of the hierarchy: model, modules, layers, library calls, kernels, and the node of every span."""
+"""The nodes of the hierarchy: model, modules, layers, library calls, kernels, and the node of every
+span.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from xsp.types import IntArray, Level
 class Hierarchy:
     """Nodes of the hierarchy and the node of every span.
 
-    `nodes` has one row per node: parent (index or -1), level, name, type, phase, shapes. `of_span` maps rows of the
-    spans table to nodes.
+    `nodes` has one row per node: parent (index or -1), level, name, type, phase, shapes. `of_span`
+    maps rows of the spans table to nodes.
     """
 
     nodes: list[dict[str, Any]] = field(default_factory=list)
@@ -50,10 +52,19 @@ class Hierarchy:
 
 
 def hierarchy(tables: dict[str, pd.DataFrame], model: str) -> Hierarchy:
-    """Group spans into nodes: calls of one layer (and phase) are one node, as are same-named calls below one parent."""
+    """Group spans into nodes: calls of one layer (and phase) are one node, as are same-named calls
+    below one parent.
+    """
     tree = Hierarchy()
     calls = tables["calls"]["input_shapes"]
-    root = tree.node(("model",), -1, "MODEL", model, type="model", input_shapes=calls.iloc[0] if len(calls) else "")
+    root = tree.node(
+        ("model",),
+        -1,
+        "MODEL",
+        model,
+        type="model",
+        input_shapes=calls.iloc[0] if len(calls) else "",
+    )
     spans = tables["spans"]
     level, parent = spans["level"].to_numpy(), spans["parent"].to_numpy()
     detail = spans["detail"].to_numpy()
@@ -62,7 +73,10 @@ def hierarchy(tables: dict[str, pd.DataFrame], model: str) -> Hierarchy:
     layer_nodes = _layer_nodes(tree, root, tables, np.unique(detail[level == Level.LAYER]))
     here = level == Level.LAYER
     tree.of_span[here] = layer_nodes[detail[here]]
-    names = {Level.LIBRARY: tables["library_calls"]["name"], Level.KERNEL: tables["kernels"]["name"]}
+    names = {
+        Level.LIBRARY: tables["library_calls"]["name"],
+        Level.KERNEL: tables["kernels"]["name"],
+    }
     for one in (Level.LIBRARY, Level.KERNEL):
         here = level == one
         code, name = pd.factorize(names[one])
@@ -70,15 +84,25 @@ def hierarchy(tables: dict[str, pd.DataFrame], model: str) -> Hierarchy:
         distinct = below.drop_duplicates()
         pairs = zip(distinct["parent"].tolist(), distinct["code"].tolist(), strict=True)
         index = [
-            tree.node((one, above, which), above, one.name, str(name[which]), phase=tree.nodes[above]["phase"])
+            tree.node(
+                (one, above, which),
+                above,
+                one.name,
+                str(name[which]),
+                phase=tree.nodes[above]["phase"],
+            )
             for above, which in pairs
         ]
-        place = below.merge(distinct.assign(node=np.array(index, dtype=np.int64)), how="left", on=["parent", "code"])
+        place = below.merge(
+            distinct.assign(node=np.array(index, dtype=np.int64)), how="left", on=["parent", "code"]
+        )
         tree.of_span[here] = place["node"].to_numpy()
     return tree
 
 
-def _layer_nodes(tree: Hierarchy, root: int, tables: dict[str, pd.DataFrame], used: IntArray) -> IntArray:
+def _layer_nodes(
+    tree: Hierarchy, root: int, tables: dict[str, pd.DataFrame], used: IntArray
+) -> IntArray:
     layers = tables["layers"]
     columns = [tables["modules"][column].tolist() for column in ("name", "type", "calls")]
     modules = {name: (kind, calls) for name, kind, calls in zip(*columns, strict=True)}
@@ -88,10 +112,15 @@ def _layer_nodes(tree: Hierarchy, root: int, tables: dict[str, pd.DataFrame], us
         above = _module_node(tree, root, row["module"], modules)
         kind = row["type"] if row["forward"] < 0 else forward_type[row["forward"]]
         result[index] = tree.node(
-            ("layer", row["module"], row["name"], row["phase"]), above, "LAYER", row["name"],
-            type=kind, phase=row["phase"],
-            input_shapes=row["input_shapes"], output_shapes=row["output_shapes"],
-        )  # fmt: skip
+            ("layer", row["module"], row["name"], row["phase"]),
+            above,
+            "LAYER",
+            row["name"],
+            type=kind,
+            phase=row["phase"],
+            input_shapes=row["input_shapes"],
+            output_shapes=row["output_shapes"],
+        )
     return result
 
 

@@ -1,4 +1,6 @@
-"""Arithmetic on many intervals at once: who encloses whom, and how much time a set of them covers."""
+"""Arithmetic on many intervals at once: who encloses whom, and how much time a set of them
+covers.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,19 @@ def innermost(
     start: IntArray,
     end: IntArray,
 ) -> npt.NDArray[np.int64]:
-    """For every interval the index of the innermost outer interval on its thread that contains it, -1 for none.
+    """For every interval the index of the innermost outer interval on its thread that contains it,
+    -1 for none.
 
-    Outer intervals of one thread must be nested or disjoint, as calls are. Cost is a sort plus one pass per depth
-    of nesting (XSP, section III-B, builds an interval tree for the same question).
+    Outer intervals of one thread must be nested or disjoint, as calls are. Cost is a sort plus one
+    pass per depth of nesting (XSP, section III-B, builds an interval tree for the same question).
     """
     result = np.full(len(start), -1, dtype=np.int64)
     for one in np.unique(outer_thread):
         mine, asked = np.flatnonzero(outer_thread == one), np.flatnonzero(thread == one)
         if len(asked):
-            found = _innermost_on_one_thread(outer_start[mine], outer_end[mine], start[asked], end[asked])
+            found = _innermost_on_one_thread(
+                outer_start[mine], outer_end[mine], start[asked], end[asked]
+            )
             result[asked] = np.where(found >= 0, mine[found], -1)
     return result
 
@@ -48,8 +53,11 @@ def _innermost_on_one_thread(
     return np.where(found >= 0, order[found], -1)
 
 
-def covered_ns(group: IntArray, start: IntArray, end: IntArray, groups: int) -> npt.NDArray[np.int64]:
-    """Length of the union of the intervals of each group 0..groups-1 (GPU-busy time, when they are kernels).
+def covered_ns(
+    group: IntArray, start: IntArray, end: IntArray, groups: int
+) -> npt.NDArray[np.int64]:
+    """Length of the union of the intervals of each group 0..groups-1 (GPU-busy time, when they are
+    kernels).
 
     Overlap, from streams that run at once, counts once.
     """
@@ -59,7 +67,8 @@ def covered_ns(group: IntArray, start: IntArray, end: IntArray, groups: int) -> 
     order = np.lexsort((start, group))
     group, start, end = group[order], start[order], end[order]
     origin, width = start.min(), int(end.max() - start.min()) + 1
-    # Groups are laid end to end on one axis, so that a running maximum never crosses from one into the next.
+    # Groups are laid end to end on one axis, so that a running maximum never crosses from one into
+    # the next.
     shift = group.astype(np.int64) * width - origin
     opens, closes = start + shift, end + shift
     reached = np.maximum.accumulate(closes)

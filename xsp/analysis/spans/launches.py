@@ -11,8 +11,9 @@ from xsp.types import IntArray
 def launch_of(correlation_id: IntArray, api_correlation_id: IntArray) -> npt.NDArray[np.int64]:
     """Index of the API call that launched each device activity, -1 where it is missing.
 
-    Correlation id 0 is none: traces of other tools have activities and calls without an id. A runtime call and the
-    driver call below it can share an id: the first in time, the outer one, is taken.
+    Correlation id 0 is none: traces of other tools have activities and calls without an id. A
+    runtime call and the driver call below it can share an id: the first in time, the outer one, is
+    taken.
     """
     if not len(api_correlation_id):
         return np.full(len(correlation_id), -1, dtype=np.int64)

@@ -12,17 +12,27 @@ from xsp.analysis.spans.statistics import trimmed
 from xsp.analysis.spans.tree import exclusive_ns
 from xsp.types import Level, Tables
 
-_COLUMNS = ["rung", "level", "added_ms", "added_ci_ms", "added_share", "events", "added_us_per_event"]
+_COLUMNS = [
+    "rung",
+    "level",
+    "added_ms",
+    "added_ci_ms",
+    "added_share",
+    "events",
+    "added_us_per_event",
+]
 
 
 def overhead(tables: Tables) -> pd.DataFrame:
-    """What each rung adds to each level above the one that it adds (XSP, section III-C: the overhead of level n+1).
+    """What each rung adds to each level above the one that it adds (XSP, section III-C: the
+    overhead of level n+1).
 
-    One row per rung and level: `added_ms` is the trimmed mean over rounds of the level's total host time in this rung
-    minus that in the rung before, within the same round, and `added_ci_ms` half its 95 % interval; for MODEL it is the
-    call to device finished. `added_share` is relative to the unprofiled model latency, `events` what the added level
-    records in a run, `added_us_per_event` the one over the other. A difference is what was added to the program's
-    latency, not what the tracer cost: on a GPU-bound model the cost hides behind the queue.
+    One row per rung and level: `added_ms` is the trimmed mean over rounds of the level's total host
+    time in this rung minus that in the rung before, within the same round, and `added_ci_ms` half
+    its 95 % interval; for MODEL it is the call to device finished. `added_share` is relative to the
+    unprofiled model latency, `events` what the added level records in a run, `added_us_per_event`
+    the one over the other. A difference is what was added to the program's latency, not what the
+    tracer cost: on a GPU-bound model the cost hides behind the queue.
     """
     runs = tables["runs"]
     rungs = sorted(runs["rung"].unique(), key=lambda rung: len(spec_of(rung).levels))
@@ -38,7 +48,9 @@ def overhead(tables: Tables) -> pd.DataFrame:
             difference = (totals[level][rung] - totals[level][before]).dropna()
             mean, half = (float(value) for value in trimmed(difference))
             per_event = mean / events / 1e3 if events else np.nan
-            rows.append((rung, level.name, mean / 1e6, half / 1e6, mean / unprofiled, events, per_event))
+            rows.append(
+                (rung, level.name, mean / 1e6, half / 1e6, mean / unprofiled, events, per_event)
+            )
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -50,10 +62,13 @@ def _totals(tables: Tables, level: Level) -> pd.DataFrame:
     spans = tables["spans"]
     here = spans["level"] == level
     if level is Level.LAYER:
-        # What stands for the work outside layers is not an event, and a layer inside a layer counts once.
+        # What stands for the work outside layers is not an event, and a layer inside a layer counts
+        # once.
         here &= tables["layers"]["kind"].to_numpy()[np.where(here, spans["detail"], 0)] != "none"
     total = spans.assign(ns=exclusive_ns(spans, level))[here].groupby("run")["ns"].sum()
-    return runs.assign(total=runs["run"].map(total)).pivot_table(index="round", columns="rung", values="total")
+    return runs.assign(total=runs["run"].map(total)).pivot_table(
+        index="round", columns="rung", values="total"
+    )
 
 
 def _events(tables: Tables, rung: str, level: Level) -> int:

@@ -1,4 +1,6 @@
-"""Kernels of different layers that run at the same time, and what each layer takes when nothing else runs."""
+"""Kernels of different layers that run at the same time, and what each layer takes when nothing
+else runs.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ COLUMNS = ["name", "phase", "kernels", "device_ms", "device_ci_ms", "together_ms
 
 
 def overlapped(tables: Tables) -> pd.DataFrame:
-    """Device activities that ran while one of another layer was running: their time is not their own alone.
+    """Device activities that ran while one of another layer was running: their time is not their
+    own alone.
 
-    One row each: run, row (of the spans table), layer (row of the layers table). Empty where nothing overlaps.
+    One row each: run, row (of the spans table), layer (row of the layers table). Empty where
+    nothing overlaps.
     """
     found = _activities(tables)
     if not len(found):
@@ -33,20 +37,27 @@ def overlapped(tables: Tables) -> pd.DataFrame:
 
 
 def layer_busy(tables: Tables) -> pd.DataFrame:
-    """GPU-busy time of every layer in every run: run, layer (row of the layers table), kernels, busy_ns."""
+    """GPU-busy time of every layer in every run: run, layer (row of the layers table), kernels,
+    busy_ns.
+    """
     found = _activities(tables)
     grouped = found.groupby(["run", "layer"], sort=True)
     busy = covered_ns(
-        grouped.ngroup().to_numpy(), found["start_ns"].to_numpy(), found["end_ns"].to_numpy(), grouped.ngroups
+        grouped.ngroup().to_numpy(),
+        found["start_ns"].to_numpy(),
+        found["end_ns"].to_numpy(),
+        grouped.ngroups,
     )
     return grouped.size().rename("kernels").reset_index().assign(busy_ns=busy)
 
 
 def serialized_layers(tables: Tables) -> pd.DataFrame:
-    """Each layer's GPU-busy time when the device is synchronised after every layer (XSP, section III-B).
+    """Each layer's GPU-busy time when the device is synchronised after every layer (XSP, section
+    III-B).
 
-    Columns: name, phase, kernels, device_ms, device_ci_ms (alone), together_ms (in the ordinary runs of the deepest
-    rung), overlapped (activities per run that ran while one of another layer did). Empty without serialised runs.
+    Columns: name, phase, kernels, device_ms, device_ci_ms (alone), together_ms (in the ordinary
+    runs of the deepest rung), overlapped (activities per run that ran while one of another layer
+    did). Empty without serialised runs.
     """
     alone = tables.get("serialized")
     if alone is None or not len(alone):
@@ -64,17 +75,27 @@ def serialized_layers(tables: Tables) -> pd.DataFrame:
 
 
 def _summed(busy: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
-    """Trimmed mean over runs of each named layer's busy time in ms, half its interval, and its kernels."""
+    """Trimmed mean over runs of each named layer's busy time in ms, half its interval, and its
+    kernels.
+    """
     keys = layers.loc[busy["layer"], ["name", "phase"]].reset_index(drop=True)
     table = pd.concat([busy.reset_index(drop=True), keys], axis=1)
     sums = table.pivot_table(
-        index="run", columns=["name", "phase"], values="busy_ns", aggfunc="sum", fill_value=0, sort=False
+        index="run",
+        columns=["name", "phase"],
+        values="busy_ns",
+        aggfunc="sum",
+        fill_value=0,
+        sort=False,
     )
     mean, half = trimmed(sums.to_numpy() / 1e6)
     kernels = (
-        table.groupby(["name", "phase"], sort=False)["kernels"].sum().reindex(sums.columns) / table["run"].nunique()
+        table.groupby(["name", "phase"], sort=False)["kernels"].sum().reindex(sums.columns)
+        / table["run"].nunique()
     )
-    return pd.DataFrame({"mean": mean, "half": half, "kernels": kernels.round().astype(int)}, index=sums.columns)
+    return pd.DataFrame(
+        {"mean": mean, "half": half, "kernels": kernels.round().astype(int)}, index=sums.columns
+    )
 
 
 def _activities(tables: Tables) -> pd.DataFrame:
@@ -95,7 +116,9 @@ def _activities(tables: Tables) -> pd.DataFrame:
 
 
 def _intersecting(group: npt.NDArray[np.integer[Any]], found: pd.DataFrame) -> IntArray:
-    """Number of activities of its own group that each activity shares time with, itself among them."""
+    """Number of activities of its own group that each activity shares time with, itself
+    among them.
+    """
     start, end = found["start_ns"].to_numpy(), found["end_ns"].to_numpy()
     # Groups are laid end to end on one axis, so that one search serves them all.
     shift = group * (int(end.max() - start.min()) + 1) - start.min()

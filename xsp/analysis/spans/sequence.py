@@ -13,18 +13,27 @@ from xsp.analysis.spans.statistics import trimmed_known
 from xsp.types import IntArray, Level, Tables
 
 COLUMNS = {
-    "position": np.int64, "kernel": np.int64, "name": object, "layer": np.int64, "library_call": np.int64,
-    "layer_span": np.int64, "call_span": np.int64, "duration_ns": np.float64, "duration_ci_ns": np.float64,
-}  # fmt: skip
+    "position": np.int64,
+    "kernel": np.int64,
+    "name": object,
+    "layer": np.int64,
+    "library_call": np.int64,
+    "layer_span": np.int64,
+    "call_span": np.int64,
+    "duration_ns": np.float64,
+    "duration_ci_ns": np.float64,
+}
 
 
 def kernel_sequence(tables: Tables) -> pd.DataFrame:
-    """The kernels (no copies, no sets) of the last run of the deepest rung, in the order of their launching API calls.
+    """The kernels (no copies, no sets) of the last run of the deepest rung, in the order of their
+    launching API calls.
 
-    Columns: position (from 0), kernel (row of `kernels`), name, layer (row of `layers`), library_call (row of
-    `library_calls`, -1 for none), layer_span and call_span (rows of `spans` in that run, call_span -1 for none),
-    duration_ns and duration_ci_ns (trimmed mean and half a 95 % interval over the runs of the deepest rung that have
-    the same kernel in the same layer for the same time of asking). Empty where no kernels were traced.
+    Columns: position (from 0), kernel (row of `kernels`), name, layer (row of `layers`),
+    library_call (row of `library_calls`, -1 for none), layer_span and call_span (rows of `spans` in
+    that run, call_span -1 for none), duration_ns and duration_ci_ns (trimmed mean and half a 95 %
+    interval over the runs of the deepest rung that have the same kernel in the same layer for the
+    same time of asking). Empty where no kernels were traced.
     """
     every = _launched(tables)
     if not len(every):
@@ -38,7 +47,9 @@ def kernel_sequence(tables: Tables) -> pd.DataFrame:
 
 
 def _launched(tables: Tables) -> pd.DataFrame:
-    """Every kernel of the deepest rung's runs by run and launch: run, kernel, layer, library_call, spans, code."""
+    """Every kernel of the deepest rung's runs by run and launch: run, kernel, layer, library_call,
+    spans, code.
+    """
     spans, runs = tables["spans"], tables["runs"]
     own = runs.loc[runs["rung"] == deepest_rung(tables), "run"]
     detail, level = spans["detail"].to_numpy(), spans["level"].to_numpy()
@@ -66,7 +77,9 @@ def _launched(tables: Tables) -> pd.DataFrame:
 
 
 def _launch_ns(api_calls: pd.DataFrame, kernels: pd.DataFrame) -> IntArray:
-    """Start of the outermost API call that launched each kernel; kernels of one graph launch share it."""
+    """Start of the outermost API call that launched each kernel; kernels of one graph launch share
+    it.
+    """
     first = api_calls.groupby(["run", "correlation_id"])["start_ns"].min()
     launch = first.reindex(pd.MultiIndex.from_frame(kernels[["run", "correlation_id"]])).to_numpy()
     return np.where(np.isnan(launch), kernels["start_ns"], launch).astype(np.int64)

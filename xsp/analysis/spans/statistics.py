@@ -9,7 +9,9 @@ import numpy.typing as npt
 from scipy import stats
 
 TRIM = 0.2
-"""Share cut from each end before averaging (MLModelScope, section IV; the default of XSP's published code)."""
+"""Share cut from each end before averaging (MLModelScope, section IV; the default of XSP's
+published code).
+"""
 
 CONFIDENCE = 0.95
 
@@ -19,10 +21,11 @@ FloatArray = npt.NDArray[np.floating[Any]]
 def trimmed(samples: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Trimmed mean over axis 0 and the half width of its 95 % interval, for each column.
 
-    The interval is Yuen's (1974): Student's t on the winsorised sum of squares, with the degrees of freedom of what is
-    left after trimming. Tukey and McLaughlin's, which scipy has, takes the share that was to be trimmed for the whole
-    number that was: 95 % intervals of 4 to 20 samples then hold the truth in 92 to 99 of 100, and one sample more can
-    widen them by half. It is NaN where fewer than two samples are left.
+    The interval is Yuen's (1974): Student's t on the winsorised sum of squares, with the degrees of
+    freedom of what is left after trimming. Tukey and McLaughlin's, which scipy has, takes the share
+    that was to be trimmed for the whole number that was: 95 % intervals of 4 to 20 samples then
+    hold the truth in 92 to 99 of 100, and one sample more can widen them by half. It is NaN where
+    fewer than two samples are left.
     """
     values = np.sort(np.asarray(samples, dtype=np.float64), axis=0)
     count = values.shape[0]
@@ -52,7 +55,9 @@ def trimmed_known(samples: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatAr
 
 
 def plain_mean(samples: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
-    """Plain mean over axis 0 and half its 95 % interval (Student's t): for parts that must add up to their whole."""
+    """Plain mean over axis 0 and half its 95 % interval (Student's t): for parts that must add up
+    to their whole.
+    """
     count = len(samples)
     if not count:
         nothing = np.full(samples.shape[1:], np.nan)

@@ -16,24 +16,31 @@ from xsp.analysis.spans.statistics import trimmed
 from xsp.types import IntArray, Level
 
 
-def latency_table(tables: dict[str, pd.DataFrame], model: str, corrected: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One row per node, as the model runs. All times are trimmed means over runs; `_ci_` columns half a 95 % interval.
+def latency_table(
+    tables: dict[str, pd.DataFrame], model: str, corrected: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """One row per node, as the model runs. All times are trimmed means over runs; `_ci_` columns
+    half a 95 % interval.
 
     - depth, level, name, type, phase ("forward", "backward"), calls (per run)
-    - host_ms, host_ci_ms: host interval, from the rung whose deepest level is the node's own (XSP, section III-C). For
-      the model it is the unprofiled latency, call to device finished; for modules the sum of the layers below.
-    - corrected_ms, corrected_ci_ms: the same interval on the deepest rung's timeline with the tracers' cost taken out
-      (`corrected`, see `xsp.analysis.correction`); NaN without.
-    - device_ms, device_ci_ms: GPU-busy time, the union of the kernels below the node, from the deepest rung.
-    - device_interval_ms: from the first of these kernels' start to the last one's end, on the corrected timeline if
-      there is one; summed over calls for layers and the model. device_idle_ms: what of it no kernel below the node is
-      running.
+    - host_ms, host_ci_ms: host interval, from the rung whose deepest level is the node's own (XSP,
+      section III-C). For the model it is the unprofiled latency, call to device finished; for
+      modules the sum of the layers below.
+    - corrected_ms, corrected_ci_ms: the same interval on the deepest rung's timeline with the
+      tracers' cost taken out (`corrected`, see `xsp.analysis.correction`); NaN without.
+    - device_ms, device_ci_ms: GPU-busy time, the union of the kernels below the node, from the
+      deepest rung.
+    - device_interval_ms: from the first of these kernels' start to the last one's end, on the
+      corrected timeline if there is one; summed over calls for layers and the model.
+      device_idle_ms: what of it no kernel below the node is running.
     - share: device_ms, or host_ms where no kernels were traced, over the unprofiled model latency.
     - kernels (per run), input_shapes, output_shapes, path, node, parent
     """
     tree = hierarchy(tables, model)
     runs, spans = tables["runs"], tables["spans"]
-    table = pd.DataFrame([tree.nodes[node] | {"node": node, "depth": depth} for node, depth in tree.in_order()])
+    table = pd.DataFrame(
+        [tree.nodes[node] | {"node": node, "depth": depth} for node, depth in tree.in_order()]
+    )
     size = len(tree.nodes)
     host, host_ci, calls = _host(tree, runs, spans, size)
     device, device_ci, kernels = _device(tree, runs, spans, size)
@@ -52,8 +59,10 @@ def latency_table(tables: dict[str, pd.DataFrame], model: str, corrected: pd.Dat
     table["share"] = measured / (latency / 1e6)
     table["path"] = _paths(tree)[node]
     columns = (
-        "depth level name type phase calls host_ms host_ci_ms corrected_ms corrected_ci_ms device_ms device_ci_ms "
-        "device_interval_ms device_idle_ms share kernels input_shapes output_shapes path node parent"
+        "depth level name type phase calls host_ms host_ci_ms corrected_ms corrected_ci_ms "
+        "device_ms device_ci_ms "
+        "device_interval_ms device_idle_ms share kernels input_shapes output_shapes path node "
+        "parent"
     )
     return table[columns.split()]
 
@@ -71,14 +80,20 @@ def _per_run(
 ) -> npt.NDArray[np.float64]:
     """Sum of `amount` as a matrix (runs, nodes)."""
     place = np.searchsorted(runs, run)
-    flat = np.bincount(place * size + node, weights=amount, minlength=len(runs) * size).astype(np.float64)
+    flat = np.bincount(place * size + node, weights=amount, minlength=len(runs) * size).astype(
+        np.float64
+    )
     return flat.reshape(len(runs), size)
 
 
 def _host(
     tree: Hierarchy, runs: pd.DataFrame, spans: pd.DataFrame, size: int
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    host, interval, calls = np.full(size, np.nan), np.full(size, np.nan), np.zeros(size, dtype=np.int64)
+    host, interval, calls = (
+        np.full(size, np.nan),
+        np.full(size, np.nan),
+        np.zeros(size, dtype=np.int64),
+    )
     for level in _HOST_LEVELS:
         own = runs_of(runs, level)["run"].to_numpy()
         if len(own):
@@ -119,8 +134,8 @@ def _kinds(tree: Hierarchy) -> npt.NDArray[Any]:
 def host_sums(
     tree: Hierarchy, spans: pd.DataFrame, level: Level, own: IntArray
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Nodes that this level's spans tell about, and total duration (ns) and number of spans as matrices (runs `own`,
-    nodes).
+    """Nodes that this level's spans tell about, and total duration (ns) and number of spans as
+    matrices (runs `own`, nodes).
     """
     size, kind = len(tree.nodes), _kinds(tree)
     here = (spans["level"] == level).to_numpy() & np.isin(spans["run"], own)
@@ -138,8 +153,8 @@ def host_sums(
 def _device_interval(
     tree: Hierarchy, runs: pd.DataFrame, spans: pd.DataFrame, corrected: pd.DataFrame | None
 ) -> npt.NDArray[Any]:
-    """First start to last end of the kernels below each layer call and each model call, summed over calls, and below
-    modules that are called once; NaN elsewhere.
+    """First start to last end of the kernels below each layer call and each model call, summed over
+    calls, and below modules that are called once; NaN elsewhere.
     """
     result = np.full(len(tree.nodes), np.nan)
     own = runs.loc[runs["deepest"] == Level.KERNEL.name, "run"].to_numpy()
@@ -152,7 +167,9 @@ def _device_interval(
     start = start[rows]
     end = start + spans["duration_ns"].to_numpy()[rows]
     run, layer = spans["run"].to_numpy()[rows], layer_spans(spans, rows)
-    by_call = pd.DataFrame({"run": run, "span": layer, "start": start, "end": end}).groupby(["run", "span"])
+    by_call = pd.DataFrame({"run": run, "span": layer, "start": start, "end": end}).groupby(
+        ["run", "span"]
+    )
     length = (by_call["end"].max() - by_call["start"].min()).reset_index(name="ns")
     node = tree.of_span[length["span"].to_numpy()]
     sums = _per_run(length["run"].to_numpy(), node, length["ns"].to_numpy(), own, len(tree.nodes))
@@ -161,9 +178,16 @@ def _device_interval(
     above, parents, call = tree.of_span[layer], tree.parents, model_spans(spans, rows)
     while (alive := parents[above] >= 0).any():
         above = np.where(alive, parents[above], above)
-        part = pd.DataFrame({"run": run, "node": above, "call": call, "start": start, "end": end})[alive]
+        part = pd.DataFrame({"run": run, "node": above, "call": call, "start": start, "end": end})[
+            alive
+        ]
         by_call = part.groupby(["run", "node", "call"])
-        length = (by_call["end"].max() - by_call["start"].min()).groupby(["run", "node"]).sum().reset_index(name="ns")
+        length = (
+            (by_call["end"].max() - by_call["start"].min())
+            .groupby(["run", "node"])
+            .sum()
+            .reset_index(name="ns")
+        )
         for one, values in length.groupby("node")["ns"]:
             if tree.nodes[int(str(one))].get("calls", 1) == 1:
                 result[int(str(one))] = trimmed(values.to_numpy())[0]
@@ -173,7 +197,8 @@ def _device_interval(
 def exclusive_ns(spans: pd.DataFrame, level: Level) -> npt.NDArray[np.int64]:
     """Each span's duration without the spans of the same level directly inside it.
 
-    A layer can contain layers (recomputation in backward, backward on the CPU): sums over modules must not count twice.
+    A layer can contain layers (recomputation in backward, backward on the CPU): sums over modules
+    must not count twice.
     """
     duration, parent = spans["duration_ns"].to_numpy().copy(), spans["parent"].to_numpy()
     is_level = (spans["level"] == level).to_numpy()
@@ -183,7 +208,9 @@ def exclusive_ns(spans: pd.DataFrame, level: Level) -> npt.NDArray[np.int64]:
 
 
 def _summed_up(tree: Hierarchy, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Each node's value plus those of everything below it, for every run. Children have larger indices than parents."""
+    """Each node's value plus those of everything below it, for every run. Children have larger
+    indices than parents.
+    """
     total = values.copy()
     for node in range(len(tree.nodes) - 1, 0, -1):
         total[:, tree.nodes[node]["parent"]] += total[:, node]
@@ -205,7 +232,9 @@ def _device(
 def device_sums(
     tree: Hierarchy, spans: pd.DataFrame, own: IntArray
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """GPU-busy ns and number of kernels, copies and sets below every node, as matrices (runs `own`, nodes)."""
+    """GPU-busy ns and number of kernels, copies and sets below every node, as matrices (runs `own`,
+    nodes).
+    """
     size = len(tree.nodes)
     here = (spans["level"] == Level.KERNEL).to_numpy() & np.isin(spans["run"], own)
     start = spans["start_ns"].to_numpy()[here]

@@ -1,1 +1,3 @@
-"""What layers, calls and kernels compute and move: FLOPs, bytes, occupancy, counters, and how near they come to the peaks."""
+"""What layers, calls and kernels compute and move: FLOPs, bytes, occupancy, counters, and how near
+they come to the peaks.
+"""

@@ -1,4 +1,6 @@
-"""What library calls have to do, from their decoded arguments: operations, operand bytes, precision."""
+"""What library calls have to do, from their decoded arguments: operations, operand bytes,
+precision.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,14 @@ from xsp.analysis.work.layer_work import Work
 
 
 def call_work(library_calls: pd.DataFrame) -> pd.DataFrame:
-    """What each row of `library_calls` has to do: columns of `Work`. Bytes are those of the operands, once each."""
+    """What each row of `library_calls` has to do: columns of `Work`. Bytes are those of the
+    operands, once each.
+    """
     flops = library_calls["flops"].to_numpy(float, na_value=nan)
-    works = [_work(json.loads(text), each) for text, each in zip(library_calls["arguments"], flops, strict=True)]
+    works = [
+        _work(json.loads(text), each)
+        for text, each in zip(library_calls["arguments"], flops, strict=True)
+    ]
     return pd.DataFrame(works, columns=list(Work._fields), index=library_calls.index)
 
 
@@ -28,11 +35,17 @@ def _work(call: Mapping[str, Any], flops: float) -> Work:
     if "m" in call and "n" in call and "k" in call:
         return _product(call, flops)
     convolution = _convolution(call)
-    return Work(flops, *convolution, is_product=True) if convolution else Work(flops, is_product=not isnan(flops))
+    return (
+        Work(flops, *convolution, is_product=True)
+        if convolution
+        else Work(flops, is_product=not isnan(flops))
+    )
 
 
 def _product(call: Mapping[str, Any], flops: float) -> Work:
-    """C = A B: reads both operands and writes the result; an addend, of which beta tells, is not counted."""
+    """C = A B: reads both operands and writes the result; an addend, of which beta tells, is not
+    counted.
+    """
     data_type = call.get("data_type")
     a, b, c = (call.get(f"{name}_type") or call.get("a_type") or data_type for name in "abc")
     m, n, k, batch = call["m"], call["n"], call["k"], call.get("batch_count", 1)
@@ -48,22 +61,32 @@ _FAST = {"FAST_TF32": "tf32", "FAST_16BF": "bf16", "FAST_16F": "fp16"}
 """cuBLAS compute types that say in what float32 operands are multiplied."""
 
 _OUTPUTS = ("dX", "dW", "dx", "dw", "Y", "y")
-"""What a convolution writes: the first of these that it has. Backward passes have `dY`, which they read."""
+"""What a convolution writes: the first of these that it has. Backward passes have `dY`, which they
+read.
+"""
 _OPERANDS = ("X", "W", "Y", "dX", "dW", "dY", "x", "w", "y", "dx", "dw", "dy")
 
 
 def _graph(operations: list[Mapping[str, Any]], flops: float) -> Work:
-    """A cuDNN graph. Which tensors of a fused graph never reach memory it does not say, so bytes need a single node."""
+    """A cuDNN graph. Which tensors of a fused graph never reach memory it does not say, so bytes
+    need a single node.
+    """
     if [node["operation"] for node in operations] == ["SDPA_FWD"]:
         return _attention(operations[0])
-    heavy = [node for node in operations if str(node["operation"]).startswith(("CONVOLUTION", "MATMUL"))]
+    heavy = [
+        node for node in operations if str(node["operation"]).startswith(("CONVOLUTION", "MATMUL"))
+    ]
     types = [
-        tensor.get("type") for node in heavy for key in (*_OPERANDS, "matA")
+        tensor.get("type")
+        for node in heavy
+        for key in (*_OPERANDS, "matA")
         if isinstance(tensor := node.get(key), Mapping)
-    ]  # fmt: skip
+    ]
     precision = precision_of(types[0]) if types else ""
     found = _convolution(operations[0]) if len(operations) == 1 else None
-    return Work(flops, found[0] if found else nan, found[1] if found else nan, precision, bool(heavy))
+    return Work(
+        flops, found[0] if found else nan, found[1] if found else nan, precision, bool(heavy)
+    )
 
 
 def _attention(node: Mapping[str, Any]) -> Work:
@@ -75,8 +98,14 @@ def _attention(node: Mapping[str, Any]) -> Work:
 
 
 def _convolution(call: Mapping[str, Any]) -> tuple[float, float, str] | None:
-    """Bytes read and written by a convolution or one of its gradients, and the precision of its operands."""
-    tensors = {key: call[key] for key in _OPERANDS if isinstance(call.get(key), Mapping) and "dims" in call[key]}
+    """Bytes read and written by a convolution or one of its gradients, and the precision of its
+    operands.
+    """
+    tensors = {
+        key: call[key]
+        for key in _OPERANDS
+        if isinstance(call.get(key), Mapping) and "dims" in call[key]
+    }
     written = next((key for key in _OUTPUTS if key in tensors), None)
     if written is None or len(tensors) != 3:
         return None

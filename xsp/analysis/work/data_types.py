@@ -1,4 +1,6 @@
-"""Names of element types, as torch, CUDA and cuDNN write them: their size, and the precision of arithmetic on them."""
+"""Names of element types, as torch, CUDA and cuDNN write them: their size, and the precision of
+arithmetic on them.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,18 @@ _PRECISIONS = (
 
 
 def itemsize(name: str | None) -> float:
-    """Bytes of an element of this type (`float16`, `CUDA_R_16F`, `CUDNN_DATA_HALF`); NaN where it is not known."""
+    """Bytes of an element of this type (`float16`, `CUDA_R_16F`, `CUDNN_DATA_HALF`); NaN where it
+    is not known.
+    """
     return next((size for pattern, size in _SIZES if name and pattern.search(name)), float("nan"))
 
 
 def precision_of(name: str | None) -> str:
-    """Precision in which elements of this type are multiplied (`fp16` for `CUDA_R_16F`); "" where it is not known.
+    """Precision in which elements of this type are multiplied (`fp16` for `CUDA_R_16F`); "" where
+    it is not known.
 
     float32 gives `fp32`: whether TF32 may stand in is not a question of the type.
     """
-    return next((precision for pattern, precision in _PRECISIONS if name and pattern.search(name)), "")
+    return next(
+        (precision for pattern, precision in _PRECISIONS if name and pattern.search(name)), ""
+    )

@@ -1,8 +1,10 @@
-"""What NVIDIA GPUs can compute per cycle and multiprocessor, and published peaks of well-known ones.
+"""What NVIDIA GPUs can compute per cycle and multiprocessor, and published peaks of well-known
+ones.
 
-Rates: "Throughput of Native Arithmetic Instructions" in the CUDA C++ Programming Guide for the CUDA cores (a fused
-multiply-add is two operations), NVIDIA's architecture white papers (V100, Turing, A100, GA102, Ada, H100, Blackwell)
-for the tensor cores, with float32 accumulation and without sparsity.
+Rates: "Throughput of Native Arithmetic Instructions" in the CUDA C++ Programming Guide for the CUDA
+cores (a fused multiply-add is two operations), NVIDIA's architecture white papers (V100, Turing,
+A100, GA102, Ada, H100, Blackwell) for the tensor cores, with float32 accumulation and without
+sparsity.
 """
 
 from __future__ import annotations
@@ -15,14 +17,31 @@ Rates = Mapping[str, int]
 
 
 def _rates(
-    fp64: int, fp32: int, fp16: int, bf16: int, tensor: int, tf32: int, fp8: int, int8: int, fp64_tensor: int = 0
+    fp64: int,
+    fp32: int,
+    fp16: int,
+    bf16: int,
+    tensor: int,
+    tf32: int,
+    fp8: int,
+    int8: int,
+    fp64_tensor: int = 0,
 ) -> Rates:
-    """Operations per cycle by resource, in the order of the ceilings of `peaks`; what a chip lacks is left out."""
+    """Operations per cycle by resource, in the order of the ceilings of `peaks`; what a chip lacks
+    is left out.
+    """
     every = {
-        "fp64": fp64, "fp64 tensor": fp64_tensor, "fp32": fp32, "tf32 tensor": tf32, "fp16": fp16,
-        "fp16 tensor": tensor, "bf16": bf16, "bf16 tensor": tensor if tf32 else 0, "fp8 tensor": fp8,
+        "fp64": fp64,
+        "fp64 tensor": fp64_tensor,
+        "fp32": fp32,
+        "tf32 tensor": tf32,
+        "fp16": fp16,
+        "fp16 tensor": tensor,
+        "bf16": bf16,
+        "bf16 tensor": tensor if tf32 else 0,
+        "fp8 tensor": fp8,
         "int8 tensor": int8,
-    }  # fmt: skip
+    }
     return {resource: each for resource, each in every.items() if each}
 
 
@@ -40,7 +59,9 @@ RATES: Mapping[str, Rates] = {
 
 
 class Published(NamedTuple):
-    """Dense peaks from a GPU's data sheet, in TFLOP/s and GB/s; `fp16_tensor` with float32 accumulation."""
+    """Dense peaks from a GPU's data sheet, in TFLOP/s and GB/s; `fp16_tensor` with float32
+    accumulation.
+    """
 
     name: re.Pattern[str]
     compute_capability: str
@@ -49,12 +70,15 @@ class Published(NamedTuple):
     dram: float
 
 
-def _published(name: str, capability: str, fp32: float, fp16_tensor: float, dram: float) -> Published:
+def _published(
+    name: str, capability: str, fp32: float, fp16_tensor: float, dram: float
+) -> Published:
     return Published(re.compile(name), capability, fp32, fp16_tensor, dram)
 
 
-# The first whose pattern is found in the device's name counts. Sources: NVIDIA's data sheets of these products, for
-# GeForce the appendices of the GA102 and Ada white papers. Half the printed value where that is with sparsity.
+# The first whose pattern is found in the device's name counts. Sources: NVIDIA's data sheets of
+# these products, for GeForce the appendices of the GA102 and Ada white papers. Half the printed
+# value where that is with sparsity.
 PUBLISHED = (
     _published(r"V100.*PCIE", "7.0", 14.0, 112.0, 900),
     _published(r"V100", "7.0", 15.7, 125.0, 900),
@@ -82,21 +106,26 @@ _FULL_RATE = {"int8 tensor", "fp64 tensor"}
 def rates_of(gpu: str, compute_capability: str | None) -> Rates:
     """Operations per cycle and multiprocessor by resource; empty for a GPU that is not known.
 
-    On GeForce cards the tensor cores accumulate in float32, as PyTorch asks them to, at half the rate of the chip.
+    On GeForce cards the tensor cores accumulate in float32, as PyTorch asks them to, at half the
+    rate of the chip.
     """
     rates = RATES.get(compute_capability or "", {})
     slow = "GeForce" in gpu
     return {
-        resource: each // 2 if slow and "tensor" in resource and resource not in _FULL_RATE else each
+        resource: each // 2
+        if slow and "tensor" in resource and resource not in _FULL_RATE
+        else each
         for resource, each in rates.items()
     }
 
 
 def published_peaks(gpu: str) -> dict[str, float]:
-    """FLOP/s by resource and bytes/s as `dram` from the data sheet; empty for a GPU that is not in the table.
+    """FLOP/s by resource and bytes/s as `dram` from the data sheet; empty for a GPU that is not in
+    the table.
 
-    The data sheet gives fp32 and the fp16 of the tensor cores; the rest follows by the ratio of the rates, among CUDA
-    cores and among tensor cores apart, because some data sheets assume another clock for each.
+    The data sheet gives fp32 and the fp16 of the tensor cores; the rest follows by the ratio of the
+    rates, among CUDA cores and among tensor cores apart, because some data sheets assume another
+    clock for each.
     """
     row = next((row for row in PUBLISHED if row.name.search(gpu)), None)
     if row is None:
@@ -104,5 +133,8 @@ def published_peaks(gpu: str) -> dict[str, float]:
     rates = rates_of(gpu, row.compute_capability)
     core, tensor = row.fp32 / rates["fp32"], row.fp16_tensor / rates["fp16 tensor"]
     on_tensor = {resource: "tensor" in resource and resource != "fp64 tensor" for resource in rates}
-    flops = {resource: each * (tensor if on_tensor[resource] else core) * 1e12 for resource, each in rates.items()}
+    flops = {
+        resource: each * (tensor if on_tensor[resource] else core) * 1e12
+        for resource, each in rates.items()
+    }
     return {**flops, "dram": row.dram * 1e9}

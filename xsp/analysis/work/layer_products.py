@@ -1,4 +1,6 @@
-"""Floating-point operations of layers that are matrix products, attention, convolutions or recurrent networks."""
+"""Floating-point operations of layers that are matrix products, attention, convolutions or
+recurrent networks.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ Shapes = Sequence[Sequence[int]]
 
 
 class Operands(NamedTuple):
-    """What is recorded of a layer: its type, the shapes of its tensors, types of these, bytes of its parameters, and
-    the shape of its weight, empty in captures from before that was recorded.
+    """What is recorded of a layer: its type, the shapes of its tensors, types of these, bytes of
+    its parameters, and the shape of its weight, empty in captures from before that was recorded.
     """
 
     kind: str
@@ -27,13 +29,19 @@ class Operands(NamedTuple):
 
 
 def is_product(kind: str) -> bool:
-    """Whether layers of this type are computed by products, so that tensor cores can compute them."""
-    return _UNKNOWN.match(kind) is not None or any(pattern.fullmatch(kind) for pattern, _ in _FORMULAS)
+    """Whether layers of this type are computed by products, so that tensor cores can
+    compute them.
+    """
+    return _UNKNOWN.match(kind) is not None or any(
+        pattern.fullmatch(kind) for pattern, _ in _FORMULAS
+    )
 
 
 def product_flops(layer: Operands) -> float:
     """FLOPs of a layer for which `is_product` holds; NaN where what is recorded does not tell."""
-    formula = next((formula for pattern, formula in _FORMULAS if pattern.fullmatch(layer.kind)), None)
+    formula = next(
+        (formula for pattern, formula in _FORMULAS if pattern.fullmatch(layer.kind)), None
+    )
     try:
         return float(formula(layer)) if formula else nan
     except (IndexError, ZeroDivisionError):
@@ -54,7 +62,9 @@ def _matrix(layer: Operands) -> float:
 
 
 def _grouped(layer: Operands) -> float:
-    """Groups of rows, each multiplied by a matrix of its own; or groups of columns, each summed over by a product."""
+    """Groups of rows, each multiplied by a matrix of its own; or groups of columns, each summed
+    over by a product.
+    """
     left, output = layer.inputs[0], layer.outputs[0]
     columns = len(left) == 2 and len(output) == 3
     return 2 * prod(output[1:] if columns else output) * left[-1]
@@ -75,11 +85,13 @@ def attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[in
 
 
 def _convolution(layer: Operands) -> float:
-    """2 N K P Q (C / groups) R S, or 2 N C H W (K / groups) R S where the convolution is transposed.
+    """2 N K P Q (C / groups) R S, or 2 N C H W (K / groups) R S where the convolution is
+    transposed.
 
-    Without the filters' shape, their size comes from the bytes of the parameters; NaN where these do not tell: with
-    half precision, which autocast may have made from wider parameters, and where they leave open whether there is a
-    bias or whether there are groups. Depthwise filters are taken to be odd squares.
+    Without the filters' shape, their size comes from the bytes of the parameters; NaN where these
+    do not tell: with half precision, which autocast may have made from wider parameters, and where
+    they leave open whether there is a bias or whether there are groups. Depthwise filters are taken
+    to be odd squares.
     """
     transposed = "Transpose" in layer.kind
     if len(layer.weight) == 2 + int(layer.kind[-2]):
@@ -95,7 +107,11 @@ def _convolution_by_bytes(layer: Operands) -> float:
     channels, filters = layer.inputs[0][place], layer.outputs[0][place]
     each = layer.parameter_bytes / itemsize(data_type) / filters
     fitting = {size for size in (int(each), int(each) - 1) if _is_filter(size, channels, filters)}
-    return 2 * prod(layer.outputs[0]) * fitting.pop() if each == int(each) and len(fitting) == 1 else nan
+    return (
+        2 * prod(layer.outputs[0]) * fitting.pop()
+        if each == int(each) and len(fitting) == 1
+        else nan
+    )
 
 
 def _is_filter(size: int, channels: int, filters: int) -> bool:
@@ -106,15 +122,20 @@ def _is_filter(size: int, channels: int, filters: int) -> bool:
 
 
 def _functional_convolution(layer: Operands) -> float:
-    """2 for each weight of a filter and element of the output; of the input where the convolution is transposed.
+    """2 for each weight of a filter and element of the output; of the input where the convolution
+    is transposed.
 
-    The filters are an operand here, so that groups and biases need not be known. NaN where the operands were passed by
-    name in another order.
+    The filters are an operand here, so that groups and biases need not be known. NaN where the
+    operands were passed by name in another order.
     """
     image, filters, output = layer.inputs[0], layer.inputs[1], layer.outputs[0]
     place = -1 - int(layer.kind[-2])
     source, result = (output, image) if "transpose" in layer.kind else (image, output)
-    fits = len(filters) == 1 - place and filters[0] == result[place] and source[place] % filters[1] == 0
+    fits = (
+        len(filters) == 1 - place
+        and filters[0] == result[place]
+        and source[place] % filters[1] == 0
+    )
     return 2 * prod(result) * prod(filters[1:]) if fits else nan
 
 
@@ -128,9 +149,11 @@ def _cell(layer: Operands) -> float:
 
 
 def _recurrent(layer: Operands) -> float:
-    """Every weight once at each step of each sequence: g H (I + P) by layer and direction, and P H for a projection.
+    """Every weight once at each step of each sequence: g H (I + P) by layer and direction, and P H
+    for a projection.
 
-    An LSTM has g = 4 gates and a GRU 3; I is the width of the layer's input and P that of its output.
+    An LSTM has g = 4 gates and a GRU 3; I is the width of the layer's input and P that of its
+    output.
     """
     source, output, last = layer.inputs[0], layer.outputs[0], layer.outputs[1]
     if len(output) != len(last):  # a packed sequence
@@ -138,7 +161,9 @@ def _recurrent(layer: Operands) -> float:
     width, projected, hidden = output[-1], last[-1], layer.outputs[-1][-1]
     directions = width // projected
     layers = last[0] // directions
-    gates = _GATES[layer.kind[0]] * hidden * (source[-1] + (layers - 1) * width + layers * projected)
+    gates = (
+        _GATES[layer.kind[0]] * hidden * (source[-1] + (layers - 1) * width + layers * projected)
+    )
     projection = layers * projected * hidden if projected != hidden else 0
     return 2 * prod(source[:-1]) * directions * (gates + projection)
 
@@ -156,4 +181,6 @@ _FORMULAS: tuple[tuple[re.Pattern[str], Callable[[Operands], float]], ...] = tup
         (r"LSTM|GRU|RNN", _recurrent),
     )
 )
-_UNKNOWN = re.compile(r"(Lazy)?Conv|conv_|MultiheadAttention|einsum|tensordot|Bilinear|LSTM|GRU|RNN|rmatmul")
+_UNKNOWN = re.compile(
+    r"(Lazy)?Conv|conv_|MultiheadAttention|einsum|tensordot|Bilinear|LSTM|GRU|RNN|rmatmul"
+)

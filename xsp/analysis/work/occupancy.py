@@ -1,8 +1,10 @@
-"""Theoretical occupancy: how many of the warps that fit on a multiprocessor a kernel's launch lets run there.
+"""Theoretical occupancy: how many of the warps that fit on a multiprocessor a kernel's launch lets
+run there.
 
-The limits are those of the "Technical Specifications per Compute Capability" in the CUDA C++ Programming Guide, the
-rounding that of NVIDIA's occupancy calculator (registers are handed out to warps in units of 256, from the file of the
-partition of the multiprocessor on which the warp runs; shared memory to blocks in units of 128 or 256 bytes).
+The limits are those of the "Technical Specifications per Compute Capability" in the CUDA C++
+Programming Guide, the rounding that of NVIDIA's occupancy calculator (registers are handed out to
+warps in units of 256, from the file of the partition of the multiprocessor on which the warp runs;
+shared memory to blocks in units of 128 or 256 bytes).
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ _REGISTERS = 65536
 
 
 class Multiprocessor(NamedTuple):
-    """What one multiprocessor holds; shared memory in bytes, of which every block also takes `reserved`."""
+    """What one multiprocessor holds; shared memory in bytes, of which every block also takes
+    `reserved`.
+    """
 
     warps: int
     blocks: int
@@ -52,8 +56,8 @@ def theoretical_occupancy(
 ) -> npt.NDArray[np.float64]:
     """Occupancy, 0 to 1, of each row of `kernels`; NaN for copies, sets and unknown GPUs.
 
-    With `multiprocessors` the number of blocks of the grid is a limit too, as it is to what a counter would read: two
-    blocks on 132 multiprocessors never have more than one on any.
+    With `multiprocessors` the number of blocks of the grid is a limit too, as it is to what a
+    counter would read: two blocks on 132 multiprocessors never have more than one on any.
     """
     limits = MULTIPROCESSORS.get(compute_capability or "")
     threads = _product(kernels, "block")
@@ -64,7 +68,9 @@ def theoretical_occupancy(
     registers = kernels["registers_per_thread"].to_numpy(np.int64)
     per_warp = np.maximum(_rounded(registers * _WARP, _REGISTER_UNIT), 1)
     by_registers = (_REGISTERS // limits.partitions // per_warp) * limits.partitions // per_block
-    shared = kernels["static_shared_bytes"].to_numpy(np.int64) + kernels["dynamic_shared_bytes"].to_numpy(np.int64)
+    shared = kernels["static_shared_bytes"].to_numpy(np.int64) + kernels[
+        "dynamic_shared_bytes"
+    ].to_numpy(np.int64)
     each = np.maximum(_rounded(shared + limits.reserved, limits.shared_unit), 1)
     by_shared = limits.shared // each
     blocks = np.minimum.reduce(
@@ -72,13 +78,16 @@ def theoretical_occupancy(
     )
     if multiprocessors:
         blocks = np.minimum(blocks, -(-_product(kernels, "grid") // multiprocessors))
-    # A kernel that ran fitted: limits that say otherwise (clusters, carve-outs) are not known well enough.
+    # A kernel that ran fitted: limits that say otherwise (clusters, carve-outs) are not known well
+    # enough.
     occupancy = np.minimum(np.maximum(blocks, 1) * per_block / limits.warps, 1.0)
     return np.where((threads > 0) & (kernels["kind"] == "kernel").to_numpy(), occupancy, np.nan)
 
 
 def _product(kernels: pd.DataFrame, what: str) -> npt.NDArray[np.int64]:
-    return np.asarray(np.prod([kernels[f"{what}_{axis}"].to_numpy(np.int64) for axis in "xyz"], axis=0))
+    return np.asarray(
+        np.prod([kernels[f"{what}_{axis}"].to_numpy(np.int64) for axis in "xyz"], axis=0)
+    )
 
 
 def _rounded(amount: npt.NDArray[np.int64], unit: int) -> npt.NDArray[np.int64]:

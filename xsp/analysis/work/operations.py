@@ -21,12 +21,15 @@ _CONVOLUTION_CALL = re.compile(r"cudnn\w*Convolution")
 _GEMM_CALL = re.compile(r"cublas\w*([Gg]em[mv]|Matmul)")
 # Kernels outside library calls: PyTorch's own convolutions, and what it brings of CUTLASS.
 _ATTENTION_KERNEL = re.compile(r"fmha|flash|sdpa|attention", re.IGNORECASE)
-_CONVOLUTION_KERNEL = re.compile(r"conv(?!ert)|[fdw](prop|grad)_|winograd|im2col|vol2col", re.IGNORECASE)
+_CONVOLUTION_KERNEL = re.compile(
+    r"conv(?!ert)|[fdw](prop|grad)_|winograd|im2col|vol2col", re.IGNORECASE
+)
 _GEMM_KERNEL = re.compile(r"gem[mv]|nvjet|splitKreduce|grouped_mm", re.IGNORECASE)
 
 
 def layer_operation(layer_type: str) -> str:
-    """Operation of a layer: CONVOLUTION (`Conv2d`, `conv2d`), GEMM (`Linear`, `matmul`, transformers' `Conv1D`) or "".
+    """Operation of a layer: CONVOLUTION (`Conv2d`, `conv2d`), GEMM (`Linear`, `matmul`,
+    transformers' `Conv1D`) or "".
 
     Layers that hold several operations, such as attention or an LSTM, are neither.
     """
@@ -38,12 +41,17 @@ def layer_operation(layer_type: str) -> str:
 def kernel_operations(
     names: pd.Series, calls: npt.NDArray[np.int64], library_calls: pd.DataFrame
 ) -> npt.NDArray[np.object_]:
-    """Operation of each kernel by the library call that launched it, else by its own name: as above.
+    """Operation of each kernel by the library call that launched it, else by its own name: as
+    above.
 
-    `names` are kernel names, `calls` rows of `library_calls` (-1 for none), equally long. What a convolution's call
-    launches beside its main kernel, such as a change of layout, is the convolution's.
+    `names` are kernel names, `calls` rows of `library_calls` (-1 for none), equally long. What a
+    convolution's call launches beside its main kernel, such as a change of layout, is the
+    convolution's.
     """
-    by_call = [call_operation(*row) for row in zip(library_calls["name"], library_calls["arguments"], strict=True)]
+    by_call = [
+        call_operation(*row)
+        for row in zip(library_calls["name"], library_calls["arguments"], strict=True)
+    ]
     called = np.array([*by_call, ""], dtype=object)[calls]
     code, distinct = pd.factorize(names)
     named = np.array([_kernel(str(name)) for name in distinct], dtype=object)[code]

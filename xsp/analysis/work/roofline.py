@@ -1,7 +1,8 @@
-"""From operations, bytes and time to arithmetic intensity, throughput and what a kernel or a sum of them is bound by.
+"""From operations, bytes and time to arithmetic intensity, throughput and what a kernel or a sum of
+them is bound by.
 
-Formulas and aggregation: XSP, section III-D. Latencies, operations and bytes are summed, occupancy is the mean weighted
-with latency, arithmetic intensity and throughput follow from the sums.
+Formulas and aggregation: XSP, section III-D. Latencies, operations and bytes are summed, occupancy
+is the mean weighted with latency, arithmetic intensity and throughput follow from the sums.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ WORK = ["flops", "dram_read_bytes", "dram_write_bytes"]
 """Columns that are summed; a sum is NaN only where no part is known."""
 
 
-def rated(table: pd.DataFrame, ideal: Mapping[str, float], latency: str = "latency_ms") -> pd.DataFrame:
+def rated(
+    table: pd.DataFrame, ideal: Mapping[str, float], latency: str = "latency_ms"
+) -> pd.DataFrame:
     """`table` with arithmetic_intensity (FLOP/byte of DRAM traffic), flops_per_s and memory_bound.
 
-    memory_bound is true iff the intensity is below the ideal one of the row's own precision (`ideal`, by precision);
-    NA where either is not known. What has no operations is bound by memory under any ceiling.
+    memory_bound is true iff the intensity is below the ideal one of the row's own precision
+    (`ideal`, by precision); NA where either is not known. What has no operations is bound by memory
+    under any ceiling.
     """
     traffic = table["dram_read_bytes"] + table["dram_write_bytes"]
     intensity = (table["flops"] / traffic.where(traffic > 0)).astype(np.float64)
@@ -39,27 +43,33 @@ def rated(table: pd.DataFrame, ideal: Mapping[str, float], latency: str = "laten
 
 
 def sources(work: pd.DataFrame) -> pd.Series[str]:
-    """Where a kernel's operations, bytes and occupancy are from: "counters", "analytic", "mixed" or ""."""
+    """Where a kernel's operations, bytes and occupancy are from: "counters", "analytic", "mixed" or
+    "".
+    """
     columns = work[["flops_source", "bytes_source", "occupancy_source"]]
     return _source((columns == COUNTERS).any(axis=1), (columns == ANALYTIC).any(axis=1))
 
 
 def analytic_quantities(work: pd.DataFrame) -> list[str]:
-    """Which of "FLOPs" and "bytes" are worked out and not counted, for some row of `kernel_work`."""
+    """Which of "FLOPs" and "bytes" are worked out and not counted, for some row of
+    `kernel_work`.
+    """
     columns = {"FLOPs": "flops_source", "bytes": "bytes_source"}
     return [what for what, column in columns.items() if (work[column] == ANALYTIC).any()]
 
 
 def _source(counted: pd.Series[bool], analytic: pd.Series[bool]) -> pd.Series[str]:
-    named = np.select([counted & analytic, counted, analytic], [MIXED, COUNTERS, ANALYTIC], default="")
+    named = np.select(
+        [counted & analytic, counted, analytic], [MIXED, COUNTERS, ANALYTIC], default=""
+    )
     return pd.Series(named, index=counted.index, dtype=object)
 
 
 def aggregated(work: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Rows of `kernel_work` summed over groups, in the order in which these first appear.
 
-    Columns: those of `by`, kernels (number), latency_ms (sum), flops, dram_read_bytes, dram_write_bytes, occupancy,
-    precision (of most operations), source.
+    Columns: those of `by`, kernels (number), latency_ms (sum), flops, dram_read_bytes,
+    dram_write_bytes, occupancy, precision (of most operations), source.
     """
     known = work["occupancy"].notna()
     parts = work.assign(

@@ -13,15 +13,18 @@ from xsp.errors import ExportError
 
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 10.0
-"""Waits double from the first to the longest between attempts, unless the receiver says how long to wait."""
+"""Waits double from the first to the longest between attempts, unless the receiver says how long to
+wait.
+"""
 
 
 @dataclass(frozen=True)
 class Answer:
     """What became of one attempt to hand over a batch.
 
-    `left` are spans that were not accepted and may be sent again; `rejected` counts spans that the receiver took note
-    of and threw away, which OTLP forbids sending again; `final` says that sending `left` again would be refused again.
+    `left` are spans that were not accepted and may be sent again; `rejected` counts spans that the
+    receiver took note of and threw away, which OTLP forbids sending again; `final` says that
+    sending `left` again would be refused again.
     """
 
     left: Sequence[ReadableSpan] = ()
@@ -42,8 +45,9 @@ class Send(Protocol):
 class Delivery:
     """Sends batch after batch, each until it is accepted.
 
-    After `patience_s` seconds in which the receiver accepted nothing, the rest is given up. A batch that is in doubt,
-    because the connection broke before the answer, is sent again: spans keep their ids, so a backend can tell.
+    After `patience_s` seconds in which the receiver accepted nothing, the rest is given up. A batch
+    that is in doubt, because the connection broke before the answer, is sent again: spans keep
+    their ids, so a backend can tell.
     """
 
     send: Send
@@ -53,7 +57,9 @@ class Delivery:
     reasons: dict[str, int] = field(default_factory=dict)
 
     def run(self, batches: Iterable[Sequence[ReadableSpan]]) -> int:
-        """Deliver all batches and return the number of spans. Raises ExportError with the number that was lost."""
+        """Deliver all batches and return the number of spans. Raises ExportError with the number
+        that was lost.
+        """
         given_up = ""
         for batch in batches:
             given_up = self._deliver(batch)
@@ -95,8 +101,10 @@ class Delivery:
         lost = sum(self.reasons.values())
         why = "; ".join(f"{count}: {reason}" for reason, count in self.reasons.items())
         return ExportError(
-            f"{lost} of {self.total} spans did not arrive, {self.delivered} did ({why}). They can be sent again, "
-            "their ids do not change; raise timeout_s for a receiver that needs longer, or send fewer with levels= and "
+            f"{lost} of {self.total} spans did not arrive, {self.delivered} did ({why}). They can "
+            "be sent again, "
+            "their ids do not change; raise timeout_s for a receiver that needs longer, or send "
+            "fewer with levels= and "
             "min_duration_ns=",
             lost=lost,
             delivered=self.delivered,

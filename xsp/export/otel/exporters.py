@@ -1,8 +1,8 @@
 """Sending batches through OpenTelemetry's OTLP exporters, and reading what the receiver answers.
 
-The exporters read the `OTEL_EXPORTER_OTLP_*` variables, encode, compress, and repeat an attempt within their own
-timeout. They say only whether a batch went through; why it did not, and how many spans of an accepted batch were thrown
-away (`partial_success`), is read from the responses here.
+The exporters read the `OTEL_EXPORTER_OTLP_*` variables, encode, compress, and repeat an attempt
+within their own timeout. They say only whether a batch went through; why it did not, and how many
+spans of an accepted batch were thrown away (`partial_success`), is read from the responses here.
 """
 
 from __future__ import annotations
@@ -25,9 +25,16 @@ DEFAULT_BATCH = 1024
 
 _HTTP_REPEATABLE = (408, 429, 502, 503, 504)
 _GRPC_FINAL = (
-    "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "FAILED_PRECONDITION", "UNIMPLEMENTED",
-    "INTERNAL", "UNAUTHENTICATED", "UNKNOWN",
-)  # fmt: skip
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "FAILED_PRECONDITION",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAUTHENTICATED",
+    "UNKNOWN",
+)
 """Codes after which OTLP says that a request must not be repeated."""
 
 
@@ -45,14 +52,22 @@ class OtlpSender:
         try:
             result = self._exporter.export(batch)
         except Exception as error:
-            # A connection that broke is tried again; a span that cannot be encoded would fail again.
-            return Answer(batch, reason=f"{type(error).__name__}: {error}", final=not isinstance(error, OSError))
+            # A connection that broke is tried again; a span that cannot be encoded would fail
+            # again.
+            return Answer(
+                batch,
+                reason=f"{type(error).__name__}: {error}",
+                final=not isinstance(error, OSError),
+            )
         finally:
             context.detach(token)
         heard = self._heard
         # Some releases of the HTTP exporter take a redirect, which they do not follow, for success.
         if result is SpanExportResult.SUCCESS and not heard.final:
-            return Answer(rejected=min(heard.rejected, len(batch)), reason=heard.reason or "the receiver rejected them")
+            return Answer(
+                rejected=min(heard.rejected, len(batch)),
+                reason=heard.reason or "the receiver rejected them",
+            )
         reason = heard.reason or "no answer from the receiver"
         return Answer(batch, reason=reason, final=heard.final, wait_s=heard.wait_s)
 
@@ -86,8 +101,8 @@ class Heard:
         self.wait_s = float(after) if after.isdecimal() else None
 
     def http_error(self, error: OSError) -> None:
-        """Read what a request raised: addresses and headers that cannot be are ValueErrors too, and files of
-        certificates that are not there plain OSErrors.
+        """Read what a request raised: addresses and headers that cannot be are ValueErrors too, and
+        files of certificates that are not there plain OSErrors.
         """
         self.reason = f"{type(error).__name__}: {error}"
         self.final = isinstance(error, ValueError) or type(error) is OSError
@@ -106,7 +121,9 @@ class Heard:
 
     def _partial_success(self, body: bytes) -> None:
         from google.protobuf.message import DecodeError
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+            ExportTraceServiceResponse,
+        )
 
         try:
             self.accepted(ExportTraceServiceResponse.FromString(body))
@@ -132,7 +149,8 @@ def otlp_sender(
         return OtlpSender(make(endpoint, headers, request_s, heard), heard)
     except ImportError as error:
         raise ExportError(
-            f"sending spans by {name} needs OpenTelemetry's OTLP exporters, which cannot be imported ({error}); "
+            f"sending spans by {name} needs OpenTelemetry's OTLP exporters, which cannot be "
+            f"imported ({error}); "
             'install them with `pip install "xsp[otlp]"`'
         ) from error
 
@@ -142,7 +160,9 @@ def batch_size() -> int:
     return _positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", DEFAULT_BATCH)
 
 
-def _http(endpoint: str | None, headers: Mapping[str, str] | None, request_s: float, heard: Heard) -> SpanExporter:
+def _http(
+    endpoint: str | None, headers: Mapping[str, str] | None, request_s: float, heard: Heard
+) -> SpanExporter:
     import requests
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
@@ -150,24 +170,32 @@ def _http(endpoint: str | None, headers: Mapping[str, str] | None, request_s: fl
         """A session that tells what comes back, and why nothing does."""
 
         def request(self, *arguments: Any, **options: Any) -> requests.Response:
-            # A session's own bundle of certificates yields to REQUESTS_CA_BUNDLE, a request's does not.
+            # A session's own bundle of certificates yields to REQUESTS_CA_BUNDLE, a request's does
+            # not.
             if isinstance(self.verify, str):
                 options.setdefault("verify", self.verify)
             try:
                 return super().request(*arguments, **options)
-            except OSError as error:  # all of requests' own are, and files of certificates that are not there
+            except (
+                OSError
+            ) as error:  # all of requests' own are, and files of certificates that are not there
                 heard.http_error(error)
                 raise
 
     session = Listening()
     session.hooks["response"].append(heard.http)
     return OTLPSpanExporter(
-        endpoint=_signal_url(endpoint), headers=dict(headers) if headers else None, timeout=request_s, session=session
+        endpoint=_signal_url(endpoint),
+        headers=dict(headers) if headers else None,
+        timeout=request_s,
+        session=session,
     )
 
 
 def _signal_url(endpoint: str | None) -> str | None:
-    """A base address such as http://host:4318 leads to its path for traces, as in OTEL_EXPORTER_OTLP_ENDPOINT."""
+    """A base address such as http://host:4318 leads to its path for traces, as in
+    OTEL_EXPORTER_OTLP_ENDPOINT.
+    """
     if endpoint is None:
         return None
     scheme, separator, rest = endpoint.partition("://")
@@ -175,7 +203,9 @@ def _signal_url(endpoint: str | None) -> str | None:
     return f"{scheme}://{rest.rstrip('/')}/v1/traces" if bare else endpoint
 
 
-def _grpc(endpoint: str | None, headers: Mapping[str, str] | None, request_s: float, heard: Heard) -> SpanExporter:
+def _grpc(
+    endpoint: str | None, headers: Mapping[str, str] | None, request_s: float, heard: Heard
+) -> SpanExporter:
     import grpc
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
@@ -215,7 +245,9 @@ def _grpc(endpoint: str | None, headers: Mapping[str, str] | None, request_s: fl
 
 def _environment(name: str) -> str | None:
     """`OTEL_EXPORTER_OTLP_TRACES_*`, else `OTEL_EXPORTER_OTLP_*`."""
-    return os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}")
+    return os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or os.environ.get(
+        f"OTEL_EXPORTER_OTLP_{name}"
+    )
 
 
 def _request_seconds() -> float:

@@ -1,7 +1,8 @@
-"""What OpenTelemetry is told about a profile and its spans: the `xsp.*` schema, documented in docs/opentelemetry.md.
+"""What OpenTelemetry is told about a profile and its spans: the `xsp.*` schema, documented in
+docs/opentelemetry.md.
 
-An attribute of OpenTelemetry's semantic conventions is used where one means the same thing; everything else is below
-`xsp.`.
+An attribute of OpenTelemetry's semantic conventions is used where one means the same thing;
+everything else is below `xsp.`.
 """
 
 from __future__ import annotations
@@ -44,13 +45,21 @@ _RESOURCE = {
 _LAYER_PLAIN = ("type", "kind", "module", "phase")
 _TENSORS = ("input_shapes", "input_dtypes", "output_shapes", "output_dtypes")
 _LAYER_BYTES = ("parameter_bytes", "allocated_bytes", "peak_bytes")
-_KERNEL_PLAIN = ("kind", "registers_per_thread", "static_shared_bytes", "dynamic_shared_bytes", "bytes")
+_KERNEL_PLAIN = (
+    "kind",
+    "registers_per_thread",
+    "static_shared_bytes",
+    "dynamic_shared_bytes",
+    "bytes",
+)
 
 
 def resource_attributes(environment: dict[str, Any]) -> Attributes:
     """What the numbers were measured on, as far as the capture knows it."""
     found: Attributes = {
-        name: environment[key] for key, name in _RESOURCE.items() if environment.get(key) not in (None, "")
+        name: environment[key]
+        for key, name in _RESOURCE.items()
+        if environment.get(key) not in (None, "")
     }
     if "gpu" in environment:
         found |= {"hw.type": "gpu"}
@@ -61,19 +70,24 @@ def resource_attributes(environment: dict[str, Any]) -> Attributes:
 
 
 def resource_of(profile: ProfileData, application: Resource | None) -> Resource:
-    """The application's resource, or the one that the `OTEL_*` environment describes, with the profile's facts added.
+    """The application's resource, or the one that the `OTEL_*` environment describes, with the
+    profile's facts added.
 
     Without either, `service.name` is `xsp`.
     """
     own = resource_attributes(profile.environment)
     base = application if application is not None else Resource.create()
-    if application is None and str(base.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
+    if application is None and str(base.attributes.get(SERVICE_NAME, "unknown_service")).startswith(
+        "unknown_service"
+    ):
         own[SERVICE_NAME] = "xsp"
     return base.merge(Resource(own))
 
 
 def detail_attributes(profile: ProfileData, level: Level) -> list[Attributes]:
-    """Attributes shared by all spans of a level with the same `detail`, one entry per row of the level's table."""
+    """Attributes shared by all spans of a level with the same `detail`, one entry per row of the
+    level's table.
+    """
     if level is Level.MODEL:
         summary = _summary(profile)
         return [_model(row) | summary for row in _records(profile.table("calls"))]
@@ -108,7 +122,9 @@ def _summary(profile: ProfileData) -> Attributes:
 
 
 def _model(row: dict[str, Any]) -> Attributes:
-    found: Attributes = {"xsp.model.call": row["call"]} | _tensors("xsp.model", row, ("input_shapes", "input_dtypes"))
+    found: Attributes = {"xsp.model.call": row["call"]} | _tensors(
+        "xsp.model", row, ("input_shapes", "input_dtypes")
+    )
     return found | ({"xsp.model.batch_size": row["batch_size"]} if row["batch_size"] >= 0 else {})
 
 
@@ -128,9 +144,12 @@ def _library(row: dict[str, Any]) -> Attributes:
 def _kernel(row: dict[str, Any]) -> Attributes:
     if row["kind"] != "kernel":
         return {"xsp.kernel.kind": row["kind"], "xsp.kernel.bytes": row["bytes"]}
-    found: Attributes = {f"xsp.kernel.{name}": row[name] for name in _KERNEL_PLAIN if name != "bytes"}
+    found: Attributes = {
+        f"xsp.kernel.{name}": row[name] for name in _KERNEL_PLAIN if name != "bytes"
+    }
     shape: Attributes = {
-        f"xsp.kernel.{what}": tuple(row[f"{what}_{axis}"] for axis in "xyz") for what in ("grid", "block")
+        f"xsp.kernel.{what}": tuple(row[f"{what}_{axis}"] for axis in "xyz")
+        for what in ("grid", "block")
     }
     return {"code.function.name": row["name"]} | found | shape
 

@@ -1,4 +1,6 @@
-"""Which spans of a profile are exported, below which parent, and what they link to; columns only."""
+"""Which spans of a profile are exported, below which parent, and what they link to;
+columns only.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ Rows = npt.NDArray[np.int64]
 class Selection:
     """Which spans to export.
 
-    `run` is the number of a run, "all", or None for the last run of the deepest rung. MODEL spans are always
-    kept, whatever their duration, because every other span hangs below one.
+    `run` is the number of a run, "all", or None for the last run of the deepest rung. MODEL spans
+    are always kept, whatever their duration, because every other span hangs below one.
     """
 
     levels: tuple[Level, ...] = tuple(Level)
@@ -36,18 +38,30 @@ class Selection:
 
     @classmethod
     def of(
-        cls, levels: str | Iterable[Level | str] | None, min_duration_ns: int, run: int | str | None, corrected: bool
+        cls,
+        levels: str | Iterable[Level | str] | None,
+        min_duration_ns: int,
+        run: int | str | None,
+        corrected: bool,
     ) -> Selection:
-        """Checked options. Raises LevelError for an unknown level, ExportError for a run or duration that cannot be."""
+        """Checked options. Raises LevelError for an unknown level, ExportError for a run or
+        duration that cannot be.
+        """
         possible = isinstance(min_duration_ns, Real) and 0 <= min_duration_ns < math.inf
         if isinstance(min_duration_ns, bool) or not possible:
-            raise ExportError(f"min_duration_ns={min_duration_ns!r} cannot be: nanoseconds from 0 on")
+            raise ExportError(
+                f"min_duration_ns={min_duration_ns!r} cannot be: nanoseconds from 0 on"
+            )
         if isinstance(run, str) and run != "all":
-            raise ExportError(f"run={run!r} cannot be: the number of a run in prof.runs, 'all', or None")
+            raise ExportError(
+                f"run={run!r} cannot be: the number of a run in prof.runs, 'all', or None"
+            )
         return cls(parse_levels(levels), int(min_duration_ns), run, corrected)
 
     def runs(self, profile: ProfileData) -> Rows:
-        """Numbers of the runs to export. Raises ExportError for a run that the profile does not have."""
+        """Numbers of the runs to export. Raises ExportError for a run that the profile does not
+        have.
+        """
         runs = profile.runs
         deepest = runs[runs["rung"] == deepest_rung({"runs": runs})]
         if self.run is None:
@@ -58,7 +72,8 @@ class Selection:
         if self.run not in set(eligible["run"]):
             which = " of the deepest rung, which alone is corrected" if self.corrected else ""
             raise ExportError(
-                f"run={self.run!r} is none of the {len(eligible)} runs{which}; prof.runs lists them, or give 'all'"
+                f"run={self.run!r} is none of the {len(eligible)} runs{which}; prof.runs lists "
+                "them, or give 'all'"
             )
         return np.array([self.run], dtype=np.int64)
 
@@ -66,10 +81,10 @@ class Selection:
 def selected(profile: ProfileData, selection: Selection) -> pd.DataFrame:
     """One row per span to export, in order of start.
 
-    Columns: span_id, parent_id (0 for none), level (a Level's number), launch (whether this is the API call that
-    launched a device activity), detail (row of the level's table; of `api_calls` for a launch), name, run, rung, round,
-    start_ns, end_ns (monotonic clock), thread, stream, correlation_id, link_id (0 for none), link ("launch", "forward"
-    or "").
+    Columns: span_id, parent_id (0 for none), level (a Level's number), launch (whether this is the
+    API call that launched a device activity), detail (row of the level's table; of `api_calls` for
+    a launch), name, run, rung, round, start_ns, end_ns (monotonic clock), thread, stream,
+    correlation_id, link_id (0 for none), link ("launch", "forward" or "").
 
     Parents and links that are filtered out are replaced by their nearest ancestor that is kept.
     """
@@ -79,13 +94,21 @@ def selected(profile: ProfileData, selection: Selection) -> pd.DataFrame:
     parent = profile.table("spans")["parent"].to_numpy().astype(np.int64)
     if selection.corrected:
         spans = _corrected(profile, spans)
-    wanted = np.isin(spans["run"], selection.runs(profile)) & np.isin(spans["level"], selection.levels)
+    wanted = np.isin(spans["run"], selection.runs(profile)) & np.isin(
+        spans["level"], selection.levels
+    )
     duration = (spans["end_ns"] - spans["start_ns"]).to_numpy()
-    long_enough = (duration >= selection.min_duration_ns) | (spans["level"] == Level.MODEL).to_numpy()
+    long_enough = (duration >= selection.min_duration_ns) | (
+        spans["level"] == Level.MODEL
+    ).to_numpy()
     kept = wanted & long_enough
     nearest = _nearest_kept(rows, parent, kept)
     link_row, link = _forward_links(profile, spans, kept)
-    spans = spans.assign(launch=False, link_id=_ids(profile, np.where(link_row >= 0, nearest[link_row], -1)), link=link)
+    spans = spans.assign(
+        launch=False,
+        link_id=_ids(profile, np.where(link_row >= 0, nearest[link_row], -1)),
+        link=link,
+    )
     above = np.where(parent >= 0, nearest[parent], -1)
     spans["parent_id"] = np.where(parent >= 0, _ids(profile, above), spans["parent_id"].to_numpy())
     found = spans[kept].rename(columns={"iteration": "round"}).drop(columns=["duration_ns"])
@@ -96,8 +119,10 @@ def _corrected(profile: ProfileData, spans: pd.DataFrame) -> pd.DataFrame:
     corrected = profile.corrected
     if corrected is None:
         raise ExportError(
-            "corrected=True cannot be: this profile has no fitted costs (prof.corrected is None), because only rung M "
-            "was run, or fewer than four rounds; measure with iterations=4 or more, or leave corrected out"
+            "corrected=True cannot be: this profile has no fitted costs (prof.corrected is None), "
+            "because only rung M "
+            "was run, or fewer than four rounds; measure with iterations=4 or more, or leave "
+            "corrected out"
         )
     start, end = spans["start_ns"].to_numpy().copy(), spans["end_ns"].to_numpy().copy()
     row = corrected["row"].to_numpy()
@@ -107,7 +132,9 @@ def _corrected(profile: ProfileData, spans: pd.DataFrame) -> pd.DataFrame:
 
 
 def _nearest_kept(rows: Rows, parent: Rows, kept: npt.NDArray[np.bool_]) -> Rows:
-    """For every span itself if it is kept, else its nearest ancestor that is; -1 where there is none."""
+    """For every span itself if it is kept, else its nearest ancestor that is; -1 where there is
+    none.
+    """
     at = rows.copy()
     # As many steps as the hierarchy is deep, each on all spans.
     while (open_ := (at >= 0) & ~kept[at]).any():
@@ -118,7 +145,9 @@ def _nearest_kept(rows: Rows, parent: Rows, kept: npt.NDArray[np.bool_]) -> Rows
 def _forward_links(
     profile: ProfileData, spans: pd.DataFrame, kept: npt.NDArray[np.bool_]
 ) -> tuple[Rows, npt.NDArray[Any]]:
-    """Row of the forward span whose work a backward layer continues, -1 for none, in the same run."""
+    """Row of the forward span whose work a backward layer continues, -1 for none, in the
+    same run.
+    """
     forward = profile.table("layers")["forward"].to_numpy()
     is_layer = (spans["level"] == Level.LAYER).to_numpy()
     row = np.full(len(spans), -1, dtype=np.int64)
@@ -134,16 +163,20 @@ def _forward_links(
     return row, np.where(row >= 0, "forward", "").astype(object)
 
 
-def _with_launches(profile: ProfileData, selection: Selection, found: pd.DataFrame, nearest: Rows) -> pd.DataFrame:
+def _with_launches(
+    profile: ProfileData, selection: Selection, found: pd.DataFrame, nearest: Rows
+) -> pd.DataFrame:
     """The spans, with the API calls that launched the kept device activities, to which these link.
 
-    Launches are no rows of `spans`: their ids follow the last span's, in the order of `api_calls`. On a corrected
-    timeline, and where a launch is shorter than what is kept, the link leads to the span that the launch lies in.
+    Launches are no rows of `spans`: their ids follow the last span's, in the order of `api_calls`.
+    On a corrected timeline, and where a launch is shorter than what is kept, the link leads to the
+    span that the launch lies in.
     """
     kernels = (found["level"] == Level.KERNEL).to_numpy()
     api = profile.table("api_calls")
     api = api[np.isin(api["run"], found.loc[kernels, "run"].unique())]
-    # A runtime call and the driver call below it can share an id: the first in time, the outer one, is taken.
+    # A runtime call and the driver call below it can share an id: the first in time, the outer one,
+    # is taken.
     api = api.sort_values("start_ns", kind="stable").drop_duplicates(["run", "correlation_id"])
     launch = found.loc[kernels, ["run", "correlation_id", "parent_id"]].merge(
         api.assign(api=api.index)[["run", "correlation_id", "api", "duration_ns"]],
@@ -151,7 +184,9 @@ def _with_launches(profile: ProfileData, selection: Selection, found: pd.DataFra
         how="left",
         validate="many_to_one",
     )
-    own = (launch["duration_ns"] >= selection.min_duration_ns).to_numpy() & (not selection.corrected)
+    own = (launch["duration_ns"] >= selection.min_duration_ns).to_numpy() & (
+        not selection.corrected
+    )
     first = np.uint64(profile.trace.first_span_id) + np.uint64(len(profile.table("spans")))
     own_id = first + launch["api"].fillna(0).to_numpy().astype(np.uint64)
     link_id, link = found["link_id"].to_numpy().copy(), found["link"].to_numpy().copy()

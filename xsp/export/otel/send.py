@@ -1,4 +1,6 @@
-"""Profiles as OpenTelemetry traces: into an application's own trace, or straight to an OTLP receiver."""
+"""Profiles as OpenTelemetry traces: into an application's own trace, or straight to an OTLP
+receiver.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ PATIENCE_S = 60.0
 
 
 def emit(
-    profile: ProfileData, tracer_provider: TracerProvider | None, selection: Selection, timeout_s: float = PATIENCE_S
+    profile: ProfileData,
+    tracer_provider: TracerProvider | None,
+    selection: Selection,
+    timeout_s: float = PATIENCE_S,
 ) -> int:
     """Put the selected spans into the application's trace; see `Profile.emit`."""
     _checked(timeout_s)
@@ -31,12 +36,16 @@ def emit(
     if getattr(provider, "_disabled", False):
         return 0
     builder = SpanBuilder(
-        profile, selected(profile, selection), resource_of(profile, provider.resource), corrected=selection.corrected
+        profile,
+        selected(profile, selection),
+        resource_of(profile, provider.resource),
+        corrected=selection.corrected,
     )
     processors = processors_of(provider)
     if not processors:
         raise ExportError(
-            f"{len(builder)} of {len(builder)} spans did not arrive: the TracerProvider has no span processor to take "
+            f"{len(builder)} of {len(builder)} spans did not arrive: the TracerProvider has no "
+            "span processor to take "
             "them; give it one with add_span_processor()",
             lost=len(builder),
         )

@@ -1,4 +1,6 @@
-"""From columns to the SDK's span objects, a batch at a time, because 200,000 of them at once take 200 MB."""
+"""From columns to the SDK's span objects, a batch at a time, because 200,000 of them at once take
+200 MB.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,18 @@ from xsp.types import Level
 class SpanBuilder:
     """Builds OpenTelemetry spans from the rows that `otel_selection.selected` gives."""
 
-    def __init__(self, profile: ProfileData, rows: pd.DataFrame, resource: Resource, *, corrected: bool) -> None:
+    def __init__(
+        self, profile: ProfileData, rows: pd.DataFrame, resource: Resource, *, corrected: bool
+    ) -> None:
         self._rows = rows
         self._resource = resource
         self._trace_id = profile.trace.trace_id
         self._offset_ns = epoch_offset_ns(profile)
         self._corrected = corrected
         version = version_of("xsp")
-        self._scopes = {int(level): InstrumentationScope(name, version) for level, name in SCOPES.items()}
+        self._scopes = {
+            int(level): InstrumentationScope(name, version) for level, name in SCOPES.items()
+        }
         self._details = {int(level): _limited(detail_attributes(profile, level)) for level in Level}
         # Equal contexts and links are shared: half the time of building a span would go into them.
         self._contexts: dict[int, SpanContext] = {}
@@ -67,7 +73,8 @@ class SpanBuilder:
         attributes: Attributes = {"xsp.level": _LEVELS[level], "xsp.run": run, "thread.id": thread}
         attributes |= launch_attributes(name) if launch else self._details[level][detail]
         if level == Level.MODEL:
-            # Facts of the whole run are said once: encoding its attributes is most of what sending a span costs.
+            # Facts of the whole run are said once: encoding its attributes is most of what sending
+            # a span costs.
             attributes |= {"xsp.rung": rung, "xsp.round": round_, "xsp.corrected": self._corrected}
         if stream >= 0:
             attributes["xsp.kernel.stream"] = stream
@@ -97,23 +104,43 @@ class SpanBuilder:
 
 _LEVELS = [level.name for level in Level]
 _COLUMNS = (
-    "span_id", "parent_id", "level", "launch", "detail", "name", "run", "rung", "round",
-    "start_ns", "end_ns", "thread", "stream", "correlation_id", "link_id", "link",
-)  # fmt: skip
+    "span_id",
+    "parent_id",
+    "level",
+    "launch",
+    "detail",
+    "name",
+    "run",
+    "rung",
+    "round",
+    "start_ns",
+    "end_ns",
+    "thread",
+    "stream",
+    "correlation_id",
+    "link_id",
+    "link",
+)
 
 
 def epoch_offset_ns(profile: ProfileData) -> int:
     """Unix time minus the monotonic clock of the capture, in ns.
 
-    A capture that did not record it is placed so that its last model call ends now: backends refuse spans that are
-    older than what they keep, and a time in the past would have to be invented.
+    A capture that did not record it is placed so that its last model call ends now: backends refuse
+    spans that are older than what they keep, and a time in the past would have to be invented.
     """
     known = profile.epoch_offset_ns
-    return known if known is not None else time.time_ns() - int(profile.table("model_calls")["end_ns"].max())
+    return (
+        known
+        if known is not None
+        else time.time_ns() - int(profile.table("model_calls")["end_ns"].max())
+    )
 
 
 def _kind(level: int, launch: bool) -> SpanKind:
-    """A launch hands work over that is executed later, elsewhere: producer and consumer in OpenTelemetry's words."""
+    """A launch hands work over that is executed later, elsewhere: producer and consumer in
+    OpenTelemetry's words.
+    """
     if launch:
         return SpanKind.PRODUCER
     return SpanKind.CONSUMER if level == Level.KERNEL else SpanKind.INTERNAL

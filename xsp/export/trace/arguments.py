@@ -1,6 +1,8 @@
-"""What is known of a slice besides its times: shapes, decoded arguments, launch configuration, counters.
+"""What is known of a slice besides its times: shapes, decoded arguments, launch configuration,
+counters.
 
-One dictionary for each row of the table that a span's `detail` points to, however many spans repeat it.
+One dictionary for each row of the table that a span's `detail` points to, however many spans repeat
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _LAUNCH = ("registers_per_thread", "static_shared_bytes", "dynamic_shared_bytes"
 
 
 def arguments_of(level: Level, tables: Tables, rows: npt.NDArray[np.int64]) -> list[Arguments]:
-    """Arguments of these rows of the level's table (`calls`, `layers`, `library_calls`, `kernels`)."""
+    """Arguments of these rows of the level's table (`calls`, `layers`, `library_calls`,
+    `kernels`).
+    """
     table, of_row = _BY_LEVEL[level]
     return [of_row(row) for row in tables[table].iloc[rows].to_dict("records")]
 
@@ -71,7 +75,8 @@ _BY_LEVEL = {
 
 
 def counters_by_position(tables: Tables) -> dict[int, tuple[int, Arguments]]:
-    """Hardware counters of the kernel at each position of the launch order: its row of `kernels` and the values.
+    """Hardware counters of the kernel at each position of the launch order: its row of `kernels`
+    and the values.
 
     Empty where none were collected.
     """
@@ -80,6 +85,9 @@ def counters_by_position(tables: Tables) -> dict[int, tuple[int, Arguments]]:
         return {}
     metrics = [str(name) for name in table.columns if name not in ("position", "kernel", "sample")]
     return {
-        int(row["position"]): (int(row["kernel"]), {name: float(row[name]) for name in metrics if pd.notna(row[name])})
+        int(row["position"]): (
+            int(row["kernel"]),
+            {name: float(row[name]) for name in metrics if pd.notna(row[name])},
+        )
         for row in table.to_dict("records")
     }

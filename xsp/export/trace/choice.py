@@ -13,7 +13,8 @@ from xsp.errors import XspError
 
 @dataclass(frozen=True)
 class RunChoice:
-    """What a caller asked for: a run by its number, or a rung, of which the last run is taken; and which times.
+    """What a caller asked for: a run by its number, or a rung, of which the last run is taken; and
+    which times.
 
     By default the last run of the deepest rung, with its times as recorded.
     """
@@ -38,11 +39,13 @@ class ChosenRun:
         return f"run {self.run}, {self.rung}" + (", corrected" if self.corrected else "")
 
 
-def chosen(wanted: RunChoice, tables: Mapping[str, pd.DataFrame], corrected: pd.DataFrame | None) -> ChosenRun:
+def chosen(
+    wanted: RunChoice, tables: Mapping[str, pd.DataFrame], corrected: pd.DataFrame | None
+) -> ChosenRun:
     """The run that `wanted` selects.
 
-    Raises XspError if there is no such run or rung, if the two contradict each other, or if corrected times are wanted
-    of a run that has none.
+    Raises XspError if there is no such run or rung, if the two contradict each other, or if
+    corrected times are wanted of a run that has none.
     """
     runs = tables["runs"]
     if wanted.run is None:
@@ -51,7 +54,8 @@ def chosen(wanted: RunChoice, tables: Mapping[str, pd.DataFrame], corrected: pd.
         row = _numbered(wanted.run, runs)
         if wanted.rung not in (None, row["rung"]):
             raise XspError(
-                f"run {wanted.run} is of rung {row['rung']}, not {wanted.rung}; give the run or the rung, not both"
+                f"run {wanted.run} is of rung {row['rung']}, not {wanted.rung}; give the run or "
+                "the rung, not both"
             )
     found = ChosenRun(int(row["run"]), str(row["rung"]), int(row["round"]), wanted.corrected)
     if wanted.corrected:
@@ -63,7 +67,8 @@ def _numbered(run: int, runs: pd.DataFrame) -> pd.Series:
     found = runs[runs["run"] == run]
     if not len(found):
         raise XspError(
-            f"there is no run {run!r}: runs are numbered 0 to {int(runs['run'].max())}; prof.runs lists them"
+            f"there is no run {run!r}: runs are numbered 0 to {int(runs['run'].max())}; prof.runs "
+            "lists them"
         )
     return found.iloc[0]
 
@@ -76,14 +81,18 @@ def _last_of(rung: str, runs: pd.DataFrame) -> pd.Series:
     return found.iloc[-1]
 
 
-def _require_corrected(found: ChosenRun, tables: Mapping[str, pd.DataFrame], corrected: pd.DataFrame | None) -> None:
+def _require_corrected(
+    found: ChosenRun, tables: Mapping[str, pd.DataFrame], corrected: pd.DataFrame | None
+) -> None:
     if corrected is None:
         raise XspError(
-            "this profile has no corrected times, because the tracers' costs were not fitted (prof.costs is empty); "
+            "this profile has no corrected times, because the tracers' costs were not fitted "
+            "(prof.costs is empty); "
             "export it with corrected=False"
         )
     if found.rung != deepest_rung(tables):
         raise XspError(
-            f"run {found.run} is of rung {found.rung}, and only the deepest rung, {deepest_rung(tables)}, has "
+            f"run {found.run} is of rung {found.rung}, and only the deepest rung, "
+            f"{deepest_rung(tables)}, has "
             "corrected times; choose one of its runs, or corrected=False"
         )

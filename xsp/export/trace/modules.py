@@ -1,8 +1,8 @@
 """Modules that are no layers, as intervals around their layers.
 
-Only layers are stamped. The time of a module around them is known where its layers follow each other without another
-module's in between: from the first one's start to the last one's end. Where calls of a module run into each other or
-interleave with another's, no interval is drawn.
+Only layers are stamped. The time of a module around them is known where its layers follow each
+other without another module's in between: from the first one's start to the last one's end. Where
+calls of a module run into each other or interleave with another's, no interval is drawn.
 """
 
 from __future__ import annotations
@@ -18,17 +18,24 @@ from xsp.types import Tables
 COLUMNS = ["name", "depth", "thread", "start_ns", "end_ns", "recorded_ns", "detail"]
 
 
-def enclosing_modules(tables: Tables, layers: pd.DataFrame, call: npt.NDArray[np.int64]) -> pd.DataFrame:
+def enclosing_modules(
+    tables: Tables, layers: pd.DataFrame, call: npt.NDArray[np.int64]
+) -> pd.DataFrame:
     """Intervals of modules in the forward pass of one run.
 
-    `layers` has the run's LAYER spans (thread, start_ns, end_ns, recorded_ns, detail), `call` the model call of each. A
-    module is drawn if its stretches of layers are as many as its calls in the structure run. Columns: name, depth (dots
-    in the name), thread, start_ns, end_ns, recorded_ns (start as recorded), detail (row of `modules`).
+    `layers` has the run's LAYER spans (thread, start_ns, end_ns, recorded_ns, detail), `call` the
+    model call of each. A module is drawn if its stretches of layers are as many as its calls in the
+    structure run. Columns: name, depth (dots in the name), thread, start_ns, end_ns, recorded_ns
+    (start as recorded), detail (row of `modules`).
     """
     known = tables["layers"]
     details = layers["detail"].to_numpy()
-    forward = (known["phase"].to_numpy() == "forward")[details] & (known["kind"].to_numpy() != "none")[details]
-    here = layers[forward].assign(call=call[forward], module=known["module"].to_numpy(dtype=object)[details[forward]])
+    forward = (known["phase"].to_numpy() == "forward")[details] & (
+        known["kind"].to_numpy() != "none"
+    )[details]
+    here = layers[forward].assign(
+        call=call[forward], module=known["module"].to_numpy(dtype=object)[details[forward]]
+    )
     here = here.sort_values(["call", "thread", "start_ns"], kind="stable")
     parts = list(_stretches(here, tables["modules"]))
     if not parts:
@@ -43,9 +50,14 @@ def _stretches(layers: pd.DataFrame, modules: pd.DataFrame) -> Iterator[pd.DataF
     paths = [str(path).split(".") if path else [] for path in distinct]
     place = {str(name): row for row, name in enumerate(modules["name"])}
     calls = modules["calls"].to_numpy()
-    where = layers["call"].to_numpy(dtype=np.int64) << 32 | layers["thread"].to_numpy(dtype=np.int64)
+    where = layers["call"].to_numpy(dtype=np.int64) << 32 | layers["thread"].to_numpy(
+        dtype=np.int64
+    )
     for depth in range(max(map(len, paths), default=0)):
-        rows = [place.get(".".join(path[: depth + 1]), -1) if len(path) > depth else -1 for path in paths]
+        rows = [
+            place.get(".".join(path[: depth + 1]), -1) if len(path) > depth else -1
+            for path in paths
+        ]
         module = np.array(rows, dtype=np.int64)[code]
         changes = (module[1:] != module[:-1]) | (where[1:] != where[:-1])
         stretch = np.cumsum(np.r_[False, changes])
@@ -55,4 +67,6 @@ def _stretches(layers: pd.DataFrame, modules: pd.DataFrame) -> Iterator[pd.DataF
         table = table[table["detail"] >= 0]
         number = table["detail"].map(table["detail"].value_counts())
         table = table[number.to_numpy() == calls[table["detail"]]]
-        yield table.assign(depth=depth, name=modules["name"].to_numpy(dtype=object)[table["detail"]])
+        yield table.assign(
+            depth=depth, name=modules["name"].to_numpy(dtype=object)[table["detail"]]
+        )

@@ -1,7 +1,8 @@
 """A run as a Perfetto trace: TrackEvent protobuf, opened by ui.perfetto.dev and by trace_processor.
 
-Names, categories, argument names and texts are interned: each is written once. A packet is made once for each distinct
-slice (name and arguments); for every repetition only what differs is set before it is serialised again.
+Names, categories, argument names and texts are interned: each is written once. A packet is made
+once for each distinct slice (name and arguments); for every repetition only what differs is set
+before it is serialised again.
 """
 
 from __future__ import annotations
@@ -93,9 +94,13 @@ class _Interned:
 
 
 class _Begin:
-    """The packet of a slice's begin, used again for every slice with this name and these arguments."""
+    """The packet of a slice's begin, used again for every slice with this name and these
+    arguments.
+    """
 
-    def __init__(self, interned: _Interned, category: str, name: str, arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self, interned: _Interned, category: str, name: str, arguments: Mapping[str, Any]
+    ) -> None:
         self._trace, self._packet = _one_packet()
         self._packet.sequence_flags = TracePacket.SEQ_NEEDS_INCREMENTAL_STATE
         self._event, self._interned = self._packet.track_event, interned
@@ -104,15 +109,25 @@ class _Begin:
         self._event.category_iids.append(interned.number("event_categories", category))
         names = "debug_annotation_names"
         for key, value in arguments.items():
-            self._fill(self._event.debug_annotations.add(name_iid=interned.number(names, key)), value)
-        own = {MODULE: (), NVTX: (), API: ("correlation_id",), "KERNEL": ("span", "correlation_id")}.get(
-            category, ("span",)
-        )
+            self._fill(
+                self._event.debug_annotations.add(name_iid=interned.number(names, key)), value
+            )
+        own = {
+            MODULE: (),
+            NVTX: (),
+            API: ("correlation_id",),
+            "KERNEL": ("span", "correlation_id"),
+        }.get(category, ("span",))
         self._own = {
-            key: self._event.debug_annotations.add(name_iid=interned.number(names, key), int_value=0) for key in own
+            key: self._event.debug_annotations.add(
+                name_iid=interned.number(names, key), int_value=0
+            )
+            for key in own
         }
 
-    def packet(self, start_ns: int, track: int, leaving: list[int], arriving: list[int], **own: int) -> bytes:
+    def packet(
+        self, start_ns: int, track: int, leaving: list[int], arriving: list[int], **own: int
+    ) -> bytes:
         """Serialised; `own` may have values that this category does not show."""
         self._packet.timestamp, self._event.track_uuid = start_ns, track
         for key, annotation in self._own.items():
@@ -136,23 +151,35 @@ class _Begin:
             for inner in value:
                 self._fill(annotation.array_values.add(), inner)
         else:
-            annotation.string_value_iid = self._interned.number("debug_annotation_string_values", str(value))
+            annotation.string_value_iid = self._interned.number(
+                "debug_annotation_string_values", str(value)
+            )
 
 
 def _descriptors(view: RunView) -> Iterable[TrackDescriptor]:
     explicit = TrackDescriptor.EXPLICIT
     for uuid, name in ((_HOST, "host"), (_DEVICE, "GPU"), (_COUNTERS, "counters")):
-        yield TrackDescriptor(uuid=uuid, name=f"{view.title}: {name}", child_ordering=explicit, sibling_order_rank=uuid)
+        yield TrackDescriptor(
+            uuid=uuid,
+            name=f"{view.title}: {name}",
+            child_ordering=explicit,
+            sibling_order_rank=uuid,
+        )
     for number, track in enumerate(view.tracks):
         parent = _DEVICE if track.on_device else _HOST
         yield TrackDescriptor(
-            uuid=_FIRST_TRACK + number, parent_uuid=parent, name=track.name, sibling_order_rank=number
+            uuid=_FIRST_TRACK + number,
+            parent_uuid=parent,
+            name=track.name,
+            sibling_order_rank=number,
         )
     for number, counter in enumerate(view.counters, len(view.tracks)):
         unit = CounterDescriptor(unit=_UNITS[counter.unit])
         if not unit.unit:
             unit.unit_name = counter.unit
-        yield TrackDescriptor(uuid=_FIRST_TRACK + number, parent_uuid=_COUNTERS, name=counter.name, counter=unit)
+        yield TrackDescriptor(
+            uuid=_FIRST_TRACK + number, parent_uuid=_COUNTERS, name=counter.name, counter=unit
+        )
 
 
 class _Begins:
@@ -165,13 +192,26 @@ class _Begins:
     def of(self, category: int, name: str, arguments: int) -> _Begin:
         key = (category, name, arguments)
         if key not in self._made:
-            self._made[key] = _Begin(self._interned, CATEGORIES[category], name, self._arguments[arguments])
+            self._made[key] = _Begin(
+                self._interned, CATEGORIES[category], name, self._arguments[arguments]
+            )
         return self._made[key]
 
 
 def _slices(view: RunView, begins: _Begins) -> list[bytes]:
-    columns = ("category", "name", "arguments", "start_ns", "end_ns", "track", "row", "correlation_id")
-    category, name, arguments, start, end, track, row, correlation = (view.slices[one].tolist() for one in columns)
+    columns = (
+        "category",
+        "name",
+        "arguments",
+        "start_ns",
+        "end_ns",
+        "track",
+        "row",
+        "correlation_id",
+    )
+    category, name, arguments, start, end, track, row, correlation = (
+        view.slices[one].tolist() for one in columns
+    )
     leaving, arriving = _flow_ids(view)
     closing, end_packet = _one_packet()
     end_packet.track_event.type = TrackEvent.TYPE_SLICE_END
@@ -185,8 +225,13 @@ def _slices(view: RunView, begins: _Begins) -> list[bytes]:
             found.append(closing.SerializeToString())
         else:
             begin = begins.of(category[one], name[one], arguments[one])
-            place, flows = (start[one], _FIRST_TRACK + track[one]), (leaving.get(one, none), arriving.get(one, none))
-            found.append(begin.packet(*place, *flows, span=row[one], correlation_id=correlation[one]))
+            place, flows = (
+                (start[one], _FIRST_TRACK + track[one]),
+                (leaving.get(one, none), arriving.get(one, none)),
+            )
+            found.append(
+                begin.packet(*place, *flows, span=row[one], correlation_id=correlation[one])
+            )
     return found
 
 
@@ -194,7 +239,9 @@ def _flow_ids(view: RunView) -> tuple[dict[int, list[int]], dict[int, list[int]]
     """Ids of the arrows that leave a slice, and of the one that arrives at it."""
     leaving: dict[int, list[int]] = {}
     arriving: dict[int, list[int]] = {}
-    for number, (source, target) in enumerate(view.flows[["source", "target"]].to_numpy().tolist(), 1):
+    for number, (source, target) in enumerate(
+        view.flows[["source", "target"]].to_numpy().tolist(), 1
+    ):
         leaving.setdefault(source, []).append(number)
         arriving[target] = [number]
     return leaving, arriving

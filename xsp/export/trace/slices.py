@@ -1,4 +1,6 @@
-"""The slices of one run: its spans, the modules around its layers, its CUDA API calls and the program's own ranges."""
+"""The slices of one run: its spans, the modules around its layers, its CUDA API calls and the
+program's own ranges.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ CATEGORIES = ("MODEL", MODULE, "LAYER", "LIBRARY", API, "KERNEL", NVTX)
 """Kinds of slices, outermost first; those named as levels are spans, the others are additions."""
 
 THREAD, OUTSIDE, RANGES = 0, 1, 2
-"""Column `side`: what is on the track of a thread or stream itself, and what is on tracks beside it because it need not
-nest with that: work outside layers, and the program's own ranges.
+"""Column `side`: what is on the track of a thread or stream itself, and what is on tracks beside it
+because it need not nest with that: work outside layers, and the program's own ranges.
 """
 
 _OF_LEVEL = np.array([CATEGORIES.index(level.name) for level in Level])
@@ -28,16 +30,22 @@ _OF_LEVEL = np.array([CATEGORIES.index(level.name) for level in Level])
 def span_slices(
     tables: Tables, spans: pd.DataFrame, about: Arguments, order: Ints
 ) -> tuple[pd.DataFrame, list[Arguments]]:
-    """Slices of spans, in the order of the spans, and the arguments that their column `arguments` points to.
+    """Slices of spans, in the order of the spans, and the arguments that their column `arguments`
+    points to.
 
-    `order` is the time of each span's launch, which decides to which kernel counters belong; `about` is added to the
-    arguments of MODEL slices.
+    `order` is the time of each span's launch, which decides to which kernel counters belong;
+    `about` is added to the arguments of MODEL slices.
     """
     level, detail = spans["level"].to_numpy(), spans["detail"].to_numpy()
-    names = [tables[table]["name"].to_numpy(dtype=object) for table in ("calls", "layers", "library_calls", "kernels")]
+    names = [
+        tables[table]["name"].to_numpy(dtype=object)
+        for table in ("calls", "layers", "library_calls", "kernels")
+    ]
     first = np.r_[0, np.cumsum([len(each) for each in names])]
     on_device = level == Level.KERNEL
-    stands_in = (level == Level.LAYER) & _stand_ins(tables)[np.where(level == Level.LAYER, detail, 0)]
+    stands_in = (level == Level.LAYER) & _stand_ins(tables)[
+        np.where(level == Level.LAYER, detail, 0)
+    ]
     index, arguments = _arguments(tables, level, detail, _position(tables, spans, order))
     for one in np.unique(index[level == Level.MODEL]):
         arguments[one] = arguments[one] | about
@@ -61,21 +69,30 @@ def span_slices(
 
 
 def _stand_ins(tables: Tables) -> npt.NDArray[np.bool_]:
-    """Rows of `layers` that hold what no layer accounts for: their spans last as long as the model call."""
+    """Rows of `layers` that hold what no layer accounts for: their spans last as long as the model
+    call.
+    """
     layers = tables["layers"]
-    found: npt.NDArray[np.bool_] = ((layers["kind"] == "none") & (layers["name"] == "(outside layers)")).to_numpy()
+    found: npt.NDArray[np.bool_] = (
+        (layers["kind"] == "none") & (layers["name"] == "(outside layers)")
+    ).to_numpy()
     return found if len(found) else np.zeros(1, dtype=bool)
 
 
 def _position(tables: Tables, spans: pd.DataFrame, order: Ints) -> Ints:
-    """Position of each kernel in the launch order, -1 for other spans and where counters are of another kernel."""
+    """Position of each kernel in the launch order, -1 for other spans and where counters are of
+    another kernel.
+    """
     position = np.full(len(spans), -1, dtype=np.int64)
     counted = counters_by_position(tables)
     if not counted:
         return position
     detail = spans["detail"].to_numpy()
     is_kernel = (spans["level"] == Level.KERNEL).to_numpy()
-    is_kernel = is_kernel & (tables["kernels"]["kind"].to_numpy() == "kernel")[np.where(is_kernel, detail, 0)]
+    is_kernel = (
+        is_kernel
+        & (tables["kernels"]["kind"].to_numpy() == "kernel")[np.where(is_kernel, detail, 0)]
+    )
     kernels = np.flatnonzero(is_kernel)
     kernels = kernels[np.lexsort((spans["start_ns"].to_numpy()[kernels], order[kernels]))]
     known = np.full(max(len(kernels), max(counted) + 1), -1, dtype=np.int64)
@@ -85,15 +102,24 @@ def _position(tables: Tables, spans: pd.DataFrame, order: Ints) -> Ints:
     return position
 
 
-def _arguments(tables: Tables, level: Ints, detail: Ints, position: Ints) -> tuple[Ints, list[Arguments]]:
+def _arguments(
+    tables: Tables, level: Ints, detail: Ints, position: Ints
+) -> tuple[Ints, list[Arguments]]:
     keys = pd.DataFrame({"level": level, "detail": detail, "position": position})
-    index = keys.groupby(["level", "detail", "position"], sort=False).ngroup().to_numpy().astype(np.int64)
+    index = (
+        keys.groupby(["level", "detail", "position"], sort=False)
+        .ngroup()
+        .to_numpy()
+        .astype(np.int64)
+    )
     distinct = keys.drop_duplicates()
     found: list[Arguments] = [{} for _ in range(len(distinct))]
     counted = counters_by_position(tables)
     for one in Level:
         rows = np.flatnonzero((distinct["level"] == one).to_numpy())
-        for place, arguments in zip(rows, arguments_of(one, tables, distinct["detail"].to_numpy()[rows]), strict=True):
+        for place, arguments in zip(
+            rows, arguments_of(one, tables, distinct["detail"].to_numpy()[rows]), strict=True
+        ):
             where = int(distinct["position"].iloc[place])
             found[place] = arguments | (counted[where][1] if where >= 0 else {})
     return index, found
@@ -103,7 +129,11 @@ def module_slices(tables: Tables, modules: pd.DataFrame) -> tuple[pd.DataFrame, 
     """Slices of `enclosing_modules`, and their arguments."""
     known = tables["modules"].iloc[modules["detail"].to_numpy(dtype=np.int64)]
     arguments = [
-        {"type": row["type"], "parameter_bytes": int(row["parameter_bytes"]), "interval": "its first to its last layer"}
+        {
+            "type": row["type"],
+            "parameter_bytes": int(row["parameter_bytes"]),
+            "interval": "its first to its last layer",
+        }
         for row in known.to_dict("records")
     ]
     return _host_slices(MODULE, modules, np.arange(len(modules))), arguments
@@ -111,17 +141,25 @@ def module_slices(tables: Tables, modules: pd.DataFrame) -> tuple[pd.DataFrame, 
 
 def api_slices(api: pd.DataFrame) -> pd.DataFrame:
     """Slices of API calls; all share one, empty, dictionary of arguments."""
-    return _host_slices(API, api.assign(end_ns=api["start_ns"] + api["duration_ns"]), np.zeros(len(api), np.int64))
+    return _host_slices(
+        API, api.assign(end_ns=api["start_ns"] + api["duration_ns"]), np.zeros(len(api), np.int64)
+    )
 
 
 def nvtx_slices(tables: Tables, run: int) -> tuple[pd.DataFrame, list[Arguments]]:
-    """Slices of the program's own NVTX ranges in a run, and their arguments: one for each domain."""
+    """Slices of the program's own NVTX ranges in a run, and their arguments: one for each
+    domain.
+    """
     ranges = tables.get("ranges")
     if ranges is None:
-        ranges = pd.DataFrame({name: pd.Series(dtype=object) for name in ("run", "domain", "name", *_STAMPS)})
+        ranges = pd.DataFrame(
+            {name: pd.Series(dtype=object) for name in ("run", "domain", "name", *_STAMPS)}
+        )
     ranges = ranges[ranges["run"] == run]
     code, domains = pd.factorize(ranges["domain"])
-    return _host_slices(NVTX, ranges, code.astype(np.int64)), [{"domain": str(domain)} for domain in domains]
+    return _host_slices(NVTX, ranges, code.astype(np.int64)), [
+        {"domain": str(domain)} for domain in domains
+    ]
 
 
 _STAMPS = ("thread", "start_ns", "end_ns")
@@ -135,12 +173,16 @@ def _host_slices(category: str, table: pd.DataFrame, arguments: Ints) -> pd.Data
             "name": table["name"].to_numpy(dtype=object),
             "start_ns": table["start_ns"].to_numpy(dtype=np.int64),
             "end_ns": table["end_ns"].to_numpy(dtype=np.int64),
-            "recorded_ns": table["recorded_ns" if "recorded_ns" in table else "start_ns"].to_numpy(dtype=np.int64),
+            "recorded_ns": table["recorded_ns" if "recorded_ns" in table else "start_ns"].to_numpy(
+                dtype=np.int64
+            ),
             "on_device": False,
             "context": 0,
             "number": table["thread"].to_numpy(dtype=np.int64),
             "side": RANGES if category == NVTX else THREAD,
-            "correlation_id": table["correlation_id"].to_numpy() if "correlation_id" in table else 0,
+            "correlation_id": table["correlation_id"].to_numpy()
+            if "correlation_id" in table
+            else 0,
             "arguments": arguments,
         }
     )

@@ -17,33 +17,48 @@ from xsp.export.trace.arguments import Arguments
 from xsp.export.trace.choice import ChosenRun, RunChoice, chosen
 from xsp.export.trace.lanes import laid_out
 from xsp.export.trace.modules import enclosing_modules
-from xsp.export.trace.slices import CATEGORIES, OUTSIDE, RANGES, api_slices, module_slices, nvtx_slices, span_slices
+from xsp.export.trace.slices import (
+    CATEGORIES,
+    OUTSIDE,
+    RANGES,
+    api_slices,
+    module_slices,
+    nvtx_slices,
+    span_slices,
+)
 from xsp.types import Level, Tables
 
 
 def view_of(capture: Capture, wanted: RunChoice, corrected: pd.DataFrame | None) -> RunView:
     """The chosen run as slices; its MODEL slices carry the capture's environment and warnings.
 
-    `corrected` are the capture's corrected times, None where it has none. Raises XspError for a run that is not there.
+    `corrected` are the capture's corrected times, None where it has none. Raises XspError for a run
+    that is not there.
     """
     run = chosen(wanted, capture.tables, corrected)
-    known = {name: value for name, value in capture.meta["environment"].items() if value is not None}
+    known = {
+        name: value for name, value in capture.meta["environment"].items() if value is not None
+    }
     about = {"run": run.run, "rung": run.rung, "corrected": run.corrected, "environment": known}
-    return run_view(capture.tables, capture.meta, run, corrected, about | {"warnings": capture.meta["warnings"]})
+    return run_view(
+        capture.tables, capture.meta, run, corrected, about | {"warnings": capture.meta["warnings"]}
+    )
 
 
 Ints = npt.NDArray[np.int64]
 
 LAUNCH, BACKWARD = "launch", "backward"
-"""Kinds of arrows: from the launch (the API call, or else the span that launched) to the execution on the device; from
-a forward layer to its backward work."""
+"""Kinds of arrows: from the launch (the API call, or else the span that launched) to the execution
+on the device; from a forward layer to its backward work."""
 
 
 @dataclass(frozen=True)
 class Track:
-    """Where slices are drawn: a thread of the host (`number`), or a stream of a context, that is of a GPU.
+    """Where slices are drawn: a thread of the host (`number`), or a stream of a context, that is of
+    a GPU.
 
-    `lane` counts further tracks of the same thread or stream, for slices that overlap those of the first.
+    `lane` counts further tracks of the same thread or stream, for slices that overlap those of the
+    first.
     """
 
     on_device: bool
@@ -67,10 +82,11 @@ class Counter:
 class RunView:
     """What is shown of one run.
 
-    `slices` has a row per slice: row (of `prof.spans`; -1 for all but spans), category (index into CATEGORIES),
-    name, start_ns, end_ns, track (index into `tracks`), correlation_id, arguments (index into `arguments`), parent (row
-    of `slices`; -1 for modules, ranges and the outermost). `flows` has kind, source and target (rows of `slices`).
-    `events` are the begins and ends in order (see `lanes.Layout`).
+    `slices` has a row per slice: row (of `prof.spans`; -1 for all but spans), category (index into
+    CATEGORIES), name, start_ns, end_ns, track (index into `tracks`), correlation_id, arguments
+    (index into `arguments`), parent (row of `slices`; -1 for modules, ranges and the outermost).
+    `flows` has kind, source and target (rows of `slices`). `events` are the begins and ends in
+    order (see `lanes.Layout`).
     """
 
     title: str
@@ -84,18 +100,25 @@ class RunView:
 
 
 def run_view(
-    tables: Tables, meta: Mapping[str, Any], chosen: ChosenRun, corrected: pd.DataFrame | None, about: Arguments
+    tables: Tables,
+    meta: Mapping[str, Any],
+    chosen: ChosenRun,
+    corrected: pd.DataFrame | None,
+    about: Arguments,
 ) -> RunView:
     """Slices, arrows and counters of one run.
 
-    `corrected` replaces the recorded times where `chosen` says so; API calls and the program's own ranges, which the
-    correction does not give, are then left out. `about` is added to the arguments of MODEL slices.
+    `corrected` replaces the recorded times where `chosen` says so; API calls and the program's own
+    ranges, which the correction does not give, are then left out. `about` is added to the arguments
+    of MODEL slices.
     """
     spans = _spans(tables, chosen, corrected)
     api = _of_run(tables["api_calls"], chosen.run).sort_values("start_ns", kind="stable")
     launch = launch_of(spans["correlation_id"].to_numpy(), api["correlation_id"].to_numpy())
     launch[spans["level"] != Level.KERNEL] = -1
-    launched_ns = np.where(launch >= 0, np.r_[api["start_ns"].to_numpy(), 0][launch], spans["start_ns"])
+    launched_ns = np.where(
+        launch >= 0, np.r_[api["start_ns"].to_numpy(), 0][launch], spans["start_ns"]
+    )
     shown_api = api.iloc[:0] if chosen.corrected else api
 
     modules = _modules(tables, spans)
@@ -108,7 +131,9 @@ def run_view(
     of_ranges["arguments"] += len(arguments) + len(more) + 1
     slices = pd.concat([of_spans, of_modules, of_api, of_ranges], ignore_index=True)
     none = [np.full(len(each), -1) for each in (of_modules, of_ranges)]
-    parents = np.concatenate([spans["parent"].to_numpy(), none[0], shown_api["parent"].to_numpy(), none[1]])
+    parents = np.concatenate(
+        [spans["parent"].to_numpy(), none[0], shown_api["parent"].to_numpy(), none[1]]
+    )
     slices["parent"] = _places(spans, parents)
     first_api = None if chosen.corrected else len(of_spans) + len(of_modules)
     tracks, slices["track"], events = _tracks(slices, _nesting_rank(slices, modules))
@@ -119,7 +144,9 @@ def run_view(
         tracks,
         events,
         [*arguments, *more, {}, *domains],
-        pd.concat([_launches(spans, launch, first_api), _backward(tables, spans)], ignore_index=True),
+        pd.concat(
+            [_launches(spans, launch, first_api), _backward(tables, spans)], ignore_index=True
+        ),
         [*_memory(tables, spans, meta.get("memory_device")), *_clock(meta, spans, chosen)],
     )
 
@@ -129,13 +156,17 @@ def _of_run(table: pd.DataFrame, run: int) -> pd.DataFrame:
 
 
 def _spans(tables: Tables, chosen: ChosenRun, corrected: pd.DataFrame | None) -> pd.DataFrame:
-    """The run's rows of `spans`, with corrected times if these are wanted; `recorded_ns` is the recorded start."""
+    """The run's rows of `spans`, with corrected times if these are wanted; `recorded_ns` is the
+    recorded start.
+    """
     spans = _of_run(tables["spans"], chosen.run)
     spans = spans.assign(recorded_ns=spans["start_ns"])
     if not chosen.corrected or corrected is None:
         return spans
     times = corrected.set_index("row").loc[spans.index]
-    return spans.assign(start_ns=times["start_ns"].to_numpy(), duration_ns=times["duration_ns"].to_numpy())
+    return spans.assign(
+        start_ns=times["start_ns"].to_numpy(), duration_ns=times["duration_ns"].to_numpy()
+    )
 
 
 def _places(spans: pd.DataFrame, rows: npt.NDArray[Any]) -> Ints:
@@ -147,15 +178,22 @@ def _modules(tables: Tables, spans: pd.DataFrame) -> pd.DataFrame:
     layers = spans[spans["level"] == Level.LAYER]
     layers = layers.assign(end_ns=layers["start_ns"] + layers["duration_ns"])
     calls = spans[spans["level"] == Level.MODEL]
-    bounds = {"start_ns": calls["start_ns"].to_numpy(), "end_ns": (calls["start_ns"] + calls["duration_ns"]).to_numpy()}
+    bounds = {
+        "start_ns": calls["start_ns"].to_numpy(),
+        "end_ns": (calls["start_ns"] + calls["duration_ns"]).to_numpy(),
+    }
     return enclosing_modules(tables, layers, call_of(layers["start_ns"].to_numpy(), bounds))
 
 
 def _nesting_rank(slices: pd.DataFrame, modules: pd.DataFrame) -> Ints:
-    """Of slices with equal intervals the outer one is of the outer category, or the outer module."""
+    """Of slices with equal intervals the outer one is of the outer category, or the outer
+    module.
+    """
     rank = slices["category"].to_numpy(dtype=np.int64) << 32
     depth = np.zeros(len(slices), dtype=np.int64)
-    depth[slices["category"] == CATEGORIES.index("MODULE")] = modules["depth"].to_numpy(dtype=np.int64)
+    depth[slices["category"] == CATEGORIES.index("MODULE")] = modules["depth"].to_numpy(
+        dtype=np.int64
+    )
     return rank + depth
 
 
@@ -164,14 +202,24 @@ def _tracks(slices: pd.DataFrame, rank: Ints) -> tuple[list[Track], Ints, Ints]:
     keys = ["on_device", "context", "number", "side"]
     group = slices.groupby(keys, sort=False).ngroup().to_numpy().astype(np.int64)
     start, end = slices["start_ns"].to_numpy(), slices["end_ns"].to_numpy()
-    layout = laid_out(group, start, end, rank, slices["recorded_ns"].to_numpy(), ~slices["on_device"].to_numpy())
+    layout = laid_out(
+        group, start, end, rank, slices["recorded_ns"].to_numpy(), ~slices["on_device"].to_numpy()
+    )
     places = slices[keys].assign(lane=layout.lane)
     distinct = places.drop_duplicates().sort_values(["on_device", "context"], kind="stable")
-    index = places.merge(distinct.assign(track=np.arange(len(distinct))), how="left", on=[*keys, "lane"])["track"]
+    index = places.merge(
+        distinct.assign(track=np.arange(len(distinct))), how="left", on=[*keys, "lane"]
+    )["track"]
     contexts = slices.loc[slices["on_device"], "context"].nunique()
     main = int(slices["number"].iloc[0])
     tracks = [
-        Track(device, context, number, lane, _name(device, context, number, side, lane, contexts, main))
+        Track(
+            device,
+            context,
+            number,
+            lane,
+            _name(device, context, number, side, lane, contexts, main),
+        )
         for device, context, number, side, lane in zip(
             *(distinct[one].tolist() for one in [*keys, "lane"]), strict=True
         )
@@ -179,7 +227,9 @@ def _tracks(slices: pd.DataFrame, rank: Ints) -> tuple[list[Track], Ints, Ints]:
     return tracks, index.to_numpy(dtype=np.int64), layout.event
 
 
-def _name(device: bool, context: int, number: int, side: int, lane: int, contexts: int, main: int) -> str:
+def _name(
+    device: bool, context: int, number: int, side: int, lane: int, contexts: int, main: int
+) -> str:
     if device:
         name = f"stream {number}" + (f" of context {context}" if contexts > 1 else "")
     else:
@@ -189,10 +239,16 @@ def _name(device: bool, context: int, number: int, side: int, lane: int, context
 
 
 def _launches(spans: pd.DataFrame, launch: Ints, first_api: int | None) -> pd.DataFrame:
-    """Arrows to device activities from their API call, or from their parent where that is not shown."""
+    """Arrows to device activities from their API call, or from their parent where that is not
+    shown.
+    """
     device = np.flatnonzero((spans["level"] == Level.KERNEL).to_numpy())
     parent = _places(spans, spans["parent"].to_numpy()[device])
-    source = parent if first_api is None else np.where(launch[device] >= 0, first_api + launch[device], parent)
+    source = (
+        parent
+        if first_api is None
+        else np.where(launch[device] >= 0, first_api + launch[device], parent)
+    )
     return pd.DataFrame({"kind": LAUNCH, "source": source, "target": device})
 
 
@@ -209,7 +265,9 @@ def _backward(tables: Tables, spans: pd.DataFrame) -> pd.DataFrame:
 
 
 def _memory(tables: Tables, spans: pd.DataFrame, device: str | None) -> list[Counter]:
-    """The most memory in use while each layer runs, at the layer's start: from the untimed memory run."""
+    """The most memory in use while each layer runs, at the layer's start: from the untimed memory
+    run.
+    """
     layers = spans[spans["level"] == Level.LAYER].sort_values("start_ns", kind="stable")
     peak = tables["layers"]["peak_bytes"].to_numpy()[layers["detail"].to_numpy()]
     known = peak >= 0
@@ -226,4 +284,11 @@ def _clock(meta: Mapping[str, Any], spans: pd.DataFrame, chosen: ChosenRun) -> l
         return []
     ends = spans["start_ns"] + spans["duration_ns"]
     bounds = np.array([spans["start_ns"].min(), ends.max()], dtype=np.int64)
-    return [Counter("SM clock at the end of the round", "MHz", bounds, np.full(2, int(states[0]["sm_clock_mhz"])))]
+    return [
+        Counter(
+            "SM clock at the end of the round",
+            "MHz",
+            bounds,
+            np.full(2, int(states[0]["sm_clock_mhz"])),
+        )
+    ]

@@ -1,4 +1,6 @@
-"""The native part of xsp: one shared library without Python's or CUDA's headers, called through ctypes."""
+"""The native part of xsp: one shared library without Python's or CUDA's headers, called through
+ctypes.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ def load() -> ctypes.CDLL:
 def why_missing() -> str | None:
     """None if the native library can be loaded, else one sentence."""
     if not LIBRARY.exists():
-        return f"xsp's native part was not built ({LIBRARY} is missing): install a C compiler, then reinstall xsp"
+        return (
+            f"xsp's native part was not built ({LIBRARY} is missing): install a C compiler, then "
+            "reinstall xsp"
+        )
     try:
         ctypes.CDLL(str(LIBRARY))
     except OSError as error:

@@ -22,9 +22,13 @@ BUFFER_LIMIT = 256
 
 
 class State(ctypes.Structure):
-    """Buffers by state, and how often a buffer was refused or came from another tool, since `prepare`."""
+    """Buffers by state, and how often a buffer was refused or came from another tool, since
+    `prepare`.
+    """
 
-    _fields_: ClassVar = [(name, ctypes.c_uint64) for name in ("lent", "full", "declined", "foreign")]
+    _fields_: ClassVar = [
+        (name, ctypes.c_uint64) for name in ("lent", "full", "declined", "foreign")
+    ]
     lent: int
     full: int
     declined: int
@@ -45,10 +49,13 @@ class Slot(ctypes.Structure):
 
 
 class Faults(ctypes.Structure):
-    """Records that could not be decoded, by cause; `broken_buffers` counts buffers left half read."""
+    """Records that could not be decoded, by cause; `broken_buffers` counts buffers left
+    half read.
+    """
 
     _fields_: ClassVar = [
-        (name, ctypes.c_uint64) for name in ("short_records", "unknown_kinds", "no_room", "broken_buffers")
+        (name, ctypes.c_uint64)
+        for name in ("short_records", "unknown_kinds", "no_room", "broken_buffers")
     ]
     short_records: int
     unknown_kinds: int
@@ -61,7 +68,8 @@ Records = dict[int, npt.NDArray[Any]]
 
 
 class ActivityBuffers:
-    """The process-wide pool of activity buffers, which CUPTI takes through `requested` and returns through `completed`.
+    """The process-wide pool of activity buffers, which CUPTI takes through `requested` and returns
+    through `completed`.
 
     Args:
         buffer_bytes: size of one buffer, a multiple of 4096.
@@ -70,7 +78,9 @@ class ActivityBuffers:
 
     """
 
-    def __init__(self, buffer_bytes: int = BUFFER_BYTES, keep: int = KEPT_BUFFERS, limit: int = BUFFER_LIMIT) -> None:
+    def __init__(
+        self, buffer_bytes: int = BUFFER_BYTES, keep: int = KEPT_BUFFERS, limit: int = BUFFER_LIMIT
+    ) -> None:
         self.buffer_bytes = buffer_bytes
         self.keep = keep
         self.limit = limit
@@ -101,7 +111,8 @@ class ActivityBuffers:
         error = self._native.xsp_activity_prepare(self.buffer_bytes, self.keep, self.limit)
         if error:
             msg = (
-                f"{self.keep} to {self.limit} activity buffers of {self.buffer_bytes} bytes cannot be had "
+                f"{self.keep} to {self.limit} activity buffers of {self.buffer_bytes} bytes cannot "
+                "be had "
                 f"({os.strerror(error)}): free memory, or keep the size of the session before"
             )
             raise TracingError(msg)
@@ -112,20 +123,31 @@ class ActivityBuffers:
         self._native.xsp_activity_state(ctypes.byref(state))
         return state
 
-    def decode(self, next_record: int, layouts: Mapping[int, np.dtype[Any]]) -> tuple[Records, Faults]:
+    def decode(
+        self, next_record: int, layouts: Mapping[int, np.dtype[Any]]
+    ) -> tuple[Records, Faults]:
         """Take every completed buffer: raw records of the kinds in `layouts`, in order of delivery.
 
-        `next_record` is the address of `cuptiActivityGetNextRecord`. Each array reserves address space for the case
-        that all waiting bytes are of its kind; only the pages that are written take memory.
+        `next_record` is the address of `cuptiActivityGetNextRecord`. Each array reserves address
+        space for the case that all waiting bytes are of its kind; only the pages that are written
+        take memory.
         """
         room = self._native.xsp_activity_pending_bytes()
-        arrays = {kind: np.empty(room // layout.itemsize, layout) for kind, layout in layouts.items()}
+        arrays = {
+            kind: np.empty(room // layout.itemsize, layout) for kind, layout in layouts.items()
+        }
         slots = (Slot * len(arrays))(
-            *(Slot(kind, array.itemsize, array.ctypes.data, len(array), 0) for kind, array in arrays.items())
+            *(
+                Slot(kind, array.itemsize, array.ctypes.data, len(array), 0)
+                for kind, array in arrays.items()
+            )
         )
         faults = Faults()
         self._native.xsp_activity_decode(next_record, room, slots, len(slots), ctypes.byref(faults))
-        return {kind: array[: slot.count] for (kind, array), slot in zip(arrays.items(), slots, strict=True)}, faults
+        return {
+            kind: array[: slot.count]
+            for (kind, array), slot in zip(arrays.items(), slots, strict=True)
+        }, faults
 
 
 def _address(function: Any) -> int:

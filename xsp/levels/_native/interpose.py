@@ -29,11 +29,19 @@ RECORD = np.dtype(
 )
 """`struct xsp_record` in interpose.h."""
 
-LiveCallback = Callable[[int, int, "ctypes._Pointer[ctypes.c_uint64]", "ctypes._Pointer[ctypes.c_uint64]"], None]
-"""Called with stub, sequence number, integer registers and stack slots of a call that is about to happen."""
+LiveCallback = Callable[
+    [int, int, "ctypes._Pointer[ctypes.c_uint64]", "ctypes._Pointer[ctypes.c_uint64]"], None
+]
+"""Called with stub, sequence number, integer registers and stack slots of a call that is about to
+happen.
+"""
 
 live_callback_type = ctypes.CFUNCTYPE(
-    None, ctypes.c_uint32, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint64)
+    None,
+    ctypes.c_uint32,
+    ctypes.c_uint32,
+    ctypes.POINTER(ctypes.c_uint64),
+    ctypes.POINTER(ctypes.c_uint64),
 )
 
 
@@ -55,15 +63,21 @@ def functions() -> ctypes.CDLL:
     return native
 
 
-def describe(native: ctypes.CDLL, stub: int, traced: bool, live: bool, kept: Sequence[tuple[int, int]]) -> None:
-    """Say what to do with calls of a stub's symbol: `kept` holds (position, bits) of the arguments to record."""
+def describe(
+    native: ctypes.CDLL, stub: int, traced: bool, live: bool, kept: Sequence[tuple[int, int]]
+) -> None:
+    """Say what to do with calls of a stub's symbol: `kept` holds (position, bits) of the arguments
+    to record.
+    """
     positions = bytes(position for position, _ in kept)
     wide = bytes(bits == 64 for _, bits in kept)
     native.xsp_interpose_describe(stub, traced, live, len(kept), positions, wide)
 
 
 def collect(native: ctypes.CDLL) -> npt.NDArray[Any]:
-    """All finished records, of dtype `RECORD`, thread by thread. Only while recording is stopped."""
+    """All finished records, of dtype `RECORD`, thread by thread. Only while recording is
+    stopped.
+    """
     room = native.xsp_interpose_collect(None, 0)
     records = np.empty(room, RECORD)
     return records[: native.xsp_interpose_collect(records.ctypes.data, room)]

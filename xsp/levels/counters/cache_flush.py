@@ -1,4 +1,6 @@
-"""Emptying the GPU's caches before every kernel, so that each reads its input from memory (docs/counters.md)."""
+"""Emptying the GPU's caches before every kernel, so that each reads its input from memory
+(docs/counters.md).
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,15 @@ from xsp.levels.kernel.cuda_driver import CudaDriver
 from xsp.levels.kernel.cupti import CuptiLibrary
 
 TIMES_L2 = 4
-"""Sizes of the L2 cache that are read: its lines are not replaced in order, and Hopper's has two halves."""
+"""Sizes of the L2 cache that are read: its lines are not replaced in order, and Hopper's has two
+halves.
+"""
 
 THREADS, BLOCKS_PER_MULTIPROCESSOR = 256, 8
 
-# Reads, so that what stays in the cache is clean: lines that were written would be written back while the next kernel
-# runs, and counted as its bytes. The store never happens, because the memory holds zeros.
+# Reads, so that what stays in the cache is clean: lines that were written would be written back
+# while the next kernel runs, and counted as its bytes. The store never happens, because the memory
+# holds zeros.
 PTX = """
 .version 7.0
 .target sm_75
@@ -62,9 +67,11 @@ leave:
 
 
 class CacheFlush:
-    """While it is open, xsp's own kernel runs before each kernel that the program launches, and alone.
+    """While it is open, xsp's own kernel runs before each kernel that the program launches, and
+    alone.
 
-    CUPTI tells of every launch before the driver sees it (`cuptiSubscribe`). `blocks` are those of xsp's kernel.
+    CUPTI tells of every launch before the driver sees it (`cuptiSubscribe`). `blocks` are those of
+    xsp's kernel.
     """
 
     def __init__(self, driver: CudaDriver, context: int) -> None:
@@ -77,7 +84,9 @@ class CacheFlush:
 
     @contextmanager
     def opened(self, library: CuptiLibrary) -> Iterator[None]:
-        """Raises LevelError if another profiler listens, TracingError if CUPTI or the driver refuses."""
+        """Raises LevelError if another profiler listens, TracingError if CUPTI or the driver
+        refuses.
+        """
         with self._prepared(), told_of(library, launches(), self._before_launch):
             yield
 
@@ -97,7 +106,9 @@ class CacheFlush:
             release(what)
 
     def require_done(self) -> None:
-        """Raise TracingError if a flush failed since the last call, and an interrupt that came in one."""
+        """Raise TracingError if a flush failed since the last call, and an interrupt that came in
+        one.
+        """
         failure, self._failure = self._failure, None
         if isinstance(failure, Exception):
             raise TracingError(f"the caches could not be flushed: {failure}") from failure
@@ -105,13 +116,17 @@ class CacheFlush:
             raise failure
 
     def _before_launch(self) -> None:
-        """Empty the caches, unless this is the launch that does it. A failure, or an interrupt, is kept for later."""
+        """Empty the caches, unless this is the launch that does it. A failure, or an interrupt, is
+        kept for later.
+        """
         if getattr(self._within, "flush", False):
             return
         self._within.flush = True
         try:
             self._driver.synchronize()
-            self._driver.launch(self._function, self.blocks, THREADS, self._memory, self._bytes // 16)
+            self._driver.launch(
+                self._function, self.blocks, THREADS, self._memory, self._bytes // 16
+            )
             self._driver.synchronize()
         except BaseException as error:
             self._failure = error

@@ -1,4 +1,6 @@
-"""Which counters to collect: names that people ask for, the metrics of this chip that answer, and their passes."""
+"""Which counters to collect: names that people ask for, the metrics of this chip that answer, and
+their passes.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,14 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 
 BLOCKS = "sm__ctas_launched.sum"
-"""Thread blocks of a kernel: what tells that a value belongs to the kernel whose grid it is compared with."""
+"""Thread blocks of a kernel: what tells that a value belongs to the kernel whose grid it is
+compared with.
+"""
 
 INSTRUMENTED = "smsp__sass_inst_executed.sum"
-"""Instructions counted by code that CUPTI adds to a kernel, as all `__sass_` metrics are; 0 where it added none."""
+"""Instructions counted by code that CUPTI adds to a kernel, as all `__sass_` metrics are; 0 where
+it added none.
+"""
 
 
 IN_PLACE, FLUSHED = "in place", "flushed"
@@ -35,9 +41,11 @@ IN_PLACE, FLUSHED = "in place", "flushed"
 
 @dataclass(frozen=True)
 class Choice:
-    """Metrics that this chip has, in `configurations` that are measured one after the other; sentences on the rest.
+    """Metrics that this chip has, in `configurations` that are measured one after the other;
+    sentences on the rest.
 
-    Each configuration has a witness beside them, BLOCKS or INSTRUMENTED, unless that would take it another pass.
+    Each configuration has a witness beside them, BLOCKS or INSTRUMENTED, unless that would take it
+    another pass.
     """
 
     metrics: tuple[str, ...]
@@ -51,16 +59,27 @@ class Choice:
 
 
 def parse_metrics(metrics: str | Iterable[str]) -> tuple[str, ...]:
-    """Checked names of groups and raw metrics, each once; a string may hold several with commas between.
+    """Checked names of groups and raw metrics, each once; a string may hold several with commas
+    between.
 
-    Raises LevelError for what is neither the name of a group nor of CUPTI's form `unit__counter.rollup`.
+    Raises LevelError for what is neither the name of a group nor of CUPTI's form
+    `unit__counter.rollup`.
     """
-    texts = list(metrics) if isinstance(metrics, Iterable) and not isinstance(metrics, str) else [metrics]
-    names = [name.strip() for text in texts for name in (text.split(",") if isinstance(text, str) else [repr(text)])]
+    texts = (
+        list(metrics)
+        if isinstance(metrics, Iterable) and not isinstance(metrics, str)
+        else [metrics]
+    )
+    names = [
+        name.strip()
+        for text in texts
+        for name in (text.split(",") if isinstance(text, str) else [repr(text)])
+    ]
     for name in names:
         if name and name not in GROUPS and "__" not in name:
             raise LevelError(
-                f"metrics={name!r} cannot be: the groups are {', '.join(GROUPS)}; anything else must be the name of "
+                f"metrics={name!r} cannot be: the groups are {', '.join(GROUPS)}; anything else "
+                "must be the name of "
                 "a CUPTI metric, such as dram__bytes_read.sum"
             )
     return tuple(dict.fromkeys(name for name in names if name))
@@ -69,7 +88,9 @@ def parse_metrics(metrics: str | Iterable[str]) -> tuple[str, ...]:
 def parse_caches(caches: str) -> str:
     """Checked IN_PLACE or FLUSHED. Raises LevelError for anything else."""
     if caches not in (IN_PLACE, FLUSHED):
-        raise LevelError(f"caches={caches!r} cannot be: {IN_PLACE!r}, or {FLUSHED!r} before every kernel")
+        raise LevelError(
+            f"caches={caches!r} cannot be: {IN_PLACE!r}, or {FLUSHED!r} before every kernel"
+        )
     return caches
 
 
@@ -90,7 +111,9 @@ def _of_group(name: str, host: MetricHost) -> list[str]:
 
 
 def _formula(quantity: str, host: MetricHost) -> Iterable[str]:
-    """The first formula of which this chip has every metric; nothing where there is none, for example no FP8."""
+    """The first formula of which this chip has every metric; nothing where there is none, for
+    example no FP8.
+    """
     return next((formula for formula in FORMULAS[quantity] if host.configured(list(formula))), ())
 
 
@@ -104,7 +127,10 @@ def _missing(name: str, host: MetricHost) -> str:
     base = name.partition(".")[0]
     known = host.base_metrics()
     if base in known:
-        return f"the {host.chip} chip has the counter {base} but not as {name!r}: write {base}.sum, for example"
+        return (
+            f"the {host.chip} chip has the counter {base} but not as {name!r}: write {base}.sum, "
+            "for example"
+        )
     near = difflib.get_close_matches(base, known, 2)
     hint = f"; near to it are {' and '.join(near)}" if near else ""
     return f"the {host.chip} chip has no metric {name!r}{hint}"
@@ -113,7 +139,8 @@ def _missing(name: str, host: MetricHost) -> str:
 def _grouped(metrics: Sequence[str], host: MetricHost) -> list[Configuration]:
     """Few sets of metrics that need one pass each, and metrics that need several each on its own.
 
-    CUPTI could plan the passes of all metrics together, in as many runs; but one run can then not be checked by itself.
+    CUPTI could plan the passes of all metrics together, in as many runs; but one run can then not
+    be checked by itself.
     """
     groups: list[Configuration] = []
     for metric in metrics:
@@ -132,5 +159,7 @@ def _with_witness(metric: str, host: MetricHost) -> Configuration:
     """A configuration for one metric that the chip has."""
     alone = host.configured([metric])
     assert alone is not None  # noqa: S101 - it was asked for before
-    both = host.configured(list(dict.fromkeys([INSTRUMENTED if "__sass_" in metric else BLOCKS, metric])))
+    both = host.configured(
+        list(dict.fromkeys([INSTRUMENTED if "__sass_" in metric else BLOCKS, metric]))
+    )
     return both if both is not None and both.passes == alone.passes else alone

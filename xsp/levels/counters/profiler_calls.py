@@ -1,8 +1,8 @@
 """Parameters of CUPTI's profiling functions, and the calls.
 
-Each of these functions takes one structure that begins with its own size, by which CUPTI tells what version of it the
-caller knows. The fields are those of the headers `cupti_profiler_target.h`, `cupti_profiler_host.h`,
-`cupti_range_profiler.h` and `cupti_target.h` of CUDA 12.6 and later.
+Each of these functions takes one structure that begins with its own size, by which CUPTI tells what
+version of it the caller knows. The fields are those of the headers `cupti_profiler_target.h`,
+`cupti_profiler_host.h`, `cupti_range_profiler.h` and `cupti_target.h` of CUDA 12.6 and later.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ _TEXTS = ctypes.POINTER(_TEXT)
 
 
 class Parameters(ctypes.Structure):
-    """The common beginning; `function` is the name of the CUPTI function that takes the structure."""
+    """The common beginning; `function` is the name of the CUPTI function that takes the
+    structure.
+    """
 
     function: ClassVar[str]
     _fields_: ClassVar = [("structSize", _SIZE), ("pPriv", _POINTER)]
@@ -59,7 +61,18 @@ GetChipName = _parameters("cuptiDeviceGetChipName", ("deviceIndex", _SIZE), ("pC
 DeviceSupported = _parameters(
     "cuptiProfilerDeviceSupported",
     ("cuDevice", _INT),
-    *((name, _INT) for name in ("isSupported", "architecture", "sli", "vGpu", "confidentialCompute", "cmp", "wsl")),
+    *(
+        (name, _INT)
+        for name in (
+            "isSupported",
+            "architecture",
+            "sli",
+            "vGpu",
+            "confidentialCompute",
+            "cmp",
+            "wsl",
+        )
+    ),
     ("api", _INT),
 )
 
@@ -73,14 +86,21 @@ HostInitialize = _parameters(
     _HOST,
 )
 HostDeinitialize = _parameters("cuptiProfilerHostDeinitialize", _HOST)
-HostGetBaseMetrics = _parameters("cuptiProfilerHostGetBaseMetrics", _HOST, ("metricType", _INT), *_METRICS)
+HostGetBaseMetrics = _parameters(
+    "cuptiProfilerHostGetBaseMetrics", _HOST, ("metricType", _INT), *_METRICS
+)
 HostConfigAddMetrics = _parameters("cuptiProfilerHostConfigAddMetrics", _HOST, *_METRICS)
-HostGetConfigImageSize = _parameters("cuptiProfilerHostGetConfigImageSize", _HOST, ("configImageSize", _SIZE))
+HostGetConfigImageSize = _parameters(
+    "cuptiProfilerHostGetConfigImageSize", _HOST, ("configImageSize", _SIZE)
+)
 HostGetConfigImage = _parameters(
     "cuptiProfilerHostGetConfigImage", _HOST, ("configImageSize", _SIZE), ("pConfigImage", _POINTER)
 )
 HostGetNumOfPasses = _parameters(
-    "cuptiProfilerHostGetNumOfPasses", ("configImageSize", _SIZE), ("pConfigImage", _POINTER), ("numOfPasses", _SIZE)
+    "cuptiProfilerHostGetNumOfPasses",
+    ("configImageSize", _SIZE),
+    ("pConfigImage", _POINTER),
+    ("numOfPasses", _SIZE),
 )
 HostEvaluateToGpuValues = _parameters(
     "cuptiProfilerHostEvaluateToGpuValues",
@@ -129,7 +149,10 @@ GetCounterDataSize = _parameters(
     ("counterDataSize", _SIZE),
 )
 CounterDataImageInitialize = _parameters(
-    "cuptiRangeProfilerCounterDataImageInitialize", _RANGE, ("counterDataSize", _SIZE), ("pCounterData", _POINTER)
+    "cuptiRangeProfilerCounterDataImageInitialize",
+    _RANGE,
+    ("counterDataSize", _SIZE),
+    ("pCounterData", _POINTER),
 )
 GetCounterDataInfo = _parameters(
     "cuptiRangeProfilerGetCounterDataInfo",

@@ -1,8 +1,10 @@
-"""Counters of kernels through CUPTI's Range Profiler, and what a chip can count through its Profiler Host.
+"""Counters of kernels through CUPTI's Range Profiler, and what a chip can count through its
+Profiler Host.
 
-The mode is auto range with user replay: every kernel is a range of its own, and metrics that need several passes get
-them from several runs of the whole program. With kernel replay CUPTI would repeat each kernel by itself, saving and
-restoring what it writes: measured on an H100, 15 to 34 ms a kernel instead of 1.3 to 1.9 ms, for the same values.
+The mode is auto range with user replay: every kernel is a range of its own, and metrics that need
+several passes get them from several runs of the whole program. With kernel replay CUPTI would
+repeat each kernel by itself, saving and restoring what it writes: measured on an H100, 15 to 34 ms
+a kernel instead of 1.3 to 1.9 ms, for the same values.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ Image = ctypes.Array[ctypes.c_char]
 
 @dataclass(frozen=True)
 class Configuration:
-    """Metrics that are measured together: CUPTI's image for them, and the runs of the program that they need."""
+    """Metrics that are measured together: CUPTI's image for them, and the runs of the program that
+    they need.
+    """
 
     metrics: tuple[str, ...]
     image: Image
@@ -50,7 +54,9 @@ class MetricHost:
                 return None
             if result:
                 raise TracingError(self.library.refusal(adding.function, result))
-            size = api.call(self.library, api.HostGetConfigImageSize, pHostObject=host).configImageSize
+            size = api.call(
+                self.library, api.HostGetConfigImageSize, pHostObject=host
+            ).configImageSize
             image = ctypes.create_string_buffer(size)
             place = {"configImageSize": size, "pConfigImage": ctypes.addressof(image)}
             api.call(self.library, api.HostGetConfigImage, pHostObject=host, **place)
@@ -58,13 +64,17 @@ class MetricHost:
         return Configuration(tuple(metrics), image, passes)
 
     def base_metrics(self) -> list[str]:
-        """Names of the counters of this chip, without the suffix (`.sum`) that a metric's name has."""
+        """Names of the counters of this chip, without the suffix (`.sum`) that a metric's
+        name has.
+        """
         with self._host() as host:
             found = api.call(self.library, api.HostGetBaseMetrics, pHostObject=host, metricType=0)
             return [found.ppMetricNames[index].decode() for index in range(found.numMetrics)]
 
     def values(self, metrics: Sequence[str], data: Image) -> npt.NDArray[np.float64]:
-        """Values in a counter data image: a row per range in order of measuring, a column per metric."""
+        """Values in a counter data image: a row per range in order of measuring, a column per
+        metric.
+        """
         place = {"pCounterDataImage": ctypes.addressof(data), "counterDataImageSize": len(data)}
         ranges = api.call(self.library, api.GetCounterDataInfo, **place).numTotalRanges
         table = np.full((ranges, len(metrics)), np.nan)
@@ -87,7 +97,10 @@ class MetricHost:
     def _host(self) -> Iterator[int]:
         """A host object; metrics stay in one once they were added, so each purpose has its own."""
         host = api.call(
-            self.library, api.HostInitialize, profilerType=api.RANGE_PROFILER, pChipName=self.chip.encode()
+            self.library,
+            api.HostInitialize,
+            profilerType=api.RANGE_PROFILER,
+            pChipName=self.chip.encode(),
         ).pHostObject
         try:
             yield host
@@ -108,14 +121,17 @@ Call = Callable[..., Any]
 def collecting(
     host: MetricHost, context: int, configuration: Configuration, ranges: int, run: Run
 ) -> Iterator[Collect]:
-    """A function that gives metrics of every kernel of a program: a row per kernel in order of launch, a column each.
+    """A function that gives metrics of every kernel of a program: a row per kernel in order of
+    launch, a column each.
 
-    Whenever it is called it has the program run `configuration.passes` times by `run`, at whose return all kernels must
-    be done. There is room for `ranges` kernels: CUPTI prepares the GPU when it first counts, which took 1.1 ms for each
-    of them on an H100, and again for another configuration, but not to count the same once more.
+    Whenever it is called it has the program run `configuration.passes` times by `run`, at whose
+    return all kernels must be done. There is room for `ranges` kernels: CUPTI prepares the GPU when
+    it first counts, which took 1.1 ms for each of them on an H100, and again for another
+    configuration, but not to count the same once more.
 
     Raises:
-        TracingError: CUPTI refuses, or kernels did not fit. Nothing is left enabled, also if the program raises.
+        TracingError: CUPTI refuses, or kernels did not fit. Nothing is left enabled, also if the
+        program raises.
 
     """
     with _enabled(host.library, context) as call:
@@ -127,7 +143,9 @@ def _collected(
 ) -> npt.NDArray[np.float64]:
     data = _configured(call, configuration, ranges)
     if not any(_one_pass(call, run) for _ in range(configuration.passes)):
-        raise TracingError(f"CUPTI wanted more than the {configuration.passes} passes that it had planned")
+        raise TracingError(
+            f"CUPTI wanted more than the {configuration.passes} passes that it had planned"
+        )
     dropped = call(api.DecodeData).numOfRangeDropped
     if dropped:
         raise TracingError(f"CUPTI dropped {dropped} kernels, there was room for {ranges}")
@@ -139,7 +157,9 @@ def _enabled(library: CuptiLibrary, context: int) -> Iterator[Call]:
     with initialized(library):
         profiler = api.call(library, api.Enable, ctx=context).pRangeProfilerObject
         try:
-            yield lambda kind, **values: api.call(library, kind, pRangeProfilerObject=profiler, **values)
+            yield lambda kind, **values: api.call(
+                library, kind, pRangeProfilerObject=profiler, **values
+            )
         finally:
             api.call(library, api.Disable, pRangeProfilerObject=profiler)
 
@@ -147,7 +167,9 @@ def _enabled(library: CuptiLibrary, context: int) -> Iterator[Call]:
 def _configured(call: Call, configuration: Configuration, ranges: int) -> Image:
     names = api.texts(configuration.metrics)
     room = {"maxNumOfRanges": ranges, "maxNumRangeTreeNodes": ranges}
-    size = call(api.GetCounterDataSize, pMetricNames=names, numMetrics=len(names), **room).counterDataSize
+    size = call(
+        api.GetCounterDataSize, pMetricNames=names, numMetrics=len(names), **room
+    ).counterDataSize
     data = ctypes.create_string_buffer(size)
     call(api.CounterDataImageInitialize, counterDataSize=size, pCounterData=ctypes.addressof(data))
     call(
@@ -182,7 +204,9 @@ def _one_pass(call: Call, run: Run) -> bool:
 
 @contextmanager
 def initialized(library: CuptiLibrary) -> Iterator[None]:
-    """CUPTI's profiling part hooked into the driver. Asked about a device before that, libcupti 13.0 crashes."""
+    """CUPTI's profiling part hooked into the driver. Asked about a device before that, libcupti
+    13.0 crashes.
+    """
     api.call(library, api.Initialize)
     try:
         yield
@@ -197,7 +221,9 @@ def chip_name(library: CuptiLibrary, device: int) -> str:
 
 
 def unsupported(library: CuptiLibrary, device: int) -> str | None:
-    """None if this device's configuration allows profiling, else one sentence (`cuptiProfilerDeviceSupported`)."""
+    """None if this device's configuration allows profiling, else one sentence
+    (`cuptiProfilerDeviceSupported`).
+    """
     with initialized(library):
         found = api.call(library, api.DeviceSupported, cuDevice=device, api=0)
     if found.isSupported == api.SUPPORTED:

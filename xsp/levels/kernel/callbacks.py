@@ -17,19 +17,30 @@ _Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint3
 
 @cache
 def launches() -> tuple[int, ...]:
-    """Callback ids of the driver's functions that launch a kernel, under which the runtime's end too."""
-    pattern = re.compile(r"cuLaunch(Grid|GridAsync|Kernel|KernelEx|CooperativeKernel|CooperativeKernelMultiDevice)?")
+    """Callback ids of the driver's functions that launch a kernel, under which the runtime's end
+    too.
+    """
+    pattern = re.compile(
+        r"cuLaunch(Grid|GridAsync|Kernel|KernelEx|CooperativeKernel|CooperativeKernelMultiDevice)?"
+    )
     functions = bindings().driver_api_trace_cbid
     return tuple(int(one) for one in functions if pattern.fullmatch(one.name.removesuffix("_ptsz")))
 
 
 @contextmanager
-def told_of(library: CuptiLibrary, functions: Sequence[int], before: Callable[[], None]) -> Iterator[None]:
-    """Call `before` in the thread that calls one of these driver functions, before the driver does anything.
+def told_of(
+    library: CuptiLibrary, functions: Sequence[int], before: Callable[[], None]
+) -> Iterator[None]:
+    """Call `before` in the thread that calls one of these driver functions, before the driver does
+    anything.
 
-    `before` must not raise. Raises LevelError if another profiler is told already, TracingError if CUPTI refuses else.
+    `before` must not raise. Raises LevelError if another profiler is told already, TracingError if
+    CUPTI refuses else.
     """
-    enter, domain = int(bindings().ApiCallbackSite.API_ENTER), int(bindings().CallbackDomain.DRIVER_API)
+    enter, domain = (
+        int(bindings().ApiCallbackSite.API_ENTER),
+        int(bindings().CallbackDomain.DRIVER_API),
+    )
 
     def told(_data: int | None, _domain: int, _function: int, call: int) -> None:
         # The site is the first field of CUpti_CallbackData.
@@ -41,12 +52,19 @@ def told_of(library: CuptiLibrary, functions: Sequence[int], before: Callable[[]
         library.call("cuptiSubscribe", ctypes.byref(subscriber), callback, None)
     except TracingError as error:
         raise LevelError(
-            f"{error}. torch.profiler listens to CUPTI once it was used in a process, and xsp uses it at the end of "
+            f"{error}. torch.profiler listens to CUPTI once it was used in a process, and xsp uses "
+            "it at the end of "
             "every profile: start a process for this one"
         ) from error
     try:
         for function in functions:
-            library.call("cuptiEnableCallback", ctypes.c_uint32(1), subscriber, domain, ctypes.c_uint32(function))
+            library.call(
+                "cuptiEnableCallback",
+                ctypes.c_uint32(1),
+                subscriber,
+                domain,
+                ctypes.c_uint32(function),
+            )
         yield
     finally:
         library.call("cuptiUnsubscribe", subscriber)

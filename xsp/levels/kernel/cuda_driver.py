@@ -1,4 +1,6 @@
-"""The few calls of the CUDA driver that xsp makes itself, through the libcuda that the process already uses."""
+"""The few calls of the CUDA driver that xsp makes itself, through the libcuda that the process
+already uses.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _MULTIPROCESSORS, _L2_BYTES = 16, 38
 
 
 class CudaDriver:
-    """Calls in the CUDA context of the calling thread; each raises TracingError, with the driver's name for it."""
+    """Calls in the CUDA context of the calling thread; each raises TracingError, with the driver's
+    name for it.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -71,10 +75,14 @@ class CudaDriver:
         return self._attribute(_L2_BYTES)
 
     def load(self, ptx: str, function: str) -> tuple[int, int]:
-        """A module compiled from PTX, and a function in it (`cuModuleLoadData`, `cuModuleGetFunction`)."""
+        """A module compiled from PTX, and a function in it (`cuModuleLoadData`,
+        `cuModuleGetFunction`).
+        """
         module, found = ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuModuleLoadData", ctypes.byref(module), ctypes.c_char_p(ptx.encode()))
-        self._call("cuModuleGetFunction", ctypes.byref(found), module, ctypes.c_char_p(function.encode()))
+        self._call(
+            "cuModuleGetFunction", ctypes.byref(found), module, ctypes.c_char_p(function.encode())
+        )
         return module.value or 0, found.value or 0
 
     def unload(self, module: int) -> None:

@@ -1,8 +1,9 @@
 """CUPTI, as the rest of xsp sees it.
 
-Names, enumerations and record layouts come from cupti-python. Calls go to the libcupti that the process already
-loaded, because a second copy would fight the first over the GPU's only tracing facility; cupti-python looks for a
-library of its own choice and asks for a driver first, so its wrappers are not used for calls.
+Names, enumerations and record layouts come from cupti-python. Calls go to the libcupti that the
+process already loaded, because a second copy would fight the first over the GPU's only tracing
+facility; cupti-python looks for a library of its own choice and asks for a driver first, so its
+wrappers are not used for calls.
 """
 
 from __future__ import annotations
@@ -31,26 +32,54 @@ LAYOUTS = {
     "SYNCHRONIZATION": "synchronization",
     "OVERHEAD": "overhead",
 }
-"""Activity kinds by name in the order in which they are enabled, with the stem of their layout in cupti-python."""
+"""Activity kinds by name in the order in which they are enabled, with the stem of their layout in
+cupti-python.
+"""
 
-QUERIES = frozenset({
-    "cudaGetDevice", "cudaGetLastError", "cudaPeekAtLastError", "cudaGetErrorString", "cudaGetErrorName",
-    "cudaDeviceGetAttribute", "cudaStreamIsCapturing", "cudaStreamGetCaptureInfo", "cuDevicePrimaryCtxGetState",
-    "cuCtxGetCurrent", "cuCtxGetDevice", "cuCtxGetLimit", "cuDeviceGet", "cuDeviceGetAttribute", "cuDriverGetVersion",
-    "cuGetErrorString", "cuGetErrorName", "cuKernelGetName", "cuKernelGetAttribute", "cuKernelSetAttribute",
-    "cuKernelGetFunction", "cuFuncGetAttribute", "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags",
-})  # fmt: skip
-"""API functions that only ask. They take 0.1 to 1 us and come by the thousand: 4,000 in a ResNet-50 forward of 340
-kernels. Recording them costs more than all launches together, and nobody reads them."""
+QUERIES = frozenset(
+    {
+        "cudaGetDevice",
+        "cudaGetLastError",
+        "cudaPeekAtLastError",
+        "cudaGetErrorString",
+        "cudaGetErrorName",
+        "cudaDeviceGetAttribute",
+        "cudaStreamIsCapturing",
+        "cudaStreamGetCaptureInfo",
+        "cuDevicePrimaryCtxGetState",
+        "cuCtxGetCurrent",
+        "cuCtxGetDevice",
+        "cuCtxGetLimit",
+        "cuDeviceGet",
+        "cuDeviceGetAttribute",
+        "cuDriverGetVersion",
+        "cuGetErrorString",
+        "cuGetErrorName",
+        "cuKernelGetName",
+        "cuKernelGetAttribute",
+        "cuKernelSetAttribute",
+        "cuKernelGetFunction",
+        "cuFuncGetAttribute",
+        "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags",
+    }
+)
+"""API functions that only ask. They take 0.1 to 1 us and come by the thousand: 4,000 in a ResNet-50
+forward of 340 kernels. Recording them costs more than all launches together, and nobody reads
+them."""
 
 _REMEDIES = {
-    "INSUFFICIENT_PRIVILEGES": "ask the administrator for access to GPU profiling (NVIDIA: ERR_NVGPUCTRPERM)",
-    "VIRTUALIZED_DEVICE_INSUFFICIENT_PRIVILEGES": "ask the administrator to allow tracing on this virtual GPU",
-    "MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED": "end the other profiler in this process (nsys, ncu, torch.profiler, Proton)",
+    "INSUFFICIENT_PRIVILEGES": "ask the administrator for access to GPU profiling (NVIDIA: "
+    "ERR_NVGPUCTRPERM)",
+    "VIRTUALIZED_DEVICE_INSUFFICIENT_PRIVILEGES": "ask the administrator to allow tracing on this "
+    "virtual GPU",
+    "MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED": "end the other profiler in this process (nsys, ncu, "
+    "torch.profiler, Proton)",
     "NOT_COMPATIBLE": "end the other profiler in this process (nsys, ncu, torch.profiler, Proton)",
     "HARDWARE_BUSY": "end the other profiler that uses this GPU",
-    "NOT_INITIALIZED": "check that the NVIDIA driver is installed and recent enough for this CUDA version",
-    "CONFIDENTIAL_COMPUTING_NOT_SUPPORTED": "trace on a GPU that is not in confidential computing mode",
+    "NOT_INITIALIZED": "check that the NVIDIA driver is installed and recent enough for this CUDA "
+    "version",
+    "CONFIDENTIAL_COMPUTING_NOT_SUPPORTED": "trace on a GPU that is not in confidential computing "
+    "mode",
     "MIG_DEVICE_NOT_SUPPORTED": "trace on a GPU that is not split by MIG",
     "WSL_DEVICE_NOT_SUPPORTED": "trace on Linux rather than in WSL",
 }
@@ -85,11 +114,16 @@ def kind(name: str) -> int:
 
 @cache
 def layout(kind_name: str) -> np.dtype[Any]:
-    """The record of an activity kind as a numpy dtype, in the version that this cupti-python describes."""
+    """The record of an activity kind as a numpy dtype, in the version that this cupti-python
+    describes.
+    """
     pattern = re.compile(rf"activity_{LAYOUTS[kind_name]}(\d*)_dtype")
-    versions = {int(found[1] or 0): name for name in dir(bindings()) if (found := pattern.fullmatch(name))}
+    versions = {
+        int(found[1] or 0): name for name in dir(bindings()) if (found := pattern.fullmatch(name))
+    }
     if not versions:
-        msg = f'cupti-python {_version()} describes no {kind_name} record: pip install "xsp[{_extra()}]"'
+        way_out = f'pip install "xsp[{_extra()}]"'
+        msg = f"cupti-python {_version()} describes no {kind_name} record: {way_out}"
         raise LevelError(msg)
     dtype: np.dtype[Any] = getattr(bindings(), versions[max(versions)])
     return dtype
@@ -103,8 +137,9 @@ def _version() -> str:
 def api_name(domain: int, cbid: int) -> str:
     """The name of an API function as it is written in a program, such as `cudaLaunchKernel`.
 
-    The version of its first appearance (`_v7000`) is left out; `_ptsz`, which marks the variant for the per-thread
-    default stream, stays. A number that cupti-python does not know gives `cuda #<cbid>` or `cu #<cbid>`.
+    The version of its first appearance (`_v7000`) is left out; `_ptsz`, which marks the variant for
+    the per-thread default stream, stays. A number that cupti-python does not know gives
+    `cuda #<cbid>` or `cu #<cbid>`.
     """
     runtime = domain == ApiDomain.RUNTIME
     functions = bindings().runtime_api_trace_cbid if runtime else bindings().driver_api_trace_cbid
@@ -122,7 +157,10 @@ def queries() -> tuple[tuple[ApiDomain, int], ...]:
         (ApiDomain.DRIVER, bindings().driver_api_trace_cbid),
     )
     return tuple(
-        (domain, int(one)) for domain, table in tables for one in table if api_name(domain, int(one)) in QUERIES
+        (domain, int(one))
+        for domain, table in tables
+        for one in table
+        if api_name(domain, int(one)) in QUERIES
     )
 
 
@@ -132,7 +170,9 @@ def sync_name(sync_kind: int) -> str:
 
 
 def overhead_name(overhead_kind: int) -> str:
-    """What CUPTI or the driver spent time on, such as `lazy function loading` (`CUpti_ActivityOverheadKind`)."""
+    """What CUPTI or the driver spent time on, such as `lazy function loading`
+    (`CUpti_ActivityOverheadKind`).
+    """
     return _lower_name("ActivityOverheadKind", overhead_kind)
 
 
@@ -180,17 +220,22 @@ class CuptiLibrary:
         """The libcupti that torch loaded; the same object every time.
 
         Raises:
-            LevelError: this process has loaded none, or several, of which torch uses nobody knows which.
+            LevelError: this process has loaded none, or several, of which torch uses nobody knows
+            which.
 
         """
         paths = find_loaded()
         if not paths:
-            msg = "torch loaded no libcupti, so it was built without its profiler: install a CUDA build of torch"
+            msg = (
+                "torch loaded no libcupti, so it was built without its profiler: install a CUDA "
+                "build of torch"
+            )
             raise LevelError(msg)
         if len(paths) > 1:
             copies = " and ".join(str(path) for path in paths)
             msg = (
-                f"this process loaded {len(paths)} copies of libcupti ({copies}): import one tool only that has its own"
+                f"this process loaded {len(paths)} copies of libcupti ({copies}): import one tool "
+                "only that has its own"
             )
             raise LevelError(msg)
         return CuptiLibrary(paths[0], only_if_loaded=True)
@@ -209,7 +254,10 @@ class CuptiLibrary:
         try:
             return int(getattr(self._library, name)(ctypes.byref(parameters)))
         except AttributeError as error:
-            msg = f"{self.path} has no function {name}: hardware counters need the libcupti of CUDA 12.6 or later"
+            msg = (
+                f"{self.path} has no function {name}: hardware counters need the libcupti of CUDA "
+                "12.6 or later"
+            )
             raise LevelError(msg) from error
 
     def refusal(self, name: str, result: int) -> str:
@@ -221,7 +269,9 @@ class CuptiLibrary:
         return f"{name} failed with {result_name} ({result}): {remedy}"
 
     def version(self) -> int:
-        """The CUPTI API version (`cuptiGetVersion`): 130001 means CUDA 13.0 update 1, 26 means CUDA 12.8."""
+        """The CUPTI API version (`cuptiGetVersion`): 130001 means CUDA 13.0 update 1, 26 means CUDA
+        12.8.
+        """
         version = ctypes.c_uint32()
         self.call("cuptiGetVersion", ctypes.byref(version))
         return version.value
@@ -247,7 +297,8 @@ class CuptiLibrary:
         self.call("cuptiActivityDisable", activity_kind)
 
     def record_api(self, domain: ApiDomain, cbid: int, on: bool) -> None:
-        """Record one API function or not (`cuptiActivityEnableRuntimeApi`, `cuptiActivityEnableDriverApi`).
+        """Record one API function or not (`cuptiActivityEnableRuntimeApi`,
+        `cuptiActivityEnableDriverApi`).
 
         Takes effect only while the whole kind is enabled, and outlasts it.
         """
@@ -255,31 +306,44 @@ class CuptiLibrary:
         self.call(f"cuptiActivityEnable{name}Api", ctypes.c_uint32(cbid), ctypes.c_uint8(on))
 
     def flush(self) -> None:
-        """Have CUPTI return every buffer, also with incomplete records (`cuptiActivityFlushAll`, forced).
+        """Have CUPTI return every buffer, also with incomplete records (`cuptiActivityFlushAll`,
+        forced).
 
-        A record that is handed over incomplete is never delivered again: synchronise with the GPU first.
+        A record that is handed over incomplete is never delivered again: synchronise with the GPU
+        first.
         """
         self.call("cuptiActivityFlushAll", ctypes.c_uint32(1))
 
     def register_buffer_callbacks(self, requested: int, completed: int) -> None:
-        """Let CUPTI take and return buffers through these C functions (`cuptiActivityRegisterCallbacks`)."""
-        self.call("cuptiActivityRegisterCallbacks", ctypes.c_void_p(requested), ctypes.c_void_p(completed))
+        """Let CUPTI take and return buffers through these C functions
+        (`cuptiActivityRegisterCallbacks`).
+        """
+        self.call(
+            "cuptiActivityRegisterCallbacks", ctypes.c_void_p(requested), ctypes.c_void_p(completed)
+        )
 
     def register_clock(self, clock: int) -> None:
-        """Let CUPTI read the time from this C function (`cuptiActivityRegisterTimestampCallback`)."""
+        """Let CUPTI read the time from this C function
+        (`cuptiActivityRegisterTimestampCallback`).
+        """
         self.call("cuptiActivityRegisterTimestampCallback", ctypes.c_void_p(clock))
 
     def take_dropped_records(self) -> int:
-        """Records dropped for want of a buffer since the last call (`cuptiActivityGetNumDroppedRecords`).
+        """Records dropped for want of a buffer since the last call
+        (`cuptiActivityGetNumDroppedRecords`).
 
         Buffers are global since CUDA 6.0, so there is one count, that of the NULL context.
         """
         dropped = ctypes.c_size_t()
-        self.call("cuptiActivityGetNumDroppedRecords", None, ctypes.c_uint32(0), ctypes.byref(dropped))
+        self.call(
+            "cuptiActivityGetNumDroppedRecords", None, ctypes.c_uint32(0), ctypes.byref(dropped)
+        )
         return dropped.value
 
     def thread_id_type(self) -> str:
-        """`DEFAULT` if records tell threads by `pthread_self`, `SYSTEM` if by `gettid` (`cuptiGetThreadIdType`)."""
+        """`DEFAULT` if records tell threads by `pthread_self`, `SYSTEM` if by `gettid`
+        (`cuptiGetThreadIdType`).
+        """
         found = ctypes.c_int()
         self.call("cuptiGetThreadIdType", ctypes.byref(found))
         name: str = bindings().ActivityThreadIdType(found.value).name
@@ -293,29 +357,36 @@ class CuptiLibrary:
         return address
 
     def record_bytes(self, activity_kind: int) -> int:
-        """The size of a record in this very libcupti: how far apart it sees two records of one kind.
+        """The size of a record in this very libcupti: how far apart it sees two records of one
+        kind.
 
-        The kind is a record's first field, and the buffer holds it at every place where a record can begin.
+        The kind is a record's first field, and the buffer holds it at every place where a record
+        can begin.
         """
         words = np.zeros(512, np.uint64)
         words[:] = activity_kind
         start, size = words.ctypes.data, ctypes.c_size_t(words.nbytes)
         record = ctypes.c_void_p()
         for _ in range(2):
-            self.call("cuptiActivityGetNextRecord", ctypes.c_void_p(start), size, ctypes.byref(record))
+            self.call(
+                "cuptiActivityGetNextRecord", ctypes.c_void_p(start), size, ctypes.byref(record)
+            )
         return (record.value or start) - start
 
     def layout_mismatch(self) -> str | None:
         """None if every record has the size that cupti-python gives it, else one sentence.
 
-        Record layouts grow with CUPTI's versions; read with another version's layout, times would be garbage.
+        Record layouts grow with CUPTI's versions; read with another version's layout, times would
+        be garbage.
         """
         for name in LAYOUTS:
             found, described = self.record_bytes(kind(name)), layout(name).itemsize
             if found != described:
                 return (
-                    f"libcupti (API {self.version()}, {self.path}) writes {name} records of {found} bytes, "
-                    f"cupti-python {_version()} describes {described}: install the cupti-python of the CUDA version "
+                    f"libcupti (API {self.version()}, {self.path}) writes {name} records of "
+                    f"{found} bytes, "
+                    f"cupti-python {_version()} describes {described}: install the cupti-python of "
+                    "the CUDA version "
                     f'that torch was built with (pip install "xsp[{_extra()}]")'
                 )
         return None

@@ -13,7 +13,9 @@ UNNAMED = "unnamed kernel"
 
 @cache
 def demangle(name: str) -> str:
-    """A C++ symbol as its declaration; any other name, or one that cannot be read, as it is (`__cxa_demangle`)."""
+    """A C++ symbol as its declaration; any other name, or one that cannot be read, as it is
+    (`__cxa_demangle`).
+    """
     if not name.startswith("_Z"):
         return name
     try:
@@ -34,7 +36,9 @@ def demangle(name: str) -> str:
 
 
 class NameTable:
-    """Names in order of their first appearance; a row of `DEVICE_ACTIVITY` holds an index into `names`."""
+    """Names in order of their first appearance; a row of `DEVICE_ACTIVITY` holds an index into
+    `names`.
+    """
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -50,7 +54,8 @@ class NameTable:
     def indices_of_pointers(self, pointers: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """Indices of the demangled C strings at these addresses, which must still be valid.
 
-        Addresses are not remembered: once a module is unloaded, its strings' places can be taken by others.
+        Addresses are not remembered: once a module is unloaded, its strings' places can be taken by
+        others.
         """
         distinct, inverse = np.unique(pointers, return_inverse=True)
         indices = [self.index(_text_at(int(pointer))) for pointer in distinct]

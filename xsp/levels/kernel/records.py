@@ -12,7 +12,16 @@ import numpy.typing as npt
 from xsp.levels.kernel import cupti
 from xsp.levels.kernel.names import NameTable
 from xsp.tracing.clock import ClockMap
-from xsp.types import API_CALLS, DEVICE_ACTIVITY, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Schema, empty
+from xsp.types import (
+    API_CALLS,
+    DEVICE_ACTIVITY,
+    SYNCHRONIZATIONS,
+    ApiDomain,
+    Columns,
+    DeviceKind,
+    Schema,
+    empty,
+)
 
 Array = npt.NDArray[Any]
 RawRecords = dict[str, Array]
@@ -28,7 +37,9 @@ OVERHEADS: Schema = {
 `CUpti_ActivityOverheadKind`, `thread` is 0 where the overhead belongs to no thread."""
 
 CLOCK_SLACK_NS = 1_000_000
-"""CUPTI interpolates device stamps to the host's clock with an error of microseconds; a wrong clock is off by more."""
+"""CUPTI interpolates device stamps to the host's clock with an error of microseconds; a wrong clock
+is off by more.
+"""
 
 SCHEMAS = {
     "api_calls": API_CALLS,
@@ -42,8 +53,8 @@ SCHEMAS = {
 class Window:
     """A session on the monotonic clock, in ns.
 
-    It began at `start_ns`; the program's part ended at `stop_ns`; what was launched until then was done at
-    `idle_ns`; nothing could be recorded any more at `end_ns`.
+    It began at `start_ns`; the program's part ended at `stop_ns`; what was launched until then was
+    done at `idle_ns`; nothing could be recorded any more at `end_ns`.
     """
 
     start_ns: int
@@ -52,14 +63,20 @@ class Window:
     end_ns: int
 
 
-def convert(raw: RawRecords, clock: ClockMap, window: Window, table: NameTable) -> tuple[dict[str, Columns], int]:
-    """All tables of one session in order of time, and how many of its records were left out for want of a time.
+def convert(
+    raw: RawRecords, clock: ClockMap, window: Window, table: NameTable
+) -> tuple[dict[str, Columns], int]:
+    """All tables of one session in order of time, and how many of its records were left out for
+    want of a time.
 
-    CUPTI stamps a record with 0 if no timing could be collected, and a time after the end cannot be true. What began
-    before the session, and what the tracer or other threads did while it was being stopped, is not missing either.
+    CUPTI stamps a record with 0 if no timing could be collected, and a time after the end cannot be
+    true. What began before the session, and what the tracer or other threads did while it was being
+    stopped, is not missing either.
     """
     tables = {
-        "api_calls": _concatenate(API_CALLS, [_api_calls(raw["RUNTIME"], 0), _api_calls(raw["DRIVER"], 1)]),
+        "api_calls": _concatenate(
+            API_CALLS, [_api_calls(raw["RUNTIME"], 0), _api_calls(raw["DRIVER"], 1)]
+        ),
         "device_activity": _concatenate(
             DEVICE_ACTIVITY,
             [
@@ -87,7 +104,10 @@ def convert(raw: RawRecords, clock: ClockMap, window: Window, table: NameTable) 
 
 def join(parts: list[dict[str, Columns]]) -> dict[str, Columns]:
     """The tables of several sessions one after the other."""
-    return {name: _concatenate(schema, [part[name] for part in parts]) for name, schema in SCHEMAS.items()}
+    return {
+        name: _concatenate(schema, [part[name] for part in parts])
+        for name, schema in SCHEMAS.items()
+    }
 
 
 def rows(columns: Columns) -> int:
@@ -104,11 +124,16 @@ def _take(columns: Columns, chosen: Array) -> Columns:
 
 
 def _concatenate(schema: Schema, parts: list[Columns]) -> Columns:
-    return {name: np.concatenate([empty(schema)[name], *(part[name] for part in parts)]) for name in schema}
+    return {
+        name: np.concatenate([empty(schema)[name], *(part[name] for part in parts)])
+        for name in schema
+    }
 
 
 def _fill(schema: Schema, raw: Array, fields: dict[str, str], **constants: Any) -> Columns:
-    """Columns of a schema: `fields` names the record's field for a column, `constants` gives others as they are."""
+    """Columns of a schema: `fields` names the record's field for a column, `constants` gives others
+    as they are.
+    """
     columns = empty(schema, len(raw))
     for column, field in fields.items():
         columns[column][:] = raw[field].astype(columns[column].dtype)
@@ -155,12 +180,16 @@ def _xyz(raw: Array, prefix: str) -> Array:
 
 def _copies(raw: Array, table: NameTable) -> Columns:
     names = _coded(raw["copy_kind"], cupti.copy_name, table)
-    return _fill(DEVICE_ACTIVITY, raw, _DEVICE | {"bytes": "bytes"}, kind=DeviceKind.MEMCPY, name=names)
+    return _fill(
+        DEVICE_ACTIVITY, raw, _DEVICE | {"bytes": "bytes"}, kind=DeviceKind.MEMCPY, name=names
+    )
 
 
 def _sets(raw: Array, table: NameTable) -> Columns:
     name = table.index("memset") if len(raw) else 0
-    return _fill(DEVICE_ACTIVITY, raw, _DEVICE | {"bytes": "bytes"}, kind=DeviceKind.MEMSET, name=name)
+    return _fill(
+        DEVICE_ACTIVITY, raw, _DEVICE | {"bytes": "bytes"}, kind=DeviceKind.MEMSET, name=name
+    )
 
 
 def _coded(codes: Array, name_of: Callable[[int], str], table: NameTable) -> Array:
@@ -169,7 +198,9 @@ def _coded(codes: Array, name_of: Callable[[int], str], table: NameTable) -> Arr
 
 
 def _synchronizations(raw: Array) -> Columns:
-    return _fill(SYNCHRONIZATIONS, raw, _TIMES | _PLACE | {"kind": "type", "event_id": "cuda_event_id"})
+    return _fill(
+        SYNCHRONIZATIONS, raw, _TIMES | _PLACE | {"kind": "type", "event_id": "cuda_event_id"}
+    )
 
 
 def _overheads(raw: Array) -> Columns:

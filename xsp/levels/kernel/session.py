@@ -30,8 +30,9 @@ class ClockSource(Enum):
 class CuptiSession:
     """Records between `start` and `stop`.
 
-    `stop` leaves no activity kind enabled and CUPTI on the clock it has by default. The buffer callbacks stay
-    registered, since CUPTI knows no way to take them back; the next tool registers its own.
+    `stop` leaves no activity kind enabled and CUPTI on the clock it has by default. The buffer
+    callbacks stay registered, since CUPTI knows no way to take them back; the next tool registers
+    its own.
     """
 
     def __init__(self, library: CuptiLibrary, buffers: ActivityBuffers, table: NameTable) -> None:
@@ -49,7 +50,8 @@ class CuptiSession:
     def start(self, source: ClockSource) -> None:
         """Enable every activity kind of `cupti.LAYOUTS`.
 
-        The first session of a process costs CUPTI tens to hundreds of milliseconds here, later ones a few.
+        The first session of a process costs CUPTI tens to hundreds of milliseconds here, later ones
+        a few.
 
         Raises:
             TracingError: CUPTI refuses; then nothing is left enabled.
@@ -92,7 +94,8 @@ class CuptiSession:
             self._disable()
             self.library.flush()
             self._await_buffers()
-            # Decoded on CUPTI's present clock: device stamps are converted while buffers are handed over.
+            # Decoded on CUPTI's present clock: device stamps are converted while buffers are handed
+            # over.
             self._finish(Window(self._start_ns, stop_ns, last.after_ns, time.monotonic_ns()), last)
 
     def _finish(self, window: Window, last: Reading) -> None:
@@ -102,7 +105,9 @@ class CuptiSession:
         raw, faults = self._take()
         self.tables, untimed = convert(raw, self.clock, window, self._table)
         dropped = max(self.library.take_dropped_records(), self._buffers.state().declined)
-        self.lost += dropped + untimed + faults.short_records + faults.no_room + faults.broken_buffers
+        self.lost += (
+            dropped + untimed + faults.short_records + faults.no_room + faults.broken_buffers
+        )
 
     def _take(self) -> tuple[RawRecords, Faults]:
         layouts = {cupti.kind(name): cupti.layout(name) for name in cupti.LAYOUTS}
@@ -110,7 +115,9 @@ class CuptiSession:
         return {name: records[cupti.kind(name)] for name in cupti.LAYOUTS}, faults
 
     def _discard_leftovers(self) -> int:
-        """How many records came too late for the previous session: they are missing there and foreign here."""
+        """How many records came too late for the previous session: they are missing there and
+        foreign here.
+        """
         raw, _ = self._take()
         return sum(len(records) for name, records in raw.items() if name != "OVERHEAD")
 
@@ -128,7 +135,8 @@ class CuptiSession:
     def _disable(self) -> None:
         with ExitStack() as every_one:  # also when one of them fails
             if self._enabled:
-                # First of all, while the kinds are still enabled; the next tool finds every function recorded.
+                # First of all, while the kinds are still enabled; the next tool finds every
+                # function recorded.
                 self._record_queries(on=True)
             while self._enabled:
                 every_one.callback(self.library.disable, self._enabled.pop())
@@ -139,14 +147,17 @@ class CuptiSession:
             steps.callback(self._disable)
 
 
-def trial(session: CuptiSession, probe: Callable[[], None], synchronize: Callable[[], None]) -> ClockSource:
+def trial(
+    session: CuptiSession, probe: Callable[[], None], synchronize: Callable[[], None]
+) -> ClockSource:
     """The clock that gives `probe`, which must run something on the GPU, believable times.
 
-    CUPTI's release notes tell of versions, 12.6 update 2 to 13.1, that stamp records with 0 under a timestamp
-    callback, so only a record that arrived with a time inside the session is proof.
+    CUPTI's release notes tell of versions, 12.6 update 2 to 13.1, that stamp records with 0 under a
+    timestamp callback, so only a record that arrived with a time inside the session is proof.
 
     Raises:
-        TracingError: the GPU runs nothing, no record arrives, or none has a time under either clock.
+        TracingError: the GPU runs nothing, no record arrives, or none has a time under either
+        clock.
 
     """
     untimed = False
@@ -158,7 +169,8 @@ def trial(session: CuptiSession, probe: Callable[[], None], synchronize: Callabl
         untimed = untimed or session.lost > 0
     what = "its record has no believable time" if untimed else "no record of it arrived"
     msg = (
-        f"CUPTI recorded nothing usable of a kernel run as a trial ({what}): update the driver or CUDA, then run again"
+        f"CUPTI recorded nothing usable of a kernel run as a trial ({what}): update the driver or "
+        "CUDA, then run again"
     )
     raise TracingError(msg)
 
@@ -169,6 +181,11 @@ def _run(probe: Callable[[], None], session: CuptiSession, synchronize: Callable
             probe()
         finally:
             session.stop(synchronize)
-    except RuntimeError as error:  # what torch raises for every CUDA error, an exhausted memory included
-        msg = f"the GPU cannot run a small kernel ({error}): free its memory, or start the process again"
+    except (
+        RuntimeError
+    ) as error:  # what torch raises for every CUDA error, an exhausted memory included
+        msg = (
+            f"the GPU cannot run a small kernel ({error}): free its memory, or start the process "
+            "again"
+        )
         raise TracingError(msg) from error

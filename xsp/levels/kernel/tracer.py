@@ -1,4 +1,6 @@
-"""The KERNEL level: what ran on the GPU, and the CUDA API calls that launched it and waited for it."""
+"""The KERNEL level: what ran on the GPU, and the CUDA API calls that launched it and waited
+for it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _TRIED: WeakKeyDictionary[CuptiLibrary, ClockSource] = WeakKeyDictionary()
 
 
 def availability() -> str | None:
-    """None if the KERNEL level can be traced in this process, else one sentence; see `KernelTracer.availability`."""
+    """None if the KERNEL level can be traced in this process, else one sentence; see
+    `KernelTracer.availability`.
+    """
     return KernelTracer().availability()
 
 
@@ -38,10 +42,12 @@ def run_kernel() -> None:
 
 
 class KernelTracer:
-    """Records kernels, copies, sets, CUDA API calls and synchronisations through CUPTI's Activity API.
+    """Records kernels, copies, sets, CUDA API calls and synchronisations through CUPTI's Activity
+    API.
 
-    No callback is subscribed, so torch.profiler works before and after, though not at the same time. Measured on an
-    H100 with small models: about 2 µs of host time per traced launch, 20 to 55 ns per record after the run.
+    No callback is subscribed, so torch.profiler works before and after, though not at the same
+    time. Measured on an H100 with small models: about 2 µs of host time per traced launch, 20 to 55
+    ns per record after the run.
 
     Args:
         library: the libcupti to use; by default the one that torch loaded.
@@ -74,7 +80,9 @@ class KernelTracer:
 
     @property
     def names(self) -> list[str]:
-        """The texts that column `name` of `device_activity` indexes: kernels demangled, `memcpy HtoD`, `memset`."""
+        """The texts that column `name` of `device_activity` indexes: kernels demangled,
+        `memcpy HtoD`, `memset`.
+        """
         return self._table.names
 
     @property
@@ -83,7 +91,8 @@ class KernelTracer:
         return self._prepared().clock
 
     def availability(self) -> str | None:
-        """None if the KERNEL level can be traced here and now, else one sentence: why not and what to do.
+        """None if the KERNEL level can be traced here and now, else one sentence: why not and what
+        to do.
 
         The first call in a process runs one small kernel on the GPU under CUPTI.
         """
@@ -130,14 +139,17 @@ class KernelTracer:
             self._lost += session.lost
 
     def collect(self) -> dict[str, Columns]:
-        """Tables `api_calls`, `device_activity`, `synchronizations` and `overheads`, each in order of start."""
+        """Tables `api_calls`, `device_activity`, `synchronizations` and `overheads`, each in order
+        of start.
+        """
         tables = join(self._pending)
         self._pending = []
         self._collected = True
         return tables
 
     def lost(self) -> int:
-        """Records known to be missing: dropped by CUPTI, without a time, undecodable, or delivered too late.
+        """Records known to be missing: dropped by CUPTI, without a time, undecodable, or delivered
+        too late.
 
         Counts the sessions of the last `collect`, or, once a new session began, those since.
         """
@@ -146,7 +158,9 @@ class KernelTracer:
     def _prepared(self) -> CuptiSession:
         if self._session is None:
             self._library = self._library or CuptiLibrary.loaded()
-            self._session = CuptiSession(self._library, self._buffers or ActivityBuffers(), self._table)
+            self._session = CuptiSession(
+                self._library, self._buffers or ActivityBuffers(), self._table
+            )
         return self._session
 
     def _trial(self) -> ClockSource:
@@ -175,7 +189,8 @@ def _require_usable(library: CuptiLibrary) -> None:
         raise LevelError(mismatch)
     if library.thread_id_type() != "DEFAULT":
         msg = (
-            "another tool made CUPTI number threads by gettid (cuptiSetThreadIdType), which cannot be joined with "
+            "another tool made CUPTI number threads by gettid (cuptiSetThreadIdType), which cannot "
+            "be joined with "
             "the other levels' pthread_self: run without that tool"
         )
         raise LevelError(msg)
@@ -185,7 +200,10 @@ def _require_no_profiler() -> None:
     import torch
 
     if torch.autograd._profiler_enabled():  # type: ignore[attr-defined] # torch exports it without saying so
-        msg = "a torch.profiler session is running and CUPTI serves one profiler at a time: end that session first"
+        msg = (
+            "a torch.profiler session is running and CUPTI serves one profiler at a time: end that "
+            "session first"
+        )
         raise TracingError(msg)
 
 

@@ -11,11 +11,14 @@ from torch.autograd.graph import Node
 
 from xsp.types import BACKWARD_BASE
 
-# A backward code says which forward call (counted by its end) created the node, and which of its nodes it is.
+# A backward code says which forward call (counted by its end) created the node, and which of its
+# nodes it is.
 _NODES_PER_CALL = 1 << 12
 
 ENGINE_CODE = BACKWARD_BASE - 1
-"""Code of the stamps around a run of autograd's engine; they end the last node's interval and are no layer."""
+"""Code of the stamps around a run of autograd's engine; they end the last node's interval and are
+no layer.
+"""
 
 UNKNOWN_NODE = _NODES_PER_CALL - 1
 """Number of a node that the structure run did not have."""
@@ -23,8 +26,9 @@ UNKNOWN_NODE = _NODES_PER_CALL - 1
 _OWNER = "xsp.owner"
 _ENGINE = "_engine_run_backward"
 
-# Gradient accumulators run right after the node that produced the gradient and rarely do more than keep it: watching
-# them would double the number of hooks. What they launch is led to that node, as all work between two nodes is.
+# Gradient accumulators run right after the node that produced the gradient and rarely do more than
+# keep it: watching them would double the number of hooks. What they launch is led to that node, as
+# all work between two nodes is.
 _ACCUMULATOR = "torch::autograd::AccumulateGrad"
 
 
@@ -39,7 +43,9 @@ def call_and_node(code: int) -> tuple[int, int]:
 
 
 def made_by(tensors: Iterable[torch.Tensor]) -> list[Node]:
-    """The graph nodes that made these tensors, in their order; leaves and what needs no gradient have none."""
+    """The graph nodes that made these tensors, in their order; leaves and what needs no gradient
+    have none.
+    """
     # Reading an attribute is a torch function: no mode or tensor subclass of the user's may see it.
     with torch._C.DisableTorchFunction():
         nodes = [tensor.grad_fn for tensor in tensors]
@@ -47,28 +53,35 @@ def made_by(tensors: Iterable[torch.Tensor]) -> list[Node]:
 
 
 def new_roots(outputs: Iterable[torch.Tensor], token: object) -> list[Node]:
-    """Of `new_nodes` only those of the outputs themselves, in their order, without walking the graph.
+    """Of `new_nodes` only those of the outputs themselves, in their order, without walking the
+    graph.
 
-    Each node that Python touches for the first time costs some us, each hook more: on one host a linear layer's four
-    nodes cost 50 us, its output's alone 20.
+    Each node that Python touches for the first time costs some us, each hook more: on one host a
+    linear layer's four nodes cost 50 us, its output's alone 20.
     """
     return [node for node in made_by(outputs) if _claimed(node, token)]
 
 
 def _claimed(node: Node, token: object) -> bool:
     """Mark a node as owned; whether no layer of this run owned it."""
-    notes: dict[str, object] = cast("Any", node).metadata  # a property, which torch declares as a method
+    notes: dict[str, object] = cast(
+        "Any", node
+    ).metadata  # a property, which torch declares as a method
     if notes.get(_OWNER) is token:
         return False
     notes[_OWNER] = token
     return True
 
 
-def new_nodes(inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], token: object) -> list[Node]:
-    """Graph nodes between `inputs` and `outputs` that no earlier layer of this run owns; they are marked as owned.
+def new_nodes(
+    inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], token: object
+) -> list[Node]:
+    """Graph nodes between `inputs` and `outputs` that no earlier layer of this run owns; they are
+    marked as owned.
 
-    `token` stands for the run: nodes can outlive a run, and an older run's mark must not count. The mark is kept
-    in the node's metadata, not in a set here, because holding a node keeps its saved tensors alive.
+    `token` stands for the run: nodes can outlive a run, and an older run's mark must not count. The
+    mark is kept in the node's metadata, not in a set here, because holding a node keeps its saved
+    tensors alive.
     """
     roots = made_by(outputs)
     # An in-place layer's input carries the output's node; it must not be taken for the boundary.
@@ -87,10 +100,12 @@ def new_nodes(inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor], t
 
 
 def run_inside(around: Callable[[], AbstractContextManager[None]]) -> Callable[[], None]:
-    """Enter `around` whenever autograd's engine is run, by `backward` or `grad`; returns what undoes this.
+    """Enter `around` whenever autograd's engine is run, by `backward` or `grad`; returns what
+    undoes this.
 
-    Autograd hands the torch function modes that are on at this point to its threads. A hook further out would find the
-    mode off: a mode's own handler, from which `backward` is called, runs without it.
+    Autograd hands the torch function modes that are on at this point to its threads. A hook further
+    out would find the mode off: a mode's own handler, from which `backward` is called, runs without
+    it.
     """
     real = getattr(torch.autograd, _ENGINE, None)
     if real is None:

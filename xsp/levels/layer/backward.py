@@ -1,4 +1,6 @@
-"""In what order a backward pass runs the graph nodes of forward calls, and which of them need stamps."""
+"""In what order a backward pass runs the graph nodes of forward calls, and which of them need
+stamps.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,10 @@ Numbered = tuple[int, int]
 class BackwardOrder:
     """Watches every node of one untimed run, to spare the timed runs most of that.
 
-    A node's interval lasts until the next watched node begins. Where a call's nodes always run right after one of its
-    outputs' nodes, watching the outputs' nodes gives the same intervals by layer. Autograd runs what was made last
-    first, so that is the rule; a node in the middle of a layer whose tensor is used elsewhere is an exception.
+    A node's interval lasts until the next watched node begins. Where a call's nodes always run
+    right after one of its outputs' nodes, watching the outputs' nodes gives the same intervals by
+    layer. Autograd runs what was made last first, so that is the rule; a node in the middle of a
+    layer whose tensor is used elsewhere is an exception.
     """
 
     def __init__(self) -> None:
@@ -37,7 +40,9 @@ class BackwardOrder:
         given = tensors_in(outputs)
         nodes = new_nodes(tensors_in(inputs), given, token)
         number = {node: index for index, node in enumerate(nodes)}
-        self._outputs[call] = tuple(number[node] for node in dict.fromkeys(made_by(given)) if node in number)
+        self._outputs[call] = tuple(
+            number[node] for node in dict.fromkeys(made_by(given)) if node in number
+        )
         self._hooks += [self._watched(node, (call, index)) for node, index in number.items()]
         self._types[call] = [node.name() for node in nodes]
         return self._types[call]
@@ -50,7 +55,9 @@ class BackwardOrder:
 
     @contextmanager
     def engine(self) -> Iterator[None]:
-        """Around a run of autograd's engine: what runs before, in and after it does not follow each other."""
+        """Around a run of autograd's engine: what runs before, in and after it does not follow each
+        other.
+        """
         self._cut()
         try:
             yield
@@ -68,13 +75,17 @@ class BackwardOrder:
         self._hooks.clear()
 
     def type_of(self, call: int, root: int) -> str:
-        """The type of what runs from an output's node on: the first node's that does more than move the gradient."""
+        """The type of what runs from an output's node on: the first node's that does more than move
+        the gradient.
+        """
         types = self._types[call]
         end = min((other for other in self._outputs[call] if other > root), default=len(types))
         return next((each for each in types[root:end] if not moves_gradient(each)), types[root])
 
     def sufficient(self) -> dict[int, tuple[int, ...]]:
-        """For each call of which the outputs' nodes suffice, their numbers in the order of the outputs."""
+        """For each call of which the outputs' nodes suffice, their numbers in the order of the
+        outputs.
+        """
         needed = {
             call
             for ran in self._ran.values()

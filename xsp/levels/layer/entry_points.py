@@ -1,9 +1,9 @@
 """Stepping into the calls of a module, cheaply.
 
-A forward hook makes `nn.Module.__call__` take its slow path: on an H100 host two hooks cost a leaf module 15 us.
-Replacing the instance's `_call_impl`, which `__call__` looks up, costs one Python call and includes the user's own
-hooks, as a layer should. Modules that are called in another way (TorchScript, torch.compile, an own `__call__`) get
-hooks.
+A forward hook makes `nn.Module.__call__` take its slow path: on an H100 host two hooks cost a leaf
+module 15 us. Replacing the instance's `_call_impl`, which `__call__` looks up, costs one Python
+call and includes the user's own hooks, as a layer should. Modules that are called in another way
+(TorchScript, torch.compile, an own `__call__`) get hooks.
 """
 
 from __future__ import annotations
@@ -26,20 +26,28 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def entry_point(module: nn.Module) -> str | None:
-    """The instance attribute through which calls of this module go, None where only hooks see them."""
+    """The instance attribute through which calls of this module go, None where only hooks
+    see them.
+    """
     if isinstance(module, torch.jit.ScriptModule) or is_compiled(module):
         return None
     if type(module).__call__ is not nn.Module.__call__ or not hasattr(module, "_call_impl"):
         return None
-    # Set by `module.compile()`: the compiler must not see, and compile again with, what surrounds the call.
-    return "_compiled_call_impl" if getattr(module, "_compiled_call_impl", None) is not None else "_call_impl"
+    # Set by `module.compile()`: the compiler must not see, and compile again with, what surrounds
+    # the call.
+    return (
+        "_compiled_call_impl"
+        if getattr(module, "_compiled_call_impl", None) is not None
+        else "_call_impl"
+    )
 
 
 def step_in(module: nn.Module, attribute: str, wrap: Wrap) -> Callable[[], None]:
     """Replace the entry point of one module; returns what puts it back.
 
-    The replacement calls this very module. A copy that the program makes of it, by `copy`, `pickle` or DataParallel,
-    must not have it, or it would run the weights of the original: what copies are made from is replaced too.
+    The replacement calls this very module. A copy that the program makes of it, by `copy`, `pickle`
+    or DataParallel, must not have it, or it would run the weights of the original: what copies are
+    made from is replaced too.
     """
     own = vars(module)
     before = {name: own[name] for name in (attribute, *_COPYING) if name in own}
@@ -77,7 +85,9 @@ def step_in_by_hooks(
     before: Callable[[nn.Module, Any, Mapping[str, Any]], None],
     after: Callable[[nn.Module, Any, Mapping[str, Any], Any], None],
 ) -> Callable[[], None]:
-    """The same through forward hooks; `after` is called also when the module raises, with None for the output."""
+    """The same through forward hooks; `after` is called also when the module raises, with None for
+    the output.
+    """
     # Called on the class: TorchScript modules have hooks, but refuse to be asked for them.
     handles = (
         nn.Module.register_forward_pre_hook(module, before, with_kwargs=True),

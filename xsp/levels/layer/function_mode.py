@@ -1,4 +1,6 @@
-"""The torch function mode that sees functional calls outside leaf modules, and the codes that stand for layers."""
+"""The torch function mode that sees functional calls outside leaf modules, and the codes that stand
+for layers.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Codes:
         self.ranges_are_layers = ranges_are_layers
         self.modules: dict[nn.Module, int] = {}
         self.roots: dict[int, tuple[int, ...]] = {}
-        """Numbers of the graph nodes of a call's outputs, for calls whose others need no stamps (`backward.py`)."""
+        """Numbers of the graph nodes of a call's outputs, for calls whose others need no stamps
+        (`backward.py`).
+        """
         self._functions: dict[Hashable, int | None] = {}
 
     def of_module(self, module: nn.Module) -> int:
@@ -54,7 +58,9 @@ class _Local(threading.local):
 
 
 class FunctionalMode(TorchFunctionMode):
-    """Calls `begin` and `end` around functional layers; switched off inside leaf modules by `suspend` and `resume`."""
+    """Calls `begin` and `end` around functional layers; switched off inside leaf modules by
+    `suspend` and `resume`.
+    """
 
     def __init__(
         self,
@@ -70,7 +76,11 @@ class FunctionalMode(TorchFunctionMode):
         self._undo: Callable[[], None] = lambda: None
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Any = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         code = self._codes.of_function(func)
@@ -94,12 +104,15 @@ class FunctionalMode(TorchFunctionMode):
 
     def __exit__(self, *exception: Any) -> None:
         self._undo()
-        # A backward node that raised has left the mode on top; everything from our own place upwards goes.
+        # A backward node that raised has left the mode on top; everything from our own place
+        # upwards goes.
         while _stack_depth() >= self._depth:
             _pop_mode()
 
     def _compiled(self, name: str, inputs: tuple[Any, ...]) -> Leave | None:
-        """One layer; inside it the mode is off, wherever in the stack it lies: Dynamo guards on all modes."""
+        """One layer; inside it the mode is off, wherever in the stack it lies: Dynamo guards on all
+        modes.
+        """
         thread = threading.get_ident()
         if _stack_depth() < self._depth or thread in self._muted:
             return None
@@ -138,8 +151,12 @@ class FunctionalMode(TorchFunctionMode):
                 _pop_mode()
 
     def suspend(self) -> None:
-        """Switch off on this thread until `resume`. Where a mode of the user's lies above, ours stays and lets pass."""
-        on = _stack_depth() == self._depth and not (self._muted and threading.get_ident() in self._muted)
+        """Switch off on this thread until `resume`. Where a mode of the user's lies above, ours
+        stays and lets pass.
+        """
+        on = _stack_depth() == self._depth and not (
+            self._muted and threading.get_ident() in self._muted
+        )
         self._local.mode_was_on.append(on)
         if on:
             _pop_mode()

@@ -1,7 +1,8 @@
-"""The user's own NVTX ranges, seen where Python code opens and closes them: torch.cuda.nvtx and the nvtx package.
+"""The user's own NVTX ranges, seen where Python code opens and closes them: torch.cuda.nvtx and the
+nvtx package.
 
-Ranges that libraries open in C are not seen. Nothing is patched for longer than a traced run, and recording a range
-costs less than tracing a layer does.
+Ranges that libraries open in C are not seen. Nothing is patched for longer than a traced run, and
+recording a range costs less than tracing a layer does.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ _OWN_IDS = 1 << 62
 
 
 class RangeRecorder:
-    """Keeps name, domain, thread, start and end of every range that was opened and closed while it watched.
+    """Keeps name, domain, thread, start and end of every range that was opened and closed while it
+    watched.
 
-    `began` and `ended` are called with name and domain for ranges that nest on a thread, inside their stamps;
-    `abandoned` for each that was still open when its run was over.
+    `began` and `ended` are called with name and domain for ranges that nest on a thread, inside
+    their stamps; `abandoned` for each that was still open when its run was over.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class RangeRecorder:
         self._began(name, domain)
 
     def pop(self, domain: str) -> None:
-        """The innermost range of this thread and domain ends. One that began before recording did is left out."""
+        """The innermost range of this thread and domain ends. One that began before recording did
+        is left out.
+        """
         thread = threading.get_ident()
         stack = self._open.get((thread, domain))
         if stack:
@@ -80,8 +84,12 @@ class RangeRecorder:
             self._done.append((name, domain, thread, start, time.perf_counter_ns()))
 
     def start(self, known: int, name: str, domain: str) -> int:
-        """A range begins that may end on another thread. Returns its id; without a tool NVTX has one for all."""
-        identity = known if known not in self._started and known > 0 else _OWN_IDS + len(self._started)
+        """A range begins that may end on another thread. Returns its id; without a tool NVTX has
+        one for all.
+        """
+        identity = (
+            known if known not in self._started and known > 0 else _OWN_IDS + len(self._started)
+        )
         self._started[identity] = (name, domain, threading.get_ident(), time.perf_counter_ns())
         return identity
 
@@ -97,11 +105,16 @@ class RangeRecorder:
             return empty(RANGES)
         columns = dict(zip(RANGES, zip(*done, strict=True), strict=True))
         masked = {"thread": [thread & _THREAD_MASK for thread in columns["thread"]]}
-        return {name: np.array(values, dtype=RANGES[name]) for name, values in (columns | masked).items()}
+        return {
+            name: np.array(values, dtype=RANGES[name])
+            for name, values in (columns | masked).items()
+        }
 
 
 class _TorchNvtx:
-    """Stands in for the module that torch.cuda.nvtx calls. NVTX itself is called outside the stamps."""
+    """Stands in for the module that torch.cuda.nvtx calls. NVTX itself is called outside the
+    stamps.
+    """
 
     def __init__(self, inner: Any, recorder: RangeRecorder) -> None:
         self._inner, self._recorder = inner, recorder
@@ -127,7 +140,9 @@ class _TorchNvtx:
 
 
 def _watch_package(undo: ExitStack, module: Any, recorder: RangeRecorder) -> None:
-    """Watch the nvtx package: its calls into C, and what it leaves out while no tool is attached."""
+    """Watch the nvtx package: its calls into C, and what it leaves out while no tool is
+    attached.
+    """
     push, pop = module.libnvtx_push_range, module.libnvtx_pop_range
 
     def pushed(attributes: Any, handle: Any) -> None:
@@ -161,7 +176,11 @@ def _watch_without_tool(undo: ExitStack, module: Any, recorder: RangeRecorder, d
         return leave(self, *exception)
 
     def pushed(
-        message: str | None = None, color: Any = "blue", domain: str | None = None, *rest: Any, **more: Any
+        message: str | None = None,
+        color: Any = "blue",
+        domain: str | None = None,
+        *rest: Any,
+        **more: Any,
     ) -> None:
         push_range(message, color, domain, *rest, **more)
         if module.get_domain(domain) is dummy:

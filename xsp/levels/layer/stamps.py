@@ -17,11 +17,12 @@ _THREAD_MASK = 0xFFFFFFFF
 
 
 def paired(log: list[Stamp]) -> Columns:
-    """LAYER_EVENTS from stamps `(2 * code + is_end, time_ns, thread)` in the order they were written.
+    """LAYER_EVENTS from stamps `(2 * code + is_end, time_ns, thread)` in the order they were
+    written.
 
-    On one thread calls nest, so the end that follows a begin at the same depth is its own. A begin without an end (the
-    model raised) is left out. A backward node has a begin only: it lasts until the next node of its thread, the
-    last one until its run of the engine ends.
+    On one thread calls nest, so the end that follows a begin at the same depth is its own. A begin
+    without an end (the model raised) is left out. A backward node has a begin only: it lasts until
+    the next node of its thread, the last one until its run of the engine ends.
     """
     if not log:
         return empty(LAYER_EVENTS)
@@ -61,12 +62,18 @@ def _nodes(event: IntArray, time_ns: IntArray, thread: IntArray, engine_end: Int
     event, time_ns, thread = event[order], time_ns[order], thread[order]
     last = np.r_[thread[1:] != thread[:-1], True] if len(thread) else np.zeros(0, dtype=bool)
     following = np.where(last, np.iinfo(np.int64).max, np.roll(time_ns, -1))
-    # Engine runs nest at most; the one that ends first after the node began is the one it belongs to.
+    # Engine runs nest at most; the one that ends first after the node began is the one it belongs
+    # to.
     by_end = np.sort(engine_end)
     run = np.searchsorted(by_end, time_ns, side="right")
     ended = np.append(by_end, time_ns.max(initial=0))[run]
     end = np.maximum(np.minimum(following, ended), time_ns)
-    return {"thread": thread.astype(np.uint32), "code": event >> 1, "start_ns": time_ns, "end_ns": end}
+    return {
+        "thread": thread.astype(np.uint32),
+        "code": event >> 1,
+        "start_ns": time_ns,
+        "end_ns": end,
+    }
 
 
 def _depth_within_thread(is_end: IntArray, thread: IntArray) -> IntArray:

@@ -1,6 +1,7 @@
 """What one execution of a target consists of: rows for modules, layers and backward nodes.
 
-None of this changes from run to run, so timed runs record codes and stamps only and are aligned with these rows.
+None of this changes from run to run, so timed runs record codes and stamps only and are aligned
+with these rows.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from xsp.types import Columns
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer call. `module` is the qualified name of the innermost module around it, `forward` the row whose
-    backward work this is (-1 for forward calls), `ended` the order in which forward calls ended.
+    """One layer call. `module` is the qualified name of the innermost module around it, `forward`
+    the row whose backward work this is (-1 for forward calls), `ended` the order in which forward
+    calls ended.
     """
 
     code: int
@@ -41,7 +43,9 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class ModuleRow:
-    """One module: its qualified name, class, the bytes of all parameters below it, and how often it was called."""
+    """One module: its qualified name, class, the bytes of all parameters below it, and how often it
+    was called.
+    """
 
     name: str
     type: str
@@ -54,8 +58,8 @@ class ModuleRow:
 class Structure:
     """What one execution of the target consists of.
 
-    `layers` are in order of their start; `modules` has every module that was called; `codes` are shared with
-    the timed runs.
+    `layers` are in order of their start; `modules` has every module that was called; `codes` are
+    shared with the timed runs.
     """
 
     codes: Codes
@@ -67,8 +71,8 @@ class Structure:
     """By code, of graph nodes that stand for those after them, the type of all."""
 
     def within(self, calls: Columns) -> Structure:
-        """Without the layers that began outside the model calls, since restoring state calls torch functions too, and
-        without the graph nodes that timed runs do not stamp.
+        """Without the layers that began outside the model calls, since restoring state calls torch
+        functions too, and without the graph nodes that timed runs do not stamp.
         """
         inside = call_of(np.array(self.starts_ns, dtype=np.int64), calls) >= 0
         stamped = np.array([self._is_stamped(layer) for layer in self.layers], dtype=bool)
@@ -77,10 +81,14 @@ class Structure:
         place[-1] = -1
         layers = [self._placed(self.layers[old], place) for old in keep]
         modules = [replace(module, calls=self.module_calls[module.name]) for module in self.modules]
-        return Structure(self.codes, modules, layers, [self.starts_ns[old] for old in keep], self.module_calls)
+        return Structure(
+            self.codes, modules, layers, [self.starts_ns[old] for old in keep], self.module_calls
+        )
 
     def _placed(self, layer: LayerRow, place: Mapping[int, int]) -> LayerRow:
-        return replace(layer, forward=place[layer.forward], type=self.node_types.get(layer.code, layer.type))
+        return replace(
+            layer, forward=place[layer.forward], type=self.node_types.get(layer.code, layer.type)
+        )
 
     def _is_stamped(self, layer: LayerRow) -> bool:
         if layer.kind != "autograd":

@@ -24,17 +24,24 @@ from xsp.levels.layer.tensors import described
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a module counts as one layer: it has no children, or Python hooks cannot look inside it."""
+    """Whether a module counts as one layer: it has no children, or Python hooks cannot look inside
+    it.
+    """
     opaque = isinstance(module, torch.jit.ScriptModule) or is_compiled(module)
-    return opaque or getattr(module, "_compiled_call_impl", None) is not None or next(module.children(), None) is None
+    return (
+        opaque
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or next(module.children(), None) is None
+    )
 
 
 @contextmanager
 def discovered(called: list[nn.Module], roots: list[nn.Module]) -> Iterator[None]:
-    """Append every module called inside the block to `called`, and those called outside any other to `roots`.
+    """Append every module called inside the block to `called`, and those called outside any other
+    to `roots`.
 
-    `nn.Module.__call__` is replaced for it, except while compiled code runs. Global hooks would do the same, but
-    torch.compile compiles modules again for them, and warns.
+    `nn.Module.__call__` is replaced for it, except while compiled code runs. Global hooks would do
+    the same, but torch.compile compiles modules again for them, and warns.
     """
     depth: Counter[int] = Counter()
     seen: set[nn.Module] = set()
@@ -51,7 +58,8 @@ def discovered(called: list[nn.Module], roots: list[nn.Module]) -> Iterator[None
         try:
             return call(module, *args, **kwargs)
         except BaseException as error:
-            # The innermost module is the first to see an exception pass; outer ones must not claim it.
+            # The innermost module is the first to see an exception pass; outer ones must not claim
+            # it.
             if not hasattr(error, "_xsp_layer"):
                 with suppress(Exception):  # one that takes no attributes stays as it is
                     error._xsp_layer = module  # type: ignore[attr-defined]
@@ -75,12 +83,13 @@ def discovered(called: list[nn.Module], roots: list[nn.Module]) -> Iterator[None
 def qualified_names(roots: list[nn.Module]) -> dict[nn.Module, str]:
     """Names of all modules below `roots`.
 
-    With one root that has children, names are as `named_modules` gives them; several such roots are told apart by
-    a class-name prefix. A root without children is named by its class.
+    With one root that has children, names are as `named_modules` gives them; several such roots are
+    told apart by a class-name prefix. A root without children is named by its class.
     """
     names: dict[nn.Module, str] = {}
     taken: Counter[str] = Counter()
-    # A module called on its own (recomputed in backward, say) is still known by its place in a larger one.
+    # A module called on its own (recomputed in backward, say) is still known by its place in a
+    # larger one.
     inner = {module for root in roots for module in root.modules() if module is not root}
     roots = sorted(set(roots) - inner, key=roots.index)
     several = sum(not is_leaf(root) for root in roots) > 1
@@ -98,12 +107,17 @@ def qualified_names(roots: list[nn.Module]) -> dict[nn.Module, str]:
 class StructureRecorder:
     """Records one execution of the target; use as a context manager around it.
 
-    `outside` is what functional calls outside every module are named after. With `ranges_are_layers` the user's NVTX
-    ranges are layers, and functional calls inside them are not.
+    `outside` is what functional calls outside every module are named after. With
+    `ranges_are_layers` the user's NVTX ranges are layers, and functional calls inside them are not.
     """
 
     def __init__(
-        self, called: list[nn.Module], roots: list[nn.Module], outside: str = "", *, ranges_are_layers: bool = False
+        self,
+        called: list[nn.Module],
+        roots: list[nn.Module],
+        outside: str = "",
+        *,
+        ranges_are_layers: bool = False,
     ) -> None:
         self._outside = outside
         self._called = called
@@ -117,14 +131,18 @@ class StructureRecorder:
         self._backward = BackwardOrder()
         self._exit = ExitStack()
         self._ranges = RangeRecorder(self._range_begins, self._range_ends, self._range_abandoned)
-        self._mode = FunctionalMode(self.structure.codes, self._function_begins, self._function_ends)
+        self._mode = FunctionalMode(
+            self.structure.codes, self._function_begins, self._function_ends
+        )
 
     def __enter__(self) -> StructureRecorder:
         with self._exit:
             for module in self._called:
                 name = self._names.setdefault(module, type(module).__name__)
                 leaf = is_leaf(module)
-                self.structure.modules.append(ModuleRow(name, type(module).__name__, _parameter_bytes(module), leaf))
+                self.structure.modules.append(
+                    ModuleRow(name, type(module).__name__, _parameter_bytes(module), leaf)
+                )
                 self._hook_leaf(module) if leaf else self._hook_container(module, name)
             self._exit.callback(self._finish_backward)
             self._exit.callback(run_inside(self._engine))
@@ -154,7 +172,9 @@ class StructureRecorder:
         self.structure.codes.roots.update(roots)
         for call, numbers in roots.items():
             for number in numbers:
-                self.structure.node_types[backward_code(call, number)] = self._backward.type_of(call, number)
+                self.structure.node_types[backward_code(call, number)] = self._backward.type_of(
+                    call, number
+                )
 
     def _hook_container(self, module: nn.Module, name: str) -> None:
         def before(*_: Any) -> None:
@@ -194,7 +214,9 @@ class StructureRecorder:
 
         self._register(module, before, after)
 
-    def _register(self, module: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
+    def _register(
+        self, module: nn.Module, before: Callable[..., None], after: Callable[..., None]
+    ) -> None:
         def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
             def recorded(*args: Any, **kwargs: Any) -> Any:
                 before(module, args, kwargs)
@@ -220,20 +242,26 @@ class StructureRecorder:
         return stack
 
     def _place(self) -> tuple[str, str, Counter[str]]:
-        """Module that a functional call is made in, what the call is named after, and the names given there."""
+        """Module that a functional call is made in, what the call is named after, and the names
+        given there.
+        """
         stack = self._stack()
         if stack:
             name, seen = stack[-1]
             return name, name, seen
         return "", self._outside, self._seen_outside
 
-    def _function_begins(self, code: int, function: Callable[..., Any] | CompiledFunction, args: Any) -> None:
+    def _function_begins(
+        self, code: int, function: Callable[..., Any] | CompiledFunction, args: Any
+    ) -> None:
         module, place, seen = self._place()
         kind = layer_type(function)
         seen[kind] += 1
         name = f"{place}::{kind}" if seen[kind] == 1 else f"{place}::{kind}_{seen[kind] - 1}"
         phase = "backward" if function in BACKWARD_ENTRIES else "forward"
-        self._begin(LayerRow(code, name, kind, "function", module, phase, -1, *described(args), [], [], 0))
+        self._begin(
+            LayerRow(code, name, kind, "function", module, phase, -1, *described(args), [], [], 0)
+        )
 
     def _function_ends(self, _code: int, _function: Any, args: Any, result: Any) -> None:
         self._end(args, result)
@@ -243,7 +271,9 @@ class StructureRecorder:
         module, _, _ = self._place()
         code = self.structure.codes.of_range(name, domain)
         full = name if domain == DEFAULT_DOMAIN else f"{domain}:{name}"
-        self._begin(LayerRow(code, full, "range", "range", module, "forward", -1, [], [], [], [], 0))
+        self._begin(
+            LayerRow(code, full, "range", "range", module, "forward", -1, [], [], [], [], 0)
+        )
 
     def _range_ends(self, _name: str, _domain: str) -> None:
         self._end((), None)
@@ -276,19 +306,35 @@ class StructureRecorder:
 
 def _backward_row(forward: LayerRow, index: int, code: int, node: str) -> LayerRow:
     return LayerRow(
-        code, forward.name, node, "autograd", forward.module, "backward", index,
-        forward.output_shapes, forward.output_dtypes, forward.input_shapes, forward.input_dtypes, 0,
-    )  # fmt: skip
+        code,
+        forward.name,
+        node,
+        "autograd",
+        forward.module,
+        "backward",
+        index,
+        forward.output_shapes,
+        forward.output_dtypes,
+        forward.input_shapes,
+        forward.input_dtypes,
+        0,
+    )
 
 
 def _weight_shape(module: nn.Module) -> list[int]:
-    """Shape of the tensor called `weight`, empty without one; weight normalisation makes it an attribute."""
+    """Shape of the tensor called `weight`, empty without one; weight normalisation makes it an
+    attribute.
+    """
     own = dict(module.named_parameters(recurse=False))
     weight = own.get("weight", vars(module).get("weight"))
     with torch._C.DisableTorchFunction():
-        return list(weight.shape) if isinstance(weight, torch.Tensor) and not weight.is_nested else []
+        return (
+            list(weight.shape) if isinstance(weight, torch.Tensor) and not weight.is_nested else []
+        )
 
 
 def _parameter_bytes(module: nn.Module) -> int:
     with torch._C.DisableTorchFunction():
-        return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+        return sum(
+            parameter.numel() * parameter.element_size() for parameter in module.parameters()
+        )

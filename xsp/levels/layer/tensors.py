@@ -1,4 +1,6 @@
-"""The tensors inside what a program passes around: which there are, their shapes, how often they were written to."""
+"""The tensors inside what a program passes around: which there are, their shapes, how often they
+were written to.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
-    """Tensors inside nested containers, in order; dataclasses and mappings registered with pytree included."""
-    # Nearly every layer takes and gives a tensor or a flat tuple: pytree, at 10 us a call, is kept for the rest.
+    """Tensors inside nested containers, in order; dataclasses and mappings registered with pytree
+    included.
+    """
+    # Nearly every layer takes and gives a tensor or a flat tuple: pytree, at 10 us a call, is kept
+    # for the rest.
     if isinstance(value, torch.Tensor):
         return [value]
     if type(value) is tuple:
@@ -21,11 +26,15 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 
 
 def described(value: Any) -> tuple[list[list[int]], list[str]]:
-    """Shapes and dtypes of the tensors inside `value`; a nested tensor counts as the tensors that it consists of."""
+    """Shapes and dtypes of the tensors inside `value`; a nested tensor counts as the tensors that
+    it consists of.
+    """
     given = tensors_in(value)
     # Reading an attribute is a torch function: no mode or tensor subclass of the user's may see it.
     with torch._C.DisableTorchFunction():
-        tensors = [one for tensor in given for one in (_parts(tensor) if tensor.is_nested else [tensor])]
+        tensors = [
+            one for tensor in given for one in (_parts(tensor) if tensor.is_nested else [tensor])
+        ]
         shapes = [list(tensor.shape) for tensor in tensors]
         return shapes, [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
 

@@ -1,6 +1,8 @@
-"""LAYER level: when each leaf module, each functional call outside leaf modules and each backward node runs.
+"""LAYER level: when each leaf module, each functional call outside leaf modules and each backward
+node runs.
 
-Timed runs write stamps and codes only; what a code stands for comes from the structure run (`structure_run.py`).
+Timed runs write stamps and codes only; what a code stands for comes from the structure run
+(`structure_run.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from torch import nn
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-from xsp.levels.layer.autograd import ENGINE_CODE, UNKNOWN_NODE, backward_code, new_nodes, new_roots, run_inside
+from xsp.levels.layer.autograd import (
+    ENGINE_CODE,
+    UNKNOWN_NODE,
+    backward_code,
+    new_nodes,
+    new_roots,
+    run_inside,
+)
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.ranges import RangeRecorder
@@ -28,13 +37,18 @@ from xsp.types import Columns, Level
 
 
 class LayerTracer:
-    """Stamps layers around module calls, in a torch function mode and through hooks on autograd nodes."""
+    """Stamps layers around module calls, in a torch function mode and through hooks on autograd
+    nodes.
+    """
 
     level = Level.LAYER
     name = "module calls, torch function mode, autograd hooks"
 
     def __init__(
-        self, codes: Codes, log: list[Stamp] | None = None, names: Callable[[int], str | None] = lambda _code: None
+        self,
+        codes: Codes,
+        log: list[Stamp] | None = None,
+        names: Callable[[int], str | None] = lambda _code: None,
     ) -> None:
         self._codes, self._names = codes, names
         self._log: list[Stamp] = [] if log is None else log
@@ -43,11 +57,17 @@ class LayerTracer:
         self._mode: FunctionalMode | None = None
         self._token = object()
         self._calls = 0
-        told = (self._range_begins, self._range_ends, self._range_abandoned) if codes.ranges_are_layers else ()
+        told = (
+            (self._range_begins, self._range_ends, self._range_abandoned)
+            if codes.ranges_are_layers
+            else ()
+        )
         self._ranges = RangeRecorder(*told)
 
     def start(self) -> None:
-        """Step into the calls of the structure run's leaf modules and watch functional calls on this thread."""
+        """Step into the calls of the structure run's leaf modules and watch functional calls on
+        this thread.
+        """
         self._mode = FunctionalMode(self._codes, self._function_begins, self._function_ends)
         for module, code in self._codes.modules.items():
             self._steps.append(self._step_in(module, code, self._mode))
@@ -57,7 +77,9 @@ class LayerTracer:
         self._steps.append(self._ranges.watch())
 
     def new_run(self) -> None:
-        """Count calls from zero again; called before every execution so that codes repeat from run to run."""
+        """Count calls from zero again; called before every execution so that codes repeat from run
+        to run.
+        """
         self._ranges.new_run()
         self._token, self._calls = object(), 0
         _remove(self._node_hooks)
@@ -70,14 +92,18 @@ class LayerTracer:
         _remove(self._node_hooks)
 
     def collect(self) -> dict[str, Columns]:
-        """Tables `layer_events` (LAYER_EVENTS) and `ranges` (RANGES, the user's own); without what never ended."""
+        """Tables `layer_events` (LAYER_EVENTS) and `ranges` (RANGES, the user's own); without what
+        never ended.
+        """
         # The hooks hold on to the list itself, so it is emptied, never replaced.
         log = self._log.copy()
         self._log.clear()
         return {"layer_events": paired(log), "ranges": self._ranges.collect()}
 
     def last_layer(self) -> str | None:
-        """Name of the layer that began or ended last; where an exception passed through, the one it came from."""
+        """Name of the layer that began or ended last; where an exception passed through, the one it
+        came from.
+        """
         return self._names(self._log[-1][0] >> 1) if self._log else None
 
     def lost(self) -> int:
@@ -97,7 +123,8 @@ class LayerTracer:
                     output = call(*args, **kwargs)
                 finally:
                     append((end, clock(), thread()))
-                    # The mode stays off while the graph is read: reading a tensor's attributes is a torch function too.
+                    # The mode stays off while the graph is read: reading a tensor's attributes is a
+                    # torch function too.
                     self._adopt((*args, *kwargs.values()) if kwargs else args, output)
                     mode.resume()
                 return output
@@ -129,10 +156,18 @@ class LayerTracer:
     def _range_begins(self, name: str, domain: str) -> None:
         if self._mode is not None:
             self._mode.suspend()
-        self._log.append((2 * self._codes.of_range(name, domain), time.perf_counter_ns(), threading.get_ident()))
+        self._log.append(
+            (2 * self._codes.of_range(name, domain), time.perf_counter_ns(), threading.get_ident())
+        )
 
     def _range_ends(self, name: str, domain: str) -> None:
-        self._log.append((2 * self._codes.of_range(name, domain) + 1, time.perf_counter_ns(), threading.get_ident()))
+        self._log.append(
+            (
+                2 * self._codes.of_range(name, domain) + 1,
+                time.perf_counter_ns(),
+                threading.get_ident(),
+            )
+        )
         self._adopt((), None)
         self._range_abandoned()
 
@@ -150,14 +185,18 @@ class LayerTracer:
             nodes = enumerate(new_nodes(tensors_in(inputs), tensors_in(outputs), self._token))
         else:
             roots = new_roots(tensors_in(outputs), self._token)
-            # Other outputs than in the structure run: whose they are is not known, and counted as such.
-            nodes = zip(numbers if len(numbers) == len(roots) else repeat(UNKNOWN_NODE), roots, strict=False)
+            # Other outputs than in the structure run: whose they are is not known, and counted as
+            # such.
+            nodes = zip(
+                numbers if len(numbers) == len(roots) else repeat(UNKNOWN_NODE), roots, strict=False
+            )
         for number, node in nodes:
             self._node_hooks.append(self._watched(node, backward_code(call, number)))
 
     def _watched(self, node: Node, code: int) -> RemovableHandle:
-        # One hook a node: a node's work ends where the next one's begins, since what autograd does in between (adding
-        # up gradients, keeping them) is about the gradients that the node has just produced.
+        # One hook a node: a node's work ends where the next one's begins, since what autograd does
+        # in between (adding up gradients, keeping them) is about the gradients that the node has
+        # just produced.
         append, clock, thread = self._log.append, time.perf_counter_ns, threading.get_ident
         event = 2 * code
         return node.register_prehook(lambda _gradients: append((event, clock(), thread())))

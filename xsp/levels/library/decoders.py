@@ -1,8 +1,8 @@
 """What descriptor arguments say, asked of the library that made them, while the call is being made.
 
-Each decoder takes the `Getters` of the library that is being called and the pointer that was passed, and returns plain
-values. They run in the untimed structure run only. A getter that reports an error raises `DecodingError`, which the
-tracer turns into `{"undecoded": reason}`.
+Each decoder takes the `Getters` of the library that is being called and the pointer that was
+passed, and returns plain values. They run in the untimed structure run only. A getter that reports
+an error raises `DecodingError`, which the tracer turns into `{"undecoded": reason}`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class DecodingError(Exception):
 
 
 class Getters:
-    """The exported functions of the library file that a call goes to. Nothing is loaded that was not."""
+    """The exported functions of the library file that a call goes to. Nothing is loaded that was
+    not.
+    """
 
     def __init__(self, path: str) -> None:
         self._library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
@@ -34,7 +36,8 @@ class Getters:
         """Call a getter, all of which return 0 for success.
 
         Raises:
-            DecodingError: the library lacks the function or it returned a status other than success.
+            DecodingError: the library lacks the function or it returned a status other than
+            success.
 
         """
         function = getattr(self._library, name, None)
@@ -49,7 +52,14 @@ class Getters:
 
 # ---- cuBLASLt (cublasLt.h: cublasLtMatrixLayoutAttribute_t, cublasLtMatmulDescAttributes_t) ----
 
-_LAYOUT_TYPE, _LAYOUT_ORDER, _LAYOUT_ROWS, _LAYOUT_COLS, _LAYOUT_LD, _LAYOUT_BATCH = 0, 1, 2, 3, 4, 5
+_LAYOUT_TYPE, _LAYOUT_ORDER, _LAYOUT_ROWS, _LAYOUT_COLS, _LAYOUT_LD, _LAYOUT_BATCH = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+)
 _DESC_COMPUTE, _DESC_SCALE, _DESC_TRANSA, _DESC_TRANSB, _DESC_EPILOGUE = 0, 1, 3, 4, 7
 
 
@@ -57,7 +67,9 @@ def _attribute(getters: Getters, function: str, descriptor: int, attribute: int,
     value = c_int64(0) if bits == 64 else c_int32(0)
     written = ctypes.c_size_t(0)
     size = ctypes.c_size_t(ctypes.sizeof(value))
-    getters.call(function, c_void_p(descriptor), c_int(attribute), byref(value), size, byref(written))
+    getters.call(
+        function, c_void_p(descriptor), c_int(attribute), byref(value), size, byref(written)
+    )
     return value.value
 
 
@@ -90,7 +102,9 @@ def _lt_matmul(getters: Getters, pointer: int) -> dict[str, Any]:
 
 
 def _finish_lt(call: dict[str, Any]) -> dict[str, Any]:
-    """Name a cuBLASLt product as the other GEMMs are: D is m by n, and k is the inner size of op(A)."""
+    """Name a cuBLASLt product as the other GEMMs are: D is m by n, and k is the inner size of
+    op(A).
+    """
     desc, a, d = call.pop("desc"), call["a"], call["d"]
     k = a["cols"] if desc["transa"] == "CUBLAS_OP_N" else a["rows"]
     return {
@@ -115,7 +129,9 @@ def _plan_json(getters: Getters, plan: int) -> dict[str, Any]:
     def read(room: int, out: Any) -> int:
         count = c_int64(0)
         kind = (c_int(_PLAN_JSON), c_int(_TYPE_CHAR))
-        getters.call("cudnnBackendGetAttribute", c_void_p(plan), *kind, c_int64(room), byref(count), out)
+        getters.call(
+            "cudnnBackendGetAttribute", c_void_p(plan), *kind, c_int64(room), byref(count), out
+        )
         return count.value
 
     size = read(0, None)
@@ -130,17 +146,28 @@ def _plan_json(getters: Getters, plan: int) -> dict[str, Any]:
 
 def _operation(node: dict[str, Any], tensors: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """A node of the graph with tensors in place of their names."""
-    name = str(node["operation"]).removeprefix("CUDNN_BACKEND_OPERATION_").removesuffix("_DESCRIPTOR")
-    rest = {key: tensors.get(value, value) if isinstance(value, str) else value for key, value in node.items()}
+    name = (
+        str(node["operation"]).removeprefix("CUDNN_BACKEND_OPERATION_").removesuffix("_DESCRIPTOR")
+    )
+    rest = {
+        key: tensors.get(value, value) if isinstance(value, str) else value
+        for key, value in node.items()
+    }
     return {**rest, "operation": name}
 
 
 def _plan(getters: Getters, pointer: int) -> dict[str, Any]:
-    """What a plan computes and by which engine, without the description of the GPU that its JSON also holds."""
+    """What a plan computes and by which engine, without the description of the GPU that its JSON
+    also holds.
+    """
     decoded = _plan_json(getters, pointer)
     graph, engine = decoded["operationGraph"], decoded.get("engine", {})
     tensors = {
-        str(tensor["name"]): {"dims": tensor["dim"], "strides": tensor["stride"], "type": tensor["dataType"]}
+        str(tensor["name"]): {
+            "dims": tensor["dim"],
+            "strides": tensor["stride"],
+            "type": tensor["dataType"],
+        }
         for tensor in graph["tensors"]
     }
     return {
@@ -161,7 +188,14 @@ def _tensor(getters: Getters, pointer: int) -> dict[str, Any] | None:
     dims, strides = (c_int * MAXIMUM_DIMENSIONS)(), (c_int * MAXIMUM_DIMENSIONS)()
     getters.call(
         "cudnnGetTensorNdDescriptor",
-        *(c_void_p(pointer), c_int(MAXIMUM_DIMENSIONS), byref(data_type), byref(rank), dims, strides),
+        *(
+            c_void_p(pointer),
+            c_int(MAXIMUM_DIMENSIONS),
+            byref(data_type),
+            byref(rank),
+            dims,
+            strides,
+        ),
     )
     return {
         "dims": list(dims)[: rank.value],
@@ -175,7 +209,14 @@ def _filter(getters: Getters, pointer: int) -> dict[str, Any]:
     dims = (c_int * MAXIMUM_DIMENSIONS)()
     getters.call(
         "cudnnGetFilterNdDescriptor",
-        *(c_void_p(pointer), c_int(MAXIMUM_DIMENSIONS), byref(data_type), byref(layout), byref(rank), dims),
+        *(
+            c_void_p(pointer),
+            c_int(MAXIMUM_DIMENSIONS),
+            byref(data_type),
+            byref(layout),
+            byref(rank),
+            dims,
+        ),
     )
     return {
         "dims": list(dims)[: rank.value],
@@ -190,7 +231,16 @@ def _convolution(getters: Getters, pointer: int) -> dict[str, Any]:
     pads, strides, dilations = (c_int * room)(), (c_int * room)(), (c_int * room)()
     getters.call(
         "cudnnGetConvolutionNdDescriptor",
-        *(c_void_p(pointer), c_int(room), byref(rank), pads, strides, dilations, byref(mode), byref(compute)),
+        *(
+            c_void_p(pointer),
+            c_int(room),
+            byref(rank),
+            pads,
+            strides,
+            dilations,
+            byref(mode),
+            byref(compute),
+        ),
     )
     getters.call("cudnnGetConvolutionGroupCount", c_void_p(pointer), byref(groups))
     return {
@@ -208,7 +258,16 @@ def _pooling(getters: Getters, pointer: int) -> dict[str, Any]:
     window, pads, strides = (c_int * room)(), (c_int * room)(), (c_int * room)()
     getters.call(
         "cudnnGetPoolingNdDescriptor",
-        *(c_void_p(pointer), c_int(room), byref(mode), byref(propagation), byref(rank), window, pads, strides),
+        *(
+            c_void_p(pointer),
+            c_int(room),
+            byref(mode),
+            byref(propagation),
+            byref(rank),
+            window,
+            pads,
+            strides,
+        ),
     )
     return {
         "mode": enums.POOLING.get(mode.value),
@@ -221,8 +280,16 @@ def _pooling(getters: Getters, pointer: int) -> dict[str, Any]:
 def _rnn(getters: Getters, pointer: int) -> dict[str, Any]:
     values = [c_int(0) for _ in range(12)]
     dropout, flags = c_void_p(), c_uint32(0)
-    getters.call("cudnnGetRNNDescriptor_v8", c_void_p(pointer), *map(byref, values), byref(dropout), byref(flags))
-    _, cell, _, direction, _, data_type, math_type, _, inputs, hidden, projection, layers = (v.value for v in values)
+    getters.call(
+        "cudnnGetRNNDescriptor_v8",
+        c_void_p(pointer),
+        *map(byref, values),
+        byref(dropout),
+        byref(flags),
+    )
+    _, cell, _, direction, _, data_type, math_type, _, inputs, hidden, projection, layers = (
+        v.value for v in values
+    )
     return {
         "cell": enums.RNN_CELL.get(cell),
         "direction": enums.RNN_DIRECTION.get(direction),
@@ -256,7 +323,9 @@ def _rnn_data(getters: Getters, pointer: int) -> dict[str, Any]:
 
 def _sparse_matrix(getters: Getters, pointer: int) -> dict[str, Any]:
     rows, cols, nonzeros = c_int64(0), c_int64(0), c_int64(0)
-    getters.call("cusparseSpMatGetSize", c_void_p(pointer), byref(rows), byref(cols), byref(nonzeros))
+    getters.call(
+        "cusparseSpMatGetSize", c_void_p(pointer), byref(rows), byref(cols), byref(nonzeros)
+    )
     return {"rows": rows.value, "cols": cols.value, "nonzeros": nonzeros.value}
 
 
@@ -265,14 +334,27 @@ def _dense_matrix(getters: Getters, pointer: int) -> dict[str, Any]:
     values, data_type, order = c_void_p(), c_int(0), c_int(0)
     getters.call(
         "cusparseDnMatGet",
-        *(c_void_p(pointer), *map(byref, (rows, cols, ld)), byref(values), byref(data_type), byref(order)),
+        *(
+            c_void_p(pointer),
+            *map(byref, (rows, cols, ld)),
+            byref(values),
+            byref(data_type),
+            byref(order),
+        ),
     )
-    return {"rows": rows.value, "cols": cols.value, "ld": ld.value, "type": enums.DATA_TYPE.get(data_type.value)}
+    return {
+        "rows": rows.value,
+        "cols": cols.value,
+        "ld": ld.value,
+        "type": enums.DATA_TYPE.get(data_type.value),
+    }
 
 
 def _dense_vector(getters: Getters, pointer: int) -> dict[str, Any]:
     size, values, data_type = c_int64(0), c_void_p(), c_int(0)
-    getters.call("cusparseDnVecGet", c_void_p(pointer), byref(size), byref(values), byref(data_type))
+    getters.call(
+        "cusparseDnVecGet", c_void_p(pointer), byref(size), byref(values), byref(data_type)
+    )
     return {"size": size.value, "type": enums.DATA_TYPE.get(data_type.value)}
 
 

@@ -1,8 +1,9 @@
 """Floating-point operations of one library call, a multiplication and an addition counted apart.
 
-Formulas: LAPACK Working Note 41, appendix C, for BLAS, of which only the leading term is kept; a complex
-multiply-add is four times a real one. Convolutions are counted as direct ones whatever algorithm runs, and matrix
-products inside an attention graph in full also under a causal mask, as vendors do.
+Formulas: LAPACK Working Note 41, appendix C, for BLAS, of which only the leading term is kept; a
+complex multiply-add is four times a real one. Convolutions are counted as direct ones whatever
+algorithm runs, and matrix products inside an attention graph in full also under a causal mask, as
+vendors do.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ _TRIANGULAR = re.compile(r"cublas\wtr[sm]m")
 
 
 def flops(symbol: str, call: Mapping[str, Any]) -> int | None:
-    """FLOPs of a call from its decoded arguments (`LibraryTracer.details`), or None where that is not defined."""
+    """FLOPs of a call from its decoded arguments (`LibraryTracer.details`), or None where that is
+    not defined.
+    """
     if symbol == "cudnnBackendExecute":
         counts = [_graph_node(node) for node in call.get("operations", ())]
         return sum(counts) if any(counts) else None
@@ -57,7 +60,9 @@ def _sparse(symbol: str, call: Mapping[str, Any]) -> int | None:
 
 
 def _convolution(output: Mapping[str, Any], weight: Mapping[str, Any]) -> int:
-    """2 N K P Q (C / groups) R S; a filter is laid out K, C / groups, R, S, and all three passes cost the same."""
+    """2 N K P Q (C / groups) R S; a filter is laid out K, C / groups, R, S, and all three passes
+    cost the same.
+    """
     return int(2 * prod(output["dims"]) * prod(weight["dims"][1:]))
 
 

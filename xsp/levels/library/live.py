@@ -12,11 +12,15 @@ from xsp.levels.library.enums import ENUMERATIONS
 from xsp.levels.library.symbols import Parameter, signature_of
 
 REGISTERS = 6
-"""INTEGER-class arguments passed in registers (System V ABI); the others lie on the stack, eight bytes each."""
+"""INTEGER-class arguments passed in registers (System V ABI); the others lie on the stack, eight
+bytes each.
+"""
 
 
 class LiveDecoder:
-    """Decodes what timed records do not hold. One decoder is current at a time, like the recording itself."""
+    """Decodes what timed records do not hold. One decoder is current at a time, like the recording
+    itself.
+    """
 
     current: LiveDecoder | None = None
 
@@ -38,7 +42,9 @@ class LiveDecoder:
         return self._calls.pop(sequence, {})
 
     def forget(self) -> None:
-        """Begin a new run: descriptors decoded before may since have been freed and their addresses reused."""
+        """Begin a new run: descriptors decoded before may since have been freed and their addresses
+        reused.
+        """
         self._plans.clear()
         self._calls.clear()
 

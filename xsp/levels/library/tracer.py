@@ -1,12 +1,14 @@
-"""LIBRARY level: calls into cuBLAS, cuBLASLt, cuDNN, cuFFT, cuSPARSE, cuSOLVER and NCCL, with their arguments.
+"""LIBRARY level: calls into cuBLAS, cuBLASLt, cuDNN, cuFFT, cuSPARSE, cuSOLVER and NCCL, with their
+arguments.
 
-While recording, the import slots through which PyTorch and its extensions reach these libraries lead to stubs of xsp's
-native part, which write one fixed-size record per outermost call; nothing of Python runs. In a *structure run* the
-descriptor arguments are decoded as well, through a callback into Python before each such call.
+While recording, the import slots through which PyTorch and its extensions reach these libraries
+lead to stubs of xsp's native part, which write one fixed-size record per outermost call; nothing of
+Python runs. In a *structure run* the descriptor arguments are decoded as well, through a callback
+into Python before each such call.
 
-Not seen: calls of the libraries to themselves and to each other, calls through pointers that a program got from
-`dlsym` (CuPy, Triton's own loaders). Calls from a library that was loaded while recording are not seen either, which
-counts as one lost call for each run in which it happens.
+Not seen: calls of the libraries to themselves and to each other, calls through pointers that a
+program got from `dlsym` (CuPy, Triton's own loaders). Calls from a library that was loaded while
+recording are not seen either, which counts as one lost call for each run in which it happens.
 """
 
 from __future__ import annotations
@@ -38,9 +40,14 @@ RECORD_LIMIT = 1 << 22
 
 
 def availability() -> str | None:
-    """None if library calls can be traced here now, else one sentence that says why not and what would help."""
+    """None if library calls can be traced here now, else one sentence that says why not and what
+    would help.
+    """
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
-        return f"library calls are intercepted on Linux on x86-64 only; this is {sys.platform} on {platform.machine()}"
+        return (
+            f"library calls are intercepted on Linux on x86-64 only; this is {sys.platform} on "
+            f"{platform.machine()}"
+        )
     missing = _native.why_missing()
     if missing:
         return missing
@@ -55,8 +62,9 @@ def availability() -> str | None:
 def decode_arguments(symbol: str, arguments: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
     """Columns by argument name from the kept arguments, shape (n, 8), of n calls of one symbol.
 
-    Integers stay `int64`; enumerators become the library's own names. Sizes and transpositions of a GEMM are those
-    passed to the API, which is column-major: PyTorch's row-major product appears with m and n exchanged.
+    Integers stay `int64`; enumerators become the library's own names. Sizes and transpositions of a
+    GEMM are those passed to the API, which is column-major: PyTorch's row-major product appears
+    with m and n exchanged.
     """
     recorded = signature_of(symbol).recorded
     columns = {p.name: _named(p, arguments[:, i]) for i, p in enumerate(recorded)}
@@ -78,7 +86,9 @@ _symbols: list[str] = []
 
 
 def _scan(native: ctypes.CDLL) -> list[str]:
-    """Names of the symbols found so far in loaded objects, by stub; new ones are described to the native part."""
+    """Names of the symbols found so far in loaded objects, by stub; new ones are described to the
+    native part.
+    """
     result = native.xsp_interpose_scan()
     if result < 0:
         msg = f"the import tables of the loaded libraries cannot be read: {os.strerror(-result)}"
@@ -96,7 +106,8 @@ class LibraryTracer:
     """Records calls into NVIDIA's libraries; see the module's text for what is not seen.
 
     Args:
-        structure: also decode descriptor arguments, for an untimed run; `details` then describes every call.
+        structure: also decode descriptor arguments, for an untimed run; `details` then describes
+            every call.
         record_limit: how many calls are kept between two collections.
 
     """
@@ -106,9 +117,13 @@ class LibraryTracer:
 
     def __init__(self, structure: bool = False, record_limit: int = RECORD_LIMIT) -> None:
         self.symbols = _symbols
-        """API name by `symbol` of the events. A name appears twice if two copies of a library are loaded."""
+        """API name by `symbol` of the events. A name appears twice if two copies of a library are
+        loaded.
+        """
         self.details: list[dict[str, Any]] = []
-        """Decoded arguments of each row of the last collected events; empty outside a structure run."""
+        """Decoded arguments of each row of the last collected events; empty outside a structure
+        run.
+        """
         self._native = interpose.functions()
         self._decoder = LiveDecoder(_symbols) if structure else None
         self._record_limit = record_limit
@@ -120,12 +135,15 @@ class LibraryTracer:
         """Lead the import slots of every loaded library to the stubs.
 
         Raises:
-            TracingError: another tracer is recording, or memory protection of a slot cannot be changed.
+            TracingError: another tracer is recording, or memory protection of a slot cannot be
+            changed.
 
         """
         _scan(self._native)
         previous, LiveDecoder.current = LiveDecoder.current, self._decoder
-        result = self._native.xsp_interpose_start(callback if self._decoder else None, self._record_limit)
+        result = self._native.xsp_interpose_start(
+            callback if self._decoder else None, self._record_limit
+        )
         if result == -errno.EBUSY:
             LiveDecoder.current = previous
             msg = "library calls are being recorded by another LibraryTracer: stop that one first"
@@ -169,19 +187,27 @@ class LibraryTracer:
         return {"library_events": events}
 
     def lost(self) -> int:
-        """Calls missing since the last `lost`: no room, still running at `stop`, left by an exception, out of sight."""
+        """Calls missing since the last `lost`: no room, still running at `stop`, left by an
+        exception, out of sight.
+        """
         late, self._late = self._late, 0
         return int(self._native.xsp_interpose_take_lost()) + late
 
 
-def _details(events: Columns, sequences: npt.NDArray[np.uint32], decoder: LiveDecoder) -> list[dict[str, Any]]:
-    """One dict per row: what was recorded, what was decoded live, and `flops` where that is defined."""
+def _details(
+    events: Columns, sequences: npt.NDArray[np.uint32], decoder: LiveDecoder
+) -> list[dict[str, Any]]:
+    """One dict per row: what was recorded, what was decoded live, and `flops` where that is
+    defined.
+    """
     details = [decoder.take(sequence) for sequence in sequences.tolist()]
     decoder.forget()
     for stub in np.unique(events["symbol"]).tolist():
         rows = np.flatnonzero(events["symbol"] == stub)
         columns = decode_arguments(_symbols[stub], events["arguments"][rows])
-        for row, *values in zip(rows.tolist(), *(column.tolist() for column in columns.values()), strict=True):
+        for row, *values in zip(
+            rows.tolist(), *(column.tolist() for column in columns.values()), strict=True
+        ):
             details[row] = {**dict(zip(columns, values, strict=True)), **details[row]}
             count = flops(_symbols[stub], details[row])
             if count is not None:

@@ -1,6 +1,8 @@
-"""One untimed execution in which MODEL and LAYER are NVTX ranges of domain `xsp`, for Nsight Systems and Compute.
+"""One untimed execution in which MODEL and LAYER are NVTX ranges of domain `xsp`, for Nsight
+Systems and Compute.
 
-Ranges in timed runs would cost time that belongs to no level, so they are made in an execution of their own.
+Ranges in timed runs would cost time that belongs to no level, so they are made in an execution of
+their own.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ def annotated_run(executor: Executor, structure: Structure, *, layers: bool) -> 
     target = executor.target
     log = RangeLog(ranges, structure)
     tracers = [LayerTracer(structure.codes, log, names=structure.names)] if layers else []
-    calls = [replace(call, function=_annotated(call.function, target.name, ranges)) for call in target.calls]
+    calls = [
+        replace(call, function=_annotated(call.function, target.name, ranges))
+        for call in target.calls
+    ]
     executor.target = replace(target, calls=tuple(calls))
     try:
         with tracing(tracers, "while its NVTX ranges were made"):
@@ -63,8 +68,9 @@ def _annotated(function: Callable[..., Any], name: str, ranges: Ranges) -> Calla
 class RangeLog(list[Stamp]):
     """A log of stamps that opens and closes ranges instead of keeping the stamps.
 
-    Calls nest on their thread and are pushed and popped. A backward node has a begin only and can run on a thread of
-    autograd's: it is started, and ended by the next node of its thread or by the end of the engine's run.
+    Calls nest on their thread and are pushed and popped. A backward node has a begin only and can
+    run on a thread of autograd's: it is started, and ended by the next node of its thread or by the
+    end of the engine's run.
     """
 
     def __init__(self, ranges: Ranges, structure: Structure) -> None:
@@ -110,7 +116,9 @@ class RangeLog(list[Stamp]):
 
 
 def _names_by_code(structure: Structure) -> dict[int, Sequence[str]]:
-    """Names of the structure run's layers in order of their start, by the code that timed runs write."""
+    """Names of the structure run's layers in order of their start, by the code that timed runs
+    write.
+    """
     names: dict[int, list[str]] = {}
     for layer in structure.layers:
         suffix = " (bwd)" if layer.phase == "backward" else ""

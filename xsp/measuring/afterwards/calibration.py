@@ -1,9 +1,9 @@
 """What the tracers' events cost in tight loops: a check on what they cost inside a program.
 
-In a tight loop caches are warm and branches are predicted; inside a program the same event usually costs two to three
-times as much. So the costs are fitted in place. These loops do not bound the fit either: on an H100, loops that began
-right after the tracer had been switched on showed launches dearer than they are in place, and as bounds they put the
-closure off by up to 10 %.
+In a tight loop caches are warm and branches are predicted; inside a program the same event usually
+costs two to three times as much. So the costs are fitted in place. These loops do not bound the fit
+either: on an H100, loops that began right after the tracer had been switched on showed launches
+dearer than they are in place, and as bounds they put the closure off by up to 10 %.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ QUEUE_CYCLES = 20_000_000  # some 10 ms
 def tight_loops(tracers: Mapping[Level, Tracer]) -> Costs:
     """Cost in ns of one event of each kind that can be provoked here; 0 where it cannot.
 
-    `tracers` are those of the profile, stopped; the KERNEL tracer is used and left stopped and empty.
+    `tracers` are those of the profile, stopped; the KERNEL tracer is used and left stopped and
+    empty.
     """
     found = Costs()
     if Level.LAYER in tracers:
-        found = replace(found, layer_ns=_layer(), functional_ns=_functional(), backward_ns=_backward())
+        found = replace(
+            found, layer_ns=_layer(), functional_ns=_functional(), backward_ns=_backward()
+        )
     if Level.KERNEL in tracers and torch.cuda.is_available():
         kernel = tracers[Level.KERNEL]
         found = replace(found, launch_ns=_launch(kernel), kernel_ns=_kernel(kernel))
@@ -58,7 +61,9 @@ def _functional() -> float:
 
 
 def _backward() -> float:
-    """The hooks alone: the nodes are made by a module whose own cost lies outside the timed part."""
+    """The hooks alone: the nodes are made by a module whose own cost lies outside the
+    timed part.
+    """
     x = torch.zeros((), requires_grad=True)
 
     class Chain(nn.Module):
@@ -92,7 +97,9 @@ def _launch(tracer: Tracer) -> float:
 
 
 def _kernel(tracer: Tracer) -> float:
-    """Device time that tracing adds to one of many short kernels of many blocks, between two events."""
+    """Device time that tracing adds to one of many short kernels of many blocks, between two
+    events.
+    """
     x = torch.zeros(SHORT_KERNEL_ELEMENTS, device="cuda")
     event: Any = torch.cuda.Event
     begin, end = event(enable_timing=True), event(enable_timing=True)
@@ -123,7 +130,9 @@ def _added(
     make: Callable[[], Callable[[], object]] | None = None,
     after: Callable[[], object] = lambda: None,
 ) -> float:
-    """Least time of an event with the tracer on, minus that with it off, at least 0. `make` prepares each batch."""
+    """Least time of an event with the tracer on, minus that with it off, at least 0. `make`
+    prepares each batch.
+    """
     best = [float("inf"), float("inf")]  # tracer off, tracer on
     for _ in range(BATCHES):
         for on in (False, True):

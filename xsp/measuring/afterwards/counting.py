@@ -1,6 +1,7 @@
 """Hardware counters for a profile: every kernel counted in runs of their own, after the rounds.
 
-Nothing of these runs but the counters is kept: kernels run one at a time in them, so their durations mean nothing.
+Nothing of these runs but the counters is kept: kernels run one at a time in them, so their
+durations mean nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from xsp.analysis.spans.sequence import kernel_sequence
 from xsp.errors import LevelError, TracingError
 from xsp.levels.counters.cache_flush import CacheFlush
 from xsp.levels.counters.metrics import BLOCKS, FLUSHED, IN_PLACE, INSTRUMENTED, Choice, chosen
-from xsp.levels.counters.range_profiler import Configuration, MetricHost, chip_name, collecting, unsupported
+from xsp.levels.counters.range_profiler import (
+    Configuration,
+    MetricHost,
+    chip_name,
+    collecting,
+    unsupported,
+)
 from xsp.levels.kernel.cuda_driver import CudaDriver
 from xsp.levels.kernel.cupti import CuptiLibrary
 from xsp.machine import devices
@@ -31,13 +38,16 @@ from xsp.types import Tables
 from xsp.words.warning import tagged
 
 REPEATS = 2
-"""Every metric is counted this often; the mean is kept, and how far the counts are apart is told."""
+"""Every metric is counted this often; the mean is kept, and how far the counts are apart
+is told.
+"""
 
 SPARE = 16
 """Room for kernels beyond those that are expected, to tell how many more there are."""
 
 _ALONE = (
-    "the caches were flushed before every kernel while counters were collected: DRAM bytes are those that a kernel "
+    "the caches were flushed before every kernel while counters were collected: DRAM bytes are "
+    "those that a kernel "
     "moves by itself, more than it moves in the program"
 )
 
@@ -54,7 +64,9 @@ class Gpu:
 
     @classmethod
     def loaded(cls, context_id: int) -> Gpu:
-        """The GPU of the context that records name so, of this thread's and torch's. Raises LevelError as `of` does."""
+        """The GPU of the context that records name so, of this thread's and torch's. Raises
+        LevelError as `of` does.
+        """
         driver = CudaDriver.loaded()
         contexts = [driver.current_context()]
         for device in devices.in_use():
@@ -63,13 +75,20 @@ class Gpu:
         return cls.of(CuptiLibrary.loaded(), driver, contexts, context_id)
 
     @classmethod
-    def of(cls, library: CuptiLibrary, driver: CudaDriver, contexts: Iterable[int], context_id: int) -> Gpu:
-        """The GPU of that one of `contexts` which records name so. Raises LevelError if CUPTI cannot count on it, or if
-        it is none of them.
+    def of(
+        cls, library: CuptiLibrary, driver: CudaDriver, contexts: Iterable[int], context_id: int
+    ) -> Gpu:
+        """The GPU of that one of `contexts` which records name so. Raises LevelError if CUPTI
+        cannot count on it, or if it is none of them.
         """
-        context = next((one for one in contexts if one and library.context_id(one) == context_id), None)
+        context = next(
+            (one for one in contexts if one and library.context_id(one) == context_id), None
+        )
         if context is None:
-            raise LevelError("the target's kernels run in a CUDA context that is neither this thread's nor PyTorch's")
+            raise LevelError(
+                "the target's kernels run in a CUDA context that is neither this thread's nor "
+                "PyTorch's"
+            )
         with driver.current(context):
             device = driver.device()
         if reason := unsupported(library, device):
@@ -79,7 +98,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Counters:
-    """The table `counters`, the facts about it for the manifest, and sentences for the profile's warnings."""
+    """The table `counters`, the facts about it for the manifest, and sentences for the profile's
+    warnings.
+    """
 
     table: pd.DataFrame
     facts: dict[str, Any]
@@ -94,14 +115,23 @@ def counted(
     progress: bool | None = None,
     gpu: Callable[[int], Gpu] = Gpu.loaded,
 ) -> Counters:
-    """Collect `requested`, names that passed `parse_metrics`, for the kernels of the deepest rung's last run.
+    """Collect `requested`, names that passed `parse_metrics`, for the kernels of the deepest rung's
+    last run.
 
     `caches` is IN_PLACE or FLUSHED.
 
-    Where counters cannot be had, the table is empty and a sentence says why; what the target raises passes through.
+    Where counters cannot be had, the table is empty and a sentence says why; what the target raises
+    passes through.
     """
     begin = time.perf_counter()
-    facts: dict[str, Any] = {"metrics": [], "cache": caches, "passes": 0, "runs": 0, "measured": 0, "shared": 0}
+    facts: dict[str, Any] = {
+        "metrics": [],
+        "cache": caches,
+        "passes": 0,
+        "runs": 0,
+        "measured": 0,
+        "shared": 0,
+    }
     facts |= {"spread": {}, "seconds": 0.0, "why": None}
     try:
         sequence, context = _sequence(tables)
@@ -109,7 +139,9 @@ def counted(
         choice = chosen(requested, counting.host)
         if not choice.configurations:
             raise LevelError("; ".join(choice.missing))
-        samples = _collected(executor, sequence, _blocks(tables, sequence), counting, choice, caches, progress)
+        samples = _collected(
+            executor, sequence, _blocks(tables, sequence), counting, choice, caches, progress
+        )
     except (LevelError, TracingError, KeyboardInterrupt) as error:
         # Interrupting costs the counters, not the rounds that were measured before them.
         why = f"hardware counters were not collected: {str(error) or 'interrupted'}"
@@ -129,15 +161,19 @@ def counted(
     return Counters(_table(sequence, columns), facts, tuple(doubts))
 
 
-def _table(sequence: pd.DataFrame | None, columns: Mapping[str, Values] | None = None) -> pd.DataFrame:
+def _table(
+    sequence: pd.DataFrame | None, columns: Mapping[str, Values] | None = None
+) -> pd.DataFrame:
     kernels = np.zeros(0, np.int64) if sequence is None else sequence["kernel"].to_numpy()
     position = np.arange(len(kernels))
-    return pd.DataFrame({"position": position, "kernel": kernels, "sample": position, **(columns or {})})
+    return pd.DataFrame(
+        {"position": position, "kernel": kernels, "sample": position, **(columns or {})}
+    )
 
 
 def _sequence(tables: Tables) -> tuple[pd.DataFrame, int]:
-    """The kernels to count, and the number of their CUDA context. Raises LevelError where CUPTI could not tell them
-    apart.
+    """The kernels to count, and the number of their CUDA context. Raises LevelError where CUPTI
+    could not tell them apart.
     """
     sequence = kernel_sequence(tables)
     if not len(sequence):
@@ -146,12 +182,14 @@ def _sequence(tables: Tables) -> tuple[pd.DataFrame, int]:
     last = runs.loc[runs["rung"] == deepest_rung(tables), "run"].max()
     if calls.loc[calls["run"] == last, "name"].astype(str).str.contains("GraphLaunch").any():
         raise LevelError(
-            "the target launches CUDA graphs, whose kernels CUPTI cannot measure one by one: profile it without them"
+            "the target launches CUDA graphs, whose kernels CUPTI cannot measure one by one: "
+            "profile it without them"
         )
     contexts = spans.loc[(spans["run"] == last) & (spans["context"] > 0), "context"].unique()
     if len(contexts) > 1:
         raise LevelError(
-            f"the target ran kernels in {len(contexts)} CUDA contexts, and only one can be measured: use one GPU"
+            f"the target ran kernels in {len(contexts)} CUDA contexts, and only one can be "
+            "measured: use one GPU"
         )
     return sequence, int(contexts.max(initial=0))
 
@@ -213,22 +251,33 @@ def _flushing(gpu: Gpu, caches: str) -> Iterator[CacheFlush | None]:
 
 def _without_flushes(values: Values, configuration: Configuration, flush: CacheFlush) -> Values:
     """The program's kernels of a run in which xsp's own ran before each of them."""
-    own = values[0::2, configuration.metrics.index(BLOCKS)] if BLOCKS in configuration.metrics else flush.blocks
+    own = (
+        values[0::2, configuration.metrics.index(BLOCKS)]
+        if BLOCKS in configuration.metrics
+        else flush.blocks
+    )
     if len(values) % 2 or np.any(own != flush.blocks):
         raise TracingError(
-            "the target launched kernels in a way of which CUPTI does not tell, so the caches were not flushed before "
+            "the target launched kernels in a way of which CUPTI does not tell, so the caches were "
+            "not flushed before "
             "each: count with caches='in place'"
         )
     return values[1::2]
 
 
 def _require_same(
-    sequence: pd.DataFrame, blocks: npt.NDArray[np.int64], configuration: Configuration, values: Values
+    sequence: pd.DataFrame,
+    blocks: npt.NDArray[np.int64],
+    configuration: Configuration,
+    values: Values,
 ) -> None:
-    """Values are matched to kernels by the order of launches, so the kernels must be those of the profile."""
+    """Values are matched to kernels by the order of launches, so the kernels must be those of the
+    profile.
+    """
     if len(values) != len(sequence):
         raise TracingError(
-            f"the target ran {len(values)} kernels where it ran {len(sequence)} before: its work must not change from "
+            f"the target ran {len(values)} kernels where it ran {len(sequence)} before: its work "
+            "must not change from "
             "run to run"
         )
     if np.isnan(values).any():
@@ -239,13 +288,18 @@ def _require_same(
     found = values[:, configuration.metrics.index(BLOCKS)]
     for position in np.flatnonzero(found != blocks)[:1]:
         raise TracingError(
-            f"kernel {position} had {found[position]:.0f} thread blocks where {sequence['name'][position]} has "
+            f"kernel {position} had {found[position]:.0f} thread blocks where "
+            f"{sequence['name'][position]} has "
             f"{blocks[position]}: the target's work must not change from run to run"
         )
 
 
-def _uninstrumented(samples: dict[str, Values], choice: Choice, sequence: pd.DataFrame) -> list[str]:
-    """Make instruction counts unknown, in `samples`, where CUPTI did not instrument a kernel and counted nothing."""
+def _uninstrumented(
+    samples: dict[str, Values], choice: Choice, sequence: pd.DataFrame
+) -> list[str]:
+    """Make instruction counts unknown, in `samples`, where CUPTI did not instrument a kernel and
+    counted nothing.
+    """
     if INSTRUMENTED not in samples:
         return []
     silent = (samples[INSTRUMENTED] == 0).any(axis=0)
@@ -257,14 +311,16 @@ def _uninstrumented(samples: dict[str, Values], choice: Choice, sequence: pd.Dat
     return [
         tagged(
             "uninstrumented",
-            f"CUPTI did not instrument {silent.sum()} kernels, such as {sequence['name'][int(silent.argmax())]}: their "
+            f"CUPTI did not instrument {silent.sum()} kernels, such as "
+            f"{sequence['name'][int(silent.argmax())]}: their "
             "instruction counts are unknown",
         )
     ]
 
 
 def _spread(samples: Values) -> float | None:
-    """How far repeated counts of a kernel are apart, relative to their mean; over all kernels weighted by the count.
+    """How far repeated counts of a kernel are apart, relative to their mean; over all kernels
+    weighted by the count.
 
     None where nothing was counted.
     """

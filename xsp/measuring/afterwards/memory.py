@@ -1,7 +1,8 @@
 """Bytes that each layer allocates, and the peak while it runs, from one untimed run.
 
-The allocator's own peak counter could be read only by resetting it, which the profiled program would notice. Torch's
-profiler reports every allocation of the CPU and CUDA caching allocators with the running total instead.
+The allocator's own peak counter could be read only by resetting it, which the profiled program
+would notice. Torch's profiler reports every allocation of the CPU and CUDA caching allocators with
+the running total instead.
 """
 
 from __future__ import annotations
@@ -30,12 +31,18 @@ from xsp.words.warning import tagged
 _MARK = "xsp stamp "
 
 _TORCH = Path(torch.__file__).parent
-_OWN_PLACES = (Path(__file__), _TORCH / "profiler", _TORCH / "autograd" / "profiler.py", _TORCH / "_dynamo")
+_OWN_PLACES = (
+    Path(__file__),
+    _TORCH / "profiler",
+    _TORCH / "autograd" / "profiler.py",
+    _TORCH / "_dynamo",
+)
 
 
 @dataclass(frozen=True)
 class LayerMemory:
-    """By row of the structure run: bytes allocated during the layer, and the highest total while it ran.
+    """By row of the structure run: bytes allocated during the layer, and the highest total while it
+    ran.
 
     -1 where the row was not seen. `device` is "cuda" if anything was allocated there, else "cpu".
     """
@@ -46,7 +53,9 @@ class LayerMemory:
 
 
 class _MarkingLog(list[Stamp]):
-    """A log of stamps that also leaves a mark in torch's profile for each, on the profiler's own clock."""
+    """A log of stamps that also leaves a mark in torch's profile for each, on the profiler's own
+    clock.
+    """
 
     def append(self, stamp: Stamp) -> None:
         # A mark is a torch function too, and none of the user's modes may see it.
@@ -58,7 +67,8 @@ def why_unavailable() -> str | None:
     """None, or a sentence on why allocations cannot be recorded now."""
     if torch.autograd._profiler_enabled():  # type: ignore[attr-defined] # torch exports it without saying so
         return (
-            "memory per layer is unknown: a torch.profiler session is active, and there can be only one; stop it first"
+            "memory per layer is unknown: a torch.profiler session is active, and there can be "
+            "only one; stop it first"
         )
     return None
 
@@ -66,7 +76,8 @@ def why_unavailable() -> str | None:
 def measured(
     run: Callable[[Callable[[], None]], object], structure: Structure
 ) -> tuple[LayerMemory | None, tuple[str, ...]]:
-    """What the layers of the structure run allocate, None with a sentence where it cannot be recorded.
+    """What the layers of the structure run allocate, None with a sentence where it cannot be
+    recorded.
 
     `run` is that of `recorded`; what the target raises passes through.
     """
@@ -80,20 +91,28 @@ def measured(
         if not is_own_failure(error):
             raise
         first_line = str(error).strip().partition("\n")[0]
-        why = f"memory per layer is unknown: recording it failed with {type(error).__name__}: {first_line}"
+        why = (
+            f"memory per layer is unknown: recording it failed with {type(error).__name__}: "
+            f"{first_line}"
+        )
         return None, (tagged("memory-unknown", why),)
 
 
 def filled(layers: pd.DataFrame, found: LayerMemory) -> pd.DataFrame:
-    """The table `layers` with the bytes of its rows; the rows behind those of the structure run have none."""
+    """The table `layers` with the bytes of its rows; the rows behind those of the structure run
+    have none.
+    """
     columns = {"allocated_bytes": found.allocated_bytes, "peak_bytes": found.peak_bytes}
     rest = np.full(len(layers) - len(found.peak_bytes), -1)
-    return layers.assign(**{name: np.concatenate([values, rest]) for name, values in columns.items()})
+    return layers.assign(
+        **{name: np.concatenate([values, rest]) for name, values in columns.items()}
+    )
 
 
 def is_own_failure(error: Exception) -> bool:
-    """Whether an exception of `recorded` comes from the recording: from here, from torch's profiler, or from its
-    compiler, which was done with the target before. Whatever else the target raises is its user's business.
+    """Whether an exception of `recorded` comes from the recording: from here, from torch's
+    profiler, or from its compiler, which was done with the target before. Whatever else the target
+    raises is its user's business.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if any(frame.f_code is _evaluated.__code__ for frame in frames):
@@ -103,11 +122,15 @@ def is_own_failure(error: Exception) -> bool:
 
 
 def recorded(
-    run: Callable[[Callable[[], None]], object], codes: Codes, structure_codes: npt.NDArray[np.int64]
+    run: Callable[[Callable[[], None]], object],
+    codes: Codes,
+    structure_codes: npt.NDArray[np.int64],
 ) -> LayerMemory:
-    """Run the target once under torch's profiler (CPU activities with memory) and charge allocations to layers.
+    """Run the target once under torch's profiler (CPU activities with memory) and charge
+    allocations to layers.
 
-    `run` is given what it must call when the target's state is restored, just before its first call.
+    `run` is given what it must call when the target's state is restored, just before its first
+    call.
     """
     log = _MarkingLog()
     tracer = LayerTracer(codes, log)
@@ -120,9 +143,13 @@ def recorded(
     return _evaluated(profile, log, structure_codes)
 
 
-def _evaluated(profile: Any, log: list[Stamp], structure_codes: npt.NDArray[np.int64]) -> LayerMemory:
+def _evaluated(
+    profile: Any, log: list[Stamp], structure_codes: npt.NDArray[np.int64]
+) -> LayerMemory:
     events = _flattened(profile.profiler.kineto_results.experimental_event_tree())
-    marks = {int(e.name.removeprefix(_MARK)): e.start_time_ns for e in events if e.name.startswith(_MARK)}
+    marks = {
+        int(e.name.removeprefix(_MARK)): e.start_time_ns for e in events if e.name.startswith(_MARK)
+    }
     layers = paired([(stamp[0], marks[i], stamp[2]) for i, stamp in enumerate(log) if i in marks])
     return _charged(layers, structure_codes, *_allocations(events))
 
@@ -140,7 +167,10 @@ def _allocations(events: list[Any]) -> tuple[str, npt.NDArray[np.int64]]:
     kind = torch._C._profiler._EventType.Allocation
     changes = [event for event in events if event.tag == kind]
     on_gpu = [event for event in changes if event.extra_fields.device.type == "cuda"]
-    rows = [(e.start_time_ns, e.extra_fields.alloc_size, e.extra_fields.total_allocated) for e in on_gpu or changes]
+    rows = [
+        (e.start_time_ns, e.extra_fields.alloc_size, e.extra_fields.total_allocated)
+        for e in on_gpu or changes
+    ]
     table = np.array(rows, dtype=np.int64).reshape(-1, 3)
     return ("cuda" if on_gpu else "cpu"), table[np.argsort(table[:, 0], kind="stable")]
 
@@ -161,7 +191,8 @@ def _charged(
     last = np.searchsorted(time_ns, layers["end_ns"][seen], side="right")
     grown = np.r_[0, np.cumsum(np.maximum(size, 0))]
     allocated[row] = grown[last] - grown[first]
-    # The total at a layer's start is the one its predecessor left; from there on the maximum of every change.
+    # The total at a layer's start is the one its predecessor left; from there on the maximum of
+    # every change.
     history = np.r_[0, total]
     bounds = np.stack([first, last + 1], axis=1).ravel()
     padded = np.r_[history, np.iinfo(np.int64).min]

@@ -1,7 +1,8 @@
 """Runs in which the device is synchronised after every layer, so that no two layers overlap on it.
 
-The paper re-runs with CUDA_LAUNCH_BLOCKING=1 for the same purpose (XSP, section III-B). That variable is read once a
-process; synchronising where a layer ends does the same at any time. Latencies of these runs are not used.
+The paper re-runs with CUDA_LAUNCH_BLOCKING=1 for the same purpose (XSP, section III-B). That
+variable is read once a process; synchronising where a layer ends does the same at any time.
+Latencies of these runs are not used.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ RUNS = 7
 
 
 class SerializingLayerTracer(LayerTracer):
-    """Waits for the device outside every layer's stamps: after a call, and before a backward node begins."""
+    """Waits for the device outside every layer's stamps: after a call, and before a backward node
+    begins.
+    """
 
     def _adopt(self, inputs: Any, outputs: Any) -> None:
         super()._adopt(inputs, outputs)
@@ -49,7 +52,9 @@ def _wait() -> None:
 
 
 def serialized(executor: Executor, target: Target, prepared: Prepared) -> pd.DataFrame:
-    """GPU-busy time of each layer alone, in `RUNS` runs: run, layer (row of the layers table), kernels, busy_ns."""
+    """GPU-busy time of each layer alone, in `RUNS` runs: run, layer (row of the layers table),
+    kernels, busy_ns.
+    """
     layers = SerializingLayerTracer(prepared.structure.codes, names=prepared.structure.names)
     ladder = Ladder(rungs_for(prepared.traced)[-1:])
     runs, _ = climb(executor, ladder, {**prepared.tracers, Level.LAYER: layers}, after_rounds(RUNS))

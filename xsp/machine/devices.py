@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from xsp.machine.torch_internals import has_context, without_torch_functions
+
 
 def in_use() -> tuple[int, ...]:
     """GPUs on which this process has a context. To wait for another would create one, which takes
@@ -17,7 +19,6 @@ def in_use() -> tuple[int, ...]:
     """
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch leaves it unannotated
         return ()
-    has_context = torch._C._cuda_hasPrimaryContext  # type: ignore[attr-defined] # absent from torch's stubs
     return tuple(device for device in range(torch.cuda.device_count()) if has_context(device))
 
 
@@ -32,7 +33,7 @@ def most_used(tensors: Iterable[torch.Tensor]) -> int | None:
     unused, the first in use; None where there is no GPU.
     """
     held: Counter[int] = Counter()
-    with torch._C.DisableTorchFunction():
+    with without_torch_functions():
         for tensor in tensors:
             if tensor.is_cuda:
                 held[tensor.get_device()] += tensor.nbytes if tensor.layout is torch.strided else 1

@@ -14,11 +14,11 @@ from torch import nn
 
 from xsp import levels as level_table
 from xsp.capture.run import call_of, latency_ns, sorted_by_start, within_model
-from xsp.levels.layer.compiled import compilations
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.structure_run import StructureRecorder, discovered, qualified_names
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine import devices
+from xsp.machine.torch_internals import compiled_frames
 from xsp.measuring.executor import Executor
 from xsp.measuring.interrupts import whole
 from xsp.measuring.progress import bar
@@ -62,7 +62,7 @@ def prepare(executor: Executor, settings: Settings) -> Prepared:
     traced = [status.level for status in statuses if status.status is Status.TRACED]
     doubts: list[str] = []
     called, roots = _warmed_up(executor, settings, doubts)
-    compiled = compilations()
+    compiled = compiled_frames()
     structure, library_calls = _structure(
         executor, called, roots, traced, settings.ranges_as_layers
     )

@@ -5,8 +5,7 @@ gradients, flags.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from xsp.errors import TargetError
+from xsp.machine.torch_internals import buffers_of, preserving_version
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,6 @@ class RandomState:
             torch.cuda.set_rng_state_all(list(self.cuda))
 
 
-_preserving_version: Callable[[torch.Tensor], AbstractContextManager[None]]
-_preserving_version = torch.autograd.grad_mode._unsafe_preserve_version_counter
-
-
 class ModelState:
     """Buffers, gradients and training and requires_grad flags of a model, restorable any number of
     times.
@@ -70,14 +66,14 @@ class ModelState:
         self._buffers = [
             _Buffer.of(module, name, buffer)
             for module in model.modules()
-            for name, buffer in module._buffers.items()
+            for name, buffer in buffers_of(module).items()
         ]
         # A graph that the user still holds may have saved a buffer: with its value, its version
         # must come back, or autograd would take it for modified.
         self._versions = ExitStack()
         for each in self._buffers:
             if each.tensor is not None and not each.tensor.is_inference():
-                self._versions.enter_context(_preserving_version(each.tensor))
+                self._versions.enter_context(preserving_version(each.tensor))
 
     def restore(self) -> None:
         """Make buffers and flags what they were when this object was made; set gradients aside."""
@@ -126,7 +122,7 @@ class _Buffer:
                     self.tensor.data = self.value.expand(self.shape).clone()
                 else:
                     _unrepeated(self.tensor.detach()).copy_(self.value)
-        self.module._buffers[self.name] = self.tensor
+        buffers_of(self.module)[self.name] = self.tensor
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...] | None:

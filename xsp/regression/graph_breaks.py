@@ -16,6 +16,8 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
+from xsp.machine.torch_internals import compiled_frames
+
 _RESUMED = re.compile(r"torch_dynamo_resume_in_(.+)_at_(\d+)")
 
 
@@ -26,8 +28,7 @@ def graph_breaks(run: Callable[[], Any]) -> dict[str, int] | None:
     is active. `run` is executed once, under cProfile: being C, it adds no Python frames, which
     Dynamo would compile too.
     """
-    dynamo: Any = sys.modules.get("torch._dynamo.utils")
-    if dynamo is None or not dynamo.counters["frames"]["total"]:
+    if not compiled_frames():
         return {}
     if sys.getprofile() is not None:
         return None

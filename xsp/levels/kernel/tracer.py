@@ -197,9 +197,9 @@ def _require_usable(library: CuptiLibrary) -> None:
 
 
 def _require_no_profiler() -> None:
-    import torch
+    from xsp.machine.torch_internals import is_profiling
 
-    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined] # torch exports it without saying so
+    if is_profiling():
         msg = (
             "a torch.profiler session is running and CUPTI serves one profiler at a time: end that "
             "session first"

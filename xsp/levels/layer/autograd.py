@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch.autograd.graph import Node
 
+from xsp.machine.torch_internals import BACKWARD_ENGINE, without_torch_functions
 from xsp.types import BACKWARD_BASE
 
 # A backward code says which forward call (counted by its end) created the node, and which of its
@@ -24,7 +25,6 @@ UNKNOWN_NODE = _NODES_PER_CALL - 1
 """Number of a node that the structure run did not have."""
 
 _OWNER = "xsp.owner"
-_ENGINE = "_engine_run_backward"
 
 # Gradient accumulators run right after the node that produced the gradient and rarely do more than
 # keep it: watching them would double the number of hooks. What they launch is led to that node, as
@@ -47,7 +47,7 @@ def made_by(tensors: Iterable[torch.Tensor]) -> list[Node]:
     have none.
     """
     # Reading an attribute is a torch function: no mode or tensor subclass of the user's may see it.
-    with torch._C.DisableTorchFunction():
+    with without_torch_functions():
         nodes = [tensor.grad_fn for tensor in tensors]
     return [node for node in nodes if node is not None]
 
@@ -107,13 +107,12 @@ def run_inside(around: Callable[[], AbstractContextManager[None]]) -> Callable[[
     out would find the mode off: a mode's own handler, from which `backward` is called, runs without
     it.
     """
-    real = getattr(torch.autograd, _ENGINE, None)
-    if real is None:
+    if not BACKWARD_ENGINE.exists:
         return lambda: None
+    real = BACKWARD_ENGINE.value
 
     def entered(*args: Any, **kwargs: Any) -> Any:
         with around():
             return real(*args, **kwargs)
 
-    setattr(torch.autograd, _ENGINE, entered)
-    return lambda: setattr(torch.autograd, _ENGINE, real)
+    return BACKWARD_ENGINE.replace(entered)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from xsp.machine.torch_internals import compiled_frames, dynamo_entries
 from xsp.words.warning import tagged
 
 Leave = Callable[[Any], None]
@@ -24,8 +26,6 @@ Enter = Callable[[str, tuple[Any, ...]], "Leave | None"]
 """Called with the name and the inputs of compiled code when it is entered; None where the end is of
 no interest.
 """
-
-_ENTRY, _EXIT = "_callback_from_stance", "_maybe_set_eval_frame"
 
 
 @dataclass
@@ -44,15 +44,13 @@ def around_compiled_code(enter: Enter) -> Callable[[], None]:
     """Call `enter` whenever compiled code is entered on any thread, until what is returned is
     called.
 
-    The function that `torch.compile` returns asks `_callback_from_stance` which callback to set,
-    sets it with `_maybe_set_eval_frame`, runs, and sets back what was there before, all from one
-    frame. Both are looked up in their module at each call, and both run while Dynamo is off. Where
-    torch has not got them, or Dynamo was never loaded, nothing is done: `compilations` then tells.
+    Where there is nothing to replace (`torch_internals.dynamo_entries`), nothing is done:
+    `compiled_again` then tells.
     """
-    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
-    if not (hasattr(dynamo, _ENTRY) and hasattr(dynamo, _EXIT)):
+    entries = dynamo_entries()
+    if entries is None:
         return lambda: None
-    choose, install = getattr(dynamo, _ENTRY), getattr(dynamo, _EXIT)
+    choose, install = entries[0].value, entries[1].value
     stack = _Stack()
 
     def choosing(callback: Any) -> Any:
@@ -77,27 +75,17 @@ def around_compiled_code(enter: Enter) -> Callable[[], None]:
         # Last: from here on Dynamo looks at every new frame.
         return install(callback)
 
-    setattr(dynamo, _ENTRY, choosing)
-    setattr(dynamo, _EXIT, installing)
-
-    def undo() -> None:
-        setattr(dynamo, _ENTRY, choose)
-        setattr(dynamo, _EXIT, install)
-
-    return undo
-
-
-def compilations() -> int:
-    """How many frames Dynamo has compiled in this process so far."""
-    dynamo: Any = sys.modules.get("torch._dynamo.utils")
-    return int(dynamo.counters["frames"]["total"]) if dynamo is not None else 0
+    undo = ExitStack()
+    undo.callback(entries[0].replace(choosing))
+    undo.callback(entries[1].replace(installing))
+    return undo.close
 
 
 def compiled_again(since: int) -> list[str]:
-    """A sentence on compilations after `since`, a former value of `compilations`, if there were
+    """A sentence on compilations after `since`, a former value of `compiled_frames`, if there were
     any.
     """
-    more = compilations() - since
+    more = compiled_frames() - since
     if more <= 0:
         return []
     sentence = (

@@ -1,7 +1,7 @@
 """Stepping into the calls of a module, cheaply.
 
 A forward hook makes `nn.Module.__call__` take its slow path: on an H100 host two hooks cost a leaf
-module 15 us. Replacing the instance's `_call_impl`, which `__call__` looks up, costs one Python
+module 15 us. Replacing the instance's method that `__call__` looks up costs one Python
 call and includes the user's own hooks, as a layer should. Modules that are called in another way
 (TorchScript, torch.compile, an own `__call__`) get hooks.
 """
@@ -14,15 +14,12 @@ from typing import Any, SupportsIndex, cast
 import torch
 from torch import nn
 
-_COPYING = ("__reduce_ex__", "_replicate_for_data_parallel")
+from xsp.machine.torch_internals import CALL, COMPILED_CALL, REPLICATE, is_compiled
+
+_COPYING = ("__reduce_ex__", REPLICATE)
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Given what a call would have run, the function to run instead."""
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """Whether this is what `torch.compile(module)` returns."""
-    return hasattr(module, "_orig_mod") and hasattr(module, "dynamo_ctx")
 
 
 def entry_point(module: nn.Module) -> str | None:
@@ -31,15 +28,11 @@ def entry_point(module: nn.Module) -> str | None:
     """
     if isinstance(module, torch.jit.ScriptModule) or is_compiled(module):
         return None
-    if type(module).__call__ is not nn.Module.__call__ or not hasattr(module, "_call_impl"):
+    if type(module).__call__ is not nn.Module.__call__ or not hasattr(module, CALL):
         return None
     # Set by `module.compile()`: the compiler must not see, and compile again with, what surrounds
     # the call.
-    return (
-        "_compiled_call_impl"
-        if getattr(module, "_compiled_call_impl", None) is not None
-        else "_call_impl"
-    )
+    return COMPILED_CALL if getattr(module, COMPILED_CALL, None) is not None else CALL
 
 
 def step_in(module: nn.Module, attribute: str, wrap: Wrap) -> Callable[[], None]:
@@ -63,14 +56,14 @@ def step_in(module: nn.Module, attribute: str, wrap: Wrap) -> Callable[[], None]
         return made
 
     def replicate() -> nn.Module:
-        replica = type(module)._replicate_for_data_parallel(module)  # type: ignore[no-untyped-call] # torch's gap
+        replica = getattr(type(module), REPLICATE)(module)
         state = as_before(vars(replica))
         vars(replica).clear()
         vars(replica).update(state)
         return cast("nn.Module", replica)
 
     own |= {attribute: wrap(getattr(module, attribute)), "__reduce_ex__": reduce_ex}
-    own["_replicate_for_data_parallel"] = replicate
+    own[REPLICATE] = replicate
 
     def restore() -> None:
         for name in (attribute, *_COPYING):

@@ -9,17 +9,14 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from xsp.levels.layer.compiled import Leave, around_compiled_code
 from xsp.levels.layer.functional import CompiledFunction, is_layer
+from xsp.machine.torch_internals import mode_depth, pop_mode, push_mode
 
 _FUNCTION_BASE = 1 << 20
-_stack_depth = torch._C._len_torch_function_stack
-_push_mode: Callable[[Any], None] = torch.overrides._push_mode
-_pop_mode: Callable[[], Any] = torch.overrides._pop_mode
 
 
 class Codes:
@@ -96,9 +93,9 @@ class FunctionalMode(TorchFunctionMode):
             self._end(code, func, inputs, result)
 
     def __enter__(self) -> FunctionalMode:
-        _push_mode(self)
+        push_mode(self)
         if self._depth < 0:
-            self._depth = _stack_depth()
+            self._depth = mode_depth()
             self._undo = around_compiled_code(self._compiled)
         return self
 
@@ -106,15 +103,15 @@ class FunctionalMode(TorchFunctionMode):
         self._undo()
         # A backward node that raised has left the mode on top; everything from our own place
         # upwards goes.
-        while _stack_depth() >= self._depth:
-            _pop_mode()
+        while mode_depth() >= self._depth:
+            pop_mode()
 
     def _compiled(self, name: str, inputs: tuple[Any, ...]) -> Leave | None:
         """One layer; inside it the mode is off, wherever in the stack it lies: Dynamo guards on all
         modes.
         """
         thread = threading.get_ident()
-        if _stack_depth() < self._depth or thread in self._muted:
+        if mode_depth() < self._depth or thread in self._muted:
             return None
         function = CompiledFunction(name)
         code = self._codes.of_function(function)
@@ -122,17 +119,17 @@ class FunctionalMode(TorchFunctionMode):
             return None
         self._begin(code, function, inputs)
         self._muted.append(thread)
-        above = [_pop_mode() for _ in range(_stack_depth() - self._depth)]
-        _pop_mode()
+        above = [pop_mode() for _ in range(mode_depth() - self._depth)]
+        pop_mode()
         for mode in reversed(above):
-            _push_mode(mode)
+            push_mode(mode)
 
         def leave(result: Any) -> None:
             for _ in above:
-                _pop_mode()
-            _push_mode(self)
+                pop_mode()
+            push_mode(self)
             for mode in reversed(above):
-                _push_mode(mode)
+                push_mode(mode)
             self._muted.remove(thread)
             self._end(code, function, inputs, result)
 
@@ -141,31 +138,31 @@ class FunctionalMode(TorchFunctionMode):
     @contextmanager
     def back_on(self) -> Iterator[None]:
         """On during the block, whether or not it was before."""
-        was_on = _stack_depth() >= self._depth
+        was_on = mode_depth() >= self._depth
         if not was_on:
-            _push_mode(self)
+            push_mode(self)
         try:
             yield
         finally:
             if not was_on:
-                _pop_mode()
+                pop_mode()
 
     def suspend(self) -> None:
         """Switch off on this thread until `resume`. Where a mode of the user's lies above, ours
         stays and lets pass.
         """
-        on = _stack_depth() == self._depth and not (
+        on = mode_depth() == self._depth and not (
             self._muted and threading.get_ident() in self._muted
         )
         self._local.mode_was_on.append(on)
         if on:
-            _pop_mode()
+            pop_mode()
         else:
             self._muted.append(threading.get_ident())
 
     def resume(self) -> None:
         """Undo the last `suspend` of this thread."""
         if self._local.mode_was_on.pop():
-            _push_mode(self)
+            push_mode(self)
         else:
             self._muted.remove(threading.get_ident())

@@ -15,8 +15,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-import torch
 
+from xsp.machine.torch_internals import NVTX
 from xsp.types import RANGES, Columns, empty
 
 DEFAULT_DOMAIN = "NVTX"
@@ -49,8 +49,7 @@ class RangeRecorder:
         """Watch from now on; returns what ends it."""
         undo = ExitStack()
         undo.callback(self.new_run)
-        place: Any = torch.cuda.nvtx
-        _replace(undo, place, "_nvtx", _TorchNvtx(place._nvtx, self))
+        undo.callback(NVTX.replace(_TorchNvtx(NVTX.value, self)))
         module = sys.modules.get("nvtx.nvtx")
         if module is not None and module.enabled():
             _watch_package(undo, module, self)

@@ -15,12 +15,13 @@ from torch import nn
 from xsp.levels.layer.autograd import backward_code, run_inside
 from xsp.levels.layer.backward import BackwardOrder
 from xsp.levels.layer.compiled import Leave, around_compiled_code
-from xsp.levels.layer.entry_points import entry_point, is_compiled, step_in, step_in_by_hooks
+from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
 from xsp.levels.layer.ranges import DEFAULT_DOMAIN, RangeRecorder
 from xsp.levels.layer.structure import LayerRow, ModuleRow, Structure
 from xsp.levels.layer.tensors import described
+from xsp.machine.torch_internals import COMPILED_CALL, is_compiled, without_torch_functions
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -30,7 +31,7 @@ def is_leaf(module: nn.Module) -> bool:
     opaque = isinstance(module, torch.jit.ScriptModule) or is_compiled(module)
     return (
         opaque
-        or getattr(module, "_compiled_call_impl", None) is not None
+        or getattr(module, COMPILED_CALL, None) is not None
         or next(module.children(), None) is None
     )
 
@@ -327,14 +328,14 @@ def _weight_shape(module: nn.Module) -> list[int]:
     """
     own = dict(module.named_parameters(recurse=False))
     weight = own.get("weight", vars(module).get("weight"))
-    with torch._C.DisableTorchFunction():
+    with without_torch_functions():
         return (
             list(weight.shape) if isinstance(weight, torch.Tensor) and not weight.is_nested else []
         )
 
 
 def _parameter_bytes(module: nn.Module) -> int:
-    with torch._C.DisableTorchFunction():
+    with without_torch_functions():
         return sum(
             parameter.numel() * parameter.element_size() for parameter in module.parameters()
         )

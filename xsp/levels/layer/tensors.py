@@ -7,7 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
+
+from xsp.machine.torch_internals import leaves_of, version_of, without_torch_functions
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
@@ -22,7 +23,7 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
         plain = [item for item in value if isinstance(item, torch.Tensor)]
         if len(plain) == len(value):
             return plain
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+    return [leaf for leaf in leaves_of(value) if isinstance(leaf, torch.Tensor)]
 
 
 def described(value: Any) -> tuple[list[list[int]], list[str]]:
@@ -31,7 +32,7 @@ def described(value: Any) -> tuple[list[list[int]], list[str]]:
     """
     given = tensors_in(value)
     # Reading an attribute is a torch function: no mode or tensor subclass of the user's may see it.
-    with torch._C.DisableTorchFunction():
+    with without_torch_functions():
         tensors = [
             one for tensor in given for one in (_parts(tensor) if tensor.is_nested else [tensor])
         ]
@@ -46,5 +47,5 @@ def _parts(nested: torch.Tensor) -> list[torch.Tensor]:
 
 def versions(value: Any) -> list[int]:
     """How often each tensor inside `value` was written to so far, as autograd counts it."""
-    with torch._C.DisableTorchFunction():
-        return [0 if tensor.is_inference() else tensor._version for tensor in tensors_in(value)]
+    with without_torch_functions():
+        return [version_of(tensor) for tensor in tensors_in(value)]

@@ -20,6 +20,7 @@ from torch import nn
 from xsp.analysis.correction.charges import Costs
 from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.tracer import LayerTracer
+from xsp.machine.torch_internals import sleep_on_gpu
 from xsp.measuring.switching import tracing
 from xsp.types import Level, Tracer
 
@@ -108,7 +109,7 @@ def _kernel(tracer: Tracer) -> float:
         for on in (False, True):
             with _tracing(tracer, on=on):
                 x.add_(1)
-                torch.cuda._sleep(QUEUE_CYCLES)  # type: ignore[no-untyped-call] # until all are queued
+                sleep_on_gpu(QUEUE_CYCLES)  # until all are queued
                 begin.record()
                 for _ in range(EVENTS):
                     x.add_(1)

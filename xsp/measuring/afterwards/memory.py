@@ -24,6 +24,13 @@ from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.stamps import Stamp, paired
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.tracer import LayerTracer
+from xsp.machine.torch_internals import (
+    DYNAMO_FOLDER,
+    is_allocation,
+    is_profiling,
+    profiled_events,
+    without_torch_functions,
+)
 from xsp.measuring.interrupts import whole
 from xsp.measuring.switching import tracing
 from xsp.words.warning import tagged
@@ -35,7 +42,7 @@ _OWN_PLACES = (
     Path(__file__),
     _TORCH / "profiler",
     _TORCH / "autograd" / "profiler.py",
-    _TORCH / "_dynamo",
+    _TORCH / DYNAMO_FOLDER,
 )
 
 
@@ -59,13 +66,13 @@ class _MarkingLog(list[Stamp]):
 
     def append(self, stamp: Stamp) -> None:
         # A mark is a torch function too, and none of the user's modes may see it.
-        with torch._C.DisableTorchFunction(), record_function(f"{_MARK}{len(self)}"):
+        with without_torch_functions(), record_function(f"{_MARK}{len(self)}"):
             super().append(stamp)
 
 
 def why_unavailable() -> str | None:
     """None, or a sentence on why allocations cannot be recorded now."""
-    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined] # torch exports it without saying so
+    if is_profiling():
         return (
             "memory per layer is unknown: a torch.profiler session is active, and there can be "
             "only one; stop it first"
@@ -146,7 +153,7 @@ def recorded(
 def _evaluated(
     profile: Any, log: list[Stamp], structure_codes: npt.NDArray[np.int64]
 ) -> LayerMemory:
-    events = _flattened(profile.profiler.kineto_results.experimental_event_tree())
+    events = _flattened(profiled_events(profile))
     marks = {
         int(e.name.removeprefix(_MARK)): e.start_time_ns for e in events if e.name.startswith(_MARK)
     }
@@ -164,8 +171,7 @@ def _flattened(roots: list[Any]) -> list[Any]:
 
 
 def _allocations(events: list[Any]) -> tuple[str, npt.NDArray[np.int64]]:
-    kind = torch._C._profiler._EventType.Allocation
-    changes = [event for event in events if event.tag == kind]
+    changes = [event for event in events if is_allocation(event)]
     on_gpu = [event for event in changes if event.extra_fields.device.type == "cuda"]
     rows = [
         (e.start_time_ns, e.extra_fields.alloc_size, e.extra_fields.total_allocated)

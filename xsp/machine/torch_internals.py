@@ -1,0 +1,141 @@
+"""The one door to torch's private names. No other module of xsp names one, and a test holds that.
+
+Each name says what it is needed for, and why no public name does. A release of torch that moves one
+is dealt with here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree
+
+
+@dataclass(frozen=True)
+class Place:
+    """An attribute that torch looks up at each call: replacing it changes what is called."""
+
+    owner: Any
+    name: str
+
+    @property
+    def exists(self) -> bool:
+        """Whether this release of torch has it."""
+        return hasattr(self.owner, self.name)
+
+    @property
+    def value(self) -> Any:
+        """What is there now."""
+        return getattr(self.owner, self.name)
+
+    def replace(self, value: Any) -> Callable[[], None]:
+        """Put `value` there; returns what puts the present value back."""
+        before = self.value
+        setattr(self.owner, self.name, value)
+        return lambda: setattr(self.owner, self.name, before)
+
+
+without_torch_functions: Callable[[], AbstractContextManager[None]] = torch._C.DisableTorchFunction
+"""A block in which neither the user's torch function modes nor tensor subclasses see what xsp reads
+of a tensor. `torch.overrides` has nothing public that keeps modes out as well."""
+
+mode_depth: Callable[[], int] = torch._C._len_torch_function_stack
+push_mode: Callable[[Any], None] = torch.overrides._push_mode
+pop_mode: Callable[[], Any] = torch.overrides._pop_mode
+"""The stack of torch function modes. `with mode:` can only be left in the order in which it was
+entered; a tracer is switched off inside leaf modules whatever lies above it."""
+
+leaves_of: Callable[[Any], list[Any]] = _pytree.tree_leaves
+"""What nested containers hold, in order; also those that programs have registered, which
+`torch.utils.pytree` lists only in newer releases."""
+
+preserving_version: Callable[[torch.Tensor], AbstractContextManager[None]]
+preserving_version = torch.autograd.grad_mode._unsafe_preserve_version_counter
+"""A block at whose end a tensor has the version that it began with: its value is put back, and a
+graph that has saved it must not take it for modified."""
+
+BACKWARD_ENGINE = Place(torch.autograd, "_engine_run_backward")
+"""Called by `backward` and `grad` after the torch function modes have had their say; a hook further
+out would find the tracer's mode off."""
+
+NVTX = Place(torch.cuda.nvtx, "_nvtx")
+"""The C functions under `torch.cuda.nvtx`, through which its push, pop, mark and range all go."""
+
+CALL, COMPILED_CALL = "_call_impl", "_compiled_call_impl"
+"""Attributes of a module through which `__call__` goes. Forward hooks, the public way, make it take
+its slow path: 15 us for a leaf module instead of 4."""
+
+REPLICATE = "_replicate_for_data_parallel"
+"""Makes DataParallel's copies of a module, which must not call the original."""
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to, as autograd counts it; 0 where it is not counted."""
+    return 0 if tensor.is_inference() else int(tensor._version)
+
+
+def buffers_of(module: nn.Module) -> dict[str, torch.Tensor | None]:
+    """A module's own buffers, to read and write; `named_buffers` leaves out those that are None."""
+    return module._buffers
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether this is what `torch.compile(module)` returns. Its class is private."""
+    return hasattr(module, "_orig_mod") and hasattr(module, "dynamo_ctx")
+
+
+def is_profiling() -> bool:
+    """Whether a torch.profiler session is active: there can be only one. Nothing public asks."""
+    return bool(torch.autograd._profiler_enabled())  # type: ignore[attr-defined] # exported silently
+
+
+def has_context(device: int) -> bool:
+    """Whether this process has a CUDA context on this GPU. Everything public would make one."""
+    return bool(torch._C._cuda_hasPrimaryContext(device))  # type: ignore[attr-defined] # no stub
+
+
+def sleep_on_gpu(cycles: int) -> None:
+    """Keep the current stream busy for so many cycles, so that launches queue up behind it."""
+    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call] # torch leaves it unannotated
+
+
+def profiled_events(profile: Any) -> list[Any]:
+    """Root events of a finished torch.profiler session with their children. The public `events()`
+    leave out single allocations.
+    """
+    roots: list[Any] = profile.profiler.kineto_results.experimental_event_tree()
+    return roots
+
+
+def is_allocation(event: Any) -> bool:
+    """Whether one of `profiled_events` is an allocation or a release of memory."""
+    return bool(event.tag == torch._C._profiler._EventType.Allocation)
+
+
+def dynamo_entries() -> tuple[Place, Place] | None:
+    """The functions that choose and install Dynamo's callback, None where Dynamo was never loaded
+    or has not got them.
+
+    The function that `torch.compile` returns asks the first which callback to set, sets it with the
+    second, runs, and sets back what was there before, all from one frame. Both are looked up in
+    their module at each call, and both run while Dynamo is off.
+    """
+    module = sys.modules.get("torch._dynamo.eval_frame")
+    entry, leave = Place(module, "_callback_from_stance"), Place(module, "_maybe_set_eval_frame")
+    return (entry, leave) if entry.exists and leave.exists else None
+
+
+def compiled_frames() -> int:
+    """How many frames Dynamo has compiled in this process so far."""
+    dynamo: Any = sys.modules.get("torch._dynamo.utils")
+    return int(dynamo.counters["frames"]["total"]) if dynamo is not None else 0
+
+
+DYNAMO_FOLDER = "_dynamo"
+"""Folder of Dynamo's source files, below torch's: whose frames stand in a traceback."""

@@ -197,7 +197,7 @@ def test_failed_saving_keeps_the_old_file(
         raise OSError("no space left on device")
 
     monkeypatch.setattr("pyarrow.parquet.write_table", full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(xsp.WriteError, match="no space left"):
         prof.save(saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]

@@ -17,6 +17,7 @@ from xsp.errors import LevelError as LevelError
 from xsp.errors import NothingRecordedError as NothingRecordedError
 from xsp.errors import TargetError as TargetError
 from xsp.errors import TracingError as TracingError
+from xsp.errors import WriteError as WriteError
 from xsp.errors import XspError as XspError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ __all__ = [
     "Sweep",
     "TargetError",
     "TracingError",
+    "WriteError",
     "XspError",
     "compare",
     "compare_targets",

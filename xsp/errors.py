@@ -20,6 +20,10 @@ class CaptureError(XspError):
     """A file is not a capture, is damaged, or was written by a newer xsp."""
 
 
+class WriteError(XspError):
+    """A file cannot be written where it was asked for; what stood there is as it was."""
+
+
 class LevelError(XspError):
     """A level was asked for that does not exist or cannot be traced here."""
 

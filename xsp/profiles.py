@@ -25,7 +25,10 @@ class Profile(ProfileData):
     """
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a capture that `xsp.load` opens anywhere, without torch or a GPU."""
+        """Write a capture that `xsp.load` opens anywhere, without torch or a GPU.
+
+        Raises WriteError where it cannot be written; what stood there is as it was.
+        """
         return self._capture.save(path)
 
     def emit(
@@ -159,7 +162,7 @@ class Profile(ProfileData):
         """Write a report as one page with summary, figures and tables, which opens in a browser
         without a network.
 
-        Raises XspError where the directory does not exist.
+        Raises WriteError where it cannot be written.
         """
         from xsp.report.page import write_html
 

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from xsp.capture.writing import replacing
 from xsp.errors import CaptureError
 
 VERSION = 1
@@ -67,19 +68,16 @@ class Capture:
     tables: dict[str, pd.DataFrame]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the capture; an existing file is replaced only once the new one is complete."""
-        target = Path(path)
-        partial = target.with_name(target.name + ".partial")
+        """Write the capture; an existing file is replaced only once the new one is complete.
+
+        Raises WriteError where it cannot be written.
+        """
         manifest = {"format": _MAGIC, "version": VERSION, "meta": self.meta}
-        try:
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-                archive.writestr(_MANIFEST, json.dumps(manifest, indent=1))
-                for name in (*TABLES, *(name for name in OPTIONAL_TABLES if name in self.tables)):
-                    archive.writestr(f"{name}.parquet", _parquet(self.tables[name]))
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        return target
+        with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(_MANIFEST, json.dumps(manifest, indent=1))
+            for name in (*TABLES, *(name for name in OPTIONAL_TABLES if name in self.tables)):
+                archive.writestr(f"{name}.parquet", _parquet(self.tables[name]))
+        return Path(path)
 
 
 def load(path: str | os.PathLike[str]) -> Capture:

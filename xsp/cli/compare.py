@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xsp.cli.keeping import checked_all
 from xsp.comparing.text import HEADS, node_rows, verdict_word
 from xsp.comparing.verdict import ALPHA, IMPROVED, NEUTRAL, REGRESSION, UNDECIDED
 from xsp.errors import XspError
@@ -99,6 +100,7 @@ def compare(
     """
     from xsp import compare as compare_profiles
 
+    checked_all(json_path, html)
     share = parsed_share(threshold)
     facts = [name for name in allow.split(",") if name]
     found = compare_profiles(

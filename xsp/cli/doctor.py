@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from xsp.analysis.peaks import DRAM, cpu_peaks, gpu_peaks
+from xsp.errors import WriteError
 from xsp.machine import peak_file as measured_peaks
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _kept(device: str, peaks: Mapping[str, float]) -> str:
             f"for {device} in {measured_peaks.store(device, peaks)}; new captures on this device "
             "have them"
         )
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory is known
+    except (OSError, RuntimeError, WriteError) as error:  # RuntimeError: no home directory is known
         return f"nowhere: {error}; set XDG_CACHE_HOME to a folder that can be written"
 
 

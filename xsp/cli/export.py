@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from xsp.cli.keeping import new_file
 from xsp.errors import XspError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Format:
     what: str
     write: Callable[..., object]
     of_one_run: bool = False
+    is_folder: bool = False
 
 
 def _tables(form: str) -> Callable[[Profile, Path], object]:
@@ -51,8 +53,8 @@ FORMATS = {
         True,
     ),
     "html": Format(".html", "a report", lambda p, at: p.to_html(at)),
-    "csv": Format("_csv", "a folder of tables", _tables("csv")),
-    "parquet": Format("_parquet", "a folder of tables", _tables("parquet")),
+    "csv": Format("_csv", "a folder of tables", _tables("csv"), is_folder=True),
+    "parquet": Format("_parquet", "a folder of tables", _tables("parquet"), is_folder=True),
 }
 
 
@@ -143,11 +145,8 @@ def export(
             "them out"
         )
     path = output or capture.with_name(capture.stem + form.ending)
-    if path.is_file() and not force:
-        raise XspError(
-            f"{str(path)!r} exists and is not overwritten without --force; or name another with "
-            "--output"
-        )
+    if not form.is_folder:
+        new_file(path, force)
     from xsp.profiles import load
 
     form.write(load(capture), path, **(choice if form.of_one_run else {}))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from xsp.cli.options import new_capture
+from xsp.cli.keeping import new_file
 from xsp.errors import XspError
 
 _SQLITE = b"SQLite format 3\x00"
@@ -52,7 +52,7 @@ def import_(
             f"`nsys export --type sqlite {trace.name}` makes of it"
         )
     named = trace.with_name(trace.name.removesuffix(".gz").rpartition(".")[0] + ".xsp")
-    path = new_capture(output or named, force)
+    path = new_file(output or named, force)
     if _is_sqlite(trace):
         from xsp.imports.nsys import from_nsys
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from xsp.cli.options import Arguments, Iterations, Levels, Seed, Warmup, new_capture
+from xsp.cli.keeping import kept, new_file
+from xsp.cli.options import Arguments, Iterations, Levels, Seed, Warmup
 
 
 def profile(
@@ -56,7 +57,7 @@ def profile(
     from xsp.cli.target_file import TargetName
 
     name = TargetName.parsed(target)
-    path = new_capture(output or Path(f"{name.label}.xsp"), force)
+    path = new_file(output or Path(f"{name.label}.xsp"), force)
     import torch
 
     from xsp.measuring.measurable import measurable
@@ -82,7 +83,7 @@ def profile(
             **work.kwargs,
         )
     # Saved before it is shown: a closed pipe must not cost the measurement.
-    written = prof.save(path)
+    written = kept(prof.save, path)
     if not quiet:
         from rich.console import Console
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from xsp.cli.keeping import checked_all
 from xsp.report.table import ROWS, TableLine, laid_out
 from xsp.report.text import NARROW, WIDE, footer_lines, header_lines
 
@@ -83,6 +84,7 @@ def report(
 
     from xsp.profiles import load
 
+    checked_all(html)
     prof = load(capture)
     if html is None:
         print_profile(prof, Console(), rows, depth)

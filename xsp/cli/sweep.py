@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from xsp.capture.writing import writable_folder
+from xsp.cli.keeping import kept
 from xsp.cli.options import Arguments, Iterations, Levels, Seed, Warmup
 from xsp.errors import TargetError, XspError
 from xsp.sweeping.result import BATCH_SIZE, MANIFEST, Value
@@ -91,7 +93,7 @@ def sweep(
         progress=False if quiet else None,
     )
     # Saved before it is shown: a closed pipe must not cost the measurement.
-    written = swept.save(folder)
+    written = kept(swept.save, folder)
     if not quiet:
         typer.echo(f"\n{swept}\n")
     typer.echo(f"captures written to {written}")
@@ -137,6 +139,4 @@ def _checked(folder: Path, force: bool) -> Path:
             f"{str(folder)!r} has a sweep, not overwritten without --force; or name another with "
             "--output"
         )
-    if folder.exists() and not folder.is_dir():
-        raise XspError(f"{str(folder)!r} is a file; name a folder with --output")
-    return folder
+    return writable_folder(folder)

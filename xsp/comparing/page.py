@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsp.capture.writing import written
+from xsp.capture.writing import writable, written
 from xsp.comparing import phrases
 from xsp.comparing.text import HEADS, NODE_LEVELS, node_rows, verdict_word
 from xsp.words.labels import printable
@@ -32,9 +32,9 @@ _ROWS = 500
 def write_comparison(comparison: ComparisonData, path: Path) -> Path:
     """Write the page; an existing file is replaced only once the new one is complete.
 
-    Raises XspError where the directory does not exist.
+    Raises WriteError where it cannot be written.
     """
-    return written(path, comparison_html(comparison).encode())
+    return written(writable(path), comparison_html(comparison).encode())
 
 
 def comparison_html(comparison: ComparisonData) -> str:

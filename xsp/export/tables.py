@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import pandas as pd
 
 from xsp.capture.file import OPTIONAL_TABLES, TABLES
+from xsp.capture.writing import replacing, staged_folder, written
 from xsp.errors import XspError
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 PROFILE = "profile.json"
 """What is no table: name, latency, levels, environment, warnings."""
 
-_WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
-    "csv": lambda table, path: table.to_csv(path, index=False),
-    "parquet": lambda table, path: table.to_parquet(path, index=False),
+_WRITERS: dict[str, Callable[[pd.DataFrame, BinaryIO], object]] = {
+    "csv": lambda table, file: table.to_csv(file, index=False),
+    "parquet": lambda table, file: table.to_parquet(file, index=False),
 }
 
 
@@ -31,7 +32,8 @@ def write_tables(prof: ProfileData, folder: Path, form: str) -> Path:
 
     Tables: tree, spans, the raw tables of the capture, and those that were measured too
     (gpu_states, corrected, costs, closure_error, overhead, device_timeline). Raises XspError if the
-    folder has other files in it.
+    folder has other files in it, and WriteError, with the folder as it was, if one cannot be
+    written.
     """
     tables = {name: table for name, table in _tables(prof) if len(table.columns)}
     names = {PROFILE, *(f"{name}.{form}" for name in tables)}
@@ -46,10 +48,11 @@ def write_tables(prof: ProfileData, folder: Path, form: str) -> Path:
             f"the folder {str(folder)!r} holds other files ({', '.join(others[:3])}); name a new "
             "one with --output"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
-        _WRITERS[form](table, folder / f"{name}.{form}")
-    (folder / PROFILE).write_text(json.dumps(_facts(prof), indent=1, default=str), encoding="utf-8")
+    with staged_folder(folder, last=PROFILE) as staged:
+        for name, table in tables.items():
+            with replacing(staged / f"{name}.{form}") as file:
+                _WRITERS[form](table, file)
+        written(staged / PROFILE, json.dumps(_facts(prof), indent=1, default=str).encode())
     return folder
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xsp.capture.writing import written
+
 
 def path() -> Path:
     """`xsp/measured_peaks.json` in the user's cache folder (XDG Base Directory Specification)."""
@@ -38,17 +40,14 @@ def stored(device: str) -> dict[str, float]:
 
 
 def store(device: str, peaks: Mapping[str, float]) -> Path:
-    """Keep the peaks of a device, in place of older ones. Raises OSError if the file cannot be
-    written.
+    """Keep the peaks of a device, in place of older ones.
+
+    Raises WriteError if the file cannot be written, OSError if its folder cannot be made.
     """
     target = path()
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.write_text(
-        json.dumps(_every() | {device: dict(peaks)}, indent=1) + "\n", encoding="utf-8"
-    )
-    partial.replace(target)
-    return target
+    text = json.dumps(_every() | {device: dict(peaks)}, indent=1) + "\n"
+    return written(target, text.encode())
 
 
 def _every() -> dict[str, Any]:

@@ -5,14 +5,14 @@ read.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from xsp.capture.writing import written
 from xsp.comparing.comparable import Comparable
-from xsp.errors import BaselineError, CaptureError
+from xsp.errors import BaselineError, CaptureError, WriteError
 from xsp.regression.identity import machine_folder, machine_of
 from xsp.regression.sessions import Session
 
@@ -151,16 +151,11 @@ class Baselines:
         except BaselineError:
             if same_program:
                 raise
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            written.write_text(baseline.to_json(), encoding="utf-8")
-            written.replace(path)
-        except OSError as error:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return written(path, baseline.to_json().encode())
+        except (OSError, WriteError) as error:
             raise BaselineError(f"the baseline {path} cannot be written: {error}") from error
-        finally:
-            written.unlink(missing_ok=True)
-        return path
 
 
 def _read(path: Path) -> Baseline:

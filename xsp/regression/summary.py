@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from xsp.errors import XspError
+from xsp.capture.writing import appended
+from xsp.capture.writing import written as file_written
+from xsp.errors import WriteError
 from xsp.regression import outcome as states
 from xsp.regression.outcome import MEANINGS, Outcome
 
@@ -77,12 +79,14 @@ def written(outcomes: Sequence[Outcome], html: str | None, md: str | None) -> li
 def _to_file(path: Path, text: str, *, append: bool) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a" if append else "w", encoding="utf-8") as file:
-            file.write(text)
     except OSError as error:
-        raise XspError(
-            f"the summary cannot be written to {path}: {error}; name another file"
+        raise WriteError(
+            f"the summary's folder {str(path.parent)!r} cannot be made: {error}; name another file"
         ) from error
+    if append:
+        appended(path, text)
+    else:
+        file_written(path, text.encode())
     return f"summary written to {path}"
 
 

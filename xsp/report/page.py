@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from xsp.analysis import figures
 from xsp.analysis.figures.theme import Figure, template
-from xsp.capture.writing import written
+from xsp.capture.writing import writable, written
 from xsp.report import summary
 from xsp.report.findings import findings
 from xsp.report.notebook import profile_html
@@ -63,9 +63,9 @@ _SECTIONS: tuple[tuple[str, str, tuple[Callable[[ProfileData], Figure], ...]], .
 def write_html(prof: ProfileData, path: str | os.PathLike[str]) -> Path:
     """Write the report; an existing file is replaced only once the new one is complete.
 
-    Raises XspError where the directory does not exist.
+    Raises WriteError where it cannot be written, which is asked before the page is made.
     """
-    return written(Path(path), report_html(prof).encode())
+    return written(writable(path), report_html(prof).encode())
 
 
 def report_html(prof: ProfileData) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from xsp.capture.writing import staged_folder, written
 from xsp.errors import CaptureError, TargetError
 from xsp.profiles import Profile, load
 from xsp.sweeping.batch_size import OptimalBatchSize, optimal_batch_size
@@ -100,14 +101,17 @@ class Sweep:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write one capture for each value and a manifest; `xsp.load_sweep` opens the folder
-        anywhere.
+        anywhere. Raises WriteError, and leaves the folder as it was, where it cannot be written.
         """
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
+        with staged_folder(folder, last=MANIFEST) as staged:
+            self._write(staged)
+        return Path(folder)
+
+    def _write(self, folder: Path) -> None:
         entries: list[dict[str, Any]] = []
         for value, prof in self.profiles.items():
             name = _capture_name(self.parameter, value, len(entries))
-            prof.save(target / name)
+            prof.save(folder / name)
             entries.append({"value": value, "capture": name})
         entries += [{"value": value, "failure": reason} for value, reason in self.failures.items()]
         manifest = {
@@ -116,9 +120,7 @@ class Sweep:
             "parameter": self.parameter,
             "entries": entries,
         }
-        # Last, so that a folder with a manifest is complete.
-        (target / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        return target
+        written(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
     def _labelled(self, table: pd.DataFrame) -> pd.DataFrame:
         name = self.parameter if self.parameter not in table.columns else f"{self.parameter}_value"

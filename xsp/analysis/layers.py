@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.memo import once_per_profile
-from xsp.analysis.spans.layer_time import OUTSIDE_KIND, layer_rows, layer_times
+from xsp.analysis.spans.layer_time import layer_rows, layer_times
+from xsp.analysis.spans.outside import NO_LAYER_KIND
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -72,7 +73,7 @@ def _facts(called: pd.DataFrame) -> pd.DataFrame:
     known = _own_bytes(called)
     call = called["forward"].where(called["forward"] >= 0, called.index.to_series())
     calls = (
-        call.where(called["kind"] != OUTSIDE_KIND).groupby(called["index"]).nunique().sort_index()
+        call.where(called["kind"] != NO_LAYER_KIND).groupby(called["index"]).nunique().sort_index()
     )
     return pd.DataFrame(
         {

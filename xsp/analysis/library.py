@@ -13,9 +13,10 @@ import pandas as pd
 from xsp.analysis.kernels import placed_work
 from xsp.analysis.peaks import ideal_intensities
 from xsp.analysis.spans.intervals import covered_ns
-from xsp.analysis.spans.layer_time import layer_rows, summed
+from xsp.analysis.spans.layer_time import layer_rows
 from xsp.analysis.spans.rungs import deepest_rung, runs_of
 from xsp.analysis.spans.statistics import trimmed
+from xsp.analysis.spans.sums import sum_by_run
 from xsp.analysis.work.call_work import call_work
 from xsp.analysis.work.roofline import rated
 from xsp.types import Level
@@ -129,9 +130,8 @@ def _host_ms(spans: pd.DataFrame, runs: pd.DataFrame, count: int) -> npt.NDArray
     own = runs_of(runs, Level.LIBRARY)["run"]
     here = spans[(spans["level"] == Level.LIBRARY) & spans["run"].isin(own)]
     amount = here["duration_ns"].to_numpy(np.float64)
-    return np.asarray(
-        trimmed(summed(here["run"].to_numpy(), here["detail"].to_numpy(), amount, count))[0] / 1e6
-    )
+    sums = sum_by_run(here["run"].to_numpy(), here["detail"].to_numpy(), amount, count)
+    return np.asarray(trimmed(sums)[0] / 1e6)
 
 
 def _gpu_ms(spans: pd.DataFrame, runs: pd.DataFrame, count: int) -> npt.NDArray[np.float64]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from xsp.analysis.layers import layer_information
 from xsp.analysis.model import kernels_by_model, model_information
-from xsp.analysis.spans.layer_time import OUTSIDE_KIND
+from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.spans.sequence import kernel_sequence
 from xsp.analysis.work.operations import CONVOLUTION, GEMM, kernel_operations, layer_operation
@@ -125,7 +125,7 @@ def _of_layers(profile: ProfileData, layers: pd.DataFrame) -> dict[str, Any]:
     the thirds.
     """
     table = profile.table("layers")
-    outside = set(table.loc[table["kind"] == OUTSIDE_KIND, "name"])
+    outside = set(table.loc[table["kind"] == NO_LAYER_KIND, "name"])
     by_type = layers.groupby("type")["latency_ms"].sum()
     inside = layers[~layers["name"].isin(outside)]
     third = np.arange(len(inside)) * len(THIRDS) // max(len(inside), 1)

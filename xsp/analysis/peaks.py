@@ -78,7 +78,7 @@ def on_cpu(profile: ProfileData) -> bool:
     """
     if len(profile.table("kernels")):
         return False
-    return "gpu" not in profile.environment or profile._capture.meta.get("memory_device") == "cpu"
+    return "gpu" not in profile.environment or profile.memory_device == "cpu"
 
 
 def _resource(key: str) -> str:

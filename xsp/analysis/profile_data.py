@@ -76,6 +76,14 @@ class ProfileData:
         return dict(self._capture.meta["environment"])
 
     @property
+    def memory_device(self) -> str | None:
+        """Where the model's memory was allocated, "cuda" or "cpu"; None where that was not
+        recorded.
+        """
+        device = self._capture.meta.get("memory_device")
+        return None if device is None else str(device)
+
+    @property
     def gpu_states(self) -> pd.DataFrame:
         """The GPU at the end of each round: round, sm_clock_mhz, memory_clock_mhz, power_w,
         temperature_c, throttled_by, other_processes (that use the GPU), suspect (it ended throttled

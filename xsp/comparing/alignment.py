@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.spans.ancestors import nearest
+
 Ints = npt.NDArray[np.int64]
 
 _FEATURES = {
@@ -218,7 +220,4 @@ def _unmatched_kernels(nodes: pd.DataFrame, free: npt.NDArray[np.bool_]) -> pd.D
 def layer_of(nodes: pd.DataFrame) -> npt.NDArray[Any]:
     """The row of the layer around each library call and kernel; the row itself for others."""
     parents, level = nodes["parent"].to_numpy(), nodes["level"].to_numpy(dtype=object)
-    result = np.arange(len(nodes))
-    while (deep := np.isin(level[result], ["LIBRARY", "KERNEL"])).any():
-        result = np.where(deep, parents[result], result)
-    return result
+    return nearest(parents, ~np.isin(level, ["LIBRARY", "KERNEL"]))

@@ -12,6 +12,7 @@ import pandas as pd
 
 from xsp.analysis.spans.hierarchy import Hierarchy, hierarchy
 from xsp.analysis.spans.rungs import deepest_rung, runs_of
+from xsp.analysis.spans.sums import sum_by_run, sum_up
 from xsp.analysis.spans.tree import device_sums, host_sums
 from xsp.types import IntArray, Level
 
@@ -100,7 +101,7 @@ def node_facts(profile: ProfileData) -> NodeFacts:
     calls[modules.to_numpy()] = [node["calls"] for node in tree.nodes if node["level"] == "MODULE"]
     nodes["calls"] = calls
     for name, amount in _counts(tree, tables, called).items():
-        nodes[name] = _summed_up(nodes["parent"].to_numpy(), amount).astype(np.int64)
+        nodes[name] = sum_up(nodes["parent"].to_numpy(), amount).astype(np.int64)
     kernels = nodes["level"] == "KERNEL"
     nodes.loc[kernels, "calls"] = nodes.loc[kernels, list(_KINDS)].sum(axis=1)
     return NodeFacts(nodes[COLUMNS], _by_path(nodes, host), _by_path(nodes, _device(tree, tables)))
@@ -160,16 +161,6 @@ def _order(nodes: pd.DataFrame) -> Ints:
         order[node] = order[parents[node]] if order[node] == far else order[node]
     order[0] = -1
     return order
-
-
-def _summed_up(parents: Ints, amount: Array) -> Array:
-    """Each node's amount plus those of everything below it. Children have larger indices than
-    parents.
-    """
-    total = amount.copy()
-    for node in range(len(total) - 1, 0, -1):
-        total[parents[node]] += total[node]
-    return total
 
 
 def _host(tree: Hierarchy, tables: dict[str, pd.DataFrame]) -> tuple[Array, Ints]:
@@ -248,10 +239,8 @@ def _per_run(
     every = np.asarray(list(runs), dtype=np.int64)
     if not len(every):
         return np.zeros(size)
-    flat = np.bincount(
-        np.searchsorted(every, run) * size + node, weights=weights, minlength=len(every) * size
-    )
-    return np.asarray(np.median(flat.reshape(len(every), size), axis=0), dtype=np.float64)
+    sums = sum_by_run(run, node, weights, size, every)
+    return np.asarray(np.median(sums, axis=0), dtype=np.float64)
 
 
 def _waits(tables: dict[str, pd.DataFrame], own: Ints) -> pd.DataFrame:

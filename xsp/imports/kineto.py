@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.spans.ancestors import nearest_above
 from xsp.errors import CaptureError
 from xsp.imports.assembling import capture_of
 from xsp.imports.documents import document_of, of_one_process
@@ -31,7 +32,7 @@ from xsp.imports.foreign import (
     backwards,
     table,
 )
-from xsp.imports.nesting import nearest, parents
+from xsp.imports.nesting import parents
 from xsp.imports.operators import BACKWARD
 from xsp.profiles import Profile
 from xsp.types import Level
@@ -230,7 +231,7 @@ def _outside(ranges: pd.DataFrame, opaque: pd.DataFrame, own: Any) -> Any:
     every = opaque if own is not None else pd.concat([opaque, ranges], ignore_index=True)
     rows = own if own is not None else np.arange(len(opaque), len(every))
     closed = np.arange(len(every)) < len(opaque)
-    return nearest(_parents(every), closed)[rows] < 0
+    return nearest_above(_parents(every), closed)[rows] < 0
 
 
 def _module_row(event: Event) -> tuple[Any, ...]:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.align import occurrence
-from xsp.imports.nesting import nearest, parents
+from xsp.analysis.spans.ancestors import nearest_above
+from xsp.imports.nesting import parents
 
 Ints = npt.NDArray[np.int64]
 
@@ -45,7 +46,7 @@ def layers_of(ranges: pd.DataFrame, window: Ints, windows: int) -> Layers:
     has_inner = np.zeros(len(inside), dtype=bool)
     has_inner[above[above >= 0]] = True
     is_module = inside["may_enclose"].to_numpy() & has_inner
-    around = nearest(above, is_module)
+    around = nearest_above(above, is_module)
     label = inside["name"].to_numpy(dtype=object)
     model = _model(label, is_module, around, inside)
     path = _paths(label, is_module, around, model)

@@ -41,11 +41,3 @@ def _of_one_thread(opens: Ints, closes: Ints) -> Ints:
         )
         found[inside] = candidate[inside]
     return found
-
-
-def nearest(parent: Ints, wanted: npt.NDArray[np.bool_]) -> Ints:
-    """For every range its nearest ancestor among the wanted ones, -1 where there is none."""
-    found = parent.copy()
-    while (open_ := (found >= 0) & ~wanted[found]).any():
-        found[open_] = parent[found[open_]]
-    return found

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.spans.ancestors import nearest_above
 from xsp.errors import CaptureError
 from xsp.imports.assembling import capture_of
 from xsp.imports.foreign import (
@@ -28,7 +29,7 @@ from xsp.imports.foreign import (
     backwards,
     table,
 )
-from xsp.imports.nesting import nearest, parents
+from xsp.imports.nesting import parents
 from xsp.imports.operators import BACKWARD, from_nvtx
 from xsp.profiles import Profile
 from xsp.types import Level
@@ -253,7 +254,8 @@ def _ranges(named: pd.DataFrame) -> pd.DataFrame:
     known = [from_nvtx(name) for name in named["name"]]
     is_operator = np.array([is_operator for _, is_operator, _ in known], dtype=bool)
     inside = (
-        nearest(parents(*(named[name].to_numpy() for name in HOST_COLUMNS[:3])), is_operator) >= 0
+        nearest_above(parents(*(named[name].to_numpy() for name in HOST_COLUMNS[:3])), is_operator)
+        >= 0
     )
     places = named[list(HOST_COLUMNS[:3])].itertuples(index=False, name=None)
     rows = [(*place, *_range(*one)) for place, one in zip(places, known, strict=True)]

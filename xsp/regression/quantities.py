@@ -13,10 +13,13 @@ import pandas as pd
 
 from xsp.analysis.layers import layer_information
 from xsp.analysis.library import library_calls
+from xsp.analysis.spans.ancestors import nearest
 from xsp.analysis.spans.device_timeline import AFTER, BEFORE
+from xsp.analysis.spans.launches import launch_of
+from xsp.analysis.spans.outside import OUTSIDE_LAYERS
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.work.kernel_work import COUNTERS, kernel_work
-from xsp.types import Level
+from xsp.types import IntArray, Level
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -129,29 +132,25 @@ def _host_waits(prof: ProfileData) -> pd.DataFrame:
         - 1
     )
     before_end = table["start_ns"].to_numpy() < calls["host_end_ns"].to_numpy()[at]
-    made = api[api["run"] == last].drop_duplicates("correlation_id").set_index("correlation_id")
-    made = made.reindex(table["correlation_id"].to_numpy()[before_end])
-    return pd.DataFrame(
-        {
-            "api": made["name"].fillna("wait").to_numpy(object),
-            "layer": _layers_of(prof, made["parent"]),
-        }
+    api = api[api["run"] == last]
+    made = launch_of(
+        table["correlation_id"].to_numpy()[before_end],
+        api["correlation_id"].to_numpy(),
+        api["start_ns"].to_numpy(),
     )
+    names = np.append(api["name"].to_numpy(object), "wait")
+    parents = np.append(api["parent"].to_numpy(), -1)
+    return pd.DataFrame({"api": names[made], "layer": _layers_of(prof, parents[made])})
 
 
-def _layers_of(prof: ProfileData, parents: pd.Series[float]) -> list[str]:
-    """Name of the layer that each span lies in."""
+def _layers_of(prof: ProfileData, spans_around: IntArray) -> list[str]:
+    """Name of the layer that each of these spans is or lies in; -1 lies in none."""
     spans = prof.table("spans")
-    known = parents.notna().to_numpy()
-    names = np.full(len(parents), "(outside layers)", dtype=object)
-    rows = parents[known].to_numpy(np.int64)
-    parent, level = spans["parent"].to_numpy(), spans["level"].to_numpy()
-    while (level[rows] > Level.LAYER).any():
-        rows = np.where(level[rows] > Level.LAYER, parent[rows], rows)
-    in_layer = level[rows] == Level.LAYER
+    is_layer = (spans["level"] == Level.LAYER).to_numpy()
+    rows = nearest(spans["parent"].to_numpy(), is_layer, spans_around)
     layers = prof.table("layers")["name"].to_numpy(object)
-    names[np.flatnonzero(known)[in_layer]] = layers[spans["detail"].to_numpy()[rows[in_layer]]]
-    return [str(name) for name in names]
+    names = layers[spans["detail"].to_numpy()[rows]]
+    return [str(name) for name in np.where(rows >= 0, names, OUTSIDE_LAYERS)]
 
 
 def dram_bytes(prof: ProfileData) -> Quantity:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.correction.charges import Bools, Ints
+from xsp.analysis.spans.launches import launch_of
 from xsp.types import Columns
 
 LAUNCH, WAIT = 1, 2  # ApiKind's bits
@@ -108,7 +109,7 @@ def find(
     """Match launches by correlation id (the earliest call that has it), waits by their
     synchronisation records.
     """
-    launch = _match(api, np.flatnonzero(kinds & LAUNCH), device["correlation_id"])
+    launch = _launched_by(api, np.flatnonzero(kinds & LAUNCH), device["correlation_id"])
     context = device["context"].astype(np.int64)
     _, stream = np.unique(context << 32 | device["stream"].astype(np.int64), return_inverse=True)
     stream = stream.astype(np.int64)
@@ -159,7 +160,7 @@ class _Synchronizations:
         self.streams = streams
         self.kind = table["kind"].astype(np.int64)
         self.context = table["context"].astype(np.int64)
-        self.row = _match(api, np.arange(len(api["thread"])), table["correlation_id"])
+        self.row = launch_of(table["correlation_id"], api["correlation_id"], api["start_ns"])
         self.call_ns = np.where(
             self.row < 0, table["start_ns"], np.append(api["start_ns"], 0)[self.row]
         )
@@ -172,7 +173,7 @@ class _Synchronizations:
         """The last operation before the event's last record before the call; -1 if there was none
         in this run.
         """
-        row = _match(api, np.arange(len(api["thread"])), records["correlation_id"])
+        row = launch_of(records["correlation_id"], api["correlation_id"], api["start_ns"])
         known = row >= 0
         stream = self.streams.number(records["context"], records["stream"])
         recorded_ns = api["start_ns"][row[known]].astype(np.int64)
@@ -245,14 +246,10 @@ class _Synchronizations:
         return np.stack([number[row], np.where(on == UNKNOWN, guess, on)], axis=1)
 
 
-def _match(api: Columns, rows: Ints, ids: npt.NDArray[Any]) -> Ints:
-    """For each correlation id the earliest of the given API calls that has it, or -1."""
-    rows = rows[np.argsort(api["start_ns"][rows], kind="stable")]
-    known, first = np.unique(api["correlation_id"][rows].astype(np.int64), return_index=True)
-    wanted = ids.astype(np.int64)
-    at = np.searchsorted(known, wanted)
-    hit = np.append(known, -1)[at] == wanted
-    return np.where(hit, np.append(rows[first], -1)[at], -1)
+def _launched_by(api: Columns, rows: Ints, ids: npt.NDArray[Any]) -> Ints:
+    """For each correlation id the row of the earliest of the given API calls that has it, or -1."""
+    launch = launch_of(ids, api["correlation_id"][rows], api["start_ns"][rows])
+    return np.where(launch >= 0, np.append(rows, -1)[launch], -1)
 
 
 def _outermost(api: Columns, rows: Ints) -> Ints:

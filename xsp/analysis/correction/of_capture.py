@@ -19,6 +19,7 @@ from xsp.analysis.correction.costs import MIN_ROUNDS, Closure, Round, closure_by
 from xsp.analysis.correction.latencies import Latencies
 from xsp.analysis.correction.replay import replay
 from xsp.analysis.correction.timeline import ApiKind, Timeline
+from xsp.analysis.spans.outside import stands_for_outside
 from xsp.analysis.spans.rungs import deepest_rung, spec_of
 from xsp.types import Columns, DeviceKind, Level, Tables
 
@@ -225,7 +226,7 @@ def kinds_of_layers(tables: Tables) -> npt.NDArray[np.int64]:
 
 def _real_layers(host: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
     """Layer spans that a tracer paid for: not the one that stands for what lies outside layers."""
-    outside = np.flatnonzero((layers["kind"] == "none") & (layers["name"] == "(outside layers)"))
+    outside = np.flatnonzero(stands_for_outside(layers))
     return host[(host["level"] == Level.LAYER) & ~host["detail"].isin(outside)]
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
+from xsp.analysis.spans.outside import NO_LAYER_KIND, NOT_IN_STRUCTURE, OUTSIDE_LAYERS
 from xsp.capture.run import Run, within_model
 from xsp.types import RANGES, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level
 
@@ -210,14 +211,14 @@ def _layers(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Layer rows, then the two that `StructureCodes` speaks of; nested lists become JSON text."""
     blank = {
         "type": "",
-        "kind": "none",
+        "kind": NO_LAYER_KIND,
         "module": "",
         "phase": "forward",
         "forward": -1,
         "parameter_bytes": 0,
     }
     blank |= {name: [] for name in _LISTS}
-    extra = [{**blank, "name": name} for name in ("(outside layers)", "(not in the structure run)")]
+    extra = [{**blank, "name": name} for name in (OUTSIDE_LAYERS, NOT_IN_STRUCTURE)]
     unknown = {"allocated_bytes": -1, "peak_bytes": -1, "weight_shape": []}
     table = pd.DataFrame([unknown | row for row in [*rows, *extra]], columns=list(_LAYER_COLUMNS))
     for name in _LISTS:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.spans.ancestors import layer_spans, model_spans
+from xsp.analysis.spans.corrected import timeline_spans
 from xsp.types import Level, Tables
 
 BEFORE = "(before the first kernel)"
@@ -24,7 +25,7 @@ def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFr
     latency of the timeline: the corrected one if `corrected` is given, else the deepest rung's as
     recorded. Means over the runs of the deepest rung. Empty if no kernels were traced.
     """
-    spans = _timed(tables["spans"], corrected)
+    spans = timeline_spans(tables["spans"], corrected)
     pieces = device_turns(tables, corrected)
     if not len(pieces):
         return pd.DataFrame(columns=["name", "phase", "busy_ms", "idle_before_ms", "share"])
@@ -54,7 +55,7 @@ def device_turns(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFrame
     time just before), start_ns, end_ns, name and phase of its layer. Empty if no kernels were
     traced.
     """
-    spans = _timed(tables["spans"], corrected)
+    spans = timeline_spans(tables["spans"], corrected)
     kernels = spans[spans["level"] == Level.KERNEL]
     kernels = kernels.assign(call=model_spans(tables["spans"], kernels.index.to_numpy()))
     kernels = kernels.sort_values(["run", "call", "start_ns"], kind="stable")
@@ -65,18 +66,6 @@ def device_turns(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFrame
     below = layer_spans(tables["spans"], kernels.index.to_numpy())
     keys = tables["layers"].loc[tables["spans"]["detail"].to_numpy()[below], ["name", "phase"]]
     return _pieces(kernels).assign(name=keys["name"].to_numpy(), phase=keys["phase"].to_numpy())
-
-
-def _timed(spans: pd.DataFrame, corrected: pd.DataFrame | None) -> pd.DataFrame:
-    """Spans of the deepest rung's runs with the times to use; row numbers are kept."""
-    if corrected is not None:
-        kept = spans.loc[corrected["row"]]
-        return kept.assign(
-            start_ns=corrected["start_ns"].to_numpy(),
-            duration_ns=corrected["duration_ns"].to_numpy(),
-        )
-    deepest = spans.loc[spans["level"] == Level.KERNEL, "run"].unique()
-    return spans[spans["run"].isin(deepest)]
 
 
 def _pieces(kernels: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The join of device work to the API call that launched it, on the correlation id."""
+"""The join of what CUPTI recorded to the API call that caused it, on the correlation id."""
 
 from __future__ import annotations
 
@@ -7,16 +7,46 @@ import numpy.typing as npt
 
 from xsp.types import IntArray
 
+_RUN = 1 << 32
+"""Correlation ids have 32 bits, so run and id together fit into 64."""
 
-def launch_of(correlation_id: IntArray, api_correlation_id: IntArray) -> npt.NDArray[np.int64]:
-    """Index of the API call that launched each device activity, -1 where it is missing.
 
-    Correlation id 0 is none: traces of other tools have activities and calls without an id. A
-    runtime call and the driver call below it can share an id: the first in time, the outer one, is
-    taken.
+def launch_of(
+    correlation_id: IntArray,
+    api_correlation_id: IntArray,
+    api_start_ns: IntArray | None = None,
+    *,
+    run: IntArray | None = None,
+    api_run: IntArray | None = None,
+) -> npt.NDArray[np.int64]:
+    """Index of the API call that has each correlation id, -1 where no call has it.
+
+    A runtime call and the driver call below it can share an id: the first in time, the outer one,
+    is taken. Correlation id 0 is none: traces of other tools have activities and calls without an
+    id.
+
+    Args:
+        correlation_id: of the device activities or synchronisation records.
+        api_correlation_id: of the API calls.
+        api_start_ns: of the API calls; they are in order of time where it is left out.
+        run: of each record, where the calls of several runs are searched.
+        api_run: of each API call, given with `run`.
+
     """
+    wanted = _key(correlation_id, run)
     if not len(api_correlation_id):
-        return np.full(len(correlation_id), -1, dtype=np.int64)
-    known, first = np.unique(api_correlation_id, return_index=True)
-    place = np.minimum(np.searchsorted(known, correlation_id), len(known) - 1)
-    return np.where((known[place] == correlation_id) & (correlation_id != 0), first[place], -1)
+        return np.full(len(wanted), -1, dtype=np.int64)
+    order = (
+        np.arange(len(api_correlation_id))
+        if api_start_ns is None
+        else np.argsort(api_start_ns, kind="stable")
+    )
+    known, first = np.unique(_key(api_correlation_id, api_run)[order], return_index=True)
+    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    has_call = (known[place] == wanted) & (np.asarray(correlation_id) != 0)
+    return np.where(has_call, order[first[place]], -1)
+
+
+def _key(correlation_id: IntArray, run: IntArray | None) -> npt.NDArray[np.int64]:
+    identity = np.asarray(correlation_id).astype(np.int64)
+    return identity if run is None else np.asarray(run).astype(np.int64) * _RUN + identity

@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.spans.corrected import with_corrected_times
 from xsp.analysis.spans.device_timeline import device_turns
+from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import deepest_rung, runs_of
 from xsp.analysis.spans.statistics import plain_mean, trimmed
+from xsp.analysis.spans.sums import sum_by_run
 from xsp.analysis.spans.tree import exclusive_ns
 from xsp.types import Level, Tables
-
-OUTSIDE_KIND = "none"
-"""Kind of the rows of `layers` that stand for what is in no layer."""
 
 
 def layer_rows(tables: Tables) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def layer_rows(tables: Tables) -> pd.DataFrame:
     here = spans[spans["level"] == Level.LAYER]
     deepest = set(runs.loc[runs["rung"] == deepest_rung(tables), "run"])
     seen = layers.loc[here["detail"], ["name", "phase", "kind"]].assign(
-        last=(layers.loc[here["detail"], "kind"] == OUTSIDE_KIND).to_numpy(),
+        last=(layers.loc[here["detail"], "kind"] == NO_LAYER_KIND).to_numpy(),
         later=~here["run"].isin(deepest).to_numpy(),
         run=here["run"].to_numpy(),
         start=here["start_ns"].to_numpy(),
@@ -62,7 +62,7 @@ def layer_times(tables: Tables, corrected: pd.DataFrame | None, rows: pd.DataFra
         layer = key.reindex(pd.MultiIndex.from_frame(turns[["name", "phase"]])).to_numpy()
         runs = turns["run"].to_numpy()
         busy, idle = (
-            summed(runs, layer, turns[column].to_numpy(), count)
+            sum_by_run(runs, layer, turns[column].to_numpy(), count)
             for column in ("busy_ns", "idle_ns")
         )
         mean, half = plain_mean(busy + idle)
@@ -76,37 +76,21 @@ def layer_times(tables: Tables, corrected: pd.DataFrame | None, rows: pd.DataFra
     )
 
 
-def summed(
-    run: npt.NDArray[np.int64],
-    item: npt.NDArray[np.int64],
-    amount: npt.NDArray[np.float64],
-    items: int,
-) -> npt.NDArray[np.float64]:
-    """Sums of `amount` as a matrix (distinct runs, items)."""
-    runs, place = np.unique(run, return_inverse=True)
-    flat = np.bincount(place * items + item, weights=amount, minlength=len(runs) * items).astype(
-        np.float64
-    )
-    return flat.reshape(len(runs), items)
-
-
 def _host(
     tables: Tables, corrected: pd.DataFrame | None, rows: pd.DataFrame, count: int
 ) -> npt.NDArray[np.float64]:
     spans, runs = tables["spans"], tables["runs"]
     own = runs_of(runs, Level.LAYER)["run"]
     if corrected is not None:
-        duration = spans["duration_ns"].to_numpy().copy()
-        duration[corrected["row"]] = corrected["duration_ns"]
-        spans = spans.assign(duration_ns=duration)
         own = spans["run"].loc[corrected["row"]]
+        spans = with_corrected_times(spans, corrected)
     here = (spans["level"] == Level.LAYER).to_numpy() & spans["run"].isin(own.unique()).to_numpy()
-    rest = tables["layers"].index[tables["layers"]["kind"] == OUTSIDE_KIND]
+    rest = tables["layers"].index[tables["layers"]["kind"] == NO_LAYER_KIND]
     outside = here & spans["detail"].isin(rest).to_numpy()
     alone = exclusive_ns(spans, Level.LAYER)
     alone[outside] -= _layers_of_the_call(spans, here & ~outside)[outside]
     layer = rows["index"].to_numpy()[spans["detail"].to_numpy()[here]]
-    return summed(
+    return sum_by_run(
         spans["run"].to_numpy()[here], layer, np.maximum(alone[here], 0).astype(np.float64), count
     )
 

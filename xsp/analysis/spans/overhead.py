@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import spec_of
 from xsp.analysis.spans.statistics import trimmed
 from xsp.analysis.spans.tree import exclusive_ns
@@ -64,7 +65,9 @@ def _totals(tables: Tables, level: Level) -> pd.DataFrame:
     if level is Level.LAYER:
         # What stands for the work outside layers is not an event, and a layer inside a layer counts
         # once.
-        here &= tables["layers"]["kind"].to_numpy()[np.where(here, spans["detail"], 0)] != "none"
+        here &= (
+            tables["layers"]["kind"].to_numpy()[np.where(here, spans["detail"], 0)] != NO_LAYER_KIND
+        )
     total = spans.assign(ns=exclusive_ns(spans, level))[here].groupby("run")["ns"].sum()
     return runs.assign(total=runs["run"].map(total)).pivot_table(
         index="round", columns="rung", values="total"

@@ -8,6 +8,7 @@ import pandas as pd
 
 from xsp.analysis.spans.align import matched
 from xsp.analysis.spans.ancestors import layer_spans
+from xsp.analysis.spans.launches import launch_of
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.spans.statistics import trimmed_known
 from xsp.types import IntArray, Level, Tables
@@ -77,12 +78,16 @@ def _launched(tables: Tables) -> pd.DataFrame:
 
 
 def _launch_ns(api_calls: pd.DataFrame, kernels: pd.DataFrame) -> IntArray:
-    """Start of the outermost API call that launched each kernel; kernels of one graph launch share
-    it.
-    """
-    first = api_calls.groupby(["run", "correlation_id"])["start_ns"].min()
-    launch = first.reindex(pd.MultiIndex.from_frame(kernels[["run", "correlation_id"]])).to_numpy()
-    return np.where(np.isnan(launch), kernels["start_ns"], launch).astype(np.int64)
+    """Start of the API call that launched each kernel; kernels of one graph launch share it."""
+    api_start = api_calls["start_ns"].to_numpy()
+    launch = launch_of(
+        kernels["correlation_id"].to_numpy(),
+        api_calls["correlation_id"].to_numpy(),
+        api_start,
+        run=kernels["run"].to_numpy(),
+        api_run=api_calls["run"].to_numpy(),
+    )
+    return np.where(launch >= 0, np.append(api_start, 0)[launch], kernels["start_ns"])
 
 
 def _durations(every: pd.DataFrame, codes: IntArray) -> npt.NDArray[np.float64]:

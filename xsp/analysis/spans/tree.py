@@ -9,10 +9,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.ancestors import layer_spans, model_spans
+from xsp.analysis.spans.corrected import corrected_runs, with_corrected_times
 from xsp.analysis.spans.hierarchy import Hierarchy, hierarchy
 from xsp.analysis.spans.intervals import covered_ns
 from xsp.analysis.spans.rungs import runs_of
 from xsp.analysis.spans.statistics import trimmed
+from xsp.analysis.spans.sums import sum_by_run, sum_up
 from xsp.types import IntArray, Level
 
 
@@ -75,17 +77,6 @@ def _paths(tree: Hierarchy) -> npt.NDArray[Any]:
     return np.array(paths, dtype=object)
 
 
-def _per_run(
-    run: IntArray, node: IntArray, amount: npt.NDArray[Any], runs: IntArray, size: int
-) -> npt.NDArray[np.float64]:
-    """Sum of `amount` as a matrix (runs, nodes)."""
-    place = np.searchsorted(runs, run)
-    flat = np.bincount(place * size + node, weights=amount, minlength=len(runs) * size).astype(
-        np.float64
-    )
-    return flat.reshape(len(runs), size)
-
-
 def _host(
     tree: Hierarchy, runs: pd.DataFrame, spans: pd.DataFrame, size: int
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -113,10 +104,8 @@ def _corrected_host(
     host, interval = np.full(size, np.nan), np.full(size, np.nan)
     if corrected is None:
         return host, interval
-    duration = spans["duration_ns"].to_numpy().copy()
-    duration[corrected["row"]] = corrected["duration_ns"]
-    spans = spans.assign(duration_ns=duration)
-    own = np.unique(spans["run"].to_numpy()[corrected["row"]])
+    own = corrected_runs(spans, corrected)
+    spans = with_corrected_times(spans, corrected)
     for level in _HOST_LEVELS:
         at, sums, _ = host_sums(tree, spans, level, own)
         mean, half = trimmed(sums)
@@ -140,12 +129,12 @@ def host_sums(
     size, kind = len(tree.nodes), _kinds(tree)
     here = (spans["level"] == level).to_numpy() & np.isin(spans["run"], own)
     run, node = spans["run"].to_numpy()[here], tree.of_span[here]
-    sums = _per_run(run, node, spans["duration_ns"].to_numpy()[here], own, size)
-    counts = _per_run(run, node, np.ones(len(run)), own, size)
+    sums = sum_by_run(run, node, spans["duration_ns"].to_numpy()[here], size, own)
+    counts = sum_by_run(run, node, None, size, own)
     at = kind == level.name
     if level is Level.LAYER:
-        exclusive = _per_run(run, node, exclusive_ns(spans, level)[here], own, size)
-        sums = np.where(at, sums, _summed_up(tree, np.where(at, exclusive, 0)))
+        exclusive = sum_by_run(run, node, exclusive_ns(spans, level)[here], size, own)
+        sums = np.where(at, sums, sum_up(tree.parents, np.where(at, exclusive, 0)))
         at = at | (kind == "MODULE")
     return at, sums, counts
 
@@ -161,10 +150,7 @@ def _device_interval(
     rows = np.flatnonzero((spans["level"] == Level.KERNEL).to_numpy())
     if not len(own) or not len(rows):
         return result
-    start = spans["start_ns"].to_numpy().copy()
-    if corrected is not None:
-        start[corrected["row"]] = corrected["start_ns"]
-    start = start[rows]
+    start = with_corrected_times(spans, corrected)["start_ns"].to_numpy()[rows]
     end = start + spans["duration_ns"].to_numpy()[rows]
     run, layer = spans["run"].to_numpy()[rows], layer_spans(spans, rows)
     by_call = pd.DataFrame({"run": run, "span": layer, "start": start, "end": end}).groupby(
@@ -172,7 +158,7 @@ def _device_interval(
     )
     length = (by_call["end"].max() - by_call["start"].min()).reset_index(name="ns")
     node = tree.of_span[length["span"].to_numpy()]
-    sums = _per_run(length["run"].to_numpy(), node, length["ns"].to_numpy(), own, len(tree.nodes))
+    sums = sum_by_run(length["run"].to_numpy(), node, length["ns"].to_numpy(), len(tree.nodes), own)
     layers = np.unique(node)
     result[layers] = trimmed(sums)[0][layers]
     above, parents, call = tree.of_span[layer], tree.parents, model_spans(spans, rows)
@@ -207,16 +193,6 @@ def exclusive_ns(spans: pd.DataFrame, level: Level) -> npt.NDArray[np.int64]:
     return duration
 
 
-def _summed_up(tree: Hierarchy, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Each node's value plus those of everything below it, for every run. Children have larger
-    indices than parents.
-    """
-    total = values.copy()
-    for node in range(len(tree.nodes) - 1, 0, -1):
-        total[:, tree.nodes[node]["parent"]] += total[:, node]
-    return total
-
-
 def _device(
     tree: Hierarchy, runs: pd.DataFrame, spans: pd.DataFrame, size: int
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -246,7 +222,7 @@ def device_sums(
     alive = np.ones(len(node), dtype=bool)
     while alive.any():
         busy += covered_ns((place * size + node)[alive], start[alive], end[alive], len(own) * size)
-        counts += _per_run(own[place[alive]], node[alive], np.ones(int(alive.sum())), own, size)
+        counts += sum_by_run(own[place[alive]], node[alive], None, size, own)
         node = np.where(alive, parents[node], -1)
         alive = node >= 0
     return busy.reshape(len(own), size), counts

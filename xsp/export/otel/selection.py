@@ -15,6 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.profile_data import ProfileData
+from xsp.analysis.spans.ancestors import nearest
+from xsp.analysis.spans.corrected import with_corrected_times
+from xsp.analysis.spans.launches import launch_of
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.errors import ExportError
 from xsp.types import Level
@@ -90,7 +93,6 @@ def selected(profile: ProfileData, selection: Selection) -> pd.DataFrame:
     """
     spans = profile.spans
     spans["level"] = spans["level"].cat.codes.astype(np.int64)
-    rows = np.arange(len(spans))
     parent = profile.table("spans")["parent"].to_numpy().astype(np.int64)
     if selection.corrected:
         spans = _corrected(profile, spans)
@@ -102,17 +104,19 @@ def selected(profile: ProfileData, selection: Selection) -> pd.DataFrame:
         spans["level"] == Level.MODEL
     ).to_numpy()
     kept = wanted & long_enough
-    nearest = _nearest_kept(rows, parent, kept)
+    exported = nearest(parent, kept)
     link_row, link = _forward_links(profile, spans, kept)
     spans = spans.assign(
         launch=False,
-        link_id=_ids(profile, np.where(link_row >= 0, nearest[link_row], -1)),
+        link_id=_ids(profile, np.where(link_row >= 0, exported[link_row], -1)),
         link=link,
     )
-    above = np.where(parent >= 0, nearest[parent], -1)
+    above = np.where(parent >= 0, exported[parent], -1)
     spans["parent_id"] = np.where(parent >= 0, _ids(profile, above), spans["parent_id"].to_numpy())
     found = spans[kept].rename(columns={"iteration": "round"}).drop(columns=["duration_ns"])
-    return _with_launches(profile, selection, found, nearest).sort_values("start_ns", kind="stable")
+    return _with_launches(profile, selection, found, exported).sort_values(
+        "start_ns", kind="stable"
+    )
 
 
 def _corrected(profile: ProfileData, spans: pd.DataFrame) -> pd.DataFrame:
@@ -124,22 +128,8 @@ def _corrected(profile: ProfileData, spans: pd.DataFrame) -> pd.DataFrame:
             "was run, or fewer than four rounds; measure with iterations=4 or more, or leave "
             "corrected out"
         )
-    start, end = spans["start_ns"].to_numpy().copy(), spans["end_ns"].to_numpy().copy()
-    row = corrected["row"].to_numpy()
-    start[row] = corrected["start_ns"]
-    end[row] = corrected["start_ns"] + corrected["duration_ns"]
-    return spans.assign(start_ns=start, end_ns=end)
-
-
-def _nearest_kept(rows: Rows, parent: Rows, kept: npt.NDArray[np.bool_]) -> Rows:
-    """For every span itself if it is kept, else its nearest ancestor that is; -1 where there is
-    none.
-    """
-    at = rows.copy()
-    # As many steps as the hierarchy is deep, each on all spans.
-    while (open_ := (at >= 0) & ~kept[at]).any():
-        at = np.where(open_, parent[at], at)
-    return at
+    timed = with_corrected_times(spans, corrected)
+    return timed.assign(end_ns=timed["start_ns"] + timed["duration_ns"])
 
 
 def _forward_links(
@@ -164,7 +154,7 @@ def _forward_links(
 
 
 def _with_launches(
-    profile: ProfileData, selection: Selection, found: pd.DataFrame, nearest: Rows
+    profile: ProfileData, selection: Selection, found: pd.DataFrame, exported: Rows
 ) -> pd.DataFrame:
     """The spans, with the API calls that launched the kept device activities, to which these link.
 
@@ -174,25 +164,22 @@ def _with_launches(
     """
     kernels = (found["level"] == Level.KERNEL).to_numpy()
     api = profile.table("api_calls")
-    api = api[np.isin(api["run"], found.loc[kernels, "run"].unique())]
-    # A runtime call and the driver call below it can share an id: the first in time, the outer one,
-    # is taken.
-    api = api.sort_values("start_ns", kind="stable").drop_duplicates(["run", "correlation_id"])
-    launch = found.loc[kernels, ["run", "correlation_id", "parent_id"]].merge(
-        api.assign(api=api.index)[["run", "correlation_id", "api", "duration_ns"]],
-        on=["run", "correlation_id"],
-        how="left",
-        validate="many_to_one",
+    launched = found[kernels]
+    launch = launch_of(
+        launched["correlation_id"].to_numpy(),
+        api["correlation_id"].to_numpy(),
+        api["start_ns"].to_numpy(),
+        run=launched["run"].to_numpy(),
+        api_run=api["run"].to_numpy(),
     )
-    own = (launch["duration_ns"] >= selection.min_duration_ns).to_numpy() & (
-        not selection.corrected
-    )
+    duration = np.append(api["duration_ns"].to_numpy(), -1)[launch]
+    own = (launch >= 0) & (duration >= selection.min_duration_ns) & (not selection.corrected)
     first = np.uint64(profile.trace.first_span_id) + np.uint64(len(profile.table("spans")))
-    own_id = first + launch["api"].fillna(0).to_numpy().astype(np.uint64)
+    own_id = first + np.maximum(launch, 0).astype(np.uint64)
     link_id, link = found["link_id"].to_numpy().copy(), found["link"].to_numpy().copy()
-    link_id[kernels] = np.where(own, own_id, launch["parent_id"].to_numpy())
+    link_id[kernels] = np.where(own, own_id, launched["parent_id"].to_numpy())
     link[kernels] = "launch"
-    api = api.loc[np.unique(launch["api"].to_numpy()[own].astype(np.int64))]
+    api = api.loc[np.unique(launch[own])]
     rung, round_ = (profile.runs.set_index("run")[name] for name in ("rung", "round"))
     launches = pd.DataFrame(
         {
@@ -203,7 +190,7 @@ def _with_launches(
             "launch": True,
             "name": api["name"].astype(object),
             "span_id": first + api.index.to_numpy().astype(np.uint64),
-            "parent_id": _ids(profile, nearest[api["parent"].to_numpy()]),
+            "parent_id": _ids(profile, exported[api["parent"].to_numpy()]),
             "start_ns": api["start_ns"],
             "end_ns": api["start_ns"] + api["duration_ns"],
             "thread": api["thread"],

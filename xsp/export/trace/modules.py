@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.types import Tables
 
 COLUMNS = ["name", "depth", "thread", "start_ns", "end_ns", "recorded_ns", "detail"]
@@ -31,7 +32,7 @@ def enclosing_modules(
     known = tables["layers"]
     details = layers["detail"].to_numpy()
     forward = (known["phase"].to_numpy() == "forward")[details] & (
-        known["kind"].to_numpy() != "none"
+        known["kind"].to_numpy() != NO_LAYER_KIND
     )[details]
     here = layers[forward].assign(
         call=call[forward], module=known["module"].to_numpy(dtype=object)[details[forward]]

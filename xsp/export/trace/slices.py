@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.spans.outside import stands_for_outside
 from xsp.export.trace.arguments import Arguments, arguments_of, counters_by_position
 from xsp.types import Level, Tables
 
@@ -72,11 +73,8 @@ def _stand_ins(tables: Tables) -> npt.NDArray[np.bool_]:
     """Rows of `layers` that hold what no layer accounts for: their spans last as long as the model
     call.
     """
-    layers = tables["layers"]
-    found: npt.NDArray[np.bool_] = (
-        (layers["kind"] == "none") & (layers["name"] == "(outside layers)")
-    ).to_numpy()
-    return found if len(found) else np.zeros(1, dtype=bool)
+    outside = stands_for_outside(tables["layers"])
+    return outside if len(outside) else np.zeros(1, dtype=bool)
 
 
 def _position(tables: Tables, spans: pd.DataFrame, order: Ints) -> Ints:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.spans.corrected import with_corrected_times
 from xsp.analysis.spans.launches import launch_of
 from xsp.capture.file import Capture
 from xsp.capture.run import call_of
@@ -159,14 +160,8 @@ def _spans(tables: Tables, chosen: ChosenRun, corrected: pd.DataFrame | None) ->
     """The run's rows of `spans`, with corrected times if these are wanted; `recorded_ns` is the
     recorded start.
     """
-    spans = _of_run(tables["spans"], chosen.run)
-    spans = spans.assign(recorded_ns=spans["start_ns"])
-    if not chosen.corrected or corrected is None:
-        return spans
-    times = corrected.set_index("row").loc[spans.index]
-    return spans.assign(
-        start_ns=times["start_ns"].to_numpy(), duration_ns=times["duration_ns"].to_numpy()
-    )
+    spans = tables["spans"].assign(recorded_ns=tables["spans"]["start_ns"])
+    return _of_run(with_corrected_times(spans, corrected if chosen.corrected else None), chosen.run)
 
 
 def _places(spans: pd.DataFrame, rows: npt.NDArray[Any]) -> Ints:

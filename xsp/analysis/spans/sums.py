@@ -1,0 +1,47 @@
+"""Sums over spans by run and item, and up a hierarchy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xsp.types import IntArray
+
+Array = npt.NDArray[np.float64]
+
+
+def sum_by_run(
+    run: IntArray,
+    item: IntArray,
+    amount: npt.NDArray[Any] | None,
+    items: int,
+    runs: IntArray | None = None,
+) -> Array:
+    """Sums of `amount` by run and item, as a matrix (runs, items).
+
+    Args:
+        run: the run of each amount.
+        item: its item, 0 to items - 1.
+        amount: what is summed; None counts.
+        items: how many columns the matrix has.
+        runs: the runs of the rows in ascending order, with every `run` among them; by default those
+            that occur.
+
+    """
+    rows = np.unique(run) if runs is None else runs
+    place = np.searchsorted(rows, run)
+    flat = np.bincount(place * items + item, weights=amount, minlength=len(rows) * items)
+    return flat.astype(np.float64).reshape(len(rows), items)
+
+
+def sum_up(parents: IntArray, amount: Array) -> Array:
+    """Each node's amount plus those of everything below it, along the last axis.
+
+    Children have larger indices than their parents.
+    """
+    total = amount.copy()
+    for node in range(len(parents) - 1, 0, -1):
+        total[..., parents[node]] += total[..., node]
+    return total

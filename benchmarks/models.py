@@ -156,7 +156,7 @@ def _measure_one(name: str, device: str, options: argparse.Namespace) -> None:
         prof = xsp.measure(model, *args, **kwargs, **_measuring(options))
     path = prof.save(options.output / f"{name}.xsp")
     print(
-        f"{name}: {prof.latency_ms:.3f} ms, {prof.kernels} kernels, "
+        f"{name}: {prof.latency_ms:.3f} ms, {prof.kernel_count} kernels, "
         f"{path.stat().st_size / 1e3:.0f} kB, "
         f"built in {built - begin:.1f} s, measured in {time.perf_counter() - built:.1f} s",
         flush=True,

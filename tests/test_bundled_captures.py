@@ -236,3 +236,13 @@ def test_a_block_of_the_tree_adds_up(profiles: dict[str, xsp.Profile]) -> None:
     parts = tree[tree["parent"] == root["node"]]
     assert parts["kernels"].sum() == root["kernels"]
     assert parts["device_ms"].sum() == pytest.approx(root["device_ms"], rel=0.02)
+
+
+def test_old_names_work_for_one_release_and_say_the_new_one() -> None:
+    """`prof.kernels` warns and gives `prof.kernel_count`; `iteration` of `prof.spans` is its
+    `round`.
+    """
+    prof = xsp.load(path_of("resnet50"))
+    with pytest.warns(DeprecationWarning, match="kernel_count"):
+        assert prof.kernels == prof.kernel_count
+    pd.testing.assert_series_equal(prof.spans["iteration"], prof.spans["round"], check_names=False)

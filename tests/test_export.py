@@ -151,7 +151,7 @@ import xsp
 prof = xsp.load({str(CAPTURES / "h100_transformer.xsp")!r})
 prof.to_perfetto({str(tmp_path / "x.pftrace")!r})
 again = xsp.from_kineto(prof.to_chrome({str(tmp_path / "x.json.gz")!r}))
-assert again.kernels == prof.kernels
+assert again.kernel_count == prof.kernel_count
 assert "torch" not in sys.modules
 """
     package = str(Path(xsp.__file__).parents[1])

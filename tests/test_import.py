@@ -344,7 +344,7 @@ def test_kernels_without_a_launch_are_counted(tmp_path: Path) -> None:
     ]
     (tmp_path / "x.json").write_text(json.dumps({"traceEvents": events}))
     prof = xsp.from_kineto(tmp_path / "x.json")
-    assert prof.kernels == 1
+    assert prof.kernel_count == 1
     assert prof.lost == 1
     assert any(
         warning.startswith("1 device activities had no launch record") for warning in prof.warnings
@@ -366,7 +366,7 @@ def test_kernels_without_a_correlation_id_have_no_launch(tmp_path: Path) -> None
     ]
     (tmp_path / "x.json").write_text(json.dumps({"traceEvents": events}))
     prof = xsp.from_kineto(tmp_path / "x.json")
-    assert (prof.kernels, prof.lost) == (1, 1)
+    assert (prof.kernel_count, prof.lost) == (1, 1)
 
 
 def test_events_that_end_before_they_start_are_counted(tmp_path: Path) -> None:
@@ -644,7 +644,7 @@ def test_without_runs_an_export_is_one_run(tmp_path: Path) -> None:
     prof = xsp.from_nsys(nsys_export(tmp_path / "report.sqlite"))
     assert len(prof.runs) == 1
     assert prof.name == "iteration"
-    assert prof.kernels == 8
+    assert prof.kernel_count == 8
 
 
 def test_one_process_of_an_export_is_taken(tmp_path: Path) -> None:
@@ -724,7 +724,7 @@ def test_operators_of_emit_nvtx_are_the_same_layers_in_every_run(tmp_path: Path)
     assert known["phase"].to_dict() == {"::linear": "forward", "::AddmmBackward0": "backward"}
     assert json.loads(known.loc["::linear", "input_shapes"]) == [[2, 8], [4, 8]]
     assert prof.tree().query("level == 'LAYER'")["calls"].tolist() == [1, 1]
-    assert prof.kernels == 4
+    assert prof.kernel_count == 4
 
 
 def test_values_that_nsys_did_not_know_are_unknown(tmp_path: Path) -> None:
@@ -738,7 +738,7 @@ def test_values_that_nsys_did_not_know_are_unknown(tmp_path: Path) -> None:
         "UPDATE TARGET_INFO_GPU SET totalMemory = NULL",
     )
     prof = xsp.from_nsys(path)
-    assert (prof.kernels, prof.lost) == (4, 4)
+    assert (prof.kernel_count, prof.lost) == (4, 4)
     assert "gpu_memory_bytes" not in prof.environment
     assert prof.environment["multiprocessors"] == 132
 
@@ -796,7 +796,7 @@ def test_command_line_imports_both(tmp_path: Path) -> None:
     export = nsys_export(tmp_path / "report.sqlite")
     done = CliRunner().invoke(app, ["import", str(export), "--runs", "iteration"])
     assert done.exit_code == 0
-    assert xsp.load(tmp_path / "report.xsp").kernels == 4
+    assert xsp.load(tmp_path / "report.xsp").kernel_count == 4
     trace = xsp.load(CAPTURES / "h100_transformer.xsp").to_chrome(tmp_path / "trace.json.gz")
     assert CliRunner().invoke(app, ["import", str(trace)]).exit_code == 0
     assert xsp.load(tmp_path / "trace.xsp").name == "GPT2"

@@ -231,7 +231,7 @@ def test_every_kernel_has_an_arrow_from_its_launch(
     """
     sources = {flow: one for one in traces[name].slices for flow in one.leaving}
     kernels = [one for one in traces[name].slices if one.category == "KERNEL"]
-    assert len(kernels) == profiles[name].kernels
+    assert len(kernels) == profiles[name].kernel_count
     for one in kernels:
         (flow,) = one.arriving
         launch = sources[flow]
@@ -574,5 +574,5 @@ def test_trace_processor_sees_the_same(
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     counts = json.loads(f"[{done.stdout.strip().splitlines()[-1]}]")
     spans = last_deepest(profiles[name])
-    arrows = profiles[name].kernels + (235 if name == "train_step" else 0)
+    arrows = profiles[name].kernel_count + (235 if name == "train_step" else 0)
     assert counts == [len(spans), arrows, 0, 0]

@@ -98,7 +98,7 @@ def woken():
     return torch._C._cuda_hasPrimaryContext(0)
 before = woken()
 prof = xsp.measure(model, x, iterations=2, progress=False)
-print(json.dumps([before, woken(), prof.kernels]))
+print(json.dumps([before, woken(), prof.kernel_count]))
 """
 
 

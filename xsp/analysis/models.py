@@ -111,7 +111,7 @@ _FACTS = [
 def _facts(profile: ProfileData) -> dict[str, Any]:
     layers = layer_information(profile)
     return {
-        "kernels": profile.kernels,
+        "kernels": profile.kernel_count,
         "gpu_share": float(profile.tree()["device_ms"].iloc[0]) / profile.latency_ms,
         "lost": profile.lost,
         **_of_layers(profile, layers),

@@ -4,6 +4,7 @@ exports ever see.
 
 from __future__ import annotations
 
+import warnings
 from functools import cached_property
 from typing import Any
 
@@ -146,9 +147,9 @@ class ProfileData:
 
     @property
     def spans(self) -> pd.DataFrame:
-        """One row per span of every run: run, rung, iteration, level, name, span_id, parent_id,
+        """One row per span of every run: run, rung, round, level, name, span_id, parent_id,
         start_ns, end_ns, duration_ns, thread, stream (-1 on the host), correlation_id (0 where it
-        has none), detail (row of the level's table).
+        has none), detail (row of the level's table). `iteration` is the deprecated name of `round`.
 
         Ids are valid OpenTelemetry span ids in `trace`; the parent of a MODEL span is the caller's
         span or 0.
@@ -167,7 +168,7 @@ class ProfileData:
             {
                 "run": run,
                 "rung": runs["rung"].to_numpy(dtype=object)[run],
-                "iteration": runs["round"].to_numpy()[run],
+                "round": runs["round"].to_numpy()[run],
                 "level": pd.Categorical.from_codes(raw["level"].to_numpy(), categories=levels),
                 "name": self._span_names(),
                 "span_id": np.uint64(first) + np.arange(len(raw), dtype=np.uint64),
@@ -183,6 +184,7 @@ class ProfileData:
                 "stream": raw["stream"],
                 "correlation_id": raw["correlation_id"],
                 "detail": raw["detail"],
+                "iteration": runs["round"].to_numpy()[run],
             }
         )
 
@@ -304,9 +306,17 @@ class ProfileData:
         return trimmed(runs_of(runs, Level.MODEL)["latency_ns"])
 
     @property
-    def kernels(self) -> int:
+    def kernel_count(self) -> int:
         """Kernels, copies and sets that one run executes on the GPU."""
         return int(self._tree["kernels"].iloc[0])
+
+    @property
+    def kernels(self) -> int:
+        """Deprecated name of `kernel_count`."""
+        warnings.warn(
+            "Profile.kernels is now Profile.kernel_count", DeprecationWarning, stacklevel=2
+        )
+        return self.kernel_count
 
     @property
     def lost(self) -> int:

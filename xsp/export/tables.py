@@ -79,7 +79,7 @@ def _facts(prof: ProfileData) -> dict[str, object]:
         "name": prof.name,
         "latency_ms": prof.latency_ms,
         "latency_ci_ms": prof.latency_ci_ms,
-        "kernels": prof.kernels,
+        "kernels": prof.kernel_count,
         "lost": prof.lost,
         "levels": prof.levels.to_dict("records"),
         "environment": prof.environment,

@@ -75,10 +75,12 @@ def latency_ms(prof: ProfileData) -> Quantity:
 
 
 def kernels(prof: ProfileData) -> Quantity:
-    """Kernels, copies and sets of one run, as in `Profile.kernels`."""
+    """Kernels, copies and sets of one run, as in `Profile.kernel_count`."""
     _needed(prof, Level.KERNEL)
     nodes = prof.tree().query("level == 'LAYER' and kernels > 0")
-    return Quantity(prof.kernels, _ranked(nodes["name"], nodes["kernels"], _kernels_inside(prof)))
+    return Quantity(
+        prof.kernel_count, _ranked(nodes["name"], nodes["kernels"], _kernels_inside(prof))
+    )
 
 
 def library_call_count(prof: ProfileData) -> Quantity:

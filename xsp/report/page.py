@@ -124,7 +124,7 @@ def _tiles(prof: ProfileData) -> str:
     if summary.is_traced(prof, Level.KERNEL):
         tiles += [
             ("GPU busy", numbers.percent(root["share"])),
-            ("kernels per run", str(prof.kernels)),
+            ("kernels per run", str(prof.kernel_count)),
         ]
     if summary.is_traced(prof, Level.LIBRARY):
         tiles.append(("library calls per run", str(summary.library_calls(prof))))

@@ -51,7 +51,7 @@ def _measurement(prof: ProfileData) -> list[Fact]:
         found.append(("GPU busy", f"{busy} ms, {numbers.percent(root['share'])} of the latency"))
     counts = []
     if is_traced(prof, Level.KERNEL):
-        counts.append(f"{numbers.quantity(prof.kernels, 'kernel')}, copies and sets included")
+        counts.append(f"{numbers.quantity(prof.kernel_count, 'kernel')}, copies and sets included")
     if is_traced(prof, Level.LIBRARY):
         counts.append(numbers.quantity(library_calls(prof), "library call"))
     if counts:

@@ -152,7 +152,7 @@ class Sweep:
                 "inputs/s"
                 if self.parameter == BATCH_SIZE
                 else "calls/s": f"{self._rate(value, prof):.1f}",
-                "kernels": prof.kernels,
+                "kernels": prof.kernel_count,
                 "GPU-busy": _percent(float(prof.tree()["device_ms"].iloc[0]) / prof.latency_ms),
             }
             for value, prof in self.profiles.items()

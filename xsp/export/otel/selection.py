@@ -113,7 +113,7 @@ def selected(profile: ProfileData, selection: Selection) -> pd.DataFrame:
     )
     above = np.where(parent >= 0, exported[parent], -1)
     spans["parent_id"] = np.where(parent >= 0, _ids(profile, above), spans["parent_id"].to_numpy())
-    found = spans[kept].rename(columns={"iteration": "round"}).drop(columns=["duration_ns"])
+    found = spans[kept].drop(columns=["duration_ns", "iteration"])
     return _with_launches(profile, selection, found, exported).sort_values(
         "start_ns", kind="stable"
     )

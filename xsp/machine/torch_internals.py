@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -78,6 +79,27 @@ REPLICATE = "_replicate_for_data_parallel"
 def version_of(tensor: torch.Tensor) -> int:
     """How often a tensor was written to, as autograd counts it; 0 where it is not counted."""
     return 0 if tensor.is_inference() else int(tensor._version)
+
+
+def stored_values(tensor: torch.Tensor) -> torch.Tensor:
+    """Values that a sparse tensor in coordinate format stores. The public `values()` refuses one
+    of which duplicates were not added up.
+    """
+    return tensor._values()
+
+
+@lru_cache(maxsize=1024)
+def operator_schemas(name: str) -> list[Any]:
+    """Schemas of the overloads of an ATen operator, none for another name. Functions written in C++
+    have no Python signature.
+    """
+    found: list[Any] = torch._C._jit_get_schemas_for_operator(f"aten::{name}")
+    return found
+
+
+def is_foreign_operator(function: Any) -> bool:
+    """Whether this is an operator of another library than ATen, such as `torch.ops.mylib.mm`."""
+    return not getattr(function, "_qualified_op_name", "aten::").startswith("aten::")
 
 
 def buffers_of(module: nn.Module) -> dict[str, torch.Tensor | None]:

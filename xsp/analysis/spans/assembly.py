@@ -203,12 +203,14 @@ _LAYER_COLUMNS = (
     "allocated_bytes",
     "peak_bytes",
     "weight_shape",
+    "arguments",
 )
 _LISTS = ("input_shapes", "input_dtypes", "output_shapes", "output_dtypes", "weight_shape")
+_NESTED = (*_LISTS, "arguments")
 
 
 def _layers(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Layer rows, then the two that `StructureCodes` speaks of; nested lists become JSON text."""
+    """Layer rows, then the two that `StructureCodes` speaks of; nested values become JSON text."""
     blank = {
         "type": "",
         "kind": NO_LAYER_KIND,
@@ -219,9 +221,9 @@ def _layers(rows: list[dict[str, Any]]) -> pd.DataFrame:
     }
     blank |= {name: [] for name in _LISTS}
     extra = [{**blank, "name": name} for name in (OUTSIDE_LAYERS, NOT_IN_STRUCTURE)]
-    unknown = {"allocated_bytes": -1, "peak_bytes": -1, "weight_shape": []}
+    unknown = {"allocated_bytes": -1, "peak_bytes": -1, "weight_shape": [], "arguments": {}}
     table = pd.DataFrame([unknown | row for row in [*rows, *extra]], columns=list(_LAYER_COLUMNS))
-    for name in _LISTS:
+    for name in _NESTED:
         table[name] = table[name].map(json.dumps)
     return table
 

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from xsp.analysis.work.data_types import itemsize, precision_of
-from xsp.analysis.work.layer_products import attention_flops
 from xsp.analysis.work.layer_work import Work
+from xsp.analysis.work.products.attention import attention_flops
 
 
 def call_work(library_calls: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +93,7 @@ def _attention(node: Mapping[str, Any]) -> Work:
     """The FLOPs too are from the tensors: captures of earlier versions lack them."""
     tensors = {name: node[name] for name in "QKVO"}
     *read, written = (prod(each["dims"]) * itemsize(each["type"]) for each in tensors.values())
-    flops = attention_flops(*(tensors[name]["dims"] for name in "QKV"))
+    flops = attention_flops(*(tensors[name]["dims"] for name in "QKVO"))
     return Work(flops, float(sum(read)), float(written), precision_of(tensors["Q"]["type"]), True)
 
 

@@ -8,7 +8,6 @@ once, whatever caches hold. docs/analyses.md has the list.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from math import nan, prod
@@ -17,7 +16,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from xsp.analysis.work.data_types import itemsize, precision_of
-from xsp.analysis.work.layer_products import Operands, Shapes, is_product, product_flops
+from xsp.analysis.work.elementwise import elements, elementwise_flops, is_view
+from xsp.analysis.work.products import Operands, Shape, Shapes, is_product, product_flops
 
 
 class Work(NamedTuple):
@@ -42,33 +42,42 @@ def layer_work(layers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(works, columns=list(Work._fields), index=layers.index)
 
 
-def _forward(layer: Mapping[Hashable, Any]) -> Work:
-    inputs, outputs, *types = (json.loads(layer[column]) for column in _TENSORS)
-    if not inputs and not outputs:
+def _forward(row: Mapping[Hashable, Any]) -> Work:
+    kind = row["type"].strip("_")
+    layer = Operands.of_row(kind, row)
+    if not layer.inputs and not layer.outputs:
         return Work()
-    kind = layer["type"].strip("_")
-    read, write = tensor_bytes(inputs, types[0]), tensor_bytes(outputs, types[1])
-    if _VIEWS.match(kind) and layer["allocated_bytes"] == 0:
+    if is_view(kind) and row["allocated_bytes"] == 0:
         return Work(0.0, 0.0, 0.0)
-    gathered = _gathered(kind, inputs, outputs, types[0])
-    if gathered is not None:
-        read = gathered.elements * itemsize(next(iter(types[1]), None)) + gathered.index_bytes
-    else:
-        read += layer["parameter_bytes"]
-    data_type = _computed_in(*types)
+    gathered = _gathered(layer)
+    read = _read_bytes(layer) if gathered is None else _gathered_bytes(gathered, layer)
+    write = tensor_bytes(layer.outputs, layer.output_types)
+    data_type = _computed_in(layer.input_types, layer.output_types)
     if is_product(kind):
-        weight = json.loads(layer.get("weight_shape", "[]"))
-        operands = Operands(
-            kind, inputs, outputs, types[0], types[1], layer["parameter_bytes"], weight
-        )
-        return Work(product_flops(operands), read, write, precision_of(data_type), True)
-    # A bag adds its rows up.
-    added = gathered.elements if gathered is not None and re.search(r"[Bb]ag$", kind) else None
-    flops = _elementwise(kind, inputs, outputs) if added is None else added
+        return Work(product_flops(layer), read, write, precision_of(data_type), True)
+    if gathered is not None and re.search(r"[Bb]ag$", kind):
+        flops = gathered.elements  # A bag adds its rows up.
+    else:
+        flops = elementwise_flops(kind, layer.inputs, layer.outputs, is_complex=layer.is_complex)
     return Work(flops, read, write, _core_precision(data_type))
 
 
-_TENSORS = ("input_shapes", "output_shapes", "input_dtypes", "output_dtypes")
+def _read_bytes(layer: Operands) -> float:
+    """Bytes of the inputs and parameters, without what is only written to (`out=`); NaN where one
+    is sparse, of which the indices are not recorded.
+    """
+    if layer.stored:
+        return nan
+    operands = _operands(layer)
+    shapes, types = [shape for shape, _ in operands], [kind for _, kind in operands]
+    return tensor_bytes(shapes, types) + layer.parameter_bytes
+
+
+def _operands(layer: Operands) -> list[tuple[Shape, str]]:
+    pairs = list(zip(layer.inputs, layer.input_types, strict=False))
+    if layer.names is None:
+        return pairs
+    return [pair for name, pair in zip(layer.names, pairs, strict=False) if name != "out"]
 
 
 def tensor_bytes(shapes: Shapes, types: Sequence[str]) -> float:
@@ -82,8 +91,9 @@ def _computed_in(inputs: Sequence[str], outputs: Sequence[str]) -> str:
     """The type of the output, which under autocast is that of the arithmetic; of the input where
     there is none.
     """
-    floats = [kind for kind in [*outputs, *inputs] if "float" in kind or "complex" in kind]
-    return floats[0] if floats else next(iter([*outputs, *inputs]), "")
+    types = [*outputs, *inputs]
+    floats = [kind for kind in types if "float" in kind or "complex" in kind]
+    return next(iter([*floats, *types]), "")
 
 
 def _core_precision(data_type: str) -> str:
@@ -97,8 +107,8 @@ def _core_precision(data_type: str) -> str:
 # ---- backward nodes ----
 
 _MOVES_GRADIENT = re.compile(
-    r"(ToCopy|View|UnsafeView|Reshape|Sum|T|Transpose|Permute|Clone|Cat|Stack|Slice|Select|Split|SplitWithSizes|Unbind|"
-    r"Squeeze|Unsqueeze|Copy|Alias)Backward\d*$"
+    r"(ToCopy|View|UnsafeView|Reshape|Sum|T|Transpose|Permute|Clone|Cat|Stack|Slice|Select|Split|"
+    r"SplitWithSizes|Unbind|Squeeze|Unsqueeze|Copy|Alias)Backward\d*$"
 )
 _LINEAR = re.compile(r"(Add|Sub|Neg|Expand|Mean)Backward\d*$")
 
@@ -110,24 +120,27 @@ def moves_gradient(node_type: str) -> bool:
     return _MOVES_GRADIENT.match(node_type) is not None
 
 
-def _backward(node: Mapping[Hashable, Any], forward: Mapping[Hashable, Any]) -> Work:
+def _backward(row: Mapping[Hashable, Any], forward: Mapping[Hashable, Any]) -> Work:
     """A node reads the gradient of its layer's output and, unless it is linear, saved tensors as
     large as what it writes. It does twice the operations of the forward pass where that goes
     element by element; products are left to the arguments of their library calls.
     """
     kind = forward["type"].strip("_")
-    inputs, outputs, *types = (json.loads(node[column]) for column in _TENSORS)
-    moves = moves_gradient(node["type"])
+    node = Operands.of_row(row["type"], row)
+    moves = moves_gradient(node.kind)
     if moves and forward["kind"] == "module":
         # The shapes are those of the layer; what such a node moves inside a module is a weight as
         # often as not.
         return Work(flops=0.0)
-    saved = 0.0 if moves or _LINEAR.match(node["type"]) else tensor_bytes(outputs, types[1])
-    traffic = tensor_bytes(inputs, types[0]) + saved, tensor_bytes(outputs, types[1])
+    write = tensor_bytes(node.outputs, node.output_types)
+    saved = 0.0 if moves or _LINEAR.match(node.kind) else write
+    read = tensor_bytes(node.inputs, node.input_types) + saved
     if is_product(kind):
-        return Work(nan, *traffic)
-    flops = 0.0 if moves else 2 * _elementwise(kind, outputs, inputs)
-    return Work(flops, *traffic, _core_precision(_computed_in(*types)))
+        return Work(nan, read, write)
+    once = elementwise_flops(kind, node.outputs, node.inputs, is_complex=node.is_complex)
+    flops = 0.0 if moves else 2 * once
+    data_type = _computed_in(node.input_types, node.output_types)
+    return Work(flops, read, write, _core_precision(data_type))
 
 
 # ---- tables of which a few rows are read ----
@@ -143,73 +156,21 @@ class Gathered(NamedTuple):
     index_bytes: float
 
 
-def _gathered(kind: str, inputs: Shapes, outputs: Shapes, types: Sequence[str]) -> Gathered | None:
+def _gathered_bytes(gathered: Gathered, layer: Operands) -> float:
+    return gathered.elements * itemsize(next(iter(layer.output_types), None)) + gathered.index_bytes
+
+
+def _gathered(layer: Operands) -> Gathered | None:
     """What a layer gathers; None for layers that read all of their inputs."""
-    if _INDEXING.match(kind):
-        return Gathered(_elements(outputs), tensor_bytes(inputs[1:], types[1:]))
-    if not _EMBEDDING.match(kind):
+    if _INDEXING.match(layer.kind):
+        indices = tensor_bytes(layer.inputs[1:], layer.input_types[1:])
+        return Gathered(elements(layer.outputs), indices)
+    if not _EMBEDDING.match(layer.kind):
         return None
     # The table is an input where it is no parameter, before or after the indices; offsets of bags
     # come last.
-    whole = [
-        (shape, data_type)
-        for shape, data_type in zip(inputs, types, strict=False)
-        if "int" in data_type
-    ]
-    if not whole or not outputs or not outputs[0]:
+    whole = [(shape, kind) for shape, kind in _operands(layer) if "int" in kind]
+    if not whole or not layer.outputs or not layer.outputs[0]:
         return Gathered(nan, nan)
-    return Gathered(
-        _elements([whole[0][0]]) * outputs[0][-1], tensor_bytes(*zip(*whole, strict=True))
-    )
-
-
-# ---- the rest ----
-
-_VIEWS = re.compile(
-    r"(Flatten|Unflatten|Identity|flatten|unflatten|view|view_as|reshape|permute|transpose|t|squeeze|unsqueeze|expand|"
-    r"expand_as|split|chunk|unbind|narrow|select|detach|getitem|contiguous|to|float|half|double|type)$"
-)
-"""Functions that give another view of their input where they need not copy it; then they allocate
-nothing.
-"""
-_NO_ARITHMETIC = re.compile(
-    r"ReLU6?$|relu6?$|Hardtanh|hardtanh|clamp|max_?pool|MaxPool|AdaptiveMaxPool|adaptive_max_pool|Identity|Flatten|"
-    r"Unflatten|Embedding$|embedding$|index_select$|gather$|index$|[gs]etitem$|take$|to$|float$|half$|double$|"
-    r"bfloat16$|type$|clone$|contiguous$|copy$|cat$|concat|stack$|permute$|reshape$|view$|transpose$|t$|flatten$|"
-    r"split$|chunk$|unbind$|expand$|repeat|roll$|pad$|full|zeros|ones|arange$|empty|where$|masked_fill|"
-    r"eq$|ne$|lt$|le$|gt$|ge$|any$|all$|isinf$|isnan$|max$|min$|maximum$|minimum$|argmax$|argmin$|topk$|sort$|PixelShuffle|pixel_shuffle|"
-    r"ChannelShuffle|channel_shuffle|detach$|item$|squeeze$|unsqueeze$|tril$|triu$",
-)
-_PER_OUTPUT: tuple[tuple[re.Pattern[str], float], ...] = tuple(
-    (re.compile(pattern), float(each))
-    for pattern, each in (
-        (r"[ir]?(add|sub|mul|div|truediv)$|neg$", 1),
-        (r"(tanh|Tanh|exp|log|sqrt|rsqrt|reciprocal|erf|sin|cos)$", 1),
-        (r"(pow|square|abs)$", 1),
-        (r"BatchNorm[123]d$|FrozenBatchNorm2d$|batch_norm$", 2),
-        (r"(Layer|Group|Instance)Norm([123]d|2d)?$|(layer|group|instance)_norm$", 8),
-        (r"(\w*RMS|T5Layer)Norm$|rms_norm$", 4),
-        (r"(log_)?softmax$|(Log)?Softmax$", 4),
-        (r"Sigmoid$|sigmoid$", 3),
-        (r"SiLU(Activation)?$|silu$|Hardswish$|hardswish$", 4),
-        (r"(New|Fast|Quick)?GELU(Activation)?$|gelu$", 5),
-        (r"Dropout[123]?d?$|dropout$", 1),
-    )
-)
-_PER_INPUT = re.compile(r"(Adaptive)?AvgPool[123]d$|(adaptive_)?avg_pool[123]d$|(mean|sum)$")
-
-
-def _elementwise(kind: str, inputs: Shapes, outputs: Shapes) -> float:
-    """Operations of a layer that treats its elements one by one or in rows; NaN for a type that is
-    not listed.
-    """
-    if _NO_ARITHMETIC.match(kind):
-        return 0.0
-    if _PER_INPUT.match(kind):
-        return _elements(inputs[:1])
-    each = next((each for pattern, each in _PER_OUTPUT if pattern.match(kind)), nan)
-    return each * _elements(outputs[:1])
-
-
-def _elements(shapes: Shapes) -> float:
-    return float(sum(prod(shape) for shape in shapes))
+    shapes, types = [shape for shape, _ in whole], [kind for _, kind in whole]
+    return Gathered(elements(shapes[:1]) * layer.outputs[0][-1], tensor_bytes(shapes, types))

@@ -18,6 +18,9 @@ from xsp.machine.torch_internals import mode_depth, pop_mode, push_mode
 
 _FUNCTION_BASE = 1 << 20
 
+Begin = Callable[[int, "Callable[..., Any] | CompiledFunction", Any, Mapping[str, Any]], None]
+"""Called with a layer's code, the function, and what it is called with."""
+
 
 class Codes:
     """Integers for modules, functions and NVTX ranges, the same in every run of a profile."""
@@ -62,7 +65,7 @@ class FunctionalMode(TorchFunctionMode):
     def __init__(
         self,
         codes: Codes,
-        begin: Callable[[int, Callable[..., Any] | CompiledFunction, Any], None],
+        begin: Begin,
         end: Callable[[int, Callable[..., Any] | CompiledFunction, Any, Any], None],
     ) -> None:
         super().__init__()
@@ -84,7 +87,7 @@ class FunctionalMode(TorchFunctionMode):
         if code is None or (self._muted and threading.get_ident() in self._muted):
             return func(*args, **kwargs)
         inputs = (*args, *kwargs.values()) if kwargs else args
-        self._begin(code, func, inputs)
+        self._begin(code, func, args, kwargs)
         result = None
         try:
             result = func(*args, **kwargs)
@@ -117,7 +120,7 @@ class FunctionalMode(TorchFunctionMode):
         code = self._codes.of_function(function)
         if code is None:
             return None
-        self._begin(code, function, inputs)
+        self._begin(code, function, inputs, {})
         self._muted.append(thread)
         above = [pop_mode() for _ in range(mode_depth() - self._depth)]
         pop_mode()

@@ -22,8 +22,8 @@ from xsp.types import Columns
 @dataclass(frozen=True)
 class LayerRow:
     """One layer call. `module` is the qualified name of the innermost module around it, `forward`
-    the row whose backward work this is (-1 for forward calls), `ended` the order in which forward
-    calls ended.
+    the row whose backward work this is (-1 for forward calls), `arguments` what
+    `Called` tells of the call.
     """
 
     code: int
@@ -39,6 +39,7 @@ class LayerRow:
     output_dtypes: list[str]
     parameter_bytes: int
     weight_shape: list[int] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from xsp.levels.layer.arguments import function_called, module_called
 from xsp.levels.layer.autograd import backward_code, run_inside
 from xsp.levels.layer.backward import BackwardOrder
 from xsp.levels.layer.compiled import Leave, around_compiled_code
@@ -193,6 +194,7 @@ class StructureRecorder:
         def before(_module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
             self._mode.suspend()
             self.structure.module_calls[self._names[module]] += 1
+            called = module_called(module, args, kwargs)
             row = LayerRow(
                 code,
                 self._names[module],
@@ -201,11 +203,13 @@ class StructureRecorder:
                 self._names[module].rpartition(".")[0],
                 "forward",
                 -1,
-                *described((*args, *kwargs.values())),
+                called.shapes,
+                called.dtypes,
                 [],
                 [],
                 _parameter_bytes(module),
                 _weight_shape(module),
+                called.arguments,
             )
             self._begin(row)
 
@@ -253,15 +257,34 @@ class StructureRecorder:
         return "", self._outside, self._seen_outside
 
     def _function_begins(
-        self, code: int, function: Callable[..., Any] | CompiledFunction, args: Any
+        self,
+        code: int,
+        function: Callable[..., Any] | CompiledFunction,
+        args: Any,
+        kwargs: Mapping[str, Any],
     ) -> None:
         module, place, seen = self._place()
         kind = layer_type(function)
         seen[kind] += 1
         name = f"{place}::{kind}" if seen[kind] == 1 else f"{place}::{kind}_{seen[kind] - 1}"
         phase = "backward" if function in BACKWARD_ENTRIES else "forward"
+        called = function_called(function, args, kwargs)
         self._begin(
-            LayerRow(code, name, kind, "function", module, phase, -1, *described(args), [], [], 0)
+            LayerRow(
+                code,
+                name,
+                kind,
+                "function",
+                module,
+                phase,
+                -1,
+                called.shapes,
+                called.dtypes,
+                [],
+                [],
+                0,
+                arguments=called.arguments,
+            )
         )
 
     def _function_ends(self, _code: int, _function: Any, args: Any, result: Any) -> None:

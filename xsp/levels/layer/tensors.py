@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 
-from xsp.machine.torch_internals import leaves_of, version_of, without_torch_functions
+from xsp.machine.torch_internals import (
+    leaves_of,
+    stored_values,
+    version_of,
+    without_torch_functions,
+)
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
@@ -43,6 +48,19 @@ def described(value: Any) -> tuple[list[list[int]], list[str]]:
 def _parts(nested: torch.Tensor) -> list[torch.Tensor]:
     with torch.no_grad():
         return list(nested.detach().unbind())
+
+
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
+
+def stored_elements(value: Any) -> int | None:
+    """How many elements a sparse tensor stores, those of its blocks included; None for others."""
+    if not isinstance(value, torch.Tensor):
+        return None
+    with without_torch_functions():
+        if value.layout is torch.sparse_coo:
+            return stored_values(value).numel()
+        return value.values().numel() if value.layout in _COMPRESSED else None
 
 
 def versions(value: Any) -> list[int]:

@@ -146,7 +146,7 @@ class LayerTracer:
 
         return step_in_by_hooks(module, before, after)
 
-    def _function_begins(self, code: int, _function: Any, _args: Any) -> None:
+    def _function_begins(self, code: int, _function: Any, _args: Any, _kwargs: Any) -> None:
         self._log.append((2 * code, time.perf_counter_ns(), threading.get_ident()))
 
     def _function_ends(self, code: int, _function: Any, args: Any, result: Any) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from math import isnan, prod
 from typing import Any
 
-from xsp.analysis.work.layer_products import attention_flops
+from xsp.analysis.work.products.attention import attention_flops
 
 _PRODUCT = re.compile(r"cublas(Lt)?(\w?gemm|Gemm|Matmul)(?!AlgoGet|GroupedBatched)")
 _TRIANGULAR = re.compile(r"cublas\wtr[sm]m")
@@ -78,6 +78,8 @@ def _graph_node(node: Mapping[str, Any]) -> int:
     if node["operation"] == "MATMUL":
         return int(2 * prod(node["matC"]["dims"]) * node["matA"]["dims"][-1])
     if node["operation"] == "SDPA_FWD":
-        count = attention_flops(*(node[name]["dims"] for name in ("Q", "K", "V")))
+        output = node.get("O", node["Q"])
+        operands = (node["Q"], node["K"], node["V"], output)
+        count = attention_flops(*(tensor["dims"] for tensor in operands))
         return 0 if isnan(count) else int(count)
     return 0

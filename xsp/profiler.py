@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from xsp.errors import TargetError
+from xsp.levels._native.signals import held
 from xsp.measuring.call_recorder import CallRecorder
-from xsp.measuring.interrupts import uninterrupted
 from xsp.measuring.profiling import climbed
 from xsp.measuring.settings import Settings
 from xsp.measuring.stopping import Stop
@@ -147,8 +147,12 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
     def __enter__(self) -> Profile:
         self._recorder = CallRecorder(self._model)
         self._profile = Profile()
-        with uninterrupted():
-            self._recorder.start()
+        try:
+            with held():
+                self._recorder.start()
+        except BaseException:
+            self._recorder.stop()
+            raise
         return self._profile
 
     def __exit__(
@@ -157,7 +161,7 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with uninterrupted():
+        with held():
             self._recorder.stop()
         if error is None:
             self._profile.fill(

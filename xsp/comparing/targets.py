@@ -21,6 +21,7 @@ from xsp.comparing.comparison import Comparison, compared
 from xsp.comparing.sentences import Whole, narrowing
 from xsp.comparing.verdict import ALPHA, Verdict, paired_verdict, rounds_needed
 from xsp.errors import TargetError
+from xsp.levels._native.signals import held
 from xsp.measuring.executor import Executor
 from xsp.measuring.profiling import climbed
 from xsp.measuring.progress import bar
@@ -123,7 +124,7 @@ def latencies_in_turn(
     """
     order = random.Random(settings.seed)  # noqa: S311 - an order of experiments, not a secret
     begin = time.perf_counter()
-    with ExitStack() as stack:
+    with held(), ExitStack() as stack:
         executors = [Executor(target, state) for target in targets]
         for executor in executors:
             stack.enter_context(executor.restored_afterwards())

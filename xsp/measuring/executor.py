@@ -14,16 +14,13 @@ import torch
 
 from xsp.capture.run import MODEL_CALLS
 from xsp.errors import TargetError
+from xsp.levels._native.signals import held, let_through
 from xsp.levels.layer.tensors import tensors_in, versions
 from xsp.machine import devices
-from xsp.measuring.interrupts import whole
 from xsp.measuring.state import ModelState, RandomState
 from xsp.measuring.target import Call, Target
+from xsp.measuring.turns import in_call, turn
 from xsp.types import Columns
-
-# What tracers replace is the process's: two profiles at once would trace, and delay, each other.
-_ONE_AT_A_TIME = threading.RLock()
-
 
 _EXECUTING = threading.local()
 
@@ -49,9 +46,9 @@ class Executor:
 
         `ready` is called when the state is restored, just before the first call.
         """
-        self._restore()
-        before = random.getstate() if self.draws is None else None
-        with whole(_no_garbage_collection()), _executing():
+        with held(), _no_garbage_collection(), _executing():
+            self._restore()
+            before = random.getstate() if self.draws is None else None
             ready()
             stamps = [self._stamped(call) for call in self.target.calls]
         if before is not None:
@@ -68,8 +65,10 @@ class Executor:
         (unless one was given), buffers, gradients and flags. They are put back to that when it
         ends. Another thread's block is waited for.
 
+        Enter it in `held()`, and in it `let_through()`, all in one `with` statement.
+
         Raises TargetError inside a run, that is, where a profiled program profiles something
-        itself.
+        itself, or where the other profile cannot end while this one waits.
         """
         if getattr(_EXECUTING, "now", False):
             raise TargetError(
@@ -77,7 +76,7 @@ class Executor:
                 "profiled: the two would "
                 "trace and stop each other; profile one of them only"
             )
-        with _ONE_AT_A_TIME, whole(self._restoring()):
+        with turn(self.target.name), self._restoring():
             yield
 
     def modified(self) -> list[str]:
@@ -120,7 +119,7 @@ class Executor:
 
     def _stamped(self, call: Call) -> tuple[int, int, int, int]:
         clock = time.perf_counter_ns
-        with whole(call.ambient.restored()):
+        with in_call(), call.ambient.restored(), let_through():
             start = clock()
             output = call()
             returned = clock()

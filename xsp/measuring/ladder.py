@@ -15,6 +15,7 @@ from typing import Any
 
 from xsp.capture.run import Run
 from xsp.errors import TargetError
+from xsp.levels._native.signals import held
 from xsp.measuring.executor import Executor
 from xsp.measuring.stopping import Stop
 from xsp.measuring.switching import tracing
@@ -88,7 +89,7 @@ def _visit(
     executor: Executor, spec: RunSpec, tracers: Mapping[Level, Tracer], number: int, position: int
 ) -> Run:
     active = [tracers[level] for level in spec.levels if level in tracers]
-    with tracing(active, f"while the target was re-run at rung {spec.name}"):
+    with held(), tracing(active, f"while the target was re-run at rung {spec.name}"):
         for _ in range(SETTLING_RUNS):
             executor.run()
         calls = executor.run(lambda: _new_run(active))

@@ -14,13 +14,13 @@ from torch import nn
 
 from xsp import levels as level_table
 from xsp.capture.run import call_of, latency_ns, sorted_by_start, within_model
+from xsp.levels._native.signals import held
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.structure_run import StructureRecorder, discovered, qualified_names
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine import devices
 from xsp.machine.torch_internals import compiled_frames
 from xsp.measuring.executor import Executor
-from xsp.measuring.interrupts import whole
 from xsp.measuring.progress import bar
 from xsp.measuring.settings import Settings
 from xsp.measuring.switching import add_note, tracing
@@ -79,7 +79,7 @@ def _warmed_up(
     """The first run, under watch for the modules it calls, then warm-up runs."""
     called: list[nn.Module] = []
     roots: list[nn.Module] = []
-    with _noted("while xsp looked for its layers", roots), whole(discovered(called, roots)):
+    with _noted("while xsp looked for its layers", roots), held(), discovered(called, roots):
         executor.run()
         if executor.draws:
             # The first run did not start from the state that the others start from, and may have
@@ -129,7 +129,7 @@ def _structure(
         from xsp.levels.library.tracer import LibraryTracer
 
         active.append(LibraryTracer(structure=True))
-    with tracing(active, "in the structure run"), whole(recorder):
+    with held(), tracing(active, "in the structure run"), recorder:
         calls = executor.run(recorder.new_run)
     structure = recorder.structure.within(calls)
     if not active:
@@ -168,7 +168,7 @@ def _device_work(executor: Executor, tracers: dict[Level, Tracer]) -> int | None
     if Level.KERNEL not in tracers:
         return None
     kernel = tracers[Level.KERNEL]
-    with tracing([kernel], "while only its kernels were traced"):
+    with held(), tracing([kernel], "while only its kernels were traced"):
         calls = executor.run()
     tables = kernel.collect()
     launches = within_model(sorted_by_start(tables["api_calls"]), calls)[0]["correlation_id"]

@@ -15,6 +15,7 @@ from xsp.analysis.spans.assembly import assemble
 from xsp.analysis.spans.overlap import overlapped
 from xsp.capture.file import Capture
 from xsp.capture.run import Run
+from xsp.levels._native.signals import held, let_through
 from xsp.levels.layer.compiled import compiled_again
 from xsp.machine import devices
 from xsp.machine.environment import environment
@@ -81,7 +82,7 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
     """
     trace = context.current()
     executor = Executor(target, random)
-    with executor.restored_afterwards():
+    with held(), executor.restored_afterwards(), let_through():
         prepared = prepare(executor, settings)
         # Only now has a plain callable shown which GPU it uses.
         device = target.device()

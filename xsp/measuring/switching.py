@@ -4,19 +4,27 @@ where it was raised.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from xsp.measuring.interrupts import whole
-from xsp.types import Tracer
+from xsp.types import Level, Tracer
+
+_on: list[Tracer] = []
+"""The tracers that are on in this process."""
 
 
 @contextmanager
 def tracing(active: Sequence[Tracer], when: str) -> Iterator[None]:
     """Tracers on, the innermost level's last, and off again in the opposite order whatever
-    happens.
+    happens; entered in `held()`.
     """
-    with whole(_started(active)):
+    with ExitStack() as undo:
+        for tracer in active:
+            # Before it starts: what it has changed when it fails half way is taken back too.
+            undo.callback(_stop, tracer)
+            _on.append(tracer)
+            tracer.start()
         try:
             yield
         except Exception as error:
@@ -35,16 +43,33 @@ def add_note(error: BaseException, note: str) -> None:
             error.__notes__ = [*getattr(error, "__notes__", []), note]
 
 
-@contextmanager
-def _started(active: Sequence[Tracer]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for tracer in active:
-            stack.callback(tracer.stop)
-            tracer.start()
-        yield
+def _stop(tracer: Tracer) -> None:
+    try:
+        tracer.stop()
+    except BaseException:
+        # What cut it short, a lack of memory for example, may be over; what is undone stays so.
+        tracer.stop()
+        raise
+    finally:
+        if tracer in _on:
+            _on.remove(tracer)
 
 
 def _last_layer(active: Sequence[Tracer]) -> str:
     named = (getattr(tracer, "last_layer", None) for tracer in active)
     last = next((tracer() for tracer in named if tracer is not None), None)
     return f"in or after layer {last!r}, " if last else ""
+
+
+def _switch_off_in_child() -> None:
+    """A forked process is not the profiled one: what was switched in its parent's memory is
+    switched back in its own. CUPTI, like all of CUDA, must not be touched there.
+    """
+    for tracer in reversed(_on):
+        if tracer.level is not Level.KERNEL:
+            with suppress(Exception):
+                tracer.stop()
+    _on.clear()
+
+
+os.register_at_fork(after_in_child=_switch_off_in_child)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import xsp
+from xsp.levels._native.signals import held, let_through
 from xsp.measuring.executor import Executor
 from xsp.measuring.stopping import Stop, until_precise
 from xsp.measuring.target import target_of
@@ -61,7 +62,7 @@ class Call:
         are not known.
         """
         executor = Executor(target_of(self.function, self.args, dict(self.kwargs)))
-        with executor.restored_afterwards():
+        with held(), executor.restored_afterwards(), let_through():
             return graph_breaks(executor.run)
 
     def _measured(self, options: Mapping[str, Any]) -> Profile:

@@ -11,7 +11,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define XSP_EXPORT __attribute__((visibility("default")))
+#include "native.h"
 
 enum {
   XSP_STUBS = 2048,     /* distinct (name, real function) pairs; PyTorch 2.11 imports 560 names */

@@ -15,6 +15,7 @@ from typing import Any
 
 import nvtx
 
+from xsp.levels._native.signals import held
 from xsp.levels.layer.autograd import ENGINE_CODE
 from xsp.levels.layer.stamps import Stamp
 from xsp.levels.layer.structure import Structure
@@ -41,7 +42,7 @@ def annotated_run(executor: Executor, structure: Structure, *, layers: bool) -> 
     ]
     executor.target = replace(target, calls=tuple(calls))
     try:
-        with tracing(tracers, "while its NVTX ranges were made"):
+        with held(), tracing(tracers, "while its NVTX ranges were made"):
             executor.run(partial(_begin, tracers, log))
     finally:
         executor.target = target

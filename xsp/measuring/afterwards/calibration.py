@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from xsp.analysis.correction.charges import Costs
+from xsp.levels._native.signals import held
 from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine.torch_internals import sleep_on_gpu
@@ -107,7 +108,7 @@ def _kernel(tracer: Tracer) -> float:
     best = [float("inf"), float("inf")]  # tracer off, tracer on
     for _ in range(BATCHES):
         for on in (False, True):
-            with _tracing(tracer, on=on):
+            with held(), _tracing(tracer, on=on):
                 x.add_(1)
                 sleep_on_gpu(QUEUE_CYCLES)  # until all are queued
                 begin.record()
@@ -137,7 +138,7 @@ def _added(
     best = [float("inf"), float("inf")]  # tracer off, tracer on
     for _ in range(BATCHES):
         for on in (False, True):
-            with _tracing(tracer, on=on):
+            with held(), _tracing(tracer, on=on):
                 # Once without a clock: what the tracer does when it is new is not an event's cost.
                 (make() if make else loop)()
                 after()

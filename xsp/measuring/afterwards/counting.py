@@ -19,6 +19,7 @@ import pandas as pd
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.spans.sequence import kernel_sequence
 from xsp.errors import LevelError, TracingError
+from xsp.levels._native.signals import held
 from xsp.levels.counters.cache_flush import CacheFlush
 from xsp.levels.counters.metrics import BLOCKS, FLUSHED, IN_PLACE, INSTRUMENTED, Choice, chosen
 from xsp.levels.counters.range_profiler import (
@@ -215,6 +216,7 @@ def _collected(
     runs = choice.passes * REPEATS
     title = f"xsp {executor.target.name}: counters of {len(sequence)} kernels in {runs} runs"
     with (
+        held(),
         tracing([], "while hardware counters were collected"),
         bar(title, runs, progress) as shown,
         _flushing(gpu, caches) as flush,

@@ -20,6 +20,7 @@ import torch
 from torch.autograd.profiler import record_function
 
 from xsp.analysis.spans.align import matched
+from xsp.levels._native.signals import held
 from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.stamps import Stamp, paired
 from xsp.levels.layer.structure import Structure
@@ -31,7 +32,6 @@ from xsp.machine.torch_internals import (
     profiled_events,
     without_torch_functions,
 )
-from xsp.measuring.interrupts import whole
 from xsp.measuring.switching import tracing
 from xsp.words.warning import tagged
 
@@ -143,7 +143,8 @@ def recorded(
     tracer = LayerTracer(codes, log)
     activities = [torch.profiler.ProfilerActivity.CPU]
     with (
-        whole(torch.profiler.profile(activities=activities, profile_memory=True)) as profile,
+        held(),
+        torch.profiler.profile(activities=activities, profile_memory=True) as profile,
         tracing([tracer], "in the run that records memory"),
     ):
         run(tracer.new_run)

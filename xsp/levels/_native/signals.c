@@ -1,0 +1,145 @@
+/* Holding signals off while something is switched, so that no handler of the program can raise half way.
+ *
+ * Python runs its signal handlers between two bytecodes of the main thread, and a handler may raise (SIGINT, a SIGTERM
+ * that exits, a deadline by SIGALRM). A block that holds them off must itself begin and end between two bytecodes, so
+ * each change here is one call: it replaces the disposition of every signal that Python handles by a note of its
+ * arrival. Python's own table of handlers is not touched, and `signal.getsignal` tells what it always told. When the
+ * block ends the dispositions come back and what was noted is raised again.
+ */
+#include "native.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { LAST_SIGNAL = 64, NESTED = 64 };
+
+/* Of the main thread only: nobody else runs Python's handlers. */
+static unsigned char states[NESTED]; /* of the blocks around, outermost first: 1 holds, 0 lets through */
+static int depth;
+static int holding;
+
+static struct sigaction originals[LAST_SIGNAL + 1];
+static unsigned char replaced[LAST_SIGNAL + 1];
+static atomic_int arrived[LAST_SIGNAL + 1];
+
+static int (*run_python_handlers)(void); /* PyErr_CheckSignals */
+static const void *python_base, *python_handler;
+static int forked_by_main;
+
+static int is_main_thread(void) { return syscall(SYS_gettid) == getpid(); }
+
+static void note(int number) { atomic_store(&arrived[number], 1); }
+
+/* A fault of the program itself comes back at once if its handler only takes note. */
+static int is_synchronous(int number) {
+  return number == SIGSEGV || number == SIGBUS || number == SIGFPE || number == SIGILL || number == SIGTRAP ||
+         number == SIGSYS || number == SIGABRT;
+}
+
+static int is_pythons(const struct sigaction *action) {
+  void *handler = (void *)action->sa_handler;
+  if (action->sa_handler == SIG_DFL || action->sa_handler == SIG_IGN) return 0;
+  if (handler == python_handler) return 1;
+  Dl_info info;
+  if (!dladdr(handler, &info) || info.dli_fbase != python_base) return 0;
+  python_handler = handler;
+  return 1;
+}
+
+static void hold(void) {
+  for (int number = 1; number <= LAST_SIGNAL; number++) {
+    struct sigaction action;
+    if (is_synchronous(number) || sigaction(number, NULL, &action) || !is_pythons(&action)) continue;
+    originals[number] = action;
+    action.sa_handler = note;
+    action.sa_flags = (action.sa_flags & ~SA_SIGINFO) | SA_RESTART;
+    replaced[number] = sigaction(number, &action, NULL) == 0;
+  }
+  holding = 1;
+}
+
+/* A disposition that was changed meanwhile is somebody's decision, and stays. */
+static void restore_dispositions(void) {
+  for (int number = 1; number <= LAST_SIGNAL; number++) {
+    struct sigaction action;
+    if (replaced[number] && sigaction(number, NULL, &action) == 0 && action.sa_handler == note)
+      sigaction(number, &originals[number], NULL);
+    replaced[number] = 0;
+  }
+  holding = 0;
+}
+
+static void let_through(void) {
+  restore_dispositions();
+  for (int number = 1; number <= LAST_SIGNAL; number++)
+    if (atomic_exchange(&arrived[number], 0)) raise(number);
+}
+
+static void apply(void) {
+  int wanted = depth > 0 && depth <= NESTED ? states[depth - 1] : holding && depth > 0;
+  if (wanted && !holding) hold();
+  if (!wanted && holding) let_through();
+}
+
+static void enter(unsigned char state) {
+  if (depth < NESTED) states[depth] = state;
+  depth++;
+  apply();
+}
+
+static void leave(void) {
+  if (depth > 0) depth--;
+  apply();
+}
+
+static void before_fork(void) { forked_by_main = is_main_thread(); }
+
+/* Whoever held signals off is not in the child, unless it is the one that forked. */
+static void in_child(void) {
+  if (forked_by_main) return;
+  depth = 0;
+  if (holding) restore_dispositions();
+  memset(arrived, 0, sizeof arrived);
+}
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void register_fork(void) { pthread_atfork(before_fork, NULL, in_child); }
+
+/* `check_signals` is PyErr_CheckSignals; handlers in the same file are Python's. Returns 0, or -1 if it is in none. */
+XSP_EXPORT int xsp_signals_prepare(int (*check_signals)(void)) {
+  Dl_info info;
+  if (!dladdr((void *)check_signals, &info)) return -1;
+  python_base = info.dli_fbase;
+  run_python_handlers = check_signals;
+  pthread_once(&once, register_fork);
+  return 0;
+}
+
+/* Holds signals off. One that arrived before is handled first; if its handler raises, nothing is held. Needs the GIL. */
+XSP_EXPORT void xsp_signals_hold(void) {
+  if (!is_main_thread()) return;
+  enter(1);
+  if (run_python_handlers()) leave();
+}
+
+/* Lets signals through inside a block that holds them off. */
+XSP_EXPORT void xsp_signals_let_through(void) {
+  if (is_main_thread()) enter(0);
+}
+
+/* Ends the innermost block of either kind. The arguments are those of `__exit__`; 0: an exception goes on. */
+XSP_EXPORT int xsp_signals_leave(void *kind, void *error, void *traceback) {
+  (void)kind, (void)error, (void)traceback;
+  if (is_main_thread()) leave();
+  return 0;
+}
+
+/* Whether signals are held off right now. */
+XSP_EXPORT int xsp_signals_held(void) { return holding; }

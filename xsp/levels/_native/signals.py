@@ -1,0 +1,115 @@
+"""Signals held off while something is switched, so that a handler cannot raise half way.
+
+    with held(), switched_on(), let_through():
+        program()
+
+Handlers of the program (Ctrl-C, a SIGTERM that exits, deadlines by SIGALRM) may raise between any
+two bytecodes of the main thread. In `held()` they wait; in `let_through()`, inside of it, the
+program is as interruptible as ever. What waited is delivered when the block ends. All of it is one
+`with` statement: then there is no moment at which something is switched and nobody takes it back.
+
+Both are entered and left by one call into C each (signals.c), because a context manager written in
+Python can itself be interrupted between its own bytecodes. Without the native part the handlers
+are replaced one after the other, which leaves a gap of microseconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+from contextlib import AbstractContextManager
+from functools import cache
+from types import FrameType, TracebackType
+from typing import Any, cast
+
+from xsp.levels import _native
+
+_Block = AbstractContextManager[None]
+
+
+def held() -> _Block:
+    """A block in which no handler of a signal runs. Off the main thread, which alone runs handlers,
+    it changes nothing.
+    """
+    return _blocks()[0]
+
+
+def let_through() -> _Block:
+    """A block inside `held()` in which handlers run as they do outside."""
+    return _blocks()[1]
+
+
+@cache
+def _blocks() -> tuple[_Block, _Block]:
+    if _native.why_missing() is not None:
+        return _Replacing(hold=True), _Replacing(hold=False)
+    # With the GIL, and with the exception that a handler raised.
+    native = ctypes.PyDLL(str(_native.LIBRARY))
+    if native.xsp_signals_prepare(ctypes.pythonapi.PyErr_CheckSignals) != 0:
+        return _Replacing(hold=True), _Replacing(hold=False)
+    native.xsp_signals_leave.argtypes = [ctypes.py_object] * 3
+    return (
+        _block(native.xsp_signals_hold, native.xsp_signals_leave),
+        _block(native.xsp_signals_let_through, native.xsp_signals_leave),
+    )
+
+
+def _block(enter: Any, leave: Any) -> _Block:
+    """A context manager whose methods are these C functions themselves."""
+    enter.restype = None
+    return cast("_Block", type("Block", (), {"__enter__": enter, "__exit__": leave})())
+
+
+class _Replacing:
+    """The same without the native part, by `signal.signal`."""
+
+    def __init__(self, *, hold: bool) -> None:
+        self._hold = hold
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            _HANDLERS.nested.append(self._hold)
+            _HANDLERS.apply()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if threading.current_thread() is threading.main_thread():
+            _HANDLERS.nested.pop()
+            _HANDLERS.apply()
+
+
+class _Handlers:
+    """The program's handlers while they are replaced, and the signals that arrived meanwhile."""
+
+    def __init__(self) -> None:
+        self.nested: list[bool] = []
+        self._replaced: dict[signal.Signals, Any] = {}
+        self._arrived: set[int] = set()
+
+    def apply(self) -> None:
+        """Hold signals off, or let them through, as the innermost block wants it."""
+        wanted = bool(self.nested) and self.nested[-1]
+        if wanted and not self._replaced:
+            for number in signal.valid_signals():
+                handler = signal.getsignal(number)
+                if callable(handler) and isinstance(number, signal.Signals):
+                    self._replaced[number] = handler
+                    signal.signal(number, self._note)
+        elif not wanted:
+            while self._replaced:
+                number, handler = self._replaced.popitem()
+                if signal.getsignal(number) == self._note:
+                    signal.signal(number, handler)
+            while self._arrived:
+                signal.raise_signal(self._arrived.pop())
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._arrived.add(number)
+
+
+_HANDLERS = _Handlers()

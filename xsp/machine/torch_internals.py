@@ -49,6 +49,7 @@ of a tensor. `torch.overrides` has nothing public that keeps modes out as well."
 mode_depth: Callable[[], int] = torch._C._len_torch_function_stack
 push_mode: Callable[[Any], None] = torch.overrides._push_mode
 pop_mode: Callable[[], Any] = torch.overrides._pop_mode
+modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stack
 """The stack of torch function modes. `with mode:` can only be left in the order in which it was
 entered; a tracer is switched off inside leaf modules whatever lies above it."""
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from xsp.errors import TargetError
 from xsp.levels._native.signals import let_through
@@ -42,7 +43,7 @@ class _Running:
 
 @dataclass
 class _Turn:
-    lock: threading._RLock
+    lock: Any
     running: _Running
 
 

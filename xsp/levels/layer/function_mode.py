@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from xsp.levels.layer.compiled import Leave, around_compiled_code
 from xsp.levels.layer.functional import CompiledFunction, is_layer
-from xsp.machine.torch_internals import mode_depth, pop_mode, push_mode
+from xsp.machine.torch_internals import mode_depth, modes, pop_mode, push_mode
 
 _FUNCTION_BASE = 1 << 20
 
@@ -73,6 +73,7 @@ class FunctionalMode(TorchFunctionMode):
         self._local = _Local()
         self._muted: list[int] = []
         self._depth = -1
+        self._below: list[Any] = []
         self._undo: Callable[[], None] = lambda: None
 
     def __torch_function__(
@@ -96,18 +97,20 @@ class FunctionalMode(TorchFunctionMode):
             self._end(code, func, inputs, result)
 
     def __enter__(self) -> FunctionalMode:
+        self._below = modes()
+        self._depth = len(self._below) + 1
+        self._undo = around_compiled_code(self._compiled)
         push_mode(self)
-        if self._depth < 0:
-            self._depth = mode_depth()
-            self._undo = around_compiled_code(self._compiled)
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._undo()
-        # A backward node that raised has left the mode on top; everything from our own place
-        # upwards goes.
-        while mode_depth() >= self._depth:
+        # Whatever raised, and wherever: a backward node leaves the mode on top, a signal's handler
+        # can leave it, and the program's own modes, switched off.
+        while mode_depth():
             pop_mode()
+        for mode in self._below:
+            push_mode(mode)
 
     def _compiled(self, name: str, inputs: tuple[Any, ...]) -> Leave | None:
         """One layer; inside it the mode is off, wherever in the stack it lies: Dynamo guards on all

@@ -146,7 +146,7 @@ class StructureRecorder:
                     ModuleRow(name, type(module).__name__, _parameter_bytes(module), leaf)
                 )
                 self._hook_leaf(module) if leaf else self._hook_container(module, name)
-            self._exit.callback(self._finish_backward)
+            self._exit.callback(lambda: self._backward.stop())
             self._exit.callback(run_inside(self._engine))
             self._exit.enter_context(self._mode)
             if self.structure.codes.ranges_are_layers:
@@ -154,8 +154,10 @@ class StructureRecorder:
             self._exit = self._exit.pop_all()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self._exit.close()
+        if kind is None:
+            self._finish_backward()
 
     def new_run(self) -> None:
         """Count calls from zero, as the timed tracer does."""
@@ -169,7 +171,6 @@ class StructureRecorder:
             yield
 
     def _finish_backward(self) -> None:
-        self._backward.stop()
         roots = self._backward.sufficient()
         self.structure.codes.roots.update(roots)
         for call, numbers in roots.items():

@@ -1,0 +1,222 @@
+"""Exceptions and signals at chosen places of xsp, and what they may leave behind: nothing.
+
+A *place* is a file, a function and a line or an instruction in it, in the n-th execution of that
+line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch._dynamo import eval_frame
+
+import xsp
+from xsp.levels import _native
+from xsp.levels._native import interpose
+
+PACKAGE = Path(xsp.__file__).parent
+
+SWITCHING = (
+    "profiler.py",
+    "measuring/call_recorder.py",
+    "measuring/executor.py",
+    "measuring/profiling.py",
+    "measuring/preparation.py",
+    "measuring/state.py",
+    "measuring/switching.py",
+    "measuring/turns.py",
+    "measuring/ladder.py",
+    "measuring/target.py",
+    "measuring/afterwards/memory.py",
+    "measuring/afterwards/calibration.py",
+    "levels/layer/autograd.py",
+    "levels/layer/backward.py",
+    "levels/layer/compiled.py",
+    "levels/layer/entry_points.py",
+    "levels/layer/function_mode.py",
+    "levels/layer/ranges.py",
+    "levels/layer/structure_run.py",
+    "levels/layer/tracer.py",
+    "levels/library/tracer.py",
+)
+"""The files whose code changes something that belongs to the program, or decides when."""
+
+
+class Fault(Exception):
+    """What the injected faults raise; no code of xsp or torch handles it."""
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A line, or an instruction of it (`offset` >= 0), the `visit`-th time it is reached."""
+
+    file: str
+    function: str
+    line: int
+    offset: int
+    visit: int
+
+
+@dataclass
+class Watch:
+    """A trace function that calls `reached` at every place of the files `only`."""
+
+    reached: Callable[[Place, FrameType], None]
+    only: frozenset[str] = frozenset(SWITCHING)
+    opcodes: bool = False
+    visits: Counter[tuple[str, str, int, int]] = field(default_factory=Counter)
+
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> Any:
+        path = frame.f_code.co_filename
+        file = path[len(str(PACKAGE)) + 1 :] if path.startswith(str(PACKAGE)) else ""
+        if file not in self.only:
+            return None
+        if event == "call":
+            frame.f_trace_opcodes = self.opcodes
+        elif event == ("opcode" if self.opcodes else "line"):
+            offset = frame.f_lasti if self.opcodes else -1
+            key = (file, frame.f_code.co_name, frame.f_lineno, offset)
+            self.visits[key] += 1
+            self.reached(Place(*key, self.visits[key]), frame)
+        return self
+
+
+@contextlib.contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Run a block under a trace function, on this thread."""
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def places(run: Callable[[], object], *, opcodes: bool = False, visits: int = 1) -> list[Place]:
+    """The places that `run` reaches, each up to `visits` times."""
+    found: list[Place] = []
+    watch = Watch(
+        lambda place, _frame: found.append(place) if place.visit <= visits else None,
+        opcodes=opcodes,
+    )
+    with watched(watch):
+        run()
+    return sorted(found)
+
+
+def struck(run: Callable[[], object], place: Place, strike: Callable[[], None]) -> BaseException:
+    """What reaches the caller of `run` when `strike` is called at `place`; Missed if it never was
+    or nothing came of it.
+    """
+
+    def reached(here: Place, _frame: FrameType) -> None:
+        if here == place:
+            sys.settrace(None)
+            strike()
+
+    try:
+        with watched(Watch(reached, opcodes=place.offset >= 0)):
+            run()
+    except BaseException as error:
+        return error
+    return Missed()
+
+
+class Missed(Exception):
+    """Nothing was raised."""
+
+
+def raise_fault() -> None:
+    """An exception out of the blue."""
+    raise Fault
+
+
+class Leaving(SystemExit):
+    """What the handlers of `handlers` raise."""
+
+
+@contextlib.contextmanager
+def handlers(numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Handlers that raise, as programs have them for SIGTERM, and pytest-timeout for SIGALRM."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise Leaving(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def model_and_input() -> tuple[nn.Module, torch.Tensor]:
+    """A model with everything that is put back: buffers, gradients, flags, random draws."""
+    model = nn.Sequential(
+        nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Sequential(nn.Linear(4, 2))
+    )
+    model[3][0].bias.requires_grad_(False)
+    x = torch.randn(3, 4)
+    model(x).sum().backward()
+    return model, x
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    """Everything of a model and of the process that a profile changes for a while."""
+    patched = interpose.functions().xsp_interpose_patched() if _native.why_missing() is None else 0
+    return {
+        "instance attributes": [sorted(vars(module)) for module in model.modules()],
+        "entry points": [vars(module).get("_call_impl") for module in model.modules()],
+        "hooks": [
+            (len(module._forward_hooks), len(module._forward_pre_hooks))
+            for module in model.modules()
+        ],
+        "training": [module.training for module in model.modules()],
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+        "gradients": [id(parameter.grad) for parameter in model.parameters()],
+        "gradient values": [
+            None if parameter.grad is None else parameter.grad.tolist()
+            for parameter in model.parameters()
+        ],
+        "buffers": [buffer.tolist() for buffer in model.buffers()],
+        "buffer objects": [id(buffer) for buffer in model.buffers()],
+        "module call": nn.Module.__call__,
+        "autograd engine": torch.autograd._engine_run_backward,
+        "nvtx": torch.cuda.nvtx._nvtx,  # type: ignore[attr-defined]
+        "function modes": torch._C._len_torch_function_stack(),
+        "profiler": torch.autograd._profiler_enabled(),
+        "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "dynamo": [
+            getattr(eval_frame, name, None)
+            for name in ("_callback_from_stance", "_maybe_set_eval_frame")
+        ],
+        "handlers": [
+            signal.getsignal(number)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1)
+        ],
+        "slots": patched,
+        "threads": threading.active_count(),
+        "garbage collection": gc.isenabled(),
+        "random": (hash(random.getstate()), np.random.get_state()[1].tolist()),
+        "torch random": torch.get_rng_state().tolist(),
+    }
+
+
+def residue(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The names of what is not as it was."""
+    return [name for name, value in before.items() if after[name] != value]

@@ -146,7 +146,7 @@ class StructureRecorder:
                     ModuleRow(name, type(module).__name__, _parameter_bytes(module), leaf)
                 )
                 self._hook_leaf(module) if leaf else self._hook_container(module, name)
-            self._exit.callback(lambda: self._backward.stop())
+            self._exit.callback(self._stop_backward)
             self._exit.callback(run_inside(self._engine))
             self._exit.enter_context(self._mode)
             if self.structure.codes.ranges_are_layers:
@@ -169,6 +169,9 @@ class StructureRecorder:
     def _engine(self) -> Iterator[None]:
         with self._mode.back_on(), self._backward.engine():
             yield
+
+    def _stop_backward(self) -> None:
+        self._backward.stop()
 
     def _finish_backward(self) -> None:
         roots = self._backward.sufficient()

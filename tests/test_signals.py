@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -52,32 +52,61 @@ def send() -> None:
         pass
 
 
+def interrupted(block: Callable[[list[str]], None]) -> list[str]:
+    """How far a block came before the handler's exception left it."""
+    reached: list[str] = []
+    try:
+        block(reached)
+    except Leaving:
+        return reached
+    pytest.fail("the signal's exception never arrived")
+
+
 @pytest.mark.usefixtures("blocks")
 def test_a_held_signal_arrives_at_the_end_of_the_block() -> None:
     """The handler runs once, after the block, and not in it."""
-    reached = []
-    with pytest.raises(Leaving):
+
+    def block(reached: list[str]) -> None:
         with held():
             send()
             reached.append("end of the block")
         reached.append("after the block")
-    assert reached == ["end of the block"]
+
+    assert interrupted(block) == ["end of the block"]
 
 
 @pytest.mark.usefixtures("blocks")
-def test_blocks_nest_and_the_program_stays_interruptible() -> None:
-    """Inside `let_through` a handler raises at once, and outside of it signals are held again."""
-    reached = []
-    with pytest.raises(Leaving), held():
-        with pytest.raises(Leaving), let_through(), held():
-            send()
-            reached.append("inner block")
-        with pytest.raises(Leaving), let_through():
+def test_the_program_stays_interruptible_inside() -> None:
+    """In `let_through` a handler raises at once, and outside of it signals are held again."""
+
+    def through(reached: list[str]) -> None:
+        with let_through():
             send()
             reached.append("not reached")
-        send()
-        reached.append("outer block")
-    assert reached == ["inner block", "outer block"]
+
+    def block(reached: list[str]) -> None:
+        with held():
+            assert interrupted(through) == []
+            send()
+            reached.append("end of the block")
+
+    assert interrupted(block) == ["end of the block"]
+
+
+@pytest.mark.usefixtures("blocks")
+def test_a_signal_held_before_the_program_goes_on_arrives_in_it() -> None:
+    """What arrived while something was switched interrupts the program that runs next."""
+
+    def block(reached: list[str]) -> None:
+        with held():
+            send()
+            reached.append("switched")
+            with let_through():
+                for _ in range(1000):
+                    pass
+                reached.append("not reached")
+
+    assert interrupted(block) == ["switched"]
 
 
 @pytest.mark.usefixtures("blocks")

@@ -33,8 +33,8 @@ from xsp.capture.run import latency_ns
 from xsp.machine.environment import environment
 from xsp.measuring.executor import Executor
 from xsp.measuring.ladder import SETTLING_RUNS, rungs_for
+from xsp.measuring.options import Options
 from xsp.measuring.preparation import prepare
-from xsp.measuring.settings import Settings
 from xsp.measuring.switching import tracing
 from xsp.measuring.target import target_of
 from xsp.types import Tracer
@@ -102,7 +102,7 @@ def latencies(
 def measured(program: Callable[[], Any], rounds: int) -> dict[str, Any]:
     """Ratios to the unprofiled latency for every rung and for torch.profiler."""
     executor = Executor(target_of(program, (), {}))
-    prepared = prepare(executor, Settings(progress=False))
+    prepared = prepare(executor, Options(progress=False))
     conditions: dict[str, Condition] = {"unprofiled": nullcontext, "torch.profiler": torch_profiler}
     for spec in rungs_for(prepared.traced)[1:]:
         active = [prepared.tracers[level] for level in spec.levels if level in prepared.tracers]

@@ -126,7 +126,7 @@ def test_cell_magic_profiles_the_calls_of_the_cell(kernel: Kernel) -> None:
     """The cell runs once with its names the notebook's; the profile is its value, and has the name
     given by -o.
     """
-    cell = "%%xsp model --levels M/L --iterations=2 -o kept\ntimes = [model(x) for _ in range(2)]"
+    cell = "%%xsp --levels M/L --iterations=2 -o kept model\ntimes = [model(x) for _ in range(2)]"
     answer = kernel.run(cell)
     assert "Linear" in (answer.value or "")
     assert kernel.value(
@@ -139,7 +139,7 @@ def test_line_magic_measures_a_call(kernel: Kernel) -> None:
     """A call of a model is measured as the model with its arguments; assigned, the profile is the
     value.
     """
-    kernel.run("held = %xsp -o same model({'a b': x}['a b']) --iterations 2 --levels M")
+    kernel.run("held = %xsp -o same --iterations 2 --levels M model({'a b': x}['a b'])")
     assert kernel.value("held is same, held.name, len(held.runs)") == (True, "Sequential", 2)
 
 
@@ -147,7 +147,7 @@ def test_line_magic_evaluates_other_expressions_each_time(kernel: Kernel) -> Non
     """A forward and its backward can be measured again and again; the expression is the profile's
     name.
     """
-    answer = kernel.run("%xsp model(x).sum().backward() --iterations 2 --levels M/L")
+    answer = kernel.run("%xsp --iterations 2 --levels M/L model(x).sum().backward()")
     assert answer.status == "ok", answer
     assert (answer.value or "").splitlines()[0] == "model(x).sum().backward()"
 
@@ -155,7 +155,7 @@ def test_line_magic_evaluates_other_expressions_each_time(kernel: Kernel) -> Non
 def test_line_magic_sees_local_variables(kernel: Kernel) -> None:
     """Inside a function the magic uses the function's variables."""
     kernel.run(
-        "def inside():\n    local = x[:1]\n    found = %xsp model(local) --iterations 1\n    "
+        "def inside():\n    local = x[:1]\n    found = %xsp --iterations 1 model(local)\n    "
         "return found"
     )
     assert kernel.value("inside().table('calls')['batch_size'].tolist()") == [1]
@@ -164,14 +164,15 @@ def test_line_magic_sees_local_variables(kernel: Kernel) -> None:
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ("%xsp", "nothing to profile was given; usage: %xsp CALL"),
-        ("%xsp model(x) --iterations few", "--iterations few cannot be: a number is needed"),
-        ("%xsp model(x) --iterations 0", "iterations=0 cannot be"),
-        ("%xsp model(x) --budget -5", "budget_s=-5.0 cannot be"),
+        ("%xsp", "nothing to profile was given; usage: %xsp [options] CALL"),
+        ("%xsp --iterations few model(x)", "iterations='few': must be a number"),
+        ("%xsp --iterations 0 model(x)", "iterations=0: must be a whole number >= 1"),
+        ("%xsp --budget-s -5 model(x)", "budget_s=-5.0: must be a number of seconds >= 0"),
         ("%xsp model", "'model' calls nothing; give a call, such as model(x)"),
-        ("%xsp model(x) --levels Q", "no level is called 'Q'"),
-        ("%xsp model(x) -o a.b", "-o a.b cannot be: the name of a variable is needed"),
-        ("%xsp model(x) --rounds 3", "is not an expression"),
+        ("%xsp --levels Q model(x)", "no level is called 'Q'"),
+        ("%xsp -o a.b model(x)", "-o a.b: must be the name of a variable"),
+        ("%xsp --rounds 3 model(x)", "there is no option --rounds"),
+        ("%xsp model(x) --levels M", "options come before the code"),
         ("%xsp (3)(x)", "cannot profile 3 of type int"),
         ("%%xsp x\nmodel(x)", "needs a torch.nn.Module"),
         ("%%xsp model\npass", "was never called"),

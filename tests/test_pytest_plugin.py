@@ -28,7 +28,7 @@ from xsp.regression.identity import machine_folder, machine_of
 from xsp.regression.identity import test_path as path_of
 from xsp.regression.options import parsed_rules
 from xsp.regression.outcome import MEANINGS, Outcome
-from xsp.regression.plan import OPTIONS
+from xsp.regression.plan import known_options
 from xsp.regression.summary import markdown
 
 pytest_plugins = ["pytester"]
@@ -568,7 +568,7 @@ def test_what_the_manual_and_the_workflows_say_exists(run: Run) -> None:
     shown = "\n".join(run("--help").outlines)
     assert len(options) == 8
     assert {option for option in options if option not in shown} == set()
-    assert {name for name in OPTIONS if f"`{name}`" not in text} == set()
+    assert {name for name in known_options() if f"`{name}`" not in text} == set()
     assert {state for state in MEANINGS if f"| `{state}` |" not in text} == set()
     for rules in re.findall(r"--xsp-fail=([^ `]+)", text):
         parsed_rules([rules.replace("…", "5%")])

@@ -217,7 +217,7 @@ def test_sweep_of_nothing_but_failures_raises() -> None:
         ({"batch_sizes": (True,)}, "from 1 on"),
         ({"over": {"a": [1], "b": [2]}}, "one parameter"),
         ({"over": {"a": [None]}}, "numbers or strings"),
-        ({"batch_sizes": (1,), "itertions": 3}, "unknown option 'itertions'"),
+        ({"batch_sizes": (1,), "itertions": 3}, "no option 'itertions'"),
     ],
 )
 def test_values_that_cannot_be_are_refused(arguments: dict[str, Any], message: str) -> None:

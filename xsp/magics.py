@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import CodeType
@@ -17,33 +16,20 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope
 
 from xsp.errors import XspError
-from xsp.measuring.profiling import climbed
-from xsp.measuring.settings import Settings
-from xsp.measuring.target import target_of
-from xsp.profiler import profile
+from xsp.measuring.options import Options, read, textual
+from xsp.profiler import measured, profile
 from xsp.profiles import Profile
 
 _FILE = "<%xsp>"
-_USAGE = (
-    "%xsp CALL or %%xsp MODEL, with options [-o NAME] [--levels M/L/Lib/K] [--iterations N] "
-    "[--budget SECONDS]"
-)
-
-# Neither `model(x) --levels M/L` nor `-o prof model(x)` is Python, so options at the ends cannot be
-# part of the code.
-_OPTION = r"(?P<option>-o|--levels|--iterations|--budget)(?:=|\s+)(?P<value>[-\w./]+)"
-_FIRST, _LAST = re.compile(rf"^\s*{_OPTION}(?:\s+|$)"), re.compile(rf"(?:^|\s+){_OPTION}\s*$")
-_KEYWORDS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
-    "--levels": ("levels", str),
-    "--iterations": ("iterations", int),
-    "--budget": ("budget_s", float),
-}
+_USAGE = "%xsp [options] CALL or %%xsp [options] MODEL"
+_OUTPUT = "output"
+_FLAGS = {"-o": _OUTPUT} | {f"--{name.replace('_', '-')}": name for name in textual()}
 
 
 @dataclass
 class _Line:
-    """What stands behind the magic's name: code, options of `xsp.measure`, and the name to bind, if
-    any.
+    """What stands behind the magic's name: options of `xsp.measure`, the name to bind, if any, and
+    code.
     """
 
     code: str
@@ -52,29 +38,35 @@ class _Line:
 
     @classmethod
     def parsed(cls, text: str) -> _Line:
-        """Raises UsageError for options that cannot be, and where there is no code."""
-        line = cls(text)
-        while found := _FIRST.search(line.code):
-            line._take(found["option"], found["value"])
-            line.code = line.code[found.end() :]
-        while found := _LAST.search(line.code):
-            line._take(found["option"], found["value"])
-            line.code = line.code[: found.start()]
-        if not line.code.strip():
+        """Raises UsageError for options that do not exist, and where there is no code, XspError for
+        a value that an option cannot have.
+        """
+        line = cls(text.strip())
+        while line.code.startswith(("-o", "--")):
+            flag, value = line._next_word("=")
+            if flag not in _FLAGS:
+                raise UsageError(f"there is no option {flag}; those are {', '.join(_FLAGS)}")
+            name = _FLAGS[flag]
+            needs_value = textual().get(name) is not bool
+            line._take(name, value or (line._next_word()[0] if needs_value else ""))
+        if not line.code:
             raise UsageError(f"nothing to profile was given; usage: {_USAGE}")
         return line
 
-    def _take(self, option: str, value: str) -> None:
-        if option == "-o":
-            if not value.isidentifier():
-                raise UsageError(f"-o {value} cannot be: the name of a variable is needed")
+    def _next_word(self, separator: str = " ") -> tuple[str, str]:
+        """Take a word off the code; what stands before and behind `separator` in it."""
+        word, _, rest = self.code.partition(" ")
+        self.code = rest.strip()
+        before, _, behind = word.partition(separator)
+        return before, behind
+
+    def _take(self, name: str, value: str) -> None:
+        if name != _OUTPUT:
+            self.options[name] = read(name, value)
+        elif value.isidentifier():
             self.output = value
-            return
-        keyword, converted = _KEYWORDS[option]
-        try:
-            self.options[keyword] = converted(value)
-        except ValueError:
-            raise UsageError(f"{option} {value} cannot be: a number is needed") from None
+        else:
+            raise UsageError(f"-o {value}: must be the name of a variable")
 
     def expression(self) -> ast.Expression:
         """The code, parsed. Raises UsageError if it is no expression."""
@@ -83,7 +75,8 @@ class _Line:
             return ast.parse(code, _FILE, "eval")
         except SyntaxError as error:
             raise UsageError(
-                f"{code!r} is not an expression ({error.msg}); usage: {_USAGE}"
+                f"{code!r} is not an expression ({error.msg}); options come before the code: "
+                f"{_USAGE}"
             ) from None
 
 
@@ -104,16 +97,13 @@ class XspMagics(Magics):
                                     each run.
         %%xsp [options] model       run the cell once, as inside `with xsp.profile(model):`
 
-        Options, before or behind the code:
-        -o NAME            also bind the profile to this name
-        --levels M/L       levels to trace; all by default
-        --iterations N     rounds; by default until the latency is known to within 1 %
-        --budget SECONDS   for the rounds, without --iterations; 30 by default
+        Options come before the code: `-o NAME` also binds the profile to this name; the others are
+        those of `xsp.measure` that can be written as text, such as `--levels M/L --iterations 5`.
         """
-        asked = _Line.parsed(line)
         shell = cast(InteractiveShell, self.shell)
         scope = _Scope(shell.user_ns, local_ns)
         with _short_errors():
+            asked = _Line.parsed(line)
             if cell is None:
                 prof = _called(asked, scope)
             else:
@@ -163,8 +153,7 @@ def _compiled(shell: Any, cell: str) -> CodeType:
 
 
 def _called(asked: _Line, scope: _Scope) -> Profile:
-    options = {"levels": None, "iterations": None, "budget_s": None} | asked.options
-    settings = Settings.of(**options, warmup=None, seed=0, progress=None)
+    options = Options.of(**asked.options)
     tree = asked.expression()
     call = tree.body
     if isinstance(call, ast.Name | ast.Attribute):
@@ -176,7 +165,7 @@ def _called(asked: _Line, scope: _Scope) -> Profile:
     else:
         function, args, kwargs = scope.function(tree), (), {}
         function.__qualname__ = asked.code.strip()
-    return Profile(climbed(target_of(function, args, kwargs), settings))
+    return measured(function, args, kwargs, options)
 
 
 def _is_name(tree: ast.expr) -> bool:

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
+
+from xsp.measuring.options import Options, default_of, help_of, textual
 
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(help="After `--`: sys.argv of the target.", metavar="[-- ARGS...]"),
 ]
-Levels = Annotated[str | None, typer.Option(help="Levels to trace, such as M/L/K; all by default.")]
-Iterations = Annotated[
-    int | None, typer.Option(help="Rounds; until the latency is known by default.")
-]
-Warmup = Annotated[int | None, typer.Option(help="Warm-up runs; until settled by default.")]
-Seed = Annotated[
-    int, typer.Option(help="Seed of random weights and inputs, and of the order of rungs.")
-]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no report.")]
+
+_SEED = "seed of random weights and inputs, and of the order of rungs within rounds."
+
+
+def with_measuring_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that also takes the options of `xsp.measure` that are text, and is handed them,
+    checked, as `options`; `--quiet` switches the progress bar off.
+    """
+    given = inspect.signature(command, eval_str=True)
+    own = [each for each in given.parameters.values() if each.name != "options"]
+    named = [_parameter(name, reads) for name, reads in textual().items()]
+
+    @wraps(command)
+    def called(**values: Any) -> None:
+        measuring = {each.name: values.pop(each.name) for each in named}
+        progress = False if values["quiet"] else None
+        command(**values, options=Options.of(**measuring, progress=progress))
+
+    called.__signature__ = given.replace(parameters=[*own, *named])  # type: ignore[attr-defined]
+    called.__annotations__ = {each.name: each.annotation for each in (*own, *named)}
+    return called
+
+
+def _parameter(name: str, reads: type) -> inspect.Parameter:
+    text = _SEED if name == "seed" else help_of(name)
+    flag = f"--{name.replace('_', '-')}"
+    flags = f"{flag}/--no-{flag[2:]}" if reads is bool and default_of(name) is None else flag
+    shown = typer.Option(flags, help=text[0].upper() + text[1:], show_default=False)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[reads | None, shown],
+    )

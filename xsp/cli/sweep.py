@@ -11,14 +11,16 @@ import typer
 
 from xsp.capture.writing import writable_folder
 from xsp.cli.keeping import kept
-from xsp.cli.options import Arguments, Iterations, Levels, Seed, Warmup
+from xsp.cli.options import Arguments, Quiet, with_measuring_options
 from xsp.errors import TargetError, XspError
+from xsp.measuring.options import Options
 from xsp.sweeping.result import BATCH_SIZE, MANIFEST, Value
 
 if TYPE_CHECKING:
     from xsp.profiles import Profile
 
 
+@with_measuring_options
 def sweep(
     target: Annotated[
         str,
@@ -37,29 +39,16 @@ def sweep(
     over: Annotated[
         str | None, typer.Option(help="Parameter of the function to change instead.")
     ] = None,
-    levels: Levels = None,
-    iterations: Iterations = None,
-    warmup: Warmup = None,
-    budget_s: Annotated[
-        float | None,
-        typer.Option("--budget-s", help="Seconds for the rounds of one value; 30 by default."),
-    ] = None,
-    metrics: Annotated[
-        str,
-        typer.Option(
-            help="Hardware counters of every kernel: see `xsp profile --help`; none by default."
-        ),
-    ] = "",
-    caches: Annotated[str, typer.Option(help="See `xsp profile --help`.")] = "in place",
     output: Annotated[
         Path | None,
         typer.Option(help="The folder of captures to write; named after the target by default."),
     ] = None,
-    seed: Seed = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Write to a folder that has a sweep already.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+    quiet: Quiet = False,
+    *,
+    options: Options,
 ) -> None:
     """Profile a model over batch sizes: throughput, and the optimal batch size."""
     from xsp.cli.target_file import TargetName
@@ -69,28 +58,21 @@ def sweep(
     folder = _checked(output or Path(f"{name.label}-sweep"), force)
     import torch
 
-    from xsp.sweeping.measure import sweep as measured
+    from xsp.sweeping.measure import swept_over
 
     sys.argv = [target, *(arguments or [])]
     make = name.function()
 
     def seeded(*given: Any, **named: Any) -> Any:
-        torch.manual_seed(seed)
+        torch.manual_seed(options.seed)
         return make(*given, **named)
 
-    swept = measured(
+    swept = swept_over(
         seeded,
-        [] if over else values,  # type: ignore[arg-type] # refused with a sentence if they are no whole numbers
+        [] if over else values,
         over={over: values} if over else None,
         after=None if quiet else _announced(over or BATCH_SIZE),
-        levels=levels,
-        iterations=iterations,
-        warmup=warmup,
-        budget_s=budget_s,
-        metrics=metrics,
-        caches=caches,
-        seed=seed,
-        progress=False if quiet else None,
+        options=options,
     )
     # Saved before it is shown: a closed pipe must not cost the measurement.
     written = kept(swept.save, folder)

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,9 +24,9 @@ from xsp.comparing.verdict import ALPHA, Verdict, paired_verdict, rounds_needed
 from xsp.errors import TargetError
 from xsp.levels._native.signals import held
 from xsp.measuring.executor import Executor
+from xsp.measuring.options import Options
 from xsp.measuring.profiling import climbed
 from xsp.measuring.progress import bar
-from xsp.measuring.settings import Settings
 from xsp.measuring.state import RandomState
 from xsp.measuring.target import Target, target_of
 from xsp.measuring.warmup import warm_up
@@ -80,7 +81,14 @@ def compare_targets(
 
     """
     budget = BUDGET_S if budget_s is None else budget_s
-    settings = Settings.of(levels if localise else "M", iterations, warmup, budget, seed, progress)
+    options = Options.of(
+        levels=levels if localise else "M",
+        iterations=iterations,
+        warmup=warmup,
+        budget_s=budget,
+        seed=seed,
+        progress=progress,
+    )
     if not 0 < threshold < np.inf:
         raise TargetError(f"threshold={threshold!r} cannot be: a share above 0, such as 0.01")
     if not 0 < alpha < 1:
@@ -90,22 +98,22 @@ def compare_targets(
     # Both start from one random state, so that dropout and the like draw the same numbers.
     state = RandomState.current()
     targets = (target_of(a, args, kwargs), target_of(b, args, kwargs))
-    in_turn = measured_in_turn(targets, settings, threshold, alpha, state)
+    in_turn = measured_in_turn(targets, options, threshold, alpha, state)
     rounds = LADDER_ROUNDS if localise else 2
-    ladder = Settings.of(settings.levels, rounds, 1, budget, seed, progress, serialize=False)
+    ladder = replace(options, iterations=rounds, warmup=1, serialize=False)
     mine, other = (comparable(ProfileData(climbed(target, ladder, state))) for target in targets)
     return compared(mine, other, threshold, alpha, None, in_turn)
 
 
 def measured_in_turn(
     targets: tuple[Target, Target],
-    settings: Settings,
+    options: Options,
     threshold: float,
     alpha: float,
     state: RandomState | None = None,
 ) -> Whole:
     """Unprofiled runs of both targets in turn, and the verdict on them."""
-    latencies = latencies_in_turn(targets, settings, threshold / 4, state)
+    latencies = latencies_in_turn(targets, options, threshold / 4, state)
     found = paired_verdict(*latencies.T, threshold=threshold, alpha=alpha)
     a_ms = float(trimmed(latencies[:, 0])[0]) / 1e6
     return Whole(found, a_ms, a_ms * found.ratio, narrowing(len(latencies), rounds_needed(alpha)))
@@ -113,7 +121,7 @@ def measured_in_turn(
 
 def latencies_in_turn(
     targets: tuple[Target, Target],
-    settings: Settings,
+    options: Options,
     half_width: float,
     state: RandomState | None = None,
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -122,19 +130,19 @@ def latencies_in_turn(
     Rounds go on until the interval of the ratio is narrower than `half_width` on each side. That
     rule looks at the width and not at the ratio, so it does not favour a verdict.
     """
-    order = random.Random(settings.seed)  # noqa: S311 - an order of experiments, not a secret
+    order = random.Random(options.seed)  # noqa: S311 - an order of experiments, not a secret
     begin = time.perf_counter()
     with held(), ExitStack() as stack:
         executors = [Executor(target, state) for target in targets]
         for executor in executors:
             stack.enter_context(executor.restored_afterwards())
         for executor in executors:
-            warm_up(partial(_latency_ns, executor), settings.warmup, settings.budget_s / 6)
+            warm_up(partial(_latency_ns, executor), options.warmup, options.budget_s / 6)
         rounds: list[list[int]] = []
         shown = stack.enter_context(
-            bar("xsp: rounds in turn", settings.iterations, settings.progress)
+            bar("xsp: rounds in turn", options.iterations, options.progress)
         )
-        while not _enough(rounds, settings, half_width, time.perf_counter() - begin):
+        while not _enough(rounds, options, half_width, time.perf_counter() - begin):
             places = [0, 1]
             order.shuffle(places)
             row = [0, 0]
@@ -149,13 +157,13 @@ def _latency_ns(executor: Executor) -> int:
     return latency_ns(executor.run())
 
 
-def _enough(rounds: list[list[int]], settings: Settings, half_width: float, spent_s: float) -> bool:
+def _enough(rounds: list[list[int]], options: Options, half_width: float, spent_s: float) -> bool:
     done = len(rounds)
-    if settings.iterations is not None:
-        return done >= settings.iterations
+    if options.iterations is not None:
+        return done >= options.iterations
     if done < LEAST_ROUNDS:
         return False
-    if done >= MOST_ROUNDS or spent_s > settings.budget_s:
+    if done >= MOST_ROUNDS or spent_s > options.budget_s:
         return True
     return done % LEAST_ROUNDS == 0 and _half_width(rounds) <= half_width
 

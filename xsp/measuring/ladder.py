@@ -17,7 +17,7 @@ from xsp.capture.run import Run
 from xsp.errors import TargetError
 from xsp.levels._native.signals import held
 from xsp.measuring.executor import Executor
-from xsp.measuring.stopping import Stop
+from xsp.measuring.options import Stop
 from xsp.measuring.switching import tracing
 from xsp.types import Columns, Level, RunSpec, Tracer
 

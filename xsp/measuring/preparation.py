@@ -21,8 +21,8 @@ from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine import devices
 from xsp.machine.torch_internals import compiled_frames
 from xsp.measuring.executor import Executor
+from xsp.measuring.options import Options
 from xsp.measuring.progress import bar
-from xsp.measuring.settings import Settings
 from xsp.measuring.switching import add_note, tracing
 from xsp.measuring.warmup import warm_up
 from xsp.types import Level, LevelStatus, Status, Tracer
@@ -53,19 +53,17 @@ class Prepared:
         return tuple(status.level for status in self.statuses if status.status is Status.TRACED)
 
 
-def prepare(executor: Executor, settings: Settings) -> Prepared:
+def prepare(executor: Executor, options: Options) -> Prepared:
     """Warm the target up and find out, in untimed runs, what it consists of."""
     # Trying a level runs a kernel: where the target's own will run, so that no other GPU is woken
     # up for it.
     with devices.on(executor.target.device()):
-        statuses = tuple(level_table.statuses(settings.levels))
+        statuses = tuple(level_table.statuses(options.levels))
     traced = [status.level for status in statuses if status.status is Status.TRACED]
     doubts: list[str] = []
-    called, roots = _warmed_up(executor, settings, doubts)
+    called, roots = _warmed_up(executor, options, doubts)
     compiled = compiled_frames()
-    structure, library_calls = _structure(
-        executor, called, roots, traced, settings.ranges_as_layers
-    )
+    structure, library_calls = _structure(executor, called, roots, traced, options.ranges_as_layers)
     tracers = _tracers(traced, structure)
     device_work = _device_work(executor, tracers)
     return Prepared(
@@ -74,7 +72,7 @@ def prepare(executor: Executor, settings: Settings) -> Prepared:
 
 
 def _warmed_up(
-    executor: Executor, settings: Settings, doubts: list[str]
+    executor: Executor, options: Options, doubts: list[str]
 ) -> tuple[list[nn.Module], list[nn.Module]]:
     """The first run, under watch for the modules it calls, then warm-up runs."""
     called: list[nn.Module] = []
@@ -87,11 +85,11 @@ def _warmed_up(
             executor.run()
 
     title = f"xsp {executor.target.name}: warm-up"
-    with tracing([], "in a warm-up run"), bar(title, None, settings.progress) as shown:
+    with tracing([], "in a warm-up run"), bar(title, None, options.progress) as shown:
         _, unsettled = warm_up(
             lambda: (shown.update(), latency_ns(executor.run()))[1],
-            settings.warmup,
-            settings.budget_s / 3,
+            options.warmup,
+            options.budget_s / 3,
         )
     if unsettled:
         doubts.append(unsettled)

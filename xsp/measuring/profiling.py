@@ -28,11 +28,11 @@ from xsp.measuring.afterwards.memory import LayerMemory
 from xsp.measuring.afterwards.serialized import serialized
 from xsp.measuring.executor import Executor
 from xsp.measuring.ladder import Ladder, climb, rungs_for
+from xsp.measuring.options import Options
 from xsp.measuring.preparation import Prepared, prepare
 from xsp.measuring.progress import bar
-from xsp.measuring.settings import Settings
 from xsp.measuring.state import RandomState
-from xsp.measuring.stopping import MINIMUM_ROUNDS
+from xsp.measuring.stopping import MINIMUM_ROUNDS, rule_for
 from xsp.measuring.target import Target
 from xsp.measuring.vocabulary import vocabulary
 from xsp.measuring.warnings import (
@@ -76,19 +76,19 @@ class _Afterwards:
     cut_off: list[str] = field(default_factory=list)
 
 
-def climbed(target: Target, settings: Settings, random: RandomState | None = None) -> Capture:
+def climbed(target: Target, options: Options, random: RandomState | None = None) -> Capture:
     """Measure `target` and return everything as a capture. `random` is the state re-runs start
     from, now by default.
     """
     trace = context.current()
     executor = Executor(target, random)
     with held(), executor.restored_afterwards(), let_through():
-        prepared = prepare(executor, settings)
+        prepared = prepare(executor, options)
         # Only now has a plain callable shown which GPU it uses.
         device = target.device()
-        rounds = _rounds(executor, prepared, settings, device)
+        rounds = _rounds(executor, prepared, options, device)
         tables = assemble(rounds.runs, vocabulary(target, prepared))
-        afterwards = _afterwards(executor, prepared, settings, tables, device)
+        afterwards = _afterwards(executor, prepared, options, tables, device)
     correction = None
     with _dispensable(afterwards.cut_off, "corrected times, costs and closure error"):
         correction = fitted(tables, afterwards.loops)
@@ -116,15 +116,15 @@ def climbed(target: Target, settings: Settings, random: RandomState | None = Non
 
 
 def _rounds(
-    executor: Executor, prepared: Prepared, settings: Settings, device: int | None
+    executor: Executor, prepared: Prepared, options: Options, device: int | None
 ) -> _Rounds:
     with devices.on(device):
         watch = GpuWatch()
-    ladder = Ladder(rungs_for(prepared.traced), settings.seed)
+    ladder = Ladder(rungs_for(prepared.traced), options.seed)
     title = f"xsp {executor.target.name}: rounds of {len(ladder.rungs)} rungs"
-    with bar(title, settings.iterations, settings.progress, "round") as shown:
+    with bar(title, options.iterations, options.progress, "round") as shown:
         finished = partial(_after, shown=shown, watch=watch)
-        runs, why = climb(executor, ladder, prepared.tracers, settings.stopping_rule(), finished)
+        runs, why = climb(executor, ladder, prepared.tracers, rule_for(options), finished)
     kept, suspect = kept_rounds(watch.states, runs[-1].round + 1, MINIMUM_ROUNDS)
     return _Rounds([run for run in runs if run.round in kept], why, watch, suspect)
 
@@ -132,7 +132,7 @@ def _rounds(
 def _afterwards(
     executor: Executor,
     prepared: Prepared,
-    settings: Settings,
+    options: Options,
     tables: dict[str, pd.DataFrame],
     device: int | None,
 ) -> _Afterwards:
@@ -141,9 +141,9 @@ def _afterwards(
     done = _Afterwards(Costs(), len(overlapped(tables)) // max(deepest_runs, 1))
     with _dispensable(done.cut_off, "the tracers' costs in tight loops"), devices.on(device):
         done.loops = tight_loops(prepared.tracers)
-    wanted = settings.serialize or (settings.serialize is None and done.shared)
+    wanted = options.serialize or (options.serialize is None and done.shared)
     missing = [level.name for level in (Level.LAYER, Level.KERNEL) if level not in prepared.traced]
-    if settings.serialize and missing:
+    if options.serialize and missing:
         why = (
             "no layer was measured alone: serialize=True needs LAYER and KERNEL, without "
             f"{' and '.join(missing)}"
@@ -152,10 +152,8 @@ def _afterwards(
     elif wanted and not missing:
         with _dispensable(done.cut_off, "layers with the device to themselves"):
             tables["serialized"] = serialized(executor, executor.target, prepared)
-    if settings.metrics:
-        done.counters = counted(
-            executor, tables, settings.metrics, settings.caches, settings.progress
-        )
+    if options.metrics:
+        done.counters = counted(executor, tables, options.metrics, options.caches, options.progress)
         tables["counters"] = done.counters.table
     # After the counters: torch's profiler, once used, keeps CUPTI's callbacks, which flushing the
     # caches needs.
@@ -164,7 +162,7 @@ def _afterwards(
         done.cut_off += doubts
     if done.memory is not None:
         tables["layers"] = memory.filled(tables["layers"], done.memory)
-    if settings.nvtx:
+    if options.nvtx:
         with _dispensable(done.cut_off, "NVTX ranges for other tools"):
             annotated_run(executor, prepared.structure, layers=Level.LAYER in prepared.traced)
     return done

@@ -5,7 +5,7 @@ own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,8 @@ import numpy.typing as npt
 
 from xsp.analysis.spans.statistics import trimmed
 from xsp.capture.run import Run
+from xsp.measuring.options import BUDGET_S, Options, Stop
 from xsp.types import LAYER_EVENTS, Level
-
-Stop = Callable[[Sequence[Run]], "str | None"]
-"""Given all runs so far, after a whole round: None to go on, or a sentence that says why enough is
-known.
-"""
 
 MINIMUM_ROUNDS = 5
 MAXIMUM_ROUNDS = 100
@@ -26,13 +22,21 @@ TARGET = 0.01
 """Half width of the 95 % intervals, relative to the model latency, that the default rule
 asks for.
 """
-BUDGET_S = 30.0
 STEADY_ROUNDS = 5
 """Rounds in a row after which the intervals must be narrow enough. A rule that stops at the first
 narrow interval picks the rounds that happen to agree: simulated, such 95 % intervals hold the truth
 in 88 of 100, after five in a row in 93."""
 TOP_LAYERS = 10
 """Layers, by host time, whose intervals the default rule also looks at."""
+
+
+def rule_for(options: Options) -> Stop:
+    """The rule given, else as many rounds as asked for, else until precise."""
+    if options.stop is not None:
+        return options.stop
+    if options.iterations is not None:
+        return after_rounds(options.iterations)
+    return until_precise(budget_s=options.budget_s)
 
 
 def after_rounds(rounds: int) -> Stop:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import xsp
 from xsp.levels._native.signals import held, let_through
 from xsp.measuring.executor import Executor
-from xsp.measuring.stopping import Stop, until_precise
+from xsp.measuring.options import Options, Stop
+from xsp.measuring.stopping import until_precise
 from xsp.measuring.target import target_of
+from xsp.profiler import measured
 from xsp.regression.budgets import metrics_for
 from xsp.regression.graph_breaks import graph_breaks
 from xsp.regression.plan import Plan
@@ -66,7 +67,8 @@ class Call:
             return graph_breaks(executor.run)
 
     def _measured(self, options: Mapping[str, Any]) -> Profile:
-        return xsp.measure(self.function, *self.args, progress=False, **options, **self.kwargs)
+        checked = Options.of(progress=False, **options)
+        return measured(self.function, self.args, self.kwargs, checked)
 
 
 def _listed(metrics: Any) -> tuple[str, ...]:

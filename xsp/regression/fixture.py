@@ -21,7 +21,7 @@ from xsp.regression import outcome as states
 from xsp.regression.identity import machine_sentence, test_path
 from xsp.regression.options import MAX_SLOWDOWN, Options
 from xsp.regression.outcome import Outcome
-from xsp.regression.plan import OPTIONS, Plan
+from xsp.regression.plan import Plan, known_options
 
 if TYPE_CHECKING:
     from xsp.profiles import Profile
@@ -108,12 +108,13 @@ class Measurer:
     def __call__(self, target: Callable[..., Any], /, *args: Any, **options: Any) -> Profile:
         """Measure `target(*args)`, compare it with this test's baseline, and return the profile.
 
-        Keyword arguments are options (`xsp.regression.plan.OPTIONS`); any other is the target's.
+        Keyword arguments are options (`xsp.regression.plan.known_options`); any other is the
+        target's.
         """
         from xsp.regression.call import Call
         from xsp.regression.fixture import one_at_a_time
 
-        own = {name: options.pop(name) for name in OPTIONS if name in options}
+        own = {name: options.pop(name) for name in known_options() if name in options}
         plan = Plan.of(*self._marked, own)
         call = Call(target, args, options)
         part = self._part(plan)

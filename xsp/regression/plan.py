@@ -11,25 +11,26 @@ from typing import Any
 from xsp.errors import BudgetError
 from xsp.regression.budgets import UNITS, parsed
 
-MEASURING = (
-    "levels",
-    "iterations",
-    "warmup",
-    "budget_s",
-    "seed",
-    "serialize",
-    "metrics",
-    "caches",
-    "ranges_as_layers",
-    "stop",
-)
-"""Options that go to `xsp.measure`."""
 COMPARING = ("max_slowdown", "metric", "patience_s", "name")
 METRICS = ("latency", "device")
-OPTIONS = (*MEASURING, *COMPARING, *UNITS)
+
+_NOT_IN_TESTS = ("progress", "nvtx")
+"""Options of `xsp.measure` that make no sense in a test."""
 
 BUDGET_S = 10.0
 PATIENCE_S = 60.0
+
+
+def measuring_options() -> tuple[str, ...]:
+    """Names of the options that go to `xsp.measure`."""
+    from xsp.measuring.options import names
+
+    return tuple(name for name in names() if name not in _NOT_IN_TESTS)
+
+
+def known_options() -> tuple[str, ...]:
+    """Names of everything that the marker and the fixture take."""
+    return (*measuring_options(), *COMPARING, *UNITS)
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class Plan:
         cannot be.
         """
         options = {key: value for one in given for key, value in one.items()}
-        unknown = [key for key in options if key not in OPTIONS]
-        if unknown:
-            raise BudgetError(f"option {unknown[0]!r} is not known; there are {', '.join(OPTIONS)}")
+        known = known_options()
+        if unknown := [key for key in options if key not in known]:
+            raise BudgetError(f"option {unknown[0]!r} is not known; there are {', '.join(known)}")
         slowdown = options.get("max_slowdown")
         if slowdown is not None and not _number(slowdown, 1.0):
             raise BudgetError(
@@ -79,7 +80,8 @@ class Plan:
                 f"name={name!r} cannot be: a string that tells this measurement from the test's "
                 "others"
             )
-        measuring = {key: options[key] for key in MEASURING if key in options}
+        measuring = {key: options[key] for key in measuring_options() if key in options}
+        _checked(measuring)
         return cls(
             measuring if "iterations" in measuring else {"budget_s": BUDGET_S} | measuring,
             parsed({key: value for key, value in options.items() if key in UNITS}),
@@ -88,6 +90,12 @@ class Plan:
             float(patience),
             name,
         )
+
+
+def _checked(measuring: Mapping[str, Any]) -> None:
+    from xsp.measuring.options import Options
+
+    Options.of(**measuring)
 
 
 def _number(value: Any, over: float) -> bool:

@@ -5,23 +5,18 @@ value.
 from __future__ import annotations
 
 import gc
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
 from xsp.errors import TargetError
 from xsp.measuring.measurable import measurable
-from xsp.profiler import measure
+from xsp.measuring.options import Keywords, Options
+from xsp.profiler import measured
 from xsp.profiles import Profile
 from xsp.sweeping.result import BATCH_SIZE, Sweep, Value
-
-_OPTIONS = [
-    name
-    for name, each in inspect.signature(measure).parameters.items()
-    if each.kind is each.KEYWORD_ONLY
-]
 
 
 def sweep(
@@ -30,7 +25,7 @@ def sweep(
     *,
     over: Mapping[str, Iterable[Value]] | None = None,
     after: Callable[[Value, Profile | str], None] | None = None,
-    **options: Any,
+    **keywords: Unpack[Keywords],
 ) -> Sweep:
     """Profile what `make_target` makes, for one batch size after another.
 
@@ -47,16 +42,26 @@ def sweep(
         over: another parameter instead, with its values: `over={"tokens": [128, 256]}` calls
             `make_target(tokens=128)`, then `make_target(tokens=256)`.
         after: called with each value and its profile, or the reason why there is none.
-        **options: the options of `xsp.measure`, the same for every value.
+        **keywords: the options of `xsp.measure`, the same for every value.
 
     Raises TargetError if the values or options cannot be, or if every value fails.
 
     """
+    return swept_over(
+        make_target, batch_sizes, over=over, after=after, options=Options.of(**keywords)
+    )
+
+
+def swept_over(
+    make_target: Callable[..., Any],
+    batch_sizes: Iterable[Value],
+    *,
+    over: Mapping[str, Iterable[Value]] | None,
+    after: Callable[[Value, Profile | str], None] | None,
+    options: Options,
+) -> Sweep:
+    """`sweep` with options that are checked already; batch sizes are checked here."""
     parameter, values = _values(batch_sizes, over)
-    if unknown := set(options) - set(_OPTIONS):
-        raise TargetError(
-            f"unknown option {sorted(unknown)[0]!r}; those of xsp.measure are {', '.join(_OPTIONS)}"
-        )
     profiles: dict[Value, Profile] = {}
     failures: dict[Value, str] = {}
     for place, value in enumerate(values):
@@ -85,7 +90,7 @@ def sweep(
 
 
 def _values(
-    batch_sizes: Iterable[int], over: Mapping[str, Iterable[Value]] | None
+    batch_sizes: Iterable[Value], over: Mapping[str, Iterable[Value]] | None
 ) -> tuple[str, list[Value]]:
     if over is None:
         over = {BATCH_SIZE: batch_sizes}
@@ -120,7 +125,7 @@ def _outcome(
     make_target: Callable[..., Any],
     named: Mapping[str, Value],
     value: Value,
-    options: Mapping[str, Any],
+    options: Options,
 ) -> Profile | str:
     """The profile, or why there is none. The exception is not kept: its frames hold the model and
     its tensors.
@@ -131,7 +136,7 @@ def _outcome(
             returned, f"make_target({', '.join(f'{k}={v!r}' for k, v in named.items()) or value!r})"
         )
         with torch.set_grad_enabled(work.grad):
-            return measure(work.function, *work.args, **options, **work.kwargs)
+            return measured(work.function, work.args, work.kwargs, options)
     except Exception as error:  # the other values are wanted whatever this one raised
         return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 

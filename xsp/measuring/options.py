@@ -1,0 +1,270 @@
+"""How to measure: every option once, with its name, type, default, check and help.
+
+Keywords of `xsp.measure`, `xsp.profile` and `xsp.sweep`, the command line, the pytest plugin and
+the notebook's magics all read this list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from functools import partial
+from numbers import Integral, Real
+from typing import Any, TypedDict
+
+from xsp.capture.run import Run
+from xsp.errors import TargetError
+from xsp.types import Level
+from xsp.words.levels import parse_levels
+
+BUDGET_S = 30.0
+
+Stop = Callable[[Sequence[Run]], "str | None"]
+"""Given all runs so far, after a whole round: None to go on, or a sentence that says why enough is
+known.
+"""
+
+
+class Keywords(TypedDict, total=False):
+    """The options as they may be given. What they mean is in `Options`; None is the default."""
+
+    levels: str | Iterable[Level | str] | None
+    iterations: int | None
+    warmup: int | None
+    budget_s: float | None
+    seed: int
+    progress: bool | None
+    serialize: bool | None
+    stop: Stop | None
+    metrics: str | Iterable[str]
+    caches: str
+    nvtx: bool
+    ranges_as_layers: bool
+
+
+def _whole(least: float, name: str, value: Any) -> int:
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
+        return int(value)
+    rule = "a whole number" + (f" >= {least:.0f}" if least > float("-inf") else "")
+    raise _refused(name, rule, value)
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, Real) and not isinstance(value, bool) and float(value) >= 0:
+        return float(value)
+    raise _refused(name, "a number of seconds >= 0", value)
+
+
+def _switch(name: str, value: Any) -> bool:
+    # numpy's own kind of truth value is called so too, or `bool_`.
+    if type(value).__name__ in {"bool", "bool_"}:
+        return bool(value)
+    raise _refused(name, "True or False", value)
+
+
+def _rule(name: str, value: Any) -> Any:
+    if callable(value):
+        return value
+    raise _refused(name, "a function of the runs so far", value)
+
+
+def _levels(_name: str, value: Any) -> tuple[Level, ...]:
+    return parse_levels(value)
+
+
+def _metrics(_name: str, value: Any) -> tuple[str, ...]:
+    from xsp.levels.counters.metrics import parse_metrics
+
+    return parse_metrics(value)
+
+
+def _caches(_name: str, value: Any) -> str:
+    from xsp.levels.counters.metrics import parse_caches
+
+    return parse_caches(value)
+
+
+def _refused(name: str, rule: str, value: Any) -> TargetError:
+    return TargetError(f"{name}={value!r}: must be {rule}; leave it out for the default")
+
+
+def _told(
+    check: Callable[[str, Any], Any], help_text: str, reads: type | None = None
+) -> Mapping[str, Any]:
+    """What is known of an option: how a value is checked, one sentence of help, and the type that a
+    command line reads, None where an option is no text.
+    """
+    return {"check": check, "help": help_text, "reads": reads}
+
+
+_ANY = float("-inf")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Checked options; made by `Options.of`."""
+
+    levels: tuple[Level, ...] = field(
+        default=tuple(Level),
+        metadata=_told(
+            _levels, 'levels to trace, such as "M/L/K" or ["LAYER"]; all by default.', str
+        ),
+    )
+    iterations: int | None = field(
+        default=None,
+        metadata=_told(
+            partial(_whole, 1),
+            "rounds, each with one timed run per rung; by default as many as it takes to know the "
+            "model latency to within 1 % (95 %), at most `budget_s` seconds.",
+            int,
+        ),
+    )
+    warmup: int | None = field(
+        default=None,
+        metadata=_told(
+            partial(_whole, 0),
+            "warm-up runs; by default until the latency has settled.",
+            int,
+        ),
+    )
+    budget_s: float = field(
+        default=BUDGET_S,
+        metadata=_told(
+            _seconds,
+            f"seconds for the rounds when `iterations` is not given; {BUDGET_S:.0f} by default.",
+            float,
+        ),
+    )
+    seed: int = field(
+        default=0,
+        metadata=_told(partial(_whole, _ANY), "seed of the order of rungs within rounds.", int),
+    )
+    progress: bool | None = field(
+        default=None,
+        metadata=_told(
+            _switch,
+            "show a progress bar; by default only when it takes long and someone can see it.",
+        ),
+    )
+    serialize: bool | None = field(
+        default=None,
+        metadata=_told(
+            _switch,
+            "also run with the device synchronised after every layer, so that no two layers "
+            "overlap (`Profile.serialized`); by default only where kernels of different layers "
+            "were seen to overlap.",
+            bool,
+        ),
+    )
+    stop: Stop | None = field(
+        default=None,
+        metadata=_told(
+            _rule,
+            "a stopping rule instead of `iterations`: given all runs so far, after a whole round, "
+            "None to go on or a sentence that says why enough is known. `xsp.measuring.stopping` "
+            "has those that are used by default.",
+        ),
+    )
+    metrics: tuple[str, ...] = field(
+        default=(),
+        metadata=_told(
+            _metrics,
+            'hardware counters to collect for every kernel, in runs of their own: groups ("flops", '
+            '"dram", "occupancy", "tensor", "l2") and CUPTI metrics such as '
+            '"dram__bytes_read.sum", with commas between; none by default.',
+            str,
+        ),
+    )
+    caches: str = field(
+        default="in place",
+        metadata=_told(
+            _caches,
+            'while counters are collected, "in place" (a kernel finds the caches as in the '
+            'program) or "flushed" (empty, as Nsight Compute has them unless told otherwise).',
+            str,
+        ),
+    )
+    nvtx: bool = field(
+        default=False,
+        metadata=_told(
+            _switch,
+            'execute the target once more, untimed, with NVTX ranges of domain "xsp" around model '
+            "calls and layers, for Nsight Systems and Compute.",
+            bool,
+        ),
+    )
+    ranges_as_layers: bool = field(
+        default=False,
+        metadata=_told(
+            _switch,
+            "take the target's own NVTX ranges as layers, for code without modules.",
+            bool,
+        ),
+    )
+
+    @classmethod
+    def of(cls, **given: Any) -> Options:
+        """Checked options from keywords; what is None or left out has its default.
+
+        Raises LevelError for unknown levels, metrics or caches, TargetError for an option that does
+        not exist or a value that it cannot have.
+        """
+        known = {each.name: each for each in fields(cls)}
+        if unknown := [name for name in given if name not in known]:
+            raise TargetError(
+                f"there is no option {unknown[0]!r}; those of xsp.measure are {', '.join(known)}"
+            )
+        if given.get("stop") is not None and given.get("iterations") is not None:
+            raise TargetError(
+                f"stop={given['stop']!r} and iterations={given['iterations']!r} exclude each "
+                "other: give one of them"
+            )
+        checked = {
+            name: known[name].metadata["check"](name, value)
+            for name, value in given.items()
+            if value is not None
+        }
+        return cls(**checked)
+
+    @classmethod
+    def taken(cls, keywords: dict[str, Any]) -> Options:
+        """Options out of a call's keywords; the others, which are the target's, stay there."""
+        return cls.of(**{name: keywords.pop(name) for name in names() if name in keywords})
+
+
+def names() -> tuple[str, ...]:
+    """The options' names, in the order in which they are documented."""
+    return tuple(each.name for each in fields(Options))
+
+
+def textual() -> dict[str, type]:
+    """The options that can be written as text, with what a command line reads for each."""
+    return {each.name: reads for each in fields(Options) if (reads := each.metadata["reads"])}
+
+
+def help_of(name: str) -> str:
+    """What an option means, in a sentence."""
+    text: str = _field(name).metadata["help"]
+    return text
+
+
+def default_of(name: str) -> Any:
+    """The value of an option that is not given."""
+    return _field(name).default
+
+
+def read(name: str, text: str) -> Any:
+    """The value that a text stands for; a switch is on by its name alone. Raises TargetError for a
+    text that is no number.
+    """
+    reads = _field(name).metadata["reads"]
+    if reads is bool:
+        return True
+    try:
+        return reads(text)
+    except ValueError:
+        raise _refused(name, "a number", text) from None
+
+
+def _field(name: str) -> Field[Any]:
+    return next(each for each in fields(Options) if each.name == name)

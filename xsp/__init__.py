@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from xsp.errors import BaselineError as BaselineError
 from xsp.errors import BudgetError as BudgetError
 from xsp.errors import CaptureError as CaptureError
+from xsp.errors import DatabaseError as DatabaseError
 from xsp.errors import ExportError as ExportError
+from xsp.errors import GraphError as GraphError
 from xsp.errors import LevelError as LevelError
 from xsp.errors import NothingRecordedError as NothingRecordedError
 from xsp.errors import TargetError as TargetError
@@ -39,7 +41,9 @@ __all__ = [
     "BaselineError",
     "BudgetError",
     "CaptureError",
+    "DatabaseError",
     "ExportError",
+    "GraphError",
     "Level",
     "LevelError",
     "NothingRecordedError",

@@ -38,6 +38,16 @@ class BaselineError(XspError):
     """A baseline that was asked for is not there, or a file is no baseline or a damaged one."""
 
 
+class GraphError(XspError):
+    """A model cannot be read as a graph of layers: a damaged file, a dynamic shape, an operator
+    that nothing is known of.
+    """
+
+
+class DatabaseError(XspError):
+    """A performance database cannot be opened, read or written."""
+
+
 class TracingError(XspError):
     """A tracer failed while it was recording; what it saw cannot be trusted."""
 

@@ -9,6 +9,7 @@ import typer
 from xsp.cli.compare import compare
 from xsp.cli.doctor import doctor
 from xsp.cli.export import export
+from xsp.cli.graph import graph
 from xsp.cli.import_ import import_
 from xsp.cli.profile import profile
 from xsp.cli.report import report
@@ -27,6 +28,7 @@ app.command()(report)
 app.command()(compare)
 app.command()(export)
 app.command("import")(import_)
+app.command()(graph)
 app.command()(doctor)
 
 

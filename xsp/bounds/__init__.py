@@ -1,0 +1,1 @@
+"""How fast a model could be: benchmarks of its layers, lower bounds, what-if and findings."""

@@ -1,0 +1,1 @@
+"""What was measured of layers, kept for other runs, models and machines."""

@@ -1,0 +1,1 @@
+"""Models as graphs of layers without weights: from PyTorch, ONNX files and captures."""

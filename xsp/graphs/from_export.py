@@ -1,0 +1,290 @@
+"""A PyTorch model as a graph: by torch.export, else by tracing one execution (torch.fx)."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from xsp.errors import GraphError
+from xsp.graphs.aten import CONSTANTS, Call, canonical_name, is_view, operation_of
+from xsp.graphs.building import GraphBuilder
+from xsp.graphs.graph import Graph
+from xsp.graphs.layer import CHANNELS_LAST, CONTIGUOUS, TensorType
+from xsp.graphs.patterns import merged
+from xsp.levels.layer.tensors import tensors_in
+
+EXPORT, TRACE = "torch.export", "torch.fx"
+
+
+def graph_of(
+    model: nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+) -> Graph:
+    """The layers of one call `model(*args, **kwargs)` and who feeds whom.
+
+    torch.export reads the model without running it. What it cannot follow, such as a condition on
+    a value, is run once and traced on the way (torch.fx); the graph is then that of these inputs,
+    and a note says so. Dynamic shapes do not occur: the shapes are those of the inputs.
+
+    Raises GraphError with the reasons of both where neither works.
+    """
+    given = dict(kwargs or {})
+    owners = _owners(model)
+    title = name or type(model).__name__
+    try:
+        traced, constants = _exported(model, tuple(args), given)
+        return _read(traced, constants, owners, title, EXPORT)
+    except GraphError:
+        raise
+    except Exception as error:  # whatever export or the model raises; tracing may still work
+        refused = _first_line(error)
+    try:
+        traced, constants = _traced(model, tuple(args), given)
+    except Exception as error:
+        raise GraphError(
+            f"{title} cannot be read as a graph: torch.export says {refused!r}, and running it "
+            f"under torch.fx raised {_first_line(error)!r}; give inputs that the model takes"
+        ) from error
+    found = _read(traced, constants, owners, title, TRACE)
+    note = f"torch.export refused ({refused}); the graph is that of one execution"
+    return Graph(found.name, found.layers, found.edges, found.source, notes=(note, *found.notes))
+
+
+class _Returning(nn.Module):
+    """A model that returns the tensors of its output only, so that any output can be traced."""
+
+    def __init__(self, target: nn.Module) -> None:
+        super().__init__()
+        self.target = target
+        self.training = target.training
+
+    def forward(self, args: Any, kwargs: Any) -> list[torch.Tensor]:
+        return tensors_in(self.target(*args, **kwargs))
+
+
+def _exported(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[fx.Graph, frozenset[str]]:
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(_Returning(model), (args, kwargs), strict=False)
+    signature = program.graph_signature
+    held = {
+        *signature.inputs_to_parameters,
+        *signature.inputs_to_buffers,
+        *signature.inputs_to_lifted_tensor_constants,
+    }
+    return program.graph, frozenset(held)
+
+
+def _traced(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[fx.Graph, frozenset[str]]:
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.utils import _pytree as pytree
+
+    flat, spec = pytree.tree_flatten((args, kwargs))
+    places = [place for place, each in enumerate(flat) if isinstance(each, torch.Tensor)]
+    wrapped = _Returning(model)
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.target = wrapped.target
+
+        def forward(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+            filled = list(flat)
+            for place, tensor in zip(places, tensors, strict=True):
+                filled[place] = tensor
+            own_args, own_kwargs = pytree.tree_unflatten(filled, spec)
+            return tensors_in(self.target(*own_args, **own_kwargs))
+
+    with _quiet(), torch.no_grad():
+        made = make_fx(
+            Flat(),
+            pre_dispatch=True,
+            tracing_mode="real",
+            record_module_stack=True,
+            _error_on_data_dependent_ops=False,
+        )(*(flat[place] for place in places))
+    return made.graph, frozenset(node.name for node in made.graph.nodes if node.op == "get_attr")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export speaks of attributes and guards that do not matter for the shapes."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:200]
+
+
+def _owners(model: nn.Module) -> dict[str, bool]:
+    """By qualified name, whether a module is a leaf."""
+    return {name: not any(True for _ in each.children()) for name, each in model.named_modules()}
+
+
+def _read(
+    graph: fx.Graph, constants: frozenset[str], owners: Mapping[str, bool], name: str, source: str
+) -> Graph:
+    reader = _Reader(constants, owners)
+    for node in graph.nodes:
+        reader.read(node)
+    if not reader.builder.values:
+        raise GraphError(f"{name} computes nothing from its inputs; there is no layer to show")
+    return merged(reader.builder.graph(name, source))
+
+
+class _Reader:
+    """Goes through an fx graph of ATen operators."""
+
+    def __init__(self, constants: frozenset[str], owners: Mapping[str, bool]) -> None:
+        self.builder = GraphBuilder()
+        self._constants = constants
+        self._owners = owners
+
+    def read(self, node: fx.Node) -> None:
+        """Take one node in."""
+        if node.op in {"placeholder", "get_attr"}:
+            self._leaf(node)
+        elif node.op == "call_function" and node.target is operator.getitem:
+            self._item(node)
+        elif node.op == "call_function":
+            self._call(node)
+
+    def _leaf(self, node: fx.Node) -> None:
+        found = _tensor_types(node.meta.get("val"))
+        if len(found) != 1:
+            return
+        held = node.op == "get_attr" or node.name in self._constants
+        add = self.builder.add_constant if held else self.builder.add_input
+        add(node.name, found[0])
+
+    def _item(self, node: fx.Node) -> None:
+        """One of several outputs; those of a layer that returns several are known by number."""
+        source, number = node.args
+        key = f"{source}[{number}]"
+        known = key if key in self.builder.values else str(source)
+        types = _tensor_types(node.meta.get("val"))
+        if known in self.builder.values and len(types) == 1:
+            self.builder.add_view(node.name, known, types[0])
+
+    def _call(self, node: fx.Node) -> None:
+        types = _tensor_types(node.meta.get("val"))
+        call = self._bound(node, types)
+        if call is None:
+            return
+        if canonical_name(call.operator) in CONSTANTS:
+            for key, tensor in zip(_keys(node.name, types), types, strict=True):
+                self.builder.add_constant(key, tensor)
+        elif call.tensors and is_view(call):
+            self._view(node, types)
+        elif call.tensors:
+            self._layer(node, call, types)
+
+    def _bound(self, node: fx.Node, types: Sequence[TensorType]) -> Call | None:
+        """The call with arguments by the name that the operator's schema gives them."""
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:
+            return None
+        arguments: dict[str, Any] = {}
+        for place, argument in enumerate(schema.arguments):
+            if place < len(node.args):
+                arguments[argument.name] = node.args[place]
+            elif argument.name in node.kwargs:
+                arguments[argument.name] = node.kwargs[argument.name]
+            elif argument.has_default_value():
+                arguments[argument.name] = argument.default_value
+        filled = {key: self._value(each) for key, each in arguments.items()}
+        return Call(schema.name.partition("::")[2], filled, types)
+
+    def _value(self, argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return self.builder.values.get(argument.name)
+        if isinstance(argument, list | tuple):
+            return [self._value(each) for each in argument]
+        return argument
+
+    def _view(self, node: fx.Node, types: Sequence[TensorType]) -> None:
+        of = next(each for each in node.all_input_nodes if each.name in self.builder.values)
+        keys = _keys(node.name, types) if types else [node.name]
+        for key, tensor in zip(keys, types, strict=False):
+            self.builder.add_view(key, of.name, tensor)
+        if types and node.name not in self.builder.values:
+            self.builder.add_view(node.name, of.name, types[0])
+
+    def _layer(self, node: fx.Node, call: Call, types: Sequence[TensorType]) -> None:
+        found = operation_of(call)
+        if found.operator == "identity":
+            self._view(node, types)
+            return
+        name = self._name(node, call)
+        outputs = types or [found.operands[0].type]
+        self.builder.add_layer(
+            [node.name, *_keys(node.name, outputs)],
+            found,
+            [outputs[0], *outputs] if len(outputs) > 1 else outputs,
+            name=name,
+            source=str(node.target),
+            owner=name,
+            layout=_layout(node),
+        )
+
+    def _name(self, node: fx.Node, call: Call) -> str:
+        """As a profile names it: a leaf module's name, else `module::function`."""
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        paths = [str(each[0]) for each in stack if isinstance(each, tuple)]
+        inner = [path.removeprefix("target").removeprefix(".") for path in paths]
+        known = [path for path in inner if path in self._owners]
+        module = known[-1] if known else ""
+        if module and self._owners[module]:
+            return module
+        return f"{module}::{call.operator.rstrip('_')}"
+
+
+def _keys(name: str, types: Sequence[TensorType]) -> list[str]:
+    """One output has the node's name, each of several its number behind."""
+    return [name] if len(types) == 1 else [f"{name}[{place}]" for place in range(len(types))]
+
+
+def _tensor_types(value: Any) -> list[TensorType]:
+    tensors = [value] if isinstance(value, torch.Tensor) else value
+    if not isinstance(tensors, list | tuple):
+        return []
+    return [
+        TensorType(tuple(int(size) for size in each.shape), str(each.dtype).removeprefix("torch."))
+        for each in tensors
+        if isinstance(each, torch.Tensor)
+    ]
+
+
+def _layout(node: fx.Node) -> str:
+    """CHANNELS_LAST where a four-dimensional result, or the first operand, lies so in memory."""
+    for each in (node, *node.all_input_nodes[:1]):
+        value = each.meta.get("val")
+        if isinstance(value, torch.Tensor) and value.dim() == 4:
+            last = value.is_contiguous(memory_format=torch.channels_last)
+            return CHANNELS_LAST if last and not value.is_contiguous() else CONTIGUOUS
+    return CONTIGUOUS
+
+
+__all__ = ["EXPORT", "TRACE", "graph_of"]

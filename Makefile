@@ -19,6 +19,11 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(shell find xsp -not -path '*/__pycache__*' -not -name '*.so' -not -name _native)
 NATIVE_SOURCES := $(wildcard xsp/levels/_native/*.c)
 NATIVE := xsp/levels/_native/libxsp_native.so
+# The extension is built for one Python: that of the virtual environment, where there is one.
+NATIVE_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+SYSCONFIG = $(NATIVE_PYTHON) -c 'import sysconfig; print($(1))'
+HOTPATH_SOURCE := xsp/levels/layer/_hotpath.c
+HOTPATH = $(HOTPATH_SOURCE:.c=)$(shell $(call SYSCONFIG,sysconfig.get_config_var("EXT_SUFFIX")))
 PYTHON_FILES := xsp tests examples benchmarks $(wildcard docs/*.py docs/images/*.py)
 
 .PHONY: help venv native demo test gpu-test docs lint format clean
@@ -44,11 +49,21 @@ $(INSTALLED): $(DEPENDENCIES) $(SOURCES)
 	XSP_REQUIRE_NATIVE=1 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps .
 	touch $@
 
-native: $(NATIVE) ## Compile the native part in place, to run from the source tree
+native: $(NATIVE) hotpath ## Compile the native part in place, to run from the source tree
 
 $(NATIVE): $(NATIVE_SOURCES) $(wildcard xsp/levels/_native/*.h)
 	$(CC) -O2 -shared -fPIC -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -fvisibility=hidden \
 		$(NATIVE_SOURCES) -o $@ -lpthread -ldl
+
+.PHONY: hotpath
+hotpath: $(HOTPATH_SOURCE)
+	headers=$$($(call SYSCONFIG,sysconfig.get_path("include"))); \
+	target=$(HOTPATH); \
+	if [ ! -f "$$headers/Python.h" ]; then \
+		echo "no Python.h in $$headers: layers will be traced in Python"; \
+	elif [ $< -nt "$$target" ]; then \
+		$(CC) -O2 -shared -fPIC -std=gnu11 -Wall -Wextra -fvisibility=hidden -I"$$headers" $< -o "$$target"; \
+	fi
 
 demo: $(INSTALLED) ## Profile ResNet-50 here, open captures recorded on an H100, write reports to demo-output/
 	$(BIN)/python examples/demo.py --output demo-output
@@ -76,5 +91,5 @@ format: $(DEPENDENCIES) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format $(PYTHON_FILES)
 
 clean: ## Remove everything that was built, the virtual environment included
-	rm -rf $(VENV) build dist site demo-output $(NATIVE) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site demo-output $(NATIVE) xsp/levels/layer/_hotpath*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from xsp.levels import _native
 from xsp.levels._native import interpose
+from xsp.levels.layer import hotpath
 
 # How long an example takes says nothing on a machine that others use too.
 settings.register_profile("any machine", deadline=None)
@@ -54,6 +55,14 @@ def _instrumentation() -> dict[str, Any]:
             getattr(eval_frame, name, None)
             for name in ("_callback_from_stance", "_maybe_set_eval_frame")
         ],
+        "override question": torch.overrides.has_torch_function,
+        "custom Functions": [
+            vars(owner).get("apply")
+            for owner in (
+                torch.autograd.function._SingleLevelFunction,
+                torch.autograd.function.BackwardCFunction,
+            )
+        ],
         "patched imports": _patched_imports(),
         "sys profile function": sys.getprofile(),
         "threading profile function": threading.getprofile(),
@@ -77,3 +86,13 @@ def seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["C", "Python"])
+def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The language of the layer tracer's hot paths during a test."""
+    if request.param == "C" and hotpath.extension() is None:
+        pytest.skip("the extension was not built for this Python")
+    if request.param == "Python":
+        monkeypatch.setattr(hotpath, "extension", lambda: None)
+    return str(request.param)

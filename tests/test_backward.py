@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 import xsp
 
+pytestmark = pytest.mark.usefixtures("twin")
+
 
 class Net(nn.Module):
     """Linear layers with a function between them that tests choose."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from xsp.levels.layer.autograd import BACKWARD_BASE, ENGINE_CODE
-from xsp.levels.layer.stamps import Stamp, paired
+from xsp.levels.layer.recorder import Stamp
+from xsp.levels.layer.stamps import paired
 
 NODE = BACKWARD_BASE
 

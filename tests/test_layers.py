@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.tracer import LayerTracer
 
+pytestmark = pytest.mark.usefixtures("twin")
+
 
 class Residual(nn.Module):
     """Two convolutions, an activation and a sum outside every leaf module."""

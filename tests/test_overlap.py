@@ -16,8 +16,9 @@ from torch import nn
 import xsp
 from xsp.analysis.spans.overlap import layer_busy, overlapped, serialized_layers
 from xsp.levels.layer.function_mode import Codes
+from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine import devices
-from xsp.measuring.afterwards.serialized import SerializingLayerTracer
+from xsp.measuring.afterwards.serialized import SerializingRecorder
 from xsp.types import Level
 
 Activity = tuple[int, int, int, int]
@@ -102,7 +103,7 @@ def test_device_is_waited_for_after_every_layer(monkeypatch: pytest.MonkeyPatch)
     model, codes = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), Codes()
     for layer in model:
         codes.of_module(layer)
-    tracer, x = SerializingLayerTracer(codes), torch.ones(1, 2)
+    tracer, x = LayerTracer(codes, SerializingRecorder), torch.ones(1, 2)
     tracer.start()
     try:
         output = model(x)
@@ -123,7 +124,7 @@ def test_streams_under_capture_are_left_alone(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: pytest.fail("waited during a capture"))
     codes, layer = Codes(), nn.ReLU()
     codes.of_module(layer)
-    tracer = SerializingLayerTracer(codes)
+    tracer = LayerTracer(codes, SerializingRecorder)
     tracer.start()
     try:
         layer(torch.ones(1))

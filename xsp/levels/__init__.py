@@ -8,10 +8,18 @@ from xsp.types import Level, LevelStatus, Status
 
 _TRACERS = {
     Level.MODEL: "host clock and device synchronisation",
-    Level.LAYER: "module calls, torch function mode, autograd hooks",
     Level.LIBRARY: "import slots",
     Level.KERNEL: "CUPTI activity",
 }
+
+
+def tracer_of(level: Level) -> str:
+    """What serves a level here, in words."""
+    if level is Level.LAYER:
+        from xsp.levels.layer.tracer import tracer_name
+
+        return tracer_name()
+    return _TRACERS[level]
 
 
 def why_unavailable(level: Level) -> str | None:
@@ -39,5 +47,5 @@ def statuses(requested: Iterable[Level]) -> list[LevelStatus]:
         status = (
             Status.OFF if level not in wanted else Status.UNAVAILABLE if reason else Status.TRACED
         )
-        rows.append(LevelStatus(level, _TRACERS[level], status, reason or ""))
+        rows.append(LevelStatus(level, tracer_of(level), status, reason or ""))
     return rows

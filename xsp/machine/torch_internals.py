@@ -37,7 +37,11 @@ class Place:
 
     def replace(self, value: Any) -> Callable[[], None]:
         """Put `value` there; returns what puts the present value back."""
-        before = self.value
+        own = vars(self.owner)
+        if self.name not in own:  # inherited
+            setattr(self.owner, self.name, value)
+            return lambda: delattr(self.owner, self.name)
+        before = own[self.name]
         setattr(self.owner, self.name, value)
         return lambda: setattr(self.owner, self.name, before)
 
@@ -53,6 +57,10 @@ modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stac
 """The stack of torch function modes. `with mode:` can only be left in the order in which it was
 entered; a tracer is switched off inside leaf modules whatever lies above it."""
 
+push_mode_in_c: Callable[[Any], None] = torch._C._push_on_torch_function_stack
+pop_mode_in_c: Callable[[], Any] = torch._C._pop_torch_function_stack
+"""What the two above call; C code spares the Python around it."""
+
 leaves_of: Callable[[Any], list[Any]] = _pytree.tree_leaves
 """What nested containers hold, in order; also those that programs have registered, which
 `torch.utils.pytree` lists only in newer releases."""
@@ -65,6 +73,38 @@ graph that has saved it must not take it for modified."""
 BACKWARD_ENGINE = Place(torch.autograd, "_engine_run_backward")
 """Called by `backward` and `grad` after the torch function modes have had their say; a hook further
 out would find the tracer's mode off."""
+
+HAS_TORCH_FUNCTION = Place(torch.overrides, "has_torch_function")
+"""What code asks to choose a path: `nn.TransformerEncoderLayer` and `nn.MultiheadAttention` leave
+their fast path where a mode is on."""
+
+OVERRIDE_DISPATCHERS = frozenset({"torch", "torch.overrides", "torch._ops"})
+"""Modules of torch that ask this in order to call the override, not to choose a path."""
+
+FUNCTION_APPLY = Place(torch.autograd.function._SingleLevelFunction, "apply")
+"""What `apply` of every custom `autograd.Function` calls, also where a program has kept that."""
+
+FUNCTION_BACKWARDS = tuple(
+    Place(torch.autograd.function.BackwardCFunction, name) for name in ("apply", "apply_boxed")
+)
+"""What a custom Function's node calls, and that the Function's `backward`."""
+
+
+def apply_function(function: type, args: Any, kwargs: Any) -> Any:
+    """What `FUNCTION_APPLY` is where nothing was put there."""
+    return torch._C._FunctionBase.__dict__["apply"].__get__(None, function)(*args, **kwargs)
+
+
+def function_of(node: Any) -> type:
+    """The custom Function whose backward node this is."""
+    function: type = node._forward_cls
+    return function
+
+
+def after_backward(callback: Callable[[], None]) -> None:
+    """Call this when autograd's engine has run the last node; only said while it runs."""
+    torch.autograd.Variable._execution_engine.queue_callback(callback)
+
 
 NVTX = Place(torch.cuda.nvtx, "_nvtx")
 """The C functions under `torch.cuda.nvtx`, through which its push, pop, mark and range all go."""

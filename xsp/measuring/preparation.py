@@ -15,8 +15,9 @@ from torch import nn
 from xsp import levels as level_table
 from xsp.capture.run import call_of, latency_ns, sorted_by_start, within_model
 from xsp.levels._native.signals import held
+from xsp.levels.layer.discovery import Discovered, discovered
 from xsp.levels.layer.structure import Structure
-from xsp.levels.layer.structure_run import StructureRecorder, discovered, qualified_names
+from xsp.levels.layer.structure_run import StructureRecorder, qualified_names
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine import devices
 from xsp.machine.torch_internals import compiled_frames
@@ -61,9 +62,9 @@ def prepare(executor: Executor, options: Options) -> Prepared:
         statuses = tuple(level_table.statuses(options.levels))
     traced = [status.level for status in statuses if status.status is Status.TRACED]
     doubts: list[str] = []
-    called, roots = _warmed_up(executor, options, doubts)
+    found = _warmed_up(executor, options, doubts)
     compiled = compiled_frames()
-    structure, library_calls = _structure(executor, called, roots, traced, options.ranges_as_layers)
+    structure, library_calls = _structure(executor, found, traced, options.ranges_as_layers)
     tracers = _tracers(traced, structure)
     device_work = _device_work(executor, tracers)
     return Prepared(
@@ -71,13 +72,10 @@ def prepare(executor: Executor, options: Options) -> Prepared:
     )
 
 
-def _warmed_up(
-    executor: Executor, options: Options, doubts: list[str]
-) -> tuple[list[nn.Module], list[nn.Module]]:
+def _warmed_up(executor: Executor, options: Options, doubts: list[str]) -> Discovered:
     """The first run, under watch for the modules it calls, then warm-up runs."""
-    called: list[nn.Module] = []
-    roots: list[nn.Module] = []
-    with _noted("while xsp looked for its layers", roots), held(), discovered(called, roots):
+    found = Discovered()
+    with _noted("while xsp looked for its layers", found.roots), held(), discovered(found):
         executor.run()
         if executor.draws:
             # The first run did not start from the state that the others start from, and may have
@@ -93,7 +91,7 @@ def _warmed_up(
         )
     if unsettled:
         doubts.append(unsettled)
-    return called, roots
+    return found
 
 
 @contextmanager
@@ -111,8 +109,7 @@ def _noted(when: str, roots: list[nn.Module]) -> Iterator[None]:
 
 def _structure(
     executor: Executor,
-    called: list[nn.Module],
-    roots: list[nn.Module],
+    found: Discovered,
     traced: list[Level],
     ranges_as_layers: bool,
 ) -> tuple[Structure, list[dict[str, Any]]]:
@@ -121,7 +118,7 @@ def _structure(
     """
     target = executor.target
     outside = "" if target.model is not None else target.name.rpartition(".")[2]
-    recorder = StructureRecorder(called, roots, outside, ranges_are_layers=ranges_as_layers)
+    recorder = StructureRecorder(found, outside, ranges_are_layers=ranges_as_layers)
     active: list[Tracer] = []
     if Level.LIBRARY in traced:
         from xsp.levels.library.tracer import LibraryTracer

@@ -5,7 +5,7 @@ stamps.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from xsp.analysis.work.layer_work import moves_gradient
-from xsp.levels.layer.autograd import made_by, new_nodes
-from xsp.levels.layer.tensors import tensors_in
+from xsp.levels.layer.autograd import backward_code, made_by, new_nodes
+from xsp.levels.layer.tensors import located
+from xsp.levels.layer.ways import Found, Plan, Trail, plan_for
 
 Numbered = tuple[int, int]
 """A forward call, by its end, and the number of one of its nodes."""
@@ -30,6 +31,7 @@ class BackwardOrder:
     """
 
     def __init__(self) -> None:
+        self._trails: dict[int, list[Trail]] = {}
         self._outputs: dict[int, tuple[int, ...]] = {}
         self._types: dict[int, list[str]] = {}
         self._ran: dict[int, list[Numbered | None]] = {}
@@ -37,17 +39,21 @@ class BackwardOrder:
 
     def watch(self, call: int, inputs: Any, outputs: Any, token: object) -> list[str]:
         """Watch the new nodes of a call; returns their names, in the order of their numbers."""
-        given = tensors_in(outputs)
-        nodes = new_nodes(tensors_in(inputs), given, token)
-        number = {node: index for index, node in enumerate(nodes)}
-        self._outputs[call] = tuple(
-            number[node] for node in dict.fromkeys(made_by(given)) if node in number
-        )
+        given = located(outputs)
+        found = new_nodes([each.tensor for each in located(inputs)], given, token)
+        number = {each.node: index for index, each in enumerate(found)}
+        made = made_by(each.tensor for each in given)
+        self._outputs[call] = tuple(number[node] for node in dict.fromkeys(made) if node in number)
         self._hooks += [self._watched(node, (call, index)) for node, index in number.items()]
-        self._types[call] = [node.name() for node in nodes]
+        self._types[call] = [each.node.name() for each in found]
+        self._trails[call] = [each.trail for each in found]
         return self._types[call]
 
-    def _watched(self, node: Node, which: Numbered) -> RemovableHandle:
+    def watch_others(self, found: Sequence[Found], places: Iterable[int]) -> None:
+        """Watch nodes that no call owns: what runs after them does not follow a call's."""
+        self._hooks += [self._watched(found[place].node, None) for place in places]
+
+    def _watched(self, node: Node, which: Numbered | None) -> RemovableHandle:
         def runs(_gradients: Any) -> None:
             self._ran.setdefault(threading.get_ident(), []).append(which)
 
@@ -95,3 +101,12 @@ class BackwardOrder:
             if node not in self._outputs[call] and (before is None or before[0] != call)
         }
         return {call: numbers for call, numbers in self._outputs.items() if call not in needed}
+
+    def plans(self, sufficient: Mapping[int, tuple[int, ...]]) -> dict[int, Plan]:
+        """For each call that made nodes, the ways to those that timed runs stamp."""
+        found = {}
+        for call, trails in self._trails.items():
+            numbers = sufficient.get(call, range(len(trails)))
+            events = {number: 2 * backward_code(call, number) for number in numbers}
+            found[call] = plan_for(trails, events)
+        return {call: plan for call, plan in found.items() if plan}

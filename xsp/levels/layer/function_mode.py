@@ -4,9 +4,8 @@ for layers.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
@@ -14,6 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from xsp.levels.layer.compiled import Leave, around_compiled_code
 from xsp.levels.layer.functional import CompiledFunction, is_layer
+from xsp.levels.layer.mode_switch import ModeSwitch, Switch
+from xsp.levels.layer.undisturbed import Answers
+from xsp.levels.layer.ways import Plan
 from xsp.machine.torch_internals import mode_depth, modes, pop_mode, push_mode
 
 _FUNCTION_BASE = 1 << 20
@@ -32,6 +34,14 @@ class Codes:
         """Numbers of the graph nodes of a call's outputs, for calls whose others need no stamps
         (`backward.py`).
         """
+        self.plans: dict[int, list[Plan | None]] = {}
+        """By code, for each of its calls in the order of their ends, the ways to the graph nodes
+        that need a stamp; None where there are none.
+        """
+        self.transparent: set[type] = set()
+        """Custom Functions that hold layers (`custom_functions.py`)."""
+        self.bucketed: list[nn.Parameter] = []
+        """Parameters of which DistributedDataParallel reduces the gradients (`distributed.py`)."""
         self._functions: dict[Hashable, int | None] = {}
 
     def of_module(self, module: nn.Module) -> int:
@@ -52,14 +62,10 @@ class Codes:
         return self._functions.setdefault(key, _FUNCTION_BASE + len(self._functions)) or 0
 
 
-class _Local(threading.local):
-    def __init__(self) -> None:
-        self.mode_was_on: list[bool] = []
-
-
 class FunctionalMode(TorchFunctionMode):
-    """Calls `begin` and `end` around functional layers; switched off inside leaf modules by
-    `suspend` and `resume`.
+    """Calls `begin` and `end` around functional layers; `switch` takes it off inside leaf modules.
+
+    A recorder's handler takes the place of its `__torch_function__` in timed runs.
     """
 
     def __init__(
@@ -67,14 +73,14 @@ class FunctionalMode(TorchFunctionMode):
         codes: Codes,
         begin: Begin,
         end: Callable[[int, Callable[..., Any] | CompiledFunction, Any, Any], None],
+        switch: Switch | None = None,
     ) -> None:
         super().__init__()
         self._codes, self._begin, self._end = codes, begin, end
-        self._local = _Local()
-        self._muted: list[int] = []
+        self.switch = ModeSwitch() if switch is None else switch
         self._depth = -1
         self._below: list[Any] = []
-        self._undo: Callable[[], None] = lambda: None
+        self._exit = ExitStack()
 
     def __torch_function__(
         self,
@@ -85,26 +91,40 @@ class FunctionalMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         code = self._codes.of_function(func)
-        if code is None or (self._muted and threading.get_ident() in self._muted):
+        if code is None or self.switch.muted():
             return func(*args, **kwargs)
+        return self.stamped(code, func, args, kwargs)
+
+    def stamped(
+        self,
+        code: int,
+        function: Callable[..., Any] | CompiledFunction,
+        args: Any,
+        kwargs: Mapping[str, Any],
+        call: Callable[..., Any] | None = None,
+    ) -> Any:
+        """Call as one layer. `call` is what to call where that is not `function` itself."""
         inputs = (*args, *kwargs.values()) if kwargs else args
-        self._begin(code, func, args, kwargs)
+        self._begin(code, function, args, kwargs)
         result = None
         try:
-            result = func(*args, **kwargs)
+            result = (call or function)(*args, **kwargs)  # type: ignore[operator] # one can be called
             return result
         finally:
-            self._end(code, func, inputs, result)
+            self._end(code, function, inputs, result)
 
     def __enter__(self) -> FunctionalMode:
         self._below = modes()
         self._depth = len(self._below) + 1
-        self._undo = around_compiled_code(self._compiled)
+        self.switch.attach(self, self._depth)
+        self._exit.callback(around_compiled_code(self._compiled))
+        self._answers = Answers(self.is_on, self.switch)
+        self._exit.callback(self._answers.close)
         push_mode(self)
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._undo()
+        self._exit.close()
         # Whatever raised, and wherever: a backward node leaves the mode on top, a signal's handler
         # can leave it, and the program's own modes, switched off.
         while mode_depth():
@@ -112,19 +132,23 @@ class FunctionalMode(TorchFunctionMode):
         for mode in self._below:
             push_mode(mode)
 
+    def is_on(self) -> bool:
+        """Whether functional calls of this thread are seen."""
+        return mode_depth() >= self._depth and not self.switch.muted()
+
     def _compiled(self, name: str, inputs: tuple[Any, ...]) -> Leave | None:
         """One layer; inside it the mode is off, wherever in the stack it lies: Dynamo guards on all
         modes.
         """
-        thread = threading.get_ident()
-        if mode_depth() < self._depth or thread in self._muted:
+        if not self.is_on():
             return None
         function = CompiledFunction(name)
         code = self._codes.of_function(function)
         if code is None:
             return None
         self._begin(code, function, inputs, {})
-        self._muted.append(thread)
+        self.switch.mute()
+        self._answers.pause()
         above = [pop_mode() for _ in range(mode_depth() - self._depth)]
         pop_mode()
         for mode in reversed(above):
@@ -136,7 +160,8 @@ class FunctionalMode(TorchFunctionMode):
             push_mode(self)
             for mode in reversed(above):
                 push_mode(mode)
-            self._muted.remove(thread)
+            self._answers.go_on()
+            self.switch.unmute()
             self._end(code, function, inputs, result)
 
         return leave
@@ -152,23 +177,3 @@ class FunctionalMode(TorchFunctionMode):
         finally:
             if not was_on:
                 pop_mode()
-
-    def suspend(self) -> None:
-        """Switch off on this thread until `resume`. Where a mode of the user's lies above, ours
-        stays and lets pass.
-        """
-        on = mode_depth() == self._depth and not (
-            self._muted and threading.get_ident() in self._muted
-        )
-        self._local.mode_was_on.append(on)
-        if on:
-            pop_mode()
-        else:
-            self._muted.append(threading.get_ident())
-
-    def resume(self) -> None:
-        """Undo the last `suspend` of this thread."""
-        if self._local.mode_was_on.pop():
-            push_mode(self)
-        else:
-            self._muted.remove(threading.get_ident())

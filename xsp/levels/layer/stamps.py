@@ -8,26 +8,24 @@ import numpy.typing as npt
 from xsp.levels.layer.autograd import ENGINE_CODE
 from xsp.types import BACKWARD_BASE, LAYER_EVENTS, Columns, empty
 
-Stamp = tuple[int, int, int]
-"""`(2 * code + is_end, time_ns, thread)`."""
-
 IntArray = npt.NDArray[np.int64]
 
 _THREAD_MASK = 0xFFFFFFFF
 
 
-def paired(log: list[Stamp]) -> Columns:
-    """LAYER_EVENTS from stamps `(2 * code + is_end, time_ns, thread)` in the order they were
-    written.
+def paired(log: npt.ArrayLike) -> Columns:
+    """LAYER_EVENTS from stamps `(2 * code + is_end, time_ns, thread)`, those of each thread in the
+    order in which they were written.
 
     On one thread calls nest, so the end that follows a begin at the same depth is its own. A begin
     without an end (the model raised) is left out. A backward node has a begin only: it lasts until
     the next node of its thread, the last one until its run of the engine ends.
     """
-    if not log:
+    stamps = np.asarray(log, dtype=np.int64).reshape(-1, 3)
+    if not len(stamps):
         return empty(LAYER_EVENTS)
-    event, time_ns, thread = np.array(log, dtype=np.int64).T
-    thread &= _THREAD_MASK
+    event, time_ns = stamps[:, 0], stamps[:, 1]
+    thread = stamps[:, 2] & _THREAD_MASK
     is_node = event >= 2 * BACKWARD_BASE
     calls = _calls(event[~is_node], time_ns[~is_node], thread[~is_node])
     engine = calls["code"] == ENGINE_CODE

@@ -5,24 +5,38 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from xsp.levels.layer.arguments import function_called, module_called
-from xsp.levels.layer.autograd import backward_code, run_inside
+from xsp.levels.layer.autograd import (
+    AFTER_CODE,
+    BUCKETS_CODE,
+    ENGINE_CODE,
+    NO_OWNER_CODE,
+    backward_code,
+    run_inside,
+    without_owner,
+)
 from xsp.levels.layer.backward import BackwardOrder
-from xsp.levels.layer.compiled import Leave, around_compiled_code
+from xsp.levels.layer.custom_functions import functions_as_layers
+from xsp.levels.layer.discovery import Discovered
+from xsp.levels.layer.distributed import AFTER, BUCKETS, bucketed_parameters, collectives_as_layers
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
 from xsp.levels.layer.ranges import DEFAULT_DOMAIN, RangeRecorder
 from xsp.levels.layer.structure import LayerRow, ModuleRow, Structure
-from xsp.levels.layer.tensors import described
+from xsp.levels.layer.tensors import described, located, tensors_in
+from xsp.levels.layer.ways import Plan, plan_for
 from xsp.machine.torch_internals import COMPILED_CALL, is_compiled, without_torch_functions
+
+NO_OWNER = "(no owner)"
+"""Name of the row of backward work that no layer of the run made."""
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -35,51 +49,6 @@ def is_leaf(module: nn.Module) -> bool:
         or getattr(module, COMPILED_CALL, None) is not None
         or next(module.children(), None) is None
     )
-
-
-@contextmanager
-def discovered(called: list[nn.Module], roots: list[nn.Module]) -> Iterator[None]:
-    """Append every module called inside the block to `called`, and those called outside any other
-    to `roots`.
-
-    `nn.Module.__call__` is replaced for it, except while compiled code runs. Global hooks would do
-    the same, but torch.compile compiles modules again for them, and warns.
-    """
-    depth: Counter[int] = Counter()
-    seen: set[nn.Module] = set()
-    call = nn.Module.__call__
-
-    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        thread = threading.get_ident()
-        if depth[thread] == 0 and module not in roots:
-            roots.append(module)
-        depth[thread] += 1
-        if module not in seen:
-            seen.add(module)
-            called.append(module)
-        try:
-            return call(module, *args, **kwargs)
-        except BaseException as error:
-            # The innermost module is the first to see an exception pass; outer ones must not claim
-            # it.
-            if not hasattr(error, "_xsp_layer"):
-                with suppress(Exception):  # one that takes no attributes stays as it is
-                    error._xsp_layer = module  # type: ignore[attr-defined]
-            raise
-        finally:
-            depth[thread] -= 1
-
-    def hidden(_name: str, _inputs: Any) -> Leave:
-        nn.Module.__call__ = call  # type: ignore[method-assign]
-        return lambda _result: setattr(nn.Module, "__call__", watched)
-
-    undo = around_compiled_code(hidden)
-    nn.Module.__call__ = watched  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.__call__ = call  # type: ignore[method-assign]
-        undo()
 
 
 def qualified_names(roots: list[nn.Module]) -> dict[nn.Module, str]:
@@ -115,21 +84,26 @@ class StructureRecorder:
 
     def __init__(
         self,
-        called: list[nn.Module],
-        roots: list[nn.Module],
+        discovered: Discovered,
         outside: str = "",
         *,
         ranges_are_layers: bool = False,
     ) -> None:
         self._outside = outside
-        self._called = called
-        self._names = qualified_names(roots)
-        self.structure = Structure(Codes(ranges_are_layers=ranges_are_layers))
+        self._called = list(discovered.calls)
+        self._names = qualified_names(discovered.roots)
+        codes = Codes(ranges_are_layers=ranges_are_layers)
+        codes.transparent = discovered.containers.found
+        codes.bucketed = bucketed_parameters(self._called)
+        self.structure = Structure(codes)
         self._local = threading.local()
         self._seen_outside: Counter[str] = Counter()
         self._token = object()
         self._open: dict[int, list[int]] = {}
         self._calls = 0
+        self._ended: list[int] = []
+        self._engines = 0
+        self._engine_plans: list[Plan | None] = []
         self._backward = BackwardOrder()
         self._exit = ExitStack()
         self._ranges = RangeRecorder(self._range_begins, self._range_ends, self._range_abandoned)
@@ -148,6 +122,8 @@ class StructureRecorder:
                 self._hook_leaf(module) if leaf else self._hook_container(module, name)
             self._exit.callback(self._stop_backward)
             self._exit.callback(run_inside(self._engine))
+            self._exit.callback(functions_as_layers(self._mode, self.structure.codes))
+            self._exit.callback(collectives_as_layers(self._mode, self.structure.codes))
             self._exit.enter_context(self._mode)
             if self.structure.codes.ranges_are_layers:
                 self._exit.callback(self._ranges.watch())
@@ -162,25 +138,49 @@ class StructureRecorder:
     def new_run(self) -> None:
         """Count calls from zero, as the timed tracer does."""
         self._token, self._calls = object(), 0
+        self._ended.clear()
+        self._engine_plans.clear()
         self._backward.stop()
         self._backward = BackwardOrder()
 
     @contextmanager
-    def _engine(self) -> Iterator[None]:
-        with self._mode.back_on(), self._backward.engine():
-            yield
+    def _engine(self, roots: Sequence[torch.Tensor]) -> Iterator[None]:
+        self._watch_those_without_owner(roots)
+        if self.structure.codes.bucketed:
+            self._add(_row_without_owner(BUCKETS_CODE, BUCKETS))
+            self._add(_row_without_owner(AFTER_CODE, AFTER))
+        self._engines += 1
+        try:
+            with self._mode.back_on(), self._backward.engine():
+                yield
+        finally:
+            self._engines -= 1
+
+    def _watch_those_without_owner(self, roots: Sequence[torch.Tensor]) -> None:
+        found, places = without_owner(located(roots), self._token)
+        self._backward.watch_others(found, places)
+        trails = [each.trail for each in found]
+        plan = plan_for(trails, dict.fromkeys(places, 2 * NO_OWNER_CODE))
+        self._engine_plans.append(plan or None)
+        if places:
+            self._add(_row_without_owner(NO_OWNER_CODE, NO_OWNER))
 
     def _stop_backward(self) -> None:
         self._backward.stop()
 
     def _finish_backward(self) -> None:
         roots = self._backward.sufficient()
-        self.structure.codes.roots.update(roots)
+        codes = self.structure.codes
+        codes.roots.update(roots)
         for call, numbers in roots.items():
             for number in numbers:
                 self.structure.node_types[backward_code(call, number)] = self._backward.type_of(
                     call, number
                 )
+        plans = self._backward.plans(roots)
+        for call, code in enumerate(self._ended):
+            codes.plans.setdefault(code, []).append(plans.get(call))
+        codes.plans[ENGINE_CODE] = self._engine_plans
 
     def _hook_container(self, module: nn.Module, name: str) -> None:
         def before(*_: Any) -> None:
@@ -196,7 +196,7 @@ class StructureRecorder:
         code = self.structure.codes.of_module(module)
 
         def before(_module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-            self._mode.suspend()
+            self._mode.switch.suspend()
             self.structure.module_calls[self._names[module]] += 1
             called = module_called(module, args, kwargs)
             row = LayerRow(
@@ -219,7 +219,7 @@ class StructureRecorder:
 
         def after(_module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
             self._end((*args, *kwargs.values()), output)
-            self._mode.resume()
+            self._mode.switch.resume()
 
         self._register(module, before, after)
 
@@ -271,7 +271,7 @@ class StructureRecorder:
         kind = layer_type(function)
         seen[kind] += 1
         name = f"{place}::{kind}" if seen[kind] == 1 else f"{place}::{kind}_{seen[kind] - 1}"
-        phase = "backward" if function in BACKWARD_ENTRIES else "forward"
+        phase = "backward" if function in BACKWARD_ENTRIES or self._in_backward() else "forward"
         called = function_called(function, args, kwargs)
         self._begin(
             LayerRow(
@@ -291,11 +291,17 @@ class StructureRecorder:
             )
         )
 
+    def _in_backward(self) -> bool:
+        """Whether what is called here belongs to a backward pass: hooks do, what a checkpoint
+        recomputes does not. That is recomputed with gradients on.
+        """
+        return self._engines > 0 and not self._stack() and not torch.is_grad_enabled()
+
     def _function_ends(self, _code: int, _function: Any, args: Any, result: Any) -> None:
         self._end(args, result)
 
     def _range_begins(self, name: str, domain: str) -> None:
-        self._mode.suspend()
+        self._mode.switch.suspend()
         module, _, _ = self._place()
         code = self.structure.codes.of_range(name, domain)
         full = name if domain == DEFAULT_DOMAIN else f"{domain}:{name}"
@@ -305,11 +311,11 @@ class StructureRecorder:
 
     def _range_ends(self, _name: str, _domain: str) -> None:
         self._end((), None)
-        self._mode.resume()
+        self._mode.switch.resume()
 
     def _range_abandoned(self) -> None:
         self._open[threading.get_ident()].pop()
-        self._mode.resume()
+        self._mode.switch.resume()
 
     def _begin(self, row: LayerRow) -> None:
         self._open.setdefault(threading.get_ident(), []).append(len(self.structure.layers))
@@ -321,11 +327,13 @@ class StructureRecorder:
 
     def _end(self, inputs: Any, outputs: Any) -> None:
         index = self._open[threading.get_ident()].pop()
-        shapes, dtypes = described(outputs)
+        given = tensors_in(outputs) or [each.tensor for each in located(outputs)]
+        shapes, dtypes = described(given)
         row = self.structure.layers[index]
         row.output_shapes.extend(shapes)
         row.output_dtypes.extend(dtypes)
         call, self._calls = self._calls, self._calls + 1
+        self._ended.append(row.code)
         if not torch.is_grad_enabled():
             return
         for number, node in enumerate(self._backward.watch(call, inputs, outputs, self._token)):
@@ -347,6 +355,10 @@ def _backward_row(forward: LayerRow, index: int, code: int, node: str) -> LayerR
         forward.input_dtypes,
         0,
     )
+
+
+def _row_without_owner(code: int, name: str) -> LayerRow:
+    return LayerRow(code, name, "", "autograd", "", "backward", -1, [], [], [], [], 0)
 
 
 def _weight_shape(module: nn.Module) -> list[int]:

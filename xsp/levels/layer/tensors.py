@@ -4,9 +4,14 @@ were written to.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
+from torch import nn
 
 from xsp.machine.torch_internals import (
     leaves_of,
@@ -14,6 +19,34 @@ from xsp.machine.torch_internals import (
     version_of,
     without_torch_functions,
 )
+
+
+class StepKind(IntEnum):
+    """What leads from a value to one inside it."""
+
+    ITEM = 0
+    ATTRIBUTE = 1
+    LEAF = 2
+    """The key counts the tensors that `tensors_in` finds: for containers that only pytree opens."""
+
+
+Steps = tuple[tuple[int, Any], ...]
+"""(StepKind, key) from a value to a tensor inside it."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """A tensor, and where it is in what a call gave."""
+
+    tensor: torch.Tensor
+    steps: Steps
+
+
+# A model's output has few tensors close to its surface; an object that leads to the whole program
+# is not searched to its end.
+_DEEPEST = 5
+_MOST = 4096
+_CLOSED = (nn.Module, type, FunctionType, ModuleType, str, bytes, int, float, complex)
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
@@ -29,6 +62,45 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
         if len(plain) == len(value):
             return plain
     return [leaf for leaf in leaves_of(value) if isinstance(leaf, torch.Tensor)]
+
+
+def located(value: Any) -> list[Located]:
+    """Tensors inside nested containers, dataclasses and any other object's attributes, each once,
+    with the way to each. What a container registered with pytree hides otherwise comes last.
+    """
+    found: dict[int, Located] = {}
+    for each in _searched(value, (), set()):
+        found.setdefault(id(each.tensor), each)
+    for place, tensor in enumerate(tensors_in(value)):
+        found.setdefault(id(tensor), Located(tensor, ((StepKind.LEAF, place),)))
+    return list(found.values())
+
+
+def _searched(value: Any, steps: Steps, seen: set[int]) -> Iterator[Located]:
+    if isinstance(value, torch.Tensor):
+        yield Located(value, steps)
+        return
+    if value is None or isinstance(value, _CLOSED) or id(value) in seen:
+        return
+    if len(steps) == _DEEPEST or len(seen) == _MOST:
+        return
+    seen.add(id(value))
+    for kind, key, inner in _inside(value):
+        yield from _searched(inner, (*steps, (int(kind), key)), seen)
+
+
+def _inside(value: Any) -> list[tuple[StepKind, Any, Any]]:
+    if isinstance(value, (tuple, list)):
+        return [(StepKind.ITEM, place, inner) for place, inner in enumerate(value)]
+    if isinstance(value, dict):
+        return [(StepKind.ITEM, key, inner) for key, inner in value.items()]
+    own = dict(getattr(value, "__dict__", {}))
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in {"__dict__", "__weakref__"} and hasattr(value, name):
+                own.setdefault(name, getattr(value, name))
+    return [(StepKind.ATTRIBUTE, name, inner) for name, inner in own.items()]
 
 
 def described(value: Any) -> tuple[list[list[int]], list[str]]:

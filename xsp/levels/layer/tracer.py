@@ -7,33 +7,31 @@ Timed runs write stamps and codes only; what a code stands for comes from the st
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from functools import partial
-from itertools import repeat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import Node
-from torch.utils.hooks import RemovableHandle
 
-from xsp.levels.layer.autograd import (
-    ENGINE_CODE,
-    UNKNOWN_NODE,
-    backward_code,
-    new_nodes,
-    new_roots,
-    run_inside,
-)
+from xsp.levels.layer import hotpath
+from xsp.levels.layer.autograd import ENGINE_CODE, run_inside
+from xsp.levels.layer.custom_functions import functions_as_layers
+from xsp.levels.layer.distributed import BucketStamps, collectives_as_layers
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.ranges import RangeRecorder
-from xsp.levels.layer.stamps import Stamp, paired
-from xsp.levels.layer.tensors import tensors_in
+from xsp.levels.layer.recorder import Recorder
+from xsp.levels.layer.stamps import paired
 from xsp.types import Columns, Level
+
+MakeRecorder = Callable[[Callable[[Any], Any]], Recorder]
+"""Given what finds the site of a torch function."""
+
+
+def tracer_name() -> str:
+    """What serves the LAYER level here."""
+    return f"module calls, torch function mode, autograd hooks ({hotpath.language()})"
 
 
 class LayerTracer:
@@ -42,23 +40,23 @@ class LayerTracer:
     """
 
     level = Level.LAYER
-    name = "module calls, torch function mode, autograd hooks"
 
     def __init__(
         self,
         codes: Codes,
-        log: list[Stamp] | None = None,
+        make_recorder: MakeRecorder = hotpath.recorder,
         names: Callable[[int], str | None] = lambda _code: None,
     ) -> None:
+        self.name = tracer_name()
         self._codes, self._names = codes, names
-        self._log: list[Stamp] = [] if log is None else log
-        self._steps: list[Callable[[], None]] = []
-        self._node_hooks: list[RemovableHandle] = []
+        self._recorder = make_recorder(self._site_of_function)
+        self._sites: dict[int, Any] = {}
+        self._exit = ExitStack()
         self._mode: FunctionalMode | None = None
-        self._token = object()
-        self._calls = 0
+        self._buckets: BucketStamps | None = None
+        self._engine_runs = 0
         told = (
-            (self._range_begins, self._range_ends, self._range_abandoned)
+            (self._range_begins, self._range_ends, self._recorder.resume)
             if codes.ranges_are_layers
             else ()
         )
@@ -68,151 +66,130 @@ class LayerTracer:
         """Step into the calls of the structure run's leaf modules and watch functional calls on
         this thread.
         """
-        self._mode = FunctionalMode(self._codes, self._function_begins, self._function_ends)
+        recorder = self._recorder
+        mode = FunctionalMode(
+            self._codes, self._function_begins, self._function_ends, switch=recorder
+        )
+        self._mode = mode
+        # On the instance: torch then calls the handler itself, without Python between.
+        mode.__dict__["__torch_function__"] = recorder.handler(mode)
+        self._exit.callback(self._let_go)
         for module, code in self._codes.modules.items():
-            self._steps.append(self._step_in(module, code, self._mode))
-        self._steps.append(run_inside(self._engine))
+            self._exit.callback(self._step_in(module, self._site(code)))
+        self._exit.callback(run_inside(self._engine))
+        self._exit.callback(functions_as_layers(mode, self._codes))
+        self._exit.callback(collectives_as_layers(mode, self._codes))
+        self._watch_buckets()
         self.new_run()
-        self._steps.append(partial(self._mode.__enter__().__exit__, None, None, None))
-        self._steps.append(self._ranges.watch())
+        self._exit.enter_context(mode)
+        self._exit.callback(self._ranges.watch())
 
     def new_run(self) -> None:
         """Count calls from zero again; called before every execution so that codes repeat from run
-        to run.
+        to run. What was written before is forgotten.
         """
         self._ranges.new_run()
-        self._token, self._calls = object(), 0
-        _remove(self._node_hooks)
+        self._engine_runs = 0
+        for site in self._sites.values():
+            site.new_run()
+        self._recorder.forget_nodes()
+        self._recorder.empty()
 
     def stop(self) -> None:
         """Take back every change to modules and nodes, and the mode."""
-        while self._steps:
-            self._steps.pop()()
-        self._mode = None
-        _remove(self._node_hooks)
+        self._exit.close()
 
     def collect(self) -> dict[str, Columns]:
         """Tables `layer_events` (LAYER_EVENTS) and `ranges` (RANGES, the user's own); without what
         never ended.
         """
-        # The hooks hold on to the list itself, so it is emptied, never replaced.
-        log = self._log.copy()
-        self._log.clear()
-        return {"layer_events": paired(log), "ranges": self._ranges.collect()}
+        stamps = self._recorder.stamps()
+        self._recorder.empty()
+        return {"layer_events": paired(stamps), "ranges": self._ranges.collect()}
 
     def last_layer(self) -> str | None:
         """Name of the layer that began or ended last; where an exception passed through, the one it
         came from.
         """
-        return self._names(self._log[-1][0] >> 1) if self._log else None
+        last = self._recorder.last()
+        return None if last is None else self._names(last >> 1)
 
     def lost(self) -> int:
-        """Python lists drop nothing."""
-        return 0
+        """Stamps for which there was no memory."""
+        return self._recorder.lost()
 
-    def _step_in(self, module: nn.Module, code: int, mode: FunctionalMode) -> Callable[[], None]:
-        append, clock, thread = self._log.append, time.perf_counter_ns, threading.get_ident
-        begin, end = 2 * code, 2 * code + 1
+    def _let_go(self) -> None:
+        self._recorder.forget_nodes()
+        self._recorder.attach(None, -1)
+        if self._mode is not None:
+            self._mode.__dict__.pop("__torch_function__", None)
+        self._mode = None
 
-        def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
-            def timed(*args: Any, **kwargs: Any) -> Any:
-                mode.suspend()
-                output = None
-                append((begin, clock(), thread()))
-                try:
-                    output = call(*args, **kwargs)
-                finally:
-                    append((end, clock(), thread()))
-                    # The mode stays off while the graph is read: reading a tensor's attributes is a
-                    # torch function too.
-                    self._adopt((*args, *kwargs.values()) if kwargs else args, output)
-                    mode.resume()
-                return output
+    def _site(self, code: int) -> Any:
+        if code not in self._sites:
+            plans = self._codes.plans.get(code, ())
+            self._sites[code] = self._recorder.site(code, plans)
+        return self._sites[code]
 
-            return timed
+    def _site_of_function(self, function: Any) -> Any:
+        code = self._codes.of_function(function)
+        return None if code is None else self._site(code)
 
+    def _step_in(self, module: nn.Module, site: Any) -> Callable[[], None]:
+        recorder = self._recorder
         attribute = entry_point(module)
         if attribute is not None:
-            return step_in(module, attribute, wrap)
+            return step_in(module, attribute, lambda call: recorder.layer(call, site))
 
         def before(*_: Any) -> None:
-            mode.suspend()
-            append((begin, clock(), thread()))
+            recorder.suspend()
+            recorder.stamp(2 * site.code)
 
-        def after(_module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
-            append((end, clock(), thread()))
-            self._adopt((*args, *kwargs.values()), output)
-            mode.resume()
+        def after(_module: nn.Module, _args: Any, _kwargs: Mapping[str, Any], output: Any) -> None:
+            recorder.stamp(2 * site.code + 1)
+            recorder.adopt(site, output)
+            recorder.resume()
 
         return step_in_by_hooks(module, before, after)
 
-    def _function_begins(self, code: int, _function: Any, _args: Any, _kwargs: Any) -> None:
-        self._log.append((2 * code, time.perf_counter_ns(), threading.get_ident()))
+    def _watch_buckets(self) -> None:
+        if self._codes.bucketed:
+            self._buckets = BucketStamps(self._codes.bucketed, self._recorder.stamp)
+            self._exit.callback(self._buckets.close)
 
-    def _function_ends(self, code: int, _function: Any, args: Any, result: Any) -> None:
-        self._log.append((2 * code + 1, time.perf_counter_ns(), threading.get_ident()))
-        self._adopt(args, result)
+    def _function_begins(self, code: int, _function: Any, _args: Any, _kwargs: Any) -> None:
+        self._recorder.stamp(2 * code)
+
+    def _function_ends(self, code: int, _function: Any, _args: Any, result: Any) -> None:
+        self._recorder.stamp(2 * code + 1)
+        self._recorder.adopt(self._site(code), result)
 
     def _range_begins(self, name: str, domain: str) -> None:
-        if self._mode is not None:
-            self._mode.suspend()
-        self._log.append(
-            (2 * self._codes.of_range(name, domain), time.perf_counter_ns(), threading.get_ident())
-        )
+        self._recorder.suspend()
+        self._recorder.stamp(2 * self._codes.of_range(name, domain))
 
     def _range_ends(self, name: str, domain: str) -> None:
-        self._log.append(
-            (
-                2 * self._codes.of_range(name, domain) + 1,
-                time.perf_counter_ns(),
-                threading.get_ident(),
-            )
-        )
-        self._adopt((), None)
-        self._range_abandoned()
+        code = self._codes.of_range(name, domain)
+        self._recorder.stamp(2 * code + 1)
+        self._recorder.adopt(self._site(code), None)
+        self._recorder.resume()
 
-    def _range_abandoned(self) -> None:
-        if self._mode is not None:
-            self._mode.resume()
-
-    def _adopt(self, inputs: Any, outputs: Any) -> None:
-        call, self._calls = self._calls, self._calls + 1
-        if not torch.is_grad_enabled():
-            return
-        numbers = self._codes.roots.get(call)
-        nodes: Iterable[tuple[int, Node]]
-        if numbers is None:
-            nodes = enumerate(new_nodes(tensors_in(inputs), tensors_in(outputs), self._token))
-        else:
-            roots = new_roots(tensors_in(outputs), self._token)
-            # Other outputs than in the structure run: whose they are is not known, and counted as
-            # such.
-            nodes = zip(
-                numbers if len(numbers) == len(roots) else repeat(UNKNOWN_NODE), roots, strict=False
-            )
-        for number, node in nodes:
-            self._node_hooks.append(self._watched(node, backward_code(call, number)))
-
-    def _watched(self, node: Node, code: int) -> RemovableHandle:
-        # One hook a node: a node's work ends where the next one's begins, since what autograd does
-        # in between (adding up gradients, keeping them) is about the gradients that the node has
-        # just produced.
-        append, clock, thread = self._log.append, time.perf_counter_ns, threading.get_ident
-        event = 2 * code
-        return node.register_prehook(lambda _gradients: append((event, clock(), thread())))
+    def _watch_those_without_owner(self, roots: Sequence[torch.Tensor]) -> None:
+        run, self._engine_runs = self._engine_runs, self._engine_runs + 1
+        if run < len(self._codes.plans.get(ENGINE_CODE, ())):
+            self._recorder.adopt(self._site(ENGINE_CODE), roots)
 
     @contextmanager
-    def _engine(self) -> Iterator[None]:
-        mode = self._mode
-        self._log.append((2 * ENGINE_CODE, time.perf_counter_ns(), threading.get_ident()))
+    def _engine(self, roots: Sequence[torch.Tensor]) -> Iterator[None]:
+        recorder, mode = self._recorder, self._mode
+        self._watch_those_without_owner(roots)
+        if self._buckets is not None:
+            self._buckets.engine_begins()
+        recorder.stamp(2 * ENGINE_CODE)
         try:
-            with mode.back_on() if mode is not None else nullcontext():
+            with ExitStack() as stack:
+                if mode is not None:
+                    stack.enter_context(mode.back_on())
                 yield
         finally:
-            self._log.append((2 * ENGINE_CODE + 1, time.perf_counter_ns(), threading.get_ident()))
-
-
-def _remove(handles: list[RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()
-    handles.clear()
+            recorder.stamp(2 * ENGINE_CODE + 1)

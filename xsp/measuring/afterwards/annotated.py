@@ -17,7 +17,7 @@ import nvtx
 
 from xsp.levels._native.signals import held
 from xsp.levels.layer.autograd import ENGINE_CODE
-from xsp.levels.layer.stamps import Stamp
+from xsp.levels.layer.recorder import PythonRecorder, Stamp
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.measuring.executor import Executor
@@ -35,7 +35,8 @@ def annotated_run(executor: Executor, structure: Structure, *, layers: bool) -> 
     ranges: Ranges = nvtx.get_domain(DOMAIN)
     target = executor.target
     log = RangeLog(ranges, structure)
-    tracers = [LayerTracer(structure.codes, log, names=structure.names)] if layers else []
+    make = partial(PythonRecorder, log=log)
+    tracers = [LayerTracer(structure.codes, make, names=structure.names)] if layers else []
     calls = [
         replace(call, function=_annotated(call.function, target.name, ranges))
         for call in target.calls

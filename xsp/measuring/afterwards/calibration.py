@@ -19,8 +19,10 @@ from torch import nn
 
 from xsp.analysis.correction.charges import Costs
 from xsp.levels._native.signals import held
+from xsp.levels.layer.autograd import backward_code
 from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.tracer import LayerTracer
+from xsp.levels.layer.ways import Plan, Way
 from xsp.machine.torch_internals import sleep_on_gpu
 from xsp.measuring.switching import tracing
 from xsp.types import Level, Tracer
@@ -75,7 +77,8 @@ def _backward() -> float:
             return value
 
     module, codes = Chain(), Codes()
-    codes.of_module(module)
+    # Each batch makes the graph twice while the tracer is on.
+    codes.plans[codes.of_module(module)] = [_chain(EVENTS)] * 2
 
     def make() -> Callable[[], object]:
         with torch.enable_grad():
@@ -83,6 +86,13 @@ def _backward() -> float:
         return lambda: torch.autograd.grad(output, x)
 
     return _added(make(), LayerTracer(codes), make)
+
+
+def _chain(nodes: int) -> Plan:
+    """Ways to this many graph nodes in a row, each with a stamp."""
+    first = Way(-1, 0, (), 2 * backward_code(0, 0))
+    rest = [Way(place - 1, 0, (), 2 * backward_code(0, place)) for place in range(1, nodes)]
+    return (first, *rest)
 
 
 def _launch(tracer: Tracer) -> float:

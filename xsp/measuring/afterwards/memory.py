@@ -10,6 +10,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from torch.autograd.profiler import record_function
 from xsp.analysis.spans.align import matched
 from xsp.levels._native.signals import held
 from xsp.levels.layer.function_mode import Codes
-from xsp.levels.layer.stamps import Stamp, paired
+from xsp.levels.layer.recorder import PythonRecorder, Stamp
+from xsp.levels.layer.stamps import paired
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine.torch_internals import (
@@ -64,10 +66,19 @@ class _MarkingLog(list[Stamp]):
     clock.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = 0
+        """Number of the first stamp's mark: marks cannot be taken back when the log is emptied."""
+
     def append(self, stamp: Stamp) -> None:
         # A mark is a torch function too, and none of the user's modes may see it.
-        with without_torch_functions(), record_function(f"{_MARK}{len(self)}"):
+        with without_torch_functions(), record_function(f"{_MARK}{self.first + len(self)}"):
             super().append(stamp)
+
+    def clear(self) -> None:
+        self.first += len(self)
+        super().clear()
 
 
 def why_unavailable() -> str | None:
@@ -140,7 +151,7 @@ def recorded(
     call.
     """
     log = _MarkingLog()
-    tracer = LayerTracer(codes, log)
+    tracer = LayerTracer(codes, partial(PythonRecorder, log=log))
     activities = [torch.profiler.ProfilerActivity.CPU]
     with (
         held(),
@@ -152,13 +163,15 @@ def recorded(
 
 
 def _evaluated(
-    profile: Any, log: list[Stamp], structure_codes: npt.NDArray[np.int64]
+    profile: Any, log: _MarkingLog, structure_codes: npt.NDArray[np.int64]
 ) -> LayerMemory:
     events = _flattened(profiled_events(profile))
     marks = {
         int(e.name.removeprefix(_MARK)): e.start_time_ns for e in events if e.name.startswith(_MARK)
     }
-    layers = paired([(stamp[0], marks[i], stamp[2]) for i, stamp in enumerate(log) if i in marks])
+    numbered = enumerate(log, log.first)
+    marked = [(stamp[0], marks[i], stamp[2]) for i, stamp in numbered if i in marks]
+    layers = paired(np.array(marked, dtype=np.int64).reshape(-1, 3))
     return _charged(layers, structure_codes, *_allocations(events))
 
 

@@ -7,15 +7,16 @@ Latencies of these runs are not used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import torch
 from torch.autograd.graph import Node
-from torch.utils.hooks import RemovableHandle
 
 from xsp.analysis.spans.assembly import assemble
 from xsp.analysis.spans.overlap import layer_busy
+from xsp.levels.layer.recorder import PythonRecorder
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine import devices
 from xsp.measuring.executor import Executor
@@ -29,19 +30,20 @@ from xsp.types import Level
 RUNS = 7
 
 
-class SerializingLayerTracer(LayerTracer):
+class SerializingRecorder(PythonRecorder):
     """Waits for the device outside every layer's stamps: after a call, and before a backward node
     begins.
     """
 
-    def _adopt(self, inputs: Any, outputs: Any) -> None:
-        super()._adopt(inputs, outputs)
+    def adopt(self, site: Any, output: Any) -> None:
+        """See `Recorder`."""
+        super().adopt(site, output)
         _wait()
 
-    def _watched(self, node: Node, code: int) -> RemovableHandle:
-        handle = node.register_prehook(lambda _gradients: _wait())
-        self._node_hooks.append(handle)
-        return super()._watched(node, code)
+    def watch(self, node: Node, hook: Callable[..., Any]) -> None:
+        """See `Recorder`."""
+        super().watch(node, lambda _gradients: _wait())
+        super().watch(node, hook)
 
 
 def _wait() -> None:
@@ -55,7 +57,8 @@ def serialized(executor: Executor, target: Target, prepared: Prepared) -> pd.Dat
     """GPU-busy time of each layer alone, in `RUNS` runs: run, layer (row of the layers table),
     kernels, busy_ns.
     """
-    layers = SerializingLayerTracer(prepared.structure.codes, names=prepared.structure.names)
+    structure = prepared.structure
+    layers = LayerTracer(structure.codes, SerializingRecorder, names=structure.names)
     ladder = Ladder(rungs_for(prepared.traced)[-1:])
     runs, _ = climb(executor, ladder, {**prepared.tracers, Level.LAYER: layers}, after_rounds(RUNS))
     return layer_busy(assemble(runs, vocabulary(target, prepared)))

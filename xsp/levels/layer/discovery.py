@@ -1,0 +1,67 @@
+"""Which modules a program calls, found out in its first run by replacing `nn.Module.__call__`."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from xsp.levels.layer.compiled import Leave, around_compiled_code
+from xsp.levels.layer.custom_functions import Containers
+
+
+@dataclass
+class Discovered:
+    """How often each module was called, in the order of first calls; those called outside any
+    other; and the custom Functions that hold layers.
+    """
+
+    calls: Counter[nn.Module] = field(default_factory=Counter)
+    roots: list[nn.Module] = field(default_factory=list)
+    containers: Containers = field(default_factory=Containers)
+
+
+@contextmanager
+def discovered(found: Discovered) -> Iterator[None]:
+    """Add what is called inside the block to `found`.
+
+    `nn.Module.__call__` is replaced for it, except while compiled code runs. Global hooks would do
+    the same, but torch.compile compiles modules again for them, and warns.
+    """
+    depth: Counter[int] = Counter()
+    call = nn.Module.__call__
+
+    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        thread = threading.get_ident()
+        if depth[thread] == 0 and module not in found.roots:
+            found.roots.append(module)
+        depth[thread] += 1
+        found.calls[module] += 1
+        found.containers.layer_inside()
+        try:
+            return call(module, *args, **kwargs)
+        except BaseException as error:
+            # The innermost module is the first to see an exception pass; outer ones must not claim
+            # it.
+            if not hasattr(error, "_xsp_layer"):
+                with suppress(Exception):  # one that takes no attributes stays as it is
+                    error._xsp_layer = module  # type: ignore[attr-defined]
+            raise
+        finally:
+            depth[thread] -= 1
+
+    def hidden(_name: str, _inputs: Any) -> Leave:
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        return lambda _result: setattr(nn.Module, "__call__", watched)
+
+    with ExitStack() as undo:
+        undo.callback(around_compiled_code(hidden))
+        undo.callback(found.containers.watch())
+        undo.callback(setattr, nn.Module, "__call__", call)
+        nn.Module.__call__ = watched  # type: ignore[method-assign]
+        yield

@@ -183,8 +183,11 @@ class Profile(ProfileData):
         return profile_html(self)
 
 
-def load(path: str | os.PathLike[str]) -> Profile:
-    """Open a capture. Raises CaptureError if it is missing, damaged, no capture, or written by a
-    newer xsp.
+def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Profile:
+    """Open a capture.
+
+    `max_bytes` is what its tables may take in memory; what the variable XSP_MAX_BYTES says, or
+    1 GiB, by default. Raises CaptureError if the file is missing, damaged, no capture, too large,
+    or written by a newer xsp.
     """
-    return Profile(capture_file.load(path))
+    return Profile(capture_file.load(path, max_bytes))

@@ -1,12 +1,12 @@
 """The capture file, `*.xsp`: Parquet tables and a manifest in one uncompressed zip.
 
 Opening a capture needs neither torch nor CUDA and executes nothing from the file: the manifest is
-JSON, the tables are plain columns.
+JSON, the tables are plain columns. How much a file may hold is checked before it is read
+(`limits`), and what it holds before anything else sees it (`manifest`, `table_checks`).
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import zipfile
@@ -17,8 +17,12 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from xsp.capture.limits import most_bytes, most_json, within
+from xsp.capture.manifest import META
+from xsp.capture.parquet import read_parquet, to_parquet
+from xsp.capture.schema import OPTIONAL_TABLES, REQUIRED_TABLES
+from xsp.capture.table_checks import BrokenTableError, check_relations, checked_table
 from xsp.capture.writing import replacing
 from xsp.errors import CaptureError
 
@@ -27,22 +31,8 @@ VERSION = 1
 
 _MAGIC = "xsp capture"
 _MANIFEST = "manifest.json"
-_META = ("name", "levels", "environment", "warnings", "trace")
-TABLES = (
-    "runs",
-    "model_calls",
-    "spans",
-    "api_calls",
-    "synchronizations",
-    "calls",
-    "modules",
-    "layers",
-    "library_calls",
-    "kernels",
-)
-
-OPTIONAL_TABLES = ("serialized", "counters", "ranges")
-"""Tables that only some captures have."""
+TABLES = REQUIRED_TABLES
+"""Tables that every capture has."""
 
 # RuntimeError is zipfile's for entries that a damaged header calls encrypted or compressed in an
 # unknown way.
@@ -55,6 +45,7 @@ _DAMAGED = (
     OSError,
     EOFError,
     RuntimeError,
+    MemoryError,
 )
 
 
@@ -76,49 +67,77 @@ class Capture:
         with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             archive.writestr(_MANIFEST, json.dumps(manifest, indent=1))
             for name in (*TABLES, *(name for name in OPTIONAL_TABLES if name in self.tables)):
-                archive.writestr(f"{name}.parquet", _parquet(self.tables[name]))
+                archive.writestr(f"{name}.parquet", to_parquet(self.tables[name]))
         return Path(path)
 
 
-def load(path: str | os.PathLike[str]) -> Capture:
-    """Read a capture.
+def load(path: str | os.PathLike[str], max_bytes: int | None = None) -> Capture:
+    """Read a capture of at most `max_bytes` (`limits.most_bytes`).
 
-    Raises CaptureError if the file is missing, is no capture, is damaged, or was written by a newer
-    xsp.
+    Raises CaptureError if the file is missing, is no capture, is damaged, holds what no capture
+    does or more than the limit, or was written by a newer xsp.
     """
-    source = Path(path)
+    source, most = Path(path), most_bytes(max_bytes)
     if not source.is_file():
         raise CaptureError(
             f"there is no file {str(source)!r}; give the path of a capture written by prof.save()"
         )
     try:
         with zipfile.ZipFile(source) as archive:
-            manifest = json.loads(archive.read(_MANIFEST))
-            _check(source, manifest)
-            there = set(archive.namelist())
-            names = (*TABLES, *(name for name in OPTIONAL_TABLES if f"{name}.parquet" in there))
-            tables = {name: _table(archive.read(f"{name}.parquet")) for name in names}
+            return _read(source, archive, most)
     except CaptureError:
         raise
+    except BrokenTableError as error:
+        raise CaptureError(
+            f"{str(source)!r} holds what no capture does: {error}; record it again, or look at its "
+            "tables with any reader of Parquet"
+        ) from error
     except _DAMAGED as error:
         raise CaptureError(
             f"{str(source)!r} is not an xsp capture, or it was cut short ({type(error).__name__}: "
             f"{error}); "
             "a capture is written whole by prof.save(), so copy or record it again"
         ) from error
+
+
+def _read(source: Path, archive: zipfile.ZipFile, most: int) -> Capture:
+    entries = _entries(source, archive, most)
+    within(entries[_MANIFEST].file_size, most_json(most), f"the manifest of {str(source)!r}")
+    manifest = json.loads(archive.read(_MANIFEST))
+    _check(source, manifest)
+    names = (*TABLES, *(name for name in OPTIONAL_TABLES if f"{name}.parquet" in entries))
+    tables, left = {}, most
+    for name in names:
+        content = _in_arrow(archive.read(f"{name}.parquet"))
+        arrow = read_parquet(content, left, f"the table {name} of {str(source)!r}")
+        left -= arrow.nbytes
+        tables[name] = checked_table(name, arrow)
+    check_relations(tables)
     return Capture(manifest["meta"], tables)
 
 
-def _table(content: bytes) -> pd.DataFrame:
+def _entries(source: Path, archive: zipfile.ZipFile, most: int) -> dict[str, zipfile.ZipInfo]:
+    """The files in the zip by name. Raises CaptureError for compressed ones and repeated names."""
+    every = archive.infolist()
+    entries = {entry.filename: entry for entry in every}
+    packed = [entry.filename for entry in every if entry.compress_type != zipfile.ZIP_STORED]
+    if packed or len(entries) < len(every):
+        what = f"a compressed entry {packed[0]!r}" if packed else "two entries of one name"
+        raise CaptureError(
+            f"{str(source)!r} has {what}, which no capture has; it was packed by another "
+            "program: unpack it and pack it without compression"
+        )
+    within(sum(entry.file_size for entry in every), most, f"{str(source)!r}")
+    return entries
+
+
+def _in_arrow(content: bytes) -> pa.Buffer:
     # In Arrow's own memory: its threads let go of the source when they get round to it, and one
     # that needs Python for that while the interpreter shuts down, at the end of a short command,
     # takes the process down with it.
     source = pa.BufferOutputStream()
     source.write(content)
-    reader = pa.BufferReader(source.getvalue())
-    # Tables of this size are read no faster by several threads.
-    table: pd.DataFrame = pq.read_table(reader, use_threads=False).to_pandas(use_threads=False)
-    return table
+    return source.getvalue()
 
 
 def _check(source: Path, manifest: Any) -> None:
@@ -130,34 +149,21 @@ def _check(source: Path, manifest: Any) -> None:
     version = manifest.get("version")
     if type(version) is not int or version < 1:
         raise CaptureError(
-            f"{str(source)!r} has capture version {version!r}, which no xsp writes; record it again"
+            f"{str(source)!r} has capture version {_short(version)}, which no xsp writes; record "
+            "it again"
         )
     if version > VERSION:
         raise CaptureError(
-            f"{str(source)!r} has capture version {version!r}, this xsp reads up to {VERSION}; "
-            "upgrade with "
+            f"{str(source)!r} has capture version {_short(version)}, this xsp reads up to "
+            f"{VERSION}; upgrade with "
             "`pip install --upgrade xsp`"
         )
-    meta = manifest.get("meta")
-    if missing := [name for name in _META if name not in (meta if isinstance(meta, dict) else {})]:
+    if said := META(manifest.get("meta")):
         raise CaptureError(
-            f"the manifest of {str(source)!r} lacks {', '.join(missing)}; record the capture again"
+            f"the manifest of {str(source)!r} is not as captures have it: meta{said}; record the "
+            "capture again"
         )
 
 
-def _parquet(table: pd.DataFrame) -> bytes:
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    integers = [field.name for field in arrow.schema if pa.types.is_integer(field.type)]
-    others = [field.name for field in arrow.schema if field.name not in integers]
-    buffer = io.BytesIO()
-    # Stamps and indices grow steadily: as differences they take a few bits where plain they take
-    # eight bytes.
-    pq.write_table(
-        arrow,
-        buffer,
-        compression="zstd",
-        compression_level=9,
-        use_dictionary=others,
-        column_encoding=dict.fromkeys(integers, "DELTA_BINARY_PACKED"),
-    )
-    return buffer.getvalue()
+def _short(value: Any) -> str:
+    return repr(value)[:40]

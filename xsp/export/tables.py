@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pandas as pd
 
-from xsp.capture.file import OPTIONAL_TABLES, TABLES
+from xsp.capture.schema import OPTIONAL_TABLES
+from xsp.capture.schema import REQUIRED_TABLES as TABLES
 from xsp.capture.writing import replacing, staged_folder, written
 from xsp.errors import XspError
 

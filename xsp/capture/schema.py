@@ -1,0 +1,270 @@
+"""The tables of a capture: type, range and meaning of every column (docs/captures.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import pyarrow as pa
+
+from xsp.capture.rules import MOST, Rule, having, items, json_text, optional, record, text, whole
+from xsp.types import DeviceKind, Level
+
+TEXT = "text"
+"""Type of a column of text, which files may hold plain or as a dictionary."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `dtype` is what it has once it is read: an Arrow type, or TEXT.
+
+    `low` and `high` bound its numbers. `rows_of` names the table of which it holds rows. `choices`
+    are the texts that it may hold, `rule` judges each distinct text. A column that is not
+    `required` may be missing, a `nullable` one may have gaps; text with `categories` is a pandas
+    Categorical.
+    """
+
+    dtype: Any
+    low: int = -MOST
+    high: int = MOST
+    rows_of: str = ""
+    choices: Collection[str] = ()
+    rule: Rule | None = None
+    nullable: bool = False
+    categories: bool = False
+    required: bool = True
+
+    @property
+    def optional(self) -> Column:
+        """The same, of which a file may be without."""
+        return replace(self, required=False)
+
+
+def _row(table: str, low: int = 0) -> Column:
+    return Column(pa.int32(), low, rows_of=table)
+
+
+def _wide_row(table: str, low: int = -1) -> Column:
+    return Column(pa.int64(), low, rows_of=table)
+
+
+_NS = Column(pa.int64())
+_DURATION = Column(pa.int64(), 0, 2**53)
+_ORDINAL = Column(pa.int64(), 0, 2**31)
+_COUNT = Column(pa.int64(), 0)
+_SIZE_OR_UNKNOWN = Column(pa.int64(), -1)
+_ID = Column(pa.uint32(), 0)
+_TEXT = Column(TEXT)
+_FLAG = Column(pa.bool_())
+_LAUNCH = Column(pa.int32(), 0)
+
+_DIMENSION = 2**40
+"""More than any dimension of a tensor, and few enough of these for float64."""
+
+
+_SIZES = items(whole(0, _DIMENSION))
+
+
+def _dimensions(value: Any) -> str:
+    if said := _SIZES(value):
+        return said
+    return f" must have at most {MOST} elements" if prod(value) > MOST else ""
+
+
+_SHAPE = json_text(_dimensions)
+_SHAPES = json_text(items(_dimensions))
+_NAMES = json_text(items(text))
+
+
+def _names_of_any_version(value: str) -> str:
+    """A list of names; captures of early versions have it as Python writes it."""
+    return _NAMES(value.replace("'", '"'))
+
+
+def _matrices(value: Any) -> str:
+    return _dimensions(value) or items(whole(), least=2)(value)
+
+
+_TYPE = optional(text)
+"""A data type's name; null for one that the decoder does not know."""
+_TENSOR = having({"dims": _dimensions, "type": _TYPE})
+_TENSORS = ("X", "W", "Y", "dX", "dW", "dY", "x", "w", "y", "dx", "dw", "dy", "matA")
+_ATTENDED = having(dict.fromkeys("QKVO", having({"dims": _matrices, "type": _TYPE})))
+_OPERATION = having({"operation": text})
+
+
+def _tensors(value: Any) -> str:
+    """The operands of a call or of a node of cuDNN's graph, as far as they are described."""
+    for name in _TENSORS:
+        each = value.get(name)
+        if isinstance(each, dict) and (said := _tensor(each)):
+            return f".{name}{said}"
+    return ""
+
+
+def _tensor(value: dict[str, Any]) -> str:
+    return _TENSOR(value) if "dims" in value else _TYPE(value.get("type"))
+
+
+def _node(value: Any) -> str:
+    said = _OPERATION(value) or _tensors(value)
+    return said or (_ATTENDED(value) if value["operation"] == "SDPA_FWD" else "")
+
+
+_NODES = items(_node)
+_CALL = record(
+    {},
+    {
+        **dict.fromkeys(("m", "n", "k", "batch_count"), whole(0, _DIMENSION)),
+        **dict.fromkeys(
+            ("a_type", "b_type", "c_type", "d_type", "data_type", "compute_type"), _TYPE
+        ),
+    },
+)
+
+
+def _call_arguments(value: Any) -> str:
+    said = _CALL(value) or _tensors(value)
+    nodes = value.get("operations") if not said else None
+    return _NODES(nodes) if isinstance(nodes, list) else said
+
+
+_LEVELS = [level.name for level in Level]
+_RUNGS = [
+    "/".join(["M", *rest])
+    for rest in ((), ("L",), ("Lib",), ("K",), ("L", "Lib"), ("L", "K"), ("Lib", "K"))
+] + ["M/L/Lib/K"]
+
+TABLES: Mapping[str, Mapping[str, Column]] = {
+    "runs": {
+        "run": _row("runs"),
+        "rung": Column(TEXT, choices=_RUNGS),
+        "deepest": Column(TEXT, choices=_LEVELS),
+        "round": _ORDINAL,
+        "position": _ORDINAL,
+        "start_ns": _NS,
+        "latency_ns": _DURATION,
+        "host_latency_ns": _DURATION,
+        "lost": _COUNT,
+        "unmatched": _COUNT,
+        "orphans": _COUNT,
+    },
+    "model_calls": {
+        "run": _row("runs"),
+        "thread": _ID,
+        "start_ns": _NS,
+        "host_end_ns": _NS,
+        "end_ns": _NS,
+    },
+    "spans": {
+        "run": _row("runs"),
+        "level": Column(pa.int8(), 0, max(Level)),
+        "detail": Column(pa.int32(), 0),
+        "parent": _row("spans", -1),
+        "start_ns": _NS,
+        "duration_ns": _DURATION,
+        "thread": _ID,
+        "stream": Column(pa.int32(), -1),
+        "context": _ID,
+        "correlation_id": _ID,
+    },
+    "api_calls": {
+        "run": _row("runs"),
+        "name": Column(TEXT, categories=True),
+        "parent": _row("spans", -1),
+        "start_ns": _NS,
+        "duration_ns": _DURATION,
+        "thread": _ID,
+        "correlation_id": _ID,
+    },
+    "synchronizations": {
+        "run": _row("runs"),
+        "kind": Column(pa.uint8(), 0),
+        "correlation_id": _ID,
+        "context": _ID,
+        "stream": _ID,
+        "start_ns": _NS,
+        "end_ns": _NS,
+        "event_id": _ID,
+    },
+    "calls": {
+        "name": _TEXT,
+        "call": _ORDINAL,
+        "input_shapes": Column(TEXT, rule=_SHAPES),
+        "input_dtypes": Column(TEXT, rule=_names_of_any_version),
+        "batch_size": _SIZE_OR_UNKNOWN,
+    },
+    "modules": {
+        "name": _TEXT,
+        "type": _TEXT,
+        "parameter_bytes": _COUNT,
+        "is_leaf": _FLAG,
+        "calls": _COUNT,
+    },
+    "layers": {
+        "name": _TEXT,
+        "type": _TEXT,
+        "kind": Column(TEXT, choices=("module", "function", "autograd", "none")),
+        "module": _TEXT,
+        "phase": Column(TEXT, choices=("forward", "backward")),
+        "forward": _wide_row("layers"),
+        "input_shapes": Column(TEXT, rule=_SHAPES),
+        "input_dtypes": Column(TEXT, rule=_NAMES),
+        "output_shapes": Column(TEXT, rule=_SHAPES),
+        "output_dtypes": Column(TEXT, rule=_NAMES),
+        "parameter_bytes": _COUNT,
+        "allocated_bytes": _SIZE_OR_UNKNOWN,
+        "peak_bytes": _SIZE_OR_UNKNOWN,
+        "weight_shape": Column(TEXT, rule=_SHAPE).optional,
+    },
+    "library_calls": {
+        "name": _TEXT,
+        "library": _TEXT,
+        "arguments": Column(TEXT, rule=json_text(_call_arguments)),
+        "flops": replace(_COUNT, nullable=True),
+    },
+    "kernels": {
+        "kind": Column(TEXT, choices=[kind.name.lower() for kind in DeviceKind]),
+        "name": _TEXT,
+        "registers_per_thread": Column(pa.uint16(), 0),
+        "static_shared_bytes": _LAUNCH,
+        "dynamic_shared_bytes": _LAUNCH,
+        "bytes": _COUNT,
+        **{f"{what}_{axis}": _LAUNCH for what in ("grid", "block") for axis in "xyz"},
+    },
+    "serialized": {
+        "run": Column(pa.int64(), 0),
+        "layer": _wide_row("layers", 0),
+        "kernels": _COUNT,
+        "busy_ns": _DURATION,
+    },
+    "counters": {
+        "position": _wide_row("spans", 0),
+        "kernel": _wide_row("kernels", 0),
+        "sample": _wide_row("counters", 0),
+    },
+    "ranges": {
+        "run": _row("runs"),
+        "name": _TEXT,
+        "domain": _TEXT,
+        "thread": _ID,
+        "start_ns": _NS,
+        "end_ns": _NS,
+    },
+}
+"""Columns by table. Files may have further ones, of numbers, flags or text."""
+
+OPTIONAL_TABLES = ("serialized", "counters", "ranges")
+"""Tables that only some captures have."""
+
+REQUIRED_TABLES = tuple(name for name in TABLES if name not in OPTIONAL_TABLES)
+
+DETAILS = {
+    Level.MODEL: "calls",
+    Level.LAYER: "layers",
+    Level.LIBRARY: "library_calls",
+    Level.KERNEL: "kernels",
+}
+"""The table that `detail` of a level's spans holds rows of."""

@@ -22,7 +22,7 @@ from xsp.capture.limits import most_bytes, most_json, within
 from xsp.capture.manifest import META
 from xsp.capture.parquet import read_parquet, to_parquet
 from xsp.capture.schema import OPTIONAL_TABLES, REQUIRED_TABLES
-from xsp.capture.table_checks import BrokenTableError, check_relations, checked_table
+from xsp.capture.table_checks import BrokenTableError, check_frames, check_relations, checked_table
 from xsp.capture.writing import replacing
 from xsp.errors import CaptureError
 
@@ -98,6 +98,20 @@ def load(path: str | os.PathLike[str], max_bytes: int | None = None) -> Capture:
             f"{error}); "
             "a capture is written whole by prof.save(), so copy or record it again"
         ) from error
+
+
+def checked(capture: Capture, what: str) -> Capture:
+    """A capture that was made here of what somebody else wrote.
+
+    Raises CaptureError if it holds what no capture does.
+    """
+    try:
+        if said := META(capture.meta):
+            raise BrokenTableError(f"meta{said}")
+        check_frames(capture.tables)
+    except BrokenTableError as error:
+        raise CaptureError(f"{what} holds what no program can have done: {error}") from error
+    return capture
 
 
 def _read(source: Path, archive: zipfile.ZipFile, most: int) -> Capture:

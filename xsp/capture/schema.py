@@ -78,7 +78,7 @@ _SHAPES = json_text(items(_dimensions))
 _NAMES = json_text(items(text))
 
 
-def _names_of_any_version(value: str) -> str:
+def names_of_any_version(value: str) -> str:
     """A list of names; captures of early versions have it as Python writes it."""
     return _NAMES(value.replace("'", '"'))
 
@@ -193,7 +193,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "name": _TEXT,
         "call": _ORDINAL,
         "input_shapes": Column(TEXT, rule=_SHAPES),
-        "input_dtypes": Column(TEXT, rule=_names_of_any_version),
+        "input_dtypes": Column(TEXT, rule=names_of_any_version),
         "batch_size": _SIZE_OR_UNKNOWN,
     },
     "modules": {

@@ -149,10 +149,11 @@ def _read(path: Path) -> Profile | Comparable:
         from xsp.profiles import load
 
         return load(path)
+    from xsp.capture.limits import text_of
     from xsp.comparing.comparable import Comparable
 
     try:
-        return Comparable.from_json(path.read_text(encoding="utf-8"))
+        return Comparable.from_json(text_of(path))
     except (OSError, UnicodeDecodeError) as error:
         raise XspError(
             f"{str(path)!r} cannot be read ({error}); give a capture or a baseline"

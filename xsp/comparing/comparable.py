@@ -17,6 +17,7 @@ import pandas as pd
 
 from xsp.analysis.spans.statistics import trimmed
 from xsp.comparing.node_facts import COLUMNS, COUNTS, node_facts, paths
+from xsp.comparing.rules import COMPARABLE
 from xsp.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Comparable:
         """
         try:
             found = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CaptureError(
                 f"this is no JSON ({error}), so no baseline; measure and save it again"
             ) from error
@@ -129,17 +130,14 @@ class Comparable:
                 "again"
             )
         version = found.get("version")
-        if isinstance(version, int) and version > _VERSION:
+        if type(version) is not int or not 1 <= version <= _VERSION:
             raise CaptureError(
-                f"this baseline has version {version}, this xsp reads to {_VERSION}; upgrade it"
+                f"this baseline has version {str(version)[:20]}, this xsp reads to {_VERSION}; "
+                "upgrade it"
             )
-        try:
-            return cls._read(found)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise CaptureError(
-                f"this baseline is damaged ({type(error).__name__}: {error}); measure and save it "
-                "again"
-            ) from error
+        if said := COMPARABLE(found):
+            raise CaptureError(f"this baseline is damaged: it{said}; measure and save it again")
+        return cls._read(found)
 
     @classmethod
     def _read(cls, found: Mapping[str, Any]) -> Comparable:

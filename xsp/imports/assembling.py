@@ -12,7 +12,7 @@ import pandas as pd
 
 from xsp.analysis.spans.assembly import Vocabulary, assemble
 from xsp.analysis.spans.launches import launch_of
-from xsp.capture.file import Capture
+from xsp.capture.file import Capture, checked
 from xsp.capture.run import Run
 from xsp.errors import CaptureError
 from xsp.imports.foreign import ForeignTrace
@@ -48,7 +48,7 @@ def capture_of(trace: ForeignTrace) -> Capture:
     tables = assemble(runs, words)
     meta = _meta(trace, name, levels, windows)
     meta["warnings"] += no_launch(int(tables["runs"]["orphans"].sum()))
-    return Capture(meta, tables)
+    return checked(Capture(meta, tables), f"this trace of {trace.tool}")
 
 
 def _whole(trace: ForeignTrace) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Collection
@@ -11,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from xsp.capture.limits import most_bytes, within
 from xsp.errors import CaptureError
 from xsp.words.warning import tagged
 
@@ -29,12 +31,11 @@ def document_of(source: Path) -> dict[str, Any]:
             f"there is no file {str(source)!r}; give a trace written by export_chrome_trace"
         )
     try:
-        content = source.read_bytes()
-        text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        text = whole_surrogates(_content(source).decode(errors="replace"))
         # Stamps have more digits than a double holds.
         # Some releases of Kineto write names with control characters in them.
-        found = json.loads(text.decode(errors="replace"), parse_float=Decimal, strict=False)
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+        found = json.loads(text, parse_float=Decimal, strict=False)
+    except (ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
         raise CaptureError(
             f"{str(source)!r} is not JSON, or was cut short ({type(error).__name__}: {error}); "
             "give a trace written by "
@@ -48,6 +49,33 @@ def document_of(source: Path) -> dict[str, Any]:
             "export_chrome_trace"
         )
     return document
+
+
+def _content(source: Path) -> bytes:
+    """What a file holds, unpacked. Raises CaptureError beyond the limit (`limits.most_bytes`)."""
+    most = most_bytes()
+    with source.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        content = (gzip.GzipFile(fileobj=file) if packed else file).read(most + 1)
+    within(len(content), most, f"the trace in {str(source)!r}")
+    return content
+
+
+_ESCAPED = re.compile(
+    r"(\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+
+
+def whole_surrogates(text: str) -> str:
+    """JSON in which halves of surrogate pairs stand for the replacement character.
+
+    Names that were cut in the middle of a character have such halves, which are no Unicode.
+    """
+    if "\\ud" not in text and "\\uD" not in text:
+        return text
+    return _ESCAPED.sub(lambda found: found[1] or "\\ufffd", text)
 
 
 def of_one_process(by_category: dict[str, list[Event]], launching: Collection[str]) -> list[str]:

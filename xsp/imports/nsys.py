@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.spans.ancestors import nearest_above
+from xsp.capture.limits import most_bytes, within
 from xsp.errors import CaptureError
 from xsp.imports.assembling import capture_of
 from xsp.imports.foreign import (
@@ -97,6 +98,7 @@ def from_nsys(path: str | os.PathLike[str], *, runs: str | None = None) -> Profi
         raise CaptureError(
             f"there is no file {str(source)!r}; write one with `nsys export --type sqlite REPORT`"
         )
+    within(source.stat().st_size, most_bytes(), f"the export {str(source)!r}")
     try:
         with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as database:
             trace = _trace(_Export(database), source.stem, runs)
@@ -122,9 +124,7 @@ class _Export:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        names = database.execute(
-            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"
-        ).fetchall()
+        names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         self.names = {str(name) for (name,) in names}
         if not self.names & {_API, _KERNELS, "NVTX_EVENTS"}:
             raise CaptureError(

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xsp.capture.limits import text_of
+from xsp.capture.rules import mapping, real
 from xsp.capture.writing import written
+from xsp.errors import CaptureError
 
 
 def path() -> Path:
@@ -34,9 +37,10 @@ def stored(device: str) -> dict[str, float]:
     be read.
     """
     peaks = _every().get(device, {})
-    return (
-        {str(key): float(value) for key, value in peaks.items()} if isinstance(peaks, dict) else {}
-    )
+    return {} if _PEAKS(peaks) else dict(peaks)
+
+
+_PEAKS = mapping(real(0))
 
 
 def store(device: str, peaks: Mapping[str, float]) -> Path:
@@ -52,7 +56,8 @@ def store(device: str, peaks: Mapping[str, float]) -> Path:
 
 def _every() -> dict[str, Any]:
     try:
-        found = json.loads(path().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: no home directory is known
+        found = json.loads(text_of(path()))
+    # RuntimeError: no home directory is known, or lists in lists without end
+    except (OSError, ValueError, RuntimeError, CaptureError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from xsp.capture.limits import text_of
 from xsp.capture.writing import written
 from xsp.comparing.comparable import Comparable
+from xsp.comparing.rules import BASELINE
 from xsp.errors import BaselineError, CaptureError, WriteError
 from xsp.regression.identity import machine_folder, machine_of
 from xsp.regression.sessions import Session
@@ -81,6 +83,8 @@ class Baseline:
         """The inverse of `to_json`. Raises CaptureError for text that is something else."""
         profile = Comparable.from_json(text)
         facts = json.loads(text).get(_KEY, {})
+        if said := BASELINE(facts):
+            raise CaptureError(f"this baseline is damaged: {_KEY}{said}; save it again")
         saved = facts.get("saved", "")
         sessions = tuple(Session.from_dict(row) for row in facts.get("sessions", ()))
         return cls(
@@ -160,8 +164,8 @@ class Baselines:
 
 def _read(path: Path) -> Baseline:
     try:
-        return Baseline.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, CaptureError, KeyError, TypeError) as error:
+        return Baseline.from_json(text_of(path))
+    except (OSError, UnicodeDecodeError, CaptureError) as error:
         raise BaselineError(
             f"the baseline {path} cannot be read: {error}; delete it, or save it again"
         ) from error

@@ -16,6 +16,9 @@ from typing import Any
 
 import pandas as pd
 
+from xsp.capture.limits import text_of
+from xsp.capture.rules import items, real, record, whole
+from xsp.capture.rules import text as unicode_text
 from xsp.capture.writing import staged_folder, written
 from xsp.errors import CaptureError, TargetError
 from xsp.profiles import Profile, load
@@ -193,20 +196,40 @@ def load_sweep(folder: str | os.PathLike[str]) -> Sweep:
             f"there is no {MANIFEST} in {str(folder)!r}; give the folder that a sweep was saved to"
         )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != _FORMAT or manifest["version"] > VERSION:
-            raise CaptureError(
-                f"{str(path)!r} says format {manifest['format']!r}, version "
-                f"{manifest['version']!r}; this xsp reads "
-                f"{_FORMAT!r} up to {VERSION}: upgrade with `pip install --upgrade xsp`"
-            )
-        return Sweep(str(manifest["parameter"]), *_opened(Path(folder), manifest["entries"]))
-    except (ValueError, KeyError, TypeError) as error:
+        manifest = json.loads(text_of(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise CaptureError(
             f"{str(path)!r} is not the manifest of a sweep, or it is damaged "
-            f"({type(error).__name__}: {error}); "
-            "save the sweep again"
+            f"({type(error).__name__}: {error}); save the sweep again"
         ) from error
+    if said := _MANIFEST_RULE(manifest):
+        raise CaptureError(
+            f"{str(path)!r} is not the manifest of a sweep, or it is damaged: it{said}; save the "
+            "sweep again"
+        )
+    if manifest["format"] != _FORMAT or manifest["version"] > VERSION:
+        raise CaptureError(
+            f"{str(path)!r} says format {manifest['format']!r}, version "
+            f"{manifest['version']!r}; this xsp reads "
+            f"{_FORMAT!r} up to {VERSION}: upgrade with `pip install --upgrade xsp`"
+        )
+    return Sweep(manifest["parameter"], *_opened(Path(folder), manifest["entries"]))
+
+
+def _is_value(value: Any) -> str:
+    return unicode_text(value) if isinstance(value, str) else real()(value)
+
+
+_MANIFEST_RULE = record(
+    {
+        "format": unicode_text,
+        "version": whole(1, 2**31),
+        "parameter": unicode_text,
+        "entries": items(
+            record({"value": _is_value}, {"capture": unicode_text, "failure": unicode_text})
+        ),
+    }
+)
 
 
 def _opened(

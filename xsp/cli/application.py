@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from xsp.cli.compare import compare
+from xsp.cli.database import database
 from xsp.cli.doctor import doctor
 from xsp.cli.export import export
 from xsp.cli.graph import graph
@@ -29,6 +30,7 @@ app.command()(compare)
 app.command()(export)
 app.command("import")(import_)
 app.command()(graph)
+app.add_typer(database, name="database")
 app.command()(doctor)
 
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from xsp import levels
 from xsp.levels.kernel import cupti
 from xsp.levels.kernel import tracer as kernel
-from xsp.types import API_CALLS, DEVICE_ACTIVITY, SYNCHRONIZATIONS, Columns, Level, empty
+from xsp.types import API_CALLS, DEVICE_ACTIVITY, SYNCHRONIZATIONS, Columns, Level, Tracer, empty
 
 aten = torch.ops.aten
 LAUNCHING = {
@@ -48,12 +48,12 @@ class _Stamping(TorchDispatchMode):
         return result
 
 
-class OperationTracer:
+class OperationTracer(Tracer):
     """Takes every operation that would launch one kernel on a GPU for its launch and its kernel at
     once.
     """
 
-    level, name, names, clock = Level.KERNEL, "operations on the CPU", ("operation",), None
+    level, name, names = Level.KERNEL, "operations on the CPU", ("operation",)
 
     def __init__(self) -> None:
         self._log: list[tuple[int, int, int]] = []

@@ -32,7 +32,7 @@ from xsp.measuring.stopping import (
 )
 from xsp.measuring.target import target_of
 from xsp.profiles import Profile
-from xsp.types import LAYER_EVENTS, Columns, Level, RunSpec, empty
+from xsp.types import LAYER_EVENTS, Columns, Level, RunSpec, Tracer, empty
 
 LADDER = Ladder(rungs_for([Level.MODEL, Level.LAYER, Level.LIBRARY, Level.KERNEL]))
 
@@ -59,7 +59,7 @@ class ScriptedExecutor:
         return model_calls(1000 * self.executions, next(self._latencies))
 
 
-class NoTracer:
+class NoTracer(Tracer):
     """A tracer that only remembers what was asked of it."""
 
     def __init__(self, level: Level, log: list[str]) -> None:

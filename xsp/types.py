@@ -8,7 +8,7 @@ call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -161,7 +161,8 @@ class Tracer(Protocol):
 
     `start` and `stop` bracket any number of runs; everything outside the process's own memory that
     `start` changes (hooks, import slots, CUPTI activity kinds) is as it was before when `stop`
-    returns, also after an exception. `collect` may be called only while stopped.
+    returns, also after an exception. `collect` may be called only while stopped. A tracer derives
+    from this class, and has what it does not need to say from here.
     """
 
     level: Level
@@ -171,9 +172,8 @@ class Tracer(Protocol):
         """Begin to record."""
 
     def new_run(self) -> None:
-        """Said while started, just before the target is executed; most tracers have
-        nothing to do.
-        """
+        """Said while started, just before the target is executed; nothing to do for most."""
+        return
 
     def stop(self) -> None:
         """Stop recording and leave the program as it was found. Stopping twice is harmless."""
@@ -183,6 +183,27 @@ class Tracer(Protocol):
 
     def lost(self) -> int:
         """Events known to be missing since the last `collect` (dropped, truncated, no room)."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The texts that the column `name` or `symbol` of its events indexes."""
+        return ()
+
+    def recorded(self, _model_calls: Columns) -> list[dict[str, Any]]:
+        """After a structure run, instead of `collect`: a row for each event inside the model calls,
+        in order of start, with its `name` and `arguments`.
+        """
+        return []
+
+    def facts(self) -> dict[str, Any]:
+        """What a capture keeps of how this tracer recorded, as JSON-able values."""
+        return {}
+
+    def last_layer(self) -> str | None:
+        """Name of the layer that began or ended last, for a tracer that knows: where an exception
+        passed through, the one it came from.
+        """
+        return None
 
 
 def empty(schema: Schema, rows: int = 0) -> Columns:

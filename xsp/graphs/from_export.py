@@ -90,9 +90,10 @@ def _traced(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[fx.Graph, frozenset[str]]:
     from torch.fx.experimental.proxy_tensor import make_fx
-    from torch.utils import _pytree as pytree
 
-    flat, spec = pytree.tree_flatten((args, kwargs))
+    from xsp.machine.torch_internals import flattened, unflattened
+
+    flat, spec = flattened((args, kwargs))
     places = [place for place, each in enumerate(flat) if isinstance(each, torch.Tensor)]
     wrapped = _Returning(model)
 
@@ -105,7 +106,7 @@ def _traced(
             filled = list(flat)
             for place, tensor in zip(places, tensors, strict=True):
                 filled[place] = tensor
-            own_args, own_kwargs = pytree.tree_unflatten(filled, spec)
+            own_args, own_kwargs = unflattened(filled, spec)
             return tensors_in(self.target(*own_args, **own_kwargs))
 
     with _quiet(), torch.no_grad():

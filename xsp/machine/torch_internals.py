@@ -61,6 +61,10 @@ push_mode_in_c: Callable[[Any], None] = torch._C._push_on_torch_function_stack
 pop_mode_in_c: Callable[[], Any] = torch._C._pop_torch_function_stack
 """What the two above call; C code spares the Python around it."""
 
+flattened: Callable[[Any], tuple[list[Any], Any]] = _pytree.tree_flatten
+unflattened: Callable[[list[Any], Any], Any] = _pytree.tree_unflatten
+"""What nested containers hold, with what makes the containers again from it; as `leaves_of`."""
+
 leaves_of: Callable[[Any], list[Any]] = _pytree.tree_leaves
 """What nested containers hold, in order; also those that programs have registered, which
 `torch.utils.pytree` lists only in newer releases."""

@@ -13,12 +13,11 @@ import numpy as np
 from torch import nn
 
 from xsp import levels as level_table
-from xsp.capture.run import call_of, latency_ns, sorted_by_start, within_model
+from xsp.capture.run import latency_ns, sorted_by_start, within_model
 from xsp.levels._native.signals import held
 from xsp.levels.layer.discovery import Discovered, discovered
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.structure_run import StructureRecorder, qualified_names
-from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine import devices
 from xsp.machine.torch_internals import compiled_frames
 from xsp.measuring.executor import Executor
@@ -34,15 +33,15 @@ class Prepared:
     """A warm target whose structure is known, and a tracer for every level that can be traced.
 
     `device_work` is the number of kernels, copies and sets of an execution with no tracer above
-    KERNEL, None where KERNEL is not traced. `library_calls` are the structure run's calls in order:
-    `name` and decoded `arguments`. `compilations` is Dynamo's count when the target was warm.
+    KERNEL, None where KERNEL is not traced. `recorded` has by level the rows of the structure run
+    (`Tracer.recorded`). `compilations` is Dynamo's count when the target was warm.
     `doubts` are sentences for the profile's warnings.
     """
 
     executor: Executor
     statuses: tuple[LevelStatus, ...]
     structure: Structure
-    library_calls: list[dict[str, Any]]
+    recorded: dict[Level, list[dict[str, Any]]]
     tracers: dict[Level, Tracer]
     device_work: int | None
     compilations: int
@@ -64,11 +63,11 @@ def prepare(executor: Executor, options: Options) -> Prepared:
     doubts: list[str] = []
     found = _warmed_up(executor, options, doubts)
     compiled = compiled_frames()
-    structure, library_calls = _structure(executor, found, traced, options.ranges_as_layers)
-    tracers = _tracers(traced, structure)
+    structure, recorded = _structure(executor, found, traced, options.ranges_as_layers)
+    tracers = level_table.timed_tracers(traced, structure)
     device_work = _device_work(executor, tracers)
     return Prepared(
-        executor, statuses, structure, library_calls, tracers, device_work, compiled, tuple(doubts)
+        executor, statuses, structure, recorded, tracers, device_work, compiled, tuple(doubts)
     )
 
 
@@ -112,47 +111,16 @@ def _structure(
     found: Discovered,
     traced: list[Level],
     ranges_as_layers: bool,
-) -> tuple[Structure, list[dict[str, Any]]]:
-    """The untimed structure run: layers, and library calls with decoded arguments (`name` and
-    `arguments`).
-    """
+) -> tuple[Structure, dict[Level, list[dict[str, Any]]]]:
+    """The untimed structure run: layers, and by level what other tracers record there."""
     target = executor.target
     outside = "" if target.model is not None else target.name.rpartition(".")[2]
     recorder = StructureRecorder(found, outside, ranges_are_layers=ranges_as_layers)
-    active: list[Tracer] = []
-    if Level.LIBRARY in traced:
-        from xsp.levels.library.tracer import LibraryTracer
-
-        active.append(LibraryTracer(structure=True))
-    with held(), tracing(active, "in the structure run"), recorder:
+    others = level_table.recorders(traced)
+    with held(), tracing(list(others.values()), "in the structure run"), recorder:
         calls = executor.run(recorder.new_run)
-    structure = recorder.structure.within(calls)
-    if not active:
-        return structure, []
-    library: Any = active[0]
-    events = library.collect()["library_events"]
-    order = np.argsort(events["start_ns"], kind="stable")
-    inside = order[call_of(events["start_ns"][order], calls) >= 0]
-    rows = [
-        {"name": library.symbols[symbol], "arguments": library.details[index]}
-        for index, symbol in zip(inside, events["symbol"][inside], strict=True)
-    ]
-    return structure, rows
-
-
-def _tracers(traced: list[Level], structure: Structure) -> dict[Level, Tracer]:
-    tracers: dict[Level, Tracer] = {}
-    if Level.LAYER in traced:
-        tracers[Level.LAYER] = LayerTracer(structure.codes, names=structure.names)
-    if Level.LIBRARY in traced:
-        from xsp.levels.library.tracer import LibraryTracer
-
-        tracers[Level.LIBRARY] = LibraryTracer()
-    if Level.KERNEL in traced:
-        from xsp.levels.kernel.tracer import KernelTracer
-
-        tracers[Level.KERNEL] = KernelTracer()
-    return tracers
+    rows = {level: tracer.recorded(calls) for level, tracer in others.items()}
+    return recorder.structure.within(calls), rows
 
 
 def _device_work(executor: Executor, tracers: dict[Level, Tracer]) -> int | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from xsp.analysis.correction import Correction, correction_row, fitted
 from xsp.analysis.correction.charges import Costs
@@ -104,7 +104,7 @@ def climbed(target: Target, options: Options, random: RandomState | None = None)
         "stopped": rounds.why,
         "gpu_states": rounds.watch.rows(),
         "memory_device": afterwards.memory.device if afterwards.memory else None,
-        "clock": _clock(prepared),
+        "clock": None,
         "epoch_offset_ns": -read_bracketed(time.time_ns, time.perf_counter_ns).offset_ns,
         "trace": {
             "trace_id": trace.trace_id_hex,
@@ -112,6 +112,8 @@ def climbed(target: Target, options: Options, random: RandomState | None = None)
             "first_span_id": trace.first_span_id,
         },
     }
+    for tracer in prepared.tracers.values():
+        meta |= tracer.facts()
     return Capture(meta, tables)
 
 
@@ -215,8 +217,3 @@ def _status_row(status: LevelStatus) -> dict[str, str]:
         "status": status.status.value,
         "reason": status.reason,
     }
-
-
-def _clock(prepared: Prepared) -> dict[str, Any] | None:
-    kernel: Any = prepared.tracers.get(Level.KERNEL)
-    return asdict(kernel.clock) if kernel is not None and kernel.clock is not None else None

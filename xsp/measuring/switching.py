@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from xsp.types import Level, Tracer
+from xsp.levels import TRACED_LEVELS
+from xsp.types import Tracer
 
 _on: list[Tracer] = []
 """The tracers that are on in this process."""
@@ -56,17 +57,16 @@ def _stop(tracer: Tracer) -> None:
 
 
 def _last_layer(active: Sequence[Tracer]) -> str:
-    named = (getattr(tracer, "last_layer", None) for tracer in active)
-    last = next((tracer() for tracer in named if tracer is not None), None)
+    last = next(filter(None, (tracer.last_layer() for tracer in active)), None)
     return f"in or after layer {last!r}, " if last else ""
 
 
 def _switch_off_in_child() -> None:
     """A forked process is not the profiled one: what was switched in its parent's memory is
-    switched back in its own. CUPTI, like all of CUDA, must not be touched there.
+    switched back in its own, as far as it may be touched there.
     """
     for tracer in reversed(_on):
-        if tracer.level is not Level.KERNEL:
+        if TRACED_LEVELS[tracer.level].survives_fork:
             with suppress(Exception):
                 tracer.stop()
     _on.clear()

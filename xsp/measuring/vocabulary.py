@@ -16,14 +16,12 @@ from xsp.types import Level
 
 def vocabulary(target: Target, prepared: Prepared) -> Vocabulary:
     """Names, shapes and arguments for the assembly of runs made so far."""
-    structure, library_calls = prepared.structure, prepared.library_calls
-    library: Any = prepared.tracers.get(Level.LIBRARY)
-    kernel: Any = prepared.tracers.get(Level.KERNEL)
-    symbols: list[str] = list(library.symbols) if library else []
+    structure = prepared.structure
+    symbols = _names(prepared, Level.LIBRARY)
     known = {name: index for index, name in enumerate(symbols)}
     calls = [
         {"symbol": known[row["name"]], "arguments": row["arguments"]}
-        for row in library_calls
+        for row in prepared.recorded.get(Level.LIBRARY, [])
         if row["name"] in known
     ]
     return Vocabulary(
@@ -33,8 +31,8 @@ def vocabulary(target: Target, prepared: Prepared) -> Vocabulary:
         library_calls=calls,
         symbols=symbols,
         library_of=_library_of(),
-        kernels=kernel.names if kernel else (),
-        api_name=_api_name(kernel),
+        kernels=_names(prepared, Level.KERNEL),
+        api_name=_api_name(traced=Level.KERNEL in prepared.tracers),
     )
 
 
@@ -44,8 +42,13 @@ def _library_of() -> Callable[[str], str]:
     return library_of
 
 
-def _api_name(kernel: Any) -> Callable[[int, int], str]:
-    if kernel is None:
+def _names(prepared: Prepared, level: Level) -> list[str]:
+    tracer = prepared.tracers.get(level)
+    return list(tracer.names) if tracer is not None else []
+
+
+def _api_name(*, traced: bool) -> Callable[[int, int], str]:
+    if not traced:
         return lambda domain, cbid: f"{domain}:{cbid}"
     from xsp.levels.kernel.cupti import api_name
 

@@ -5,6 +5,8 @@ for it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from xsp.errors import LevelError, TracingError
@@ -14,7 +16,7 @@ from xsp.levels.kernel.names import NameTable
 from xsp.levels.kernel.records import join
 from xsp.levels.kernel.session import ClockSource, CuptiSession, trial
 from xsp.tracing.clock import ClockMap
-from xsp.types import Columns, Level
+from xsp.types import Columns, Level, Tracer
 
 _TRIED: WeakKeyDictionary[CuptiLibrary, ClockSource] = WeakKeyDictionary()
 """Libraries that passed their trial, with the clock under which their records have a time."""
@@ -41,7 +43,7 @@ def run_kernel() -> None:
     torch.ones(1, device="cuda")
 
 
-class KernelTracer:
+class KernelTracer(Tracer):
     """Records kernels, copies, sets, CUDA API calls and synchronisations through CUPTI's Activity
     API.
 
@@ -123,9 +125,6 @@ class KernelTracer:
             self._collected = False
         self._recording = True
 
-    def new_run(self) -> None:
-        """Nothing to do: records carry their own time."""
-
     def stop(self) -> None:
         """Wait for the GPU, take the records and leave CUPTI off. Stopping twice is harmless."""
         if not self._recording:
@@ -154,6 +153,10 @@ class KernelTracer:
         Counts the sessions of the last `collect`, or, once a new session began, those since.
         """
         return self._lost
+
+    def facts(self) -> dict[str, Any]:
+        """How device times were put on the host's clock."""
+        return {"clock": asdict(self.clock)}
 
     def _prepared(self) -> CuptiSession:
         if self._session is None:

@@ -23,7 +23,7 @@ from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.ranges import RangeRecorder
 from xsp.levels.layer.recorder import Recorder
 from xsp.levels.layer.stamps import paired
-from xsp.types import Columns, Level
+from xsp.types import Columns, Level, Tracer
 
 MakeRecorder = Callable[[Callable[[Any], Any]], Recorder]
 """Given what finds the site of a torch function."""
@@ -34,7 +34,7 @@ def tracer_name() -> str:
     return f"module calls, torch function mode, autograd hooks ({hotpath.language()})"
 
 
-class LayerTracer:
+class LayerTracer(Tracer):
     """Stamps layers around module calls, in a torch function mode and through hooks on autograd
     nodes.
     """

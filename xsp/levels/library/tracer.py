@@ -19,11 +19,13 @@ import errno
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from xsp.capture.run import call_of
 from xsp.errors import TracingError
 from xsp.levels import _native
 from xsp.levels._native import interpose
@@ -31,7 +33,7 @@ from xsp.levels.library.enums import ENUMERATIONS
 from xsp.levels.library.flops import flops
 from xsp.levels.library.live import LiveDecoder, callback
 from xsp.levels.library.symbols import Parameter, data_type_of, is_traced, library_of, signature_of
-from xsp.types import LIBRARY_EVENTS, Columns, Level, empty
+from xsp.types import LIBRARY_EVENTS, Columns, Level, Tracer, empty
 
 __all__ = ["LibraryTracer", "availability", "decode_arguments", "library_of"]
 
@@ -102,7 +104,7 @@ def _scan(native: ctypes.CDLL) -> list[str]:
     return _symbols
 
 
-class LibraryTracer:
+class LibraryTracer(Tracer):
     """Records calls into NVIDIA's libraries; see the module's text for what is not seen.
 
     Args:
@@ -154,9 +156,6 @@ class LibraryTracer:
         self._recording = True
         self._slots = self._native.xsp_interpose_slots()
 
-    def new_run(self) -> None:
-        """Nothing to do: records carry their own time."""
-
     def stop(self) -> None:
         """Write every slot back as it was.
 
@@ -185,6 +184,21 @@ class LibraryTracer:
         events["symbol"][:] = records["stub"]
         self.details = _details(events, records["sequence"], self._decoder) if self._decoder else []
         return {"library_events": events}
+
+    @property
+    def names(self) -> Sequence[str]:
+        """API names, by `symbol` of the events."""
+        return self.symbols
+
+    def recorded(self, model_calls: Columns) -> list[dict[str, Any]]:
+        """The calls inside the model calls, with their decoded arguments."""
+        events = self.collect()["library_events"]
+        order = np.argsort(events["start_ns"], kind="stable")
+        inside = order[call_of(events["start_ns"][order], model_calls) >= 0]
+        return [
+            {"name": self.symbols[symbol], "arguments": self.details[index]}
+            for index, symbol in zip(inside, events["symbol"][inside], strict=True)
+        ]
 
     def lost(self) -> int:
         """Calls missing since the last `lost`: no room, still running at `stop`, left by an

@@ -11,13 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from xsp.analysis.correction.charges import Costs
+from xsp.analysis.correction.charges import COST_LEVELS, Costs
+from xsp.levels import TRACED_LEVELS
 from xsp.levels._native.signals import held
 from xsp.levels.layer.autograd import backward_code
 from xsp.levels.layer.function_mode import Codes
@@ -40,31 +40,29 @@ def tight_loops(tracers: Mapping[Level, Tracer]) -> Costs:
     `tracers` are those of the profile, stopped; the KERNEL tracer is used and left stopped and
     empty.
     """
-    found = Costs()
-    if Level.LAYER in tracers:
-        found = replace(
-            found, layer_ns=_layer(), functional_ns=_functional(), backward_ns=_backward()
-        )
-    if Level.KERNEL in tracers and torch.cuda.is_available():
-        kernel = tracers[Level.KERNEL]
-        found = replace(found, launch_ns=_launch(kernel), kernel_ns=_kernel(kernel))
-    return found
+    found = {
+        cost: _LOOPS[cost](tracer)
+        for level, tracer in tracers.items()
+        for cost in TRACED_LEVELS[level].costs
+        if cost in _LOOPS
+    }
+    return Costs.from_values([found.get(cost, 0.0) for cost in COST_LEVELS])
 
 
-def _layer() -> float:
+def _layer(_tracer: Tracer) -> float:
     module, codes = nn.Identity(), Codes()
     codes.of_module(module)
     with torch.no_grad():
         return _added(lambda: [module(None) for _ in range(EVENTS)], LayerTracer(codes))
 
 
-def _functional() -> float:
+def _functional(_tracer: Tracer) -> float:
     x = torch.zeros(())
     with torch.no_grad():
         return _added(lambda: [torch.neg(x) for _ in range(EVENTS)], LayerTracer(Codes()))
 
 
-def _backward() -> float:
+def _backward(_tracer: Tracer) -> float:
     """The hooks alone: the nodes are made by a module whose own cost lies outside the
     timed part.
     """
@@ -96,6 +94,8 @@ def _chain(nodes: int) -> Plan:
 
 
 def _launch(tracer: Tracer) -> float:
+    if not torch.cuda.is_available():
+        return 0.0
     x = torch.zeros(1, device="cuda")
 
     def launches() -> None:
@@ -112,6 +112,8 @@ def _kernel(tracer: Tracer) -> float:
     """Device time that tracing adds to one of many short kernels of many blocks, between two
     events.
     """
+    if not torch.cuda.is_available():
+        return 0.0
     x = torch.zeros(SHORT_KERNEL_ELEMENTS, device="cuda")
     event: Any = torch.cuda.Event
     begin, end = event(enable_timing=True), event(enable_timing=True)
@@ -159,3 +161,13 @@ def _added(
                 after()
     tracer.collect()
     return max(best[1] - best[0], 0.0) / EVENTS
+
+
+_LOOPS: Mapping[str, Callable[[Tracer], float]] = {
+    "layer_ns": _layer,
+    "functional_ns": _functional,
+    "backward_ns": _backward,
+    "launch_ns": _launch,
+    "kernel_ns": _kernel,
+}
+"""The costs of which one event can be provoked in a loop."""

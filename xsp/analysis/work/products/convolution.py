@@ -17,7 +17,7 @@ def convolution_module(layer: Operands) -> float:
     """
     is_transposed = "Transpose" in layer.kind
     require(not layer.stored, "sparse filters")
-    if len(layer.weight) == 2 + int(layer.kind[-2]):
+    if layer.weight is not None and len(layer.weight) == 2 + int(layer.kind[-2]):
         along = layer.source if is_transposed else layer.output
         return 2.0 * prod(along) * prod(layer.weight[1:])
     require(not is_transposed, "filters of unknown shape")

@@ -58,14 +58,21 @@ def linear(layer: Operands) -> float:
     """2 k for each element of the output; 2 for each stored weight and row where it is sparse."""
     source, output = layer.source, layer.output
     weight = layer.shape("weight") if layer.has("weight") else layer.weight
-    require(
-        not weight or sorted(weight[-2:]) == sorted([*output[-1:], source[-1]][-len(weight) :]),
-        f"weight {weight} between {source} and {output}",
-    )
+    if weight is not None:
+        _require_between(source, weight, output)
     require("input" not in layer.stored, "a sparse input")
     if "weight" in layer.stored:
         return 2.0 * layer.stored["weight"] * prod(source[:-1])
     return 2.0 * prod(output) * source[-1]
+
+
+def _require_between(source: Shape, weight: Shape, output: Shape) -> None:
+    """A weight is (n, k), or (k, n) in transformers' `Conv1D`, or (k) for a result without a
+    dimension of its own.
+    """
+    expected = [source[-1]] if len(weight) == 1 else [output[-1], source[-1]]
+    fits = sorted(weight) == sorted(expected)
+    require(fits, f"weight {weight} between {source} and {output}")
 
 
 def inner_product(layer: Operands) -> float:

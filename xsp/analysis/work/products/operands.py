@@ -22,7 +22,7 @@ class Operands:
     `names` are the arguments that the inputs were passed as, in their order; None in captures from
     before they were recorded. `options` are plain arguments, `stored` the elements that sparse
     tensors hold, by the argument's name. `weight` is the shape of the module's weight, empty where
-    it has none or in captures from before it was recorded.
+    it has none, None in captures from before it was recorded.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Operands:
     input_types: Sequence[str] = ()
     output_types: Sequence[str] = ()
     parameter_bytes: int = 0
-    weight: Shape = ()
+    weight: Shape | None = None
     names: Sequence[str] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     stored: Mapping[str, int] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Operands:
             json.loads(row["input_dtypes"]),
             json.loads(row["output_dtypes"]),
             row["parameter_bytes"],
-            json.loads(row.get("weight_shape", "[]")),
+            json.loads(row.get("weight_shape", "null")),
             arguments.get("tensors"),
             arguments.get("options", {}),
             arguments.get("stored", {}),

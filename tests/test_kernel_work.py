@@ -128,6 +128,32 @@ def test_work_of_a_recurrent_network_is_that_of_its_products() -> None:
     assert (mine["flops_per_s"] < H100_FP16).all()
 
 
+def test_sums_say_how_much_of_them_is_known() -> None:
+    """A layer without known FLOPs lowers the coverage of its own sum to 0 and of the model's by its
+    share of the latency; helpers of a known layer do not.
+    """
+    capture = gpu_capture()
+    whole = analysis.kernels_by_layer(xsp.Profile(capture)).set_index("layer")
+    calls = capture.tables["library_calls"].assign(flops=pd.array([None, None], dtype="Int64"))
+    tables = capture.tables | {"library_calls": calls}
+    layers = capture.tables["layers"]
+    prof = xsp.Profile(
+        replace(
+            capture, tables=tables | {"layers": layers.assign(type="multiplies", kind="module")}
+        )
+    )
+    unknown = analysis.kernels_by_layer(prof)
+    assert unknown["flops"].isna().all()
+    assert (unknown["flops_coverage"] == 0).all()
+    known = whole["flops"].notna()
+    assert (whole["flops_coverage"] == known).all()
+    [model] = analysis.kernels_by_model(xsp.Profile(capture)).to_dict("records")
+    share = whole.loc[known, "kernel_latency_ms"].sum() / whole["kernel_latency_ms"].sum()
+    assert 0 < model["flops_coverage"] == pytest.approx(share)
+    by_name = analysis.kernels_by_name(counted_profile())
+    assert (by_name["flops_coverage"] == 1).all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_kernel_beats_the_hardware(name: str, profiles: dict[str, xsp.Profile]) -> None:
     """Analytic FLOPs never exceed what an H100 can compute in the kernel's time, at its precision's

@@ -53,6 +53,7 @@ _BY_NAME = [
     "flops",
     "dram_read_bytes",
     "dram_write_bytes",
+    "flops_coverage",
     "occupancy",
     "arithmetic_intensity",
     "flops_per_s",
@@ -92,8 +93,9 @@ def kernels_by_name(profile: ProfileData) -> pd.DataFrame:
     """A10: kernels of one name summed, those with most time first.
 
     Columns: name, count (in a run), latency_ms, share (of the unprofiled model latency), flops,
-    dram_read_bytes, dram_write_bytes, occupancy (latency-weighted mean), arithmetic_intensity,
-    flops_per_s, memory_bound, source.
+    dram_read_bytes, dram_write_bytes, flops_coverage (share of the latency that kernels of known
+    FLOPs take), occupancy (latency-weighted mean), arithmetic_intensity, flops_per_s, memory_bound,
+    source.
     """
     table = aggregated(kernel_work(profile), ["name"]).rename(columns={"kernels": "count"})
     table["share"] = table["latency_ms"] / profile.latency_ms

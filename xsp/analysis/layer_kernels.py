@@ -32,6 +32,7 @@ _BY_LAYER = [
     "flops",
     "dram_read_bytes",
     "dram_write_bytes",
+    "flops_coverage",
     "occupancy",
     "arithmetic_intensity",
     "flops_per_s",
@@ -48,8 +49,9 @@ def kernels_by_layer(profile: ProfileData) -> pd.DataFrame:
 
     Columns: layer_index, layer, type, phase, layer_latency_ms (as in `layer_information`),
     kernel_latency_ms (sum, no copies or sets), kernels (number), flops, dram_read_bytes,
-    dram_write_bytes, occupancy (latency-weighted mean), arithmetic_intensity, flops_per_s (over the
-    kernels' latency), precision (of most operations), memory_bound, source.
+    dram_write_bytes, flops_coverage (share of the latency that kernels of known FLOPs take),
+    occupancy (latency-weighted mean), arithmetic_intensity, flops_per_s (over the kernels'
+    latency), precision (of most operations), memory_bound, source.
     """
     sums = aggregated(placed_work(profile), ["layer_index"])
     table = (

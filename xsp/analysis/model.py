@@ -49,7 +49,8 @@ def kernels_by_model(profiles: ProfileData | Sequence[ProfileData]) -> pd.DataFr
     and NaN.
 
     Columns: name, batch_size, model_latency_ms, kernel_latency_ms, flops, dram_read_bytes,
-    dram_write_bytes, occupancy (latency-weighted mean), arithmetic_intensity, flops_per_s (over the
+    dram_write_bytes, flops_coverage (share of the latency that kernels of known FLOPs take, NaN
+    without kernels), occupancy (latency-weighted mean), arithmetic_intensity, flops_per_s (over the
     kernels' latency), precision (of most operations), memory_bound, source.
     """
     every = _sequence(profiles)
@@ -66,6 +67,7 @@ _SUMS = [
     "flops",
     "dram_read_bytes",
     "dram_write_bytes",
+    "flops_coverage",
     "occupancy",
     "arithmetic_intensity",
     "flops_per_s",
@@ -100,6 +102,7 @@ _NOTHING = {
     "flops": np.nan,
     "dram_read_bytes": np.nan,
     "dram_write_bytes": np.nan,
+    "flops_coverage": np.nan,
     "occupancy": np.nan,
     "precision": "",
     "source": "",

@@ -49,6 +49,12 @@ def _bound(value: str) -> str:
     return {"True": "memory", "False": "compute"}.get(value, "")
 
 
+_COVERAGE = _percent(
+    "flops_coverage",
+    "FLOPs known",
+    "Share of the kernels' latency whose FLOPs are known; below 100 % FLOPs, intensity and "
+    "FLOP/s are lower bounds",
+)
 _WORK = (
     _scaled("flops", "GFLOP", 1e9, "Floating-point operations, a multiply-add counted as two"),
     _scaled("dram_read_bytes", "read MiB", _MIB, "Bytes read from DRAM"),
@@ -118,6 +124,7 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _ms("latency_ms", "latency ms", "All calls together"),
                 _share("share", "share", "Of the model latency"),
                 *_WORK,
+                _COVERAGE,
             ),
             kernels_by_name,
         ),
@@ -147,6 +154,7 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _ms("kernel_latency_ms", "kernels ms", "Latency of its kernels"),
                 _count("kernels", "kernels", "Per run"),
                 *_WORK,
+                _COVERAGE,
             ),
             kernels_by_layer,
         ),

@@ -39,6 +39,7 @@ COLUMNS = [
     "l2_bytes",
     "occupancy",
     "precision",
+    "flops_unknown",
     "flops_source",
     "bytes_source",
     "occupancy_source",
@@ -56,8 +57,10 @@ def kernel_work(profile: ProfileData) -> pd.DataFrame:
     of `library_calls`, -1 for none), duration_ns, duration_ci_ns; flops and of these flops_fp64,
     flops_fp32, flops_fp16 (on the CUDA cores) and flops_tensor; dram_read_bytes, dram_write_bytes,
     l2_bytes; occupancy (0 to 1); precision of most operations ("fp64", "fp32", "tf32", "fp16",
-    "bf16", "fp8", "int8", "" where there are none or it is not known); flops_source, bytes_source
-    and occupancy_source ("counters", "analytic", "" where nothing is known). NaN where unknown.
+    "bf16", "fp8", "int8", "" where there are none or it is not known); flops_unknown (whether the
+    kernel may have operations that nothing tells: no kernel of its layer has known ones);
+    flops_source, bytes_source and occupancy_source ("counters", "analytic", "" where nothing is
+    known). NaN where unknown.
 
     Analytic: the FLOPs and operand bytes of a library call, or else those of the layer, belong to
     its longest kernel; occupancy is the theoretical one. docs/analyses.md has the rules and their
@@ -80,9 +83,17 @@ def kernel_work(profile: ProfileData) -> pd.DataFrame:
     ):
         work[f"{what}_source"] = np.where(work[column].notna(), ANALYTIC, "")
     counters = counters_of(profile)
-    return (work if counters is None else _with_counters(work, counters, tables["kernels"]))[
-        COLUMNS
-    ]
+    if counters is not None:
+        work = _with_counters(work, counters, tables["kernels"])
+    return work.assign(flops_unknown=_unknown(work))[COLUMNS]
+
+
+def _unknown(work: pd.DataFrame) -> pd.Series[bool]:
+    """Kernels that only prepare or finish another one's work have no FLOPs of their own, so that
+    a layer is known where one of its kernels is.
+    """
+    is_known = work["flops"].notna()
+    return ~is_known.groupby(work["layer_span"]).transform("any").astype(bool)
 
 
 def counters_of(profile: ProfileData) -> pd.DataFrame | None:

@@ -69,12 +69,14 @@ def aggregated(work: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Rows of `kernel_work` summed over groups, in the order in which these first appear.
 
     Columns: those of `by`, kernels (number), latency_ms (sum), flops, dram_read_bytes,
-    dram_write_bytes, occupancy, precision (of most operations), source.
+    dram_write_bytes, flops_coverage (share of the latency that kernels of known FLOPs take: below 1
+    the sum is a lower bound), occupancy, precision (of most operations), source.
     """
     known = work["occupancy"].notna()
     parts = work.assign(
         latency_ms=work["duration_ns"] / 1e6,
         weight=work["duration_ns"].where(known),
+        covered_ns=work["duration_ns"].where(~work["flops_unknown"], 0.0),
         weighted=(work["occupancy"] * work["duration_ns"]).where(known),
         counted=(sources(work) == COUNTERS) | (sources(work) == MIXED),
         analytic=(sources(work) == ANALYTIC) | (sources(work) == MIXED),
@@ -82,11 +84,20 @@ def aggregated(work: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     groups = parts.groupby(list(by), sort=False)
     table = groups[["latency_ms", *WORK, "weighted", "weight"]].sum(min_count=1)
     table["occupancy"] = table["weighted"] / table["weight"]
+    table["flops_coverage"] = groups["covered_ns"].sum() / groups["duration_ns"].sum()
     table["kernels"] = groups.size()
     flags = groups[["counted", "analytic"]].any()
     table["source"] = _source(flags["counted"], flags["analytic"])
     table["precision"] = _dominant(work, by).reindex(table.index).fillna("")
-    columns = ["kernels", "latency_ms", *WORK, "occupancy", "precision", "source"]
+    columns = [
+        "kernels",
+        "latency_ms",
+        *WORK,
+        "flops_coverage",
+        "occupancy",
+        "precision",
+        "source",
+    ]
     result: pd.DataFrame = table[columns].reset_index()
     return result
 

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from xsp.levels._native.signals import held, let_through
 from xsp.levels.layer.tensors import tensors_in, versions
 from xsp.machine import devices
 from xsp.measuring.state import ModelState, RandomState
+from xsp.measuring.switching import completed
 from xsp.measuring.target import Call, Target
 from xsp.measuring.turns import in_call, turn
 from xsp.types import Columns
@@ -100,13 +101,10 @@ class Executor:
         self._given = {f"input {place}": tensor for place, tensor in enumerate(inputs)}
         self._given |= self.target.model.named_parameters()
         self._versions = versions(list(self._given.values()))
-        try:
+        with ExitStack() as undo:
+            undo.callback(completed, lambda: final.restore(python=self.draws is not False))
+            undo.callback(completed, self._state.restore_with_gradients)
             yield
-        finally:
-            try:
-                self._state.restore_with_gradients()
-            finally:
-                final.restore(python=self.draws is not False)
 
     def _restore(self) -> None:
         if self._state is not None and self._random is not None:
@@ -132,11 +130,10 @@ class Executor:
 
 @contextmanager
 def _executing() -> Iterator[None]:
-    _EXECUTING.now = True
-    try:
+    with ExitStack() as undo:
+        undo.callback(setattr, _EXECUTING, "now", False)
+        _EXECUTING.now = True
         yield
-    finally:
-        _EXECUTING.now = False
 
 
 @contextmanager
@@ -144,10 +141,8 @@ def _no_garbage_collection() -> Iterator[None]:
     """As timeit does: the tracers' objects would make Python collect garbage more often than the
     unprofiled program, at a cost of milliseconds that belongs to no layer.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with ExitStack() as undo:
+        if gc.isenabled():
+            undo.callback(gc.enable)
+        gc.disable()
         yield
-    finally:
-        if enabled:
-            gc.enable()

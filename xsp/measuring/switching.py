@@ -5,7 +5,7 @@ where it was raised.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from xsp.levels import TRACED_LEVELS
@@ -44,16 +44,20 @@ def add_note(error: BaseException, note: str) -> None:
             error.__notes__ = [*getattr(error, "__notes__", []), note]
 
 
-def _stop(tracer: Tracer) -> None:
+def completed(undo: Callable[[], None]) -> None:
+    """Call `undo`, which can be called twice, once more if an exception cut it short."""
     try:
-        tracer.stop()
+        undo()
     except BaseException:
-        # What cut it short, a lack of memory for example, may be over; what is undone stays so.
-        tracer.stop()
+        # What cut it short, a lack of memory for example, may be over.
+        undo()
         raise
-    finally:
-        if tracer in _on:
-            _on.remove(tracer)
+
+
+def _stop(tracer: Tracer) -> None:
+    completed(tracer.stop)
+    if tracer in _on:
+        _on.remove(tracer)
 
 
 def _last_layer(active: Sequence[Tracer]) -> str:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -72,24 +72,22 @@ def turn(name: str) -> Iterator[None]:
         with let_through():
             pass
         patience.check(name, mine.running)
-    before, mine.running = mine.running, _Running(threading.get_ident(), name)
-    try:
+    with ExitStack() as undo:
+        undo.callback(mine.lock.release)
+        undo.callback(setattr, mine, "running", mine.running)
+        mine.running = _Running(threading.get_ident(), name)
         yield
-    finally:
-        mine.running = before
-        mine.lock.release()
 
 
 @contextmanager
 def in_call() -> Iterator[None]:
     """Around a call of the profiled program."""
     running = _turn.running
-    running.calls += 1
-    running.in_call = True
-    try:
+    with ExitStack() as undo:
+        undo.callback(setattr, running, "in_call", False)
+        running.calls += 1
+        running.in_call = True
         yield
-    finally:
-        running.in_call = False
 
 
 class _Patience:

@@ -70,7 +70,13 @@ class _Replacing:
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
             _HANDLERS.nested.append(self._hold)
-            _HANDLERS.apply()
+            try:
+                _HANDLERS.apply()
+            except BaseException:
+                # A handler has raised: this block is never entered.
+                _HANDLERS.nested.pop()
+                _HANDLERS.apply()
+                raise
 
     def __exit__(
         self,

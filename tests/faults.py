@@ -89,7 +89,7 @@ class Watch:
             frame.f_trace_opcodes = self.opcodes
         elif event == ("opcode" if self.opcodes else "line"):
             offset = frame.f_lasti if self.opcodes else -1
-            key = (file, frame.f_code.co_name, frame.f_lineno, offset)
+            key = (file, frame.f_code.co_name, frame.f_lineno or 0, offset)
             self.visits[key] += 1
             self.reached(Place(*key, self.visits[key]), frame)
         return self

@@ -162,7 +162,7 @@ static void keep_arguments(const struct xsp_stub *stub, struct xsp_frame *frame)
 /* Before a call. Returns 1 if it is to be recorded, and then xsp_calls_leave follows. */
 int xsp_calls_enter(struct xsp_frame *frame) {
   const struct xsp_stub *stub = &xsp_stubs[frame->stub];
-  frame->real = stub->real;
+  frame->real = __atomic_load_n(&stub->real, __ATOMIC_ACQUIRE);
   frame->run = atomic_load_explicit(&recording, memory_order_acquire);
   if (!frame->run) return 0;
   if (my_outermost) {
@@ -216,14 +216,21 @@ int xsp_calls_open(xsp_live_callback callback, int64_t record_limit) {
   int64_t ready = chunks_allowed < READY_CHUNKS ? chunks_allowed : READY_CHUNKS;
   for (int64_t i = chunks_spare; i < ready; i++) make_spare_chunk();
   chunks_used = count_waiting_chunks();
+  if (++runs == 0) ++runs;
+  uint32_t run = runs;
   pthread_mutex_unlock(&memory);
   atomic_store(&live_callback, callback);
-  if (++runs == 0) ++runs;
-  atomic_store(&recording, runs);
+  atomic_store(&recording, run);
   return 0;
 }
 
 void xsp_calls_close(void) { atomic_store(&recording, 0); }
+
+static void before_fork(void) { pthread_mutex_lock(&memory); }
+
+static void after_fork(void) { pthread_mutex_unlock(&memory); }
+
+__attribute__((constructor)) static void follow_forks(void) { pthread_atfork(before_fork, after_fork, after_fork); }
 
 /* Moves finished records of one writer to `out`, or only counts them if it is NULL. */
 static int64_t drain(struct writer *writer, struct xsp_record *out, int64_t room) {
@@ -255,14 +262,15 @@ XSP_EXPORT int64_t xsp_interpose_collect(struct xsp_record *out, int64_t room) {
   pthread_mutex_lock(&memory);
   for (struct writer *writer = writers; writer; writer = writer->next)
     total += drain(writer, out ? out + total : NULL, room - total);
+  uint32_t before = collected_run;
+  if (out) collected_run = runs;
   pthread_mutex_unlock(&memory);
   if (!out) return total;
   /* A call that saw its run still recording, and appended just after that run was collected. */
   int64_t kept = 0;
   for (int64_t i = 0; i < total; i++)
-    if (out[i].run > collected_run) out[kept++] = out[i];
+    if (out[i].run > before) out[kept++] = out[i];
   atomic_fetch_add(&lost, total - kept);
-  collected_run = runs;
   return kept;
 }
 

@@ -3,7 +3,9 @@
  */
 #include "objects.h"
 
+#include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,7 +103,7 @@ static int read_slots(const struct dl_phdr_info *info, struct object *object) {
   return 0;
 }
 
-void xsp_objects_measure(const struct dl_phdr_info *info, struct object *object) {
+static void measure(const struct dl_phdr_info *info, struct object *object) {
   object->begin = UINTPTR_MAX;
   for (int i = 0; i < info->dlpi_phnum; i++) {
     const ElfW(Phdr) *header = &info->dlpi_phdr[i];
@@ -112,7 +114,33 @@ void xsp_objects_measure(const struct dl_phdr_info *info, struct object *object)
   }
 }
 
-struct object *xsp_objects_find(const struct dl_phdr_info *info) {
+static int is_same(const struct dl_phdr_info *info, const struct object *object) {
+  struct object now = {0};
+  measure(info, &now);
+  return now.begin == object->begin && now.end == object->end && strcmp(info->dlpi_name, object->path) == 0;
+}
+
+struct sought {
+  const struct object *object;
+  int found;
+};
+
+static int seek(struct dl_phdr_info *info, size_t size, void *data) {
+  (void)size;
+  struct sought *sought = data;
+  if (info->dlpi_addr == sought->object->base && info->dlpi_phdr == sought->object->headers)
+    sought->found = is_same(info, sought->object);
+  return sought->found;
+}
+
+/* Whether what is loaded there now is the very file that was looked through, so that its slots' addresses are valid. */
+static int is_unchanged(const struct object *object) {
+  struct sought sought = {object, 0};
+  dl_iterate_phdr(seek, &sought);
+  return sought.found;
+}
+
+static struct object *find(const struct dl_phdr_info *info) {
   for (int i = 0; i < xsp_object_count; i++)
     if (xsp_objects[i]->base == info->dlpi_addr && xsp_objects[i]->headers == info->dlpi_phdr) return xsp_objects[i];
   return NULL;
@@ -133,7 +161,7 @@ static struct object *new_object(const struct dl_phdr_info *info) {
   }
   object->base = info->dlpi_addr;
   object->headers = info->dlpi_phdr;
-  xsp_objects_measure(info, object);
+  measure(info, object);
   return xsp_objects[xsp_object_count++] = object;
 }
 
@@ -141,7 +169,7 @@ static int look_at(struct dl_phdr_info *info, size_t size, void *data) {
   (void)size, (void)data;
   seen_adds = info->dlpi_adds;
   seen_subs = info->dlpi_subs;
-  if (xsp_objects_find(info)) return 0;
+  if (find(info)) return 0;
   struct object *object = new_object(info);
   if (!object) return -ENOMEM;
   return is_callee(info->dlpi_name) ? 0 : read_slots(info, object);
@@ -158,15 +186,44 @@ void xsp_objects_forget(void) {
   xsp_object_count = 0;
 }
 
+/* ---- holding objects ---- */
+
+/* dl_iterate_phdr shows an object as soon as it is mapped, before it is relocated and before its read-only part is closed,
+ * and its lock does not keep the loader of another thread from going on with that. Opening the object by its name does:
+ * it takes the lock that a thread holds from mapping an object until its constructors have run. */
+int xsp_objects_hold(struct object *object) {
+  void *handle = dlopen(object->path[0] ? object->path : NULL, RTLD_LAZY | RTLD_NOLOAD);
+  if (!handle) return 0;
+  struct link_map *map = NULL;
+  if (dlinfo(handle, RTLD_DI_LINKMAP, &map) || map->l_addr != object->base || !is_unchanged(object)) {
+    dlclose(handle);
+    return 0;
+  }
+  object->handle = handle;
+  return 1;
+}
+
+void xsp_objects_release(struct object *object) {
+  if (object->handle) dlclose(object->handle);
+  object->handle = NULL;
+}
+
 static void apply_protection(struct object *object, uintptr_t begin, uintptr_t end, int protection) {
+  if (!object->handle || end <= object->begin || begin >= object->end) return;
   for (int i = 0; i < object->count; i++)
     if ((uintptr_t)object->slots[i].address >= begin && (uintptr_t)object->slots[i].address < end)
       object->slots[i].protection = protection;
 }
 
-static int read_protections(int first_object) {
+static void forget_protections(void) {
+  for (int i = 0; i < xsp_object_count; i++)
+    for (int j = 0; j < xsp_objects[i]->count; j++) xsp_objects[i]->slots[j].protection = -1;
+}
+
+int xsp_objects_read_protections(void) {
   FILE *maps = fopen("/proc/self/maps", "re");
   if (!maps) return -errno;
+  forget_protections();
   char line[512];
   int line_begins = 1;
   while (fgets(line, sizeof line, maps)) {
@@ -174,13 +231,15 @@ static int read_protections(int first_object) {
     char r, w, x;
     if (line_begins && sscanf(line, "%lx-%lx %c%c%c", &begin, &end, &r, &w, &x) == 5) {
       int protection = (r == 'r' ? PROT_READ : 0) | (w == 'w' ? PROT_WRITE : 0) | (x == 'x' ? PROT_EXEC : 0);
-      for (int i = first_object; i < xsp_object_count; i++) apply_protection(xsp_objects[i], begin, end, protection);
+      for (int i = 0; i < xsp_object_count; i++) apply_protection(xsp_objects[i], begin, end, protection);
     }
     line_begins = strchr(line, '\n') != NULL;
   }
   fclose(maps);
   return 0;
 }
+
+/* ---- looking through what is loaded ---- */
 
 static int stamp(struct dl_phdr_info *info, size_t size, void *data) {
   (void)size;
@@ -199,9 +258,7 @@ int xsp_objects_changed(void) {
 }
 
 int xsp_objects_scan(void) {
-  int first = xsp_object_count;
   int result = dl_iterate_phdr(look_at, NULL);
-  if (!result) result = read_protections(first);
   if (result) xsp_objects_forget(), seen_adds = 0;
   return result;
 }

@@ -1,14 +1,15 @@
 /* Binding and writing import slots.
  *
  * xsp_interpose_scan binds each (name, real function) that objects.c found to a stub. xsp_interpose_start writes the
- * stubs' addresses into the slots, xsp_interpose_stop writes back what was there. Slots are read and written inside
- * dl_iterate_phdr, whose lock keeps an object from being unmapped meanwhile; objects that are gone are simply not met
- * again.
+ * stubs' addresses into the slots, xsp_interpose_stop writes back what was there. Slots are read and written only while
+ * their object is held (objects.c): then it is whole, stays loaded, and its pages have their final protection, which is
+ * read at that moment. Objects that are gone are not held, and not written.
  */
 #include "interpose.h"
 #include "objects.h"
 
 #include <dlfcn.h>
+#include <elf.h>
 #include <errno.h>
 #include <link.h>
 #include <pthread.h>
@@ -18,8 +19,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static pthread_mutex_t scanning = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t scanning = PTHREAD_MUTEX_INITIALIZER; /* guards everything here but what running stubs read */
 static int stub_count, refused, patched_slots;
+static unsigned char described[XSP_STUBS];
 
 /* ---- binding slots to stubs ---- */
 
@@ -31,8 +33,8 @@ static int find_or_add_stub(const char *name, void *real) {
     refused++;
     return -1;
   }
-  xsp_stubs[stub_count].real = real;
   xsp_stubs[stub_count].name = copy;
+  __atomic_store_n(&xsp_stubs[stub_count].real, real, __ATOMIC_RELEASE);
   return stub_count++;
 }
 
@@ -57,14 +59,19 @@ static void *real_function(const struct object *object, void *value, const char 
   return real ? real : dlsym(handle, name);
 }
 
+static int by_address(const void *a, const void *b) {
+  const struct slot *left = a, *right = b;
+  return (left->address > right->address) - (left->address < right->address);
+}
+
 static void bind(struct object *object) {
-  /* The handle also proves that the object is still there, and keeps it while its slots are read. */
-  void *handle = dlopen(object->path[0] ? object->path : NULL, RTLD_LAZY | RTLD_NOLOAD);
+  int held = xsp_objects_hold(object);
   int kept = 0;
   for (int i = 0; i < object->count; i++) {
     struct slot slot = object->slots[i];
-    if (handle) {
-      void *real = real_function(object, *slot.address, object->names[i], handle);
+    if (held) {
+      void *value = __atomic_load_n(slot.address, __ATOMIC_ACQUIRE);
+      void *real = real_function(object, value, object->names[i], object->handle);
       if (real && stub_at(real) < 0 && is_function(real)) slot.stub = find_or_add_stub(object->names[i], real);
     }
     free(object->names[i]);
@@ -73,12 +80,8 @@ static void bind(struct object *object) {
   object->count = kept;
   free(object->names);
   object->names = NULL;
-  if (handle) dlclose(handle);
-}
-
-static int by_address(const void *a, const void *b) {
-  const struct slot *left = a, *right = b;
-  return (left->address > right->address) - (left->address < right->address);
+  xsp_objects_release(object);
+  if (kept) qsort(object->slots, (size_t)kept, sizeof *object->slots, by_address);
 }
 
 /* Looks through objects loaded since the last scan. Returns the number of stubs bound so far, or -errno. While slots are
@@ -89,16 +92,27 @@ XSP_EXPORT int xsp_interpose_scan(void) {
   if (!patched_slots && xsp_objects_changed()) {
     int first = xsp_object_count;
     result = xsp_objects_scan();
-    for (int i = first; i < xsp_object_count; i++) {
+    for (int i = first; i < xsp_object_count; i++)
       if (xsp_objects[i]->count) bind(xsp_objects[i]);
-      qsort(xsp_objects[i]->slots, (size_t)xsp_objects[i]->count, sizeof(struct slot), by_address);
-    }
   }
+  if (!result) result = stub_count;
   pthread_mutex_unlock(&scanning);
-  return result ? result : stub_count;
+  return result;
 }
 
 /* ---- writing slots ---- */
+
+/* A described stub can be in use by a thread that still holds its address: it is never described again. */
+static void describe_like(int stub, int other) {
+  if (described[stub]) return;
+  struct xsp_stub *target = &xsp_stubs[stub], *source = &xsp_stubs[other];
+  target->traced = source->traced;
+  target->live = source->live;
+  target->kept = source->kept;
+  memcpy(target->position, source->position, sizeof target->position);
+  memcpy(target->wide, source->wide, sizeof target->wide);
+  described[stub] = 1;
+}
 
 static void patch(const struct object *object, struct slot *slot) {
   void *value = __atomic_load_n(slot->address, __ATOMIC_ACQUIRE);
@@ -108,10 +122,7 @@ static void patch(const struct object *object, struct slot *slot) {
     /* Another tool has put its own function there since the scan: lead to that one. */
     int stub = find_or_add_stub(xsp_stubs[slot->stub].name, value);
     if (stub < 0) return;
-    struct xsp_stub copy = xsp_stubs[slot->stub];
-    copy.real = value;
-    copy.name = xsp_stubs[stub].name;
-    xsp_stubs[stub] = copy;
+    describe_like(stub, slot->stub);
     slot->stub = stub;
   }
   slot->original = value;
@@ -131,35 +142,44 @@ static void restore(const struct object *object, struct slot *slot) {
   patched_slots--;
 }
 
-struct writing {
-  void (*write)(const struct object *, struct slot *);
-  int error;
-};
-
-/* Whether what is loaded there now is the very file that was looked through, so that its slots' addresses are valid. */
-static int is_unchanged(const struct dl_phdr_info *info, const struct object *object) {
-  struct object now = {0};
-  xsp_objects_measure(info, &now);
-  return now.begin == object->begin && now.end == object->end && strcmp(info->dlpi_name, object->path) == 0;
-}
+typedef void (*slot_writer)(const struct object *, struct slot *);
 
 /* Slots of one page are written together, so that a read-only page is opened and closed once. */
-static int write_object(struct dl_phdr_info *info, size_t size, void *data) {
-  (void)size;
-  struct writing *writing = data;
-  struct object *object = xsp_objects_find(info);
-  if (!object || !object->count || !is_unchanged(info, object)) return 0;
+static int write_page(struct object *object, int first, uintptr_t page_bytes, slot_writer write, int *next) {
+  struct slot *slots = object->slots;
+  uintptr_t page = (uintptr_t)slots[first].address & ~(page_bytes - 1);
+  int protection = slots[first].protection, error = 0;
+  int closed = !(protection & PROT_WRITE);
+  int open = protection >= 0 && (!closed || mprotect((void *)page, page_bytes, protection | PROT_WRITE) == 0);
+  if (!open) error = protection >= 0 ? -errno : -EFAULT;
+  int i = first;
+  for (; i < object->count && (uintptr_t)slots[i].address < page + page_bytes; i++)
+    if (open) write(object, &slots[i]);
+  if (closed && open && mprotect((void *)page, page_bytes, protection)) error = -errno;
+  *next = i;
+  return error;
+}
+
+static int write_object(struct object *object, slot_writer write) {
   uintptr_t page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
+  int error = 0;
   for (int i = 0; i < object->count;) {
-    uintptr_t page = (uintptr_t)object->slots[i].address & ~(page_bytes - 1);
-    int protection = object->slots[i].protection, closed = !(protection & PROT_WRITE);
-    int open = !closed || mprotect((void *)page, page_bytes, protection | PROT_WRITE) == 0;
-    if (!open) writing->error = -errno;
-    for (; i < object->count && (uintptr_t)object->slots[i].address < page + page_bytes; i++)
-      if (open) writing->write(object, &object->slots[i]);
-    if (closed && open && mprotect((void *)page, page_bytes, protection)) writing->error = -errno;
+    int failed = write_page(object, i, page_bytes, write, &i);
+    if (failed) error = failed;
   }
-  return 0;
+  return error;
+}
+
+static int write_objects(slot_writer write) {
+  for (int i = 0; i < xsp_object_count; i++)
+    if (xsp_objects[i]->count) xsp_objects_hold(xsp_objects[i]);
+  int error = xsp_objects_read_protections();
+  for (int i = 0; i < xsp_object_count; i++) {
+    int failed = xsp_objects[i]->handle && !error ? write_object(xsp_objects[i], write) : 0;
+    if (failed) error = failed;
+    xsp_objects_release(xsp_objects[i]);
+  }
+  return error;
 }
 
 static void drop_unloaded(void) {
@@ -168,56 +188,90 @@ static void drop_unloaded(void) {
       if (xsp_objects[i]->slots[j].patched) xsp_objects[i]->slots[j].patched = 0, patched_slots--;
 }
 
+static int stop(void) {
+  xsp_calls_close();
+  int error = patched_slots ? write_objects(restore) : 0;
+  if (!error) drop_unloaded();
+  return error;
+}
+
 /* Ends recording and writes every slot back. Returns 0 or -errno; stopping twice is harmless. */
 XSP_EXPORT int xsp_interpose_stop(void) {
   pthread_mutex_lock(&scanning);
-  xsp_calls_close();
-  struct writing writing = {restore, 0};
-  if (patched_slots) dl_iterate_phdr(write_object, &writing);
-  if (!writing.error) drop_unloaded();
+  int error = stop();
   pthread_mutex_unlock(&scanning);
-  return writing.error;
+  return error;
 }
 
 /* Begins a run: traced slots lead to their stubs until xsp_interpose_stop. Returns how many, or -errno. */
 XSP_EXPORT int xsp_interpose_start(xsp_live_callback callback, int64_t record_limit) {
   pthread_mutex_lock(&scanning);
-  struct writing writing = {patch, xsp_calls_open(callback, record_limit)};
-  if (!writing.error) dl_iterate_phdr(write_object, &writing);
-  int patched = patched_slots;
+  int result = xsp_calls_open(callback, record_limit);
+  if (!result) {
+    int error = write_objects(patch);
+    if (error) stop();
+    result = error ? error : patched_slots;
+  }
   pthread_mutex_unlock(&scanning);
-  if (writing.error && writing.error != -EBUSY) xsp_interpose_stop();
-  return writing.error ? writing.error : patched;
+  return result;
+}
+
+static int locked(const int *value) {
+  pthread_mutex_lock(&scanning);
+  int copy = *value;
+  pthread_mutex_unlock(&scanning);
+  return copy;
 }
 
 /* Slots that lead to a stub right now; 0 whenever recording is stopped. */
-XSP_EXPORT int xsp_interpose_patched(void) { return patched_slots; }
+XSP_EXPORT int xsp_interpose_patched(void) { return locked(&patched_slots); }
 
 /* Slots of traced symbols in the objects looked through so far. */
 XSP_EXPORT int xsp_interpose_slots(void) {
   int slots = 0;
+  pthread_mutex_lock(&scanning);
   for (int i = 0; i < xsp_object_count; i++)
     for (int j = 0; j < xsp_objects[i]->count; j++) slots += xsp_stubs[xsp_objects[i]->slots[j].stub].traced;
+  pthread_mutex_unlock(&scanning);
   return slots;
 }
 
 /* (name, real function) pairs that found no free stub, and so are not traced. */
-XSP_EXPORT int xsp_interpose_refused(void) { return refused; }
+XSP_EXPORT int xsp_interpose_refused(void) { return locked(&refused); }
 
 /* Stubs bound so far; a run can add some, see patch(). */
-XSP_EXPORT int xsp_interpose_stubs(void) { return stub_count; }
+XSP_EXPORT int xsp_interpose_stubs(void) { return locked(&stub_count); }
 
 XSP_EXPORT const char *xsp_interpose_name(int stub) { return xsp_stubs[stub].name; }
 
 XSP_EXPORT void *xsp_interpose_real(int stub) { return xsp_stubs[stub].real; }
 
-/* Says what to do with a symbol. `positions` and `wide` have `kept` entries, at most XSP_KEPT. Not while recording. */
+/* Says what to do with a symbol, once. `positions` and `wide` have `kept` entries, at most XSP_KEPT. */
 XSP_EXPORT void xsp_interpose_describe(int stub, int traced, int live, int kept, const uint8_t *positions,
                                        const uint8_t *wide) {
+  pthread_mutex_lock(&scanning);
   struct xsp_stub *target = &xsp_stubs[stub];
-  target->traced = (uint8_t)traced;
-  target->live = (uint8_t)live;
-  target->kept = (uint8_t)(kept < XSP_KEPT ? kept : XSP_KEPT);
-  memcpy(target->position, positions, target->kept);
-  memcpy(target->wide, wide, target->kept);
+  if (!described[stub]) {
+    target->traced = (uint8_t)traced;
+    target->live = (uint8_t)live;
+    target->kept = (uint8_t)(kept < XSP_KEPT ? kept : XSP_KEPT);
+    memcpy(target->position, positions, target->kept);
+    memcpy(target->wide, wide, target->kept);
+    described[stub] = 1;
+  }
+  pthread_mutex_unlock(&scanning);
 }
+
+/* ---- forking ---- */
+
+static void before_fork(void) { pthread_mutex_lock(&scanning); }
+
+static void in_parent(void) { pthread_mutex_unlock(&scanning); }
+
+/* Slots still lead to stubs here if they do in the parent; without recording these only pass calls on. */
+static void in_child(void) {
+  xsp_calls_close();
+  pthread_mutex_unlock(&scanning);
+}
+
+__attribute__((constructor)) static void follow_forks(void) { pthread_atfork(before_fork, in_parent, in_child); }

@@ -199,6 +199,10 @@ class Tracer(Protocol):
         """What a capture keeps of how this tracer recorded, as JSON-able values."""
         return {}
 
+    def doubts(self) -> list[str]:
+        """Sentences for `Profile.warnings` on what this tracer cannot see in this process."""
+        return []
+
     def last_layer(self) -> str | None:
         """Name of the layer that began or ended last, for a tracer that knows: where an exception
         passed through, the one it came from.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -17,7 +16,7 @@ from xsp.errors import TargetError
 from xsp.levels._native.signals import held, let_through
 from xsp.levels.layer.tensors import tensors_in, versions
 from xsp.machine import devices
-from xsp.measuring.state import ModelState, RandomState
+from xsp.measuring.state import GENERATORS, PYTHON, ModelState, RandomState
 from xsp.measuring.switching import completed
 from xsp.measuring.target import Call, Target
 from xsp.measuring.turns import in_call, turn
@@ -32,11 +31,14 @@ class Executor:
     def __init__(self, target: Target, random: RandomState | None = None) -> None:
         self.target = target
         self._random = random
-        self.draws: bool | None = None
-        """Whether the target draws from Python's generator; None before the first run, which starts
-        from its state as it is. Only then is it put back: other threads draw from it too, ids of
-        OpenTelemetry's spans for example, and would draw the same ones again.
+        self.drawn: frozenset[str] | None = None
+        """The random generators that the target draws from, None before its first run. Only these
+        are put back: other threads draw from generators too, ids of OpenTelemetry's spans for
+        example, and would draw the same numbers again.
         """
+        self.shared: frozenset[str] = frozenset()
+        """Of the generators that are put back, those that something else drew from meanwhile."""
+        self._left: RandomState | None = None
         self._state: ModelState | None = None
         self._given: dict[str, torch.Tensor] = {}
         self._versions: list[int] = []
@@ -49,11 +51,11 @@ class Executor:
         """
         with held(), _no_garbage_collection(), _executing():
             self._restore()
-            before = random.getstate() if self.draws is None else None
+            before = RandomState.current()
             ready()
             stamps = [self._stamped(call) for call in self.target.calls]
-        if before is not None:
-            self.draws = random.getstate() != before
+            self._left = RandomState.current()
+            self._note_drawn(self._left.changed(before))
         columns = np.array(stamps, dtype=np.int64).reshape(-1, len(MODEL_CALLS)).T
         return {
             name: column.astype(dtype)
@@ -102,18 +104,35 @@ class Executor:
         self._given |= self.target.model.named_parameters()
         self._versions = versions(list(self._given.values()))
         with ExitStack() as undo:
-            undo.callback(completed, lambda: final.restore(python=self.draws is not False))
+            undo.callback(completed, lambda: final.restore(self._restorable()))
             undo.callback(completed, self._state.restore_with_gradients)
             yield
 
     def _restore(self) -> None:
         if self._state is not None and self._random is not None:
             self._state.restore()
-            self._random.restore(python=bool(self.draws))
+            self._restore_random(self._random)
         # Asked for here, so that the timed part only waits. A program's first run can be the one
         # that brings a GPU in.
         self._devices = devices.in_use()
         devices.wait_for(self._devices)
+
+    def _note_drawn(self, now: frozenset[str]) -> None:
+        # Python's is the one that other threads use most: only the first run, in which few of them
+        # will, tells whether the target does.
+        self.drawn = now if self.drawn is None else self.drawn | (now - {PYTHON})
+
+    def _restore_random(self, start: RandomState) -> None:
+        if self.drawn is None:
+            # Whether the target draws from Python's is not known yet, and who else does neither.
+            start.restore(set(GENERATORS) - {PYTHON})
+            return
+        if self._left is not None:
+            self.shared |= RandomState.current().changed(self._left) & self.drawn
+        start.restore(self.drawn)
+
+    def _restorable(self) -> Collection[str]:
+        return GENERATORS if self.drawn is None else self.drawn
 
     def _stamped(self, call: Call) -> tuple[int, int, int, int]:
         clock = time.perf_counter_ns

@@ -23,6 +23,7 @@ from xsp.machine.torch_internals import compiled_frames
 from xsp.measuring.executor import Executor
 from xsp.measuring.options import Options
 from xsp.measuring.progress import bar
+from xsp.measuring.state import PYTHON
 from xsp.measuring.switching import add_note, tracing
 from xsp.measuring.warmup import warm_up
 from xsp.types import Level, LevelStatus, Status, Tracer
@@ -65,6 +66,7 @@ def prepare(executor: Executor, options: Options) -> Prepared:
     compiled = compiled_frames()
     structure, recorded = _structure(executor, found, traced, options.ranges_as_layers)
     tracers = level_table.timed_tracers(traced, structure)
+    doubts += [sentence for tracer in tracers.values() for sentence in tracer.doubts()]
     device_work = _device_work(executor, tracers)
     return Prepared(
         executor, statuses, structure, recorded, tracers, device_work, compiled, tuple(doubts)
@@ -76,7 +78,7 @@ def _warmed_up(executor: Executor, options: Options, doubts: list[str]) -> Disco
     found = Discovered()
     with _noted("while xsp looked for its layers", found.roots), held(), discovered(found):
         executor.run()
-        if executor.draws:
+        if PYTHON in (executor.drawn or ()):
             # The first run did not start from the state that the others start from, and may have
             # gone another way.
             executor.run()

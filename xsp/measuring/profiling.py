@@ -41,6 +41,7 @@ from xsp.measuring.warnings import (
     about_overlap,
     about_runs,
     about_several_gpus,
+    about_shared,
     about_short_kernels,
 )
 from xsp.tracing import context
@@ -180,6 +181,7 @@ def _warnings(
     return [
         *prepared.executor.target.notes,
         *about_modified(prepared.executor.modified()),
+        *about_shared(prepared.executor.shared),
         *prepared.doubts,
         *(sentence for sentence in (rounds.watch.why, rounds.suspect) if sentence),
         *about_others(rounds.watch.states, len(rounds.watch.states)),

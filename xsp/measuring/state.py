@@ -5,6 +5,7 @@ gradients, flags.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,13 @@ from torch.nn.parameter import is_lazy
 
 from xsp.errors import TargetError
 from xsp.machine.torch_internals import buffers_of, preserving_version
+
+GENERATORS = ("Python's", "NumPy's", "torch's", "torch's CUDA")
+"""The generators that a model can draw from, in the order of `RandomState`, as sentences name
+them.
+"""
+
+PYTHON = GENERATORS[0]
 
 
 @dataclass(frozen=True)
@@ -35,14 +43,34 @@ class RandomState:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), tuple(cuda))
 
-    def restore(self, *, python: bool = True) -> None:
-        """Put the generators back; Python's own only if `python`."""
+    def changed(self, since: RandomState) -> frozenset[str]:
+        """The GENERATORS that were drawn from, or seeded, since another state. Those of a GPU that
+        was not in use then are left out.
+        """
+        mine, other = self._comparable(), since._comparable()
+        return frozenset(
+            name
+            for name, one, two in zip(GENERATORS, mine, other, strict=True)
+            if two not in (one, ())
+        )
+
+    def restore(self, generators: Collection[str]) -> None:
+        """Put these GENERATORS back."""
+        python, numpy, cpu, cuda = (name in generators for name in GENERATORS)
         if python:
             random.setstate(self.python)
-        np.random.set_state(self.numpy)
-        torch.set_rng_state(self.cpu)
-        if self.cuda:
+        if numpy:
+            np.random.set_state(self.numpy)
+        if cpu:
+            torch.set_rng_state(self.cpu)
+        if cuda and self.cuda:
             torch.cuda.set_rng_state_all(list(self.cuda))
+
+    def _comparable(self) -> tuple[Any, ...]:
+        kind, keys, *rest = self.numpy
+        numpy = (kind, keys.tobytes(), *rest)
+        cuda = tuple(each.numpy().tobytes() for each in self.cuda)
+        return self.python, numpy, self.cpu.numpy().tobytes(), cuda
 
 
 class ModelState:

@@ -4,6 +4,8 @@ explains each.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 
@@ -65,6 +67,17 @@ def _changed_work(tables: dict[str, pd.DataFrame], device_work: int | None) -> l
         "from run to run"
     )
     return [tagged("changed-work", sentence)]
+
+
+def about_shared(generators: Collection[str]) -> list[str]:
+    """A sentence on random generators that not only the target drew from, if there are any."""
+    if not generators:
+        return []
+    sentence = (
+        f"{' and '.join(sorted(generators))} random generator was used by more than the target: it "
+        "is put back before each run, so another thread drew the same numbers again and again"
+    )
+    return [tagged("shared-generators", sentence)]
 
 
 def about_modified(names: list[str]) -> list[str]:

@@ -91,6 +91,7 @@ XSP_EXPORT int xsp_interpose_scan(void) {
   int result = 0;
   if (!patched_slots && xsp_objects_changed()) {
     int first = xsp_object_count;
+    if (first == 0) refused = 0; /* all are looked through again */
     result = xsp_objects_scan();
     for (int i = first; i < xsp_object_count; i++)
       if (xsp_objects[i]->count) bind(xsp_objects[i]);

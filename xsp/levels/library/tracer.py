@@ -19,6 +19,7 @@ import errno
 import os
 import platform
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ from xsp.levels.library.flops import flops
 from xsp.levels.library.live import LiveDecoder, callback
 from xsp.levels.library.symbols import Parameter, data_type_of, is_traced, library_of, signature_of
 from xsp.types import LIBRARY_EVENTS, Columns, Level, Tracer, empty
+from xsp.words.warning import tagged
 
 __all__ = ["LibraryTracer", "availability", "decode_arguments", "library_of"]
 
@@ -85,12 +87,26 @@ def _named(parameter: Parameter, values: npt.NDArray[np.int64]) -> npt.NDArray[A
 
 
 _symbols: list[str] = []
+_scanning = threading.Lock()
 
 
 def _scan(native: ctypes.CDLL) -> list[str]:
     """Names of the symbols found so far in loaded objects, by stub; new ones are described to the
     native part.
     """
+    with _scanning:
+        return _scanned(native)
+
+
+def _forget_scanning() -> None:
+    global _scanning  # noqa: PLW0603 - the thread that held it is not in a forked process
+    _scanning = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_scanning)
+
+
+def _scanned(native: ctypes.CDLL) -> list[str]:
     result = native.xsp_interpose_scan()
     if result < 0:
         msg = f"the import tables of the loaded libraries cannot be read: {os.strerror(-result)}"
@@ -143,17 +159,20 @@ class LibraryTracer(Tracer):
         """
         _scan(self._native)
         previous, LiveDecoder.current = LiveDecoder.current, self._decoder
+        # Before it is: whatever cuts this short, stop() then writes the slots back.
+        self._recording = True
         result = self._native.xsp_interpose_start(
             callback if self._decoder else None, self._record_limit
         )
-        if result == -errno.EBUSY:
+        if result < 0:
+            self._recording = False
             LiveDecoder.current = previous
+        if result == -errno.EBUSY:
             msg = "library calls are being recorded by another LibraryTracer: stop that one first"
             raise TracingError(msg)
         if result < 0:
             msg = f"library calls cannot be intercepted: {os.strerror(-result)}"
             raise TracingError(msg)
-        self._recording = True
         self._slots = self._native.xsp_interpose_slots()
 
     def stop(self) -> None:
@@ -165,8 +184,8 @@ class LibraryTracer(Tracer):
         """
         if not self._recording:
             return
-        self._recording = False
         result = self._native.xsp_interpose_stop()
+        self._recording = False
         if result:
             msg = f"import slots cannot be restored: {os.strerror(-result)}; end this process"
             raise TracingError(msg)
@@ -199,6 +218,17 @@ class LibraryTracer(Tracer):
             {"name": self.symbols[symbol], "arguments": self.details[index]}
             for index, symbol in zip(inside, events["symbol"][inside], strict=True)
         ]
+
+    def doubts(self) -> list[str]:
+        """A sentence on functions that are not traced for want of room, if there are any."""
+        refused = int(self._native.xsp_interpose_refused())
+        if not refused:
+            return []
+        sentence = (
+            f"{refused} imported functions of the libraries are not traced: this process imports "
+            f"more than {len(_symbols)}, for which there is room"
+        )
+        return [tagged("untraced-functions", sentence)]
 
     def lost(self) -> int:
         """Calls missing since the last `lost`: no room, still running at `stop`, left by an

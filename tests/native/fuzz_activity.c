@@ -2,6 +2,7 @@
  * with a libcupti whose records are that input too, lengths included. For libFuzzer, or with -DREPLAY for a list of
  * files. The sanitizers judge; what is asserted here is what must hold whatever CUPTI does. */
 #include <assert.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -188,9 +188,11 @@ EXPORT uint64_t xsp_activity_pending_bytes(void) {
     return bytes;
 }
 
-static void keep_record(const uint32_t *record, size_t extent, const int16_t *slot_of_kind, struct activity_slot *slots,
+static void keep_record(const uint8_t *record, size_t extent, const int16_t *slot_of_kind, struct activity_slot *slots,
                         struct activity_faults *faults) {
-    int slot_number = *record < KIND_TABLE_SIZE ? slot_of_kind[*record] : NO_SLOT;
+    uint32_t kind;
+    memcpy(&kind, record, sizeof kind);
+    int slot_number = kind < KIND_TABLE_SIZE ? slot_of_kind[kind] : NO_SLOT;
     if (slot_number == NO_SLOT) {
         faults->unknown_kinds++;
         return;
@@ -204,17 +206,24 @@ static void keep_record(const uint32_t *record, size_t extent, const int16_t *sl
         memcpy(slot->records + slot->count++ * slot->record_bytes, record, slot->record_bytes);
 }
 
-/* A record is copied only once its successor is known: the distance is its true size in this libcupti. */
+static int is_within(const uint8_t *record, const uint8_t *least, const uint8_t *end) {
+    return record >= least && record < end && (size_t)(end - record) >= sizeof(uint32_t);
+}
+
+/* A record is copied only once its successor is known: the distance is its true size in this libcupti. A record that
+ * does not lie behind the one before it, with its kind inside the buffer, ends the walk as an error does. */
 static void walk(next_record_fn next_record, const struct buffer *buffer, const int16_t *slot_of_kind,
                  struct activity_slot *slots, struct activity_faults *faults) {
-    const uint8_t *end = buffer->data + buffer->valid_bytes;
+    const uint8_t *end = buffer->data + buffer->valid_bytes, *least = buffer->data;
     uint32_t *record = NULL;
     int result = next_record(buffer->data, buffer->valid_bytes, &record);
-    while (result == CUPTI_SUCCESS) {
-        const uint32_t *current = record;
+    while (result == CUPTI_SUCCESS && is_within((const uint8_t *)record, least, end)) {
+        const uint8_t *current = (const uint8_t *)record;
+        least = current + sizeof(uint32_t);
         result = next_record(buffer->data, buffer->valid_bytes, &record);
         const uint8_t *next = result == CUPTI_SUCCESS ? (const uint8_t *)record : end;
-        keep_record(current, (size_t)(next - (const uint8_t *)current), slot_of_kind, slots, faults);
+        if (next == end || is_within(next, least, end))
+            keep_record(current, (size_t)(next - current), slot_of_kind, slots, faults);
     }
     faults->broken_buffers += result != CUPTI_ERROR_MAX_LIMIT_REACHED;
 }

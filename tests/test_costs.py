@@ -24,6 +24,7 @@ from xsp.analysis.correction.costs import (
 from xsp.errors import XspError
 from xsp.measuring.warnings import about_closure
 from xsp.types import Level, RunSpec
+from xsp.words.doubts import worded
 
 LADDER = tuple(RunSpec(tuple(Level)[:depth]) for depth in range(1, 5))
 KERNELS_ONLY = (LADDER[0], RunSpec((Level.MODEL, Level.KERNEL)))
@@ -192,7 +193,7 @@ def test_every_rung_that_does_not_close_is_said() -> None:
         Correction(TRUE, {"M/L": Closure(0.003, 0.002, 0.004, ()), "M/L/K": closes})
     )
     assert len(said) == 1
-    assert "timeline of M/L is +0.3% off" in said[0]
+    assert "timeline of M/L is +0.3% off" in worded(said[0])
     assert about_closure(None) == []
 
 

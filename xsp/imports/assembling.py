@@ -14,6 +14,7 @@ from xsp.analysis.spans.assembly import Vocabulary, assemble
 from xsp.analysis.spans.launches import launch_of
 from xsp.capture.file import Capture, checked
 from xsp.capture.run import Run
+from xsp.doubts import Doubt, Slug
 from xsp.errors import CaptureError
 from xsp.imports.foreign import ForeignTrace
 from xsp.imports.layers import Layers, layers_of
@@ -29,7 +30,8 @@ from xsp.types import (
     RunSpec,
     Schema,
 )
-from xsp.words.warning import no_launch, tagged
+from xsp.words.doubts import worded
+from xsp.words.warning import tagged
 
 Ints = npt.NDArray[np.int64]
 
@@ -47,7 +49,8 @@ def capture_of(trace: ForeignTrace) -> Capture:
     words.calls[0]["name"] = name
     tables = assemble(runs, words)
     meta = _meta(trace, name, levels, windows)
-    meta["warnings"] += no_launch(int(tables["runs"]["orphans"].sum()))
+    if orphans := int(tables["runs"]["orphans"].sum()):
+        meta["warnings"].append(worded(Doubt.of(Slug.NO_LAUNCH, activities=orphans)))
     return checked(Capture(meta, tables), f"this trace of {trace.tool}")
 
 

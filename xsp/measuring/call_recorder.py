@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from xsp.doubts import Doubt, Slug
 from xsp.errors import NothingRecordedError
 from xsp.levels.layer.tensors import versions
 from xsp.measuring.state import RandomState
 from xsp.measuring.target import Ambient, Call, Target
-from xsp.words.warning import tagged
 
 MAX_CALLS = 16
 """Calls kept of one block. Their inputs stay in memory until the block's profile is made."""
@@ -108,30 +108,20 @@ class CallRecorder:
             )
         return Target(name, tuple(self._calls), self._model, tuple(self._notes()))
 
-    def _notes(self) -> list[str]:
+    def _notes(self) -> list[Doubt]:
         notes = []
+        kept = len(self._calls)
         if self._left_out:
-            sentence = (
-                f"the block called the model {len(self._calls) + self._left_out} times; the first "
-                f"{len(self._calls)} "
-                "calls are profiled, the others were left out"
-            )
-            notes.append(tagged("left-out-calls", sentence))
+            made = kept + self._left_out
+            notes.append(Doubt.of(Slug.LEFT_OUT_CALLS, profiled=kept, made=made))
         if self._failed:
-            notes.append(
-                tagged("left-out-calls", f"{self._failed} calls that raised were left out")
-            )
+            notes.append(Doubt.of(Slug.LEFT_OUT_CALLS, failed=self._failed))
         if self._captured:
-            sentence = f"{self._captured} calls under CUDA graph capture were left out"
-            notes.append(tagged("left-out-calls", sentence))
+            notes.append(Doubt.of(Slug.LEFT_OUT_CALLS, captured=self._captured))
         changed = sum(
             before != versions((call.args, call.kwargs))
             for before, call in zip(self._versions, self._calls, strict=True)
         )
         if changed:
-            sentence = (
-                f"the inputs of {changed} calls were modified in place after the call; re-runs use "
-                "the modified values"
-            )
-            notes.append(tagged("modified-inputs", sentence))
+            notes.append(Doubt.of(Slug.MODIFIED_INPUTS, calls=changed))
         return notes

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xsp.capture.run import Run
+from xsp.doubts import Stopped, StopReason
 from xsp.errors import TargetError
 from xsp.levels._native.signals import held
 from xsp.measuring.executor import Executor
@@ -46,7 +47,7 @@ def climb(
     tracers: Mapping[Level, Tracer],
     stop: Stop,
     on_round: Callable[[int], None] = lambda _round: None,
-) -> tuple[list[Run], str]:
+) -> tuple[list[Run], Stopped]:
     """Run rounds of all rungs until `stop` gives a reason. Returns the runs, in the order they were
     made, and it.
 
@@ -66,21 +67,23 @@ def climb(
                 this_round.append(_visit(executor, spec, tracers, number, position))
             runs, number = [*runs, *this_round], number + 1
             on_round(number)
-            reason = _checked(stop(runs))
+            stopped = _checked(stop(runs), number)
         except KeyboardInterrupt:
             if not runs:
                 raise
-            return runs, f"interrupted after round {number}; the {number} finished rounds are kept"
-        if reason is not None:
-            return runs, reason
+            return runs, Stopped(StopReason.INTERRUPTED, number)
+        if stopped is not None:
+            return runs, stopped
 
 
-def _checked(reason: Any) -> str | None:
+def _checked(given: Any, rounds: int) -> Stopped | None:
     """What a stopping rule, which can be a caller's own, has given."""
-    if reason is None or isinstance(reason, str):
-        return reason
+    if given is None or isinstance(given, Stopped):
+        return given
+    if isinstance(given, str):
+        return Stopped(StopReason.OWN_RULE, rounds, said=given)
     raise TargetError(
-        f"the stopping rule gave {reason!r}: it must give None to go on, or a sentence that says "
+        f"the stopping rule gave {given!r}: it must give None to go on, or a sentence that says "
         "why enough is known"
     )
 

@@ -13,15 +13,16 @@ from numbers import Integral, Real
 from typing import Any, TypedDict
 
 from xsp.capture.run import Run
+from xsp.doubts import Stopped
 from xsp.errors import TargetError
 from xsp.types import Level
 from xsp.words.levels import parse_levels
 
 BUDGET_S = 30.0
 
-Stop = Callable[[Sequence[Run]], "str | None"]
-"""Given all runs so far, after a whole round: None to go on, or a sentence that says why enough is
-known.
+Stop = Callable[[Sequence[Run]], "Stopped | str | None"]
+"""Given all runs so far, after a whole round: None to go on, or why enough is known, as a sentence
+or as a `Stopped`.
 """
 
 

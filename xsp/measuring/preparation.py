@@ -14,6 +14,7 @@ from torch import nn
 
 from xsp import levels as level_table
 from xsp.capture.run import latency_ns, sorted_by_start, within_model
+from xsp.doubts import Doubt
 from xsp.levels._native.signals import held
 from xsp.levels.layer.discovery import Discovered, discovered
 from xsp.levels.layer.structure import Structure
@@ -36,7 +37,7 @@ class Prepared:
     `device_work` is the number of kernels, copies and sets of an execution with no tracer above
     KERNEL, None where KERNEL is not traced. `recorded` has by level the rows of the structure run
     (`Tracer.recorded`). `compilations` is Dynamo's count when the target was warm.
-    `doubts` are sentences for the profile's warnings.
+    `doubts` are for the profile's warnings.
     """
 
     executor: Executor
@@ -46,7 +47,7 @@ class Prepared:
     tracers: dict[Level, Tracer]
     device_work: int | None
     compilations: int
-    doubts: tuple[str, ...]
+    doubts: tuple[Doubt | str, ...]
 
     @property
     def traced(self) -> tuple[Level, ...]:
@@ -61,7 +62,7 @@ def prepare(executor: Executor, options: Options) -> Prepared:
     with devices.on(executor.target.device()):
         statuses = tuple(level_table.statuses(options.levels))
     traced = [status.level for status in statuses if status.status is Status.TRACED]
-    doubts: list[str] = []
+    doubts: list[Doubt | str] = []
     found = _warmed_up(executor, options, doubts)
     compiled = compiled_frames()
     structure, recorded = _structure(executor, found, traced, options.ranges_as_layers)
@@ -73,7 +74,7 @@ def prepare(executor: Executor, options: Options) -> Prepared:
     )
 
 
-def _warmed_up(executor: Executor, options: Options, doubts: list[str]) -> Discovered:
+def _warmed_up(executor: Executor, options: Options, doubts: list[Doubt | str]) -> Discovered:
     """The first run, under watch for the modules it calls, then warm-up runs."""
     found = Discovered()
     with _noted("while xsp looked for its layers", found.roots), held(), discovered(found):

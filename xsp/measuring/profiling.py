@@ -15,6 +15,7 @@ from xsp.analysis.spans.assembly import assemble
 from xsp.analysis.spans.overlap import overlapped
 from xsp.capture.file import Capture
 from xsp.capture.run import Run
+from xsp.doubts import Doubt, Slug, Stopped
 from xsp.levels._native.signals import held, let_through
 from xsp.levels.layer.compiled import compiled_again
 from xsp.machine import devices
@@ -47,7 +48,7 @@ from xsp.measuring.warnings import (
 from xsp.tracing import context
 from xsp.tracing.clock import read_bracketed
 from xsp.types import Level, LevelStatus
-from xsp.words.warning import tagged
+from xsp.words.doubts import end_of_rounds, worded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ class _Rounds:
     """The rounds that count, why no more were run, and how the GPU fared meanwhile."""
 
     runs: list[Run]
-    why: str
+    stopped: Stopped
     watch: GpuWatch
     suspect: str | None
 
@@ -74,7 +75,7 @@ class _Afterwards:
     shared: int
     counters: Counters | None = None
     memory: LayerMemory | None = None
-    cut_off: list[str] = field(default_factory=list)
+    cut_off: list[Doubt | str] = field(default_factory=list)
 
 
 def climbed(target: Target, options: Options, random: RandomState | None = None) -> Capture:
@@ -95,14 +96,17 @@ def climbed(target: Target, options: Options, random: RandomState | None = None)
         correction = fitted(tables, afterwards.loops)
     with devices.on(device):
         facts = environment()
+    doubts = _doubts(prepared, rounds, afterwards, tables, correction)
     meta = {
         "name": target.name,
         "levels": [_status_row(status) for status in prepared.statuses],
         "environment": facts | rounds.watch.ranges(),
         "correction": correction_row(correction),
-        "warnings": _warnings(prepared, rounds, afterwards, tables, correction),
+        "warnings": [each if isinstance(each, str) else worded(each) for each in doubts],
         "counters": afterwards.counters.facts if afterwards.counters else None,
-        "stopped": rounds.why,
+        "stopped": end_of_rounds(rounds.stopped),
+        "stop": rounds.stopped.row(),
+        "doubts": [each.row() for each in doubts if isinstance(each, Doubt)],
         "gpu_states": rounds.watch.rows(),
         "memory_device": afterwards.memory.device if afterwards.memory else None,
         "clock": None,
@@ -127,9 +131,9 @@ def _rounds(
     title = f"xsp {executor.target.name}: rounds of {len(ladder.rungs)} rungs"
     with bar(title, options.iterations, options.progress, "round") as shown:
         finished = partial(_after, shown=shown, watch=watch)
-        runs, why = climb(executor, ladder, prepared.tracers, rule_for(options), finished)
+        runs, stopped = climb(executor, ladder, prepared.tracers, rule_for(options), finished)
     kept, suspect = kept_rounds(watch.states, runs[-1].round + 1, MINIMUM_ROUNDS)
-    return _Rounds([run for run in runs if run.round in kept], why, watch, suspect)
+    return _Rounds([run for run in runs if run.round in kept], stopped, watch, suspect)
 
 
 def _afterwards(
@@ -147,11 +151,7 @@ def _afterwards(
     wanted = options.serialize or (options.serialize is None and done.shared)
     missing = [level.name for level in (Level.LAYER, Level.KERNEL) if level not in prepared.traced]
     if options.serialize and missing:
-        why = (
-            "no layer was measured alone: serialize=True needs LAYER and KERNEL, without "
-            f"{' and '.join(missing)}"
-        )
-        done.cut_off.append(tagged("not-serialized", f"{why} there is nothing to measure"))
+        done.cut_off.append(Doubt.of(Slug.NOT_SERIALIZED, missing=missing))
     elif wanted and not missing:
         with _dispensable(done.cut_off, "layers with the device to themselves"):
             tables["serialized"] = serialized(executor, executor.target, prepared)
@@ -171,13 +171,13 @@ def _afterwards(
     return done
 
 
-def _warnings(
+def _doubts(
     prepared: Prepared,
     rounds: _Rounds,
     afterwards: _Afterwards,
     tables: dict[str, pd.DataFrame],
     correction: Correction | None,
-) -> list[str]:
+) -> list[Doubt | str]:
     return [
         *prepared.executor.target.notes,
         *about_modified(prepared.executor.modified()),
@@ -185,7 +185,7 @@ def _warnings(
         *prepared.doubts,
         *(sentence for sentence in (rounds.watch.why, rounds.suspect) if sentence),
         *about_others(rounds.watch.states, len(rounds.watch.states)),
-        *about_runs(tables, rounds.why, prepared.device_work),
+        *about_runs(tables, rounds.stopped, prepared.device_work),
         *about_short_kernels(tables, afterwards.loops.kernel_ns),
         *about_several_gpus(tables),
         *about_overlap(afterwards.shared, "serialized" in tables),
@@ -197,14 +197,14 @@ def _warnings(
 
 
 @contextmanager
-def _dispensable(cut_off: list[str], what: str) -> Iterator[None]:
+def _dispensable(cut_off: list[Doubt | str], what: str) -> Iterator[None]:
     """Work after the rounds: interrupting it costs what it would have given, and a warning, but not
     the rounds.
     """
     try:
         yield
     except KeyboardInterrupt:
-        cut_off.append(tagged("cut-short", f"interrupted after the rounds: {what} are missing"))
+        cut_off.append(Doubt.of(Slug.CUT_SHORT, missing=what))
 
 
 def _after(number: int, shown: tqdm[NoReturn], watch: GpuWatch) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from xsp.analysis.spans.statistics import trimmed
 from xsp.capture.run import Run
+from xsp.doubts import Stopped, StopReason
 from xsp.measuring.options import BUDGET_S, Options, Stop
 from xsp.types import LAYER_EVENTS, Level
 
@@ -42,9 +43,9 @@ def rule_for(options: Options) -> Stop:
 def after_rounds(rounds: int) -> Stop:
     """Stop after a fixed number of rounds."""
 
-    def stop(runs: Sequence[Run]) -> str | None:
+    def stop(runs: Sequence[Run]) -> Stopped | None:
         done = runs[-1].round + 1
-        return f"{done} rounds as asked for" if done >= rounds else None
+        return Stopped(StopReason.ASKED, done) if done >= rounds else None
 
     return stop
 
@@ -107,26 +108,23 @@ def until_precise(
     layers = TopLayers()
     steady = 0
 
-    def stop(runs: Sequence[Run]) -> str | None:
+    def stop(runs: Sequence[Run]) -> Stopped | None:
         nonlocal steady
         rounds = runs[-1].round + 1
         if rounds < MINIMUM_ROUNDS:
             return None
-        width, of_layers = (
-            relative_half_width(runs),
-            _relative_to_model(layers.half_width_ns(runs), runs),
-        )
-        known = f"model latency known to ±{width:.1%}"
+        width = relative_half_width(runs)
+        of_layers = _relative_to_model(layers.half_width_ns(runs), runs)
         spent = time.perf_counter() - begin > budget_s
         last = spent or rounds >= max_rounds
         steady = steady + 1 if max(width, of_layers) <= target else 0
         if steady >= (1 if last else STEADY_ROUNDS):
-            return f"{known}, the longest layers to ±{of_layers:.1%} of it, after {rounds} rounds"
-        if last:
-            why = "time budget spent" if spent else "greatest number of rounds reached"
-            which = "" if width > target else f"; the longest layers to ±{of_layers:.1%} of it"
-            return f"{why} after {rounds} rounds; {known} only{which}, not ±{target:.1%}"
-        return None
+            reason = StopReason.PRECISE
+        elif last:
+            reason = StopReason.BUDGET if spent else StopReason.MOST_ROUNDS
+        else:
+            return None
+        return Stopped(reason, rounds, width, of_layers, target)
 
     return stop
 

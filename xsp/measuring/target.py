@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from xsp.doubts import Doubt
 from xsp.errors import TargetError
 from xsp.levels.layer.tensors import tensors_in
 from xsp.machine import devices
@@ -84,7 +85,7 @@ class Target:
     name: str
     calls: tuple[Call, ...]
     model: nn.Module | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[Doubt, ...] = field(default=())
 
     def device(self) -> int | None:
         """The GPU that has the most of its parameters, buffers and inputs (`devices.most_used`)."""

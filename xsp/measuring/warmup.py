@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from xsp.words.warning import tagged
+from xsp.doubts import Doubt, Slug
 
 MINIMUM_RUNS = 4
 MAXIMUM_RUNS = 30
@@ -27,11 +27,11 @@ def is_settled(latencies_ns: list[int]) -> bool:
     return bool(np.median(later) >= np.median(earlier) * (1 - _SETTLED))
 
 
-def warm_up(run: Callable[[], int], runs: int | None, budget_s: float) -> tuple[int, str | None]:
+def warm_up(run: Callable[[], int], runs: int | None, budget_s: float) -> tuple[int, Doubt | None]:
     """Execute `run`, which returns a latency in ns, `runs` times or until it has settled.
 
     Returns the number of executions and, if the latency had not settled within MAXIMUM_RUNS or the
-    time budget, a sentence that says so.
+    time budget, a doubt that says so.
     """
     latencies: list[int] = []
     begin = time.perf_counter()
@@ -45,6 +45,4 @@ def warm_up(run: Callable[[], int], runs: int | None, budget_s: float) -> tuple[
             break
     if runs is not None:
         return runs, None
-    return len(latencies), tagged(
-        "unsettled", f"the latency had not settled after {len(latencies)} warm-up runs"
-    )
+    return len(latencies), Doubt.of(Slug.UNSETTLED, runs=len(latencies))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xsp.doubts import Stopped
 from xsp.levels._native.signals import held, let_through
 from xsp.measuring.executor import Executor
 from xsp.measuring.options import Options, Stop
@@ -82,7 +83,7 @@ def enough(budget_s: float) -> Stop:
     rule: Stop | None = None
     begin = 0.0
 
-    def stop(runs: Sequence[Run]) -> str | None:
+    def stop(runs: Sequence[Run]) -> Stopped | str | None:
         nonlocal rule, begin
         if rule is None:
             rule, begin = until_precise(budget_s=budget_s), time.perf_counter()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xsp.doubts import Slug
 from xsp.report.findings import findings
 from xsp.types import Level, Status
 from xsp.words import numbers
+from xsp.words.warning import slug_of
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
+
+_TOLD_LOST = {Slug.LOST_RECORDS.value, Slug.NO_LAUNCH.value}
+"""Warnings that already say how many events are missing."""
 
 Fact = tuple[str, str]
 """A heading of one word and a sentence."""
@@ -121,7 +126,7 @@ def _clock(prof: ProfileData) -> list[Fact]:
 def doubts(prof: ProfileData) -> list[str]:
     """Warnings, one sentence each, and the number of lost events where no warning speaks of it."""
     found = prof.warnings
-    if prof.lost and not any("lost" in each or "launch record" in each for each in found):
+    if prof.lost and not _TOLD_LOST & {slug_of(each) for each in found}:
         found = [
             *found,
             f"{numbers.quantity(prof.lost, 'event')} lost over all runs; counts and times are too "

@@ -10,9 +10,7 @@ def tagged(slug: str, sentence: str) -> str:
     return f"{sentence} [{slug}]"
 
 
-def no_launch(orphans: int) -> list[str]:
-    """The sentence about device activities that nothing on the host is known to have launched, if
-    there are any.
-    """
-    sentence = f"{orphans} device activities had no launch record and are in no table"
-    return [tagged("no-launch", sentence)] if orphans else []
+def slug_of(sentence: str) -> str:
+    """The slug at the end of a warning, empty where it has none."""
+    _, _, last = sentence.rpartition(" [")
+    return last.removesuffix("]") if last.endswith("]") else ""

@@ -1,0 +1,178 @@
+"""The sentences of doubts and of the end of the rounds, one function for each slug. Each sentence
+ends with its slug, the name of its paragraph in docs/warnings.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from xsp.doubts import Doubt, Slug, Stopped, StopReason
+from xsp.words.warning import tagged
+
+
+def worded(doubt: Doubt) -> str:
+    """The sentence of a doubt, with its slug."""
+    return tagged(doubt.slug.value, _SENTENCES[doubt.slug](**doubt.facts))
+
+
+def end_of_rounds(stopped: Stopped) -> str:
+    """Why no more rounds were run."""
+    rounds = stopped.rounds
+    if stopped.reason is StopReason.OWN_RULE:
+        return stopped.said
+    if stopped.reason is StopReason.ASKED:
+        return f"{rounds} rounds as asked for"
+    if stopped.reason is StopReason.INTERRUPTED:
+        return f"interrupted after round {rounds}; the {rounds} finished rounds are kept"
+    known = f"model latency known to ±{stopped.half_width:.1%}"
+    layers = f"the longest layers to ±{stopped.of_layers:.1%} of it"
+    if stopped.reason is StopReason.PRECISE:
+        return f"{known}, {layers}, after {rounds} rounds"
+    why = {
+        StopReason.BUDGET: "time budget spent",
+        StopReason.MOST_ROUNDS: "greatest number of rounds reached",
+    }[stopped.reason]
+    wide = (stopped.half_width or 0.0) > (stopped.target or 0.0)
+    which = "" if wide else f"; {layers}"
+    return f"{why} after {rounds} rounds; {known} only{which}, not ±{stopped.target:.1%}"
+
+
+def _imprecise(half_width: float | None = None, stopped: str = "") -> str:
+    if stopped:
+        return stopped
+    known = (
+        "from too few rounds for an interval"
+        if half_width is None
+        else f"to ±{half_width:.1%} only"
+    )
+    return f"the model latency is known {known}; more iterations narrow it"
+
+
+def _cut_short(missing: str) -> str:
+    return f"interrupted after the rounds: {missing} are missing"
+
+
+def _not_serialized(missing: Sequence[str]) -> str:
+    return (
+        "no layer was measured alone: serialize=True needs LAYER and KERNEL, without "
+        f"{' and '.join(missing)} there is nothing to measure"
+    )
+
+
+def _unsettled(runs: int) -> str:
+    return f"the latency had not settled after {runs} warm-up runs"
+
+
+def _lost_records(lost: int) -> str:
+    return f"{lost} records were lost; counts and device times are too low by what they held"
+
+
+def _no_launch(activities: int) -> str:
+    return f"{activities} device activities had no launch record and are in no table"
+
+
+def _unknown_events(events: int) -> str:
+    return (
+        f"{events} layer or library events did not occur in the structure run: the control flow "
+        "depends on data, and their names and shapes are unknown"
+    )
+
+
+def _changed_work(untraced: int, traced: Sequence[int]) -> str:
+    return (
+        f"without layer and library tracing the program ran {untraced} kernels, copies and sets, "
+        f"with it {' to '.join(map(str, traced))}: it does other work when traced, or from run to "
+        "run"
+    )
+
+
+def _modified_in_place(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"the model writes to its inputs or parameters in place ({', '.join(names[:3])}{more}): "
+        "this is not put back, and each run starts from what the run before it left"
+    )
+
+
+def _shared_generators(generators: Sequence[str]) -> str:
+    return (
+        f"{' and '.join(generators)} random generator was used by more than the target: it is put "
+        "back before each run, so another thread drew the same numbers again and again"
+    )
+
+
+def _modified_inputs(calls: int) -> str:
+    return (
+        f"the inputs of {calls} calls were modified in place after the call; re-runs use the "
+        "modified values"
+    )
+
+
+def _left_out_calls(
+    profiled: int | None = None, made: int = 0, failed: int = 0, captured: int = 0
+) -> str:
+    if failed:
+        return f"{failed} calls that raised were left out"
+    if captured:
+        return f"{captured} calls under CUDA graph capture were left out"
+    return (
+        f"the block called the model {made} times; the first {profiled} calls are profiled, the "
+        "others were left out"
+    )
+
+
+def _several_gpus(gpus: int) -> str:
+    return (
+        f"kernels ran on {gpus} GPUs: the GPU counts as busy while any of them is, and clocks, "
+        "throttling and ceilings are those of the one that holds most of the target"
+    )
+
+
+def _overlap(activities: int, serialized: bool) -> str:
+    remedy = (
+        "`prof.serialized` has each layer's time alone"
+        if serialized
+        else "serialize=True measures each alone"
+    )
+    return (
+        f"{activities} kernels, copies and sets of a run overlapped those of another layer on the "
+        f"device, so device times of these layers include each other's: {remedy}"
+    )
+
+
+def _short_kernels(
+    of_time: float, of_kernels: float, shorter_ns: float, added_ns: float, visible: float
+) -> str:
+    return (
+        f"{of_time:.0%} of the device time is in the {of_kernels:.0%} of kernels that are shorter "
+        f"than {shorter_ns / 1e3:.1f} us: tracing adds {added_ns / 1e3:.2f} us to a short kernel "
+        f"here, more than {visible:.0%} of their time"
+    )
+
+
+def _closure(rung: str, error: float, low: float, high: float) -> str:
+    return (
+        f"the corrected timeline of {rung} is {error:+.1%} off the unprofiled latency, more than "
+        f"chance explains ({low:+.1%} to {high:+.1%}): its corrected times are wrong by about as "
+        "much"
+    )
+
+
+_SENTENCES: Mapping[Slug, Callable[..., str]] = {
+    Slug.IMPRECISE: _imprecise,
+    Slug.CUT_SHORT: _cut_short,
+    Slug.NOT_SERIALIZED: _not_serialized,
+    Slug.UNSETTLED: _unsettled,
+    Slug.LOST_RECORDS: _lost_records,
+    Slug.NO_LAUNCH: _no_launch,
+    Slug.UNKNOWN_EVENTS: _unknown_events,
+    Slug.CHANGED_WORK: _changed_work,
+    Slug.MODIFIED_IN_PLACE: _modified_in_place,
+    Slug.SHARED_GENERATORS: _shared_generators,
+    Slug.MODIFIED_INPUTS: _modified_inputs,
+    Slug.LEFT_OUT_CALLS: _left_out_calls,
+    Slug.SEVERAL_GPUS: _several_gpus,
+    Slug.OVERLAP: _overlap,
+    Slug.SHORT_KERNELS: _short_kernels,
+    Slug.CLOSURE: _closure,
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -23,6 +24,9 @@ from xsp.measuring.turns import in_call, turn
 from xsp.types import Columns
 
 _EXECUTING = threading.local()
+
+# A forked process is not the profiled program.
+os.register_at_fork(after_in_child=lambda: setattr(_EXECUTING, "now", False))
 
 
 class Executor:

@@ -25,7 +25,7 @@ from xsp.measuring.executor import Executor
 from xsp.measuring.options import Options
 from xsp.measuring.progress import bar
 from xsp.measuring.state import PYTHON
-from xsp.measuring.switching import add_note, tracing
+from xsp.measuring.switching import add_note, switched, tracing
 from xsp.measuring.warmup import warm_up
 from xsp.types import Level, LevelStatus, Status, Tracer
 
@@ -77,7 +77,11 @@ def prepare(executor: Executor, options: Options) -> Prepared:
 def _warmed_up(executor: Executor, options: Options, doubts: list[Doubt | str]) -> Discovered:
     """The first run, under watch for the modules it calls, then warm-up runs."""
     found = Discovered()
-    with _noted("while xsp looked for its layers", found.roots), held(), discovered(found):
+    with (
+        _noted("while xsp looked for its layers", found.roots),
+        held(),
+        switched(discovered(found)),
+    ):
         executor.run()
         if PYTHON in (executor.drawn or ()):
             # The first run did not start from the state that the others start from, and may have
@@ -120,7 +124,7 @@ def _structure(
     outside = "" if target.model is not None else target.name.rpartition(".")[2]
     recorder = StructureRecorder(found, outside, ranges_are_layers=ranges_as_layers)
     others = level_table.recorders(traced)
-    with held(), tracing(list(others.values()), "in the structure run"), recorder:
+    with held(), tracing(list(others.values()), "in the structure run"), switched(recorder):
         calls = executor.run(recorder.new_run)
     rows = {level: tracer.recorded(calls) for level, tracer in others.items()}
     return recorder.structure.within(calls), rows

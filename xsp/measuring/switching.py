@@ -6,13 +6,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import Any, TypeVar
 
 from xsp.levels import TRACED_LEVELS
 from xsp.types import Tracer
 
 _on: list[Tracer] = []
 """The tracers that are on in this process."""
+
+_Value = TypeVar("_Value")
+
+_entered: list[AbstractContextManager[Any]] = []
+"""What else is switched on in this process."""
 
 
 @contextmanager
@@ -31,6 +37,21 @@ def tracing(active: Sequence[Tracer], when: str) -> Iterator[None]:
         except Exception as error:
             add_note(error, f"xsp: raised {_last_layer(active)}{when}")
             raise
+
+
+@contextmanager
+def switched(manager: AbstractContextManager[_Value]) -> Iterator[_Value]:
+    """`manager`, which is left at once in a process that is forked inside the block."""
+    with ExitStack() as undo:
+        value = undo.enter_context(manager)
+        undo.callback(_forget, manager)
+        _entered.append(manager)
+        yield value
+
+
+def _forget(manager: AbstractContextManager[Any]) -> None:
+    if manager in _entered:
+        _entered.remove(manager)
 
 
 def add_note(error: BaseException, note: str) -> None:
@@ -73,7 +94,11 @@ def _switch_off_in_child() -> None:
         if TRACED_LEVELS[tracer.level].survives_fork:
             with suppress(Exception):
                 tracer.stop()
+    for manager in reversed(_entered):
+        with suppress(Exception):
+            manager.__exit__(None, None, None)
     _on.clear()
+    _entered.clear()
 
 
 os.register_at_fork(after_in_child=_switch_off_in_child)

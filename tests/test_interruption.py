@@ -1,0 +1,98 @@
+"""Signals and exceptions at any line of the switching code leave nothing behind, and reach the
+caller as they are.
+
+A seeded sample of places here; `benchmarks/faults.py` strikes them all.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+
+import pytest
+import torch
+from faults import (
+    Fault,
+    Leaving,
+    Missed,
+    Place,
+    handlers,
+    model_and_input,
+    places,
+    raise_fault,
+    residue,
+    state_of,
+    struck,
+)
+from torch import nn
+
+import xsp
+
+SHORT = {"levels": "M/L", "iterations": 1, "warmup": 0, "progress": False}
+SAMPLE = 20
+
+
+def measure(model: nn.Module, x: torch.Tensor) -> None:
+    """A profile by `xsp.measure`."""
+    xsp.measure(model, x, **SHORT)
+
+
+def block(model: nn.Module, x: torch.Tensor) -> None:
+    """A profile by a block."""
+    with xsp.profile(model, **SHORT):
+        model(x)
+
+
+def sampled(run: Callable[[], object], only: str = "") -> list[Place]:
+    """Some of the places that `run` reaches, in files whose path has `only` in it; the same in each
+    test run.
+    """
+    run()  # what is imported and made once is not to be struck
+    found = [place for place in places(run, visits=2) if only in place.file]
+    return random.Random(0).sample(found, SAMPLE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM, signal.SIGINT])
+def test_a_handler_that_raises_anywhere_in_a_measurement_leaves_nothing(
+    number: signal.Signals,
+) -> None:
+    """Handlers of SIGTERM, SIGALRM and SIGINT that raise, wherever the signal arrives: their own
+    exception reaches the caller, and model and process are what they were.
+    """
+    model, x = model_and_input()
+    sample = sampled(lambda: measure(model, x))
+    with handlers([number]):
+        for place in sample:
+            before = state_of(model)
+            error = struck(lambda: measure(model, x), place, lambda: signal.raise_signal(number))
+            assert isinstance(error, Leaving | Missed), (place, repr(error))
+            del error
+            assert residue(before, state_of(model)) == [], place
+
+
+def test_a_handler_that_raises_anywhere_in_a_block_leaves_nothing() -> None:
+    """The same for a block; what the block's own call of the model changes is the program's."""
+    model, x = model_and_input()
+    model.eval()
+    sample = sampled(lambda: block(model, x))
+    with handlers([signal.SIGTERM]):
+        for place in sample:
+            before = state_of(model)
+            error = struck(
+                lambda: block(model, x), place, lambda: signal.raise_signal(signal.SIGTERM)
+            )
+            assert isinstance(error, Leaving | Missed), (place, repr(error))
+            del error
+            assert residue(before, state_of(model)) == [], place
+
+
+def test_an_exception_anywhere_in_the_measuring_code_is_unwound() -> None:
+    """An exception out of the blue, such as MemoryError, at any line of xsp/measuring."""
+    model, x = model_and_input()
+    for place in sampled(lambda: measure(model, x), "measuring/"):
+        before = state_of(model)
+        error = struck(lambda: measure(model, x), place, raise_fault)
+        assert isinstance(error, Fault | Missed), (place, repr(error))
+        del error
+        assert residue(before, state_of(model)) == [], place

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from xsp.analysis.correction.charges import COST_LEVELS, Costs, EventKind
+from xsp.analysis.correction.charges import COST_LEVELS, PLACEMENTS, Costs, EventKind
 from xsp.analysis.correction.latencies import Latencies
 from xsp.analysis.correction.timeline import ApiKind, Timeline
 from xsp.types import (
@@ -195,21 +195,20 @@ class Simulation:
 
     def _do_call(self, thread: _Thread, call: Call) -> None:
         name = "library_ns" if call.level is Level.LIBRARY else f"{call.kind.name.lower()}_ns"
-        self._pay(thread, name, 0.5)
+        self._pay(thread, name, PLACEMENTS[call.kind].before_start)
         table = self.library if call.level is Level.LIBRARY else self.layers
         slot = len(table)
         table.append((thread.name, thread.now, 0, call.kind))
         thread.todo[:0] = [*call.body, _Leave(name, slot, call.kind)]
         self.stamps.append((thread.name, thread.now))
-        if call.kind is EventKind.BACKWARD:
-            self._pay(thread, name, 0.5)
+        self._pay(thread, name, PLACEMENTS[call.kind].after_start)
 
     def _do__leave(self, thread: _Thread, leave: _Leave) -> None:
         table = self.library if leave.name == "library_ns" else self.layers
         table[leave.slot] = (thread.name, table[leave.slot][1], thread.now, leave.kind)
         self.stamps.append((thread.name, thread.now))
         if leave.kind is not EventKind.BACKWARD:
-            self._pay(thread, leave.name, 0.5)
+            self._pay(thread, leave.name, PLACEMENTS[leave.kind].after_end)
         else:
             # Nothing is paid after a node. A stamp that fell on a wait of no length could be before
             # it or after it.

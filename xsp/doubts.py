@@ -72,6 +72,9 @@ class Slug(str, Enum):
     OVERLAP = "overlap"
     SHORT_KERNELS = "short-kernels"
     CLOSURE = "closure"
+    UNCORRECTED = "uncorrected"
+    UNSHOWN_COSTS = "unshown-costs"
+    MOSTLY_TRACING = "mostly-tracing"
 
 
 @dataclass(frozen=True)

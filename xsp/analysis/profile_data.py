@@ -205,19 +205,20 @@ class ProfileData:
 
     @cached_property
     def _corrected(self) -> pd.DataFrame | None:
-        return (
-            corrected_spans(self._capture.tables, self._correction.costs)
-            if self._correction
-            else None
-        )
+        correction = self._correction
+        if correction is None or not correction.holds:
+            return None
+        return corrected_spans(self._capture.tables, correction.costs, correction.spread)
 
     @property
     def corrected(self) -> pd.DataFrame | None:
         """The deepest rung's spans with the tracers' cost taken out by replay: row (of `spans`),
-        start_ns, duration_ns.
+        start_ns, duration_ns, doubt_ns (half a 95 % interval of the duration, from that of the
+        costs; 0 on the device).
 
-        None where the costs could not be fitted: only rung M was run, or fewer than four rounds
-        without lost records.
+        None where the costs could not be fitted (only rung M was run, or fewer than four rounds
+        without lost records), and where the correction fails (`closure_error`): tables, analyses
+        and exports then use each level's measured times.
         """
         return None if self._corrected is None else self._corrected.copy()
 
@@ -226,14 +227,17 @@ class ProfileData:
         """What one event of each kind cost, fitted in place, for the levels that were traced.
 
         Columns: kind, level, cost_ns, low_ns, high_ns (95 %), identified (False where the rungs do
-        not tell, and a prior was kept), tight_loop_ns (the same event in a tight loop, as a check;
-        0 where it was not measured). Empty where nothing was fitted.
+        not tell this cost apart from others, or do not show it at all: it is 0 then), tight_loop_ns
+        (the same event in a tight loop, as a check; 0 where it was not measured), mostly_tracing
+        (share of the events of which the correction takes more than half). Empty where nothing was
+        fitted.
         """
-        costs, loops = (
-            (self._correction.costs, self._correction.tight_loops)
-            if self._correction
-            else (None, None)
-        )
+        columns = "kind level cost_ns low_ns high_ns identified tight_loop_ns mostly_tracing"
+        correction = self._correction
+        if correction is None:
+            return pd.DataFrame([], columns=columns.split())
+        costs = correction.costs
+        traced = spec_of(deepest_rung(self._capture.tables)).levels
         rows = [
             (
                 kind.removesuffix("_ns"),
@@ -241,24 +245,27 @@ class ProfileData:
                 getattr(costs, kind),
                 *costs.intervals[kind],
                 costs.identified[kind],
-                getattr(loops, kind),
+                getattr(correction.tight_loops, kind),
+                correction.mostly_tracing.get(kind, 0.0),
             )
             for kind, level in COST_LEVELS.items()
-            if costs is not None and level in spec_of(deepest_rung(self._capture.tables)).levels
+            if level in traced
         ]
-        columns = ["kind", "level", "cost_ns", "low_ns", "high_ns", "identified", "tight_loop_ns"]
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=columns.split())
 
     @property
     def closure_error(self) -> pd.DataFrame:
         """By rung: (corrected total - unprofiled model latency) / unprofiled model latency, on
-        rounds that the costs were not fitted on. Columns: error, low, high (95 %), rounds. Empty
-        where nothing was fitted.
+        rounds that the costs were not fitted on. Columns: error, low, high (95 %), rounds, fails
+        (True where the error is larger than 2 % and beyond chance, or larger than 10 %: corrected
+        times are not used if any rung fails). Empty where nothing was fitted.
         """
         found = self._correction.closure if self._correction else {}
-        rows = [(one.error, one.low, one.high, len(one.by_round)) for one in found.values()]
+        rows = [
+            (one.error, one.low, one.high, len(one.by_round), one.fails) for one in found.values()
+        ]
         index = pd.Index(list(found), name="rung", dtype=object)
-        return pd.DataFrame(rows, index=index, columns=["error", "low", "high", "rounds"])
+        return pd.DataFrame(rows, index=index, columns=["error", "low", "high", "rounds", "fails"])
 
     def overhead(self) -> pd.DataFrame:
         """What each rung adds to each level above it; columns as in

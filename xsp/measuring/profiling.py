@@ -37,7 +37,7 @@ from xsp.measuring.stopping import MINIMUM_ROUNDS, rule_for
 from xsp.measuring.target import Target
 from xsp.measuring.vocabulary import vocabulary
 from xsp.measuring.warnings import (
-    about_closure,
+    about_correction,
     about_modified,
     about_overlap,
     about_runs,
@@ -190,7 +190,7 @@ def _doubts(
         *about_several_gpus(tables),
         *about_overlap(afterwards.shared, "serialized" in tables),
         *compiled_again(prepared.compilations),
-        *about_closure(correction),
+        *about_correction(correction),
         *(afterwards.counters.doubts if afterwards.counters else ()),
         *afterwards.cut_off,
     ]

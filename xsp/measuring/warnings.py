@@ -19,6 +19,9 @@ from xsp.words.doubts import end_of_rounds
 VISIBLE = 0.05
 """Share of a time from which on an error in it is worth a sentence."""
 
+MOSTLY_TRACING = 0.25
+"""Share of the events of a kind of which more than half is tracing, from which on it is said."""
+
 
 def about_runs(
     tables: dict[str, pd.DataFrame], stopped: Stopped, device_work: int | None
@@ -108,11 +111,48 @@ def about_short_kernels(tables: dict[str, pd.DataFrame], added_ns: float) -> lis
     ]
 
 
-def about_closure(correction: Correction | None) -> list[Doubt]:
-    """For each rung whose corrected latency is off by more than its interval."""
-    closures = correction.closure if correction else {}
+def about_correction(correction: Correction | None) -> list[Doubt]:
+    """What makes the corrected times doubtful, or why there are none."""
+    if correction is None:
+        return []
     return [
-        Doubt.of(Slug.CLOSURE, rung=rung, error=found.error, low=found.low, high=found.high)
-        for rung, found in closures.items()
-        if not found.low <= 0 <= found.high
+        *_about_closure(correction),
+        *_about_unshown_costs(correction),
+        *_about_mostly_tracing(correction),
     ]
+
+
+def _about_closure(correction: Correction) -> list[Doubt]:
+    """For each rung whose corrected latency is off by more than its interval, or once if it is off
+    by too much.
+    """
+    closures = correction.closure
+    slug, rungs = Slug.CLOSURE, [rung for rung, one in closures.items() if not one.by_chance]
+    if failing := [rung for rung, one in closures.items() if one.fails]:
+        slug, rungs = Slug.UNCORRECTED, failing[-1:]
+    return [
+        Doubt.of(
+            slug,
+            rung=rung,
+            error=closures[rung].error,
+            low=closures[rung].low,
+            high=closures[rung].high,
+        )
+        for rung in rungs
+    ]
+
+
+def _about_unshown_costs(correction: Correction) -> list[Doubt]:
+    names = [level.name for level in correction.unshown]
+    return [Doubt.of(Slug.UNSHOWN_COSTS, levels=names)] if names else []
+
+
+def _about_mostly_tracing(correction: Correction) -> list[Doubt]:
+    shares = {
+        name.removesuffix("_ns"): share
+        for name, share in correction.mostly_tracing.items()
+        if share >= MOSTLY_TRACING
+    }
+    if not shares or not correction.holds:
+        return []
+    return [Doubt.of(Slug.MOSTLY_TRACING, shares=shares)]

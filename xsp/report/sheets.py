@@ -247,7 +247,7 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _text(
                     "identified",
                     "from the rungs",
-                    "no: the rungs do not tell, and a prior was kept",
+                    "no: the rungs do not tell this cost apart, or at all",
                     _yes_or_no,
                 ),
             ),

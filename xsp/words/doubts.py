@@ -158,6 +158,29 @@ def _closure(rung: str, error: float, low: float, high: float) -> str:
     )
 
 
+def _uncorrected(rung: str, error: float, low: float, high: float) -> str:
+    return (
+        f"the corrected timeline of {rung} is {error:+.1%} off the unprofiled latency ({low:+.1%} "
+        f"to {high:+.1%}): there are no corrected times, and tables, analyses and exports use the "
+        "measured times of each level's own rung"
+    )
+
+
+def _unshown_costs(levels: Sequence[str]) -> str:
+    return (
+        f"the rungs do not show what tracing {' and '.join(levels)} costs, so nothing is taken out "
+        "for it: corrected times hold it, and their intervals allow for it"
+    )
+
+
+def _mostly_tracing(shares: Mapping[str, float]) -> str:
+    said = ", ".join(f"{share:.0%} of {kind} events" for kind, share in shares.items())
+    return (
+        f"the correction takes more than half of {said}: what is left of each is known less well "
+        "than their sum"
+    )
+
+
 _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.IMPRECISE: _imprecise,
     Slug.CUT_SHORT: _cut_short,
@@ -175,4 +198,7 @@ _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.OVERLAP: _overlap,
     Slug.SHORT_KERNELS: _short_kernels,
     Slug.CLOSURE: _closure,
+    Slug.UNCORRECTED: _uncorrected,
+    Slug.UNSHOWN_COSTS: _unshown_costs,
+    Slug.MOSTLY_TRACING: _mostly_tracing,
 }

@@ -1,31 +1,23 @@
-"""Estimate the tracers' costs in place, from what each rung of the ladder adds, and check the
-replay's closure.
+"""The tracers' costs, estimated in place from what each rung of the ladder adds.
+
+docs/replay.md has the method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize, stats
 
-from xsp.analysis.correction.charges import COST_LEVELS, Bools, Costs, EventKind, Floats
-from xsp.analysis.correction.latencies import Latencies
-from xsp.analysis.correction.replay import replay
-from xsp.analysis.correction.timeline import Timeline
-from xsp.analysis.spans.statistics import TRIM, trimmed
-from xsp.errors import XspError
-from xsp.types import DeviceKind, Level, RunSpec
+from xsp.analysis.correction.bounds import ceilings
+from xsp.analysis.correction.charges import COST_LEVELS, Bools, Costs, Floats, Ints
+from xsp.analysis.correction.evidence import Evidence, Prediction, Round
+from xsp.analysis.spans.statistics import TRIM
+from xsp.types import Level
 
-MIN_ROUNDS = 3
-PRIOR_WIDTH = 2.0  # standard deviation of the prior, as a multiple of the prior cost
-MAX_STEPS = 4  # the replayed latency is piecewise linear in the costs: one step is nearly enough
-STEP_TOLERANCE = 1e-2  # in units of the prior's width
-IDENTIFIED = 0.5  # of the prior's width
-MODEL_ERROR = 2e-3  # of the latency
-SLOPE_ROUNDS = 5  # rounds that the replayed latency's dependence on the costs is taken from
-TYPICAL = Costs(
+SHAPE = Costs(
     layer_ns=8000,
     functional_ns=7000,
     backward_ns=6000,
@@ -34,200 +26,319 @@ TYPICAL = Costs(
     api_ns=300,
     kernel_ns=900,
 )
-"""Costs found in place on an H100 host; where to start, and what is kept where the rungs do not
-tell.
+"""Costs found in place on an H100 host. Only their ratios are used: how kinds of one level divide
+what the rungs tell of them together.
 """
 
-MODEL = RunSpec((Level.MODEL,))
+SCALE_WIDTH = 2.0
+"""How far the costs of a level may be together from what its rung adds per event, as a multiple."""
+
+RATIO_WIDTH = 0.5
+"""How far each of them may be from its share in that, likewise; standard deviations both."""
+
+IDENTIFIED = 0.5
+"""A cost is identified if half its interval is less than this part of it."""
+
+SHOWN = 1.0
+"""The rungs show that a group costs something if it costs more than so many standard deviations.
+More would be kept out of noisy profiles that is there, and these would be corrected too little.
+"""
+
+CONFIDENCE = 0.95
+VISIBLE = 0.02
+"""Of the latency: less than this need not be said."""
+
+MODEL_ERROR = 2e-3
+"""Of the latency: smaller differences must not drive costs that the latency hardly depends on."""
+
+FEW_ROUNDS = 4
+"""Replayed while the search is far from its end."""
+
+MAX_STEPS = 6
+SHORTEST_STEP = 0.02
+"""The search ends with a step that changes no cost by more than this part of its scale."""
+
+_KERNEL = list(COST_LEVELS).index("kernel_ns")
 
 
-@dataclass(frozen=True)
-class Round:
-    """One round of the ladder: the deepest rung's runs, and the mean synchronised latency of each
-    rung's runs in ns.
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Costs, and what they were fitted to: the evidence, and the replays at these costs.
+
+    `spread` (7, 7) in ns² is such that n @ spread @ n is the square of half the 95 % interval of
+    what n events of each kind cost together: their sum can be known better than each of them.
     """
 
-    runs: tuple[Timeline, ...]
-    latency_ns: Mapping[RunSpec, float]
+    costs: Costs
+    spread: Floats
+    problem: Problem
+    prediction: Prediction
+
+    @property
+    def unshown(self) -> tuple[Level, ...]:
+        """Levels whose costs were kept at 0 but could be a visible part of the latency."""
+        evidence, found = self.problem.evidence, set()
+        latency = evidence.measured[:, 0, 0].mean()
+        highest = np.array([self.costs.intervals[name][1] for name in COST_LEVELS])
+        for number in self.problem.dropped:
+            step, group = self.problem.groups[number]
+            if (evidence.events * highest)[group].sum() > VISIBLE * latency:
+                found |= evidence.levels_of(step)
+        return tuple(sorted(found))
+
+    def again_on(self, rounds: Bools) -> Floats:
+        """The costs that these rounds alone give, to first order in the difference."""
+        problem = self.problem
+        differences = problem.differences(self.prediction)[rounds]
+        values = self.costs.values()
+        return values + problem.step(values, differences, self.prediction.slope)
 
 
-@dataclass(frozen=True)
-class Closure:
-    """(Replayed - unprofiled latency) / unprofiled latency, over rounds that the costs were not
-    fitted on.
-
-    `low` to `high` is where the error of as many new rounds would lie with the given confidence.
-    `by_round` has each round's difference over the unprofiled latency of all rounds: a ratio to the
-    round's own, which varies, would be too large on average, by 1 % where latencies vary by 20 %.
-    """
-
-    error: float
-    low: float
-    high: float
-    by_round: tuple[float, ...]
-
-    def within(self, bound: float) -> bool:
-        """Whether the whole interval lies within ± `bound` (0.02 is 2 %)."""
-        return bool(max(abs(self.low), abs(self.high)) <= bound)
-
-
-def fit_costs(
-    rounds: Sequence[Round],
-    prior: Costs = TYPICAL,
-    lower: Costs | None = None,
-    confidence: float = 0.95,
-) -> Costs:
+def fit_costs(rounds: Sequence[Round], shape: Costs = SHAPE) -> Fit:
     """Costs with which the deepest rung, replayed, has each shallower rung's latency in the same
     rounds.
 
-    For each rung the costs of the levels that it lacks are taken out of the deepest rung's runs.
-    The trimmed means over rounds of (replayed - measured) are brought to 0 by bounded least
-    squares, weighted by their covariance; a weak prior, `PRIOR_WIDTH` wide, decides what they do
-    not. `lower` bounds the costs from below; no kernel can have cost more than the gaps between
-    kernels that queued. A cost is `identified` if the rungs narrow it to less than half of the
-    prior's width.
+    The search begins at what each rung adds per event, and brings the trimmed mean over rounds of
+    (replayed - measured) addition of each step of the ladder to 0 by bounded least squares. No cost
+    is above the room between the stamps of its events (`bounds`), nor above what its step adds,
+    with its interval, over the events on the critical path. Costs of a level that the rungs do not
+    show to be above 0 are 0. A cost is `identified` if half its 95 % interval is less than half of
+    it.
 
     Raises:
-        XspError: fewer than 3 rounds, rounds with different rungs, or no rung to compare with.
+        XspError: fewer than 3 rounds, rounds with different rungs, no rung to compare with, or no
+            runs.
 
     """
-    problem = _Problem(rounds, prior, lower or Costs())
-    return problem.solve(confidence)
+    evidence = Evidence.of(rounds)
+    few = evidence.some(FEW_ROUNDS)
+    problem = whole = Problem(evidence, shape, ceilings(few.timelines, shape))
+    values, prediction = problem.search(problem.start(), few)
+    while (hidden := problem.least_shown(values, prediction)) is not None:
+        problem = problem.without(hidden)
+        values, prediction = problem.search(np.where(problem.free, values, 0.0), few)
+    values, prediction = problem.search(values, evidence)
+    # What was kept at 0 may still have cost something: all intervals allow for it.
+    costs, spread = whole.described(values, prediction)
+    return Fit(costs, spread, problem, prediction)
 
 
-def closure(
-    rounds: Sequence[Round], costs: Costs, fitted_on: int | None = None, confidence: float = 0.95
-) -> Closure:
-    """Closure error of costs that were fitted on other rounds.
+class Problem:
+    """Bounded least squares over the costs that occur.
 
-    With the number of rounds that they were `fitted_on` the interval allows for the costs' own
-    error and contains 0 if the model holds; without, it is that of these very costs.
+    A group are the costs of one step of the ladder that are paid on the host, or the device's.
     """
-    errors = _differences(rounds, costs) / _unprofiled(rounds)
-    return _closure(
-        errors, 1 / max(len(rounds), 1) + (1 / fitted_on if fitted_on else 0), confidence
-    )
 
-
-def cross_validated_closure(
-    rounds: Sequence[Round],
-    folds: int = 5,
-    prior: Costs = TYPICAL,
-    lower: Costs | None = None,
-    confidence: float = 0.95,
-) -> Closure:
-    """Closure error of each round under costs fitted on the other folds; fold i holds rounds i, i +
-    folds, ...
-
-    Raises:
-        XspError: too few rounds to fit without a fold.
-
-    """
-    folds = min(folds, len(rounds))
-    errors = np.empty(len(rounds))
-    for fold in range(folds):
-        costs = fit_costs(
-            [r for i, r in enumerate(rounds) if i % folds != fold], prior, lower, confidence
-        )
-        errors[fold::folds] = _differences(rounds[fold::folds], costs) / _unprofiled(rounds)
-    # The fitted costs have an error too, that of a mean over the rounds that they were fitted on.
-    fitted_on = len(rounds) * (folds - 1) / folds
-    return _closure(errors, 1 / len(rounds) + 1 / fitted_on, confidence)
-
-
-def closure_by_rung(
-    rounds: Sequence[Round],
-    near: Costs,
-    folds: int = 5,
-    prior: Costs = TYPICAL,
-    confidence: float = 0.95,
-) -> dict[RunSpec, Closure]:
-    """Cross-validated closure error of every rung above M, under costs fitted on the other folds.
-
-    `near` are costs fitted on all rounds. The searches only begin there: what they find depends on
-    the other folds alone.
-
-    A rung's corrected latency is its measured one less what the replay says its tracers added: the
-    deepest run replayed without the costs of the levels that the rung lacks, minus the same
-    replayed without any.
-
-    Raises:
-        XspError: too few rounds to fit without a fold.
-
-    """
-    folds = min(folds, len(rounds))
-    rungs = [*_rungs(rounds)[1:], max(rounds[0].latency_ns, key=lambda rung: len(rung.levels))]
-    errors = np.empty((len(rounds), len(rungs)))
-    for fold in range(folds):
-        others = [r for i, r in enumerate(rounds) if i % folds != fold]
-        costs = _Problem(others, prior, Costs()).solve(confidence, near)
-        errors[fold::folds] = _rung_differences(rounds[fold::folds], rungs, costs) / _unprofiled(
-            rounds
-        )
-    variance_factor = 1 / len(rounds) + folds / (len(rounds) * (folds - 1))
-    return {
-        rung: _closure(errors[:, i], variance_factor, confidence) for i, rung in enumerate(rungs)
-    }
-
-
-def _unprofiled(rounds: Sequence[Round]) -> float:
-    """Trimmed mean of the unprofiled latency, ns."""
-    return float(trimmed([entry.latency_ns[MODEL] for entry in rounds])[0])
-
-
-def _rung_differences(rounds: Sequence[Round], rungs: Sequence[RunSpec], costs: Costs) -> Floats:
-    """Corrected minus unprofiled latency by round and rung, ns."""
-    unprofiled = np.array([entry.latency_ns[MODEL] for entry in rounds])
-    total = _replayed(rounds, costs)
-    columns = []
-    for rung in rungs:
-        with_rung = _replayed(
-            rounds, costs.of_levels([level for level in Level if level not in rung.levels])
-        )
-        measured = np.array([entry.latency_ns[rung] for entry in rounds])
-        columns.append(measured - with_rung + total - unprofiled)
-    differences: Floats = np.stack(columns, axis=1)
-    return differences
-
-
-def _differences(rounds: Sequence[Round], costs: Costs) -> Floats:
-    """Replayed minus unprofiled latency by round, ns."""
-    difference: Floats = _replayed(rounds, costs) - np.array(
-        [entry.latency_ns[MODEL] for entry in rounds]
-    )
-    return difference
-
-
-def _closure(errors: Floats, variance_factor: float, confidence: float) -> Closure:
-    if len(errors) < 2:
-        raise XspError(
-            f"the closure error needs at least 2 rounds, got {len(errors)}: measure more rounds"
-        )
-    mean, covariance, freedom = _trimmed(errors[:, None])
-    half = stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(
-        covariance[0, 0] * len(errors) * variance_factor
-    )
-    return Closure(
-        float(mean[0]), float(mean[0] - half), float(mean[0] + half), tuple(errors.tolist())
-    )
-
-
-def _replayed(rounds: Sequence[Round], removed: Costs) -> Floats:
-    """Mean latency of each round's runs without these costs; typical latencies are those of all the
-    runs.
-    """
-    typical = Latencies.observed([run for entry in rounds for run in entry.runs], removed)
-    return np.array(
-        [
-            np.mean([replay(run, removed, typical).latency_ns for run in entry.runs])
-            for entry in rounds
+    def __init__(
+        self, evidence: Evidence, shape: Costs, room: Floats, dropped: Sequence[int] = ()
+    ) -> None:
+        self.evidence, self.shape, self.room = evidence, shape, room
+        self.dropped = tuple(dropped)
+        self.groups = [
+            (step, group)
+            for step in range(len(evidence.rungs) - 1)
+            for group in _host_and_device(evidence.costs_of(step), evidence.events)
         ]
-    )
+        self.free = np.zeros(len(COST_LEVELS), bool)
+        for number, (_, group) in enumerate(self.groups):
+            self.free[group] = number not in self.dropped
+        self.scale = np.zeros(len(COST_LEVELS))
+        for step, group in self.groups:
+            self.scale[group] = self._scale(step, group)
+        self.mean_added, self.half_added = _mean_and_half(evidence.added)
+
+    def without(self, group: int) -> Problem:
+        """The same with the costs of one more group kept at 0."""
+        return Problem(self.evidence, self.shape, self.room, (*self.dropped, group))
+
+    def _scale(self, step: int, group: Ints) -> Floats:
+        """What the step adds, divided among its events: on the host by the ratios of `shape`."""
+        shape = self.shape.values()[group]
+        if group[0] == _KERNEL:
+            return np.minimum(shape, self.room[group])
+        # The host's own time, where there is one: the last of the times.
+        added = _trimmed(self.evidence.added[:, step, -1:])[0][0]
+        each = max(added, 1.0) / (self.evidence.events[group] @ shape)
+        scale: Floats = shape * each
+        return scale
+
+    def start(self) -> Floats:
+        """Costs to begin with: for the host's, the scale; the device's may be hidden."""
+        begin = np.where(self.free, self.scale, 0.0)
+        begin[_KERNEL] /= 2
+        return np.minimum(begin, self.room)
+
+    def differences(self, prediction: Prediction) -> Floats:
+        """Replayed minus measured addition, of shape (rounds, steps, times)."""
+        difference: Floats = prediction.added - self.evidence.added
+        return difference
+
+    def search(self, values: Floats, evidence: Evidence) -> tuple[Floats, Prediction]:
+        """Gauss-Newton with bounds, replaying the runs of `evidence`; a step that makes things
+        worse is halved.
+        """
+        prediction = evidence.predict(Costs.from_values(values))
+        for _ in range(MAX_STEPS):
+            step = self.step(values, self.differences(prediction), prediction.slope)
+            if self._length(step) < SHORTEST_STEP:
+                return values + step, prediction.moved(step)
+            there = evidence.predict(Costs.from_values(values + step))
+            if self._misfit(values + step, there) >= self._misfit(values, prediction):
+                step = step / 4
+                there = evidence.predict(Costs.from_values(values + step))
+                if self._misfit(values + step, there) >= self._misfit(values, prediction):
+                    return values, prediction
+            values, prediction = values + step, there
+        return values, prediction
+
+    def step(self, values: Floats, differences: Floats, slope: Floats) -> Floats:
+        """The change of the costs that brings mean differences of shape (rounds, steps, times)
+        nearest to 0.
+        """
+        free = np.flatnonzero(self.free)
+        change = np.zeros(len(values))
+        if not len(free):
+            return change
+        matrix, target = self._equations(values, differences, slope)
+        highest = self._ceiling(slope)
+        lower = -values[free] / self.scale[free]
+        upper = np.maximum((highest - values)[free] / self.scale[free], lower + 1e-9)
+        found = optimize.lsq_linear(matrix, target, (lower, upper)).x
+        change[free] = found * self.scale[free]
+        return change
+
+    def _equations(
+        self, values: Floats, differences: Floats, slope: Floats
+    ) -> tuple[Floats, Floats]:
+        """Matrix and right side of the least squares, for the free costs in units of their scale:
+        a block for each step of the ladder, and what is expected of each group beforehand.
+        """
+        free = np.flatnonzero(self.free)
+        mean, whiten = self._whitened(differences)
+        rows = [whiten[step] @ slope[step][:, free] * self.scale[free] for step in range(len(mean))]
+        targets = [-whiten[step] @ mean[step] for step in range(len(mean))]
+        for number, (_, group) in enumerate(self.groups):
+            if number not in self.dropped:
+                expected, whiten_group = self._expected(group)
+                row = np.zeros((len(group), len(free)))
+                row[:, np.searchsorted(free, group)] = whiten_group
+                rows.append(row)
+                targets.append(whiten_group @ (expected - values[group] / self.scale[group]))
+        return np.concatenate(rows), np.concatenate(targets)
+
+    def _expected(self, group: Ints) -> tuple[Floats, Floats]:
+        """Of a group's costs in units of their scale: mean and whitening of what is expected."""
+        ones = np.ones(len(group))
+        covariance = SCALE_WIDTH**2 * np.outer(ones, ones) + RATIO_WIDTH**2 * np.eye(len(group))
+        # Nothing says beforehand that the device pays at all.
+        expected = np.zeros(1) if group[0] == _KERNEL else ones
+        return expected, np.linalg.inv(np.linalg.cholesky(covariance))
+
+    def _whitened(self, differences: Floats) -> tuple[list[Floats], list[Floats]]:
+        """By step the trimmed mean of the differences, and what whitens its error."""
+        latency = self.evidence.measured.mean(axis=0)
+        means, whiten = [], []
+        for step in range(differences.shape[1]):
+            mean, covariance, _ = _trimmed(differences[:, step])
+            least = np.diag((MODEL_ERROR * latency[step] + 1.0) ** 2)
+            means.append(mean)
+            whiten.append(np.linalg.inv(np.linalg.cholesky(covariance + least)))
+        return means, whiten
+
+    def _ceiling(self, slope: Floats) -> Floats:
+        """No cost above the room for it, or above what its step adds with its interval over the
+        events that the addition depends on.
+        """
+        highest = self.room.copy()
+        for step, group in self.groups:
+            most = np.maximum(self.mean_added[step] + self.half_added[step], 0.0)
+            counted = np.maximum(slope[step][:, group], 1e-9)
+            by_rung = (most[:, None] / counted).min(axis=0)
+            highest[group] = np.minimum(highest[group], by_rung)
+        return highest
+
+    def _misfit(self, values: Floats, prediction: Prediction) -> float:
+        _, target = self._equations(values, self.differences(prediction), prediction.slope)
+        return float(target @ target)
+
+    def _length(self, step: Floats) -> float:
+        used = self.free & (self.scale > 0)
+        return float(np.max(np.abs(step[used]) / self.scale[used], initial=0.0))
+
+    def _covariance(self, values: Floats, prediction: Prediction) -> Floats:
+        """Of the free costs, in units of their scale."""
+        matrix, _ = self._equations(values, self.differences(prediction), prediction.slope)
+        return np.asarray(np.linalg.inv(matrix.T @ matrix), dtype=np.float64)
+
+    def _quantile(self) -> float:
+        freedom = _trimmed(self.evidence.measured[:, 0])[2]
+        return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+
+    def least_shown(self, values: Floats, prediction: Prediction) -> int | None:
+        """The group of which the rungs show least that it costs anything; None if they show it of
+        all. One at a time, because what two can make up for is shown of neither.
+        """
+        kept = [number for number in range(len(self.groups)) if number not in self.dropped]
+        if not kept:
+            return None
+        free, covariance = np.flatnonzero(self.free), self._covariance(values, prediction)
+        in_scales = values[free] / self.scale[free]
+        certainty = []
+        for number in kept:
+            group = self.groups[number][1]
+            paid = np.zeros(len(free))
+            paid[np.searchsorted(free, group)] = (self.evidence.events * self.scale)[group]
+            certainty.append(float(paid @ in_scales / np.sqrt(paid @ covariance @ paid)))
+        least = int(np.argmin(certainty))
+        return None if certainty[least] > SHOWN else kept[least]
+
+    def described(self, values: Floats, prediction: Prediction) -> tuple[Costs, Floats]:
+        """The costs with the intervals that they have if all free ones are to be found, and the
+        spread of `Fit`.
+        """
+        free = np.flatnonzero(self.free)
+        spread = np.zeros((len(values), len(values)))
+        if len(free):
+            units = self._quantile() * self.scale[free]
+            covariance = self._covariance(values, prediction)
+            spread[np.ix_(free, free)] = covariance * np.outer(units, units)
+        half = np.sqrt(np.diag(spread))
+        low = np.maximum(values - half, 0.0)
+        high = np.minimum(values + half, np.maximum(self._ceiling(prediction.slope), values))
+        # Bounds that cut an interval off cut the doubt off, too.
+        cut = np.divide(
+            np.maximum(high - values, values - low), half, out=np.zeros_like(half), where=half > 0
+        )
+        known = self.free & (half < IDENTIFIED * values)
+        costs = replace(
+            Costs.from_values(values),
+            intervals=dict(
+                zip(COST_LEVELS, zip(low.tolist(), high.tolist(), strict=True), strict=True)
+            ),
+            identified=dict(zip(COST_LEVELS, known.tolist(), strict=True)),
+        )
+        return costs, spread * np.outer(cut, cut)
+
+
+def _host_and_device(group: Ints, events: Floats) -> list[Ints]:
+    """The costs that occur of a step, those paid on the host apart from the device's."""
+    there = group[events[group] > 0]
+    parts = (there[there != _KERNEL], there[there == _KERNEL])
+    return [part for part in parts if len(part)]
+
+
+def _mean_and_half(samples: Floats) -> tuple[Floats, Floats]:
+    """Trimmed mean over axis 0 and half its interval; samples of shape (rounds, steps, times)."""
+    flat = samples.reshape(len(samples), -1)
+    mean, covariance, freedom = _trimmed(flat)
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, freedom)
+    half = quantile * np.sqrt(np.diag(covariance))
+    return mean.reshape(samples.shape[1:]), half.reshape(samples.shape[1:])
 
 
 def _trimmed(samples: Floats) -> tuple[Floats, Floats, int]:
     """Trimmed mean of each column, its covariance from winsorised samples, degrees of freedom (as
-    `trimmed`).
+    `statistics.trimmed`).
     """
     number = len(samples)
     cut = int(TRIM * number)
@@ -237,156 +348,3 @@ def _trimmed(samples: Floats) -> tuple[Floats, Floats, int]:
     deviation = winsorised - winsorised.mean(axis=0)
     covariance = deviation.T @ deviation / (kept * (kept - 1))
     return ranked[cut : number - cut].mean(axis=0), covariance, kept - 1
-
-
-class _Problem:
-    """Bounded least squares over the costs that can be told, in units of the prior's width."""
-
-    def __init__(self, rounds: Sequence[Round], prior: Costs, lower: Costs) -> None:
-        self.rounds = rounds
-        self.rungs = _rungs(rounds)
-        self.measured = np.array(
-            [[entry.latency_ns[rung] for rung in self.rungs] for entry in rounds]
-        )
-        self.prior = prior.values()
-        self.width = PRIOR_WIDTH * np.maximum(self.prior, 1.0)
-        self.floor = lower.values()
-        self.ceiling = np.maximum(
-            np.maximum(self.prior, self.floor) + 50 * self.width, self.floor + 1.0
-        )
-        kernel = list(COST_LEVELS).index("kernel_ns")
-        self.ceiling[kernel] = np.clip(
-            _least_gap(rounds), self.floor[kernel] + 1.0, self.ceiling[kernel]
-        )
-        always = set.intersection(*(set(rung.levels) for rung in self.rungs))
-        self.free = _occurring(rounds) & np.array(
-            [level not in always for level in COST_LEVELS.values()]
-        )
-
-    def difference(self, values: Floats, number: int | None = None) -> Floats:
-        """Replayed minus measured latency by round and rung, in all or the first few rounds."""
-        costs = Costs.from_values(values)
-        lacking = [
-            costs.of_levels([level for level in Level if level not in rung.levels])
-            for rung in self.rungs
-        ]
-        replayed = np.stack(
-            [_replayed(self.rounds[:number], removed) for removed in lacking], axis=1
-        )
-        difference: Floats = replayed - self.measured[:number]
-        return difference
-
-    def solve(self, confidence: float, near: Costs | None = None) -> Costs:
-        """Gauss-Newton with bounds; each step solves the linear problem exactly. The slope is taken
-        twice, once where costs `near` the solution are given.
-        """
-        solution = np.clip(self.prior if near is None else near.values(), self.floor, self.ceiling)
-        difference = self.difference(solution)
-        for _ in range(2 if near is None else 1):
-            whiten = self._whitening(difference)
-            matrix = np.concatenate(
-                [whiten @ (self._slope(solution) * self.width), np.eye(len(self.width))]
-            )
-            for _ in range(MAX_STEPS):
-                step = self._step(solution, whiten @ _trimmed(difference)[0], matrix)
-                solution = solution + step * self.width
-                difference = self.difference(solution)
-                if np.abs(step).max() < STEP_TOLERANCE:
-                    break
-        deviation = np.sqrt(np.diag(np.linalg.inv(matrix.T @ matrix)))
-        return self._described(solution, deviation, confidence)
-
-    def _step(self, solution: Floats, mean: Floats, matrix: Floats) -> Floats:
-        target = np.concatenate([-mean, (self.prior - solution) / self.width])
-        bounds = ((self.floor - solution) / self.width, (self.ceiling - solution) / self.width)
-        step: Floats = optimize.lsq_linear(matrix, target, bounds).x
-        return step
-
-    def _described(self, solution: Floats, deviation: Floats, confidence: float) -> Costs:
-        freedom = _trimmed(self.measured)[2]
-        half = stats.t.ppf((1 + confidence) / 2, freedom) * deviation * self.width
-        low, high = (
-            np.maximum(solution - half, self.floor),
-            np.minimum(solution + half, self.ceiling),
-        )
-        known = self.free & (deviation < IDENTIFIED)
-        return replace(
-            Costs.from_values(solution),
-            intervals={
-                name: (float(a), float(b))
-                for name, a, b in zip(COST_LEVELS, low, high, strict=True)
-            },
-            identified={name: bool(yes) for name, yes in zip(COST_LEVELS, known, strict=True)},
-        )
-
-    def _whitening(self, difference: Floats) -> Floats:
-        # What the model cannot know: smaller differences must not drive costs that the latency
-        # hardly depends on.
-        least = np.diag((MODEL_ERROR * self.measured.mean(axis=0) + 1.0) ** 2)
-        whiten: Floats = np.linalg.inv(np.linalg.cholesky(_trimmed(difference)[1] + least))
-        return whiten
-
-    def _slope(self, values: Floats) -> Floats:
-        """Change of the mean replayed latency of each rung per ns of each cost, from the first few
-        rounds.
-        """
-        here = self.difference(values, SLOPE_ROUNDS)
-        slope = np.zeros((len(self.rungs), len(values)))
-        for index in np.flatnonzero(self.free):
-            moved = values.copy()
-            # Inwards, so that a cost at its ceiling can still come down.
-            moved[index] += (
-                0.05 * self.width[index] * (-1 if values[index] > self.ceiling[index] / 2 else 1)
-            )
-            slope[:, index] = (
-                (self.difference(moved, SLOPE_ROUNDS) - here) / (moved[index] - values[index])
-            ).mean(axis=0)
-        return slope
-
-
-def _rungs(rounds: Sequence[Round]) -> list[RunSpec]:
-    """The rungs below the deepest, which every round must have."""
-    if len(rounds) < MIN_ROUNDS:
-        raise XspError(
-            f"costs were to be fitted on {len(rounds)} rounds: at least {MIN_ROUNDS} are needed, "
-            "measure more"
-        )
-    rungs = sorted(rounds[0].latency_ns, key=lambda rung: len(rung.levels))
-    if any(set(entry.latency_ns) != set(rungs) for entry in rounds) or not all(
-        entry.runs for entry in rounds
-    ):
-        raise XspError(
-            "rounds differ in their rungs or lack runs of the deepest one: leave incomplete rounds "
-            "out"
-        )
-    if len(rungs) < 2:
-        names = ", ".join(rung.name for rung in rungs)
-        raise XspError(
-            f"the ladder has only the rung {names}: costs are the difference between at least 2 "
-            "rungs"
-        )
-    return rungs[:-1]
-
-
-def _occurring(rounds: Sequence[Round]) -> Bools:
-    """Which costs were paid at all, in the order of `COST_LEVELS`."""
-    runs = [run for entry in rounds for run in entry.runs]
-    kinds = set().union(*(np.unique(run.events.kind).tolist() for run in runs))
-    kernels = any((run.ops.kind == DeviceKind.KERNEL).any() for run in runs)
-    return np.array([kind in kinds for kind in EventKind] + [kernels])
-
-
-def _least_gap(rounds: Sequence[Round]) -> float:
-    """The 5 % quantile of the gaps after kernels that had a successor waiting; infinite if no
-    operation waited.
-    """
-    gaps = []
-    for run in (run for entry in rounds for run in entry.runs):
-        ops = run.ops
-        launched = np.append(run.events.end_ns, np.iinfo(np.int64).max)[ops.launch]
-        follows = (ops.stream[1:] == ops.stream[:-1]) & (ops.kind[:-1] == DeviceKind.KERNEL)
-        queued = follows & (launched[1:] < ops.end_ns[:-1])
-        gaps.append((ops.start_ns[1:] - ops.end_ns[:-1])[queued])
-    found = np.concatenate(gaps)
-    found = found[found >= 0]
-    return float(np.quantile(found, 0.05)) if len(found) else np.inf

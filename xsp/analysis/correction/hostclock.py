@@ -2,9 +2,80 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from xsp.analysis.correction.charges import Floats, Ints
+from xsp.analysis.correction.charges import Bools, Floats, Ints
+from xsp.analysis.correction.timeline import Timeline
+
+BEFORE_START, AFTER_START, BEFORE_END, AFTER_END = range(4)
+"""Columns of `charges.placed`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Payments:
+    """What tracers took on one host clock, in the order in which the payments begin.
+
+    `begins` (ns from the model call) and `amount` (ns); `kind` is the `EventKind` whose cost is
+    paid, `share` the part of it. `moves` is True where the payment begins earlier the higher the
+    cost is, as one that ends at a stamp does.
+    """
+
+    begins: Floats
+    amount: Floats
+    kind: Ints
+    share: Floats
+    moves: Bools
+
+    @classmethod
+    def of(
+        cls, run: Timeline, prices: Floats, shares: Floats, clock: int, ends: Floats
+    ) -> Payments:
+        """Payments of the events on a clock whose waits end at `ends`.
+
+        `prices` and `shares` are by `EventKind` and place of payment, shape (6, 4).
+        """
+        mine = run.events.clock == clock
+        kind = run.events.kind[mine]
+        start = (run.events.start_ns[mine] - run.start_ns).astype(np.float64)
+        end = (run.events.end_ns[mine] - run.start_ns).astype(np.float64)
+        origins = np.concatenate([[0.0], np.sort(ends)])
+        stamps = (start, start, end, end)
+        parts = [
+            _paid_at(kind, stamps[place], prices[:, place], shares[:, place], place, origins)
+            for place in range(4)
+        ]
+        begins, amount, kinds, share, moves = (np.concatenate(c) for c in zip(*parts, strict=True))
+        order = np.argsort(begins, kind="stable")
+        return cls(begins[order], amount[order], kinds[order], share[order], moves[order])
+
+
+def _paid_at(
+    kind: Ints, stamp: Floats, price: Floats, share: Floats, place: int, origins: Floats
+) -> tuple[Floats, Floats, Ints, Floats, Bools]:
+    """The payments of one place that cost something, as columns of `Payments`."""
+    amount = price[kind]
+    paid = amount > 0
+    kind, stamp, amount = kind[paid], stamp[paid], amount[paid]
+    if place in (BEFORE_START, BEFORE_END):
+        begins = _before(stamp, amount, origins)
+        moves = begins == stamp - amount
+    else:
+        begins, moves = stamp, np.zeros(len(stamp), bool)
+    return begins, amount, kind, share[kind], moves
+
+
+def _before(stamp: Floats, price: Floats, origins: Floats) -> Floats:
+    """When payments before a stamp begin: after the call, and after the wait, that came before the
+    stamp.
+
+    A price above the true one would otherwise begin too early, where the clock does not count it,
+    and be lost.
+    """
+    latest = origins[np.maximum(np.searchsorted(origins, stamp, "right") - 1, 0)]
+    begins: Floats = np.where(stamp >= latest, np.maximum(stamp - price, latest), stamp - price)
+    return begins
 
 
 class HostClock:
@@ -13,49 +84,68 @@ class HostClock:
 
     A payment that begins at p and costs c stops the corrected clock for the c ns after p; payments
     that overlap queue up. Between two waits the corrected time is thus the running maximum of t -
-    (payments begun by t), which never runs backwards. At the end of each wait it restarts from the
-    end that the replay finds (`resume`).
+    (payments begun by t), which never runs backwards. The ends of the waits cut the recorded time
+    into segments. How much corrected time has passed in a segment does not depend on the others
+    (`elapsed`); when each begins, the replay finds (`resume`).
     """
 
-    def __init__(self, begins: Floats, amounts: Floats, wait_ends: Floats) -> None:
-        order = np.argsort(begins, kind="stable")
-        self._begins = begins[order]
-        self._paid = np.concatenate([[0.0], np.cumsum(amounts[order])])
+    def __init__(self, payments: Payments, wait_ends: Floats) -> None:
+        self.payments = payments
+        self._paid = np.concatenate([[0.0], np.cumsum(payments.amount)])
         self._wait_ends = np.sort(wait_ends)
         origins = np.concatenate([[0.0], self._wait_ends])
-        self._first = np.searchsorted(self._begins, origins, "left")
+        self._first = np.searchsorted(payments.begins, origins, "left")
         self._origin = origins - self._paid[self._first]
-        self._shift = np.full(len(origins), np.nan)
-        self._ends = np.full(len(origins), np.inf)
-        # Before any payment comes the segment's origin, hence the shift by one.
-        self._peak = np.concatenate([[-np.inf], self._begins - self._paid[:-1]])
+        self._peak = self._running_maximum()
         self._segment = 0
-        self._open(0.0)
+        # One more than there are segments: the end of the last one is not known.
+        self.opened = np.full(len(origins) + 1, np.nan)
+        self.opened[0] = 0.0
 
-    def _open(self, corrected: float) -> None:
-        segment = self._segment
-        self._shift[segment] = corrected - self._origin[segment]
-        last = self._first[segment + 1] if segment + 1 < len(self._first) else len(self._begins)
-        mine = slice(self._first[segment] + 1, last + 1)
-        self._peak[mine] = np.maximum.accumulate(self._peak[mine])
+    def _running_maximum(self) -> Floats:
+        """By number of payments begun, the least that the clock shows since its segment began."""
+        # Before any payment comes the segment's origin, hence the shift by one.
+        peak = np.concatenate([[-np.inf], self.payments.begins - self._paid[:-1]])
+        last = np.append(self._first[1:], len(self.payments.begins))
+        for low, high in zip((self._first + 1).tolist(), (last + 1).tolist(), strict=True):
+            if high - low > 1:
+                np.maximum.accumulate(peak[low:high], out=peak[low:high])
+        return peak
 
     def resume(self, corrected_end: float) -> None:
         """End the next wait of this thread at a corrected time."""
-        self._ends[self._segment] = corrected_end
         self._segment += 1
-        self._open(corrected_end)
+        self.opened[self._segment] = corrected_end
 
-    def here(self, time: float) -> float:
-        """Corrected time of a stamp before the end of the wait that is next to end."""
-        return float(self._evaluate(np.array([time]), np.array([self._segment]))[0])
+    def segment_of(self, times: Floats) -> Ints:
+        """The segment that each recorded time lies in."""
+        return np.searchsorted(self._wait_ends, times, "right")
+
+    def elapsed(self, times: Floats, segment: Ints) -> Floats:
+        """Corrected time from the beginning of the given segments to recorded times."""
+        first, origin = self._first[segment], self._origin[segment]
+        begun = np.maximum(np.searchsorted(self.payments.begins, times, "right"), first)
+        peak = np.where(begun > first, self._peak[begun], origin)
+        passed: Floats = np.maximum(peak, times - self._paid[begun]) - origin
+        return passed
 
     def at(self, times: Floats) -> Floats:
         """Corrected times; NaN after a wait whose end has not been found yet."""
-        return self._evaluate(times, np.searchsorted(self._wait_ends, times, "right"))
-
-    def _evaluate(self, times: Floats, segment: Ints) -> Floats:
-        begun = np.maximum(np.searchsorted(self._begins, times, "right"), self._first[segment])
-        peak = np.where(begun > self._first[segment], self._peak[begun], self._origin[segment])
-        corrected = np.maximum(peak, times - self._paid[begun]) + self._shift[segment]
-        before_wait_ends: Floats = np.minimum(corrected, self._ends[segment])
+        segment = self.segment_of(times)
+        corrected = self.elapsed(times, segment) + self.opened[segment]
+        # No later than the end of the wait that ends the segment, where that is known.
+        before_wait_ends: Floats = np.fmin(corrected, self.opened[segment + 1])
         return before_wait_ends
+
+    def counted(self, time: float, segment: int) -> slice:
+        """The payments that stop the clock between a segment's beginning and a recorded time."""
+        first = int(self._first[segment])
+        begun = max(int(np.searchsorted(self.payments.begins, time, "right")), first)
+        if begun == first or time - self._paid[begun] >= self._peak[begun]:
+            return slice(first, begun)
+        # The clock still stands for a payment: of it and of later ones nothing is counted, except
+        # that one which ends at a stamp has moved its own beginning.
+        standing = first + int(
+            np.searchsorted(self._peak[first + 1 : begun + 1], self._peak[begun], "left")
+        )
+        return slice(first, standing + int(self.payments.moves[standing]))

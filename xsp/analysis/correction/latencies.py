@@ -4,33 +4,25 @@ back to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from xsp.analysis.correction.charges import (
-    PLACEMENTS,
-    Bools,
-    Costs,
-    EventKind,
-    Floats,
-    Ints,
-    Placement,
-    placed,
-)
+from xsp.analysis.correction.charges import Bools, Costs, EventKind, Floats, Ints, placed
 from xsp.analysis.correction.timeline import Timeline
 from xsp.types import DeviceKind
 
-DEFAULT_GAP_NS = (
-    1000.0  # between kernels of one stream on an H100; used only where no operation was ever queued
-)
-CLOCK_ERROR_NS = (
-    2000.0  # a wait that ended this much before an operation did cannot have waited for it
-)
-DEFAULT_WAKE_NS = (
-    10_000.0  # after a synchronise on an H100 host; used only where no wait ever had to wait
-)
+DEFAULT_GAP_NS = 1000.0
+"""Between kernels of one stream on an H100; used only where no operation was ever queued."""
+
+CLOCK_ERROR_NS = 2000.0
+"""A wait that ended this much before an operation did cannot have waited for it."""
+
+DEFAULT_WAKE_NS = 10_000.0
+"""After a synchronise on an H100 host; used only where no wait ever had to wait."""
+
+ByKind = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -44,31 +36,72 @@ class Latencies:
     wait for.
     """
 
-    launch_ns: tuple[float, float, float]
-    gap_ns: tuple[float, float, float]
+    launch_ns: ByKind
+    gap_ns: ByKind
     event_ns: float
-    wake_ns: tuple[float, float, float]
-    return_ns: tuple[float, float, float]
+    wake_ns: ByKind
+    return_ns: ByKind
 
     @classmethod
-    def observed(
-        cls,
-        runs: Sequence[Timeline],
-        costs: Costs,
-        placements: Mapping[EventKind, Placement] = PLACEMENTS,
-    ) -> Latencies:
+    def observed(cls, runs: Sequence[Timeline], costs: Costs) -> Latencies:
         """Medians over the operations and waits of all runs whose binding constraint is beyond
         doubt.
         """
-        parts = [_Observed(run, costs, placed(costs, placements)) for run in runs]
-        ops = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _OP_COLUMNS}
-        waits = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _WAIT_COLUMNS}
-        return _typical(ops, waits)
+        return cls.typical([observe(run, costs) for run in runs])
+
+    @classmethod
+    def typical(cls, observed: Sequence[Observed]) -> Latencies:
+        """The same from what was observed of each run."""
+        launch, gap, event = _typical_operations([one.ops for one in observed])
+        wake, back = _typical_waits([one.waits for one in observed])
+        return cls(launch, gap, event, wake, back)
+
+
+@dataclass(frozen=True, eq=False)
+class OperationLatencies:
+    """By device operation, less the tracers' part, in ns; infinite where there is nothing to be
+    late after.
+
+    `launched` counts from the model call. `before_launch` is how long after the launch the
+    predecessor ended, `event_before_launch` how long after it the last awaited operation did.
+    """
+
+    kind: Ints
+    launched: Floats
+    launch_ns: Floats
+    gap_ns: Floats
+    event_ns: Floats
+    before_launch: Floats
+    event_before_launch: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class WaitLatencies:
+    """By host wait, less the tracers' part, in ns; stamps count from the model call.
+
+    The wait proper lies between `arrival` and `core_end`. `from_at` is when the thread that is
+    waited for had got to where it lets go, minus infinity if none is.
+    """
+
+    kind: Ints
+    arrival: Floats
+    core_end: Floats
+    from_at: Floats
+    wake_ns: Floats
+    return_ns: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """Latencies of one recording."""
+
+    ops: OperationLatencies
+    waits: WaitLatencies
 
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """Per operation and per wait, in ns; stamps count from the model call."""
+    """What the operations and waits of one run keep, in ns; stamps count from the model call."""
 
     launched: Floats
     launch_ns: Floats
@@ -81,70 +114,83 @@ class Residuals:
     return_ns: Floats
 
 
-_OP_COLUMNS = ("kind", "launch_ns", "gap_ns", "event_ns", "before_launch", "event_before_launch")
-_WAIT_COLUMNS = ("wait_kind", "wake_ns", "return_ns")
+def observe(run: Timeline, costs: Costs) -> Observed:
+    """Latencies of a run with the tracers' part, at these costs, taken out."""
+    prices = placed(costs)
+    done = (run.ops.end_ns - run.start_ns).astype(np.float64)
+    trailing = np.where(run.ops.kind == DeviceKind.KERNEL, costs.kernel_ns, 0.0)
+    return Observed(_operations(run, prices, done, trailing), _waits(run, prices, done, trailing))
 
 
-class _Observed:
-    """Latencies of one recording less the tracers' part; infinite where there is nothing to be late
-    after.
+def _operations(
+    run: Timeline, prices: Floats, done: Floats, trailing: Floats
+) -> OperationLatencies:
+    ops, origin = run.ops, run.start_ns
+    start = (ops.start_ns - origin).astype(np.float64)
+    known = ops.launch >= 0
+    stamped = np.append(run.events.start_ns, origin)[ops.launch] - origin
+    launched = np.where(known, stamped, start)
+    launch_kind = np.append(run.events.kind, 0)[ops.launch]
+    inside_call = np.where(known, prices[launch_kind, 1], 0.0)
+    same_stream = np.concatenate([[False], ops.stream[1:] == ops.stream[:-1]])[: len(start)]
+    before = np.where(same_stream, np.roll(done, 1), -np.inf)
+    after_predecessor = np.where(same_stream, np.roll(trailing, 1), 0.0)
+    free, tail = _last_of(ops.after, len(start), done, trailing)
+    return OperationLatencies(
+        kind=ops.kind,
+        launched=launched,
+        launch_ns=_less(start - launched, inside_call),
+        gap_ns=_less(start - before, after_predecessor),
+        event_ns=_less(start - free, tail),
+        before_launch=before - launched,
+        event_before_launch=free - launched,
+    )
+
+
+def _waits(run: Timeline, prices: Floats, done: Floats, trailing: Floats) -> WaitLatencies:
+    waits, origin = run.waits, run.start_ns
+    start = (waits.start_ns - origin).astype(np.float64)
+    end = (waits.end_ns - origin).astype(np.float64)
+    traced = waits.event >= 0
+    kind = np.append(run.events.kind, EventKind.API)[waits.event]
+    price = prices[kind] * traced[:, None]
+    arrival, core_end = _core(start, end, price)
+    last, tail = _last_of(waits.on, len(start), done, trailing)
+    from_at = np.where(waits.from_clock >= 0, waits.from_ns - origin, -np.inf)
+    last = np.maximum(last, from_at)
+    # A copy call may return as soon as its data is staged: such a wait depends on nothing.
+    last = np.where(last > core_end + CLOCK_ERROR_NS, -np.inf, last)
+    return WaitLatencies(
+        kind=waits.kind,
+        arrival=arrival,
+        core_end=core_end,
+        from_at=from_at,
+        wake_ns=_less(core_end - last, np.where(last > from_at, tail, 0.0)),
+        return_ns=core_end - arrival,
+    )
+
+
+def _core(start: Floats, end: Floats, price: Floats) -> tuple[Floats, Floats]:
+    """Begin and end of the wait proper, between the payments inside the call; half the call is left
+    to it in any case.
     """
+    middle = (start + end) / 2
+    paid_up = np.minimum(start + price[:, 1], end)
+    core_end = np.maximum(end - price[:, 2], np.maximum(paid_up, middle))
+    arrival = np.minimum(start + price[:, 1], core_end)
+    return arrival, core_end
 
-    def __init__(self, run: Timeline, costs: Costs, prices: Floats) -> None:
-        self._ops(run, costs, prices)
-        self._waits(run, prices)
 
-    def _ops(self, run: Timeline, costs: Costs, prices: Floats) -> None:
-        ops, origin = run.ops, run.start_ns
-        self.kind = ops.kind
-        start, end = (
-            column.astype(np.float64) for column in (ops.start_ns - origin, ops.end_ns - origin)
-        )
-        known = ops.launch >= 0
-        stamped = np.append(run.events.start_ns, origin)[ops.launch] - origin
-        self.launched = np.where(known, stamped, start)
-        inside = np.where(known, prices[np.append(run.events.kind, 0)[ops.launch], 1], 0.0)
-        self.launch_ns = _less(start - self.launched, inside)
-        trailing = np.where(ops.kind == DeviceKind.KERNEL, costs.kernel_ns, 0.0)
-        self.done, self.trailing = end, trailing
-        same = np.concatenate([[False], ops.stream[1:] == ops.stream[:-1]])[: len(start)]
-        before = np.where(same, np.roll(end, 1), -np.inf)
-        self.gap_ns = _less(start - before, np.where(same, np.roll(trailing, 1), 0.0))
-        held = np.full(len(start), -np.inf)
-        np.maximum.at(held, ops.after[:, 0], (end + trailing)[ops.after[:, 1]])
-        free = np.full(len(start), -np.inf)
-        np.maximum.at(free, ops.after[:, 0], end[ops.after[:, 1]])
-        tail = np.subtract(held, free, out=np.zeros_like(free), where=np.isfinite(free))
-        self.event_ns = _less(start - free, tail)
-        self.before_launch = before - self.launched
-        self.event_before_launch = free - self.launched
-
-    def _waits(self, run: Timeline, prices: Floats) -> None:
-        waits, origin = run.waits, run.start_ns
-        self.wait_kind = waits.kind
-        start, end = (
-            column.astype(np.float64) for column in (waits.start_ns - origin, waits.end_ns - origin)
-        )
-        traced = waits.event >= 0
-        price = prices[np.append(run.events.kind, EventKind.API)[waits.event]] * traced[:, None]
-        # The wait proper lies between the payments inside the call; half the call is left to it in
-        # any case.
-        middle = (start + end) / 2
-        self.core_end = np.maximum(
-            end - price[:, 2], np.maximum(np.minimum(start + price[:, 1], end), middle)
-        )
-        self.arrival = np.minimum(start + price[:, 1], self.core_end)
-        self.return_ns = self.core_end - self.arrival
-        done = np.full(len(start), -np.inf)
-        np.maximum.at(done, waits.on[:, 0], self.done[waits.on[:, 1]])
-        late = np.full(len(start), -np.inf)
-        np.maximum.at(late, waits.on[:, 0], (self.done + self.trailing)[waits.on[:, 1]])
-        trailing = np.subtract(late, done, out=np.zeros_like(done), where=np.isfinite(done))
-        self.from_at = np.where(waits.from_clock >= 0, waits.from_ns - origin, -np.inf)
-        done = np.maximum(done, self.from_at)
-        # A copy call may return as soon as its data is staged: such a wait depends on nothing.
-        done = np.where(done > self.core_end + CLOCK_ERROR_NS, -np.inf, done)
-        self.wake_ns = _less(self.core_end - done, np.where(done > self.from_at, trailing, 0.0))
+def _last_of(pairs: Ints, size: int, done: Floats, trailing: Floats) -> tuple[Floats, Floats]:
+    """When the last awaited operation ended, minus infinity without one, and how much later its
+    device cost lets go. `pairs` (n, 2) are of a waiting item and an operation.
+    """
+    waiting, awaited = pairs[:, 0], pairs[:, 1]
+    free, held = np.full(size, -np.inf), np.full(size, -np.inf)
+    np.maximum.at(free, waiting, done[awaited])
+    np.maximum.at(held, waiting, (done + trailing)[awaited])
+    tail = np.subtract(held, free, out=np.zeros_like(free), where=np.isfinite(free))
+    return free, tail
 
 
 def _less(observed: Floats, cost: Floats) -> Floats:
@@ -152,9 +198,37 @@ def _less(observed: Floats, cost: Floats) -> Floats:
     return observed - np.clip(cost, 0.0, np.maximum(observed, 0.0))
 
 
-def _medians(
-    values: Floats, kind: Ints, sure: Bools, fallback: float
-) -> tuple[float, float, float]:
+def _typical_operations(
+    runs: Sequence[OperationLatencies],
+) -> tuple[ByKind, ByKind, float]:
+    def column(name: str) -> Floats:
+        joined: Floats = np.concatenate([getattr(run, name) for run in runs])
+        return joined
+
+    kind = column("kind").astype(np.int64)
+    launch_ns, gap_ns, event_ns = column("launch_ns"), column("gap_ns"), column("event_ns")
+    before, event_before = column("before_launch"), column("event_before_launch")
+    idle = (before <= 0) & (event_before <= 0)
+    launch = _medians(launch_ns, kind, idle, float(launch_ns.min(initial=0.0)))
+    # Twice the launch latency of an idle stream: by then the launch has long reached the GPU.
+    surely = 2 * np.maximum(np.array(launch)[kind], 0.0)
+    queued = (before > surely) & (before > event_before)
+    gap = _medians(gap_ns, kind, queued, DEFAULT_GAP_NS)
+    held = (event_before > surely) & (event_before > before)
+    event = float(np.median(event_ns[held])) if held.any() else gap[DeviceKind.KERNEL]
+    return launch, gap, event
+
+
+def _typical_waits(runs: Sequence[WaitLatencies]) -> tuple[ByKind, ByKind]:
+    kind = np.concatenate([run.kind for run in runs]).astype(np.int64)
+    wake = np.concatenate([run.wake_ns for run in runs])
+    back = np.concatenate([run.return_ns for run in runs])
+    typical_wake = _medians(wake, kind, wake < back / 2, DEFAULT_WAKE_NS)
+    free = wake - back > 2 * np.array(typical_wake)[kind]
+    return typical_wake, _medians(back, kind, free, 0.0)
+
+
+def _medians(values: Floats, kind: Ints, sure: Bools, fallback: float) -> ByKind:
     """Median by kind where there is one, else of all kinds, else the fallback."""
     overall = float(np.median(values[sure])) if sure.any() else fallback
     chosen = [values[sure & (kind == index)] for index in range(3)]
@@ -162,53 +236,35 @@ def _medians(
     return first, second, third
 
 
-def _typical(ops: dict[str, Floats], waits: dict[str, Floats]) -> Latencies:
-    kind = ops["kind"].astype(np.int64)
-    before, event_before = ops["before_launch"], ops["event_before_launch"]
-    idle = (before <= 0) & (event_before <= 0)
-    launch = _medians(ops["launch_ns"], kind, idle, float(ops["launch_ns"].min(initial=0.0)))
-    # Twice the launch latency of an idle stream: by then the launch has long reached the GPU.
-    surely = 2 * np.maximum(np.array(launch)[kind], 0.0)
-    queued = (before > surely) & (before > event_before)
-    gap = _medians(ops["gap_ns"], kind, queued, DEFAULT_GAP_NS)
-    held = (event_before > surely) & (event_before > before)
-    event = float(np.median(ops["event_ns"][held])) if held.any() else gap[DeviceKind.KERNEL]
-    return Latencies(launch, gap, event, *_typical_waits(waits))
-
-
-def _typical_waits(
-    waits: dict[str, Floats],
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    kind, wake, back = waits["wait_kind"].astype(np.int64), waits["wake_ns"], waits["return_ns"]
-    typical_wake = _medians(wake, kind, wake < back / 2, DEFAULT_WAKE_NS)
-    free = wake - back > 2 * np.array(typical_wake)[kind]
-    return typical_wake, _medians(back, kind, free, 0.0)
-
-
-def residuals(run: Timeline, costs: Costs, prices: Floats, typical: Latencies | None) -> Residuals:
+def residuals(seen: Observed, typical: Latencies) -> Residuals:
     """Own latencies for the constraint that was binding, typical ones (never more than observed)
     for the others.
 
     A constraint is taken as the binding one if its latency exceeds the typical latency least.
     """
-    seen = _Observed(run, costs, prices)
-    if typical is None:
-        ops, waits = (
-            {name: getattr(seen, name) for name in names} for names in (_OP_COLUMNS, _WAIT_COLUMNS)
-        )
-        typical = _typical(ops, waits)
-    event = np.full(len(seen.kind), typical.event_ns)
+    ops, waits = seen.ops, seen.waits
     launch, gap, event = _keep(
-        (seen.launch_ns, seen.gap_ns, seen.event_ns),
-        (np.array(typical.launch_ns)[seen.kind], np.array(typical.gap_ns)[seen.kind], event),
+        (ops.launch_ns, ops.gap_ns, ops.event_ns),
+        (
+            np.array(typical.launch_ns)[ops.kind],
+            np.array(typical.gap_ns)[ops.kind],
+            np.full(len(ops.kind), typical.event_ns),
+        ),
     )
     wake, back = _keep(
-        (seen.wake_ns, seen.return_ns),
-        (np.array(typical.wake_ns)[seen.wait_kind], np.array(typical.return_ns)[seen.wait_kind]),
+        (waits.wake_ns, waits.return_ns),
+        (np.array(typical.wake_ns)[waits.kind], np.array(typical.return_ns)[waits.kind]),
     )
-    wake = np.where(np.isfinite(seen.wake_ns), wake, -np.inf)
     return Residuals(
-        seen.launched, launch, gap, event, seen.arrival, seen.core_end, seen.from_at, wake, back
+        launched=ops.launched,
+        launch_ns=launch,
+        gap_ns=gap,
+        event_ns=event,
+        arrival=waits.arrival,
+        core_end=waits.core_end,
+        from_at=waits.from_at,
+        wake_ns=np.where(np.isfinite(waits.wake_ns), wake, -np.inf),
+        return_ns=back,
     )
 
 

@@ -1,53 +1,54 @@
-"""Taking the tracers' cost out of a capture: timelines from its tables, costs from its rungs, spans
-by replay.
-
-docs/replay.md has the model.
-"""
+"""The correction of a capture: costs from its rungs, and whether they can be believed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.correction.charges import Costs, EventKind
-from xsp.analysis.correction.costs import MIN_ROUNDS, Closure, Round, closure_by_rung, fit_costs
-from xsp.analysis.correction.latencies import Latencies
-from xsp.analysis.correction.replay import replay
-from xsp.analysis.correction.timeline import ApiKind, Timeline
-from xsp.analysis.spans.outside import stands_for_outside
-from xsp.analysis.spans.rungs import deepest_rung, spec_of
-from xsp.types import Columns, DeviceKind, Level, Tables
+from xsp.analysis.correction.charges import COST_LEVELS, Costs, Floats
+from xsp.analysis.correction.closure import Closure, closure_by_rung
+from xsp.analysis.correction.corrected import mostly_tracing
+from xsp.analysis.correction.costs import FEW_ROUNDS, fit_costs
+from xsp.analysis.correction.evidence import MIN_ROUNDS, Round
+from xsp.analysis.correction.recordings import Recordings
+from xsp.analysis.correction.timeline import Timeline
+from xsp.analysis.spans.rungs import spec_of
+from xsp.types import Level, Tables
 
-_SYNC_CALLS = (1, 3, 4)
-"""CUpti_ActivitySynchronizationType of waits of the host: event, stream and context synchronize."""
+MAX_REPLAYED_ROUNDS = 12
+MAX_REPLAYED_EVENTS = 150_000
+"""How many rounds, and how many events of them, a fit replays: more cost time and tell little. Of
+the other rounds the latencies are used.
+"""
 
-
-@dataclass(frozen=True, eq=False)
-class CallTimeline:
-    """One model call of a deepest run; `host_rows` and `device_rows` are rows of the spans table,
-    the latter in the order of the timeline's device activity.
-    """
-
-    run: int
-    timeline: Timeline
-    host_rows: npt.NDArray[np.int64]
-    device_rows: npt.NDArray[np.int64]
+MIN_REPLAYED_ROUNDS = 2
 
 
 @dataclass(frozen=True)
 class Correction:
     """What the tracers cost, how far the replay without these costs is from the unprofiled latency,
     by rung, and what the same events cost in tight loops.
+
+    `spread` is that of `costs.Fit`; `mostly_tracing` is, by cost, the share of the events of which
+    the correction takes more than half; `unshown` are the levels whose costs are 0 because the
+    rungs do not show them.
     """
 
     costs: Costs
     closure: Mapping[str, Closure]
+    spread: Floats
     tight_loops: Costs = field(default_factory=Costs)
+    mostly_tracing: Mapping[str, float] = field(default_factory=dict)
+    unshown: tuple[Level, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether every rung closes: if not, corrected times are not used."""
+        return not any(closure.fails for closure in self.closure.values())
 
 
 def correction_row(correction: Correction | None) -> dict[str, Any] | None:
@@ -56,8 +57,11 @@ def correction_row(correction: Correction | None) -> dict[str, Any] | None:
         return None
     return {
         "costs": asdict(correction.costs),
+        "spread": correction.spread.tolist(),
         "closure": {rung: asdict(closure) for rung, closure in correction.closure.items()},
         "tight_loops": asdict(correction.tight_loops),
+        "mostly_tracing": dict(correction.mostly_tracing),
+        "unshown": [level.name for level in correction.unshown],
     }
 
 
@@ -65,10 +69,8 @@ def correction_of(row: Mapping[str, Any] | None) -> Correction | None:
     """The inverse of `correction_row`."""
     if row is None:
         return None
-    costs = {
-        **row["costs"],
-        "intervals": {name: tuple(pair) for name, pair in row["costs"]["intervals"].items()},
-    }
+    intervals = {name: tuple(pair) for name, pair in row["costs"]["intervals"].items()}
+    costs = {**row["costs"], "intervals": intervals}
     # Older captures have one cost for layers forward and backward.
     costs.setdefault("backward_ns", costs["layer_ns"])
     for facts in ("intervals", "identified"):
@@ -77,7 +79,22 @@ def correction_of(row: Mapping[str, Any] | None) -> Correction | None:
         rung: Closure(**{**one, "by_round": tuple(one["by_round"])})
         for rung, one in row["closure"].items()
     }
-    return Correction(Costs(**costs), closure, Costs(**row.get("tight_loops", {})))
+    found = Costs(**costs)
+    return Correction(
+        found,
+        closure,
+        np.array(row["spread"]) if "spread" in row else _spread_of_intervals(found),
+        Costs(**row.get("tight_loops", {})),
+        row.get("mostly_tracing", {}),
+        tuple(Level[name] for name in row.get("unshown", ())),
+    )
+
+
+def _spread_of_intervals(costs: Costs) -> Floats:
+    """For captures that do not have it: as if each cost's error were its own."""
+    low, high = np.array([costs.intervals[name] for name in COST_LEVELS]).T
+    half = np.maximum(high - costs.values(), costs.values() - low)
+    return np.diag(half**2)
 
 
 def fitted(tables: Tables, tight_loops: Costs | None = None) -> Correction | None:
@@ -89,43 +106,15 @@ def fitted(tables: Tables, tight_loops: Costs | None = None) -> Correction | Non
     rounds = _rounds(tables)
     if len(rounds) <= MIN_ROUNDS or len(rounds[0].latency_ns) < 2:
         return None
-    costs = fit_costs(rounds)
-    by_rung = closure_by_rung(rounds, costs)
+    fit = fit_costs(rounds)
+    some = fit.problem.evidence.some(FEW_ROUNDS).timelines
     return Correction(
-        costs, {rung.name: found for rung, found in by_rung.items()}, tight_loops or Costs()
-    )
-
-
-def corrected_spans(tables: Tables, costs: Costs) -> pd.DataFrame:
-    """Start and duration of the deepest rung's spans without the tracers' cost.
-
-    Columns: row (of the spans table), start_ns, duration_ns. Device spans keep their duration.
-    """
-    calls = list(_timelines(tables))
-    typical = Latencies.observed([call.timeline for call in calls], costs)
-    parts = [_corrected(call, costs, typical, tables["spans"]) for call in calls]
-    rows, start, end = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    order = np.argsort(rows)
-    return pd.DataFrame(
-        {"row": rows[order], "start_ns": start[order], "duration_ns": (end - start)[order]}
-    )
-
-
-def _corrected(
-    call: CallTimeline, costs: Costs, typical: Latencies, spans: pd.DataFrame
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    played = replay(call.timeline, costs, typical)
-    mine = spans.iloc[call.host_rows]
-    begin, thread = mine["start_ns"].to_numpy(), mine["thread"].to_numpy()
-    start, end = begin.copy(), begin + mine["duration_ns"].to_numpy()
-    for one in np.unique(thread):
-        at = thread == one
-        start[at], end[at] = played.host(int(one), start[at]), played.host(int(one), end[at])
-    rows = np.concatenate([call.host_rows, call.device_rows])
-    return (
-        rows,
-        np.concatenate([start, played.device_start_ns]),
-        np.concatenate([end, played.device_end_ns]),
+        costs=fit.costs,
+        closure={rung.name: found for rung, found in closure_by_rung(fit).items()},
+        spread=fit.spread,
+        tight_loops=tight_loops or Costs(),
+        mostly_tracing=mostly_tracing(some, fit.costs),
+        unshown=fit.unshown,
     )
 
 
@@ -133,121 +122,44 @@ def _rounds(tables: Tables) -> list[Round]:
     """One Round per round of the ladder that has all rungs and lost no records: the costs would
     make up for these.
 
-    Latencies are means over the model calls of a run.
+    Latencies are means over the model calls of a run. Some of the rounds have timelines, spread
+    evenly.
     """
     runs, calls = tables["runs"], len(tables["calls"])
-    by_run: dict[int, list[Timeline]] = {}
-    for call in _timelines(tables):
-        by_run.setdefault(call.run, []).append(call.timeline)
     rungs = runs["rung"].nunique()
-    found = []
-    for _, mine in runs.groupby("round"):
-        if mine["rung"].nunique() < rungs or mine["lost"].any():
-            continue
-        timelines = tuple(one for run in mine["run"] for one in by_run.get(int(run), []))
-        latency = mine.groupby("rung")["latency_ns"].mean() / calls
-        found.append(
-            Round(timelines, {spec_of(str(rung)): float(value) for rung, value in latency.items()})
+    complete = [
+        mine
+        for _, mine in runs.groupby("round")
+        if mine["rung"].nunique() == rungs and not mine["lost"].any()
+    ]
+    recordings = Recordings(tables)
+    timelines = _some_timelines(complete, recordings)
+    return [
+        Round(
+            tuple(one for run in mine["run"] for one in timelines.get(int(run), ())),
+            _mean_by_rung(mine, "latency_ns", calls),
+            _mean_by_rung(mine, "host_latency_ns", calls),
         )
+        for mine in complete
+    ]
+
+
+def _mean_by_rung(runs: pd.DataFrame, column: str, calls: int) -> dict[Any, float]:
+    mean = runs.groupby("rung")[column].mean() / calls
+    return {spec_of(str(rung)): float(value) for rung, value in mean.items()}
+
+
+def _some_timelines(
+    rounds: list[pd.DataFrame], recordings: Recordings
+) -> dict[int, list[Timeline]]:
+    """Timelines of the deepest runs of as many rounds as are to be replayed."""
+    deepest = set(recordings.runs)
+    events = sum(recordings.events_of(run) for run in deepest) / max(len(deepest), 1)
+    affordable = int(MAX_REPLAYED_EVENTS / max(events, 1.0))
+    wanted = min(max(affordable, MIN_REPLAYED_ROUNDS), MAX_REPLAYED_ROUNDS, len(rounds))
+    places = np.linspace(0, len(rounds) - 1, wanted).round().astype(np.int64)
+    chosen = {int(run) for place in places for run in rounds[place]["run"]} & deepest
+    found: dict[int, list[Timeline]] = {}
+    for call in recordings.calls(chosen):
+        found.setdefault(call.run, []).append(call.timeline)
     return found
-
-
-def _timelines(tables: Tables) -> Iterator[CallTimeline]:
-    runs = tables["runs"]
-    by_run = {
-        name: dict(iter(tables[name].groupby("run")))
-        for name in ("model_calls", "api_calls", "synchronizations")
-    }
-    spans = dict(iter(tables["spans"].groupby("run")))
-    for run in runs.loc[runs["rung"] == deepest_rung(tables), "run"]:
-        parts = {name: groups.get(run, tables[name].iloc[:0]) for name, groups in by_run.items()}
-        yield from _of_run(int(run), spans[run], parts, tables)
-
-
-def _of_run(run: int, spans: pd.DataFrame, parts: Tables, tables: Tables) -> Iterator[CallTimeline]:
-    calls, api, waits = parts["model_calls"], parts["api_calls"], parts["synchronizations"]
-    kind = _api_kind(api, spans, waits)
-    # A device activity belongs to the call that launched it, whenever it runs.
-    start = spans["start_ns"].to_numpy().copy()
-    on_device = (spans["level"] == Level.KERNEL).to_numpy()
-    launched = spans["parent"].to_numpy()[on_device]
-    start[on_device] = tables["spans"]["start_ns"].to_numpy()[launched]
-    of_span = np.searchsorted(calls["start_ns"], start, side="right") - 1
-    of_api = np.searchsorted(calls["start_ns"], api["start_ns"], side="right") - 1
-    for number, call in enumerate(calls.astype("int64").to_dict("records")):
-        mine, called = spans[of_span == number], of_api == number
-        device = mine[mine["level"] == Level.KERNEL]
-        host = mine[mine["level"] != Level.KERNEL]
-        layers = _real_layers(host, tables["layers"])
-        waited = waits[np.isin(waits["correlation_id"], api.loc[called, "correlation_id"])]
-        timeline = Timeline.from_columns(
-            model_start_ns=int(call["start_ns"]),
-            host_end_ns=int(call["host_end_ns"]),
-            sync_end_ns=int(call["end_ns"]),
-            main_thread=int(call["thread"]),
-            layer_events=_events(layers),
-            library_events=_events(host[host["level"] == Level.LIBRARY]),
-            api_calls=_events(api[called]),
-            device_activity=_device(device, tables["kernels"]),
-            synchronizations={name: waited[name].to_numpy() for name in waited.columns},
-            api_kind=kind[called],
-            layer_kind=kinds_of_layers(tables)[layers["detail"]],
-        )
-        yield CallTimeline(run, timeline, host.index.to_numpy(), device.index.to_numpy())
-
-
-def _api_kind(api: pd.DataFrame, spans: pd.DataFrame, waits: pd.DataFrame) -> npt.NDArray[np.int64]:
-    names = api["name"].astype(str)
-    launches = np.isin(
-        api["correlation_id"], spans.loc[spans["level"] == Level.KERNEL, "correlation_id"]
-    )
-    host_waits = waits.loc[waits["kind"].isin(_SYNC_CALLS), "correlation_id"]
-    # A copy to pageable memory returns when it is done; one that returned early is let go by the
-    # timeline.
-    copies = launches & names.str.contains("emcpy").to_numpy()
-    blocking = (
-        np.isin(api["correlation_id"], host_waits)
-        | names.str.contains("ynchronize").to_numpy()
-        | copies
-    )
-    return launches.astype(np.int64) * int(ApiKind.LAUNCH) + blocking.astype(np.int64) * int(
-        ApiKind.WAIT
-    )
-
-
-def kinds_of_layers(tables: Tables) -> npt.NDArray[np.int64]:
-    """The `EventKind` of each row of the layers table."""
-    kind = tables["layers"]["kind"].map(
-        {"function": EventKind.FUNCTIONAL, "autograd": EventKind.BACKWARD}
-    )
-    codes: npt.NDArray[np.int64] = kind.fillna(EventKind.LAYER).to_numpy().astype(np.int64)
-    return codes
-
-
-def _real_layers(host: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
-    """Layer spans that a tracer paid for: not the one that stands for what lies outside layers."""
-    outside = np.flatnonzero(stands_for_outside(layers))
-    return host[(host["level"] == Level.LAYER) & ~host["detail"].isin(outside)]
-
-
-def _events(rows: pd.DataFrame) -> Columns:
-    start = rows["start_ns"].to_numpy()
-    columns: dict[str, npt.NDArray[Any]] = {
-        "thread": rows["thread"].to_numpy(),
-        "correlation_id": rows["correlation_id"].to_numpy(),
-        "start_ns": start,
-        "end_ns": start + rows["duration_ns"].to_numpy(),
-    }
-    return columns
-
-
-def _device(rows: pd.DataFrame, kernels: pd.DataFrame) -> Columns:
-    codes = {kind.name.lower(): int(kind) for kind in DeviceKind}
-    kind = (
-        kernels["kind"].map(codes).to_numpy(dtype=np.int64, na_value=0)
-        if len(kernels)
-        else np.zeros(0, np.int64)
-    )
-    columns = _events(rows)
-    columns |= {name: rows[name].to_numpy() for name in ("stream", "context")}
-    return columns | {"kind": kind[rows["detail"]] if len(rows) else np.zeros(0, np.int64)}

@@ -4,38 +4,36 @@ docs/replay.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from xsp.analysis.correction.charges import (
-    PLACEMENTS,
-    Costs,
-    EventKind,
-    Floats,
-    Ints,
-    Placement,
-    placed,
-)
-from xsp.analysis.correction.hostclock import HostClock
-from xsp.analysis.correction.latencies import Latencies, Residuals, residuals
+from xsp.analysis.correction.charges import SHARES, Costs, Floats, Ints, placed
+from xsp.analysis.correction.hostclock import HostClock, Payments
+from xsp.analysis.correction.latencies import Latencies, Residuals, observe, residuals
 from xsp.analysis.correction.timeline import Timeline
 from xsp.errors import XspError
+
+READY, OTHER_THREAD = -1, -2
+"""What a wait's end followed from if from no operation: that the wait was reached, and that another
+thread let go.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class ReplayedTimeline:
     """The corrected timeline. `device_start_ns` and `device_end_ns` are in the order of
-    `DEVICE_ACTIVITY`'s rows.
+    `DEVICE_ACTIVITY`'s rows. `path` is what the replay found on the way, from the model call.
     """
 
     timeline: Timeline
     costs: Costs
     device_start_ns: Ints
     device_end_ns: Ints
-    _clocks: tuple[HostClock, ...]
+    path: Path
 
     def host(self, thread: int, stamps_ns: npt.ArrayLike) -> Ints:
         """Corrected times of host stamps taken on a thread; any shape, int64.
@@ -50,12 +48,13 @@ class ReplayedTimeline:
                 f"thread {thread} recorded nothing in this run; threads that did: {known}"
             )
         relative = np.asarray(stamps_ns, dtype=np.int64) - self.timeline.start_ns
-        corrected = self._clocks[self.timeline.clocks[thread]].at(relative.astype(np.float64))
+        clock = self.path.clocks[self.timeline.clocks[thread]]
+        corrected = clock.at(relative.astype(np.float64))
         return np.rint(corrected).astype(np.int64) + self.timeline.start_ns
 
     def _main(self, stamp_ns: int) -> int:
         relative = np.array([stamp_ns - self.timeline.start_ns], dtype=np.float64)
-        return int(np.rint(self._clocks[0].at(relative)[0]))
+        return int(np.rint(self.path.clocks[0].at(relative)[0]))
 
     @property
     def latency_ns(self) -> int:
@@ -68,155 +67,204 @@ class ReplayedTimeline:
         return self._main(self.timeline.host_end_ns)
 
 
-def replay(
-    run: Timeline,
-    costs: Costs,
-    latencies: Latencies | None = None,
-    placements: Mapping[EventKind, Placement] = PLACEMENTS,
-) -> ReplayedTimeline:
+@dataclass(frozen=True, eq=False)
+class Path:
+    """The replay's clocks and, in ns from the model call, when operations (in the order of the
+    timeline's) run; `held` is when the events that an operation awaits let it go.
+
+    `wait_order` has the waits in the order in which they end; `followed` is the operation that each
+    wait's end followed from, or `READY` or `OTHER_THREAD`.
+    """
+
+    clocks: tuple[HostClock, ...]
+    kept: Residuals
+    start: Floats
+    end: Floats
+    held: Floats
+    wait_order: Ints
+    followed: Ints
+
+
+def replay(run: Timeline, costs: Costs, latencies: Latencies | None = None) -> ReplayedTimeline:
     """Take the tracers' costs out of a run.
 
     `latencies` are used where an operation or a wait depends on something else than it did in the
     recording; by default they are the medians of this run. Pass those of many runs together
     (`Latencies.observed`) for short runs. With zero costs the recording is reproduced exactly.
     """
-    prices = placed(costs, placements)
-    kept = residuals(run, costs, prices, latencies)
-    replayer = _Replayer(run, prices, kept)
-    replayer.play()
+    seen = observe(run, costs)
+    kept = residuals(seen, latencies or Latencies.typical([seen]))
+    return _played(run, costs, kept)
+
+
+def replay_together(runs: Iterable[Timeline], costs: Costs) -> list[ReplayedTimeline]:
+    """Replays of runs that share their typical latencies."""
+    runs = list(runs)
+    seen = [observe(run, costs) for run in runs]
+    typical = Latencies.typical(seen)
+    return [
+        _played(run, costs, residuals(one, typical)) for run, one in zip(runs, seen, strict=True)
+    ]
+
+
+def _played(run: Timeline, costs: Costs, kept: Residuals) -> ReplayedTimeline:
+    path = _Replayer(run, placed(costs), kept).play()
     start, end = np.empty_like(run.ops.start_ns), np.empty_like(run.ops.end_ns)
-    start[run.ops.row] = np.rint(replayer.start).astype(np.int64) + run.start_ns
-    end[run.ops.row] = np.rint(replayer.end).astype(np.int64) + run.start_ns
-    return ReplayedTimeline(run, costs, start, end, replayer.clocks)
+    start[run.ops.row] = np.rint(path.start).astype(np.int64) + run.start_ns
+    end[run.ops.row] = np.rint(path.end).astype(np.int64) + run.start_ns
+    return ReplayedTimeline(run, costs, start, end, path)
 
 
 class _Replayer:
-    """Goes from host wait to host wait; the launches between two waits are placed together."""
+    """Goes from host wait to host wait; the launches between two waits are placed together.
+
+    What does not depend on when a wait ends is computed beforehand for all operations and waits:
+    how much corrected time passed since the segment of the host clock began (`HostClock.elapsed`).
+    """
 
     def __init__(self, run: Timeline, prices: Floats, kept: Residuals) -> None:
-        ops, events = run.ops, run.events
         self.waits, self.kept = run.waits, kept
-        wait_ends = [
-            kept.core_end[run.waits.clock == clock] for clock in range(max(run.clocks.values()) + 1)
-        ]
-        self.clocks = tuple(
-            HostClock(*_charges(run, prices, clock, ends), ends)
-            for clock, ends in enumerate(wait_ends)
-        )
-        self.duration = (ops.end_ns - ops.start_ns).astype(np.float64)
-        self.start = np.full(len(ops.kind), -np.inf)
-        self.end = self.start.copy()
-        self.held = self.start.copy()
-        self.launched = kept.launched
-        launch = ops.launch
-        self.op_clock = np.where(launch < 0, 0, np.append(events.clock, 0)[launch])
-        self.order = np.lexsort(
-            (run.waits.kind, kept.core_end)
-        )  # waits for threads last among equals
+        self.clocks = _clocks(run, prices, kept)
+        # Waits for threads come last among those that end together.
+        self.order = np.lexsort((run.waits.kind, kept.core_end))
+        self.followed = np.full(len(self.order), READY)
+        self._reach_waits(run)
+        self._reach_launches(run)
+        size = len(run.ops.kind)
+        self.duration = (run.ops.end_ns - run.ops.start_ns).astype(np.float64)
+        self.start, self.end, self.held = (np.full(size, -np.inf) for _ in range(3))
+        self._chain(run)
         self._cut_into_steps(run)
+
+    def _reach_waits(self, run: Timeline) -> None:
+        """How long after the last wait of its thread each wait was reached."""
+        rank = np.zeros(len(self.order), dtype=np.int64)
+        self.reached = np.zeros(len(self.order))
+        for number, clock in enumerate(self.clocks):
+            mine = self.order[run.waits.clock[self.order] == number]
+            rank[mine] = np.arange(len(mine))
+            self.reached[mine] = clock.elapsed(self.kept.arrival[mine], rank[mine])
+        self.rank = rank
+
+    def _reach_launches(self, run: Timeline) -> None:
+        """Clock, segment and time within the segment of each operation's launch."""
+        launch, launched = run.ops.launch, self.kept.launched
+        self.op_clock = np.where(launch < 0, 0, np.append(run.events.clock, 0)[launch])
+        self.op_segment = np.zeros(len(launch), dtype=np.int64)
+        self.op_elapsed = np.zeros(len(launch))
+        for number, clock in enumerate(self.clocks):
+            mine = self.op_clock == number
+            segment = clock.segment_of(launched[mine])
+            self.op_segment[mine] = segment
+            self.op_elapsed[mine] = clock.elapsed(launched[mine], segment)
+
+    def _chain(self, run: Timeline) -> None:
+        """Where each operation would start if it and all before it on its stream were queued."""
+        follows = np.concatenate([[False], run.ops.stream[1:] == run.ops.stream[:-1]])
+        step = np.zeros(len(self.duration))
+        step[1:] = self.duration[:-1] + self.kept.gap_ns[1:]
+        self.queued = np.cumsum(np.where(follows[: len(step)], step, 0.0))
 
     def _cut_into_steps(self, run: Timeline) -> None:
         """Operations of step i are launched before wait i ends and after wait i - 1 did."""
-        step = np.searchsorted(self.kept.core_end[self.order], self.launched, "right")
-        self.bounds = np.searchsorted(
-            run.ops.stream, np.arange(run.ops.stream[-1] + 2 if len(step) else 1)
-        )
+        ends, stream = self.kept.core_end[self.order], run.ops.stream
+        step = np.searchsorted(ends, self.kept.launched, "right")
         steps = np.arange(len(self.order) + 2)
-        self.cuts = []
-        for lo, hi in zip(self.bounds[:-1], self.bounds[1:], strict=True):
-            step[lo:hi] = np.maximum.accumulate(step[lo:hi])
-            self.cuts.append(lo + np.searchsorted(step[lo:hi], steps))
+        bounds = np.searchsorted(stream, np.arange(stream[-1] + 2 if len(step) else 1))
+        self.slices: list[list[tuple[int, int, int]]] = [[] for _ in steps[:-1]]
+        for number, (low, high) in enumerate(pairwise(bounds.tolist())):
+            step[low:high] = np.maximum.accumulate(step[low:high])
+            cuts = low + np.searchsorted(step[low:high], steps)
+            for at in np.flatnonzero(np.diff(cuts)).tolist():
+                self.slices[at].append((int(cuts[at]), int(cuts[at + 1]), number))
+        self.top = [-np.inf] * (len(bounds) - 1)
         after = run.ops.after[np.argsort(step[run.ops.after[:, 0]], kind="stable")]
         self.edges = np.split(after, np.searchsorted(step[after[:, 0]], steps[1:-1]))
-        self.wait_on = np.split(
-            run.waits.on[:, 1], np.searchsorted(run.waits.on[:, 0], steps[1:-2])
-        )
+        on = run.waits.on
+        self.wait_on = np.split(on[:, 1], np.searchsorted(on[:, 0], steps[1:-2]))
 
-    def play(self) -> None:
+    def play(self) -> Path:
         for step, wait in enumerate(self.order.tolist()):
-            self._place_ops(step)
+            self._place_operations(step)
             self._end_wait(wait)
-        self._place_ops(len(self.order))
+        self._place_operations(len(self.order))
+        return Path(
+            self.clocks, self.kept, self.start, self.end, self.held, self.order, self.followed
+        )
 
     def _end_wait(self, wait: int) -> None:
         clock = self.clocks[self.waits.clock[wait]]
-        ready = clock.here(self.kept.arrival[wait]) + self.kept.return_ns[wait]
-        done = self.end[self.wait_on[wait]].max(initial=-np.inf)
+        arrival = clock.opened[self.rank[wait]] + self.reached[wait]
+        ends = arrival + self.kept.return_ns[wait]
+        operations = self.wait_on[wait]
+        wake = self.kept.wake_ns[wait]
+        if len(operations):
+            last = operations[self.end[operations].argmax()]
+            if self.end[last] + wake > ends:
+                ends, self.followed[wait] = self.end[last] + wake, last
         if (other := int(self.waits.from_clock[wait])) >= 0:
-            done = max(done, float(self.clocks[other].at(self.kept.from_at[wait : wait + 1])[0]))
-        clock.resume(max(ready, done + self.kept.wake_ns[wait]))
+            let_go = float(self.clocks[other].at(self.kept.from_at[wait : wait + 1])[0])
+            if let_go + wake > ends:
+                ends, self.followed[wait] = let_go + wake, OTHER_THREAD
+        clock.resume(ends)
 
-    def _place_ops(self, step: int) -> None:
+    def _place_operations(self, step: int) -> None:
         """The least start times that satisfy launches, streams and event waits, by fixed-point
         iteration.
         """
-        slices = [(int(cut[step]), int(cut[step + 1])) for cut in self.cuts]
-        earliest = [self._launches(lo, hi) for lo, hi in slices]
-        edges = self.edges[step]
+        slices, edges = self.slices[step], self.edges[step]
+        if not slices:
+            return
+        earliest = [self._launches(low, high) for low, high, _ in slices]
+        reached = [self.top[stream] for _, _, stream in slices]
         while True:
-            before = self.start[edges[:, 1]], self.start[edges[:, 0]]
+            before = self.start[edges]
             self._hold(edges)
-            for (lo, hi), launched, first in zip(slices, earliest, self.bounds[:-1], strict=True):
-                if hi > lo:
-                    self._scan(lo, hi, np.maximum(launched, self.held[lo:hi]), lo > first)
-            if not len(edges) or all(
-                np.array_equal(old, self.start[edges[:, side]])
-                for old, side in zip(before, (1, 0), strict=True)
-            ):
+            for (low, high, stream), launched, top in zip(slices, earliest, reached, strict=True):
+                self._scan(low, high, stream, launched, top)
+            if np.array_equal(before, self.start[edges]):
                 return
 
-    def _launches(self, lo: int, hi: int) -> Floats:
-        if lo == hi or len(self.clocks) == 1:
-            return self.clocks[0].at(self.launched[lo:hi]) + self.kept.launch_ns[lo:hi]
-        clock = self.op_clock[lo:hi]
-        at = np.empty(hi - lo)
-        for index in np.unique(clock):
-            mine = clock == index
-            at[mine] = self.clocks[index].at(self.launched[lo:hi][mine])
-        return at + self.kept.launch_ns[lo:hi]
+    def _launches(self, low: int, high: int) -> Floats:
+        """The earliest starts by the launches alone."""
+        segment, passed = self.op_segment[low:high], self.op_elapsed[low:high]
+        if len(self.clocks) == 1:
+            opened = self.clocks[0].opened
+            at = np.fmin(passed + opened[segment], opened[segment + 1])
+        else:
+            at = np.empty(high - low)
+            for number in np.unique(self.op_clock[low:high]):
+                mine = self.op_clock[low:high] == number
+                opened = self.clocks[number].opened
+                at[mine] = np.fmin(passed[mine] + opened[segment[mine]], opened[segment[mine] + 1])
+        earliest: Floats = at + self.kept.launch_ns[low:high]
+        return earliest
 
     def _hold(self, edges: Ints) -> None:
         """When event waits let operations go. Only what a step touches is written: there can be
         many of both.
         """
-        self.held[edges[:, 0]] = -np.inf
-        np.maximum.at(
-            self.held, edges[:, 0], self.end[edges[:, 1]] + self.kept.event_ns[edges[:, 0]]
-        )
+        if len(edges):
+            waiting, awaited = edges[:, 0], edges[:, 1]
+            self.held[waiting] = -np.inf
+            np.maximum.at(self.held, waiting, self.end[awaited] + self.kept.event_ns[waiting])
 
-    def _scan(self, lo: int, hi: int, earliest: Floats, continues: bool) -> None:
-        """start_i = max(earliest_i, start_(i-1) + duration_(i-1) + gap_i) as a running maximum."""
-        gap = self.kept.gap_ns[lo:hi]
-        elapsed = np.concatenate([[0.0], np.cumsum(self.duration[lo : hi - 1] + gap[1:])])
-        slack = earliest - elapsed
-        if continues:
-            slack[0] = max(slack[0], self.end[lo - 1] + gap[0])
-        self.start[lo:hi] = np.maximum.accumulate(slack) + elapsed
-        self.end[lo:hi] = self.start[lo:hi] + self.duration[lo:hi]
-
-
-def _charges(run: Timeline, prices: Floats, clock: int, wait_ends: Floats) -> tuple[Floats, Floats]:
-    """When each payment on a clock begins, and its amount."""
-    mine = run.events.clock == clock
-    price = prices[run.events.kind[mine]]
-    start = (run.events.start_ns[mine] - run.start_ns).astype(np.float64)
-    end = (run.events.end_ns[mine] - run.start_ns).astype(np.float64)
-    origins = np.concatenate([[0.0], np.sort(wait_ends)])
-    begins = np.concatenate(
-        [_before(start, price[:, 0], origins), start, _before(end, price[:, 2], origins), end]
-    )
-    amount = price.T.reshape(-1)
-    paid = amount > 0
-    return begins[paid], amount[paid]
+    def _scan(self, low: int, high: int, stream: int, launched: Floats, top: float) -> None:
+        """start_i = max(earliest_i, start_(i-1) + duration_(i-1) + gap_i) as a running maximum;
+        `top` is what it was before.
+        """
+        queued = self.queued[low:high]
+        slack = np.maximum(launched, self.held[low:high]) - queued
+        slack[0] = max(slack[0], top)
+        np.maximum.accumulate(slack, out=slack)
+        self.top[stream] = slack[-1]
+        self.start[low:high] = slack + queued
+        self.end[low:high] = self.start[low:high] + self.duration[low:high]
 
 
-def _before(stamp: Floats, price: Floats, origins: Floats) -> Floats:
-    """When payments before a stamp begin: after the call, and after the wait, that came before the
-    stamp.
-
-    A price above the true one would otherwise begin too early, where the clock does not count it,
-    and be lost.
-    """
-    latest = origins[np.maximum(np.searchsorted(origins, stamp, "right") - 1, 0)]
-    begins: Floats = np.where(stamp >= latest, np.maximum(stamp - price, latest), stamp - price)
-    return begins
+def _clocks(run: Timeline, prices: Floats, kept: Residuals) -> tuple[HostClock, ...]:
+    clocks = []
+    for clock in range(max(run.clocks.values()) + 1):
+        ends = kept.core_end[run.waits.clock == clock]
+        clocks.append(HostClock(Payments.of(run, prices, SHARES, clock, ends), ends))
+    return tuple(clocks)

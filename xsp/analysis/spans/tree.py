@@ -29,7 +29,8 @@ def latency_table(
       section III-C). For the model it is the unprofiled latency, call to device finished; for
       modules the sum of the layers below.
     - corrected_ms, corrected_ci_ms: the same interval on the deepest rung's timeline with the
-      tracers' cost taken out (`corrected`, see `xsp.analysis.correction`); NaN without.
+      tracers' cost taken out (`corrected`, see `xsp.analysis.correction`); NaN without. Its
+      interval allows for that of the costs.
     - device_ms, device_ci_ms: GPU-busy time, the union of the kernels below the node, from the
       deepest rung.
     - device_interval_ms: from the first of these kernels' start to the last one's end, on the
@@ -105,11 +106,15 @@ def _corrected_host(
     if corrected is None:
         return host, interval
     own = corrected_runs(spans, corrected)
+    doubt_ns = np.zeros(len(spans))
+    doubt_ns[corrected["row"]] = corrected["doubt_ns"]
+    doubts = spans.assign(duration_ns=doubt_ns)
     spans = with_corrected_times(spans, corrected)
     for level in _HOST_LEVELS:
         at, sums, _ = host_sums(tree, spans, level, own)
         mean, half = trimmed(sums)
-        host[at], interval[at] = mean[at], half[at]
+        doubt, _ = trimmed(host_sums(tree, doubts, level, own)[1])
+        host[at], interval[at] = mean[at], np.hypot(half, doubt)[at]
     return host, interval
 
 

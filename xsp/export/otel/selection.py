@@ -123,10 +123,9 @@ def _corrected(profile: ProfileData, spans: pd.DataFrame) -> pd.DataFrame:
     corrected = profile.corrected
     if corrected is None:
         raise ExportError(
-            "corrected=True cannot be: this profile has no fitted costs (prof.corrected is None), "
-            "because only rung M "
-            "was run, or fewer than four rounds; measure with iterations=4 or more, or leave "
-            "corrected out"
+            "this profile has no corrected times (prof.corrected is None): only rung M was run, "
+            "or fewer than four rounds, or the correction fails (prof.closure_error); measure with "
+            "iterations=4 or more, or leave corrected out"
         )
     timed = with_corrected_times(spans, corrected)
     return timed.assign(end_ns=timed["start_ns"] + timed["duration_ns"])

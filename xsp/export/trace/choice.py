@@ -86,9 +86,9 @@ def _require_corrected(
 ) -> None:
     if corrected is None:
         raise XspError(
-            "this profile has no corrected times, because the tracers' costs were not fitted "
-            "(prof.costs is empty); "
-            "export it with corrected=False"
+            "this profile has no corrected times: the tracers' costs were not fitted (prof.costs "
+            "is empty), or the correction fails (prof.closure_error); export it with "
+            "corrected=False"
         )
     if found.rung != deepest_rung(tables):
         raise XspError(

@@ -1,0 +1,98 @@
+"""What no cost can be above, read off the recordings themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from xsp.analysis.correction.charges import SHARES, Costs, EventKind, Floats, Ints
+from xsp.analysis.correction.timeline import HostEvents, Timeline
+from xsp.types import DeviceKind
+
+LEAST_GAP = 0.05
+"""Quantile of the gaps between kernels: as near to the least as errors of the stamps allow."""
+
+ROOM_TRIM = 0.05
+"""Share of the events with the least and with the most room that is left out of the mean: a thread
+that was put to sleep between two stamps has room for anything.
+"""
+
+MEAN_OVER_TRIMMED = 1.1
+"""A cost is a mean over events of which single ones take long; the room for it a trimmed mean."""
+
+
+MAIN_SHARE = 0.25
+"""Of a cost, what is paid in one place at least for the time there to bound it."""
+
+
+def ceilings(runs: Sequence[Timeline], shape: Costs) -> Floats:
+    """What one event of each kind can have cost at most, ns, in the order of `COST_LEVELS`;
+    infinite where the runs do not tell.
+
+    `shape` says how the time between two stamps is divided where different kinds pay in it; only
+    the ratios of its costs matter.
+    """
+    rooms = np.concatenate([_rooms(run.events, shape.host()) for run in runs])
+    kinds = np.concatenate([run.events.kind for run in runs])
+    host = [_typical_room(rooms[kinds == kind]) for kind in EventKind]
+    return np.array([*host, _least_gap(runs)])
+
+
+def _typical_room(rooms: Floats) -> float:
+    known = rooms[np.isfinite(rooms)]
+    return MEAN_OVER_TRIMMED * float(stats.trim_mean(known, ROOM_TRIM)) if len(known) else np.inf
+
+
+def _rooms(events: HostEvents, weight: Floats) -> Floats:
+    """What each event can have cost by the time between stamps that is there for it, ns.
+
+    What a tracer does for an event lies between the event's stamps and those next to them. An event
+    right after another has the time from the one's end to its own start, of which the other's end
+    takes a part, and so on.
+    """
+    rooms = np.zeros(len(events.kind))
+    for clock in np.unique(events.clock):
+        mine = events.clock == clock
+        rooms[mine] = _rooms_on_clock(
+            events.kind[mine], events.start_ns[mine], events.end_ns[mine], weight
+        )
+    return rooms
+
+
+def _rooms_on_clock(kind: Ints, start: Ints, end: Ints, weight: Floats) -> Floats:
+    stamps = np.sort(np.concatenate([start, end]))
+    stamps = stamps[np.append(True, np.diff(stamps) > 0)]
+    # Interval i is the one before stamp i.
+    lengths = np.concatenate([[np.inf], np.diff(stamps), [np.inf]])
+    at_start, at_end = np.searchsorted(stamps, start), np.searchsorted(stamps, end)
+    places = [at_start, at_start + 1, at_end, at_end + 1]
+    shares = np.where(SHARES >= MAIN_SHARE, SHARES, 0.0)
+    demand = np.zeros(len(lengths))
+    for place, interval in enumerate(places):
+        wanted = (weight * shares[:, place])[kind]
+        demand += np.bincount(interval, weights=wanted, minlength=len(lengths))
+    each = np.divide(lengths, demand, out=np.zeros_like(demand), where=demand > 0)
+    rooms = np.zeros(len(kind))
+    for place, interval in enumerate(places):
+        paying = shares[kind, place] > 0
+        rooms[paying] += ((weight * shares[:, place])[kind] * each[interval])[paying]
+    found: Floats = rooms / shares.sum(axis=1)[kind]
+    return found
+
+
+def _least_gap(runs: Sequence[Timeline]) -> float:
+    """A low quantile of the gaps after kernels that had a successor waiting; infinite if no
+    operation waited.
+    """
+    gaps = []
+    for run in runs:
+        ops = run.ops
+        launched = np.append(run.events.end_ns, np.iinfo(np.int64).max)[ops.launch]
+        follows = (ops.stream[1:] == ops.stream[:-1]) & (ops.kind[:-1] == DeviceKind.KERNEL)
+        queued = follows & (launched[1:] < ops.end_ns[:-1])
+        gaps.append((ops.start_ns[1:] - ops.end_ns[:-1])[queued])
+    found = np.concatenate(gaps)
+    found = found[found >= 0]
+    return float(np.quantile(found, LEAST_GAP)) if len(found) else np.inf

@@ -1,0 +1,95 @@
+"""How far corrected latencies are from the unprofiled one, on rounds that the costs were not fitted
+on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from xsp.analysis.correction.charges import Floats
+from xsp.analysis.correction.costs import CONFIDENCE, Fit
+from xsp.analysis.spans.statistics import TRIM
+from xsp.types import RunSpec
+
+FOLDS = 5
+TOLERANCE = 0.02
+"""A correction whose error is beyond chance and larger than this is not used."""
+
+GROSS = 0.1
+"""One whose error is larger than this is not used whatever chance could explain: so wide an
+interval shows nothing.
+"""
+
+
+@dataclass(frozen=True)
+class Closure:
+    """(Replayed - unprofiled latency) / unprofiled latency, over rounds that the costs were not
+    fitted on.
+
+    `low` to `high` is where the error of as many new rounds would lie with the given confidence.
+    `by_round` has each round's difference over the unprofiled latency of all rounds: a ratio to the
+    round's own, which varies, would be too large on average, by 1 % where latencies vary by 20 %.
+    """
+
+    error: float
+    low: float
+    high: float
+    by_round: tuple[float, ...]
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether the interval holds 0."""
+        return self.low <= 0 <= self.high
+
+    @property
+    def fails(self) -> bool:
+        """Whether the error is too large for the corrected times to be used."""
+        return abs(self.error) > (GROSS if self.by_chance else TOLERANCE)
+
+
+def closure_by_rung(fit: Fit) -> Mapping[RunSpec, Closure]:
+    """Cross-validated closure error of every rung above M: round i is judged by costs that the
+    rounds i, i + 5, ... had no part in.
+
+    A rung's corrected latency is its measured one less what the replay says its tracers added.
+    """
+    measured = fit.problem.evidence.measured
+    rounds, folds = len(measured), min(FOLDS, len(measured))
+    errors = np.empty((rounds, measured.shape[1] - 1))
+    for fold in range(folds):
+        mine = np.arange(rounds) % folds == fold
+        change = fit.again_on(~mine) - fit.costs.values()
+        errors[mine] = _differences(fit, change)[mine] / _unprofiled(measured)
+    # The fitted costs have an error too, that of a mean over the rounds that they were fitted on.
+    variance_factor = 1 / rounds + folds / (rounds * (folds - 1))
+    rungs = fit.problem.evidence.rungs[1:]
+    return {rung: _closure(errors[:, i], variance_factor) for i, rung in enumerate(rungs)}
+
+
+def _differences(fit: Fit, change: Floats) -> Floats:
+    """Corrected minus unprofiled latency by round and rung, ns, at costs changed by `change`."""
+    remaining = -fit.problem.differences(fit.prediction.moved(change))[:, :, 0]
+    # What is left of a rung is what is left of the steps up to it.
+    differences: Floats = np.cumsum(remaining, axis=1)
+    return differences
+
+
+def _unprofiled(measured: Floats) -> float:
+    """Trimmed mean of the unprofiled latency, ns."""
+    return float(stats.trim_mean(measured[:, 0, 0], TRIM))
+
+
+def _closure(errors: Floats, variance_factor: float) -> Closure:
+    cut = int(TRIM * len(errors))
+    kept = len(errors) - 2 * cut
+    ranked = np.sort(errors)
+    winsorised = np.clip(errors, ranked[cut], ranked[len(errors) - 1 - cut])
+    squares = ((winsorised - winsorised.mean()) ** 2).sum()
+    variance = squares / (kept * (kept - 1)) * len(errors) * variance_factor
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, kept - 1)
+    mean, half = float(stats.trim_mean(errors, TRIM)), float(quantile * np.sqrt(variance))
+    return Closure(mean, mean - half, mean + half, tuple(errors.tolist()))

@@ -1,0 +1,121 @@
+"""Spans of a capture without the tracers' cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+
+from xsp.analysis.correction.charges import SHARES, Costs, EventKind, Floats, Ints
+from xsp.analysis.correction.critical_path import slopes
+from xsp.analysis.correction.hostclock import Payments
+from xsp.analysis.correction.latencies import Latencies
+from xsp.analysis.correction.recordings import Recordings
+from xsp.analysis.correction.replay import ReplayedTimeline, replay, replay_together
+from xsp.analysis.correction.timeline import Timeline
+from xsp.types import Level, Tables
+
+TYPICAL_CALLS = 24
+"""Model calls that typical latencies are taken from."""
+
+
+def corrected_spans(tables: Tables, costs: Costs, spread: Floats) -> pd.DataFrame:
+    """Start and duration of the deepest rung's spans without the tracers' cost.
+
+    Columns: row (of the spans table), start_ns, duration_ns, doubt_ns (half a 95 % interval of the
+    duration, from that of the costs: `Fit.spread`). Device spans keep their duration. No span is
+    longer by its doubt than it was recorded, or shorter than nothing.
+    """
+    recordings = Recordings(tables)
+    first = [call.timeline for call in islice(recordings.calls(), TYPICAL_CALLS)]
+    typical = Latencies.observed(first, costs)
+    del first
+    spans = tables["spans"]
+    begin, length = spans["start_ns"].to_numpy(), spans["duration_ns"].to_numpy()
+    thread, level = spans["thread"].to_numpy(), spans["level"].to_numpy()
+    parts = []
+    for call in recordings.calls():
+        played = replay(call.timeline, costs, typical)
+        rows = call.host_rows
+        host = _corrected_host(played, thread[rows], begin[rows], length[rows], spread)
+        model = np.flatnonzero(level[rows] == Level.MODEL)
+        host[2][model] = _doubt_of_model(played, host[1][model], length[rows[model]], spread)
+        device = _device(played)
+        parts.append(
+            [np.concatenate([call.host_rows, call.device_rows])]
+            + [np.concatenate(pair) for pair in zip(host, device, strict=True)]
+        )
+    rows, start, duration, doubt = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(rows, kind="stable")
+    columns = {"row": rows, "start_ns": start, "duration_ns": duration, "doubt_ns": doubt}
+    return pd.DataFrame({name: column[order] for name, column in columns.items()})
+
+
+def _device(played: ReplayedTimeline) -> tuple[Ints, Ints, Ints]:
+    duration = played.device_end_ns - played.device_start_ns
+    return played.device_start_ns, duration, np.zeros_like(duration)
+
+
+def _corrected_host(
+    played: ReplayedTimeline, thread: Ints, begin: Ints, length: Ints, spread: Floats
+) -> tuple[Ints, Ints, Ints]:
+    """Start, duration and doubt of host spans."""
+    start, end, doubt = begin.copy(), begin + length, np.zeros(len(begin))
+    for one in np.unique(thread):
+        at = thread == one
+        doubt[at] = _doubt(played, int(one), begin[at], (begin + length)[at], spread)
+        start[at], end[at] = played.host(int(one), start[at]), played.host(int(one), end[at])
+    duration = end - start
+    return start, duration, _possible(doubt, duration, length)
+
+
+def _possible(doubt: Floats, duration: Ints, length: Ints) -> Ints:
+    """A span has lasted for as long as was recorded at most, and for no time at least."""
+    most = np.maximum(duration, length - duration)
+    possible: Ints = np.rint(np.minimum(doubt, most)).astype(np.int64)
+    return possible
+
+
+def _doubt_of_model(played: ReplayedTimeline, duration: Ints, length: Ints, spread: Floats) -> Ints:
+    """Of a model call only the payments on the critical path matter."""
+    paid = slopes(played, [played.timeline.end_ns])[0]
+    doubt = np.full(len(length), np.sqrt(max(paid @ spread @ paid, 0.0)))
+    return _possible(doubt, duration, length)
+
+
+def _doubt(played: ReplayedTimeline, thread: int, begin: Ints, end: Ints, spread: Floats) -> Floats:
+    """How much the payments between two stamps each can be more or less than was taken out."""
+    run = played.timeline
+    clock = run.clocks[thread]
+    # One by kind at a time: what each payment begins with does not matter, so each costs 1 ns.
+    every = Payments.of(run, SHARES, SHARES, clock, np.zeros(0))
+    low = np.searchsorted(every.begins, begin - run.start_ns, "left")
+    high = np.searchsorted(every.begins, end - run.start_ns, "left")
+    counts = np.empty((len(EventKind), len(begin)))
+    for kind in EventKind:
+        paid = np.concatenate([[0.0], np.cumsum(np.where(every.kind == kind, every.share, 0.0))])
+        counts[kind] = paid[high] - paid[low]
+    host = spread[: len(EventKind), : len(EventKind)]
+    doubt: Floats = np.sqrt(np.maximum((counts * (host @ counts)).sum(axis=0), 0.0))
+    return doubt
+
+
+def mostly_tracing(runs: Sequence[Timeline], costs: Costs) -> dict[str, float]:
+    """By name of the cost, the share of the events that pay it of which the correction takes more
+    than half. Events without any length are not counted.
+    """
+    shrunk, every = np.zeros(len(EventKind)), np.zeros(len(EventKind))
+    for played in replay_together(runs, costs):
+        events = played.timeline.events
+        for number, clock in enumerate(played.path.clocks):
+            mine = (events.clock == number) & (events.end_ns > events.start_ns)
+            start = (events.start_ns[mine] - played.timeline.start_ns).astype(np.float64)
+            end = (events.end_ns[mine] - played.timeline.start_ns).astype(np.float64)
+            short = clock.at(end) - clock.at(start) < (end - start) / 2
+            kind = events.kind[mine]
+            shrunk += np.bincount(kind[short], minlength=len(EventKind))
+            every += np.bincount(kind, minlength=len(EventKind))
+    shares = np.divide(shrunk, every, out=np.zeros_like(every), where=every > 0)
+    return {f"{kind.name.lower()}_ns": float(shares[kind]) for kind in EventKind}

@@ -1,0 +1,174 @@
+"""What the rungs of the ladder show of the tracers' costs, and what a replay says instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from xsp.analysis.correction.charges import COST_LEVELS, Costs, EventKind, Floats, Ints
+from xsp.analysis.correction.critical_path import slopes
+from xsp.analysis.correction.replay import ReplayedTimeline, replay_together
+from xsp.analysis.correction.timeline import Timeline
+from xsp.errors import XspError
+from xsp.types import DeviceKind, Level, RunSpec
+
+MIN_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the ladder: the deepest rung's runs, the mean synchronised latency of each
+    rung's runs in ns and, where a device worked, the mean host time from call to return.
+
+    `runs` can be empty: such a round says what the rungs add, and the replays of the others have to
+    stand for its own.
+    """
+
+    runs: tuple[Timeline, ...]
+    latency_ns: Mapping[RunSpec, float]
+    host_ns: Mapping[RunSpec, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What each step of the ladder adds by replay at some costs, in ns.
+
+    `added` has shape (rounds, steps, times) as `Evidence.added`; `slope` (steps, times, 7) is its
+    mean change per ns of each cost.
+    """
+
+    added: Floats
+    slope: Floats
+
+    def moved(self, step: Floats) -> Prediction:
+        """The same at costs that are a little different, to first order."""
+        return Prediction(self.added + self.slope @ step, self.slope)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Rounds as arrays. A step is from one rung to the next deeper one.
+
+    `measured` (rounds, rungs, times) has the latencies in ns, the shallowest rung first; the times
+    are the synchronised latency and, where a device worked, the host's from call to return. A host
+    that runs ahead of the device pays in the second without paying in the first. `events` has the
+    number of events of a run that pay each cost on the main thread's clock or, without one there,
+    at all.
+    """
+
+    rungs: tuple[RunSpec, ...]
+    measured: Floats
+    runs: Mapping[int, tuple[Timeline, ...]]
+    events: Floats
+
+    @classmethod
+    def of(cls, rounds: Sequence[Round]) -> Evidence:
+        """Raises XspError: fewer than 3 rounds, rounds with different rungs, no rung to compare
+        with, or no round with runs.
+        """
+        rungs = _checked(rounds)
+        runs = {number: entry.runs for number, entry in enumerate(rounds) if entry.runs}
+        every = [run for one in runs.values() for run in one]
+        tables = [[entry.latency_ns for entry in rounds]]
+        if any(len(run.ops.kind) for run in every) and all(entry.host_ns for entry in rounds):
+            tables.append([entry.host_ns for entry in rounds])
+        measured = [
+            [[table[number][rung] for table in tables] for rung in rungs]
+            for number in range(len(rounds))
+        ]
+        events = np.mean([_events(run) for run in every], axis=0)
+        return cls(rungs, np.array(measured), runs, events)
+
+    @property
+    def added(self) -> Floats:
+        """What each step was measured to add, of shape (rounds, steps, times)."""
+        return np.diff(self.measured, axis=1)
+
+    @property
+    def timelines(self) -> list[Timeline]:
+        """The deepest rung's runs that there are."""
+        return [run for runs in self.runs.values() for run in runs]
+
+    def levels_of(self, step: int) -> set[Level]:
+        """The levels that a step adds."""
+        return set(self.rungs[step + 1].levels) - set(self.rungs[step].levels)
+
+    def costs_of(self, step: int) -> Ints:
+        """Which costs a step adds, as places in `COST_LEVELS`."""
+        levels = self.levels_of(step)
+        return np.flatnonzero([level in levels for level in COST_LEVELS.values()])
+
+    def some(self, rounds: int) -> Evidence:
+        """The same with replays of that many rounds at most."""
+        numbers = list(self.runs)
+        chosen = np.unique(np.linspace(0, len(numbers) - 1, min(rounds, len(numbers))).round())
+        kept = [numbers[int(place)] for place in chosen]
+        return Evidence(
+            self.rungs, self.measured, {number: self.runs[number] for number in kept}, self.events
+        )
+
+    def predict(self, costs: Costs) -> Prediction:
+        """What each step adds according to replays of the deepest rung's runs.
+
+        The levels that a rung lacks are taken out for its latency. Rounds without runs get the mean
+        of the others.
+        """
+        numbers = np.array(list(self.runs))
+        runs, times = len(self.timelines), self.measured.shape[2]
+        latency = np.empty((runs, len(self.rungs), times))
+        slope = np.zeros((len(self.rungs), times, len(COST_LEVELS)))
+        latency[:, -1] = [_recorded(run)[:times] for run in self.timelines]
+        for number, rung in enumerate(self.rungs[:-1]):
+            lacking = [level for level in Level if level not in rung.levels]
+            played = replay_together(self.timelines, costs.of_levels(lacking))
+            latency[:, number] = [_latencies(one)[:times] for one in played]
+            paid = np.array([level in lacking for level in COST_LEVELS.values()])
+            slope[number] = np.mean([_slopes(one, times) for one in played], axis=0) * paid
+        steps = np.diff(latency, axis=1)
+        added = np.broadcast_to(steps.mean(axis=0), self.added.shape).copy()
+        cuts = np.cumsum([len(self.runs[number]) for number in numbers])[:-1]
+        added[numbers] = [part.mean(axis=0) for part in np.split(steps, cuts)]
+        return Prediction(added, np.diff(slope, axis=0))
+
+
+def _recorded(run: Timeline) -> tuple[int, int]:
+    return run.latency_ns, run.host_end_ns - run.start_ns
+
+
+def _latencies(played: ReplayedTimeline) -> tuple[int, int]:
+    return played.latency_ns, played.host_latency_ns
+
+
+def _slopes(played: ReplayedTimeline, times: int) -> Floats:
+    ends = (played.timeline.end_ns, played.timeline.host_end_ns)[:times]
+    return slopes(played, ends)
+
+
+def _events(run: Timeline) -> Floats:
+    main = np.bincount(run.events.kind[run.events.clock == 0], minlength=len(EventKind))
+    every = np.bincount(run.events.kind, minlength=len(EventKind))
+    kernels = (run.ops.kind == DeviceKind.KERNEL).sum()
+    return np.append(np.where(main > 0, main, every), kernels).astype(np.float64)
+
+
+def _checked(rounds: Sequence[Round]) -> tuple[RunSpec, ...]:
+    """The rungs, which every round must have, the shallowest first."""
+    if len(rounds) < MIN_ROUNDS:
+        raise XspError(
+            f"costs were to be fitted on {len(rounds)} rounds: at least {MIN_ROUNDS} are needed, "
+            "measure more"
+        )
+    rungs = sorted(rounds[0].latency_ns, key=lambda rung: len(rung.levels))
+    if any(set(entry.latency_ns) != set(rungs) for entry in rounds):
+        raise XspError("rounds differ in their rungs: leave incomplete rounds out")
+    if not any(entry.runs for entry in rounds):
+        raise XspError("no round has runs of its deepest rung: give the timelines of one at least")
+    if len(rungs) < 2:
+        names = ", ".join(rung.name for rung in rungs)
+        raise XspError(
+            f"the ladder has only the rung {names}: costs are the difference between at least 2 "
+            "rungs"
+        )
+    return tuple(rungs)

@@ -1,0 +1,185 @@
+"""The deepest rung's runs in a capture as timelines."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.analysis.correction.charges import Bools, EventKind, Ints
+from xsp.analysis.correction.timeline import ApiKind, Timeline
+from xsp.analysis.spans.outside import stands_for_outside
+from xsp.analysis.spans.rungs import deepest_rung
+from xsp.types import Columns, DeviceKind, Level, Tables
+
+_HOST_WAITS = (1, 3, 4)
+"""CUpti_ActivitySynchronizationType of waits of the host: event, stream and context synchronize."""
+
+
+@dataclass(frozen=True, eq=False)
+class CallTimeline:
+    """One model call of a deepest run; `host_rows` and `device_rows` are rows of the spans table,
+    the latter in the order of the timeline's device activity.
+    """
+
+    run: int
+    timeline: Timeline
+    host_rows: Ints
+    device_rows: Ints
+
+
+class Recordings:
+    """Timelines of the model calls of the deepest rung's runs, built when they are asked for: a run
+    takes some hundred bytes an event as a timeline.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        runs = tables["runs"]
+        self.tables = tables
+        self.runs: list[int] = runs.loc[runs["rung"] == deepest_rung(tables), "run"].tolist()
+        self._layer_kind = kinds_of_layers(tables)
+        self._device_kind = _kinds_of_device_activities(tables)
+        self._spans = _ByRun(tables["spans"])
+        self._others = {
+            name: _ByRun(tables[name]) for name in ("model_calls", "api_calls", "synchronizations")
+        }
+
+    def events_of(self, run: int) -> int:
+        """Spans and API calls of a run: how large its timelines are."""
+        return self._spans.size(run) + self._others["api_calls"].size(run)
+
+    def calls(self, only: Collection[int] | None = None) -> Iterator[CallTimeline]:
+        """The model calls of all runs, or only of these."""
+        for run in self.runs:
+            if only is None or run in only:
+                yield from self._calls_of(run)
+
+    def _calls_of(self, run: int) -> Iterator[CallTimeline]:
+        spans, first = self._spans.columns(run), self._spans.first(run)
+        others = {name: table.columns(run) for name, table in self._others.items()}
+        calls, api, waits = (others[n] for n in ("model_calls", "api_calls", "synchronizations"))
+        kind = _api_kind(api, spans, waits)
+        of_span, of_api = self._calls_of_events(spans, api, calls["start_ns"])
+        for number in range(len(calls["start_ns"])):
+            mine, called = of_span == number, of_api == number
+            on_device = spans["level"] == Level.KERNEL
+            host, device = np.flatnonzero(mine & ~on_device), np.flatnonzero(mine & on_device)
+            layers = host[self._is_paid_layer(spans, host)]
+            library = host[spans["level"][host] == Level.LIBRARY]
+            waited = np.isin(waits["correlation_id"], api["correlation_id"][called])
+            timeline = Timeline.from_columns(
+                model_start_ns=int(calls["start_ns"][number]),
+                host_end_ns=int(calls["host_end_ns"][number]),
+                sync_end_ns=int(calls["end_ns"][number]),
+                main_thread=int(calls["thread"][number]),
+                layer_events=_events(spans, layers),
+                library_events=_events(spans, library),
+                api_calls=_events(api, called),
+                device_activity=self._device(spans, device),
+                synchronizations={name: column[waited] for name, column in waits.items()},
+                api_kind=kind[called],
+                layer_kind=self._layer_kind[spans["detail"][layers]],
+            )
+            yield CallTimeline(run, timeline, first + host, first + device)
+
+    def _calls_of_events(
+        self, spans: Columns, api: Columns, call_start: npt.NDArray[np.int64]
+    ) -> tuple[Ints, Ints]:
+        """The model call of each span and API call. A device activity belongs to the call that
+        launched it, whenever it runs.
+        """
+        start = spans["start_ns"].copy()
+        on_device = spans["level"] == Level.KERNEL
+        launched = spans["parent"][on_device]
+        start[on_device] = self.tables["spans"]["start_ns"].to_numpy()[launched]
+        of_span = np.searchsorted(call_start, start, side="right") - 1
+        of_api = np.searchsorted(call_start, api["start_ns"], side="right") - 1
+        return of_span, of_api
+
+    def _is_paid_layer(self, spans: Columns, rows: Ints) -> Bools:
+        """Layer spans that a tracer paid for: not the one that stands for what lies outside
+        layers.
+        """
+        detail, on_level = spans["detail"][rows], spans["level"][rows] == Level.LAYER
+        paid = np.zeros(len(rows), bool)
+        paid[on_level] = self._layer_kind[detail[on_level]] >= 0
+        return paid
+
+    def _device(self, spans: Columns, rows: Ints) -> Columns:
+        columns = _events(spans, rows)
+        columns |= {name: spans[name][rows] for name in ("stream", "context")}
+        kind = self._device_kind[spans["detail"][rows]] if len(rows) else np.zeros(0, np.int64)
+        return columns | {"kind": kind}
+
+
+class _ByRun:
+    """A table's rows by run, which lie together, without copying the table."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self._table = table
+        run = table["run"].to_numpy()
+        cuts = np.flatnonzero(np.diff(run)) + 1
+        first = np.append(0, cuts)[: len(run)]
+        last = np.append(cuts, len(run))[: len(first)]
+        bounds = zip(first.tolist(), last.tolist(), strict=True)
+        self._bounds = dict(zip(run[first].tolist(), bounds, strict=True))
+
+    def first(self, run: int) -> int:
+        return int(self._bounds.get(run, (0, 0))[0])
+
+    def size(self, run: int) -> int:
+        first, last = self._bounds.get(run, (0, 0))
+        return int(last - first)
+
+    def columns(self, run: int) -> dict[str, npt.NDArray[Any]]:
+        first, last = self._bounds.get(run, (0, 0))
+        part = self._table.iloc[first:last]
+        return {str(name): part[name].to_numpy() for name in part.columns}
+
+
+def kinds_of_layers(tables: Tables) -> npt.NDArray[np.int64]:
+    """The `EventKind` of each row of the layers table; -1 of the one that stands for what lies
+    outside layers, which no tracer paid for.
+    """
+    layers = tables["layers"]
+    codes = {"function": int(EventKind.FUNCTIONAL), "autograd": int(EventKind.BACKWARD)}
+    kind = layers["kind"].map(codes).fillna(int(EventKind.LAYER)).to_numpy().astype(np.int64)
+    kinds: npt.NDArray[np.int64] = np.where(stands_for_outside(layers), -1, kind)
+    return kinds
+
+
+def _kinds_of_device_activities(tables: Tables) -> npt.NDArray[np.int64]:
+    codes = {kind.name.lower(): int(kind) for kind in DeviceKind}
+    kinds = tables["kernels"]["kind"].map(codes)
+    if not len(kinds):
+        return np.zeros(0, np.int64)
+    return np.asarray(kinds.to_numpy(dtype=np.int64, na_value=0), dtype=np.int64)
+
+
+def _api_kind(api: Columns, spans: Columns, waits: Columns) -> npt.NDArray[np.int64]:
+    names = pd.Series(api["name"]).astype(str)
+    on_device = spans["level"] == Level.KERNEL
+    launches = np.isin(api["correlation_id"], spans["correlation_id"][on_device])
+    waiting = waits["correlation_id"][np.isin(waits["kind"], _HOST_WAITS)]
+    # A copy to pageable memory returns when it is done; one that returned early is let go by the
+    # timeline.
+    copies = launches & names.str.contains("emcpy").to_numpy(dtype=bool)
+    synchronizes = names.str.contains("ynchronize").to_numpy(dtype=bool)
+    blocking = np.isin(api["correlation_id"], waiting) | synchronizes | copies
+    kinds: npt.NDArray[np.int64] = launches * int(ApiKind.LAUNCH) + blocking * int(ApiKind.WAIT)
+    return kinds
+
+
+def _events(table: Columns, rows: Ints | Bools) -> Columns:
+    start = table["start_ns"][rows]
+    columns: dict[str, npt.NDArray[Any]] = {
+        "thread": table["thread"][rows],
+        "correlation_id": table["correlation_id"][rows],
+        "start_ns": start,
+        "end_ns": start + table["duration_ns"][rows],
+    }
+    return columns

@@ -4,6 +4,7 @@ for parents.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.assembly import Vocabulary, assemble
+from xsp.analysis.spans.intervals import innermost
 from xsp.analysis.spans.launches import launch_of
 from xsp.capture.file import Capture, checked
 from xsp.capture.run import Run
@@ -18,6 +20,8 @@ from xsp.doubts import Doubt, Slug
 from xsp.errors import CaptureError
 from xsp.imports.foreign import ForeignTrace
 from xsp.imports.layers import Layers, layers_of
+from xsp.imports.stamps import from_zero, recording_time_unknown
+from xsp.imports.windows import at_time, overlap_on_device, whole_runs, window_of
 from xsp.tracing import context
 from xsp.types import (
     API_CALLS,
@@ -40,15 +44,18 @@ def capture_of(trace: ForeignTrace) -> Capture:
     """The capture. Raises CaptureError if the trace has nothing on the host that time could be
     given to.
     """
-    windows = trace.windows if len(trace.windows) else _whole(trace)
-    windows = windows.sort_values("start_ns", kind="stable").reset_index(drop=True)
-    layers = layers_of(trace.ranges, _window_of(trace.ranges["start_ns"], windows), len(windows))
+    trace = from_zero(trace)
+    windows, notes = whole_runs(trace) if len(trace.windows) else (_whole(trace), [])
+    layers = layers_of(trace.ranges, window_of(trace.ranges, windows), len(windows))
     levels = _levels(trace, layers)
-    runs, words = _runs(trace, windows, layers, RunSpec(tuple(levels)))
+    placed = _placed(trace, windows, layers)
+    runs, words = _runs(placed, windows, layers, RunSpec(tuple(levels)))
+    notes += overlap_on_device(windows, placed.device, placed.of_device)
     name = layers.model or trace.name
     words.calls[0]["name"] = name
     tables = assemble(runs, words)
     meta = _meta(trace, name, levels, windows)
+    meta["warnings"] += notes + recording_time_unknown(trace)
     if orphans := int(tables["runs"]["orphans"].sum()):
         meta["warnings"].append(worded(Doubt.of(Slug.NO_LAUNCH, activities=orphans)))
     return checked(Capture(meta, tables), f"this trace of {trace.tool}")
@@ -81,24 +88,28 @@ def _whole(trace: ForeignTrace) -> pd.DataFrame:
     return pd.DataFrame([bounds]).astype(np.int64)
 
 
-def _window_of(start_ns: pd.Series, windows: pd.DataFrame) -> Ints:
-    """Index of the window that each stamp lies in, -1 for none; of overlapping windows the later
-    one.
-    """
-    window = np.searchsorted(windows["start_ns"].to_numpy(), start_ns.to_numpy(), side="right") - 1
-    inside = (window >= 0) & (start_ns.to_numpy() <= windows["end_ns"].to_numpy()[window])
-    return np.where(inside, window, -1)
-
-
 def _levels(trace: ForeignTrace, layers: Layers) -> list[Level]:
     there = {Level.MODEL: True, Level.LAYER: bool(len(layers.rows))}
     there |= {Level.LIBRARY: bool(len(trace.library)), Level.KERNEL: bool(len(trace.device))}
     return [level for level in Level if there[level]]
 
 
-def _runs(
-    trace: ForeignTrace, windows: pd.DataFrame, layers: Layers, spec: RunSpec
-) -> tuple[list[Run], Vocabulary]:
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """Library calls, API calls and device activities, coded, and the window of each."""
+
+    library: pd.DataFrame
+    api: pd.DataFrame
+    device: pd.DataFrame
+    of_library: Ints
+    of_api: Ints
+    of_device: Ints
+    symbols: pd.Index
+    api_names: pd.Index
+    kernels: pd.Index
+
+
+def _placed(trace: ForeignTrace, windows: pd.DataFrame, layers: Layers) -> _Placed:
     kernel, kernels = pd.factorize(trace.device["name"])
     symbol, symbols = pd.factorize(trace.library["name"])
     api_code, api_names = pd.factorize(trace.api["name"])
@@ -106,51 +117,78 @@ def _runs(
     library = trace.library.assign(symbol=symbol)
     kinds = trace.device["kind"].map({kind.name.lower(): int(kind) for kind in DeviceKind})
     device = trace.device.assign(name=kernel, kind=kinds)
-    of_api = _window_of(api["start_ns"], windows)
-    of_library = _window_of(library["start_ns"], windows)
+    of_api = _with_its_layer(api, windows, layers)
     launch = launch_of(device["correlation_id"].to_numpy(), api["correlation_id"].to_numpy())
     # What has no launch is counted as an orphan of the run during which it ran.
-    of_device = np.where(
-        launch >= 0, np.r_[of_api, -1][launch], _window_of(device["start_ns"], windows)
+    ran_in = at_time(device["start_ns"].to_numpy(), windows)
+    of_device = np.where(launch >= 0, np.r_[of_api, -1][launch], ran_in)
+    of_library = _with_its_layer(library, windows, layers)
+    return _Placed(library, api, device, of_library, of_api, of_device, symbols, api_names, kernels)
+
+
+def _with_its_layer(calls: pd.DataFrame, windows: pd.DataFrame, layers: Layers) -> Ints:
+    """The window of each call: that of the layer around it, which can last longer than the run in
+    which it began; or else that in which the call began.
+    """
+    of_time = window_of(calls, windows)
+    events = layers.events
+    start = calls["start_ns"].to_numpy()
+    around = innermost(
+        events["thread"].to_numpy(),
+        events["start_ns"].to_numpy(),
+        events["end_ns"].to_numpy(),
+        calls["thread"].to_numpy(),
+        start,
+        start,
     )
-    runs = [
-        _run(
-            number,
-            spec,
-            windows.iloc[[number]],
-            {
-                "layer_events": _columns(
-                    LAYER_EVENTS, layers.events[layers.events["window"] == number]
-                ),
-                "library_events": _columns(LIBRARY_EVENTS, library[of_library == number]),
-                "api_calls": _columns(API_CALLS, api[of_api == number]),
-                "device_activity": _columns(DEVICE_ACTIVITY, device[of_device == number]),
-            },
-        )
-        for number in range(len(windows))
-    ]
-    first = library[of_library == 0].sort_values("start_ns", kind="stable")
+    of_layer = np.r_[events["window"].to_numpy(), -1][around]
+    return np.where(of_layer >= 0, of_layer, of_time)
+
+
+def _runs(
+    placed: _Placed, windows: pd.DataFrame, layers: Layers, spec: RunSpec
+) -> tuple[list[Run], Vocabulary]:
+    parts = (
+        ("layer_events", LAYER_EVENTS, layers.events, layers.events["window"].to_numpy()),
+        ("library_events", LIBRARY_EVENTS, placed.library, placed.of_library),
+        ("api_calls", API_CALLS, placed.api, placed.of_api),
+        ("device_activity", DEVICE_ACTIVITY, placed.device, placed.of_device),
+    )
+    runs = []
+    for number in range(len(windows)):
+        tables = {
+            name: _columns(schema, rows[window == number]) for name, schema, rows, window in parts
+        }
+        runs.append(_run(number, spec, windows.iloc[[number]], tables))
+    return runs, _vocabulary(placed, layers)
+
+
+def _vocabulary(placed: _Placed, layers: Layers) -> Vocabulary:
+    library = placed.library
+    first = library[placed.of_library == 0].sort_values("start_ns", kind="stable")
     calls = [
         {"symbol": int(row["symbol"]), "arguments": row["arguments"]}
         for row in first[["symbol", "arguments"]].to_dict("records")
     ]
     library_of = dict(zip(library["name"], library["library"], strict=True))
     call = {"call": 0, "input_shapes": "[]", "input_dtypes": "[]", "batch_size": -1}
-    words = Vocabulary(
+    return Vocabulary(
         calls=[call],
         modules=layers.modules,
         layers=layers.rows,
         library_calls=calls,
-        symbols=[str(one) for one in symbols],
+        symbols=[str(one) for one in placed.symbols],
         library_of=lambda name: str(library_of[name]),
-        kernels=[str(one) for one in kernels],
-        api_name=lambda _domain, cbid: str(api_names[cbid]),
+        kernels=[str(one) for one in placed.kernels],
+        api_name=lambda _domain, cbid: str(placed.api_names[cbid]),
     )
-    return runs, words
 
 
 def _run(number: int, spec: RunSpec, window: pd.DataFrame, tables: dict[str, Columns]) -> Run:
     start, end = int(window["start_ns"].iloc[0]), int(window["end_ns"].iloc[0])
+    # A layer that began in the run may launch after its end.
+    for name in ("library_events", "api_calls"):
+        end = max(end, int(tables[name]["end_ns"].max(initial=end)))
     finished = max(end, int(tables["device_activity"]["end_ns"].max(initial=end)))
     calls = {"start_ns": start, "host_end_ns": end, "end_ns": finished}
     model_calls: Columns = {
@@ -213,9 +251,8 @@ def _meta(
 
 
 def _left_out(trace: ForeignTrace, windows: pd.DataFrame) -> list[str]:
-    outside = sum(
-        int((_window_of(part["start_ns"], windows) < 0).sum()) for part in (trace.ranges, trace.api)
-    )
+    parts = (trace.ranges, trace.api)
+    outside = sum(int((window_of(part, windows) < 0).sum()) for part in parts)
     if not outside:
         return []
     sentence = (

@@ -61,7 +61,9 @@ class ForeignTrace:
 
     `windows` (thread, start_ns, end_ns) are the runs; without any, the whole trace is one run.
     `api` has `correlation_id`, `library` has `library` and `arguments` beside HOST_COLUMNS.
-    `missing` says why a level is absent.
+    `missing` says why a level is absent,
+    `epoch_offset_ns` is Unix time minus that clock. The last window may be cut short where the end
+    of the recording ends it.
     """
 
     name: str
@@ -75,6 +77,7 @@ class ForeignTrace:
     missing: dict[Level, str]
     warnings: list[str] = field(default_factory=list)
     epoch_offset_ns: int | None = None
+    last_may_be_cut: bool = False
 
 
 def table(rows: list[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:

@@ -32,6 +32,7 @@ from xsp.imports.foreign import (
 )
 from xsp.imports.nesting import parents
 from xsp.imports.operators import BACKWARD, from_nvtx
+from xsp.imports.stamps import unknown, unknown_sentence
 from xsp.profiles import Profile
 from xsp.types import Level
 from xsp.words.warning import tagged
@@ -165,6 +166,8 @@ def _trace(export: _Export, name: str, runs: str | None) -> ForeignTrace:
     recorded = sum(map(len, tables.values()))
     tables = {one: _forwards(rows) for one, rows in tables.items()}
     warnings += backwards(recorded - sum(map(len, tables.values())))
+    tables, unstamped = _with_known_stamps(tables)
+    warnings += unknown_sentence(unstamped)
     ranges = _named_ranges(export, tables["NVTX_EVENTS"])
     is_run = ranges["name"].str.startswith(runs) if runs else pd.Series(False, index=ranges.index)
     if runs and not is_run.any():
@@ -183,7 +186,29 @@ def _trace(export: _Export, name: str, runs: str | None) -> ForeignTrace:
         environment=_environment(export),
         missing=_MISSING,
         warnings=warnings,
+        epoch_offset_ns=_epoch_offset(export),
     )
+
+
+def _with_known_stamps(tables: dict[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], int]:
+    """The tables without events of unknown start, and how many these were."""
+    stamped = {name: rows for name, rows in tables.items() if {"start", "end"} <= set(rows)}
+    if not stamped:
+        return tables, 0
+    every = pd.concat([rows[["start", "end"]] for rows in stamped.values()])
+    end = every["end"].fillna(every["start"])
+    is_unknown = unknown(every["start"].to_numpy(np.int64), end.to_numpy(np.int64))
+    parts = np.split(is_unknown, np.cumsum([len(rows) for rows in stamped.values()])[:-1])
+    known = {name: rows[~out] for (name, rows), out in zip(stamped.items(), parts, strict=True)}
+    return tables | known, int(is_unknown.sum())
+
+
+def _epoch_offset(export: _Export) -> int | None:
+    """Unix time of the start of the session, from which stamps count."""
+    started = export.read("TARGET_INFO_SESSION_START_TIME")
+    if "utcEpochNs" not in started or not len(started.dropna(subset=["utcEpochNs"])):
+        return None
+    return int(started["utcEpochNs"].dropna().iloc[0])
 
 
 def _process(tables: dict[str, pd.DataFrame]) -> tuple[int | None, list[str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+from xsp.imports.operands import operands
+
 BACKWARD = "autograd::engine::evaluate_function: "
 """How PyTorch begins the name of the operator that runs a backward node."""
 
@@ -30,6 +32,6 @@ def from_nvtx(text: str) -> tuple[str, bool, list[list[int]]]:
 
 def _shapes(sizes: str | None) -> list[list[int]]:
     try:
-        return [shape for shape in json.loads(sizes or "[]") if shape]
+        return operands(json.loads(sizes or "[]"), None)[0]
     except ValueError:
         return []

@@ -184,6 +184,8 @@ def json_text(inner: Rule) -> Rule:
     """Text that is JSON by the inner rule."""
 
     def rule(value: Any) -> str:
+        if not isinstance(value, str):
+            return _must("JSON as text", value)
         try:
             return inner(json.loads(value))
         except (ValueError, RecursionError) as error:

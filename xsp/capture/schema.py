@@ -78,9 +78,9 @@ _SHAPES = json_text(items(_dimensions))
 _NAMES = json_text(items(text))
 
 
-def names_of_any_version(value: str) -> str:
+def names_of_any_version(value: Any) -> str:
     """A list of names; captures of early versions have it as Python writes it."""
-    return _NAMES(value.replace("'", '"'))
+    return _NAMES(value.replace("'", '"') if isinstance(value, str) else value)
 
 
 def _matrices(value: Any) -> str:

@@ -8,6 +8,7 @@ before it is serialised again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,19 @@ _UNITS = {"bytes": CounterDescriptor.UNIT_SIZE_BYTES, "MHz": CounterDescriptor.U
 
 def write_perfetto(view: RunView, path: Path) -> Path:
     """Write the trace; `.gz` at the end of the name compresses it, which Perfetto reads too."""
-    return written(path, b"".join(_packets(view)))
+    return written(path, b"".join(_packets(_from_zero(view))))
+
+
+def _from_zero(view: RunView) -> RunView:
+    """The same run, later if it has stamps below zero, which the format does not have."""
+    first = min(
+        [view.slices["start_ns"].min(), *(each.time_ns.min(initial=0) for each in view.counters), 0]
+    )
+    if first == 0:
+        return view
+    moved = {name: view.slices[name] - first for name in ("start_ns", "end_ns")}
+    counters = [replace(each, time_ns=each.time_ns - first) for each in view.counters]
+    return replace(view, slices=view.slices.assign(**moved), counters=counters)
 
 
 def _packets(view: RunView) -> list[bytes]:

@@ -94,6 +94,11 @@ FUNCTION_BACKWARDS = tuple(
 """What a custom Function's node calls, and that the Function's `backward`."""
 
 
+REGISTER_HOOK = Place(torch.autograd.Function, "_register_hook")
+"""What `register_prehook` of every graph node asks for a place among the node's hooks. What torch
+has there makes an object with a weak reference, at 1 us a hook."""
+
+
 def apply_function(function: type, args: Any, kwargs: Any) -> Any:
     """What `FUNCTION_APPLY` is where nothing was put there."""
     return torch._C._FunctionBase.__dict__["apply"].__get__(None, function)(*args, **kwargs)

@@ -91,7 +91,14 @@ typedef struct {
     int64_t event;
 } Hook;
 
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *make_dict, *other;
+} Registrar;
+
 static PyTypeObject *recorder_type, *site_type, *layer_type, *handler_type, *hook_type;
+static PyTypeObject *registrar_type;
 static PyObject *s_grad_fn, *s_next_functions, *s_register_prehook, *s_remove;
 static PyObject *s_types, *s_args, *s_kwargs;
 static uint64_t recorders;
@@ -300,14 +307,29 @@ static PyObject *node_of(Recorder *recorder, Plan *plan, Way *way, PyObject *out
     return node;
 }
 
+/* `handles` has the handle and the hook of each in turn. */
 static int watch_node(Recorder *recorder, PyObject *node, PyObject *hook)
 {
     PyObject *handle = PyObject_CallMethodOneArg(node, s_register_prehook, hook);
     if (!handle)
         return -1;
     int failed = PyList_Append(recorder->handles, handle);
+    if (!failed)
+        failed = PyList_Append(recorder->handles, hook);
     Py_DECREF(handle);
     return failed;
+}
+
+/* The handle is a dictionary where the registrar served, else torch's. */
+static int take_off(PyObject *handle, PyObject *hook)
+{
+    if (PyDict_Check(handle)) {
+        int there = PyDict_Contains(handle, hook);
+        return there > 0 ? PyObject_DelItem(handle, hook) : there;
+    }
+    PyObject *none = PyObject_CallMethodNoArgs(handle, s_remove);
+    Py_XDECREF(none);
+    return none ? 0 : -1;
 }
 
 /* A run that gives other outputs than the structure run did has no such node: it is not stamped. */
@@ -693,6 +715,55 @@ static Hook *new_hook(Recorder *recorder, int64_t event)
     return hook;
 }
 
+/* What torch asks for a place among a node's hooks: `(hooks or None, hook)` gives the hooks and what
+ * removes the new one. torch's own makes an object with a weak reference, at 1 us; a hook of ours is
+ * its own key, and the dictionary itself is what removes it. */
+static PyObject *registrar_call(
+    PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    Registrar *registrar = (Registrar *)self;
+    if (PyVectorcall_NARGS(nargsf) != 2 || kwnames || !Py_IS_TYPE(args[1], hook_type))
+        return PyObject_Vectorcall(registrar->other, args, nargsf, kwnames);
+    PyObject *hooks =
+        args[0] == Py_None ? PyObject_CallNoArgs(registrar->make_dict) : Py_NewRef(args[0]);
+    if (!hooks)
+        return NULL;
+    PyObject *both =
+        PyObject_SetItem(hooks, args[1], args[1]) < 0 ? NULL : PyTuple_Pack(2, hooks, hooks);
+    Py_DECREF(hooks);
+    return both;
+}
+
+static int registrar_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Registrar *)self)->make_dict);
+    Py_VISIT(((Registrar *)self)->other);
+    return 0;
+}
+
+static void registrar_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    Py_CLEAR(((Registrar *)self)->make_dict);
+    Py_CLEAR(((Registrar *)self)->other);
+    RELEASE_TYPE(self, (void)0);
+}
+
+static PyObject *new_registrar(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *make_dict, *other;
+    if (!PyArg_ParseTuple(args, "OO", &make_dict, &other))
+        return NULL;
+    Registrar *registrar = (Registrar *)registrar_type->tp_alloc(registrar_type, 0);
+    if (!registrar)
+        return NULL;
+    registrar->vectorcall = registrar_call;
+    registrar->make_dict = Py_NewRef(make_dict);
+    registrar->other = Py_NewRef(other);
+    return (PyObject *)registrar;
+}
+
 static PyObject *recorder_hook(PyObject *self, PyObject *event)
 {
     long long value = PyLong_AsLongLong(event);
@@ -809,12 +880,9 @@ static PyObject *recorder_watch(PyObject *self, PyObject *args)
 static PyObject *recorder_forget_nodes(PyObject *self, PyObject *Py_UNUSED(none))
 {
     PyObject *handles = ((Recorder *)self)->handles;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(handles); i++) {
-        PyObject *none = PyObject_CallMethodNoArgs(PyList_GET_ITEM(handles, i), s_remove);
-        if (!none)
+    for (Py_ssize_t i = 0; i + 1 < PyList_GET_SIZE(handles); i += 2)
+        if (take_off(PyList_GET_ITEM(handles, i), PyList_GET_ITEM(handles, i + 1)) < 0)
             return NULL;
-        Py_DECREF(none);
-    }
     if (PyList_SetSlice(handles, 0, PyList_GET_SIZE(handles), NULL) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -986,6 +1054,7 @@ static PyMemberDef site_members[] = {
     {"code", T_LONGLONG, offsetof(Site, code), READONLY, "What the stamps of its calls say."},
     {NULL, 0, 0, 0, NULL}};
 static PyMemberDef layer_members[] = {VECTORCALL(Layer), {NULL, 0, 0, 0, NULL}};
+static PyMemberDef registrar_members[] = {VECTORCALL(Registrar), {NULL, 0, 0, 0, NULL}};
 static PyMemberDef hook_members[] = {VECTORCALL(Hook), {NULL, 0, 0, 0, NULL}};
 static PyMemberDef handler_members[] = {
     VECTORCALL(Handler),
@@ -1014,6 +1083,9 @@ static PyType_Slot handler_slots[] = {
 static PyType_Slot hook_slots[] = {
     {Py_tp_members, hook_members}, {Py_tp_call, PyVectorcall_Call},
     {Py_tp_traverse, hook_traverse}, {Py_tp_dealloc, hook_dealloc}, {0, NULL}};
+static PyType_Slot registrar_slots[] = {
+    {Py_tp_members, registrar_members}, {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_traverse, registrar_traverse}, {Py_tp_dealloc, registrar_dealloc}, {0, NULL}};
 
 #define NAMED(name) "xsp.levels.layer._hotpath." name
 
@@ -1024,6 +1096,8 @@ static PyType_Spec site_spec = {
 static PyType_Spec layer_spec = {NAMED("Layer"), sizeof(Layer), 0, CALLED, layer_slots};
 static PyType_Spec handler_spec = {NAMED("Handler"), sizeof(Handler), 0, CALLED, handler_slots};
 static PyType_Spec hook_spec = {NAMED("Hook"), sizeof(Hook), 0, CALLED, hook_slots};
+static PyType_Spec registrar_spec = {
+    NAMED("Registrar"), sizeof(Registrar), 0, CALLED, registrar_slots};
 
 static int hotpath_exec(PyObject *module)
 {
@@ -1032,7 +1106,8 @@ static int hotpath_exec(PyObject *module)
         PyType_Spec *spec;
     } types[] = {
         {&recorder_type, &recorder_spec}, {&site_type, &site_spec}, {&layer_type, &layer_spec},
-        {&handler_type, &handler_spec}, {&hook_type, &hook_spec}};
+        {&handler_type, &handler_spec}, {&hook_type, &hook_spec},
+        {&registrar_type, &registrar_spec}};
     struct {
         PyObject **name;
         const char *text;
@@ -1061,9 +1136,15 @@ static PyModuleDef_Slot hotpath_slots[] = {
 #endif
     {0, NULL}};
 
+static PyMethodDef hotpath_methods[] = {
+    {"registrar", new_registrar, METH_VARARGS,
+     "What keeps hooks of a recorder among a node's hooks, and leaves others to `other`."},
+    {NULL, NULL, 0, NULL}};
+
 static struct PyModuleDef hotpath_module = {
     PyModuleDef_HEAD_INIT, .m_name = "_hotpath",
     .m_doc = "The layer tracer's hot paths; recorder.py says the same in Python.",
+    .m_methods = hotpath_methods,
     .m_slots = hotpath_slots};
 
 PyMODINIT_FUNC PyInit__hotpath(void)

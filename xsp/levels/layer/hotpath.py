@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sysconfig
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
@@ -16,7 +17,7 @@ from torch import nn
 from xsp.levels.layer.autograd import node_of
 from xsp.levels.layer.recorder import PythonRecorder, Recorder, leaf_of, watch_unknown
 from xsp.levels.layer.ways import Plan
-from xsp.machine.torch_internals import mode_depth, pop_mode_in_c, push_mode_in_c
+from xsp.machine.torch_internals import REGISTER_HOOK, mode_depth, pop_mode_in_c, push_mode_in_c
 
 
 @cache
@@ -46,6 +47,16 @@ def recorder(site_of: Callable[[Any], Any]) -> Recorder:
 def c_recorder(site_of: Callable[[Any], Any]) -> Recorder:
     """A recorder in C. Only where `extension` is there."""
     return _subclass()(site_of)  # type: ignore[no-any-return] # the class is made at run time
+
+
+def cheap_registration() -> Callable[[], None]:
+    """Hooks of recorders in C are put before nodes without torch's handle, until what is returned
+    is called.
+    """
+    module = extension()
+    if module is None or not REGISTER_HOOK.exists:
+        return lambda: None
+    return REGISTER_HOOK.replace(module.registrar(OrderedDict, REGISTER_HOOK.value))
 
 
 @cache

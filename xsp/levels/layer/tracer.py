@@ -76,6 +76,7 @@ class LayerTracer(Tracer):
         self._exit.callback(self._let_go)
         for module, code in self._codes.modules.items():
             self._exit.callback(self._step_in(module, self._site(code)))
+        self._exit.callback(hotpath.cheap_registration())
         self._exit.callback(run_inside(self._engine))
         self._exit.callback(functions_as_layers(mode, self._codes))
         self._exit.callback(collectives_as_layers(mode, self._codes))

@@ -1,0 +1,259 @@
+"""What one event costs: a module or functional call, a backward node, a library call, a kernel.
+
+Each program makes many events of one kind and next to nothing else. All conditions are run in turn,
+in a random order within each round: unprofiled, xsp's tracer (for layers both twins, C and Python),
+torch.profiler. A figure is the trimmed mean of the differences to the unprofiled time of the same
+round, by event, with its 95 % interval.
+
+    python benchmarks/events.py [--device cuda] [--rounds 40] [--json out.json] [--only NAME]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from overhead import torch_profiler
+from torch import nn
+
+from xsp.analysis.spans.statistics import trimmed
+from xsp.levels.layer import hotpath
+from xsp.levels.layer.discovery import Discovered, discovered
+from xsp.levels.layer.function_mode import Codes
+from xsp.levels.layer.recorder import PythonRecorder
+from xsp.levels.layer.structure_run import StructureRecorder
+from xsp.levels.layer.tracer import LayerTracer
+from xsp.machine.environment import environment
+from xsp.types import Tracer
+
+EVENTS = 300
+
+Prepare = Callable[[], Callable[[], object]]
+"""Does what must be done before the timed part, and returns that."""
+
+Condition = Callable[[], AbstractContextManager[Any]]
+
+
+class Chain(nn.Module):
+    """Calls one thing again and again."""
+
+    def __init__(self, *modules: nn.Module, function: Callable[[Any], Any] | None = None) -> None:
+        super().__init__()
+        self.modules_called = nn.ModuleList(modules)
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for module in self.modules_called:
+            x = module(x)
+        if self.function is not None:
+            for _ in range(EVENTS):
+                x = self.function(x)
+        return x
+
+
+@dataclass(frozen=True)
+class Program:
+    """`model(x)` makes the events, or its backward pass does."""
+
+    model: Chain
+    x: torch.Tensor
+    backward: bool = False
+
+    def prepare(self) -> Callable[[], object]:
+        """The timed part."""
+        if not self.backward:
+            return partial(self._forward)
+        output = self.model(self.x)
+        return lambda: torch.autograd.grad(output, self.x, torch.ones_like(output))
+
+    def _forward(self) -> None:
+        with torch.set_grad_enabled(self.x.requires_grad):
+            self.model(self.x)
+
+    def whole(self) -> None:
+        """Everything, once."""
+        self.prepare()()
+
+
+def layer_programs(device: str) -> dict[str, Program]:
+    """One for each kind of event of LAYER."""
+    x = torch.ones(4, device=device)
+    needs_gradient = x.clone().requires_grad_()
+    add = Chain(function=lambda value: torch.add(value, 1))
+    return {
+        "module call": Program(Chain(*[nn.Identity() for _ in range(EVENTS)]), x),
+        "functional call": Program(add, x),
+        "functional call that makes a node": Program(add, needs_gradient),
+        "backward node": Program(add, needs_gradient, backward=True),
+    }
+
+
+def codes_of(program: Program) -> Codes:
+    """What a structure run finds."""
+    found = Discovered()
+    with discovered(found):
+        program.whole()
+    recorder = StructureRecorder(found)
+    with recorder:
+        recorder.new_run()
+        program.whole()
+    return recorder.structure.codes
+
+
+@contextmanager
+def traced(tracer: Tracer) -> Iterator[None]:
+    """As the driver does it: a settling run has been made, and the log is emptied."""
+    tracer.start()
+    try:
+        yield
+    finally:
+        tracer.stop()
+        tracer.collect()
+
+
+def layer_conditions(program: Program) -> dict[str, tuple[Condition, Tracer | None]]:
+    """Unprofiled, both twins, torch.profiler."""
+    codes = codes_of(program)
+    conditions: dict[str, tuple[Condition, Tracer | None]] = {"unprofiled": (nullcontext, None)}
+    twins = {"xsp, Python": PythonRecorder}
+    if hotpath.extension() is not None:
+        twins["xsp, C"] = hotpath.c_recorder
+    for name, make in twins.items():
+        tracer = LayerTracer(codes, make)
+        conditions[name] = partial(traced, tracer), tracer
+    conditions["torch.profiler"] = torch_profiler, None
+    return conditions
+
+
+def deeper(device: str) -> dict[str, tuple[Program, dict[str, tuple[Condition, Tracer | None]]]]:
+    """Library calls and kernels, on a GPU."""
+    if device != "cuda":
+        return {}
+    from xsp.levels.kernel.tracer import KernelTracer
+    from xsp.levels.library.tracer import LibraryTracer
+
+    small = torch.ones(8, 8, device=device)
+    programs = {
+        "library call": (
+            Program(Chain(function=lambda v: torch.mm(v, small)), small),
+            LibraryTracer,
+        ),
+        "kernel": (Program(Chain(function=lambda value: value + 1), small), KernelTracer),
+    }
+    found = {}
+    for name, (program, make) in programs.items():
+        tracer: Tracer = make()
+        conditions: dict[str, tuple[Condition, Tracer | None]] = {
+            "unprofiled": (nullcontext, None),
+            "xsp, C": (partial(traced, tracer), tracer),
+            "torch.profiler": (torch_profiler, None),
+        }
+        found[name] = program, conditions
+    return found
+
+
+def once(prepare: Prepare, condition: Condition, tracer: Tracer | None, device: str) -> int:
+    """Nanoseconds of the timed part, after one untimed execution under the same condition."""
+    with condition():
+        prepare()()
+        if tracer is not None:
+            tracer.new_run()
+        timed = prepare()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter_ns()
+        timed()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter_ns() - start
+
+
+def measured(
+    program: Program,
+    conditions: dict[str, tuple[Condition, Tracer | None]],
+    rounds: int,
+    device: str,
+) -> dict[str, Any]:
+    """Added ns by event of every condition, and the ratio to what torch.profiler adds."""
+    order = random.Random(0)
+    found: dict[str, list[int]] = {name: [] for name in conditions}
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name in order.sample(list(conditions), len(conditions)):
+                found[name].append(once(program.prepare, *conditions[name], device))
+            gc.collect()
+    finally:
+        gc.enable()
+    base = np.array(found.pop("unprofiled"), dtype=np.float64)
+    result: dict[str, Any] = {"unprofiled_ns": round(trimmed(base)[0] / EVENTS, 1)}
+    added = {name: trimmed((np.array(values) - base) / EVENTS) for name, values in found.items()}
+    for name, (mean, half) in added.items():
+        result[name] = {"added_ns": round(float(mean), 1), "half_width_95": round(float(half), 1)}
+    if "xsp, C" in found and "xsp, Python" in found:
+        result["C over Python"] = ratio(found["xsp, C"], found["xsp, Python"], base)
+    if "xsp, C" in found:
+        result["C over torch.profiler"] = ratio(found["xsp, C"], found["torch.profiler"], base)
+    return result
+
+
+def ratio(one: list[int], other: list[int], base: np.ndarray) -> dict[str, float] | None:
+    """What one adds over what the other adds, with the interval that the two means' give."""
+    (top, top_half), (bottom, bottom_half) = (
+        trimmed(np.array(values) - base) for values in (one, other)
+    )
+    if bottom <= bottom_half:
+        return None
+    value = top / bottom
+    half = abs(value) * np.hypot(top_half / top, bottom_half / bottom)
+    return {"ratio": round(float(value), 3), "half_width_95": round(float(half), 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--only", help="run the kinds whose name contains this")
+    arguments = parser.parse_args()
+    if arguments.device == "cpu":
+        torch.set_num_threads(1)
+    report: dict[str, Any] = {
+        "environment": environment(),
+        "device": arguments.device,
+        "rounds": arguments.rounds,
+        "events_a_round": EVENTS,
+        "kinds": {},
+    }
+    programs = {
+        name: (program, partial(layer_conditions, program))
+        for name, program in layer_programs(arguments.device).items()
+    }
+    programs |= {
+        name: (program, partial(dict, conditions))
+        for name, (program, conditions) in deeper(arguments.device).items()
+    }
+    for name, (program, conditions) in programs.items():
+        if arguments.only and arguments.only not in name:
+            continue
+        report["kinds"][name] = measured(program, conditions(), arguments.rounds, arguments.device)
+        print(json.dumps({name: report["kinds"][name]}), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -61,6 +61,33 @@ class Residual(nn.Module):
         return self.scale(x) + x
 
 
+class Doubled(torch.autograd.Function):
+    """Launches one kernel forward and three backward, by torch functions as extensions do."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * 2.0
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: torch.Tensor) -> Any:
+        (gradient,) = gradients
+        return gradient.sin().sin() * 2.0
+
+
+@dataclass
+class Answer:
+    """An output that pytree does not open."""
+
+    score: torch.Tensor
+
+
+class Answering(Scale):
+    """A layer whose output is in an object of its own class."""
+
+    def forward(self, x: torch.Tensor) -> Answer:
+        return Answer(super().forward(x))
+
+
 class Nested(nn.Module):
     """Modules inside modules, one of them called twice, and functional calls between them."""
 
@@ -144,6 +171,28 @@ def _checkpointed(reentrant: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     return forward
 
 
+def _answered() -> Callable[[torch.Tensor], torch.Tensor]:
+    before, answering, after = Scale(2), Answering(3), Scale(4)
+    return lambda x: after(answering(before(x)).score)
+
+
+def _after_an_earlier_graph(device: str) -> Callable[[], Any]:
+    model = Scale(2)
+    earlier = torch.randn(64, device=device, requires_grad=True).sin().sin()
+
+    def step() -> None:
+        model(earlier).sum().backward(retain_graph=True)
+
+    return step
+
+
+def _hooked(x: torch.Tensor) -> torch.Tensor:
+    y = x * 2.0
+    y.register_hook(lambda gradient: gradient.sin())
+    return _SCALED(y)
+
+
+_SCALED = Scale(3)
 _STEP = {("step::randn", "forward"): 1, ("step::mul", "forward"): 1, ("step::mul", "backward"): 1}
 _RECOMPUTED = {("0", "forward"): 6, ("1", "forward"): 4, ("0", "backward"): 6, ("1", "backward"): 4}
 _SHARED = Scale(3)
@@ -177,6 +226,34 @@ CASES: dict[str, Case] = {
     ),
     "checkpointed": Case(_training(_checkpointed(reentrant=False)), _RECOMPUTED | _STEP),
     "checkpointed, reentrant": Case(_training(_checkpointed(reentrant=True)), _RECOMPUTED | _STEP),
+    "custom Function": Case(
+        _training(lambda x: _SCALED(Doubled.apply(x))),
+        {
+            ("step::Doubled", "forward"): 1,
+            ("step::Doubled", "backward"): 3,
+            ("Scale", "forward"): 3,
+            ("Scale", "backward"): 3,
+        }
+        | _STEP,
+    ),
+    "outputs in an object": Case(
+        _training(_answered()),
+        {
+            ("Answering", "forward"): 3,
+            ("Answering", "backward"): 3,
+            ("Scale", "backward"): 2,
+            ("Scale_1", "backward"): 4,
+        }
+        | _STEP,
+    ),
+    "a graph from before": Case(
+        _after_an_earlier_graph,
+        {("Scale", "forward"): 2, ("Scale", "backward"): 2, ("(no owner)", "backward"): 4},
+    ),
+    "a hook in backward": Case(
+        _training(_hooked),
+        {("Scale", "backward"): 3, ("step::sin", "backward"): 1},
+    ),
     "threads": Case(
         _inference(OnThreads()),
         {

@@ -22,6 +22,7 @@ FACTS: dict[Slug, dict[str, Any]] = {
     Slug.NO_LAUNCH: {"activities": 3},
     Slug.UNKNOWN_EVENTS: {"events": 3},
     Slug.CHANGED_WORK: {"untraced": 9, "traced": [13]},
+    Slug.OTHER_MODULES: {"modules": 2, "name": "a", "untraced": 1, "traced": 0},
     Slug.MODIFIED_IN_PLACE: {"names": ["a", "b", "c", "d"]},
     Slug.SHARED_GENERATORS: {"generators": ["NumPy's"]},
     Slug.MODIFIED_INPUTS: {"calls": 1},

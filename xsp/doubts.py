@@ -64,6 +64,7 @@ class Slug(str, Enum):
     NO_LAUNCH = "no-launch"
     UNKNOWN_EVENTS = "unknown-events"
     CHANGED_WORK = "changed-work"
+    OTHER_MODULES = "other-modules"
     MODIFIED_IN_PLACE = "modified-in-place"
     SHARED_GENERATORS = "shared-generators"
     MODIFIED_INPUTS = "modified-inputs"

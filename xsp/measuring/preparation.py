@@ -27,6 +27,7 @@ from xsp.measuring.progress import bar
 from xsp.measuring.state import PYTHON
 from xsp.measuring.switching import add_note, switched, tracing
 from xsp.measuring.warmup import warm_up
+from xsp.measuring.warnings import about_other_calls
 from xsp.types import Level, LevelStatus, Status, Tracer
 
 
@@ -65,7 +66,13 @@ def prepare(executor: Executor, options: Options) -> Prepared:
     doubts: list[Doubt | str] = []
     found = _warmed_up(executor, options, doubts)
     compiled = compiled_frames()
-    structure, recorded = _structure(executor, found, traced, options.ranges_as_layers)
+    watched = Discovered()
+    structure, recorded = _structure(executor, found, watched, traced, options.ranges_as_layers)
+    names = qualified_names([*found.roots, *watched.roots])
+    differing = found.differently(watched).items()
+    doubts += about_other_calls(
+        {names.get(module, type(module).__name__): counts for module, counts in differing}
+    )
     tracers = level_table.timed_tracers(traced, structure)
     doubts += [sentence for tracer in tracers.values() for sentence in tracer.doubts()]
     device_work = _device_work(executor, tracers)
@@ -82,11 +89,11 @@ def _warmed_up(executor: Executor, options: Options, doubts: list[Doubt | str]) 
         held(),
         switched(discovered(found)),
     ):
-        executor.run()
+        executor.run(found.new_run)
         if PYTHON in (executor.drawn or ()):
             # The first run did not start from the state that the others start from, and may have
             # gone another way.
-            executor.run()
+            executor.run(found.new_run)
 
     title = f"xsp {executor.target.name}: warm-up"
     with tracing([], "in a warm-up run"), bar(title, None, options.progress) as shown:
@@ -116,16 +123,29 @@ def _noted(when: str, roots: list[nn.Module]) -> Iterator[None]:
 def _structure(
     executor: Executor,
     found: Discovered,
+    watched: Discovered,
     traced: list[Level],
     ranges_as_layers: bool,
 ) -> tuple[Structure, dict[Level, list[dict[str, Any]]]]:
-    """The untimed structure run: layers, and by level what other tracers record there."""
+    """The untimed structure run: layers, and by level what other tracers record there. What it
+    calls is added to `watched`.
+    """
     target = executor.target
     outside = "" if target.model is not None else target.name.rpartition(".")[2]
     recorder = StructureRecorder(found, outside, ranges_are_layers=ranges_as_layers)
     others = level_table.recorders(traced)
-    with held(), tracing(list(others.values()), "in the structure run"), switched(recorder):
-        calls = executor.run(recorder.new_run)
+
+    def ready() -> None:
+        recorder.new_run()
+        watched.new_run()
+
+    with (
+        held(),
+        tracing(list(others.values()), "in the structure run"),
+        switched(discovered(watched, blame=False)),
+        switched(recorder),
+    ):
+        calls = executor.run(ready)
     rows = {level: tracer.recorded(calls) for level, tracer in others.items()}
     return recorder.structure.within(calls), rows
 

@@ -4,7 +4,7 @@ docs/warnings.md explains each.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -65,6 +65,17 @@ def about_shared(generators: Collection[str]) -> list[Doubt]:
     if not generators:
         return []
     return [Doubt.of(Slug.SHARED_GENERATORS, generators=sorted(generators))]
+
+
+def about_other_calls(counts: Mapping[str, tuple[int, int]]) -> list[Doubt]:
+    """If modules are called another number of times where layers are traced. `counts` has, by name,
+    the calls without and with it.
+    """
+    if not counts:
+        return []
+    name, (untraced, traced) = next(iter(counts.items()))
+    facts = {"modules": len(counts), "name": name, "untraced": untraced, "traced": traced}
+    return [Doubt.of(Slug.OTHER_MODULES, **facts)]
 
 
 def about_modified(names: list[str]) -> list[Doubt]:

@@ -86,6 +86,14 @@ def _changed_work(untraced: int, traced: Sequence[int]) -> str:
     )
 
 
+def _other_modules(modules: int, name: str, untraced: int, traced: int) -> str:
+    return (
+        f"{modules} modules were called another number of times with layer tracing than without "
+        f"({name!r}: {traced} instead of {untraced}): the program does other work when traced, or "
+        "from run to run"
+    )
+
+
 def _modified_in_place(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
@@ -190,6 +198,7 @@ _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.NO_LAUNCH: _no_launch,
     Slug.UNKNOWN_EVENTS: _unknown_events,
     Slug.CHANGED_WORK: _changed_work,
+    Slug.OTHER_MODULES: _other_modules,
     Slug.MODIFIED_IN_PLACE: _modified_in_place,
     Slug.SHARED_GENERATORS: _shared_generators,
     Slug.MODIFIED_INPUTS: _modified_inputs,

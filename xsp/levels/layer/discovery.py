@@ -24,11 +24,24 @@ class Discovered:
     calls: Counter[nn.Module] = field(default_factory=Counter)
     roots: list[nn.Module] = field(default_factory=list)
     containers: Containers = field(default_factory=Containers)
+    last_run: Counter[nn.Module] = field(default_factory=Counter)
+    """Calls since the last `new_run`."""
+
+    def new_run(self) -> None:
+        """Said before each execution."""
+        self.last_run.clear()
+
+    def differently(self, other: Discovered) -> dict[nn.Module, tuple[int, int]]:
+        """Modules that the last run of each called another number of times."""
+        every = [*self.last_run, *other.last_run]
+        counts = {each: (self.last_run[each], other.last_run[each]) for each in every}
+        return {each: (mine, its) for each, (mine, its) in counts.items() if mine != its}
 
 
 @contextmanager
-def discovered(found: Discovered) -> Iterator[None]:
-    """Add what is called inside the block to `found`.
+def discovered(found: Discovered, *, blame: bool = True) -> Iterator[None]:
+    """Add what is called inside the block to `found`. With `blame` an exception that passes is told
+    the innermost module that it passed, as `_xsp_layer`.
 
     `nn.Module.__call__` is replaced for it, except while compiled code runs. Global hooks would do
     the same, but torch.compile compiles modules again for them, and warns.
@@ -42,13 +55,14 @@ def discovered(found: Discovered) -> Iterator[None]:
             found.roots.append(module)
         depth[thread] += 1
         found.calls[module] += 1
+        found.last_run[module] += 1
         found.containers.layer_inside()
         try:
             return call(module, *args, **kwargs)
         except BaseException as error:
             # The innermost module is the first to see an exception pass; outer ones must not claim
             # it.
-            if not hasattr(error, "_xsp_layer"):
+            if blame and not hasattr(error, "_xsp_layer"):
                 with suppress(Exception):  # one that takes no attributes stays as it is
                     error._xsp_layer = module  # type: ignore[attr-defined]
             raise

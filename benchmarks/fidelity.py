@@ -300,8 +300,8 @@ def known_lengths() -> dict[str, Any]:
     tree = xsp.measure(Stall(), large, iterations=8, progress=False).tree()
     layer = tree[tree["level"] == "LAYER"].iloc[0]
     result["host stall, 3 ms"] = {
-        "host_error_percent": percent(layer["host_ms"] / 3 - 1),
-        "corrected_error_percent": percent(layer["corrected_ms"] / 3 - 1),
+        "host_error_percent": percent(layer["recorded_ms"] / 3 - 1),
+        "corrected_error_percent": percent(layer["host_ms"] / 3 - 1),
     }
     return result
 

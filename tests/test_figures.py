@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -279,7 +280,7 @@ def test_marks_are_limited_however_many_layers(name: str) -> None:
     """A model of 5,000 layers gives a figure of at most MARKS marks that says what is not drawn."""
     drawn = getattr(figures, name)(wide_profile(5000))
     assert marks(drawn) <= MARKS
-    assert name == "layer_latency_by_type" or "5000" in note(drawn) or "5001" in note(drawn)
+    assert name == "layer_latency_by_type" or re.search("500[012]", note(drawn))
 
 
 def test_names_are_text_not_markup() -> None:

@@ -80,14 +80,18 @@ def test_rows_follow_the_modules_as_they_run(prof: xsp.Profile) -> None:
         "blocks.0::relu",
         "blocks.0.two",
         "blocks.0::add",
+        "(own time)",
         "blocks.1",
         "blocks.1.one",
         "blocks.1::relu",
         "blocks.1.two",
         "blocks.1::add",
+        "(own time)",
+        "(own time)",
         "head",
+        "(own time)",
     ]
-    assert list(tree["depth"]) == [0, 1, 1, 2, 3, 3, 3, 3, 2, 3, 3, 3, 3, 1]
+    assert list(tree["depth"]) == [0, 1, 1, 2, 3, 3, 3, 3, 3, 2, 3, 3, 3, 3, 3, 2, 1, 1]
     kinds = tree.set_index("name")["type"]
     assert (kinds["blocks"], kinds["blocks.0"], kinds["blocks.0.one"]) == (
         "Sequential",
@@ -131,11 +135,13 @@ def test_layers_take_no_more_than_the_runs_they_are_read_from(prof: xsp.Profile)
 
 
 def test_without_a_gpu_device_columns_are_empty_not_zero(prof: xsp.Profile) -> None:
-    """Device time that was not measured is missing; shares are then of host time."""
+    """Device time that was not measured is missing; shares are then of the host's time."""
     tree = prof.tree()
     assert tree["device_ms"].isna().all()
     assert (tree["kernels"] == 0).all()
-    np.testing.assert_allclose(tree["share"], tree["host_ms"] / prof.latency_ms)
+    layers = tree[tree["level"] == "LAYER"]
+    np.testing.assert_allclose(layers["latency_ms"], layers["host_ms"])
+    np.testing.assert_allclose(tree["share"], tree["latency_ms"] / tree["latency_ms"].iloc[0])
     assert tree["share"].iloc[0] == pytest.approx(1)
 
 

@@ -23,11 +23,11 @@ def layer_information(profile: ProfileData) -> pd.DataFrame:
     layer are pooled.
 
     Columns: index (from 0), name, type (of the layer, in backward too), phase, shape (of the
-    outputs, of the first call), latency_ms and latency_ci_ms (the layer's turn on the device's
-    timeline; on the CPU the host's time in it: see `xsp.analysis.spans.layer_time.layer_times`),
-    host_ms, device_ms (as in `Profile.tree`), allocated_bytes (NaN where not known), share (latency
-    over the model latency: on the timeline that the latency is from, so that shares and the time
-    before the first and after the last kernel make 1; on the CPU the unprofiled one).
+    outputs, of the first call), latency_ms and latency_ci_ms (what the layer costs the latency: the
+    device's busy time for it and the idle time that it causes, without a device the host's time in
+    it; see `xsp.analysis.spans.latency_parts`), host_ms, device_ms (as in `Profile.tree`),
+    allocated_bytes (NaN where not known), share (of the model latency; the shares of all layers and
+    of the time in no layer make 1).
     """
     columns = [
         "index",
@@ -50,17 +50,11 @@ def _layers(profile: ProfileData) -> pd.DataFrame:
     rows = layer_rows(tables)
     times = layer_times(tables, profile.corrected, rows)
     facts = _facts(tables["layers"].assign(index=rows["index"])[rows["index"] >= 0])
-    table = facts.join(times[["latency_ms", "latency_ci_ms"]], on="index")
+    table = facts.join(times[["latency_ms", "latency_ci_ms", "share"]], on="index")
     table = table.merge(_tree_times(profile), how="left", on=["name", "phase"])
     # What is in no layer has no type: it appears under its own name.
     table["type"] = table["type"].where(table["calls"] > 0, table["name"])
-    timeline = profile.device_timeline()
-    whole = (
-        timeline[["busy_ms", "idle_before_ms"]].to_numpy().sum()
-        if len(timeline)
-        else profile.latency_ms
-    )
-    return table.assign(share=table["latency_ms"] / whole)
+    return table
 
 
 def _facts(called: pd.DataFrame) -> pd.DataFrame:

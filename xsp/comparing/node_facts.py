@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.hierarchy import Hierarchy, hierarchy
+from xsp.analysis.spans.node_sums import device_sums, host_sums
 from xsp.analysis.spans.rungs import deepest_rung, runs_of
 from xsp.analysis.spans.sums import sum_by_run, sum_up
-from xsp.analysis.spans.tree import device_sums, host_sums
 from xsp.types import IntArray, Level
 
 if TYPE_CHECKING:

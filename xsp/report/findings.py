@@ -33,6 +33,7 @@ _HOST_BOUND = 0.4
 the waiting for.
 """
 _GPU_BOUND = 0.1
+_WORTH_SAYING = 0.001
 _NAME = 44
 """Characters of a name."""
 
@@ -119,7 +120,13 @@ def layers(prof: ProfileData, top: int = TOP) -> str:
     slowest = table.nlargest(top, "latency_ms")
     columns = (slowest[column] for column in ("name", "phase", "type", "share"))
     named = [_layer(*row) for row in zip(*columns, strict=True)]
-    return f"{', '.join(named)}, of {len(table)}"
+    return f"{', '.join(named)}, of {len(table)}{_in_no_layer(table)}"
+
+
+def _in_no_layer(table: pd.DataFrame) -> str:
+    """`; 12.3% in no layer`: the rest of the latency, to which all shares add up."""
+    rest = max(1 - float(table["share"].sum()), 0.0)
+    return f"; {numbers.percent(rest)} in no layer" if rest >= _WORTH_SAYING else ""
 
 
 def _layer(name: str, phase: str, kind: str, share: float) -> str:
@@ -130,13 +137,14 @@ def _layer(name: str, phase: str, kind: str, share: float) -> str:
 
 
 def types(prof: ProfileData, top: int = TOP) -> str:
-    """The types of layers with the largest sums."""
+    """The types of layers with the largest sums, with their shares of the latency."""
     table = layer_latency_by_type(prof)
     if not len(table):
         return ""
+    shares = layer_information(prof).groupby("type")["share"].sum()
     largest = table.nlargest(top, "latency_ms")
-    listed = _listed(largest["type"], largest["share"], largest["count"])
-    return f"{listed} of the layers' latency, of {numbers.quantity(len(table), 'type')}"
+    listed = _listed(largest["type"], shares[largest["type"]], largest["count"])
+    return f"{listed}, of {numbers.quantity(len(table), 'type')}"
 
 
 def library(prof: ProfileData, top: int = TOP) -> str:

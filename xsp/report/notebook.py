@@ -14,6 +14,7 @@ from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from xsp.analysis.spans.tree import OWN_LEVEL
 from xsp.report import summary
 from xsp.types import Level
 from xsp.words import numbers
@@ -154,12 +155,13 @@ class _Rows:
         calls = float(
             record["kernels"] if record["level"] == Level.KERNEL.name else record["calls"]
         )
-        if record["level"] == "MODULE" and not calls:
+        own = record["level"] == OWN_LEVEL
+        if own or (record["level"] == "MODULE" and not calls):
             calls = math.nan
-        kernels = float(record["kernels"]) if self._kernels_known else math.nan
+        kernels = float(record["kernels"]) if self._kernels_known and not own else math.nan
         return "".join(
             (
-                _plain(record["type"] or record["level"].lower()),
+                _plain("" if own else record["type"] or record["level"].lower()),
                 _number(calls, numbers.count(calls)),
                 self._time(record["host_ms"]),
                 _number(

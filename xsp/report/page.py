@@ -123,7 +123,7 @@ def _tiles(prof: ProfileData) -> str:
     tiles = [("unprofiled latency", summary.latency(prof))]
     if summary.is_traced(prof, Level.KERNEL):
         tiles += [
-            ("GPU busy", numbers.percent(root["share"])),
+            ("GPU busy", numbers.percent(float(root["device_ms"]) / prof.latency_ms)),
             ("kernels per run", str(prof.kernel_count)),
         ]
     if summary.is_traced(prof, Level.LIBRARY):

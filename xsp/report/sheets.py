@@ -103,10 +103,10 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _ms(
                     "latency_ms",
                     "latency ms",
-                    "Its turn on the device: busy for it, or idle just before",
+                    "What it costs the latency: the GPU busy for it, or idle because of it",
                 ),
                 _ms("latency_ci_ms", "±", "Half of the 95 % interval"),
-                _ms("host_ms", "host ms", "Interval of the call on the host"),
+                _ms("host_ms", "host ms", "The host's time in it"),
                 _ms("device_ms", "GPU ms", "GPU-busy time of its kernels"),
                 _scaled("allocated_bytes", "alloc MiB", _MIB, "Memory that the layer allocates"),
                 _share("share", "share", "Of the model latency"),

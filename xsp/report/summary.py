@@ -53,7 +53,8 @@ def _measurement(prof: ProfileData) -> list[Fact]:
     root = prof.tree().iloc[0]
     if is_traced(prof, Level.KERNEL):
         busy = numbers.milliseconds(root["device_ms"], numbers.decimals_for(prof.latency_ms))
-        found.append(("GPU busy", f"{busy} ms, {numbers.percent(root['share'])} of the latency"))
+        share = numbers.percent(float(root["device_ms"]) / prof.latency_ms)
+        found.append(("GPU busy", f"{busy} ms, {share} of the latency"))
     counts = []
     if is_traced(prof, Level.KERNEL):
         counts.append(f"{numbers.quantity(prof.kernel_count, 'kernel')}, copies and sets included")
@@ -137,12 +138,17 @@ def doubts(prof: ProfileData) -> list[str]:
 
 def footnote(prof: ProfileData) -> str:
     """Where the columns' numbers come from."""
-    measured = "device ms" if is_traced(prof, Level.KERNEL) else "host ms (no kernels traced)"
+    host = "without" if prof.corrected is not None else "with"
+    share = (
+        "the GPU's busy time for the node and the idle time that it causes"
+        if is_traced(prof, Level.KERNEL)
+        else "the host's time (no kernels traced)"
+    )
     return (
-        "Host ms: each level's time is read from the rung that ends with it. Device ms: GPU-busy "
-        "time below the node, "
-        f"from the deepest rung. Share: {measured} / unprofiled latency. {numbers.UNKNOWN}: not "
-        "measured. "
+        f"Host ms: the host's time {host} the cost of tracing. Device ms: GPU-busy time below the "
+        f"node. Share: what the node costs the latency, {share}. (own time): what a node has "
+        "besides the rows below it: Python between layers, waiting. Rows add up to the row above. "
+        f"{numbers.UNKNOWN}: not measured. "
         f"{closure(prof)} Events lost: {prof.lost}."
     )
 

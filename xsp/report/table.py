@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xsp.analysis.spans.tree import OWN_LEVEL
 from xsp.report.summary import is_traced
 from xsp.types import Level
 from xsp.words import numbers
@@ -90,16 +91,17 @@ class _Cells:
     def _node(self, record: dict[str, Any], line: Line) -> dict[str, str]:
         share, kernel = record["share"], record["level"] == Level.KERNEL.name
         calls = record["kernels"] if kernel else record["calls"]
+        own = record["level"] == OWN_LEVEL
         return {
             "node": _INDENT * line.depth + self._name(record) + _more(line.hidden),
-            "type": printable(record["type"] or record["level"].lower()),
-            "calls": numbers.count(calls, record["level"] != "MODULE" or calls > 0),
+            "type": "" if own else printable(record["type"] or record["level"].lower()),
+            "calls": "" if own else numbers.count(calls, record["level"] != "MODULE" or calls > 0),
             "host ms": numbers.milliseconds(record["host_ms"], self._decimals),
             "±": numbers.plus_minus(record["host_ci_ms"], self._decimals),
             "device ms": numbers.milliseconds(record["device_ms"], self._decimals),
             "share": numbers.percent(share),
             "bar": numbers.bar(share, _BAR),
-            "kernels": numbers.count(record["kernels"], self._kernels_known),
+            "kernels": "" if own else numbers.count(record["kernels"], self._kernels_known),
             "shape": printable(shapes(record["output_shapes"])),
         }
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from xsp.analysis.figures.palette import IDLE, LEVELS, text_on
 from xsp.analysis.figures.theme import (
@@ -21,8 +20,6 @@ from xsp.analysis.figures.theme import (
     layer_label,
     safe,
 )
-from xsp.analysis.layers import layer_information
-from xsp.analysis.spans.device_timeline import AFTER, BEFORE
 from xsp.types import Level
 from xsp.words import numbers
 from xsp.words.fold import Line, folded
@@ -34,11 +31,10 @@ if TYPE_CHECKING:
 _ROWS = 7
 """Levels drawn at once; a click shows deeper ones."""
 _ON_GPU = (
-    "Width of a layer: its turn on the GPU's timeline, that is the GPU's busy time for it and the "
-    "idle time just "
-    "before, which is what is free below it."
+    "Width: what a node costs the latency, that is the GPU's busy time for it and the idle time "
+    "that it causes."
 )
-_ON_HOST = "Width of a layer: its time on the host; no kernels were traced."
+_ON_HOST = "Width: the host's time; no kernels were traced."
 _OPEN = " Click a node to open it, the top row to go back."
 
 
@@ -46,24 +42,19 @@ def hierarchy(profile: ProfileData) -> Figure:
     """The model's latency divided among modules and layers, and below each layer its library calls
     and kernels.
 
-    A layer is as wide as its latency (`xsp.analysis.layer_information`), a library call or kernel
-    as its GPU-busy time. Gaps before the first and after the last kernel are nodes of their own.
+    Every node is as wide as what it costs the latency (`latency_ms` of `Profile.tree`); what lies
+    between layers is a node of its own.
     """
     title = "The stack: model, modules, layers, library calls, kernels"
     tree = profile.tree()
     records: list[dict[str, Any]] = tree.to_dict("records")  # type: ignore[assignment] # keys are column names
     place = {record["node"]: row for row, record in enumerate(records)}
     parents = [place.get(record["parent"], -1) for record in records]
-    times = _times(profile, tree, parents)
-    timeline = profile.device_timeline()
-    gaps = timeline.loc[timeline["name"].isin([BEFORE, AFTER]), ["name", "idle_before_ms"]]
-    times[0] += float(gaps["idle_before_ms"].sum())
+    times = np.nan_to_num(tree["latency_ms"].to_numpy(dtype=float))
     if not times[0] > 0:
         return empty(title, NO_LAYERS)
     lines = folded(parents, (times / times[0]).tolist(), MARKS - 2)
     nodes = _Nodes(records, parents, times, lines)
-    for name, gap in gaps.itertuples(index=False):
-        nodes.add_gap(str(name), float(gap))
     note = (_ON_GPU if tree["device_ms"].notna().any() else _ON_HOST) + _OPEN
     if len(lines) < len(records):
         note += f" Of {len(records)} nodes the {len(lines)} largest are drawn, the rest pooled."
@@ -72,27 +63,6 @@ def hierarchy(profile: ProfileData) -> Figure:
         margin={"l": 12, "r": 12, "b": 12}, uniformtext={"minsize": 10, "mode": "hide"}
     )
     return drawn.add_icicle(**nodes.trace())
-
-
-def _times(profile: ProfileData, tree: pd.DataFrame, parents: list[int]) -> npt.NDArray[np.float64]:
-    """Width of every row of the tree in ms: layers' latencies, GPU time below them, sums above
-    them.
-    """
-    layers = layer_information(profile)[["name", "phase", "latency_ms"]]
-    known = tree[["level", "name", "phase", "device_ms"]].merge(
-        layers, how="left", on=["name", "phase"]
-    )
-    is_layer = (known["level"] == Level.LAYER.name).to_numpy()
-    twins = known[is_layer].groupby(["name", "phase"])["name"].transform("size")
-    times: npt.NDArray[np.float64] = known["device_ms"].to_numpy(dtype=float).copy()
-    times[is_layer] = known["latency_ms"].to_numpy(dtype=float)[is_layer] / twins.to_numpy()
-    times = np.nan_to_num(times)
-    above = tree["level"].isin(["MODEL", "MODULE"]).to_numpy()
-    times[above] = 0.0
-    for row in range(len(times) - 1, 0, -1):  # children come after their parents
-        if above[parents[row]]:
-            times[parents[row]] += times[row]
-    return times
 
 
 @dataclass(frozen=True)
@@ -145,11 +115,6 @@ class _Nodes:
         self._append(
             str(row), parent, label, _what(record), float(self._times[row]), record["level"]
         )
-
-    def add_gap(self, label: str, time: float) -> None:
-        """Time of the model in which nothing runs for any layer."""
-        if time > 0:
-            self._append(f"gap {label}", "0", label, f"<b>GPU idle {label}</b>", time, "")
 
     def _append(
         self, key: str, parent: str, label: str, what: str, time: float, level: str

@@ -26,9 +26,10 @@ def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFr
     recorded. Means over the runs of the deepest rung. Empty if no kernels were traced.
     """
     spans = timeline_spans(tables["spans"], corrected)
-    pieces = device_turns(tables, corrected)
-    if not len(pieces):
+    turns = kernel_turns(tables, spans)
+    if not len(turns):
         return pd.DataFrame(columns=["name", "phase", "busy_ms", "idle_before_ms", "share"])
+    pieces = _layers_of(tables, turns)
     ends = _ends(spans, pieces)
     runs = len(ends)
     sums = pieces.groupby(["name", "phase"], sort=False)[["busy_ns", "idle_ns"]].sum()
@@ -47,25 +48,29 @@ def device_timeline(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFr
     return result.assign(share=(result["busy_ms"] + result["idle_before_ms"]) / total)
 
 
-def device_turns(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFrame:
-    """What `device_timeline` adds up, one row per kernel, copy or set in order of start within each
-    model call.
+def kernel_turns(tables: Tables, spans: pd.DataFrame) -> pd.DataFrame:
+    """The device's time, one row per kernel, copy or set in order of start within each model call.
 
-    Columns: run, call (row of its MODEL span), busy_ns (device time that is its own), idle_ns (idle
-    time just before), start_ns, end_ns, name and phase of its layer. Empty if no kernels were
-    traced.
+    Columns: run, call (row of its MODEL span), row (of the spans table), busy_ns (device time that
+    is its own), idle_ns (idle time just before), start_ns, end_ns. Empty if no kernels were traced.
+    `spans` are the rows of the spans table to divide, with the times to use.
     """
-    spans = timeline_spans(tables["spans"], corrected)
     kernels = spans[spans["level"] == Level.KERNEL]
     kernels = kernels.assign(call=model_spans(tables["spans"], kernels.index.to_numpy()))
     kernels = kernels.sort_values(["run", "call", "start_ns"], kind="stable")
     if not len(kernels):
-        return pd.DataFrame(
-            columns=["run", "call", "busy_ns", "idle_ns", "start_ns", "end_ns", "name", "phase"]
-        )
-    below = layer_spans(tables["spans"], kernels.index.to_numpy())
+        return pd.DataFrame(columns=_TURN_COLUMNS)
+    return _pieces(kernels)[_TURN_COLUMNS]
+
+
+_TURN_COLUMNS = ["run", "call", "row", "busy_ns", "idle_ns", "start_ns", "end_ns"]
+
+
+def _layers_of(tables: Tables, turns: pd.DataFrame) -> pd.DataFrame:
+    """The turns with name and phase of their layers."""
+    below = layer_spans(tables["spans"], turns["row"].to_numpy())
     keys = tables["layers"].loc[tables["spans"]["detail"].to_numpy()[below], ["name", "phase"]]
-    return _pieces(kernels).assign(name=keys["name"].to_numpy(), phase=keys["phase"].to_numpy())
+    return turns.assign(name=keys["name"].to_numpy(), phase=keys["phase"].to_numpy())
 
 
 def _pieces(kernels: pd.DataFrame) -> pd.DataFrame:
@@ -84,8 +89,17 @@ def _pieces(kernels: pd.DataFrame) -> pd.DataFrame:
     opens = start + shift
     idle = np.where(first, 0, np.maximum(opens - before, 0))
     busy = np.maximum(end + shift - np.where(first, opens, np.maximum(opens, before)), 0)
-    columns = {"run": kernels["run"].to_numpy(), "call": call, "busy_ns": busy, "idle_ns": idle}
-    return pd.DataFrame(columns | {"start_ns": start, "end_ns": end})
+    return pd.DataFrame(
+        {
+            "run": kernels["run"].to_numpy(),
+            "call": call,
+            "row": kernels.index.to_numpy(),
+            "busy_ns": busy,
+            "idle_ns": idle,
+            "start_ns": start,
+            "end_ns": end,
+        }
+    )
 
 
 def _ends(spans: pd.DataFrame, pieces: pd.DataFrame) -> pd.DataFrame:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from xsp.types import IntArray, Level
+from xsp.types import IntArray, Level, Tables
 
 
 @dataclass
@@ -38,6 +39,15 @@ class Hierarchy:
         """Parent of every node."""
         return np.array([node["parent"] for node in self.nodes], dtype=np.int64)
 
+    @property
+    def levels(self) -> npt.NDArray[Any]:
+        """Level of every node, by name."""
+        return np.array([node["level"] for node in self.nodes], dtype=object)
+
+    def module_node(self, name: str) -> int:
+        """Index of a module's node, the model's for "" and for modules without layers."""
+        return self._known.get(("module", name), 0)
+
     def in_order(self) -> list[tuple[int, int]]:
         """`(node, depth)` depth first, children in order of first appearance."""
         children: dict[int, list[int]] = {}
@@ -51,7 +61,7 @@ class Hierarchy:
         return order
 
 
-def hierarchy(tables: dict[str, pd.DataFrame], model: str) -> Hierarchy:
+def hierarchy(tables: Tables, model: str) -> Hierarchy:
     """Group spans into nodes: calls of one layer (and phase) are one node, as are same-named calls
     below one parent.
     """
@@ -100,9 +110,7 @@ def hierarchy(tables: dict[str, pd.DataFrame], model: str) -> Hierarchy:
     return tree
 
 
-def _layer_nodes(
-    tree: Hierarchy, root: int, tables: dict[str, pd.DataFrame], used: IntArray
-) -> IntArray:
+def _layer_nodes(tree: Hierarchy, root: int, tables: Tables, used: IntArray) -> IntArray:
     layers = tables["layers"]
     columns = [tables["modules"][column].tolist() for column in ("name", "type", "calls")]
     modules = {name: (kind, calls) for name, kind, calls in zip(*columns, strict=True)}

@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.spans.node_sums import exclusive_ns
 from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import spec_of
 from xsp.analysis.spans.statistics import trimmed
-from xsp.analysis.spans.tree import exclusive_ns
 from xsp.types import Level, Tables
 
 _COLUMNS = [

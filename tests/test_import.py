@@ -257,6 +257,12 @@ def test_kernels_and_their_times_are_equal(
     pd.testing.assert_frame_equal(*shapes, check_dtype=False)
 
 
+def nodes(prof: xsp.Profile) -> pd.DataFrame:
+    """The tree without the rows for own time."""
+    tree = prof.tree()
+    return tree[tree["level"] != "OWN"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_tree_has_the_same_nodes(
     name: str, pairs: dict[str, tuple[xsp.Profile, xsp.Profile]]
@@ -264,7 +270,7 @@ def test_the_tree_has_the_same_nodes(
     """Modules, layers, backward work, library calls and kernels stand at the same places of the
     hierarchy.
     """
-    original, imported = (prof.tree().set_index(["path", "phase"]) for prof in pairs[name])
+    original, imported = (nodes(prof).set_index(["path", "phase"]) for prof in pairs[name])
     assert set(imported.index) == set(original.index)
     assert imported.loc[original.index, "kernels"].tolist() == original["kernels"].tolist()
 
@@ -433,8 +439,8 @@ def test_categories_of_old_releases_are_read(tmp_path: Path) -> None:
     ]
     (tmp_path / "x.json").write_text(json.dumps(document))
     prof = xsp.from_kineto(tmp_path / "x.json")
-    assert prof.tree()["path"].tolist() == ["x", "x/::add", "x/::add/add"]
-    assert prof.tree()["device_ms"].tolist() == pytest.approx([0.03] * 3)
+    assert nodes(prof)["path"].tolist() == ["x", "x/::add", "x/::add/add"]
+    assert nodes(prof)["device_ms"].tolist() == pytest.approx([0.03] * 3)
 
 
 def test_one_process_of_a_trace_is_taken(tmp_path: Path) -> None:
@@ -606,7 +612,7 @@ def test_an_export_of_nsys_is_a_profile(tmp_path: Path) -> None:
     prof = xsp.from_nsys(nsys_export(tmp_path / "report.sqlite"), runs="iteration")
     assert len(prof.runs) == 2
     assert set(prof.levels["status"]) == {"traced"}
-    tree = prof.tree().set_index("path")
+    tree = nodes(prof).set_index("path")
     assert tree["calls"].to_dict().keys() == {
         "report",
         "report/::conv",

@@ -48,13 +48,15 @@ def assert_adds_up(tree: pd.DataFrame) -> None:
 def test_the_table_of_every_bundled_capture_adds_up(path: Path) -> None:
     """Host time, device time, cost and share of each node are the sums of the rows below it; only
     the model's own host time, a difference between rungs, can be below zero, and then by less than
-    its interval.
+    its interval unless the tracers' cost is not known.
     """
-    tree = xsp.load(path).tree()
+    prof = xsp.load(path)
+    tree = prof.tree()
     assert_adds_up(tree)
     below_zero = tree[(tree["host_ms"] < -1e-9) | (tree["latency_ms"] < -1e-9)]
     assert set(below_zero["parent"]) <= {0}
-    assert (below_zero["host_ms"].abs() < below_zero["host_ci_ms"]).all()
+    within = below_zero["host_ms"].abs() < below_zero["host_ci_ms"]
+    assert within.all() or prof.corrected is None
 
 
 class Sleeps(nn.Module):

@@ -199,6 +199,12 @@ class Tracer(Protocol):
         """What a capture keeps of how this tracer recorded, as JSON-able values."""
         return {}
 
+    def missing_from(self, _tables: Mapping[str, Columns]) -> int:
+        """Events of a run that this tracer saw and other tracers' tables of that run should have,
+        and have not. Asked after `collect`.
+        """
+        return 0
+
     def doubts(self) -> list[str]:
         """Sentences for `Profile.warnings` on what this tracer cannot see in this process."""
         return []

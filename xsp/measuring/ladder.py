@@ -101,6 +101,7 @@ def _visit(
     for tracer in active:
         tables.update(tracer.collect())
         lost += tracer.lost()
+    lost += sum(tracer.missing_from(tables) for tracer in active)
     return Run(spec, number, position, calls, tables, lost)
 
 

@@ -14,18 +14,21 @@
 /* Only calls from outside are traced: these call themselves and each other. */
 static const char *const callee_files[] = {"libcublas", "libcudnn",   "libcufft",  "libcusparse",  "libcusolver", "libnccl",
                                            "libcupti",  "libcuda.so", "libnvrtc", "libnvJitLink", "libxsp_native"};
-static const char *const symbol_prefixes[] = {"cublas", "cudnn", "cufft", "cusparse", "cusolver", "nccl"};
+static const char *const symbol_prefixes[] = {"cublas", "cudnn", "cufft", "cusparse", "cusolver", "nccl",
+                                              "cudaLaunchKernel", "cuLaunchKernel"};
 
 struct object **xsp_objects;
 int xsp_object_count;
 static int object_room;
 static unsigned long long seen_adds, seen_subs;
 
-static int begins_with_any(const char *text, const char *const *prefixes, size_t count, int capital_follows) {
+/* `whole_word`: a capital letter follows, an underscore, or nothing. */
+static int begins_with_any(const char *text, const char *const *prefixes, size_t count, int whole_word) {
   for (size_t i = 0; i < count; i++) {
     size_t length = strlen(prefixes[i]);
-    if (strncmp(text, prefixes[i], length) == 0 && (!capital_follows || (text[length] >= 'A' && text[length] <= 'Z')))
-      return 1;
+    if (strncmp(text, prefixes[i], length)) continue;
+    char next = text[length];
+    if (!whole_word || (next >= 'A' && next <= 'Z') || next == '_' || next == '\0') return 1;
   }
   return 0;
 }

@@ -20,7 +20,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from xsp.levels import _native
 from xsp.levels._native import interpose
 from xsp.levels.library.enums import ENUMERATIONS
 from xsp.levels.library.flops import flops
+from xsp.levels.library.launches import is_checked, launch_domain, unrecorded
 from xsp.levels.library.live import LiveDecoder, callback
 from xsp.levels.library.symbols import Parameter, data_type_of, is_traced, library_of, signature_of
 from xsp.types import LIBRARY_EVENTS, Columns, Level, Tracer, empty
@@ -55,7 +56,7 @@ def availability() -> str | None:
     missing = _native.why_missing()
     if missing:
         return missing
-    if not any(is_traced(symbol) for symbol in _scan(interpose.functions())):
+    if not any(_is_library_call(symbol) for symbol in _scan(interpose.functions())):
         return (
             "no loaded library imports cuBLAS, cuDNN, cuFFT, cuSPARSE, cuSOLVER or NCCL: "
             "install a CUDA build of torch and import it first"
@@ -84,6 +85,14 @@ def _named(parameter: Parameter, values: npt.NDArray[np.int64]) -> npt.NDArray[A
         return values
     distinct, where = np.unique(values, return_inverse=True)
     return np.array([names.get(int(v), str(v)) for v in distinct] or [""], dtype=object)[where]
+
+
+def _is_library_call(symbol: str) -> bool:
+    return is_traced(symbol) and launch_domain(symbol) is None
+
+
+def _is_watched(symbol: str) -> bool:
+    return _is_library_call(symbol) or (is_checked() and launch_domain(symbol) is not None)
 
 
 _symbols: list[str] = []
@@ -115,7 +124,7 @@ def _scanned(native: ctypes.CDLL) -> list[str]:
         symbol = native.xsp_interpose_name(stub).decode()
         signature = signature_of(symbol)
         kept = [(p.position, p.bits) for p in signature.recorded]
-        interpose.describe(native, stub, is_traced(symbol), bool(signature.live), kept)
+        interpose.describe(native, stub, _is_watched(symbol), bool(signature.live), kept)
         _symbols.append(symbol)
     return _symbols
 
@@ -141,6 +150,10 @@ class LibraryTracer(Tracer):
         self.details: list[dict[str, Any]] = []
         """Decoded arguments of each row of the last collected events; empty outside a structure
         run.
+        """
+        self.launches = empty(LIBRARY_EVENTS)
+        """Launches since the collection before the last one, where they are checked
+        (`launches.py`).
         """
         self._native = interpose.functions()
         self._decoder = LiveDecoder(_symbols) if structure else None
@@ -197,10 +210,11 @@ class LibraryTracer(Tracer):
         _scan(self._native)  # a slot that another tool took over gets its stub while it is patched
         records = interpose.collect(self._native)
         records = records[np.argsort(records["start_ns"], kind="stable")]
-        events = empty(LIBRARY_EVENTS, len(records))
-        for column in ("thread", "return_code", "start_ns", "end_ns", "arguments"):
-            events[column][:] = records[column]
-        events["symbol"][:] = records["stub"]
+        launching = [launch_domain(symbol) is not None for symbol in _symbols]
+        launched = np.array(launching, dtype=bool)[records["stub"]]
+        self.launches = _events(records[launched])
+        records = records[~launched]
+        events = _events(records)
         self.details = _details(events, records["sequence"], self._decoder) if self._decoder else []
         return {"library_events": events}
 
@@ -230,12 +244,26 @@ class LibraryTracer(Tracer):
         )
         return [tagged("untraced-functions", sentence)]
 
+    def missing_from(self, tables: Mapping[str, Columns]) -> int:
+        """Launches that were seen at their import slots and that CUPTI has not recorded."""
+        if "api_calls" not in tables:
+            return 0
+        return unrecorded(self.launches, _symbols, tables["api_calls"])
+
     def lost(self) -> int:
         """Calls missing since the last `lost`: no room, still running at `stop`, left by an
         exception, out of sight.
         """
         late, self._late = self._late, 0
         return int(self._native.xsp_interpose_take_lost()) + late
+
+
+def _events(records: npt.NDArray[Any]) -> Columns:
+    events = empty(LIBRARY_EVENTS, len(records))
+    for column in ("thread", "return_code", "start_ns", "end_ns", "arguments"):
+        events[column][:] = records[column]
+    events["symbol"][:] = records["stub"]
+    return events
 
 
 def _details(

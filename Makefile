@@ -26,7 +26,7 @@ HOTPATH_SOURCE := xsp/levels/layer/_hotpath.c
 HOTPATH = $(HOTPATH_SOURCE:.c=)$(shell $(call SYSCONFIG,sysconfig.get_config_var("EXT_SUFFIX")))
 PYTHON_FILES := xsp tests examples benchmarks $(wildcard docs/*.py docs/images/*.py)
 
-.PHONY: help venv native demo test gpu-test docs lint format clean
+.PHONY: help venv native demo test gpu-test sanitize fuzz lowest docs lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,22 @@ test: $(INSTALLED) ## Run the tests that need no GPU
 
 gpu-test: $(INSTALLED) ## Run the tests that need an NVIDIA GPU
 	$(BIN)/pytest -m gpu
+
+sanitize: ## Run the native part under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
+	tests/native/stress.sh build/sanitize 5 -fsanitize=address,undefined
+	tests/native/stress.sh build/sanitize 5 -fsanitize=thread
+	tests/native/replay.sh build/sanitize
+
+FUZZ_SECONDS ?= 600
+fuzz: ## Fuzz the decoding of activity buffers with libFuzzer (needs clang)
+	mkdir -p build/fuzz/corpus
+	clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -D_GNU_SOURCE \
+		tests/native/fuzz_activity.c xsp/levels/_native/activity.c -o build/fuzz/activity -lpthread
+	build/fuzz/activity -max_total_time=$(FUZZ_SECONDS) -timeout=60 -print_final_stats=1 \
+		-artifact_prefix=build/fuzz/ build/fuzz/corpus tests/native/corpus
+
+lowest: ## Run the quick tests with the lowest declared version of every dependency, in .venv-lowest
+	tests/lowest.sh
 
 docs: $(DEPENDENCIES) ## Build the pages of docs/ as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -290,6 +290,7 @@ def test_missing_exporter_names_the_extra(
     prof: xsp.Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without OpenTelemetry's exporters the error says what to install."""
+    monkeypatch.delitem(sys.modules, "xsp.export.otel.otlp_http", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(xsp.ExportError, match=r"xsp\[otlp\]"):
         prof.to_otlp("http://127.0.0.1:1")

@@ -14,6 +14,7 @@ from xsp.capture import file as capture_file
 from xsp.types import Level
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import TracerProvider
 
 
@@ -33,7 +34,7 @@ class Profile(ProfileData):
 
     def emit(
         self,
-        tracer_provider: TracerProvider | None = None,
+        tracer_provider: TracerProvider | SpanExporter | None = None,
         *,
         levels: str | Iterable[Level | str] | None = None,
         min_duration_ns: int = 0,
@@ -44,14 +45,15 @@ class Profile(ProfileData):
         """Put spans into the application's own OpenTelemetry trace; returns how many.
 
         Args:
-            tracer_provider: an SDK TracerProvider, the global one by default. Its span processors
-                get the spans.
+            tracer_provider: an SDK TracerProvider, the global one by default, whose span processors
+                get the spans. What their exporters make of them is not known. Or a SpanExporter,
+                which is tried until it has taken each span.
             levels: levels to export, such as "M/L"; all by default.
             min_duration_ns: leave shorter spans out; what is below them hangs below the nearest
                 span that is kept.
             run: number of a run, "all", or None for the last run of the deepest rung.
             corrected: times of `corrected`, without the tracers' cost.
-            timeout_s: how long an exporter that accepts nothing is waited for.
+            timeout_s: how long an exporter that accepts nothing, or a flush, is waited for.
 
         Raises ExportError, which says how many spans did not arrive, and LevelError for unknown
         levels.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -32,6 +32,14 @@ class Answer:
     reason: str = ""
     final: bool = False
     wait_s: float | None = None
+
+
+def thrown_away(batch: Sequence[ReadableSpan], response: Any) -> Answer:
+    """What an ExportTraceServiceResponse says of a batch that was accepted (partial success)."""
+    partial = response.partial_success
+    rejected = min(max(int(partial.rejected_spans), 0), len(batch))
+    reason = f"rejected by the receiver: {partial.error_message or 'no reason given'}"
+    return Answer(rejected=rejected, reason=reason)
 
 
 class Send(Protocol):

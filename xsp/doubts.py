@@ -63,6 +63,7 @@ class Slug(str, Enum):
     LOST_RECORDS = "lost-records"
     NO_LAUNCH = "no-launch"
     UNKNOWN_EVENTS = "unknown-events"
+    MISSING_LAYERS = "missing-layers"
     CHANGED_WORK = "changed-work"
     OTHER_MODULES = "other-modules"
     MODIFIED_IN_PLACE = "modified-in-place"

@@ -10,11 +10,16 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.correction import Correction
+from xsp.analysis.spans.outside import NO_LAYER_KIND
+from xsp.analysis.spans.rungs import spec_of
 from xsp.analysis.spans.statistics import trimmed
 from xsp.doubts import Doubt, Slug, Stopped
 from xsp.measuring.stopping import TARGET
 from xsp.types import Level
 from xsp.words.doubts import end_of_rounds
+
+MOST_NAMED = 3
+"""Layers that a sentence names."""
 
 VISIBLE = 0.05
 """Share of a time from which on an error in it is worth a sentence."""
@@ -33,9 +38,33 @@ def about_runs(
         doubts.append(Doubt.of(Slug.LOST_RECORDS, lost=lost))
     if orphans := int(runs["orphans"].sum()):
         doubts.append(Doubt.of(Slug.NO_LAUNCH, activities=orphans))
-    if unmatched := int(runs["unmatched"].sum()):
-        doubts.append(Doubt.of(Slug.UNKNOWN_EVENTS, events=unmatched))
+    missing = _missing_layers(tables)
+    if unknown := int(runs["unmatched"].sum()) - int(missing.sum()):
+        doubts.append(Doubt.of(Slug.UNKNOWN_EVENTS, events=unknown))
+    if len(missing):
+        traced = int(_traces(runs, Level.LAYER).sum())
+        named = {str(name): int(number) for name, number in missing[:MOST_NAMED].items()}
+        doubts.append(Doubt.of(Slug.MISSING_LAYERS, layers=len(missing), named=named, runs=traced))
     return [*doubts, *_changed_work(tables, device_work)]
+
+
+def _missing_layers(tables: dict[str, pd.DataFrame]) -> pd.Series[int]:
+    """In how many runs that traced layers each layer call of the structure run did not happen, by
+    name, most first; several calls of one name are summed.
+    """
+    runs, spans, layers = tables["runs"], tables["spans"], tables["layers"]
+    traced = runs.loc[_traces(runs, Level.LAYER), "run"]
+    seen = spans.loc[(spans["level"] == Level.LAYER) & spans["run"].isin(traced)]
+    happened = seen.drop_duplicates(["run", "detail"])["detail"].value_counts()
+    # Rows of autograd nodes are those that a backward pass could run, not those that ran.
+    real = layers.index[~layers["kind"].isin([NO_LAYER_KIND, "autograd"])]
+    missing = len(traced) - happened.reindex(real, fill_value=0)
+    by_name = missing[missing > 0].groupby(layers["name"]).sum()
+    return by_name.sort_values(ascending=False, kind="stable")
+
+
+def _traces(runs: pd.DataFrame, level: Level) -> pd.Series[bool]:
+    return runs["rung"].map(lambda rung: level in spec_of(str(rung)).levels).astype(bool)
 
 
 def _imprecise(runs: pd.DataFrame, stopped: Stopped) -> list[Doubt]:

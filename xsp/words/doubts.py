@@ -78,6 +78,16 @@ def _unknown_events(events: int) -> str:
     )
 
 
+def _missing_layers(layers: int, named: Mapping[str, int], runs: int) -> str:
+    listed = ", ".join(f"{name} {number} times" for name, number in named.items())
+    more = f" and {layers - len(named)} more" if layers > len(named) else ""
+    return (
+        f"layers of the structure run did not happen in the {runs} runs that traced layers "
+        f"({listed}{more}): the program's work varies from run to run, and their times are means "
+        "over runs with and without them"
+    )
+
+
 def _changed_work(untraced: int, traced: Sequence[int]) -> str:
     return (
         f"without layer and library tracing the program ran {untraced} kernels, copies and sets, "
@@ -197,6 +207,7 @@ _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.LOST_RECORDS: _lost_records,
     Slug.NO_LAUNCH: _no_launch,
     Slug.UNKNOWN_EVENTS: _unknown_events,
+    Slug.MISSING_LAYERS: _missing_layers,
     Slug.CHANGED_WORK: _changed_work,
     Slug.OTHER_MODULES: _other_modules,
     Slug.MODIFIED_IN_PLACE: _modified_in_place,

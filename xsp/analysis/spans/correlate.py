@@ -18,6 +18,7 @@ from xsp.analysis.spans.launches import launch_of
 from xsp.capture.run import Run, sorted_by_start, within_model
 from xsp.types import (
     API_CALLS,
+    BACKWARD_BASE,
     DEVICE_ACTIVITY,
     LAYER_EVENTS,
     LIBRARY_EVENTS,
@@ -56,8 +57,9 @@ class Correlated:
     """Spans of one run, indexed 0..n-1 with `parent` an index or -1; its API calls with the span
     they ran in; and its device activities, to which `detail` of the KERNEL spans points.
 
-    `unmatched` counts layer and library events that the structure run does not have; `orphans`
-    counts device activities whose launch was not seen.
+    `unmatched` counts layer and library events that the structure run does not have, and those of
+    the structure run that this run does not have; `orphans` counts device activities whose launch
+    was not seen.
     """
 
     spans: Columns
@@ -92,13 +94,39 @@ def correlate(run: Run, structure: StructureCodes) -> Correlated:
     layer_row = matched(layers["code"], structure.layers)
     library_row = matched(library["symbol"], structure.library_calls)
     unmatched = int((layer_row < 0).sum() + (library_row < 0).sum())
-    layer_row[layer_row < 0] = structure.unknown
+    unmatched += _missing(layer_row, structure.layers, run, Level.LAYER)
+    unmatched += _missing(library_row, structure.library_calls, run, Level.LIBRARY)
+    layer_row = np.where(layer_row < 0, _same_code(layers["code"], structure), layer_row)
     library_row = np.where(
         library_row < 0, len(structure.library_calls) + library["symbol"], library_row
     )
     spans = _spans(host, layer_row, structure.outside, library_row, device, launch)
     api["parent"] = host.api_parent
     return Correlated(spans, api, device, unmatched, orphans)
+
+
+def _missing(row: IntArray, structure_codes: IntArray, run: Run, level: Level) -> int:
+    """How many rows of the structure run have no event in a run that traced their level.
+
+    Rows of autograd nodes are those that a backward pass could run, not those that ran.
+    """
+    if level not in run.spec.levels:
+        return 0
+    expected = structure_codes < BACKWARD_BASE
+    seen = np.unique(row[row >= 0])
+    return int(expected.sum() - expected[seen].sum())
+
+
+def _same_code(codes: IntArray, structure: StructureCodes) -> npt.NDArray[np.int64]:
+    """For each event the last row of the structure run with its code: a layer that is called more
+    often than there keeps its name. `structure.unknown` where there is none.
+    """
+    known, place = np.unique(structure.layers[::-1], return_index=True)
+    if not len(known):
+        return np.full(len(codes), structure.unknown, dtype=np.int64)
+    at = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+    row = len(structure.layers) - 1 - place[at]
+    return np.where(known[at] == codes, row, structure.unknown)
 
 
 class _HostParents:

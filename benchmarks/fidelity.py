@@ -41,7 +41,7 @@ import pandas as pd
 import torch
 from attribution import attribution
 from closure import closure, percent
-from overhead import inference, resnet50, transformer
+from overhead_programs import inference, resnet50, transformer
 from torch import nn
 
 import xsp

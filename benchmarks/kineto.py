@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from overhead import PROGRAMS
+from overhead_programs import PROGRAMS
 from torch.profiler import ProfilerActivity, profile, schedule
 
 import xsp

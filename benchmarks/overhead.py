@@ -1,10 +1,13 @@
-"""How much tracing slows a program down: the deepest rung and torch.profiler against the unprofiled
-program.
+"""How much tracing slows a program down: each rung, kernels alone, torch.profiler and Proton (of
+Triton, kernels only) against the unprofiled program.
 
 All conditions are run in turn, in a random order within each round. Each figure is 1 + the trimmed
 mean of the differences to the unprofiled latency of the same round over the mean unprofiled
 latency, with its 95 % interval. (The mean of ratios within rounds would be too large where the
 unprofiled latency scatters.)
+
+Added time over torch.profiler's is also given as a geometric mean over the programs, without those
+in which torch.profiler adds less than 2 %.
 
     python benchmarks/overhead.py [--rounds 30] [--json out.json] [--only NAME]
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -22,11 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
-import resnet50
-import train_step
-import transformer
+from overhead_programs import ON_A_CPU, PROGRAMS
 
 from xsp.analysis.spans.statistics import trimmed
 from xsp.capture.run import latency_ns
@@ -37,31 +36,14 @@ from xsp.measuring.options import Options
 from xsp.measuring.preparation import prepare
 from xsp.measuring.switching import tracing
 from xsp.measuring.target import target_of
-from xsp.types import Tracer
+from xsp.types import Level, RunSpec, Tracer
+
+LEAST_ADDED = 0.02
+"""Where torch.profiler adds less than this share, a ratio of added times says nothing."""
+LEAST_SHARE = 0.01
+"""Noise can make an added time negative; it then counts as this share of torch.profiler's."""
 
 Condition = Callable[[], AbstractContextManager[Any]]
-
-
-def inference(module: Any, **options: Any) -> Callable[[], Any]:
-    """A forward pass of an example without gradients."""
-    model, inputs = module.target(**options)
-
-    def call() -> Any:
-        with torch.no_grad():
-            return model(*inputs)
-
-    call.model = model
-    return call
-
-
-PROGRAMS: dict[str, Callable[[], Callable[[], Any]]] = {
-    "resnet50 batch 1": lambda: inference(resnet50, batch=1),
-    "resnet50 batch 32": lambda: inference(resnet50, batch=32),
-    "resnet50 batch 256": lambda: inference(resnet50, batch=256),
-    "gpt2 batch 1, 64 tokens": lambda: inference(transformer, batch=1),
-    "resnet50 training step, batch 32": lambda: train_step.target(batch=32),
-}
-ON_A_CPU = ("resnet50 batch 1", "gpt2 batch 1, 64 tokens")
 
 
 @contextmanager
@@ -81,6 +63,30 @@ def torch_profiler() -> AbstractContextManager[Any]:
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     return torch.profiler.profile(activities=activities)
+
+
+@contextmanager
+def proton() -> Iterator[None]:
+    """Proton by CUPTI's activity records, as its documentation starts a session."""
+    import triton.profiler
+
+    with tempfile.TemporaryDirectory() as folder:
+        session = triton.profiler.start(f"{folder}/proton", backend="cupti")
+        try:
+            yield
+        finally:
+            triton.profiler.finalize(session)
+
+
+def why_no_proton() -> str | None:
+    """None if Proton can be measured here, else why not."""
+    if not torch.cuda.is_available():
+        return "no GPU"
+    try:
+        import triton.profiler  # noqa: F401 # only whether it is there
+    except ImportError as error:
+        return str(error)
+    return None
 
 
 def latencies(
@@ -104,7 +110,12 @@ def measured(program: Callable[[], Any], rounds: int) -> dict[str, Any]:
     executor = Executor(target_of(program, (), {}))
     prepared = prepare(executor, Options(progress=False))
     conditions: dict[str, Condition] = {"unprofiled": nullcontext, "torch.profiler": torch_profiler}
-    for spec in rungs_for(prepared.traced)[1:]:
+    if why_no_proton() is None:
+        conditions["proton"] = proton
+    rungs = list(rungs_for(prepared.traced)[1:])
+    if Level.KERNEL in prepared.tracers:
+        rungs.append(RunSpec((Level.MODEL, Level.KERNEL)))
+    for spec in rungs:
         active = [prepared.tracers[level] for level in spec.levels if level in prepared.tracers]
         conditions[f"xsp {spec.name}"] = lambda active=active, spec=spec: xsp_tracing(
             active, spec.name
@@ -120,6 +131,20 @@ def measured(program: Callable[[], Any], rounds: int) -> dict[str, Any]:
                 "half_width_95": round(float(half), 4),
             }
     return result
+
+
+def added_over_profiler(programs: dict[str, Any]) -> dict[str, float]:
+    """Geometric mean over programs of a condition's added time over torch.profiler's."""
+    logs: dict[str, list[float]] = {}
+    for figures in programs.values():
+        reference = figures["torch.profiler"]["ratio"] - 1
+        if reference < LEAST_ADDED:
+            continue
+        for name, one in figures.items():
+            if name not in ("unprofiled_ms", "torch.profiler"):
+                added = max(one["ratio"] - 1, LEAST_SHARE * reference)
+                logs.setdefault(name, []).append(float(np.log(added / reference)))
+    return {name: round(float(np.exp(np.mean(values))), 3) for name, values in logs.items()}
 
 
 def main() -> None:
@@ -140,6 +165,10 @@ def main() -> None:
     for name in chosen:
         report["programs"][name] = measured(PROGRAMS[name](), arguments.rounds)
         print(json.dumps({name: report["programs"][name]}), flush=True)
+    report["added over torch.profiler, geometric mean"] = added_over_profiler(report["programs"])
+    if not torch.cuda.is_available() or why_no_proton():
+        report["proton"] = f"not measured: {why_no_proton()}"
+    print(json.dumps(report["added over torch.profiler, geometric mean"]))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 

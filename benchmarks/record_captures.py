@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from overhead import resnet50, train_step, transformer
+from overhead_programs import resnet50, train_step, transformer
 
 import xsp
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from overhead import inference, resnet50, transformer
+from overhead_programs import inference, resnet50, transformer
 from torch import nn
 
 from xsp.capture.run import latency_ns

@@ -5,6 +5,7 @@ way out.
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -237,3 +238,13 @@ def test_tables_are_copies() -> None:
         table.loc[:, table.columns[0]] = table.iloc[::-1, 0].to_numpy()
         table["own"] = 0
         pd.testing.assert_frame_equal(read(), before)
+
+
+def test_what_was_measured_opens_again(tmp_path: Path) -> None:
+    """A profile with a fitted correction passes the check of captures, and nothing changes."""
+    net = nn.Sequential(*[nn.Linear(16, 16) for _ in range(12)])
+    prof = xsp.measure(net, torch.rand(2, 16), **{**LAYERS, "iterations": 6})
+    again = xsp.load(prof.save(tmp_path / "net.xsp"))
+    assert not again.costs.empty
+    pd.testing.assert_frame_equal(again.costs, prof.costs)
+    pd.testing.assert_frame_equal(again.tree(), prof.tree())

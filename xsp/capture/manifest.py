@@ -44,8 +44,17 @@ _LOOPS = record({}, {**_COST_NUMBERS, **_LATER_NUMBERS, **_FACTS}, closed=True)
 _CLOSURE = record(
     {"error": real(), "low": real(), "high": real(), "by_round": items(real())}, closed=True
 )
+_KINDS = len(_COSTS) + len(_LATER_COSTS)
+_SQUARE = items(items(real(), least=_KINDS, most=_KINDS), least=_KINDS, most=_KINDS)
 _CORRECTION = record(
-    {"costs": _FITTED, "closure": mapping(_CLOSURE)}, {"tight_loops": _LOOPS}, closed=True
+    {"costs": _FITTED, "closure": mapping(_CLOSURE)},
+    {
+        "tight_loops": _LOOPS,
+        "spread": _SQUARE,
+        "mostly_tracing": mapping(real(0)),
+        "unshown": items(one_of([level.name for level in Level])),
+    },
+    closed=True,
 )
 
 _GPU_STATE = record(

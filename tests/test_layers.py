@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from quick import forward_names, layer_spans, measured, profiled
+from quick import LAYERS, forward_names, layer_spans, measured, profiled
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+import xsp
 from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.tracer import LayerTracer
 
@@ -390,7 +391,9 @@ def test_data_dependent_control_flow_is_said() -> None:
         return self.extra(y) if next(runs) % 2 else y
 
     model = Function(forward, linear=nn.Linear(4, 4), extra=nn.Linear(4, 4))
-    prof = profiled(model, torch.randn(2, 4))
+    with xsp.profile(model, **LAYERS, accept_changed=True) as prof:
+        model(torch.randn(2, 4))
+    assert any("changed-call" in sentence for sentence in prof.warnings)
     assert "linear" in forward_names(prof)
     assert prof.latency_ms > 0
     unmatched = int(prof.runs["unmatched"].sum())

@@ -118,7 +118,8 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         self._model = model
 
     def __enter__(self) -> Profile:
-        self._recorder = CallRecorder(self._model)
+        accept = self._options.accept_changed
+        self._recorder = CallRecorder(self._model, accept_changed=accept)
         self._profile = Profile()
         try:
             with held():

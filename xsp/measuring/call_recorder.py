@@ -4,7 +4,11 @@ afterwards.
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,8 +16,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from xsp.doubts import Doubt, Slug
-from xsp.errors import NothingRecordedError
-from xsp.levels.layer.tensors import versions
+from xsp.errors import NothingRecordedError, TargetError
+from xsp.levels.layer.discovery import Discovered, discovered, shapes_of
+from xsp.measuring.arguments import copied, given
+from xsp.measuring.python_state import Attributes, attributes, copier_for
 from xsp.measuring.state import RandomState
 from xsp.measuring.target import Ambient, Call, Target
 
@@ -21,20 +27,32 @@ MAX_CALLS = 16
 """Calls kept of one block. Their inputs stay in memory until the block's profile is made."""
 
 
+@dataclass
+class _Open:
+    """A call that has begun and not ended."""
+
+    call: Call
+    watch: ExitStack
+    returned: bool = False
+
+
 class CallRecorder:
-    """Records the outermost calls of one model: arguments by reference, and the modes they were
-    made under.
+    """Records the outermost calls of one model: the modes they were made under, arguments and what
+    the modules keep in Python from before the call, and the module calls that they made.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, *, accept_changed: bool = False) -> None:
+        self._model, self._accept = model, accept_changed
         self._calls: list[Call] = []
-        self._versions: list[list[int]] = []
         self._left_out = 0
         self._captured = 0
         self._failed = 0
-        self._depth = 0
-        self._kept = self._returned = False
+        self._refused: TargetError | None = None
+        self._depth: Counter[int] = Counter()
+        self._threads: set[int] = set()
+        self._open: dict[int, _Open] = {}
+        self._found = Discovered()
+        self._start: Attributes | None = None
         self._handles: list[RemovableHandle] = []
         self.random: RandomState | None = None
         """State of the random generators at the first recorded call."""
@@ -55,32 +73,58 @@ class CallRecorder:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        for call in self._open.values():
+            call.watch.close()
+        self._open.clear()
 
     def _before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self._depth += 1
-        if self._depth > 1:
+        thread = threading.get_ident()
+        self._depth[thread] += 1
+        if self._depth[thread] > 1:
             return
-        self._kept = self._returned = False
         if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
             self._captured += 1
-        elif len(self._calls) == MAX_CALLS:
+        elif len(self._calls) + len(self._open) >= MAX_CALLS:
             self._left_out += 1
         else:
-            if not self._calls:
-                self.random = RandomState.current()
-            self._calls.append(Call(self._model, args, dict(kwargs), Ambient.current()))
-            self._versions.append(versions((args, kwargs)))
-            self._kept = True
+            self._open[thread] = self._opened(
+                Call(self._model, args, dict(kwargs), Ambient.current())
+            )
+
+    def _opened(self, call: Call) -> _Open:
+        if self.random is None:
+            self.random = RandomState.current()
+            self._start = attributes(self._model, copier_for(self._model))
+        watch = ExitStack()
+        try:
+            start = copied(call, copier_for(self._model), accept=self._accept)
+        except TargetError as error:
+            # The block goes on: what cannot be made again is refused when it has ended.
+            self._refused = self._refused or error
+            start = given(call)
+        if not self._open:
+            # The model's own call has begun already.
+            self._found.sequence.append((self._model, shapes_of(call.args)))
+            watch.enter_context(discovered(self._found, blame=False))
+        return _Open(replace(call, start=start), watch)
 
     def _on_return(self, *_: Any) -> None:
-        self._returned = True
+        thread = threading.get_ident()
+        if self._depth[thread] == 1 and thread in self._open:
+            self._open[thread].returned = True
 
     def _after(self, *_: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0 and self._kept and not self._returned:
+        thread = threading.get_ident()
+        self._depth[thread] -= 1
+        if self._depth[thread] or thread not in self._open:
+            return
+        made = self._open.pop(thread)
+        made.watch.close()
+        if made.returned:
+            self._calls.append(made.call)
+            self._threads.add(thread)
+        else:
             # The block handled the exception; every re-run would end the profile with it.
-            self._calls.pop()
-            self._versions.pop()
             self._failed += 1
 
     def target(self) -> Target:
@@ -106,7 +150,13 @@ class CallRecorder:
                 "copy, and not "
                 "only its submodules), or use xsp.measure(callable) for other code"
             )
-        return Target(name, tuple(self._calls), self._model, tuple(self._notes()))
+        if self._refused is not None:
+            raise self._refused
+        # Calls side by side are made again one after the other: their layers come in another order.
+        made = self._found.sequence if len(self._threads) == 1 and not self._failed else ()
+        return Target(
+            name, tuple(self._calls), self._model, tuple(self._notes()), self._start, tuple(made)
+        )
 
     def _notes(self) -> list[Doubt]:
         notes = []
@@ -118,10 +168,6 @@ class CallRecorder:
             notes.append(Doubt.of(Slug.LEFT_OUT_CALLS, failed=self._failed))
         if self._captured:
             notes.append(Doubt.of(Slug.LEFT_OUT_CALLS, captured=self._captured))
-        changed = sum(
-            before != versions((call.args, call.kwargs))
-            for before, call in zip(self._versions, self._calls, strict=True)
-        )
-        if changed:
-            notes.append(Doubt.of(Slug.MODIFIED_INPUTS, calls=changed))
+        if len(self._threads) > 1:
+            notes.append(Doubt.of(Slug.SEVERAL_THREADS, threads=len(self._threads)))
         return notes

@@ -17,6 +17,8 @@ from xsp.errors import TargetError
 from xsp.levels._native.signals import held, let_through
 from xsp.levels.layer.tensors import tensors_in, versions
 from xsp.machine import devices
+from xsp.measuring.arguments import Arguments
+from xsp.measuring.python_state import PythonState, copier_for
 from xsp.measuring.state import GENERATORS, PYTHON, ModelState, RandomState
 from xsp.measuring.switching import completed
 from xsp.measuring.target import Call, Target
@@ -32,8 +34,11 @@ os.register_at_fork(after_in_child=lambda: setattr(_EXECUTING, "now", False))
 class Executor:
     """Executes a target again and again without leaving a trace of it."""
 
-    def __init__(self, target: Target, random: RandomState | None = None) -> None:
+    def __init__(
+        self, target: Target, random: RandomState | None = None, *, accept_changed: bool = False
+    ) -> None:
         self.target = target
+        self.accept_changed = accept_changed
         self._random = random
         self.drawn: frozenset[str] | None = None
         """The random generators that the target draws from, None before its first run. Only these
@@ -44,6 +49,9 @@ class Executor:
         """Of the generators that are put back, those that something else drew from meanwhile."""
         self._left: RandomState | None = None
         self._state: ModelState | None = None
+        self._python: PythonState | None = None
+        self._arguments: Arguments | None = None
+        self._is_first = True
         self._given: dict[str, torch.Tensor] = {}
         self._versions: list[int] = []
         self._devices: tuple[int, ...] = ()
@@ -54,12 +62,14 @@ class Executor:
         `ready` is called when the state is restored, just before the first call.
         """
         with held(), _no_garbage_collection(), _executing():
-            self._restore()
+            calls = self._restore()
             before = RandomState.current()
             ready()
-            stamps = [self._stamped(call) for call in self.target.calls]
+            stamps = [self._stamped(call) for call in calls]
             self._left = RandomState.current()
             self._note_drawn(self._left.changed(before))
+            if self._is_first:
+                self._note_changes()
         columns = np.array(stamps, dtype=np.int64).reshape(-1, len(MODEL_CALLS)).T
         return {
             name: column.astype(dtype)
@@ -97,12 +107,15 @@ class Executor:
 
     @contextmanager
     def _restoring(self) -> Iterator[None]:
+        self._is_first = True
+        self._arguments = Arguments(self.target.calls, accept=self.accept_changed)
         if self.target.model is None:
             yield
             return
         final = RandomState.current()
         self._random = self._random or final
         self._state = ModelState(self.target.model)
+        self._python = PythonState(self.target.model, self.target.start)
         inputs = tensors_in([(call.args, dict(call.kwargs)) for call in self.target.calls])
         self._given = {f"input {place}": tensor for place, tensor in enumerate(inputs)}
         self._given |= self.target.model.named_parameters()
@@ -110,16 +123,32 @@ class Executor:
         with ExitStack() as undo:
             undo.callback(completed, lambda: final.restore(self._restorable()))
             undo.callback(completed, self._state.restore_with_gradients)
+            undo.callback(completed, self._python.restore)
             yield
 
-    def _restore(self) -> None:
+    def _restore(self) -> list[Call]:
+        """Put back what runs change; returns the calls with fresh arguments."""
+        copier = copier_for(self.target.model)
         if self._state is not None and self._random is not None:
             self._state.restore()
             self._restore_random(self._random)
+        if self._python is not None:
+            self._python.prepare(copier)
+        calls = list(self.target.calls)
+        if self._arguments is not None:
+            calls = self._arguments.fresh(calls, copier)
         # Asked for here, so that the timed part only waits. A program's first run can be the one
         # that brings a GPU in.
         self._devices = devices.in_use()
         devices.wait_for(self._devices)
+        return calls
+
+    def _note_changes(self) -> None:
+        self._is_first = False
+        if self._python is not None:
+            self._python.note_changes()
+        if self._arguments is not None:
+            self._arguments.note_changes(self.target.calls)
 
     def _note_drawn(self, now: frozenset[str]) -> None:
         # Python's is the one that other threads use most: only the first run, in which few of them

@@ -41,6 +41,7 @@ class Keywords(TypedDict, total=False):
     caches: str
     nvtx: bool
     ranges_as_layers: bool
+    accept_changed: bool
 
 
 def _whole(least: float, name: str, value: Any) -> int:
@@ -199,6 +200,16 @@ class Options:
         metadata=_told(
             _switch,
             "take the target's own NVTX ranges as layers, for code without modules.",
+            bool,
+        ),
+    )
+
+    accept_changed: bool = field(
+        default=False,
+        metadata=_told(
+            _switch,
+            "go on where re-runs cannot be the call that was made, because an argument cannot be "
+            "copied or a layer differs; the profile then says so. By default that is refused.",
             bool,
         ),
     )

@@ -22,6 +22,7 @@ from xsp.levels.layer.structure_run import StructureRecorder, qualified_names
 from xsp.machine import devices
 from xsp.machine.torch_internals import compiled_frames
 from xsp.measuring.executor import Executor
+from xsp.measuring.observed import about_difference
 from xsp.measuring.options import Options
 from xsp.measuring.progress import bar
 from xsp.measuring.state import PYTHON
@@ -95,6 +96,7 @@ def _warmed_up(executor: Executor, options: Options, doubts: list[Doubt | str]) 
             # gone another way.
             executor.run(found.new_run)
 
+    doubts += about_difference(executor, found)
     title = f"xsp {executor.target.name}: warm-up"
     with tracing([], "in a warm-up run"), bar(title, None, options.progress) as shown:
         _, unsettled = warm_up(

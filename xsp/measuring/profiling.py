@@ -83,7 +83,7 @@ def climbed(target: Target, options: Options, random: RandomState | None = None)
     from, now by default.
     """
     trace = context.current()
-    executor = Executor(target, random)
+    executor = Executor(target, random, accept_changed=options.accept_changed)
     with held(), executor.restored_afterwards(), let_through():
         prepared = prepare(executor, options)
         # Only now has a plain callable shown which GPU it uses.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from xsp.doubts import Doubt
 from xsp.errors import TargetError
+from xsp.levels.layer.discovery import LayerCall
 from xsp.levels.layer.tensors import tensors_in
 from xsp.machine import devices
 
@@ -62,12 +63,15 @@ class Ambient:
 
 @dataclass(frozen=True)
 class Call:
-    """One call that can be made again. Arguments are held by reference, not copied."""
+    """One call that can be made again. Arguments are held by reference; `start` has copies from
+    before the call by position or keyword, None for a call that was not made yet.
+    """
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     ambient: Ambient
+    start: Mapping[int | str, Any] | None = None
 
     def __call__(self) -> Any:
         """Make the call."""
@@ -86,6 +90,11 @@ class Target:
     calls: tuple[Call, ...]
     model: nn.Module | None = None
     notes: tuple[Doubt, ...] = field(default=())
+    start: Mapping[nn.Module, dict[str, Any]] | None = None
+    """Copies of what the model's modules keep in Python from before the first call, None for calls
+    that were not made yet."""
+    made: Sequence[LayerCall] = field(default=())
+    """The module calls that the calls made in the block, with the shapes of their inputs."""
 
     def device(self) -> int | None:
         """The GPU that has the most of its parameters, buffers and inputs (`devices.most_used`)."""

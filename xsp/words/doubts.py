@@ -119,11 +119,15 @@ def _shared_generators(generators: Sequence[str]) -> str:
     )
 
 
-def _modified_inputs(calls: int) -> str:
+def _several_threads(threads: int) -> str:
     return (
-        f"the inputs of {calls} calls were modified in place after the call; re-runs use the "
-        "modified values"
+        f"the block called the model from {threads} threads; the calls are made again one after "
+        "the other, so what they cost each other is not in the numbers"
     )
+
+
+def _changed_call(difference: str) -> str:
+    return f"re-runs are not the calls that the block made: {difference}"
 
 
 def _left_out_calls(
@@ -212,7 +216,8 @@ _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.OTHER_MODULES: _other_modules,
     Slug.MODIFIED_IN_PLACE: _modified_in_place,
     Slug.SHARED_GENERATORS: _shared_generators,
-    Slug.MODIFIED_INPUTS: _modified_inputs,
+    Slug.SEVERAL_THREADS: _several_threads,
+    Slug.CHANGED_CALL: _changed_call,
     Slug.LEFT_OUT_CALLS: _left_out_calls,
     Slug.SEVERAL_GPUS: _several_gpus,
     Slug.OVERLAP: _overlap,

@@ -9,33 +9,50 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from xsp.levels.layer.compiled import Leave, around_compiled_code
 from xsp.levels.layer.custom_functions import Containers
+from xsp.machine.torch_internals import without_torch_functions
+
+LayerCall = tuple[nn.Module, tuple[tuple[int, ...], ...]]
+"""A module and the shapes of the tensors among its positional arguments."""
 
 
 @dataclass
 class Discovered:
     """How often each module was called, in the order of first calls; those called outside any
-    other; and the custom Functions that hold layers.
+    other; the custom Functions that hold layers; and every call on the watching thread, in order.
     """
 
     calls: Counter[nn.Module] = field(default_factory=Counter)
     roots: list[nn.Module] = field(default_factory=list)
     containers: Containers = field(default_factory=Containers)
+    sequence: list[LayerCall] = field(default_factory=list)
     last_run: Counter[nn.Module] = field(default_factory=Counter)
     """Calls since the last `new_run`."""
 
     def new_run(self) -> None:
         """Said before each execution."""
         self.last_run.clear()
+        self.sequence.clear()
 
     def differently(self, other: Discovered) -> dict[nn.Module, tuple[int, int]]:
         """Modules that the last run of each called another number of times."""
         every = [*self.last_run, *other.last_run]
         counts = {each: (self.last_run[each], other.last_run[each]) for each in every}
         return {each: (mine, its) for each, (mine, its) in counts.items() if mine != its}
+
+
+def shapes_of(args: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the tensors among positional arguments."""
+    with without_torch_functions():
+        return tuple(
+            tuple(each.shape)
+            for each in args
+            if isinstance(each, torch.Tensor) and not each.is_nested
+        )
 
 
 @contextmanager
@@ -47,6 +64,7 @@ def discovered(found: Discovered, *, blame: bool = True) -> Iterator[None]:
     the same, but torch.compile compiles modules again for them, and warns.
     """
     depth: Counter[int] = Counter()
+    own = threading.get_ident()
     call = nn.Module.__call__
 
     def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -56,6 +74,8 @@ def discovered(found: Discovered, *, blame: bool = True) -> Iterator[None]:
         depth[thread] += 1
         found.calls[module] += 1
         found.last_run[module] += 1
+        if thread == own:
+            found.sequence.append((module, shapes_of(args)))
         found.containers.layer_inside()
         try:
             return call(module, *args, **kwargs)

@@ -12,9 +12,10 @@ install() { "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" "$@";
 install --resolution lowest-direct --override "$venv/override.txt" -r pyproject.toml
 # What only the tests need may be new, as long as it leaves these alone.
 "$venv/bin/uv" pip freeze --python "$venv/bin/python" >"$venv/lowest.txt"
-install --constraint "$venv/lowest.txt" 'pytest>=8' 'hypothesis>=6.100' setuptools
+install --constraint "$venv/lowest.txt" 'pytest>=8' 'pytest-timeout>=2.3' \
+    'pytest-xdist>=3.5' 'hypothesis>=6.100' setuptools
 make native
 cat "$venv/lowest.txt"
 tests=(tests/test_measure.py tests/test_layers.py tests/test_left_as_found.py tests/test_capture.py tests/test_cli.py
-    tests/test_library.py tests/test_export.py tests/test_bundled_captures.py)
+    tests/test_library.py tests/test_bundled_captures.py)
 PYTHONPATH=$PWD "$venv/bin/python" -m pytest -q -p no:cacheprovider "${@:-${tests[@]}}"

@@ -53,7 +53,7 @@ def test_a_model_that_waits_for_a_thread_which_profiles_is_told(
     begin = time.monotonic()
     prof = xsp.measure(Waiting(join_another_profile), torch.randn(2, 4), **LAYERS)
     assert time.monotonic() - begin < 30
-    assert len(prof.tree()) == 2
+    assert len(prof.tree()) >= 2
     assert len(errors) == 1
     assert "Linear cannot be profiled on this thread: another thread is profiling Waiting" in str(
         errors[0]
@@ -116,7 +116,7 @@ def measure_in_child(profiled):
             torch._C._len_torch_function_stack() > 0,
         ]
         prof = xsp.measure(nn.Linear(4, 4), torch.randn(2, 4), **OPTIONS)
-        os._exit(0 if len(prof.tree()) == 2 and not any(here) else 1)
+        os._exit(0 if len(prof.tree()) >= 2 and not any(here) else 1)
     except BaseException as error:
         print(repr(error), file=sys.stderr, flush=True)
         os._exit(2)
@@ -141,7 +141,7 @@ SAME_THREAD = """
 model = Forking(4, 4)
 prof = xsp.measure(model, torch.randn(2, 4), **OPTIONS)
 print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in model.pids))
-assert len(prof.tree()) == 2
+assert len(prof.tree()) >= 2
 """
 
 

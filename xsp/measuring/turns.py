@@ -7,6 +7,7 @@ being profiled waits for that thread: such a wait is recognised and refused, nev
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from xsp.errors import TargetError
+from xsp.errors import TargetError, TracingError
 from xsp.levels._native.signals import let_through
 
 WAITING_S = 10.0
@@ -28,7 +29,12 @@ to profile takes itself for what it waits for.
 CALL_S = 300.0
 """So long a single profiled call may take altogether before such a thread gives up."""
 
+EXIT_S = 10.0
+"""So long the interpreter's exit waits for the call that another thread is profiling."""
+
 _POLL_S = 0.05
+
+_ending = threading.Event()
 
 
 @dataclass
@@ -81,13 +87,32 @@ def turn(name: str) -> Iterator[None]:
 
 @contextmanager
 def in_call() -> Iterator[None]:
-    """Around a call of the profiled program."""
+    """Around a call of the profiled program.
+
+    Raises TracingError when the interpreter is about to end.
+    """
+    if _ending.is_set():
+        raise TracingError(
+            "the interpreter ends: the profile that another thread makes is given up"
+        )
     running = _turn.running
     with ExitStack() as undo:
         undo.callback(setattr, running, "in_call", False)
         running.calls += 1
         running.in_call = True
         yield
+
+
+def _end() -> None:
+    """At the interpreter's exit: a daemon thread that profiles makes no further call, and is waited
+    for. Left alone it would be stopped inside a call, where C++ code often aborts the process.
+    """
+    _ending.set()
+    if _turn.lock.acquire(timeout=EXIT_S):
+        _turn.lock.release()
+
+
+atexit.register(_end)
 
 
 class _Patience:

@@ -1,0 +1,90 @@
+"""Signals and exceptions at every place of the switching code, and what they leave behind.
+
+For each line (or instruction) of `tests/faults.py`'s list that a profile reaches, a profile is made
+in which a signal whose handler raises arrives there, or an exception is raised there. Whatever is
+then not as it was before is a residue; an exception other than the one raised is a stranger.
+
+    python benchmarks/faults.py [--kind signal|exception] [--instructions] [--most N] [--json F]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+import faults
+
+import xsp
+
+OPTIONS: dict[str, Any] = {"levels": "M/L", "iterations": 1, "warmup": 0, "progress": False}
+
+
+def struck(kind: str, *, opcodes: bool, most: int) -> dict[str, Any]:
+    """The figures of up to `most` places, a seeded sample of all."""
+    model, x = faults.model_and_input()
+
+    def run() -> None:
+        xsp.measure(model, x, **OPTIONS)
+
+    def strike() -> None:
+        if kind == "signal":
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            faults.raise_fault()
+
+    run()
+    places = faults.places(run, opcodes=opcodes, visits=2)
+    chosen = random.Random(0).sample(places, min(most, len(places)))
+    outcomes: Counter[str] = Counter()
+    residues: list[str] = []
+    begin = time.perf_counter()
+    with faults.handlers([signal.SIGTERM]):
+        for place in chosen:
+            before = faults.state_of(model)
+            error = faults.struck(run, place, strike)
+            outcomes[type(error).__name__] += 1
+            del error
+            left = faults.residue(before, faults.state_of(model))
+            if left:
+                residues.append(f"{place.file}:{place.line} {place.function}: {', '.join(left)}")
+                model, x = faults.model_and_input()
+    known = {"Leaving", "Fault", "Missed"}
+    return {
+        "kind": kind,
+        "places": "instructions" if opcodes else "lines",
+        "reached": len(places),
+        "struck": len(chosen),
+        "outcomes": dict(outcomes),
+        "strangers": sum(count for name, count in outcomes.items() if name not in known),
+        "residues": residues,
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kind", choices=["signal", "exception"], default="signal")
+    parser.add_argument("--instructions", action="store_true")
+    parser.add_argument("--most", type=int, default=1_000_000)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = struck(options.kind, opcodes=options.instructions, most=options.most)
+    text = json.dumps(figures, indent=1)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

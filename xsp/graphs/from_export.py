@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -162,6 +163,7 @@ class _Reader:
         self.builder = GraphBuilder()
         self._constants = constants
         self._owners = owners
+        self._functions: Counter[str] = Counter()
 
     def read(self, node: fx.Node) -> None:
         """Take one node in."""
@@ -238,7 +240,7 @@ class _Reader:
         if found.operator == "identity":
             self._view(node, types)
             return
-        name = self._name(node, call)
+        name, owner = self._name(node, call)
         outputs = types or [found.operands[0].type]
         self.builder.add_layer(
             [node.name, *_keys(node.name, outputs)],
@@ -246,20 +248,35 @@ class _Reader:
             [outputs[0], *outputs] if len(outputs) > 1 else outputs,
             name=name,
             source=str(node.target),
-            owner=name,
+            owner=owner,
             layout=_layout(node),
         )
 
-    def _name(self, node: fx.Node, call: Call) -> str:
-        """As a profile names it: a leaf module's name, else `module::function`."""
+    def _name(self, node: fx.Node, call: Call) -> tuple[str, str]:
+        """Its name, and the layer of a profile that it belongs to: a leaf module, else
+        `module::function`, numbered as a profile does.
+        """
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         paths = [str(each[0]) for each in stack if isinstance(each, tuple)]
         inner = [path.removeprefix("target").removeprefix(".") for path in paths]
         known = [path for path in inner if path in self._owners]
         module = known[-1] if known else ""
         if module and self._owners[module]:
-            return module
-        return f"{module}::{call.operator.rstrip('_')}"
+            return module, module
+        bare = call.operator.rstrip("_")
+        function = f"{module}::{_PYTHON_NAMES.get(bare, bare)}"
+        seen = self._functions[function]
+        self._functions[function] += 1
+        return function, f"{function}_{seen}" if seen else function
+
+
+_PYTHON_NAMES = {
+    "div": "truediv",
+    "upsample_nearest2d": "interpolate",
+    "upsample_bilinear2d": "interpolate",
+    "upsample_bicubic2d": "interpolate",
+}
+"""Operators that a profile knows by the function that calls them."""
 
 
 def _keys(name: str, types: Sequence[TensorType]) -> list[str]:

@@ -69,6 +69,14 @@ def folded(graph: Graph) -> Graph:
     return _replaced(graph, _batch_norms)
 
 
+def fused(graph: Graph) -> Graph:
+    """The graph with what a library's product can do on the way as a part of it: batch
+    normalisation folded, then the addition of a residual, then an activation
+    (Benanza's question 5; cuDNN's and cuBLASLt's epilogues).
+    """
+    return _replaced(folded(graph), _epilogues)
+
+
 def _replaced(graph: Graph, find: Callable[[Neighbours], Iterator[Merge]]) -> Graph:
     taken: set[int] = set()
     merges: dict[int, Merge] = {}
@@ -220,3 +228,36 @@ def _batch_norms(near: Neighbours) -> Iterator[Merge]:
         bias = TensorType(norm.inputs[0].shape[1:2], product.weights[0].dtype)
         layer = replace(product, weights=(product.weights[0], bias), outputs=norm.outputs)
         yield Merge(frozenset({before[0], place}), layer)
+
+
+_ACTIVATIONS = frozenset({"relu", "gelu", "silu", "sigmoid", "tanh", "clip", "hardswish"})
+
+
+def _epilogues(near: Neighbours) -> Iterator[Merge]:
+    # The last product before an addition takes it in: both results are there by then.
+    for place in reversed(range(len(near.layers))):
+        product = near.layers[place]
+        if product.operator not in {"convolution", "linear"}:
+            continue
+        members, epilogue, inputs = {place}, [], list(product.inputs)
+        user = near.only_user(place)
+        if user is not None and _adds_residual(near, place, user):
+            members.add(user)
+            epilogue.append("add")
+            inputs.append(product.outputs[0])
+            user = near.only_user(user)
+        if user is not None and near.operator(user) in _ACTIVATIONS:
+            members.add(user)
+            epilogue.append(near.operator(user))
+        if epilogue:
+            parameters = {**product.parameters, "epilogue": epilogue}
+            outputs = near.layers[max(members)].outputs
+            layer = replace(product, inputs=tuple(inputs), outputs=outputs, parameters=parameters)
+            yield Merge(frozenset(members), layer)
+
+
+def _adds_residual(near: Neighbours, product: int, user: int) -> bool:
+    added = near.layers[user]
+    whole = len(added.inputs) == 2 and added.inputs[0] == added.inputs[1]
+    others = [each for each in near.before[user] if each != product]
+    return near.operator(user) == "add" and whole and all(each < product for each in others)

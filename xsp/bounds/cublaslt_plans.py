@@ -1,0 +1,77 @@
+"""Every algorithm that cuBLASLt offers for a matrix product, through nvmath-python."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from xsp.bounds.torch_calls import Call, operands
+from xsp.graphs.layer import Layer
+
+LIMIT = 64
+"""Algorithms asked for; the heuristics order them by what they expect."""
+
+
+def product_plans(layer: Layer, precision: str) -> list[tuple[str, Callable[[], Call]]]:
+    """A name and a preparation for each algorithm; empty without the package, and where cuBLASLt
+    refuses the product.
+    """
+    nvmath = _package()
+    if nvmath is None or (layer.dtype == "float32" and precision not in {"fp32", "tf32"}):
+        return []
+    try:
+        problem = _Problem(nvmath, layer, precision)
+    except Exception:  # what cuBLASLt has no algorithm for; PyTorch's call remains
+        return []
+    return [
+        (f"cuBLASLt {number}: {name}", functools.partial(problem.prepared, number))
+        for number, name in enumerate(problem.names)
+    ]
+
+
+@functools.cache
+def _package() -> Any:
+    try:
+        import nvmath
+    except ImportError:
+        return None
+    return nvmath
+
+
+class _Problem:
+    """A product with its algorithms, which share tensors."""
+
+    def __init__(self, nvmath: Any, layer: Layer, precision: str) -> None:
+        advanced = nvmath.linalg.advanced
+        inputs, weights = operands(layer, "cuda")
+        left = inputs[0]
+        right = weights[0].t() if weights else inputs[1]
+        options = {}
+        if layer.dtype == "float32":
+            kinds = advanced.MatmulComputeType
+            options["compute_type"] = (
+                kinds.COMPUTE_32F_FAST_TF32 if precision == "tf32" else kinds.COMPUTE_32F
+            )
+        epilog, bias = None, {}
+        if len(weights) > 1:
+            follows = "_".join([*layer.parameters.get("epilogue", []), "bias"]).upper()
+            epilog = getattr(advanced.MatmulEpilog, follows)
+            bias = {"bias": weights[1].reshape(-1, 1)}
+            # cuBLASLt adds a bias to rows: the transposed product has the columns there.
+            left, right = weights[0], left.t()
+        elif layer.parameters.get("epilogue"):
+            (name,) = layer.parameters["epilogue"]
+            epilog = getattr(advanced.MatmulEpilog, name.upper())
+        self._matmul = advanced.Matmul(left, right, options=options or None)
+        self.algorithms = self._matmul.plan(
+            preferences=advanced.MatmulPlanPreferences(limit=LIMIT),
+            epilog=epilog,
+            epilog_inputs=bias or None,
+        )
+        self.names = [str(getattr(each, "algorithm_id", "")) for each in self.algorithms]
+
+    def prepared(self, number: int) -> Call:
+        """The execution of one algorithm."""
+        algorithm = self.algorithms[number]
+        return lambda: self._matmul.execute(algorithm=algorithm)

@@ -5,7 +5,7 @@ is shown.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ from xsp.types import Level
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import TracerProvider
+
+    from xsp.bounds.what_if import WhatIf
 
 
 class Profile(ProfileData):
@@ -159,6 +161,54 @@ class Profile(ProfileData):
         wanted = RunChoice(run, rung, corrected)
         view = view_of(self._capture, wanted, self._corrected if corrected else None)
         return write_chrome(view, Path(path), self._capture.meta)
+
+    def what_if(
+        self,
+        *,
+        faster: Mapping[str, float] | None = None,
+        takes_ms: Mapping[str, float] | None = None,
+        gone: str | Iterable[str] = (),
+        fused: Sequence[Sequence[str]] = (),
+        no_sync: str | Iterable[str] = (),
+        no_launch: str | Iterable[str] = (),
+        cuda_graph: str | Iterable[str] = (),
+        fast_host: bool = False,
+        fast_gpu: bool = False,
+    ) -> WhatIf:
+        """What the model would take if something were otherwise: `predicted_ms`, `gain_ms` and
+        half of its 95 % interval, by a replay of the corrected timeline.
+
+        Names are patterns of layers, such as "layer1.*" or "*", or of kernels: "kernel:*gemm*".
+
+        Args:
+            faster: how many times faster, by name; on a GPU their kernels, on a CPU the layers.
+            takes_ms: what one call of a layer takes on the device, by name; for example what a
+                performance database has for another algorithm.
+            gone: what is neither launched nor computed.
+            fused: groups of layers of which only the longest still takes time.
+            no_sync: layers in which the host waits for nothing; "*" for the whole model.
+            no_launch: layers whose launches take the host no time.
+            cuda_graph: layers that are launched as one CUDA graph; "*" for the whole model.
+            fast_host: the host takes no time at all.
+            fast_gpu: the GPU takes no time at all.
+
+        Raises XspError for a name that nothing has, and for a profile without a corrected timeline.
+
+        """
+        from xsp.bounds.what_if import what_if
+
+        return what_if(
+            self,
+            faster=faster,
+            takes_ms=takes_ms,
+            gone=gone,
+            fused=fused,
+            no_sync=no_sync,
+            no_launch=no_launch,
+            cuda_graph=cuda_graph,
+            fast_host=fast_host,
+            fast_gpu=fast_gpu,
+        )
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a report as one page with summary, figures and tables, which opens in a browser

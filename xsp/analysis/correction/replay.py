@@ -85,16 +85,25 @@ class Path:
     followed: Ints
 
 
-def replay(run: Timeline, costs: Costs, latencies: Latencies | None = None) -> ReplayedTimeline:
+def replay(
+    run: Timeline,
+    costs: Costs,
+    latencies: Latencies | None = None,
+    as_if: Timeline | None = None,
+) -> ReplayedTimeline:
     """Take the tracers' costs out of a run.
 
     `latencies` are used where an operation or a wait depends on something else than it did in the
     recording; by default they are the medians of this run. Pass those of many runs together
     (`Latencies.observed`) for short runs. With zero costs the recording is reproduced exactly.
+
+    `as_if` is the same run with operations that last differently and with other events to pay for:
+    it is played with the latencies of `run`. Operations and waits must be the same in number and
+    order.
     """
     seen = observe(run, costs)
     kept = residuals(seen, latencies or Latencies.typical([seen]))
-    return _played(run, costs, kept)
+    return _played(as_if or run, costs, kept)
 
 
 def replay_together(runs: Iterable[Timeline], costs: Costs) -> list[ReplayedTimeline]:

@@ -1,0 +1,122 @@
+"""The corrected model calls of a profile, with the names of what ran in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.analysis.correction.charges import Costs
+from xsp.analysis.correction.latencies import Latencies
+from xsp.analysis.correction.of_capture import CallTimeline, call_timelines
+from xsp.analysis.correction.replay import replay
+from xsp.analysis.correction.timeline import Timeline
+from xsp.analysis.spans.ancestors import layer_spans
+from xsp.bounds.as_if import Floats, Ints, corrected, typical_latencies
+from xsp.errors import XspError
+from xsp.types import Level
+
+if TYPE_CHECKING:
+    from xsp.analysis.profile_data import ProfileData
+
+Names = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedCall:
+    """One corrected model call. `op_layer` and `op_kernel` name each device operation, in the order
+    of the timeline's; `layers` are the host's layer spans: name, phase, start_ns, end_ns.
+    """
+
+    run: Timeline
+    op_layer: Names
+    op_kernel: Names
+    layers: pd.DataFrame
+
+    @property
+    def waits(self) -> Floats:
+        """Waits within the call, shape (n, 2): not the final one, which ends the call."""
+        waits = self.run.waits
+        mine = self.inner_waits
+        return np.stack([waits.start_ns[mine], waits.end_ns[mine]], axis=1).astype(np.float64)
+
+    @property
+    def inner_waits(self) -> Ints:
+        """Their places among the timeline's waits."""
+        waits = self.run.waits
+        inner = (waits.clock == 0) & (waits.end_ns <= self.run.host_end_ns)
+        return np.flatnonzero(inner & (waits.from_clock < 0))
+
+    def launches(self, of: npt.NDArray[np.bool_]) -> Floats:
+        """Host intervals of the launches of these operations on the main thread, shape (n, 2)."""
+        events, launch = self.run.events, self.run.ops.launch[of]
+        launch = np.unique(launch[launch >= 0])
+        launch = launch[events.clock[launch] == 0]
+        return np.stack([events.start_ns[launch], events.end_ns[launch]], axis=1).astype(float)
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Corrected calls of a profile and their typical latencies."""
+
+    calls: tuple[RecordedCall, ...]
+    typical: Latencies
+
+    @property
+    def has_device(self) -> bool:
+        """Whether any call launched something."""
+        return any(len(call.op_layer) for call in self.calls)
+
+
+def recording(profile: ProfileData, calls: int) -> Recording:
+    """Some model calls of the deepest rung's runs, corrected: those whose recorded latency is
+    nearest to the median, since what could be saved varies with it.
+
+    Raises XspError for a profile whose deepest rung has no layers, or without a correction.
+    """
+    tables = profile._capture.tables
+    correction = profile._correction
+    if correction is None:
+        raise XspError(
+            "what-if needs the corrected timeline, which this profile does not have: measure "
+            "layers, and at least five rounds"
+        )
+    every = list(call_timelines(tables))
+    latency = np.array([each.timeline.latency_ns for each in every])
+    nearest = np.argsort(abs(latency - np.median(latency)), kind="stable")[:calls]
+    found = [every[place] for place in np.sort(nearest)]
+    typical = Latencies.observed([each.timeline for each in found], correction.costs)
+    made = [_call(each, correction.costs, typical, tables) for each in found]
+    return Recording(tuple(made), typical_latencies([each.run for each in made]))
+
+
+def _call(call: CallTimeline, costs: Costs, typical: Latencies, tables: object) -> RecordedCall:
+    assert isinstance(tables, dict)  # noqa: S101 # a capture's
+    spans, layers, kernels = tables["spans"], tables["layers"], tables["kernels"]
+    played = replay(call.timeline, costs, typical)
+    rows = call.device_rows[call.timeline.ops.row]
+    above = layer_spans(spans, rows)
+    levels, detail = spans["level"].to_numpy(), spans["detail"].to_numpy()
+    names = layers["name"].to_numpy(dtype=object)
+    in_layer = (above >= 0) & (levels[above] == Level.LAYER)
+    op_layer = np.where(in_layer, names[np.where(in_layer, detail[above], 0)], "")
+    op_kernel = kernels["name"].to_numpy(dtype=object)[detail[rows]]
+    host = spans.iloc[call.host_rows]
+    mine = host[host["level"] == Level.LAYER]
+    threads, start = mine["thread"].to_numpy(), mine["start_ns"].to_numpy().copy()
+    end = start + mine["duration_ns"].to_numpy()
+    for thread in np.unique(threads).tolist():
+        at = threads == thread
+        start[at], end[at] = played.host(thread, start[at]), played.host(thread, end[at])
+    table = pd.DataFrame(
+        {
+            "name": names[mine["detail"]],
+            "phase": layers["phase"].to_numpy(dtype=object)[mine["detail"]],
+            "start_ns": start,
+            "end_ns": end,
+        }
+    )
+    return RecordedCall(corrected(played), op_layer, op_kernel, table)

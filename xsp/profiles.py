@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import TracerProvider
 
+    from xsp.bounds.findings import Finding
+    from xsp.bounds.lower_bound import LowerBound
     from xsp.bounds.what_if import WhatIf
 
 
@@ -209,6 +211,19 @@ class Profile(ProfileData):
             fast_host=fast_host,
             fast_gpu=fast_gpu,
         )
+
+    def findings(self, bound: LowerBound | None = None) -> list[Finding]:
+        """What could be done about the latency, by what it would bring, the most first: each with
+        `gain_ms`, half of its 95 % interval, evidence, what to try in code, and what checks it.
+
+        With `bound`, `xsp.analysis.lower_bound(prof)`, algorithms, layouts and parallel layers are
+        looked at too.
+
+        Raises XspError for a profile without a corrected timeline.
+        """
+        from xsp.bounds.findings import findings
+
+        return findings(self, bound)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a report as one page with summary, figures and tables, which opens in a browser

@@ -48,6 +48,8 @@ _MODULES = {
     "models": ("compare_models",),
     "library": ("library_calls", "library_by_api", "kernels_by_library_call"),
 }
+_ABOVE = {"lower_bound": "xsp.bounds.lower_bound"}
+"""Analyses that need more than a profile, and so live above this package."""
 _SUBMODULES = ("figures", "peaks")
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -80,10 +82,12 @@ def __getattr__(name: str) -> Any:
         return import_module("xsp").compare
     if name in _SUBMODULES:
         return import_module(f"xsp.analysis.{name}")
+    if name in _ABOVE:
+        return getattr(import_module(_ABOVE[name]), name)
     if name not in _HOME:
         raise AttributeError(f"module 'xsp.analysis' has no attribute {name!r}")
     return getattr(import_module(f"xsp.analysis.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, *_SUBMODULES})
+    return sorted({*globals(), *_HOME, *_ABOVE, *_SUBMODULES})

@@ -7,16 +7,16 @@ more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from xsp.bounds.lower_bound import LAYOUT, LIBRARY, LowerBound, on_cpu
 from xsp.bounds.recorded import Recording, recording
-from xsp.bounds.what_if import KERNEL, Otherwise, WhatIf, predicted
+from xsp.bounds.what_if import KERNEL, Otherwise, predicted
 from xsp.errors import XspError
 from xsp.graphs.from_profile import graph_of_profile
 from xsp.graphs.patterns import Neighbours
@@ -30,6 +30,10 @@ MOST = 5
 """Findings in a "try" section."""
 LEAST_SHARE = 0.01
 """Of the latency that a finding must promise."""
+_MATTERS = 0.9
+"""Share of the layers' time from which on narrower types are worth their errors."""
+_FASTER = 1.03
+"""From how many times on another algorithm or layout is faster and not another measurement."""
 LONGEST = 6
 """Layers with the most to gain that are looked at one by one."""
 
@@ -46,7 +50,8 @@ QUESTIONS = {
 @dataclass(frozen=True)
 class Finding:
     """One answer: of which question, where, what it would bring with half of its 95 % interval in
-    ms, what tells it, what to try in code, and the call that predicts it again.
+    ms, what tells it, and what to try in code. `changed` are the arguments of `Profile.what_if`
+    that predict it again.
     """
 
     question: int
@@ -55,7 +60,13 @@ class Finding:
     half_width_ms: float
     evidence: str
     advice: str
-    check: str
+    changed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def check(self) -> str:
+        """The call that predicts it again; empty where the bound itself is the prediction."""
+        given = ", ".join(f"{name}={value!r}" for name, value in self.changed.items())
+        return f"prof.what_if({given})" if given else ""
 
     @property
     def kind(self) -> str:
@@ -117,19 +128,15 @@ class _Asker:
             else []
         )
 
-    def ask(self, asked: Otherwise) -> WhatIf:
-        return predicted(self.profile, self.recorded, asked)
-
     def finding(
         self,
         question: int,
         layer: str,
-        asked: Otherwise,
-        check: str,
+        changed: Mapping[str, Any],
         evidence: str,
         advice: str,
     ) -> Finding:
-        answer = self.ask(asked)
+        answer = predicted(self.profile, self.recorded, Otherwise.of(**changed))
         return Finding(
             question,
             layer,
@@ -137,7 +144,7 @@ class _Asker:
             answer.half_width_ms,
             evidence,
             advice,
-            f"prof.what_if({check})",
+            changed,
         )
 
 
@@ -156,7 +163,6 @@ def _potential(bound: LowerBound) -> Iterator[Finding]:
         f"its layers at the library's best add up to {bound.sequential_ms:.3f} of "
         f"{bound.latency_ms:.3f} ms, a Benanza Ratio of {bound.ratio:.2f}",
         "the model as a whole: see what follows, and xsp bound for each layer",
-        "",
     )
 
 
@@ -175,7 +181,6 @@ def _parallel(bound: LowerBound) -> Iterator[Finding]:
             f"{len(beside)} layers are not on the critical path, {beside[0]} for one: a bound, "
             "since layers side by side share the device",
             "run independent branches on CUDA streams of their own",
-            "",
         )
 
 
@@ -183,37 +188,31 @@ def _parallel(bound: LowerBound) -> Iterator[Finding]:
 
 
 def _algorithms(asker: _Asker, bound: LowerBound) -> Iterator[Finding]:
-    """Layers of which the database knows a faster algorithm than the one that ran."""
-    table = bound.layers.dropna(subset=["bound_ms", "measured_ms"])
-    alone = table[~table["owner"].duplicated(keep=False) & table["precision"].ne("")]
-    products = alone[alone["operator"].isin(["convolution", "linear", "matmul", "attention"])]
-    lost = (products["measured_ms"] - products["bound_ms"]).nlargest(LONGEST)
-    for place in lost[lost > 0].index:
-        row = products.loc[place]
-        name, best = str(row["owner"]), float(row["bound_ms"])
+    """Layers of which the database knows a faster algorithm than the one that PyTorch takes."""
+    table = bound.layers.dropna(subset=["bound_ms", "default_ms", "measured_ms"])
+    alone = table[~table["owner"].duplicated(keep=False)]
+    times = alone["default_ms"] / alone["bound_ms"]
+    slower = alone.assign(times=times, lost=alone["measured_ms"] * (1 - 1 / times))
+    slower = slower[slower["times"] > _FASTER].nlargest(LONGEST, "lost")
+    for row in slower.to_dict("records"):
+        name = str(row["owner"])
         yield asker.finding(
             3,
             name,
-            Otherwise(takes_ms={name: best}),
-            f"takes_ms={{{name!r}: {best:.6g}}}",
-            f"took {row['measured_ms'] * 1e3:.1f} µs, {best * 1e3:.1f} with {row['algorithm']}",
+            {"faster": {name: float(row["times"])}},
+            f"{row['default_ms'] * 1e3:.1f} µs alone, {row['bound_ms'] * 1e3:.1f} with "
+            f"{row['algorithm']}",
             _how_to_choose(str(row["operator"]), str(row["algorithm"]), name),
         )
-    if len(lost) > 1:
-        chosen = {
-            str(products.loc[place, "owner"]): float(products.loc[place, "bound_ms"])
-            for place in lost[lost > 0].index
-        }
-        if len(chosen) > 1:
-            yield asker.finding(
-                3,
-                f"{len(chosen)} layers",
-                Otherwise(takes_ms=chosen),
-                f"takes_ms={chosen!r}",
-                "each of them with the fastest algorithm known",
-                "let the library try its algorithms: torch.backends.cudnn.benchmark = True, or "
-                'torch.compile(model, mode="max-autotune")',
-            )
+    if len(slower) > 1:
+        yield asker.finding(
+            3,
+            f"{len(slower)} layers",
+            {"faster": dict(zip(slower["owner"], slower["times"].astype(float), strict=True))},
+            "each of them with the fastest algorithm known",
+            'let algorithms be tried: torch.compile(model, mode="max-autotune")'
+            + ("" if asker.on_cpu else ", or torch.backends.cudnn.benchmark = True"),
+        )
 
 
 def _how_to_choose(operator: str, algorithm: str, name: str) -> str:
@@ -250,8 +249,7 @@ def _launches(asker: _Asker) -> Iterator[Finding]:
         yield asker.finding(
             4,
             "",
-            Otherwise(cuda_graph=("*",)),
-            'cuda_graph="*"',
+            {"cuda_graph": "*"},
             f"{launches} launches a call, each from Python",
             'launch the model as one CUDA graph: torch.compile(model, mode="reduce-overhead"), or '
             "torch.cuda.make_graphed_callables(model, inputs)",
@@ -275,8 +273,7 @@ def _waits(asker: _Asker) -> Iterator[Finding]:
     yield asker.finding(
         4,
         said,
-        Otherwise(no_sync=("*",)),
-        'no_sync="*"',
+        {"no_sync": "*"},
         f"the host waits for the GPU {len(call.waits)} times in a call, in {said}",
         "leave out what needs a value on the host: .item(), .cpu(), bool(tensor), nonzero, copies "
         "from pageable memory",
@@ -294,8 +291,7 @@ def _copies(asker: _Asker) -> Iterator[Finding]:
             yield asker.finding(
                 4,
                 "",
-                Otherwise(gone=(pattern,)),
-                f"gone={pattern!r}",
+                {"gone": pattern},
                 f"copies between host and GPU inside the model ({mine[0]})",
                 why,
             )
@@ -313,8 +309,7 @@ def _conversions(asker: _Asker) -> Iterator[Finding]:
         yield asker.finding(
             6,
             "",
-            Otherwise(gone=patterns),
-            f"gone={list(patterns)!r}",
+            {"gone": list(patterns)},
             "cuDNN turns tensors from NCHW to NHWC and back, in kernels of their own",
             "give the model and its input channels last: "
             "model.to(memory_format=torch.channels_last)",
@@ -341,8 +336,7 @@ def _fusion(asker: _Asker) -> Iterator[Finding]:
         yield asker.finding(
             5,
             norms[0],
-            Otherwise(gone=tuple(_known(asker, norms))),
-            f"gone={_shown(norms)}",
+            {"gone": _known(asker, norms)},
             f"{len(norms)} batch normalisations follow a convolution",
             "fold them into its weights for inference: "
             "torch.nn.utils.fusion.fuse_conv_bn_eval, or torch.compile",
@@ -352,8 +346,7 @@ def _fusion(asker: _Asker) -> Iterator[Finding]:
         yield asker.finding(
             5,
             riders[0],
-            Otherwise(gone=tuple(_known(asker, riders))),
-            f"gone={_shown(riders)}",
+            {"gone": _known(asker, riders)},
             f"{len(riders)} layers work element by element on what another has just written: at "
             "most this, if all of them ride on it",
             "let a compiler fuse them: torch.compile(model)",
@@ -366,12 +359,6 @@ def _known(asker: _Asker, names: Iterable[str]) -> list[str]:
     return [name.replace("[", "[[]") for name in dict.fromkeys(names) if name in there]
 
 
-def _shown(names: Sequence[str]) -> str:
-    few = list(dict.fromkeys(names))[:3]
-    more = len(set(names)) - len(few)
-    return f"{few!r}" if more <= 0 else f"[{', '.join(map(repr, few))}, … {more} more]"
-
-
 def _in_training(profile: ProfileData) -> bool:
     return bool((profile.table("layers")["phase"] == "backward").any())
 
@@ -382,36 +369,29 @@ def _in_training(profile: ProfileData) -> bool:
 def _layouts(asker: _Asker, bound: LowerBound) -> Iterator[Finding]:
     """What the better layout of each layer would bring, by the database."""
     table = bound.layers.dropna(subset=["layout_ms", "bound_ms", "measured_ms"])
-    better = table[table["layout_ms"] < 0.97 * table["bound_ms"]]
-    better = better[~better["owner"].duplicated(keep=False)]
+    times = table["bound_ms"] / table["layout_ms"]
+    better = table[(times > _FASTER) & ~table["owner"].duplicated(keep=False)]
     if not len(better) or bound.bounds[LAYOUT].covered < 1:
         return
-    chosen = {
-        str(owner): float(row)
-        for owner, row in zip(better["owner"], better["layout_ms"], strict=True)
-    }
     yield asker.finding(
         6,
         str(better["owner"].iloc[0]),
-        Otherwise(takes_ms=chosen),
-        f"takes_ms={chosen!r}",
-        f"{len(chosen)} layers are faster in the other layout",
+        {"faster": dict(zip(better["owner"], times[better.index].astype(float), strict=True))},
+        f"{len(better)} layers are faster in the other layout",
         "try the other layout: model.to(memory_format=torch.channels_last) and the input too",
     )
 
 
 def _tensor_cores(asker: _Asker, bound: LowerBound) -> Iterator[Finding]:
     """What narrower types would bring the products of float32, by the database."""
-    faster: Callable[[float], bool] = lambda share: share < 0.9  # noqa: E731
     narrow, before = bound.bounds["tensor cores"], bound.bounds["fused"]
     share = narrow.sequential_ms / before.sequential_ms if before.sequential_ms else 1.0
-    if asker.on_cpu or not faster(share):
+    if asker.on_cpu or share > _MATTERS:
         return
     yield asker.finding(
         6,
         "",
-        Otherwise(faster={"*": 1 / share}),
-        f"faster={{'*': {1 / share:.3g}}}",
+        {"faster": {"*": 1 / share}},
         f"with TF32 or 16-bit types the layers take {share:.0%} of the time, at their best",
         "compute on tensor cores: torch.set_float32_matmul_precision('high'), or autocast to "
         "bfloat16",

@@ -18,7 +18,6 @@ import pandas as pd
 
 from xsp.analysis.peaks import cpu_peaks, gpu_peaks
 from xsp.database.entry import WARM, Entry, Machine
-from xsp.database.store import Store
 from xsp.graphs.from_profile import graph_of_profile
 from xsp.graphs.graph import Graph
 from xsp.graphs.layer import CHANNELS_LAST, CONTIGUOUS, Layer
@@ -27,6 +26,7 @@ from xsp.graphs.work import flops, is_product
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
+    from xsp.database.store import Store
 
 LIBRARY, LAYOUT, FUSED, TENSOR_CORES, TRAFFIC = (
     "library's best",
@@ -40,6 +40,8 @@ GRANULARITIES = (LIBRARY, LAYOUT, FUSED, TENSOR_CORES, TRAFFIC)
 products, narrower types, and at last nothing but reading and writing every tensor once and
 computing at the peak.
 """
+DEFAULTS = ("torch", "oneDNN")
+"""What PyTorch takes by itself: on a CPU oneDNN for products."""
 CLOCK_CHANGE = 0.05
 """Entries measured this far from the profile's clock are said to be."""
 GRAPH_METHOD = "a captured graph, with the gaps between its kernels"
@@ -299,7 +301,7 @@ def bound_of(
         graph=graph,
         machine=machine,
         bounds=bounds,
-        layers=_layers(graph, chosen, roofs[id(graph)], measured or {}, flags),
+        layers=_layers(graph, chosen, roofs[id(graph)], measured or {}, flags, known),
         latency_ms=latency[0],
         latency_ci_ms=latency[1],
         launch_ms=launch_ns * len(graph) / 1e6,
@@ -309,6 +311,9 @@ def bound_of(
 
 
 def _entries(store: Store | str | None, machine: Machine) -> list[Entry]:
+    # SQLAlchemy takes a while to import, and a summary without a database does not need it.
+    from xsp.database.store import Store
+
     if isinstance(store, Store):
         return store.entries(machine)
     with Store(store) as opened:
@@ -386,11 +391,13 @@ def _layers(
     roofs: Sequence[float],
     measured: Mapping[str, float],
     flags: Flags,
+    known: Known,
 ) -> pd.DataFrame:
     """One row per layer: name, owner, operator, precision, bound_ms, half_width_ms, algorithm,
-    layout_ms (in its better layout), roof_ms, measured_ms, ratio. A measured layer of several
-    operations is compared with their sum.
+    default_ms (by what PyTorch does by itself), layout_ms (in its better layout), roof_ms,
+    measured_ms, ratio. A measured layer of several operations is compared with their sum.
     """
+    best = chosen[LIBRARY][1]
     table = pd.DataFrame(
         {
             "name": [each.name for each in graph.layers],
@@ -400,6 +407,7 @@ def _layers(
             "bound_ms": [each.time_ns / 1e6 for each in chosen[LIBRARY][1]],
             "half_width_ms": [each.half_width_ns / 1e6 for each in chosen[LIBRARY][1]],
             "algorithm": [each.algorithm for each in chosen[LIBRARY][1]],
+            "default_ms": [_default_ns(each.entry, known) / 1e6 for each in best],
             "layout_ms": [each.time_ns / 1e6 for each in chosen[LAYOUT][1]],
             "roof_ms": [each / 1e6 for each in roofs],
         }
@@ -408,6 +416,15 @@ def _layers(
     whole = table.groupby("owner")["bound_ms"].transform("sum", min_count=1)
     table["ratio"] = whole / table["measured_ms"]
     return table
+
+
+def _default_ns(entry: Entry | None, known: Known) -> float:
+    """The time of the algorithm that PyTorch takes by itself, NaN where it is not known."""
+    if entry is None:
+        return nan
+    every = known.of(entry.layer, entry.precision)
+    mine = [each.time_ns for each in every if each.algorithm in DEFAULTS]
+    return float(mine[0] or nan) if mine else nan
 
 
 def _doubts(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import translate
 from math import hypot, inf, nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,33 @@ class Otherwise:
     cuda_graph: tuple[str, ...] = ()
     fast_host: bool = False
     fast_gpu: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        faster: Mapping[str, float] | None = None,
+        takes_ms: Mapping[str, float] | None = None,
+        gone: Names = (),
+        fused: Sequence[Sequence[str]] = (),
+        no_sync: Names = (),
+        no_launch: Names = (),
+        cuda_graph: Names = (),
+        fast_host: bool = False,
+        fast_gpu: bool = False,
+    ) -> Otherwise:
+        """From the arguments of `Profile.what_if`."""
+        return cls(
+            faster or {},
+            takes_ms or {},
+            _names(gone),
+            tuple(tuple(group) for group in fused),
+            _names(no_sync),
+            _names(no_launch),
+            _names(cuda_graph),
+            fast_host,
+            fast_gpu,
+        )
 
     @property
     def patterns(self) -> list[str]:
@@ -96,32 +123,9 @@ class WhatIf:
         )
 
 
-def what_if(
-    profile: ProfileData,
-    *,
-    faster: Mapping[str, float] | None = None,
-    takes_ms: Mapping[str, float] | None = None,
-    gone: Names = (),
-    fused: Sequence[Sequence[str]] = (),
-    no_sync: Names = (),
-    no_launch: Names = (),
-    cuda_graph: Names = (),
-    fast_host: bool = False,
-    fast_gpu: bool = False,
-) -> WhatIf:
-    """See `Profile.what_if`."""
-    asked = Otherwise(
-        faster or {},
-        takes_ms or {},
-        _names(gone),
-        tuple(tuple(group) for group in fused),
-        _names(no_sync),
-        _names(no_launch),
-        _names(cuda_graph),
-        fast_host,
-        fast_gpu,
-    )
-    return predicted(profile, recording(profile, CALLS), asked)
+def what_if(profile: ProfileData, **changed: Any) -> WhatIf:
+    """See `Profile.what_if`, whose arguments these are."""
+    return predicted(profile, recording(profile, CALLS), Otherwise.of(**changed))
 
 
 def predicted(profile: ProfileData, recorded: Recording, asked: Otherwise) -> WhatIf:
@@ -228,10 +232,10 @@ def _scaled(
         return replace(
             change, duration_ns=np.where(mine, change.duration_ns * share, change.duration_ns)
         )
-    spans = _spans(call, name)
     # On a CPU the layer is the host's: its last part does not take place.
-    spans[:, 0] += (spans[:, 1] - spans[:, 0]) * share
-    return change.also_free(spans)
+    starts, ends = _spans(call, name).T
+    kept = (ends - starts) * min(share, 1.0)
+    return change.also_free(np.stack([starts + kept, ends], axis=1))
 
 
 def _set(

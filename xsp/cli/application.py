@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from xsp.cli.bound import bound
 from xsp.cli.compare import compare
 from xsp.cli.database import database
 from xsp.cli.doctor import doctor
@@ -30,6 +31,7 @@ app.command()(compare)
 app.command()(export)
 app.command("import")(import_)
 app.command()(graph)
+app.command()(bound)
 app.add_typer(database, name="database")
 app.command()(doctor)
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from xsp.cli.keeping import checked_all
 from xsp.report.table import ROWS, TableLine, laid_out
-from xsp.report.text import NARROW, WIDE, footer_lines, header_lines
+from xsp.report.text import NARROW, WIDE, footer_lines, header_lines, try_lines
 
 if TYPE_CHECKING:
     from xsp.profiles import Profile
@@ -37,6 +37,10 @@ def print_profile(
     lines = [*_header(header_lines(prof, width)), Text()]
     lines += [_line(table.header), *(_line(line) for line in table.lines), Text()]
     lines += [Text(line, style="dim") for line in footer_lines(prof, table, width)]
+    lines += [
+        Text.assemble((each[:_HEADING], "bold green"), each[_HEADING:])
+        for each in try_lines(prof, width)
+    ]
     for line in lines:
         # Never wrapped or cut: in a narrower terminal the terminal does it, in a pipe nobody
         # should.

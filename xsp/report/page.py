@@ -8,7 +8,7 @@ plotly package.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from html import escape
 from importlib import resources
@@ -23,6 +23,7 @@ from xsp.report.findings import findings
 from xsp.report.notebook import profile_html
 from xsp.report.sheet_data import Sheet, safe_in_script, script_json, sheet_data
 from xsp.report.sheets import SHEETS
+from xsp.report.try_ import Suggestion, suggestions
 from xsp.types import Level
 from xsp.words import numbers
 from xsp.words.labels import printable
@@ -115,6 +116,19 @@ def _sections(prof: ProfileData) -> Iterator[tuple[str, str, str]]:
     yield "hierarchy", "Hierarchy", profile_html(prof, header=False)
     yield "tracing", "What tracing cost", _tracing(prof)
     yield "measurement", "Measurement", _measurement(prof)
+    tried = suggestions(prof)
+    if tried:
+        yield "try", "Try", _suggested(tried)
+
+
+def _suggested(tried: Iterable[Suggestion]) -> str:
+    """A list by predicted gain, each with its evidence and the call that checks it."""
+    items = "".join(
+        f"<li><b>{_text(each.gain)}</b> {_text(each.advice)}<br>{_text(each.evidence)}<br>"
+        f"<code>{_text(each.check)}</code></li>"
+        for each in tried
+    )
+    return f"<ol>{items}</ol>"
 
 
 def _tiles(prof: ProfileData) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from xsp.report import summary
 from xsp.report.table import BACKWARD, ROWS, Table, laid_out
+from xsp.report.try_ import suggestions
 from xsp.words.labels import printable
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def profile_text(
         *(line.text for line in table.lines),
         "",
     ]
-    return "\n".join([*lines, *footer_lines(prof, table, size)])
+    return "\n".join([*lines, *footer_lines(prof, table, size), *try_lines(prof, size)])
 
 
 def terminal_width() -> int:
@@ -60,6 +61,18 @@ def footer_lines(prof: ProfileData, table: Table, width: int) -> list[str]:
     marked = any(line.backward for line in table.lines)
     note = summary.footnote(prof) + (f" {BACKWARD}: the layer's backward pass." if marked else "")
     return _wrapped(note, "", "", width)
+
+
+def try_lines(prof: ProfileData, width: int) -> list[str]:
+    """An empty line, then at most five things to try, wrapped to `width`; none where nothing
+    promises anything.
+    """
+    lines = [""]
+    for place, each in enumerate(suggestions(prof)):
+        heading = "try" if place == 0 else ""
+        sentence = printable(each.sentence)
+        lines += _wrapped(sentence, heading.ljust(_HEADING), " " * _HEADING, width)
+    return lines if len(lines) > 1 else []
 
 
 def _wrapped(text: str, first: str, later: str, width: int) -> list[str]:

@@ -1,0 +1,373 @@
+"""Benchmarks of layers over algorithms, and lower bounds from what a database has of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_models import Convolutional, Recurrent, Transformer, ready
+from torch import nn
+
+import xsp
+from xsp.bounds.algorithms import candidates
+from xsp.bounds.lower_bound import FUSED, LAYOUT, LIBRARY, Flags, Peaks, bound_of
+from xsp.bounds.package import write_package
+from xsp.bounds.running import ALL, Wanted, measure_missing, missing, this_machine, wanted_of
+from xsp.bounds.timing import HostTimer, timed
+from xsp.bounds.torch_calls import torch_call
+from xsp.cli import main
+from xsp.database.entry import Entry, Machine
+from xsp.database.store import Store
+from xsp.errors import XspError
+from xsp.graphs.from_export import graph_of
+from xsp.graphs.graph import Graph
+from xsp.graphs.layer import Layer, TensorType
+from xsp.graphs.patterns import fused
+from xsp.graphs.work import flops
+
+HERE = Machine({"gpu": "H200", "driver": "1"})
+
+
+class Instant:
+    """A timer that knows what each call takes."""
+
+    method = "said"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def samples(self, call: Any, caches: str, count: int) -> Any:
+        call()
+        self.asked += 1
+        return np.full(count, 1000.0)
+
+
+def relu(name: str, size: int) -> Layer:
+    kind = TensorType((size,), "float16")
+    return Layer(name, "relu", inputs=(kind,), outputs=(kind,))
+
+
+def known(layer: Layer, time_ns: float, algorithm: str = "torch", **changes: Any) -> Entry:
+    made = Entry(HERE, layer, "fp16", algorithm, "warm", time_ns, 0.01 * time_ns, 20, 1.0)
+    return replace(made, **changes)
+
+
+NO_PEAKS = Peaks({}, float("nan"))
+
+
+@pytest.mark.parametrize("kind", [Convolutional, Transformer, Recurrent])
+def test_every_layer_can_be_run_as_a_benchmark(kind: type[nn.Module]) -> None:
+    """Every layer, fused or not, in every algorithm of the CPU, gives as many numbers as the model
+    had there.
+    """
+    model, inputs = ready(kind)
+    graph = graph_of(model, inputs)
+    for layer in (*graph.layers, *fused(graph).layers):
+        offered = candidates(layer, "fp32", "cpu")
+        assert offered, layer.operator
+        for each in offered:
+            with each.under(), torch.inference_mode():
+                result = each.prepare()()
+            first = result[0] if isinstance(result, tuple) else result
+            assert first.numel() == layer.outputs[0].elements, (layer.operator, each.algorithm)
+
+
+def test_algorithms_agree() -> None:
+    """oneDNN and PyTorch's own convolution compute the same from the same tensors."""
+    model, inputs = ready(Convolutional)
+    stem = graph_of(model, inputs).layers[0]
+    results = []
+    for each in candidates(stem, "fp32", "cpu"):
+        torch.manual_seed(0)
+        with each.under(), torch.inference_mode():
+            results.append(each.prepare()())
+    assert len(results) == 2
+    torch.testing.assert_close(*results)
+    assert torch._C._get_mkldnn_enabled()
+
+
+def test_what_pytorch_has_no_name_for_runs_with_its_arguments() -> None:
+    """An operator without a normal form keeps its arguments, so that it can be benchmarked."""
+
+    class Rolled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.roll(x, 2, dims=1)
+
+    (layer,) = graph_of(Rolled(), (torch.arange(8.0).view(2, 4),)).layers
+    assert layer.operator == "aten::roll"
+    call = torch_call(layer, "cpu")
+    assert call is not None
+    assert call().shape == (2, 4)
+
+
+def test_flops_of_layers() -> None:
+    """2 N K P Q C R S for a convolution, 2 M N K for a linear layer."""
+    model, inputs = ready(Convolutional)
+    by_name = {layer.name: flops(layer) for layer in graph_of(model, inputs).layers}
+    assert by_name["stem"] == 2 * 2 * 8 * 16 * 16 * 3 * 9
+    assert by_name["head"] == 2 * 2 * 8 * 16
+
+
+def test_sampling_stops_when_the_interval_is_narrow() -> None:
+    """A steady call needs two looks at ten samples, a noisy one goes on to a hundred."""
+    steady = timed(Instant(), lambda: None, "warm")
+    assert (steady.time_ns, steady.half_width_ns, steady.rounds) == (1000.0, 0.0, 20)
+
+    class Noisy(Instant):
+        def samples(self, call: Any, caches: str, count: int) -> Any:
+            return np.random.default_rng(self.asked).uniform(500, 1500, count)
+
+    assert timed(Noisy(), lambda: None, "warm", budget_s=30).rounds == 100
+
+
+def test_cold_caches_are_slower_than_warm_ones() -> None:
+    """Reading 4 MB that another buffer has pushed out takes longer than reading it again."""
+    source = torch.randn(1 << 20)
+    timer = HostTimer()
+    cold, warm = (min(timer.samples(source.sum, caches, 30)) for caches in ("cold", "warm"))
+    assert cold > warm
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:
+    """The second time nothing is timed; a layer of another model is the only one that is."""
+    model, inputs = ready(Recurrent)
+    graph = graph_of(model, inputs)
+    wanted = wanted_of([graph], "cpu")
+    with Store(tmp_path / "layers.sqlite") as store:
+        first = measure_missing(store, wanted, "cpu", progress=False, timer=Instant())
+        assert (first.layers, first.failed) == (4, 0)
+        timer = Instant()
+        again = measure_missing(store, wanted, "cpu", progress=False, timer=timer)
+        assert (again.layers, timer.asked) == (0, 0)
+        more = Wanted(graph.layers[0].with_dtype("float64"), "fp64")
+        assert missing(store, this_machine("cpu"), [*wanted, more]) == [more]
+
+
+def test_an_interrupted_measurement_keeps_what_it_has(tmp_path: Path) -> None:
+    """A timer that is interrupted at the third layer leaves the first two whole; a budget of no
+    time leaves all for another day.
+    """
+    model, inputs = ready(Recurrent)
+    wanted = wanted_of([graph_of(model, inputs)], "cpu")
+
+    class Interrupted(Instant):
+        def samples(self, call: Any, caches: str, count: int) -> Any:
+            if self.asked > 10:
+                raise KeyboardInterrupt
+            return super().samples(call, caches, count)
+
+    with Store(tmp_path / "layers.sqlite") as store:
+        with pytest.raises(KeyboardInterrupt):
+            measure_missing(store, wanted, "cpu", progress=False, timer=Interrupted())
+        left = missing(store, this_machine("cpu"), wanted)
+        assert 0 < len(left) < len(wanted)
+        done = measure_missing(store, wanted, "cpu", progress=False, budget_s=0, timer=Instant())
+        assert done.unfinished in {len(left), len(left) - 1}
+
+
+def test_an_algorithm_that_fails_is_kept_with_its_reason(tmp_path: Path) -> None:
+    """What a library cannot compute is in the database with what it said, and not tried again."""
+    odd = Layer(
+        "odd",
+        "resize",
+        inputs=(TensorType((2, 2), "float32"),),
+        parameters={"size": [4], "mode": "bicubic"},
+    )
+    with Store(tmp_path / "layers.sqlite") as store:
+        done = measure_missing(store, [Wanted(odd, "fp32")], "cpu", progress=False)
+        assert (done.algorithms, done.failed) == (0, 1)
+        failed = [each for each in store.entries() if each.algorithm != ALL]
+        assert failed[0].time_ns is None
+        assert failed[0].failure
+        assert not missing(store, this_machine("cpu"), [Wanted(odd, "fp32")])
+
+
+# ---- bounds from entries with round numbers ----
+
+
+def diamond() -> Graph:
+    """One layer, then two side by side, then one."""
+    layers = (relu("a", 1), relu("b", 2), relu("c", 3), relu("d", 4))
+    return Graph("diamond", layers, ((0, 1), (0, 2), (1, 3), (2, 3)), "test")
+
+
+def test_bounds_are_sums_of_the_best() -> None:
+    """Sequential: the sum of the fastest algorithm of each layer. Parallel: the critical path."""
+    graph = diamond()
+    entries = [known(layer, 1e6 * (place + 1)) for place, layer in enumerate(graph.layers)]
+    entries.append(known(graph.layers[2], 2.5e6, "faster"))
+    entries.append(known(graph.layers[0], 0.1e6, "other machine's", caches="cold"))
+    found = bound_of(graph, HERE, entries, NO_PEAKS, latency=(19.0, 0.1))
+    assert found.sequential_ms == pytest.approx(1 + 2 + 2.5 + 4)
+    assert found.parallel_ms == pytest.approx(1 + 2.5 + 4)
+    assert found.ratio == pytest.approx(9.5 / 19)
+    assert found.is_bound
+    assert found.bounds[LIBRARY].path == ("a", "c", "d")
+    assert found.layers["algorithm"].tolist() == ["torch", "torch", "faster", "torch"]
+
+
+def test_what_is_missing_is_listed_and_makes_it_no_bound() -> None:
+    """A layer without an entry counts with its ideal traffic, is listed, and there is a doubt."""
+    graph = diamond()
+    entries = [known(layer, 1e6) for layer in graph.layers[:3]]
+    peaks = Peaks({"fp16": 1e12}, 1e9)
+    found = bound_of(graph, HERE, entries, peaks)
+    # Four elements of two bytes, read and written, at a gigabyte a second: 16 ns.
+    assert found.sequential_ms == pytest.approx(3.000016)
+    assert [each.name for each in found.missing] == ["d"]
+    assert not found.is_bound
+    assert "1 of 4 layers (relu)" in found.doubts[0]
+    assert isnan(found.ratio)
+
+
+def test_another_clock_and_a_wide_interval_are_doubts() -> None:
+    """Entries measured at another clock, as a captured graph, or to no better than ±10 % are no
+    bound, and the sentence says which.
+    """
+    graph = diamond()
+    said = {
+        "MHz": {"provenance": {"sm_clock_mhz": 1500}},
+        "gaps between kernels": {
+            "provenance": {"method": "a captured graph, with the gaps between its kernels"}
+        },
+        "±10 %": {"half_width_ns": 0.5e6},
+    }
+    for words, changes in said.items():
+        entries = [known(layer, 1e6, **changes) for layer in graph.layers]
+        found = bound_of(graph, HERE, entries, NO_PEAKS, clock_mhz=1980.0)
+        assert len(found.doubts) == 1
+        assert words in found.doubts[0]
+
+
+def test_order_alone_gives_no_parallel_bound() -> None:
+    """Where dependencies are not known, the parallel bound is not known either."""
+    graph = replace(diamond(), dependencies_known=False)
+    entries = [known(layer, 1e6) for layer in graph.layers]
+    assert isnan(bound_of(graph, HERE, entries, NO_PEAKS).parallel_ms)
+
+
+def test_wider_ideals_are_never_slower() -> None:
+    """Another layout, fusion and narrower types can only lower the bound, also where they were
+    measured slower.
+    """
+    model, inputs = ready(Convolutional)
+    graph = graph_of(model, inputs)
+    entries = [
+        Entry(HERE, layer, "fp32", "torch", "warm", 1000.0 + 500 * place, 1.0, 20, 1.0)
+        for place, layer in enumerate((*graph.layers, *fused(graph).layers))
+    ]
+    found = bound_of(graph, HERE, entries, NO_PEAKS, flags=Flags())
+    steps = [each.sequential_ms for each in found.bounds.values()]
+    assert steps[0] >= steps[1] >= steps[2] >= steps[3]
+    assert found.bounds[LAYOUT].covered == found.bounds[FUSED].covered == 1
+
+
+# ---- the whole path ----
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+    """A small model measured here, every layer of it in a database, and the bound."""
+    place = tmp_path_factory.mktemp("bounds") / "layers.sqlite"
+    torch.manual_seed(0)
+    model, inputs = ready(Convolutional)
+    with torch.no_grad():
+        prof = xsp.measure(model, *inputs, levels="M/L", iterations=8, warmup=3, progress=False)
+    graph = graph_of(model, inputs)
+    with Store(place) as store:
+        wanted = wanted_of([graph, fused(graph)], "cpu")
+        measure_missing(store, wanted, "cpu", progress=False, each_s=0.05)
+        return place, prof, xsp.analysis.lower_bound(prof, store, graph=graph)
+
+
+def test_no_bound_lies_above_the_measured_latency(whole: tuple[Path, Any, Any]) -> None:
+    """On this machine the layers alone, at their best, take no longer than the model."""
+    _, prof, found = whole
+    assert not found.missing
+    assert 0 < found.parallel_ms <= found.sequential_ms
+    assert found.sequential_ms < prof.latency_ms + prof.latency_ci_ms
+    assert found.layers["measured_ms"].notna().all()
+
+
+def test_findings_use_the_database(whole: tuple[Path, Any, Any]) -> None:
+    """With the bound a profile is told its potential; each finding names what to try."""
+    _, prof, found = whole
+    answers = prof.findings(found)
+    assert 1 in {each.question for each in answers}
+    assert all(each.advice and each.evidence for each in answers)
+    assert all(each.gain_ms < prof.latency_ms for each in answers)
+
+
+def test_a_capture_is_bound_from_the_database(whole: tuple[Path, Any, Any]) -> None:
+    """The profile alone finds its layers' entries, as a chain, without the graph."""
+    place, prof, found = whole
+    alone = xsp.analysis.lower_bound(prof, str(place))
+    assert isnan(alone.parallel_ms)
+    shared = set(alone.layers.loc[alone.layers["bound_ms"].notna(), "name"])
+    assert {"stem", "norm", "act", "depthwise", "head"} <= shared
+    assert alone.sequential_ms <= found.sequential_ms + 1e-9
+
+
+def test_the_command_measures_and_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`xsp bound` on a model: bound by granularity, layers, what to try, JSON; run again nothing is
+    measured.
+    """
+    target = tmp_path / "small.py"
+    target.write_text(
+        "import torch\nfrom torch import nn\n"
+        "def target():\n"
+        "    return nn.Sequential(nn.Linear(64, 64), nn.ReLU()).eval(), torch.randn(8, 64)\n"
+    )
+    place, written = str(tmp_path / "layers.sqlite"), tmp_path / "bound.json"
+    options = ["--database", place, "--quiet", "--profile-s", "0.5", "--device", "cpu"]
+
+    def ran(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["xsp", "bound", *arguments, *options])
+        with pytest.raises(SystemExit):
+            main()
+        return capsys.readouterr().out
+
+    said = ran(str(target), "--json", str(written))
+    assert "layers measured" in said
+    assert "library's best" in said
+    row = json.loads(written.read_text())
+    assert row["bounds"]["library's best"]["sequential_ms"] > 0
+    assert row["latency_ms"] > 0
+    assert "0 layers measured" in ran(str(target))
+
+
+def test_a_package_runs_without_xsp(tmp_path: Path) -> None:
+    """An exported suite has no names and no weights in it and runs where xsp is not installed."""
+    layer = Layer(
+        "secret.block",
+        "linear",
+        (TensorType((4, 8), "float32"),),
+        (TensorType((8, 8), "float32"),),
+        (TensorType((4, 8), "float32"),),
+    )
+    graph = Graph("secret model", (layer, layer.renamed("secret.other")), ((0, 1),), "test")
+    folder = write_package([graph], tmp_path / "suite")
+    for path in folder.rglob("*"):
+        assert path.is_dir() or "secret" not in path.read_text()
+    assert json.loads((folder / "layers.json").read_text())[0]["count"] == 2
+    hidden = "import sys; sys.modules['xsp'] = None; import pytest; sys.exit(pytest.main(['-q', "
+    hidden += (
+        "'-p', 'no:xsp', '-p', 'no:cacheprovider', '--benchmark-disable', 'layers_bench.py']))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", hidden], cwd=folder, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "1 passed" in result.stdout
+    with pytest.raises(XspError, match="not an empty folder"):
+        write_package([graph], folder)

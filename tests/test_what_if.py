@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from simulator import Call, Launch, Machine, Simulation, Synchronize, Work
+from torch import nn
 
 import xsp
 from xsp import Profile
@@ -193,16 +195,22 @@ def test_the_summary_ends_with_what_to_try() -> None:
     assert '<section id="try">' in page.report_html(prof)
 
 
+def corrected_profile(model: nn.Module, *inputs: torch.Tensor) -> Profile:
+    """A profile whose correction holds: on a busy machine it can take several."""
+    for _ in range(6):
+        with torch.no_grad():
+            prof = xsp.measure(
+                model, *inputs, levels="M/L", iterations=10, warmup=2, progress=False
+            )
+        if prof.corrected is not None:
+            return prof
+    raise AssertionError("this machine is too busy for a correction to hold")
+
+
 def test_a_profile_of_the_cpu_can_be_asked() -> None:
     """Without a GPU a layer's time is the host's: half of it gone is what the prediction gains."""
-    import torch
-    from torch import nn
-
     model = nn.Sequential(*[nn.Linear(256, 256) for _ in range(6)]).eval()
-    with torch.no_grad():
-        prof = xsp.measure(
-            model, torch.randn(256, 256), levels="M/L", iterations=8, warmup=2, progress=False
-        )
+    prof = corrected_profile(model, torch.randn(64, 256))
     layers = prof.tree()
     first = float(layers.loc[layers["name"] == "0", "corrected_ms"].iloc[0])
     found = prof.what_if(faster={"0": 2})

@@ -138,7 +138,9 @@ def _as_if(run: Timeline, change: Change, typical: Latencies) -> Timeline:
 
 def _with_payments(run: Timeline, free: Floats) -> HostEvents:
     """The run's events, and after them events without length that pay for the free intervals."""
-    parts = [_tiled(start, end) for start, end in united(free).tolist()]
+    # A payment that lasted beyond the end of a wait would be lost: the clock starts anew there.
+    cuts = run.waits.end_ns[run.waits.clock == 0].astype(np.float64)
+    parts = [_tiled(start, end) for start, end in divided(united(free), cuts).tolist()]
     if not parts:
         return run.events
     kind, stamp = (np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
@@ -173,6 +175,18 @@ def united(intervals: Floats) -> Floats:
     first = np.concatenate([[True], ordered[1:, 0] > reached[:-1]])
     last = np.concatenate([first[1:], [True]])
     return np.stack([ordered[first, 0], reached[last]], axis=1)
+
+
+def divided(intervals: Floats, cuts: Floats) -> Floats:
+    """Intervals that are apart, each divided at the cuts within it; shape (n, 2)."""
+    if not len(intervals):
+        return intervals
+    within = [cuts[(cuts > start) & (cuts < end)] for start, end in intervals]
+    edges = [
+        np.concatenate([[start], np.sort(inner), [end]])
+        for (start, end), inner in zip(intervals, within, strict=True)
+    ]
+    return np.concatenate([np.stack([each[:-1], each[1:]], axis=1) for each in edges])
 
 
 def outside(intervals: Floats, start: float, end: float) -> Floats:

@@ -24,8 +24,8 @@ from xsp.graphs.patterns import Neighbours
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
-CALLS = 4
-"""Model calls that are replayed for each finding."""
+RUNS = 4
+"""Runs that are replayed for each finding."""
 MOST = 5
 """Findings in a "try" section."""
 LEAST_SHARE = 0.01
@@ -103,7 +103,7 @@ def findings(profile: ProfileData, bound: LowerBound | None = None) -> list[Find
 
     Raises XspError for a profile without a corrected timeline.
     """
-    asker = _Asker(profile, recording(profile, CALLS))
+    asker = _Asker(profile, recording(profile, RUNS))
     found = [*_framework(asker), *_fusion(asker)]
     if bound is not None:
         found += [*_potential(bound), *_parallel(bound), *_algorithms(asker, bound)]

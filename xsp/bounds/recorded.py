@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,13 @@ import pandas as pd
 
 from xsp.analysis.correction.charges import Costs
 from xsp.analysis.correction.latencies import Latencies
-from xsp.analysis.correction.of_capture import CallTimeline, call_timelines
+from xsp.analysis.correction.recordings import CallTimeline, Recordings
 from xsp.analysis.correction.replay import replay
 from xsp.analysis.correction.timeline import Timeline
 from xsp.analysis.spans.ancestors import layer_spans
 from xsp.bounds.as_if import Floats, Ints, corrected, typical_latencies
 from xsp.errors import XspError
-from xsp.types import Level
+from xsp.types import Level, Tables
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -71,30 +72,33 @@ class Recording:
         return any(len(call.op_layer) for call in self.calls)
 
 
-def recording(profile: ProfileData, calls: int) -> Recording:
-    """Some model calls of the deepest rung's runs, corrected: those whose recorded latency is
-    nearest to the median, since what could be saved varies with it.
+def recording(profile: ProfileData, runs: int) -> Recording:
+    """The model calls of some runs of the deepest rung, corrected: of those whose recorded latency
+    is nearest to the median, since what could be saved varies with it.
 
     Raises XspError for a profile whose deepest rung has no layers, or without a correction.
     """
     tables = profile._capture.tables
     correction = profile._correction
-    if correction is None:
+    if correction is None or not correction.holds:
         raise XspError(
             "what-if needs the corrected timeline, which this profile does not have: measure "
-            "layers, and at least five rounds"
+            "layers, and at least five rounds, on a quieter machine where the correction fails"
         )
-    every = list(call_timelines(tables))
-    latency = np.array([each.timeline.latency_ns for each in every])
-    nearest = np.argsort(abs(latency - np.median(latency)), kind="stable")[:calls]
-    found = [every[place] for place in np.sort(nearest)]
+    recordings = Recordings(tables)
+    found = list(recordings.calls(_usual_runs(tables["runs"], recordings.runs, runs)))
     typical = Latencies.observed([each.timeline for each in found], correction.costs)
     made = [_call(each, correction.costs, typical, tables) for each in found]
     return Recording(tuple(made), typical_latencies([each.run for each in made]))
 
 
-def _call(call: CallTimeline, costs: Costs, typical: Latencies, tables: object) -> RecordedCall:
-    assert isinstance(tables, dict)  # noqa: S101 # a capture's
+def _usual_runs(table: pd.DataFrame, deepest: Sequence[int], count: int) -> set[int]:
+    mine = table[table["run"].isin(deepest) & (table["lost"] == 0)]
+    off = (mine["latency_ns"] - mine["latency_ns"].median()).abs()
+    return {int(run) for run in mine.loc[off.nsmallest(count).index, "run"]}
+
+
+def _call(call: CallTimeline, costs: Costs, typical: Latencies, tables: Tables) -> RecordedCall:
     spans, layers, kernels = tables["spans"], tables["layers"], tables["kernels"]
     played = replay(call.timeline, costs, typical)
     rows = call.device_rows[call.timeline.ops.row]

@@ -24,8 +24,8 @@ from xsp.errors import XspError
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
-CALLS = 8
-"""Model calls that are replayed; the interval is that of their mean."""
+RUNS = 8
+"""Runs that are replayed; the interval is that of their mean."""
 KERNEL = "kernel:"
 """Names that begin so are kernels'; others are layers'."""
 
@@ -125,7 +125,7 @@ class WhatIf:
 
 def what_if(profile: ProfileData, **changed: Any) -> WhatIf:
     """See `Profile.what_if`, whose arguments these are."""
-    return predicted(profile, recording(profile, CALLS), Otherwise.of(**changed))
+    return predicted(profile, recording(profile, RUNS), Otherwise.of(**changed))
 
 
 def predicted(profile: ProfileData, recorded: Recording, asked: Otherwise) -> WhatIf:

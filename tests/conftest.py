@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -19,6 +20,11 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from xsp.levels import _native
 from xsp.levels._native import interpose
 from xsp.levels.layer import hotpath
+from xsp.levels.library.launches import VARIABLE as LAUNCH_CHECK
+
+# Launches are counted at their import slots too: CUPTI is held to account wherever there is a GPU.
+# Before the first scan of the loaded libraries, since whether a function is watched is decided once.
+os.environ.setdefault(LAUNCH_CHECK, "1")
 
 # How long an example takes says nothing on a machine that others use too.
 settings.register_profile("any machine", deadline=None)

@@ -70,6 +70,8 @@ class Slug(str, Enum):
     SHARED_GENERATORS = "shared-generators"
     SEVERAL_THREADS = "several-threads"
     CHANGED_CALL = "changed-call"
+    BACKWARD_IN_BLOCK = "backward-in-block"
+    STEPS_MADE = "steps-made"
     LEFT_OUT_CALLS = "left-out-calls"
     SEVERAL_GPUS = "several-gpus"
     OVERLAP = "overlap"

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,10 @@ from torch.utils.hooks import RemovableHandle
 
 from xsp.doubts import Doubt, Slug
 from xsp.errors import NothingRecordedError, TargetError
+from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.discovery import Discovered, discovered, shapes_of
 from xsp.measuring.arguments import copied, given
+from xsp.measuring.driving import is_lazy
 from xsp.measuring.python_state import Attributes, attributes, copier_for
 from xsp.measuring.state import RandomState
 from xsp.measuring.target import Ambient, Call, Target
@@ -48,6 +50,8 @@ class CallRecorder:
         self._captured = 0
         self._failed = 0
         self._refused: TargetError | None = None
+        self._is_lazy = self._went_backward = False
+        self._undo_engine: Callable[[], None] = lambda: None
         self._depth: Counter[int] = Counter()
         self._threads: set[int] = set()
         self._open: dict[int, _Open] = {}
@@ -58,7 +62,8 @@ class CallRecorder:
         """State of the random generators at the first recorded call."""
 
     def start(self) -> None:
-        """Hook the model."""
+        """Hook the model, and look out for a backward pass."""
+        self._undo_engine = run_inside(self._engine)
         self._handles = [
             # Called on the class: TorchScript modules have hooks, but refuse to be asked for them.
             nn.Module.register_forward_pre_hook(
@@ -70,12 +75,18 @@ class CallRecorder:
 
     def stop(self) -> None:
         """Remove the hooks."""
+        self._undo_engine()
+        self._undo_engine = lambda: None
         for handle in self._handles:
             handle.remove()
         self._handles = []
         for call in self._open.values():
             call.watch.close()
         self._open.clear()
+
+    def _engine(self, _tensors: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
+        self._went_backward = True
+        return nullcontext()
 
     def _before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         thread = threading.get_ident()
@@ -108,7 +119,8 @@ class CallRecorder:
             watch.enter_context(discovered(self._found, blame=False))
         return _Open(replace(call, start=start), watch)
 
-    def _on_return(self, *_: Any) -> None:
+    def _on_return(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self._is_lazy = self._is_lazy or is_lazy(output)
         thread = threading.get_ident()
         if self._depth[thread] == 1 and thread in self._open:
             self._open[thread].returned = True
@@ -153,7 +165,9 @@ class CallRecorder:
         if self._refused is not None:
             raise self._refused
         # Calls side by side are made again one after the other: their layers come in another order.
-        made = self._found.sequence if len(self._threads) == 1 and not self._failed else ()
+        # What a generator calls, it calls when the block goes through it.
+        is_whole = len(self._threads) == 1 and not self._failed and not self._is_lazy
+        made = self._found.sequence if is_whole else ()
         return Target(
             name, tuple(self._calls), self._model, tuple(self._notes()), self._start, tuple(made)
         )
@@ -168,6 +182,8 @@ class CallRecorder:
             notes.append(Doubt.of(Slug.LEFT_OUT_CALLS, failed=self._failed))
         if self._captured:
             notes.append(Doubt.of(Slug.LEFT_OUT_CALLS, captured=self._captured))
+        if self._went_backward:
+            notes.append(Doubt.of(Slug.BACKWARD_IN_BLOCK))
         if len(self._threads) > 1:
             notes.append(Doubt.of(Slug.SEVERAL_THREADS, threads=len(self._threads)))
         return notes

@@ -6,11 +6,13 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from xsp.capture.run import MODEL_CALLS
 from xsp.errors import TargetError
@@ -19,6 +21,7 @@ from xsp.levels.layer.tensors import tensors_in, versions
 from xsp.machine import devices
 from xsp.measuring.arguments import Arguments
 from xsp.measuring.python_state import PythonState, copier_for
+from xsp.measuring.restoring import Restored
 from xsp.measuring.state import GENERATORS, PYTHON, ModelState, RandomState
 from xsp.measuring.switching import completed
 from xsp.measuring.target import Call, Target
@@ -35,9 +38,19 @@ class Executor:
     """Executes a target again and again without leaving a trace of it."""
 
     def __init__(
-        self, target: Target, random: RandomState | None = None, *, accept_changed: bool = False
+        self,
+        target: Target,
+        random: RandomState | None = None,
+        *,
+        accept_changed: bool = False,
+        restore: Sequence[Any] = (),
     ) -> None:
         self.target = target
+        self._restore_too = restore
+        self._restored: Restored | None = None
+        self.executions = 0
+        self._stepped: list[torch.Tensor] = []
+        self._stepped_versions: list[int] = []
         self.accept_changed = accept_changed
         self._random = random
         self.drawn: frozenset[str] | None = None
@@ -65,6 +78,7 @@ class Executor:
             calls = self._restore()
             before = RandomState.current()
             ready()
+            self.executions += 1
             stamps = [self._stamped(call) for call in calls]
             self._left = RandomState.current()
             self._note_drawn(self._left.changed(before))
@@ -110,7 +124,8 @@ class Executor:
         self._is_first = True
         self._arguments = Arguments(self.target.calls, accept=self.accept_changed)
         if self.target.model is None:
-            yield
+            with self._restoring_too():
+                yield
             return
         final = RandomState.current()
         self._random = self._random or final
@@ -126,11 +141,38 @@ class Executor:
             undo.callback(completed, self._python.restore)
             yield
 
+    @contextmanager
+    def _restoring_too(self) -> Iterator[None]:
+        """For a plain callable: what was named to be put back, with the random state."""
+        if not self._restore_too:
+            yield
+            return
+        final = RandomState.current()
+        self._random = self._random or final
+        self._restored = Restored(self._restore_too)
+        with ExitStack() as undo:
+            undo.callback(completed, lambda: final.restore(self._restorable()))
+            undo.callback(completed, self._restored.restore)
+            yield
+
+    def watch_steps(self, models: Iterable[nn.Module]) -> None:
+        """From now on note whether a plain callable changes the parameters of these models."""
+        if self.target.model is None and self._restored is None:
+            self._stepped = [each for model in models for each in model.parameters()]
+            self._stepped_versions = versions(self._stepped)
+
+    def steps_made(self) -> int:
+        """How often a plain callable was called that changes parameters, which stay changed."""
+        return self.executions if versions(self._stepped) != self._stepped_versions else 0
+
     def _restore(self) -> list[Call]:
         """Put back what runs change; returns the calls with fresh arguments."""
         copier = copier_for(self.target.model)
         if self._state is not None and self._random is not None:
             self._state.restore()
+            self._restore_random(self._random)
+        if self._restored is not None and self._random is not None:
+            self._restored.prepare()
             self._restore_random(self._random)
         if self._python is not None:
             self._python.prepare(copier)

@@ -42,6 +42,7 @@ class Keywords(TypedDict, total=False):
     nvtx: bool
     ranges_as_layers: bool
     accept_changed: bool
+    restore: Any
 
 
 def _whole(least: float, name: str, value: Any) -> int:
@@ -84,6 +85,10 @@ def _caches(_name: str, value: Any) -> str:
     from xsp.levels.counters.metrics import parse_caches
 
     return parse_caches(value)
+
+
+def _objects(_name: str, value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _refused(name: str, rule: str, value: Any) -> TargetError:
@@ -211,6 +216,16 @@ class Options:
             "go on where re-runs cannot be the call that was made, because an argument cannot be "
             "copied or a layer differs; the profile then says so. By default that is refused.",
             bool,
+        ),
+    )
+
+    restore: tuple[Any, ...] = field(
+        default=(),
+        metadata=_told(
+            _objects,
+            "what a step changes, such as `(model, optimizer, scheduler)`: put back before every "
+            "run and after the last, with the random state; by default a plain callable's changes "
+            "stay.",
         ),
     )
 

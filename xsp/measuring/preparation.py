@@ -66,6 +66,7 @@ def prepare(executor: Executor, options: Options) -> Prepared:
     traced = [status.level for status in statuses if status.status is Status.TRACED]
     doubts: list[Doubt | str] = []
     found = _warmed_up(executor, options, doubts)
+    executor.watch_steps(found.roots)
     compiled = compiled_frames()
     watched = Discovered()
     structure, recorded = _structure(executor, found, watched, traced, options.ranges_as_layers)

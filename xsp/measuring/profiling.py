@@ -44,6 +44,7 @@ from xsp.measuring.warnings import (
     about_several_gpus,
     about_shared,
     about_short_kernels,
+    about_steps,
 )
 from xsp.tracing import context
 from xsp.tracing.clock import read_bracketed
@@ -83,7 +84,9 @@ def climbed(target: Target, options: Options, random: RandomState | None = None)
     from, now by default.
     """
     trace = context.current()
-    executor = Executor(target, random, accept_changed=options.accept_changed)
+    executor = Executor(
+        target, random, accept_changed=options.accept_changed, restore=options.restore
+    )
     with held(), executor.restored_afterwards(), let_through():
         prepared = prepare(executor, options)
         # Only now has a plain callable shown which GPU it uses.
@@ -182,6 +185,7 @@ def _doubts(
         *prepared.executor.target.notes,
         *about_modified(prepared.executor.modified()),
         *about_shared(prepared.executor.shared),
+        *about_steps(prepared.executor.steps_made()),
         *prepared.doubts,
         *(sentence for sentence in (rounds.watch.why, rounds.suspect) if sentence),
         *about_others(rounds.watch.states, len(rounds.watch.states)),

@@ -16,6 +16,7 @@ from xsp.errors import TargetError
 from xsp.levels.layer.discovery import LayerCall
 from xsp.levels.layer.tensors import tensors_in
 from xsp.machine import devices
+from xsp.measuring.driving import driven
 
 _AUTOCAST_DEVICES = ("cuda", "cpu")
 
@@ -74,8 +75,8 @@ class Call:
     start: Mapping[int | str, Any] | None = None
 
     def __call__(self) -> Any:
-        """Make the call."""
-        return self.function(*self.args, **self.kwargs)
+        """Make the call, and drive to its end what it leaves to be done."""
+        return driven(self.function(*self.args, **self.kwargs))
 
 
 @dataclass(frozen=True)

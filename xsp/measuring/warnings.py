@@ -107,6 +107,11 @@ def about_other_calls(counts: Mapping[str, tuple[int, int]]) -> list[Doubt]:
     return [Doubt.of(Slug.OTHER_MODULES, **facts)]
 
 
+def about_steps(steps: int) -> list[Doubt]:
+    """If a plain callable was called that changes parameters, and nothing put them back."""
+    return [Doubt.of(Slug.STEPS_MADE, steps=steps)] if steps else []
+
+
 def about_modified(names: list[str]) -> list[Doubt]:
     """If the model writes to its inputs or parameters: each run starts from what the last one
     left.

@@ -14,7 +14,7 @@ from xsp.regression.budgets import UNITS, parsed
 COMPARING = ("max_slowdown", "metric", "patience_s", "name")
 METRICS = ("latency", "device")
 
-_NOT_IN_TESTS = ("progress", "nvtx")
+_NOT_IN_TESTS = ("progress", "nvtx", "accept_changed", "restore")
 """Options of `xsp.measure` that make no sense in a test."""
 
 BUDGET_S = 10.0

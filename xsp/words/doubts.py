@@ -130,6 +130,20 @@ def _changed_call(difference: str) -> str:
     return f"re-runs are not the calls that the block made: {difference}"
 
 
+def _backward_in_block() -> str:
+    return (
+        "a backward pass ran in the block; the profile is of the model's calls and has none of it: "
+        "xsp.measure(step, restore=(model, optimizer)) measures whole steps and puts them back"
+    )
+
+
+def _steps_made(steps: int) -> str:
+    return (
+        f"{steps} steps were really made, and the parameters are those after them; "
+        "restore=(model, optimizer) puts back what steps change"
+    )
+
+
 def _left_out_calls(
     profiled: int | None = None, made: int = 0, failed: int = 0, captured: int = 0
 ) -> str:
@@ -218,6 +232,8 @@ _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.SHARED_GENERATORS: _shared_generators,
     Slug.SEVERAL_THREADS: _several_threads,
     Slug.CHANGED_CALL: _changed_call,
+    Slug.BACKWARD_IN_BLOCK: _backward_in_block,
+    Slug.STEPS_MADE: _steps_made,
     Slug.LEFT_OUT_CALLS: _left_out_calls,
     Slug.SEVERAL_GPUS: _several_gpus,
     Slug.OVERLAP: _overlap,

@@ -23,7 +23,7 @@ from xsp.levels.layer import hotpath
 from xsp.levels.library.launches import VARIABLE as LAUNCH_CHECK
 
 # Launches are counted at their import slots too: CUPTI is held to account wherever there is a GPU.
-# Before the first scan of the loaded libraries, since whether a function is watched is decided once.
+# Before the first scan of the loaded libraries: whether a function is watched is decided once.
 os.environ.setdefault(LAUNCH_CHECK, "1")
 
 # How long an example takes says nothing on a machine that others use too.

@@ -1,5 +1,5 @@
-"""How much tracing slows a program down: each rung, kernels alone, torch.profiler and Proton (of
-Triton, kernels only) against the unprofiled program.
+"""How much tracing slows a program down: each rung, layers by the tracer's twin in Python, kernels
+alone, torch.profiler and Proton (of Triton, kernels only) against the unprofiled program.
 
 All conditions are run in turn, in a random order within each round. Each figure is 1 + the trimmed
 mean of the differences to the unprofiled latency of the same round over the mean unprofiled
@@ -29,6 +29,9 @@ from overhead_programs import ON_A_CPU, PROGRAMS
 
 from xsp.analysis.spans.statistics import trimmed
 from xsp.capture.run import latency_ns
+from xsp.levels.layer import hotpath
+from xsp.levels.layer.recorder import PythonRecorder
+from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine.environment import environment
 from xsp.measuring.executor import Executor
 from xsp.measuring.ladder import SETTLING_RUNS, rungs_for
@@ -47,12 +50,17 @@ Condition = Callable[[], AbstractContextManager[Any]]
 
 
 @contextmanager
-def xsp_tracing(tracers: Sequence[Tracer], name: str) -> Iterator[None]:
-    """One rung, its records collected afterwards as the driver does."""
-    with tracing(tracers, name):
+def xsp_tracing(tracers: Sequence[Tracer], name: str) -> Iterator[Callable[[], None]]:
+    """One rung, its records collected afterwards as the driver does. Gives what the driver says
+    just before the timed run.
+    """
+
+    def new_run() -> None:
         for tracer in tracers:
             tracer.new_run()
-        yield
+
+    with tracing(tracers, name):
+        yield new_run
     for tracer in tracers:
         tracer.collect()
 
@@ -97,10 +105,10 @@ def latencies(
     found: dict[str, list[int]] = {name: [] for name in conditions}
     for _ in range(rounds):
         for name in order.sample(list(conditions), len(conditions)):
-            with conditions[name]():
+            with conditions[name]() as ready:
                 for _ in range(SETTLING_RUNS):
                     executor.run()
-                calls = executor.run()
+                calls = executor.run(ready if callable(ready) else lambda: None)
             found[name].append(latency_ns(calls))
     return found
 
@@ -120,6 +128,9 @@ def measured(program: Callable[[], Any], rounds: int) -> dict[str, Any]:
         conditions[f"xsp {spec.name}"] = lambda active=active, spec=spec: xsp_tracing(
             active, spec.name
         )
+    if hotpath.extension() is not None:
+        in_python = [LayerTracer(prepared.structure.codes, PythonRecorder)]
+        conditions["xsp M/L in Python"] = lambda: xsp_tracing(in_python, "M/L")
     found = latencies(executor, conditions, rounds)
     base = np.array(found["unprofiled"], dtype=np.float64)
     result: dict[str, Any] = {"unprofiled_ms": [round(float(v) / 1e6, 4) for v in trimmed(base)]}

@@ -1,7 +1,7 @@
 """Signals and exceptions at any line of the switching code leave nothing behind, and reach the
 caller as they are.
 
-A seeded sample of places here; `benchmarks/faults.py` strikes them all.
+A seeded sample of places here; `benchmarks/interruption.py` strikes them all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import nn
 import xsp
 
 SHORT = {"levels": "M/L", "iterations": 1, "warmup": 0, "progress": False}
-SAMPLE = 20
+SAMPLE = 12
 
 
 def measure(model: nn.Module, x: torch.Tensor) -> None:

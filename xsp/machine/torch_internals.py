@@ -10,12 +10,18 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree
+
+
+def _remove_own(owner: Any, name: str) -> None:
+    """Remove an attribute of the owner itself; an inherited one shows again."""
+    if name in vars(owner):
+        delattr(owner, name)
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,17 @@ class Place:
     def replace(self, value: Any) -> Callable[[], None]:
         """Put `value` there; returns what puts the present value back."""
         own = vars(self.owner)
-        if self.name not in own:  # inherited
+        undo = (
+            partial(setattr, self.owner, self.name, own[self.name])
+            if self.name in own
+            else partial(_remove_own, self.owner, self.name)
+        )
+        try:
             setattr(self.owner, self.name, value)
-            return lambda: delattr(self.owner, self.name)
-        before = own[self.name]
-        setattr(self.owner, self.name, value)
-        return lambda: setattr(self.owner, self.name, before)
+            return undo
+        except BaseException:
+            undo()
+            raise
 
 
 without_torch_functions: Callable[[], AbstractContextManager[None]] = torch._C.DisableTorchFunction

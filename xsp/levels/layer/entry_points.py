@@ -62,15 +62,18 @@ def step_in(module: nn.Module, attribute: str, wrap: Wrap) -> Callable[[], None]
         vars(replica).update(state)
         return cast("nn.Module", replica)
 
-    own |= {attribute: wrap(getattr(module, attribute)), "__reduce_ex__": reduce_ex}
-    own[REPLICATE] = replicate
-
     def restore() -> None:
         for name in (attribute, *_COPYING):
             own.pop(name, None)
         own.update(before)
 
-    return restore
+    try:
+        own |= {attribute: wrap(getattr(module, attribute)), "__reduce_ex__": reduce_ex}
+        own[REPLICATE] = replicate
+        return restore
+    except BaseException:
+        restore()
+        raise
 
 
 def step_in_by_hooks(

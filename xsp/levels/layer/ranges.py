@@ -47,13 +47,13 @@ class RangeRecorder:
 
     def watch(self) -> Callable[[], None]:
         """Watch from now on; returns what ends it."""
-        undo = ExitStack()
-        undo.callback(self.new_run)
-        undo.callback(NVTX.replace(_TorchNvtx(NVTX.value, self)))
-        module = sys.modules.get("nvtx.nvtx")
-        if module is not None and module.enabled():
-            _watch_package(undo, module, self)
-        return undo.close
+        with ExitStack() as undo:
+            undo.callback(self.new_run)
+            undo.callback(NVTX.replace(_TorchNvtx(NVTX.value, self)))
+            module = sys.modules.get("nvtx.nvtx")
+            if module is not None and module.enabled():
+                _watch_package(undo, module, self)
+            return undo.pop_all().close
 
     def new_run(self) -> None:
         """Forget ranges that are still open: what an earlier execution left open never ends."""

@@ -4,7 +4,7 @@ For each line (or instruction) of `tests/faults.py`'s list that a profile reache
 in which a signal whose handler raises arrives there, or an exception is raised there. Whatever is
 then not as it was before is a residue; an exception other than the one raised is a stranger.
 
-    python benchmarks/faults.py [--kind signal|exception] [--instructions] [--most N] [--json F]
+    python benchmarks/interruption.py [--kind exception] [--instructions] [--most N] [--json F]
 """
 
 from __future__ import annotations

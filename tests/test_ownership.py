@@ -144,6 +144,22 @@ def test_work_of_no_owner_has_a_row_of_its_own() -> None:
     assert tree.loc[tree["name"] == NO_OWNER, "calls"].tolist() == [2]
 
 
+def test_several_backward_passes_share_the_row_without_owner() -> None:
+    """A step with two backward passes has one row for what no layer made, and misses nothing."""
+    outside = torch.randn(2, 4, requires_grad=True).exp()
+    layer = nn.Linear(4, 4)
+
+    def step(x: torch.Tensor) -> None:
+        layer(x).sum().backward(retain_graph=True)
+        layer(x.sin()).sum().backward(retain_graph=True)
+
+    prof = measured(step, outside)
+    tree = prof.tree()
+    assert tree.loc[tree["name"] == NO_OWNER, "calls"].tolist() == [2]
+    assert prof.table("layers")["name"].tolist().count(NO_OWNER) == 1
+    assert not [sentence for sentence in prof.warnings if "structure run" in sentence]
+
+
 def test_second_order_backward_belongs_to_the_call_that_made_it() -> None:
     """Nodes that a backward pass makes are those of the call that ran it, not of what runs before
     them.

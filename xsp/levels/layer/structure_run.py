@@ -104,6 +104,7 @@ class StructureRecorder:
         self._ended: list[int] = []
         self._engines = 0
         self._engine_plans: list[Plan | None] = []
+        self._shared_rows: set[int] = set()
         self._backward = BackwardOrder()
         self._exit = ExitStack()
         self._ranges = RangeRecorder(self._range_begins, self._range_ends, self._range_abandoned)
@@ -140,6 +141,7 @@ class StructureRecorder:
         self._token, self._calls = object(), 0
         self._ended.clear()
         self._engine_plans.clear()
+        self._shared_rows.clear()
         self._backward.stop()
         self._backward = BackwardOrder()
 
@@ -147,8 +149,8 @@ class StructureRecorder:
     def _engine(self, roots: Sequence[torch.Tensor]) -> Iterator[None]:
         self._watch_those_without_owner(roots)
         if self.structure.codes.bucketed:
-            self._add(_row_without_owner(BUCKETS_CODE, BUCKETS))
-            self._add(_row_without_owner(AFTER_CODE, AFTER))
+            self._add_once(BUCKETS_CODE, BUCKETS)
+            self._add_once(AFTER_CODE, AFTER)
         self._engines += 1
         try:
             with self._mode.back_on(), self._backward.engine():
@@ -163,7 +165,13 @@ class StructureRecorder:
         plan = plan_for(trails, dict.fromkeys(places, 2 * NO_OWNER_CODE))
         self._engine_plans.append(plan or None)
         if places:
-            self._add(_row_without_owner(NO_OWNER_CODE, NO_OWNER))
+            self._add_once(NO_OWNER_CODE, NO_OWNER)
+
+    def _add_once(self, code: int, name: str) -> None:
+        """A row for all backward work of a kind that no layer owns."""
+        if code not in self._shared_rows:
+            self._shared_rows.add(code)
+            self._add(_row_without_owner(code, name))
 
     def _stop_backward(self) -> None:
         self._backward.stop()

@@ -1,0 +1,92 @@
+"""On a GPU: fast paths stay on, and compiled and distributed work stands under what did it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import xsp
+
+pytestmark = pytest.mark.gpu
+
+QUICK: dict[str, Any] = {"iterations": 3, "progress": False}
+
+
+def kernels_by_row(prof: xsp.Profile) -> pd.DataFrame:
+    """Name, phase and kernels of each layer that has kernels."""
+    layers = prof.tree().query("level == 'LAYER' and kernels > 0")
+    return layers[["name", "phase", "kernels"]]
+
+
+def test_encoder_runs_the_kernels_that_it_runs_unwatched() -> None:
+    """nn.TransformerEncoder launches as many kernels with all levels traced as with KERNEL alone:
+    its fast path stays on.
+    """
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).cuda().eval()
+    x = torch.randn(4, 16, 64, device="cuda")
+
+    def infer() -> torch.Tensor:
+        with torch.no_grad():
+            return model(x)
+
+    alone = xsp.measure(infer, levels="M/K", **QUICK)
+    every = xsp.measure(infer, **QUICK)
+    assert every.kernel_count == alone.kernel_count
+    assert not [sentence for sentence in every.warnings if "changed-work" in sentence]
+    fused = kernels_by_row(every)["name"].str.contains("transformer_encoder_layer_fwd")
+    assert fused.sum() == 2
+
+
+def test_compiled_backward_stands_under_its_forward() -> None:
+    """Every kernel of a compiled backward is its compiled forward's, in phase backward."""
+    torch._dynamo.reset()
+
+    @torch.compile
+    def between(x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x @ x) @ x
+
+    first = nn.Linear(64, 64, device="cuda")
+
+    def step() -> None:
+        between(first(torch.ones(64, 64, device="cuda"))).sum().backward()
+
+    rows = kernels_by_row(xsp.measure(step, **QUICK))
+    compiled = rows[rows["name"] == "step::between"].set_index("phase")["kernels"]
+    assert compiled["forward"] >= 3
+    assert compiled["backward"] >= 4
+    assert not rows["name"].str.contains("::mm").any()
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """A group of this process alone."""
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_gradient_buckets_hold_their_kernels() -> None:
+    """With DistributedDataParallel a linear layer's backward has the kernels that it has without;
+    those of buckets and their reduction have rows of their own.
+    """
+    plain = nn.Linear(64, 64, device="cuda")
+    parallel = nn.parallel.DistributedDataParallel(nn.Linear(64, 64, device="cuda"))
+    x = torch.randn(8, 64, device="cuda")
+
+    def backward_kernels(model: nn.Module, name: str) -> tuple[int, pd.DataFrame]:
+        rows = kernels_by_row(xsp.measure(lambda: model(x).sum().backward(), **QUICK))
+        backward = rows[rows["phase"] == "backward"]
+        return int(backward.loc[backward["name"] == name, "kernels"].sum()), backward
+
+    without, _ = backward_kernels(plain, "Linear")
+    with_buckets, rows = backward_kernels(parallel, "module")
+    assert with_buckets == without
+    assert set(rows["name"]) & {"(gradient buckets)", "(gradient synchronization)"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -347,6 +348,41 @@ def test_the_command_measures_and_answers(
     assert row["bounds"]["library's best"]["sequential_ms"] > 0
     assert row["latency_ms"] > 0
     assert "0 layers measured" in ran(str(target))
+
+
+def test_the_example_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example goes the whole path on this machine: graph, profile, layers, bound, what to
+    try; branches make its parallel bound the lower one.
+    """
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "examples"))
+    example = importlib.import_module("bound")
+    options = ["--image", "32", "--budget-s", "0.5", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["bound.py", *options])
+    example.main()
+    said = capsys.readouterr().out
+    assert "9 layers, 9 unique" in said
+    assert "Benanza Ratio" in said
+    assert "wide" in said.split("critical path")[1]
+
+
+def test_a_benchmark_row_is_plain_json(tmp_path: Path) -> None:
+    """What benchmarks/bounds.py writes of a model is JSON, and its page shows it beside the paper's
+    figures; a worker's file is whole after every model.
+    """
+    bounds: Any = importlib.import_module("bounds")
+    model, inputs = ready(Recurrent)
+    with Store(tmp_path / "layers.sqlite") as store:
+        row = bounds.model_row("paper/resnet50", model, inputs, store, "cpu", 4.0, 0.5)
+    bounds._keep(tmp_path / "rows.json", "paper/resnet50", row)
+    bounds._keep(tmp_path / "rows.json", "paper/vgg16", {"error": "no such model"})
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert rows["paper/resnet50"]["bounds"]["library's best"]["covered"] == 1
+    page = "\n".join(bounds.page_lines(rows))
+    assert "| paper/resnet50 | 4 (4) |" in page
+    assert "0.88" in page
+    assert "Not measured: paper/vgg16 (no such model)." in page
 
 
 def test_a_package_runs_without_xsp(tmp_path: Path) -> None:

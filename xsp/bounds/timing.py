@@ -53,8 +53,10 @@ def timed(
     `target` of the mean, after MINIMUM_ROUNDS, at most MAXIMUM_ROUNDS or `budget_s`.
     """
     begin = time.perf_counter()
-    timer.samples(call, caches, 3)  # plans are built, clocks rise
-    found = timer.samples(call, caches, BATCH)
+    first = timer.samples(call, caches, 3)  # plans are built, clocks rise
+    # Of calls that take long, fewer at a time, so that the budget is kept.
+    each = max(2, min(BATCH, int(budget_s * 1e9 / 2 / max(float(first.min()), 1.0))))
+    found = timer.samples(call, caches, each)
     steady = 0
     while True:
         mean, half = (float(each) for each in trimmed(found))
@@ -63,7 +65,7 @@ def timed(
         enough = len(found) >= MINIMUM_ROUNDS and steady >= 2
         if enough or spent or len(found) >= MAXIMUM_ROUNDS:
             return Timed(mean, half, len(found))
-        found = np.concatenate([found, timer.samples(call, caches, BATCH)])
+        found = np.concatenate([found, timer.samples(call, caches, each)])
 
 
 def timer_for(device: str) -> Timer:

@@ -244,6 +244,12 @@ def _embedding(_layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> Ca
     return lambda: F.embedding(rows, table)
 
 
+def _gather(layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> Call:
+    source = [*inputs, *weights][0]
+    places = torch.randint(0, source.numel(), layer.parameters["size"], device=source.device)
+    return lambda: torch.take(source, places)
+
+
 def _resize(layer: Layer, inputs: list[Tensor], _weights: list[Tensor]) -> Call:
     size, mode = layer.parameters["size"], layer.parameters["mode"]
     return lambda: F.interpolate(inputs[0], size=size, mode=mode)
@@ -308,6 +314,7 @@ _MAKERS: dict[str, Callable[[Layer, list[Tensor], list[Tensor]], Call]] = {
     "pad": _pad,
     "embedding": _embedding,
     "resize": _resize,
+    "gather": _gather,
     "repeat": _repeat,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
 }

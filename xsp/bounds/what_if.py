@@ -255,8 +255,13 @@ def _without(call: RecordedCall, change: Change, name: str) -> Change:
     """Neither computed nor launched: without a layer's host time, or a kernel's launch."""
     mine = _ops(call, name)
     length = np.where(mine, nan, change.duration_ns)
-    spent = call.launches(mine) if name.startswith(KERNEL) else _own_time(call, _spans(call, name))
-    return replace(change, duration_ns=length).also_free(spent)
+    spent = call.launches(mine) if name.startswith(KERNEL) else _spans(call, name)
+    # A copy that the host waits for is not waited for either, nor is any other wait in the layer.
+    begins = call.waits[:, 0][:, None]
+    inside = ((begins >= spent[:, 0]) & (begins <= spent[:, 1])).any(axis=1)
+    released = change.released.copy()
+    released[call.inner_waits[inside]] = True
+    return replace(change, duration_ns=length, released=released).also_free(spent)
 
 
 def _fused(call: RecordedCall, change: Change, group: Sequence[str], has_device: bool) -> Change:

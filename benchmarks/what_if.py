@@ -1,0 +1,433 @@
+"""Findings applied to real models: the predicted gain against the measured one.
+
+Each case profiles a model, predicts what a change would bring (`prof.what_if`), makes the change in
+code, and then times both in turn, so that drift of the host and the clocks hits both alike.
+
+    python benchmarks/what_if.py --device cuda --output what_if_h200.json --budget-s 240
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zoo
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import xsp
+from xsp.analysis.spans.statistics import trimmed
+
+ROUNDS = 60
+Call = Callable[[], Any]
+Under = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass
+class Case:
+    """A model with inputs, what is predicted of it, and the same work changed."""
+
+    kind: str
+    before: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    changed: Callable[[xsp.Profile], Mapping[str, Any]]
+    after: Callable[[], Call]
+    under: Under = nullcontext
+    note: str = field(default="")
+
+
+def zoo_model(name: str, device: str, batch: int | None = None, dtype: str = "") -> Any:
+    """A model of the zoo with its inputs as args and kwargs."""
+    entry = zoo.ZOO[name]
+    model, inputs = zoo.target(entry, batch or (entry.batch if device == "cuda" else 1), device)
+    if dtype == "float32":
+        model = model.float()
+        inputs = _converted(inputs)
+    args, kwargs = (inputs, {}) if isinstance(inputs, tuple) else ((), inputs)
+    return model, args, kwargs
+
+
+def _converted(inputs: Any) -> Any:
+    def one(value: Tensor) -> Tensor:
+        return value.float() if value.is_floating_point() else value
+
+    if isinstance(inputs, tuple):
+        return tuple(one(each) for each in inputs)
+    return {name: one(each) for name, each in inputs.items()}
+
+
+# ---- the kinds of change ----
+
+
+def cuda_graph(name: str, device: str, batch: int) -> Case:
+    """Question 4: launch the model as one CUDA graph."""
+    model, args, kwargs = zoo_model(name, device, batch)
+
+    def after() -> Call:
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), torch.no_grad():
+            for _ in range(3):
+                model(*args, **kwargs)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.no_grad(), torch.cuda.graph(graph):
+            model(*args, **kwargs)
+        return graph.replay
+
+    return Case("CUDA graph", model, args, kwargs, lambda _: {"cuda_graph": "*"}, after)
+
+
+def channels_last(name: str, device: str) -> Case:
+    """Question 6: no conversions between NCHW and NHWC."""
+    model, args, kwargs = zoo_model(name, device)
+    turned = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    given = tuple(each.to(memory_format=torch.channels_last) for each in args)
+
+    def changed(prof: xsp.Profile) -> Mapping[str, Any]:
+        return next(each.changed for each in prof.findings() if "channels_last" in each.advice)
+
+    note = "other layers take another time in NHWC too, which the prediction does not know"
+    return Case(
+        "layout", model, args, kwargs, changed, lambda: lambda: turned(*given, **kwargs), note=note
+    )
+
+
+def folded(name: str, device: str) -> Case:
+    """Question 5: batch normalisation folded into convolutions."""
+    from torch.fx.experimental.optimization import fuse
+
+    model, args, kwargs = zoo_model(name, device)
+    small = fuse(copy.deepcopy(model))
+
+    def changed(prof: xsp.Profile) -> Mapping[str, Any]:
+        norms = [
+            each for each, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)
+        ]
+        there = set(prof.table("layers")["name"])
+        return {"gone": [name for name in norms if name in there]}
+
+    return Case("fusion", model, args, kwargs, changed, lambda: lambda: small(*args, **kwargs))
+
+
+class Waiting(nn.Module):
+    """A model in which some children end with a value that the host asks for."""
+
+    def __init__(self, model: nn.Module, places: list[nn.Module]) -> None:
+        super().__init__()
+        self.model = model
+        self.waits = True
+        for place in places:
+            place.register_forward_hook(self._ask)
+
+    def _ask(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if self.waits:
+            first = output[0] if isinstance(output, tuple) else output
+            torch.cuda.current_stream(first.device).synchronize()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+
+def no_sync(name: str, device: str, kind: str, batch: int) -> Case:
+    """Question 4: no synchronisation between the blocks of a model."""
+    model, args, kwargs = zoo_model(name, device, batch)
+    places = [each for each in model.modules() if type(each).__name__ == kind]
+    waiting = Waiting(model, places)
+
+    def after() -> Call:
+        def run() -> Any:
+            waiting.waits = False
+            try:
+                return waiting(*args, **kwargs)
+            finally:
+                waiting.waits = True
+
+        return run
+
+    return Case("no synchronisation", waiting, args, kwargs, lambda _: {"no_sync": "*"}, after)
+
+
+def tensor_cores(name: str, device: str, store: Any) -> Case:
+    """Question 6: products of float32 with TF32, by the database."""
+    model, args, kwargs = zoo_model(name, device, dtype="float32")
+    graph = graph_of(model, args, kwargs)
+
+    def changed(_: xsp.Profile) -> Mapping[str, Any]:
+        return {"faster": ratios(graph, store, device, "fp32", "tf32")}
+
+    @contextmanager
+    def with_tf32() -> Iterator[None]:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+    def after() -> Call:
+        def run() -> Any:
+            with with_tf32():
+                return model(*args, **kwargs)
+
+        return run
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return Case("tensor cores", model, args, kwargs, changed, after)
+
+
+def attention(name: str, device: str, store: Any) -> Case:
+    """Question 3: another attention kernel, by the database."""
+    model, args, kwargs = zoo_model(name, device)
+    graph = graph_of(model, args, kwargs)
+
+    def changed(prof: xsp.Profile) -> Mapping[str, Any]:
+        found = _kernel_ratio(graph, store, device, "attention math", "attention flash")
+        layers = prof.table("layers")
+        names = layers.loc[layers["type"] == "scaled_dot_product_attention", "name"]
+        return {"faster": {str(each): found for each in names}}
+
+    def after() -> Call:
+        def run() -> Any:
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return model(*args, **kwargs)
+
+        return run
+
+    under = lambda: sdpa_kernel(SDPBackend.MATH)  # noqa: E731
+    return Case("algorithm", model, args, kwargs, changed, after, under)
+
+
+class Moving(nn.Module):
+    """A model that fetches a constant from the host in every call."""
+
+    def __init__(self, model: nn.Module, like: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.there = torch.zeros_like(like, device="cpu")
+        self.here = self.there.to(like.device)
+        self.moves = True
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model(x + (self.there.to(x.device) if self.moves else self.here))
+
+
+def no_copy(name: str, device: str) -> Case:
+    """Question 4: a constant that is on the GPU already."""
+    model, args, kwargs = zoo_model(name, device)
+    moving = Moving(model, args[0])
+
+    def after() -> Call:
+        def run() -> Any:
+            moving.moves = False
+            try:
+                return moving(*args, **kwargs)
+            finally:
+                moving.moves = True
+
+        return run
+
+    return Case("copies", moving, args, kwargs, lambda _: {"gone": "::to"}, after)
+
+
+def graph_of(model: nn.Module, args: Any, kwargs: Any) -> Any:
+    from xsp.graphs.from_export import graph_of as read
+
+    return read(model, args, kwargs)
+
+
+def ratios(graph: Any, store: Any, device: str, slow: str, fast: str) -> dict[str, float]:
+    """By layer, how many times faster the products are in one precision than in another, as
+    PyTorch computes both.
+    """
+    from xsp.bounds.running import Wanted, measure_missing, this_machine
+    from xsp.graphs.unique import unique_layers
+    from xsp.graphs.work import is_product
+
+    unique = [each for each in unique_layers([graph]) if is_product(each.layer)]
+    wanted = [Wanted(each.layer, one) for each in unique for one in (slow, fast)]
+    measure_missing(store, wanted, device, each_s=0.25, budget_s=20, progress=False)
+    times = {
+        (entry.layer.digest, entry.precision): entry.time_ns
+        for entry in store.entries(this_machine(device), [each.layer for each in unique], "warm")
+        if entry.algorithm == "torch" and entry.time_ns
+    }
+    found = {}
+    for layer in graph.layers:
+        pair = times.get((layer.digest, slow)), times.get((layer.digest, fast))
+        if pair[0] and pair[1]:
+            found[layer.owner] = pair[0] / pair[1]
+    return found
+
+
+def _kernel_ratio(graph: Any, store: Any, device: str, slow: str, fast: str) -> float:
+    from xsp.bounds.algorithms import PRECISIONS
+    from xsp.bounds.running import Wanted, measure_missing, this_machine
+
+    layer = next(each for each in graph.layers if each.operator == "attention")
+    wanted = [Wanted(layer, PRECISIONS[layer.dtype])]
+    measure_missing(store, wanted, device, each_s=0.25, progress=False)
+    times = {
+        entry.algorithm: entry.time_ns for entry in store.entries(this_machine(device), [layer])
+    }
+    return float(times[slow]) / float(times[fast])
+
+
+def cases(device: str, store: Any) -> dict[str, Callable[[], Case]]:
+    """Every case by name, built when it is run."""
+    return {
+        "resnet50 batch 1: CUDA graph": lambda: cuda_graph("resnet50", device, 1),
+        "bert_base batch 1: CUDA graph": lambda: cuda_graph("bert_base", device, 1),
+        "mobilenet_v2 batch 8: CUDA graph": lambda: cuda_graph("mobilenet_v2", device, 8),
+        "resnet50: channels last": lambda: channels_last("resnet50", device),
+        "resnet50: folded": lambda: folded("resnet50", device),
+        "mobilenet_v2: folded": lambda: folded("mobilenet_v2", device),
+        "gpt2: no synchronisation": lambda: no_sync("gpt2", device, "GPT2Block", 8),
+        "resnet50: no synchronisation": lambda: no_sync("resnet50", device, "Bottleneck", 32),
+        "bert_base: TF32": lambda: tensor_cores("bert_base", device, store),
+        "resnet50: TF32": lambda: tensor_cores("resnet50", device, store),
+        "deit_small: flash attention": lambda: attention("deit_small", device, store),
+        "gpt2: flash attention": lambda: attention("gpt2", device, store),
+        "resnet50: no copy": lambda: no_copy("resnet50", device),
+    }
+
+
+# ---- predicted and measured ----
+
+
+def run(case: Case, profile_s: float, rounds: int = ROUNDS) -> dict[str, Any]:
+    """Predict, change, and time both in turn."""
+    with torch.no_grad():
+        with case.under():
+            prof = xsp.measure(
+                case.before, *case.args, budget_s=profile_s, progress=False, **case.kwargs
+            )
+        answer = prof.what_if(**case.changed(prof))
+        after = case.after()
+
+        def before() -> Any:
+            with case.under():
+                return case.before(*case.args, **case.kwargs)
+
+        old, new, gain, half = in_turn(before, after, rounds)
+    error = answer.gain_ms - gain
+    return {
+        "kind": case.kind,
+        "note": case.note,
+        "profile_ms": prof.latency_ms,
+        "predicted_gain_ms": answer.gain_ms,
+        "predicted_half_width_ms": answer.half_width_ms,
+        "before_ms": old,
+        "after_ms": new,
+        "measured_gain_ms": gain,
+        "measured_half_width_ms": half,
+        "same_sign": answer.gain_ms * gain > 0,
+        "within": abs(error) <= max(0.2 * abs(gain), 0.1),
+    }
+
+
+def in_turn(before: Call, after: Call, rounds: int) -> tuple[float, float, float, float]:
+    """Trimmed means of both in ms, of their difference within rounds, and half of its 95 %
+    interval. The order within a round is random.
+    """
+    random_ = random.Random(0)
+    times: dict[str, list[float]] = {"before": [], "after": []}
+    calls = {"before": before, "after": after}
+    for round_ in range(rounds + 5):
+        order = list(calls)
+        random_.shuffle(order)
+        for name in order:
+            taken = _timed(calls[name])
+            if round_ >= 5:
+                times[name].append(taken)
+    old, new = np.array(times["before"]), np.array(times["after"])
+    mean, half = trimmed(old - new)
+    return float(trimmed(old)[0]), float(trimmed(new)[0]), float(mean), float(half)
+
+
+def _timed(call: Call) -> float:
+    _wait()
+    begin = time.perf_counter_ns()
+    call()
+    _wait()
+    return (time.perf_counter_ns() - begin) / 1e6
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    options = _options()
+    from xsp.database.store import Store
+
+    begin = time.monotonic()
+    rows: dict[str, Any] = {}
+    if options.output.exists():
+        rows = json.loads(options.output.read_text(encoding="utf-8"))
+    with Store(options.database) as store:
+        for name, build in cases(options.device, store).items():
+            if name in rows or (options.only and options.only not in name):
+                continue
+            if time.monotonic() - begin > options.budget_s:
+                print(f"the time is spent; {name} and what follows were not run")
+                break
+            try:
+                rows[name] = run(build(), options.profile_s)
+            except Exception as error:  # one case must not take the others with it
+                rows[name] = {"error": f"{type(error).__name__}: {str(error).strip()[:300]}"}
+            options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            print(f"{name}: {_said(rows[name])}", flush=True)
+            gc.collect()
+            if options.device == "cuda":
+                torch.cuda.empty_cache()
+    _summarise(rows)
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    if "error" in row:
+        return str(row["error"])
+    predicted = f"{row['predicted_gain_ms']:+.3f} ± {row['predicted_half_width_ms']:.3f}"
+    measured = f"{row['measured_gain_ms']:+.3f} ± {row['measured_half_width_ms']:.3f}"
+    verdict = "within" if row["within"] else "NOT within 20 % or 0.1 ms"
+    return f"predicted {predicted}, measured {measured} ms of {row['before_ms']:.3f}: {verdict}"
+
+
+def _summarise(rows: Mapping[str, Any]) -> None:
+    known = [row for row in rows.values() if "error" not in row]
+    signs = sum(row["same_sign"] for row in known)
+    within = sum(row["within"] for row in known)
+    kinds = len({row["kind"] for row in known})
+    print(
+        f"{len(known)} findings of {kinds} kinds: {signs} of the same sign, {within} within 20 % "
+        f"or 0.1 ms; {len(rows) - len(known)} could not be applied"
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/what_if_h200.json"))
+    parser.add_argument("--database", default="bounds.sqlite", help="performance database to fill")
+    parser.add_argument("--budget-s", type=float, default=240.0, help="no case begins after this")
+    parser.add_argument("--profile-s", type=float, default=5.0, help="seconds for a case's rounds")
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Benchmarks of layers, bounds and what-if on a GPU, each against an independent measurement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_models import Convolutional, Transformer, ready
+from torch import nn
+
+import xsp
+from xsp.bounds.algorithms import candidates, precisions, tools
+from xsp.bounds.lower_bound import lower_bound
+from xsp.bounds.running import Wanted, measure_missing, wanted_of
+from xsp.bounds.timing import GraphTimer, KernelTimer, timed, timer_for
+from xsp.database.store import Store
+from xsp.graphs.from_export import graph_of
+from xsp.graphs.layer import Layer, TensorType
+from xsp.graphs.patterns import fused
+
+pytestmark = pytest.mark.gpu
+
+
+def linear(rows: int, columns: int, dtype: str = "float16") -> Layer:
+    shape = TensorType((rows, columns), dtype)
+    return Layer("", "linear", (shape,), (TensorType((columns, columns), dtype),), (shape,))
+
+
+def convolution(dtype: str = "float16") -> Layer:
+    return Layer(
+        "",
+        "convolution",
+        (TensorType((8, 64, 56, 56), dtype),),
+        (TensorType((64, 64, 3, 3), dtype),),
+        (TensorType((8, 64, 56, 56), dtype),),
+        {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1},
+    )
+
+
+def by_events_us(call: Any, calls: int = 200) -> float:
+    """Mean of many calls between two events: right for kernels longer than their launch."""
+    for _ in range(20):
+        call()
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    for _ in range(calls):
+        call()
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last) * 1e3 / calls
+
+
+def on_gpu(kind: type[nn.Module]) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    model, inputs = ready(kind)
+    return model.cuda(), tuple(each.cuda() for each in inputs)
+
+
+def test_kernel_records_are_the_timer_here() -> None:
+    """With CUPTI at hand kernels are timed by their records."""
+    assert isinstance(timer_for("cuda"), KernelTimer)
+
+
+def test_a_long_kernel_takes_what_events_say() -> None:
+    """A product of 4096 x 4096 matrices: by kernel records within 10 % of two events around 200."""
+    (candidate, *_) = candidates(linear(4096, 4096), "fp16", "cuda")
+    call = candidate.prepare()
+    found = timed(timer_for("cuda"), call, "warm", budget_s=5)
+    assert found.time_ns / 1e3 == pytest.approx(by_events_us(call), rel=0.1)
+
+
+def test_a_captured_graph_takes_no_less() -> None:
+    """The graph's time has the gaps between kernels in it, the records' time has not."""
+    (candidate, *_) = candidates(linear(1024, 1024), "fp16", "cuda")
+    call = candidate.prepare()
+    records = timed(timer_for("cuda"), call, "warm", budget_s=2)
+    graph = timed(GraphTimer(), call, "warm", budget_s=2)
+    assert records.time_ns < 1.05 * graph.time_ns
+
+
+def test_cold_caches_are_slower() -> None:
+    """A ReLU over 8 MB that must come from memory takes longer than one from the cache."""
+    kind = TensorType((4 << 20,), "float16")
+    (candidate, *_) = candidates(Layer("", "relu", (kind,), (), (kind,)), "fp16", "cuda")
+    timer, call = timer_for("cuda"), candidate.prepare()
+    cold, warm = (timed(timer, call, caches, budget_s=2).time_ns for caches in ("cold", "warm"))
+    assert cold > 1.2 * warm
+
+
+@pytest.mark.parametrize("kind", [Convolutional, Transformer])
+def test_every_layer_runs_through_every_algorithm(kind: type[nn.Module], tmp_path: Path) -> None:
+    """Of a model's layers, in all variants, each has an algorithm that runs; failures say why."""
+    model, inputs = on_gpu(kind)
+    graph = graph_of(model, inputs)
+    with Store(tmp_path / "layers.sqlite") as store:
+        wanted = wanted_of([graph, fused(graph)], "cuda")
+        measure_missing(store, wanted, "cuda", each_s=0.05, progress=False)
+        entries = store.entries()
+    ran = {entry.layer.digest for entry in entries if entry.time_ns is not None}
+    assert {layer.digest for layer in graph.layers} <= ran
+    assert all(e.failure or e.time_ns or e.algorithm == "(all algorithms)" for e in entries)
+
+
+def test_algorithms_of_a_convolution_agree() -> None:
+    """PyTorch's choice, its trials and every plan of cuDNN give the same result; flags are as
+    before afterwards.
+    """
+    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
+    results = []
+    for each in candidates(convolution(), "fp16", "cuda"):
+        if each.algorithm.startswith("torch"):
+            torch.manual_seed(0)
+            with each.under(), torch.inference_mode():
+                results.append(each.prepare()())
+    torch.testing.assert_close(results[0], results[1], rtol=1e-2, atol=1e-1)
+    assert before == (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32)
+
+
+def test_tf32_is_another_precision() -> None:
+    """float32 products are offered with and without TF32, and TF32 is faster."""
+    layer = linear(4096, 4096, "float32")
+    assert precisions(layer, "cuda") == ["fp32", "tf32"]
+    times = {}
+    for precision in precisions(layer, "cuda"):
+        (candidate, *_) = candidates(layer, precision, "cuda")
+        with candidate.under():
+            times[precision] = timed(timer_for("cuda"), candidate.prepare(), "warm").time_ns
+    assert times["tf32"] < 0.7 * times["fp32"]
+
+
+@pytest.mark.skipif(
+    tools()["nvidia-cudnn-frontend"] is None, reason="nvidia-cudnn-frontend is not installed"
+)
+def test_cudnn_offers_many_plans(tmp_path: Path) -> None:
+    """cuDNN's plans run and the best is no slower than PyTorch's choice."""
+    with Store(tmp_path / "layers.sqlite") as store:
+        measure_missing(store, [Wanted(convolution(), "fp16")], "cuda", progress=False)
+        entries = [entry for entry in store.entries() if entry.time_ns is not None]
+    plans = [entry for entry in entries if entry.algorithm.startswith("cuDNN")]
+    choice = next(entry for entry in entries if entry.algorithm == "torch")
+    assert len(plans) > 3
+    assert min(entry.time_ns or 0 for entry in plans) < 1.05 * (choice.time_ns or 0)
+
+
+@pytest.mark.skipif(tools()["nvmath-python"] is None, reason="nvmath-python is not installed")
+def test_cublaslt_offers_many_algorithms(tmp_path: Path) -> None:
+    """cuBLASLt's algorithms run and the best is no slower than PyTorch's choice."""
+    with Store(tmp_path / "layers.sqlite") as store:
+        measure_missing(store, [Wanted(linear(1024, 1024), "fp16")], "cuda", progress=False)
+        entries = [entry for entry in store.entries() if entry.time_ns is not None]
+    offered = [entry for entry in entries if entry.algorithm.startswith("cuBLASLt")]
+    choice = next(entry for entry in entries if entry.algorithm == "torch")
+    assert len(offered) > 3
+    assert min(entry.time_ns or 0 for entry in offered) < 1.05 * (choice.time_ns or 0)
+
+
+def test_the_bound_is_below_the_gpus_busy_time(tmp_path: Path) -> None:
+    """Layers at their best, alone, take no longer than the model keeps the GPU busy."""
+    model = nn.Sequential(*[nn.Linear(2048, 2048) for _ in range(6)], nn.ReLU()).eval().cuda()
+    x = torch.randn(2048, 2048, device="cuda")
+    with torch.no_grad():
+        prof = xsp.measure(model, x, iterations=10, progress=False)
+    graph = graph_of(model, (x,))
+    with Store(tmp_path / "layers.sqlite") as store:
+        measure_missing(store, wanted_of([graph], "cuda"), "cuda", progress=False)
+        found = lower_bound(prof, store, graph=graph)
+    busy = float(prof.tree()["device_ms"].iloc[0])
+    assert found.sequential_ms < 1.03 * busy
+    assert found.sequential_ms > 0.5 * busy
+
+
+def test_a_cuda_graph_gains_what_was_predicted() -> None:
+    """Forty small layers in one CUDA graph: the predicted latency is that of the graph, to 30 %."""
+    model = nn.Sequential(*[nn.Linear(256, 256) for _ in range(40)]).eval().cuda().half()
+    x = torch.randn(64, 256, device="cuda").half()
+    with torch.no_grad():
+        prof = xsp.measure(model, x, iterations=15, progress=False)
+        predicted = prof.what_if(cuda_graph="*").predicted_ms
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            model(x)
+        took = by_events_us(graph.replay) / 1e3
+    assert predicted == pytest.approx(took, rel=0.3, abs=0.05)

@@ -88,7 +88,7 @@ def test_profile_measures_reports_and_saves(folder: Path) -> None:
     assert "Sequential, inference under torch.no_grad()" in outcome.stdout
     assert "Linear" in outcome.stdout
     assert "capture written to net.xsp" in outcome.stdout
-    assert set(xsp.load(folder / "net.xsp").tree()["type"]) == {"model", "Linear", "ReLU"}
+    assert set(xsp.load(folder / "net.xsp").tree()["type"]) >= {"model", "Linear", "ReLU"}
 
 
 def test_profile_finds_modules_and_functions(folder: Path) -> None:

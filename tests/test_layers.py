@@ -218,9 +218,7 @@ def test_model_that_is_a_leaf() -> None:
 
 
 def test_modules_called_by_a_plain_function() -> None:
-    """Modules of a container that a function calls one by one are known by their own names or
-    classes.
-    """
+    """Modules of a container that a function calls one by one are known by their place in it."""
     blocks = nn.ModuleList([nn.Linear(4, 4), nn.ReLU()])
 
     def run(x: torch.Tensor) -> torch.Tensor:
@@ -228,13 +226,11 @@ def test_modules_called_by_a_plain_function() -> None:
             x = block(x)
         return x * 2
 
-    assert forward_names(measured(run, torch.randn(2, 4))) == ["Linear", "ReLU", "run::mul"]
+    assert forward_names(measured(run, torch.randn(2, 4))) == ["blocks.0", "blocks.1", "run::mul"]
 
 
 def test_two_models_of_one_callable_are_told_apart() -> None:
-    """Layers of several models carry their model's class in front, numbered where the class is the
-    same.
-    """
+    """Layers of several models carry the variable of their model in front."""
     first, second, third = (
         nn.Sequential(nn.Linear(4, 4)),
         nn.Sequential(nn.Linear(4, 4)),
@@ -246,13 +242,13 @@ def test_two_models_of_one_callable_are_told_apart() -> None:
         third(image)
 
     names = forward_names(measured(run, torch.randn(2, 4), torch.randn(1, 3, 4, 4)))
-    assert names[:2] == ["Sequential.0", "Sequential_1.0"]
+    assert names[:2] == ["first.0", "second.0"]
     assert names[2:] == [
-        "Residual.conv1",
-        "Residual::relu",
-        "Residual.conv2",
-        "Residual::add",
-        "Residual::relu_1",
+        "third.conv1",
+        "third::relu",
+        "third.conv2",
+        "third::add",
+        "third::relu_1",
     ]
 
 

@@ -148,7 +148,7 @@ def test_module_that_refuses_attributes_is_measured() -> None:
 
     model = Frozen(4, 4)
     vars(model)["frozen"] = True
-    assert len(xsp.measure(model, torch.randn(2, 4), **LAYERS).tree()) == 2
+    assert len(xsp.measure(model, torch.randn(2, 4), **LAYERS).tree()) == 3
 
 
 COPIES: dict[str, Callable[[nn.Module], Any]] = {
@@ -202,7 +202,7 @@ def test_profile_inside_a_profiled_program_is_refused() -> None:
             torch.randn(2, 4),
             **LAYERS,
         )
-    assert len(xsp.measure(inner, torch.randn(2, 4), **LAYERS).tree()) == 2
+    assert len(xsp.measure(inner, torch.randn(2, 4), **LAYERS).tree()) == 3
 
 
 def test_lazy_model_is_refused_until_it_has_shapes() -> None:
@@ -213,7 +213,7 @@ def test_lazy_model_is_refused_until_it_has_shapes() -> None:
     with pytest.raises(xsp.XspError, match=r"0\.weight.*call it once"):
         xsp.measure(model, x, **LAYERS)
     model(x)
-    assert len(xsp.measure(model, x, **LAYERS).tree()) == 3
+    assert len(xsp.measure(model, x, **LAYERS).tree()) == 4
 
 
 def replaced() -> tuple[Any, ...]:
@@ -289,7 +289,7 @@ def test_profiles_on_several_threads_wait_for_each_other() -> None:
     before, x = replaced(), torch.randn(2, 4)
     with ThreadPoolExecutor(2) as pool:
         profiles = list(pool.map(lambda model: xsp.measure(model, x, **LAYERS), models))
-    assert [list(prof.tree()["type"])[1:] for prof in profiles] == [
+    assert [list(prof.tree().query("level == 'LAYER'")["type"]) for prof in profiles] == [
         ["Linear", "ReLU"],
         ["Tanh", "Linear", "Tanh"],
     ]

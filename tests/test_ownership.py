@@ -74,7 +74,7 @@ def test_custom_function_inside_a_leaf_belongs_to_the_leaf() -> None:
     leaf = Leaf()
     prof = measured(step_of(leaf), torch.randn(2, 4))
     assert not [name for name in (*forward_names(prof), *backward_names(prof)) if "Twice" in name]
-    assert "Leaf" in backward_names(prof)
+    assert "function" in backward_names(prof)
 
 
 def test_function_that_holds_layers_keeps_them() -> None:
@@ -137,7 +137,7 @@ def test_work_of_no_owner_has_a_row_of_its_own() -> None:
 
     prof = measured(step, outside)
     names = backward_names(prof)
-    assert names[:2] == ["step::sum", "Linear"]
+    assert names[:2] == ["step::sum", "layer"]
     assert names[2:] == [NO_OWNER, NO_OWNER]
     assert prof.runs["unmatched"].sum() == 0
     tree = prof.tree()
@@ -199,7 +199,7 @@ def test_compiled_backward_belongs_to_its_compiled_forward() -> None:
     compiled = torch.compile(between, backend="aot_eager")
     prof = measured(step_of(compiled), torch.randn(4, 4))
     assert backward_names(prof).count("step::between") == 1
-    assert not [name for name in forward_names(prof) if name.endswith(("mm", "t", "matmul"))]
+    assert not [name for name in forward_names(prof) if name.endswith(("::mm", "::t", "::matmul"))]
     assert not [sentence for sentence in prof.warnings if "compiled" in sentence]
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from xsp.analysis.correction import Correction, corrected_spans, correction_of
 from xsp.analysis.correction.charges import COST_LEVELS
+from xsp.analysis.spans.calls import module_calls, target_calls
 from xsp.analysis.spans.device_timeline import device_timeline
 from xsp.analysis.spans.overhead import overhead
 from xsp.analysis.spans.overlap import serialized_layers
@@ -293,6 +294,17 @@ class ProfileData:
     def tree(self) -> pd.DataFrame:
         """The hierarchical latency table; columns as in `xsp.analysis.spans.tree.latency_table`."""
         return self._tree.copy()
+
+    def calls(self, name: str | None = None) -> pd.DataFrame:
+        """One row per call of the target in a run, in order; with `name` per call of that module or
+        layer, such as each step of a decoder. Columns as in `xsp.analysis.spans.calls`.
+
+        Raises XspError for a name that nothing has, and for a module of a capture that does not
+        know its calls.
+        """
+        if name is None:
+            return target_calls(self._capture.tables)
+        return module_calls(self._capture.tables, self._corrected, name)
 
     @property
     def latency_ms(self) -> float:

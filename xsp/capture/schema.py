@@ -218,6 +218,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "allocated_bytes": _SIZE_OR_UNKNOWN,
         "peak_bytes": _SIZE_OR_UNKNOWN,
         "weight_shape": Column(TEXT, rule=_SHAPE).optional,
+        "source": _TEXT.optional,
     },
     "library_calls": {
         "name": _TEXT,
@@ -245,6 +246,12 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "kernel": _wide_row("kernels", 0),
         "sample": _wide_row("counters", 0),
     },
+    "calls_of_modules": {
+        "module": _TEXT,
+        "first": _wide_row("layers", 0),
+        "last": _COUNT,
+        "input_shapes": Column(TEXT, rule=_SHAPES),
+    },
     "ranges": {
         "run": _row("runs"),
         "name": _TEXT,
@@ -256,7 +263,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
 }
 """Columns by table. Files may have further ones, of numbers, flags or text."""
 
-OPTIONAL_TABLES = ("serialized", "counters", "ranges")
+OPTIONAL_TABLES = ("serialized", "counters", "ranges", "calls_of_modules")
 """Tables that only some captures have."""
 
 REQUIRED_TABLES = tuple(name for name in TABLES if name not in OPTIONAL_TABLES)

@@ -12,7 +12,7 @@ from torch import nn
 from xsp.doubts import Doubt, Slug
 from xsp.errors import TargetError
 from xsp.levels.layer.discovery import Discovered, LayerCall
-from xsp.levels.layer.structure_run import qualified_names
+from xsp.levels.layer.naming import qualified_names
 from xsp.measuring.executor import Executor
 
 

@@ -17,8 +17,9 @@ from xsp.capture.run import latency_ns, sorted_by_start, within_model
 from xsp.doubts import Doubt
 from xsp.levels._native.signals import held
 from xsp.levels.layer.discovery import Discovered, discovered
+from xsp.levels.layer.naming import qualified_names, variables_of
 from xsp.levels.layer.structure import Structure
-from xsp.levels.layer.structure_run import StructureRecorder, qualified_names
+from xsp.levels.layer.structure_run import StructureRecorder
 from xsp.machine import devices
 from xsp.machine.torch_internals import compiled_frames
 from xsp.measuring.executor import Executor
@@ -27,6 +28,7 @@ from xsp.measuring.options import Options
 from xsp.measuring.progress import bar
 from xsp.measuring.state import PYTHON
 from xsp.measuring.switching import add_note, switched, tracing
+from xsp.measuring.target import Target
 from xsp.measuring.warmup import warm_up
 from xsp.measuring.warnings import about_other_calls
 from xsp.types import Level, LevelStatus, Status, Tracer
@@ -70,7 +72,7 @@ def prepare(executor: Executor, options: Options) -> Prepared:
     compiled = compiled_frames()
     watched = Discovered()
     structure, recorded = _structure(executor, found, watched, traced, options.ranges_as_layers)
-    names = qualified_names([*found.roots, *watched.roots])
+    names = qualified_names([*found.roots, *watched.roots], _variables(executor.target))
     differing = found.differently(watched).items()
     doubts += about_other_calls(
         {names.get(module, type(module).__name__): counts for module, counts in differing}
@@ -135,7 +137,9 @@ def _structure(
     """
     target = executor.target
     outside = "" if target.model is not None else target.name.rpartition(".")[2]
-    recorder = StructureRecorder(found, outside, ranges_are_layers=ranges_as_layers)
+    recorder = StructureRecorder(
+        found, outside, variables=_variables(target), ranges_are_layers=ranges_as_layers
+    )
     others = level_table.recorders(traced)
 
     def ready() -> None:
@@ -151,6 +155,11 @@ def _structure(
         calls = executor.run(ready)
     rows = {level: tracer.recorded(calls) for level, tracer in others.items()}
     return recorder.structure.within(calls), rows
+
+
+def _variables(target: Target) -> dict[nn.Module, str]:
+    """How a plain callable calls the modules that it reaches; a model's own have their names."""
+    return {} if target.model is not None else variables_of(target.calls[0].function)
 
 
 def _device_work(executor: Executor, tracers: dict[Level, Tracer]) -> int | None:

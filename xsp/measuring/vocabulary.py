@@ -28,6 +28,7 @@ def vocabulary(target: Target, prepared: Prepared) -> Vocabulary:
         calls=[_call_row(target, index) for index in range(len(target.calls))],
         modules=[asdict(module) for module in structure.modules],
         layers=structure.layer_records(),
+        calls_of_modules=[asdict(call) for call in structure.calls_of_modules],
         library_calls=calls,
         symbols=symbols,
         library_of=_library_of(),

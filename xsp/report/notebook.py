@@ -145,7 +145,8 @@ class _Rows:
         backward = record["phase"] == "backward" and record["level"] == Level.LAYER.name
         tag = '<span class="xsp-tag">backward</span>' if backward else ""
         hidden = f' <span class="xsp-soft">… {line.hidden} more</span>' if line.hidden else ""
-        title = _text(shortened(record["name"], _TITLE_AT_MOST))
+        where = f", {record['source']}" if record["source"] else ""
+        title = _text(shortened(record["name"], _TITLE_AT_MOST) + where)
         return (
             f'<td class="xsp-name" style="--d:{line.depth}" title="{title}">'
             f"{fold if has_children else _LEAF}{short}{tag}{hidden}</td>"

@@ -12,7 +12,7 @@ from xsp.report.summary import is_traced
 from xsp.types import Level
 from xsp.words import numbers
 from xsp.words.fold import Line, folded
-from xsp.words.labels import printable, shapes, short_name, shortened
+from xsp.words.labels import printable, shapes, short_name, short_source, shortened
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -57,8 +57,8 @@ class Table:
 def laid_out(prof: ProfileData, width: int, rows: int = ROWS, depth: int | None = None) -> Table:
     """The hierarchy in at most `rows` lines and, from 72 characters upwards, `width` characters.
 
-    What does not fit goes in this order: intervals, shapes, types. Subtrees with small shares are
-    folded.
+    What does not fit goes in this order: source lines, intervals, shapes, types. Subtrees with
+    small shares are folded.
     """
     tree = prof.tree()
     records: list[dict[str, Any]] = tree.to_dict("records")  # type: ignore[assignment] # keys are column names
@@ -103,6 +103,7 @@ class _Cells:
             "bar": numbers.bar(share, _BAR),
             "kernels": "" if own else numbers.count(record["kernels"], self._kernels_known),
             "shape": printable(shapes(record["output_shapes"])),
+            "source": printable(short_source(record["source"])),
         }
 
     def _name(self, record: dict[str, Any]) -> str:
@@ -124,6 +125,7 @@ class _Cells:
             "bar": "",
             "kernels": "",
             "shape": "",
+            "source": "",
         }
 
 
@@ -135,12 +137,15 @@ def _columns(raw: list[dict[str, str]], width: int) -> dict[str, int]:
     widest["type"] = min(widest["type"], _TYPE_AT_MOST)
     widest["shape"] = min(widest["shape"], _SHAPE_AT_MOST)
     node = min(widest.pop("node"), _NODE_AT_MOST)
-    names = [name for name in widest if name != "±" or any(cells["±"] for cells in raw)]
+    may_be_empty = {"±", "source"}
+    names = [
+        name for name in widest if name not in may_be_empty or any(cells[name] for cells in raw)
+    ]
 
     def left() -> int:
         return width - sum(widest[name] + _GAP for name in names)
 
-    for dropped in ("±", "shape", "type"):
+    for dropped in ("source", "±", "shape", "type"):
         wanted = min(node, _NODE_AT_LEAST if dropped == "type" else _NODE_AT_LEAST + 10)
         if dropped in names and left() < wanted:
             names.remove(dropped)

@@ -97,6 +97,11 @@ def shapes(text: str) -> str:
     return ", ".join(shown) + (f" +{more}" if more > 0 else "")
 
 
+def short_source(source: str) -> str:
+    """`model.py:12` of `/home/me/project/model.py:12`."""
+    return source.replace("\\", "/").rpartition("/")[2]
+
+
 def shortened(text: str, width: int) -> str:
     """`text` in at most `width` characters, its middle replaced by an ellipsis: both ends of a
     kernel's name matter.

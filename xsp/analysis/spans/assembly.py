@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class Vocabulary:
     library_of: Callable[[str], str]
     kernels: Sequence[str]
     api_name: Callable[[int, int], str]
+    calls_of_modules: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def codes(self) -> StructureCodes:
@@ -83,7 +84,9 @@ def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
         "kernels": kernels,
     }
     ranges = _joined([_ranges(run) for run in runs])
-    return tables | ({"ranges": ranges} if len(ranges) else {})
+    called = _calls_of_modules(words.calls_of_modules)
+    optional = {"ranges": ranges, "calls_of_modules": called}
+    return tables | {name: table for name, table in optional.items() if len(table)}
 
 
 def _joined(tables: Sequence[Columns]) -> pd.DataFrame:
@@ -204,6 +207,7 @@ _LAYER_COLUMNS = (
     "peak_bytes",
     "weight_shape",
     "arguments",
+    "source",
 )
 _LISTS = ("input_shapes", "input_dtypes", "output_shapes", "output_dtypes", "weight_shape")
 _NESTED = (*_LISTS, "arguments")
@@ -221,11 +225,17 @@ def _layers(rows: list[dict[str, Any]]) -> pd.DataFrame:
     }
     blank |= {name: [] for name in _LISTS}
     extra = [{**blank, "name": name} for name in (OUTSIDE_LAYERS, NOT_IN_STRUCTURE)]
-    unknown = {"allocated_bytes": -1, "peak_bytes": -1, "weight_shape": [], "arguments": {}}
+    unknown: dict[str, Any] = {"allocated_bytes": -1, "peak_bytes": -1, "source": ""}
+    unknown |= {"weight_shape": [], "arguments": {}}
     table = pd.DataFrame([unknown | row for row in [*rows, *extra]], columns=list(_LAYER_COLUMNS))
     for name in _NESTED:
         table[name] = table[name].map(json.dumps)
     return table
+
+
+def _calls_of_modules(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["module", "first", "last", "input_shapes"])
+    return table.assign(input_shapes=table["input_shapes"].map(json.dumps))
 
 
 def _unrecorded(spans: pd.DataFrame, recorded: int) -> npt.NDArray[Any]:

@@ -30,7 +30,8 @@ class Hierarchy:
         """Index of the node with this key, made if it is new."""
         if key not in self._known:
             self._known[key] = len(self.nodes)
-            blank = {"type": "", "phase": "forward", "input_shapes": "", "output_shapes": ""}
+            shapes = {"input_shapes": "", "output_shapes": ""}
+            blank = {"type": "", "phase": "forward", **shapes, "source": ""}
             self.nodes.append({"parent": parent, "level": level, "name": name, **blank, **facts})
         return self._known[key]
 
@@ -128,6 +129,7 @@ def _layer_nodes(tree: Hierarchy, root: int, tables: Tables, used: IntArray) -> 
             phase=row["phase"],
             input_shapes=row["input_shapes"],
             output_shapes=row["output_shapes"],
+            source=row.get("source") or "",
         )
     return result
 

@@ -44,6 +44,7 @@ _COLUMNS = [
     "kernels",
     "input_shapes",
     "output_shapes",
+    "source",
     "path",
     "node",
     "parent",
@@ -73,7 +74,8 @@ def latency_table(
     - device_interval_ms: from the first of these kernels' start to the last one's end, on the
       corrected timeline if there is one; summed over calls for layers and the model.
       device_idle_ms: what of it no kernel below the node is running.
-    - kernels (per run), input_shapes, output_shapes, path, node, parent
+    - kernels (per run), input_shapes, output_shapes, source (`path:line` of the program that made a
+      layer's first call), path, node, parent
     """
     tree = hierarchy(tables, model)
     parts = latency_parts(tables, corrected)
@@ -153,6 +155,7 @@ def _own_rows(
             "device_idle_ms": np.nan,
             "input_shapes": "",
             "output_shapes": "",
+            "source": "",
             "path": parents["path"].to_numpy() + f"/{OWN_TIME}",
             "node": len(nodes) + np.arange(len(above)),
             "parent": above,

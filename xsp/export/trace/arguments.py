@@ -22,7 +22,7 @@ Arguments = dict[str, Any]
 
 
 _JSON = ("input_shapes", "input_dtypes", "output_shapes", "output_dtypes")
-_LAYER = ("type", "kind", "phase", "module")
+_LAYER = ("type", "kind", "phase", "module", "source")
 _LAYER_BYTES = ("parameter_bytes", "allocated_bytes", "peak_bytes")
 _LAUNCH = ("registers_per_thread", "static_shared_bytes", "dynamic_shared_bytes")
 
@@ -41,7 +41,7 @@ def _call(row: Mapping[Any, Any]) -> Arguments:
 
 
 def _layer(row: Mapping[Any, Any]) -> Arguments:
-    found: Arguments = {name: row[name] for name in _LAYER if row[name]}
+    found: Arguments = {name: row[name] for name in _LAYER if row.get(name)}
     found |= {name: value for name in _JSON if (value := _parsed(row[name]))}
     return found | {name: int(row[name]) for name in _LAYER_BYTES if row[name] >= 0}
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from xsp.capture.run import call_of
 from xsp.levels.layer.autograd import call_and_node
@@ -23,7 +24,7 @@ from xsp.types import Columns
 class LayerRow:
     """One layer call. `module` is the qualified name of the innermost module around it, `forward`
     the row whose backward work this is (-1 for forward calls), `arguments` what
-    `Called` tells of the call.
+    `Called` tells of the call, `source` the line of the program (`path:line`) that made it.
     """
 
     code: int
@@ -40,6 +41,7 @@ class LayerRow:
     parameter_bytes: int
     weight_shape: list[int] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,18 @@ class ModuleRow:
     calls: int = 0
 
 
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of a module that is no layer: the layer rows from `first` to before `last` began in
+    it.
+    """
+
+    module: str
+    first: int
+    last: int
+    input_shapes: list[list[int]]
+
+
 @dataclass
 class Structure:
     """What one execution of the target consists of.
@@ -68,6 +82,7 @@ class Structure:
     layers: list[LayerRow] = field(default_factory=list)
     starts_ns: list[int] = field(default_factory=list)
     module_calls: Counter[str] = field(default_factory=Counter)
+    calls_of_modules: list[ModuleCall] = field(default_factory=list)
     node_types: dict[int, str] = field(default_factory=dict)
     """By code, of graph nodes that stand for those after them, the type of all."""
 
@@ -83,8 +98,25 @@ class Structure:
         layers = [self._placed(self.layers[old], place) for old in keep]
         modules = [replace(module, calls=self.module_calls[module.name]) for module in self.modules]
         return Structure(
-            self.codes, modules, layers, [self.starts_ns[old] for old in keep], self.module_calls
+            self.codes,
+            modules,
+            layers,
+            [self.starts_ns[old] for old in keep],
+            self.module_calls,
+            self._calls_within(keep),
         )
+
+    def _calls_within(self, keep: npt.NDArray[np.int64]) -> list[ModuleCall]:
+        """Calls of modules with the numbers that the kept rows have, without those that have
+        none.
+        """
+        first = np.searchsorted(keep, [call.first for call in self.calls_of_modules]).tolist()
+        last = np.searchsorted(keep, [call.last for call in self.calls_of_modules]).tolist()
+        placed = [
+            replace(call, first=begin, last=end)
+            for call, begin, end in zip(self.calls_of_modules, first, last, strict=True)
+        ]
+        return sorted((call for call in placed if call.first < call.last), key=lambda c: c.first)
 
     def _placed(self, layer: LayerRow, place: Mapping[int, int]) -> LayerRow:
         return replace(

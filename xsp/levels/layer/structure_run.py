@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,56 +30,23 @@ from xsp.levels.layer.distributed import AFTER, BUCKETS, bucketed_parameters, co
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
+from xsp.levels.layer.naming import is_leaf, qualified_names
 from xsp.levels.layer.ranges import DEFAULT_DOMAIN, RangeRecorder
-from xsp.levels.layer.structure import LayerRow, ModuleRow, Structure
+from xsp.levels.layer.source import calling_line
+from xsp.levels.layer.structure import LayerRow, ModuleCall, ModuleRow, Structure
 from xsp.levels.layer.tensors import described, located, tensors_in
 from xsp.levels.layer.ways import Plan, plan_for
-from xsp.machine.torch_internals import COMPILED_CALL, is_compiled, without_torch_functions
+from xsp.machine.torch_internals import without_torch_functions
 
 NO_OWNER = "(no owner)"
 """Name of the row of backward work that no layer of the run made."""
 
 
-def is_leaf(module: nn.Module) -> bool:
-    """Whether a module counts as one layer: it has no children, or Python hooks cannot look inside
-    it.
-    """
-    opaque = isinstance(module, torch.jit.ScriptModule) or is_compiled(module)
-    return (
-        opaque
-        or getattr(module, COMPILED_CALL, None) is not None
-        or next(module.children(), None) is None
-    )
-
-
-def qualified_names(roots: list[nn.Module]) -> dict[nn.Module, str]:
-    """Names of all modules below `roots`.
-
-    With one root that has children, names are as `named_modules` gives them; several such roots are
-    told apart by a class-name prefix. A root without children is named by its class.
-    """
-    names: dict[nn.Module, str] = {}
-    taken: Counter[str] = Counter()
-    # A module called on its own (recomputed in backward, say) is still known by its place in a
-    # larger one.
-    inner = {module for root in roots for module in root.modules() if module is not root}
-    roots = sorted(set(roots) - inner, key=roots.index)
-    several = sum(not is_leaf(root) for root in roots) > 1
-    for root in roots:
-        kind = type(root).__name__
-        prefix = kind if several or is_leaf(root) else ""
-        taken[prefix] += 1
-        if taken[prefix] > 1:
-            prefix = f"{prefix or kind}_{taken[prefix] - 1}"
-        for name, module in root.named_modules(prefix=prefix):
-            names.setdefault(module, name)
-    return names
-
-
 class StructureRecorder:
     """Records one execution of the target; use as a context manager around it.
 
-    `outside` is what functional calls outside every module are named after. With
+    `outside` is what functional calls outside every module are named after, `variables` what
+    modules are that are no others' (`naming.qualified_names`). With
     `ranges_are_layers` the user's NVTX ranges are layers, and functional calls inside them are not.
     """
 
@@ -87,11 +55,12 @@ class StructureRecorder:
         discovered: Discovered,
         outside: str = "",
         *,
+        variables: Mapping[nn.Module, str] | None = None,
         ranges_are_layers: bool = False,
     ) -> None:
         self._outside = outside
         self._called = list(discovered.calls)
-        self._names = qualified_names(discovered.roots)
+        self._names = qualified_names(discovered.roots, variables)
         codes = Codes(ranges_are_layers=ranges_are_layers)
         codes.transparent = discovered.containers.found
         codes.bucketed = bucketed_parameters(self._called)
@@ -191,12 +160,16 @@ class StructureRecorder:
         codes.plans[ENGINE_CODE] = self._engine_plans
 
     def _hook_container(self, module: nn.Module, name: str) -> None:
-        def before(*_: Any) -> None:
+        def before(_module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
             self._stack().append((name, Counter()))
             self.structure.module_calls[name] += 1
+            shapes, _ = described((*args, *kwargs.values()))
+            self._open_modules().append(ModuleCall(name, len(self.structure.layers), -1, shapes))
 
         def after(*_: Any) -> None:
             self._stack().pop()
+            ended = replace(self._open_modules().pop(), last=len(self.structure.layers))
+            self.structure.calls_of_modules.append(ended)
 
         self._register(module, before, after)
 
@@ -257,6 +230,12 @@ class StructureRecorder:
             self._local.modules = []
         stack: list[tuple[str, Counter[str]]] = self._local.modules
         return stack
+
+    def _open_modules(self) -> list[ModuleCall]:
+        if not hasattr(self._local, "calls"):
+            self._local.calls = []
+        calls: list[ModuleCall] = self._local.calls
+        return calls
 
     def _place(self) -> tuple[str, str, Counter[str]]:
         """Module that a functional call is made in, what the call is named after, and the names
@@ -327,7 +306,7 @@ class StructureRecorder:
 
     def _begin(self, row: LayerRow) -> None:
         self._open.setdefault(threading.get_ident(), []).append(len(self.structure.layers))
-        self._add(row)
+        self._add(replace(row, source=calling_line()))
 
     def _add(self, row: LayerRow) -> None:
         self.structure.layers.append(row)
@@ -362,6 +341,7 @@ def _backward_row(forward: LayerRow, index: int, code: int, node: str) -> LayerR
         forward.input_shapes,
         forward.input_dtypes,
         0,
+        source=forward.source,
     )
 
 

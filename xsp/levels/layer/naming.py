@@ -1,0 +1,117 @@
+"""What modules are called: their place in a model, or the variable that holds them."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from xsp.machine.torch_internals import COMPILED_CALL, is_compiled
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module counts as one layer: it has no children, or Python hooks cannot look inside
+    it.
+    """
+    opaque = isinstance(module, torch.jit.ScriptModule) or is_compiled(module)
+    return (
+        opaque
+        or getattr(module, COMPILED_CALL, None) is not None
+        or next(module.children(), None) is None
+    )
+
+
+def qualified_names(
+    roots: list[nn.Module], variables: Mapping[nn.Module, str] | None = None
+) -> dict[nn.Module, str]:
+    """Names of all modules below `roots`.
+
+    With one root that has children, names are as `named_modules` gives them. Several such roots,
+    and roots without children, are told apart by a prefix: the variable that holds them
+    (`variables_of`), else their class.
+    """
+    names: dict[nn.Module, str] = {}
+    taken: Counter[str] = Counter()
+    # A module called on its own (recomputed in backward, say) is still known by its place in a
+    # larger one.
+    inner = {module for root in roots for module in root.modules() if module is not root}
+    roots = sorted(set(roots) - inner, key=roots.index)
+    several = sum(not is_leaf(root) for root in roots) > 1
+    for root in roots:
+        kind = (variables or {}).get(root, type(root).__name__)
+        prefix = kind if several or is_leaf(root) else ""
+        taken[prefix] += 1
+        if taken[prefix] > 1:
+            prefix = f"{prefix or kind}_{taken[prefix] - 1}"
+        for name, module in root.named_modules(prefix=prefix):
+            names.setdefault(module, name)
+    return names
+
+
+def variables_of(function: Callable[..., Any]) -> dict[nn.Module, str]:
+    """Modules that a callable reaches, named by the variable of its closure, globals, defaults or
+    bound object that holds them, alone or in a list, tuple, dictionary or attribute.
+
+    `blocks.0` for the first of a list `blocks`; modules inside such modules likewise.
+    """
+    names: dict[nn.Module, str] = {}
+    for variable, value in _variables(function):
+        for name, module in _modules_in(variable, value):
+            names.setdefault(module, name)
+    for module, name in list(names.items()):
+        for below, child in module.named_modules(prefix=name):
+            names.setdefault(child, below)
+    return names
+
+
+def _variables(function: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values that the callable can use; what it holds itself comes first."""
+    if isinstance(function, functools.partial):
+        yield from _variables(function.func)
+        yield from ((f"argument_{place}", each) for place, each in enumerate(function.args))
+        yield from function.keywords.items()
+        return
+    bound = getattr(function, "__self__", None)
+    if bound is not None:
+        yield from _attributes(bound)
+    inner = getattr(function, "__wrapped__", None)
+    if inner is not None:
+        yield from _variables(inner)
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        if not isinstance(function, type):
+            yield from _attributes(function)
+        return
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # a variable that is not bound yet
+            continue
+    yield from (function.__kwdefaults__ or {}).items()
+    known = function.__globals__
+    yield from ((name, known[name]) for name in code.co_names if name in known)
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    yield from getattr(value, "__dict__", {}).items()
+
+
+def _modules_in(name: str, value: Any) -> Iterator[tuple[str, nn.Module]]:
+    """The module, or those in a collection or in the attributes of an object, one level deep."""
+    if isinstance(value, nn.Module):
+        yield name, value
+        return
+    if isinstance(value, Mapping):
+        parts = [(f"{name}.{key}", each) for key, each in value.items()]
+    elif isinstance(value, (list, tuple)):
+        parts = [(f"{name}.{place}", each) for place, each in enumerate(value)]
+    elif isinstance(value, type) or callable(value):
+        return
+    else:
+        parts = [(f"{name}.{key}", each) for key, each in _attributes(value)]
+    yield from ((part, each) for part, each in parts if isinstance(each, nn.Module))

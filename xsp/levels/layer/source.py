@@ -1,0 +1,24 @@
+"""The line of the program that a layer was called on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+_OWN = tuple(f"{Path(path).parent}/" for path in (torch.__file__, __file__))
+_XSP = f"{Path(__file__).parents[2]}/"
+
+
+def calling_line() -> str:
+    """`path:line` of the innermost frame that is neither torch's nor xsp's, "" without one."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if not path.startswith((*_OWN, _XSP, "<")):
+            return f"{path}:{frame.f_lineno}"
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back
+    return ""

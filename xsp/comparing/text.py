@@ -11,7 +11,7 @@ import pandas as pd
 from xsp.comparing import phrases
 from xsp.comparing.verdict import IMPROVED, REGRESSION
 from xsp.report.text import terminal_width
-from xsp.words.labels import kernel_name, printable, shortened
+from xsp.words.labels import kernel_name, markdown, printable, shortened
 from xsp.words.numbers import UNKNOWN
 
 if TYPE_CHECKING:
@@ -52,20 +52,16 @@ def comparison_markdown(comparison: ComparisonData) -> str:
     """The verdict as a heading, the sentences as a list, and tables of counts and of layers that
     differ.
     """
-    lines = [f"### {_cell(comparison.candidate)}: {verdict_word(comparison)}", ""]
-    lines += [f"- {printable(sentence)}" for sentence in comparison.sentences]
+    lines = [f"### {markdown(comparison.candidate)}: {verdict_word(comparison)}", ""]
+    lines += [f"- {markdown(sentence)}" for sentence in comparison.sentences]
     changed = comparison.counts[comparison.counts["a"] != comparison.counts["b"]]
     if len(changed):
         lines += ["", "| count | before | now |", "|---|---:|---:|"]
         lines += [f"| {name} | {a} | {b} |" for name, a, b in changed.itertuples(index=False)]
     if rows := node_rows(comparison):
         lines += ["", f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
-        lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+        lines += [f"| {' | '.join(map(markdown, row))} |" for row in rows]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def verdict_word(comparison: ComparisonData) -> str:

@@ -14,6 +14,7 @@ from xsp.capture.schema import OPTIONAL_TABLES
 from xsp.capture.schema import REQUIRED_TABLES as TABLES
 from xsp.capture.writing import replacing, staged_folder, written
 from xsp.errors import XspError
+from xsp.words.labels import printable
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -22,7 +23,7 @@ PROFILE = "profile.json"
 """What is no table: name, latency, levels, environment, warnings."""
 
 _WRITERS: dict[str, Callable[[pd.DataFrame, BinaryIO], object]] = {
-    "csv": lambda table, file: table.to_csv(file, index=False),
+    "csv": lambda table, file: _harmless(table).to_csv(file, index=False),
     "parquet": lambda table, file: table.to_parquet(file, index=False),
 }
 
@@ -55,6 +56,26 @@ def write_tables(prof: ProfileData, folder: Path, form: str) -> Path:
                 _WRITERS[form](table, file)
         written(staged / PROFILE, json.dumps(_facts(prof), indent=1, default=str).encode())
     return folder
+
+
+_FORMULA = ("=", "+", "-", "@")
+"""How a cell begins that spreadsheets compute."""
+
+
+def _harmless(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with text that spreadsheets show and nobody obeys.
+
+    Control characters become escapes, and an apostrophe stands before what would be a formula.
+    """
+    names = table.select_dtypes(include=["object", "string", "category"]).columns
+    return table.assign(**{name: table[name].map(_shown) for name in names})
+
+
+def _shown(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _tables(prof: ProfileData) -> Iterator[tuple[str, pd.DataFrame]]:

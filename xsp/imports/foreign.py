@@ -83,6 +83,9 @@ class ForeignTrace:
 def table(rows: list[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
     """A table with these columns, also where there are no rows; stamps and numbers are int64."""
     found = pd.DataFrame(rows, columns=list(columns))
+    if "name" in found and pd.api.types.infer_dtype(found["name"]).startswith("mixed"):
+        # Damaged: anything can stand there, and only text can be counted.
+        found["name"] = found["name"].map(str)
     numbers = [name for name in columns if name in _NUMBERS]
     return found.astype(
         dict.fromkeys(numbers, np.int64) | {name: bool for name in columns if name in _FLAGS}

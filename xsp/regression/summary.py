@@ -14,6 +14,8 @@ from xsp.capture.writing import written as file_written
 from xsp.errors import WriteError
 from xsp.regression import outcome as states
 from xsp.regression.outcome import MEANINGS, Outcome
+from xsp.words.labels import markdown as markdown_text
+from xsp.words.labels import printable
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem;
@@ -58,7 +60,7 @@ def _html_details(outcome: Outcome) -> str:
         return ""
     opened = " open" if outcome.failures else ""
     text = escape("\n".join(said))
-    return f"<details{opened}><summary>{escape(outcome.test)}</summary><pre>{text}</pre></details>"
+    return f"<details{opened}><summary>{escape(printable(outcome.test))}</summary><pre>{text}</pre></details>"
 
 
 def written(outcomes: Sequence[Outcome], html: str | None, md: str | None) -> list[str]:
@@ -114,7 +116,7 @@ def cells(outcome: Outcome) -> tuple[str, ...]:
     state = f"{outcome.state}, failed" if outcome.failures else outcome.state
     kind = "" if outcome.metric == "latency" or outcome.time_ms is None else f" ({outcome.metric})"
     return (
-        outcome.test,
+        printable(outcome.test),
         state,
         time + kind,
         before,
@@ -172,7 +174,7 @@ def terminal_lines(outcomes: Sequence[Outcome]) -> list[str]:
             f"saved {len(saved)} {noun} in "
             f"{os.path.commonpath([str(Path(path).parent) for path in saved])}"
         )
-    return [*lines, counted(outcomes)]
+    return [*map(printable, lines), counted(outcomes)]
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
@@ -201,7 +203,13 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 def details(outcome: Outcome) -> list[str]:
     """All that is said about one test: failures, then notes."""
-    return [*outcome.failures, *outcome.notes, *outcome.unchecked, *outcome.kept]
+    said = (*outcome.failures, *outcome.notes, *outcome.unchecked, *outcome.kept)
+    return [line for text in said for line in _lines(text)]
+
+
+def _lines(text: str) -> list[str]:
+    """Its lines, with nothing in them that a terminal or a page would obey."""
+    return [printable(line) for line in text.split("\n")]
 
 
 def _row(texts: Sequence[str]) -> str:
@@ -214,7 +222,7 @@ def _code(text: str) -> str:
     """
     ticks = "`" * (_ticks(text) + 1)
     space = " " * (len(ticks) > 1)
-    escaped = text.replace("|", "\\|")
+    escaped = printable(text).replace("|", "\\|")
     return f"{ticks}{space}{escaped}{space}{ticks}"
 
 
@@ -224,4 +232,4 @@ def _ticks(*texts: str) -> int:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return markdown_text(text)

@@ -115,6 +115,15 @@ def shortened(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - tail :] if tail else ''}"
 
 
+_MARKDOWN = re.compile(r"([\\`*|\[\]])")
+
+
+def markdown(text: str) -> str:
+    """`text` for a line or a cell of Markdown: shown as it is, and one line."""
+    escaped = _MARKDOWN.sub(r"\\\1", printable(text))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def printable(text: str) -> str:
     """`text` with control characters, ANSI escapes among them, shown as escapes: names come from
     any program.

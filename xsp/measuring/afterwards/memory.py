@@ -34,6 +34,7 @@ from xsp.machine.torch_internals import (
     profiled_events,
     without_torch_functions,
 )
+from xsp.measuring.afterwards.kineto_lines import profiled
 from xsp.measuring.switching import tracing
 from xsp.words.warning import tagged
 
@@ -155,7 +156,7 @@ def recorded(
     activities = [torch.profiler.ProfilerActivity.CPU]
     with (
         held(),
-        torch.profiler.profile(activities=activities, profile_memory=True) as profile,
+        profiled(torch.profiler.profile(activities=activities, profile_memory=True)) as profile,
         tracing([tracer], "in the run that records memory"),
     ):
         run(tracer.new_run)

@@ -59,8 +59,8 @@ def _html_details(outcome: Outcome) -> str:
     if not (said := details(outcome)):
         return ""
     opened = " open" if outcome.failures else ""
-    text = escape("\n".join(said))
-    return f"<details{opened}><summary>{escape(printable(outcome.test))}</summary><pre>{text}</pre></details>"
+    text, test = escape("\n".join(said)), escape(printable(outcome.test))
+    return f"<details{opened}><summary>{test}</summary><pre>{text}</pre></details>"
 
 
 def written(outcomes: Sequence[Outcome], html: str | None, md: str | None) -> list[str]:

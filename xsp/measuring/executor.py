@@ -21,6 +21,7 @@ from xsp.levels.layer.tensors import tensors_in, versions
 from xsp.machine import devices
 from xsp.measuring.arguments import Arguments
 from xsp.measuring.python_state import PythonState, copier_for
+from xsp.measuring.ranks import Ranks
 from xsp.measuring.restoring import Restored
 from xsp.measuring.state import GENERATORS, PYTHON, ModelState, RandomState
 from xsp.measuring.switching import completed
@@ -44,8 +45,11 @@ class Executor:
         *,
         accept_changed: bool = False,
         restore: Sequence[Any] = (),
+        ranks: Ranks | None = None,
     ) -> None:
         self.target = target
+        self.ranks = ranks or Ranks()
+        """Who makes the same runs at the same time."""
         self._restore_too = restore
         self._restored: Restored | None = None
         self.executions = 0

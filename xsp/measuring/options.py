@@ -43,6 +43,7 @@ class Keywords(TypedDict, total=False):
     ranges_as_layers: bool
     accept_changed: bool
     restore: Any
+    alone: bool
 
 
 def _whole(least: float, name: str, value: Any) -> int:
@@ -226,6 +227,16 @@ class Options:
             "what a step changes, such as `(model, optimizer, scheduler)`: put back before every "
             "run and after the last, with the random state; by default a plain callable's changes "
             "stay.",
+        ),
+    )
+
+    alone: bool = field(
+        default=False,
+        metadata=_told(
+            _switch,
+            "this rank profiles by itself although torch.distributed is initialised; by default "
+            "all ranks profile together and agree on the number of runs.",
+            bool,
         ),
     )
 

@@ -66,6 +66,7 @@ def prepare(executor: Executor, options: Options) -> Prepared:
     with devices.on(executor.target.device()):
         statuses = tuple(level_table.statuses(options.levels))
     traced = [status.level for status in statuses if status.status is Status.TRACED]
+    executor.ranks.same("the traced levels", [level.name for level in traced])
     doubts: list[Doubt | str] = []
     found = _warmed_up(executor, options, doubts)
     executor.watch_steps(found.roots)
@@ -94,7 +95,7 @@ def _warmed_up(executor: Executor, options: Options, doubts: list[Doubt | str]) 
         switched(discovered(found)),
     ):
         executor.run(found.new_run)
-        if PYTHON in (executor.drawn or ()):
+        if executor.ranks.any(PYTHON in (executor.drawn or ())):
             # The first run did not start from the state that the others start from, and may have
             # gone another way.
             executor.run(found.new_run)
@@ -106,6 +107,7 @@ def _warmed_up(executor: Executor, options: Options, doubts: list[Doubt | str]) 
             lambda: (shown.update(), latency_ns(executor.run()))[1],
             options.warmup,
             options.budget_s / 3,
+            executor.ranks.any,
         )
     if unsettled:
         doubts.append(unsettled)

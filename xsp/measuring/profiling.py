@@ -32,6 +32,7 @@ from xsp.measuring.ladder import Ladder, climb, rungs_for
 from xsp.measuring.options import Options
 from xsp.measuring.preparation import Prepared, prepare
 from xsp.measuring.progress import bar
+from xsp.measuring.ranks import Ranks
 from xsp.measuring.state import RandomState
 from xsp.measuring.stopping import MINIMUM_ROUNDS, rule_for
 from xsp.measuring.target import Target
@@ -84,8 +85,15 @@ def climbed(target: Target, options: Options, random: RandomState | None = None)
     from, now by default.
     """
     trace = context.current()
+    ranks = Ranks.together(alone=options.alone)
+    agreed = ("levels", "iterations", "warmup", "seed", "serialize", "metrics", "nvtx")
+    ranks.same("options", {name: getattr(options, name) for name in agreed})
     executor = Executor(
-        target, random, accept_changed=options.accept_changed, restore=options.restore
+        target,
+        random,
+        accept_changed=options.accept_changed,
+        restore=options.restore,
+        ranks=ranks,
     )
     with held(), executor.restored_afterwards(), let_through():
         prepared = prepare(executor, options)
@@ -131,10 +139,11 @@ def _rounds(
     with devices.on(device):
         watch = GpuWatch()
     ladder = Ladder(rungs_for(prepared.traced), options.seed)
+    rule = executor.ranks.stop_together(rule_for(options))
     title = f"xsp {executor.target.name}: rounds of {len(ladder.rungs)} rungs"
     with bar(title, options.iterations, options.progress, "round") as shown:
         finished = partial(_after, shown=shown, watch=watch)
-        runs, stopped = climb(executor, ladder, prepared.tracers, rule_for(options), finished)
+        runs, stopped = climb(executor, ladder, prepared.tracers, rule, finished)
     kept, suspect = kept_rounds(watch.states, runs[-1].round + 1, MINIMUM_ROUNDS)
     return _Rounds([run for run in runs if run.round in kept], stopped, watch, suspect)
 
@@ -151,7 +160,8 @@ def _afterwards(
     done = _Afterwards(Costs(), len(overlapped(tables)) // max(deepest_runs, 1))
     with _dispensable(done.cut_off, "the tracers' costs in tight loops"), devices.on(device):
         done.loops = tight_loops(prepared.tracers)
-    wanted = options.serialize or (options.serialize is None and done.shared)
+    overlapping = executor.ranks.any(done.shared > 0)
+    wanted = options.serialize or (options.serialize is None and overlapping)
     missing = [level.name for level in (Level.LAYER, Level.KERNEL) if level not in prepared.traced]
     if options.serialize and missing:
         done.cut_off.append(Doubt.of(Slug.NOT_SERIALIZED, missing=missing))

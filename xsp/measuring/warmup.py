@@ -27,11 +27,17 @@ def is_settled(latencies_ns: list[int]) -> bool:
     return bool(np.median(later) >= np.median(earlier) * (1 - _SETTLED))
 
 
-def warm_up(run: Callable[[], int], runs: int | None, budget_s: float) -> tuple[int, Doubt | None]:
+def warm_up(
+    run: Callable[[], int],
+    runs: int | None,
+    budget_s: float,
+    any_rank: Callable[[bool], bool] = bool,
+) -> tuple[int, Doubt | None]:
     """Execute `run`, which returns a latency in ns, `runs` times or until it has settled.
 
     Returns the number of executions and, if the latency had not settled within MAXIMUM_RUNS or the
-    time budget, a doubt that says so.
+    time budget, a doubt that says so. `any_rank` tells whether something is so on any of the ranks
+    that warm up together.
     """
     latencies: list[int] = []
     begin = time.perf_counter()
@@ -39,9 +45,9 @@ def warm_up(run: Callable[[], int], runs: int | None, budget_s: float) -> tuple[
         latencies.append(run())
         if runs is not None:
             continue
-        if is_settled(latencies):
+        if not any_rank(not is_settled(latencies)):
             return len(latencies), None
-        if time.perf_counter() - begin > budget_s and len(latencies) >= 2:
+        if any_rank(time.perf_counter() - begin > budget_s and len(latencies) >= 2):
             break
     if runs is not None:
         return runs, None

@@ -1,0 +1,150 @@
+"""Ranks that profile together make the same runs, and an end of one is an error of the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+import xsp
+
+pytestmark = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(), reason="needs torch.distributed, gloo"
+)
+
+HEAD = """
+import datetime, json, os, random, sys, time
+import torch, torch.distributed as dist
+from torch import nn
+import xsp
+from xsp.measuring import ranks
+ranks.PATIENCE_S = 3
+torch.set_num_threads(1)
+rank = int(os.environ["RANK"])
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+torch.manual_seed(0)
+model = nn.parallel.DistributedDataParallel(nn.Linear(8, 8))
+noise = random.Random(rank)
+
+def step():
+    if rank:
+        time.sleep(noise.random() * 0.004)
+    model(torch.ones(4, 8)).sum().backward()
+
+def told(**facts):
+    print(json.dumps(facts), flush=True)
+"""
+
+
+def _port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+def run_ranks(code: str, number: int = 2) -> list[tuple[int, dict[str, Any], str]]:
+    """Exit status, last line printed and errors of each rank."""
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_port()),
+        "WORLD_SIZE": str(number),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(xsp.__file__).parents[1]),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", HEAD + textwrap.dedent(code)],
+            env={**environment, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(number)
+    ]
+    found = []
+    try:
+        for process in processes:
+            out, error = process.communicate(timeout=90)
+            lines = [line for line in out.splitlines() if line.startswith("{")]
+            found.append((process.returncode, json.loads(lines[-1]) if lines else {}, error))
+    finally:
+        for process in processes:
+            process.kill()
+    return found
+
+
+def test_ranks_end_after_the_same_round_or_say_what_differs() -> None:
+    """DDP with the default rule, on three ranks of which two are slow now and then, ends on all of
+    them, after the same rounds in the same order. Options that differ are an error on every rank,
+    and a rank can profile something of its own.
+    """
+    found = run_ranks(
+        """
+        said = ""
+        try:
+            xsp.measure(step, levels="M", iterations=3 + rank, progress=False)
+        except xsp.TargetError as error:
+            said = str(error)
+        own = xsp.measure(
+            torch.ones, 2, levels="M", iterations=2 + rank, warmup=1, alone=True, progress=False
+        )
+        prof = xsp.measure(step, levels="M/L", budget_s=2, progress=False)
+        told(error=said, own=len(own.runs), rungs=list(prof.runs["rung"]))
+        dist.destroy_process_group()
+        """,
+        number=3,
+    )
+    assert [status for status, _, _ in found] == [0, 0, 0], found
+    told = [each for _, each, _ in found]
+    assert all("'iterations': 4" in each["error"] and "rank 2" in each["error"] for each in told)
+    assert [each["own"] for each in told] == [2, 3, 4]
+    assert len(told[0]["rungs"]) >= 8
+    assert all(each["rungs"] == told[0]["rungs"] for each in told)
+
+
+def test_a_rank_that_ends_is_an_error_of_the_others() -> None:
+    """A rank that goes away is noticed within the stated time, not waited for."""
+    begin = time.perf_counter()
+    found = run_ranks(
+        """
+        def alone():
+            return torch.ones(2) * 2
+        def rule(runs):
+            if rank and len(runs) > 4:
+                os._exit(3)
+        try:
+            xsp.measure(alone, levels="M", stop=rule, progress=False)
+        except xsp.TargetError as error:
+            told(error=str(error))
+        os._exit(0)
+        """
+    )
+    assert "one has ended or did not answer within 3 s" in found[0][1]["error"]
+    assert time.perf_counter() - begin < 60
+
+
+def test_a_rank_that_does_not_profile_is_not_waited_for_for_ever() -> None:
+    """A profile on one rank alone ends in an error that names the option for it."""
+    found = run_ranks(
+        """
+        if rank == 0:
+            try:
+                xsp.measure(torch.ones, 2, levels="M", iterations=1, progress=False)
+            except xsp.TargetError as error:
+                told(error=str(error))
+        else:
+            time.sleep(8)
+        os._exit(0)
+        """
+    )
+    assert "profile on every rank, or pass alone=True" in found[0][1]["error"], found

@@ -1,15 +1,16 @@
 """How much tracing slows a program down: each rung, layers by the tracer's twin in Python, kernels
-alone, torch.profiler and Proton (of Triton, kernels only) against the unprofiled program.
+alone and a peer (torch.profiler, or Proton of Triton for kernels only) against the unprofiled
+program. Of the peers only one can be had in a process: each keeps CUPTI's one subscription.
 
 All conditions are run in turn, in a random order within each round. Each figure is 1 + the trimmed
 mean of the differences to the unprofiled latency of the same round over the mean unprofiled
 latency, with its 95 % interval. (The mean of ratios within rounds would be too large where the
 unprofiled latency scatters.)
 
-Added time over torch.profiler's is also given as a geometric mean over the programs, without those
-in which torch.profiler adds less than 2 %.
+Added time over the peer's is also given as a geometric mean over the programs, without those in
+which the peer adds less than 2 %.
 
-    python benchmarks/overhead.py [--rounds 30] [--json out.json] [--only NAME]
+    python benchmarks/overhead.py [--rounds 30] [--json out.json] [--only NAME] [--peer proton]
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ from xsp.measuring.target import target_of
 from xsp.types import Level, RunSpec, Tracer
 
 LEAST_ADDED = 0.02
-"""Where torch.profiler adds less than this share, a ratio of added times says nothing."""
+"""Where the peer adds less than this share, a ratio of added times says nothing."""
 LEAST_SHARE = 0.01
-"""Noise can make an added time negative; it then counts as this share of torch.profiler's."""
+"""Noise can make an added time negative; it then counts as this share of the peer's."""
 
 Condition = Callable[[], AbstractContextManager[Any]]
 
@@ -86,15 +87,7 @@ def proton() -> Iterator[None]:
             triton.profiler.finalize(session)
 
 
-def why_no_proton() -> str | None:
-    """None if Proton can be measured here, else why not."""
-    if not torch.cuda.is_available():
-        return "no GPU"
-    try:
-        import triton.profiler  # noqa: F401 # only whether it is there
-    except ImportError as error:
-        return str(error)
-    return None
+PEERS: dict[str, Condition] = {"torch.profiler": torch_profiler, "proton": proton}
 
 
 def latencies(
@@ -113,13 +106,11 @@ def latencies(
     return found
 
 
-def measured(program: Callable[[], Any], rounds: int) -> dict[str, Any]:
-    """Ratios to the unprofiled latency for every rung and for torch.profiler."""
+def measured(program: Callable[[], Any], rounds: int, peer: str) -> dict[str, Any]:
+    """Ratios to the unprofiled latency for every rung and for the peer."""
     executor = Executor(target_of(program, (), {}))
     prepared = prepare(executor, Options(progress=False))
-    conditions: dict[str, Condition] = {"unprofiled": nullcontext, "torch.profiler": torch_profiler}
-    if why_no_proton() is None:
-        conditions["proton"] = proton
+    conditions: dict[str, Condition] = {"unprofiled": nullcontext, peer: PEERS[peer]}
     rungs = list(rungs_for(prepared.traced)[1:])
     if Level.KERNEL in prepared.tracers:
         rungs.append(RunSpec((Level.MODEL, Level.KERNEL)))
@@ -144,15 +135,15 @@ def measured(program: Callable[[], Any], rounds: int) -> dict[str, Any]:
     return result
 
 
-def added_over_profiler(programs: dict[str, Any]) -> dict[str, float]:
-    """Geometric mean over programs of a condition's added time over torch.profiler's."""
+def added_over(peer: str, programs: dict[str, Any]) -> dict[str, float]:
+    """Geometric mean over programs of a condition's added time over the peer's."""
     logs: dict[str, list[float]] = {}
     for figures in programs.values():
-        reference = figures["torch.profiler"]["ratio"] - 1
+        reference = figures[peer]["ratio"] - 1
         if reference < LEAST_ADDED:
             continue
         for name, one in figures.items():
-            if name not in ("unprofiled_ms", "torch.profiler"):
+            if name not in ("unprofiled_ms", peer):
                 added = max(one["ratio"] - 1, LEAST_SHARE * reference)
                 logs.setdefault(name, []).append(float(np.log(added / reference)))
     return {name: round(float(np.exp(np.mean(values))), 3) for name, values in logs.items()}
@@ -165,6 +156,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--only", help="run the programs whose name contains this")
+    parser.add_argument("--peer", choices=sorted(PEERS), default="torch.profiler")
     arguments = parser.parse_args()
     names = PROGRAMS if torch.cuda.is_available() else ON_A_CPU
     chosen = [name for name in names if not arguments.only or arguments.only in name]
@@ -174,12 +166,11 @@ def main() -> None:
         "programs": {},
     }
     for name in chosen:
-        report["programs"][name] = measured(PROGRAMS[name](), arguments.rounds)
+        report["programs"][name] = measured(PROGRAMS[name](), arguments.rounds, arguments.peer)
         print(json.dumps({name: report["programs"][name]}), flush=True)
-    report["added over torch.profiler, geometric mean"] = added_over_profiler(report["programs"])
-    if not torch.cuda.is_available() or why_no_proton():
-        report["proton"] = f"not measured: {why_no_proton()}"
-    print(json.dumps(report["added over torch.profiler, geometric mean"]))
+    told = f"added over {arguments.peer}, geometric mean"
+    report[told] = added_over(arguments.peer, report["programs"])
+    print(json.dumps(report[told]))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 

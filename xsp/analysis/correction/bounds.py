@@ -77,7 +77,8 @@ def _rooms_on_clock(kind: Ints, start: Ints, end: Ints, weight: Floats) -> Float
     rooms = np.zeros(len(kind))
     for place, interval in enumerate(places):
         paying = shares[kind, place] > 0
-        rooms[paying] += ((weight * shares[:, place])[kind] * each[interval])[paying]
+        wanted = (weight * shares[:, place])[kind[paying]]
+        rooms[paying] += wanted * each[interval[paying]]
     found: Floats = rooms / shares.sum(axis=1)[kind]
     return found
 

@@ -95,6 +95,7 @@ class HostClock:
         self._wait_ends = np.sort(wait_ends)
         origins = np.concatenate([[0.0], self._wait_ends])
         self._first = np.searchsorted(payments.begins, origins, "left")
+        self._last = np.append(self._first[1:], len(payments.begins))
         self._origin = origins - self._paid[self._first]
         self._peak = self._running_maximum()
         self._segment = 0
@@ -106,10 +107,9 @@ class HostClock:
         """By number of payments begun, the least that the clock shows since its segment began."""
         # Before any payment comes the segment's origin, hence the shift by one.
         peak = np.concatenate([[-np.inf], self.payments.begins - self._paid[:-1]])
-        last = np.append(self._first[1:], len(self.payments.begins))
-        for low, high in zip((self._first + 1).tolist(), (last + 1).tolist(), strict=True):
-            if high - low > 1:
-                np.maximum.accumulate(peak[low:high], out=peak[low:high])
+        for first, last in zip(self._first.tolist(), self._last.tolist(), strict=True):
+            mine = peak[first + 1 : last + 1]
+            np.maximum.accumulate(mine, out=mine)
         return peak
 
     def resume(self, corrected_end: float) -> None:
@@ -124,7 +124,9 @@ class HostClock:
     def elapsed(self, times: Floats, segment: Ints) -> Floats:
         """Corrected time from the beginning of the given segments to recorded times."""
         first, origin = self._first[segment], self._origin[segment]
-        begun = np.maximum(np.searchsorted(self.payments.begins, times, "right"), first)
+        # What begins as a segment ends belongs to the next one.
+        begun = np.searchsorted(self.payments.begins, times, "right")
+        begun = np.clip(begun, first, self._last[segment])
         peak = np.where(begun > first, self._peak[begun], origin)
         passed: Floats = np.maximum(peak, times - self._paid[begun]) - origin
         return passed
@@ -139,8 +141,9 @@ class HostClock:
 
     def counted(self, time: float, segment: int) -> slice:
         """The payments that stop the clock between a segment's beginning and a recorded time."""
-        first = int(self._first[segment])
-        begun = max(int(np.searchsorted(self.payments.begins, time, "right")), first)
+        first, last = int(self._first[segment]), int(self._last[segment])
+        begun = int(np.searchsorted(self.payments.begins, time, "right"))
+        begun = min(max(begun, first), last)
         if begun == first or time - self._paid[begun] >= self._peak[begun]:
             return slice(first, begun)
         # The clock still stands for a payment: of it and of later ones nothing is counted, except

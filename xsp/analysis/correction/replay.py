@@ -120,7 +120,7 @@ def _played(run: Timeline, costs: Costs, kept: Residuals) -> ReplayedTimeline:
     path = _Replayer(run, placed(costs), kept).play()
     start, end = np.empty_like(run.ops.start_ns), np.empty_like(run.ops.end_ns)
     start[run.ops.row] = np.rint(path.start).astype(np.int64) + run.start_ns
-    end[run.ops.row] = np.rint(path.end).astype(np.int64) + run.start_ns
+    end[run.ops.row] = start[run.ops.row] + run.ops.end_ns - run.ops.start_ns
     return ReplayedTimeline(run, costs, start, end, path)
 
 

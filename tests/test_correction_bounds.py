@@ -1,0 +1,172 @@
+"""Whatever a program does and whatever its tracers cost, a correction stays within what can be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated_programs import programs
+from simulator import Call, Launch, Simulation, Synchronize, Work, lognormal
+
+from xsp.analysis.correction.charges import COST_LEVELS, Costs, EventKind
+from xsp.analysis.correction.costs import fit_costs
+from xsp.analysis.correction.critical_path import slopes
+from xsp.analysis.correction.evidence import Round
+from xsp.analysis.correction.replay import ReplayedTimeline, replay
+from xsp.types import Level, RunSpec
+
+LADDER = tuple(RunSpec(tuple(Level)[:depth]) for depth in range(1, 5))
+
+
+def costs_up_to(most_ns: int) -> st.SearchStrategy[Costs]:
+    amounts = st.lists(
+        st.integers(0, most_ns), min_size=len(COST_LEVELS), max_size=len(COST_LEVELS)
+    )
+    return amounts.map(Costs.from_values)
+
+
+def durations(played: ReplayedTimeline) -> tuple[np.ndarray, np.ndarray]:
+    """Recorded and corrected length of every host event."""
+    run = played.timeline
+    threads = {clock: thread for thread, clock in run.clocks.items()}
+    events = run.events
+    corrected = np.zeros(len(events.kind))
+    for clock, thread in threads.items():
+        mine = events.clock == clock
+        corrected[mine] = played.host(thread, events.end_ns[mine]) - played.host(
+            thread, events.start_ns[mine]
+        )
+    return events.end_ns - events.start_ns, corrected
+
+
+@settings(max_examples=25, deadline=None)
+@given(programs(), costs_up_to(20_000), costs_up_to(100_000), st.integers(0, 2**16))
+def test_no_correction_exceeds_what_it_corrects(
+    program: tuple[object, ...], true: Costs, taken: Costs, seed: int
+) -> None:
+    """However wrong the costs that are taken out, no event becomes shorter than nothing, no run
+    becomes longer, and operations of the device keep their length.
+    """
+    run = Simulation(program, true, noise=lognormal(seed, 0.5), price_noise=lognormal(seed, 0.5))
+    played = replay(run.timeline(), taken)
+    _, corrected = durations(played)
+    assert (corrected >= 0).all()
+    assert 0 <= played.latency_ns <= run.latency_ns
+    assert 0 <= played.host_latency_ns <= played.latency_ns
+    kept = [op.end - op.start for op in run.ops]
+    assert (played.device_end_ns - played.device_start_ns).tolist() == kept
+
+
+@settings(max_examples=25, deadline=None)
+@given(programs(), costs_up_to(20_000), costs_up_to(100_000), st.integers(0, 2**16))
+def test_events_without_a_wait_inside_never_become_longer(
+    program: tuple[object, ...], true: Costs, taken: Costs, seed: int
+) -> None:
+    """A correction takes time away, unless a host that arrives earlier has to wait longer."""
+    run = Simulation(program, true, noise=lognormal(seed, 0.5))
+    played = replay(run.timeline(), taken)
+    recorded, corrected = durations(played)
+    timeline = played.timeline
+    waiting = np.zeros(len(recorded), bool)
+    for start, end in zip(timeline.waits.start_ns, timeline.waits.end_ns, strict=True):
+        waiting |= (timeline.events.start_ns <= end) & (timeline.events.end_ns >= start)
+    assert (corrected[~waiting] <= recorded[~waiting] + 1).all()
+
+
+def ladder(program: tuple[object, ...], true: Costs, seed: int, spread: float) -> list[Round]:
+    def played(number: int, place: int, rung: RunSpec) -> Simulation:
+        draw = seed + 100 * number + place
+        return Simulation(
+            program,
+            true,
+            frozenset(rung.levels),
+            price_noise=lognormal(draw, spread),
+            noise=lognormal(draw + 50, spread / 4),
+        )
+
+    rounds = []
+    for number in range(4):
+        runs = {rung: played(number, place, rung) for place, rung in enumerate(LADDER)}
+        latency = {rung: float(run.latency_ns) for rung, run in runs.items()}
+        host = {rung: float(run.host_end_ns - run.start_ns) for rung, run in runs.items()}
+        rounds.append(Round((runs[LADDER[-1]].timeline(),), latency, host))
+    return rounds
+
+
+@settings(max_examples=12, deadline=None)
+@given(programs(), costs_up_to(20_000), st.integers(0, 2**16), st.sampled_from([0.0, 0.3, 1.0]))
+def test_fitted_costs_stay_within_what_the_rungs_and_the_stamps_allow(
+    program: tuple[object, ...], true: Costs, seed: int, spread: float
+) -> None:
+    """No cost is negative, outside its own interval or above the room between stamps; what never
+    happened costs nothing.
+    """
+    fit = fit_costs(ladder(program, true, seed, spread))
+    values, events = fit.costs.values(), fit.problem.evidence.events
+    low, high = np.array([fit.costs.intervals[name] for name in COST_LEVELS]).T
+    assert np.isfinite(values).all()
+    assert (values >= 0).all()
+    assert (low <= values).all()
+    assert (values <= high + 1e-6).all()
+    assert (values <= fit.problem.room + 1e-6).all()
+    assert (values[events == 0] == 0).all()
+    assert not any(
+        fit.costs.identified[name]
+        for name, happened in zip(COST_LEVELS, events > 0, strict=True)
+        if not happened
+    )
+
+
+def layers(number: int, kernel_ns: int, *more: object) -> tuple[object, ...]:
+    body = (Work(12_000), Call(Level.LIBRARY, (Work(2_000), Launch(1, kernel_ns))), Work(3_000))
+    return (Call(Level.LAYER, body), *more) * number
+
+
+PROGRAMS = {
+    "host": layers(10, 3_000),
+    "device": layers(10, 90_000),
+    "mixed": (*layers(6, 3_000), *layers(6, 70_000)),
+    "waits": layers(6, 40_000, Work(1_000), Synchronize(), Work(500)),
+    "copies": layers(6, 40_000, Launch(1, 9_000, 1, blocking=True)),
+    "functional": (Call(Level.LAYER, (Work(1_500),), EventKind.FUNCTIONAL), Work(700)) * 20,
+    "backward": (Call(Level.LAYER, (Work(5_500),), EventKind.BACKWARD), Work(700)) * 20,
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_slopes_are_those_of_the_replay(name: str) -> None:
+    """The slope of the latency by each cost, found by walking the critical path once, is what
+    replays at a slightly different cost give.
+    """
+    run = Simulation(
+        PROGRAMS[name], Costs.from_values([5_200, 3_400, 4_100, 700, 1_800, 600, 1_000])
+    ).timeline()
+    at = np.array([3_400.0, 2_600.0, 2_900.0, 500.0, 1_300.0, 400.0, 700.0])
+    ends = (run.end_ns, run.host_end_ns)
+    found = slopes(replay(run, Costs.from_values(at)), ends)
+
+    def latencies(values: np.ndarray) -> np.ndarray:
+        clock = replay(run, Costs.from_values(values)).path.clocks[0]
+        return clock.at(np.array(ends, dtype=float) - run.start_ns)
+
+    for place in range(len(COST_LEVELS)):
+        step = np.zeros(len(COST_LEVELS))
+        step[place] = 0.5
+        expected = latencies(at + step) - latencies(at - step)
+        assert found[:, place] == pytest.approx(expected, abs=1e-3)
+    assert (found <= 0).all()
+
+
+def test_slopes_count_the_events_on_the_critical_path() -> None:
+    """A host-bound program pays for every layer, a device-bound one for its kernels and its first
+    launch only.
+    """
+    costs = Costs(layer_ns=2_000, launch_ns=1_000, kernel_ns=500)
+    names = list(COST_LEVELS)
+    for name, layer, kernel in (("host", -9.5, -1), ("device", -0.5, -10)):
+        run = Simulation(PROGRAMS[name], costs).timeline()
+        (found,) = slopes(replay(run, costs), [run.end_ns])
+        # The last kernel is launched before the second half of the last layer's cost is paid.
+        assert found[names.index("layer_ns")] == layer
+        assert found[names.index("kernel_ns")] == kernel

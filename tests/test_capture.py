@@ -19,7 +19,7 @@ from quick import LAYERS, measured, profiled
 from torch import nn
 
 import xsp
-from xsp.capture.file import TABLES
+from xsp.capture.file import TABLES, VERSION
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +157,12 @@ def rewritten(saved: Path, path: Path, **changes: Any) -> Path:
 
 
 def test_newer_captures_say_how_to_open_them(saved: Path, tmp_path: Path) -> None:
-    """A capture of a later version is refused with both versions and the upgrade."""
-    with pytest.raises(xsp.CaptureError, match=r"99.*upgrade"):
-        xsp.load(rewritten(saved, tmp_path / "b.xsp", version=99))
+    """A capture of a later version, the very next one too, is refused with both versions and the
+    upgrade.
+    """
+    for version in (VERSION + 1, 99):
+        with pytest.raises(xsp.CaptureError, match=rf"{version}.*up to {VERSION}.*upgrade"):
+            xsp.load(rewritten(saved, tmp_path / "b.xsp", version=version))
 
 
 @pytest.mark.parametrize("version", [None, "1", True, 0, -1, 1.5])

@@ -4,6 +4,7 @@ way out.
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,18 @@ def test_what_was_measured_opens_again(tmp_path: Path) -> None:
     assert not again.costs.empty
     pd.testing.assert_frame_equal(again.costs, prof.costs)
     pd.testing.assert_frame_equal(again.tree(), prof.tree())
+
+
+def test_giving_the_output_back_is_not_part_of_the_call() -> None:
+    """What a target returns is kept until its run was stamped, and freed before the next one."""
+    freed: list[int] = []
+
+    class Output:
+        def __del__(self) -> None:
+            freed.append(time.perf_counter_ns())
+
+    prof = xsp.measure(lambda: Output(), iterations=4, warmup=1, progress=False, levels="M")
+    calls = prof.table("model_calls")
+    starts = [*calls["start_ns"].to_numpy()[1:], time.perf_counter_ns()]
+    for end, next_start in zip(calls["end_ns"], starts, strict=True):
+        assert any(end <= at <= next_start for at in freed)

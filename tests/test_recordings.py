@@ -1,0 +1,71 @@
+"""The deepest rung's runs of a capture as the timelines that are replayed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from captures import gpu_capture
+
+from xsp.analysis.correction.charges import EventKind
+from xsp.analysis.correction.recordings import CallTimeline, Recordings
+from xsp.types import Tables
+
+
+def first_call(tables: Tables) -> CallTimeline:
+    recordings = Recordings(tables)
+    return next(recordings.calls({recordings.runs[0]}))
+
+
+def test_a_timeline_has_what_the_tracers_paid_for() -> None:
+    """Three layers, two library calls and five launches are events of the host, each with its
+    kind; the span that stands for what lies outside layers is not one. Five operations ran.
+    """
+    call = first_call(gpu_capture().tables)
+    kinds = np.bincount(call.timeline.events.kind, minlength=len(EventKind))
+    assert kinds[EventKind.LAYER] == 3
+    assert kinds[EventKind.LIBRARY] == 2
+    assert kinds[EventKind.LAUNCH] == 5
+    assert (call.timeline.ops.launch >= 0).all()
+    assert len(call.device_rows) == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "waits"), [(0, False), (1, True), (2, False), (3, True), (4, True)]
+)
+def test_a_call_with_a_record_of_a_wait_of_the_host_is_one(kind: int, waits: bool) -> None:
+    """Event, stream and context synchronisation stop the host whatever the call's name; a stream
+    that waits for an event does not.
+    """
+    tables = gpu_capture().tables
+    run = Recordings(tables).runs[0]
+    api = tables["api_calls"]
+    mine = np.flatnonzero(api["run"] == run)[-1]
+    tables["api_calls"] = api.assign(name=api["name"].astype(str).mask(api.index == mine, "cuAny"))
+    synchronizations = {name: [0] for name in tables["synchronizations"].columns}
+    synchronizations |= {
+        "run": [run],
+        "kind": [kind],
+        "correlation_id": [int(api["correlation_id"].iloc[mine])],
+    }
+    tables["synchronizations"] = tables["synchronizations"].iloc[:0].reset_index(drop=True)
+    for name, column in synchronizations.items():
+        tables["synchronizations"][name] = np.array(
+            column, dtype=tables["synchronizations"][name].dtype
+        )
+    found = first_call(tables).timeline.waits
+    assert (found.start_ns == api["start_ns"].iloc[mine]).any() == waits
+
+
+def test_runs_are_found_wherever_they_lie() -> None:
+    """Only the runs asked for are built, and rows refer to the whole table of spans."""
+    tables = gpu_capture().tables
+    recordings = Recordings(tables)
+    last = recordings.runs[-1]
+    (call,) = recordings.calls({last})
+    spans = tables["spans"]
+    assert call.run == last
+    assert (spans["run"].to_numpy()[call.host_rows] == last).all()
+    assert (spans["run"].to_numpy()[call.device_rows] == last).all()
+    events = (spans["run"] == last).sum() + (tables["api_calls"]["run"] == last).sum()
+    assert recordings.events_of(last) == events
+    assert recordings.events_of(0) < events

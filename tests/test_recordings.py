@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from captures import gpu_capture
 
 from xsp.analysis.correction.charges import EventKind
 from xsp.analysis.correction.recordings import CallTimeline, Recordings
-from xsp.types import Tables
+from xsp.analysis.spans.outside import NO_LAYER_KIND, OUTSIDE_LAYERS
+from xsp.types import Level, Tables
 
 
 def first_call(tables: Tables) -> CallTimeline:
@@ -20,7 +22,18 @@ def test_a_timeline_has_what_the_tracers_paid_for() -> None:
     """Three layers, two library calls and five launches are events of the host, each with its
     kind; the span that stands for what lies outside layers is not one. Five operations ran.
     """
-    call = first_call(gpu_capture().tables)
+    tables = gpu_capture().tables
+    outside = tables["layers"].iloc[:1].assign(kind=NO_LAYER_KIND, name=OUTSIDE_LAYERS)
+    tables["layers"] = pd.concat([tables["layers"], outside], ignore_index=True)
+    spans = tables["spans"]
+    in_first_layer = (spans["level"] == Level.LAYER) & (spans["detail"] == 0)
+    without = first_call({**tables, "spans": spans.copy()})
+    tables["spans"] = spans.assign(
+        detail=spans["detail"].mask(in_first_layer, len(tables["layers"]) - 1)
+    )
+    call = first_call(tables)
+    assert len(without.timeline.events.kind) == len(call.timeline.events.kind) + 1
+    call = without
     kinds = np.bincount(call.timeline.events.kind, minlength=len(EventKind))
     assert kinds[EventKind.LAYER] == 3
     assert kinds[EventKind.LIBRARY] == 2

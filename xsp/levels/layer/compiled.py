@@ -75,10 +75,10 @@ def around_compiled_code(enter: Enter) -> Callable[[], None]:
         # Last: from here on Dynamo looks at every new frame.
         return install(callback)
 
-    undo = ExitStack()
-    undo.callback(entries[0].replace(choosing))
-    undo.callback(entries[1].replace(installing))
-    return undo.close
+    with ExitStack() as undo:
+        undo.callback(entries[0].replace(choosing))
+        undo.callback(entries[1].replace(installing))
+        return undo.pop_all().close
 
 
 def compiled_again(since: int) -> list[str]:

@@ -34,8 +34,8 @@ KINDS = ("module call", "functional call", "backward node", "node watched")
 RESULT = Path(__file__).parent / "results" / "instructions.json"
 """By Python version what was counted when it was last accepted."""
 
-TOLERANCE = 0.1
-"""Compilers differ by a few per cent."""
+TOLERANCE = 0.15
+"""Compilers, and builds of one Python version, differ by a few per cent."""
 
 
 def load(path: str) -> Any:

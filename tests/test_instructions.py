@@ -17,8 +17,8 @@ VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 @pytest.mark.skipif(hotpath.extension() is None, reason="the extension was not built")
 def test_hot_paths_have_not_grown() -> None:
-    """No event costs a tenth more instructions than the committed counts say (a decrease is news
-    too: `python benchmarks/instructions.py --json` accepts it).
+    """No event costs 15 % more instructions than the committed counts say. A growth that is meant
+    is accepted by `python benchmarks/instructions.py --json benchmarks/results/instructions.json`.
     """
     accepted = json.loads(RESULT.read_text()).get(VERSION)
     if accepted is None:
@@ -28,6 +28,6 @@ def test_hot_paths_have_not_grown() -> None:
     grown = {
         kind: (accepted[kind], now)
         for kind, now in found.items()
-        if abs(now / accepted[kind] - 1) > TOLERANCE
+        if now > accepted[kind] * (1 + TOLERANCE)
     }
     assert not grown, "instructions by event, accepted and now"

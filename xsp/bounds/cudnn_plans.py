@@ -48,11 +48,17 @@ def _package() -> Any:
     return cudnn
 
 
+@functools.cache
+def _handle() -> Any:
+    """One for the process: a handle holds memory on the GPU."""
+    return _package().create_handle()
+
+
 class _Problem:
     """A convolution as a cuDNN graph with all of its plans, which share tensors."""
 
     def __init__(self, cudnn: Any, layer: Layer) -> None:
-        self._handle = cudnn.create_handle()
+        self._handle = _handle()
         stream = torch.cuda.current_stream().cuda_stream
         cudnn.set_stream(handle=self._handle, stream=stream)
         inputs, weights = operands(layer, "cuda")

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -29,11 +30,14 @@ from xsp.database.entry import Entry, Machine
 from xsp.database.store import Store
 from xsp.errors import XspError
 from xsp.graphs.from_export import graph_of
+from xsp.graphs.from_onnx import graph_of_onnx
+from xsp.graphs.from_profile import graph_of_profile
 from xsp.graphs.graph import Graph
 from xsp.graphs.layer import Layer, TensorType
 from xsp.graphs.patterns import fused
 from xsp.graphs.work import flops
 
+CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 HERE = Machine({"gpu": "H200", "driver": "1"})
 
 
@@ -271,6 +275,24 @@ def test_wider_ideals_are_never_slower() -> None:
     assert found.bounds[LAYOUT].covered == found.bounds[FUSED].covered == 1
 
 
+def test_onnx_and_pytorch_have_the_same_bound(tmp_path: Path) -> None:
+    """The same model by ONNX and by torch.export has the same bound from the same entries."""
+    pytest.importorskip("onnx")
+    model, inputs = ready(Transformer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, inputs, str(tmp_path / "model.onnx"), dynamo=False)
+    graphs = [graph_of(model, inputs), graph_of_onnx(tmp_path / "model.onnx")]
+    entries = [
+        Entry(HERE, layer, "fp32", "torch", "warm", 1000.0 + 10 * place, 1.0, 20, 1.0)
+        for place, layer in enumerate(graphs[0].layers)
+    ]
+    one, other = (bound_of(graph, HERE, entries, NO_PEAKS) for graph in graphs)
+    assert not other.missing
+    assert one.sequential_ms == pytest.approx(other.sequential_ms)
+    assert one.parallel_ms == pytest.approx(other.parallel_ms)
+
+
 # ---- the whole path ----
 
 
@@ -298,16 +320,41 @@ def test_no_bound_lies_above_the_measured_latency(whole: tuple[Path, Any, Any]) 
     assert found.layers["measured_ms"].notna().all()
 
 
-def test_findings_use_the_database(whole: tuple[Path, Any, Any]) -> None:
-    """With the bound, layers are named that another algorithm would make faster; each finding says
-    what to try and what tells it.
+def vgg16_entries(prof: xsp.Profile) -> list[Entry]:
+    """Entries as if measured on the capture's machine: PyTorch takes 50 µs for each layer, another
+    plan half of that for the third convolution.
     """
-    _, prof, found = whole
-    if prof.corrected is None:
-        pytest.skip("this machine is too busy for the correction to hold")
+    machine = Machine.of(prof.environment, "cuda")
+    graph = graph_of_profile(prof)
+    found = {
+        layer.key: Entry(machine, layer, "fp16", "torch", "warm", 5e4, 10.0, 20, 1.0)
+        for layer in graph.layers
+    }
+    third = [layer for layer in graph.layers if layer.operator == "convolution"][2]
+    faster = Entry(machine, third, "fp16", "cuDNN plan 7", "warm", 2.5e4, 10.0, 20, 1.0)
+    return [*found.values(), faster]
+
+
+def test_findings_use_the_database(tmp_path: Path) -> None:
+    """With entries of a capture's machine its profile is told its potential, and the layer that
+    another plan would make twice as fast, with what that brings by replay: half of its kernels.
+    """
+    prof = xsp.load(CAPTURES / "models" / "vgg16.xsp")
+    with Store(tmp_path / "layers.sqlite") as store:
+        store.put(vgg16_entries(prof))
+        found = xsp.analysis.lower_bound(prof, store)
+    assert not found.missing
+    layers = graph_of_profile(prof).layers
+    third = [layer for layer in layers if layer.operator == "convolution"][2]
+    assert found.sequential_ms == pytest.approx(0.05 * len(layers) - 0.025)
     answers = prof.findings(found)
-    assert all(each.advice and each.evidence for each in answers)
-    assert all(each.gain_ms < prof.latency_ms for each in answers)
+    assert 1 in {each.question for each in answers}
+    (answer,) = [each for each in answers if each.question == 3]
+    assert answer.layer == third.owner
+    assert answer.changed == {"faster": {third.owner: pytest.approx(2.0)}}
+    tree = prof.tree()
+    device = float(tree.loc[tree["path"].str.endswith(third.owner), "device_ms"].iloc[0])
+    assert answer.gain_ms == pytest.approx(device / 2, rel=0.1)
 
 
 def test_a_capture_is_bound_from_the_database(whole: tuple[Path, Any, Any]) -> None:

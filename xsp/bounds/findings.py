@@ -337,7 +337,7 @@ def _fusion(asker: _Asker) -> Iterator[Finding]:
             5,
             norms[0],
             {"gone": _known(asker, norms)},
-            f"{len(norms)} batch normalisations follow a convolution",
+            f"batch normalisations that follow a convolution: {len(norms)}",
             "fold them into its weights for inference: "
             "torch.nn.utils.fusion.fuse_conv_bn_eval, or torch.compile",
         )

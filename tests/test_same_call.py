@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from threading import Barrier
 from typing import Any
@@ -261,6 +262,20 @@ def test_inputs_changed_after_the_call_are_given_as_they_were() -> None:
         x.fill_(7)
     assert seen == {3.0}
     assert float(x.sum()) == 21.0
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 2), nn.Dropout()], ids=["draws nothing", "draws"])
+def test_what_the_block_draws_besides_is_not_drawn_again(model: nn.Module) -> None:
+    """Sampling outside the model, as `generate` does, goes on where it was after the block."""
+    found = []
+    for profile in (False, True):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        with xsp.profile(model, **LAYERS) if profile else nullcontext():
+            model(torch.ones(1, 2))
+            drawn = [float(torch.rand(())), float(np.random.rand())]
+        found.append([*drawn, float(torch.rand(())), float(np.random.rand()), random.random() >= 0])
+    assert found[0] == found[1]
 
 
 def test_strides_of_an_input_are_kept() -> None:

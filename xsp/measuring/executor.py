@@ -65,6 +65,7 @@ class Executor:
         self.shared: frozenset[str] = frozenset()
         """Of the generators that are put back, those that something else drew from meanwhile."""
         self._left: RandomState | None = None
+        self._before_first: RandomState | None = None
         self._state: ModelState | None = None
         self._python: PythonState | None = None
         self._arguments: Arguments | None = None
@@ -199,11 +200,16 @@ class Executor:
     def _note_drawn(self, now: frozenset[str]) -> None:
         # Python's is the one that other threads use most: only the first run, in which few of them
         # will, tells whether the target does.
+        if self.drawn is None and self._before_first is not None:
+            # Put back for the first run, though the target does not draw from them: the block has
+            # drawn from them since its first call.
+            self._before_first.restore(set(GENERATORS) - {PYTHON} - now)
         self.drawn = now if self.drawn is None else self.drawn | (now - {PYTHON})
 
     def _restore_random(self, start: RandomState) -> None:
         if self.drawn is None:
             # Whether the target draws from Python's is not known yet, and who else does neither.
+            self._before_first = RandomState.current()
             start.restore(set(GENERATORS) - {PYTHON})
             return
         if self._left is not None:

@@ -1,0 +1,474 @@
+"""Whether programs are left as they would be without xsp: each runs unprofiled and, from the same
+seed, profiled; outputs, parameters, buffers, gradients, random state, Python state and caches must
+be equal bit for bit.
+
+    python benchmarks/left_as_found.py --json benchmarks/results/left_as_found.json
+    python benchmarks/left_as_found.py --device cuda --json left_as_found.json
+
+Models have random weights and are small. Those whose package is not installed are told as absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import xsp
+from xsp.machine.environment import environment
+from xsp.measuring.copies import same
+from xsp.measuring.python_state import attributes
+
+QUICK: dict[str, Any] = {"levels": "M/L", "iterations": 2, "warmup": 1, "progress": False}
+
+Profiled = Callable[[nn.Module], Any]
+"""A context manager around the calls of a model: `xsp.profile`, or nothing."""
+
+
+@dataclass
+class Program:
+    """A model and what is done with it; `run` returns what the program gets to see."""
+
+    model: nn.Module
+    run: Callable[[Profiled], Any]
+    others: list[Any] = field(default_factory=list)
+    """Caches, optimizers and the like, compared as Python state."""
+
+
+Make = Callable[[str], Program]
+CASES: dict[str, tuple[str, Make]] = {}
+
+
+def case(name: str, package: str = "torch") -> Callable[[Make], Make]:
+    """Register a program that needs a package."""
+
+    def register(make: Make) -> Make:
+        CASES[name] = package, make
+        return make
+
+    return register
+
+
+def once(model: nn.Module, *args: Any, **kwargs: Any) -> Program:
+    """One call without gradients."""
+
+    def run(profiled: Profiled) -> Any:
+        with torch.no_grad(), profiled(model):
+            return model(*args, **kwargs)
+
+    return Program(model, run)
+
+
+def trained(model: nn.Module, *args: Any, loss: Callable[[Any], torch.Tensor]) -> Program:
+    """Two steps of training, with the forward pass of the first profiled."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+
+    def run(profiled: Profiled) -> Any:
+        losses = []
+        for step in range(2):
+            optimizer.zero_grad()
+            with profiled(model) if step == 0 else nullcontext():
+                output = model(*args)
+            value = loss(output)
+            value.backward()
+            optimizer.step()
+            scheduler.step()
+            losses.append(value.detach())
+        return losses
+
+    return Program(model, run, [optimizer.state_dict, scheduler.state_dict])
+
+
+def first(output: Any) -> torch.Tensor:
+    """The first tensor of an output, as a loss."""
+    value = output[0] if isinstance(output, tuple | list) else output
+    return value.square().mean()
+
+
+# Plain PyTorch
+
+
+@case("MLP, training")
+def _(device: str) -> Program:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Dropout(), nn.BatchNorm1d(16), nn.Linear(16, 4))
+    return trained(model.to(device), torch.randn(8, 8, device=device), loss=first)
+
+
+@case("CNN, training")
+def _(device: str) -> Program:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1)
+    )
+    return trained(model.to(device), torch.randn(4, 3, 16, 16, device=device), loss=first)
+
+
+@case("LSTM, training")
+def _(device: str) -> Program:
+    model = nn.LSTM(8, 16, 2, dropout=0.2).to(device)
+    return trained(model, torch.randn(5, 2, 8, device=device), loss=first)
+
+
+@case("TransformerEncoder, inference")
+def _(device: str) -> Program:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval().to(device)
+    return once(model, torch.randn(2, 6, 16, device=device))
+
+
+@case("TransformerEncoder, training")
+def _(device: str) -> Program:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32), 2).to(device)
+    return trained(model, torch.randn(6, 2, 16, device=device), loss=first)
+
+
+@case("MultiheadAttention")
+def _(device: str) -> Program:
+    x = torch.randn(2, 6, 16, device=device)
+    return once(nn.MultiheadAttention(16, 4, batch_first=True).to(device), x, x, x)
+
+
+@case("GRU cell with a state that it is given")
+def _(device: str) -> Program:
+    return once(
+        nn.GRUCell(8, 8).to(device), torch.randn(2, 8).to(device), torch.zeros(2, 8).to(device)
+    )
+
+
+class Counting(nn.Module):
+    """Keeps a position, a list and a plain tensor in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.position, self.seen = nn.Linear(4, 4), 0, list[int]()
+        self.register_buffer("average", torch.zeros(4))
+        self.table: Any = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.table is None:
+            self.table = torch.arange(8.0, device=x.device)
+        self.position += 1
+        self.seen.append(self.position)
+        y = self.layer(x) + self.table[self.position]
+        self.average.lerp_(y.mean(0).detach(), 0.1)
+        return y
+
+
+@case("module that counts in Python")
+def _(device: str) -> Program:
+    return once(Counting().to(device), torch.randn(2, 4, device=device))
+
+
+class Reading(nn.Module):
+    """Takes its batch from an iterator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, stream: Iterator[torch.Tensor]) -> torch.Tensor:
+        return self.layer(next(stream))
+
+
+@case("model that reads from an iterator")
+def _(device: str) -> Program:
+    model = Reading().to(device)
+    stream = iter([torch.randn(2, 4, device=device) for _ in range(4)])
+
+    def run(profiled: Profiled) -> Any:
+        with torch.no_grad():
+            with profiled(model):
+                outputs = [model(stream)]
+            return [*outputs, model(stream), len(list(stream))]
+
+    return Program(model, run)
+
+
+class Noisy(nn.Module):
+    """Draws from every random generator, and from one that it is given."""
+
+    def forward(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        noise = torch.rand(x.shape, generator=generator).to(x.device)
+        return x * noise + torch.rand_like(x) + random.random() + float(np.random.rand())
+
+
+@case("draws from every random generator")
+def _(device: str) -> Program:
+    generator = torch.Generator().manual_seed(5)
+    program = once(Noisy(), torch.ones(3, device=device), generator)
+    program.others.append(generator.get_state)
+    return program
+
+
+# transformers
+
+
+def _causal(kind: str, device: str, **more: Any) -> Any:
+    module = importlib.import_module("transformers")
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = getattr(module, f"{kind}Config")(**sizes, **more)
+    return getattr(module, f"{kind}ForCausalLM")(config).eval().to(device)
+
+
+def _tokens(device: str) -> torch.Tensor:
+    return torch.randint(1, 60, (1, 8), device=device)
+
+
+def _decoding(kind: str, cache: str, **more: Any) -> Make:
+    def make(device: str) -> Program:
+        module = importlib.import_module("transformers")
+        model, tokens = _causal(kind, device, **more), _tokens(device)
+        sized = {"max_cache_len": 32} if cache == "StaticCache" else {}
+        kept = getattr(module, cache)(config=model.config, **sized)
+
+        def run(profiled: Profiled) -> Any:
+            found = []
+            with torch.no_grad():
+                with profiled(model):
+                    output = model(tokens, past_key_values=kept, use_cache=True)
+                for _ in range(5):
+                    token = output.logits[:, -1:].argmax(-1)
+                    found.append(token)
+                    output = model(token, past_key_values=kept, use_cache=True)
+            return found, output.logits, int(kept.get_seq_length())
+
+        return Program(model, run)
+
+    return make
+
+
+def _generating(model: Any, device: str, **how: Any) -> Program:
+    tokens = _tokens(device)
+
+    def run(profiled: Profiled) -> Any:
+        with torch.no_grad(), profiled(model):
+            return model.generate(tokens, max_new_tokens=5, pad_token_id=0, **how)
+
+    return Program(model, run)
+
+
+LLAMA = {"intermediate_size": 64, "num_key_value_heads": 1, "max_position_embeddings": 64}
+for _kind in ("Llama", "Qwen2", "Mistral"):
+    for _cache in ("DynamicCache", "StaticCache"):
+        CASES[f"{_kind}, {_cache}"] = "transformers", _decoding(_kind, _cache, **LLAMA)
+CASES["GPTNeoX, DynamicCache"] = (
+    "transformers",
+    _decoding("GPTNeoX", "DynamicCache", intermediate_size=64),
+)
+
+
+@case("GPT-2, generate", "transformers")
+def _(device: str) -> Program:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    return _generating(GPT2LMHeadModel(config).eval().to(device), device, do_sample=True)
+
+
+@case("Llama, generate with beams", "transformers")
+def _(device: str) -> Program:
+    return _generating(_causal("Llama", device, **LLAMA), device, num_beams=2, do_sample=False)
+
+
+@case("T5, generate", "transformers")
+def _(device: str) -> Program:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=64, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config).eval().to(device)
+    return _generating(model, device, do_sample=False)
+
+
+@case("BERT", "transformers")
+def _(device: str) -> Program:
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+    return once(BertModel(config).eval().to(device), _tokens(device))
+
+
+@case("ViT, training", "transformers")
+def _(device: str) -> Program:
+    from transformers import ViTConfig, ViTModel
+
+    config = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=8,
+    )
+    images = torch.randn(2, 3, 32, 32, device=device)
+    return trained(
+        ViTModel(config).to(device), images, loss=lambda out: first(out.last_hidden_state)
+    )
+
+
+# timm, torchvision and torch-geometric
+
+
+def _timm(name: str) -> Make:
+    def make(device: str) -> Program:
+        timm = importlib.import_module("timm")
+        model = timm.create_model(name, pretrained=False, num_classes=10).eval().to(device)
+        size = model.default_cfg["input_size"][-1]
+        return once(model, torch.randn(1, 3, size, size, device=device))
+
+    return make
+
+
+def _torchvision(name: str) -> Make:
+    def make(device: str) -> Program:
+        models = importlib.import_module("torchvision.models")
+        model = getattr(models, name)(weights=None).eval().to(device)
+        return once(model, torch.randn(1, 3, 64, 64, device=device))
+
+    return make
+
+
+def _graph(name: str) -> Make:
+    def make(device: str) -> Program:
+        models = importlib.import_module("torch_geometric.nn.models")
+        model = getattr(models, name)(8, 16, 2, dropout=0.5).to(device)
+        edges = torch.randint(0, 20, (2, 60), device=device)
+        return trained(model, torch.randn(20, 8, device=device), edges, loss=first)
+
+    return make
+
+
+for _name in ("resnet10t", "test_vit", "mobilenetv3_small_050", "test_efficientnet"):
+    CASES[f"timm {_name}"] = "timm", _timm(_name)
+for _name in ("resnet18", "mobilenet_v3_small", "squeezenet1_1"):
+    CASES[f"torchvision {_name}"] = "torchvision", _torchvision(_name)
+for _name in ("GCN", "GAT", "GraphSAGE", "GIN"):
+    CASES[f"torch-geometric {_name}"] = "torch_geometric", _graph(_name)
+
+
+# Comparing
+
+
+def _random_state() -> list[Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda]
+
+
+def state_after(make: Make, device: str, profiled: Profiled) -> dict[str, Any]:
+    """What a program gets and leaves behind, from one seed."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    program = make(device)
+    output = program.run(profiled)
+    model = program.model
+    return {
+        "outputs": output,
+        "parameters": [each.detach() for each in model.parameters()],
+        "buffers": [each.detach() for each in model.buffers()],
+        "gradients": [each.grad for each in model.parameters()],
+        "random state": _random_state(),
+        **_python_state(model),
+        "other state": [look() for look in program.others],
+        "flags": [each.training for each in model.modules()],
+    }
+
+
+def _python_state(model: nn.Module) -> dict[str, Any]:
+    held = attributes(model)
+    return {
+        f"Python state: {name}.{attribute}": value
+        for name, module in model.named_modules()
+        for attribute, value in held.get(module, {}).items()
+    }
+
+
+@contextmanager
+def nothing(_model: nn.Module) -> Iterator[None]:
+    """No profile."""
+    yield
+
+
+def checked(make: Make, device: str) -> dict[str, Any]:
+    """Which parts of a program's state differ where it is profiled."""
+    profiles = []
+
+    @contextmanager
+    def profiled(model: nn.Module) -> Iterator[None]:
+        with xsp.profile(model, **QUICK) as prof:
+            yield
+        profiles.append(prof)
+
+    plain = state_after(make, device, nothing)
+    again = state_after(make, device, nothing)
+    other = state_after(make, device, profiled)
+    # What is not the same in two programs that are both unprofiled tells nothing.
+    told = [part for part in plain if same(plain[part], again.get(part))]
+    differing = [part for part in told if not same(plain[part], other.get(part))]
+    differing += sorted(set(other) - set(plain))
+    layers = int((profiles[0].table("layers")["kind"] != "none").sum())
+    incomparable = sorted(set(plain) - set(told))
+    return {
+        "equal": not differing,
+        "differing": differing,
+        "incomparable": incomparable,
+        "layers": layers,
+    }
+
+
+def result(package: str, make: Make, device: str) -> dict[str, Any]:
+    """The outcome of one case."""
+    if importlib.util.find_spec(package) is None:
+        return {"absent": package}
+    try:
+        return checked(make, device)
+    except ModuleNotFoundError as error:
+        return {"absent": error.name}
+    except Exception as error:
+        return {"equal": False, "error": f"{type(error).__name__}: {error}"[:300]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", default="", help="cases whose name has this")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    found = {}
+    for name, (package, make) in CASES.items():
+        if arguments.only in name:
+            found[name] = result(package, make, arguments.device)
+            print(f"{name}: {found[name]}", flush=True)
+    run = [each for each in found.values() if "absent" not in each]
+    equal = sum(each["equal"] for each in run)
+    print(f"{equal} of {len(run)} left as found; {len(found) - len(run)} absent")
+    if arguments.json:
+        facts = {"environment": environment(), "equal": equal, "run": len(run), "cases": found}
+        arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
+    return 0 if equal == len(run) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

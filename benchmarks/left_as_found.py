@@ -270,6 +270,51 @@ CASES["GPTNeoX, DynamicCache"] = (
 )
 
 
+CASES["Phi, DynamicCache"] = "transformers", _decoding("Phi", "DynamicCache", intermediate_size=64)
+CASES["Mixtral, DynamicCache"] = (
+    "transformers",
+    _decoding("Mixtral", "DynamicCache", num_local_experts=2, **LLAMA),
+)
+
+
+@case("BART, generate with sampling", "transformers")
+def _(device: str) -> Program:
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    config = BartConfig(
+        vocab_size=64,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        forced_eos_token_id=None,
+    )
+    model = BartForConditionalGeneration(config).eval().to(device)
+    return _generating(model, device, do_sample=True)
+
+
+@case("ResNet, training", "transformers")
+def _(device: str) -> Program:
+    from transformers import ResNetConfig, ResNetModel
+
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    images = torch.randn(2, 3, 32, 32, device=device)
+    return trained(
+        ResNetModel(config).to(device), images, loss=lambda out: first(out.last_hidden_state)
+    )
+
+
+@case("Mamba, generate", "transformers")
+def _(device: str) -> Program:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4)
+    return _generating(MambaForCausalLM(config).eval().to(device), device, do_sample=False)
+
+
 @case("GPT-2, generate", "transformers")
 def _(device: str) -> Program:
     from transformers import GPT2Config, GPT2LMHeadModel

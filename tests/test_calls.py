@@ -157,9 +157,46 @@ def test_layers_know_their_line(tmp_path: Path) -> None:
     assert source["::cat"] == f"{__file__}:{concatenation}"
     assert set(source["step.query"]) == {f"{__file__}:{attention}"}
     tree = prof.tree().set_index("name")
-    assert tree.loc["step.query", "source"] == f"{__file__}:{attention}"
+    assert set(tree.loc["step.query", "source"]) == {f"{__file__}:{attention}"}
     prof.to_chrome(tmp_path / "trace.json")
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     traced = {event["args"].get("source") for event in events if event["name"] == "step.query"}
     assert f"{__file__}:{attention}" in traced
     assert f"test_calls.py:{attention}" in profile_text(prof, width=140)
+
+
+def test_calls_of_different_shapes_are_rows_apart(generating: xsp.Profile) -> None:
+    """Prefill and decoding steps of a layer have rows of their own; pooled, they are one."""
+    tree = generating.tree()
+    rows = tree[tree["name"] == "step.query"]
+    assert rows["calls"].tolist() == [1, 3]
+    assert shapes(rows) == [[[1, 4, 8]], [[1, 1, 8]]]
+    assert tree["path"].is_unique
+    pooled = generating.tree(pooled=True)
+    assert pooled[pooled["name"] == "step.query"]["calls"].tolist() == [4]
+
+
+def test_equal_operations_are_one_row() -> None:
+    """A loop of functional calls is one row that says how many they were; the analysis of layers
+    keeps each, with the same time in all.
+    """
+
+    def loop(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(50):
+            x = x * 2
+        return torch.cat([x, x])
+
+    prof = measured(loop, torch.randn(4))
+    tree = prof.tree()
+    layers = tree[tree["level"] == "LAYER"]
+    assert list(zip(layers["name"], layers["calls"], strict=True)) == [
+        ("loop::mul", 50),
+        ("loop::cat", 1),
+    ]
+    each = xsp.analysis.layer_information(prof)
+    products = each[each["name"].str.startswith("loop::mul")]
+    assert len(products) == 50
+    assert products["host_ms"].notna().all()
+    pooled = prof.tree(pooled=True)
+    kept = pooled[pooled["name"].str.startswith("loop::mul")]["host_ms"]
+    assert products["host_ms"].sum() == pytest.approx(kept.sum())

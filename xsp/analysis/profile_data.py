@@ -291,9 +291,17 @@ class ProfileData:
     def _tree(self) -> pd.DataFrame:
         return latency_table(self._capture.tables, self.name, self._corrected)
 
-    def tree(self) -> pd.DataFrame:
-        """The hierarchical latency table; columns as in `xsp.analysis.spans.tree.latency_table`."""
-        return self._tree.copy()
+    def tree(self, *, pooled: bool = False) -> pd.DataFrame:
+        """The hierarchical latency table; columns as in `xsp.analysis.spans.tree.latency_table`.
+
+        With `pooled` each layer has one row, whatever the shapes of its calls, and every functional
+        call its own.
+        """
+        return (self._pooled_tree if pooled else self._tree).copy()
+
+    @cached_property
+    def _pooled_tree(self) -> pd.DataFrame:
+        return latency_table(self._capture.tables, self.name, self._corrected, pooled=True)
 
     def calls(self, name: str | None = None) -> pd.DataFrame:
         """One row per call of the target in a run, in order; with `name` per call of that module or

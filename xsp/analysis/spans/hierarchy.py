@@ -62,9 +62,22 @@ class Hierarchy:
         return order
 
 
-def hierarchy(tables: Tables, model: str) -> Hierarchy:
+MOST_SHAPES = 4
+"""Calls of a layer with more different shapes than these are one node: a cache that grows has
+another shape in every step.
+"""
+
+REPEATED = 8
+"""Equal functional calls of one module are one node from one more on."""
+
+
+def hierarchy(tables: Tables, model: str, *, apart: bool = False) -> Hierarchy:
     """Group spans into nodes: calls of one layer (and phase) are one node, as are same-named calls
     below one parent.
+
+    With `apart` calls of one layer with different input shapes (up to MOST_SHAPES) are nodes of
+    their own, and more than REPEATED functional calls of one module that are equal in type and
+    input shapes are one node, named after the first.
     """
     tree = Hierarchy()
     calls = tables["calls"]["input_shapes"]
@@ -81,7 +94,8 @@ def hierarchy(tables: Tables, model: str) -> Hierarchy:
     detail = spans["detail"].to_numpy()
     tree.of_span = np.full(len(spans), root, dtype=np.int64)
 
-    layer_nodes = _layer_nodes(tree, root, tables, np.unique(detail[level == Level.LAYER]))
+    used = np.unique(detail[level == Level.LAYER])
+    layer_nodes = _layer_nodes(tree, root, tables, used, _layer_keys(tables, used, apart=apart))
     here = level == Level.LAYER
     tree.of_span[here] = layer_nodes[detail[here]]
     names = {
@@ -111,17 +125,43 @@ def hierarchy(tables: Tables, model: str) -> Hierarchy:
     return tree
 
 
-def _layer_nodes(tree: Hierarchy, root: int, tables: Tables, used: IntArray) -> IntArray:
+def _layer_keys(tables: Tables, used: IntArray, *, apart: bool) -> list[tuple[str, ...]]:
+    """For each of these rows of `layers` what tells its node from others."""
+    every = tables["layers"]
+    layers = every.loc[used]
+    names, shapes = layers["name"], layers["input_shapes"]
+    if not apart:
+        return list(zip(layers["module"], names, layers["phase"], strict=True))
+    # A backward row is of the kind and type of the layer whose work it is.
+    origin = layers["forward"].where(layers["forward"] >= 0, layers.index.to_series())
+    is_function = (every["kind"].to_numpy()[origin] == "function") & (layers["kind"] != "none")
+    facts = layers.assign(type=every["type"].to_numpy()[origin])
+    equal = facts[is_function].groupby(["module", "type", "phase", "input_shapes"])["name"]
+    repeated = (equal.transform("nunique") > REPEATED).reindex(layers.index, fill_value=False)
+    named = names.where(~repeated, "repeated " + facts["type"])
+    differing = layers.groupby(["module", "name", "phase"])["input_shapes"].transform("nunique")
+    shaped = shapes.where((differing <= MOST_SHAPES) | repeated, "")
+    return list(zip(layers["module"], named, layers["phase"], shaped, strict=True))
+
+
+def _layer_nodes(
+    tree: Hierarchy,
+    root: int,
+    tables: Tables,
+    used: IntArray,
+    keys: list[tuple[str, ...]],
+) -> IntArray:
     layers = tables["layers"]
     columns = [tables["modules"][column].tolist() for column in ("name", "type", "calls")]
     modules = {name: (kind, calls) for name, kind, calls in zip(*columns, strict=True)}
     forward_type = layers["type"].to_numpy()
     result = np.full(len(layers), root, dtype=np.int64)
-    for index, row in zip(used.tolist(), layers.loc[used].to_dict("records"), strict=True):
+    records = layers.loc[used].to_dict("records")
+    for index, row, key in zip(used.tolist(), records, keys, strict=True):
         above = _module_node(tree, root, row["module"], modules)
         kind = row["type"] if row["forward"] < 0 else forward_type[row["forward"]]
         result[index] = tree.node(
-            ("layer", row["module"], row["name"], row["phase"]),
+            ("layer", *key),
             above,
             "LAYER",
             row["name"],

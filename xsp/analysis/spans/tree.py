@@ -54,7 +54,7 @@ _COLUMNS = [
 
 
 def latency_table(
-    tables: Tables, model: str, corrected: pd.DataFrame | None = None
+    tables: Tables, model: str, corrected: pd.DataFrame | None = None, *, pooled: bool = False
 ) -> pd.DataFrame:
     """One row per node, as the model runs, and one of level "OWN" for what a node has besides its
     children. The children of a node, this row among them, add up to it in `host_ms`, `device_ms`,
@@ -76,8 +76,11 @@ def latency_table(
       device_idle_ms: what of it no kernel below the node is running.
     - kernels (per run), input_shapes, output_shapes, source (`path:line` of the program that made a
       layer's first call), path, node, parent
+
+    Calls of a layer with up to four different input shapes are nodes apart, and more than eight
+    equal functional calls of one module are one node; `pooled` gives each layer one node instead.
     """
-    tree = hierarchy(tables, model)
+    tree = hierarchy(tables, model, apart=not pooled)
     parts = latency_parts(tables, corrected)
     host = host_times(tree, tables, parts, corrected)
     device, kernels = device_times(tree, parts)
@@ -165,9 +168,13 @@ def _own_rows(
 
 def _paths(tree: Hierarchy) -> list[str]:
     paths: list[str] = []
+    taken: dict[tuple[str, str], int] = {}
     for node in tree.nodes:
         above = node["parent"]
-        paths.append(node["name"] if above < 0 else f"{paths[above]}/{node['name']}")
+        path = node["name"] if above < 0 else f"{paths[above]}/{node['name']}"
+        place = (path, node["phase"])
+        taken[place] = taken.get(place, 0) + 1
+        paths.append(path if taken[place] == 1 else f"{path} #{taken[place]}")
     return paths
 
 

@@ -272,7 +272,7 @@ def test_layer_latency_is_what_the_layer_costs(name: str, profiles: dict[str, xs
 def test_host_and_device_times_are_the_trees(name: str, profiles: dict[str, xsp.Profile]) -> None:
     """A2's host_ms and device_ms are those of the layer's nodes in the latency table."""
     prof = profiles[name]
-    tree = prof.tree()
+    tree = prof.tree(pooled=True)
     nodes = tree[tree["level"] == "LAYER"].groupby(["name", "phase"])
     table = analysis.layer_information(prof).set_index(["name", "phase"])
     for column in ("host_ms", "device_ms"):

@@ -162,7 +162,7 @@ def test_layers_know_their_line(tmp_path: Path) -> None:
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     traced = {event["args"].get("source") for event in events if event["name"] == "step.query"}
     assert f"{__file__}:{attention}" in traced
-    assert f"test_calls.py:{attention}" in profile_text(prof, width=140)
+    assert f"test_calls.py:{attention}" in profile_text(prof, width=200)
 
 
 def test_calls_of_different_shapes_are_rows_apart(generating: xsp.Profile) -> None:

@@ -258,8 +258,8 @@ def test_kernels_and_their_times_are_equal(
 
 
 def nodes(prof: xsp.Profile) -> pd.DataFrame:
-    """The tree without the rows for own time."""
-    tree = prof.tree()
+    """The tree with a row per layer, without the rows for own time."""
+    tree = prof.tree(pooled=True)
     return tree[tree["level"] != "OWN"]
 
 

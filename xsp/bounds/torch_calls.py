@@ -265,17 +265,23 @@ def _repeat(layer: Layer, inputs: list[Tensor], _weights: list[Tensor]) -> Call:
 
 
 def _recurrent(layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> Call:
+    """By a module: cuDNN wants the weights in one piece, which the module sees to, and would else
+    copy them together in every call.
+    """
     kind, given = layer.operator, layer.parameters
     directions = 2 if given.get("bidirectional") else 1
-    hidden = weights[1].shape[-1]
-    state = torch.zeros(
-        given["layers"] * directions, inputs[0].shape[1], hidden, dtype=inputs[0].dtype
-    ).to(inputs[0].device)
-    biased = len(weights) == 4 * given["layers"] * directions
-    start = (state, state) if kind == "lstm" else state
-    run = getattr(torch._VF, kind)
-    tail = (biased, given["layers"], 0.0, False, directions == 2, False)
-    return lambda: run(inputs[0], start, weights, *tail)
+    options: dict[str, Any] = {
+        "num_layers": given["layers"],
+        "bias": len(weights) == 4 * given["layers"] * directions,
+        "bidirectional": directions == 2,
+        "device": inputs[0].device,
+        "dtype": inputs[0].dtype,
+    }
+    if kind.startswith("rnn"):
+        options["nonlinearity"] = kind.partition("_")[2]
+    make = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}.get(kind, torch.nn.RNN)
+    module = make(inputs[0].shape[-1], weights[1].shape[-1], **options).eval()
+    return lambda: module(inputs[0])
 
 
 def _aten(layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> Call:

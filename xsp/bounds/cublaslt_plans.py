@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from xsp.bounds.torch_calls import Call, operands
+from xsp.bounds.torch_calls import Call, operands, refused
 from xsp.graphs.layer import Layer
 
 LIMIT = 64
@@ -14,16 +14,16 @@ LIMIT = 64
 
 
 def product_plans(layer: Layer, precision: str) -> list[tuple[str, Callable[[], Call]]]:
-    """A name and a preparation for each algorithm; empty without the package, and where cuBLASLt
-    refuses the product.
+    """A name and a preparation for each algorithm; empty without the package. Where cuBLASLt
+    refuses the product, the only preparation raises its reason.
     """
     nvmath = _package()
     if nvmath is None or (layer.dtype == "float32" and precision not in {"fp32", "tf32"}):
         return []
     try:
         problem = _Problem(nvmath, layer, precision)
-    except Exception:  # what cuBLASLt has no algorithm for; PyTorch's call remains
-        return []
+    except Exception as error:  # the library refuses; the reason is kept as this entry's failure
+        return [("cuBLASLt", functools.partial(refused, error))]
     return [
         (f"cuBLASLt {number}: {name}", functools.partial(problem.prepared, number))
         for number, name in enumerate(problem.names)
@@ -34,6 +34,7 @@ def product_plans(layer: Layer, precision: str) -> list[tuple[str, Callable[[], 
 def _package() -> Any:
     try:
         import nvmath
+        import nvmath.linalg.advanced
     except ImportError:
         return None
     return nvmath
@@ -49,7 +50,7 @@ class _Problem:
         right = weights[0].t() if weights else inputs[1]
         options = {}
         if layer.dtype == "float32":
-            kinds = advanced.MatmulComputeType
+            kinds = nvmath.linalg.ComputeType
             options["compute_type"] = (
                 kinds.COMPUTE_32F_FAST_TF32 if precision == "tf32" else kinds.COMPUTE_32F
             )

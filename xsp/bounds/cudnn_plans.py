@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from xsp.bounds.torch_calls import Call, operands
+from xsp.bounds.torch_calls import Call, operands, refused
 from xsp.graphs.layer import Layer
 from xsp.graphs.work import output_shape
 
@@ -17,7 +17,8 @@ _TYPES = {"float16": "HALF", "bfloat16": "BFLOAT16", "float32": "FLOAT"}
 
 def convolution_plans(layer: Layer, precision: str) -> list[tuple[str, Callable[[], Call]]]:
     """A name and a preparation for each plan; empty without the package, and for convolutions that
-    its graphs do not describe (transposed, other than two-dimensional, padded unevenly).
+    its graphs do not describe (transposed, other than two-dimensional, padded unevenly). Where
+    cuDNN refuses the graph, the only preparation raises its reason.
     """
     cudnn = _package()
     plain = len(layer.inputs[0].shape) == 4 and not layer.parameters.get("transposed")
@@ -26,8 +27,8 @@ def convolution_plans(layer: Layer, precision: str) -> list[tuple[str, Callable[
         return []
     try:
         problem = _Problem(cudnn, layer)
-    except Exception:  # cuDNN refuses what it has no engine for; PyTorch's calls remain
-        return []
+    except Exception as error:  # the library refuses; the reason is kept as this entry's failure
+        return [("cuDNN", functools.partial(refused, error))]
     # With float32 tensors engines that use tensor cores say so; others compute in float32.
     wanted = [
         (number, name)

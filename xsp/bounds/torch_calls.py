@@ -77,6 +77,11 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """What `xsp.graphs.patterns.fused` takes into products."""
 
 
+def refused(error: Exception) -> Call:
+    """The preparation of an algorithm that a library refused when it was asked for."""
+    raise error
+
+
 def can_call(layer: Layer) -> bool:
     """Whether `torch_call` knows the operator."""
     return _maker(layer) is not None

@@ -218,6 +218,22 @@ def test_runtime_call_wins_over_the_driver_call_below_it() -> None:
     assert list(correlated.spans["level"]).count(Level.KERNEL) == 1
 
 
+def test_a_kernel_launched_before_the_call_is_none_of_its_own() -> None:
+    """A kernel that still runs when the call begins, and ends inside it, is left out by its launch;
+    it is no orphan, for its launch was seen.
+    """
+    timeline = simple()
+    timeline.launch(1, -50, -40)
+    timeline.kernel(1, -30, 700)
+    timeline.layer(1, 10, 100)
+    timeline.launch(2, 20, 30)
+    timeline.kernel(2, 700, 760)
+    correlated = timeline.correlated()
+    kernels = correlated.spans["level"] == Level.KERNEL
+    assert correlated.spans["start_ns"][kernels].tolist() == [700]
+    assert correlated.orphans == 0
+
+
 def test_events_the_structure_run_lacks_are_counted() -> None:
     """Unknown layers and library calls keep their place in time, and are counted as unmatched."""
     timeline = simple()

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from xsp.bounds.torch_calls import Call, can_call, torch_call
 from xsp.graphs.layer import CHANNELS_LAST, CONTIGUOUS, Layer
 from xsp.graphs.work import is_product
+from xsp.machine.torch_internals import mkldnn_enabled, set_mkldnn_enabled
 
 PRECISIONS = {
     "float64": "fp64",
@@ -179,12 +180,12 @@ def _torch(
 @contextlib.contextmanager
 def _mkldnn(enabled: bool) -> Iterator[None]:
     # torch.backends.mkldnn.flags also sets TF32, and warns that this CPU has none.
-    before = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(enabled)
+    before = mkldnn_enabled()
+    set_mkldnn_enabled(enabled)
     try:
         yield
     finally:
-        torch._C._set_mkldnn_enabled(before)
+        set_mkldnn_enabled(before)
 
 
 @contextlib.contextmanager

@@ -206,7 +206,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
     "layers": {
         "name": _TEXT,
         "type": _TEXT,
-        "kind": Column(TEXT, choices=("module", "function", "autograd", "none")),
+        "kind": Column(TEXT, choices=("module", "function", "range", "autograd", "none")),
         "module": _TEXT,
         "phase": Column(TEXT, choices=("forward", "backward")),
         "forward": _wide_row("layers"),

@@ -173,6 +173,16 @@ def is_compiled(module: nn.Module) -> bool:
     return hasattr(module, "_orig_mod") and hasattr(module, "dynamo_ctx")
 
 
+def mkldnn_enabled() -> bool:
+    """Whether operators may use oneDNN. `torch.backends.mkldnn` has it under the same name."""
+    return bool(torch._C._get_mkldnn_enabled())
+
+
+def set_mkldnn_enabled(enabled: bool) -> None:
+    """Let operators use oneDNN or not; the public `flags` cannot be set for a whole benchmark."""
+    torch._C._set_mkldnn_enabled(enabled)
+
+
 def is_profiling() -> bool:
     """Whether a torch.profiler session is active: there can be only one. Nothing public asks."""
     return bool(torch.autograd._profiler_enabled())  # type: ignore[attr-defined] # exported silently

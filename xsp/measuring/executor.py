@@ -19,6 +19,7 @@ from xsp.errors import TargetError
 from xsp.levels._native.signals import held, let_through
 from xsp.levels.layer.tensors import tensors_in, versions
 from xsp.machine import devices
+from xsp.machine.torch_internals import without_torch_functions
 from xsp.measuring.arguments import Arguments
 from xsp.measuring.python_state import PythonState, copier_for
 from xsp.measuring.ranks import Ranks
@@ -85,8 +86,10 @@ class Executor:
             ready()
             self.executions += 1
             stamps = [self._stamped(call) for call in calls]
-            self._left = RandomState.current()
-            self._note_drawn(self._left.changed(before))
+            # Reading the generators calls torch functions, which are none of the program's.
+            with without_torch_functions():
+                self._left = RandomState.current()
+                self._note_drawn(self._left.changed(before))
             if self._is_first:
                 self._note_changes()
         columns = np.array(stamps, dtype=np.int64).reshape(-1, len(MODEL_CALLS)).T

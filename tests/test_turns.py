@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -23,12 +24,12 @@ class Waiting(nn.Linear):
 
     def __init__(self, during: Any) -> None:
         super().__init__(4, 4)
-        self.during, self.calls = during, 0
+        # Not an attribute of its own: that is put back before each run.
+        calls = itertools.count(1)
+        self.during = lambda: during() if next(calls) == 2 else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        if self.calls == 2:
-            self.during()
+        self.during()
         return super().forward(x)
 
 
@@ -74,7 +75,7 @@ def test_a_call_without_end_does_not_hold_others_for_ever(monkeypatch: pytest.Mo
     model = Waiting(spin)
     thread = threading.Thread(target=xsp.measure, args=(model, torch.randn(2, 4)), kwargs=LAYERS)
     thread.start()
-    entered.wait()
+    assert entered.wait(60)
     try:
         with pytest.raises(xsp.XspError, match="one call of which has taken"):
             xsp.measure(nn.Linear(4, 4), torch.randn(2, 4), **LAYERS)

@@ -233,9 +233,8 @@ class Simulation:
         before = [op for op in self.ops if op.stream == launch.stream]
         if before:
             ready = max(ready, before[-1].done + self._lasts(self.machine.gap[launch.kind]))
-        for event in self.held.pop(launch.stream, []):
-            if (op := event) is not None:
-                ready = max(ready, op.done + self._lasts(self.machine.event))
+        for op in self.held.pop(launch.stream, []):
+            ready = max(ready, op.done + self._lasts(self.machine.event))
         end = ready + self._lasts(launch.ns)
         tail = 0
         if launch.kind == 0 and Level.KERNEL in self.levels:
@@ -251,7 +250,7 @@ class Simulation:
             self._exit(thread, "launch_ns", entered, ApiKind.LAUNCH)
 
     @property
-    def held(self) -> dict[int, list[_Op | None]]:
+    def held(self) -> dict[int, list[_Op]]:
         return self.__dict__.setdefault("_held", {})
 
     def _plain_call(self, thread: _Thread) -> None:
@@ -271,7 +270,10 @@ class Simulation:
     def _do_streamwait(self, thread: _Thread, wait: StreamWait) -> None:
         if wait.event not in self.recorded:
             return
-        self.held.setdefault(wait.stream, []).append(self.recorded[wait.event])
+        awaited = self.recorded[wait.event]
+        # A stream that waits for its own event waits for nothing that its order does not give it.
+        if awaited is not None and awaited.stream != wait.stream:
+            self.held.setdefault(wait.stream, []).append(awaited)
         entered = thread.now
         self._plain_call(thread)
         self.syncs.append((2, self.correlation, 1, wait.stream, entered, thread.now, wait.event))

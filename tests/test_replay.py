@@ -223,6 +223,16 @@ def test_event_waits_are_found_without_event_records() -> None:
     assert_equals_untraced(replayed, traced, truth)
 
 
+def test_a_stream_that_waits_for_its_own_event_waits_for_its_order_only() -> None:
+    """An event recorded on a stream and waited for on the same one changes no operation's start."""
+    again = (Launch(1, 30_000), Record(1, 5), StreamWait(1, 5))
+    program = (*again * 4, Launch(1, 20_000))
+    traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
+    replayed = replay(traced.timeline(), COSTS, Machine().latencies())
+    assert replayed.timeline.ops.after.tolist() == []
+    assert_equals_untraced(replayed, traced, truth)
+
+
 def test_a_copy_that_returned_early_is_not_waited_for() -> None:
     """A copy call marked as blocking that came back while the copy still ran leaves the host clock
     alone.

@@ -58,7 +58,8 @@ class Residual(nn.Module):
         self.scale = Scale(times)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.scale(x) + x
+        output: torch.Tensor = self.scale(x) + x
+        return output
 
 
 class Doubled(torch.autograd.Function):
@@ -116,11 +117,13 @@ class OnThreads(nn.Module):
             thread.start()
         for thread in threads:
             thread.join()
-        return self.last(found["left"] + found["right"])
+        output: torch.Tensor = self.last(found["left"] + found["right"])
+        return output
 
     def _side(self, side: str, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return getattr(self, side)(x)
+            output: torch.Tensor = getattr(self, side)(x)
+            return output
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,8 @@ def _checkpointed(reentrant: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
         # Without reentrance recomputation would stop as soon as backward has what it needs.
         with set_checkpoint_early_stop(False):
-            return checkpoint(inner, x, use_reentrant=reentrant)
+            output: torch.Tensor = checkpoint(inner, x, use_reentrant=reentrant)
+            return output
 
     return forward
 

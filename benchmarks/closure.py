@@ -34,7 +34,7 @@ def relative(difference: Any, unprofiled: Any) -> list[float]:
 
     The mean of ratios of two latencies that scatter would be above the ratio of their means.
     """
-    mean, half = trimmed(difference)
+    mean, half = (float(each) for each in trimmed(difference))
     whole = float(trimmed(unprofiled)[0])
     return [percent(mean / whole), percent(half / whole)]
 
@@ -42,7 +42,7 @@ def relative(difference: Any, unprofiled: Any) -> list[float]:
 def closure(prof: xsp.Profile) -> dict[str, Any]:
     """Error in % of the unprofiled latency, trimmed mean and half width of the 95 % interval."""
     by_rung = prof.runs.pivot_table(index="round", columns="rung", values="latency_ns")
-    unprofiled, deepest = by_rung["M"], by_rung.columns[by_rung.columns.str.len().argmax()]
+    unprofiled, deepest = by_rung["M"], max(by_rung.columns, key=len)
     events = event_counts(prof)
     costs = prof.costs.set_index("kind")["cost_ns"]
     subtracted = by_rung[deepest] - sum(
@@ -59,7 +59,7 @@ def closure(prof: xsp.Profile) -> dict[str, Any]:
             rung: [percent(row.error), percent(row.low), percent(row.high)]
             for rung, row in found.iterrows()
         },
-        "costs_ns": {row.kind: round(row.cost_ns) for row in prof.costs.itertuples()},
+        "costs_ns": prof.costs.set_index("kind")["cost_ns"].round().astype(int).to_dict(),
         "identified": prof.costs.loc[prof.costs["identified"], "kind"].tolist(),
     }
 

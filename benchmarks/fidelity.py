@@ -41,7 +41,7 @@ import pandas as pd
 import torch
 from attribution import attribution
 from closure import closure, percent
-from overhead_programs import inference, resnet50, transformer
+from overhead_programs import Inference, inference, resnet50, transformer
 from torch import nn
 
 import xsp
@@ -62,22 +62,16 @@ class LaunchThenCompute(nn.Module):
         self.large = nn.Sequential(*[nn.Linear(8192, 8192) for _ in range(40)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.large(self.widen(self.tiny(x)))
+        output: torch.Tensor = self.large(self.widen(self.tiny(x)))
+        return output
 
 
-def mixed() -> Callable[[], Any]:
+def mixed() -> Inference:
     model = LaunchThenCompute().cuda().half()
-    x = torch.randn(2048, 64, device="cuda", dtype=torch.float16)
-
-    def call() -> Any:
-        with torch.no_grad():
-            return model(x)
-
-    call.model = model
-    return call
+    return Inference(model, torch.randn(2048, 64, device="cuda", dtype=torch.float16))
 
 
-PROGRAMS: dict[str, tuple[str, float, Callable[[], Callable[[], Any]]]] = {
+PROGRAMS: dict[str, tuple[str, float, Callable[[], Inference]]] = {
     "resnet50 batch 256": ("GPU-bound", 0.25, lambda: inference(resnet50, batch=256)),
     "gpt2 batch 32, 512 tokens": (
         "GPU-bound",
@@ -97,7 +91,7 @@ PROGRAMS: dict[str, tuple[str, float, Callable[[], Callable[[], Any]]]] = {
 """Kind, share of the rounds asked for, and how to make the program."""
 
 
-def layer_errors(call: Callable[[], Any], prof: xsp.Profile, repeats: int = 5) -> dict[str, Any]:
+def layer_errors(call: Inference, prof: xsp.Profile, repeats: int = 5) -> dict[str, Any]:
     """Corrected device time of each module layer against two CUDA events around that
     layer alone.
     """
@@ -133,7 +127,7 @@ def errors(table: pd.DataFrame) -> dict[str, Any]:
         "signed_median_percent": percent(signed.median()),
         "total_percent": percent(table["ours_ms"].sum() / table["truth_ms"].sum() - 1),
         "median_percent": percent(error.median()),
-        "p95_percent": percent(error.quantile(0.95)),
+        "p95_percent": percent(float(error.quantile(0.95))),
         "worst": {
             name: [percent(signed[name]), *table.loc[name, ["truth_ms", "ours_ms"]].round(5)]
             for name in error.nlargest(5).index
@@ -210,7 +204,8 @@ def back_to_back_ms(launch: Callable[[], Any], times: int, cycles: int = 20_000_
         launch()
     end.record()
     torch.cuda.synchronize()
-    return begin.elapsed_time(end) / times
+    result: float = begin.elapsed_time(end) / times
+    return result
 
 
 def after_idling(launch: Callable[[], Any], times: int, pause_s: float) -> float:

@@ -74,7 +74,8 @@ def kernel_totals(prof: xsp.Profile) -> np.ndarray:
     spans = prof.spans[prof.spans["level"] == "KERNEL"]
     is_kernel = (prof.table("kernels")["kind"] == "kernel").to_numpy()[spans["detail"].to_numpy()]
     totals = spans[is_kernel].groupby("run")["duration_ns"].sum()
-    return totals.reindex(deepest, fill_value=0).to_numpy(dtype=np.float64) / 1e6
+    result: np.ndarray = totals.reindex(deepest, fill_value=0).to_numpy(dtype=np.float64) / 1e6
+    return result
 
 
 def compared(theirs: xsp.Profile, ours: xsp.Profile) -> dict[str, float]:

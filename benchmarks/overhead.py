@@ -21,6 +21,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,7 @@ def measured(program: Callable[[], Any], rounds: int, peer: str) -> dict[str, An
         rungs.append(RunSpec((Level.MODEL, Level.KERNEL)))
     for spec in rungs:
         active = [prepared.tracers[level] for level in spec.levels if level in prepared.tracers]
-        conditions[f"xsp {spec.name}"] = lambda active=active, spec=spec: xsp_tracing(
-            active, spec.name
-        )
+        conditions[f"xsp {spec.name}"] = partial(xsp_tracing, active, spec.name)
     if hotpath.extension() is not None:
         in_python = [LayerTracer(prepared.structure.codes, PythonRecorder)]
         conditions["xsp M/L in Python"] = lambda: xsp_tracing(in_python, "M/L")

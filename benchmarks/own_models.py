@@ -30,7 +30,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Map (N, channels, H, W) to (N, width, H, W)."""
         out = self.conv1(self.act(self.norm1(x))) + self.time(self.act(time))[:, :, None, None]
-        return self.shortcut(x) + self.conv2(self.act(self.norm2(out)))
+        output: Tensor = self.shortcut(x) + self.conv2(self.act(self.norm2(out)))
+        return output
 
 
 class Attention(nn.Module):
@@ -49,9 +50,10 @@ class Attention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.query(x), *self.key_value(context).chunk(2, dim=-1))
         )
-        return self.out(
+        output: Tensor = self.out(
             functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         )
+        return output
 
 
 class SpatialTransformer(nn.Module):
@@ -76,7 +78,8 @@ class SpatialTransformer(nn.Module):
         tokens = tokens + self.text_attention(self.norm2(tokens), text)
         value, gate = self.gate(self.norm3(tokens)).chunk(2, dim=-1)
         tokens = tokens + self.down(value * functional.gelu(gate))
-        return x + tokens.transpose(1, 2).reshape(x.shape)
+        output: Tensor = x + tokens.transpose(1, 2).reshape(x.shape)
+        return output
 
 
 class UNet(nn.Module):
@@ -143,12 +146,14 @@ class UNet(nn.Module):
         for part in self.up:
             is_block = isinstance(part, nn.ModuleList)
             x = self._run(part, torch.cat([x, skips.pop()], dim=1) if is_block else x, time, text)
-        return self.end(x)
+        output: Tensor = self.end(x)
+        return output
 
     @staticmethod
     def _run(part: nn.Module, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
         if not isinstance(part, nn.ModuleList):
-            return part(x)
+            output: Tensor = part(x)
+            return output
         x = part[0](x, time)
         return part[1](x, text) if len(part) > 1 else x
 
@@ -168,6 +173,8 @@ class Recommender(nn.Module):
         self.top = _mlp(width + pairs, 1024, 1024, 512, 256, 1)
         self.register_buffer("pairs", torch.tril_indices(tables + 1, tables + 1, offset=-1))
 
+    pairs: Tensor
+
     def forward(self, dense: Tensor, sparse: Tensor) -> Tensor:
         """Scores (N, 1) from numbers (N, dense) and lists of ids (tables, N, ids in a list)."""
         bottom = self.bottom(dense)
@@ -175,7 +182,8 @@ class Recommender(nn.Module):
             [bottom, *(table(ids) for table, ids in zip(self.tables, sparse, strict=True))], dim=1
         )
         products = torch.bmm(features, features.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]
-        return self.top(torch.cat([bottom, products], dim=1)).sigmoid()
+        output: Tensor = self.top(torch.cat([bottom, products], dim=1)).sigmoid()
+        return output
 
 
 def _mlp(*widths: int) -> nn.Sequential:
@@ -196,4 +204,5 @@ class LSTMLanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map token ids (N, tokens) to next-token scores (N, tokens, vocabulary)."""
-        return self.head(self.lstm(self.embedding(tokens))[0])
+        output: Tensor = self.head(self.lstm(self.embedding(tokens))[0])
+        return output

@@ -5,7 +5,9 @@ FOLDER.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from overhead_programs import resnet50, train_step, transformer
@@ -14,7 +16,7 @@ import xsp
 
 ROUNDS = {"resnet50": 60, "transformer": 60, "train_step": 30}
 
-PROGRAMS = {
+PROGRAMS: dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {
     "resnet50": lambda: resnet50.target(batch=32),
     "transformer": lambda: transformer.target(batch=1),
     "train_step": lambda: (train_step.target(batch=32), ()),

@@ -60,30 +60,36 @@ def kernel_mutations() -> list[Mutation]:
     """Changes that leave every layer as it is and give it other kernels."""
 
     def without_cudnn(net: Net) -> None:
-        layer, forward = net.stem[0], net.stem[0].forward
+        layer: Any = net.stem[0]
+        forward = layer.forward
 
         def other(x: torch.Tensor) -> torch.Tensor:
             with torch.backends.cudnn.flags(enabled=False):
-                return forward(x)
+                output: torch.Tensor = forward(x)
+                return output
 
         layer.forward = other
 
     def math_attention(net: Net) -> None:
-        attention, mixed = net.blocks[1].attention, net.blocks[1].attention.mixed
+        attention: Any = net.blocks[1].attention
+        mixed = attention.mixed
 
         def other(*qkv: torch.Tensor) -> torch.Tensor:
             with sdpa_kernel(SDPBackend.MATH):
-                return mixed(*qkv)
+                output: torch.Tensor = mixed(*qkv)
+                return output
 
         attention.mixed = other
 
     def tf32(net: Net) -> None:
-        layer, forward = net.blocks[2].mlp.up, net.blocks[2].mlp.up.forward
+        mlp: Any = net.blocks[2].mlp
+        layer, forward = mlp.up, mlp.up.forward
 
         def other(x: torch.Tensor) -> torch.Tensor:
             torch.backends.cuda.matmul.allow_tf32 = True
             try:
-                return forward(x)
+                output: torch.Tensor = forward(x)
+                return output
             finally:
                 torch.backends.cuda.matmul.allow_tf32 = False
 

@@ -53,10 +53,14 @@ def executed(family: str, tile: dict[str, int], convolution: dict[str, Any]) -> 
     pixels, taps = prod(convolution["Y"]["dims"][2:]), prod(window)
     columns = whole(filters, tile["n"])
     if family.startswith("first"):
-        return 2.0 * images * pixels * columns * whole(taps * 4, tile["k"])
-    if family.startswith("implicit"):
-        return 2.0 * whole(images * pixels, tile["m"]) * columns * taps * whole(channels, tile["k"])
-    return 2.0 * images * whole(pixels, tile["m"]) * columns * whole(channels, tile["k"])
+        rows, terms = images * pixels, whole(taps * 4, tile["k"])
+    elif family.startswith("implicit"):
+        rows = whole(images * pixels, tile["m"])
+        terms = taps * whole(channels, tile["k"])
+    else:
+        rows = images * whole(pixels, tile["m"])
+        terms = whole(channels, tile["k"])
+    return 2.0 * float(rows * columns * terms)
 
 
 def convolutions(profile: xsp.Profile) -> pd.DataFrame:

@@ -147,8 +147,8 @@ def _diffusion(batch: int) -> Built:
 
 
 def _recommendation(batch: int) -> Built:
-    model = Recommender()
-    rows = model.tables[0].num_embeddings
+    rows = 200_000
+    model = Recommender(rows=rows)
     return model, (torch.rand(batch, 13), torch.randint(0, rows, (len(model.tables), batch, 10)))
 
 

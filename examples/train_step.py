@@ -48,7 +48,7 @@ def target(
         optimizer.zero_grad()
         with torch.autocast(device, dtype, enabled=dtype is not torch.float32):
             loss = functional.cross_entropy(model(images), labels)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         return loss.detach()

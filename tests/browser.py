@@ -33,12 +33,13 @@ _PATIENCE_S = 60
 
 class Tab:
     """One page. `errors` are uncaught exceptions and messages of the console, `requests` the
-    addresses asked for.
+    addresses asked for, `theme` is what a test calls the page's colours.
     """
 
     def __init__(self, socket: WebSocketClientConnection, loop: asyncio.AbstractEventLoop) -> None:
         self._socket, self._loop, self._sent = socket, loop, 0
         self.errors: list[str] = []
+        self.theme = ""
         self.requests: list[str] = []
         for domain in ("Runtime", "Log", "Network", "Page"):
             self.call(f"{domain}.enable")

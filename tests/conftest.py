@@ -21,6 +21,7 @@ from xsp.levels import _native
 from xsp.levels._native import interpose
 from xsp.levels.layer import hotpath
 from xsp.levels.library.launches import VARIABLE as LAUNCH_CHECK
+from xsp.machine import torch_internals
 
 # Launches are counted at their import slots too: CUPTI is held to account wherever there is a GPU.
 # Before the first scan of the loaded libraries: whether a function is watched is decided once.
@@ -54,9 +55,9 @@ def _instrumentation() -> dict[str, Any]:
         "module hooks": _global_hooks(),
         "torch function modes": torch._C._len_torch_function_stack(),
         "torch dispatch modes": len(_get_current_dispatch_mode_stack()),
-        "torch profiler enabled": torch.autograd._profiler_enabled(),
+        "torch profiler enabled": torch_internals.is_profiling(),
         "module call": torch.nn.Module.__call__,
-        "autograd engine": torch.autograd._engine_run_backward,
+        "autograd engine": torch_internals.BACKWARD_ENGINE.value,
         "Dynamo entry": [
             getattr(eval_frame, name, None)
             for name in ("_callback_from_stance", "_maybe_set_eval_frame")

@@ -27,6 +27,7 @@ from torch._dynamo import eval_frame
 import xsp
 from xsp.levels import _native
 from xsp.levels._native import interpose
+from xsp.machine import torch_internals
 
 PACKAGE = Path(xsp.__file__).parent
 
@@ -176,7 +177,7 @@ def model_and_input() -> tuple[nn.Module, torch.Tensor]:
     model = nn.Sequential(
         nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Sequential(nn.Linear(4, 2))
     )
-    model[3][0].bias.requires_grad_(False)
+    model.get_parameter("3.0.bias").requires_grad_(False)
     x = torch.randn(3, 4)
     model(x).sum().backward()
     return model, x
@@ -202,10 +203,10 @@ def state_of(model: nn.Module) -> dict[str, Any]:
         "buffers": [buffer.tolist() for buffer in model.buffers()],
         "buffer objects": [id(buffer) for buffer in model.buffers()],
         "module call": nn.Module.__call__,
-        "autograd engine": torch.autograd._engine_run_backward,
-        "nvtx": torch.cuda.nvtx._nvtx,  # type: ignore[attr-defined]
+        "autograd engine": torch_internals.BACKWARD_ENGINE.value,
+        "nvtx": torch_internals.NVTX.value,
         "function modes": torch._C._len_torch_function_stack(),
-        "profiler": torch.autograd._profiler_enabled(),
+        "profiler": torch_internals.is_profiling(),
         "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "autocast": torch.is_autocast_enabled("cpu"),
         "dynamo": [
@@ -219,7 +220,8 @@ def state_of(model: nn.Module) -> dict[str, Any]:
         "slots": patched,
         "threads": threading.active_count(),
         "garbage collection": gc.isenabled(),
-        "random": (hash(random.getstate()), np.random.get_state()[1].tolist()),
+        "random": hash(random.getstate()),
+        "numpy random": np.random.get_state(legacy=False)["state"]["key"].tolist(),
         "torch random": torch.get_rng_state().tolist(),
     }
 

@@ -23,10 +23,12 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v)
 
     def split(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.qkv(x).chunk(3, dim=-1)
+        output: tuple[torch.Tensor, ...] = self.qkv(x).chunk(3, dim=-1)
+        return output
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(self.mixed(*self.split(x)))
+        output: torch.Tensor = self.out(self.mixed(*self.split(x)))
+        return output
 
 
 class Mlp(nn.Module):
@@ -43,7 +45,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = self.between(self.act(self.up(x)))
-        return self.down(hidden)
+        output: torch.Tensor = self.down(hidden)
+        return output
 
 
 class Block(nn.Module):
@@ -78,7 +81,8 @@ class Net(nn.Module):
         x = self.stem(x).flatten(2).transpose(1, 2)
         for block in self.blocks:
             x = block(x)
-        return self.head(x.mean(1))
+        output: torch.Tensor = self.head(x.mean(1))
+        return output
 
 
 class Cast(nn.Linear):
@@ -120,7 +124,7 @@ def _linear(
 
 
 def _wider(net: Net) -> None:
-    mlp = net.blocks[1].mlp
+    mlp: Any = net.blocks[1].mlp
     mlp.up, mlp.down = _linear(mlp.up, outputs=96), _linear(mlp.down, inputs=96)
 
 
@@ -131,8 +135,9 @@ def _more_channels(net: Net) -> None:
 
 
 def _bfloat16(net: Net) -> None:
-    old = net.blocks[2].mlp.down
-    net.blocks[2].mlp.down = Cast(old.in_features, old.out_features).bfloat16()
+    mlp: Any = net.blocks[2].mlp
+    old: nn.Linear = mlp.down
+    mlp.down = Cast(old.in_features, old.out_features).bfloat16()
 
 
 def _half_stem(net: Net) -> None:
@@ -144,7 +149,7 @@ def _half_stem(net: Net) -> None:
 
 
 def _inserted(net: Net) -> None:
-    net.stem = nn.Sequential(*net.stem[:3], nn.Dropout(0.0), *net.stem[3:])
+    net.stem = nn.Sequential(*list(net.stem)[:3], nn.Dropout(0.0), *list(net.stem)[3:])
 
 
 def _inserted_block(net: Net) -> None:
@@ -156,7 +161,7 @@ def _dropped_block(net: Net) -> None:
 
 
 def _renamed(net: Net) -> None:
-    mlp = net.blocks[0].mlp
+    mlp: Any = net.blocks[0].mlp
     mlp.widen = mlp.up
     del mlp.up
     mlp.forward = lambda x: mlp.down(mlp.act(mlp.widen(x)))
@@ -179,12 +184,12 @@ class Manual(nn.Module):
 
 
 def _no_activation(net: Net) -> None:
-    mlp = net.blocks[1].mlp
+    mlp: Any = net.blocks[1].mlp
     mlp.forward = lambda x: mlp.down(mlp.up(x))
 
 
 def _twice(net: Net) -> None:
-    attention = net.blocks[2].attention
+    attention: Any = net.blocks[2].attention
     attention.split = lambda x: (attention.qkv(x), attention.qkv(x).chunk(3, dim=-1))[1]
 
 

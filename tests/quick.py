@@ -36,7 +36,8 @@ def layer_spans(prof: xsp.Profile) -> pd.DataFrame:
         "start_ns", kind="stable"
     )
     facts = prof.table("layers").drop(columns="name").iloc[mine["detail"]].reset_index(drop=True)
-    return pd.concat([mine.reset_index(drop=True), facts], axis=1)
+    result: pd.DataFrame = pd.concat([mine.reset_index(drop=True), facts], axis=1)
+    return result
 
 
 def forward_names(prof: xsp.Profile) -> list[str]:

@@ -33,6 +33,12 @@ ALL = frozenset(Level)
 MAIN = 7
 
 
+def _of_three(distributions: Sequence[int]) -> tuple[float, float, float]:
+    """The means of three."""
+    first, second, third = map(float, distributions)
+    return first, second, third
+
+
 @dataclass(frozen=True)
 class Work:
     """Host time that belongs to the program."""
@@ -113,10 +119,8 @@ class Machine:
         """What a replay of very many runs would have learnt."""
         wake = (float(self.wake), float(self.copy_wake), float(self.join))
         back = (float(self.synchronize), float(self.copy), 0.0)
-        first, second, third = map(float, self.launch)
-        return Latencies(
-            (first, second, third), tuple(map(float, self.gap)), float(self.event), wake, back
-        )  # type: ignore[arg-type]
+        launch, gap = _of_three(self.launch), _of_three(self.gap)
+        return Latencies(launch, gap, float(self.event), wake, back)
 
 
 @dataclass
@@ -251,7 +255,8 @@ class Simulation:
 
     @property
     def held(self) -> dict[int, list[_Op]]:
-        return self.__dict__.setdefault("_held", {})
+        held: dict[int, list[_Op]] = self.__dict__.setdefault("_held", {})
+        return held
 
     def _plain_call(self, thread: _Thread) -> None:
         entered = self._enter(thread, "api_ns")

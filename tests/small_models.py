@@ -25,7 +25,8 @@ class Convolutional(nn.Module):
         y = self.pool(self.act(self.norm(self.stem(x))))
         y = F.hardswish(F.silu(y + self.depthwise(y)))
         y = F.interpolate(torch.cat([y, y.sigmoid()], 1)[:, :8], scale_factor=2.0)
-        return self.drop(self.head(self.last(y).flatten(1))).softmax(-1)
+        output: torch.Tensor = self.drop(self.head(self.last(y).flatten(1))).softmax(-1)
+        return output
 
 
 class Transformer(nn.Module):
@@ -40,7 +41,8 @@ class Transformer(nn.Module):
         self.head = nn.Linear(32, 50, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.head(self.norm(self.encoder(self.embed(tokens) + self.places)))
+        output: torch.Tensor = self.head(self.norm(self.encoder(self.embed(tokens) + self.places)))
+        return output
 
 
 class Recurrent(nn.Module):
@@ -53,7 +55,8 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(16, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.gru(self.lstm(x)[0])[0]).log_softmax(-1)
+        output: torch.Tensor = self.head(self.gru(self.lstm(x)[0])[0]).log_softmax(-1)
+        return output
 
 
 class HandWritten(nn.Module):
@@ -67,7 +70,8 @@ class HandWritten(nn.Module):
         q, k, v = self.qkv(x).view(2, 10, 3, 4, 8).permute(2, 0, 3, 1, 4).unbind(0)
         y = ((q @ k.transpose(-1, -2)) / 8**0.5).softmax(-1) @ v
         y = y * torch.sigmoid(y)
-        return y * 0.5 * (1.0 + torch.erf(y / 1.4142135))
+        output: torch.Tensor = y * 0.5 * (1.0 + torch.erf(y / 1.4142135))
+        return output
 
 
 class Branching(nn.Module):
@@ -78,7 +82,8 @@ class Branching(nn.Module):
         self.one, self.other = nn.Linear(4, 4), nn.Linear(4, 8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.one(x) if x.sum().item() > 0 else self.other(x)
+        output: torch.Tensor = self.one(x) if x.sum().item() > 0 else self.other(x)
+        return output
 
 
 def ready(kind: type[nn.Module]) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:

@@ -85,7 +85,8 @@ def positions(prof: xsp.Profile) -> pd.DataFrame:
 
 def last_run(kernels: pd.DataFrame) -> pd.DataFrame:
     """The kernels of the last run, by position."""
-    return kernels[kernels["run"] == kernels["run"].max()].reset_index(drop=True)
+    result: pd.DataFrame = kernels[kernels["run"] == kernels["run"].max()].reset_index(drop=True)
+    return result
 
 
 def timeline_by_layer(prof: xsp.Profile) -> pd.DataFrame:
@@ -649,7 +650,8 @@ def counted_by_torch(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int
     """FLOPs by torch's own counter."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(*inputs)
-    return counter.get_total_flops()
+    result: int = counter.get_total_flops()
+    return result
 
 
 def test_flops_by_definition_are_those_that_torch_counts() -> None:

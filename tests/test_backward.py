@@ -29,7 +29,8 @@ class Net(nn.Module):
         self.between = between
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(self.between(self.first(x)))
+        output: torch.Tensor = self.second(self.between(self.first(x)))
+        return output
 
 
 def step_of(model: nn.Module) -> Any:
@@ -83,7 +84,8 @@ def test_shared_module_collects_the_backward_of_every_call() -> None:
             self.layer = nn.Linear(4, 4)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.layer(F.relu(self.layer(x)))
+            output: torch.Tensor = self.layer(F.relu(self.layer(x)))
+            return output
 
     assert grouped(backward_names(measured(step_of(Shared()), torch.randn(2, 4)))) == [
         "step::sum",
@@ -127,7 +129,8 @@ def test_residual_sum_owns_only_its_own_node() -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             stem = self.stem(x)
-            return self.branch(stem) + stem
+            output: torch.Tensor = self.branch(stem) + stem
+            return output
 
     spans = layer_spans(measured(step_of(Block()), torch.randn(2, 4)))
     nodes = spans[spans["kind"] == "autograd"]
@@ -200,7 +203,8 @@ def test_checkpointed_layers_are_recomputed_inside_backward(reentrant: bool) -> 
             self.inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return checkpoint(self.inner, self.stem(x), use_reentrant=reentrant)
+            output: torch.Tensor = checkpoint(self.inner, self.stem(x), use_reentrant=reentrant)
+            return output
 
     model = Checkpointed()
     prof = measured(step_of(model), torch.randn(2, 4))

@@ -174,7 +174,8 @@ def test_impossible_versions_are_refused(saved: Path, tmp_path: Path, version: A
 
 def test_manifest_without_meta_is_refused(saved: Path, tmp_path: Path) -> None:
     """A manifest that lacks its content is refused on loading, not when it is first read."""
-    for meta in (None, [], {}):
+    broken: tuple[Any, ...] = (None, [], {})
+    for meta in broken:
         with pytest.raises(xsp.CaptureError, match=r"b\.xsp"):
             xsp.load(rewritten(saved, tmp_path / "b.xsp", meta=meta))
 

@@ -71,11 +71,11 @@ def test_spans_are_events(
         assert set(zip(wanted["start_ns"], wanted["duration_ns"], strict=True)) <= found
     operators = spans[spans["level"].isin(["LAYER", "LIBRARY"])]
     rows = zip(operators["name"], operators["start_ns"], operators["duration_ns"], strict=True)
-    found = Counter(
+    counted = Counter(
         (e["name"], round(e["ts"] * 1000), round(e["dur"] * 1000))
         for e in of(events[name], "cpu_op")
     )
-    assert found == Counter(rows)
+    assert counted == Counter(rows)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,7 +127,8 @@ def test_a_renamed_module_is_found_with_all_its_layers() -> None:
             self.add_module(name, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.get_submodule(self.called)(x)
+            output: torch.Tensor = self.get_submodule(self.called)(x)
+            return output
 
     a, b = (xsp.measure(Named(name), torch.ones(1, 4), **SMALL) for name in ("encoder", "backbone"))
     found = xsp.compare(a, b)
@@ -189,9 +191,9 @@ def test_added_copies_are_counted() -> None:
     assert "block.\\x3cb" not in found.sentences[0]
     assert "2 more copies (2 instead of 0)" in found.sentences[0]
     counts = found.counts.set_index("count")
-    assert counts.loc["copies"].tolist() == [0, 2]
-    assert counts.loc["copied_bytes"].tolist() == [0, 8192]
-    assert counts.loc["kernels"].tolist() == [4, 4]
+    assert list(counts.loc["copies"]) == [0, 2]
+    assert list(counts.loc["copied_bytes"]) == [0, 8192]
+    assert list(counts.loc["kernels"]) == [4, 4]
     assert found.counts_grew == ["copies", "copied_bytes"]
 
 
@@ -262,7 +264,7 @@ def test_times_of_another_machine_are_refused_and_counts_compared() -> None:
     assert "driver 580.1 in the baseline, 575.3 in the candidate" in found.refusal
     assert found.verdict.name == "undecided"
     assert found.nodes["ratio"].isna().all()
-    assert found.counts.set_index("count").loc["kernels"].tolist() == [4, 4]
+    assert list(found.counts.set_index("count").loc["kernels"]) == [4, 4]
     assert xsp.compare(gpu_profile(), other, allow=["driver"]).refusal is None
 
 
@@ -292,8 +294,9 @@ def test_times_of_other_inputs_are_not_compared() -> None:
 )
 def test_thresholds_that_cannot_be_are_refused(option: str, value: float) -> None:
     """The message has the value and the rule."""
+    options: dict[str, Any] = {option: value}
     with pytest.raises(XspError, match=f"{option}=.* cannot be"):
-        xsp.compare(gpu_profile(), gpu_profile(), **{option: value})
+        xsp.compare(gpu_profile(), gpu_profile(), **options)
 
 
 def test_a_level_that_one_side_lacks_is_not_compared() -> None:
@@ -341,7 +344,7 @@ def test_three_thousand_layers_take_seconds() -> None:
     types = a.nodes["type"].to_numpy(object).copy()
     types[:] = [f"Type{at % 7}" for at in range(len(types))]
     nodes = a.nodes.assign(type=types)
-    b = nodes.drop(index=gone).reset_index(drop=True)
+    b = nodes.drop(index=gone.tolist()).reset_index(drop=True)
     extra = nodes.iloc[new].assign(
         type="Other", name=[f"new{at}" for at in new], path=[f"Net/new{at}" for at in new]
     )
@@ -437,5 +440,6 @@ def test_an_impossible_option_is_an_error() -> None:
         xsp.compare_targets(nn.Linear(1, 1), nn.Linear(1, 1), torch.ones(1), threshold=0)
     with pytest.raises(xsp.TargetError, match="alpha=0"):
         xsp.compare_targets(nn.Linear(1, 1), nn.Linear(1, 1), torch.ones(1), alpha=0)
+    number: Any = 3
     with pytest.raises(xsp.TargetError, match="cannot profile 3"):
-        xsp.compare_targets(nn.Linear(1, 1), 3, torch.ones(1))
+        xsp.compare_targets(nn.Linear(1, 1), number, torch.ones(1))

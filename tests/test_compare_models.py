@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -121,13 +122,11 @@ def test_row_repeats_the_analyses_of_the_model(table: pd.DataFrame, resnet: xsp.
         getattr(xsp.analysis, name)(resnet).iloc[0]
         for name in ("model_information", "kernels_by_model")
     )
-    assert (
-        row[["latency_ms", "throughput_per_s", "batch_size"]].tolist()
-        == a1[["latency_ms", "throughput_per_s", "batch_size"]].tolist()
+    assert list(row[["latency_ms", "throughput_per_s", "batch_size"]]) == list(
+        a1[["latency_ms", "throughput_per_s", "batch_size"]]
     )
-    assert (
-        row[["arithmetic_intensity", "memory_bound", "source"]].tolist()
-        == a15[["arithmetic_intensity", "memory_bound", "source"]].tolist()
+    assert list(row[["arithmetic_intensity", "memory_bound", "source"]]) == list(
+        a15[["arithmetic_intensity", "memory_bound", "source"]]
     )
     assert row["closure_error"] == resnet.closure_error.loc["M/L/Lib/K", "error"]
     assert row["lost"] == resnet.lost
@@ -222,7 +221,7 @@ def test_kernels_without_a_library_call_are_told_by_name() -> None:
         "nvjet_sm90",
         "add",
     ]
-    calls = pd.Series([-1] * len(names)).to_numpy()
+    calls = np.full(len(names), -1, dtype=np.int64)
     nothing = pd.DataFrame({"name": [], "arguments": []})
     assert kernel_operations(pd.Series(names), calls, nothing).tolist() == [
         CONVOLUTION,

@@ -349,7 +349,7 @@ def test_a_level_that_the_rungs_do_not_show_is_named_if_it_could_matter() -> Non
     lost = [
         replace(
             entry,
-            latency_ns=entry.latency_ns
+            latency_ns=dict(entry.latency_ns)
             | {LADDER[2]: entry.latency_ns[LADDER[1]], LADDER[3]: entry.latency_ns[LADDER[1]] + ns},
             host_ns={},
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -689,7 +690,7 @@ def test_benchmark_goes_on_without_the_tool(
         return f"flops of {name}"
 
     facts = {"seconds": 2.0, "process_s": 20.0, "measured": 3, "runs": 2}
-    monkeypatch.setattr(ncu.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     monkeypatch.setattr(ncu, "glob", lambda _: [])
     monkeypatch.setattr(benchmark, "by_xsp", lambda _: (pd.DataFrame(), facts))
     monkeypatch.setitem(benchmark.STEPS, "flops", {"gpt2": lambda: counting("gpt2")})

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, insert, inspect
@@ -65,7 +66,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     as_user = as_user if os.getuid() == 0 else []
     if as_user:
         shutil.chown(folder, "postgres", "postgres")
-    run = {"check": True, "capture_output": True, "cwd": folder}
+    run: dict[str, Any] = {"check": True, "capture_output": True, "cwd": folder}
     data = folder / "data"
     subprocess.run(
         [*as_user, programs / "initdb", "-D", data, "-U", "xsp", "-A", "trust", "--no-sync"], **run

@@ -4,6 +4,7 @@ is known.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
@@ -22,11 +23,11 @@ from xsp.machine import devices
 from xsp.measuring import stopping, warmup
 from xsp.measuring.executor import Executor
 from xsp.measuring.ladder import Ladder, climb, rungs_for
+from xsp.measuring.options import Stop
 from xsp.measuring.stopping import (
     MAXIMUM_ROUNDS,
     MINIMUM_ROUNDS,
     STEADY_ROUNDS,
-    Stop,
     after_rounds,
     until_precise,
 )
@@ -204,7 +205,7 @@ def test_constant_latencies_stop_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the latency does not vary, the fewest rounds after which the rule has looked often
     enough suffice.
     """
-    monkeypatch.setattr(stopping.time, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
     runs, why = climbed(until_precise())
     assert runs[-1].round + 1 == MINIMUM_ROUNDS + STEADY_ROUNDS - 1
     assert "known to" in why
@@ -216,7 +217,7 @@ def test_interval_at_the_stop_holds_the_truth_nearly_as_often_as_it_says(
     """Stopping when the interval is narrow does not make it lie: of 200 profiles, 186 or more hold
     the truth.
     """
-    monkeypatch.setattr(stopping.time, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
     generator = np.random.default_rng(0)
     held = 0
     for _ in range(200):
@@ -235,14 +236,14 @@ def test_spent_budget_is_no_complaint_where_enough_is_known(
     be narrow.
     """
     clock = count()
-    monkeypatch.setattr(stopping.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
     _, why = climbed(until_precise(budget_s=2))
     assert why.startswith("model latency known to ±0.0%")
 
 
 def test_noisy_latencies_run_longer_than_steady_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule goes on until the interval is as narrow as was asked for, and no further."""
-    monkeypatch.setattr(stopping.time, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
     rounds = []
     for noise in (0.005, 0.02):
         values = np.random.default_rng(0).normal(1e6, noise * 1e6, 10_000).astype(int)
@@ -258,7 +259,7 @@ def test_spent_budget_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     is known.
     """
     clock = count()
-    monkeypatch.setattr(stopping.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
     values = np.random.default_rng(0).normal(1e6, 3e5, 10_000).astype(int)
     runs, why = climbed(
         until_precise(target=0.01, budget_s=8), iter(int(value) for value in values)
@@ -272,7 +273,7 @@ def test_rounds_never_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A latency that never settles ends after the greatest number of rounds, whatever the clock
     says.
     """
-    monkeypatch.setattr(stopping.time, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
     values = np.random.default_rng(0).lognormal(10, 3, 10_000).astype(int)
     runs, why = climbed(until_precise(target=1e-6), iter(int(value) for value in values))
     assert runs[-1].round + 1 == MAXIMUM_ROUNDS
@@ -307,7 +308,9 @@ def test_interrupt_between_rounds_keeps_the_finished_rounds(place: str) -> None:
             raise KeyboardInterrupt
 
     def stop(runs: Sequence[Run]) -> str | None:
-        return interrupt(runs[-1].round + 1) if place == "stop" else None
+        if place == "stop":
+            interrupt(runs[-1].round + 1)
+        return None
 
     runs, why = climbed(stop, on_round=interrupt if place == "on_round" else lambda _round: None)
     assert len(runs) == 3 * 4

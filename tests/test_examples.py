@@ -30,7 +30,8 @@ def examples() -> Iterator[dict[str, ModuleType]]:
 def gpt2(examples: dict[str, ModuleType]) -> torch.nn.Module:
     """GPT-2 small in float32; a module's fixture because it takes seconds to initialise."""
     model, _ = examples["transformer"].target(**CPU)
-    return model
+    result: torch.nn.Module = model
+    return result
 
 
 def test_resnet50_is_resnet50(examples: dict[str, ModuleType]) -> None:
@@ -54,7 +55,7 @@ def test_gpt2_is_gpt2_small(gpt2: torch.nn.Module) -> None:
     each token.
     """
     assert sum(parameter.numel() for parameter in gpt2.parameters()) == 124_439_808
-    assert gpt2.lm_head.weight is gpt2.wte.weight
+    assert gpt2.get_parameter("lm_head.weight") is gpt2.get_parameter("wte.weight")
     assert gpt2(torch.zeros(2, 8, dtype=torch.int64)).shape == (2, 8, 50257)
 
 

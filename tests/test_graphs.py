@@ -166,7 +166,7 @@ def test_shares_and_similarity() -> None:
         ("c2", 1),
     ]
     table = shares({"one": one, "other": other}).set_index("model")
-    assert table.loc["all", ["layers", "unique"]].tolist() == [5, 3]
+    assert list(table.loc["all", ["layers", "unique"]]) == [5, 3]
     assert table.loc["one", "unique_share"] == pytest.approx(2 / 3)
     assert similarity({"one": one, "other": other}).loc["one", "other"] == pytest.approx(1 / 3)
 

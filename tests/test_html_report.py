@@ -64,7 +64,7 @@ def opened(tab: Tab, page: Path) -> Tab:
 
 def column(tab: Tab, sheet: str, head: str) -> list[str]:
     """Cells of a table's column as shown."""
-    return tab.evaluate(
+    result: list[str] = tab.evaluate(
         f"""(() => {{
             const sheet = document.getElementById({sheet!r});
             const heads = Array.from(sheet.querySelectorAll("th"), (cell) => cell.textContent);
@@ -72,6 +72,7 @@ def column(tab: Tab, sheet: str, head: str) -> list[str]:
             return rows.map((row) => row.cells[heads.indexOf({head!r})].textContent);
         }})()"""
     )
+    return result
 
 
 def click(tab: Tab, sheet: str, head: str) -> None:
@@ -84,7 +85,7 @@ def click(tab: Tab, sheet: str, head: str) -> None:
 
 def search(tab: Tab, sheet: str, words: str) -> str:
     """Type into a table's search; returns what it says it found."""
-    return tab.evaluate(
+    result: str = tab.evaluate(
         f"""(() => {{
             const input = document.querySelector("#{sheet} input");
             input.value = {words!r};
@@ -92,6 +93,7 @@ def search(tab: Tab, sheet: str, words: str) -> str:
             return document.querySelector("#{sheet} output").textContent;
         }})()"""
     )
+    return result
 
 
 @in_browser

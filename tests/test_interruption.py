@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from torch import nn
 
 import xsp
 
-SHORT = {"levels": "M/L", "iterations": 1, "warmup": 0, "progress": False}
+SHORT: dict[str, Any] = {"levels": "M/L", "iterations": 1, "warmup": 0, "progress": False}
 SAMPLE = 12
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from xsp.levels.layer.autograd import BACKWARD_BASE, ENGINE_CODE
+from xsp.levels.layer.autograd import ENGINE_CODE
 from xsp.levels.layer.recorder import Stamp
 from xsp.levels.layer.stamps import paired
+from xsp.types import BACKWARD_BASE
 
 NODE = BACKWARD_BASE
 

@@ -113,7 +113,8 @@ def test_shared_module_is_one_row_with_two_calls() -> None:
     """
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.linear(x))
+        output: torch.Tensor = self.linear(self.linear(x))
+        return output
 
     prof = profiled(with_child(forward), torch.randn(2, 4))
     spans, tree = layer_spans(prof), prof.tree()
@@ -187,7 +188,8 @@ def test_reading_attributes_is_no_layer() -> None:
             x.is_floating_point(),
             torch.is_tensor(x),
         ) == (0, 4, True, True)
-        return self.linear(x)
+        output: torch.Tensor = self.linear(x)
+        return output
 
     assert forward_names(profiled(with_child(forward), torch.randn(4, 4))) == ["linear"]
 
@@ -200,7 +202,8 @@ def test_attention_module_shows_what_it_calls() -> None:
     model.attention = nn.MultiheadAttention(8, 2)
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-        return self.attention(x, x, x)[0]
+        output: torch.Tensor = self.attention(x, x, x)[0]
+        return output
 
     prof = profiled(Function(forward, attention=nn.MultiheadAttention(8, 2)), torch.randn(3, 1, 8))
     spans = layer_spans(prof)
@@ -270,7 +273,7 @@ def test_compiled_module_is_one_layer_and_compiles_once() -> None:
         return graph.forward
 
     torch._dynamo.reset()
-    compiled = torch.compile(
+    compiled: Any = torch.compile(
         nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), backend=backend
     )
     model = nn.Sequential(nn.Linear(4, 4), compiled)
@@ -286,7 +289,7 @@ def test_compiled_module_is_one_layer_and_compiles_once() -> None:
 def test_compiled_whole_model_is_one_layer() -> None:
     """A model that is compiled as a whole is profiled as one layer."""
     torch._dynamo.reset()
-    compiled = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), backend="eager")
+    compiled: Any = torch.compile(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), backend="eager")
     assert len(forward_names(profiled(compiled, torch.randn(2, 4)))) == 1
 
 
@@ -350,7 +353,8 @@ class Tagged(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         cls.calls += 1
-        return super().__torch_function__(func, types, args, kwargs or {})
+        above: Any = super()
+        return above.__torch_function__(func, types, args, kwargs or {})
 
 
 def test_tensor_subclasses_keep_working() -> None:
@@ -384,7 +388,8 @@ def test_data_dependent_control_flow_is_said() -> None:
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         y = self.linear(x)
-        return self.extra(y) if next(runs) % 2 else y
+        output: torch.Tensor = self.extra(y) if next(runs) % 2 else y
+        return output
 
     model = Function(forward, linear=nn.Linear(4, 4), extra=nn.Linear(4, 4))
     with xsp.profile(model, **LAYERS, accept_changed=True) as prof:
@@ -455,8 +460,9 @@ def test_layer_inside_a_layer_is_its_child() -> None:
     outer = Function(lambda _self, x: inner(x) + 1)
     prof = profiled(nn.Sequential(outer, nn.ReLU()), torch.randn(2, 4))
     spans = layer_spans(prof).set_index("name")
-    assert spans.loc["Linear", "parent_id"] == spans.loc["0", "span_id"]
-    assert spans.loc["0", "parent_id"] == spans.loc["1", "parent_id"]
+    parent, own = spans["parent_id"], spans["span_id"]
+    assert parent["Linear"] == own["0"]
+    assert parent["0"] == parent["1"]
 
 
 def test_module_reached_under_two_names_is_called_by_the_first() -> None:
@@ -473,7 +479,7 @@ def test_tracer_that_could_not_start_leaves_the_users_modes_alone() -> None:
 
     class Locked(nn.Linear):
         @property
-        def _compiled_call_impl(self) -> None:
+        def _compiled_call_impl(self) -> None:  # type: ignore[override] # read first, and fails
             raise RuntimeError("not to be looked at")
 
     codes = Codes()

@@ -20,10 +20,13 @@ from quick import LAYERS
 from torch import nn
 
 import xsp
+from xsp.machine import torch_internals
 
 
 class Calling(nn.Linear):
     """A linear layer that hands itself over before each call."""
+
+    kept: torch.Tensor | None
 
     def __init__(self, watch: Callable[[Calling], object] = lambda _self: None) -> None:
         super().__init__(4, 4)
@@ -82,6 +85,7 @@ def grow(model: Calling) -> None:
 
 def grow_in_place(model: Calling) -> None:
     """The same to the tensor itself."""
+    assert model.kept is not None
     model.kept.data = torch.cat([model.kept, model.kept])
 
 
@@ -164,7 +168,7 @@ def test_copies_that_a_model_makes_of_its_layers_run_their_own_weights(kind: str
     """A copy of a layer, a DataParallel replica included, is not led back to the layer that it was
     made from.
     """
-    found = []
+    found: list[Any] = []
 
     def twin(model: Copying, x: torch.Tensor) -> None:
         other = COPIES[kind](model.layer)
@@ -178,7 +182,8 @@ def test_copies_that_a_model_makes_of_its_layers_run_their_own_weights(kind: str
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             twin(self, x)
-            return self.layer(x)
+            output: torch.Tensor = self.layer(x)
+            return output
 
     model = Copying()
     own = set(vars(model.layer))
@@ -220,10 +225,10 @@ def replaced() -> tuple[Any, ...]:
     """What tracers replace, and other state of the process."""
     return (
         nn.Module.__call__,
-        torch.autograd._engine_run_backward,
-        torch.cuda.nvtx._nvtx,
+        torch_internals.BACKWARD_ENGINE.value,
+        torch_internals.NVTX.value,
         torch._C._len_torch_function_stack(),
-        torch.autograd._profiler_enabled(),
+        torch_internals.is_profiling(),
         torch.is_grad_enabled(),
         signal.getsignal(signal.SIGINT),
         threading.active_count(),

@@ -307,7 +307,7 @@ def test_a_slot_taken_over_by_another_tool_stays_its_own(
     tracer.start()
     slot = ctypes.c_uint64.from_address(slot_of(path, "cublasSgemm_v2"))
     other = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 77)
-    slot.value = ctypes.cast(other, ctypes.c_void_p).value
+    slot.value = ctypes.cast(other, ctypes.c_void_p).value or 0
     tracer.stop()
     assert importer.sgemm(1, 2, 3) == 77
     tracer.start()
@@ -716,7 +716,7 @@ def test_pytorch_on_a_gpu() -> None:
         torch.randn(2, 16, 14, 14).to("cuda", torch.float16),
     )
     expected = linear(rows), convolution(image)
-    outputs = []
+    outputs: list[Any] = []
     tracer, events = record(
         lambda: outputs.extend((linear(rows), convolution(image))), structure=True
     )

@@ -127,7 +127,12 @@ def test_recording_that_fails_makes_memory_unknown_and_nothing_else(
 def test_exception_of_the_target_in_the_memory_run_is_the_users() -> None:
     """What the program itself raises while memory is recorded passes through, with a note."""
     made: list[int] = []
-    measured(lambda x: (made.append(1), torch.relu(x))[1], torch.ones(2))
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        made.append(1)
+        return torch.relu(x)
+
+    measured(counted, torch.ones(2))
     calls = count(1)
 
     def target(x: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
     """A folder as benchmarks/models.py leaves it: two models and a sweep."""
     for name in ("resnet50", "gpt2"):
         xsp.Profile(gpu_capture()).save(tmp_path / f"{name}.xsp")
-    profiles = {}
+    profiles: dict[int | float | str, xsp.Profile] = {}
     for size, latency_ns in ((1, 1_000_000), (2, 1_950_000)):
         capture = gpu_capture()
         capture.tables["runs"]["latency_ns"] = latency_ns

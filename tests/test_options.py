@@ -92,7 +92,7 @@ def test_an_option_that_does_not_exist_is_refused() -> None:
     target's.
     """
     with pytest.raises(xsp.TargetError, match=r"no option 'iteration'.*iterations"):
-        xsp.sweep(lambda _size: None, iteration=3)
+        xsp.sweep(lambda _size: None, iteration=3)  # type: ignore[call-arg] # misspelt on purpose
 
 
 def test_a_marker_with_an_impossible_option_is_refused_before_the_test() -> None:

@@ -4,6 +4,8 @@ alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,7 +30,7 @@ def tables(activities: list[Activity], layers: int = 3) -> dict[str, pd.DataFram
     """Spans of activities (run, layer, start, end), each below a LAYER span of its own below the
     run's MODEL span.
     """
-    rows = []
+    rows: list[Any] = []
     for run in sorted({activity[0] for activity in activities}):
         model = len(rows)
         rows.append((run, int(Level.MODEL), 0, -1, 0, 10_000))

@@ -152,7 +152,8 @@ def traces(
 def last_deepest(prof: xsp.Profile) -> pd.DataFrame:
     """Spans of the run that is exported by default."""
     run = prof.runs.loc[prof.runs["rung"] == "M/L/Lib/K", "run"].iloc[-1]
-    return prof.spans[prof.spans["run"] == run]
+    result: pd.DataFrame = prof.spans[prof.spans["run"] == run]
+    return result
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -388,7 +389,7 @@ def test_counters_find_every_kernel_of_a_run(
     capture = Capture(meta | {"trace": {}}, tables | {"counters": counters})
     found = read(xsp.Profile(capture).to_perfetto(tmp_path / "x.pftrace"))
     counted = [
-        one.arguments.get("metric") for one in found.slices if one.arguments.get("kind") == "kernel"
+        one.arguments["metric"] for one in found.slices if one.arguments.get("kind") == "kernel"
     ]
     assert sorted(counted) == counters["metric"].tolist()
 
@@ -396,9 +397,10 @@ def test_counters_find_every_kernel_of_a_run(
 def test_the_caller_chooses_run_and_rung(profiles: dict[str, xsp.Profile], tmp_path: Path) -> None:
     """A rung gives its last run, a number that run; a trace of rung M/L has no kernels."""
     prof = profiles["transformer"]
-    for choice, run in (({"rung": "M/L"}, 237), ({"run": 5}, 5)):
+    choices: list[tuple[dict[str, Any], int]] = [({"rung": "M/L"}, 237), ({"run": 5}, 5)]
+    for choice, run in choices:
         spans = prof.spans[prof.spans["run"] == run]
-        found = read(prof.to_perfetto(tmp_path / "x.pftrace", **choice)).spans()  # type: ignore[arg-type]
+        found = read(prof.to_perfetto(tmp_path / "x.pftrace", **choice)).spans()
         assert sorted(found) == spans.index.tolist()
 
 

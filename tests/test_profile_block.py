@@ -27,14 +27,15 @@ class Watching(nn.Module):
     dropout.
     """
 
-    def __init__(self, watch: Callable[[nn.Module], object] = lambda _self: None) -> None:
+    def __init__(self, watch: Callable[[Watching], object] = lambda _self: None) -> None:
         super().__init__()
         self.linear, self.norm, self.dropout = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)
         self.watch = watch
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.watch(self)
-        return self.dropout(self.norm(self.linear(x)))
+        output: torch.Tensor = self.dropout(self.norm(self.linear(x)))
+        return output
 
 
 def hooks_of(model: nn.Module) -> dict[str, int]:
@@ -49,8 +50,10 @@ def hooks_of(model: nn.Module) -> dict[str, int]:
 
 def generators() -> tuple[Any, ...]:
     """States of the random generators, comparable."""
-    name, keys, *rest = np.random.get_state()
-    return random.getstate(), (name, keys.tobytes(), *rest), tuple(torch.get_rng_state().tolist())
+    state = np.random.get_state(legacy=False)
+    keys, place = state["state"]["key"].tobytes(), state["state"]["pos"]
+    gauss = (state["has_gauss"], state["gauss"])
+    return random.getstate(), (keys, place, *gauss), tuple(torch.get_rng_state().tolist())
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
@@ -127,7 +130,8 @@ class Choosing(nn.Module):
         self.heads, self.tails = nn.Linear(4, 4), nn.Linear(4, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.heads(x) if random.random() < 0.5 else self.tails(x)
+        output: torch.Tensor = self.heads(x) if random.random() < 0.5 else self.tails(x)
+        return output
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -161,15 +165,11 @@ def test_re_runs_start_from_the_random_state_of_the_recorded_call() -> None:
 def test_every_re_run_finds_the_buffers_of_the_end_of_the_block() -> None:
     """Batch statistics do not drift from run to run, and are the user's afterwards."""
     seen: list[Any] = []
-    model = Watching(
-        lambda self: seen.append(
-            (self.norm.running_mean.tolist(), int(self.norm.num_batches_tracked))
-        )
-    )
+    model = Watching(lambda self: seen.append([buffer.tolist() for buffer in self.norm.buffers()]))
     with xsp.profile(model, **LAYERS):
         model(torch.randn(8, 4))
-    end = (model.norm.running_mean.tolist(), int(model.norm.num_batches_tracked))
-    assert end[1] == 1
+    end = [buffer.tolist() for buffer in model.norm.buffers()]
+    assert int(model.norm.get_buffer("num_batches_tracked")) == 1
     assert all(state == end for state in seen[1:])
 
 
@@ -197,6 +197,8 @@ def test_graph_made_in_the_block_can_be_walked_after_it() -> None:
     """
 
     class Scaled(nn.Module):
+        scale: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.linear, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
@@ -205,7 +207,8 @@ def test_graph_made_in_the_block_can_be_walked_after_it() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
                 self.scale.add_(1)
-            return self.norm(self.linear(x)) * self.scale
+            output: torch.Tensor = self.norm(self.linear(x)) * self.scale
+            return output
 
     model, x = Scaled(), torch.randn(8, 4)
     alone = copy.deepcopy(model)
@@ -213,7 +216,10 @@ def test_graph_made_in_the_block_can_be_walked_after_it() -> None:
     with xsp.profile(model, **LAYERS):
         loss = model(x).pow(2).sum()
     loss.backward()
-    assert torch.equal(model.linear.weight.grad, alone.linear.weight.grad)
+    gradients = [each.linear.weight.grad for each in (model, alone)]
+    assert gradients[0] is not None
+    assert gradients[1] is not None
+    assert torch.equal(gradients[0], gradients[1])
 
 
 def test_training_flags_come_back() -> None:

@@ -589,7 +589,7 @@ def test_the_key_of_a_gpu_has_what_its_times_depend_on() -> None:
     }
     folder = machine_folder(machine_of(facts))
     assert folder == "NVIDIA-H100-80GB-HBM3_driver-580.159.04_cuda-13.0_torch-2.11.0+cu130_700W"
-    others = [
+    others: list[dict[str, Any]] = [
         {"driver": "1"},
         {"cuda": "12.8"},
         {"torch": "2.14.1"},

@@ -17,7 +17,7 @@ CALLS = st.lists(
 )
 
 
-def column(rows: list[tuple[int, ...]], place: int) -> np.ndarray:
+def column(rows: list[tuple[int, int, int]], place: int) -> np.ndarray:
     return np.array([row[place] for row in rows], dtype=np.int64)
 
 

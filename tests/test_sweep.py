@@ -58,7 +58,7 @@ def net(batch: int = 2, width: int = 4) -> tuple[nn.Module, torch.Tensor]:
 
 def _sweep_of(latencies_ms: dict[int, float]) -> Sweep:
     """A sweep whose profiles have exactly these latencies, in three rounds each."""
-    profiles = {}
+    profiles: dict[int | float | str, xsp.Profile] = {}
     for size, latency in latencies_ms.items():
         capture = gpu_capture()
         capture.tables["runs"]["latency_ns"] = int(latency * 1e6)
@@ -117,7 +117,8 @@ def test_model_information_counts_inputs_by_the_batch_size() -> None:
     swept = xsp.sweep(make, (2, 8), **OPTIONS)
     table = swept.model_information()
     assert table["batch_size"].tolist() == [2, 8]
-    for row, (size, prof) in zip(table.to_dict("records"), swept.profiles.items(), strict=True):
+    profiles = [swept.profiles[size] for size in (2, 8)]
+    for row, size, prof in zip(table.to_dict("records"), (2, 8), profiles, strict=True):
         assert row["latency_ms"] == prof.latency_ms
         assert row["throughput_per_s"] == pytest.approx(size / prof.latency_ms * 1e3)
         assert row["latency_per_input_ms"] == pytest.approx(prof.latency_ms / size)

@@ -29,7 +29,7 @@ def _dotted(node: ast.expr) -> list[str]:
 
 def _names_of_torch(tree: ast.Module) -> list[str]:
     """Private names that a file reaches through `torch.…`, `nn.…`, an import or a string."""
-    found = []
+    found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             dotted = _dotted(node)
@@ -70,13 +70,13 @@ def _used(tree: ast.Module, names: set[str]) -> list[str]:
     [path for path in sorted(ROOT.rglob("*.py")) if path != DOOR],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
-def test_no_other_module_uses_a_private_name_of_torch(path):
+def test_no_other_module_uses_a_private_name_of_torch(path: Path) -> None:
     """A release of torch that moves a private name breaks one module of xsp and no other."""
     tree = ast.parse(path.read_text())
     assert not [*_names_of_torch(tree), *_used(tree, _behind_the_door())]
 
 
-def test_the_search_finds_private_names():
+def test_the_search_finds_private_names() -> None:
     """The test above would see a private name written as an attribute, an import or a string."""
     source = "import torch\nfrom torch.utils._pytree import x\ntorch._C.y\nz = 'torch._dynamo'\n"
     assert set(_names_of_torch(ast.parse(source))) == {"_pytree", "_C", "torch._dynamo"}

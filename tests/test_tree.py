@@ -40,7 +40,8 @@ class Block(nn.Module):
         self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.two(F.relu(self.one(x))) + x
+        output: torch.Tensor = self.two(F.relu(self.one(x))) + x
+        return output
 
 
 class Net(nn.Module):
@@ -55,7 +56,8 @@ class Net(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.blocks(self.stem(x)))
+        output: torch.Tensor = self.head(self.blocks(self.stem(x)))
+        return output
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +179,8 @@ def test_layer_that_runs_several_times_counts_per_run() -> None:
             self.block = Block()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.block(self.block(self.block(x)))
+            output: torch.Tensor = self.block(self.block(self.block(x)))
+            return output
 
     calls = profiled(Repeated(), torch.randn(2, 4)).tree().set_index("name")["calls"]
     assert calls["block"] == calls["block.one"] == calls["block.two"] == 3

@@ -46,7 +46,8 @@ class TwoStages(nn.Module):
         self.second = nn.Sequential(nn.Linear(N, N), Asleep(20.0)).to("cuda:1")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(self.first(x).to("cuda:1"))
+        output: torch.Tensor = self.second(self.first(x).to("cuda:1"))
+        return output
 
 
 def test_another_gpu_than_the_current_one_is_waited_for() -> None:
@@ -83,7 +84,7 @@ def test_two_gpus_are_waited_for_and_told() -> None:
             progress=False,
         )
     layers = prof.tree().query("level == 'LAYER'").set_index("name")
-    assert layers.loc["second.1", "device_ms"] > 15
+    assert layers["device_ms"]["second.1"] > 15
     assert (layers.loc[["first.0", "first.1", "second.0"], "kernels"] > 0).all()
     assert prof.latency_ms > 15
     assert any(sentence.endswith("[several-gpus]") for sentence in prof.warnings)

@@ -67,7 +67,7 @@ def _torch_profiler_kernels(call: Callable[[], Any]) -> pd.Series:
     on_gpu = [
         event.name
         for event in profile.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+        if event.device_type.name == "CUDA" and not event.is_user_annotation
     ]
     return pd.Series([name for name in on_gpu if not name.startswith(("Memcpy", "Memset"))])
 

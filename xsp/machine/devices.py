@@ -17,7 +17,7 @@ def in_use() -> tuple[int, ...]:
     """GPUs on which this process has a context. To wait for another would create one, which takes
     memory.
     """
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch leaves it unannotated
+    if not torch.cuda.is_initialized():
         return ()
     return tuple(device for device in range(torch.cuda.device_count()) if has_context(device))
 

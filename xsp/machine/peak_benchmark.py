@@ -138,7 +138,7 @@ def _seconds(call: Callable[[], object], device: str) -> float:
 
 
 def _gpu_seconds(call: Callable[[], object], calls: int) -> float:
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(calls):
         call()

@@ -93,7 +93,7 @@ class CallRecorder:
         self._depth[thread] += 1
         if self._depth[thread] > 1:
             return
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
             self._captured += 1
         elif len(self._calls) + len(self._open) >= MAX_CALLS:
             self._left_out += 1

@@ -40,7 +40,7 @@ class RandomState:
         """Copy the generators' states; CUDA generators only where CUDA is in use, so that it is not
         woken up.
         """
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), tuple(cuda))
 
     def changed(self, since: RandomState) -> frozenset[str]:

@@ -16,7 +16,8 @@ class Block(nn.Module):
         self.down = nn.Linear(2 * width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.down(self.act(self.up(x)))
+        output: torch.Tensor = x + self.down(self.act(self.up(x)))
+        return output
 
 
 class Classifier(nn.Module):
@@ -28,4 +29,5 @@ class Classifier(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.blocks(x))
+        output: torch.Tensor = self.head(self.blocks(x))
+        return output

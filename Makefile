@@ -100,6 +100,7 @@ lint: $(DEPENDENCIES) ## Check style, formatting and types
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/mypy
 	$(BIN)/mypy examples
+	$(BIN)/mypy tests benchmarks
 	$(BIN)/lint-imports
 
 format: $(DEPENDENCIES) ## Format the code and fix what can be fixed

@@ -126,7 +126,7 @@ def layer_conditions(program: Program) -> dict[str, tuple[Condition, Tracer | No
     """Unprofiled, both twins, torch.profiler."""
     codes = codes_of(program)
     conditions: dict[str, tuple[Condition, Tracer | None]] = {"unprofiled": (nullcontext, None)}
-    twins = {"xsp, Python": PythonRecorder}
+    twins: dict[str, Any] = {"xsp, Python": PythonRecorder}
     if hotpath.extension() is not None:
         twins["xsp, C"] = hotpath.c_recorder
     for name, make in twins.items():
@@ -197,7 +197,7 @@ def measured(
     finally:
         gc.enable()
     base = np.array(found.pop("unprofiled"), dtype=np.float64)
-    result: dict[str, Any] = {"unprofiled_ns": round(trimmed(base)[0] / EVENTS, 1)}
+    result: dict[str, Any] = {"unprofiled_ns": round(float(trimmed(base)[0]) / EVENTS, 1)}
     added = {name: trimmed((np.array(values) - base) / EVENTS) for name, values in found.items()}
     for name, (mean, half) in added.items():
         result[name] = {"added_ns": round(float(mean), 1), "half_width_95": round(float(half), 1)}

@@ -53,7 +53,7 @@ def events(module: Any) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]
     mode = object()
     stack = [mode]
     tensor = SimpleNamespace(grad_fn=SimpleNamespace(register_prehook=[].append))
-    recorder = module.Recorder(
+    recorder: Any = module.Recorder(
         mode_depth=stack.__len__,
         push=stack.append,
         pop=stack.pop,

@@ -101,7 +101,9 @@ def timeline_by_layer(prof: xsp.Profile) -> pd.DataFrame:
     spans = spans.loc[corrected["row"]].set_index("span_id", drop=False)
     layers = prof.table("layers")
     charged: dict[tuple[str, str, int], list[float]] = {}
-    for run, kernels in deepest_kernels(prof).groupby("run"):
+    for run, kernels in (
+        (int(str(one)), part) for one, part in deepest_kernels(prof).groupby("run")
+    ):
         mine = spans[spans["run"] == run]
         call = mine[mine["level"] == "MODEL"].iloc[0]
         walk = HostWalk(mine[mine["level"] == "LAYER"], layers)

@@ -200,7 +200,7 @@ def test_captures_with_stamps_below_zero_are_exported(tmp_path: Path) -> None:
     for table in tables.values():
         for column in ("start_ns", "end_ns", "host_end_ns"):
             if column in table:
-                table[column] -= np.int64(10**10)
+                table[column] = table[column].to_numpy(np.int64) - 10**10
     prof = xsp.load(rewritten(tmp_path / "b.xsp", **tables))
     assert prof.to_perfetto(tmp_path / "b.pftrace").stat().st_size > 1000
 
@@ -211,6 +211,6 @@ def test_what_a_version_does_not_know_is_kept(tmp_path: Path) -> None:
     prof = xsp.load(rewritten(tmp_path / "b.xsp", layers=layers))
     again = xsp.load(prof.save(tmp_path / "c.xsp"))
     assert (again.table("layers")["later"] == 1.5).all()
-    lists = small("layers").assign(later=[[1]] * len(layers))
+    lists = small("layers").assign(later=pd.Series([[1]] * len(layers), dtype=object))
     with pytest.raises(xsp.CaptureError, match=r"layers\.later"):
         xsp.load(rewritten(tmp_path / "d.xsp", layers=lists))

@@ -23,7 +23,9 @@ LAUNCHES = 10
 
 
 @pytest.fixture
-def launches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[LibraryTracer, Columns]:
+def launches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[LibraryTracer, dict[str, Columns]]:
     """A tracer that has seen ten launches, and what it collected."""
     monkeypatch.setenv(VARIABLE, "1")
     compile_library(tmp_path / "libcudart.so", "fake_cudart.c")

@@ -69,7 +69,8 @@ def test_custom_function_inside_a_leaf_belongs_to_the_leaf() -> None:
 
     class Leaf(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return Twice.apply(x)
+            output: torch.Tensor = Twice.apply(x)
+            return output
 
     leaf = Leaf()
     prof = measured(step_of(leaf), torch.randn(2, 4))
@@ -206,7 +207,7 @@ def test_compiled_backward_belongs_to_its_compiled_forward() -> None:
 @pytest.fixture
 def process_group() -> Iterator[None]:
     """A group of this process alone."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.distributed_c10d.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
@@ -289,7 +290,9 @@ def test_a_path_that_cannot_be_kept_is_said() -> None:
             self.alone, self.watched = nn.Linear(4, 4), nn.ReLU()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.watched(x) if torch._C._len_torch_function_stack() else self.alone(x)
+            is_watched = torch._C._len_torch_function_stack() > 0
+            output: torch.Tensor = self.watched(x) if is_watched else self.alone(x)
+            return output
 
     prof = profiled(Shy(), torch.randn(2, 4))
     assert any(

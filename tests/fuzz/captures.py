@@ -96,7 +96,8 @@ def _mutated_table(table: pd.DataFrame, choices: Choices) -> pd.DataFrame:
         order = sorted(range(len(table)), key=lambda _: choices.below(1 << 30))
         return table.iloc[order] if len(table) < 500 else pd.concat([table, table.iloc[:5]])
     try:
-        return table.assign(**{str(column): table[column].astype(pick(choices, _TYPES))})
+        kind: Any = pick(choices, _TYPES)
+        return table.assign(**{str(column): table[column].astype(kind)})
     except (ValueError, TypeError, OverflowError):
         return table
 
@@ -116,7 +117,8 @@ def _mutated_cells(table: pd.DataFrame, column: str, choices: Choices) -> pd.Dat
     values[place if many else slice(None)] = value
     if pd.api.types.is_integer_dtype(table[column].dtype):
         try:
-            return table.assign(**{column: values.astype(table[column].dtype)})
+            kind: Any = table[column].dtype
+            return table.assign(**{column: values.astype(kind)})
         except (OverflowError, ValueError, TypeError):
             pass
     return table.assign(**{column: values.tolist()})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -34,6 +36,10 @@ def _compare(prof: xsp.Profile, folder: Path) -> None:
     found.to_dict()
 
 
+def _analysed(package: Any, name: str, prof: xsp.Profile, _: Path) -> object:
+    return getattr(package, name)(prof)
+
+
 _ANALYSES = [name for name in xsp.analysis.__all__ if name != "compare_models"]
 
 STEPS: dict[str, Step] = {
@@ -52,11 +58,8 @@ STEPS: dict[str, Step] = {
     "emit": _emit,
     "compare": _compare,
     "models": lambda prof, _: xsp.analysis.compare_models([prof]),
-    **{name: lambda prof, _, name=name: getattr(xsp.analysis, name)(prof) for name in _ANALYSES},
-    **{
-        f"figure {name}": lambda prof, _, name=name: getattr(figures, name)(prof)
-        for name in figures.__all__
-    },
+    **{name: partial(_analysed, xsp.analysis, name) for name in _ANALYSES},
+    **{f"figure {name}": partial(_analysed, figures, name) for name in figures.__all__},
 }  # fmt: skip
 _SLOW = ("html", "csv", "parquet")
 

@@ -505,7 +505,8 @@ def test_layers_that_timed_runs_lack_are_counted_and_named() -> None:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         # block, discovery, one warm-up run and the structure run come first
         y = self.linear(x)
-        return self.extra(y) if next(runs) <= 4 else y
+        output: torch.Tensor = self.extra(y) if next(runs) <= 4 else y
+        return output
 
     model = Function(forward, linear=nn.Linear(4, 4), extra=nn.Linear(4, 4))
     prof = profiled(model, torch.randn(2, 4))
@@ -520,7 +521,8 @@ def test_a_layer_called_more_often_than_in_the_structure_run_keeps_its_name() ->
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         y = self.linear(x)
-        return self.linear(y) if next(runs) > 4 else y
+        output: torch.Tensor = self.linear(y) if next(runs) > 4 else y
+        return output
 
     prof = profiled(with_child(forward), torch.randn(2, 4))
     assert forward_names(prof) == ["linear", "linear"]

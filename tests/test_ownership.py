@@ -69,7 +69,7 @@ def test_custom_function_inside_a_leaf_belongs_to_the_leaf() -> None:
 
     class Leaf(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            output: torch.Tensor = Twice.apply(x)
+            output: torch.Tensor = Twice.apply(x)  # type: ignore[no-untyped-call] # torch's own
             return output
 
     leaf = Leaf()
@@ -207,7 +207,8 @@ def test_compiled_backward_belongs_to_its_compiled_forward() -> None:
 @pytest.fixture
 def process_group() -> Iterator[None]:
     """A group of this process alone."""
-    dist.init_process_group("gloo", store=dist.distributed_c10d.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined] # public, and exported silently
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 

@@ -45,7 +45,8 @@ class Attention(nn.Module):
         keys = cache.update(self.key(x))
         self.lengths.append(keys.shape[1])
         weights = torch.softmax(x @ keys.transpose(1, 2), dim=-1)
-        return self.mix(weights @ keys)
+        output: torch.Tensor = self.mix(weights @ keys)
+        return output
 
 
 def decoded(model: nn.Module, *, profile: bool) -> tuple[list[torch.Tensor], Cache]:
@@ -92,7 +93,8 @@ def test_re_runs_see_the_lengths_of_the_call() -> None:
 
 def count(given: Any) -> float:
     given["n"] += 1
-    return given["n"]
+    result: float = given["n"]
+    return result
 
 
 def grow(given: Any) -> float:
@@ -226,7 +228,8 @@ class Secret(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         OUTSIDE["calls"] += 1
-        return self.first(x) if OUTSIDE["calls"] == 1 else self.other(x)
+        output: torch.Tensor = self.first(x) if OUTSIDE["calls"] == 1 else self.other(x)
+        return output
 
 
 OUTSIDE = {"calls": 0}

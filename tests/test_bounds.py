@@ -238,7 +238,7 @@ def test_another_clock_and_a_wide_interval_are_doubts() -> None:
     bound, and the sentence says which.
     """
     graph = diamond()
-    said = {
+    said: dict[str, dict[str, Any]] = {
         "MHz": {"provenance": {"sm_clock_mhz": 1500}},
         "gaps between kernels": {
             "provenance": {"method": "a captured graph, with the gaps between its kernels"}

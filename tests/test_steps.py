@@ -19,7 +19,8 @@ MODEL = nn.Linear(4, 4)
 
 async def answered(x: torch.Tensor) -> torch.Tensor:
     await asyncio.sleep(0)
-    return MODEL(x)
+    output: torch.Tensor = MODEL(x)
+    return output
 
 
 def streamed(x: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -96,7 +97,8 @@ class Training:
         loss.backward()
         self.optimizer.step()
         self.scheduler.step()
-        return loss.item()
+        result: float = loss.item()
+        return result
 
     def state(self) -> Any:
         rows = self.optimizer.state_dict()

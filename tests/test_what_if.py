@@ -151,7 +151,8 @@ def test_gains_are_not_sums() -> None:
     """
     prof = capture("h100_transformer")
     host = prof.what_if(fast_host=True).gain_ms
-    for changed in ({"no_launch": "*"}, {"cuda_graph": "*"}, {"gone": "h.0.*"}):
+    changes: list[dict[str, Any]] = [{"no_launch": "*"}, {"cuda_graph": "*"}, {"gone": "h.0.*"}]
+    for changed in changes:
         gain = prof.what_if(**changed).gain_ms
         assert 0 < gain <= host + 0.01
 

@@ -83,7 +83,8 @@ class Block(nn.Module):
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.down(self.act(self.up(self.norm2(x))))
+        output: torch.Tensor = x + self.down(self.act(self.up(self.norm2(x))))
+        return output
 
 
 def gpt2(device: str) -> Callable[[], Any]:

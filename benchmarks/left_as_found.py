@@ -96,7 +96,8 @@ def trained(model: nn.Module, *args: Any, loss: Callable[[Any], torch.Tensor]) -
 def first(output: Any) -> torch.Tensor:
     """The first tensor of an output, as a loss."""
     value = output[0] if isinstance(output, tuple | list) else output
-    return value.square().mean()
+    mean: torch.Tensor = value.square().mean()
+    return mean
 
 
 # Plain PyTorch
@@ -151,6 +152,8 @@ def _(device: str) -> Program:
 class Counting(nn.Module):
     """Keeps a position, a list and a plain tensor in Python."""
 
+    average: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.layer, self.position, self.seen = nn.Linear(4, 4), 0, list[int]()
@@ -162,7 +165,7 @@ class Counting(nn.Module):
             self.table = torch.arange(8.0, device=x.device)
         self.position += 1
         self.seen.append(self.position)
-        y = self.layer(x) + self.table[self.position]
+        y: torch.Tensor = self.layer(x) + self.table[self.position]
         self.average.lerp_(y.mean(0).detach(), 0.1)
         return y
 
@@ -180,7 +183,8 @@ class Reading(nn.Module):
         self.layer = nn.Linear(4, 4)
 
     def forward(self, stream: Iterator[torch.Tensor]) -> torch.Tensor:
-        return self.layer(next(stream))
+        output: torch.Tensor = self.layer(next(stream))
+        return output
 
 
 @case("model that reads from an iterator")

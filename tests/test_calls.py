@@ -128,14 +128,16 @@ def test_modules_are_named_by_the_variable_that_holds_them() -> None:
             self.stem = nn.Linear(4, 4)
 
         def run(self, x: torch.Tensor) -> torch.Tensor:
-            return self.stem(x)
+            output: torch.Tensor = self.stem(x)
+            return output
 
     trainer = Trainer()
 
     def step(tail: nn.Module, x: torch.Tensor) -> torch.Tensor:
         for block in blocks:
             x = block(x)
-        return tail(HEAD(x))
+        output: torch.Tensor = tail(HEAD(x))
+        return output
 
     x = torch.randn(2, 4)
     names = forward_names(measured(functools.partial(step, tail=nn.ReLU()), x=x))
@@ -157,7 +159,7 @@ def test_layers_know_their_line(tmp_path: Path) -> None:
     assert source["::cat"] == f"{__file__}:{concatenation}"
     assert set(source["step.query"]) == {f"{__file__}:{attention}"}
     tree = prof.tree().set_index("name")
-    assert set(tree.loc["step.query", "source"]) == {f"{__file__}:{attention}"}
+    assert set(tree.loc[["step.query"], "source"]) == {f"{__file__}:{attention}"}
     prof.to_chrome(tmp_path / "trace.json")
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     traced = {event["args"].get("source") for event in events if event["name"] == "step.query"}

@@ -5,6 +5,7 @@ way out.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def test_arguments_reach_the_callable() -> None:
     assert all(args == (x, 3) and kwargs == {"key": {"a": x}} for args, kwargs in seen)
 
 
-class Callable:
+class Adding:
     """An object that can be called."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -82,8 +83,8 @@ def test_callables_of_every_kind() -> None:
     measured.
     """
     kinds: list[Any] = [
-        Callable(),
-        Callable().method,
+        Adding(),
+        Adding().method,
         torch.relu,
         partial(torch.add, 1),
         lambda x: x,
@@ -227,7 +228,7 @@ def test_progress_bar_writes_nothing_when_switched_off(capfd: pytest.CaptureFixt
 def test_tables_are_copies() -> None:
     """Changing a table that was handed out changes nothing in the profile."""
     prof = xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), **LAYERS)
-    reads = (
+    reads: tuple[Callable[[], pd.DataFrame], ...] = (
         prof.tree,
         lambda: prof.runs,
         lambda: prof.spans,

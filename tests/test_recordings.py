@@ -63,7 +63,7 @@ def test_a_call_with_a_record_of_a_wait_of_the_host_is_one(kind: int, waits: boo
     tables["synchronizations"] = tables["synchronizations"].iloc[:0].reset_index(drop=True)
     for name, column in synchronizations.items():
         tables["synchronizations"][name] = np.array(
-            column, dtype=tables["synchronizations"][name].dtype
+            column, dtype=tables["synchronizations"][name].to_numpy().dtype
         )
     found = first_call(tables).timeline.waits
     assert (found.start_ns == api["start_ns"].iloc[mine]).any() == waits

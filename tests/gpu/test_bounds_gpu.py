@@ -49,7 +49,8 @@ def by_events_us(call: Any, calls: int = 200) -> float:
         call()
     last.record()
     last.synchronize()
-    return first.elapsed_time(last) * 1e3 / calls
+    elapsed_ms: float = first.elapsed_time(last)
+    return elapsed_ms * 1e3 / calls
 
 
 def on_gpu(kind: type[nn.Module]) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:

@@ -34,7 +34,8 @@ def test_encoder_runs_the_kernels_that_it_runs_unwatched() -> None:
 
     def infer() -> torch.Tensor:
         with torch.no_grad():
-            return model(x)
+            output: torch.Tensor = model(x)
+            return output
 
     alone = xsp.measure(infer, levels="M/K", **QUICK)
     every = xsp.measure(infer, **QUICK)
@@ -67,7 +68,8 @@ def test_compiled_backward_stands_under_its_forward() -> None:
 @pytest.fixture
 def process_group() -> Iterator[None]:
     """A group of this process alone."""
-    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined] # public, and exported silently
+    dist.init_process_group("nccl", store=store, rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 

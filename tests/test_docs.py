@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 import xsp
-from xsp.capture.schema import OPTIONAL_TABLES, TABLES
+from xsp.capture.schema import OPTIONAL_TABLES
+from xsp.capture.schema import REQUIRED_TABLES as TABLES
 from xsp.doubts import Slug
 
 ROOT = Path(__file__).parent.parent

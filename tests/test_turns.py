@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ class Waiting(nn.Linear):
         super().__init__(4, 4)
         # Not an attribute of its own: that is put back before each run.
         calls = itertools.count(1)
-        self.during = lambda: during() if next(calls) == 2 else None
+        self.during: Callable[[], Any] = lambda: during() if next(calls) == 2 else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.during()

@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from captures import gpu_capture
 from simulator import Call, Launch, Machine, Simulation, Synchronize, Work, lognormal
 from torch import nn
 
@@ -17,7 +18,7 @@ import xsp
 from xsp.analysis.correction import Correction, fitted
 from xsp.analysis.correction.charges import COST_LEVELS, Costs, EventKind
 from xsp.analysis.correction.closure import Closure, closure_by_rung
-from xsp.analysis.correction.corrected import mostly_tracing
+from xsp.analysis.correction.corrected import corrected_spans, mostly_tracing
 from xsp.analysis.correction.costs import Fit, fit_costs
 from xsp.analysis.correction.evidence import Round
 from xsp.errors import XspError
@@ -194,6 +195,64 @@ def test_a_busy_host_gives_no_silent_nonsense() -> None:
         )
         assert fit.costs.functional_ns < 1.3 * 3_100
         assert flagged or fit.costs.functional_ns == pytest.approx(2_800, rel=0.3)
+
+
+def slowed(rounds: Sequence[Round], ns: float) -> list[Round]:
+    """The same with the deepest rung slower by so much for reasons of its own, in every round."""
+    return [
+        replace(
+            entry,
+            latency_ns={
+                rung: latency + ns * (rung is max(entry.latency_ns, key=lambda r: len(r.levels)))
+                for rung, latency in entry.latency_ns.items()
+            },
+        )
+        for entry in rounds
+    ]
+
+
+def test_no_operation_is_charged_with_more_than_lies_between_its_stamps_and_the_next() -> None:
+    """Where a rung is 20 µs an operation slower for other reasons in every round, an operation's
+    cost and its interval end at 1.1 times the time that its stamps leave to it.
+    """
+    true = Costs(functional_ns=400)
+    rounds = slowed(measured(loop(100), 8, 0, LAYERS_ONLY, costs=true), 2e6)
+    costs = fit_costs(rounds).costs
+    # 300 ns are the program's between two operations, and 0.85 of the cost lies outside of them.
+    room = (300 + 0.85 * 400) / 0.85
+    assert costs.functional_ns == pytest.approx(1.1 * room, rel=0.05)
+    assert costs.intervals["functional_ns"][1] == pytest.approx(costs.functional_ns)
+
+
+def test_no_kernel_is_charged_with_more_than_the_shortest_gaps_after_kernels() -> None:
+    """Where a rung is 100 µs a kernel slower for other reasons, the device's cost and its interval
+    end at the gap that one in twenty waiting kernels was started within.
+    """
+    rounds = slowed(measured(GPU_BOUND, 8, 0, KERNELS_ONLY), 1.2e6)
+    costs = fit_costs(rounds).costs
+    ops = [entry.runs[0].ops for entry in rounds]
+    # All but the first one of a run waited for the one before.
+    gaps = np.concatenate([op.start_ns[1:] - op.end_ns[:-1] for op in ops])
+    assert costs.kernel_ns == pytest.approx(np.quantile(gaps, 0.05), rel=0.05)
+    assert costs.intervals["kernel_ns"][1] == pytest.approx(costs.kernel_ns)
+
+
+def test_a_doubt_says_no_more_than_that_a_span_lasted_between_nothing_and_what_was_recorded() -> (
+    None
+):
+    """Whatever the doubt about costs, half the interval of a corrected duration ends at the larger
+    of what is left of the span and what was taken out of it.
+    """
+    tables = gpu_capture().tables
+    found = corrected_spans(tables, Costs(layer_ns=2_000, launch_ns=3_000), np.eye(7) * 1e14)
+    recorded = tables["spans"]["duration_ns"].to_numpy()[found["row"]]
+    left, doubt = found["duration_ns"].to_numpy(), found["doubt_ns"].to_numpy()
+    most = np.maximum(left, recorded - left)
+    assert (doubt <= most).all()
+    level = tables["spans"]["level"].to_numpy()[found["row"]]
+    assert (doubt[level == Level.MODEL] == most[level == Level.MODEL]).all()
+    certain = corrected_spans(tables, Costs(layer_ns=2_000, launch_ns=3_000), np.zeros((7, 7)))
+    assert (certain["doubt_ns"] == 0).all()
 
 
 @pytest.mark.parametrize(

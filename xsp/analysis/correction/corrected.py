@@ -25,8 +25,8 @@ def corrected_spans(tables: Tables, costs: Costs, spread: Floats) -> pd.DataFram
     """Start and duration of the deepest rung's spans without the tracers' cost.
 
     Columns: row (of the spans table), start_ns, duration_ns, doubt_ns (half a 95 % interval of the
-    duration, from that of the costs: `Fit.spread`). Device spans keep their duration. No span is
-    longer by its doubt than it was recorded, or shorter than nothing.
+    duration, from that of the costs: `Fit.spread`). Device spans keep their duration. A doubt is
+    at most the larger of what is left of a span and what was taken out: no more can be wrong.
     """
     recordings = Recordings(tables)
     first = [call.timeline for call in islice(recordings.calls(), TYPICAL_CALLS)]

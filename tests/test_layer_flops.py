@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from captures import wide_profile
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -19,6 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import xsp
 from xsp import analysis
+from xsp.analysis.work.layer_work import layer_work
+from xsp.analysis.work.products import Operands
 
 F = nn.functional
 Call = Callable[[], Any]
@@ -395,3 +398,19 @@ def test_what_is_written_to_is_not_read() -> None:
     )
     assert with_out["dram_read_bytes"] == without["dram_read_bytes"] == 4 * (12 + 20)
     assert with_out["dram_write_bytes"] == 4 * 15
+
+
+def test_equal_calls_are_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work of 1,000 equal layers is that of one, each time, read from its text once."""
+    read: list[str] = []
+    of_row = Operands.of_row
+
+    def counted(kind: str, row: Any) -> Operands:
+        read.append(kind)
+        return of_row(kind, row)
+
+    monkeypatch.setattr(Operands, "of_row", counted)
+    layers = wide_profile(1_000).table("layers")
+    alone = layer_work(layers.iloc[:1].reset_index(drop=True))
+    assert layer_work(layers).equals(pd.concat([alone] * len(layers), ignore_index=True))
+    assert len(read) == 2

@@ -18,7 +18,7 @@ from xsp import Profile
 from xsp.analysis.correction.charges import Costs, EventKind
 from xsp.analysis.correction.replay import replay
 from xsp.analysis.correction.timeline import Timeline
-from xsp.bounds.as_if import Change, corrected, latency_ns, outside, united
+from xsp.bounds.as_if import Change, corrected, divided, latency_ns, outside, united, within
 from xsp.errors import XspError
 from xsp.report.text import profile_text
 from xsp.types import Level
@@ -118,6 +118,16 @@ def test_intervals_are_united_and_left_out() -> None:
     assert outside(np.zeros((0, 2)), 0.0, 1.0).tolist() == [[0.0, 1.0]]
 
 
+def test_intervals_are_divided_at_the_cuts_inside_them() -> None:
+    """A cut between intervals or on an edge divides nothing; times on an edge are within."""
+    given = np.array([[1.0, 4.0], [6.0, 8.0]])
+    cuts = np.array([7.0, 5.0, 2.0, 3.0, 8.0, 0.0])
+    parts = [[1.0, 2.0], [2.0, 3.0], [3.0, 4.0], [6.0, 7.0], [7.0, 8.0]]
+    assert divided(given, cuts).tolist() == parts
+    assert within(np.array([0.0, 1.0, 4.0, 5.0, 9.0]), given).tolist() == [0, 1, 1, 0, 0]
+    assert not within(cuts, np.zeros((0, 2))).any()
+
+
 # ---- on captures recorded on an H100 ----
 
 
@@ -166,6 +176,19 @@ def test_names_that_nothing_has_are_refused() -> None:
         prof.what_if(faster={"kernel:nothing": 2})
     with pytest.raises(XspError, match="factor above 0"):
         prof.what_if(faster={"h.0.*": 0})
+
+
+def test_plain_names_are_looked_up_and_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for every layer by its own name gains what a pattern of all gains, and compiles no
+    pattern: the work does not grow with names times layers.
+    """
+    prof = capture("h100_resnet50")
+    by_pattern = prof.what_if(gone="layer1.*")
+    layers = prof.tree().query("level == 'LAYER'")["name"].unique()
+    names = [name for name in layers if name.startswith("layer1.")]
+    monkeypatch.setattr("xsp.bounds.what_if.translate", None)
+    assert len(names) > 10
+    assert prof.what_if(gone=names).gain_ms == pytest.approx(by_pattern.gain_ms)
 
 
 def test_findings_name_what_to_do() -> None:

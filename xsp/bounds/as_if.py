@@ -178,15 +178,25 @@ def united(intervals: Floats) -> Floats:
 
 
 def divided(intervals: Floats, cuts: Floats) -> Floats:
-    """Intervals that are apart, each divided at the cuts within it; shape (n, 2)."""
+    """Intervals that are apart and in order, each divided at the cuts within it; shape (n, 2)."""
     if not len(intervals):
         return intervals
-    within = [cuts[(cuts > start) & (cuts < end)] for start, end in intervals]
-    edges = [
-        np.concatenate([[start], np.sort(inner), [end]])
-        for (start, end), inner in zip(intervals, within, strict=True)
-    ]
-    return np.concatenate([np.stack([each[:-1], each[1:]], axis=1) for each in edges])
+    inner = np.sort(cuts)
+    place = np.searchsorted(intervals[:, 0], inner, side="left") - 1
+    inside = (place >= 0) & (inner < intervals[np.maximum(place, 0), 1])
+    starts = np.sort(np.concatenate([intervals[:, 0], inner[inside]]))
+    ends = np.sort(np.concatenate([intervals[:, 1], inner[inside]]))
+    return np.stack([starts, ends], axis=1)
+
+
+def within(times: Floats, intervals: Floats) -> Bools:
+    """Which of the times lie in any of the intervals, their ends included."""
+    joined = united(intervals)
+    if not len(joined):
+        return np.zeros(len(times), dtype=bool)
+    place = np.searchsorted(joined[:, 0], times, side="right") - 1
+    found: Bools = (place >= 0) & (times <= joined[np.maximum(place, 0), 1])
+    return found
 
 
 def outside(intervals: Floats, start: float, end: float) -> Floats:

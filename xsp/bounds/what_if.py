@@ -7,7 +7,7 @@ timeline is not (docs/replay.md).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fnmatch import translate
 from math import hypot, inf, nan
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsp.analysis.spans.statistics import trimmed
-from xsp.bounds.as_if import Change, Floats, latency_ns, outside
+from xsp.bounds.as_if import Change, Floats, latency_ns, outside, within
 from xsp.bounds.recorded import RecordedCall, Recording, recording
 from xsp.errors import XspError
 
@@ -159,35 +159,62 @@ def _check(asked: Otherwise, recorded: Recording) -> None:
         if not times > 0:
             raise XspError(f"{name!r} cannot be {times} times faster; give a factor above 0")
     call = recorded.calls[-1]
-    kernels, layers = set(call.op_kernel.tolist()), set(call.layers["name"])
+    kernels, layers = set(call.op_kernel.tolist()), {*call.layers["name"], ""}
     for pattern in asked.patterns:
-        there = kernels if pattern.startswith(KERNEL) else layers | {""}
-        if not _matching(pattern, np.array(sorted(there), dtype=object)).any():
-            some = ", ".join(sorted(layers)[:4])
+        there = kernels if pattern.startswith(KERNEL) else layers
+        if not _names_any(pattern, there):
+            some = ", ".join(sorted(layers - {""})[:4])
             raise XspError(
                 f"nothing in this profile is called {pattern!r}; layers are {some}, …; a pattern "
                 f"such as 'layer1.*' names several, and {KERNEL}*gemm* names kernels"
             )
 
 
-def _matching(pattern: str, names: npt.NDArray[np.object_]) -> Bools:
-    found = re.compile(translate(pattern.removeprefix(KERNEL)))
-    code: dict[str, bool] = {name: found.match(name) is not None for name in set(names.tolist())}
-    return np.array([code[name] for name in names.tolist()], dtype=bool)
+def _plain(pattern: str) -> str | None:
+    """The name that a pattern without signs is; signs may be quoted, as in `x[[]0]`."""
+    name = pattern.removeprefix(KERNEL).replace("[[]", "\0")
+    return None if set("*?[") & set(name) else name.replace("\0", "[")
 
 
-def _ops(call: RecordedCall, pattern: str) -> Bools:
-    names = call.op_kernel if pattern.startswith(KERNEL) else call.op_layer
-    return _matching(pattern, names)
+def _names_any(pattern: str, names: Set[str]) -> bool:
+    plain = _plain(pattern)
+    return plain in names if plain is not None else bool(_matching([pattern], names).any())
 
 
-def _spans(call: RecordedCall, pattern: str) -> Floats:
-    """Host intervals of the layers that a pattern names; the whole call for "*"."""
-    if pattern == "*":
+def _matching(patterns: Iterable[str], names: Iterable[str]) -> Bools:
+    """Which names any of the patterns fits. Plain names are looked up: a model of 100,000 layers
+    is asked for 50,000 of them at once.
+    """
+    plain, others = set(), []
+    for pattern in patterns:
+        name = _plain(pattern)
+        if name is None:
+            others.append(re.compile(translate(pattern.removeprefix(KERNEL))))
+        else:
+            plain.add(name)
+    listed = list(names)
+    fits = {name: name in plain or any(each.match(name) for each in others) for name in set(listed)}
+    return np.array([fits[name] for name in listed], dtype=bool)
+
+
+def _ops(call: RecordedCall, *patterns: str) -> Bools:
+    of_kernels = [each for each in patterns if each.startswith(KERNEL)]
+    of_layers = [each for each in patterns if not each.startswith(KERNEL)]
+    found = np.zeros(len(call.op_layer), dtype=bool)
+    for asked, names in ((of_layers, call.op_layer), (of_kernels, call.op_kernel)):
+        if asked:
+            found |= _matching(asked, names.tolist())
+    return found
+
+
+def _spans(call: RecordedCall, *patterns: str) -> Floats:
+    """Host intervals of the layers that the patterns name; the whole call for "*"."""
+    if "*" in patterns:
         return np.array([[call.run.start_ns, call.run.host_end_ns]], dtype=np.float64)
-    if pattern.startswith(KERNEL):
+    asked = [each for each in patterns if not each.startswith(KERNEL)]
+    if not asked:
         return np.zeros((0, 2))
-    mine = _matching(pattern, call.layers["name"].to_numpy(dtype=object))
+    mine = _matching(asked, call.layers["name"])
     return call.layers.loc[mine, ["start_ns", "end_ns"]].to_numpy(dtype=np.float64)
 
 
@@ -197,8 +224,8 @@ def _change(call: RecordedCall, recorded: Recording, asked: Otherwise) -> Change
         change = _scaled(call, change, name, 1.0 / times, recorded.has_device)
     for name, milliseconds in asked.takes_ms.items():
         change = _set(call, change, name, milliseconds * 1e6, recorded.has_device)
-    for name in asked.gone:
-        change = _without(call, change, name)
+    if asked.gone:
+        change = _without(call, change, asked.gone)
     for group in asked.fused:
         change = _fused(call, change, group, recorded.has_device)
     for name in asked.no_launch:
@@ -251,16 +278,15 @@ def _set(
     return _scaled(call, change, name, wanted_ns * calls / took, has_device) if took else change
 
 
-def _without(call: RecordedCall, change: Change, name: str) -> Change:
-    """Neither computed nor launched: without a layer's host time, or a kernel's launch."""
-    mine = _ops(call, name)
-    length = np.where(mine, nan, change.duration_ns)
-    spent = call.launches(mine) if name.startswith(KERNEL) else _spans(call, name)
+def _without(call: RecordedCall, change: Change, names: Sequence[str]) -> Change:
+    """Neither computed nor launched: without the layers' host time, or the kernels' launches."""
+    of_kernels = [name for name in names if name.startswith(KERNEL)]
+    length = np.where(_ops(call, *names), nan, change.duration_ns)
+    launches = call.launches(_ops(call, *of_kernels))
+    spent = np.concatenate([_spans(call, *names), launches])
     # A copy that the host waits for is not waited for either, nor is any other wait in the layer.
-    begins = call.waits[:, 0][:, None]
-    inside = ((begins >= spent[:, 0]) & (begins <= spent[:, 1])).any(axis=1)
     released = change.released.copy()
-    released[call.inner_waits[inside]] = True
+    released[call.inner_waits[within(call.waits[:, 0], spent)]] = True
     return replace(change, duration_ns=length, released=released).also_free(spent)
 
 
@@ -272,10 +298,7 @@ def _fused(call: RecordedCall, change: Change, group: Sequence[str], has_device:
         return float((spans[:, 1] - spans[:, 0]).sum())
 
     longest = max(group, key=took)
-    for name in group:
-        if name != longest:
-            change = _without(call, change, name)
-    return change
+    return _without(call, change, [name for name in group if name != longest])
 
 
 def _graphed(call: RecordedCall, change: Change, name: str) -> Change:
@@ -292,8 +315,7 @@ def _graphed(call: RecordedCall, change: Change, name: str) -> Change:
 def _released(call: RecordedCall, change: Change, name: str, return_ns: float) -> Change:
     """Waits that begin in these layers wait for nothing, and the call itself is not made."""
     spans, places, waits = _spans(call, name), call.inner_waits, call.waits
-    begins = waits[:, 0][:, None]
-    inside = ((begins >= spans[:, 0]) & (begins <= spans[:, 1])).any(axis=1)
+    inside = within(waits[:, 0], spans)
     released = change.released.copy()
     released[places[inside]] = True
     spent = waits[inside].copy()

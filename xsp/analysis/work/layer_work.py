@@ -13,11 +13,25 @@ from collections.abc import Hashable, Mapping, Sequence
 from math import nan, prod
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from xsp.analysis.work.data_types import itemsize, precision_of
 from xsp.analysis.work.elementwise import elements, elementwise_flops, is_view
 from xsp.analysis.work.products import Operands, Shape, Shapes, is_product, product_flops
+
+_FACTS = (
+    "type",
+    "kind",
+    "input_shapes",
+    "input_dtypes",
+    "output_shapes",
+    "output_dtypes",
+    "parameter_bytes",
+    "weight_shape",
+    "arguments",
+)
+"""Columns that tell the work of a layer; besides, whether it allocates."""
 
 
 class Work(NamedTuple):
@@ -33,13 +47,25 @@ class Work(NamedTuple):
 
 
 def layer_work(layers: pd.DataFrame) -> pd.DataFrame:
-    """What each row of `layers` has to do: columns of `Work`."""
-    rows = layers.to_dict("records")
-    works = [
-        _forward(row) if row["forward"] < 0 else _backward(row, rows[row["forward"]])
-        for row in rows
-    ]
-    return pd.DataFrame(works, columns=list(Work._fields), index=layers.index)
+    """What each row of `layers` has to do: columns of `Work`. Equal calls are worked out once."""
+    facts = layers[[name for name in _FACTS if name in layers]]
+    own = facts.assign(allocates=layers["allocated_bytes"] != 0)
+    same = own.groupby(list(own.columns), sort=False, dropna=False).ngroup().to_numpy()
+    forward = layers["forward"].to_numpy()
+    of_forward = np.where(forward < 0, -1, same[forward])
+    pairs = pd.DataFrame({"own": same, "forward": of_forward})
+    first = np.flatnonzero(~pairs.duplicated())
+    rows = layers.iloc[first].to_dict("records")
+    above = layers.iloc[np.maximum(forward[first], 0)].to_dict("records")
+    works = pd.DataFrame(
+        [
+            _forward(row) if row["forward"] < 0 else _backward(row, origin)
+            for row, origin in zip(rows, above, strict=True)
+        ],
+        columns=list(Work._fields),
+    )
+    which = pairs.groupby(["own", "forward"], sort=False).ngroup().to_numpy()
+    return works.iloc[which].set_index(layers.index)
 
 
 def _forward(row: Mapping[Hashable, Any]) -> Work:

@@ -16,9 +16,9 @@ import xsp
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = ROOT / "benchmarks" / "results" / "overhead_h100.json"
+RESULTS = ROOT / "benchmarks" / "results" / "overhead_h200.json"
 CAPTURES = ROOT / "examples" / "captures"
-CONDITIONS = ("xsp M/L", "xsp M/L/Lib", "xsp M/L/Lib/K", "torch.profiler")
+CONDITIONS = ("xsp M/K", "xsp M/L", "xsp M/L/Lib", "xsp M/L/Lib/K", "torch.profiler")
 
 
 def blocks(text: str, language: str) -> list[str]:

@@ -46,7 +46,10 @@ def test_encoder_runs_the_kernels_that_it_runs_unwatched() -> None:
 
 
 def test_compiled_backward_stands_under_its_forward() -> None:
-    """Every kernel of a compiled backward is its compiled forward's, in phase backward."""
+    """Every kernel of a compiled backward is its compiled forward's, in phase backward. Where
+    Dynamo does not keep what compiled code returned (torch 2.11) it has no owner, and no neighbour
+    gets it.
+    """
     torch._dynamo.reset()
 
     @torch.compile
@@ -59,9 +62,12 @@ def test_compiled_backward_stands_under_its_forward() -> None:
         between(first(torch.ones(64, 64, device="cuda"))).sum().backward()
 
     rows = kernels_by_row(xsp.measure(step, **QUICK))
-    compiled = rows[rows["name"] == "step::between"].set_index("phase")["kernels"]
-    assert compiled["forward"] >= 3
-    assert compiled["backward"] >= 4
+    kept = torch.torch_version.TorchVersion(torch.__version__) >= "2.13"
+    owner = "step::between" if kept else "(no owner)"
+    forward = rows[(rows["name"] == "step::between") & (rows["phase"] == "forward")]
+    backward = rows[(rows["name"] == owner) & (rows["phase"] == "backward")]
+    assert forward["kernels"].sum() >= 3
+    assert backward["kernels"].sum() >= 4
     assert not rows["name"].str.contains("::mm").any()
 
 
@@ -88,7 +94,7 @@ def test_gradient_buckets_hold_their_kernels() -> None:
         backward = rows[rows["phase"] == "backward"]
         return int(backward.loc[backward["name"] == name, "kernels"].sum()), backward
 
-    without, _ = backward_kernels(plain, "Linear")
+    without, _ = backward_kernels(plain, "model")
     with_buckets, rows = backward_kernels(parallel, "module")
-    assert with_buckets == without
+    assert with_buckets == without > 0
     assert set(rows["name"]) & {"(gradient buckets)", "(gradient synchronization)"}

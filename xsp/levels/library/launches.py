@@ -1,7 +1,7 @@
 """A check on CUPTI: launches of kernels counted at the import slots, by nothing of CUPTI's.
 
 Switched on by `XSP_CHECK_LAUNCHES=1` in the environment before the first profile. The stubs then
-also stand in the slots of `cudaLaunchKernel*` and `cuLaunchKernel*`, and each launch seen there
+also stand in the slots of `cudaLaunchKernel*` and its kin (`_PREFIXES`), and each launch seen there
 must have its record. What has none is counted as lost: CUPTI dropped it without telling.
 
 Only launches that go through import slots are seen: PyTorch's own and those of extensions, not
@@ -21,7 +21,12 @@ from xsp.types import ApiDomain, Columns
 
 VARIABLE = "XSP_CHECK_LAUNCHES"
 
-_PREFIXES = {"cudaLaunchKernel": ApiDomain.RUNTIME, "cuLaunchKernel": ApiDomain.DRIVER}
+_PREFIXES = {
+    "cudaLaunchKernel": ApiDomain.RUNTIME,
+    # What the compiler's launch stubs call since CUDA 13; CUPTI records it as cudaLaunchKernel.
+    "__cudaLaunchKernel": ApiDomain.RUNTIME,
+    "cuLaunchKernel": ApiDomain.DRIVER,
+}
 
 CLOCK_SLACK_NS = 2_000
 """How far a record may lie outside the call that it is of: stub and CUPTI read the clock one after

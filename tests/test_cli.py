@@ -144,7 +144,7 @@ def test_profile_does_not_overwrite(folder: Path) -> None:
         ("nowhere:target", "there is no module 'nowhere'"),
         ("net.py:number", "returned a value of type int; it must return (model, inputs)"),
         ("net.py:no_inputs", "returned the model Linear without inputs"),
-        ("net.py:1", "is not a function's name"),
+        ("net.py:1", "is not a valid function name"),
         ("a-b", "names neither a Python file nor a module"),
     ],
 )

@@ -383,7 +383,7 @@ def test_kernels_that_were_not_preceded_by_a_flush_are_not_taken_for_it(
         for name, blocks in kernels[-silent:]:
             library.controls.fake_launch_silently(name.encode(), ctypes.c_uint64(blocks))
 
-    assert "does not tell" in refused(collect(library, tables, program, caches=FLUSHED))
+    assert "does not report" in refused(collect(library, tables, program, caches=FLUSHED))
 
 
 def test_caches_are_in_place_or_flushed() -> None:
@@ -445,7 +445,7 @@ def test_other_work_than_before_is_noticed(
     gets no counters.
     """
     more = refused(collect(library, tables, launching(library, [*kernels, kernels[0]])))
-    assert f"{len(kernels) + 1} kernels where it ran {len(kernels)}" in more
+    assert f"{len(kernels) + 1} kernels, but {len(kernels)} in an earlier run" in more
     position = next(i for i in range(1, len(kernels)) if kernels[i][1] != kernels[i - 1][1])
     swapped = list(kernels)
     swapped[position - 1 : position + 1] = swapped[position], swapped[position - 1]
@@ -591,13 +591,16 @@ NCU_LOG = """==PROF== Connected to process 18542 (/usr/bin/python3.12)
 ==PROF== Profiling "fill_kernel" - 0 (1/3): 0%....50%....100% - 1 pass
 ==PROF== Profiling "gemm" - 1: 0%....50%....100% - {passes}
 ==PROF== Disconnected from process 18542
-"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC",\
+"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid "
+"Size","Device","CC",\
 "dram__bytes_read.sum","dram__bytes_write.sum"
 "","","","","","","","","","","","byte","byte"
-"0","18542","python3.12","127.0.0.1","void at::native::<unnamed>::fill_kernel<float>(float *, int)","1","7",\
+"0","18542","python3.12","127.0.0.1","void at::native::<unnamed>::fill_kernel<float>(float *, "
+"int)","1","7",\
 "(128, 1, 1)","(1024, 1, 1)","0","9.0","8,389,120","0"
 ==WARNING== The next kernel is long
-"1","18542","python3.12","127.0.0.1","void cutlass::gemm<(int)128, a::b>(T1::Params)","1","7","(128, 1, 1)",\
+"1","18542","python3.12","127.0.0.1","void cutlass::gemm<(int)128, "
+"a::b>(T1::Params)","1","7","(128, 1, 1)",\
 "(64, 1, 1)","0","9.0","12345.5","n/a"
 """
 READ, WRITE = "dram__bytes_read.sum", "dram__bytes_write.sum"

@@ -75,7 +75,7 @@ def test_a_folder_with_other_files_is_not_written_to(capture: Path, tmp_path: Pa
     export(capture, "--to", "csv", "-o", folder)
     export(capture, "--to", "csv", "-o", folder)
     (folder / "notes.txt").write_text("mine")
-    assert "holds other files (notes.txt)" in refused(capture, "--to", "csv", "-o", folder)
+    assert "has other files in it (notes.txt)" in refused(capture, "--to", "csv", "-o", folder)
 
 
 @pytest.mark.parametrize(("form", "name"), [("perfetto", "net.pftrace"), ("chrome", "net.json.gz")])

@@ -137,7 +137,7 @@ def test_the_longest_way_is_the_critical_path() -> None:
     assert (total, path) == (8.0, [0, 1, 3])
     with pytest.raises(GraphError, match="one for each layer"):
         graph.critical_path([1.0])
-    with pytest.raises(GraphError, match="leads backwards"):
+    with pytest.raises(GraphError, match="goes backwards"):
         Graph("loop", layers, ((1, 0),), "test")
 
 

@@ -182,7 +182,7 @@ def test_missing_levels_have_a_reason(tmp_path: Path) -> None:
     }
     assert "ProfilerActivity.CUDA" in status["reason"]["KERNEL"]
     assert "as traced" in repr(prof)
-    assert any("holds the cost of its tracing" in warning for warning in prof.warnings)
+    assert any("includes the cost of its tracing" in warning for warning in prof.warnings)
 
 
 def test_an_import_is_a_capture(tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_runs_that_are_not_there_are_refused(tmp_path: Path) -> None:
     """A misspelt `runs` is an error, not a profile in which the whole trace is one run."""
     (tmp_path / "x.json").write_text(json.dumps([host_event("cpu_op", "aten::mm", 0, 30)]))
     with pytest.raises(
-        xsp.CaptureError, match=r"no annotation of .* has a name that begins with 'request'"
+        xsp.CaptureError, match=r"no annotation in .* has a name that begins with 'request'"
     ):
         xsp.from_kineto(tmp_path / "x.json", runs="request")
 
@@ -777,7 +777,7 @@ def test_a_file_that_is_no_export_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.sqlite").write_text(
         "no database, however long this text is made: it has no header"
     )
-    with pytest.raises(xsp.CaptureError, match="is no SQLite export of Nsight Systems"):
+    with pytest.raises(xsp.CaptureError, match="is not an SQLite export of Nsight Systems"):
         xsp.from_nsys(tmp_path / "text.sqlite")
     with closing(sqlite3.connect(tmp_path / "other.sqlite")) as db, db:
         db.execute("CREATE TABLE other (id INTEGER)")
@@ -791,7 +791,7 @@ def test_a_file_that_is_no_export_is_refused(tmp_path: Path) -> None:
     ):
         xsp.from_nsys(changed)
     with pytest.raises(
-        xsp.CaptureError, match="no NVTX range of the export has a name that begins with 'step'"
+        xsp.CaptureError, match="no NVTX range in the export has a name that begins with 'step'"
     ):
         xsp.from_nsys(nsys_export(tmp_path / "report.sqlite"), runs="step")
 

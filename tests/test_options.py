@@ -68,11 +68,14 @@ def test_defaults_pass_their_own_checks() -> None:
 @pytest.mark.parametrize(
     ("option", "rule"),
     [
-        ({"seed": 1.5}, "seed=1.5: must be a whole number"),
-        ({"nvtx": 1}, "nvtx=1: must be True or False"),
-        ({"serialize": "no"}, "serialize='no': must be True or False"),
-        ({"stop": 3}, "stop=3: must be a function of the runs so far"),
-        ({"warmup": -1}, "warmup=-1: must be a whole number >= 0; leave it out for the default"),
+        ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
+        ({"nvtx": 1}, "nvtx must be True or False, not 1"),
+        ({"serialize": "no"}, "serialize must be True or False, not 'no'"),
+        ({"stop": 3}, "stop must be a function of the runs so far, not 3"),
+        (
+            {"warmup": -1},
+            "warmup must be a whole number >= 0, not -1; leave it out for the default",
+        ),
     ],
 )
 def test_a_refusal_has_value_rule_and_way_out(option: dict[str, Any], rule: str) -> None:
@@ -83,7 +86,7 @@ def test_a_refusal_has_value_rule_and_way_out(option: dict[str, Any], rule: str)
 
 def test_two_ways_to_stop_exclude_each_other() -> None:
     """A rule and a number of rounds cannot both decide."""
-    with pytest.raises(xsp.TargetError, match="exclude each other: give one of them"):
+    with pytest.raises(xsp.TargetError, match="exclude each other: give only one"):
         Options.of(stop=lambda _runs: None, iterations=3)
 
 

@@ -503,7 +503,7 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     """Nothing is made where the user did not make it."""
     with pytest.raises(xsp.XspError, match=r"no directory .*nowhere"):
         gpu_profile().to_perfetto(tmp_path / "nowhere" / "x.pftrace")
-    with pytest.raises(xsp.XspError, match=r"is a directory; name a file in it"):
+    with pytest.raises(xsp.XspError, match=r"is a directory; give the name of a file in it"):
         gpu_profile().to_perfetto(tmp_path)
 
 

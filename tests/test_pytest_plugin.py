@@ -449,7 +449,10 @@ def test_loop(xsp):
     result = run("--xsp-save")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["*name='size' is taken by another measurement of *::test_loop: give each call its own*"]
+        [
+            "*name='size' is used by another measurement of *::test_loop already: give each call "
+            "its own*"
+        ]
     )
     assert baselines(pytester.path) == []
 
@@ -468,10 +471,11 @@ def test_backticks_do_not_end_code_in_markdown() -> None:
             ["--xsp-compare=release"],
             "no baseline 'release' in *: there are none; make it with --xsp-save=release",
         ),
-        (["--xsp-fail=slow"], "--xsp-fail='slow' is not known; there are slowdown:5%, *"),
+        (["--xsp-fail=slow"], "--xsp-fail='slow' is unknown; the choices are slowdown:5%, *"),
         (
             ["--xsp-fail=slowdown:-3%"],
-            "--xsp-fail=slowdown:-3% cannot be: a share over 0, such as slowdown:5%",
+            "the threshold of --xsp-fail=slowdown must be a share > 0, such as slowdown:5%, not "
+            "'-3%'",
         ),
         (["--xsp-save", "tests/test_a.py"], "*cannot be a baseline's name*write --xsp-save=NAME*"),
         (["--xsp-update", "--xsp-save"], "--xsp-update and --xsp-save exclude each other*"),
@@ -489,10 +493,10 @@ def test_wrong_options_are_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("marker", "says"),
     [
-        ("kernel=3", "option 'kernel' is not known; there are *kernels*"),
-        ("max_slowdown=0.9", "max_slowdown=0.9 cannot be: a ratio over 1*"),
-        ("latency_ms=-1", "budget latency_ms=-1 cannot be: a number from 0 on*"),
-        ("metric='gpu'", "metric='gpu' is not known; there are latency, device"),
+        ("kernel=3", "option 'kernel' is unknown; the options are *kernels*"),
+        ("max_slowdown=0.9", "max_slowdown must be a ratio > 1, *, not 0.9"),
+        ("latency_ms=-1", "budget latency_ms must be a number >= 0*, not -1"),
+        ("metric='gpu'", "metric must be latency or device, not 'gpu'"),
     ],
 )
 def test_wrong_markers_are_errors(

@@ -302,7 +302,7 @@ def test_errors_say_what_was_wrong() -> None:
     ):
         replay(run.timeline(), Costs()).host(99, [run.start_ns])
     run.host_end_ns = run.start_ns - 1
-    with pytest.raises(TracingError, match="must be in order"):
+    with pytest.raises(TracingError, match="must be in this order"):
         run.timeline()
 
 

@@ -240,7 +240,7 @@ def test_a_re_run_that_goes_another_way_is_refused() -> None:
     model = Secret()
     OUTSIDE["calls"] = 0
     with (
-        pytest.raises(xsp.TargetError, match=r"layer 'other' .*where the block called .*'first'"),
+        pytest.raises(xsp.TargetError, match=r"layer 'other' .*instead of .*'first'"),
         xsp.profile(model, **LAYERS),
     ):
         model(torch.ones(1, 2))

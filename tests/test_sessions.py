@@ -157,7 +157,7 @@ def test_sessions_are_added_and_decide(pytester: pytest.Pytester, run: Run) -> N
 
 def test_another_program_is_no_session(pytester: pytest.Pytester, run: Run) -> None:
     """--xsp-add of a model with another layer fails and saves nothing; --xsp-update begins a
-    version and keeps the sessions; --xsp-add stands alone.
+    version and keeps the sessions; --xsp-add cannot be combined.
     """
     for _ in range(2):
         assert run("--xsp-add", layers=1).ret == 0
@@ -175,4 +175,4 @@ def test_another_program_is_no_session(pytester: pytest.Pytester, run: Run) -> N
     assert [row["version"] for row in sessions(pytester.path)] == [0, 0, 1]
     refused = run("--xsp-add", "--xsp-save")
     assert refused.ret == 4
-    assert "--xsp-add stands alone" in refused.stderr.str()
+    assert "--xsp-add cannot be combined" in refused.stderr.str()

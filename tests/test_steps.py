@@ -139,7 +139,7 @@ def test_steps_are_put_back() -> None:
 
 
 def test_steps_that_are_not_put_back_are_counted() -> None:
-    """Without it the profile says how many steps were really made."""
+    """Without it the profile says how many steps were really taken."""
     training, steps = Training(), []
 
     def step() -> None:
@@ -147,7 +147,7 @@ def test_steps_that_are_not_put_back_are_counted() -> None:
 
     prof = xsp.measure(step, **LAYERS)
     assert any(
-        each.startswith(f"{len(steps)} steps were really made") and each.endswith("[steps-made]")
+        each.startswith(f"{len(steps)} steps were really taken") and each.endswith("[steps-made]")
         for each in prof.warnings
     )
 

@@ -213,9 +213,9 @@ def test_sweep_of_nothing_but_failures_raises() -> None:
     ("arguments", "message"),
     [
         ({"batch_sizes": ()}, "at least one"),
-        ({"batch_sizes": (1, 1)}, "each of them once"),
-        ({"batch_sizes": (0,)}, "from 1 on"),
-        ({"batch_sizes": (True,)}, "from 1 on"),
+        ({"batch_sizes": (1, 1)}, "without duplicates"),
+        ({"batch_sizes": (0,)}, ">= 1"),
+        ({"batch_sizes": (True,)}, ">= 1"),
         ({"over": {"a": [1], "b": [2]}}, "one parameter"),
         ({"over": {"a": [None]}}, "numbers or strings"),
         ({"batch_sizes": (1,), "itertions": 3}, "no option 'itertions'"),

@@ -174,7 +174,7 @@ def test_names_that_nothing_has_are_refused() -> None:
         prof.what_if(gone="layer1.*")
     with pytest.raises(XspError, match="kernel:nothing"):
         prof.what_if(faster={"kernel:nothing": 2})
-    with pytest.raises(XspError, match="factor above 0"):
+    with pytest.raises(XspError, match="must be > 0, not 0"):
         prof.what_if(faster={"h.0.*": 0})
 
 

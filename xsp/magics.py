@@ -45,7 +45,7 @@ class _Line:
         while line.code.startswith(("-o", "--")):
             flag, value = line._next_word("=")
             if flag not in _FLAGS:
-                raise UsageError(f"there is no option {flag}; those are {', '.join(_FLAGS)}")
+                raise UsageError(f"there is no option {flag}; the options are {', '.join(_FLAGS)}")
             name = _FLAGS[flag]
             needs_value = textual().get(name) is not bool
             line._take(name, value or (line._next_word()[0] if needs_value else ""))
@@ -66,7 +66,7 @@ class _Line:
         elif value.isidentifier():
             self.output = value
         else:
-            raise UsageError(f"-o {value}: must be the name of a variable")
+            raise UsageError(f"-o must be the name of a variable, not {value!r}")
 
     def expression(self) -> ast.Expression:
         """The code, parsed. Raises UsageError if it is no expression."""

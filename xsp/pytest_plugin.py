@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="RULES",
-        help=f"what else fails a test, with commas between: slowdown:5%%, {', '.join(RULES)}; "
+        help=f"what else fails a test, separated by commas: slowdown:5%%, {', '.join(RULES)}; "
         f"{NOTHING!r} for none",
     )
     group.addoption(

@@ -62,8 +62,8 @@ class ProfileData:
     def _capture(self) -> Capture:
         if self._filled is None:
             raise XspError(
-                "this profile is empty: the numbers are there once the `with xsp.profile(...)` "
-                "block has ended"
+                "this profile is still empty: its numbers are available after the `with "
+                "xsp.profile(...)` block has ended"
             )
         return self._filled
 

@@ -178,8 +178,8 @@ def _parallel(bound: LowerBound) -> Iterator[Finding]:
             beside[0],
             gain,
             bound.bounds[LIBRARY].half_width_ms,
-            f"{len(beside)} layers are not on the critical path, {beside[0]} for one: a bound, "
-            "since layers side by side share the device",
+            f"{len(beside)} layers are not on the critical path, such as {beside[0]}: an upper "
+            "limit, since layers that run at the same time share the device",
             "run independent branches on CUDA streams of their own",
         )
 
@@ -210,7 +210,7 @@ def _algorithms(asker: _Asker, bound: LowerBound) -> Iterator[Finding]:
             f"{len(slower)} layers",
             {"faster": dict(zip(slower["owner"], slower["times"].astype(float), strict=True))},
             "each of them with the fastest algorithm known",
-            'let algorithms be tried: torch.compile(model, mode="max-autotune")'
+            'have algorithms tried out: torch.compile(model, mode="max-autotune")'
             + ("" if asker.on_cpu else ", or torch.backends.cudnn.benchmark = True"),
         )
 
@@ -224,8 +224,8 @@ def _how_to_choose(operator: str, algorithm: str, name: str) -> str:
     if algorithm == "oneDNN":
         return f"{name}: see that oneDNN is on (torch.backends.mkldnn.enabled)"
     if operator == "convolution":
-        return f"{name}: let cuDNN try its plans, torch.backends.cudnn.benchmark = True"
-    return f'{name}: let products be tuned, torch.compile(model, mode="max-autotune")'
+        return f"{name}: have cuDNN try its plans, torch.backends.cudnn.benchmark = True"
+    return f'{name}: have matrix products tuned, torch.compile(model, mode="max-autotune")'
 
 
 # ---- question 4: what the framework adds ----
@@ -275,7 +275,7 @@ def _waits(asker: _Asker) -> Iterator[Finding]:
         said,
         {"no_sync": "*"},
         f"the host waits for the GPU {len(call.waits)} times in a call, in {said}",
-        "leave out what needs a value on the host: .item(), .cpu(), bool(tensor), nonzero, copies "
+        "avoid what needs a value on the host: .item(), .cpu(), bool(tensor), nonzero, copies "
         "from pageable memory",
     )
 
@@ -347,8 +347,8 @@ def _fusion(asker: _Asker) -> Iterator[Finding]:
             5,
             riders[0],
             {"gone": _known(asker, riders)},
-            f"{len(riders)} layers work element by element on what another has just written: at "
-            "most this, if all of them ride on it",
+            f"{len(riders)} element-wise layers read what another has just written: at most "
+            "this, if all of them are fused into it",
             "let a compiler fuse them: torch.compile(model)",
         )
 

@@ -435,7 +435,7 @@ def _doubts(
         names = ", ".join(sorted({each.operator for each in missing})[:6])
         found.append(
             f"{len(missing)} of {len(graph)} layers ({names}) are not in the database and count "
-            "with their ideal traffic only: the bound is lower than it need be; `xsp bound` "
+            "with their ideal traffic only: the bound is lower than necessary; `xsp bound` "
             "measures them"
         )
     entries = [each.entry for each in best if each.entry is not None]

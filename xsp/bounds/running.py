@@ -52,7 +52,7 @@ def device_of(name: str | None = None) -> str:
     Raises XspError for another name, and for a GPU that is not there.
     """
     if name not in {None, "cuda", "cpu"}:
-        raise XspError(f"device {name!r} is not known; give cuda or cpu")
+        raise XspError(f"device must be cuda or cpu, not {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
         raise XspError("torch sees no GPU; check nvidia-smi, or measure on the CPU: --device cpu")
     return name or ("cuda" if torch.cuda.is_available() else "cpu")

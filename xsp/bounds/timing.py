@@ -159,7 +159,9 @@ def _by_call(activity: dict[str, npt.NDArray[Any]], count: int, leading: int) ->
     order = np.argsort(activity["start_ns"], kind="stable")
     each, rest = divmod(len(order), count)
     if rest or each <= leading:
-        raise XspError(f"{count} calls launched {len(order)} operations, not the same number each")
+        raise XspError(
+            f"{count} calls launched {len(order)} operations: the number differs from call to call"
+        )
     call = np.arange(len(order)) // each
     own = np.arange(len(order)) % each >= leading
     start, end = activity["start_ns"][order], activity["end_ns"][order]

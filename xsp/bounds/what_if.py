@@ -157,7 +157,7 @@ def _names(given: Names) -> tuple[str, ...]:
 def _check(asked: Otherwise, recorded: Recording) -> None:
     for name, times in asked.faster.items():
         if not times > 0:
-            raise XspError(f"{name!r} cannot be {times} times faster; give a factor above 0")
+            raise XspError(f"the speed-up of {name!r} must be > 0, not {times}")
     call = recorded.calls[-1]
     kernels, layers = set(call.op_kernel.tolist()), {*call.layers["name"], ""}
     for pattern in asked.patterns:

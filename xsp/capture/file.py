@@ -89,14 +89,13 @@ def load(path: str | os.PathLike[str], max_bytes: int | None = None) -> Capture:
         raise
     except BrokenTableError as error:
         raise CaptureError(
-            f"{str(source)!r} holds what no capture does: {error}; record it again, or look at its "
-            "tables with any reader of Parquet"
+            f"{str(source)!r} is not a valid capture: {error}; record it again, or read its "
+            "tables with any Parquet reader"
         ) from error
     except _DAMAGED as error:
         raise CaptureError(
-            f"{str(source)!r} is not an xsp capture, or it was cut short ({type(error).__name__}: "
-            f"{error}); "
-            "a capture is written whole by prof.save(), so copy or record it again"
+            f"{str(source)!r} is not an xsp capture, or it was cut short "
+            f"({type(error).__name__}: {error}); copy or record it again"
         ) from error
 
 
@@ -110,7 +109,7 @@ def checked(capture: Capture, what: str) -> Capture:
             raise BrokenTableError(f"meta{said}")
         check_frames(capture.tables)
     except BrokenTableError as error:
-        raise CaptureError(f"{what} holds what no program can have done: {error}") from error
+        raise CaptureError(f"{what} has values that no program can produce: {error}") from error
     return capture
 
 
@@ -136,10 +135,10 @@ def _entries(source: Path, archive: zipfile.ZipFile, most: int) -> dict[str, zip
     entries = {entry.filename: entry for entry in every}
     packed = [entry.filename for entry in every if entry.compress_type != zipfile.ZIP_STORED]
     if packed or len(entries) < len(every):
-        what = f"a compressed entry {packed[0]!r}" if packed else "two entries of one name"
+        what = f"a compressed entry {packed[0]!r}" if packed else "two entries with the same name"
         raise CaptureError(
-            f"{str(source)!r} has {what}, which no capture has; it was packed by another "
-            "program: unpack it and pack it without compression"
+            f"{str(source)!r} has {what}, as no capture written by xsp does; unpack it and pack "
+            "it again without compression"
         )
     within(sum(entry.file_size for entry in every), most, f"{str(source)!r}")
     return entries
@@ -163,8 +162,8 @@ def _check(source: Path, manifest: Any) -> None:
     version = manifest.get("version")
     if type(version) is not int or version < 1:
         raise CaptureError(
-            f"{str(source)!r} has capture version {_short(version)}, which no xsp writes; record "
-            "it again"
+            f"{str(source)!r} has capture version {_short(version)}, which no release of xsp "
+            "writes; record it again"
         )
     if version > VERSION:
         raise CaptureError(
@@ -174,8 +173,7 @@ def _check(source: Path, manifest: Any) -> None:
         )
     if said := META(manifest.get("meta")):
         raise CaptureError(
-            f"the manifest of {str(source)!r} is not as captures have it: meta{said}; record the "
-            "capture again"
+            f"the manifest of {str(source)!r} is not valid: meta{said}; record the capture again"
         )
 
 

@@ -32,7 +32,7 @@ def most_bytes(given: int | None = None) -> int:
     number = int(told) if isinstance(told, str) and told.isdecimal() else told
     if type(number) is not int or number < 1:
         name = VARIABLE if given is None else "max_bytes"
-        raise XspError(f"{name} must be a whole number of bytes above 0, not {told!r}")
+        raise XspError(f"{name} must be a whole number of bytes > 0, not {told!r}")
     return number
 
 
@@ -45,8 +45,9 @@ def within(size: int, most: int, what: str) -> None:
     """Raises CaptureError if `what` has more than `most` bytes."""
     if size > most:
         raise CaptureError(
-            f"{what} has {size:,} bytes, more than the {most:,} that are opened: it may be made to "
-            f"fill memory; if you trust it, raise the limit with {VARIABLE} or max_bytes="
+            f"{what} has {size:,} bytes, more than the limit of {most:,}: a file made to do harm "
+            f"could fill the memory; if you trust this one, raise the limit with {VARIABLE} or "
+            "max_bytes="
         )
 
 

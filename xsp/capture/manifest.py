@@ -83,7 +83,7 @@ def _digits(value: Any) -> str:
     """A compute capability: major and minor number."""
     said = text(value)
     if not said and not value.replace(".", "", 1).isdecimal():
-        said = f" must be two numbers with a point between, such as 9.0, not {ascii(value)[:40]}"
+        said = f" must be two numbers separated by a point, such as 9.0, not {ascii(value)[:40]}"
     return said
 
 

@@ -33,7 +33,7 @@ def real(low: float = -math.inf) -> Rule:
 
     def rule(value: Any) -> str:
         fits = (type(value) in (int, float) and abs(value) <= MOST) or _is_unbounded(value)
-        return "" if fits and not value < low else _must(f"a number from {low} on", value)
+        return "" if fits and not value < low else _must(f"a number >= {low}", value)
 
     return rule
 

@@ -30,7 +30,7 @@ def checked_table(name: str, table: pa.Table) -> pd.DataFrame:
     columns = TABLES[name]
     names = table.schema.names
     if len(set(names)) < len(names):
-        raise BrokenTableError(f"{name} has two columns of one name")
+        raise BrokenTableError(f"{name} has two columns with the same name")
     if missing := [each for each, known in columns.items() if known.required and each not in names]:
         raise BrokenTableError(f"{name} lacks {', '.join(missing)}")
     made = [_column(f"{name}.{each}", table.column(each), columns.get(each)) for each in names]
@@ -53,7 +53,7 @@ def _column(where: str, values: pa.ChunkedArray, known: Column | None) -> pa.Chu
     if pa.types.is_null(values.type) and known.nullable:
         return values.cast(arrow)
     if values.null_count and not known.nullable:
-        raise BrokenTableError(f"{where} has gaps")
+        raise BrokenTableError(f"{where} has missing values")
     if known.dtype is TEXT:
         return _text(where, values, known)
     if pa.types.is_integer(known.dtype):
@@ -84,7 +84,7 @@ def _whole_numbers(where: str, values: pa.ChunkedArray, known: Column) -> pa.Chu
     if low is not None and (low < known.low or high > known.high):
         beyond = low if low < known.low else high
         raise BrokenTableError(
-            f"{where} must be from {known.low} to {known.high}, and holds {beyond}"
+            f"{where} must be between {known.low} and {known.high}, not {beyond}"
         )
     try:
         return values.cast(known.dtype)
@@ -98,7 +98,7 @@ def _text(where: str, values: pa.ChunkedArray, known: Column) -> pa.ChunkedArray
     try:
         values.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise BrokenTableError(f"{where} is not Unicode: {error}") from error
+        raise BrokenTableError(f"{where} is not valid Unicode: {error}") from error
     if known.choices or known.rule:
         for value in values.unique().to_pylist():
             _judge(where, value, known)
@@ -134,7 +134,9 @@ def check_relations(tables: Mapping[str, pd.DataFrame]) -> None:
 
 def _rows_there(where: str, rows: pd.Series, count: int) -> None:
     if len(rows) and int(rows.max()) >= count:
-        raise BrokenTableError(f"{where} leads to row {int(rows.max())} of {count}")
+        raise BrokenTableError(
+            f"{where} refers to row {int(rows.max())}, and there are only {count}"
+        )
 
 
 def _relations(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Bools]]:
@@ -189,12 +191,12 @@ def _span_relations(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, B
     yield "spans has a level that its run did not trace", ~_traced(tables["runs"])[run, level]
     size = np.array([len(tables[DETAILS[each]]) for each in Level])
     yield (
-        "spans.detail leads to no row of its level's table",
+        "spans.detail refers to no row of its level's table",
         spans["detail"].to_numpy() >= size[level],
     )
     calls = np.bincount(tables["model_calls"]["run"].to_numpy(), minlength=len(tables["runs"]))
     models = np.bincount(run[~below], minlength=len(tables["runs"]))
-    yield "spans has not one MODEL span for each model call of a run", calls != models
+    yield "spans does not have exactly one MODEL span for each model call of a run", calls != models
     caller = api["parent"].to_numpy()
     yield "api_calls has a call without a parent", caller < 0
     yield "api_calls has a parent of another run", run[caller] != api["run"].to_numpy()
@@ -209,7 +211,7 @@ def _layer_relations(layers: pd.DataFrame) -> Iterator[tuple[str, Bools]]:
     for _ in range(len(layers).bit_length()):
         at = np.where(at >= 0, forward[at], -1)
         forward = np.where(forward >= 0, forward[forward], -1)
-    yield "layers.forward goes round in a circle", at >= 0
+    yield "layers.forward forms a cycle", at >= 0
 
 
 def _backwards(table: pd.DataFrame, end: str) -> Bools:
@@ -228,5 +230,5 @@ def check_frames(tables: Mapping[str, pd.DataFrame]) -> None:
         try:
             checked_table(name, pa.Table.from_pandas(table, preserve_index=False))
         except (pa.ArrowException, UnicodeError) as error:
-            raise BrokenTableError(f"{name} holds what no column can: {error}") from error
+            raise BrokenTableError(f"{name} has invalid values: {error}") from error
     check_relations(tables)

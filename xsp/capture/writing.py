@@ -70,7 +70,7 @@ def staged_folder(path: str | os.PathLike[str], last: str) -> Iterator[Path]:
     named = Path(path)
     target = Path(os.path.realpath(named))
     if target.exists() and not target.is_dir():
-        raise WriteError(f"{str(named)!r} is a file, and a folder is needed; name another")
+        raise WriteError(f"{str(named)!r} is a file, but a folder is needed; choose another name")
     with _reported(named):
         target.parent.mkdir(parents=True, exist_ok=True)
         staged = target.parent / _unique()
@@ -121,7 +121,7 @@ def writable_folder(path: str | os.PathLike[str]) -> Path:
     named = Path(path)
     folder = Path(os.path.realpath(named))
     if folder.exists() and not folder.is_dir():
-        raise WriteError(f"{str(named)!r} is a file, and a folder is needed; name another")
+        raise WriteError(f"{str(named)!r} is a file, but a folder is needed; choose another name")
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     _try_folder(named, existing)
     return named
@@ -148,11 +148,11 @@ def _destination(named: Path) -> tuple[Path, os.stat_result | None]:
     except OSError as error:
         raise _refused(named, error) from error
     if stat.S_ISDIR(found.st_mode):
-        raise WriteError(f"{str(named)!r} is a directory; name a file in it")
+        raise WriteError(f"{str(named)!r} is a directory; give the name of a file in it")
     if not stat.S_ISREG(found.st_mode):
         raise WriteError(
-            f"{str(named)!r} is {_kind(found.st_mode)}, and only regular files are replaced; "
-            "name a file and copy it there"
+            f"{str(named)!r} is {_kind(found.st_mode)}, and only regular files can be replaced; "
+            "write to a file and copy that there"
         )
     # By the given name: the kernel then judges the symlinks on the way as it does for any program.
     with _reported(named):
@@ -163,7 +163,7 @@ def _destination(named: Path) -> tuple[Path, os.stat_result | None]:
 def _folder_of(named: Path, target: Path) -> None:
     if not target.parent.is_dir():
         raise WriteError(
-            f"there is no directory {str(target.parent)!r} to write {named.name!r} to; make it "
+            f"there is no directory {str(target.parent)!r} to write {named.name!r} to; create it "
             "first"
         )
 
@@ -218,6 +218,6 @@ def _reported(named: Path) -> Iterator[None]:
 def _refused(named: Path, error: OSError) -> WriteError:
     reason = error.strerror or str(error) or type(error).__name__
     return WriteError(
-        f"{str(named)!r} cannot be written: {reason}; name another place, or make room and ask for "
-        "the permission there"
+        f"{str(named)!r} cannot be written: {reason}; choose another path, or check its "
+        "permissions and free space"
     )

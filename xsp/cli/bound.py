@@ -167,7 +167,7 @@ def _findings(prof: Profile | None, found: LowerBound) -> list[Finding]:
     try:
         return prof.findings(found)[: MOST + 1]
     except XspError as error:
-        typer.echo(f"nothing to try is named: {error}")
+        typer.echo(f"there are no suggestions: {error}")
         return []
 
 

@@ -72,7 +72,7 @@ def compare(
     allow: Annotated[
         str,
         typer.Option(
-            help="Facts that may differ, with commas between: torch, driver, cuda, cudnn, gpu, "
+            help="Facts that may differ, separated by commas: torch, driver, cuda, cudnn, gpu, "
             "inputs, …",
             show_default=False,
         ),
@@ -89,7 +89,7 @@ def compare(
         Path | None, typer.Option("--json", help="Write it as JSON.", show_default=False)
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write it as a page.", show_default=False)
+        Path | None, typer.Option(help="Write an HTML page.", show_default=False)
     ] = None,
     md: Annotated[bool, typer.Option("--md", help="Print GitHub-flavoured markdown.")] = False,
 ) -> None:
@@ -130,7 +130,7 @@ def parsed_share(text: str) -> float:
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*", text)
     if match is None:
-        raise XspError(f"{text!r} is no threshold; give a share such as 5% or 0.05")
+        raise XspError(f"the threshold must be a share such as 5% or 0.05, not {text!r}")
     return float(match[1]) / (100 if match[2] else 1)
 
 

@@ -76,7 +76,7 @@ def _kept(device: str, peaks: Mapping[str, float]) -> str:
             "have them"
         )
     except (OSError, RuntimeError, WriteError) as error:  # RuntimeError: no home directory is known
-        return f"nowhere: {error}; set XDG_CACHE_HOME to a folder that can be written"
+        return f"nowhere: {error}; set XDG_CACHE_HOME to a writable folder"
 
 
 def doctor(

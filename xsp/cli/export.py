@@ -156,7 +156,7 @@ def export(
 def _send(capture: Path, output: Path | None, rung: str | None, how: dict[str, Any]) -> None:
     if output is not None or rung is not None:
         raise XspError(
-            "otlp writes no file and takes a run by its number: leave --output and --rung out"
+            "otlp writes no file and selects a run by its number: leave out --output and --rung"
         )
     from xsp.profiles import load
 

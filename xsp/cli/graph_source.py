@@ -45,7 +45,7 @@ def graph_from(source: str, shapes: Sequence[str] = (), values: Sequence[str] = 
         return graph_of_onnx(source, shapes=parsed_shapes(shapes), values=parsed_values(values))
     if shapes or values:
         raise GraphError(
-            f"--shape and --value are for ONNX files; {source!r} is none: its inputs are given"
+            f"--shape and --value are for ONNX files, and {source!r} is not one; leave them out"
         )
     if kind == ".xsp":
         from xsp.graphs.from_profile import graph_of_profile
@@ -83,7 +83,7 @@ def graph_of_work(work: Measurable, text: str) -> Graph:
 
     if not isinstance(work.function, nn.Module):
         raise GraphError(
-            f"{text!r} gives a callable, not a model, and a graph is read from a model: return "
+            f"{text!r} returns a callable, but a graph can only be read from a model: return "
             "(model, inputs), or record it with `xsp profile` and give the capture"
         )
     try:
@@ -135,7 +135,7 @@ def parsed_shapes(texts: Sequence[str]) -> dict[str, list[int]]:
         except ValueError:
             equals, shape = "", []
         if not name or not equals or any(size < 1 for size in shape):
-            raise GraphError(f"{text!r} is no shape; give name=sizes, such as input=1,3,224,224")
+            raise GraphError(f"a shape must be name=sizes, such as input=1,3,224,224, not {text!r}")
         found[name] = shape
     return found
 
@@ -148,5 +148,7 @@ def parsed_values(texts: Sequence[str]) -> dict[str, Any]:
         try:
             found[name] = float(number) if "." in number else int(number)
         except ValueError:
-            raise GraphError(f"{text!r} is no value; give name=number, such as sr=16000") from None
+            raise GraphError(
+                f"a value must be name=number, such as sr=16000, not {text!r}"
+            ) from None
     return found

@@ -17,8 +17,8 @@ def new_file(path: Path, force: bool) -> Path:
     """
     if path.is_file() and not force:
         raise XspError(
-            f"{str(path)!r} exists and is not overwritten without --force; or name another with "
-            "--output"
+            f"{str(path)!r} exists already; overwrite it with --force, or choose another file "
+            "with --output"
         )
     return writable(path)
 

@@ -88,7 +88,7 @@ def _values(text: str) -> list[Value]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise TargetError(
-            f"--batch-sizes {text!r} names no value; give them with commas, such as 1,2,4"
+            f"--batch-sizes {text!r} has no values; separate them with commas, such as 1,2,4"
         )
     return [_value(part) for part in parts]
 
@@ -118,7 +118,7 @@ def _checked(folder: Path, force: bool) -> Path:
     """`folder` if a sweep can be written there; asked before measuring, which takes long."""
     if (folder / MANIFEST).exists() and not force:
         raise XspError(
-            f"{str(folder)!r} has a sweep, not overwritten without --force; or name another with "
-            "--output"
+            f"{str(folder)!r} has a sweep already; overwrite it with --force, or choose another "
+            "folder with --output"
         )
     return writable_folder(folder)

@@ -47,7 +47,7 @@ class TargetName:
             )
         if not function.isidentifier():
             raise TargetError(
-                f"{function!r} in {text!r} is not a function's name; give file.py:function"
+                f"{function!r} in {text!r} is not a valid function name; give file.py:function"
             )
         return found
 

@@ -122,18 +122,19 @@ class Comparable:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise CaptureError(
-                f"this is no JSON ({error}), so no baseline; measure and save it again"
+                f"this is not a baseline, because it is not JSON ({error}); measure and save it "
+                "again"
             ) from error
         if not isinstance(found, dict) or found.get("format") != _FORMAT:
             raise CaptureError(
-                f"this JSON is no baseline: its format is not {_FORMAT!r}; measure and save it "
+                f"this JSON is not a baseline: its format is not {_FORMAT!r}; measure and save it "
                 "again"
             )
         version = found.get("version")
         if type(version) is not int or not 1 <= version <= _VERSION:
             raise CaptureError(
-                f"this baseline has version {str(version)[:20]}, this xsp reads to {_VERSION}; "
-                "upgrade it"
+                f"this baseline has version {str(version)[:20]}, and this xsp reads versions up "
+                f"to {_VERSION}; upgrade it"
             )
         if said := COMPARABLE(found):
             raise CaptureError(f"this baseline is damaged: it{said}; measure and save it again")

@@ -81,9 +81,11 @@ def compare(
 
     """
     if not 0 <= threshold < np.inf:
-        raise XspError(f"threshold={threshold!r} cannot be: a share from 0 on, such as 0.05")
+        raise XspError(f"threshold must be a share >= 0, such as 0.05, not {threshold!r}")
     if not 0 < alpha < 1:
-        raise XspError(f"alpha={alpha!r} cannot be: a probability between 0 and 1, such as {ALPHA}")
+        raise XspError(
+            f"alpha must be a probability between 0 and 1, such as {ALPHA}, not {alpha!r}"
+        )
     mine, other = comparable(a), comparable(b)
     return compared(mine, other, threshold, alpha, refusal(mine, other, allow))
 

@@ -39,7 +39,8 @@ def refusal(a: Comparable, b: Comparable, allow: Collection[str] = ()) -> str | 
     facts = (*ENVIRONMENT, INPUTS)
     if unknown := [name for name in allow if name not in facts]:
         raise XspError(
-            f"{unknown[0]!r} is no fact that can be allowed to differ; those are {', '.join(facts)}"
+            f"{unknown[0]!r} is not a fact that can be allowed to differ; the facts are "
+            f"{', '.join(facts)}"
         )
     differing = [
         f"{_WORDS.get(name, name)} {_shown(a, name)} in the baseline, {_shown(b, name)} in the "

@@ -90,10 +90,10 @@ def compare_targets(
         progress=progress,
     )
     if not 0 < threshold < np.inf:
-        raise TargetError(f"threshold={threshold!r} cannot be: a share above 0, such as 0.01")
+        raise TargetError(f"threshold must be a share > 0, such as 0.01, not {threshold!r}")
     if not 0 < alpha < 1:
         raise TargetError(
-            f"alpha={alpha!r} cannot be: a probability between 0 and 1, such as {ALPHA}"
+            f"alpha must be a probability between 0 and 1, such as {ALPHA}, not {alpha!r}"
         )
     # Both start from one random state, so that dropout and the like draw the same numbers.
     state = RandomState.current()

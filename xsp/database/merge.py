@@ -77,7 +77,8 @@ def _read(path: Path) -> Iterator[Entry]:
         ) from error
     if not known or head["entries"] != len(lines):
         raise DatabaseError(
-            f"{str(path)!r} is cut short, or of a newer version or something else; export it again"
+            f"{str(path)!r} was cut short, comes from a newer xsp, or is not an exported "
+            "database; export it again"
         )
     try:
         for line in lines:

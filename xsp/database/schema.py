@@ -102,8 +102,8 @@ def migrate(connection: Connection, *, to: int = VERSION) -> int:
     version = _version(connection)
     if version > VERSION:
         raise DatabaseError(
-            f"the database is of version {version}, written by a newer xsp; this one knows "
-            f"version {VERSION} and older: upgrade xsp, or name another database"
+            f"the database has version {version}, from a newer xsp; this one reads version "
+            f"{VERSION} and older: upgrade xsp, or choose another database"
         )
     for number in range(version, to):
         STEPS[number](connection)
@@ -119,8 +119,8 @@ def _version(connection: Connection) -> int:
         return 0 if found is None else int(found)
     if there:
         raise DatabaseError(
-            f"the database holds tables of something else ({', '.join(sorted(there)[:3])}); name "
-            "another one for xsp"
+            f"the database belongs to another program (tables {', '.join(sorted(there)[:3])}); "
+            "choose another one for xsp"
         )
     state.create(connection)
     connection.execute(insert(state).values(version=0))

@@ -197,7 +197,7 @@ def _sentence(place: str, cause: str) -> str:
             f"{place} is not a performance database, or it is damaged ({cause}); name another "
             "file, or restore a copy"
         )
-    return f"{place} cannot be used ({cause}); check the place and the rights to it"
+    return f"{place} cannot be used ({cause}); check the path and its permissions"
 
 
 def _engine(place: str, patience_s: float) -> Engine:
@@ -214,7 +214,8 @@ def _engine(place: str, patience_s: float) -> Engine:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DatabaseError(
-            f"there is no folder {str(path.parent)!r} for a database and none can be made ({error})"
+            f"the database's folder {str(path.parent)!r} does not exist and cannot be created "
+            f"({error})"
         ) from error
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": patience_s})
     event.listen(engine, "connect", _set_up_sqlite)

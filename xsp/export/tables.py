@@ -41,14 +41,14 @@ def write_tables(prof: ProfileData, folder: Path, form: str) -> Path:
     names = {PROFILE, *(f"{name}.{form}" for name in tables)}
     if folder.exists() and not folder.is_dir():
         raise XspError(
-            f"{str(folder)!r} is a file, and the tables need a folder; name another with --output"
+            f"{str(folder)!r} is a file, but the tables need a folder; choose another with --output"
         )
     if folder.is_dir() and (
         others := sorted(path.name for path in folder.iterdir() if path.name not in names)
     ):
         raise XspError(
-            f"the folder {str(folder)!r} holds other files ({', '.join(others[:3])}); name a new "
-            "one with --output"
+            f"the folder {str(folder)!r} has other files in it ({', '.join(others[:3])}); choose "
+            "a new folder with --output"
         )
     with staged_folder(folder, last=PROFILE) as staged:
         for name, table in tables.items():

@@ -94,26 +94,26 @@ class _Reader:
         if node.domain not in {"", "ai.onnx", "ai.onnx.ml"}:
             raise GraphError(
                 f"node {name!r} of {self._where} has the operator {node.domain}::{node.op_type}, "
-                "which is not ONNX's own, and nothing is known of it; export the model without it"
+                "which is not part of ONNX and unknown to xsp; export the model without it"
             )
         if node.op_type in {"If", "Loop", "Scan"}:
             raise GraphError(
-                f"node {name!r} of {self._where} is {node.op_type} on a value that the input "
-                "decides, so that the layers are not known; give the value of that input, such as "
-                "--value sr=16000, or export the model without it"
+                f"node {name!r} of {self._where} is {node.op_type} on a value that depends on an "
+                "input, so its layers cannot be determined; give the value of that input, such "
+                "as --value sr=16000, or export the model without this operator"
             )
 
     def _type(self, name: str, node: str) -> TensorType:
         found = self._types.get(name)
         if found is None or not found.HasField("shape"):
             raise GraphError(
-                f"the shape of {name!r}, which node {node!r} of {self._where} gives, cannot be "
-                "inferred: it depends on values, or the operator is not known; export the model "
+                f"the shape of {name!r}, an output of node {node!r} in {self._where}, cannot be "
+                "inferred: it depends on values, or the operator is unknown; export the model "
                 "with fixed shapes"
             )
         if any(not each.HasField("dim_value") for each in found.shape.dim):
             raise GraphError(
-                f"the shape of {name!r}, which node {node!r} of {self._where} gives, depends on "
+                f"the shape of {name!r}, an output of node {node!r} in {self._where}, depends on "
                 "values; export the model with fixed shapes"
             )
         shape = tuple(int(each.dim_value) for each in found.shape.dim)

@@ -38,8 +38,8 @@ class Graph:
         for before, after in self.edges:
             if not 0 <= before < after < len(self.layers):
                 raise GraphError(
-                    f"edge {before} -> {after} of a graph of {len(self.layers)} layers leads "
-                    "backwards or nowhere; give layers in the order in which they run"
+                    f"edge {before} -> {after} of a graph of {len(self.layers)} layers goes "
+                    "backwards or nowhere; give the layers in the order in which they run"
                 )
 
     def __len__(self) -> int:
@@ -127,12 +127,12 @@ class Graph:
             known = row["format"] == FORMAT and row["version"] <= VERSION
         except (ValueError, KeyError, TypeError) as error:
             raise GraphError(
-                "this is no graph of xsp; give a file that `xsp graph --json` has written"
+                "this is not an xsp graph; give a file written by `xsp graph --json`"
             ) from error
         if not known:
             raise GraphError(
-                f"format {row['format']!r} version {row['version']} is not known; version "
-                f"{VERSION} and older can be read"
+                f"format {row['format']!r} version {row['version']} is unknown; this xsp reads "
+                f"version {VERSION} and older"
             )
         return cls(
             name=row["name"],

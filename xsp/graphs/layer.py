@@ -149,7 +149,7 @@ class Layer:
             )
         except (KeyError, TypeError) as error:
             raise GraphError(
-                f"a layer lacks {error}; give one that Layer.to_dict() has written"
+                f"a layer lacks {error}; give one written by Layer.to_dict()"
             ) from error
 
     @classmethod

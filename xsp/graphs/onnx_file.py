@@ -44,12 +44,12 @@ def loaded(path: str | os.PathLike[str]) -> Any:
         empty = not model.graph.node
     except Exception as error:  # protobuf's own exceptions, which differ by its version
         raise GraphError(
-            f"{str(source)!r} is no ONNX model, or a damaged one ({type(error).__name__}); export "
-            "or copy it again"
+            f"{str(source)!r} is not an ONNX model, or it is damaged ({type(error).__name__}); "
+            "export or copy it again"
         ) from error
     if empty or not model.opset_import:
         raise GraphError(
-            f"{str(source)!r} holds no ONNX graph: it has no nodes or no operator set; export "
+            f"{str(source)!r} has no ONNX graph: nodes or the operator set are missing; export "
             "or copy it again"
         )
     return model

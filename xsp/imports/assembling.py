@@ -72,8 +72,7 @@ def _whole(trace: ForeignTrace) -> pd.DataFrame:
     if not len(host):
         raise CaptureError(
             f"this trace of {trace.tool} holds no operators, annotations or CUDA API calls, so "
-            "that no time can be "
-            "given to anything on the host; record the host too (ProfilerActivity.CPU, nsys "
+            "nothing on the host can be timed; record the host too (ProfilerActivity.CPU, nsys "
             "profile --trace=cuda,nvtx)"
         )
     ends = [
@@ -217,8 +216,8 @@ def _meta(
 ) -> dict[str, Any]:
     ids = context.current()
     traced = (
-        f"imported from {trace.tool}: every time holds the cost of its tracing, since there are no "
-        "runs without it"
+        f"imported from {trace.tool}: every time includes the cost of its tracing, since there "
+        "are no runs without it"
     )
     warnings = [tagged("imported", traced), *trace.warnings, *_left_out(trace, windows)]
     return {

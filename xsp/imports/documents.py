@@ -44,7 +44,7 @@ def document_of(source: Path) -> dict[str, Any]:
     document = {"traceEvents": found} if isinstance(found, list) else found
     if not isinstance(document, dict) or not isinstance(document.get("traceEvents"), list):
         raise CaptureError(
-            f"{str(source)!r} is JSON but no trace: it has no list `traceEvents`; give a file "
+            f"{str(source)!r} is JSON but not a trace: it has no list `traceEvents`; give a file "
             "written by "
             "export_chrome_trace"
         )
@@ -98,8 +98,8 @@ def of_one_process(by_category: dict[str, list[Event]], launching: Collection[st
                 event for event in by_category[category] if event["pid"] == chosen
             ]
     sentence = (
-        f"the trace has {len(counts)} processes; only {chosen} is taken, and kernels are led to "
-        "its launches by ids "
-        "that another process may have used too: import one process's trace at a time"
+        f"the trace has {len(counts)} processes; only {chosen} is taken, and kernels are matched "
+        "to its launches by ids that another process may have used too: import one process's "
+        "trace at a time"
     )
     return [tagged("several-processes", sentence)]

@@ -98,9 +98,8 @@ def _trace(
     steps = [event for event in annotations if event["name"].startswith(runs)]
     if runs != STEP and not steps:
         raise CaptureError(
-            f"no annotation of {str(source)!r} has a name that begins with {runs!r}; leave runs "
-            "out for the steps of "
-            "the profiler, or for one run where it made none"
+            f"no annotation in {str(source)!r} has a name that begins with {runs!r}; leave out "
+            "runs to use the profiler's steps, or the whole trace as one run where it has none"
         )
     others = [event for event in annotations if not event["name"].startswith((runs, STEP))]
     arrows = [event for event in events if event.get("cat") == "fwdbwd"]

@@ -111,9 +111,8 @@ def from_nsys(path: str | os.PathLike[str], *, runs: str | None = None) -> Profi
         ) from error
     except (sqlite3.Error, pd.errors.DatabaseError) as error:
         raise CaptureError(
-            f"{str(source)!r} is no SQLite export of Nsight Systems ({error}); make one of a "
-            "report with "
-            "`nsys export --type sqlite REPORT.nsys-rep`"
+            f"{str(source)!r} is not an SQLite export of Nsight Systems ({error}); make one from "
+            "a report with `nsys export --type sqlite REPORT.nsys-rep`"
         ) from error
     return Profile(capture_of(trace))
 
@@ -172,8 +171,8 @@ def _trace(export: _Export, name: str, runs: str | None) -> ForeignTrace:
     is_run = ranges["name"].str.startswith(runs) if runs else pd.Series(False, index=ranges.index)
     if runs and not is_run.any():
         raise CaptureError(
-            f"no NVTX range of the export has a name that begins with {runs!r}; leave runs out for "
-            "one run"
+            f"no NVTX range in the export has a name that begins with {runs!r}; leave out runs "
+            "to take the whole export as one run"
         )
     return ForeignTrace(
         name=name,

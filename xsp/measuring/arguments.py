@@ -39,8 +39,8 @@ def copied(call: Call, copier: Copier, *, accept: bool = False) -> dict[Place, A
 def _used_up(place: Place, kind: str) -> str:
     where = f"argument {place}" if isinstance(place, int) else f"argument {place!r}"
     return (
-        f"{where} holds a {kind}, which can be gone through only once and not be copied, so the "
-        "call cannot be made again; pass a list, or measure a function that makes it anew"
+        f"{where} has a {kind}, which can be iterated over only once and cannot be copied, so "
+        "the call cannot be repeated; pass a list, or measure a function that makes a new one"
     )
 
 

@@ -111,9 +111,8 @@ class Executor:
         """
         if getattr(_EXECUTING, "now", False):
             raise TargetError(
-                f"{self.target.name} was to be profiled by a program that is itself being "
-                "profiled: the two would "
-                "trace and stop each other; profile one of them only"
+                f"{self.target.name} cannot be profiled by a program that is itself being "
+                "profiled: the two would trace and stop each other; profile only one of them"
             )
         with turn(self.target.name), self._restoring():
             yield

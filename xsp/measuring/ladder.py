@@ -83,8 +83,8 @@ def _checked(given: Any, rounds: int) -> Stopped | None:
     if isinstance(given, str):
         return Stopped(StopReason.OWN_RULE, rounds, said=given)
     raise TargetError(
-        f"the stopping rule gave {given!r}: it must give None to go on, or a sentence that says "
-        "why enough is known"
+        f"the stopping rule returned {given!r}: it must return None to go on, or a sentence that "
+        "says why to stop"
     )
 
 

@@ -34,8 +34,8 @@ def about_difference(executor: Executor, found: Discovered) -> list[Doubt]:
         return [Doubt.of(Slug.CHANGED_CALL, difference=difference)]
     raise TargetError(
         f"{executor.target.name} cannot be run again as the block ran it: {difference}. It depends "
-        "on something that is neither in its arguments nor in its modules; measure a function that "
-        "makes this anew, or pass accept_changed=True to profile what re-runs do"
+        "on something that is neither in its arguments nor in its modules; measure a function "
+        "that creates it anew, or pass accept_changed=True to profile what the re-runs do"
     )
 
 
@@ -56,8 +56,11 @@ def _difference(
         where = _name(module, names)
         return f"{where} was called in {'the block' if made else 'a re-run'} only"
     if made[0] is not again[0]:
-        return f"{_name(again[0], names)} was called where the block called {_name(made[0], names)}"
-    return f"{_name(made[0], names)} was given inputs of {again[1]}, in the block of {made[1]}"
+        return (
+            f"{_name(again[0], names)} was called instead of {_name(made[0], names)}, which the "
+            "block called"
+        )
+    return f"{_name(made[0], names)} was given inputs of {again[1]}, but of {made[1]} in the block"
 
 
 def _name(module: nn.Module | None, names: Mapping[nn.Module, str]) -> str:

@@ -93,7 +93,7 @@ def _objects(_name: str, value: Any) -> tuple[Any, ...]:
 
 
 def _refused(name: str, rule: str, value: Any) -> TargetError:
-    return TargetError(f"{name}={value!r}: must be {rule}; leave it out for the default")
+    return TargetError(f"{name} must be {rule}, not {value!r}; leave it out for the default")
 
 
 def _told(
@@ -179,7 +179,7 @@ class Options:
             _metrics,
             'hardware counters to collect for every kernel, in runs of their own: groups ("flops", '
             '"dram", "occupancy", "tensor", "l2") and CUPTI metrics such as '
-            '"dram__bytes_read.sum", with commas between; none by default.',
+            '"dram__bytes_read.sum", separated by commas; none by default.',
             str,
         ),
     )
@@ -214,8 +214,9 @@ class Options:
         default=False,
         metadata=_told(
             _switch,
-            "go on where re-runs cannot be the call that was made, because an argument cannot be "
-            "copied or a layer differs; the profile then says so. By default that is refused.",
+            "continue where the re-runs cannot repeat the original call exactly, because an "
+            "argument cannot be copied or a layer differs; the profile then says so. By default "
+            "that is refused.",
             bool,
         ),
     )
@@ -250,12 +251,13 @@ class Options:
         known = {each.name: each for each in fields(cls)}
         if unknown := [name for name in given if name not in known]:
             raise TargetError(
-                f"there is no option {unknown[0]!r}; those of xsp.measure are {', '.join(known)}"
+                f"there is no option {unknown[0]!r}; the options of xsp.measure are "
+                f"{', '.join(known)}"
             )
         if given.get("stop") is not None and given.get("iterations") is not None:
             raise TargetError(
                 f"stop={given['stop']!r} and iterations={given['iterations']!r} exclude each "
-                "other: give one of them"
+                "other: give only one"
             )
         checked = {
             name: known[name].metadata["check"](name, value)

@@ -57,8 +57,8 @@ class Ranks:
             dist.all_gather_object(found, value, group=self._group)
         except Exception as error:
             raise TargetError(
-                f"rank {dist.get_rank()} waited for the others to go on with the profile, and one "
-                f"has ended or did not answer within {PATIENCE_S:.0f} s: see its own error"
+                f"rank {dist.get_rank()} waited for the other ranks to continue the profile, and "
+                f"one has ended or did not answer within {PATIENCE_S:.0f} s: see that rank's error"
             ) from error
         return found
 

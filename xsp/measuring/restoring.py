@@ -39,8 +39,8 @@ class Restored:
                 self._own.append((each, own, {name: copier(value) for name, value in own.items()}))
             else:
                 raise TargetError(
-                    f"restore has {each!r} of type {type(each).__name__}: must be models, "
-                    "optimizers, schedulers or other objects with attributes"
+                    "restore must be models, optimizers, schedulers or other objects with "
+                    f"attributes, not {each!r} of type {type(each).__name__}"
                 )
         self._parameters = [(one, one.detach().clone()) for one in parameters.values()]
 

@@ -177,6 +177,6 @@ def _refuse_lazy(model: nn.Module) -> None:
     if lazy:
         raise TargetError(
             f"{type(model).__name__} has parameters without a shape ({', '.join(lazy[:3])}"
-            f"{', …' if len(lazy) > 3 else ''}), which its first call makes: call it once before "
-            "it is measured"
+            f"{', …' if len(lazy) > 3 else ''}) until its first call: call it once before "
+            "measuring it"
         )

@@ -92,9 +92,7 @@ def in_call() -> Iterator[None]:
     Raises TracingError when the interpreter is about to end.
     """
     if _ending.is_set():
-        raise TracingError(
-            "the interpreter ends: the profile that another thread makes is given up"
-        )
+        raise TracingError("the interpreter is exiting: the profile on another thread is abandoned")
     running = _turn.running
     with ExitStack() as undo:
         undo.callback(setattr, running, "in_call", False)

@@ -56,7 +56,7 @@ def parsed(given: Mapping[str, Any]) -> dict[str, float]:
     """
     for name, limit in given.items():
         if name not in UNITS:
-            raise BudgetError(f"budget {name!r} is not known; there are {', '.join(UNITS)}")
+            raise BudgetError(f"budget {name!r} is unknown; the budgets are {', '.join(UNITS)}")
         if limit is None:
             continue
         if (
@@ -66,7 +66,7 @@ def parsed(given: Mapping[str, Any]) -> dict[str, float]:
             or limit < 0
         ):
             raise BudgetError(
-                f"budget {name}={limit!r} cannot be: a number from 0 on, or None for no budget"
+                f"budget {name} must be a number >= 0, or None for no budget, not {limit!r}"
             )
     return {name: float(given[name]) for name in UNITS if given.get(name) is not None}
 

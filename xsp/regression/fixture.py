@@ -136,9 +136,8 @@ class Measurer:
         part = plan.name or (str(count) if count > 1 else "")
         if part in self._parts:
             raise BudgetError(
-                f"name={part!r} is taken by another measurement of {self._test}: give each call "
-                "its own, such as "
-                f"xsp(…, name='{part}-2')"
+                f"name={part!r} is used by another measurement of {self._test} already: give "
+                f"each call its own name, such as xsp(…, name='{part}-2')"
             )
         self._parts.add(part)
         return part

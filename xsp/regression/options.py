@@ -76,7 +76,8 @@ class Options:
         if add is not None:
             if save is not None or compare is not None or update:
                 raise BudgetError(
-                    "--xsp-add stands alone: it compares with the baseline that it adds to"
+                    "--xsp-add cannot be combined with the other baseline options: it compares "
+                    "with the baseline that it adds to"
                 )
             name = checked_name("--xsp-add", add)
             return cls(name, name, add=True, disable=disable, rules=rules, max_slowdown=slowdown)
@@ -128,7 +129,7 @@ def parsed_rules(texts: Iterable[str]) -> tuple[frozenset[str], float | None]:
         else:
             every = ", ".join([f"{SLOWDOWN}:5%", *RULES, NOTHING])
             raise BudgetError(
-                f"--xsp-fail={word!r} is not known; there are {every}, with commas between"
+                f"--xsp-fail={word!r} is unknown; the choices are {every}, separated by commas"
             )
     return frozenset(rules), threshold
 
@@ -141,6 +142,7 @@ def parsed_slowdown(text: str) -> float:
         share = -1.0
     if not 0 < share < 100:
         raise BudgetError(
-            f"--xsp-fail=slowdown:{text} cannot be: a share over 0, such as slowdown:5%"
+            "the threshold of --xsp-fail=slowdown must be a share > 0, such as slowdown:5%, not "
+            f"{text!r}"
         )
     return 1 + share

@@ -63,22 +63,24 @@ class Plan:
         options = {key: value for one in given for key, value in one.items()}
         known = known_options()
         if unknown := [key for key in options if key not in known]:
-            raise BudgetError(f"option {unknown[0]!r} is not known; there are {', '.join(known)}")
+            raise BudgetError(
+                f"option {unknown[0]!r} is unknown; the options are {', '.join(known)}"
+            )
         slowdown = options.get("max_slowdown")
         if slowdown is not None and not _number(slowdown, 1.0):
             raise BudgetError(
-                f"max_slowdown={slowdown!r} cannot be: a ratio over 1, such as 1.05 for 5 %"
+                f"max_slowdown must be a ratio > 1, such as 1.05 for 5 %, not {slowdown!r}"
             )
         patience = options.get("patience_s", PATIENCE_S)
         if patience != 0 and not _number(patience, 0.0):
-            raise BudgetError(f"patience_s={patience!r} cannot be: seconds from 0 on")
+            raise BudgetError(f"patience_s must be a number of seconds >= 0, not {patience!r}")
         metric, name = options.get("metric", "latency"), options.get("name", "")
         if metric not in METRICS:
-            raise BudgetError(f"metric={metric!r} is not known; there are {', '.join(METRICS)}")
+            raise BudgetError(f"metric must be {' or '.join(METRICS)}, not {metric!r}")
         if not isinstance(name, str):
             raise BudgetError(
-                f"name={name!r} cannot be: a string that tells this measurement from the test's "
-                "others"
+                "name must be a string that distinguishes this measurement from the test's "
+                f"others, not {name!r}"
             )
         measuring = {key: options[key] for key in measuring_options() if key in options}
         _checked(measuring)

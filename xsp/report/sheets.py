@@ -103,7 +103,7 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _ms(
                     "latency_ms",
                     "latency ms",
-                    "What it costs the latency: the GPU busy for it, or idle because of it",
+                    "Its part of the latency: the GPU busy for it, or idle because of it",
                 ),
                 _ms("latency_ci_ms", "±", "Half of the 95 % interval"),
                 _ms("host_ms", "host ms", "The host's time in it"),

@@ -76,8 +76,8 @@ def _slowdown(prof: ProfileData) -> list[Fact]:
     return [
         (
             "tracing",
-            f"{total} on the model latency when all levels are traced ({steps}); host ms has none "
-            "of it",
+            f"{total} on the model latency when all levels are traced ({steps}); host ms "
+            "excludes it",
         )
     ]
 
@@ -146,7 +146,7 @@ def footnote(prof: ProfileData) -> str:
     )
     return (
         f"Host ms: the host's time {host} the cost of tracing. Device ms: GPU-busy time below the "
-        f"node. Share: what the node costs the latency, {share}. (own time): what a node has "
+        f"node. Share: the node's part of the latency, {share}. (own time): what a node has "
         "besides the rows below it: Python between layers, waiting. Rows add up to the row above. "
         f"{numbers.UNKNOWN}: not measured. "
         f"{closure(prof)} Events lost: {prof.lost}."

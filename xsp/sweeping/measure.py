@@ -94,7 +94,7 @@ def _values(
 ) -> tuple[str, list[Value]]:
     if over is None:
         over = {BATCH_SIZE: batch_sizes}
-        rule, kinds = "whole numbers from 1 on", (int,)
+        rule, kinds = "whole numbers >= 1", (int,)
     else:
         rule, kinds = "numbers or strings", (int, float, str)  # type: ignore[assignment]
     if len(over) != 1:
@@ -111,8 +111,8 @@ def _values(
     ]
     if wrong or not values or len(set(values)) < len(values):
         raise TargetError(
-            f"the values {values!r} of {parameter!r} cannot be: {rule}, at least one, each of them "
-            "once"
+            f"the values of {parameter!r} must be {rule}, at least one and without duplicates, "
+            f"not {values!r}"
         )
     return parameter, values
 

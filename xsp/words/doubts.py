@@ -82,7 +82,7 @@ def _missing_layers(layers: int, named: Mapping[str, int], runs: int) -> str:
     listed = ", ".join(f"{name} {number} times" for name, number in named.items())
     more = f" and {layers - len(named)} more" if layers > len(named) else ""
     return (
-        f"layers of the structure run did not happen in the {runs} runs that traced layers "
+        f"layers of the structure run did not occur in the {runs} runs that traced layers "
         f"({listed}{more}): the program's work varies from run to run, and their times are means "
         "over runs with and without them"
     )
@@ -98,7 +98,8 @@ def _changed_work(untraced: int, traced: Sequence[int]) -> str:
 
 def _other_modules(modules: int, name: str, untraced: int, traced: int) -> str:
     return (
-        f"{modules} modules were called another number of times with layer tracing than without "
+        f"{modules} modules were called a different number of times with layer tracing than "
+        "without "
         f"({name!r}: {traced} instead of {untraced}): the program does other work when traced, or "
         "from run to run"
     )
@@ -108,7 +109,7 @@ def _modified_in_place(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
         f"the model writes to its inputs or parameters in place ({', '.join(names[:3])}{more}): "
-        "this is not put back, and each run starts from what the run before it left"
+        "this is not put back, so each run starts from what the one before it left"
     )
 
 
@@ -122,24 +123,24 @@ def _shared_generators(generators: Sequence[str]) -> str:
 def _several_threads(threads: int) -> str:
     return (
         f"the block called the model from {threads} threads; the calls are made again one after "
-        "the other, so what they cost each other is not in the numbers"
+        "the other, so the numbers do not show how the threads slowed each other down"
     )
 
 
 def _changed_call(difference: str) -> str:
-    return f"re-runs are not the calls that the block made: {difference}"
+    return f"the re-runs differ from the calls that the block made: {difference}"
 
 
 def _backward_in_block() -> str:
     return (
-        "a backward pass ran in the block; the profile is of the model's calls and has none of it: "
-        "xsp.measure(step, restore=(model, optimizer)) measures whole steps and puts them back"
+        "a backward pass ran in the block; the profile covers the model's calls only, without "
+        "it: xsp.measure(step, restore=(model, optimizer)) measures whole steps and puts them back"
     )
 
 
 def _steps_made(steps: int) -> str:
     return (
-        f"{steps} steps were really made, and the parameters are those after them; "
+        f"{steps} steps were really taken, and the parameters are those after them; "
         "restore=(model, optimizer) puts back what steps change"
     )
 
@@ -204,8 +205,8 @@ def _uncorrected(rung: str, error: float, low: float, high: float) -> str:
 
 def _unshown_costs(levels: Sequence[str]) -> str:
     return (
-        f"the rungs do not show what tracing {' and '.join(levels)} costs, so nothing is taken out "
-        "for it: corrected times hold it, and their intervals allow for it"
+        f"the rungs do not show what tracing {' and '.join(levels)} costs, so it is not taken "
+        "out: corrected times include it, and their intervals allow for it"
     )
 
 

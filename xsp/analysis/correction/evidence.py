@@ -157,18 +157,17 @@ def _checked(rounds: Sequence[Round]) -> tuple[RunSpec, ...]:
     """The rungs, which every round must have, the shallowest first."""
     if len(rounds) < MIN_ROUNDS:
         raise XspError(
-            f"costs were to be fitted on {len(rounds)} rounds: at least {MIN_ROUNDS} are needed, "
-            "measure more"
+            f"fitting the costs needs at least {MIN_ROUNDS} rounds, not {len(rounds)}: measure more"
         )
     rungs = sorted(rounds[0].latency_ns, key=lambda rung: len(rung.levels))
     if any(set(entry.latency_ns) != set(rungs) for entry in rounds):
-        raise XspError("rounds differ in their rungs: leave incomplete rounds out")
+        raise XspError("the rounds do not all have the same rungs: leave out incomplete ones")
     if not any(entry.runs for entry in rounds):
-        raise XspError("no round has runs of its deepest rung: give the timelines of one at least")
+        raise XspError("no round has a run of its deepest rung: give the timelines of at least one")
     if len(rungs) < 2:
         names = ", ".join(rung.name for rung in rungs)
         raise XspError(
-            f"the ladder has only the rung {names}: costs are the difference between at least 2 "
-            "rungs"
+            f"the ladder has only the rung {names}: costs are differences between rungs, so at "
+            "least 2 are needed"
         )
     return tuple(rungs)

@@ -190,9 +190,9 @@ def _check(
 ) -> None:
     if not start_ns <= host_end_ns <= sync_end_ns:
         raise TracingError(
-            f"a model call has stamps {start_ns}, {host_end_ns}, {sync_end_ns}: call, return and "
-            "synchronised must be "
-            "in order; read all three from time.perf_counter_ns"
+            f"a model call has the stamps {start_ns}, {host_end_ns}, {sync_end_ns}: its start, "
+            "its return and the end of synchronisation must be in this order; read all three "
+            "from time.perf_counter_ns"
         )
     if len(kinds) != len(api_calls["thread"]):
         raise TracingError(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _ROWS = 7
 """Levels drawn at once; a click shows deeper ones."""
 _ON_GPU = (
-    "Width: what a node costs the latency, that is the GPU's busy time for it and the idle time "
+    "Width: a node's part of the latency, that is the GPU's busy time for it and the idle time "
     "that it causes."
 )
 _ON_HOST = "Width: the host's time; no kernels were traced."

@@ -87,7 +87,7 @@ def _roofline(
     if not len(placed):
         return empty(
             title,
-            f"No {what} of this profile have both FLOPs and DRAM traffic above zero, or none are "
+            f"No {what} in this profile have both FLOPs and DRAM traffic above zero, or none are "
             "known.",
         )
     shown = placed.nlargest(MARKS, "latency_ms")

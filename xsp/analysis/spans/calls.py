@@ -105,8 +105,8 @@ def _called(tables: Tables, name: str) -> pd.DataFrame:
         )
     if "calls_of_modules" not in tables:
         raise XspError(
-            f"this capture does not know the calls of modules such as {name!r}, only those of "
-            "layers: measure again"
+            f"this capture has no calls of modules such as {name!r}, only those of layers: "
+            "measure again"
         )
     every = tables["calls_of_modules"]
     return every[every["module"].isin(known)].reset_index(drop=True)

@@ -51,7 +51,7 @@ def otlp_sender(
     """
     name = protocol or environment("PROTOCOL") or PROTOCOLS[0]
     if name not in PROTOCOLS:
-        raise ExportError(f"protocol must be one of {' and '.join(PROTOCOLS)}, not {name!r}")
+        raise ExportError(f"protocol must be {' or '.join(PROTOCOLS)}, not {name!r}")
     request_s = min(timeout_s, _request_seconds())
     try:
         if name == PROTOCOLS[0]:
@@ -84,7 +84,7 @@ def positive(variable: str, otherwise: int) -> int:
     """A whole number of the environment. Raises ExportError for what is none above 0."""
     text = os.environ.get(variable, "")
     if text and not (text.isdecimal() and int(text) > 0):
-        raise ExportError(f"{variable} must be a whole number above 0, not {text!r}")
+        raise ExportError(f"{variable} must be a whole number > 0, not {text!r}")
     return int(text) if text else otherwise
 
 
@@ -95,5 +95,7 @@ def _request_seconds() -> float:
     except ValueError:
         seconds = 0.0
     if seconds <= 0:
-        raise ExportError(f"OTEL_EXPORTER_OTLP_TIMEOUT must be seconds above 0, not {text!r}")
+        raise ExportError(
+            f"OTEL_EXPORTER_OTLP_TIMEOUT must be a number of seconds > 0, not {text!r}"
+        )
     return seconds

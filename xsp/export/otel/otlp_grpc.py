@@ -87,5 +87,5 @@ def _credentials() -> grpc.ChannelCredentials:
         )
     except OSError as error:
         raise ExportError(
-            f"a file of certificates that OTEL_EXPORTER_OTLP_* names cannot be read: {error}"
+            f"a certificate file named by OTEL_EXPORTER_OTLP_* cannot be read: {error}"
         ) from error

@@ -53,11 +53,11 @@ class Selection:
         possible = isinstance(min_duration_ns, Real) and 0 <= min_duration_ns < math.inf
         if isinstance(min_duration_ns, bool) or not possible:
             raise ExportError(
-                f"min_duration_ns={min_duration_ns!r} cannot be: nanoseconds from 0 on"
+                f"min_duration_ns must be a finite number >= 0, not {min_duration_ns!r}"
             )
         if isinstance(run, str) and run != "all":
             raise ExportError(
-                f"run={run!r} cannot be: the number of a run in prof.runs, 'all', or None"
+                f"run must be the number of a run in prof.runs, 'all' or None, not {run!r}"
             )
         return cls(parse_levels(levels), int(min_duration_ns), run, corrected)
 
@@ -75,8 +75,8 @@ class Selection:
         if self.run not in set(eligible["run"]):
             which = " of the deepest rung, which alone is corrected" if self.corrected else ""
             raise ExportError(
-                f"run={self.run!r} is none of the {len(eligible)} runs{which}; prof.runs lists "
-                "them, or give 'all'"
+                f"run={self.run!r} is not one of the {len(eligible)} runs{which}; prof.runs "
+                "lists them; 'all' sends every one"
             )
         return np.array([self.run], dtype=np.int64)
 
@@ -123,9 +123,9 @@ def _corrected(profile: ProfileData, spans: pd.DataFrame) -> pd.DataFrame:
     corrected = profile.corrected
     if corrected is None:
         raise ExportError(
-            "this profile has no corrected times (prof.corrected is None): only rung M was run, "
-            "or fewer than four rounds, or the correction fails (prof.closure_error); measure with "
-            "iterations=4 or more, or leave corrected out"
+            "this profile has no corrected times (prof.corrected is None): it has only rung M or "
+            "fewer than four rounds, or the correction fails (prof.closure_error); measure with "
+            "iterations=4 or more, or leave out corrected"
         )
     timed = with_corrected_times(spans, corrected)
     return timed.assign(end_ns=timed["start_ns"] + timed["duration_ns"])

@@ -74,8 +74,8 @@ def _through(processor: SpanProcessor, spans: SpanBuilder, timeout_s: float) -> 
         return taken
     lost = len(spans) - taken
     raise ExportError(
-        f"{lost} of {len(spans)} spans did not arrive, as far as is known: the application's span "
-        f"processors could not be flushed within timeout_s={timeout_s:g}; raise it, or send fewer "
+        f"{lost} of {len(spans)} spans may not have arrived: the application's span processors "
+        f"could not be flushed within timeout_s={timeout_s:g}; raise it, or send fewer "
         "with levels= and min_duration_ns=",
         lost=lost,
         delivered=taken,
@@ -106,4 +106,4 @@ def _built(profile: ProfileData, selection: Selection, application: Resource | N
 
 def _checked(timeout_s: float) -> None:
     if isinstance(timeout_s, bool) or not (isinstance(timeout_s, Real) and timeout_s > 0):
-        raise ExportError(f"timeout_s must be seconds above 0, not timeout_s={timeout_s!r}")
+        raise ExportError(f"timeout_s must be a number of seconds > 0, not {timeout_s!r}")

@@ -111,9 +111,9 @@ class ActivityBuffers:
         error = self._native.xsp_activity_prepare(self.buffer_bytes, self.keep, self.limit)
         if error:
             msg = (
-                f"{self.keep} to {self.limit} activity buffers of {self.buffer_bytes} bytes cannot "
-                "be had "
-                f"({os.strerror(error)}): free memory, or keep the size of the session before"
+                f"{self.keep} to {self.limit} activity buffers of {self.buffer_bytes} bytes "
+                f"cannot be allocated ({os.strerror(error)}): free memory, or keep the size of "
+                "the session before"
             )
             raise TracingError(msg)
 

@@ -78,9 +78,8 @@ def parse_metrics(metrics: str | Iterable[str]) -> tuple[str, ...]:
     for name in names:
         if name and name not in GROUPS and "__" not in name:
             raise LevelError(
-                f"metrics={name!r} cannot be: the groups are {', '.join(GROUPS)}; anything else "
-                "must be the name of "
-                "a CUPTI metric, such as dram__bytes_read.sum"
+                f"metrics must be groups ({', '.join(GROUPS)}) or names of CUPTI metrics, such "
+                f"as dram__bytes_read.sum, not {name!r}"
             )
     return tuple(dict.fromkeys(name for name in names if name))
 
@@ -89,7 +88,8 @@ def parse_caches(caches: str) -> str:
     """Checked IN_PLACE or FLUSHED. Raises LevelError for anything else."""
     if caches not in (IN_PLACE, FLUSHED):
         raise LevelError(
-            f"caches={caches!r} cannot be: {IN_PLACE!r}, or {FLUSHED!r} before every kernel"
+            f"caches must be {IN_PLACE!r}, or {FLUSHED!r} to flush them before every kernel, not "
+            f"{caches!r}"
         )
     return caches
 
@@ -123,7 +123,7 @@ def _raw(name: str, host: MetricHost) -> list[str]:
 
 def _missing(name: str, host: MetricHost) -> str:
     if name in GROUPS:
-        return f"the {host.chip} chip counts nothing of {name!r}"
+        return f"the {host.chip} chip has no counters for {name!r}"
     base = name.partition(".")[0]
     known = host.base_metrics()
     if base in known:
@@ -132,7 +132,7 @@ def _missing(name: str, host: MetricHost) -> str:
             "for example"
         )
     near = difflib.get_close_matches(base, known, 2)
-    hint = f"; near to it are {' and '.join(near)}" if near else ""
+    hint = f"; similar names are {' and '.join(near)}" if near else ""
     return f"the {host.chip} chip has no metric {name!r}{hint}"
 
 

@@ -144,11 +144,11 @@ def _collected(
     data = _configured(call, configuration, ranges)
     if not any(_one_pass(call, run) for _ in range(configuration.passes)):
         raise TracingError(
-            f"CUPTI wanted more than the {configuration.passes} passes that it had planned"
+            f"CUPTI needed more passes than the {configuration.passes} it had planned"
         )
     dropped = call(api.DecodeData).numOfRangeDropped
     if dropped:
-        raise TracingError(f"CUPTI dropped {dropped} kernels, there was room for {ranges}")
+        raise TracingError(f"CUPTI dropped {dropped} kernels: there was room for only {ranges}")
     return host.values(configuration.metrics, data)
 
 

@@ -52,9 +52,8 @@ def told_of(
         library.call("cuptiSubscribe", ctypes.byref(subscriber), callback, None)
     except TracingError as error:
         raise LevelError(
-            f"{error}. torch.profiler listens to CUPTI once it was used in a process, and xsp uses "
-            "it at the end of "
-            "every profile: start a process for this one"
+            f"{error}. torch.profiler stays subscribed to CUPTI once a process has used it, and "
+            "xsp uses it at the end of every profile: run this profile in a new process"
         ) from error
     try:
         for function in functions:

@@ -234,8 +234,8 @@ class CuptiLibrary:
         if len(paths) > 1:
             copies = " and ".join(str(path) for path in paths)
             msg = (
-                f"this process loaded {len(paths)} copies of libcupti ({copies}): import one tool "
-                "only that has its own"
+                f"this process loaded {len(paths)} copies of libcupti ({copies}): import only "
+                "one tool that brings its own"
             )
             raise LevelError(msg)
         return CuptiLibrary(paths[0], only_if_loaded=True)

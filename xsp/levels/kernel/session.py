@@ -167,9 +167,9 @@ def trial(
         if rows(session.tables["device_activity"]):
             return source
         untimed = untimed or session.lost > 0
-    what = "its record has no believable time" if untimed else "no record of it arrived"
+    what = "its record has an implausible time" if untimed else "no record of it arrived"
     msg = (
-        f"CUPTI recorded nothing usable of a kernel run as a trial ({what}): update the driver or "
+        f"CUPTI recorded nothing usable for a trial kernel ({what}): update the driver or "
         "CUDA, then run again"
     )
     raise TracingError(msg)

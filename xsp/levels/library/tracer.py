@@ -240,7 +240,7 @@ class LibraryTracer(Tracer):
             return []
         sentence = (
             f"{refused} imported functions of the libraries are not traced: this process imports "
-            f"more than {len(_symbols)}, for which there is room"
+            f"more than the {len(_symbols)} there is room for"
         )
         return [tagged("untraced-functions", sentence)]
 

@@ -260,9 +260,8 @@ def _without_flushes(values: Values, configuration: Configuration, flush: CacheF
     )
     if len(values) % 2 or np.any(own != flush.blocks):
         raise TracingError(
-            "the target launched kernels in a way of which CUPTI does not tell, so the caches were "
-            "not flushed before "
-            "each: count with caches='in place'"
+            "the target launched kernels in a way that CUPTI does not report, so the caches were "
+            "not flushed before each: count with caches='in place'"
         )
     return values[1::2]
 
@@ -278,13 +277,12 @@ def _require_same(
     """
     if len(values) != len(sequence):
         raise TracingError(
-            f"the target ran {len(values)} kernels where it ran {len(sequence)} before: its work "
-            "must not change from "
-            "run to run"
+            f"the target ran {len(values)} kernels, but {len(sequence)} in an earlier run: its "
+            "work must not change from run to run"
         )
     if np.isnan(values).any():
         unknown = np.array(configuration.metrics)[np.isnan(values).any(axis=0)]
-        raise TracingError(f"CUPTI gave no value of {', '.join(unknown)} for some kernels")
+        raise TracingError(f"CUPTI gave no value for {', '.join(unknown)} of some kernels")
     if BLOCKS not in configuration.metrics:
         return
     found = values[:, configuration.metrics.index(BLOCKS)]

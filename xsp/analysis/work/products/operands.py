@@ -79,7 +79,9 @@ class Operands:
                 return found[0]
             if found:
                 break
-        raise UnknownWorkError(f"{self.kind} has not one tensor called {' or '.join(names)}")
+        raise UnknownWorkError(
+            f"{self.kind} does not have exactly one tensor called {' or '.join(names)}"
+        )
 
     @property
     def source(self) -> Shape:

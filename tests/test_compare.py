@@ -270,7 +270,7 @@ def test_times_of_another_machine_are_refused_and_counts_compared() -> None:
 
 def test_a_fact_that_does_not_exist_cannot_be_allowed() -> None:
     """A misspelt fact is an error that lists those there are."""
-    with pytest.raises(xsp.XspError, match="'drivers' is no fact"):
+    with pytest.raises(xsp.XspError, match="'drivers' is not a fact"):
         xsp.compare(gpu_profile(), gpu_profile(), allow=["drivers"])
 
 
@@ -436,9 +436,9 @@ def test_an_impossible_option_is_an_error() -> None:
     """A threshold of 0 and a target that cannot be called are refused with the value that was
     given.
     """
-    with pytest.raises(xsp.TargetError, match="threshold=0"):
+    with pytest.raises(xsp.TargetError, match=r"threshold must be .*, not 0"):
         xsp.compare_targets(nn.Linear(1, 1), nn.Linear(1, 1), torch.ones(1), threshold=0)
-    with pytest.raises(xsp.TargetError, match="alpha=0"):
+    with pytest.raises(xsp.TargetError, match=r"alpha must be .*, not 0"):
         xsp.compare_targets(nn.Linear(1, 1), nn.Linear(1, 1), torch.ones(1), alpha=0)
     number: Any = 3
     with pytest.raises(xsp.TargetError, match="cannot profile 3"):

@@ -200,7 +200,12 @@ def test_times_of_another_machine_are_not_compared_but_counts_are(
     new = run()
     new.assert_outcomes(passed=1)
     assert list(states(new).values()) == ["new"]
-    new.stdout.fnmatch_lines(["new: no baseline for this machine; --xsp-save makes one"])
+    new.stdout.fnmatch_lines(
+        [
+            "new: no baseline for this machine; --xsp-save makes one",
+            "1 of 1 measurements had no baseline and was compared with nothing; --xsp-fail=new *",
+        ]
+    )
     run("--xsp-fail=new").assert_outcomes(failed=1)
     replaced(test, "nn.ReLU()", "nn.ReLU(), nn.Linear(4, 4)")
     red = run()
@@ -478,6 +483,7 @@ def test_backticks_do_not_end_code_in_markdown() -> None:
             "'-3%'",
         ),
         (["--xsp-save", "tests/test_a.py"], "*cannot be a baseline's name*write --xsp-save=NAME*"),
+        (["--xsp-save", "test_a.py"], "*'test_a.py' cannot be a baseline's name: it is a path*"),
         (["--xsp-update", "--xsp-save"], "--xsp-update and --xsp-save exclude each other*"),
     ],
 )
@@ -488,6 +494,18 @@ def test_wrong_options_are_refused_before_anything_runs(
     result = run(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {says}"])
+
+
+@pytest.mark.parametrize("option", ["--xsp-save", "--xsp-add", "--xsp-compare"])
+def test_a_folder_of_tests_is_not_taken_for_a_name(
+    pytester: pytest.Pytester, run: Run, option: str
+) -> None:
+    """What exists here is refused as the name of a baseline, and nothing is saved under it."""
+    pytester.mkdir("performance")
+    result = run(option, "performance")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{option}='performance'*it is a path*put {option} after it"])
+    assert baselines(pytester.path, "performance") == []
 
 
 @pytest.mark.parametrize(

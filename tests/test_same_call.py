@@ -169,7 +169,7 @@ def test_a_generator_is_refused_after_the_block() -> None:
 
     model, outputs = Sum(), []
     with (
-        pytest.raises(xsp.TargetError, match=r"argument 0 holds a generator.*pass a list"),
+        pytest.raises(xsp.TargetError, match=r"argument 0 has a generator.*pass a list"),
         xsp.profile(model, **LAYERS),
     ):
         outputs.append(model(torch.ones(2) for _ in range(3)))

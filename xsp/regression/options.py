@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from xsp.errors import BudgetError
 
@@ -100,14 +101,17 @@ class Options:
 
 
 def checked_name(option: str, name: str) -> str:
-    """The name of a baseline. Raises BudgetError for a path: pytest takes `--xsp-save tests/a.py`
-    for a name.
+    """The name of a baseline.
+
+    Raises BudgetError for a path and for the name of something that exists here: pytest takes
+    `--xsp-save test_a.py` for a name, saves under it, and finds no baseline in any later run.
     """
-    if not _NAME.fullmatch(name) or name in {".", ".."}:
+    is_path = name.endswith(".py") or (name != MAIN and Path(name).exists())
+    if is_path or not _NAME.fullmatch(name) or name in {".", ".."}:
+        rule = "is a path" if is_path else "must be letters, digits and .+-_ only"
         raise BudgetError(
-            f"{option}={name!r} cannot be a baseline's name: letters, digits and .+-_ only. If it "
-            "is a path of tests, "
-            f"write {option}=NAME, or put {option} after it"
+            f"{option}={name!r} cannot be a baseline's name: it {rule}. If it says which tests to "
+            f"run, write {option}=NAME, or put {option} after it"
         )
     return name
 

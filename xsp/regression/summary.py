@@ -145,7 +145,20 @@ def explanations(outcomes: Sequence[Outcome]) -> list[str]:
         states.SHRANK: "; --xsp-update makes it the baseline",
         states.IMPROVED: "; --xsp-update makes it the baseline",
     }
-    return [line + ways_out.get(line.partition(":")[0], "") for line in lines]
+    explained = [line + ways_out.get(line.partition(":")[0], "") for line in lines]
+    return [*explained, *_without_baseline(outcomes)]
+
+
+def _without_baseline(outcomes: Sequence[Outcome]) -> list[str]:
+    """How many measurements passed because there was nothing to compare them with."""
+    new = sum(outcome.state == states.NEW for outcome in outcomes)
+    if not new:
+        return []
+    had = "had no baseline and was" if new == 1 else "had no baseline and were"
+    return [
+        f"{new} of {len(outcomes)} measurements {had} compared with nothing; --xsp-fail=new makes "
+        "that a failure"
+    ]
 
 
 def terminal_lines(outcomes: Sequence[Outcome]) -> list[str]:
@@ -162,7 +175,7 @@ def terminal_lines(outcomes: Sequence[Outcome]) -> list[str]:
         noted = (
             []
             if outcome.failures or outcome.state in _QUIET
-            else [f"{outcome.test}: {outcome.notes[0]}"]
+            else f"{outcome.test}: {outcome.notes[0]}".split("\n")
         )
         lines += [*noted, *(f"{outcome.test}: {sentence}" for sentence in outcome.unchecked)]
     lines += [f"measured on {machine}" for machine in machines(outcomes)]

@@ -213,7 +213,8 @@ def test_captures_hold_data_only(saved: Path) -> None:
     """
     with zipfile.ZipFile(saved) as archive:
         names = set(archive.namelist())
-        assert names == {"manifest.json", *(f"{name}.parquet" for name in TABLES)}
+        tables = (*TABLES, "calls_of_modules")
+        assert names == {"manifest.json", *(f"{name}.parquet" for name in tables)}
         assert all(archive.read(name)[:4] == b"PAR1" for name in names - {"manifest.json"})
         json.loads(archive.read("manifest.json"))
 

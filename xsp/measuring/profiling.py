@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from xsp.analysis.correction import Correction, correction_row, fitted
+from xsp.analysis.correction import Correction, fitted
 from xsp.analysis.correction.charges import Costs
 from xsp.analysis.spans.assembly import assemble
 from xsp.analysis.spans.overlap import overlapped
@@ -19,7 +18,6 @@ from xsp.doubts import Doubt, Slug, Stopped
 from xsp.levels._native.signals import held, let_through
 from xsp.levels.layer.compiled import compiled_again
 from xsp.machine import devices
-from xsp.machine.environment import environment
 from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
 from xsp.measuring.afterwards import memory
 from xsp.measuring.afterwards.annotated import annotated_run
@@ -28,6 +26,7 @@ from xsp.measuring.afterwards.counting import Counters, counted
 from xsp.measuring.afterwards.memory import LayerMemory
 from xsp.measuring.afterwards.serialized import serialized
 from xsp.measuring.executor import Executor
+from xsp.measuring.findings import Findings, capture_of
 from xsp.measuring.ladder import Ladder, climb, rungs_for
 from xsp.measuring.options import Options
 from xsp.measuring.preparation import Prepared, prepare
@@ -36,7 +35,7 @@ from xsp.measuring.ranks import Ranks
 from xsp.measuring.state import RandomState
 from xsp.measuring.stopping import MINIMUM_ROUNDS, rule_for
 from xsp.measuring.target import Target
-from xsp.measuring.vocabulary import vocabulary
+from xsp.measuring.vocabulary import words_of
 from xsp.measuring.warnings import (
     about_correction,
     about_modified,
@@ -48,9 +47,7 @@ from xsp.measuring.warnings import (
     about_steps,
 )
 from xsp.tracing import context
-from xsp.tracing.clock import read_bracketed
-from xsp.types import Level, LevelStatus
-from xsp.words.doubts import end_of_rounds, worded
+from xsp.types import Level
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,37 +97,26 @@ def climbed(target: Target, options: Options, random: RandomState | None = None)
         # Only now has a plain callable shown which GPU it uses.
         device = target.device()
         rounds = _rounds(executor, prepared, options, device)
-        tables = assemble(rounds.runs, vocabulary(target, prepared))
+        tables = assemble(rounds.runs, words_of(target, prepared))
         afterwards = _afterwards(executor, prepared, options, tables, device)
     correction = None
     with _dispensable(afterwards.cut_off, "corrected times, costs and closure error"):
         correction = fitted(tables, afterwards.loops)
-    with devices.on(device):
-        facts = environment()
     doubts = _doubts(prepared, rounds, afterwards, tables, correction)
-    meta = {
-        "name": target.name,
-        "levels": [_status_row(status) for status in prepared.statuses],
-        "environment": facts | rounds.watch.ranges(),
-        "correction": correction_row(correction),
-        "warnings": [each if isinstance(each, str) else worded(each) for each in doubts],
-        "counters": afterwards.counters.facts if afterwards.counters else None,
-        "stopped": end_of_rounds(rounds.stopped),
-        "stop": rounds.stopped.row(),
-        "doubts": [each.row() for each in doubts if isinstance(each, Doubt)],
-        "gpu_states": rounds.watch.rows(),
-        "memory_device": afterwards.memory.device if afterwards.memory else None,
-        "clock": None,
-        "epoch_offset_ns": -read_bracketed(time.time_ns, time.perf_counter_ns).offset_ns,
-        "trace": {
-            "trace_id": trace.trace_id_hex,
-            "parent_span_id": f"{trace.parent_span_id:016x}",
-            "first_span_id": trace.first_span_id,
-        },
-    }
-    for tracer in prepared.tracers.values():
-        meta |= tracer.facts()
-    return Capture(meta, tables)
+    found = Findings(
+        target.name,
+        prepared.statuses,
+        prepared.tracers,
+        rounds.stopped,
+        rounds.watch,
+        doubts,
+        device,
+        trace,
+        correction,
+        afterwards.counters,
+        afterwards.memory,
+    )
+    return capture_of(found, tables)
 
 
 def _rounds(
@@ -224,12 +210,3 @@ def _dispensable(cut_off: list[Doubt | str], what: str) -> Iterator[None]:
 def _after(number: int, shown: tqdm[NoReturn], watch: GpuWatch) -> None:
     shown.update()
     watch.read(number - 1)
-
-
-def _status_row(status: LevelStatus) -> dict[str, str]:
-    return {
-        "level": status.level.name,
-        "tracer": status.tracer,
-        "status": status.status.value,
-        "reason": status.reason,
-    }

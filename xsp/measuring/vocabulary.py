@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from xsp.analysis.spans.assembly import Vocabulary
+from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.tensors import described
 from xsp.measuring.preparation import Prepared
 from xsp.measuring.target import Target
-from xsp.types import Level
+from xsp.types import Level, Tracer
 
 
-def vocabulary(target: Target, prepared: Prepared) -> Vocabulary:
-    """Names, shapes and arguments for the assembly of runs made so far."""
-    structure = prepared.structure
-    symbols = _names(prepared, Level.LIBRARY)
-    known = {name: index for index, name in enumerate(symbols)}
+def words_of(target: Target, prepared: Prepared) -> Vocabulary:
+    """Names, shapes and arguments for the assembly of the runs of a target made so far."""
     calls = [
+        call_row(target.name, number, (call.args, dict(call.kwargs)))
+        for number, call in enumerate(target.calls)
+    ]
+    return vocabulary(calls, prepared.structure, prepared.recorded, prepared.tracers)
+
+
+def vocabulary(
+    calls: list[dict[str, Any]],
+    structure: Structure,
+    recorded: Mapping[Level, list[dict[str, Any]]],
+    tracers: Mapping[Level, Tracer],
+) -> Vocabulary:
+    """Names, shapes and arguments for the assembly of runs. `calls` are rows of `call_row`,
+    `recorded` and `tracers` those of `Prepared`.
+    """
+    symbols = _names(tracers, Level.LIBRARY)
+    known = {name: index for index, name in enumerate(symbols)}
+    library_calls = [
         {"symbol": known[row["name"]], "arguments": row["arguments"]}
-        for row in prepared.recorded.get(Level.LIBRARY, [])
+        for row in recorded.get(Level.LIBRARY, [])
         if row["name"] in known
     ]
     return Vocabulary(
-        calls=[_call_row(target, index) for index in range(len(target.calls))],
+        calls=calls,
         modules=[asdict(module) for module in structure.modules],
         layers=structure.layer_records(),
         calls_of_modules=[asdict(call) for call in structure.calls_of_modules],
-        library_calls=calls,
+        library_calls=library_calls,
         symbols=symbols,
         library_of=_library_of(),
-        kernels=_names(prepared, Level.KERNEL),
-        api_name=_api_name(traced=Level.KERNEL in prepared.tracers),
+        kernels=_names(tracers, Level.KERNEL),
+        api_name=_api_name(traced=Level.KERNEL in tracers),
     )
 
 
@@ -43,8 +59,8 @@ def _library_of() -> Callable[[str], str]:
     return library_of
 
 
-def _names(prepared: Prepared, level: Level) -> list[str]:
-    tracer = prepared.tracers.get(level)
+def _names(tracers: Mapping[Level, Tracer], level: Level) -> list[str]:
+    tracer = tracers.get(level)
     return list(tracer.names) if tracer is not None else []
 
 
@@ -56,12 +72,12 @@ def _api_name(*, traced: bool) -> Callable[[int, int], str]:
     return api_name
 
 
-def _call_row(target: Target, index: int) -> dict[str, Any]:
-    call = target.calls[index]
-    shapes, dtypes = described((call.args, dict(call.kwargs)))
+def call_row(name: str, number: int, given: Any) -> dict[str, Any]:
+    """A row of `calls`: the call of this number, with the tensors inside what it was given."""
+    shapes, dtypes = described(given)
     return {
-        "name": target.name,
-        "call": index,
+        "name": name,
+        "call": number,
         "input_shapes": json.dumps(shapes),
         "input_dtypes": json.dumps(dtypes),
         "batch_size": shapes[0][0] if shapes and shapes[0] else -1,

@@ -24,7 +24,7 @@ from xsp.measuring.ladder import Ladder, climb, rungs_for
 from xsp.measuring.preparation import Prepared
 from xsp.measuring.stopping import after_rounds
 from xsp.measuring.target import Target
-from xsp.measuring.vocabulary import vocabulary
+from xsp.measuring.vocabulary import words_of
 from xsp.types import Level
 
 RUNS = 7
@@ -61,4 +61,4 @@ def serialized(executor: Executor, target: Target, prepared: Prepared) -> pd.Dat
     layers = LayerTracer(structure.codes, SerializingRecorder, names=structure.names)
     ladder = Ladder(rungs_for(prepared.traced)[-1:])
     runs, _ = climb(executor, ladder, {**prepared.tracers, Level.LAYER: layers}, after_rounds(RUNS))
-    return layer_busy(assemble(runs, vocabulary(target, prepared)))
+    return layer_busy(assemble(runs, words_of(target, prepared)))

@@ -1,0 +1,82 @@
+"""What was found out besides the tables, and the capture that both make: whoever made the runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xsp.analysis.correction import Correction, correction_row
+from xsp.capture.file import Capture
+from xsp.doubts import Doubt, Stopped
+from xsp.machine import devices
+from xsp.machine.environment import environment
+from xsp.machine.gpu_state import GpuWatch
+from xsp.measuring.afterwards.counting import Counters
+from xsp.measuring.afterwards.memory import LayerMemory
+from xsp.tracing.clock import read_bracketed
+from xsp.tracing.context import TraceContext
+from xsp.types import Level, LevelStatus, Tracer
+from xsp.words.doubts import end_of_rounds, worded
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that a capture says outside its tables. `device` is the GPU that the program used
+    most, None without one; `counters` and `memory` need runs of their own.
+    """
+
+    name: str
+    statuses: Sequence[LevelStatus]
+    tracers: Mapping[Level, Tracer]
+    stopped: Stopped
+    watch: GpuWatch
+    doubts: Sequence[Doubt | str]
+    device: int | None
+    trace: TraceContext
+    correction: Correction | None = None
+    counters: Counters | None = None
+    memory: LayerMemory | None = None
+
+
+def capture_of(found: Findings, tables: dict[str, pd.DataFrame]) -> Capture:
+    """Findings and tables as a capture."""
+    with devices.on(found.device):
+        facts = environment()
+    doubts, trace = found.doubts, found.trace
+    meta = {
+        "name": found.name,
+        "levels": [_status_row(status) for status in found.statuses],
+        "environment": facts | found.watch.ranges(),
+        "correction": correction_row(found.correction),
+        "warnings": [each if isinstance(each, str) else worded(each) for each in doubts],
+        "counters": found.counters.facts if found.counters else None,
+        "stopped": end_of_rounds(found.stopped),
+        "stop": found.stopped.row(),
+        "doubts": [each.row() for each in doubts if isinstance(each, Doubt)],
+        "gpu_states": found.watch.rows(),
+        "memory_device": found.memory.device if found.memory else None,
+        "clock": None,
+        "epoch_offset_ns": -read_bracketed(time.time_ns, time.perf_counter_ns).offset_ns,
+        "trace": {
+            "trace_id": trace.trace_id_hex,
+            "parent_span_id": f"{trace.parent_span_id:016x}",
+            "first_span_id": trace.first_span_id,
+        },
+    }
+    for tracer in found.tracers.values():
+        meta |= tracer.facts()
+    return Capture(meta, tables)
+
+
+def _status_row(status: LevelStatus) -> dict[str, str]:
+    return {
+        "level": status.level.name,
+        "tracer": status.tracer,
+        "status": status.status.value,
+        "reason": status.reason,
+    }

@@ -200,7 +200,7 @@ def test_profile_inside_a_profiled_program_is_refused() -> None:
     """
     inner = nn.Linear(4, 4)
     with pytest.raises(
-        xsp.XspError, match="Linear was to be profiled by a program that is itself being profiled"
+        xsp.XspError, match="Linear cannot be profiled by a program that is itself being profiled"
     ):
         xsp.measure(
             Calling(lambda _model: xsp.measure(inner, torch.randn(2, 4), **LAYERS)),

@@ -35,7 +35,7 @@ class BudgetError(XspError):
 
 
 class BaselineError(XspError):
-    """A baseline that was asked for is not there, or a file is no baseline or a damaged one."""
+    """A baseline that was asked for is not there, or a file is not a baseline or a damaged one."""
 
 
 class GraphError(XspError):

@@ -69,7 +69,7 @@ class _Line:
             raise UsageError(f"-o must be the name of a variable, not {value!r}")
 
     def expression(self) -> ast.Expression:
-        """The code, parsed. Raises UsageError if it is no expression."""
+        """The code, parsed. Raises UsageError if it is not an expression."""
         code = self.code.strip()
         try:
             return ast.parse(code, _FILE, "eval")
@@ -93,8 +93,8 @@ class XspMagics(Magics):
 
         %xsp [options] model(x)     measure the call. Its arguments are computed once; a model is
         left as it was.
-                                    An expression that is no call of a name is evaluated again for
-                                    each run.
+                                    An expression that is not a call of a name is evaluated again
+                                    for each run.
         %%xsp [options] model       run the cell once, as inside `with xsp.profile(model):`
 
         Options come before the code: `-o NAME` also binds the profile to this name; the others are

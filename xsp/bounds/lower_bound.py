@@ -450,7 +450,7 @@ def _doubts(
     if other:
         found.append(
             f"{len(other)} layers were timed at {min(other):.0f} to {max(other):.0f} MHz, the "
-            f"profile at {clock_mhz:.0f}: at another clock times are no bound"
+            f"profile at {clock_mhz:.0f}: at another clock times are not bound"
         )
     wide = [
         each for each in best if each.entry is not None and each.half_width_ns > 0.1 * each.time_ns

@@ -23,7 +23,7 @@ weights, no names and no topology in it. It needs PyTorch and pytest-benchmark, 
     pip install torch pytest-benchmark
     pytest layers_bench.py --benchmark-sort=mean
 
-On a GPU every round waits for the device, so that a time is call and work together.
+On a GPU every round waits for the device, so a time is that of the call and its work together.
 """
 
 

@@ -170,7 +170,7 @@ def _by_call(activity: dict[str, npt.NDArray[Any]], count: int, leading: int) ->
 
 class GraphTimer:
     """Times a CUDA graph of many calls, between two events: used where CUPTI cannot be. What it
-    gives includes the gaps between kernels of a graph, so that it is no bound of kernel time.
+    gives includes the gaps between kernels of a graph, so that it is not a bound of kernel time.
     """
 
     method = "a captured graph, with the gaps between its kernels"

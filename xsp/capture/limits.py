@@ -24,7 +24,7 @@ have this part of `max_bytes`, 16 MiB by default.
 def most_bytes(given: int | None = None) -> int:
     """The limit: what was given, else what XSP_MAX_BYTES says, else MAX_BYTES.
 
-    Raises XspError for what is no whole number above 0.
+    Raises XspError for what is not a whole number above 0.
     """
     told = os.environ.get(VARIABLE, "") if given is None else given
     if told == "":

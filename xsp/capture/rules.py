@@ -29,7 +29,7 @@ def whole(low: int = -MOST, high: int = MOST) -> Rule:
 
 
 def real(low: float = -math.inf) -> Rule:
-    """A number from `low` on; NaN too, which stands for what is not known."""
+    """A number >= `low`; NaN too, which stands for what is not known."""
 
     def rule(value: Any) -> str:
         fits = (type(value) in (int, float) and abs(value) <= MOST) or _is_unbounded(value)

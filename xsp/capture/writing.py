@@ -39,9 +39,9 @@ def written(path: str | os.PathLike[str], content: bytes) -> Path:
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file open for writing that takes the place of `path` when the block ends without raising.
 
-    Raises WriteError where there is no folder, where something stands at `path` that is no regular
-    file or may not be written, and where the disk refuses. Nothing is left behind then, and what
-    stood at `path` is as it was.
+    Raises WriteError where there is no folder, where something stands at `path` that is not a
+    regular file or may not be written, and where the disk refuses. Nothing is left behind then, and
+    what stood at `path` is as it was.
     """
     named = Path(path)
     target, before = _destination(named)

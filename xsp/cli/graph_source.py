@@ -75,7 +75,7 @@ def graph_of_work(work: Measurable, text: str) -> Graph:
     Where neither torch.export nor torch.fx can read it, it is run under the layer tracer, and the
     graph is that of the recorded layers.
 
-    Raises GraphError for a callable that is no model.
+    Raises GraphError for a callable that is not a model.
     """
     from torch import nn
 

@@ -77,7 +77,7 @@ def compare(
         allow: facts that may differ and times still be compared: those of the environment, such as
             "torch" or "driver", and "inputs", the shapes and types of the model's inputs.
 
-    Raises XspError for an unknown name in `allow`, and for a threshold or alpha that cannot be.
+    Raises XspError for an unknown name in `allow`, and for an impossible threshold or alpha.
 
     """
     if not 0 <= threshold < np.inf:

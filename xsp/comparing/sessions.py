@@ -33,7 +33,7 @@ def spread(versions: Sequence[Sequence[float]]) -> tuple[float, int]:
     """Standard deviation of the logarithm of the time between sessions, and its degrees of freedom.
 
     `versions` holds, for each version of the program that was measured, the time of each session,
-    in any one unit. Differences between versions are no spread: deviations are from each version's
+    in any one unit. Differences between versions are not spread: deviations are from each version's
     own mean. NaN with no freedom.
     """
     logarithms = [np.log(np.asarray(times, dtype=np.float64)) for times in versions if len(times)]

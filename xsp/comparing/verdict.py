@@ -2,8 +2,8 @@
 for both.
 
 A word is given only where the ratio is over the threshold *and* the difference is significant. A
-significant difference of half a per cent is no regression, and a ratio of 1.2 from three noisy runs
-is no evidence.
+significant difference of half a per cent is not a regression, and a ratio of 1.2 from three noisy
+runs is not evidence.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def named(
     """
     with np.errstate(invalid="ignore"):
         # Ranks can differ for sure while the mean does not, where a few runs are far off: then the
-        # mean is no evidence.
+        # mean is not evidence.
         significant = (p_value < level) & ((low > 1) | (high < 1))
         slower, faster = ratio > 1 + threshold, ratio < 1 / (1 + threshold)
         cannot_tell = (low <= 1) & (high >= 1 + threshold)

@@ -43,7 +43,7 @@ class Store:
     Every write is one transaction: it is there whole or not at all, whatever happens to the
     process.
 
-    Raises DatabaseError for a place that cannot be opened, a file that is no database, and a
+    Raises DatabaseError for a place that cannot be opened, a file that is not a database, and a
     database of something else or of a newer xsp.
 
     """

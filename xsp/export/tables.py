@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
 PROFILE = "profile.json"
-"""What is no table: name, latency, levels, environment, warnings."""
+"""What is not a table: name, latency, levels, environment, warnings."""
 
 _WRITERS: dict[str, Callable[[pd.DataFrame, BinaryIO], object]] = {
     "csv": lambda table, file: _harmless(table).to_csv(file, index=False),

@@ -103,7 +103,7 @@ _SAME = {
 
 
 def is_view(call: Call) -> bool:
-    """Whether a call is no layer: a view, or a change of type between integers."""
+    """Whether a call is not a layer: a view, or a change of type between integers."""
     name = canonical_name(call.operator)
     if name != "to":
         return name in VIEWS

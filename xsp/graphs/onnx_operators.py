@@ -116,7 +116,7 @@ _REDUCTIONS = {
 
 
 def is_view(node: Node) -> bool:
-    """Whether a node is no layer; see `xsp.graphs.aten.is_view`."""
+    """Whether a node is not a layer; see `xsp.graphs.aten.is_view`."""
     if node.operator == "Cast":
         before, after = node.source.type.dtype, node.outputs[0].dtype
         return before == after or not ("float" in before and "float" in after)

@@ -33,8 +33,8 @@ def operands(dims: Any, types: Any) -> tuple[list[Shape], list[str]]:
     """Shapes of the tensors among an operator's inputs, and their types, "" where not known.
 
     `dims` has an entry for each input: a tensor's sizes, a list of these for a list of tensors, and
-    an empty list for what is no tensor, or a tensor without dimensions, which only `types` tells.
-    """
+    an empty list for what is not a tensor, or a tensor without dimensions, which only `types`
+    tells."""
     entries = dims if isinstance(dims, list) else []
     named = types if isinstance(types, list) else []
     shapes: list[Shape] = []

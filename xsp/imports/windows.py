@@ -1,4 +1,4 @@
-"""The runs of a trace as windows of time: what lies in which, and which are no whole runs."""
+"""The runs of a trace as windows of time: what lies in which, and which are not whole runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def at_time(start_ns: Ints, windows: pd.DataFrame) -> Ints:
     return found
 
 
-# ---- windows that are no whole runs ----
+# ---- windows that are not whole runs ----
 
 
 def whole_runs(trace: ForeignTrace) -> tuple[pd.DataFrame, list[str]]:

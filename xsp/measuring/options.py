@@ -100,7 +100,7 @@ def _told(
     check: Callable[[str, Any], Any], help_text: str, reads: type | None = None
 ) -> Mapping[str, Any]:
     """What is known of an option: how a value is checked, one sentence of help, and the type that a
-    command line reads, None where an option is no text.
+    command line reads, None where an option is not text.
     """
     return {"check": check, "help": help_text, "reads": reads}
 
@@ -295,7 +295,7 @@ def default_of(name: str) -> Any:
 
 def read(name: str, text: str) -> Any:
     """The value that a text stands for; a switch is on by its name alone. Raises TargetError for a
-    text that is no number.
+    text that is not a number.
     """
     reads = _field(name).metadata["reads"]
     if reads is bool:

@@ -9,8 +9,8 @@ from typing import NoReturn
 from tqdm import TqdmWarning
 
 with warnings.catch_warnings():
-    # In a notebook without ipywidgets the bar is text; that is no reason to greet everybody with a
-    # warning.
+    # In a notebook without ipywidgets the bar is text; that is not a reason to greet everybody with
+    # a warning.
     warnings.simplefilter("ignore", TqdmWarning)
     from tqdm.auto import tqdm
 

@@ -71,7 +71,7 @@ class Options:
         """Checked options. A baseline that is being saved is compared with only if that is asked
         for.
 
-        Raises BudgetError for what cannot be.
+        Raises BudgetError for impossible options.
         """
         rules, slowdown = parsed_rules(fail)
         if add is not None:
@@ -139,7 +139,7 @@ def parsed_rules(texts: Iterable[str]) -> tuple[frozenset[str], float | None]:
 
 
 def parsed_slowdown(text: str) -> float:
-    """`5%` as 1.05, and `0.05` too. Raises BudgetError for what is no positive share."""
+    """`5%` as 1.05, and `0.05` too. Raises BudgetError for what is not a positive share."""
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:

@@ -205,7 +205,7 @@ def _ranked(
     amounts: pd.Series[Any],
     inside: dict[str, Inside] | None = None,
 ) -> tuple[Part, ...]:
-    """Amounts summed by name, greatest first; nothing is no part."""
+    """Amounts summed by name, greatest first; nothing is not a part."""
     by_name = pd.Series(
         np.asarray(amounts, dtype=np.float64), index=np.asarray(names, dtype=object)
     )

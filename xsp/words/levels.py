@@ -16,7 +16,7 @@ def parse_levels(levels: str | Iterable[Level | str] | None) -> tuple[Level, ...
     """Levels from `None` (all), `"M/L/Lib/K"`, `"MLK"`, names or members; MODEL is always among
     them.
 
-    Raises LevelError for a name that is no level.
+    Raises LevelError for a name that is not a level.
     """
     if levels is None:
         return tuple(Level)

@@ -193,8 +193,8 @@ def _gathered(layer: Operands) -> Gathered | None:
         return Gathered(elements(layer.outputs), indices)
     if not _EMBEDDING.match(layer.kind):
         return None
-    # The table is an input where it is no parameter, before or after the indices; offsets of bags
-    # come last.
+    # The table is an input where it is not a parameter, before or after the indices; offsets of
+    # bags come last.
     whole = [(shape, kind) for shape, kind in _operands(layer) if "int" in kind]
     if not whole or not layer.outputs or not layer.outputs[0]:
         return Gathered(nan, nan)

@@ -81,7 +81,7 @@ def environment(name: str) -> str | None:
 
 
 def positive(variable: str, otherwise: int) -> int:
-    """A whole number of the environment. Raises ExportError for what is none above 0."""
+    """A whole number from the environment. Raises ExportError unless it is > 0."""
     text = os.environ.get(variable, "")
     if text and not (text.isdecimal() and int(text) > 0):
         raise ExportError(f"{variable} must be a whole number > 0, not {text!r}")

@@ -48,7 +48,7 @@ class Selection:
         corrected: bool,
     ) -> Selection:
         """Checked options. Raises LevelError for an unknown level, ExportError for a run or
-        duration that cannot be.
+        duration that is impossible.
         """
         possible = isinstance(min_duration_ns, Real) and 0 <= min_duration_ns < math.inf
         if isinstance(min_duration_ns, bool) or not possible:
@@ -157,7 +157,7 @@ def _with_launches(
 ) -> pd.DataFrame:
     """The spans, with the API calls that launched the kept device activities, to which these link.
 
-    Launches are no rows of `spans`: their ids follow the last span's, in the order of `api_calls`.
+    Launches are not rows of `spans`: their ids follow the last span's, in the order of `api_calls`.
     On a corrected timeline, and where a launch is shorter than what is kept, the link leads to the
     span that the launch lies in.
     """

@@ -1,4 +1,4 @@
-"""Modules that are no layers, as intervals around their layers.
+"""Modules that are not layers, as intervals around their layers.
 
 Only layers are stamped. The time of a module around them is known where its layers follow each
 other without another module's in between: from the first one's start to the last one's end. Where

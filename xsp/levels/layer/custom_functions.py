@@ -23,8 +23,8 @@ from xsp.machine.torch_internals import (
 
 
 def functions_as_layers(mode: FunctionalMode, codes: Codes) -> Callable[[], None]:
-    """Calls of custom Functions are layers, and what these call is no layer, until what is returned
-    is called.
+    """Calls of custom Functions are layers, and what these call is not a layer, until what is
+    returned is called.
 
     In one of `codes.transparent` layers stay layers: they are inside it.
     """

@@ -39,7 +39,7 @@ class Discovered:
         self.sequence.clear()
 
     def differently(self, other: Discovered) -> dict[nn.Module, tuple[int, int]]:
-        """Modules that the last run of each called another number of times."""
+        """Modules that the last run of each called a different number of times."""
         every = [*self.last_run, *other.last_run]
         counts = {each: (self.last_run[each], other.last_run[each]) for each in every}
         return {each: (mine, its) for each, (mine, its) in counts.items() if mine != its}

@@ -49,7 +49,7 @@ class Codes:
         return self.modules.setdefault(module, len(self.modules))
 
     def of_function(self, function: Callable[..., Any] | CompiledFunction) -> int | None:
-        """Code of a torch function, None where it is no layer."""
+        """Code of a torch function, None where it is not a layer."""
         try:
             return self._functions[function]
         except KeyError:

@@ -59,8 +59,8 @@ class ModuleRow:
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of a module that is no layer: the layer rows from `first` to before `last` began in
-    it.
+    """One call of a module that is not a layer: the layer rows from `first` to before `last` began
+    in it.
     """
 
     module: str

@@ -17,7 +17,7 @@ _COMPLEX_PRODUCT = 4
 class _Rule(NamedTuple):
     """`kind` matches whole types of layers; `order` is that of the tensors in the signature, for
     captures from before the names of arguments were recorded. A rule `takes_lists` where several
-    tensors of one argument are no parts of a nested one.
+    tensors of one argument are not parts of a nested one.
     """
 
     kind: re.Pattern[str]

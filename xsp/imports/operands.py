@@ -34,7 +34,8 @@ def operands(dims: Any, types: Any) -> tuple[list[Shape], list[str]]:
 
     `dims` has an entry for each input: a tensor's sizes, a list of these for a list of tensors, and
     an empty list for what is not a tensor, or a tensor without dimensions, which only `types`
-    tells."""
+    tells.
+    """
     entries = dims if isinstance(dims, list) else []
     named = types if isinstance(types, list) else []
     shapes: list[Shape] = []

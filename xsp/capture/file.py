@@ -95,7 +95,8 @@ def load(path: str | os.PathLike[str], max_bytes: int | None = None) -> Capture:
     except _DAMAGED as error:
         raise CaptureError(
             f"{str(source)!r} is not an xsp capture, or it was cut short "
-            f"({type(error).__name__}: {error}); copy or record it again"
+            f"({type(error).__name__}: {error}); copy it again, or save the "
+            "profile again with prof.save()"
         ) from error
 
 

@@ -36,7 +36,10 @@ def single(streams: tuple[int, ...]) -> st.SearchStrategy[object]:
 def block(streams: tuple[int, ...], size: int = 12) -> st.SearchStrategy[tuple[object, ...]]:
     inner = st.lists(single(streams), max_size=4).map(tuple)
     library = inner.map(lambda body: Call(Level.LIBRARY, body))
-    layer_body = st.lists(st.one_of(single(streams), library), max_size=4).map(tuple)
+    # No operation is so short that it is nearly all tracing.
+    own = st.integers(300, 60_000).map(Work)
+    more = st.lists(st.one_of(single(streams), library), max_size=4)
+    layer_body = st.builds(lambda first, rest: (first, *rest), own, more)
     layer = st.builds(
         lambda body, kind: Call(Level.LAYER, body, kind), layer_body, st.sampled_from(LAYER_KINDS)
     )

@@ -15,6 +15,7 @@ from xsp.analysis.correction.latencies import Latencies
 from xsp.analysis.correction.recordings import Recordings
 from xsp.analysis.correction.replay import ReplayedTimeline, replay, replay_together
 from xsp.analysis.correction.timeline import Timeline
+from xsp.analysis.correction.untouched import Untouched
 from xsp.types import Level, Tables
 
 TYPICAL_CALLS = 24
@@ -90,7 +91,7 @@ def _doubt(played: ReplayedTimeline, thread: int, begin: Ints, end: Ints, spread
     run = played.timeline
     clock = run.clocks[thread]
     # One by kind at a time: what each payment begins with does not matter, so each costs 1 ns.
-    every = Payments.of(run, SHARES, SHARES, clock, np.zeros(0))
+    every = Payments.of(run, SHARES, SHARES, clock, np.zeros(0), Untouched())
     low = np.searchsorted(every.begins, begin - run.start_ns, "left")
     high = np.searchsorted(every.begins, end - run.start_ns, "left")
     counts = np.empty((len(EventKind), len(begin)))

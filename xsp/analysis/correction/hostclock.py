@@ -8,6 +8,7 @@ import numpy as np
 
 from xsp.analysis.correction.charges import Bools, Floats, Ints
 from xsp.analysis.correction.timeline import Timeline
+from xsp.analysis.correction.untouched import Untouched
 
 BEFORE_START, AFTER_START, BEFORE_END, AFTER_END = range(4)
 """Columns of `charges.placed`."""
@@ -17,9 +18,9 @@ BEFORE_START, AFTER_START, BEFORE_END, AFTER_END = range(4)
 class Payments:
     """What tracers took on one host clock, in the order in which the payments begin.
 
-    `begins` (ns from the model call) and `amount` (ns); `kind` is the `EventKind` whose cost is
-    paid, `share` the part of it. `moves` is True where the payment begins earlier the higher the
-    cost is, as one that ends at a stamp does.
+    `begins` (ns from the model call, `untouched` time left out) and `amount` (ns); `kind` is the
+    `EventKind` whose cost is paid, `share` the part of it. `moves` is True where the payment begins
+    earlier the higher the cost is, as one that ends at a stamp does.
     """
 
     begins: Floats
@@ -30,7 +31,13 @@ class Payments:
 
     @classmethod
     def of(
-        cls, run: Timeline, prices: Floats, shares: Floats, clock: int, ends: Floats
+        cls,
+        run: Timeline,
+        prices: Floats,
+        shares: Floats,
+        clock: int,
+        ends: Floats,
+        untouched: Untouched,
     ) -> Payments:
         """Payments of the events on a clock whose waits end at `ends`.
 
@@ -38,9 +45,9 @@ class Payments:
         """
         mine = run.events.clock == clock
         kind = run.events.kind[mine]
-        start = (run.events.start_ns[mine] - run.start_ns).astype(np.float64)
-        end = (run.events.end_ns[mine] - run.start_ns).astype(np.float64)
-        origins = np.concatenate([[0.0], np.sort(ends)])
+        start = untouched.left_out((run.events.start_ns[mine] - run.start_ns).astype(np.float64))
+        end = untouched.left_out((run.events.end_ns[mine] - run.start_ns).astype(np.float64))
+        origins = untouched.left_out(np.concatenate([[0.0], np.sort(ends)]))
         stamps = (start, start, end, end)
         parts = [
             _paid_at(kind, stamps[place], prices[:, place], shares[:, place], place, origins)
@@ -87,13 +94,17 @@ class HostClock:
     (payments begun by t), which never runs backwards. The ends of the waits cut the recorded time
     into segments. How much corrected time has passed in a segment does not depend on the others
     (`elapsed`); when each begins, the replay finds (`resume`).
+
+    All that holds of time without the untouched pieces, in which the clock runs in any case.
     """
 
-    def __init__(self, payments: Payments, wait_ends: Floats) -> None:
-        self.payments = payments
+    def __init__(self, payments: Payments, wait_ends: Floats, untouched: Untouched) -> None:
+        self.payments, self.untouched = payments, untouched
         self._paid = np.concatenate([[0.0], np.cumsum(payments.amount)])
         self._wait_ends = np.sort(wait_ends)
-        origins = np.concatenate([[0.0], self._wait_ends])
+        recorded = np.concatenate([[0.0], self._wait_ends])
+        self._untouched_before = untouched.before(recorded)
+        origins = recorded - self._untouched_before
         self._first = np.searchsorted(payments.begins, origins, "left")
         self._last = np.append(self._first[1:], len(payments.begins))
         self._origin = origins - self._paid[self._first]
@@ -124,12 +135,14 @@ class HostClock:
     def elapsed(self, times: Floats, segment: Ints) -> Floats:
         """Corrected time from the beginning of the given segments to recorded times."""
         first, origin = self._first[segment], self._origin[segment]
+        untouched = self.untouched.before(times)
+        times = times - untouched
         # What begins as a segment ends belongs to the next one.
         begun = np.searchsorted(self.payments.begins, times, "right")
         begun = np.clip(begun, first, self._last[segment])
         peak = np.where(begun > first, self._peak[begun], origin)
         passed: Floats = np.maximum(peak, times - self._paid[begun]) - origin
-        return passed
+        return passed + (untouched - self._untouched_before[segment])
 
     def at(self, times: Floats) -> Floats:
         """Corrected times; NaN after a wait whose end has not been found yet."""
@@ -142,6 +155,7 @@ class HostClock:
     def counted(self, time: float, segment: int) -> slice:
         """The payments that stop the clock between a segment's beginning and a recorded time."""
         first, last = int(self._first[segment]), int(self._last[segment])
+        time = float(self.untouched.left_out(np.array([time]))[0])
         begun = int(np.searchsorted(self.payments.begins, time, "right"))
         begun = min(max(begun, first), last)
         if begun == first or time - self._paid[begun] >= self._peak[begun]:

@@ -15,6 +15,7 @@ from xsp.analysis.correction.charges import SHARES, Costs, Floats, Ints, placed
 from xsp.analysis.correction.hostclock import HostClock, Payments
 from xsp.analysis.correction.latencies import Latencies, Residuals, observe, residuals
 from xsp.analysis.correction.timeline import Timeline
+from xsp.analysis.correction.untouched import Untouched
 from xsp.errors import XspError
 
 READY, OTHER_THREAD = -1, -2
@@ -50,11 +51,11 @@ class ReplayedTimeline:
         relative = np.asarray(stamps_ns, dtype=np.int64) - self.timeline.start_ns
         clock = self.path.clocks[self.timeline.clocks[thread]]
         corrected = clock.at(relative.astype(np.float64))
-        return np.rint(corrected).astype(np.int64) + self.timeline.start_ns
+        return _whole(corrected) + self.timeline.start_ns
 
     def _main(self, stamp_ns: int) -> int:
         relative = np.array([stamp_ns - self.timeline.start_ns], dtype=np.float64)
-        return int(np.rint(self.path.clocks[0].at(relative)[0]))
+        return int(_whole(self.path.clocks[0].at(relative))[0])
 
     @property
     def latency_ns(self) -> int:
@@ -98,12 +99,14 @@ def replay(
     (`Latencies.observed`) for short runs. With zero costs the recording is reproduced exactly.
 
     `as_if` is the same run with operations that last differently and with other events to pay for:
-    it is played with the latencies of `run`. Operations and waits must be the same in number and
-    order.
+    it is played with the latencies of `run`, and its events can be paid away whole. Operations and
+    waits must be the same in number and order.
     """
     seen = observe(run, costs)
     kept = residuals(seen, latencies or Latencies.typical([seen]))
-    return _played(as_if or run, costs, kept)
+    if as_if is not None:
+        return _played(as_if, costs, kept, whole_events=True)
+    return _played(run, costs, kept)
 
 
 def replay_together(runs: Iterable[Timeline], costs: Costs) -> list[ReplayedTimeline]:
@@ -116,8 +119,16 @@ def replay_together(runs: Iterable[Timeline], costs: Costs) -> list[ReplayedTime
     ]
 
 
-def _played(run: Timeline, costs: Costs, kept: Residuals) -> ReplayedTimeline:
-    path = _Replayer(run, placed(costs), kept).play()
+def _whole(times: Floats) -> Ints:
+    """Rounded halves up: times 1 ns apart stay so, which they would not if halves went to even."""
+    return np.floor(times + 0.5).astype(np.int64)
+
+
+def _played(
+    run: Timeline, costs: Costs, kept: Residuals, whole_events: bool = False
+) -> ReplayedTimeline:
+    clocks = _clocks(run, placed(costs), kept, whole_events)
+    path = _Replayer(run, clocks, kept).play()
     start, end = np.empty_like(run.ops.start_ns), np.empty_like(run.ops.end_ns)
     start[run.ops.row] = np.rint(path.start).astype(np.int64) + run.start_ns
     end[run.ops.row] = start[run.ops.row] + run.ops.end_ns - run.ops.start_ns
@@ -131,9 +142,8 @@ class _Replayer:
     how much corrected time passed since the segment of the host clock began (`HostClock.elapsed`).
     """
 
-    def __init__(self, run: Timeline, prices: Floats, kept: Residuals) -> None:
-        self.waits, self.kept = run.waits, kept
-        self.clocks = _clocks(run, prices, kept)
+    def __init__(self, run: Timeline, clocks: tuple[HostClock, ...], kept: Residuals) -> None:
+        self.waits, self.kept, self.clocks = run.waits, kept, clocks
         # Waits for threads come last among those that end together.
         self.order = np.lexsort((run.waits.kind, kept.core_end))
         self.followed = np.full(len(self.order), READY)
@@ -271,9 +281,13 @@ class _Replayer:
         self.end[low:high] = self.start[low:high] + self.duration[low:high]
 
 
-def _clocks(run: Timeline, prices: Floats, kept: Residuals) -> tuple[HostClock, ...]:
+def _clocks(
+    run: Timeline, prices: Floats, kept: Residuals, whole_events: bool
+) -> tuple[HostClock, ...]:
     clocks = []
     for clock in range(max(run.clocks.values()) + 1):
         ends = kept.core_end[run.waits.clock == clock]
-        clocks.append(HostClock(Payments.of(run, prices, SHARES, clock, ends), ends))
+        untouched = Untouched() if whole_events else Untouched.of(run, clock)
+        payments = Payments.of(run, prices, SHARES, clock, ends, untouched)
+        clocks.append(HostClock(payments, ends, untouched))
     return tuple(clocks)

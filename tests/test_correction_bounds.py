@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from simulated_programs import programs
 from simulator import Call, Launch, Simulation, Synchronize, Work, lognormal
 
@@ -13,7 +16,7 @@ from xsp.analysis.correction.charges import COST_LEVELS, Costs, EventKind
 from xsp.analysis.correction.costs import fit_costs
 from xsp.analysis.correction.critical_path import slopes
 from xsp.analysis.correction.evidence import Round
-from xsp.analysis.correction.replay import ReplayedTimeline, replay
+from xsp.analysis.correction.replay import ReplayedTimeline, replay, replay_together
 from xsp.analysis.correction.timeline import Timeline
 from xsp.types import Level, RunSpec
 
@@ -123,6 +126,33 @@ def test_fitted_costs_stay_within_what_the_rungs_and_the_stamps_allow(
         for name, happened in zip(COST_LEVELS, events > 0, strict=True)
         if not happened
     )
+
+
+@settings(max_examples=12, deadline=None)
+@given(programs(), costs_up_to(20_000), st.integers(0, 2**16), st.sampled_from([0.0, 0.3, 1.0]))
+def test_no_rung_is_corrected_by_more_than_it_was_measured_to_add(
+    program: tuple[object, ...], true: Costs, seed: int, spread: float
+) -> None:
+    """All costs of a level together, replayed, take no more out of the runs than the upper end of
+    the 95 % interval of what its rung adds, be it to the latency or to the host's own time.
+    """
+    rounds = ladder(program, true, seed, spread)
+    costs = fit_costs(rounds).costs
+    times = [(one.latency_ns, one.host_ns) for one in rounds]
+    deepest = [
+        [one.runs[0].latency_ns, one.runs[0].host_end_ns - one.runs[0].start_ns] for one in rounds
+    ]
+    below = np.mean(deepest, axis=0)
+    for shallower, deeper in reversed(list(pairwise(LADDER))):
+        lacking = costs.of_levels([level for level in Level if level not in shallower.levels])
+        played = replay_together([one.runs[0] for one in rounds], lacking)
+        left = np.mean([[one.latency_ns, one.host_latency_ns] for one in played], axis=0)
+        added = np.array([[table[deeper] - table[shallower] for table in two] for two in times])
+        half = stats.t.ppf(0.975, len(rounds) - 1) * stats.sem(added, axis=0)
+        most = np.maximum(added.mean(axis=0) + half, 0.0)
+        counted = slice(None) if len(rounds[0].runs[0].ops.kind) else slice(0, 1)
+        assert (below - left <= most + 2)[counted].all()
+        below = left
 
 
 def layers(number: int, kernel_ns: int, *more: object) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from scipy import optimize, stats
@@ -58,6 +59,9 @@ MAX_STEPS = 6
 SHORTEST_STEP = 0.02
 """The search ends with a step that changes no cost by more than this part of its scale."""
 
+STAMP_NS = 1.0
+"""Stamps are whole ns: an excess of one is none."""
+
 _KERNEL = list(COST_LEVELS).index("kernel_ns")
 
 
@@ -90,8 +94,9 @@ class Fit:
         """The costs that these rounds alone give, to first order in the difference."""
         problem = self.problem
         differences = problem.differences(self.prediction)[rounds]
-        values = self.costs.values()
-        return values + problem.step(values, differences, self.prediction.slope)
+        change = problem.step(self.costs.values(), differences, self.prediction.slope)
+        values = self.costs.values() + change
+        return problem.within_rungs(values, self.prediction.moved(change))
 
 
 def fit_costs(rounds: Sequence[Round], shape: Costs = SHAPE) -> Fit:
@@ -101,7 +106,8 @@ def fit_costs(rounds: Sequence[Round], shape: Costs = SHAPE) -> Fit:
     The search begins at what each rung adds per event, and brings the trimmed mean over rounds of
     (replayed - measured) addition of each step of the ladder to 0 by bounded least squares. No cost
     is above the room between the stamps of its events (`bounds`), nor above what its step adds,
-    with its interval, over the events on the critical path. Costs of a level that the rungs do not
+    with its interval, over the events on the critical path; nor do all costs of a step together
+    take out more than that, replayed. Costs of a level that the rungs do not
     show to be above 0 are 0. A cost is `identified` if half its 95 % interval is less than half of
     it.
 
@@ -117,7 +123,8 @@ def fit_costs(rounds: Sequence[Round], shape: Costs = SHAPE) -> Fit:
     while (hidden := problem.least_shown(values, prediction)) is not None:
         problem = problem.without(hidden)
         values, prediction = problem.search(np.where(problem.free, values, 0.0), few)
-    values, prediction = problem.search(values, evidence)
+    values, _ = problem.search(values, evidence)
+    values, prediction = problem.bounded_by_rungs(values)
     # What was kept at 0 may still have cost something: all intervals allow for it.
     costs, spread = whole.described(values, prediction)
     return Fit(costs, spread, problem, prediction)
@@ -190,6 +197,36 @@ class Problem:
                     return values, prediction
             values, prediction = values + step, there
         return values, prediction
+
+    def bounded_by_rungs(self, values: Floats) -> tuple[Floats, Prediction]:
+        """Costs lowered until no step takes more out of the deepest rung's runs than the upper end
+        of the interval of what it was measured to add; all 0 if that does not come to an end.
+        """
+        for _ in range(MAX_STEPS):
+            prediction = self.evidence.predict(Costs.from_values(values))
+            lowered = self.within_rungs(values, prediction)
+            if np.array_equal(lowered, values):
+                return values, prediction
+            values = lowered
+        nothing = np.zeros(len(values))
+        return nothing, self.evidence.predict(Costs.from_values(nothing))
+
+    def within_rungs(self, values: Floats, prediction: Prediction) -> Floats:
+        """The same to first order: what a step takes out too much, its costs lose in proportion to
+        their parts of it.
+        """
+        lowered, total = values.copy(), prediction.added.mean(axis=0)
+        most = np.maximum(self.mean_added + self.half_added, 0.0)
+        # A step's costs are also taken out for the steps above, so the deepest comes first.
+        for step, time in product(reversed(range(len(total))), range(total.shape[1])):
+            own = self.evidence.costs_of(step)
+            taken = np.maximum(prediction.slope[step, time, own] * lowered[own], 0.0)
+            excess = total[step, time] - most[step, time]
+            if excess > STAMP_NS and taken.any():
+                change = np.zeros(len(values))
+                change[own] = -lowered[own] * np.minimum(excess * taken / (taken @ taken), 1.0)
+                lowered, total = lowered + change, total + prediction.slope @ change
+        return lowered
 
     def step(self, values: Floats, differences: Floats, slope: Floats) -> Floats:
         """The change of the costs that brings mean differences of shape (rounds, steps, times)

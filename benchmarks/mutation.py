@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.modules import find_modules
@@ -55,22 +56,22 @@ def mutants(folder: Path) -> list[MutationSpec]:
     found = []
     for module in sorted(find_modules([folder])):
         annotations = annotated(module)
+        nodes = list(ast_nodes(get_ast(module.read_text())))
         for operator in operator_names():
             found += [
                 MutationSpec(module, operator, number, start, end)
-                for number, (start, end) in enumerate(positions(module, operator))
+                for number, (start, end) in enumerate(positions(nodes, operator))
                 if not any(first <= start < last for first, last in annotations)
             ]
     return found
 
 
-def positions(module: Path, operator: str) -> list[tuple[Place, Place]]:
-    """Where an operator can change a module; operators with options are left out."""
+def positions(nodes: Sequence[Any], operator: str) -> list[tuple[Place, Place]]:
+    """Where an operator can change the nodes of a module; operators with options are left out."""
     changing = get_operator(operator)
     if changing.arguments():
         return []
-    tree = ast_nodes(get_ast(module.read_text()))
-    return [place for node in tree for place in changing().mutation_positions(node)]
+    return [place for node in nodes for place in changing().mutation_positions(node)]
 
 
 def annotated(module: Path) -> list[tuple[Place, Place]]:

@@ -25,6 +25,7 @@ from xsp.measuring.executor import Executor
 from xsp.measuring.ladder import Ladder, climb, rungs_for
 from xsp.measuring.options import Stop
 from xsp.measuring.stopping import (
+    FEWEST_ROUNDS,
     MAXIMUM_ROUNDS,
     MINIMUM_ROUNDS,
     STEADY_ROUNDS,
@@ -262,11 +263,20 @@ def test_spent_budget_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
     values = np.random.default_rng(0).normal(1e6, 3e5, 10_000).astype(int)
     runs, why = climbed(
-        until_precise(target=0.01, budget_s=8), iter(int(value) for value in values)
+        until_precise(target=0.01, budget_s=20), iter(int(value) for value in values)
     )
     assert "budget" in why
     assert "only" in why
     assert MINIMUM_ROUNDS <= runs[-1].round + 1 < 20
+
+
+def test_a_spent_budget_ends_after_two_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the time is over before the usual fewest rounds, two are made and no more."""
+    clock = count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    runs, why = climbed(until_precise(budget_s=1), iter(range(1_000_000, 9_000_000, 100_000)))
+    assert runs[-1].round + 1 == FEWEST_ROUNDS == 2
+    assert why.startswith("time budget spent after 2 rounds")
 
 
 def test_rounds_never_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ class Slug(str, Enum):
 
     IMPRECISE = "imprecise"
     CUT_SHORT = "cut-short"
+    OUT_OF_TIME = "out-of-time"
     NOT_SERIALIZED = "not-serialized"
     UNSETTLED = "unsettled"
     LOST_RECORDS = "lost-records"

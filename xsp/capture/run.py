@@ -43,6 +43,11 @@ class Run:
         return self.tables.get(name) or empty(schema)
 
     @property
+    def events(self) -> int:
+        """Rows of all tables."""
+        return sum(len(next(iter(table.values()), ())) for table in self.tables.values())
+
+    @property
     def latency_ns(self) -> int:
         """Sum over the model calls of start to device finished."""
         return latency_ns(self.model_calls)

@@ -139,7 +139,10 @@ class Options:
         default=BUDGET_S,
         metadata=_told(
             _seconds,
-            f"seconds for the rounds when `iterations` is not given; {BUDGET_S:.0f} by default.",
+            "seconds for everything, from warm-up to the fit of costs, when neither `iterations` "
+            "nor `stop` is given: within 10 % or two rounds, which are made in any case; "
+            f"{BUDGET_S:.0f} by default. What `serialize`, `metrics` and `nvtx` ask for comes on "
+            "top.",
             float,
         ),
     )

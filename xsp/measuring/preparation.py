@@ -4,6 +4,7 @@ they make possible.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.structure_run import StructureRecorder
 from xsp.machine import devices
 from xsp.machine.torch_internals import compiled_frames
+from xsp.measuring.deadline import WARM_UP_SHARE, Deadline
 from xsp.measuring.executor import Executor
 from xsp.measuring.observed import about_difference
 from xsp.measuring.options import Options
-from xsp.measuring.progress import bar
+from xsp.measuring.progress import Phases
 from xsp.measuring.state import PYTHON
 from xsp.measuring.switching import add_note, switched, tracing
 from xsp.measuring.target import Target
@@ -40,13 +42,15 @@ class Prepared:
 
     `device_work` is the number of kernels, copies and sets of an execution with no tracer above
     KERNEL, None where KERNEL is not traced. `recorded` has by level the rows of the structure run
-    (`Tracer.recorded`). `compilations` is Dynamo's count when the target was warm.
+    (`Tracer.recorded`), and took `structure_s`. `compilations` is Dynamo's count when the target
+    was warm.
     `doubts` are for the profile's warnings.
     """
 
     executor: Executor
     statuses: tuple[LevelStatus, ...]
     structure: Structure
+    structure_s: float
     recorded: dict[Level, list[dict[str, Any]]]
     tracers: dict[Level, Tracer]
     device_work: int | None
@@ -59,7 +63,7 @@ class Prepared:
         return tuple(status.level for status in self.statuses if status.status is Status.TRACED)
 
 
-def prepare(executor: Executor, options: Options) -> Prepared:
+def prepare(executor: Executor, options: Options, deadline: Deadline, shown: Phases) -> Prepared:
     """Warm the target up and find out, in untimed runs, what it consists of."""
     # Trying a level runs a kernel: where the target's own will run, so that no other GPU is woken
     # up for it.
@@ -68,11 +72,15 @@ def prepare(executor: Executor, options: Options) -> Prepared:
     traced = [status.level for status in statuses if status.status is Status.TRACED]
     executor.ranks.same("the traced levels", [level.name for level in traced])
     doubts: list[Doubt | str] = []
-    found = _warmed_up(executor, options, doubts)
+    shown.begin("warm-up")
+    found = _warmed_up(executor, options, doubts, deadline, shown)
     executor.watch_steps(found.roots)
     compiled = compiled_frames()
     watched = Discovered()
+    shown.begin("structure")
+    begin = time.perf_counter()
     structure, recorded = _structure(executor, found, watched, traced, options.ranges_as_layers)
+    structure_s = time.perf_counter() - begin
     names = qualified_names([*found.roots, *watched.roots], _variables(executor.target))
     differing = found.differently(watched).items()
     doubts += about_other_calls(
@@ -82,11 +90,25 @@ def prepare(executor: Executor, options: Options) -> Prepared:
     doubts += [sentence for tracer in tracers.values() for sentence in tracer.doubts()]
     device_work = _device_work(executor, tracers)
     return Prepared(
-        executor, statuses, structure, recorded, tracers, device_work, compiled, tuple(doubts)
+        executor,
+        statuses,
+        structure,
+        structure_s,
+        recorded,
+        tracers,
+        device_work,
+        compiled,
+        tuple(doubts),
     )
 
 
-def _warmed_up(executor: Executor, options: Options, doubts: list[Doubt | str]) -> Discovered:
+def _warmed_up(
+    executor: Executor,
+    options: Options,
+    doubts: list[Doubt | str],
+    deadline: Deadline,
+    shown: Phases,
+) -> Discovered:
     """The first run, under watch for the modules it calls, then warm-up runs."""
     found = Discovered()
     with (
@@ -101,12 +123,16 @@ def _warmed_up(executor: Executor, options: Options, doubts: list[Doubt | str]) 
             executor.run(found.new_run)
 
     doubts += about_difference(executor, found)
-    title = f"xsp {executor.target.name}: warm-up"
-    with tracing([], "in a warm-up run"), bar(title, None, options.progress) as shown:
+
+    def run() -> int:
+        shown.step()
+        return latency_ns(executor.run())
+
+    with tracing([], "in a warm-up run"):
         _, unsettled = warm_up(
-            lambda: (shown.update(), latency_ns(executor.run()))[1],
+            run,
             options.warmup,
-            options.budget_s / 3,
+            WARM_UP_SHARE * min(options.budget_s, deadline.left_s),
             executor.ranks.any,
         )
     if unsettled:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from xsp.analysis.correction import Correction, fitted
 from xsp.analysis.correction.charges import Costs
@@ -24,13 +24,14 @@ from xsp.measuring.afterwards.annotated import annotated_run
 from xsp.measuring.afterwards.calibration import tight_loops
 from xsp.measuring.afterwards.counting import Counters, counted
 from xsp.measuring.afterwards.memory import LayerMemory
-from xsp.measuring.afterwards.serialized import serialized
+from xsp.measuring.afterwards.serialized import expected_s, serialized
+from xsp.measuring.deadline import Deadline, fit_s
 from xsp.measuring.executor import Executor
 from xsp.measuring.findings import Findings, capture_of
 from xsp.measuring.ladder import Ladder, climb, rungs_for
 from xsp.measuring.options import Options
 from xsp.measuring.preparation import Prepared, prepare
-from xsp.measuring.progress import bar
+from xsp.measuring.progress import Phases, phases
 from xsp.measuring.ranks import Ranks
 from xsp.measuring.state import RandomState
 from xsp.measuring.stopping import MINIMUM_ROUNDS, rule_for
@@ -51,7 +52,6 @@ from xsp.types import Level
 
 if TYPE_CHECKING:
     import pandas as pd
-    from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def climbed(target: Target, options: Options, random: RandomState | None = None)
     """Measure `target` and return everything as a capture. `random` is the state re-runs start
     from, now by default.
     """
+    deadline = Deadline.of(options)
     trace = context.current()
     ranks = Ranks.together(alone=options.alone)
     agreed = ("levels", "iterations", "warmup", "seed", "serialize", "metrics", "nvtx")
@@ -92,16 +93,25 @@ def climbed(target: Target, options: Options, random: RandomState | None = None)
         restore=options.restore,
         ranks=ranks,
     )
-    with held(), executor.restored_afterwards(), let_through():
-        prepared = prepare(executor, options)
+    with (
+        phases(f"xsp {target.name}", options, deadline) as shown,
+        held(),
+        executor.restored_afterwards(),
+        let_through(),
+    ):
+        prepared = prepare(executor, options, deadline, shown)
+        deadline.reserve(memory.expected_s(prepared.structure_s))
         # Only now has a plain callable shown which GPU it uses.
         device = target.device()
-        rounds = _rounds(executor, prepared, options, device)
+        rounds = _rounds(executor, prepared, options, device, deadline, shown)
+        shown.begin("tables")
         tables = assemble(rounds.runs, words_of(target, prepared))
-        afterwards = _afterwards(executor, prepared, options, tables, device)
-    correction = None
-    with _dispensable(afterwards.cut_off, "corrected times, costs and closure error"):
-        correction = fitted(tables, afterwards.loops)
+        shown.begin("what comes after the rounds")
+        afterwards = _afterwards(executor, prepared, options, tables, device, deadline)
+        # The time for the run that records memory was kept from the rounds only.
+        deadline.release()
+        correction = _correction(tables, afterwards, rounds.stopped.rounds, deadline)
+        _last_runs(executor, prepared, options, tables, afterwards, deadline)
     doubts = _doubts(prepared, rounds, afterwards, tables, correction)
     found = Findings(
         target.name,
@@ -120,16 +130,20 @@ def climbed(target: Target, options: Options, random: RandomState | None = None)
 
 
 def _rounds(
-    executor: Executor, prepared: Prepared, options: Options, device: int | None
+    executor: Executor,
+    prepared: Prepared,
+    options: Options,
+    device: int | None,
+    deadline: Deadline,
+    shown: Phases,
 ) -> _Rounds:
     with devices.on(device):
         watch = GpuWatch()
     ladder = Ladder(rungs_for(prepared.traced), options.seed)
-    rule = executor.ranks.stop_together(rule_for(options))
-    title = f"xsp {executor.target.name}: rounds of {len(ladder.rungs)} rungs"
-    with bar(title, options.iterations, options.progress, "round") as shown:
-        finished = partial(_after, shown=shown, watch=watch)
-        runs, stopped = climb(executor, ladder, prepared.tracers, rule, finished)
+    rule = executor.ranks.stop_together(rule_for(options, deadline))
+    shown.begin(f"rounds of {len(ladder.rungs)} rungs")
+    finished = partial(_after, shown=shown, watch=watch)
+    runs, stopped = climb(executor, ladder, prepared.tracers, rule, finished)
     kept, suspect = kept_rounds(watch.states, runs[-1].round + 1, MINIMUM_ROUNDS)
     return _Rounds([run for run in runs if run.round in kept], stopped, watch, suspect)
 
@@ -140,14 +154,25 @@ def _afterwards(
     options: Options,
     tables: dict[str, pd.DataFrame],
     device: int | None,
+    deadline: Deadline,
 ) -> _Afterwards:
-    """Runs of their own, whose latencies are not used. Adds tables."""
+    """Runs of their own, whose latencies are not used. Adds tables. What was not asked for is left
+    out where no time is left for it.
+    """
     deepest_runs = int((tables["runs"]["deepest"] == Level.KERNEL.name).sum())
     done = _Afterwards(Costs(), len(overlapped(tables)) // max(deepest_runs, 1))
     with _dispensable(done.cut_off, "the tracers' costs in tight loops"), devices.on(device):
         done.loops = tight_loops(prepared.tracers)
+    runs = tables["runs"]
+    to_fit_s = fit_s(len(tables["spans"]))
     overlapping = executor.ranks.any(done.shared > 0)
     wanted = options.serialize or (options.serialize is None and overlapping)
+    if wanted and not options.serialize:
+        seconds = (
+            expected_s(float(runs["latency_ns"].iloc[-len(prepared.traced) :].max())) + to_fit_s
+        )
+        what = "layers with the device to themselves"
+        wanted = _in_time(deadline, seconds, done.cut_off, what, executor.ranks)
     missing = [level.name for level in (Level.LAYER, Level.KERNEL) if level not in prepared.traced]
     if options.serialize and missing:
         done.cut_off.append(Doubt.of(Slug.NOT_SERIALIZED, missing=missing))
@@ -157,17 +182,47 @@ def _afterwards(
     if options.metrics:
         done.counters = counted(executor, tables, options.metrics, options.caches, options.progress)
         tables["counters"] = done.counters.table
+    return done
+
+
+def _last_runs(
+    executor: Executor,
+    prepared: Prepared,
+    options: Options,
+    tables: dict[str, pd.DataFrame],
+    done: _Afterwards,
+    deadline: Deadline,
+) -> None:
+    """Memory and ranges for other tools: after the fit, which matters more if time is short."""
     # After the counters: torch's profiler, once used, keeps CUPTI's callbacks, which flushing the
     # caches needs.
-    with _dispensable(done.cut_off, "bytes allocated per layer"):
-        done.memory, doubts = memory.measured(executor.run, prepared.structure)
-        done.cut_off += doubts
+    memory_s = memory.expected_s(prepared.structure_s)
+    what = "bytes allocated per layer"
+    if _in_time(deadline, memory_s, done.cut_off, what, executor.ranks):
+        with _dispensable(done.cut_off, what):
+            done.memory, doubts = memory.measured(executor.run, prepared.structure)
+            done.cut_off += doubts
     if done.memory is not None:
         tables["layers"] = memory.filled(tables["layers"], done.memory)
     if options.nvtx:
         with _dispensable(done.cut_off, "NVTX ranges for other tools"):
             annotated_run(executor, prepared.structure, layers=Level.LAYER in prepared.traced)
-    return done
+
+
+def _correction(
+    tables: dict[str, pd.DataFrame], afterwards: _Afterwards, rounds: int, deadline: Deadline
+) -> Correction | None:
+    """The fit of costs, where there is time for it and there was for rounds enough."""
+    what = "corrected times, costs and closure error"
+    if not _in_time(deadline, fit_s(len(tables["spans"])), afterwards.cut_off, what):
+        return None
+    correction = None
+    with _dispensable(afterwards.cut_off, what):
+        correction = fitted(tables, afterwards.loops)
+        several = tables["runs"]["rung"].nunique() > 1
+        if correction is None and several and rounds < MINIMUM_ROUNDS and deadline.is_limited:
+            afterwards.cut_off.append(Doubt.of(Slug.OUT_OF_TIME, missing=what))
+    return correction
 
 
 def _doubts(
@@ -207,6 +262,24 @@ def _dispensable(cut_off: list[Doubt | str], what: str) -> Iterator[None]:
         cut_off.append(Doubt.of(Slug.CUT_SHORT, missing=what))
 
 
-def _after(number: int, shown: tqdm[NoReturn], watch: GpuWatch) -> None:
-    shown.update()
+def _in_time(
+    deadline: Deadline,
+    seconds: float,
+    cut_off: list[Doubt | str],
+    what: str,
+    ranks: Ranks | None = None,
+) -> bool:
+    """Whether there is time for work of so many seconds, on every rank where all do it together;
+    if not, a warning says what is missing.
+    """
+    late = not deadline.fits(seconds)
+    if ranks is not None:
+        late = ranks.any(late)
+    if late:
+        cut_off.append(Doubt.of(Slug.OUT_OF_TIME, missing=what))
+    return not late
+
+
+def _after(number: int, shown: Phases, watch: GpuWatch) -> None:
+    shown.step(rounds=1)
     watch.read(number - 1)

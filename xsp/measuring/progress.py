@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from tqdm import TqdmWarning
+
+from xsp.measuring.deadline import Deadline
+from xsp.measuring.options import Options
 
 with warnings.catch_warnings():
     # In a notebook without ipywidgets the bar is text; that is not a reason to greet everybody with
@@ -34,6 +39,43 @@ def bar(title: str, total: int | None, show: bool | None, unit: str = "run") -> 
         unit=f" {unit}s",
     )
     return shown
+
+
+_TIMED = "{desc}: {percentage:3.0f}%|{bar}| at most {remaining} left"
+
+
+class Phases:
+    """One bar for a whole profile: the phase that it is in, and how much is left of its time or,
+    where their number was given, of its rounds.
+    """
+
+    def __init__(self, shown: tqdm[NoReturn], title: str, deadline: Deadline) -> None:
+        self._shown, self._title, self._deadline = shown, title, deadline
+
+    def begin(self, phase: str) -> None:
+        """Name what is done from now on."""
+        self._shown.set_description_str(f"{self._title}: {phase}", refresh=False)
+        self.step()
+
+    def step(self, rounds: int = 0) -> None:
+        """Something was done, and with it so many rounds."""
+        if self._deadline.is_limited:
+            elapsed_s = min(self._deadline.elapsed_s, self._deadline.budget_s)
+            self._shown.update(elapsed_s - self._shown.n)
+        else:
+            self._shown.update(rounds)
+
+
+@contextmanager
+def phases(title: str, options: Options, deadline: Deadline) -> Iterator[Phases]:
+    """The bar of a profile that begins."""
+    if deadline.is_limited:
+        shown = bar(title, None, options.progress)
+        shown.total, shown.bar_format = deadline.budget_s, _TIMED
+    else:
+        shown = bar(title, options.iterations, options.progress, "round")
+    with shown:
+        yield Phases(shown, title, deadline)
 
 
 def _someone_watches() -> bool:

@@ -14,10 +14,13 @@ import numpy.typing as npt
 from xsp.analysis.spans.statistics import trimmed
 from xsp.capture.run import Run
 from xsp.doubts import Stopped, StopReason
+from xsp.measuring.deadline import Deadline
 from xsp.measuring.options import BUDGET_S, Options, Stop
 from xsp.types import LAYER_EVENTS, Level
 
 MINIMUM_ROUNDS = 5
+FEWEST_ROUNDS = 2
+"""Where the time is over before there are MINIMUM_ROUNDS: fewer have no interval."""
 MAXIMUM_ROUNDS = 100
 TARGET = 0.01
 """Half width of the 95 % intervals, relative to the model latency, that the default rule
@@ -31,13 +34,13 @@ TOP_LAYERS = 10
 """Layers, by host time, whose intervals the default rule also looks at."""
 
 
-def rule_for(options: Options) -> Stop:
-    """The rule given, else as many rounds as asked for, else until precise."""
+def rule_for(options: Options, deadline: Deadline) -> Stop:
+    """The rule given, else as many rounds as asked for, else until precise or the deadline."""
     if options.stop is not None:
         return options.stop
     if options.iterations is not None:
         return after_rounds(options.iterations)
-    return until_precise(budget_s=options.budget_s)
+    return until_precise(deadline=deadline)
 
 
 def after_rounds(rounds: int) -> Stop:
@@ -98,24 +101,30 @@ def _finite(value: float) -> float:
 
 
 def until_precise(
-    target: float = TARGET, budget_s: float = BUDGET_S, max_rounds: int = MAXIMUM_ROUNDS
+    target: float = TARGET,
+    budget_s: float = BUDGET_S,
+    max_rounds: int = MAXIMUM_ROUNDS,
+    deadline: Deadline | None = None,
 ) -> Stop:
     """Stop when the model latency, and each top layer, is known to within `target` of the model
-    latency after each of `STEADY_ROUNDS` rounds, or when the time budget is spent or `max_rounds`
-    are reached, and say which.
+    latency after each of `STEADY_ROUNDS` rounds, or when a further round would end nearer to the
+    end of the time behind it than before, or `max_rounds` are reached, and say which.
+
+    The time is `budget_s` from now, or that of `deadline`, and has to suffice for evaluating the
+    rounds too.
     """
-    begin = time.perf_counter()
+    spent_after = _Spent(deadline or Deadline(budget_s))
     layers = TopLayers()
     steady = 0
 
     def stop(runs: Sequence[Run]) -> Stopped | None:
         nonlocal steady
         rounds = runs[-1].round + 1
-        if rounds < MINIMUM_ROUNDS:
+        spent = spent_after(runs)
+        if rounds < (FEWEST_ROUNDS if spent else MINIMUM_ROUNDS):
             return None
         width = relative_half_width(runs)
         of_layers = _relative_to_model(layers.half_width_ns(runs), runs)
-        spent = time.perf_counter() - begin > budget_s
         last = spent or rounds >= max_rounds
         steady = steady + 1 if max(width, of_layers) <= target else 0
         if steady >= (1 if last else STEADY_ROUNDS):
@@ -127,6 +136,21 @@ def until_precise(
         return Stopped(reason, rounds, width, of_layers, target)
 
     return stop
+
+
+class _Spent:
+    """Whether the time for rounds is over, from how long they have taken so far."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self._begin = time.perf_counter()
+        self._seen = self._events = 0
+
+    def __call__(self, runs: Sequence[Run]) -> bool:
+        new, self._seen = runs[self._seen :], len(runs)
+        self._events += sum(run.events for run in new)
+        round_s = (time.perf_counter() - self._begin) / (runs[-1].round + 1)
+        return self._deadline.left_for_rounds_s(self._events) < round_s / 2
 
 
 def _relative_to_model(half_width_ns: float, runs: Sequence[Run]) -> float:

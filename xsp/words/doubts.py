@@ -52,6 +52,10 @@ def _cut_short(missing: str) -> str:
     return f"interrupted after the rounds: {missing} are missing"
 
 
+def _out_of_time(missing: str) -> str:
+    return f"the time budget left none for {missing}: a larger budget_s, or iterations, has them"
+
+
 def _not_serialized(missing: Sequence[str]) -> str:
     return (
         "no layer was measured alone: serialize=True needs LAYER and KERNEL, without "
@@ -221,6 +225,7 @@ def _mostly_tracing(shares: Mapping[str, float]) -> str:
 _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.IMPRECISE: _imprecise,
     Slug.CUT_SHORT: _cut_short,
+    Slug.OUT_OF_TIME: _out_of_time,
     Slug.NOT_SERIALIZED: _not_serialized,
     Slug.UNSETTLED: _unsettled,
     Slug.LOST_RECORDS: _lost_records,

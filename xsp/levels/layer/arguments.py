@@ -11,6 +11,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -126,10 +128,17 @@ def _of_signature(function: Callable[..., Any], count: int) -> list[str]:
 
 def _of_schemas(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
     """By the overloads that the call fits; a tensor that these call differently has no name."""
+    return list(_named_by_schemas(name, tuple(map(_Given.of, args)), frozenset(kwargs)))
+
+
+@lru_cache(maxsize=4096)
+def _named_by_schemas(
+    name: str, args: tuple[_Given, ...], keywords: frozenset[str]
+) -> Sequence[str]:
     fitting = [
         [argument.name for argument in schema.arguments][: len(args)]
         for schema in _schemas(name)
-        if _fits(schema.arguments, args, kwargs)
+        if _fits(schema.arguments, args, keywords)
     ]
     if not fitting:
         return [_UNKNOWN] * len(args)
@@ -144,12 +153,12 @@ def _schemas(name: str) -> list[Any]:
     return operator_schemas(name) or operator_schemas(name.strip("_"))
 
 
-def _fits(parameters: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def _fits(parameters: Sequence[Any], args: Sequence[_Given], keywords: frozenset[str]) -> bool:
     positional = [parameter for parameter in parameters if not parameter.kwarg_only]
     if len(args) > len(positional):
         return False
     given = {parameter.name for parameter in positional[: len(args)]}
-    given |= {_schema_name(name, parameters) for name in kwargs}
+    given |= {_schema_name(name, parameters) for name in keywords}
     required = {parameter.name for parameter in parameters if not parameter.has_default_value()}
     if not required <= given <= {parameter.name for parameter in parameters}:
         return False
@@ -159,12 +168,26 @@ def _fits(parameters: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, A
     )
 
 
-def _accepts(kind: str, value: Any) -> bool:
+class _Given(Enum):
+    """What an overload is chosen by, of a value that was passed."""
+
+    TENSOR = auto()
+    LIST = auto()
+    OTHER = auto()
+
+    @classmethod
+    def of(cls, value: Any) -> _Given:
+        if isinstance(value, torch.Tensor):
+            return cls.TENSOR
+        return cls.LIST if isinstance(value, (list, tuple)) else cls.OTHER
+
+
+def _accepts(kind: str, given: _Given) -> bool:
     """Whether a parameter of this type takes the value, as far as tensors are concerned."""
-    if isinstance(value, torch.Tensor):
+    if given is _Given.TENSOR:
         # A number can be a tensor without dimensions.
         return kind in {"Tensor", "Optional[Tensor]"} or "Tensor" not in kind
-    if isinstance(value, (list, tuple)):
+    if given is _Given.LIST:
         return "List" in kind
     return kind != "Tensor" and not kind.startswith("List[Tensor")
 

@@ -7,6 +7,7 @@ the running total instead.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ from xsp.measuring.switching import tracing
 from xsp.words.warning import tagged
 
 _MARK = "xsp stamp "
+
+PROFILER_S, FIRST_PROFILER_S = 0.2, 1.5
+"""What torch's profiler takes to begin and to end; at its first use it imports inductor."""
 
 _TORCH = Path(torch.__file__).parent
 _OWN_PLACES = (
@@ -80,6 +84,14 @@ class _MarkingLog(list[Stamp]):
     def clear(self) -> None:
         self.first += len(self)
         super().clear()
+
+
+def expected_s(structure_s: float) -> float:
+    """Seconds that `measured` takes where the structure run took `structure_s`: about as much,
+    besides what torch's profiler takes to begin and to end.
+    """
+    imported = "torch._inductor" in sys.modules
+    return (PROFILER_S if imported else FIRST_PROFILER_S) + structure_s
 
 
 def why_unavailable() -> str | None:

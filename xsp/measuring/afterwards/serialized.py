@@ -20,7 +20,7 @@ from xsp.levels.layer.recorder import PythonRecorder
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine import devices
 from xsp.measuring.executor import Executor
-from xsp.measuring.ladder import Ladder, climb, rungs_for
+from xsp.measuring.ladder import SETTLING_RUNS, Ladder, climb, rungs_for
 from xsp.measuring.preparation import Prepared
 from xsp.measuring.stopping import after_rounds
 from xsp.measuring.target import Target
@@ -51,6 +51,11 @@ def _wait() -> None:
     # A stream that is being captured into a graph cannot be waited for.
     if used and not torch.cuda.is_current_stream_capturing():
         devices.wait_for(used)
+
+
+def expected_s(latency_ns: float) -> float:
+    """Seconds that `serialized` takes for runs of this latency, the settling ones included."""
+    return RUNS * (1 + SETTLING_RUNS) * latency_ns / 1e9
 
 
 def serialized(executor: Executor, target: Target, prepared: Prepared) -> pd.DataFrame:

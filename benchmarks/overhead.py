@@ -35,10 +35,12 @@ from xsp.levels.layer import hotpath
 from xsp.levels.layer.recorder import PythonRecorder
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine.environment import environment
+from xsp.measuring.deadline import Deadline
 from xsp.measuring.executor import Executor
 from xsp.measuring.ladder import SETTLING_RUNS, rungs_for
 from xsp.measuring.options import Options
 from xsp.measuring.preparation import prepare
+from xsp.measuring.progress import phases
 from xsp.measuring.switching import tracing
 from xsp.measuring.target import target_of
 from xsp.types import Level, RunSpec, Tracer
@@ -110,7 +112,10 @@ def latencies(
 def measured(program: Callable[[], Any], rounds: int, peer: str) -> dict[str, Any]:
     """Ratios to the unprofiled latency for every rung and for the peer."""
     executor = Executor(target_of(program, (), {}))
-    prepared = prepare(executor, Options(progress=False))
+    options = Options(progress=False)
+    deadline = Deadline.of(options)
+    with phases("overhead", options, deadline) as shown:
+        prepared = prepare(executor, options, deadline, shown)
     conditions: dict[str, Condition] = {"unprofiled": nullcontext, peer: PEERS[peer]}
     rungs = list(rungs_for(prepared.traced)[1:])
     if Level.KERNEL in prepared.tracers:

@@ -41,7 +41,7 @@ from xsp.words.warning import tagged
 
 _MARK = "xsp stamp "
 
-PROFILER_S, FIRST_PROFILER_S = 0.2, 1.5
+PROFILER_S, FIRST_PROFILER_S = 0.2, 2.0
 """What torch's profiler takes to begin and to end; at its first use it imports inductor."""
 
 _TORCH = Path(torch.__file__).parent

@@ -1,0 +1,176 @@
+"""What analysing a capture takes, by its spans: `tree()`, repr, report, Perfetto, compare.
+
+The captures are the bundled one of a transformer (four levels, recorded on an H100) with its rounds
+repeated, or fewer of them. Every size runs in a process of its own, whose peak memory is its own;
+`loaded_bytes` is the peak before the first analysis. `key_averages` is torch.profiler's on a CPU
+trace of about as many events; it needs torch, the others do not.
+
+    python benchmarks/analysis.py [--sizes 10000 100000 1000000] [--torch 10000 100000] [--json F]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import xsp
+from xsp.capture.file import Capture
+
+CAPTURE = Path(__file__).parent.parent / "examples" / "captures" / "h100_transformer.xsp"
+TIME_LIMIT_S = 600
+_BY_RUN = ("runs", "model_calls", "spans", "api_calls", "synchronizations")
+_TIMES = ("start_ns", "end_ns", "host_end_ns")
+
+
+def repeated(spans: int) -> xsp.Profile:
+    """A profile of about so many spans: the bundled one with its rounds repeated."""
+    capture = xsp.load(CAPTURE)._capture
+    whole = capture.tables
+    rounds = int(whole["runs"]["round"].max()) + 1
+    wanted = max(round(spans / (len(whole["spans"]) / rounds)), 5)
+    parts = [_shifted(whole, number, rounds) for number in range(-(-wanted // rounds))]
+    tables = dict(whole)
+    for name in _BY_RUN:
+        tables[name] = pd.concat([part[name] for part in parts], ignore_index=True)
+    return xsp.Profile(Capture(capture.meta, _first_rounds(tables, wanted)))
+
+
+def _shifted(tables: dict[str, pd.DataFrame], number: int, rounds: int) -> dict[str, pd.DataFrame]:
+    """The tables of runs as those of the `number`-th repetition, which comes after the others."""
+    runs = tables["runs"]
+    lasts_ns = int((runs["start_ns"] + runs["latency_ns"]).max() - runs["start_ns"].min()) * 2
+    rows = {"run": len(runs), "round": rounds, "parent": len(tables["spans"])}
+    found = {}
+    for name in _BY_RUN:
+        table = tables[name].copy()
+        for column in (column for column in _TIMES if column in table):
+            table[column] += lasts_ns * number
+        for column in (column for column in rows if column in table):
+            value = table[column]
+            table[column] = value.where(value < 0, value + rows[column] * number)
+        found[name] = table
+    return found
+
+
+def _first_rounds(tables: dict[str, pd.DataFrame], wanted: int) -> dict[str, pd.DataFrame]:
+    """Without the runs from this round on. Spans are in order of their runs."""
+    kept = tables["runs"].loc[tables["runs"]["round"] < wanted, "run"]
+    last = int(kept.max())
+    return tables | {name: tables[name][tables[name]["run"] <= last] for name in _BY_RUN}
+
+
+def peak_bytes() -> int:
+    """The greatest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def timed(work: Callable[[], object]) -> dict[str, float]:
+    """Seconds of the wall and of the processor that it takes, and the peak of memory after it."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return {
+        "seconds": time.perf_counter() - wall,
+        "processor_s": time.process_time() - processor,
+        "peak_bytes": peak_bytes(),
+    }
+
+
+def measured(spans: int) -> dict[str, Any]:
+    """All figures of one size, in this process."""
+    prof, other = repeated(spans), xsp.load(CAPTURE)
+    found: dict[str, Any] = {"spans": len(prof.table("spans")), "loaded_bytes": peak_bytes()}
+    with tempfile.TemporaryDirectory() as folder:
+        page, trace = Path(folder) / "page.html", Path(folder) / "trace.pftrace"
+        steps: dict[str, Callable[[], object]] = {
+            "corrected": lambda: prof.corrected,
+            "tree": prof.tree,
+            "repr": lambda: repr(prof),
+            "perfetto": lambda: prof.to_perfetto(trace),
+            "report": lambda: prof.to_html(page),
+            "compare": lambda: xsp.compare(prof, other),
+        }
+        for name, step in steps.items():
+            found[name] = timed(step)
+            print(spans, name, found[name], file=sys.stderr, flush=True)
+        found["page_bytes"], found["trace_bytes"] = page.stat().st_size, trace.stat().st_size
+    found["rows"] = len(prof.tree())
+    found["lines"] = len(repr(prof).splitlines())
+    return found
+
+
+def of_torch(events: int) -> dict[str, Any]:
+    """`key_averages` of torch.profiler for about so many operators."""
+    import torch
+
+    x = torch.zeros(4)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(events):
+            x.add_(1.0)
+    found = timed(profile.key_averages)
+    return {"events": len(profile.events()), "torch": str(torch.__version__), **found}
+
+
+def apart(kind: str, size: int) -> dict[str, Any]:
+    """Of a process of its own; without figures where it does not end in time or memory."""
+    command = [sys.executable, __file__, f"--{kind}", str(size)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=TIME_LIMIT_S, check=True)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        said = (error.stderr or b"").decode().strip().splitlines()
+        return {"size": size, "failed": f"{type(error).__name__}: {said[-1:]}"}
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def facts() -> dict[str, Any]:
+    """What it ran on."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "pandas": pd.__version__,
+        "xsp": xsp.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load_average": list(os.getloadavg()),
+    }
+
+
+def main() -> None:
+    """Measure all sizes and print them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--torch", type=int, nargs="*", default=[10_000, 100_000])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--one-torch", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one or given.one_torch:
+        print(json.dumps(measured(given.one) if given.one else of_torch(given.one_torch)))
+        return
+    result = {
+        "environment": facts(),
+        "xsp": [apart("one", size) for size in given.sizes],
+        "key_averages": [apart("one-torch", size) for size in given.torch],
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if given.json:
+        given.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -133,8 +133,10 @@ def host_times(
     outside = layers & (names == OUTSIDE_LAYERS)
     whole[outside] = np.where(has_calls, inside, np.nan)[outside]
     own[layers], own_half[layers] = (whole - inside)[layers], half[layers]
-    for node in np.flatnonzero(modules)[::-1].tolist():
-        whole[node] = own[node] + np.nansum(whole[parents == node])
+    in_module = (parents >= 0) & modules[parents]
+    counted = np.where(modules, own, np.where(in_module, whole, 0.0))
+    below_modules = sum_up(parents, np.nan_to_num(counted))
+    whole[modules] = np.where(np.isnan(own), np.nan, below_modules)[modules]
     latency, latency_half = trimmed(runs_of(tables["runs"], Level.MODEL)["latency_ns"])
     whole[root], half[root] = latency, latency_half
     if len(runs):

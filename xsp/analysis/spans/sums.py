@@ -39,9 +39,24 @@ def sum_by_run(
 def sum_up(parents: IntArray, amount: Array) -> Array:
     """Each node's amount plus those of everything below it, along the last axis.
 
-    Children have larger indices than their parents.
+    Children have larger indices than their parents. A pass for each level of nesting, not for each
+    node.
     """
     total = amount.copy()
-    for node in range(len(parents) - 1, 0, -1):
-        total[..., parents[node]] += total[..., node]
+    by_node = np.moveaxis(total, -1, 0)
+    for nodes in reversed(_by_depth(parents)):
+        np.add.at(by_node, parents[nodes], by_node[nodes])
     return total
+
+
+def _by_depth(parents: IntArray) -> list[IntArray]:
+    """The nodes below the roots, those of each depth together, the shallowest first."""
+    nodes = np.flatnonzero(parents >= 0)
+    above = parents[nodes]
+    depth = np.ones(len(nodes), dtype=np.int64)
+    climbing = np.flatnonzero(parents[above] >= 0)
+    while len(climbing):
+        depth[climbing] += 1
+        above[climbing] = parents[above[climbing]]
+        climbing = climbing[parents[above[climbing]] >= 0]
+    return [nodes[depth == each] for each in range(1, int(depth.max(initial=0)) + 1)]

@@ -33,6 +33,7 @@ FACTS: dict[Slug, dict[str, Any]] = {
     Slug.UNSHOWN_COSTS: {"levels": ["LIBRARY"]},
     Slug.MOSTLY_TRACING: {"shares": {"launch": 0.4}},
     Slug.STEPS_MADE: {"steps": 12},
+    Slug.OTHER_STEPS: {"steps": 3, "made": 40, "kinds": 4, "named": {"inputs of 2x4": 2}},
     Slug.LEFT_OUT_CALLS: {"profiled": 16, "made": 20},
     Slug.SEVERAL_GPUS: {"gpus": 2},
     Slug.OVERLAP: {"activities": 4, "serialized": True},

@@ -73,6 +73,7 @@ class Slug(str, Enum):
     CHANGED_CALL = "changed-call"
     BACKWARD_IN_BLOCK = "backward-in-block"
     STEPS_MADE = "steps-made"
+    OTHER_STEPS = "other-steps"
     LEFT_OUT_CALLS = "left-out-calls"
     SEVERAL_GPUS = "several-gpus"
     OVERLAP = "overlap"

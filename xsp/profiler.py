@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from torch import nn
+from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from xsp.errors import TargetError
 from xsp.levels._native.signals import held
 from xsp.measuring import options as option_list
+from xsp.measuring.along.loop import Loop, refuse_options
 from xsp.measuring.call_recorder import CallRecorder
 from xsp.measuring.options import Keywords, Options
 from xsp.measuring.profiling import climbed
@@ -91,6 +93,23 @@ def measured(
     return Profile(climbed(target_of(function, args, kwargs), options))
 
 
+class BlockProfile(Profile):
+    """What `with xsp.profile(...) as prof` binds: a Profile that is filled when the block ends."""
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_step = on_step
+
+    def step(self) -> None:
+        """Say that a step of the block's own loop has ended: the loop is then measured as it goes,
+        and nothing is run again.
+
+        Raises TargetError on another thread than the block's, inside a torch function mode that
+        was entered within the block, or with an option that needs runs of its own.
+        """
+        self._on_step()
+
+
 class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as prof:`
     """Profile the calls of `model` made inside the block.
 
@@ -100,6 +119,10 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
     end of the block. The object bound by `as` is a Profile that is filled when the block ends.
     Options are those of `measure`.
 
+    A block that calls `prof.step()` at the end of each step of its own loop is measured along that
+    loop instead: steps take the rungs in turn, nothing is run again, and once the numbers are
+    precise nothing is traced any more. Steps of `optimizer`, one or several, are rows then.
+
     Raises TargetError at once if `model` is no torch.nn.Module or an option cannot have its value,
     LevelError for unknown levels, metrics or caches, and NothingRecordedError at the end of the
     block if the model was never called in a way that can be repeated. If the block raises, nothing
@@ -107,7 +130,13 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
     """
 
     @_documented
-    def __init__(self, model: nn.Module, **options: Unpack[Keywords]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
+        **options: Unpack[Keywords],
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise TargetError(
                 f"xsp.profile() needs a torch.nn.Module, not {model!r} of type "
@@ -115,12 +144,15 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
                 "for other callables use xsp.measure(callable, *args)"
             )
         self._options = Options.of(**options)
-        self._model = model
+        self._model, self._optimizers = model, _optimizers(optimizer)
+        if self._optimizers:
+            refuse_options(self._options)
 
-    def __enter__(self) -> Profile:
+    def __enter__(self) -> BlockProfile:
         accept = self._options.accept_changed
         self._recorder = CallRecorder(self._model, accept_changed=accept)
-        self._profile = Profile()
+        self._loop = Loop(self._model, self._optimizers, self._options)
+        self._profile = BlockProfile(self._step)
         try:
             with held():
                 self._recorder.start()
@@ -137,7 +169,27 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
     ) -> None:
         with held():
             self._recorder.stop()
-        if error is None:
-            self._profile.fill(
-                climbed(self._recorder.target(), self._options, self._recorder.random)
+            self._loop.close()
+        if error is not None:
+            return
+        if self._loop.made:
+            self._profile.fill(self._loop.capture())
+            return
+        self._profile.fill(climbed(self._recorder.target(), self._options, self._recorder.random))
+
+    def _step(self) -> None:
+        if not self._loop.made:
+            with held():
+                self._recorder.stop()
+        self._loop.step()
+
+
+def _optimizers(given: Any) -> tuple[Optimizer, ...]:
+    several = given if isinstance(given, list | tuple) else () if given is None else (given,)
+    for each in several:
+        if not isinstance(each, Optimizer):
+            raise TargetError(
+                f"optimizer={each!r} of type {type(each).__name__}: must be a "
+                "torch.optim.Optimizer or several; leave it out for a loop without one"
             )
+    return tuple(several)

@@ -80,7 +80,7 @@ class Executor:
 
         `ready` is called when the state is restored, just before the first call.
         """
-        with held(), _no_garbage_collection(), _executing():
+        with held(), _no_garbage_collection(), executing():
             calls = self._restore()
             before = RandomState.current()
             ready()
@@ -234,8 +234,18 @@ class Executor:
         return threading.get_ident() & 0xFFFFFFFF, start, returned, finished
 
 
+def refuse_nested(name: str) -> None:
+    """Raise TargetError where this thread runs a program that is being profiled."""
+    if getattr(_EXECUTING, "now", False):
+        raise TargetError(
+            f"{name} was to be profiled by a program that is itself being profiled: the two would "
+            "trace and stop each other; profile one of them only"
+        )
+
+
 @contextmanager
-def _executing() -> Iterator[None]:
+def executing() -> Iterator[None]:
+    """A block in which this thread runs a program that is being profiled."""
     with ExitStack() as undo:
         undo.callback(setattr, _EXECUTING, "now", False)
         _EXECUTING.now = True

@@ -67,7 +67,7 @@ def climb(
                 this_round.append(_visit(executor, spec, tracers, number, position))
             runs, number = [*runs, *this_round], number + 1
             on_round(number)
-            stopped = _checked(stop(runs), number)
+            stopped = checked(stop(runs), number)
         except KeyboardInterrupt:
             if not runs:
                 raise
@@ -76,8 +76,10 @@ def climb(
             return runs, stopped
 
 
-def _checked(given: Any, rounds: int) -> Stopped | None:
-    """What a stopping rule, which can be a caller's own, has given."""
+def checked(given: Any, rounds: int) -> Stopped | None:
+    """What a stopping rule, which can be a caller's own, has given. Raises TargetError for anything
+    else than it may give.
+    """
     if given is None or isinstance(given, Stopped):
         return given
     if isinstance(given, str):
@@ -96,6 +98,13 @@ def _visit(
         for _ in range(SETTLING_RUNS):
             executor.run()
         calls = executor.run(lambda: _new_run(active))
+    return gathered(spec, number, position, calls, active)
+
+
+def gathered(
+    spec: RunSpec, number: int, position: int, calls: Columns, active: Sequence[Tracer]
+) -> Run:
+    """What an execution left with the tracers that were on; they are off again."""
     tables: dict[str, Columns] = {}
     lost = 0
     for tracer in active:

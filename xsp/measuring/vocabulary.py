@@ -18,7 +18,7 @@ from xsp.types import Level, Tracer
 def words_of(target: Target, prepared: Prepared) -> Vocabulary:
     """Names, shapes and arguments for the assembly of the runs of a target made so far."""
     calls = [
-        call_row(target.name, number, (call.args, dict(call.kwargs)))
+        call_row(target.name, number, *described((call.args, dict(call.kwargs))))
         for number, call in enumerate(target.calls)
     ]
     return vocabulary(calls, prepared.structure, prepared.recorded, prepared.tracers)
@@ -72,9 +72,8 @@ def _api_name(*, traced: bool) -> Callable[[int, int], str]:
     return api_name
 
 
-def call_row(name: str, number: int, given: Any) -> dict[str, Any]:
-    """A row of `calls`: the call of this number, with the tensors inside what it was given."""
-    shapes, dtypes = described(given)
+def call_row(name: str, number: int, shapes: list[list[int]], dtypes: list[str]) -> dict[str, Any]:
+    """A row of `calls`: the call of this number, with the tensors that it was given."""
     return {
         "name": name,
         "call": number,

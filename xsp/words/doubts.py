@@ -149,6 +149,15 @@ def _steps_made(steps: int) -> str:
     )
 
 
+def _other_steps(steps: int, made: int, kinds: int, named: Mapping[str, int]) -> str:
+    listed = "; ".join(f"{what}: {number}" for what, number in named.items())
+    more = f"; and {kinds - len(named)} other kinds" if kinds > len(named) else ""
+    return (
+        f"{steps} of the loop's {made} steps did other work than the structure step and are in no "
+        f"number ({listed}{more})"
+    )
+
+
 def _left_out_calls(
     profiled: int | None = None, made: int = 0, failed: int = 0, captured: int = 0
 ) -> str:
@@ -240,6 +249,7 @@ _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.CHANGED_CALL: _changed_call,
     Slug.BACKWARD_IN_BLOCK: _backward_in_block,
     Slug.STEPS_MADE: _steps_made,
+    Slug.OTHER_STEPS: _other_steps,
     Slug.LEFT_OUT_CALLS: _left_out_calls,
     Slug.SEVERAL_GPUS: _several_gpus,
     Slug.OVERLAP: _overlap,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from xsp.levels.layer import parts
 from xsp.levels.layer.arguments import function_called, module_called
 from xsp.levels.layer.autograd import (
     AFTER_CODE,
@@ -31,6 +32,7 @@ from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
 from xsp.levels.layer.naming import is_leaf, qualified_names
+from xsp.levels.layer.parts import Part
 from xsp.levels.layer.ranges import DEFAULT_DOMAIN, RangeRecorder
 from xsp.levels.layer.source import calling_line
 from xsp.levels.layer.structure import LayerRow, ModuleCall, ModuleRow, Structure
@@ -95,6 +97,7 @@ class StructureRecorder:
             self._exit.callback(functions_as_layers(self._mode, self.structure.codes))
             self._exit.callback(collectives_as_layers(self._mode, self.structure.codes))
             self._exit.enter_context(self._mode)
+            self._exit.callback(parts.listen(self._part_begins, self._part_ends))
             if self.structure.codes.ranges_are_layers:
                 self._exit.callback(self._ranges.watch())
             self._exit = self._exit.pop_all()
@@ -299,6 +302,16 @@ class StructureRecorder:
     def _range_ends(self, _name: str, _domain: str) -> None:
         self._end((), None)
         self._mode.switch.resume()
+
+    def _part_begins(self, part: Part) -> None:
+        self._mode.switch.mute()
+        code = self.structure.codes.of_range(part.name, parts.DOMAIN)
+        row = LayerRow(code, part.name, part.type, "range", "", "forward", -1, [], [], [], [], 0)
+        self._begin(row)
+
+    def _part_ends(self, _part: Part) -> None:
+        self._end((), None)
+        self._mode.switch.unmute()
 
     def _range_abandoned(self) -> None:
         self._open[threading.get_ident()].pop()

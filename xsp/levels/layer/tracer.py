@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from xsp.levels.layer import hotpath
+from xsp.levels.layer import hotpath, parts
 from xsp.levels.layer.autograd import ENGINE_CODE, run_inside
 from xsp.levels.layer.custom_functions import functions_as_layers
 from xsp.levels.layer.distributed import BucketStamps, collectives_as_layers
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
+from xsp.levels.layer.parts import Part
 from xsp.levels.layer.ranges import RangeRecorder
 from xsp.levels.layer.recorder import Recorder
 from xsp.levels.layer.stamps import paired
@@ -84,6 +85,7 @@ class LayerTracer(Tracer):
         self.new_run()
         self._exit.enter_context(mode)
         self._exit.callback(self._ranges.watch())
+        self._exit.callback(parts.listen(self._part_begins, self._part_ends))
 
     def new_run(self) -> None:
         """Count calls from zero again; called before every execution so that codes repeat from run
@@ -174,6 +176,17 @@ class LayerTracer(Tracer):
         self._recorder.stamp(2 * code + 1)
         self._recorder.adopt(self._site(code), None)
         self._recorder.resume()
+
+    def _part_begins(self, part: Part) -> None:
+        # Not suspended: between a part's begin and end the program can enter modes of its own.
+        self._recorder.mute()
+        self._recorder.stamp(2 * self._codes.of_range(part.name, parts.DOMAIN))
+
+    def _part_ends(self, part: Part) -> None:
+        code = self._codes.of_range(part.name, parts.DOMAIN)
+        self._recorder.stamp(2 * code + 1)
+        self._recorder.adopt(self._site(code), None)
+        self._recorder.unmute()
 
     def _watch_those_without_owner(self, roots: Sequence[torch.Tensor]) -> None:
         run, self._engine_runs = self._engine_runs, self._engine_runs + 1

@@ -1,0 +1,295 @@
+"""Profiling along the user's own loop: `prof.step()` at the end of each step."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+
+import xsp
+
+STEPS = 30
+CALL = nn.Module.__call__
+
+
+class MLP(nn.Module):
+    """Two layers, a dropout that draws random numbers and a norm that keeps statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.norm = nn.BatchNorm1d(16)
+        self.drop = nn.Dropout(0.5)
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        out: torch.Tensor = self.last(self.drop(torch.relu(self.norm(self.first(x)))))
+        return out
+
+
+Optimizers = Callable[[MLP], torch.optim.Optimizer]
+
+
+def sgd(model: MLP) -> torch.optim.Optimizer:
+    """SGD with momentum."""
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def adam(model: MLP) -> torch.optim.Optimizer:
+    """Adam."""
+    return torch.optim.Adam(model.parameters(), lr=0.01)
+
+
+def loader(sizes: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches drawn as the loop asks for them."""
+    for size in sizes:
+        yield torch.randn(size, 8), torch.randint(4, (size,))
+
+
+def trained(
+    make: Optimizers, sizes: list[int], profiled: bool, **options: Any
+) -> tuple[dict[str, Any], xsp.Profile | None]:
+    """Train from a fixed seed; what is left, and the profile if there is one."""
+    torch.manual_seed(1)
+    random.seed(1)
+    model = MLP()
+    optimizer = make(model)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10)
+    losses = []
+
+    def step(batch: torch.Tensor, labels: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(batch), labels)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.detach().clone())
+
+    prof = None
+    if profiled:
+        with xsp.profile(model, optimizer=optimizer, **options) as prof:
+            for batch, labels in loader(sizes):
+                step(batch, labels)
+                prof.step()
+    else:
+        for batch, labels in loader(sizes):
+            step(batch, labels)
+    left = {
+        "losses": torch.stack(losses),
+        "parameters": copy.deepcopy(model.state_dict()),
+        "gradients": [each.grad for each in model.parameters()],
+        "optimizer": optimizer.state_dict(),
+        "random": (torch.get_rng_state(), random.getstate()),
+    }
+    assert_left_as_found(model, optimizer)
+    return left, prof
+
+
+def assert_left_as_found(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """No function mode, no replaced call, no hook."""
+    assert not _get_current_function_mode_stack()
+    assert nn.Module.__call__ is CALL
+    for module in model.modules():
+        assert not {"_call_impl", "__reduce_ex__"} & set(vars(module))
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.fixture(scope="module")
+def along() -> xsp.Profile:
+    """A profile of four rounds along a loop of equal steps."""
+    _, prof = trained(sgd, [16] * STEPS, profiled=True, iterations=4, warmup=2)
+    assert prof is not None
+    return prof
+
+
+@pytest.mark.parametrize("make", [sgd, adam])
+def test_training_along_the_loop_is_bit_for_bit_the_same(make: Optimizers) -> None:
+    """Losses, parameters, buffers, gradients, optimizer state and random state are those without
+    xsp, in loops of steps of changing shapes too.
+    """
+    sizes = [16] * 12 + [5] + [16] * 12 + [3]
+    with_xsp, _ = trained(make, sizes, profiled=True, iterations=3, warmup=1)
+    without, _ = trained(make, sizes, profiled=False)
+    torch.testing.assert_close(with_xsp, without, rtol=0, atol=0)
+
+
+def test_the_step_has_rows_for_all_its_parts(along: xsp.Profile) -> None:
+    """Forward layers, loss, backward, optimizer and the wait for data are rows; what is in none of
+    them is the step's own time, and rows add up.
+    """
+    tree = along.tree()
+    names = set(tree["name"])
+    assert any(name.endswith("first") for name in names)
+    assert any("cross_entropy" in name for name in names)
+    assert {"SGD.step", "(loader)"} <= names
+    assert (tree["phase"] == "backward").any()
+    assert (tree["level"] == "MODEL").sum() == 1
+    layers = along.table("layers")
+    assert set(layers.loc[layers["type"] == "optimizer", "name"]) == {"SGD.step"}
+
+
+def test_the_optimizer_is_one_row_without_its_own_functions(along: xsp.Profile) -> None:
+    """What an optimizer calls is no layer of its own."""
+    names = along.table("layers")["name"]
+    assert not names.str.contains("foreach|add_|mul_").any()
+
+
+def test_each_round_has_a_step_at_every_rung(along: xsp.Profile) -> None:
+    """The rounds asked for are made, each with one timed step a rung, and nothing is unmatched."""
+    runs = along.runs
+    assert runs.groupby("round")["rung"].nunique().tolist() == [2] * 4
+    assert not runs["unmatched"].any()
+    assert along.name == "MLP step"
+
+
+def test_steps_of_other_shapes_are_counted_and_named() -> None:
+    """A step whose inputs differ from the structure step's is in no number, and told about."""
+    sizes = [16] * 3 + [16, 7] * 20
+    _, prof = trained(sgd, sizes, profiled=True, iterations=3, warmup=0)
+    assert prof is not None
+    told = [each for each in prof.warnings if "[other-steps]" in each]
+    assert len(told) == 1
+    assert "inputs of 7x8 instead of 16x8" in told[0]
+    assert set(prof.table("calls")["batch_size"]) == {16}
+    assert not prof.runs["unmatched"].any()
+
+
+def test_steps_of_other_work_are_counted_and_named() -> None:
+    """With gradient accumulation most steps have no optimizer step; those that have are others."""
+    model = MLP()
+    optimizer = sgd(model)
+    with xsp.profile(model, optimizer=optimizer, iterations=2, warmup=0) as prof:
+        for number, (batch, labels) in enumerate(loader([16] * 40)):
+            nn.functional.cross_entropy(model(batch), labels).backward()
+            if number % 3 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+            prof.step()
+    assert any("1 optimizer steps instead of" in each for each in prof.warnings)
+    assert "SGD.step" not in set(prof.table("layers")["name"])
+
+
+def test_an_error_in_the_loop_passes_unchanged_and_leaves_nothing() -> None:
+    """Wherever the loop fails, the caller gets its exception as it is; all is left as found."""
+    for failing in (0, 1, 2, 3, 5, 6, 7, 9):
+        model = MLP()
+        optimizer = sgd(model)
+        error = ValueError("the loop's own")
+        with pytest.raises(ValueError, match="the loop's own") as caught:
+            failing_loop(model, optimizer, failing, error)
+        assert caught.value is error
+        assert not getattr(error, "__notes__", [])
+        assert_left_as_found(model, optimizer)
+    xsp.measure(MLP().eval(), torch.randn(2, 8), iterations=1, warmup=0)
+
+
+def failing_loop(
+    model: MLP, optimizer: torch.optim.Optimizer, failing: int, error: Exception
+) -> None:
+    """A loop that raises in the step of this number, inside the model's hook."""
+    with xsp.profile(model, optimizer=optimizer, iterations=2, warmup=1) as prof:
+        for number, (batch, labels) in enumerate(loader([16] * 20)):
+            out = model(batch)
+            if number == failing:
+                raise error
+            nn.functional.cross_entropy(out, labels).backward()
+            optimizer.step()
+            prof.step()
+
+
+def test_tracing_is_off_once_enough_is_known() -> None:
+    """After the last round no mode, hook or replaced call is left, while the loop goes on."""
+    model = MLP()
+    optimizer = sgd(model)
+    was_on = False
+    with xsp.profile(model, optimizer=optimizer, iterations=2, warmup=1) as prof:
+        for batch, labels in loader([16] * 30):
+            was_on = was_on or bool(_get_current_function_mode_stack())
+            nn.functional.cross_entropy(model(batch), labels).backward()
+            optimizer.step()
+            prof.step()
+        assert was_on
+        assert_left_as_found(model, optimizer)
+    assert prof.runs["round"].max() == 1
+
+
+def test_a_loop_without_an_optimizer_can_be_followed() -> None:
+    """Evaluation steps need no optimizer."""
+    model = MLP().eval()
+    with torch.no_grad(), xsp.profile(model, iterations=3, warmup=1) as prof:
+        for batch, _ in loader([16] * 25):
+            model(batch)
+            prof.step()
+    assert prof.runs["round"].max() == 2
+    assert not (prof.table("layers")["phase"] == "backward").any()
+
+
+def test_a_block_without_steps_is_run_again_as_ever() -> None:
+    """Where `prof.step()` is never called, the calls of the model are repeated."""
+    model = MLP().eval()
+    with torch.no_grad(), xsp.profile(model, iterations=2, warmup=0) as prof:
+        model(torch.randn(4, 8))
+    assert prof.name == "MLP"
+
+
+def test_a_mode_entered_within_the_block_is_left_to_the_loop() -> None:
+    """Inside a torch function mode of the loop's own, steps cannot be followed: that is said, and
+    the mode ends where the loop ends it.
+    """
+    model = MLP()
+    with pytest.raises(xsp.TargetError, match=r"call prof\.step\(\) outside of it"):
+        step_inside_a_mode(model)
+    assert_left_as_found(model, sgd(model))
+
+
+def step_inside_a_mode(model: nn.Module) -> None:
+    """End a step inside a mode that the block entered."""
+    with xsp.profile(model) as prof, torch.device("cpu"):
+        model(torch.randn(4, 8))
+        prof.step()
+
+
+def test_a_mode_of_the_loop_around_its_forward_stays_as_it_was() -> None:
+    """A mode that a step enters and leaves is not disturbed by tracing."""
+    model = MLP().eval()
+    with torch.no_grad(), xsp.profile(model, iterations=2, warmup=1) as prof:
+        for _ in range(25):
+            before = len(_get_current_function_mode_stack())
+            with torch.device("cpu"):
+                model(torch.randn(4, 8))
+            assert len(_get_current_function_mode_stack()) == before
+            prof.step()
+    assert not _get_current_function_mode_stack()
+
+
+@pytest.mark.parametrize(
+    "option", [{"metrics": "flops"}, {"serialize": True}, {"nvtx": True}, {"restore": object()}]
+)
+def test_options_that_need_runs_of_their_own_are_refused(option: dict[str, Any]) -> None:
+    """They are refused in a sentence, before the loop begins."""
+    model = MLP()
+    name = next(iter(option))
+    with pytest.raises(xsp.TargetError, match=f"{name}=.* needs runs of its own"):
+        xsp.profile(model, optimizer=sgd(model), **option)
+
+
+def test_what_is_no_optimizer_is_refused() -> None:
+    """The optimizer must be torch's."""
+    with pytest.raises(xsp.TargetError, match=r"must be a torch\.optim\.Optimizer"):
+        xsp.profile(MLP(), optimizer="adam")  # type: ignore[arg-type]
+
+
+def test_a_loop_that_is_too_short_says_so() -> None:
+    """Too few steps for a round are told with their number and what to do."""
+    with pytest.raises(xsp.NothingRecordedError, match="the loop's 3 steps were too few"):
+        trained(sgd, [16] * 3, profiled=True)

@@ -1,0 +1,165 @@
+"""What a step of the user's loop did, seen cheaply and in every rung alike: its calls of the model,
+backward passes and optimizer steps, and when it began and ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from xsp.capture.run import MODEL_CALLS
+from xsp.levels.layer import parts
+from xsp.levels.layer.autograd import run_inside
+from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
+from xsp.levels.layer.parts import Part
+from xsp.levels.layer.tensors import described
+from xsp.machine import devices
+from xsp.machine.torch_internals import without_torch_functions
+from xsp.types import Columns
+
+LOADER = Part("(loader)", "loader")
+"""From a step's begin to its first call of the model or of an optimizer."""
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """A call of the model: what decides which work it is, apart from values."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    training: bool
+    grad: bool
+
+
+Event = ModelCall | str
+"""A call of the model, "backward", or the name of an optimizer's step."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that has ended: its stamps (MODEL_CALLS, one row) and what it did, in order."""
+
+    stamps: Columns
+    events: tuple[Event, ...]
+
+
+class StepWatch:
+    """Watches one model and its optimizers, from `begin` to `end`."""
+
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        self._model, self._optimizers = model, optimizers
+        self._events: list[Event] = []
+        self._open: list[Part] = []
+        self._thread = threading.get_ident()
+        self._depth = 0
+        self._start_ns = 0
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Watch inside the block."""
+        with ExitStack() as undo:
+            undo.callback(self._step_in())
+            undo.callback(run_inside(self._engine))
+            for number, optimizer in enumerate(self._optimizers):
+                part = _part_of(optimizer, number)
+                before = optimizer.register_step_pre_hook(partial(self._optimizer_begins, part))
+                undo.callback(before.remove)
+                after = optimizer.register_step_post_hook(partial(self._optimizer_ends, part))
+                undo.callback(after.remove)
+            yield
+
+    def begin(self) -> None:
+        """A step begins now, with a wait for data."""
+        self._events, self._open, self._depth = [], [], 0
+        self._start_ns = time.perf_counter_ns()
+        self._begin(LOADER)
+
+    def end(self) -> Step:
+        """The step ends now; waits for the device."""
+        self._end_all()
+        returned = time.perf_counter_ns()
+        devices.wait_for(devices.in_use())
+        finished = time.perf_counter_ns()
+        row = (self._thread & 0xFFFFFFFF, self._start_ns, returned, finished)
+        stamps = {
+            name: np.array([value], dtype=dtype)
+            for (name, dtype), value in zip(MODEL_CALLS.items(), row, strict=True)
+        }
+        return Step(stamps, tuple(self._events))
+
+    def _step_in(self) -> Callable[[], None]:
+        attribute = entry_point(self._model)
+        if attribute is None:
+            return step_in_by_hooks(self._model, self._before, self._after)
+
+        def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+            def watched(*args: Any, **kwargs: Any) -> Any:
+                self._before(self._model, args, kwargs)
+                try:
+                    return call(*args, **kwargs)
+                finally:
+                    self._after()
+
+            return watched
+
+        return step_in(self._model, attribute, wrap)
+
+    def _before(self, model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        if threading.get_ident() != self._thread:
+            return
+        self._depth += 1
+        if self._depth > 1:
+            return
+        self._end_loader()
+        shapes, dtypes = described((args, dict(kwargs)))
+        with without_torch_functions():
+            grad = torch.is_grad_enabled()
+        known = tuple(tuple(shape) for shape in shapes)
+        self._events.append(ModelCall(known, tuple(dtypes), model.training, grad))
+
+    def _after(self, *_: Any) -> None:
+        if threading.get_ident() == self._thread:
+            self._depth -= 1
+
+    def _engine(self, _roots: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
+        self._events.append("backward")
+        return nullcontext()
+
+    def _optimizer_begins(self, part: Part, *_: Any) -> None:
+        self._end_loader()
+        self._events.append(part.name)
+        self._begin(part)
+
+    def _optimizer_ends(self, part: Part, *_: Any) -> None:
+        if part in self._open:
+            self._open.remove(part)
+            parts.end(part)
+
+    def _begin(self, part: Part) -> None:
+        self._open.append(part)
+        parts.begin(part)
+
+    def _end_loader(self) -> None:
+        if LOADER in self._open:
+            self._open.remove(LOADER)
+            parts.end(LOADER)
+
+    def _end_all(self) -> None:
+        """Also a part that an exception cut short, which the loop handled."""
+        while self._open:
+            parts.end(self._open.pop())
+
+
+def _part_of(optimizer: Optimizer, number: int) -> Part:
+    kind = type(optimizer).__name__
+    return Part(f"{kind}.step" if not number else f"{kind}.step_{number}", "optimizer")

@@ -179,6 +179,23 @@ def test_steps_of_other_work_are_counted_and_named() -> None:
     assert "SGD.step" not in set(prof.table("layers")["name"])
 
 
+def test_a_loop_of_which_no_two_steps_are_alike_is_given_up() -> None:
+    """Once the time budget is spent without two equal steps, nothing stays on; the end says why."""
+    model = MLP()
+    optimizer = sgd(model)
+    with pytest.raises(xsp.NothingRecordedError, match="were of other work"):
+        ever_larger_steps(model, optimizer)
+
+
+def ever_larger_steps(model: MLP, optimizer: torch.optim.Optimizer) -> None:
+    """A loop of which each step has another shape, with no time to wait for equal ones."""
+    with xsp.profile(model, optimizer=optimizer, budget_s=0.0) as prof:
+        for batch, labels in loader(list(range(2, 12))):
+            nn.functional.cross_entropy(model(batch), labels).backward()
+            prof.step()
+        assert_left_as_found(model, optimizer)
+
+
 def test_an_error_in_the_loop_passes_unchanged_and_leaves_nothing() -> None:
     """Wherever the loop fails, the caller gets its exception as it is; all is left as found."""
     for failing in (0, 1, 2, 3, 5, 6, 7, 9):

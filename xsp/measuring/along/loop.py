@@ -32,10 +32,11 @@ from xsp.machine.torch_internals import compiled_frames, modes
 from xsp.measuring.along.others import difference, different_layers
 from xsp.measuring.along.result import Known, LoopRuns, captured
 from xsp.measuring.along.step_watch import Step, StepWatch
+from xsp.measuring.deadline import WARM_UP_SHARE, Deadline
 from xsp.measuring.executor import executing, refuse_nested
 from xsp.measuring.ladder import SETTLING_RUNS, Ladder, checked, gathered, rungs_for
 from xsp.measuring.options import Options
-from xsp.measuring.progress import bar
+from xsp.measuring.progress import Phases, phases
 from xsp.measuring.stopping import rule_for
 from xsp.measuring.switching import switched, tracing
 from xsp.measuring.turns import in_call, turn
@@ -130,12 +131,21 @@ class Loop:
             undo.enter_context(in_call())
             undo.enter_context(executing())
             undo.enter_context(switched(self._watch.on()))
-            self._known = yield from self._become_known()
-            yield from self._warm_up(self._known)
-            yield from self._climb(self._known)
+            deadline = Deadline.of(self._options)
+            shown = undo.enter_context(phases(f"xsp {self.name}", self._options, deadline))
+            shown.begin("structure step")
+            self._known = yield from self._become_known(deadline)
+            if self._known is None:
+                return
+            shown.begin("warm-up")
+            yield from self._warm_up(self._known, deadline)
+            shown.begin("rounds")
+            yield from self._climb(self._known, deadline, shown)
 
-    def _become_known(self) -> Generator[None, Step, Known]:
-        """Two steps alike: one under watch for the modules it calls, then the structure step."""
+    def _become_known(self, deadline: Deadline) -> Generator[None, Step, Known | None]:
+        """Two steps alike: one under watch for the modules it calls, then the structure step. None
+        where no two were alike for a whole budget.
+        """
         device = devices.most_used((*self._model.parameters(), *self._model.buffers()))
         with devices.on(device):
             statuses = tuple(level_table.statuses(self._options.levels))
@@ -155,6 +165,8 @@ class Loop:
             if step.events == first.events:
                 break
             self._others[difference(first, step)] += 1
+            if deadline.elapsed_s > self._options.budget_s:
+                return None
         structure = recorder.structure.within(step.stamps)
         return Known(
             self.name,
@@ -169,38 +181,39 @@ class Loop:
             context.current(),
         )
 
-    def _warm_up(self, known: Known) -> Steps:
+    def _warm_up(self, known: Known, deadline: Deadline) -> Steps:
         latencies: list[int] = []
+        least_left_s = deadline.left_s - WARM_UP_SHARE * self._options.budget_s
         asked = self._options.warmup
         while len(latencies) < (MAXIMUM_RUNS if asked is None else asked):
             step = yield
             latencies.append(latency_ns(step.stamps))
             if asked is None and is_settled(latencies):
                 return
+            if asked is None and deadline.left_s < least_left_s:
+                break
         if asked is None:
             known.doubts.append(Doubt.of(Slug.UNSETTLED, runs=len(latencies)))
 
-    def _climb(self, known: Known) -> Steps:
+    def _climb(self, known: Known, deadline: Deadline, shown: Phases) -> Steps:
         ladder = Ladder(rungs_for(known.traced), self._options.seed)
         order = random.Random(ladder.seed)  # noqa: S311 - an order of experiments, not a secret
-        rule, done = rule_for(self._options), self._runs
-        title = f"xsp {self.name}: rounds of {len(ladder.rungs)} rungs"
-        with bar(title, self._options.iterations, self._options.progress, "round") as shown:
-            while done.stopped is None:
-                rungs = list(ladder.rungs)
-                order.shuffle(rungs)
-                this_round: list[Run] = []
-                for position, spec in enumerate(rungs):
-                    run = yield from self._visit(known, spec, position)
-                    if run is None:
-                        done.stopped = self._given_up()
-                        return
-                    this_round.append(run)
-                done.runs += this_round
-                done.rounds += 1
-                shown.update()
-                known.watch.read(done.rounds - 1)
-                done.stopped = checked(rule(done.runs), done.rounds)
+        rule, done = rule_for(self._options, deadline), self._runs
+        while done.stopped is None:
+            rungs = list(ladder.rungs)
+            order.shuffle(rungs)
+            this_round: list[Run] = []
+            for position, spec in enumerate(rungs):
+                run = yield from self._visit(known, spec, position)
+                if run is None:
+                    done.stopped = self._given_up()
+                    return
+                this_round.append(run)
+            done.runs += this_round
+            done.rounds += 1
+            shown.step(1)
+            known.watch.read(done.rounds - 1)
+            done.stopped = checked(rule(done.runs), done.rounds)
 
     def _visit(
         self, known: Known, spec: RunSpec, position: int

@@ -11,7 +11,7 @@ import pandas as pd
 from xsp.comparing import phrases
 from xsp.comparing.verdict import IMPROVED, REGRESSION
 from xsp.report.text import terminal_width
-from xsp.words.labels import kernel_name, markdown, printable, shortened
+from xsp.words.labels import kernel_name, markdown, markdown_sentence, printable, shortened
 from xsp.words.numbers import UNKNOWN
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def comparison_markdown(comparison: ComparisonData) -> str:
     differ.
     """
     lines = [f"### {markdown(comparison.candidate)}: {verdict_word(comparison)}", ""]
-    lines += [f"- {markdown(sentence)}" for sentence in comparison.sentences]
+    lines += [f"- {markdown_sentence(sentence)}" for sentence in comparison.sentences]
     changed = comparison.counts[comparison.counts["a"] != comparison.counts["b"]]
     if len(changed):
         lines += ["", "| count | before | now |", "|---|---:|---:|"]

@@ -182,7 +182,7 @@ def _structure(
     ):
         calls = executor.run(ready)
     rows = {level: tracer.recorded(calls) for level, tracer in others.items()}
-    return recorder.structure.within(calls), rows
+    return recorder.within(calls), rows
 
 
 def _variables(target: Target) -> dict[nn.Module, str]:

@@ -131,3 +131,13 @@ def printable(text: str) -> str:
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
+
+
+def markdown_sentence(text: str) -> str:
+    """A sentence of xsp's own for a line of Markdown, which marks names with backticks: these stay
+    code, and everything outside them is shown as it is.
+    """
+    parts = printable(text).split("`")
+    if len(parts) % 2 == 0:
+        return markdown(text)
+    return "`".join(markdown(part) if place % 2 == 0 else part for place, part in enumerate(parts))

@@ -7,7 +7,7 @@ with these rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,12 +86,14 @@ class Structure:
     node_types: dict[int, str] = field(default_factory=dict)
     """By code, of graph nodes that stand for those after them, the type of all."""
 
-    def within(self, calls: Columns) -> Structure:
+    def within(self, calls: Columns, unended: Iterable[int] = ()) -> Structure:
         """Without the layers that began outside the model calls, since restoring state calls torch
-        functions too, and without the graph nodes that timed runs do not stamp.
+        functions too, without the graph nodes that timed runs do not stamp, and without the
+        `unended` layers: places of ranges that were never closed.
         """
         inside = call_of(np.array(self.starts_ns, dtype=np.int64), calls) >= 0
         stamped = np.array([self._is_stamped(layer) for layer in self.layers], dtype=bool)
+        stamped[list(unended)] = False
         keep = np.flatnonzero(inside & stamped)
         place = {int(old): new for new, old in enumerate(keep)}
         place[-1] = -1

@@ -39,6 +39,7 @@ from xsp.levels.layer.structure import LayerRow, ModuleCall, ModuleRow, Structur
 from xsp.levels.layer.tensors import described, located, tensors_in
 from xsp.levels.layer.ways import Plan, plan_for
 from xsp.machine.torch_internals import without_torch_functions
+from xsp.types import Columns
 
 NO_OWNER = "(no owner)"
 """Name of the row of backward work that no layer of the run made."""
@@ -71,6 +72,7 @@ class StructureRecorder:
         self._seen_outside: Counter[str] = Counter()
         self._token = object()
         self._open: dict[int, list[int]] = {}
+        self._abandoned: list[int] = []
         self._calls = 0
         self._ended: list[int] = []
         self._engines = 0
@@ -313,8 +315,12 @@ class StructureRecorder:
         self._end((), None)
         self._mode.switch.unmute()
 
+    def within(self, calls: Columns) -> Structure:
+        """What the run consisted of inside its model calls (MODEL_CALLS)."""
+        return self.structure.within(calls, self._abandoned)
+
     def _range_abandoned(self) -> None:
-        self._open[threading.get_ident()].pop()
+        self._abandoned.append(self._open[threading.get_ident()].pop())
         self._mode.switch.resume()
 
     def _begin(self, row: LayerRow) -> None:

@@ -167,7 +167,7 @@ class Loop:
             self._others[difference(first, step)] += 1
             if deadline.elapsed_s > self._options.budget_s:
                 return None
-        structure = recorder.structure.within(step.stamps)
+        structure = recorder.within(step.stamps)
         return Known(
             self.name,
             statuses,

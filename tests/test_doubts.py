@@ -16,6 +16,7 @@ from xsp.words.warning import slug_of
 FACTS: dict[Slug, dict[str, Any]] = {
     Slug.IMPRECISE: {"half_width": 0.05},
     Slug.CUT_SHORT: {"missing": "corrected times"},
+    Slug.OUT_OF_TIME: {"missing": "bytes allocated per layer"},
     Slug.NOT_SERIALIZED: {"missing": ["KERNEL"]},
     Slug.UNSETTLED: {"runs": 30},
     Slug.LOST_RECORDS: {"lost": 3},

@@ -196,7 +196,9 @@ def test_stopping_rule_that_gives_no_sentence_is_refused() -> None:
     def rule(runs: Any) -> Any:
         return len(runs) > 40
 
-    with pytest.raises(xsp.XspError, match="gave False: it must give None to go on, or a sentence"):
+    with pytest.raises(
+        xsp.XspError, match="returned False: it must return None to go on, or a sentence"
+    ):
         xsp.measure(
             nn.Linear(2, 2), torch.ones(1, 2), levels="M", warmup=1, progress=False, stop=rule
         )

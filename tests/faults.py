@@ -27,6 +27,7 @@ from torch._dynamo import eval_frame
 import xsp
 from xsp.levels import _native
 from xsp.levels._native import interpose
+from xsp.levels._native.signals import forget
 from xsp.machine import torch_internals
 
 PACKAGE = Path(xsp.__file__).parent
@@ -141,6 +142,9 @@ def struck(run: Callable[[], object], place: Place, strike: Callable[[], None]) 
             run()
     except BaseException as error:
         return error
+    finally:
+        # A trace function can raise where Python does not, and leave a block of signals entered.
+        forget()
     return Missed()
 
 

@@ -167,9 +167,14 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with held():
+        try:
+            with held():
+                self._recorder.stop()
+                self._loop.close()
+        except BaseException:
             self._recorder.stop()
             self._loop.close()
+            raise
         if error is not None:
             return
         if self._loop.made:

@@ -28,7 +28,9 @@ def tracing(active: Sequence[Tracer], when: str) -> Iterator[None]:
     """
     with ExitStack() as undo:
         for tracer in active:
-            # Before it starts: what it has changed when it fails half way is taken back too.
+            # Before it starts: what it has changed when it fails half way is taken back too. Twice,
+            # which is harmless: an exception that strikes as the first begins leaves the second.
+            undo.callback(_stop, tracer)
             undo.callback(_stop, tracer)
             _on.append(tracer)
             tracer.start()

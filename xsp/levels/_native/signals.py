@@ -40,6 +40,16 @@ def let_through() -> _Block:
     return _blocks()[1]
 
 
+def forget() -> None:
+    """Leave every block that an exception raised by a trace function kept from being left. Python
+    itself raises nothing between the end of a `with` block and the call of `__exit__`.
+    """
+    _HANDLERS.nested.clear()
+    _HANDLERS.apply()
+    if _native.why_missing() is None:
+        ctypes.PyDLL(str(_native.LIBRARY)).xsp_signals_forget()
+
+
 @cache
 def _blocks() -> tuple[_Block, _Block]:
     if _native.why_missing() is not None:

@@ -121,7 +121,7 @@ def test_a_project_saves_baselines_turns_red_and_green_again(
     }
 
     model = pytester.path / "plain_package" / "model.py"
-    replaced(model, "return x + self.down", "return x.clone() + self.down")
+    replaced(model, "= x + self.down", "= x.clone() + self.down")
     red = run("--xsp-fail=nothing,grew")
     red.assert_outcomes(failed=4)
     red.stdout.fnmatch_lines(
@@ -132,7 +132,7 @@ def test_a_project_saves_baselines_turns_red_and_green_again(
     )
     red.stdout.fnmatch_lines(["*bytes allocated*blocks.0::clone +128*"])
 
-    replaced(model, "return x.clone() + self.down", "return x + self.down")
+    replaced(model, "= x.clone() + self.down", "= x + self.down")
     run("--xsp-fail=nothing,grew").assert_outcomes(passed=4)
 
 

@@ -25,6 +25,10 @@ from xsp.profiles import Profile
 _Documented = TypeVar("_Documented", bound=Callable[..., Any])
 
 
+_PLACE = " Options are those of\n            `xsp.measuring.options.Options`."
+"""What a docstring says of the options where the list of them takes its place."""
+
+
 def _documented(function: _Documented) -> _Documented:
     """Give a function the options in its signature and their meaning in its text, for `help` and
     for notebooks; editors read the same from `Keywords`.
@@ -45,7 +49,7 @@ def _documented(function: _Documented) -> _Documented:
     told = [textwrap.fill(f"{name}: {option_list.help_of(name)}", 88) for name in names]
     text = textwrap.indent("\n".join(textwrap.indent(each, "    ")[4:] for each in told), " " * 8)
     function.__signature__ = given.replace(parameters=[*own, *named, *rest])  # type: ignore[attr-defined]
-    function.__doc__ = (function.__doc__ or "").replace("        OPTIONS", text)
+    function.__doc__ = (function.__doc__ or "").replace(_PLACE, "\n" + text)
     return function
 
 
@@ -72,8 +76,8 @@ def measure(fn_or_model: Callable[..., Any], *args: Any, **kwargs: Any) -> Profi
         fn_or_model: a torch.nn.Module or any callable.
         *args: its arguments.
         **kwargs: its keyword arguments; a keyword that is also an option goes through
-            functools.partial.
-        OPTIONS
+            functools.partial. Options are those of
+            `xsp.measuring.options.Options`.
 
     Raises TargetError if the target cannot be called or an option cannot have its value, LevelError
     for unknown levels, metrics or caches, and whatever the target raises.

@@ -57,7 +57,8 @@ def test_the_table_of_every_bundled_capture_adds_up(path: Path) -> None:
     prof = xsp.load(path)
     tree = prof.tree()
     assert_adds_up(tree)
-    below_zero = tree[(tree["host_ms"] < -1e-9) | (tree["latency_ms"] < -1e-9)]
+    # Corrected stamps are whole ns, rounded one by one: own time between them can be off by some.
+    below_zero = tree[(tree["host_ms"] < -2e-5) | (tree["latency_ms"] < -1e-9)]
     assert set(below_zero["parent"]) <= {0}
     within = below_zero["host_ms"].abs() < below_zero["host_ci_ms"]
     assert within.all() or prof.corrected is None

@@ -232,3 +232,7 @@ def compiled_frames() -> int:
 
 DYNAMO_FOLDER = "_dynamo"
 """Folder of Dynamo's source files, below torch's: whose frames stand in a traceback."""
+
+
+COMPILER = "torch._inductor"
+"""The package that torch's memory timeline imports when it is first used."""

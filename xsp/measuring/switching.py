@@ -78,8 +78,8 @@ def completed(undo: Callable[[], None]) -> None:
 
 
 def _stop(tracer: Tracer) -> None:
-    completed(tracer.stop)
     if tracer in _on:
+        completed(tracer.stop)
         _on.remove(tracer)
 
 

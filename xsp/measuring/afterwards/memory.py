@@ -29,6 +29,7 @@ from xsp.levels.layer.stamps import paired
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine.torch_internals import (
+    COMPILER,
     DYNAMO_FOLDER,
     is_allocation,
     is_profiling,
@@ -90,7 +91,7 @@ def expected_s(structure_s: float) -> float:
     """Seconds that `measured` takes where the structure run took `structure_s`: about as much,
     besides what torch's profiler takes to begin and to end.
     """
-    imported = "torch._inductor" in sys.modules
+    imported = COMPILER in sys.modules
     return (PROFILER_S if imported else FIRST_PROFILER_S) + structure_s
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import linecache
 import random
 import signal
 import sys
@@ -29,6 +30,7 @@ from xsp.levels import _native
 from xsp.levels._native import interpose
 from xsp.levels._native.signals import forget
 from xsp.machine import torch_internals
+from xsp.measuring import turns
 
 PACKAGE = Path(xsp.__file__).parent
 
@@ -127,6 +129,14 @@ def places(run: Callable[[], object], *, opcodes: bool = False, visits: int = 1)
     return sorted(found)
 
 
+def leaves_with(place: Place) -> bool:
+    """Whether the line is a `with` that is reached as its block ends. An exception raised by a
+    tracer there comes before Python calls `__exit__`, so that no code could unwind it.
+    """
+    text = linecache.getline(str(PACKAGE / place.file), place.line)
+    return text.lstrip().startswith("with ") and place.visit % 2 == 0
+
+
 def struck(run: Callable[[], object], place: Place, strike: Callable[[], None]) -> BaseException:
     """What reaches the caller of `run` when `strike` is called at `place`; Missed if it never was
     or nothing came of it.
@@ -223,6 +233,7 @@ def state_of(model: nn.Module) -> dict[str, Any]:
         ],
         "slots": patched,
         "threads": threading.active_count(),
+        "turn": turns._turn.lock._is_owned(),
         "garbage collection": gc.isenabled(),
         "random": hash(random.getstate()),
         "numpy random": np.random.get_state(legacy=False)["state"]["key"].tolist(),

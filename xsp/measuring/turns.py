@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -74,12 +74,13 @@ def turn(name: str) -> Iterator[None]:
     """
     mine = _turn
     patience = _Patience()
-    while not mine.lock.acquire(timeout=_POLL_S):
-        with let_through():
-            pass
-        patience.check(name, mine.running)
     with ExitStack() as undo:
-        undo.callback(mine.lock.release)
+        release_at_end: Callable[..., object] = undo.callback
+        # One expression: an exception on a line between the two would keep the turn for ever.
+        while not (mine.lock.acquire(timeout=_POLL_S) and release_at_end(mine.lock.release)):
+            with let_through():
+                pass
+            patience.check(name, mine.running)
         undo.callback(setattr, mine, "running", mine.running)
         mine.running = _Running(threading.get_ident(), name)
         yield

@@ -57,7 +57,9 @@ def test_the_table_of_every_bundled_capture_adds_up(path: Path) -> None:
     prof = xsp.load(path)
     tree = prof.tree()
     assert_adds_up(tree)
-    # Corrected stamps are whole ns, rounded one by one: own time between them can be off by some.
+    # Own times of three captures are 1 to 11 ns below zero. The cause is not established: a layer
+    # and its library calls are trimmed each by itself, and corrected stamps are rounded to whole
+    # ns.
     below_zero = tree[(tree["host_ms"] < -2e-5) | (tree["latency_ms"] < -1e-9)]
     assert set(below_zero["parent"]) <= {0}
     within = below_zero["host_ms"].abs() < below_zero["host_ci_ms"]

@@ -337,9 +337,14 @@ def _(device: str) -> Program:
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(
-        vocab_size=64, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
+        vocab_size=64,
+        d_model=32,
+        d_kv=16,
+        d_ff=64,
+        num_layers=2,
+        num_heads=2,
         decoder_start_token_id=0,
-    )  # fmt: skip
+    )
     model = T5ForConditionalGeneration(config).eval().to(device)
     return _generating(model, device, do_sample=False)
 

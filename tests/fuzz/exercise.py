@@ -44,8 +44,17 @@ _ANALYSES = [name for name in xsp.analysis.__all__ if name != "compare_models"]
 
 STEPS: dict[str, Step] = {
     "tables": lambda prof, _: [
-        prof.spans, prof.runs, prof.levels, prof.overhead(), prof.device_timeline(), prof.corrected,
-        prof.costs, prof.closure_error, prof.gpu_states, prof.serialized, prof.ranges,
+        prof.spans,
+        prof.runs,
+        prof.levels,
+        prof.overhead(),
+        prof.device_timeline(),
+        prof.corrected,
+        prof.costs,
+        prof.closure_error,
+        prof.gpu_states,
+        prof.serialized,
+        prof.ranges,
     ],
     "tree": lambda prof, _: (prof.tree(), prof.latency_ms, prof.latency_ci_ms, prof.lost),
     "text": lambda prof, _: (profile_text(prof), prof._repr_html_()),
@@ -60,7 +69,7 @@ STEPS: dict[str, Step] = {
     "models": lambda prof, _: xsp.analysis.compare_models([prof]),
     **{name: partial(_analysed, xsp.analysis, name) for name in _ANALYSES},
     **{f"figure {name}": partial(_analysed, figures, name) for name in figures.__all__},
-}  # fmt: skip
+}
 _SLOW = ("html", "csv", "parquet")
 
 

@@ -15,7 +15,7 @@ from xsp.analysis.peaks import ideal_intensities, on_cpu
 from xsp.analysis.spans.layer_time import layer_rows, layer_times
 from xsp.analysis.work.kernel_work import resolved
 from xsp.analysis.work.layer_work import layer_work
-from xsp.analysis.work.roofline import WORK, aggregated, rated
+from xsp.analysis.work.roofline import SUMMED, WORK, aggregated, rated
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -29,16 +29,7 @@ _BY_LAYER = [
     "layer_latency_ms",
     "kernel_latency_ms",
     "kernels",
-    "flops",
-    "dram_read_bytes",
-    "dram_write_bytes",
-    "flops_coverage",
-    "occupancy",
-    "arithmetic_intensity",
-    "flops_per_s",
-    "precision",
-    "memory_bound",
-    "source",
+    *SUMMED,
 ]
 _ROOFLINE = ["latency_ms", "arithmetic_intensity", "flops_per_s", "precision", "memory_bound"]
 

@@ -13,7 +13,7 @@ import pandas as pd
 from xsp.analysis.peaks import ideal_intensities
 from xsp.analysis.spans.rungs import runs_of
 from xsp.analysis.work.kernel_work import kernel_work
-from xsp.analysis.work.roofline import aggregated, rated
+from xsp.analysis.work.roofline import SUMMED, aggregated, rated
 from xsp.types import Level
 
 if TYPE_CHECKING:
@@ -64,16 +64,7 @@ def kernels_by_model(profiles: ProfileData | Sequence[ProfileData]) -> pd.DataFr
 
 _SUMS = [
     "kernel_latency_ms",
-    "flops",
-    "dram_read_bytes",
-    "dram_write_bytes",
-    "flops_coverage",
-    "occupancy",
-    "arithmetic_intensity",
-    "flops_per_s",
-    "precision",
-    "memory_bound",
-    "source",
+    *SUMMED,
 ]
 
 

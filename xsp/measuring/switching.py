@@ -28,8 +28,8 @@ def tracing(active: Sequence[Tracer], when: str) -> Iterator[None]:
     """
     with ExitStack() as undo:
         for tracer in active:
-            # Before it starts: what it has changed when it fails half way is taken back too. Twice,
-            # which is harmless: an exception that strikes as the first begins leaves the second.
+            # Before it starts: what it has changed when it fails half way is taken back too. Twice:
+            # where an exception cuts the first short, the second stops it again.
             undo.callback(_stop, tracer)
             undo.callback(_stop, tracer)
             _on.append(tracer)
@@ -79,7 +79,7 @@ def completed(undo: Callable[[], None]) -> None:
 
 def _stop(tracer: Tracer) -> None:
     if tracer in _on:
-        completed(tracer.stop)
+        tracer.stop()
         _on.remove(tracer)
 
 

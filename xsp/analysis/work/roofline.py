@@ -16,6 +16,17 @@ from xsp.analysis.work.kernel_work import ANALYTIC, COUNTERS
 
 MIXED = "mixed"
 WORK = ["flops", "dram_read_bytes", "dram_write_bytes"]
+SUMMED = [
+    *WORK,
+    "flops_coverage",
+    "occupancy",
+    "arithmetic_intensity",
+    "flops_per_s",
+    "precision",
+    "memory_bound",
+    "source",
+]
+"""What `aggregated` and `rated` say of kernels that are summed up, in the tables' order."""
 """Columns that are summed; a sum is NaN only where no part is known."""
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import nn
 
 import xsp
+
+TESTED = Path(xsp.__file__).parents[1]
+"""The folder that the tested xsp was imported from. `python -c` imports from where it is started:
+in a clone that would be the source tree, whose native part is not built.
+"""
 
 QUICK: dict[str, Any] = {"iterations": 2, "warmup": 1, "progress": False}
 LAYERS = {**QUICK, "levels": "M/L"}

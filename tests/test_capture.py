@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
-from quick import LAYERS, measured, profiled
+from quick import LAYERS, TESTED, measured, profiled
 from torch import nn
 
 import xsp
@@ -83,7 +83,11 @@ def test_opening_a_capture_does_not_import_torch(saved: Path) -> None:
         "sys.exit(sorted({'torch', 'cupti'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(saved)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=TESTED,
     )
     assert done.returncode == 0, done.stderr
 

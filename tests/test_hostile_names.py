@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from captures import gpu_capture
+from quick import TESTED
 from typer.testing import CliRunner
 
 import xsp
@@ -101,7 +102,11 @@ def test_measuring_writes_nothing_of_kineto_to_stderr(tmp_path: Path) -> None:
         "os.write(2, b'last\\n')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=TESTED,
     )
     assert "USDT" not in done.stderr
     lines = done.stderr.splitlines()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick import TESTED
 
 pytest.importorskip("cupti.cupti", reason="cupti-python describes the records")
 
@@ -504,6 +505,7 @@ for path in sys.argv[1:]:
     run = subprocess.run(
         [sys.executable, "-c", program, str(compiled), str(copy)],
         check=True,
+        cwd=TESTED,
         capture_output=True,
         text=True,
     )

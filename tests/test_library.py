@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quick import TESTED
 
 from xsp.errors import TracingError
 from xsp.levels import _native
@@ -683,15 +684,13 @@ def test_flops(symbol: str, call: dict[str, Any], count: int | None) -> None:
     assert flops(symbol, call) == count
 
 
-def test_availability_names_the_way_out(tmp_path: Path) -> None:
+def test_availability_names_the_way_out() -> None:
     """In a process without CUDA libraries one sentence says so; with an importer loaded nothing
     stands in the way.
     """
     code = "import xsp.levels.library.tracer as l; print(l.availability())"
-    # Elsewhere than in the clone: there Python would import the source tree, whose native part is
-    # not built.
     command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, cwd=TESTED, capture_output=True, text=True, check=True)
     assert "install a CUDA build of torch" in result.stdout
 
 

@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from quick import TESTED
 from test_library import SOURCES, compile_library
 
 from xsp.levels import _native
+
+ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.skipif(
     _native.why_missing() is not None, reason=str(_native.why_missing())
@@ -37,6 +40,7 @@ def script(text: str, *arguments: object, **environment: str) -> str:
         capture_output=True,
         text=True,
         timeout=120,
+        cwd=TESTED,
         env={**os.environ, **environment},
     )
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-2000:]}"
@@ -62,7 +66,7 @@ def test_the_corpus_of_the_fuzzer_is_decoded(tmp_path: Path) -> None:
     decoded within bounds, and the decoding ends. `make fuzz` looks for more.
     """
     compiled = tmp_path / "replay"
-    native = Path(_native.__file__).parent / "activity.c"
+    native = ROOT / "xsp" / "levels" / "_native" / "activity.c"
     subprocess.run(
         ["cc", "-DREPLAY", "-D_GNU_SOURCE", SOURCES / "fuzz_activity.c", native, "-o", compiled],
         check=True,

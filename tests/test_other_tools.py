@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from quick import LAYERS
+from quick import LAYERS, TESTED
 from torch import nn
 from torch.profiler import ProfilerActivity
 
@@ -111,6 +111,7 @@ def test_an_interpreter_that_ends_while_a_profile_runs(how: str) -> None:
         capture_output=True,
         text=True,
         timeout=120,
+        cwd=TESTED,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 3, done.stderr[-2000:]

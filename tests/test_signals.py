@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from quick import TESTED
 
 from xsp.levels import _native
 from xsp.levels._native import signals
@@ -164,6 +165,11 @@ with held():
     thread.join()
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        cwd=TESTED,
     )
     assert done.stdout.strip() == "7"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from quick import LAYERS
+from quick import LAYERS, TESTED
 from torch import nn
 
 import xsp
@@ -157,5 +157,6 @@ def test_a_process_forked_during_a_profile_can_profile() -> None:
         capture_output=True,
         text=True,
         timeout=240,
+        cwd=TESTED,
     )
     assert done.stdout.split() == ["0"] * 4, done.stderr

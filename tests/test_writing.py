@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from quick import TESTED
 
 import xsp
 from xsp.cli import main
@@ -173,7 +174,7 @@ def test_processes_that_save_to_one_path_disturb_nobody(tmp_path: Path) -> None:
     )
     xsp.load(CAPTURE).save(path)
     command = [sys.executable, "-c", code, str(CAPTURE), str(path)]
-    savers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
+    savers = [subprocess.Popen(command, stderr=subprocess.PIPE, cwd=TESTED) for _ in range(2)]
     loads = 0
     while any(saver.poll() is None for saver in savers):
         assert len(xsp.load(path).runs)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_library import compile_library
+from test_library import SOURCES, compile_library
 
 from xsp.levels import _native
-from xsp.levels.library.launches import VARIABLE, unrecorded
+from xsp.levels.library.launches import VARIABLE, launch_domain, unrecorded
 from xsp.levels.library.tracer import LibraryTracer
 from xsp.types import API_CALLS, ApiDomain, Columns, empty
 
@@ -18,27 +18,58 @@ pytestmark = pytest.mark.skipif(
     _native.why_missing() is not None, reason=str(_native.why_missing())
 )
 
-NAMES = {1: "cudaLaunchKernel", 2: "cudaLaunchKernelExC", 3: "cudaMemcpyAsync"}
-LAUNCHES = 10
+FUNCTIONS = (
+    "cudaLaunchKernel",
+    "__cudaLaunchKernel",
+    "cudaLaunchKernelExC",
+    "cudaLaunchCooperativeKernel",
+    "cuLaunchKernel",
+    "cuLaunchKernelEx",
+    "cuLaunchCooperativeKernel",
+)
+"""In the order in which the launcher calls them."""
+
+NAMES = [name.lstrip("_") for name in FUNCTIONS]
+"""By which name CUPTI would record each; the copy between two launches comes last."""
+COPY = len(NAMES)
+ROUNDS = 3
+LAUNCHES = ROUNDS * len(FUNCTIONS)
+
+LINKED = {
+    "lazily": ("-Wl,-z,lazy",),
+    "at once": ("-Wl,-z,now,-z,relro",),
+    "without PLT": ("-fno-plt",),
+}
+
+
+def launcher_of(folder: Path, *options: str, runtime: str = "cudart") -> ctypes.CDLL:
+    """A library that launches through a runtime whose symbols have a version, as since CUDA 13.
+    Libraries of one name are one to the dynamic linker.
+    """
+    script = f"-Wl,--version-script={SOURCES / 'fake_cudart.map'}"
+    compile_library(folder / f"lib{runtime}.so", "fake_cudart.c", script)
+    path = compile_library(folder / "launcher.so", "launcher.c", *options, libraries=(runtime,))
+    return ctypes.CDLL(str(path))
+
+
+def traced(launcher: ctypes.CDLL) -> tuple[LibraryTracer, dict[str, Columns]]:
+    """A tracer that has seen the launches, and what it collected."""
+    tracer = LibraryTracer()
+    tracer.start()
+    try:
+        assert launcher.launch(ROUNDS) == 0
+    finally:
+        tracer.stop()
+    return tracer, tracer.collect()
 
 
 @pytest.fixture
 def launches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[LibraryTracer, dict[str, Columns]]:
-    """A tracer that has seen ten launches, and what it collected."""
+    """A tracer that has seen launches by every function, and what it collected."""
     monkeypatch.setenv(VARIABLE, "1")
-    compile_library(tmp_path / "libcudart.so", "fake_cudart.c")
-    launcher = ctypes.CDLL(
-        str(compile_library(tmp_path / "launcher.so", "launcher.c", libraries=("cudart",)))
-    )
-    tracer = LibraryTracer()
-    tracer.start()
-    try:
-        assert launcher.launch(LAUNCHES) == 0
-    finally:
-        tracer.stop()
-    return tracer, tracer.collect()
+    return traced(launcher_of(tmp_path))
 
 
 def records_of(tracer: LibraryTracer) -> Columns:
@@ -46,9 +77,10 @@ def records_of(tracer: LibraryTracer) -> Columns:
     launches = tracer.launches
     records = empty(API_CALLS, 2 * LAUNCHES)
     for row in range(LAUNCHES):
-        kind = 1 + (tracer.symbols[launches["symbol"][row]] == "cudaLaunchKernelExC")
-        for place, cbid in ((row, kind), (LAUNCHES + row, 3)):
-            records["domain"][place] = ApiDomain.RUNTIME
+        function = tracer.symbols[launches["symbol"][row]]
+        kind = NAMES.index(function.lstrip("_"))
+        for place, cbid in ((row, kind), (LAUNCHES + row, COPY)):
+            records["domain"][place] = launch_domain(function)
             records["cbid"][place] = cbid
             records["thread"][place] = launches["thread"][row]
             records["start_ns"][place] = launches["start_ns"][row]
@@ -57,18 +89,25 @@ def records_of(tracer: LibraryTracer) -> Columns:
 
 
 def missing(tracer: LibraryTracer, records: Columns) -> int:
-    return unrecorded(
-        tracer.launches, tracer.symbols, records, lambda _domain, cbid: NAMES[int(cbid)]
-    )
+    return unrecorded(tracer.launches, tracer.symbols, records, name_of)
 
 
-def test_launches_are_counted_beside_library_calls(
-    launches: tuple[LibraryTracer, Columns],
+def name_of(domain: int, cbid: int) -> str:
+    copy = "cudaMemcpyAsync" if domain == ApiDomain.RUNTIME else "cuMemcpyAsync"
+    return [*NAMES, copy][cbid]
+
+
+@pytest.mark.parametrize("linked", LINKED)
+def test_a_launch_is_seen_by_whatever_name_and_slot(
+    linked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the check on each launch is seen once, and none shows up among the library calls."""
-    tracer, tables = launches
+    """With the check on each launch is seen once, whichever function of a versioned runtime makes
+    it and however its caller was linked, and none shows up among the library calls.
+    """
+    monkeypatch.setenv(VARIABLE, "1")
+    tracer, tables = traced(launcher_of(tmp_path, *LINKED[linked]))
     seen = [tracer.symbols[symbol] for symbol in tracer.launches["symbol"]]
-    assert seen == ["cudaLaunchKernel", "cudaLaunchKernelExC"] * (LAUNCHES // 2)
+    assert seen == list(FUNCTIONS) * ROUNDS
     assert len(tables["library_events"]["symbol"]) == 0
     assert tracer.lost() == 0
 
@@ -86,18 +125,22 @@ def test_every_record_that_is_not_there_is_missed(
         assert missing(tracer, some) == len(list(gone))
 
 
+def test_launches_outside_the_model_calls_are_not_compared(
+    launches: tuple[LibraryTracer, Columns],
+) -> None:
+    """Before and after a model call CUPTI is switched on and off while the slots lead to the
+    stubs: a launch of another thread then has no record and is not lost.
+    """
+    tracer, _ = launches
+    seen = tracer.launches
+    calls = {"start_ns": seen["start_ns"][5:6], "end_ns": seen["end_ns"][14:15]}
+    assert tracer.missing_from({"api_calls": empty(API_CALLS)}, calls) == 10
+
+
 def test_without_the_variable_launches_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check costs nothing where it is off: the slots of launches are not touched."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    compile_library(tmp_path / "libcudart_off.so", "fake_cudart.c")
-    launcher = ctypes.CDLL(
-        str(compile_library(tmp_path / "launcher.so", "launcher.c", libraries=("cudart_off",)))
-    )
-    tracer = LibraryTracer()
-    tracer.start()
-    launcher.launch(LAUNCHES)
-    tracer.stop()
-    tracer.collect()
+    tracer, _ = traced(launcher_of(tmp_path, runtime="cudart_unchecked"))
     assert len(tracer.launches["symbol"]) == 0

@@ -199,9 +199,9 @@ class Tracer(Protocol):
         """What a capture keeps of how this tracer recorded, as JSON-able values."""
         return {}
 
-    def missing_from(self, _tables: Mapping[str, Columns]) -> int:
-        """Events of a run that this tracer saw and other tracers' tables of that run should have,
-        and have not. Asked after `collect`.
+    def missing_from(self, _tables: Mapping[str, Columns], _model_calls: Columns) -> int:
+        """Events inside the model calls that this tracer saw and other tracers' tables of that run
+        should have, and have not. Asked after `collect`.
         """
         return 0
 

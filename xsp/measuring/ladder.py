@@ -110,7 +110,7 @@ def gathered(
     for tracer in active:
         tables.update(tracer.collect())
         lost += tracer.lost()
-    lost += sum(tracer.missing_from(tables) for tracer in active)
+    lost += sum(tracer.missing_from(tables, calls) for tracer in active)
     return Run(spec, number, position, calls, tables, lost)
 
 

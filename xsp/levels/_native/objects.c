@@ -15,7 +15,10 @@
 static const char *const callee_files[] = {"libcublas", "libcudnn",   "libcufft",  "libcusparse",  "libcusolver", "libnccl",
                                            "libcupti",  "libcuda.so", "libnvrtc", "libnvJitLink", "libxsp_native"};
 static const char *const symbol_prefixes[] = {"cublas", "cudnn", "cufft", "cusparse", "cusolver", "nccl",
-                                              "cudaLaunchKernel", "cuLaunchKernel"};
+                                              /* Those that launches.py knows. */
+                                              "cudaLaunchKernel", "__cudaLaunchKernel",
+                                              "cudaLaunchCooperativeKernel", "cuLaunchKernel",
+                                              "cuLaunchCooperativeKernel"};
 
 struct object **xsp_objects;
 int xsp_object_count;

@@ -25,8 +25,11 @@ _PREFIXES = {
     "cudaLaunchKernel": ApiDomain.RUNTIME,
     # What the compiler's launch stubs call since CUDA 13; CUPTI records it as cudaLaunchKernel.
     "__cudaLaunchKernel": ApiDomain.RUNTIME,
+    "cudaLaunchCooperativeKernel": ApiDomain.RUNTIME,
     "cuLaunchKernel": ApiDomain.DRIVER,
+    "cuLaunchCooperativeKernel": ApiDomain.DRIVER,
 }
+"""Whose slots are looked for is in `symbol_prefixes` of objects.c too."""
 
 CLOCK_SLACK_NS = 2_000
 """How far a record may lie outside the call that it is of: stub and CUPTI read the clock one after

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xsp.capture.run import call_of
+from xsp.capture.run import call_of, within_model
 from xsp.errors import TracingError
 from xsp.levels import _native
 from xsp.levels._native import interpose
@@ -244,11 +244,14 @@ class LibraryTracer(Tracer):
         )
         return [tagged("untraced-functions", sentence)]
 
-    def missing_from(self, tables: Mapping[str, Columns]) -> int:
-        """Launches that were seen at their import slots and that CUPTI has not recorded."""
+    def missing_from(self, tables: Mapping[str, Columns], model_calls: Columns) -> int:
+        """Launches inside the model calls that were seen at their import slots and that CUPTI has
+        not recorded. Between two calls CUPTI may be off where the slots are written.
+        """
         if "api_calls" not in tables:
             return 0
-        return unrecorded(self.launches, _symbols, tables["api_calls"])
+        launches, _ = within_model(self.launches, model_calls)
+        return unrecorded(launches, _symbols, tables["api_calls"])
 
     def lost(self) -> int:
         """Calls missing since the last `lost`: no room, still running at `stop`, left by an

@@ -27,7 +27,7 @@ from xsp.regression.budgets import checked, parsed
 from xsp.regression.identity import machine_folder, machine_of
 from xsp.regression.identity import test_path as path_of
 from xsp.regression.options import parsed_rules
-from xsp.regression.outcome import MEANINGS, Outcome
+from xsp.regression.outcome import Outcome, State
 from xsp.regression.plan import known_options
 from xsp.regression.summary import markdown
 
@@ -464,7 +464,7 @@ def test_loop(xsp):
 
 def test_backticks_do_not_end_code_in_markdown() -> None:
     """Names and messages with backticks stay inside the cell and the block that show them."""
-    text = markdown([Outcome("test_it[a`b|c]", "new", notes=("before", "`````", "after"))])
+    text = markdown([Outcome("test_it[a`b|c]", State.NEW, notes=("before", "`````", "after"))])
     assert "| `` test_it[a`b\\|c] `` |" in text
     assert text.count("`" * 8) == 2
 
@@ -476,11 +476,11 @@ def test_backticks_do_not_end_code_in_markdown() -> None:
             ["--xsp-compare=release"],
             "no baseline 'release' in *: there are none; make it with --xsp-save=release",
         ),
-        (["--xsp-fail=slow"], "--xsp-fail='slow' is unknown; the choices are slowdown:5%, *"),
+        (["--xsp-fail=slow"], "--xsp-fail='slow' is unknown; the choices are regression:5%, *"),
         (
-            ["--xsp-fail=slowdown:-3%"],
-            "the threshold of --xsp-fail=slowdown must be a share > 0, such as slowdown:5%, not "
-            "'-3%'",
+            ["--xsp-fail=regression:-3%"],
+            "the threshold of --xsp-fail=regression must be a share > 0, such as "
+            "regression:5%, not '-3%'",
         ),
         (["--xsp-save", "tests/test_a.py"], "*cannot be a baseline's name*write --xsp-save=NAME*"),
         (["--xsp-save", "test_a.py"], "*'test_a.py' cannot be a baseline's name: it is a path*"),
@@ -577,7 +577,7 @@ def test_beside(benchmark):
     assert len({pid for pid, *_ in stretches}) == 2
     ordered = sorted(stretches, key=lambda each: each[1])
     assert all(before[2] < after[1] for before, after in pairwise(ordered))
-    assert "### xsp: 4 uncompared" in (pytester.path / "out.md").read_text()
+    assert "### xsp: 4 recorded" in (pytester.path / "out.md").read_text()
     assert len(baselines(pytester.path)) == 4
 
 
@@ -591,7 +591,7 @@ def test_what_the_manual_and_the_workflows_say_exists(run: Run) -> None:
     assert len(options) == 8
     assert {option for option in options if option not in shown} == set()
     assert {name for name in known_options() if f"`{name}`" not in text} == set()
-    assert {state for state in MEANINGS if f"| `{state}` |" not in text} == set()
+    assert {state for state in State if f"| `{state}` |" not in text} == set()
     for rules in re.findall(r"--xsp-fail=([^ `]+)", text):
         parsed_rules([rules.replace("…", "5%")])
 

@@ -143,7 +143,7 @@ def test_sessions_are_added_and_decide(pytester: pytest.Pytester, run: Run) -> N
     for process in (1.9, 0.8, 1.5, 1.1):
         added = run("--xsp-add", process=process)
         assert added.ret == 0
-        assert "added: one more session of the baseline" in added.stdout.str()
+        assert "recorded: measured for a baseline" in added.stdout.str()
     assert [row["version"] for row in sessions(pytester.path)] == [0] * 5
 
     undecided = run(process=2)

@@ -15,7 +15,7 @@ import pytest
 
 from xsp.errors import XspError
 from xsp.regression.fixture import Measurer, Name
-from xsp.regression.options import MAIN, NOTHING, RULES, Options
+from xsp.regression.options import CHOICES, MAIN, Options
 from xsp.regression.outcome import Outcome
 from xsp.regression.plan import Plan
 
@@ -58,8 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="RULES",
-        help=f"what else fails a test, separated by commas: slowdown:5%%, {', '.join(RULES)}; "
-        f"{NOTHING!r} for none",
+        help=f"what else fails a test, separated by commas: {CHOICES.replace('%', '%%')}",
     )
     group.addoption(
         "--xsp-html", default=None, metavar="PATH", help="write the summary as an HTML page"
@@ -88,20 +87,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Checks the options before anything is collected."""
     config.addinivalue_line("markers", _MARKER)
-    given = config.option
+    named = config.option.xsp_compare
     try:
-        options = Options.of(
-            given.xsp_save,
-            given.xsp_compare,
-            given.xsp_fail,
-            update=given.xsp_update,
-            disable=given.xsp_disable,
-            add=given.xsp_add,
-        )
-        if given.xsp_compare not in {None, MAIN} and not given.xsp_disable:
+        options = Options.of(config.option)
+        if named not in {None, MAIN} and not options.disable:
             from xsp.regression.baselines import Baselines
 
-            Baselines(_folder(config), given.xsp_compare).require()
+            Baselines(_folder(config), named).require()
     except XspError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[_options] = options

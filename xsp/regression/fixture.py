@@ -16,11 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from xsp.errors import BudgetError
-from xsp.regression import options as rules
-from xsp.regression import outcome as states
 from xsp.regression.identity import machine_sentence, test_path
-from xsp.regression.options import MAX_SLOWDOWN, Options
-from xsp.regression.outcome import Outcome
+from xsp.regression.options import MAX_SLOWDOWN, UNCHECKED, Options
+from xsp.regression.outcome import Outcome, State
 from xsp.regression.plan import Plan, known_options
 
 if TYPE_CHECKING:
@@ -95,13 +93,11 @@ class Measurer:
         fail: Fail,
     ) -> None:
         self.outcomes: list[Outcome] = []
-        self._test, self._marked, self._options, self._root, self._fail = (
-            test,
-            marked,
-            options,
-            root,
-            fail,
-        )
+        self._test = test
+        self._marked = marked
+        self._options = options
+        self._root = root
+        self._fail = fail
         self._parts: set[str] = set()
         self._unsaved: list[tuple[int, PurePosixPath, Baseline]] = []
 
@@ -112,7 +108,6 @@ class Measurer:
         target's.
         """
         from xsp.regression.call import Call
-        from xsp.regression.fixture import one_at_a_time
 
         own = {name: options.pop(name) for name in known_options() if name in options}
         plan = Plan.of(*self._marked, own)
@@ -120,7 +115,7 @@ class Measurer:
         part = self._part(plan)
         name = f"{self._test}@{part}" if part else str(self._test)
         if self._options.disable:
-            self.outcomes.append(Outcome(name, states.DISABLED))
+            self.outcomes.append(Outcome(name, State.DISABLED))
             return call.executed(plan)
         path = test_path(self._test.file, self._test.names, part)
         with one_at_a_time():
@@ -199,10 +194,11 @@ class Measurer:
             self._fail("\n".join(f"{name}: {failure}" for failure in failures))
 
     def _failures(self, judgement: Judgement | None, budgets: Sequence[Checked]) -> list[str]:
-        from xsp.regression.budgets import BROKEN, UNCHECKED
+        from xsp.regression import budgets as of_budgets
 
-        chosen = self._options.rules
-        fatal = {BROKEN, UNCHECKED} if rules.UNCHECKED in chosen else {BROKEN}
+        fatal = {of_budgets.BROKEN}
+        if UNCHECKED in self._options.rules:
+            fatal.add(of_budgets.UNCHECKED)
         failures = [each.message for each in budgets if each.state in fatal]
         if judgement is not None and not self._options.update:
             failures += self._of_comparison(judgement)
@@ -218,11 +214,11 @@ class Measurer:
             for said in judgement.failures(OTHER_PROGRAM)
         ]
 
-    def _state(self, judgement: Judgement | None, failures: Sequence[str]) -> str:
+    def _state(self, judgement: Judgement | None, failures: Sequence[str]) -> State:
         if judgement is None:
-            return states.UNCOMPARED
+            return State.RECORDED
         added = self._options.add and judgement.baseline is not None and not failures
-        return states.ADDED if added else judgement.state
+        return State.RECORDED if added else judgement.state
 
     def _outcome(
         self,
@@ -232,44 +228,51 @@ class Measurer:
         budgets: Sequence[Checked],
         failures: Sequence[str],
     ) -> Outcome:
-        from xsp.regression.budgets import KEPT, UNCHECKED
+        from xsp.regression import budgets as of_budgets
 
-        judgement, times = measured.judgement, measured.baseline.profile
-        said = [] if judgement is None else [*judgement.says.values(), *judgement.notes]
+        judgement = measured.judgement
+        said: list[str] = []
+        if judgement is not None:
+            said = [*judgement.says.values(), *judgement.notes]
+        unchecked = [each.message for each in budgets if each.state == of_budgets.UNCHECKED]
         time_ms, half = _summary(measured.baseline, plan.metric)
-        before = None if judgement is None or judgement.baseline is None else judgement.baseline
-        found = (
-            None if judgement is None or judgement.decision is None else judgement.decision.verdict
-        )
         return Outcome(
             test=name,
             state=self._state(judgement, failures),
             metric=plan.metric,
             time_ms=time_ms,
             time_ci_ms=half,
-            baseline_ms=None if before is None else _summary(before, plan.metric)[0],
-            ratio=None if found is None else _known(found.ratio),
-            low=None if found is None else _known(found.low),
-            high=None if found is None else _known(found.high),
-            p_value=None if found is None else _known(found.p_value),
+            **_comparison(judgement, plan.metric),
             allowed=self._threshold(plan),
             baseline=self._options.compare or "",
             machine=machine_sentence(measured.baseline.machine),
             rounds=rounds_of(measured.profile),
             seconds=measured.seconds,
-            counts=tuple(times.counts.items()),
+            counts=tuple(measured.baseline.profile.counts.items()),
             failures=tuple(failures),
             notes=tuple(sentence for sentence in said if sentence not in failures),
-            kept=tuple(each.message for each in budgets if each.state == KEPT),
-            unchecked=tuple(
-                each.message for each in budgets if each.state == UNCHECKED and not failures
-            ),
+            kept=tuple(each.message for each in budgets if each.state == of_budgets.KEPT),
+            unchecked=() if failures else tuple(unchecked),
         )
 
 
 def rounds_of(profile: Profile) -> int:
     """Rounds that a profile has kept."""
     return int(profile.runs["round"].nunique())
+
+
+def _comparison(judgement: Judgement | None, metric: str) -> dict[str, Any]:
+    """The numbers of an outcome that come from its baseline; what is not known is left out."""
+    numbers: dict[str, Any] = {}
+    if judgement is None:
+        return numbers
+    if judgement.baseline is not None:
+        numbers["baseline_ms"], _ = _summary(judgement.baseline, metric)
+    if judgement.decision is not None:
+        verdict = judgement.decision.verdict
+        for name in ("ratio", "low", "high", "p_value"):
+            numbers[name] = _known(getattr(verdict, name))
+    return numbers
 
 
 def _summary(baseline: Baseline, metric: str) -> tuple[float | None, float | None]:

@@ -16,11 +16,10 @@ from xsp.comparing.sentences import Whole, narrowing
 from xsp.comparing.sessions import among_sessions
 from xsp.comparing.verdict import ALPHA, UNDECIDED, Verdict, runs_needed, verdict
 from xsp.comparing.verdict import UNDECIDED as CANNOT_TELL
-from xsp.regression import options as rules
-from xsp.regression import outcome as states
 from xsp.regression.baselines import Baseline, Baselines
 from xsp.regression.counts import CountChange, changes
 from xsp.regression.identity import machine_sentence
+from xsp.regression.outcome import State
 from xsp.regression.plan import Plan
 from xsp.regression.sessions import knows_spread, model_times, spread_sentence, versions
 
@@ -70,16 +69,7 @@ def decide(own: Baseline, measured: Baseline, metric: str, threshold: float) -> 
     return Decision(found, usual_ms, time_ms, by_runs, min(map(len, samples)))
 
 
-_RULE = {
-    states.REGRESSION: rules.SLOWDOWN,
-    states.GREW: rules.GREW,
-    states.REFUSED: rules.REFUSED,
-    states.UNDECIDED: rules.UNDECIDED,
-    states.SHRANK: rules.SHRANK,
-    states.NEW: rules.NEW,
-}
-"""The rule of `--xsp-fail` that makes each state fail a test."""
-OTHER_PROGRAM = (rules.GREW, rules.SHRANK, rules.REFUSED)
+OTHER_PROGRAM = (str(State.GREW), str(State.SHRANK), str(State.REFUSED))
 """Rules that a session of the baseline's own program cannot break."""
 
 
@@ -89,8 +79,8 @@ class Judgement:
     one.
     """
 
-    states: tuple[str, ...]
-    says: dict[str, str] = field(default_factory=dict)
+    states: tuple[State, ...]
+    says: dict[State, str] = field(default_factory=dict)
     decision: Decision | None = None
     baseline: Baseline | None = None
     notes: tuple[str, ...] = ()
@@ -101,13 +91,14 @@ class Judgement:
         return self.decision is not None and self.decision.open
 
     @property
-    def state(self) -> str:
+    def state(self) -> State:
         """The one that needs attention most."""
-        return min(self.states, key=list(states.MEANINGS).index)
+        return min(self.states, key=list(State).index)
 
     def failures(self, chosen: Iterable[str]) -> list[str]:
         """What there is to say about the states that fail a test under these rules."""
-        return [self.says[state] for state in self.states if _RULE.get(state) in set(chosen)]
+        failing = [state for state in self.states if str(state) in set(chosen)]
+        return [self.says[state] for state in failing]
 
 
 def judge(
@@ -136,7 +127,7 @@ def _new(
         "with --xsp-save"
     )
     if other is None:
-        return Judgement((states.NEW,), {states.NEW: new})
+        return Judgement((State.NEW,), {State.NEW: new})
     there = (
         f"the baseline of another machine ({machine_sentence(other.machine)}, saved {other.saved})"
     )
@@ -144,7 +135,7 @@ def _new(
         other, measured, compare(other.profile, measured.profile, threshold=threshold - 1).nodes
     )
     counted = _counted(found, there)
-    says = {states.NEW: new} | counted
+    says = {State.NEW: new} | counted
     return Judgement(tuple(says), says, notes=(f"counts were compared with {there}",))
 
 
@@ -161,13 +152,13 @@ def _against(
     says = _counted(changes(own, measured, found.nodes), what)
     settled = None
     if refused is not None:
-        says[states.REFUSED] = (
+        says[State.REFUSED] = (
             f"cannot be compared with {what}: {refused}; accept it with --xsp-update"
         )
     elif _other_levels(own, measured):
-        says[states.REFUSED] = f"cannot be compared with {what}: {_other_levels(own, measured)}"
+        says[State.REFUSED] = f"cannot be compared with {what}: {_other_levels(own, measured)}"
     elif decided is None:
-        says[states.UNDECIDED] = (
+        says[State.UNDECIDED] = (
             f"times are not compared: metric {plan.metric!r} was not measured here; counts are"
         )
     else:
@@ -175,7 +166,7 @@ def _against(
         spread = spread_sentence(own.sessions, plan.metric)
         says |= _timed(decided.verdict, found.sentences, plan, threshold, what, spread)
     notes = [*found.sentences, *_uncounted(own, measured)]
-    return Judgement(tuple(says) or (states.SAME,), says, settled, own, tuple(notes))
+    return Judgement(tuple(says) or (State.SAME,), says, settled, own, tuple(notes))
 
 
 def _uncounted(own: Baseline, measured: Baseline) -> list[str]:
@@ -187,12 +178,12 @@ def _uncounted(own: Baseline, measured: Baseline) -> list[str]:
     )
 
 
-def _counted(found: list[CountChange], what: str) -> dict[str, str]:
+def _counted(found: list[CountChange], what: str) -> dict[State, str]:
     """What there is to say about counts that grew and counts that shrank."""
     says = {}
     for state, word, which in (
-        (states.GREW, "more", [change for change in found if change.more]),
-        (states.SHRANK, "fewer", [change for change in found if not change.more]),
+        (State.GREW, "more", [change for change in found if change.more]),
+        (State.SHRANK, "fewer", [change for change in found if not change.more]),
     ):
         if which:
             lines = "".join(f"\n    {change}" for change in which)
@@ -212,7 +203,7 @@ def _other_levels(own: Baseline, measured: Baseline) -> str | None:
 
 def _timed(
     decided: Verdict, sentences: Sequence[str], plan: Plan, threshold: float, what: str, spread: str
-) -> dict[str, str]:
+) -> dict[State, str]:
     """What there is to say about the times, by state; nothing if they are the same."""
     numbers = (
         f"{plan.metric} ratio {decided.ratio:.3f} ({decided.low:.3f} to {decided.high:.3f}, "
@@ -220,9 +211,9 @@ def _timed(
     )
     where = "".join(f"\n    {sentence}" for sentence in sentences)
     if decided.name == "regression":
-        return {states.REGRESSION: f"slower than {what}: {numbers}{where}"}
+        return {State.REGRESSION: f"slower than {what}: {numbers}{where}"}
     if decided.name == "improved":
-        return {states.IMPROVED: f"faster than {what}: {numbers}"}
+        return {State.IMPROVED: f"faster than {what}: {numbers}"}
     if decided.name == CANNOT_TELL:
-        return {states.UNDECIDED: f"noise is too large to tell it from {what}: {numbers}"}
+        return {State.UNDECIDED: f"noise is too large to tell it from {what}: {numbers}"}
     return {}

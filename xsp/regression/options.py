@@ -6,37 +6,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from xsp.errors import BudgetError
+from xsp.regression.outcome import State
 
 MAIN = "main"
 """Name of the baseline that is meant where none is named."""
 MAX_SLOWDOWN = 1.05
 
-SLOWDOWN, GREW, SHRANK, REFUSED, NEW, UNDECIDED, UNCHECKED = (
-    "slowdown",
-    "grew",
-    "shrank",
-    "refused",
-    "new",
-    "undecided",
-    "unchecked",
-)
-RULES = {
-    SLOWDOWN: "significantly slower than the baseline by more than the threshold",
-    GREW: "more kernels, copies, library calls, synchronisations, layers, allocated bytes or graph "
-    "breaks",
-    REFUSED: "the baseline cannot be compared, for example because the inputs have other shapes",
-    SHRANK: "fewer of what `grew` counts",
-    NEW: "no baseline of this test for this machine",
-    UNDECIDED: "noise too large to tell, even after more rounds",
-    UNCHECKED: "a budget for a level that cannot be traced here",
-}
+UNCHECKED = "unchecked"
+"""The rule that a budget for a level that cannot be traced here fails a test."""
+RULES = (*(str(state) for state in State if state.value.fails is not None), UNCHECKED)
 """What can make a test fail, apart from a broken budget, which always does."""
-DEFAULT_RULES = (SLOWDOWN, GREW, REFUSED)
+DEFAULT_RULES = frozenset(str(state) for state in State if state.value.fails)
 NOTHING = "nothing"
+_SLOWDOWN = str(State.REGRESSION)
+"""The rule that takes a threshold."""
+_OLDER_WORDS = {"slowdown": _SLOWDOWN}
+CHOICES = ", ".join([f"{_SLOWDOWN}:5%", *RULES, NOTHING])
+"""What `--xsp-fail` takes, as users read it."""
 
 _NAME = re.compile(r"[\w.+\-]{1,80}")
 
@@ -54,58 +45,64 @@ class Options:
     update: bool = False
     add: bool = False
     disable: bool = False
-    rules: frozenset[str] = field(default=frozenset(DEFAULT_RULES))
+    rules: frozenset[str] = DEFAULT_RULES
     max_slowdown: float | None = None
 
     @classmethod
-    def of(
-        cls,
-        save: str | None,
-        compare: str | None,
-        fail: Iterable[str],
-        *,
-        update: bool,
-        disable: bool,
-        add: str | None = None,
-    ) -> Options:
-        """Checked options. A baseline that is being saved is compared with only if that is asked
-        for.
+    def of(cls, given: Any) -> Options:
+        """Checked options; `given` has the command line's as attributes `xsp_save`, `xsp_compare`
+        and so on.
 
         Raises BudgetError for impossible options.
         """
-        rules, slowdown = parsed_rules(fail)
-        if add is not None:
-            if save is not None or compare is not None or update:
-                raise BudgetError(
-                    "--xsp-add cannot be combined with the other baseline options: it compares "
-                    "with the baseline that it adds to"
-                )
-            name = checked_name("--xsp-add", add)
-            return cls(name, name, add=True, disable=disable, rules=rules, max_slowdown=slowdown)
-        against = (
-            checked_name("--xsp-compare", compare)
-            if compare is not None
-            else (MAIN if save is None else None)
-        )
-        saved = None if save is None else checked_name("--xsp-save", save)
-        if update:
-            if saved is not None:
-                raise BudgetError(
-                    "--xsp-update and --xsp-save exclude each other: the former saves what it "
-                    "compared"
-                )
-            saved = against
+        names = {
+            option: _checked_name(f"--xsp-{option}", getattr(given, f"xsp_{option}"))
+            for option in ("save", "compare", "add")
+        }
+        compare, save = _baselines(names, update=given.xsp_update)
+        rules, max_slowdown = parsed_rules(given.xsp_fail)
         return cls(
-            against, saved, update=update, disable=disable, rules=rules, max_slowdown=slowdown
+            compare,
+            save,
+            update=given.xsp_update,
+            add=names["add"] is not None,
+            disable=given.xsp_disable,
+            rules=rules,
+            max_slowdown=max_slowdown,
         )
 
 
-def checked_name(option: str, name: str) -> str:
+def _baselines(names: dict[str, str | None], *, update: bool) -> tuple[str | None, str | None]:
+    """The baseline to compare with and the one to save. A baseline that is being saved is compared
+    with only if that is asked for.
+    """
+    save, compare, add = names["save"], names["compare"], names["add"]
+    if add is not None:
+        if save is not None or compare is not None or update:
+            raise BudgetError(
+                "--xsp-add cannot be combined with the other baseline options: it compares "
+                "with the baseline that it adds to"
+            )
+        return add, add
+    if compare is None and save is None:
+        compare = MAIN
+    if not update:
+        return compare, save
+    if save is not None:
+        raise BudgetError(
+            "--xsp-update and --xsp-save exclude each other: the former saves what it compared"
+        )
+    return compare, compare
+
+
+def _checked_name(option: str, name: str | None) -> str | None:
     """The name of a baseline.
 
     Raises BudgetError for a path and for the name of something that exists here: pytest takes
     `--xsp-save test_a.py` for a name, saves under it, and finds no baseline in any later run.
     """
+    if name is None:
+        return None
     is_path = name.endswith(".py") or (name != MAIN and Path(name).exists())
     if is_path or not _NAME.fullmatch(name) or name in {".", ".."}:
         rule = "is a path" if is_path else "must be letters, digits and .+-_ only"
@@ -117,7 +114,7 @@ def checked_name(option: str, name: str) -> str:
 
 
 def parsed_rules(texts: Iterable[str]) -> tuple[frozenset[str], float | None]:
-    """What fails a test, and the threshold if there is one: `slowdown:5%` is 1.05.
+    """What fails a test, and the threshold if there is one: `regression:5%` is 1.05.
 
     Rules add to the default ones; `nothing` clears all that come before it. Raises BudgetError for
     unknown rules.
@@ -125,20 +122,20 @@ def parsed_rules(texts: Iterable[str]) -> tuple[frozenset[str], float | None]:
     rules, threshold = set(DEFAULT_RULES), None
     for word in (part.strip() for text in texts for part in text.split(",")):
         name, given, limit = word.partition(":")
-        if name == NOTHING and not given:
+        rule = _OLDER_WORDS.get(name, name)
+        if rule == NOTHING and not given:
             rules.clear()
-        elif name in RULES and (not given or name == SLOWDOWN):
-            rules.add(name)
-            threshold = parsed_slowdown(limit) if given else threshold
+        elif rule in RULES and (not given or rule == _SLOWDOWN):
+            rules.add(rule)
+            threshold = _parsed_slowdown(limit) if given else threshold
         else:
-            every = ", ".join([f"{SLOWDOWN}:5%", *RULES, NOTHING])
             raise BudgetError(
-                f"--xsp-fail={word!r} is unknown; the choices are {every}, separated by commas"
+                f"--xsp-fail={word!r} is unknown; the choices are {CHOICES}, separated by commas"
             )
     return frozenset(rules), threshold
 
 
-def parsed_slowdown(text: str) -> float:
+def _parsed_slowdown(text: str) -> float:
     """`5%` as 1.05, and `0.05` too. Raises BudgetError for what is not a positive share."""
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -146,7 +143,7 @@ def parsed_slowdown(text: str) -> float:
         share = -1.0
     if not 0 < share < 100:
         raise BudgetError(
-            "the threshold of --xsp-fail=slowdown must be a share > 0, such as slowdown:5%, not "
-            f"{text!r}"
+            f"the threshold of --xsp-fail={_SLOWDOWN} must be a share > 0, such as "
+            f"{_SLOWDOWN}:5%, not {text!r}"
         )
     return 1 + share

@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from enum import Enum
+from typing import Any, NamedTuple
 
-REGRESSION, GREW, REFUSED, SHRANK, UNDECIDED, IMPROVED, SAME, ADDED, NEW, UNCOMPARED, DISABLED = (
-    "regression",
-    "grew",
-    "refused",
-    "shrank",
-    "undecided",
-    "improved",
-    "same",
-    "added",
-    "new",
-    "uncompared",
-    "disabled",
-)
 
-MEANINGS = {
-    REGRESSION: "significantly slower than the baseline, by more than the threshold",
-    GREW: "executes, allocates or waits more than the baseline",
-    REFUSED: "cannot be compared with the baseline",
-    SHRANK: "executes, allocates or waits less than the baseline",
-    UNDECIDED: "the noise is too large to tell",
-    IMPROVED: "significantly faster than the baseline, by more than the threshold",
-    SAME: "neither slower nor faster, with the same counts",
-    ADDED: "one more session of the baseline; its time is not judged",
-    NEW: "no baseline for this machine",
-    UNCOMPARED: "measured, compared with nothing",
-    DISABLED: "not measured",
-}
-"""Every state, those that need attention first."""
+class Facts(NamedTuple):
+    """What a state means, whether it fails a test, and what can be done about it.
+
+    `fails` is True for a state that fails a test by default, False for one that does so if
+    `--xsp-fail` names it, and None for one that never does.
+    """
+
+    meaning: str
+    fails: bool | None = None
+    way_out: str = ""
+
+
+class State(Enum):
+    """Every state of a measurement, those that need attention first. Its word, which users read and
+    `--xsp-fail` takes, is its name in small letters.
+    """
+
+    REGRESSION = Facts("significantly slower than the baseline, by more than the threshold", True)
+    GREW = Facts("executes, allocates or waits more than the baseline", True)
+    REFUSED = Facts("cannot be compared with the baseline", True)
+    SHRANK = Facts(
+        "executes, allocates or waits less than the baseline",
+        False,
+        "--xsp-update makes it the baseline",
+    )
+    UNDECIDED = Facts("the noise is too large to tell", False)
+    IMPROVED = Facts(
+        "significantly faster than the baseline, by more than the threshold",
+        way_out="--xsp-update makes it the baseline",
+    )
+    SAME = Facts("neither slower nor faster, with the same counts")
+    NEW = Facts("no baseline for this machine", False, "--xsp-save makes one")
+    RECORDED = Facts("measured for a baseline; its time is not judged")
+    DISABLED = Facts("not measured")
+
+    def __str__(self) -> str:
+        return self.name.lower()
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class Outcome:
     """
 
     test: str
-    state: str
+    state: State
     metric: str = "latency"
     time_ms: float | None = None
     time_ci_ms: float | None = None
@@ -69,7 +80,7 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return asdict(self)
+        return asdict(self) | {"state": self.state.name}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Outcome:
@@ -78,4 +89,5 @@ class Outcome:
             name: tuple(values[name]) for name in ("failures", "notes", "kept", "unchecked")
         }
         counts = tuple((str(name), int(number)) for name, number in values["counts"])
-        return cls(**{**values, **sequences, "counts": counts})
+        state = State[values["state"]]
+        return cls(**{**values, **sequences, "counts": counts, "state": state})

@@ -12,8 +12,7 @@ from pathlib import Path
 from xsp.capture.writing import appended
 from xsp.capture.writing import written as file_written
 from xsp.errors import WriteError
-from xsp.regression import outcome as states
-from xsp.regression.outcome import MEANINGS, Outcome
+from xsp.regression.outcome import Outcome, State
 from xsp.words.labels import markdown as markdown_text
 from xsp.words.labels import printable
 
@@ -92,7 +91,7 @@ def _to_file(path: Path, text: str, *, append: bool) -> str:
     return f"summary written to {path}"
 
 
-_QUIET = (states.SAME, states.ADDED, states.NEW, states.UNCOMPARED, states.DISABLED)
+_QUIET = (State.SAME, State.NEW, State.RECORDED, State.DISABLED)
 """States that are explained once for all tests."""
 _UNKNOWN = "–"
 HEADINGS = ("test", "state", "time ms", "baseline ms", "ratio (95 %)", "rounds")
@@ -103,7 +102,7 @@ def counted(outcomes: Sequence[Outcome]) -> str:
     failed.
     """
     numbers = Counter(outcome.state for outcome in outcomes)
-    parts = [f"{numbers[state]} {state}" for state in MEANINGS if numbers[state]]
+    parts = [f"{numbers[state]} {state}" for state in State if numbers[state]]
     failed = sum(bool(outcome.failures) for outcome in outcomes)
     return ", ".join([*parts, *([f"{failed} failed"] if failed else [])]) or "nothing measured"
 
@@ -113,7 +112,7 @@ def cells(outcome: Outcome) -> tuple[str, ...]:
     half = "" if outcome.time_ci_ms is None else f" ±{outcome.time_ci_ms:.3f}"
     time = _UNKNOWN if outcome.time_ms is None else f"{outcome.time_ms:.3f}{half}"
     before = _UNKNOWN if outcome.baseline_ms is None else f"{outcome.baseline_ms:.3f}"
-    state = f"{outcome.state}, failed" if outcome.failures else outcome.state
+    state = f"{outcome.state}, failed" if outcome.failures else str(outcome.state)
     kind = "" if outcome.metric == "latency" or outcome.time_ms is None else f" ({outcome.metric})"
     return (
         printable(outcome.test),
@@ -139,19 +138,17 @@ def machines(outcomes: Sequence[Outcome]) -> list[str]:
 def explanations(outcomes: Sequence[Outcome]) -> list[str]:
     """What the states mean that are there, and what to do about them."""
     present = {outcome.state for outcome in outcomes}
-    lines = [f"{state}: {meaning}" for state, meaning in MEANINGS.items() if state in present]
-    ways_out = {
-        states.NEW: "; --xsp-save makes one",
-        states.SHRANK: "; --xsp-update makes it the baseline",
-        states.IMPROVED: "; --xsp-update makes it the baseline",
-    }
-    explained = [line + ways_out.get(line.partition(":")[0], "") for line in lines]
-    return [*explained, *_without_baseline(outcomes)]
+    lines = []
+    for state in State:
+        if state in present:
+            way_out = f"; {state.value.way_out}" if state.value.way_out else ""
+            lines.append(f"{state}: {state.value.meaning}{way_out}")
+    return [*lines, *_without_baseline(outcomes)]
 
 
 def _without_baseline(outcomes: Sequence[Outcome]) -> list[str]:
     """How many measurements passed because there was nothing to compare them with."""
-    new = sum(outcome.state == states.NEW for outcome in outcomes)
+    new = sum(outcome.state == State.NEW for outcome in outcomes)
     if not new:
         return []
     had = "had no baseline and was" if new == 1 else "had no baseline and were"

@@ -1,10 +1,13 @@
-"""A thousand profiles in one process: what they leave in memory, and of handles.
+"""Many profiles in one process: what they leave in memory, and of handles.
 
 Profiles of changing models, by `xsp.measure`, one after the other and let go. Resident memory is
-read from /proc/self/status after each; the growth counts from the 50th on, when everything that is
-made once has been made.
+read from /proc/self/status after each; growth counts from the 50th on, when everything that is made
+once has been made, and its slope is that of a straight line through all that follow.
 
-    python benchmarks/soak.py [--device cuda] [--profiles 1000] [--json out.json]
+    python benchmarks/soak.py [--device cuda] [--profiles 1000] [--seconds 100] [--json out.json]
+
+With `--json` a run is added as one more part to those that the file has: several short ones, each a
+process of its own with 50 profiles that do not count, make up for a long one.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -50,54 +54,86 @@ def target(number: int, device: str) -> tuple[nn.Module, torch.Tensor]:
     return nn.Sequential(*layers).to(device), torch.randn(8, width, device=device)
 
 
-def soaked(profiles: int, device: str) -> dict[str, Any]:
-    """The figures of so many profiles."""
+def soaked(profiles: int, seconds: float, device: str) -> dict[str, Any]:
+    """The figures of so many profiles, or of those that are begun within `seconds`."""
     memory: list[float] = []
     files: list[int] = []
     lost = 0
     begin = time.perf_counter()
-    for number in range(profiles):
-        model, x = target(number, device)
+    while len(memory) < profiles and time.perf_counter() - begin < seconds:
+        model, x = target(len(memory), device)
         prof = xsp.measure(model, x, iterations=1, warmup=1, progress=False)
         lost += prof.lost
         del prof, model, x
         gc.collect()
         memory.append(resident_mb())
         files.append(open_files())
-    settled = min(SETTLED, profiles - 1)
+    settled = min(SETTLED, len(memory) - 1)
     return {
-        "profiles": profiles,
+        "profiles": len(memory),
         "device": device,
         "seconds": round(time.perf_counter() - begin, 1),
         "rss_mb_first": round(memory[0], 2),
         "rss_mb_settled": round(memory[settled], 2),
         "rss_mb_last": round(memory[-1], 2),
         "growth_mb": round(memory[-1] - memory[settled], 2),
-        "growth_allowed_mb": LIMIT_MB,
+        "slope_kb_per_profile": _slope_kb(memory[settled:]),
         "open_files_settled": files[settled],
         "open_files_last": files[-1],
         "threads_last": threading.active_count(),
         "lost": lost,
-        "rss_mb_each_50": [round(value, 2) for value in memory[::50]],
+        "rss_mb_each_50": [round(value, 2) for value in memory[::SETTLED]],
+        "environment": environment(),
     }
+
+
+def _slope_kb(memory_mb: list[float]) -> float | None:
+    """KiB a profile, by least squares; None where too few profiles tell."""
+    if len(memory_mb) < SETTLED:
+        return None
+    slope = np.polynomial.Polynomial.fit(range(len(memory_mb)), memory_mb, 1).convert().coef[1]
+    return round(1024 * float(slope), 3)
+
+
+def summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What all parts have shown, and the parts."""
+    return {
+        "profiles": sum(part["profiles"] for part in parts),
+        "profiles_that_count": sum(max(part["profiles"] - SETTLED, 0) for part in parts),
+        "growth_mb_largest": max(part["growth_mb"] for part in parts),
+        "growth_mb_allowed": LIMIT_MB,
+        "lost": sum(part["lost"] for part in parts),
+        "parts": parts,
+    }
+
+
+def failures(part: dict[str, Any]) -> list[str]:
+    """What a run shows that it should not."""
+    wrong = {
+        "memory has grown": part["growth_mb"] >= LIMIT_MB,
+        "open files have grown": part["open_files_last"] > part["open_files_settled"],
+        f"no profile counts: fewer than {SETTLED + 1}": part["profiles"] <= SETTLED,
+    }
+    return [what for what, is_so in wrong.items() if is_so]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--profiles", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    figures = soaked(options.profiles, options.device) | {"environment": environment()}
-    text = json.dumps(figures, indent=1)
+    part = soaked(options.profiles, options.seconds, options.device)
+    earlier = options.json and options.json.exists()
+    parts = json.loads(options.json.read_text())["parts"] if earlier else []
+    text = json.dumps(summary([*parts, part]), indent=1)
     print(text)
     if options.json:
         options.json.write_text(text + "\n")
-    if (
-        figures["growth_mb"] >= LIMIT_MB
-        or figures["open_files_last"] > figures["open_files_settled"]
-    ):
-        raise SystemExit("memory or open files have grown")
+    wrong = failures(part)
+    if wrong:
+        raise SystemExit("; ".join(wrong))
 
 
 if __name__ == "__main__":

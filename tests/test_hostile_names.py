@@ -94,8 +94,10 @@ def test_measuring_writes_nothing_of_kineto_to_stderr(tmp_path: Path) -> None:
     """torch's profiler says nothing at a measurement; what the program says comes through."""
     code = (
         "import os, sys, torch, xsp\n"
+        "blocks = [torch.ones(4) for _ in range(50)]\n"
         "def work():\n"
         "    os.write(2, b'mine\\n')\n"
+        "    blocks.pop()\n"
         "    return torch.ones(4).sum()\n"
         "prof = xsp.measure(work, iterations=2, warmup=1, progress=False)\n"
         "assert prof.memory_device == 'cpu', prof.warnings\n"
@@ -109,6 +111,7 @@ def test_measuring_writes_nothing_of_kineto_to_stderr(tmp_path: Path) -> None:
         cwd=TESTED,
     )
     assert "USDT" not in done.stderr
+    assert "Memory block" not in done.stderr
     lines = done.stderr.splitlines()
     assert lines[-1] == "last"
     assert lines.count("mine") > 3

@@ -47,7 +47,13 @@ def guided(name: str, seconds: float, corpus: Path) -> None:
         TARGETS[name](Bytes(atheris.FuzzedDataProvider(data)), folder)
 
     corpus.mkdir(parents=True, exist_ok=True)
-    options = [f"-max_total_time={int(seconds)}", "-rss_limit_mb=4096", "-timeout=900"]
+    options = [
+        f"-max_total_time={int(seconds)}",
+        "-rss_limit_mb=4096",
+        "-timeout=900",
+        # What is slow or fails is kept there, not where the program happens to run.
+        f"-artifact_prefix={corpus}/",
+    ]
     atheris.Setup([sys.argv[0], *options, "-max_len=512", str(corpus)], one)
     atheris.Fuzz()
 

@@ -1,132 +1,211 @@
-"""How many changes of the code the tests notice: a sample of cosmic-ray's mutants of each folder.
+"""How many changes of the code the tests notice: a random sample of cosmic-ray's mutants.
 
-    python benchmarks/mutation.py [--sample 25] [--seed 0] [--folder xsp/capture]
-                                  # needs cosmic-ray, make native
+    python benchmarks/mutation.py [--sample 40] [--seed 0] [--folder xsp/capture]
+        [--json results/mutation.json] [--again results/mutation.json]
+                                  # needs cosmic-ray and coverage, make native
 
-Works on a copy of the tree at the lowest priority: takes one mutant at a time, runs the tests of
-its folder, and prints the mutants that no test noticed.
+Works on a copy of the tree at the lowest priority. What each test runs is asked once and kept in
+`build/mutation`; a mutant is then met by the tests that run it (`mutation_tests`). A mutant that a
+test notices, that breaks the import, or that never ends counts as noticed; a test that fails
+without a mutant too notices nothing. Mutants that no rule leaves out (`mutants.LEFT_OUT`) are drawn
+at random; those of `mutants_without_effect.json` that were drawn are told apart.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
+import compileall
+import importlib
+import json
 import os
 import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from py_compile import PycInvalidationMode
 from typing import Any
 
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.modules import find_modules
-from cosmic_ray.mutating import mutate_and_test
-from cosmic_ray.plugins import get_operator, operator_names
-from cosmic_ray.testing import run_tests
-from cosmic_ray.work_item import MutationSpec, TestOutcome
+from mutants import LEFT_OUT, Mutant, WithoutEffect, mutants
+from mutation_tests import Outcome, Tests, statements
+from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
-TESTS = {
-    "xsp/analysis/correction": (
-        "tests/test_correction_bounds.py tests/test_replay.py tests/test_recordings.py "
-        "tests/test_costs.py tests/test_bundled_captures.py "
-        "-k 'not a_million and not intervals_cover'"
-    ),
-    "xsp/capture": "tests/test_capture.py tests/test_bundled_captures.py",
-    "xsp/measuring": (
-        "tests/test_options.py tests/test_measure.py tests/test_driver.py tests/test_turns.py "
-        "tests/test_profile_block.py tests/test_left_as_found.py "
-        "-k 'not interval_at_the_stop'"
-    ),
-}
-"""The tests that concern a folder, less those that take 10 s and more."""
+FOLDERS = ("xsp/analysis/correction", "xsp/capture", "xsp/measuring")
+KEPT = ROOT / "build" / "mutation"
 
-TIMEOUT_S = 300.0
-"""A mutant that takes the tests longer, for example one that never ends, was noticed."""
+ASKED = """
+    along analyses attribution bounds bundled_captures calls capture capture_rules cli clock
+    compare correction_bounds costs database doubts driver findings fuzz gpu_state hostile_names
+    interruption left_as_found levels limits measure options overlap profile_block ranks
+    recordings replay same_call steps table_adds_up time_budget turns verdict what_if writing
+"""
+"""Test files that are asked what they reach: those about what the folders do."""
+
+IMPORTED_ONCE = (
+    "hypothesis",
+    "numpy",
+    "pandas",
+    "plotly",
+    "pyarrow.parquet",
+    "scipy.stats",
+    "torch",
+)
+"""Slow to import, and not what is tested: every run is a fork of the process that has them."""
 
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "build", "dist")
 
-Place = tuple[int, int]
+
+@dataclass
+class Figures:
+    """What became of the sample of one folder."""
+
+    mutants: int
+    left_out: dict[str, int]
+    noticed: int = 0
+    endless: int = 0
+    survivors: list[dict[str, str]] = field(default_factory=list)
+    without_effect: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def judged(self) -> int:
+        """How many were drawn that make a difference."""
+        return self.noticed + len(self.survivors)
+
+    def described(self) -> dict[str, Any]:
+        """With the share that was noticed and its 95 % interval (Wilson)."""
+        interval = binomtest(self.noticed, self.judged).proportion_ci(method="wilson")
+        return {
+            **vars(self),
+            "judged": self.judged,
+            "share": round(self.noticed / self.judged, 3),
+            "interval": [round(interval.low, 3), round(interval.high, 3)],
+        }
 
 
-def mutants(folder: Path) -> list[MutationSpec]:
-    """Every mutant of a folder but those of annotations, which are not evaluated."""
-    found = []
-    for module in sorted(find_modules([folder])):
-        annotations = annotated(module)
-        nodes = list(ast_nodes(get_ast(module.read_text())))
-        for operator in operator_names():
-            found += [
-                MutationSpec(module, operator, number, start, end)
-                for number, (start, end) in enumerate(positions(nodes, operator))
-                if not any(first <= start < last for first, last in annotations)
-            ]
-    return found
+def outcome_of(mutant: Mutant, tests: Tests) -> tuple[bool, Outcome]:
+    """Whether a mutant is noticed, and by what."""
+    before, after = mutant.sources()
+    statement = statements(before).get(mutant.start[0], range(0))
+    outcome = Outcome(True)
+    for chosen in tests.meeting(str(mutant.module), statement):
+        outcome = met(mutant.module, after, chosen, tests)
+        if not outcome.passed:
+            break
+    return not outcome.passed, outcome
 
 
-def positions(nodes: Sequence[Any], operator: str) -> list[tuple[Place, Place]]:
-    """Where an operator can change the nodes of a module; operators with options are left out."""
-    changing = get_operator(operator)
-    if changing.arguments():
-        return []
-    return [place for node in nodes for place in changing().mutation_positions(node)]
+def met(module: Path, after: str, chosen: Sequence[str], tests: Tests) -> Outcome:
+    """What the chosen tests say of a module that reads like this, less those that fail anyway."""
+    before = module.read_text()
+    left = list(chosen)
+    while left:
+        module.write_text(after)
+        try:
+            outcome = tests.run(left)
+        finally:
+            module.write_text(before)
+        if outcome.passed or tests.fail_for_it(outcome, left):
+            return outcome
+        left = [test for test in left if test != outcome.failed and not outcome.endless]
+    return Outcome(True)
 
 
-def annotated(module: Path) -> list[tuple[Place, Place]]:
-    """Line and column of the beginnings and ends of all annotations of a module."""
-    return [
-        ((found.lineno, found.col_offset), (found.end_lineno or 0, found.end_col_offset or 0))
-        for node in ast.walk(ast.parse(module.read_text()))
-        for found in annotations_of(node)
-    ]
+def judged(folder: str, sample: Iterable[Mutant], figures: Figures, tests: Tests) -> None:
+    """Meet each mutant with the tests; says how it went on the way."""
+    without_effect = WithoutEffect.read()
+    for mutant in sample:
+        change = mutant.change()
+        said = {**change, "operator": mutant.operator, "line": str(mutant.start[0])}
+        if reason := without_effect.reason(change):
+            figures.without_effect.append({**said, "reason": reason})
+            continue
+        noticed, outcome = outcome_of(mutant, tests)
+        figures.noticed += noticed
+        figures.endless += outcome.endless
+        by = outcome.failed or "its import, or its end"
+        if not noticed:
+            figures.survivors.append(said)
+            by = "no test"
+        print(
+            f"{mutant.module}:{mutant.start[0]} {change['before']!r} -> {change['after']!r}: {by}\n"
+            f"{folder}: {figures.noticed} of {figures.judged} noticed",
+            flush=True,
+        )
 
 
-def annotations_of(node: ast.AST) -> Iterator[ast.expr]:
-    for name in ("annotation", "returns"):
-        if (found := getattr(node, name, None)) is not None:
-            yield found
+def drawn(every: Sequence[Mutant], size: int, seed: str) -> list[Mutant]:
+    """A random sample of the mutants that are Python."""
+    sample: list[Mutant] = []
+    for mutant in random.Random(seed).sample(every, len(every)):
+        if len(sample) == size:
+            break
+        try:
+            mutant.sources()
+        except SyntaxError:
+            continue
+        sample.append(mutant)
+    return sample
 
 
-def noticed_of(folder: str, sample: Sequence[MutationSpec]) -> int:
-    """How many mutants the tests of the folder notice; prints the others."""
-    command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider {TESTS[folder]}"
-    outcome, output = run_tests(command, TIMEOUT_S)
-    if outcome is not TestOutcome.SURVIVED:
-        sys.exit(f"the tests of {folder} fail without any mutant, or take too long:\n{output}")
-    noticed = 0
-    for number, mutant in enumerate(sample, 1):
-        found = mutate_and_test([mutant], command, TIMEOUT_S)
-        if found.test_outcome is TestOutcome.SURVIVED:
-            print(found.diff, flush=True)
-        else:
-            noticed += 1
-        print(f"{folder}: {noticed} of {number} noticed", flush=True)
-    return noticed
+def survivors_of(every: Sequence[Mutant], before: Sequence[dict[str, str]]) -> list[Mutant]:
+    """The mutants that survived an earlier run, and still exist."""
+    wanted = {(each["operator"], each["module"], each["before"], each["after"]) for each in before}
+    places = {(operator, module) for operator, module, _, _ in wanted}
+    candidates = [each for each in every if (each.operator, str(each.module)) in places]
+    return [each for each in candidates if (each.operator, *each.change().values()) in wanted]
+
+
+def in_copy(made: str) -> None:
+    """Go to a copy of the tree, from where xsp is then imported, here and in what tests start."""
+    copy = Path(made) / "xsp"
+    shutil.copytree(ROOT, copy, ignore=NOT_COPIED, symlinks=True)
+    os.chdir(copy)
+    os.environ["PYTHONPATH"] = str(copy)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.path.insert(0, str(copy))
+    # Compiled files that hold a hash of their source: a mutant can be as old and as long as it.
+    mode = PycInvalidationMode.CHECKED_HASH
+    compileall.compile_dir("xsp", quiet=1, invalidation_mode=mode)
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sample", type=int, default=25, help="mutants of each folder")
+    parser.add_argument("--sample", type=int, default=40, help="mutants of each folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", action="append", choices=list(TESTS))
+    parser.add_argument("--folder", action="append", choices=FOLDERS)
+    parser.add_argument("--json", type=Path, help="where the figures and survivors go")
+    parser.add_argument("--again", type=Path, help="only the survivors of these figures")
     options = parser.parse_args()
+    target = options.json.absolute() if options.json else None
+    again = json.loads(options.again.read_text())["folders"] if options.again else None
     os.nice(19)
+    KEPT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="xsp-mutants-") as made:
-        copy = Path(made) / "xsp"
-        shutil.copytree(ROOT, copy, ignore=NOT_COPIED, symlinks=True)
-        os.chdir(copy)
-        os.environ["PYTHONPATH"] = str(copy)  # the mutated tree, not an installed build
-        lines = []
-        for folder in options.folder or TESTS:
-            every = mutants(Path(folder))
-            sample = random.Random(options.seed).sample(every, min(options.sample, len(every)))
-            noticed = noticed_of(folder, sample)
-            lines.append(f"{folder}: {noticed} of {len(sample)} noticed, of {len(every)} mutants")
-        print("\n".join(lines))
+        in_copy(made)
+        for name in IMPORTED_ONCE:
+            importlib.import_module(name)
+        tests = Tests([f"tests/test_{name}.py" for name in ASKED.split()], FOLDERS, KEPT)
+        result = {"seed": options.seed, "rules": LEFT_OUT, "folders": {}}
+        for folder in options.folder or FOLDERS:
+            every, left_out = mutants(Path(folder))
+            if again is None:
+                sample = drawn(every, options.sample, f"{options.seed} {folder}")
+            else:
+                sample = survivors_of(every, again[folder]["survivors"])
+            figures = Figures(len(every), dict(left_out))
+            judged(folder, sample, figures, tests)
+            result["folders"][folder] = figures.described()
+            if target:
+                target.write_text(json.dumps(result, indent=1) + "\n")
+        for folder, told in result["folders"].items():
+            print(f"{folder}: {told['noticed']} of {told['judged']} noticed, {told['interval']}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from xsp.capture.limits import most_bytes, most_json, within
 from xsp.capture.manifest import META
-from xsp.capture.parquet import read_parquet, to_parquet
+from xsp.capture.parquet import memory_bytes, read_parquet, to_parquet
 from xsp.capture.schema import OPTIONAL_TABLES, REQUIRED_TABLES
 from xsp.capture.table_checks import BrokenTableError, check_frames, check_relations, checked_table
 from xsp.capture.writing import replacing
@@ -124,7 +124,7 @@ def _read(source: Path, archive: zipfile.ZipFile, most: int) -> Capture:
     for name in names:
         content = _in_arrow(archive.read(f"{name}.parquet"))
         arrow = read_parquet(content, left, f"the table {name} of {str(source)!r}")
-        left -= arrow.nbytes
+        left -= memory_bytes(arrow)
         tables[name] = checked_table(name, arrow)
     check_relations(tables)
     return Capture(manifest["meta"], tables)

@@ -49,8 +49,13 @@ def read_parquet(content: pa.Buffer, most: int, what: str) -> pa.Table:
     ) as file:
         # Tables of this size are read no faster by several threads.
         table = file.read(use_threads=False).replace_schema_metadata(None)
-    within(sum(_spread(column) for column in table.columns), most, what)
+    within(memory_bytes(table), most, what)
     return table
+
+
+def memory_bytes(table: pa.Table) -> int:
+    """Bytes of a table with its texts repeated for every row, as pandas holds them."""
+    return sum(_spread(column) for column in table.columns)
 
 
 def _is_text(kind: Any) -> bool:
@@ -72,7 +77,6 @@ def _unpacked(metadata: pq.FileMetaData) -> int:
 
 
 def _spread(column: pa.ChunkedArray) -> int:
-    """Bytes of a column with its text repeated for every row."""
     if not pa.types.is_dictionary(column.type):
         return int(column.nbytes)
     return sum(_length(chunk) for chunk in column.chunks)

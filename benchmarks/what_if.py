@@ -251,7 +251,8 @@ def ratios(graph: Any, store: Any, device: str, slow: str, fast: str) -> dict[st
     """By layer, how many times faster the products are in one precision than in another, as
     PyTorch computes both.
     """
-    from xsp.bounds.running import Wanted, measure_missing, this_machine
+    from xsp.bounds.running import measure_missing, this_machine
+    from xsp.bounds.wanted import Wanted
     from xsp.graphs.unique import unique_layers
     from xsp.graphs.work import is_product
 
@@ -272,8 +273,9 @@ def ratios(graph: Any, store: Any, device: str, slow: str, fast: str) -> dict[st
 
 
 def _kernel_ratio(graph: Any, store: Any, device: str, slow: str, fast: str) -> float:
-    from xsp.bounds.algorithms import PRECISIONS
-    from xsp.bounds.running import Wanted, measure_missing, this_machine
+    from xsp.bounds.roofs import PRECISIONS
+    from xsp.bounds.running import measure_missing, this_machine
+    from xsp.bounds.wanted import Wanted
 
     layer = next(each for each in graph.layers if each.operator == "attention")
     wanted = [Wanted(layer, PRECISIONS[layer.dtype])]

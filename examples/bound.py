@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 import xsp
-from xsp.bounds.lower_bound import LIBRARY
-from xsp.bounds.running import device_of, measure_missing, wanted_of
+from xsp.bounds.granularities import LIBRARY
+from xsp.bounds.running import device_of, measure_missing
+from xsp.bounds.wanted import wanted_of
 from xsp.database.store import Store
 from xsp.errors import XspError
 from xsp.graphs.from_export import graph_of
-from xsp.graphs.patterns import fused
 
 
 class Branches(nn.Module):
@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = arguments.database or Path(folder) / "layers.sqlite"
         with Store(place) as store:
-            done = measure_missing(store, wanted_of([graph, fused(graph)], device), device)
+            done = measure_missing(store, wanted_of([graph], device), device)
             print(f"{done.algorithms} algorithms timed in {done.seconds:.1f} s")
             bound = xsp.analysis.lower_bound(prof, store, graph=graph)
     print(f"measured {prof.latency_ms:.3f} ms, Benanza Ratio {bound.ratio:.2f}\n")

@@ -5,24 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from xsp.bounds.roofs import PRECISIONS
 from xsp.bounds.torch_calls import Call, can_call, torch_call
-from xsp.graphs.layer import CHANNELS_LAST, CONTIGUOUS, Layer
+from xsp.graphs.layer import Layer
 from xsp.graphs.work import is_product
 from xsp.machine.torch_internals import mkldnn_enabled, set_mkldnn_enabled
 
-PRECISIONS = {
-    "float64": "fp64",
-    "float32": "fp32",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "float8_e4m3fn": "fp8",
-}
 TF32 = "tf32"
 
 
@@ -62,25 +56,6 @@ def precisions(layer: Layer, device: str) -> list[str]:
     own = PRECISIONS.get(layer.dtype, layer.dtype)
     tensor_cores = device == "cuda" and layer.dtype == "float32" and is_product(layer)
     return [own, TF32] if tensor_cores and _has_tf32() else [own]
-
-
-def variants(layer: Layer, device: str) -> list[tuple[str, Layer]]:
-    """The layer in other layouts and narrower types, each with what it is a variant by:
-    "layout", "tensor cores".
-    """
-    found: list[tuple[str, Layer]] = []
-    four = layer.operator in {"convolution", "max_pool", "avg_pool", "batch_norm"}
-    if four and len(layer.inputs[0].shape) == 4:
-        other = CONTIGUOUS if layer.layout == CHANNELS_LAST else CHANNELS_LAST
-        found.append(("layout", replace(layer, layout=other)))
-    if device == "cuda" and layer.dtype == "float32":
-        turned = [layer, *(each for _, each in found)]
-        found += [
-            ("tensor cores", each.with_dtype(dtype))
-            for dtype in ("bfloat16", "float16")
-            for each in turned
-        ]
-    return found
 
 
 def tools() -> dict[str, str | None]:

@@ -60,6 +60,7 @@ class _Problem:
 
     def __init__(self, cudnn: Any, layer: Layer) -> None:
         self._handle = _handle()
+        self._workspace = torch.empty(1, device="cuda", dtype=torch.uint8)
         stream = torch.cuda.current_stream().cuda_stream
         cudnn.set_stream(handle=self._handle, stream=stream)
         inputs, weights = operands(layer, "cuda")
@@ -123,6 +124,9 @@ class _Problem:
         """Build a plan and give its execution."""
         self._graph.build_plan_at_index(number)
         needed = self._graph.get_workspace_size_plan_at_index(number)
-        workspace = torch.empty(max(needed, 1), device="cuda", dtype=torch.uint8)
+        # One for all plans, which run one after another on one stream: each of their own would
+        # fill the memory.
+        if needed > len(self._workspace):
+            self._workspace = torch.empty(needed, device="cuda", dtype=torch.uint8)
         execute, tensors, handle = self._graph.execute_plan_at_index, self._tensors, self._handle
-        return lambda: execute(tensors, workspace, number, handle=handle)
+        return lambda: execute(tensors, self._workspace, number, handle=handle)

@@ -14,7 +14,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from xsp.bounds.lower_bound import LAYOUT, LIBRARY, LowerBound, on_cpu
+from xsp.bounds.granularities import LIBRARY
+from xsp.bounds.lower_bound import LowerBound, on_cpu
 from xsp.bounds.recorded import Recording, recording
 from xsp.bounds.what_if import KERNEL, Otherwise, predicted
 from xsp.errors import XspError
@@ -371,7 +372,7 @@ def _layouts(asker: _Asker, bound: LowerBound) -> Iterator[Finding]:
     table = bound.layers.dropna(subset=["layout_ms", "bound_ms", "measured_ms"])
     times = table["bound_ms"] / table["layout_ms"]
     better = table[(times > _FASTER) & ~table["owner"].duplicated(keep=False)]
-    if not len(better) or bound.bounds[LAYOUT].covered < 1:
+    if not len(better):
         return
     yield asker.finding(
         6,

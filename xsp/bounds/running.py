@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from xsp.bounds.algorithms import Candidate, candidates, missing_tools, precisions, tools, variants
-from xsp.bounds.timing import BUDGET_S, Timer, timed, timer_for
+from xsp.bounds.algorithms import Candidate, candidates, missing_tools, tools
+from xsp.bounds.known import DEFAULTS
+from xsp.bounds.timers import timer_for
+from xsp.bounds.timing import BUDGET_S, Prepared, Timed, Timer, raced
+from xsp.bounds.wanted import ALL, Wanted, missing
 from xsp.database.entry import COLD, WARM, Entry, Machine
 from xsp.database.store import Store
 from xsp.errors import XspError
-from xsp.graphs.graph import Graph
-from xsp.graphs.layer import Layer
-from xsp.graphs.unique import unique_layers
 from xsp.measuring.progress import bar
-
-ALL = "(all algorithms)"
-"""The name of an entry that says that a layer's algorithms have all been tried."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A layer to compute in some precision, in every way that the libraries offer."""
-
-    layer: Layer
-    precision: str
 
 
 @dataclass(frozen=True)
 class Measured:
     """What a call of `measure_missing` did: layers, algorithms timed, those that failed, sentences
-    on what could not be tried, and whether the time budget ended it early.
+    on what could not be tried, and how many layers the time budget left, by the granularity that
+    asks for them.
     """
 
     layers: int
@@ -43,7 +34,12 @@ class Measured:
     failed: int
     notes: tuple[str, ...]
     seconds: float
-    unfinished: int = 0
+    left: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def unfinished(self) -> int:
+        """Layers that were left."""
+        return sum(self.left.values())
 
 
 def device_of(name: str | None = None) -> str:
@@ -63,36 +59,6 @@ def this_machine(device: str) -> Machine:
     from xsp.machine.environment import environment
 
     return Machine.of(environment(), device)
-
-
-def wanted_of(graphs: Iterable[Graph], device: str, *, with_variants: bool = True) -> list[Wanted]:
-    """What the bounds of these models need: every unique layer in every precision, and, if
-    `with_variants`, in other layouts and narrower types.
-    """
-    found: dict[tuple[str, str], Wanted] = {}
-    for each in unique_layers(list(graphs)):
-        others = [own for _, own in variants(each.layer, device)] if with_variants else []
-        for layer in (each.layer, *others):
-            for precision in precisions(layer, device):
-                found.setdefault((layer.digest, precision), Wanted(layer, precision))
-    return list(found.values())
-
-
-def missing(store: Store, machine: Machine, wanted: Sequence[Wanted]) -> list[Wanted]:
-    """Those of which the database does not have every algorithm."""
-    layers = [each.layer for each in wanted]
-    done = {
-        (entry.layer.digest, entry.precision)
-        for entry in store.entries(machine, layers)
-        if entry.algorithm == ALL and not _offers_more(entry)
-    }
-    return [each for each in wanted if (each.layer.digest, each.precision) not in done]
-
-
-def _offers_more(entry: Entry) -> bool:
-    """Whether a package with more algorithms has been installed since."""
-    then = entry.provenance.get("tools", {})
-    return any(now is not None and then.get(name) is None for name, now in tools().items())
 
 
 def measure_missing(
@@ -136,7 +102,8 @@ def measure_missing(
             shown.update(1)
     seconds = time.perf_counter() - begin
     notes = (*missing_tools(device), *bench.notes())
-    return Measured(done, bench.timed, bench.failed, notes, seconds, len(todo) - done)
+    left = Counter(each.purpose for each in todo[done:])
+    return Measured(done, bench.timed, bench.failed, notes, seconds, dict(left))
 
 
 class _Bench:
@@ -162,43 +129,78 @@ class _Bench:
         offered = candidates(wanted.layer, wanted.precision, self._device)
         if not offered:
             self._unknown.add(wanted.layer.operator)
-        found = [entry for each in offered for entry in self._timed(each)]
+        found = self._raced(offered)
         names = [each.algorithm for each in offered]
         provenance = {"algorithms": names, "tools": tools()}
         entry = functools.partial(Entry, self._machine, wanted.layer, wanted.precision)
         last = entry(ALL, WARM, None, measured_at=time.time(), provenance=provenance)
         return [*found, last]
 
-    def _timed(self, candidate: Candidate) -> list[Entry]:
-        make = functools.partial(
-            Entry,
+    def _raced(self, offered: Sequence[Candidate]) -> list[Entry]:
+        ready, failures = self._prepared(offered)
+        found: list[Entry] = []
+        by_name = {each.algorithm: each for each in offered}
+        for caches in self._caches if ready else ():
+            names = list(ready)
+            results = raced(self._timer, list(ready.values()), caches, self._each_s)
+            provenance = self._provenance()
+            for name, result in zip(names, results, strict=True):
+                if isinstance(result, Exception):
+                    failures[name] = result
+                    del ready[name]
+                else:
+                    found.append(self._entry(by_name[name], caches, result, provenance))
+        self.timed += len(ready)
+        self.failed += len(failures)
+        if failures:
+            self._recover()
+        return [*found, *(self._failed(by_name[name], error) for name, error in failures.items())]
+
+    def _prepared(
+        self, offered: Sequence[Candidate]
+    ) -> tuple[dict[str, Prepared], dict[str, Exception]]:
+        """By algorithm, those that can run, and why the others cannot."""
+        ready: dict[str, Prepared] = {}
+        failures: dict[str, Exception] = {}
+        for each in offered:
+            try:
+                with each.under():
+                    call = each.prepare()
+            except Exception as error:  # a library says in many ways that it cannot compute this
+                failures[each.algorithm] = error
+            else:
+                by_default = each.algorithm in DEFAULTS
+                ready[each.algorithm] = Prepared(call, each.under, to_the_end=by_default)
+        return ready, failures
+
+    def _entry(
+        self, candidate: Candidate, caches: str, result: Timed, provenance: Mapping[str, Any]
+    ) -> Entry:
+        return Entry(
             self._machine,
             candidate.layer,
             candidate.precision,
             candidate.algorithm,
-            measured_at=time.time(),
+            caches,
+            result.time_ns,
+            result.half_width_ns,
+            result.rounds,
+            time.time(),
+            provenance=provenance,
         )
-        try:
-            with candidate.under():
-                call = candidate.prepare()
-                results = [timed(self._timer, call, each, self._each_s) for each in self._caches]
-        except Exception as error:  # a library says in many ways that it cannot compute something
-            self.failed += 1
-            said = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"[:300]
-            self._recover()
-            return [make(self._caches[0], None, failure=said)]
-        self.timed += 1
-        provenance = self._provenance()
-        return [
-            make(
-                caches,
-                each.time_ns,
-                half_width_ns=each.half_width_ns,
-                rounds=each.rounds,
-                provenance=provenance,
-            )
-            for caches, each in zip(self._caches, results, strict=True)
-        ]
+
+    def _failed(self, candidate: Candidate, error: Exception) -> Entry:
+        said = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"[:300]
+        return Entry(
+            self._machine,
+            candidate.layer,
+            candidate.precision,
+            candidate.algorithm,
+            self._caches[0],
+            None,
+            measured_at=time.time(),
+            failure=said,
+        )
 
     def _provenance(self) -> dict[str, Any]:
         clocks = _clocks() if self._device == "cuda" else {}

@@ -1,42 +1,57 @@
-"""The time of one call on the device, its launch and the host left out."""
+"""How long each of several algorithms takes: all are looked at, those in the lead for longer.
+
+A library offers dozens of algorithms for a layer, most of them far slower than the best. What is
+clearly slower is not timed again; its few samples stay, with their interval.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from xsp.analysis.spans.intervals import covered_ns
 from xsp.analysis.spans.statistics import trimmed
 from xsp.bounds.torch_calls import Call
-from xsp.database.entry import COLD
-from xsp.errors import XspError
 from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, TARGET
 
 WARM_UP = 3
 """Calls before any that is timed."""
+FIRST_LOOK = MINIMUM_ROUNDS
+"""Calls of every algorithm, before the slow ones are left behind."""
 BATCH = 10
-"""Calls between two looks at the interval."""
+"""Calls between two looks at the intervals."""
 BUDGET_S = 0.5
 """Seconds for one algorithm in one state of the caches."""
-_CACHE_BYTES = 64 << 20
-"""Of a CPU's last level; larger ones are not flushed whole, and their entries are warmer."""
 
 Samples = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A call that is ready to be timed, the flags that choose its algorithm, and whether it is
+    timed to the end however slow it is.
+    """
+
+    call: Call
+    under: Callable[[], AbstractContextManager[Any]] = nullcontext
+    to_the_end: bool = False
+
+
 class Timer(Protocol):
-    """Takes samples of a call's time on a device, in ns. `method` says how."""
+    """Takes samples of the time that calls take on a device, in ns. `method` says how."""
 
     method: str
 
-    def samples(self, call: Call, caches: str, count: int) -> Samples:
-        """`count` samples, each with cold or warm caches."""
+    def samples(
+        self, calls: Sequence[Prepared], caches: str, count: int
+    ) -> list[Samples | Exception]:
+        """`count` samples of each call, with cold or warm caches, or what it raised."""
 
 
 @dataclass(frozen=True)
@@ -48,166 +63,108 @@ class Timed:
     rounds: int
 
 
+@dataclass
+class _Racer:
+    prepared: Prepared
+    samples: Samples = field(default_factory=lambda: np.zeros(0))
+    steady: int = 0
+    failure: Exception | None = None
+
+    def add(self, found: Samples | Exception, target: float) -> None:
+        if isinstance(found, Exception):
+            self.failure = found
+            return
+        self.samples = np.concatenate([self.samples, found])
+        self.steady = self.steady + 1 if self.half_ns <= target * self.mean_ns else 0
+
+    @property
+    def mean_ns(self) -> float:
+        return float(trimmed(self.samples)[0])
+
+    @property
+    def half_ns(self) -> float:
+        return float(trimmed(self.samples)[1])
+
+    @property
+    def is_done(self) -> bool:
+        return self.failure is not None or self.steady >= 2 or len(self.samples) >= MAXIMUM_ROUNDS
+
+    def is_behind(self, best: _Racer) -> bool:
+        """Whether it cannot be the fastest: its interval and each of its samples are above."""
+        if self.prepared.to_the_end:
+            return False
+        least = min(self.mean_ns - self.half_ns, float(self.samples.min()))
+        return least > best.mean_ns + best.half_ns
+
+
+def raced(
+    timer: Timer,
+    calls: Sequence[Prepared],
+    caches: str,
+    budget_s: float = BUDGET_S,
+    target: float = TARGET,
+) -> list[Timed | Exception]:
+    """The time of each call, or what it raised.
+
+    A call is timed until half of its interval is at most `target` of the mean at two looks in a
+    row, after MINIMUM_ROUNDS, at most MAXIMUM_ROUNDS, as `xsp.measure` does; until it is behind
+    the fastest, or until `budget_s` for each call is spent.
+    """
+    begin = time.perf_counter()
+    racers = [_Racer(each) for each in calls]
+    for racer in racers:
+        racer.failure = _warmed_up(racer.prepared)
+    _look(timer, racers, caches, FIRST_LOOK, target)
+    while left := _still_running(racers):
+        if time.perf_counter() - begin > budget_s * len(calls):
+            break
+        _look(timer, left, caches, _batch(left, budget_s), target)
+    return [_result(racer) for racer in racers]
+
+
 def timed(
     timer: Timer, call: Call, caches: str, budget_s: float = BUDGET_S, target: float = TARGET
 ) -> Timed:
-    """Sample until the interval is narrow enough, as `xsp.measure` does: half of it at most
-    `target` of the mean, after MINIMUM_ROUNDS, at most MAXIMUM_ROUNDS or `budget_s`.
-    """
-    begin = time.perf_counter()
+    """The time of one call; see `raced`. What it raises is raised."""
+    (found,) = raced(timer, [Prepared(call)], caches, budget_s, target)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _warmed_up(prepared: Prepared) -> Exception | None:
     # The first calls of an algorithm can run trials, build plans and allocate workspaces.
-    with torch.inference_mode():
-        for _ in range(WARM_UP):
-            call()
-    first = timer.samples(call, caches, 2)
-    # Of calls that take long, fewer at a time, so that the budget is kept.
-    each = max(2, min(BATCH, int(budget_s * 1e9 / 2 / max(float(first.min()), 1.0))))
-    found = timer.samples(call, caches, each)
-    steady = 0
-    while True:
-        mean, half = (float(each) for each in trimmed(found))
-        steady = steady + 1 if half <= target * mean else 0
-        spent = time.perf_counter() - begin > budget_s
-        enough = len(found) >= MINIMUM_ROUNDS and steady >= 2
-        if enough or spent or len(found) >= MAXIMUM_ROUNDS:
-            return Timed(mean, half, len(found))
-        found = np.concatenate([found, timer.samples(call, caches, each)])
+    try:
+        with prepared.under(), torch.inference_mode():
+            for _ in range(WARM_UP):
+                prepared.call()
+    except Exception as error:  # a library says in many ways that it cannot compute something
+        return error
+    return None
 
 
-def timer_for(device: str) -> Timer:
-    """The best timer that works here: kernel records on a GPU, else a captured graph."""
-    if device == "cpu":
-        return HostTimer()
-    from xsp.levels.kernel.tracer import KernelTracer
-
-    tracer = KernelTracer()
-    return GraphTimer() if tracer.availability() else KernelTimer(tracer)
+def _look(timer: Timer, racers: Sequence[_Racer], caches: str, count: int, target: float) -> None:
+    running = [racer for racer in racers if not racer.is_done]
+    found = timer.samples([racer.prepared for racer in running], caches, count)
+    for racer, samples in zip(running, found, strict=True):
+        racer.add(samples, target)
 
 
-class HostTimer:
-    """Times calls on the CPU, where the call and its work are one. A sample is a call, or the mean
-    of as many as take 20 µs.
-    """
-
-    method = "host clock around calls, PyTorch's dispatch included"
-
-    def __init__(self) -> None:
-        self._flush = torch.zeros(_CACHE_BYTES // 4)
-
-    def samples(self, call: Call, caches: str, count: int) -> Samples:
-        """See `Timer`."""
-        clock = time.perf_counter_ns
-        with torch.inference_mode():
-            begin = clock()
-            call()
-            once = max(clock() - begin, 1)
-            repeats = 1 if caches == COLD else max(1, min(20_000 // once, 100))
-            found = np.empty(count)
-            for place in range(count):
-                if caches == COLD:
-                    self._flush.add_(1)
-                begin = clock()
-                for _ in range(repeats):
-                    call()
-                found[place] = (clock() - begin) / repeats
-        return found
+def _still_running(racers: Sequence[_Racer]) -> list[_Racer]:
+    there = [racer for racer in racers if racer.failure is None]
+    if not there:
+        return []
+    best = min(there, key=lambda racer: racer.mean_ns)
+    return [racer for racer in there if not racer.is_done and not racer.is_behind(best)]
 
 
-class _Flush:
-    """Writes more than the GPU's second-level cache holds, with one operation."""
-
-    def __init__(self) -> None:
-        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-        size = 2 * int(getattr(properties, "L2_cache_size", 0) or (64 << 20))
-        self._buffer = torch.empty(size, dtype=torch.uint8, device="cuda")
-
-    def __call__(self) -> None:
-        self._buffer.zero_()
+def _batch(racers: Sequence[_Racer], budget_s: float) -> int:
+    """Of calls that take long, fewer at a time, so that the budget is kept."""
+    longest = max(racer.mean_ns for racer in racers)
+    return max(2, min(BATCH, int(budget_s * 1e9 / 2 / max(longest, 1.0))))
 
 
-class KernelTimer:
-    """Takes the time from CUPTI's records of what ran on the GPU: gaps between kernels, which the
-    host decides, are left out.
-    """
-
-    method = "kernel records"
-
-    def __init__(self, tracer: Any) -> None:
-        self._tracer = tracer
-        self._flush = _Flush()
-
-    def samples(self, call: Call, caches: str, count: int) -> Samples:
-        """See `Timer`. Raises XspError where calls launch different numbers of kernels."""
-        torch.cuda.synchronize()
-        self._tracer.start()
-        try:
-            with torch.inference_mode():
-                for _ in range(count):
-                    if caches == COLD:
-                        self._flush()
-                    call()
-        finally:
-            self._tracer.stop()
-        activity = self._tracer.collect()["device_activity"]
-        if self._tracer.lost():
-            raise XspError(f"{self._tracer.lost()} kernel records were lost")
-        return _by_call(activity, count, leading=int(caches == COLD))
-
-
-def _by_call(activity: dict[str, npt.NDArray[Any]], count: int, leading: int) -> Samples:
-    """Busy time of each call; the first `leading` operations of a call are not its own."""
-    order = np.argsort(activity["start_ns"], kind="stable")
-    each, rest = divmod(len(order), count)
-    if rest or each <= leading:
-        raise XspError(
-            f"{count} calls launched {len(order)} operations: the number differs from call to call"
-        )
-    call = np.arange(len(order)) // each
-    own = np.arange(len(order)) % each >= leading
-    start, end = activity["start_ns"][order], activity["end_ns"][order]
-    return covered_ns(call[own], start[own], end[own], count).astype(np.float64)
-
-
-class GraphTimer:
-    """Times a CUDA graph of many calls, between two events: used where CUPTI cannot be. What it
-    gives includes the gaps between kernels of a graph, so that it is not a bound of kernel time.
-    """
-
-    method = "a captured graph, with the gaps between its kernels"
-
-    def __init__(self) -> None:
-        self._flush = _Flush()
-        self._flushing_ns = 0.0
-        self._flushing_ns = float(np.median(self._replayed(self._flush, 10)))
-
-    def samples(self, call: Call, caches: str, count: int) -> Samples:
-        """See `Timer`."""
-        if caches != COLD:
-            return self._replayed(call, count)
-
-        def cold() -> None:
-            self._flush()
-            call()
-
-        return np.asarray(self._replayed(cold, count) - self._flushing_ns)
-
-    def _replayed(self, call: Callable[[], Any], count: int, calls: int = 10) -> Samples:
-        cuda: Any = torch.cuda
-        with torch.inference_mode():
-            with cuda.stream(cuda.Stream()):
-                call()
-            cuda.synchronize()
-            graph = cuda.CUDAGraph()
-            with cuda.graph(graph):
-                for _ in range(calls):
-                    call()
-            graph.replay()
-            first, last = (cuda.Event(enable_timing=True) for _ in range(2))
-            found = np.empty(count)
-            for place in range(count):
-                first.record()
-                graph.replay()
-                last.record()
-                last.synchronize()
-                found[place] = first.elapsed_time(last) * 1e6 / calls
-        return found
+def _result(racer: _Racer) -> Timed | Exception:
+    if racer.failure is not None:
+        return racer.failure
+    return Timed(racer.mean_ns, racer.half_ns, len(racer.samples))

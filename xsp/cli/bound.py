@@ -73,18 +73,16 @@ def bound(
     Prints the lower bound by granularity, the layers with the most to gain, and what to try. What
     was measured stays in the performance database: the next model that shares layers is quick.
     """
-    from xsp.bounds.running import device_of, measure_missing, wanted_of
+    from xsp.bounds.running import device_of, measure_missing
+    from xsp.bounds.wanted import wanted_of
     from xsp.database.store import Store
-    from xsp.graphs.patterns import fused
 
     graph, prof = _read(source, shape or [], value or [], profile_s, quiet)
     with Store(place) as store:
         done: Measured | None = None
         if measure:
             where = device_of(device)
-            wanted = wanted_of(
-                [graph, fused(graph)] if variants else [graph], where, with_variants=variants
-            )
+            wanted = wanted_of([graph], where, with_variants=variants)
             done = measure_missing(
                 store,
                 wanted,
@@ -139,7 +137,8 @@ def _read(
 
 
 def _bound(graph: Graph, prof: Profile | None, store: Any, device: str | None) -> LowerBound:
-    from xsp.bounds.lower_bound import Flags, Peaks, bound_of, lower_bound
+    from xsp.bounds.lower_bound import bound_of, lower_bound
+    from xsp.bounds.roofs import Flags, Peaks
 
     if prof is not None:
         return lower_bound(prof, store, graph=graph)

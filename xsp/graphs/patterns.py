@@ -22,6 +22,16 @@ class Merge:
     layer: Layer
 
 
+@dataclass(frozen=True)
+class Replaced:
+    """A graph with patterns as one layer each, and by layer the places of what it was made of in
+    the graph before.
+    """
+
+    graph: Graph
+    parts: tuple[tuple[int, ...], ...]
+
+
 class Neighbours:
     """Who feeds whom, by place."""
 
@@ -58,7 +68,7 @@ class Neighbours:
 def merged(graph: Graph) -> Graph:
     """The graph with every known pattern as one layer."""
     for find in (_biases, _gated, _clipped_gates, _gelus, _attentions):
-        graph = _replaced(graph, find)
+        graph = _replaced(graph, find).graph
     return graph
 
 
@@ -66,7 +76,7 @@ def folded(graph: Graph) -> Graph:
     """The graph without batch normalisations that follow a convolution or linear layer: in
     inference their factors belong into its weights, which is what exporters do.
     """
-    return _replaced(graph, _batch_norms)
+    return _replaced(graph, _batch_norms).graph
 
 
 def fused(graph: Graph) -> Graph:
@@ -74,30 +84,42 @@ def fused(graph: Graph) -> Graph:
     normalisation folded, then the addition of a residual, then an activation
     (Benanza's question 5; cuDNN's and cuBLASLt's epilogues).
     """
-    return _replaced(folded(graph), _epilogues)
+    return fused_with_parts(graph).graph
 
 
-def _replaced(graph: Graph, find: Callable[[Neighbours], Iterator[Merge]]) -> Graph:
+def fused_with_parts(graph: Graph) -> Replaced:
+    """`fused`, with what each of its layers was made of."""
+    first = _replaced(graph, _batch_norms)
+    second = _replaced(first.graph, _epilogues)
+    parts = tuple(
+        tuple(sorted(place for middle in middles for place in first.parts[middle]))
+        for middles in second.parts
+    )
+    return Replaced(second.graph, parts)
+
+
+def _replaced(graph: Graph, find: Callable[[Neighbours], Iterator[Merge]]) -> Replaced:
     taken: set[int] = set()
     merges: dict[int, Merge] = {}
     for merge in find(Neighbours(graph)):
         if taken.isdisjoint(merge.places):
             taken |= merge.places
             merges[max(merge.places)] = merge
-    if not merges:
-        return graph
     into = {place: last for last, merge in merges.items() for place in merge.places}
     kept = [place for place in range(len(graph)) if into.get(place, place) == place]
     position = {place: new for new, place in enumerate(kept)}
     layers = tuple(
         merges[place].layer if place in merges else graph.layers[place] for place in kept
     )
+    parts = tuple(
+        tuple(sorted(merges[place].places)) if place in merges else (place,) for place in kept
+    )
     edges = set()
     for before, after in graph.edges:
         first, second = into.get(before, before), into.get(after, after)
         if first != second:
             edges.add((position[first], position[second]))
-    return replace(graph, layers=layers, edges=tuple(sorted(edges)))
+    return Replaced(replace(graph, layers=layers, edges=tuple(sorted(edges))), parts)
 
 
 def _biases(near: Neighbours) -> Iterator[Merge]:

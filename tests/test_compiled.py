@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -101,8 +102,8 @@ def test_looking_for_layers_gives_no_warning() -> None:
 
 
 def test_shapes_and_backward_of_a_compiled_function() -> None:
-    """A compiled function's layer has the shapes of its inputs and outputs and owns its backward
-    nodes.
+    """A compiled function's layer owns its backward nodes, and has the shapes of its inputs and,
+    in releases of torch that show what compiled code returned, of its outputs.
     """
     model = Net(torch.compile(gate, backend=CompileCounterWithBackend("aot_eager")))
     prof = measured(lambda x: model(x).sum().backward(), torch.randn(2, 4))
@@ -110,7 +111,9 @@ def test_shapes_and_backward_of_a_compiled_function() -> None:
     row = layers[layers["kind"] == "function"].loc[
         "Net::gate" if "Net::gate" in layers.index else "::gate"
     ]
-    assert (row["input_shapes"], row["output_shapes"]) == ("[[2, 4]]", "[[2, 4]]")
+    shows_result = "result = fn(" in inspect.getsource(torch._dynamo.eval_frame)
+    assert row["input_shapes"] == "[[2, 4]]"
+    assert row["output_shapes"] == ("[[2, 4]]" if shows_result else "[]")
     assert any(name.endswith("::gate") for name in backward_names(prof))
 
 

@@ -5,6 +5,7 @@ and what no layer did stands under nobody's name.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +126,78 @@ def test_outputs_are_found_wherever_they_are(kind: str) -> None:
     assert backward_names(prof).count("Leaf") == 1
     assert NO_OWNER not in backward_names(prof)
     assert rows(prof, "module").set_index("name").loc["Leaf", "output_shapes"] == "[[2, 4]]"
+
+
+class Opaque:
+    """Holds a tensor where no attribute leads to it."""
+
+    __slots__ = ("get",)
+
+    def __init__(self, held: torch.Tensor) -> None:
+        self.get = lambda: held
+
+
+def test_nodes_to_which_no_output_leads_belong_to_the_call_that_made_them() -> None:
+    """A penalty that a leaf keeps in an attribute, and an output that cannot be looked into, have
+    the leaf's backward, not no owner.
+    """
+
+    class Penalised(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.penalty = x.cos().sum()
+            return x.sin()
+
+    class Hiding(nn.Module):
+        def forward(self, x: torch.Tensor) -> Opaque:
+            return Opaque(x.exp())
+
+    first, penalised, hiding = nn.Linear(4, 4), Penalised(), Hiding()
+
+    def step(x: torch.Tensor) -> None:
+        out = hiding(penalised(first(x))).get()
+        (out.sum() + penalised.penalty).backward()
+
+    prof = measured(step, torch.randn(2, 4))
+    names = backward_names(prof)
+    assert names.count("hiding") == 1
+    assert {"penalised", "first"} <= set(names)
+    assert NO_OWNER not in names
+    kinds = prof.table("layers").query("name == 'penalised' and phase == 'backward'")["type"]
+    assert {"CosBackward0", "SumBackward0", "SinBackward0"} & set(kinds)
+    assert not prof.runs["unmatched"].any()
+
+
+def test_nodes_of_another_thread_are_taken_for_no_call_of_this_one() -> None:
+    """Threads number their nodes alike: what another thread made outside every call has no
+    owner, though a call of this thread made nodes with the same numbers.
+    """
+
+    class Hiding(nn.Module):
+        def forward(self, x: torch.Tensor) -> Opaque:
+            for _ in range(100):
+                x = x.sin()
+            return Opaque(x)
+
+    hiding, weight = Hiding(), torch.randn(2, 4, requires_grad=True)
+
+    def made_elsewhere(first: int) -> torch.Tensor:
+        while torch.autograd._get_sequence_nr() < first + 20:
+            outside = weight.exp()
+        for _ in range(10):
+            outside = outside.exp()
+        return outside
+
+    def step(x: torch.Tensor) -> None:
+        first = torch.autograd._get_sequence_nr()
+        out = hiding(x).get()
+        outside = other_thread.submit(made_elsewhere, first).result()
+        (out.sum() + outside.sum()).backward()
+
+    with ThreadPoolExecutor(1) as other_thread:
+        prof = measured(step, torch.randn(2, 4, requires_grad=True))
+    names = set(backward_names(prof))
+    assert NO_OWNER in names
+    assert "hiding" not in names
 
 
 def test_work_of_no_owner_has_a_row_of_its_own() -> None:

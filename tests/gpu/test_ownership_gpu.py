@@ -46,9 +46,8 @@ def test_encoder_runs_the_kernels_that_it_runs_unwatched() -> None:
 
 
 def test_compiled_backward_stands_under_its_forward() -> None:
-    """Every kernel of a compiled backward is its compiled forward's, in phase backward. Where
-    Dynamo does not keep what compiled code returned (torch 2.11) it has no owner, and no neighbour
-    gets it.
+    """Every kernel of a compiled backward is its compiled forward's, in phase backward, and none
+    is without an owner.
     """
     torch._dynamo.reset()
 
@@ -62,13 +61,12 @@ def test_compiled_backward_stands_under_its_forward() -> None:
         between(first(torch.ones(64, 64, device="cuda"))).sum().backward()
 
     rows = kernels_by_row(xsp.measure(step, **QUICK))
-    kept = torch.torch_version.TorchVersion(torch.__version__) >= "2.13"
-    owner = "step::between" if kept else "(no owner)"
-    forward = rows[(rows["name"] == "step::between") & (rows["phase"] == "forward")]
-    backward = rows[(rows["name"] == owner) & (rows["phase"] == "backward")]
+    between_rows = rows[rows["name"] == "step::between"]
+    forward = between_rows[between_rows["phase"] == "forward"]
+    backward = between_rows[between_rows["phase"] == "backward"]
     assert forward["kernels"].sum() >= 3
     assert backward["kernels"].sum() >= 4
-    assert not rows["name"].str.contains("::mm").any()
+    assert not rows["name"].str.contains("::mm|no owner").any()
 
 
 @pytest.fixture
@@ -82,19 +80,33 @@ def process_group() -> Iterator[None]:
 
 @pytest.mark.usefixtures("process_group")
 def test_gradient_buckets_hold_their_kernels() -> None:
-    """With DistributedDataParallel a linear layer's backward has the kernels that it has without;
-    those of buckets and their reduction have rows of their own.
+    """With DistributedDataParallel a linear layer's backward has the kernels that computing its
+    gradients takes; keeping them, buckets and their reduction have rows of their own, and no kernel
+    is in none.
     """
     plain = nn.Linear(64, 64, device="cuda")
     parallel = nn.parallel.DistributedDataParallel(nn.Linear(64, 64, device="cuda"))
     x = torch.randn(8, 64, device="cuda")
 
-    def backward_kernels(model: nn.Module, name: str) -> tuple[int, pd.DataFrame]:
-        rows = kernels_by_row(xsp.measure(lambda: model(x).sum().backward(), **QUICK))
-        backward = rows[rows["phase"] == "backward"]
-        return int(backward.loc[backward["name"] == name, "kernels"].sum()), backward
+    def gradients() -> None:
+        # No accumulator runs here, so that these kernels are the layer's alone.
+        torch.autograd.grad(plain(x).sum(), list(plain.parameters()))
 
-    without, _ = backward_kernels(plain, "model")
-    with_buckets, rows = backward_kernels(parallel, "module")
-    assert with_buckets == without > 0
-    assert set(rows["name"]) & {"(gradient buckets)", "(gradient synchronization)"}
+    def step() -> None:
+        parallel(x).sum().backward()
+
+    alone = xsp.measure(step, levels="M/K", **QUICK)
+    whole = xsp.measure(step, **QUICK)
+    rows = kernels_by_row(whole)
+    assert rows["kernels"].sum() == whole.kernel_count == alone.kernel_count
+    own = backward_kernels(rows, "module")
+    assert own == backward_kernels(kernels_by_row(xsp.measure(gradients, **QUICK)), "plain") > 0
+    shared = ["(gradient buckets)", "(gradient synchronization)"]
+    # Adding each of two gradients to the one that is there, and its copy into the bucket.
+    assert sum(backward_kernels(rows, name) for name in shared) >= 4
+
+
+def backward_kernels(rows: pd.DataFrame, name: str) -> int:
+    """Backward kernels of the layer with this name."""
+    of_layer = rows[(rows["name"] == name) & (rows["phase"] == "backward")]
+    return int(of_layer["kernels"].sum())

@@ -126,6 +126,18 @@ def after_backward(callback: Callable[[], None]) -> None:
     torch.autograd.Variable._execution_engine.queue_callback(callback)
 
 
+def nodes_made() -> int:
+    """How many graph nodes this thread has made so far: the next one's `sequence_of`."""
+    return torch.autograd._get_sequence_nr()
+
+
+def sequence_of(node: Any) -> int:
+    """How many graph nodes its thread had made before this one. Accumulators have the largest
+    number there is. Nothing public tells when a node was made.
+    """
+    return int(node._sequence_nr())
+
+
 NVTX = Place(torch.cuda.nvtx, "_nvtx")
 """The C functions under `torch.cuda.nvtx`, through which its push, pop, mark and range all go."""
 

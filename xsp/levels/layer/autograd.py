@@ -16,7 +16,7 @@ from xsp.types import BACKWARD_BASE
 
 # A backward code says which forward call (counted by its end) created the node, and which of its
 # nodes it is.
-_NODES_PER_CALL = 1 << 12
+NODES_PER_CALL = 1 << 12
 
 _BEYOND_CALLS = BACKWARD_BASE + (1 << 50)
 
@@ -47,12 +47,12 @@ _ACCUMULATOR = "torch::autograd::AccumulateGrad"
 
 def backward_code(call: int, node: int) -> int:
     """Code of the `node`-th graph node created by the `call`-th forward layer call of a run."""
-    return BACKWARD_BASE + call * _NODES_PER_CALL + node
+    return BACKWARD_BASE + call * NODES_PER_CALL + node
 
 
 def call_and_node(code: int) -> tuple[int, int]:
     """What a backward code says: the forward call, and which of its nodes."""
-    return divmod(code - BACKWARD_BASE, _NODES_PER_CALL)
+    return divmod(code - BACKWARD_BASE, NODES_PER_CALL)
 
 
 def node_of(tensor: torch.Tensor) -> Node | None:
@@ -109,7 +109,7 @@ def new_nodes(
     def not_new(node: Node) -> bool:
         return node in boundary or not claimed(node, token) or is_accumulator(node)
 
-    return walk(roots, not_new)[: _NODES_PER_CALL - 1]
+    return walk(roots, not_new)[: NODES_PER_CALL - 1]
 
 
 def without_owner(roots: Sequence[Located], token: object) -> tuple[list[Found], list[int]]:

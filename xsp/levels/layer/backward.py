@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from xsp.analysis.work.layer_work import moves_gradient
-from xsp.levels.layer.autograd import backward_code, made_by, new_nodes
+from xsp.levels.layer.autograd import NODES_PER_CALL, backward_code, made_by, new_nodes
 from xsp.levels.layer.tensors import located
 from xsp.levels.layer.ways import Found, Plan, Trail, plan_for
 
@@ -36,6 +37,8 @@ class BackwardOrder:
         self._types: dict[int, list[str]] = {}
         self._ran: dict[int, list[Numbered | None]] = {}
         self._hooks: list[RemovableHandle] = []
+        self.makes_graph: set[int] = set()
+        """Threads on which a backward pass made nodes itself (`create_graph`)."""
 
     def watch(self, call: int, inputs: Any, outputs: Any, token: object) -> list[str]:
         """Watch the new nodes of a call; returns their names, in the order of their numbers."""
@@ -49,13 +52,30 @@ class BackwardOrder:
         self._trails[call] = [each.trail for each in found]
         return self._types[call]
 
+    def watch_late(self, call: int, node: Node) -> int | None:
+        """Watch a node of a call that its outputs do not lead to; returns its number, None where
+        the call has too many.
+        """
+        types = self._types.setdefault(call, [])
+        number = len(types)
+        if number >= NODES_PER_CALL:
+            return None
+        types.append(node.name())
+        # Stamped always, as outputs' nodes are: no other node of the call says when it runs.
+        self._outputs[call] = (*self._outputs.get(call, ()), number)
+        self._hooks.append(self._watched(node, (call, number)))
+        return number
+
     def watch_others(self, found: Sequence[Found], places: Iterable[int]) -> None:
         """Watch nodes that no call owns: what runs after them does not follow a call's."""
         self._hooks += [self._watched(found[place].node, None) for place in places]
 
     def _watched(self, node: Node, which: Numbered | None) -> RemovableHandle:
         def runs(_gradients: Any) -> None:
-            self._ran.setdefault(threading.get_ident(), []).append(which)
+            thread = threading.get_ident()
+            self._ran.setdefault(thread, []).append(which)
+            if torch.is_grad_enabled():
+                self.makes_graph.add(thread)
 
         return node.register_prehook(runs)
 
@@ -107,6 +127,11 @@ class BackwardOrder:
         found = {}
         for call, trails in self._trails.items():
             numbers = sufficient.get(call, range(len(trails)))
-            events = {number: 2 * backward_code(call, number) for number in numbers}
+            # Late nodes have no trail: the ways of the engine's run lead to them.
+            events = {
+                number: 2 * backward_code(call, number)
+                for number in numbers
+                if number < len(trails)
+            }
             found[call] = plan_for(trails, events)
         return {call: plan for call, plan in found.items() if plan}

@@ -8,6 +8,7 @@ entered, and a compiled function is one layer, as a compiled module is.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from xsp.machine.torch_internals import compiled_frames, dynamo_entries
 from xsp.words.warning import tagged
 
 Leave = Callable[[Any], None]
-"""Called with the result of compiled code when it is left, with None where it raised."""
+"""Called with the result of compiled code when it is left, with None where it raised or is not
+known.
+"""
 
 Enter = Callable[[str, tuple[Any, ...]], "Leave | None"]
 """Called with the name and the inputs of compiled code when it is entered; None where the end is of
@@ -58,9 +61,7 @@ def around_compiled_code(enter: Enter) -> Callable[[], None]:
         # None is `torch.compiler.disable`; as a context manager, Dynamo enters and leaves in two
         # frames.
         if callback is not None and frame.f_code.co_name not in {"__enter__", "__exit__"}:
-            own = frame.f_locals
-            name = getattr(own.get("fn"), "__name__", "compiled")
-            leave = enter(name, (*own.get("args", ()), *own.get("kwargs", {}).values()))
+            leave = enter(_name(frame), _inputs(frame))
             if leave is not None:
                 stack.entered.append(_Entered(frame, leave))
         return choose(callback)
@@ -69,7 +70,7 @@ def around_compiled_code(enter: Enter) -> Callable[[], None]:
         if stack.entered and stack.entered[-1].frame is sys._getframe(1):
             if stack.entered[-1].begun:
                 ended = stack.entered.pop()
-                ended.leave(ended.frame.f_locals.get("result"))
+                ended.leave(_result(ended.frame))
             else:
                 stack.entered[-1].begun = True
         # Last: from here on Dynamo looks at every new frame.
@@ -79,6 +80,26 @@ def around_compiled_code(enter: Enter) -> Callable[[], None]:
         undo.callback(entries[0].replace(choosing))
         undo.callback(entries[1].replace(installing))
         return undo.pop_all().close
+
+
+def _name(frame: FrameType) -> str:
+    """The compiled function's own, where Dynamo's frame still calls it `fn`."""
+    return getattr(frame.f_locals.get("fn"), "__name__", "compiled")
+
+
+def _inputs(frame: FrameType) -> tuple[Any, ...]:
+    given = inspect.getargvalues(frame)
+    named = [given.locals[name] for name in given.args]
+    several = given.locals[given.varargs] if given.varargs else ()
+    keywords = given.locals[given.keywords] if given.keywords else {}
+    return (*named, *several, *keywords.values())
+
+
+def _result(frame: FrameType) -> Any:
+    """None in releases of torch that keep it in no variable (2.11): then the layer's row has no
+    shapes of outputs.
+    """
+    return frame.f_locals.get("result")
 
 
 def compiled_again(since: int) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import Node
 
 from xsp.levels.layer import parts
 from xsp.levels.layer.arguments import function_called, module_called
@@ -31,6 +32,7 @@ from xsp.levels.layer.distributed import AFTER, BUCKETS, bucketed_parameters, co
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
+from xsp.levels.layer.made_during import EndedCall, MadeDuring
 from xsp.levels.layer.naming import is_leaf, qualified_names
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.ranges import DEFAULT_DOMAIN, RangeRecorder
@@ -38,7 +40,7 @@ from xsp.levels.layer.source import calling_line
 from xsp.levels.layer.structure import LayerRow, ModuleCall, ModuleRow, Structure
 from xsp.levels.layer.tensors import described, located, tensors_in
 from xsp.levels.layer.ways import Plan, plan_for
-from xsp.machine.torch_internals import without_torch_functions
+from xsp.machine.torch_internals import nodes_made, without_torch_functions
 from xsp.types import Columns
 
 NO_OWNER = "(no owner)"
@@ -71,7 +73,9 @@ class StructureRecorder:
         self._local = threading.local()
         self._seen_outside: Counter[str] = Counter()
         self._token = object()
-        self._open: dict[int, list[int]] = {}
+        self._open: dict[int, list[tuple[int, int]]] = {}
+        """By thread, the rows of the calls that have begun, with the nodes made before each."""
+        self._made = MadeDuring()
         self._abandoned: list[int] = []
         self._calls = 0
         self._ended: list[int] = []
@@ -118,10 +122,11 @@ class StructureRecorder:
         self._shared_rows.clear()
         self._backward.stop()
         self._backward = BackwardOrder()
+        self._made = MadeDuring()
 
     @contextmanager
     def _engine(self, roots: Sequence[torch.Tensor]) -> Iterator[None]:
-        self._watch_those_without_owner(roots)
+        self._watch_those_that_no_output_leads_to(roots)
         if self.structure.codes.bucketed:
             self._add_once(BUCKETS_CODE, BUCKETS)
             self._add_once(AFTER_CODE, AFTER)
@@ -132,14 +137,30 @@ class StructureRecorder:
         finally:
             self._engines -= 1
 
-    def _watch_those_without_owner(self, roots: Sequence[torch.Tensor]) -> None:
+    def _watch_those_that_no_output_leads_to(self, roots: Sequence[torch.Tensor]) -> None:
         found, places = without_owner(located(roots), self._token)
-        self._backward.watch_others(found, places)
-        trails = [each.trail for each in found]
-        plan = plan_for(trails, dict.fromkeys(places, 2 * NO_OWNER_CODE))
+        self._made.graph_made_on(self._backward.makes_graph)
+        nodes = [each.node for each in found]
+        makers = self._made.makers(nodes, places)
+        codes = {place: self._late_row(call, nodes[place]) for place, call in makers.items()}
+        known = {place: 2 * code for place, code in codes.items() if code is not None}
+        others = dict.fromkeys((place for place in places if place not in known), 2 * NO_OWNER_CODE)
+        self._backward.watch_others(found, others)
+        plan = plan_for([each.trail for each in found], known | others)
         self._engine_plans.append(plan or None)
-        if places:
+        if others:
             self._add_once(NO_OWNER_CODE, NO_OWNER)
+
+    def _late_row(self, maker: EndedCall, node: Node) -> int | None:
+        """A row for a node of a call to which its outputs do not lead; returns the node's code,
+        None where the call has too many.
+        """
+        number = self._backward.watch_late(maker.call, node)
+        if number is None:
+            return None
+        code = backward_code(maker.call, number)
+        self._add(_backward_row(self.structure.layers[maker.row], maker.row, code, node.name()))
+        return code
 
     def _add_once(self, code: int, name: str) -> None:
         """A row for all backward work of a kind that no layer owns."""
@@ -289,8 +310,10 @@ class StructureRecorder:
         """
         return self._engines > 0 and not self._stack() and not torch.is_grad_enabled()
 
-    def _function_ends(self, _code: int, _function: Any, args: Any, result: Any) -> None:
-        self._end(args, result)
+    def _function_ends(self, _code: int, function: Any, args: Any, result: Any) -> None:
+        # Some releases of torch show what compiled code returned, others do not: the graph of it is
+        # found in the same way in all (`made_during.py`).
+        self._end(args, result, leads_to_nodes=not isinstance(function, CompiledFunction))
 
     def _range_begins(self, name: str, domain: str) -> None:
         self._mode.switch.suspend()
@@ -320,19 +343,21 @@ class StructureRecorder:
         return self.structure.within(calls, self._abandoned)
 
     def _range_abandoned(self) -> None:
-        self._abandoned.append(self._open[threading.get_ident()].pop())
+        row, _ = self._open[threading.get_ident()].pop()
+        self._abandoned.append(row)
         self._mode.switch.resume()
 
     def _begin(self, row: LayerRow) -> None:
-        self._open.setdefault(threading.get_ident(), []).append(len(self.structure.layers))
+        begun = len(self.structure.layers), nodes_made()
+        self._open.setdefault(threading.get_ident(), []).append(begun)
         self._add(replace(row, source=calling_line()))
 
     def _add(self, row: LayerRow) -> None:
         self.structure.layers.append(row)
         self.structure.starts_ns.append(time.perf_counter_ns())
 
-    def _end(self, inputs: Any, outputs: Any) -> None:
-        index = self._open[threading.get_ident()].pop()
+    def _end(self, inputs: Any, outputs: Any, *, leads_to_nodes: bool = True) -> None:
+        index, first_node = self._open[threading.get_ident()].pop()
         given = tensors_in(outputs) or [each.tensor for each in located(outputs)]
         shapes, dtypes = described(given)
         row = self.structure.layers[index]
@@ -341,6 +366,9 @@ class StructureRecorder:
         call, self._calls = self._calls, self._calls + 1
         self._ended.append(row.code)
         if not torch.is_grad_enabled():
+            return
+        self._made.ended(call, index, first_node)
+        if not leads_to_nodes:
             return
         for number, node in enumerate(self._backward.watch(call, inputs, outputs, self._token)):
             self._add(_backward_row(row, index, backward_code(call, number), node))

@@ -181,14 +181,14 @@ def test_nodes_of_another_thread_are_taken_for_no_call_of_this_one() -> None:
     hiding, weight = Hiding(), torch.randn(2, 4, requires_grad=True)
 
     def made_elsewhere(first: int) -> torch.Tensor:
-        while torch.autograd._get_sequence_nr() < first + 20:
+        while torch._C._autograd._get_sequence_nr() < first + 20:
             outside = weight.exp()
         for _ in range(10):
             outside = outside.exp()
         return outside
 
     def step(x: torch.Tensor) -> None:
-        first = torch.autograd._get_sequence_nr()
+        first = torch._C._autograd._get_sequence_nr()
         out = hiding(x).get()
         outside = other_thread.submit(made_elsewhere, first).result()
         (out.sum() + outside.sum()).backward()

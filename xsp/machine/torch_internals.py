@@ -128,7 +128,7 @@ def after_backward(callback: Callable[[], None]) -> None:
 
 def nodes_made() -> int:
     """How many graph nodes this thread has made so far: the next one's `sequence_of`."""
-    return torch.autograd._get_sequence_nr()
+    return torch._C._autograd._get_sequence_nr()
 
 
 def sequence_of(node: Any) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from xsp.sweeping.batch_size import optimal_batch_size
-from xsp.words.labels import shortened, telling_kernel_name
+from xsp.words.labels import shorten, telling_kernel_name
 
 ROWS, FINDINGS = "models.json", "findings.md"
 Row = Mapping[str, Any]
@@ -171,7 +171,7 @@ def _thirds(row: Row) -> str:
 
 
 def _code(width: int) -> Callable[[Any], str]:
-    return lambda name: f"`{shortened(telling_kernel_name(str(name)), width)}`" if name else "–"
+    return lambda name: f"`{shorten(telling_kernel_name(str(name)), width)}`" if name else "–"
 
 
 _NAMES: list[Column] = [

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from regression_pools import BASE, SAME, SLOWDOWNS, VARIANTS
 
 from xsp.analysis.spans.statistics import trimmed
-from xsp.comparing.sessions import among_sessions, spread
+from xsp.comparing.spread import among_sessions, spread
 from xsp.comparing.targets import LEAST_ROUNDS
 from xsp.comparing.verdict import REGRESSION, UNDECIDED, paired_verdict, verdicts
 

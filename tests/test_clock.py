@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsp.tracing.clock import Reading, causality, paired, read_bracketed, same_clock
+from xsp.tracing.clock import Reading, causality, pair_readings, read_bracketed, same_clock
 
 YEAR_2026_NS = 1_780_000_000 * 10**9
 
@@ -38,7 +38,7 @@ def test_pairing_is_right_within_its_error(
     shift = round(slip * 50)
     first = Reading(foreign(begin + shift), begin - 50, begin + 50)
     last = Reading(foreign(begin + elapsed - shift), begin + elapsed - 50, begin + elapsed + 50)
-    clock = paired(first, last)
+    clock = pair_readings(first, last)
     truth = begin + round(where * elapsed)
     mapped = int(clock.apply(np.array([foreign(truth)], np.uint64))[0])
     assert abs(mapped - truth) <= clock.error_ns + 2  # two roundings to whole nanoseconds
@@ -48,12 +48,16 @@ def test_large_stamps_keep_their_nanoseconds() -> None:
     """Stamps of the real-time clock, beyond a float's 53 bits, are mapped without rounding."""
     first, last = reading(YEAR_2026_NS, 10**9), reading(YEAR_2026_NS + 10**9, 2 * 10**9 + 10_000)
     stamps = np.array([YEAR_2026_NS, YEAR_2026_NS + 1, YEAR_2026_NS + 10**9], np.uint64)
-    assert paired(first, last).apply(stamps).tolist() == [10**9, 10**9 + 1, 2 * 10**9 + 10_000]
+    assert pair_readings(first, last).apply(stamps).tolist() == [
+        10**9,
+        10**9 + 1,
+        2 * 10**9 + 10_000,
+    ]
 
 
 def test_a_clock_that_was_set_widens_the_error() -> None:
     """A step between the readings is no drift: the error then covers the whole step."""
-    clock = paired(reading(10**9, 10**9), reading(2 * 10**9 + 5_000_000, 2 * 10**9))
+    clock = pair_readings(reading(10**9, 10**9), reading(2 * 10**9 + 5_000_000, 2 * 10**9))
     assert clock.drift == 0
     assert clock.error_ns >= 5_000_000
 

@@ -22,9 +22,9 @@ from xsp.analysis.correction.corrected import corrected_spans, mostly_tracing
 from xsp.analysis.correction.costs import Fit, fit_costs
 from xsp.analysis.correction.evidence import Round
 from xsp.errors import XspError
-from xsp.measuring.warnings import about_correction
+from xsp.measuring.doubts_about import about_correction
 from xsp.types import Level, RunSpec
-from xsp.words.doubts import worded
+from xsp.words.doubts import sentence_of
 
 LADDER = tuple(RunSpec(tuple(Level)[:depth]) for depth in range(1, 5))
 LAYERS_ONLY = LADDER[:2]
@@ -361,7 +361,7 @@ def test_a_correction_fails_by_a_sure_error_or_a_gross_one(
 
 
 def said(found: Correction | None) -> list[str]:
-    return [worded(doubt) for doubt in about_correction(found)]
+    return [sentence_of(doubt) for doubt in about_correction(found)]
 
 
 def correction(**closure: Closure) -> Correction:

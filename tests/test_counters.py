@@ -32,13 +32,13 @@ from xsp.levels.counters.metrics import (
     GROUPS,
     IN_PLACE,
     INSTRUMENTED,
-    chosen,
+    choose_metrics,
     parse_metrics,
 )
 from xsp.levels.counters.range_profiler import MetricHost
 from xsp.levels.kernel.cuda_driver import CudaDriver
 from xsp.levels.kernel.cupti import CuptiLibrary
-from xsp.measuring.afterwards.counting import Counters, Gpu, counted
+from xsp.measuring.afterwards.counting import Counters, Gpu, count_kernels
 from xsp.measuring.executor import Executor
 from xsp.measuring.target import target_of
 from xsp.types import Level
@@ -135,7 +135,7 @@ def collect(
     """Counters of a target in the fake library."""
     executor, driver = Executor(target_of(target, (), {})), CudaDriver(library.controls)
     gpu = partial(Gpu.of, library, driver, [0, driver.current_context()])
-    return counted(executor, tables, metrics or (ALPHA, BETA), caches, False, gpu)
+    return count_kernels(executor, tables, metrics or (ALPHA, BETA), caches, False, gpu)
 
 
 def launching(
@@ -178,7 +178,7 @@ def test_metrics_that_exclude_each_other_go_into_two_runs(host: MetricHost) -> N
     """Metrics that need two passes together are measured in two runs, each with a witness of which
     kernels it saw.
     """
-    choice = chosen([ALPHA, BETA, GAMMA], host)
+    choice = choose_metrics([ALPHA, BETA, GAMMA], host)
     assert [one.metrics for one in choice.configurations] == [
         (BLOCKS, ALPHA, BETA),
         (BLOCKS, GAMMA),
@@ -189,7 +189,7 @@ def test_metrics_that_exclude_each_other_go_into_two_runs(host: MetricHost) -> N
 
 def test_metric_of_several_passes_is_measured_alone(host: MetricHost) -> None:
     """A metric that needs two passes by itself does not make the others be measured twice."""
-    choice = chosen([ALPHA, SLOW, BETA], host)
+    choice = choose_metrics([ALPHA, SLOW, BETA], host)
     assert [one.passes for one in choice.configurations] == [1, 2]
     assert [set(one.metrics) for one in choice.configurations] == [
         {BLOCKS, ALPHA, BETA},
@@ -201,7 +201,7 @@ def test_instruction_counts_have_a_witness_of_their_own(host: MetricHost) -> Non
     """What instrumented code counts goes into a run of its own, with the instructions that it
     counted in all.
     """
-    choice = chosen([ALPHA, SASS], host)
+    choice = choose_metrics([ALPHA, SASS], host)
     assert [set(one.metrics) for one in choice.configurations] == [
         {BLOCKS, ALPHA},
         {INSTRUMENTED, SASS},
@@ -212,7 +212,7 @@ def test_metric_that_the_chip_lacks_is_named(host: MetricHost) -> None:
     """An unknown metric is named with near ones, a counter without a rollup with a full name; the
     rest is collected.
     """
-    choice = chosen(["unit__alpa.sum", "unit__beta", "dram", GAMMA], host)
+    choice = choose_metrics(["unit__alpa.sum", "unit__beta", "dram", GAMMA], host)
     assert choice.metrics == (GAMMA,)
     unknown, incomplete, group = choice.missing
     assert "FAKE100 chip has no metric 'unit__alpa.sum'" in unknown
@@ -236,12 +236,14 @@ def test_an_h100_answers_every_group(hopper: MetricHost) -> None:
     """The real libcupti knows all metrics of all groups for an H100, in at most five runs for what
     is usually asked.
     """
-    choice = chosen(("flops", "dram", "occupancy"), hopper)
+    choice = choose_metrics(("flops", "dram", "occupancy"), hopper)
     assert choice.missing == ()
     assert {one.passes for one in choice.configurations} == {1}
     assert len(choice.configurations) <= 5
     everything = counted_work(
-        pd.DataFrame({"position": [0]} | dict.fromkeys(chosen(tuple(GROUPS), hopper).metrics, 1.0))
+        pd.DataFrame(
+            {"position": [0]} | dict.fromkeys(choose_metrics(tuple(GROUPS), hopper).metrics, 1.0)
+        )
     )
     assert everything.notna().all(axis=None)
 

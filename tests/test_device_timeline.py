@@ -8,7 +8,7 @@ from operations import operations_are_kernels
 from torch import nn
 
 import xsp
-from xsp.analysis.spans.corrected import timeline_spans
+from xsp.analysis.spans.corrected_times import timeline_spans
 from xsp.types import Level
 
 

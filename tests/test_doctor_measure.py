@@ -1,4 +1,4 @@
-"""Measured ceilings: what `xsp doctor --measure` finds, keeps, and new captures then have."""
+"""Measured peaks: what `xsp doctor --measure` finds, keeps, and new captures then have."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typer.testing import CliRunner
 
 import xsp
 from xsp.cli.application import app
-from xsp.machine import peak_benchmark as ceilings
+from xsp.machine import peak_benchmark
 from xsp.machine import peak_file as measured_peaks
 from xsp.machine.environment import environment
-from xsp.machine.peak_benchmark import Ceiling, measured_ceilings, resources_of
+from xsp.machine.peak_benchmark import Peak, measure_peaks, resources_of
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's cache folder is an empty one, and measuring is short."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(ceilings, "CPU_SIZES", (64, 128))
-    monkeypatch.setattr(ceilings, "CPU_BYTES", 1 << 20)
-    monkeypatch.setattr(ceilings, "SAMPLE_S", 0.001)
+    monkeypatch.setattr(peak_benchmark, "CPU_SIZES", (64, 128))
+    monkeypatch.setattr(peak_benchmark, "CPU_BYTES", 1 << 20)
+    monkeypatch.setattr(peak_benchmark, "SAMPLE_S", 0.001)
     return tmp_path
 
 
@@ -39,7 +39,7 @@ def test_rates_are_what_a_stopwatch_says() -> None:
     """FLOP/s are 2 n^3 over the time of a product: within what other load on the machine explains
     of a timed loop.
     """
-    (found,) = measured_ceilings("cpu", ["fp32"], sizes=(256,))
+    (found,) = measure_peaks("cpu", ["fp32"], sizes=(256,))
     left = torch.randn(256, 256)
     best = float("inf")
     for _ in range(20):
@@ -56,15 +56,15 @@ def test_precision_of_products_is_put_back() -> None:
     """
     torch.set_float32_matmul_precision("medium")
     try:
-        measured_ceilings("cpu", ["fp32", "tf32"], sizes=(16,))
+        measure_peaks("cpu", ["fp32", "tf32"], sizes=(16,))
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
 
 
 def test_what_has_no_room_is_left_out() -> None:
-    """A matrix or an array that does not fit in memory gives no ceiling and no exception."""
-    found = measured_ceilings("cpu", ["fp64", "dram"], sizes=(32, 1 << 24), array_bytes=1 << 50)
+    """A matrix or an array that does not fit in memory gives no peak and no exception."""
+    found = measure_peaks("cpu", ["fp64", "dram"], sizes=(32, 1 << 24), array_bytes=1 << 50)
     assert [(each.resource, each.how) for each in found] == [
         ("fp64", "product of 32 x 32 matrices")
     ]
@@ -114,8 +114,8 @@ def test_new_captures_have_measured_peaks() -> None:
     """A profile's environment and its table of peaks have what was measured on its device, and
     nothing else's.
     """
-    measured_peaks.store("another GPU, driver 1", {"fp32_flops_per_s": 1.0})
-    measured_peaks.store(
+    measured_peaks.keep_peaks("another GPU, driver 1", {"fp32_flops_per_s": 1.0})
+    measured_peaks.keep_peaks(
         measured_peaks.device_key(environment()),
         {"fp32_flops_per_s": 2e12, "dram_bytes_per_s": 1e10},
     )
@@ -139,9 +139,9 @@ def test_peaks_belong_to_a_gpu_with_its_driver() -> None:
         "cpu": "a CPU",
         "torch_threads": 8,
     }
-    measured_peaks.store(measured_peaks.device_key(facts), {"dram_bytes_per_s": 3e12})
-    assert measured_peaks.stored(measured_peaks.device_key(facts)) == {"dram_bytes_per_s": 3e12}
-    assert measured_peaks.stored(measured_peaks.device_key(facts | {"driver": "600.1"})) == {}
+    measured_peaks.keep_peaks(measured_peaks.device_key(facts), {"dram_bytes_per_s": 3e12})
+    assert measured_peaks.read_peaks(measured_peaks.device_key(facts)) == {"dram_bytes_per_s": 3e12}
+    assert measured_peaks.read_peaks(measured_peaks.device_key(facts | {"driver": "600.1"})) == {}
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"device": 3}', "\x00"])
@@ -151,9 +151,9 @@ def test_damaged_file_is_as_none(cache: Path, content: str) -> None:
     """
     (cache / "xsp").mkdir()
     measured_peaks.path().write_text(content)
-    assert measured_peaks.stored("device") == {}
-    measured_peaks.store("device", {"fp32_flops_per_s": 1.0})
-    assert measured_peaks.stored("device") == {"fp32_flops_per_s": 1.0}
+    assert measured_peaks.read_peaks("device") == {}
+    measured_peaks.keep_peaks("device", {"fp32_flops_per_s": 1.0})
+    assert measured_peaks.read_peaks("device") == {"fp32_flops_per_s": 1.0}
 
 
 def test_folder_that_cannot_be_written_is_said(
@@ -169,12 +169,12 @@ def test_folder_that_cannot_be_written_is_said(
 
 
 def test_keys_are_those_of_the_analysis() -> None:
-    """A ceiling's key is read back as its resource by `xsp.analysis.peaks`."""
+    """A peak's key is read back as its resource by `xsp.analysis.peaks`."""
     from captures import gpu_capture
 
     from xsp.analysis.peaks import peaks
 
-    every = [Ceiling("fp16 tensor", 8e14, ""), Ceiling("dram", 3e12, "")]
+    every = [Peak("fp16 tensor", 8e14, ""), Peak("dram", 3e12, "")]
     facts = gpu_capture().meta["environment"] | {
         "measured_peaks": {each.key: each.per_s for each in every}
     }

@@ -10,8 +10,8 @@ from torch import nn, ones
 
 import xsp
 from xsp.doubts import Doubt, Slug, Stopped, StopReason
-from xsp.words.doubts import end_of_rounds, worded
-from xsp.words.warning import slug_of
+from xsp.words.doubts import end_of_rounds, sentence_of
+from xsp.words.slugs import slug_of
 
 FACTS: dict[Slug, dict[str, Any]] = {
     Slug.IMPRECISE: {"half_width": 0.05},
@@ -52,7 +52,7 @@ FACTS: dict[Slug, dict[str, Any]] = {
 @pytest.mark.parametrize("slug", list(Slug), ids=lambda slug: slug.value)
 def test_every_doubt_has_a_sentence_that_ends_with_its_slug(slug: Slug) -> None:
     """A program finds the kind of a warning without reading English."""
-    sentence = worded(Doubt(slug, FACTS[slug]))
+    sentence = sentence_of(Doubt(slug, FACTS[slug]))
     assert slug_of(sentence) == slug.value
     assert len(sentence) > len(slug.value) + 10
 

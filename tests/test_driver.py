@@ -35,7 +35,7 @@ from xsp.measuring.stopping import (
 from xsp.measuring.target import target_of
 from xsp.profiles import Profile
 from xsp.types import LAYER_EVENTS, Columns, Level, RunSpec, Tracer, empty
-from xsp.words.doubts import end_of_rounds, worded
+from xsp.words.doubts import end_of_rounds, sentence_of
 
 LADDER = Ladder(rungs_for([Level.MODEL, Level.LAYER, Level.LIBRARY, Level.KERNEL]))
 
@@ -404,7 +404,7 @@ def test_warm_up_that_never_settles_is_said() -> None:
     runs, doubt = warmup.warm_up(lambda: next(falling), None, budget_s=60)
     assert runs == warmup.MAXIMUM_RUNS
     assert doubt is not None
-    assert "not settled after 30 warm-up runs [unsettled]" in worded(doubt)
+    assert "not settled after 30 warm-up runs [unsettled]" in sentence_of(doubt)
 
 
 def test_interrupted_measurement_is_a_profile_with_a_warning() -> None:

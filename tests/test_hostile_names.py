@@ -18,7 +18,7 @@ from xsp.capture.file import Capture
 from xsp.cli.application import app
 from xsp.export.tables import write_tables
 from xsp.regression.outcome import Outcome, State
-from xsp.regression.summary import markdown, page, terminal_lines
+from xsp.regression.summary import page, terminal_lines, to_markdown
 
 NAME = "=1+1\x1b[31m\x00 \u202ered `code` [link](x) <b>|"
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -64,7 +64,7 @@ def test_markdown_shows_names_as_they_are(tmp_path: Path) -> None:
 def test_summaries_of_tests_show_names_as_they_are() -> None:
     """The pytest summary's terminal lines, Markdown and page obey no name."""
     outcome = Outcome(test=NAME, state=State.NEW, notes=(f"{NAME} is new",))
-    for text in ("\n".join(terminal_lines([outcome])), markdown([outcome]), page([outcome])):
+    for text in ("\n".join(terminal_lines([outcome])), to_markdown([outcome]), page([outcome])):
         assert not OBEYED.search(text)
     assert "<b>" not in page([outcome])
 

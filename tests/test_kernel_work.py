@@ -17,7 +17,7 @@ from captures import gpu_capture
 
 import xsp
 from xsp import analysis
-from xsp.analysis.work.kernel_work import kernel_work, resolved
+from xsp.analysis.work.kernel_work import kernel_work, resolve_precision
 from xsp.analysis.work.occupancy import theoretical_occupancy
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
@@ -160,9 +160,9 @@ def test_no_kernel_beats_the_hardware(name: str, profiles: dict[str, xsp.Profile
     peak.
     """
     table = analysis.kernel_information(profiles[name])
-    ceiling = table["precision"].map({"fp16": H100_FP16, "fp32": H100_FP32, "fp64": 66.9e12})
-    some = ceiling.notna()
-    assert (table.loc[some, "flops_per_s"] < ceiling[some]).all()
+    peak = table["precision"].map({"fp16": H100_FP16, "fp32": H100_FP32, "fp64": 66.9e12})
+    some = peak.notna()
+    assert (table.loc[some, "flops_per_s"] < peak[some]).all()
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_tf32_is_told_by_the_kernel_before_the_switches(
     default.
     """
     names, products = np.array([kernel], dtype=object), np.array([True])
-    found = resolved(
+    found = resolve_precision(
         np.array(["fp32"], dtype=object), products, names, {"compute_capability": "9.0", **switches}
     )
     assert found.tolist() == [precision]

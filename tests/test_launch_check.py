@@ -10,7 +10,7 @@ import pytest
 from test_library import SOURCES, compile_library
 
 from xsp.levels import _native
-from xsp.levels.library.launches import VARIABLE, launch_domain, unrecorded
+from xsp.levels.library.launches import VARIABLE, count_unrecorded, launch_domain
 from xsp.levels.library.tracer import LibraryTracer
 from xsp.types import API_CALLS, ApiDomain, Columns, empty
 
@@ -89,7 +89,7 @@ def records_of(tracer: LibraryTracer) -> Columns:
 
 
 def missing(tracer: LibraryTracer, records: Columns) -> int:
-    return unrecorded(tracer.launches, tracer.symbols, records, name_of)
+    return count_unrecorded(tracer.launches, tracer.symbols, records, name_of)
 
 
 def name_of(domain: int, cbid: int) -> str:

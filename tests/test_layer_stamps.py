@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xsp.levels.layer.autograd import ENGINE_CODE
 from xsp.levels.layer.recorder import Stamp
-from xsp.levels.layer.stamps import paired
+from xsp.levels.layer.stamps import pair_stamps
 from xsp.types import BACKWARD_BASE
 
 NODE = BACKWARD_BASE
@@ -12,7 +12,7 @@ NODE = BACKWARD_BASE
 
 def intervals(log: list[Stamp]) -> list[tuple[int, int, int, int]]:
     """(thread, code, start, end) of every event."""
-    columns = paired(log)
+    columns = pair_stamps(log)
     names = ("thread", "code", "start_ns", "end_ns")
     return list(zip(*(columns[name].tolist() for name in names), strict=True))
 

@@ -16,7 +16,7 @@ from quick import LAYERS
 from torch import nn
 
 import xsp
-from xsp.analysis.spans.overlap import layer_busy, overlapped, serialized_layers
+from xsp.analysis.spans.overlap import find_overlaps, layer_busy, serialized_layers
 from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine import devices
@@ -57,7 +57,7 @@ def tables(activities: list[Activity], layers: int = 3) -> dict[str, pd.DataFram
 )
 def test_overlaps_are_those_of_the_definition(activities: list[Activity]) -> None:
     """An activity overlaps if one of another layer, in the same run, shares any time with it."""
-    found = overlapped(tables(activities))
+    found = find_overlaps(tables(activities))
     truth = sum(
         any(run == r and layer != other and s < end and start < e for r, other, s, e in activities)
         for run, layer, start, end in activities
@@ -69,7 +69,7 @@ def test_no_device_work_overlaps_nothing() -> None:
     """Without kernels there is nothing to tell apart."""
     empty = tables([(0, 0, 0, 1)])
     empty["spans"] = empty["spans"][empty["spans"]["level"] < Level.KERNEL]
-    assert not len(overlapped(empty))
+    assert not len(find_overlaps(empty))
     assert not len(layer_busy(empty))
 
 

@@ -1,4 +1,4 @@
-"""Ceilings of GPUs and CPUs, from device properties, data sheets and measurements."""
+"""Peaks of GPUs and CPUs, from device properties, data sheets and measurements."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_device_properties_come_before_the_table() -> None:
 
 
 def test_measured_peaks_are_ceilings_too() -> None:
-    """Measured ceilings follow the theoretical ones, and count where there is no other."""
+    """Measured peaks follow the theoretical ones, and count where there is no other."""
     measured = {"dram_bytes_per_s": 2e12, "fp16_tensor_flops_per_s": 6e14}
     known = peaks(
         gpu_profile(environment={"gpu": "NVIDIA H100 80GB HBM3", "measured_peaks": measured})

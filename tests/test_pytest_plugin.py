@@ -23,13 +23,13 @@ import xsp.profiler
 import xsp.regression.call
 import xsp.regression.judging
 import xsp.regression.summary
-from xsp.regression.budgets import checked, parsed
+from xsp.regression.budgets import check_budgets, parse_budgets
 from xsp.regression.identity import machine_folder, machine_of
 from xsp.regression.identity import test_path as path_of
-from xsp.regression.options import parsed_rules
+from xsp.regression.options import parse_rules
 from xsp.regression.outcome import Outcome, State
 from xsp.regression.plan import known_options
-from xsp.regression.summary import markdown
+from xsp.regression.summary import to_markdown
 
 pytest_plugins = ["pytester"]
 
@@ -464,7 +464,7 @@ def test_loop(xsp):
 
 def test_backticks_do_not_end_code_in_markdown() -> None:
     """Names and messages with backticks stay inside the cell and the block that show them."""
-    text = markdown([Outcome("test_it[a`b|c]", State.NEW, notes=("before", "`````", "after"))])
+    text = to_markdown([Outcome("test_it[a`b|c]", State.NEW, notes=("before", "`````", "after"))])
     assert "| `` test_it[a`b\\|c] `` |" in text
     assert text.count("`" * 8) == 2
 
@@ -593,7 +593,7 @@ def test_what_the_manual_and_the_workflows_say_exists(run: Run) -> None:
     assert {name for name in known_options() if f"`{name}`" not in text} == set()
     assert {state for state in State if f"| `{state}` |" not in text} == set()
     for rules in re.findall(r"--xsp-fail=([^ `]+)", text):
-        parsed_rules([rules.replace("…", "5%")])
+        parse_rules([rules.replace("…", "5%")])
 
 
 def test_the_key_of_a_gpu_has_what_its_times_depend_on() -> None:
@@ -630,7 +630,7 @@ def test_budgets_on_an_h100_name_layers_and_kernels() -> None:
     """
     captures = Path(__file__).parent.parent / "examples" / "captures"
     resnet, step = (xsp.load(captures / f"h100_{name}.xsp") for name in ("resnet50", "train_step"))
-    limits = parsed(
+    limits = parse_budgets(
         {
             "kernels": 300,
             "library_calls": 55,
@@ -639,7 +639,7 @@ def test_budgets_on_an_h100_name_layers_and_kernels() -> None:
             "dram_bytes": 1,
         }
     )
-    found = {each.name: each for each in checked(resnet, limits, {})}
+    found = {each.name: each for each in check_budgets(resnet, limits, {})}
     assert {name: each.state for name, each in found.items()} == {
         "kernels": "broken",
         "library_calls": "kept",
@@ -651,10 +651,10 @@ def test_budgets_on_an_h100_name_layers_and_kernels() -> None:
         "kernels is 354, over the budget of 300 (+18.0%); most of it in\n    conv1 "
     )
     assert "nchwToNhwcKernel" in found["kernels"].message
-    [breaks] = checked(step, {"graph_breaks": 0.0}, None)
+    [breaks] = check_budgets(step, {"graph_breaks": 0.0}, None)
     assert breaks.state == "unchecked"
     assert "another profiler of Python calls is active" in breaks.message
-    [waits] = checked(step, {"synchronizations": 0.0}, {})
+    [waits] = check_budgets(step, {"synchronizations": 0.0}, {})
     assert waits.message.splitlines()[1].split() == [
         "step::item",
         "1",

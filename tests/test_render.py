@@ -17,7 +17,7 @@ from xsp import Profile
 from xsp.report.notebook import ROWS, profile_html
 from xsp.report.text import profile_text
 from xsp.words import numbers
-from xsp.words.fold import folded
+from xsp.words.fold import fold_rows
 from xsp.words.labels import kernel_name, shapes
 
 _VOID = {"br", "hr", "img", "input", "link", "meta"}
@@ -128,7 +128,7 @@ def test_folding_keeps_the_limit_and_loses_nothing(
     lines keep the limit.
     """
     parents, shares = tree
-    lines = folded(parents, shares, limit)
+    lines = fold_rows(parents, shares, limit)
     assert len(lines) <= limit
     shown = {line.row for line in lines if line.row >= 0}
     for row in shown:

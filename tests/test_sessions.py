@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xsp.comparing.sessions import among_sessions, spread
+from xsp.comparing.spread import among_sessions, spread
 from xsp.comparing.verdict import IMPROVED, REGRESSION, UNDECIDED, Verdict, verdict
 
 pytest_plugins = ["pytester"]

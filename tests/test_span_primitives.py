@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xsp.analysis.spans.ancestors import nearest, nearest_above
-from xsp.analysis.spans.corrected import with_corrected_times
+from xsp.analysis.spans.corrected_times import with_corrected_times
 from xsp.analysis.spans.launches import launch_of
 from xsp.analysis.spans.sums import sum_by_run, sum_up
 

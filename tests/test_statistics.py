@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from xsp.analysis.spans.align import matched, occurrence
+from xsp.analysis.spans.align import match_events, occurrence
 from xsp.analysis.spans.intervals import covered_ns, innermost
 from xsp.analysis.spans.statistics import TRIM, trimmed
 from xsp.types import BACKWARD_BASE
@@ -125,7 +125,7 @@ def test_covered_time_is_what_counting_finds(rows: Intervals) -> None:
 @given(st.lists(st.integers(0, 5), max_size=30), st.lists(st.integers(0, 5), max_size=30))
 def test_matching_pairs_equal_occurrences(codes: list[int], structure: list[int]) -> None:
     """The n-th event with a code meets the n-th structure row with that code, and nothing else."""
-    found = matched(np.array(codes, dtype=np.int64), np.array(structure, dtype=np.int64))
+    found = match_events(np.array(codes, dtype=np.int64), np.array(structure, dtype=np.int64))
     for index, (code, row) in enumerate(zip(codes, found, strict=True)):
         rows = [i for i, one in enumerate(structure) if one == code]
         nth = codes[:index].count(code)
@@ -138,4 +138,4 @@ def test_matching_pairs_equal_occurrences(codes: list[int], structure: list[int]
 def test_backward_nodes_match_however_often_they_run() -> None:
     """An autograd node of a retained graph is one row of the structure, walked once or twice."""
     node = BACKWARD_BASE + 3
-    assert list(matched(np.array([node, 1, node]), np.array([1, node]))) == [1, 0, 1]
+    assert list(match_events(np.array([node, 1, node]), np.array([1, node]))) == [1, 0, 1]

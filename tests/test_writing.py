@@ -24,7 +24,7 @@ from xsp.comparing.comparable import comparable
 from xsp.export.tables import write_tables
 from xsp.machine import peak_file
 from xsp.regression.baselines import Baseline, Baselines
-from xsp.regression.summary import written as summaries
+from xsp.regression.summary import write_pages as summaries
 
 CAPTURE = Path(__file__).parent.parent / "examples" / "captures" / "h100_resnet50.xsp"
 Write = Callable[[xsp.Profile, Path], object]
@@ -38,7 +38,7 @@ def _baseline(prof: xsp.Profile, folder: Path) -> Path:
 def _peaks(_: xsp.Profile, folder: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
-        return peak_file.store("a GPU" * 100, {"dram_bytes_per_s": 1e12})
+        return peak_file.keep_peaks("a GPU" * 100, {"dram_bytes_per_s": 1e12})
 
 
 FILES: dict[str, Write] = {

@@ -17,7 +17,7 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_loca
 
 from xsp.errors import XspError
 from xsp.measuring.options import Options, read, textual
-from xsp.profiler import measured, profile
+from xsp.profiler import measure_with, profile
 from xsp.profiles import Profile
 
 _FILE = "<%xsp>"
@@ -165,7 +165,7 @@ def _called(asked: _Line, scope: _Scope) -> Profile:
     else:
         function, args, kwargs = scope.function(tree), (), {}
         function.__qualname__ = asked.code.strip()
-    return measured(function, args, kwargs, options)
+    return measure_with(function, args, kwargs, options)
 
 
 def _is_name(tree: ast.expr) -> bool:

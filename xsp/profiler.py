@@ -18,7 +18,7 @@ from xsp.measuring import options as option_list
 from xsp.measuring.along.loop import Loop, refuse_options
 from xsp.measuring.call_recorder import CallRecorder
 from xsp.measuring.options import Keywords, Options
-from xsp.measuring.profiling import climbed
+from xsp.measuring.profiling import measure_target
 from xsp.measuring.target import target_of
 from xsp.profiles import Profile
 
@@ -84,17 +84,17 @@ def measure(fn_or_model: Callable[..., Any], *args: Any, **kwargs: Any) -> Profi
 
     """
     options = Options.taken(kwargs)
-    return measured(fn_or_model, args, kwargs, options)
+    return measure_with(fn_or_model, args, kwargs, options)
 
 
-def measured(
+def measure_with(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     options: Options,
 ) -> Profile:
     """`measure` with options apart from the target's own keywords, whatever those are called."""
-    return Profile(climbed(target_of(function, args, kwargs), options))
+    return Profile(measure_target(target_of(function, args, kwargs), options))
 
 
 class BlockProfile(Profile):
@@ -184,7 +184,8 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         if self._loop.made:
             self._profile.fill(self._loop.capture())
             return
-        self._profile.fill(climbed(self._recorder.target(), self._options, self._recorder.random))
+        recorder = self._recorder
+        self._profile.fill(measure_target(recorder.target(), self._options, recorder.random))
 
     def _step(self) -> None:
         if not self._loop.made:

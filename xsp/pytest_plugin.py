@@ -168,7 +168,7 @@ class _Summary:
         self._outcomes += [Outcome.from_dict(values) for values in getattr(report, _REPORTED, [])]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        from xsp.regression.summary import terminal_lines, written
+        from xsp.regression.summary import terminal_lines, write_pages
 
         pages = (self._config.option.xsp_html, self._config.option.xsp_md)
         if not self._outcomes and pages == (None, None):
@@ -177,7 +177,7 @@ class _Summary:
         for line in terminal_lines(self._outcomes):
             terminalreporter.line(line)
         try:
-            for line in written(self._outcomes, *pages):
+            for line in write_pages(self._outcomes, *pages):
                 terminalreporter.line(line)
         except XspError as error:
             terminalreporter.line(str(error), red=True)

@@ -13,7 +13,7 @@ from xsp.analysis.memo import once_per_profile
 from xsp.analysis.peaks import ideal_intensities
 from xsp.analysis.spans.layer_time import layer_rows
 from xsp.analysis.work.kernel_work import kernel_work
-from xsp.analysis.work.roofline import aggregated, rated, sources
+from xsp.analysis.work.roofline import add_rates, sources, sum_work
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -79,7 +79,7 @@ def kernel_information(profile: ProfileData) -> pd.DataFrame:
         source=sources(work),
         layer=work["layer_name"],
     )
-    return rated(table, ideal_intensities(profile))[_INFORMATION]
+    return add_rates(table, ideal_intensities(profile))[_INFORMATION]
 
 
 def kernel_roofline(profile: ProfileData) -> pd.DataFrame:
@@ -97,10 +97,10 @@ def kernels_by_name(profile: ProfileData) -> pd.DataFrame:
     FLOPs take), occupancy (latency-weighted mean), arithmetic_intensity, flops_per_s, memory_bound,
     source.
     """
-    table = aggregated(kernel_work(profile), ["name"]).rename(columns={"kernels": "count"})
+    table = sum_work(kernel_work(profile), ["name"]).rename(columns={"kernels": "count"})
     table["share"] = table["latency_ms"] / profile.latency_ms
     table = table.sort_values("latency_ms", ascending=False, kind="stable", ignore_index=True)
-    return rated(table, ideal_intensities(profile))[_BY_NAME]
+    return add_rates(table, ideal_intensities(profile))[_BY_NAME]
 
 
 @once_per_profile

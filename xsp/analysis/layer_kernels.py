@@ -13,9 +13,9 @@ from xsp.analysis.kernels import placed_work
 from xsp.analysis.layers import layer_information
 from xsp.analysis.peaks import ideal_intensities, on_cpu
 from xsp.analysis.spans.layer_time import layer_rows, layer_times
-from xsp.analysis.work.kernel_work import resolved
+from xsp.analysis.work.kernel_work import resolve_precision
 from xsp.analysis.work.layer_work import layer_work
-from xsp.analysis.work.roofline import SUMMED, WORK, aggregated, rated
+from xsp.analysis.work.roofline import SUMMED, WORK, add_rates, sum_work
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -44,13 +44,13 @@ def kernels_by_layer(profile: ProfileData) -> pd.DataFrame:
     occupancy (latency-weighted mean), arithmetic_intensity, flops_per_s (over the kernels'
     latency), precision (of most operations), memory_bound, source.
     """
-    sums = aggregated(placed_work(profile), ["layer_index"])
+    sums = sum_work(placed_work(profile), ["layer_index"])
     table = (
         _layers(profile)
         .rename(columns={"latency_ms": "layer_latency_ms"})
         .merge(sums, on="layer_index")
     )
-    rows = rated(table, ideal_intensities(profile)).rename(
+    rows = add_rates(table, ideal_intensities(profile)).rename(
         columns={"latency_ms": "kernel_latency_ms"}
     )
     return rows[_BY_LAYER]
@@ -101,21 +101,21 @@ def _layers(profile: ProfileData) -> pd.DataFrame:
 
 
 def _with_work(profile: ProfileData) -> pd.DataFrame:
-    """Every layer with its work and how that relates to the ceilings; `latency_ms` is the time of
+    """Every layer with its work and how that relates to the peaks; `latency_ms` is the time of
     this work.
     """
     work = placed_work(profile)
     layers = _layers(profile)
     if not len(work):
-        return rated(
+        return add_rates(
             layers.merge(_worked_out(profile), how="left", on="layer_index"),
             ideal_intensities(profile),
         )
-    sums = aggregated(work, ["layer_index"])
+    sums = sum_work(work, ["layer_index"])
     table = layers.drop(columns="latency_ms").merge(sums, how="left", on="layer_index")
     nothing = table["kernels"].isna()
     table.loc[nothing, [*WORK, "latency_ms"]] = 0.0
-    return rated(table.fillna({"precision": ""}), ideal_intensities(profile))
+    return add_rates(table.fillna({"precision": ""}), ideal_intensities(profile))
 
 
 def _worked_out(profile: ProfileData) -> pd.DataFrame:
@@ -134,7 +134,7 @@ def _worked_out(profile: ProfileData) -> pd.DataFrame:
     if not on_cpu(profile):  # which has no TF32
         names = np.full(len(work), "", dtype=object)
         product = work["is_product"].to_numpy(bool)
-        work["precision"] = resolved(
+        work["precision"] = resolve_precision(
             work["precision"].to_numpy(object), product, names, profile.environment
         )
     work = work.assign(layer_index=rows["index"])[(rows["index"] >= 0).to_numpy()]

@@ -18,7 +18,7 @@ from xsp.analysis.spans.rungs import deepest_rung, runs_of
 from xsp.analysis.spans.statistics import trimmed
 from xsp.analysis.spans.sums import sum_by_run
 from xsp.analysis.work.call_work import call_work
-from xsp.analysis.work.roofline import rated
+from xsp.analysis.work.roofline import add_rates
 from xsp.types import Level
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def kernels_by_library_call(profile: ProfileData) -> pd.DataFrame:
         layer=work["layer_name"],
         latency_ms=work["duration_ns"] / 1e6,
     ).astype({"library_index": np.int64})
-    return rated(table, ideal_intensities(profile))[_KERNELS].reset_index(drop=True)
+    return add_rates(table, ideal_intensities(profile))[_KERNELS].reset_index(drop=True)
 
 
 def _calls(profile: ProfileData) -> pd.DataFrame:

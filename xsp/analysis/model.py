@@ -13,7 +13,7 @@ import pandas as pd
 from xsp.analysis.peaks import ideal_intensities
 from xsp.analysis.spans.rungs import runs_of
 from xsp.analysis.work.kernel_work import kernel_work
-from xsp.analysis.work.roofline import SUMMED, aggregated, rated
+from xsp.analysis.work.roofline import SUMMED, add_rates, sum_work
 from xsp.types import Level
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ def _batch_size(profile: ProfileData) -> int | None:
 def _summed(profile: ProfileData) -> pd.DataFrame:
     """All kernels of a profile as one row."""
     work = kernel_work(profile).assign(all=0)
-    row = aggregated(work, ["all"])
+    row = sum_work(work, ["all"])
     if not len(row):
         row = pd.DataFrame({name: [value] for name, value in _NOTHING.items()})
-    return rated(row, ideal_intensities(profile))
+    return add_rates(row, ideal_intensities(profile))
 
 
 _NOTHING = {

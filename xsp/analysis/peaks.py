@@ -20,13 +20,13 @@ DEVICE, TABLE, MEASURED = "device properties", "table", "measured"
 
 
 def peaks(profile: ProfileData) -> pd.DataFrame:
-    """The ceilings of the device on which the model ran, one row per resource and source.
+    """The peaks of the device on which the model ran, one row per resource and source.
 
     Columns: resource ("fp32" for the cores, "fp16 tensor" for tensor cores, ..., "dram"), precision
     ("" for dram), per_s (FLOP/s; bytes/s for dram), source. "device properties" are multiprocessors
     times their operations per cycle times the highest clock, and for a CPU cores times SIMD
     operations per cycle times the highest clock; "table" is the GPU's data sheet, where a capture
-    lacks the clocks; "measured" what a benchmark reached. Theoretical ceilings come first. Empty
+    lacks the clocks; "measured" what a benchmark reached. Theoretical peaks come first. Empty
     for an unknown device.
     """
     environment = profile.environment
@@ -52,7 +52,7 @@ def ideal_arithmetic_intensity(profile: ProfileData, precision: str) -> float:
     not known.
 
     The fastest unit that computes in this precision counts ("fp16" is the tensor cores' where there
-    are any), and the theoretical ceiling unless only a measured one is known.
+    are any), and the theoretical peak unless only a measured one is known.
     """
     return ideal_intensities(profile).get(precision, nan)
 

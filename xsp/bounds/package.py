@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from xsp.capture.writing import written
+from xsp.capture.writing import write_file
 from xsp.errors import XspError
 from xsp.graphs.graph import Graph
 from xsp.graphs.unique import unique_layers
@@ -40,22 +40,22 @@ def write_package(graphs: Sequence[Graph], folder: str | os.PathLike[str]) -> Pa
     target.mkdir(parents=True, exist_ok=True)
     found = sorted(unique_layers(graphs), key=lambda each: each.layer.digest)
     rows = [{"layer": each.layer.key, "count": each.count} for each in found]
-    written(target / "layers.json", (json.dumps(rows, indent=1) + "\n").encode())
-    written(target / "layers_bench.py", _source("bench_template.py"))
+    write_file(target / "layers.json", (json.dumps(rows, indent=1) + "\n").encode())
+    write_file(target / "layers_bench.py", _source("bench_template.py"))
     models = "a model" if len(graphs) == 1 else f"{len(graphs)} models"
     readme = _README.format(unique=len(rows), models=models, layers=sum(map(len, graphs)))
-    written(target / "README.md", readme.encode())
+    write_file(target / "README.md", readme.encode())
     package = target / "layer_calls"
     package.mkdir()
-    written(package / "__init__.py", b'"""Layers as calls of PyTorch, taken from xsp."""\n')
+    write_file(package / "__init__.py", b'"""Layers as calls of PyTorch, taken from xsp."""\n')
     for name, module in _MODULES.items():
         source = resources.files(module).joinpath(f"{name}.py").read_text(encoding="utf-8")
         for own, place in _MODULES.items():
             source = source.replace(f"{place}.{own}", f"layer_calls.{own}")
         source = source.replace("xsp.errors", "layer_calls.errors")
-        written(package / f"{name}.py", source.encode())
+        write_file(package / f"{name}.py", source.encode())
     errors = resources.files("xsp").joinpath("errors.py").read_text(encoding="utf-8")
-    written(package / "errors.py", errors.encode())
+    write_file(package / "errors.py", errors.encode())
     return target
 
 

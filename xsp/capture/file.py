@@ -100,7 +100,7 @@ def load(path: str | os.PathLike[str], max_bytes: int | None = None) -> Capture:
         ) from error
 
 
-def checked(capture: Capture, what: str) -> Capture:
+def check_capture(capture: Capture, what: str) -> Capture:
     """A capture that was made here of what somebody else wrote.
 
     Raises CaptureError if it holds what no capture does.

@@ -24,7 +24,7 @@ _FAST = 5
 """Compression level: a third of the time of the default, a few per cent larger."""
 
 
-def written(path: str | os.PathLike[str], content: bytes) -> Path:
+def write_file(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write `content`, compressed where the name ends in `.gz`, and return the path as given.
 
     Raises WriteError; see `replacing`.
@@ -96,7 +96,7 @@ def _moved(staged: Path, target: Path, last: str) -> None:
         (staged / name).replace(destination)
 
 
-def appended(path: str | os.PathLike[str], text: str) -> Path:
+def append_text(path: str | os.PathLike[str], text: str) -> Path:
     """Add `text` at the end of a file that several commands write to. Raises WriteError."""
     named = Path(path)
     _destination(named)

@@ -102,10 +102,10 @@ def bound(
 
         typer.echo(f"benchmarks written to {write_package([graph], package)}")
     if json_path is not None:
-        from xsp.capture.writing import written
+        from xsp.capture.writing import write_file
 
         text = json.dumps(as_json(found, answers), indent=1) + "\n"
-        typer.echo(f"bound written to {written(json_path, text.encode())}")
+        typer.echo(f"bound written to {write_file(json_path, text.encode())}")
 
 
 def _read(

@@ -113,9 +113,9 @@ def compare(
 
         print_comparison(found, Console())
     if json_path is not None:
-        from xsp.capture.writing import written
+        from xsp.capture.writing import write_file
 
-        written(
+        write_file(
             json_path, (json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n").encode()
         )
     if html is not None:

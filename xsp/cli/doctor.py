@@ -58,10 +58,10 @@ def _measured(
     console: Console, device: str, known: list[str]
 ) -> tuple[dict[str, float], dict[str, str]]:
     """What is measured now: FLOP/s or bytes/s, and with what, both by key."""
-    from xsp.machine.peak_benchmark import measured_ceilings, resources_of
+    from xsp.machine.peak_benchmark import measure_peaks, resources_of
 
     with console.status("measuring") as status:
-        found = measured_ceilings(
+        found = measure_peaks(
             device,
             resources_of(known, device),
             announce=lambda what: status.update(f"measuring {what}"),
@@ -71,12 +71,10 @@ def _measured(
 
 def _kept(device: str, peaks: Mapping[str, float]) -> str:
     try:
-        return (
-            f"for {device} in {measured_peaks.store(device, peaks)}; new captures on this device "
-            "have them"
-        )
+        file = measured_peaks.keep_peaks(device, peaks)
     except (OSError, RuntimeError, WriteError) as error:  # RuntimeError: no home directory is known
         return f"nowhere: {error}; set XDG_CACHE_HOME to a writable folder"
+    return f"for {device} in {file}; new captures on this device have them"
 
 
 def doctor(

@@ -57,9 +57,9 @@ def graph(
     if len(found) > 1:
         _print_shares(sources, found, console)
     if json_path is not None:
-        from xsp.capture.writing import written
+        from xsp.capture.writing import write_file
 
-        typer.echo(f"graph written to {written(json_path, found[0].to_json().encode())}")
+        typer.echo(f"graph written to {write_file(json_path, found[0].to_json().encode())}")
     if draw is not None:
         from xsp.graphs.drawing import write_drawing
 

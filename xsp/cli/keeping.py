@@ -23,7 +23,7 @@ def new_file(path: Path, force: bool) -> Path:
     return writable(path)
 
 
-def kept(save: Callable[[Path], Path], path: Path) -> Path:
+def keep(save: Callable[[Path], Path], path: Path) -> Path:
     """Save what was measured to `path`, or to a new folder for temporary files where that fails.
 
     Raises WriteError in both cases; it says where the measurement lies, if it could be saved.

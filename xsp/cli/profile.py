@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from xsp.cli.keeping import kept, new_file
+from xsp.cli.keeping import keep, new_file
 from xsp.cli.options import Arguments, Quiet, with_measuring_options
 from xsp.measuring.options import Options
 
@@ -42,7 +42,7 @@ def profile(
     import torch
 
     from xsp.measuring.measurable import measurable
-    from xsp.profiler import measured
+    from xsp.profiler import measure_with
 
     sys.argv = [target, *(arguments or [])]
     torch.manual_seed(options.seed)
@@ -50,9 +50,9 @@ def profile(
     if not quiet:
         typer.echo(f"{target}: {work.description}")
     with torch.set_grad_enabled(work.grad):
-        prof = measured(work.function, work.args, work.kwargs, options)
+        prof = measure_with(work.function, work.args, work.kwargs, options)
     # Saved before it is shown: a closed pipe must not cost the measurement.
-    written = kept(prof.save, path)
+    written = keep(prof.save, path)
     if not quiet:
         from rich.console import Console
 

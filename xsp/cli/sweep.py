@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xsp.capture.writing import writable_folder
-from xsp.cli.keeping import kept
+from xsp.cli.keeping import keep
 from xsp.cli.options import Arguments, Quiet, with_measuring_options
 from xsp.errors import TargetError, XspError
 from xsp.measuring.options import Options
@@ -75,7 +75,7 @@ def sweep(
         options=options,
     )
     # Saved before it is shown: a closed pipe must not cost the measurement.
-    written = kept(swept.save, folder)
+    written = keep(swept.save, folder)
     if not quiet:
         typer.echo(f"\n{swept}\n")
     typer.echo(f"captures written to {written}")

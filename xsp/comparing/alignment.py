@@ -39,7 +39,7 @@ changes.
 """
 
 
-def aligned(a: pd.DataFrame, b: pd.DataFrame) -> Ints:
+def align(a: pd.DataFrame, b: pd.DataFrame) -> Ints:
     """For each row of `a` its row of `b`, or -1. Both are tables as of `node_facts`."""
     match = np.full(len(a), -1, dtype=np.int64)
     if len(a) and len(b):

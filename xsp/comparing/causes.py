@@ -249,13 +249,15 @@ def _labels(part: pd.DataFrame, pairs: pd.DataFrame, side: str) -> str:
         return f"the module {whole} with {_listed_few(names)}"
     if len(names) == 1:
         return phrases.layer(names[0], kinds[0], phase)
-    return ("the backward pass of " if phase == "backward" else "") + phrases.listed(names)
+    return ("the backward pass of " if phase == "backward" else "") + phrases.list_names(names)
 
 
 def _listed_few(names: Sequence[str]) -> str:
     """Up to two names, the rest counted."""
     rest = len(names) - 2
-    return phrases.listed(names[:2]) + (f" and {quantity(rest, 'more layer')}" if rest > 0 else "")
+    return phrases.list_names(names[:2]) + (
+        f" and {quantity(rest, 'more layer')}" if rest > 0 else ""
+    )
 
 
 def _module_of(names: Sequence[str], pairs: pd.DataFrame, side: str) -> str:

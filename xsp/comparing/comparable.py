@@ -55,8 +55,8 @@ class Comparable:
     `nodes` has the columns of `node_facts` and metric, ms, ci_ms (trimmed mean of the node's
     sample and half its 95 % interval). `host` and `device` hold each node's times in ms, one per
     run, by path: the model's unprofiled latency or the host's time in a node, and the GPU-busy time
-    below it. `counts` are those of one run, `levels` those that were traced, `notes` sentences
-    about doubts.
+    below it. `counts` are those of one run, `levels` those that were traced, `warnings` the
+    profile's.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Comparable:
     host: Mapping[str, Array]
     device: Mapping[str, Array]
     counts: dict[str, int]
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def samples(self) -> dict[str, Array]:
@@ -96,7 +96,7 @@ class Comparable:
             "version": _VERSION,
             "name": self.name,
             "levels": self.levels,
-            "notes": self.notes,
+            "notes": self.warnings,
             "environment": self.environment,
             "counts": self.counts,
         }
@@ -160,7 +160,7 @@ class Comparable:
             host=host,
             device=device,
             counts=found["counts"],
-            notes=tuple(found["notes"]),
+            warnings=tuple(found["notes"]),
         )
 
 
@@ -204,7 +204,7 @@ def comparable(profile: ProfileData | Comparable) -> Comparable:
         device=facts.device,
         counts={name: int(nodes[name].iloc[0]) for name in COUNTS}
         | {"layers": int((nodes["level"] == "LAYER").sum())},
-        notes=tuple(profile.warnings),
+        warnings=tuple(profile.warnings),
     )
 
 

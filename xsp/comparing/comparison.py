@@ -87,10 +87,10 @@ def compare(
             f"alpha must be a probability between 0 and 1, such as {ALPHA}, not {alpha!r}"
         )
     mine, other = comparable(a), comparable(b)
-    return compared(mine, other, threshold, alpha, refusal(mine, other, allow))
+    return compare_data(mine, other, threshold, alpha, refusal(mine, other, allow))
 
 
-def compared(
+def compare_data(
     a: Comparable,
     b: Comparable,
     threshold: float,

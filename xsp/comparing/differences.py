@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.statistics import trimmed
-from xsp.comparing.alignment import aligned, layer_of
+from xsp.comparing.alignment import align, layer_of
 from xsp.comparing.comparable import Comparable
 from xsp.comparing.refusal import known_counts
 from xsp.comparing.verdict import IMPROVED, REGRESSION, verdicts
@@ -56,7 +56,7 @@ def differences(
     """Align two profiles and compare every pair of nodes; times and verdicts are left out if not
     `timed`.
     """
-    match = aligned(a.nodes, b.nodes)
+    match = align(a.nodes, b.nodes)
     new = np.setdiff1d(np.arange(len(b.nodes)), match)
     row_a, row_b = np.r_[np.arange(len(a.nodes)), np.full(len(new), -1)], np.r_[match, new]
     pairs = _side_by_side(a.nodes, b.nodes, row_a, row_b)

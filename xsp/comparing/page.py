@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xsp.capture.writing import writable, written
+from xsp.capture.writing import writable, write_file
 from xsp.comparing import phrases
 from xsp.comparing.text import HEADS, NODE_LEVELS, node_rows, verdict_word
 from xsp.words.labels import printable
@@ -34,7 +34,7 @@ def write_comparison(comparison: ComparisonData, path: Path) -> Path:
 
     Raises WriteError where it cannot be written.
     """
-    return written(writable(path), comparison_html(comparison).encode())
+    return write_file(writable(path), comparison_html(comparison).encode())
 
 
 def comparison_html(comparison: ComparisonData) -> str:

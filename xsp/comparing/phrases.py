@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from xsp.words.labels import printable, shapes, shortened, telling_kernel_name
+from xsp.words.labels import printable, shapes, shorten, telling_kernel_name
 
 _NAMES = 4
 _LONG = 90
@@ -21,7 +21,7 @@ def layer(name: str, kind: str, phase: str = "forward") -> str:
     return f"the backward pass of {label}" if phase == "backward" else label
 
 
-def listed(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """Names in backticks, the first few of many."""
     shown = [f"`{printable(name)}`" for name in names[:_NAMES]]
     return ", ".join(shown) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
@@ -105,12 +105,12 @@ def _counted(what: str, rows: pd.DataFrame) -> str:
 
 def _names(what: str, names: list[str]) -> str:
     if what != "kernel":
-        return listed(names)
+        return list_names(names)
     short = [telling_kernel_name(name) for name in names]
     unclear = len(set(short)) < len(short)
-    return listed(
+    return list_names(
         [
-            shortened(full, _LONG) if unclear else brief
+            shorten(full, _LONG) if unclear else brief
             for full, brief in zip(names, short, strict=True)
         ]
     )

@@ -18,14 +18,14 @@ from xsp.analysis.profile_data import ProfileData
 from xsp.analysis.spans.statistics import trimmed
 from xsp.capture.run import latency_ns
 from xsp.comparing.comparable import comparable
-from xsp.comparing.comparison import Comparison, compared
+from xsp.comparing.comparison import Comparison, compare_data
 from xsp.comparing.sentences import Whole, narrowing
 from xsp.comparing.verdict import ALPHA, Verdict, paired_verdict, rounds_needed
 from xsp.errors import TargetError
 from xsp.levels._native.signals import held
 from xsp.measuring.executor import Executor
 from xsp.measuring.options import Options
-from xsp.measuring.profiling import climbed
+from xsp.measuring.profiling import measure_target
 from xsp.measuring.progress import bar
 from xsp.measuring.state import RandomState
 from xsp.measuring.target import Target, target_of
@@ -101,8 +101,9 @@ def compare_targets(
     in_turn = measured_in_turn(targets, options, threshold, alpha, state)
     rounds = LADDER_ROUNDS if localise else 2
     ladder = replace(options, iterations=rounds, warmup=1, serialize=False)
-    mine, other = (comparable(ProfileData(climbed(target, ladder, state))) for target in targets)
-    return compared(mine, other, threshold, alpha, None, in_turn)
+    captures = [measure_target(target, ladder, state) for target in targets]
+    mine, other = (comparable(ProfileData(capture)) for capture in captures)
+    return compare_data(mine, other, threshold, alpha, None, in_turn)
 
 
 def measured_in_turn(

@@ -11,7 +11,7 @@ import pandas as pd
 from xsp.comparing import phrases
 from xsp.comparing.verdict import IMPROVED, REGRESSION
 from xsp.report.text import terminal_width
-from xsp.words.labels import kernel_name, markdown, markdown_sentence, printable, shortened
+from xsp.words.labels import escape_markdown, kernel_name, markdown_sentence, printable, shorten
 from xsp.words.numbers import UNKNOWN
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def comparison_markdown(comparison: ComparisonData) -> str:
     """The verdict as a heading, the sentences as a list, and tables of counts and of layers that
     differ.
     """
-    lines = [f"### {markdown(comparison.candidate)}: {verdict_word(comparison)}", ""]
+    lines = [f"### {escape_markdown(comparison.candidate)}: {verdict_word(comparison)}", ""]
     lines += [f"- {markdown_sentence(sentence)}" for sentence in comparison.sentences]
     changed = comparison.counts[comparison.counts["a"] != comparison.counts["b"]]
     if len(changed):
@@ -60,7 +60,7 @@ def comparison_markdown(comparison: ComparisonData) -> str:
         lines += [f"| {name} | {a} | {b} |" for name, a, b in changed.itertuples(index=False)]
     if rows := node_rows(comparison):
         lines += ["", f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
-        lines += [f"| {' | '.join(map(markdown, row))} |" for row in rows]
+        lines += [f"| {' | '.join(map(escape_markdown, row))} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -87,7 +87,7 @@ def _row(row: dict[Hashable, Any]) -> tuple[str, ...]:
     name = f"{short} (backward)" if row["phase"] == "backward" else short
     kernels = [f"{row[f'kernels_{side}']:.0f}" for side in "ab" if pd.notna(row[f"kernels_{side}"])]
     return (
-        shortened(printable(name), _NAME),
+        shorten(printable(name), _NAME),
         str(row["change"]),
         *(
             phrases.milliseconds(float(row[side])) if pd.notna(row[side]) else UNKNOWN

@@ -117,7 +117,7 @@ def verdicts(
             less * plain
         )
     p_value = _weakened(_mann_whitney(baseline, candidate), less)
-    return named(
+    return name_verdicts(
         ratio,
         ratio * np.exp(-half),
         ratio * np.exp(half),
@@ -152,7 +152,7 @@ def paired_verdict(
             else (1.0 if len(a) > 1 else np.nan)
         ]
     )
-    return named(
+    return name_verdicts(
         np.exp(mean),
         np.exp(mean - half),
         np.exp(mean + half),
@@ -162,7 +162,7 @@ def paired_verdict(
     )[0]
 
 
-def named(
+def name_verdicts(
     ratio: Array, low: Array, high: Array, p_value: Array, threshold: float, level: float
 ) -> Verdicts:
     """The words for ratios with intervals and p-values; `level` is the significance that is

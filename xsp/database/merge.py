@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xsp.capture.writing import written
+from xsp.capture.writing import write_file
 from xsp.database.entry import Entry, Machine
 from xsp.database.store import Store
 from xsp.errors import DatabaseError
@@ -28,7 +28,7 @@ def export_entries(store: Store, path: str | os.PathLike[str]) -> int:
     found = store.entries()
     lines = [json.dumps({"format": FORMAT, "version": VERSION, "entries": len(found)})]
     lines += [json.dumps(_exported(entry), sort_keys=True) for entry in found]
-    written(Path(path), ("\n".join(lines) + "\n").encode())
+    write_file(Path(path), ("\n".join(lines) + "\n").encode())
     return len(found)
 
 

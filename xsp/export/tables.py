@@ -12,7 +12,7 @@ import pandas as pd
 
 from xsp.capture.schema import OPTIONAL_TABLES
 from xsp.capture.schema import REQUIRED_TABLES as TABLES
-from xsp.capture.writing import replacing, staged_folder, written
+from xsp.capture.writing import replacing, staged_folder, write_file
 from xsp.errors import XspError
 from xsp.words.labels import printable
 
@@ -54,7 +54,7 @@ def write_tables(prof: ProfileData, folder: Path, form: str) -> Path:
         for name, table in tables.items():
             with replacing(staged / f"{name}.{form}") as file:
                 _WRITERS[form](table, file)
-        written(staged / PROFILE, json.dumps(_facts(prof), indent=1, default=str).encode())
+        write_file(staged / PROFILE, json.dumps(_facts(prof), indent=1, default=str).encode())
     return folder
 
 

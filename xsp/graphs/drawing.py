@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from xsp.capture.writing import written
+from xsp.capture.writing import write_file
 from xsp.graphs.graph import Graph
 
 _SPACING = 1.0
@@ -20,7 +20,7 @@ def write_drawing(graph: Graph, path: str | os.PathLike[str]) -> Path:
     Raises XspError where it cannot be written.
     """
     page = figure(graph).to_html(include_plotlyjs=True, full_html=True)
-    return written(Path(path), page.encode())
+    return write_file(Path(path), page.encode())
 
 
 def figure(graph: Graph) -> Any:

@@ -14,7 +14,7 @@ import pandas as pd
 from xsp.analysis.spans.assembly import Vocabulary, assemble
 from xsp.analysis.spans.intervals import innermost
 from xsp.analysis.spans.launches import launch_of
-from xsp.capture.file import Capture, checked
+from xsp.capture.file import Capture, check_capture
 from xsp.capture.run import Run
 from xsp.doubts import Doubt, Slug
 from xsp.errors import CaptureError
@@ -34,8 +34,8 @@ from xsp.types import (
     RunSpec,
     Schema,
 )
-from xsp.words.doubts import worded
-from xsp.words.warning import tagged
+from xsp.words.doubts import sentence_of
+from xsp.words.slugs import with_slug
 
 Ints = npt.NDArray[np.int64]
 
@@ -45,20 +45,20 @@ def capture_of(trace: ForeignTrace) -> Capture:
     given to.
     """
     trace = from_zero(trace)
-    windows, notes = whole_runs(trace) if len(trace.windows) else (_whole(trace), [])
+    windows, warnings = whole_runs(trace) if len(trace.windows) else (_whole(trace), [])
     layers = layers_of(trace.ranges, window_of(trace.ranges, windows), len(windows))
     levels = _levels(trace, layers)
     placed = _placed(trace, windows, layers)
     runs, words = _runs(placed, windows, layers, RunSpec(tuple(levels)))
-    notes += overlap_on_device(windows, placed.device, placed.of_device)
+    warnings += overlap_on_device(windows, placed.device, placed.of_device)
     name = layers.model or trace.name
     words.calls[0]["name"] = name
     tables = assemble(runs, words)
     meta = _meta(trace, name, levels, windows)
-    meta["warnings"] += notes + recording_time_unknown(trace)
+    meta["warnings"] += warnings + recording_time_unknown(trace)
     if orphans := int(tables["runs"]["orphans"].sum()):
-        meta["warnings"].append(worded(Doubt.of(Slug.NO_LAUNCH, activities=orphans)))
-    return checked(Capture(meta, tables), f"this trace of {trace.tool}")
+        meta["warnings"].append(sentence_of(Doubt.of(Slug.NO_LAUNCH, activities=orphans)))
+    return check_capture(Capture(meta, tables), f"this trace of {trace.tool}")
 
 
 def _whole(trace: ForeignTrace) -> pd.DataFrame:
@@ -219,7 +219,7 @@ def _meta(
         f"imported from {trace.tool}: every time includes the cost of its tracing, since there "
         "are no runs without it"
     )
-    warnings = [tagged("imported", traced), *trace.warnings, *_left_out(trace, windows)]
+    warnings = [with_slug("imported", traced), *trace.warnings, *_left_out(trace, windows)]
     return {
         "name": name,
         "levels": [
@@ -258,4 +258,4 @@ def _left_out(trace: ForeignTrace, windows: pd.DataFrame) -> list[str]:
         f"{outside} ranges and API calls outside the {len(windows)} runs of the trace are in no "
         "table"
     )
-    return [tagged("outside-runs", sentence)]
+    return [with_slug("outside-runs", sentence)]

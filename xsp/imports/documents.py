@@ -14,7 +14,7 @@ from typing import Any
 
 from xsp.capture.limits import most_bytes, within
 from xsp.errors import CaptureError
-from xsp.words.warning import tagged
+from xsp.words.slugs import with_slug
 
 Event = dict[str, Any]
 
@@ -102,4 +102,4 @@ def of_one_process(by_category: dict[str, list[Event]], launching: Collection[st
         "to its launches by ids that another process may have used too: import one process's "
         "trace at a time"
     )
-    return [tagged("several-processes", sentence)]
+    return [with_slug("several-processes", sentence)]

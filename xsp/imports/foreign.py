@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.types import Level
-from xsp.words.warning import tagged
+from xsp.words.slugs import with_slug
 
 RANGE_COLUMNS = (
     "thread",
@@ -95,7 +95,7 @@ def table(rows: list[tuple[Any, ...]], columns: tuple[str, ...]) -> pd.DataFrame
 def backwards(events: int) -> list[str]:
     """The sentence about events that end before they start and were left out, if there are any."""
     sentence = f"{events} events of the trace end before they start and are in no table"
-    return [tagged("backwards", sentence)] if events else []
+    return [with_slug("backwards", sentence)] if events else []
 
 
 _FLAGS = ("may_enclose", "is_named")

@@ -35,7 +35,7 @@ from xsp.imports.operators import BACKWARD, from_nvtx
 from xsp.imports.stamps import unknown, unknown_sentence
 from xsp.profiles import Profile
 from xsp.types import Level
-from xsp.words.warning import tagged
+from xsp.words.slugs import with_slug
 
 TOOL = "Nsight Systems"
 PUSH_POP = 59
@@ -161,7 +161,7 @@ def _trace(export: _Export, name: str, runs: str | None) -> ForeignTrace:
     process, warnings = _process(tables)
     tables = {one: _of_process(rows, process) for one, rows in tables.items()}
     if len(tables[_GRAPHS]):
-        warnings.append(tagged("whole-graphs", _WHOLE_GRAPHS.format(len(tables[_GRAPHS]))))
+        warnings.append(with_slug("whole-graphs", _WHOLE_GRAPHS.format(len(tables[_GRAPHS]))))
     recorded = sum(map(len, tables.values()))
     tables = {one: _forwards(rows) for one, rows in tables.items()}
     warnings += backwards(recorded - sum(map(len, tables.values())))
@@ -231,7 +231,7 @@ def _process(tables: dict[str, pd.DataFrame]) -> tuple[int | None, list[str]]:
         f"the export has {len(counts)} processes; only {number}, with the most GPU activities, is "
         "taken"
     )
-    return chosen, [tagged("several-processes", left_out)]
+    return chosen, [with_slug("several-processes", left_out)]
 
 
 def _pid(serialised: pd.Series) -> pd.Series:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.imports.foreign import ForeignTrace
-from xsp.words.warning import tagged
+from xsp.words.slugs import with_slug
 
 Ints = npt.NDArray[np.int64]
 
@@ -43,7 +43,7 @@ def unknown(start_ns: Ints, end_ns: Ints, base_ns: int = 0) -> npt.NDArray[np.bo
 def unknown_sentence(count: int) -> list[str]:
     """The sentence on events without a known start, if there are any."""
     sentence = f"{count} events of the trace have no start (a stamp of 0) and are in no table"
-    return [tagged("unknown-stamps", sentence)] if count else []
+    return [with_slug("unknown-stamps", sentence)] if count else []
 
 
 def recording_time_unknown(trace: ForeignTrace) -> list[str]:
@@ -52,7 +52,7 @@ def recording_time_unknown(trace: ForeignTrace) -> list[str]:
         "the trace does not say when it was recorded: spans that are sent to OpenTelemetry end "
         "when they are sent"
     )
-    return [tagged("recording-time", sentence)] if trace.epoch_offset_ns is None else []
+    return [with_slug("recording-time", sentence)] if trace.epoch_offset_ns is None else []
 
 
 def from_zero(trace: ForeignTrace) -> ForeignTrace:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from xsp.analysis.spans.intervals import covered_ns
 from xsp.imports.foreign import ForeignTrace
-from xsp.words.warning import tagged
+from xsp.words.slugs import with_slug
 
 Ints = npt.NDArray[np.int64]
 
@@ -60,9 +60,9 @@ def whole_runs(trace: ForeignTrace) -> tuple[pd.DataFrame, list[str]]:
         others = np.delete(counts, np.union1d(np.flatnonzero(is_empty), [last]), axis=0)
         is_cut[last] = _is_part(counts[last], others)
     kept = windows[~is_empty & ~is_cut] if not is_empty.all() else windows
-    notes = [*_empty(int(is_empty.sum()), len(kept)), *_cut(int(is_cut.sum()), len(kept))]
+    warnings = [*_empty(int(is_empty.sum()), len(kept)), *_cut(int(is_cut.sum()), len(kept))]
     kept = kept.reset_index(drop=True)
-    return kept, notes + _overlapping(kept)
+    return kept, warnings + _overlapping(kept)
 
 
 def _events_by_name(trace: ForeignTrace, windows: pd.DataFrame) -> npt.NDArray[np.int64]:
@@ -88,7 +88,7 @@ def _empty(count: int, kept: int) -> list[str]:
     sentence = (
         f"{count} runs of the trace hold nothing that was recorded and are left out of its {kept}"
     )
-    return [tagged("empty-runs", sentence)] if count and kept else []
+    return [with_slug("empty-runs", sentence)] if count and kept else []
 
 
 def _cut(count: int, kept: int) -> list[str]:
@@ -96,7 +96,7 @@ def _cut(count: int, kept: int) -> list[str]:
         "the trace ends in the middle of its last run, which has only a part of what every other "
         f"run has; it is left out of its {kept}"
     )
-    return [tagged("partial-run", sentence)] if count else []
+    return [with_slug("partial-run", sentence)] if count else []
 
 
 def _overlapping(windows: pd.DataFrame) -> list[str]:
@@ -106,7 +106,7 @@ def _overlapping(windows: pd.DataFrame) -> list[str]:
         f"{count} runs of the trace begin before an earlier one has ended; what happens on a "
         "thread without a run of its own is given to the run that began last"
     )
-    return [tagged("overlapping-runs", sentence)] if count else []
+    return [with_slug("overlapping-runs", sentence)] if count else []
 
 
 # ---- runs that overlap on the device ----
@@ -139,4 +139,4 @@ def overlap_on_device(windows: pd.DataFrame, device: pd.DataFrame, of_device: In
         f"run to the end of the next it takes {period_ms:.2f} ms, for {share:.0%} of which the "
         "GPU is busy"
     )
-    return [tagged("overlapping-on-device", sentence)]
+    return [with_slug("overlapping-on-device", sentence)]

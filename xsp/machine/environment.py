@@ -40,7 +40,7 @@ def environment() -> dict[str, Any]:
     facts |= processor()
     if torch.cuda.is_available():
         facts |= _gpu(torch) | highest_clocks(torch) | power_limit(torch)
-    measured = measured_peaks.stored(measured_peaks.device_key(facts))
+    measured = measured_peaks.read_peaks(measured_peaks.device_key(facts))
     return facts | ({"measured_peaks": measured} if measured else {})
 
 

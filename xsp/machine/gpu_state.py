@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from xsp.words.warning import tagged
+from xsp.words.slugs import with_slug
 
 # NVML's clocks event reasons that slow a busy GPU down. Idle, application clocks and sync boost are
 # not among them.
@@ -42,7 +42,7 @@ def highest_clocks(torch: Any) -> dict[str, int]:
     """max_sm_clock_mhz, max_memory_clock_mhz (nvmlDeviceGetMaxClockInfo) and memory_bus_bits of
     torch's current GPU.
 
-    Without NVML, or where it does not tell, they are left out: nothing but the ceilings of the
+    Without NVML, or where it does not tell, they are left out: nothing but the peaks of the
     analyses needs them.
     """
     try:
@@ -97,7 +97,7 @@ class GpuWatch:
         try:
             self._open()
         except Exception as error:  # NVML is a convenience: whatever it says, the profile goes on
-            self.why = tagged(
+            self.why = with_slug(
                 "unwatched",
                 f"clocks and throttling were not watched: {type(error).__name__}: {error}",
             )
@@ -121,7 +121,7 @@ class GpuWatch:
                 f"clocks and throttling were not watched to the end: {type(error).__name__}: "
                 f"{error}"
             )
-            self.why = tagged("unwatched", why)
+            self.why = with_slug("unwatched", why)
             self._nvml = None
 
     def _state(self, number: int) -> GpuState:
@@ -191,13 +191,13 @@ def kept_rounds(states: list[GpuState], rounds: int, least: int) -> tuple[set[in
         f"({'; '.join(causes)})"
     )
     if len(every - suspect) >= max(least, rounds // 2):
-        return every - suspect, tagged("throttled", f"{what}; these rounds are left out")
+        return every - suspect, with_slug("throttled", f"{what}; these rounds are left out")
     mixed = (
         "the numbers are those of a GPU in this state"
         if suspect == every
         else "the numbers mix both states"
     )
-    return every, tagged("throttled", f"{what}; all rounds are kept, so {mixed}")
+    return every, with_slug("throttled", f"{what}; all rounds are kept, so {mixed}")
 
 
 def about_others(states: list[GpuState], rounds: int) -> list[str]:
@@ -210,4 +210,4 @@ def about_others(states: list[GpuState], rounds: int) -> list[str]:
         "what they ran made "
         "times longer, and is in no table"
     )
-    return [tagged("shared-gpu", sentence)]
+    return [with_slug("shared-gpu", sentence)]

@@ -32,7 +32,7 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class Peak:
     """What was reached: `per_s` in FLOP/s, or bytes/s for "dram"; `how` says with what."""
 
     resource: str
@@ -48,13 +48,13 @@ class Ceiling:
         return f"{self.resource.replace(' ', '_')}_{unit}_per_s"
 
 
-def measured_ceilings(
+def measure_peaks(
     device: str,
     resources: Sequence[str],
     sizes: Sequence[int] | None = None,
     array_bytes: int | None = None,
     announce: Callable[[str], None] = lambda _: None,
-) -> list[Ceiling]:
+) -> list[Peak]:
     """The best of several samples for each resource, such as "fp32", "fp16 tensor" and "dram".
 
     Products are of square matrices of random numbers (of zeros they would be faster: switching bits
@@ -63,14 +63,14 @@ def measured_ceilings(
     """
     on_gpu = device == "cuda"
     sizes = sizes or (GPU_SIZES if on_gpu else CPU_SIZES)
-    found: list[Ceiling | None] = []
+    found: list[Peak | None] = []
     for resource in resources:
         announce(resource)
         if resource == "dram":
             found.append(_bandwidth(device, array_bytes or (GPU_BYTES if on_gpu else CPU_BYTES)))
         else:
             found.append(_products(device, resource, sizes))
-    return [ceiling for ceiling in found if ceiling is not None]
+    return [peak for peak in found if peak is not None]
 
 
 def resources_of(known: Collection[str], device: str) -> list[str]:
@@ -84,9 +84,9 @@ def resources_of(known: Collection[str], device: str) -> list[str]:
     return [*(name for name in best if name in known or name in {"fp64", "fp32"}), "dram"]
 
 
-def _products(device: str, resource: str, sizes: Sequence[int]) -> Ceiling | None:
+def _products(device: str, resource: str, sizes: Sequence[int]) -> Peak | None:
     precision = resource.partition(" ")[0]
-    best: Ceiling | None = None
+    best: Peak | None = None
     with torch.inference_mode(), _float32_products("high" if precision == "tf32" else "highest"):
         for size in sizes:
             if best is not None and 2 * size**3 / best.per_s > LONGEST_CALL_S:
@@ -96,7 +96,7 @@ def _products(device: str, resource: str, sizes: Sequence[int]) -> Ceiling | Non
             except RuntimeError:  # not enough memory, or no such product on this device
                 break
             if best is None or per_s > best.per_s:
-                best = Ceiling(resource, per_s, f"product of {size} x {size} matrices")
+                best = Peak(resource, per_s, f"product of {size} x {size} matrices")
     return best
 
 
@@ -106,7 +106,7 @@ def _product_rate(device: str, dtype: torch.dtype, size: int) -> float:
     return 2 * size**3 / _seconds(lambda: torch.mm(left, right, out=out), device)
 
 
-def _bandwidth(device: str, array_bytes: int) -> Ceiling | None:
+def _bandwidth(device: str, array_bytes: int) -> Peak | None:
     try:
         a, b, c = (torch.rand(array_bytes // 4, device=device) for _ in range(3))
     except RuntimeError:  # not enough memory
@@ -115,7 +115,7 @@ def _bandwidth(device: str, array_bytes: int) -> Ceiling | None:
         copied = 2 * array_bytes / _seconds(lambda: a.copy_(b), device)
         summed = 3 * array_bytes / _seconds(lambda: torch.add(b, c, alpha=0.5, out=a), device)
     how = f"{'copy' if copied >= summed else 'triad'} of arrays of {array_bytes / 2**20:.0f} MiB"
-    return Ceiling("dram", max(copied, summed), how)
+    return Peak("dram", max(copied, summed), how)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 from xsp.capture.limits import text_of
 from xsp.capture.rules import mapping, real
-from xsp.capture.writing import written
+from xsp.capture.writing import write_file
 from xsp.errors import CaptureError
 
 
@@ -32,7 +32,7 @@ def device_key(environment: Mapping[str, Any]) -> str:
     return f"{environment.get('cpu')}, {environment.get('torch_threads')} threads"
 
 
-def stored(device: str) -> dict[str, float]:
+def read_peaks(device: str) -> dict[str, float]:
     """The peaks of a device, FLOP/s and bytes/s; empty where none were measured or the file cannot
     be read.
     """
@@ -43,7 +43,7 @@ def stored(device: str) -> dict[str, float]:
 _PEAKS = mapping(real(0))
 
 
-def store(device: str, peaks: Mapping[str, float]) -> Path:
+def keep_peaks(device: str, peaks: Mapping[str, float]) -> Path:
     """Keep the peaks of a device, in place of older ones.
 
     Raises WriteError if the file cannot be written, OSError if its folder cannot be made.
@@ -51,7 +51,7 @@ def store(device: str, peaks: Mapping[str, float]) -> Path:
     target = path()
     target.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_every() | {device: dict(peaks)}, indent=1) + "\n"
-    return written(target, text.encode())
+    return write_file(target, text.encode())
 
 
 def _every() -> dict[str, Any]:

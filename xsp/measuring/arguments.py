@@ -14,19 +14,19 @@ Place = int | str
 """Of an argument: its position, or its keyword."""
 
 
-def given(call: Call) -> dict[Place, Any]:
+def list_arguments(call: Call) -> dict[Place, Any]:
     """A call's arguments by place."""
     found: dict[Place, Any] = dict(enumerate(call.args))
     found.update(call.kwargs.items())
     return found
 
 
-def copied(call: Call, copier: Copier, *, accept: bool = False) -> dict[Place, Any]:
+def copy_arguments(call: Call, copier: Copier, *, accept: bool = False) -> dict[Place, Any]:
     """Copies of a call's arguments. Raises TargetError for one that can only be used once; with
     `accept` that stays the user's own.
     """
     found = {}
-    for place, value in given(call).items():
+    for place, value in list_arguments(call).items():
         try:
             found[place] = copier(value)
         except UsedOnceError as error:
@@ -53,7 +53,7 @@ class Arguments:
 
     def __init__(self, calls: Sequence[Call], *, accept: bool = False) -> None:
         self._starts = [
-            call.start if call.start is not None else copied(call, Copier(), accept=accept)
+            call.start if call.start is not None else copy_arguments(call, Copier(), accept=accept)
             for call in calls
         ]
         self._changing: list[set[Place]] | None = None
@@ -77,14 +77,14 @@ class Arguments:
             {
                 place
                 for place, value in start.items()
-                if not same(value, used[place]) or not same(value, given(call)[place])
+                if not same(value, used[place]) or not same(value, list_arguments(call)[place])
             }
             for start, used, call in zip(self._starts, self._used, calls, strict=True)
         ]
         self._used = []
 
     def _values(self, index: int, call: Call, copier: Copier) -> dict[Place, Any]:
-        own, start = given(call), self._starts[index]
+        own, start = list_arguments(call), self._starts[index]
         changing = None if self._changing is None else self._changing[index]
         return {
             place: _again(start[place], copier) if changing is None or place in changing else value

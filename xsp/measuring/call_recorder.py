@@ -19,7 +19,7 @@ from xsp.doubts import Doubt, Slug
 from xsp.errors import NothingRecordedError, TargetError
 from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.discovery import Discovered, discovered, shapes_of
-from xsp.measuring.arguments import copied, given
+from xsp.measuring.arguments import copy_arguments, list_arguments
 from xsp.measuring.driving import is_lazy
 from xsp.measuring.python_state import Attributes, attributes, copier_for
 from xsp.measuring.state import RandomState
@@ -108,11 +108,11 @@ class CallRecorder:
             self._start = attributes(self._model, copier_for(self._model))
         watch = ExitStack()
         try:
-            start = copied(call, copier_for(self._model), accept=self._accept)
+            start = copy_arguments(call, copier_for(self._model), accept=self._accept)
         except TargetError as error:
             # The block goes on: what cannot be made again is refused when it has ended.
             self._refused = self._refused or error
-            start = given(call)
+            start = list_arguments(call)
         if not self._open:
             # The model's own call has begun already.
             self._found.sequence.append((self._model, shapes_of(call.args)))
@@ -169,21 +169,21 @@ class CallRecorder:
         is_whole = len(self._threads) == 1 and not self._failed and not self._is_lazy
         made = self._found.sequence if is_whole else ()
         return Target(
-            name, tuple(self._calls), self._model, tuple(self._notes()), self._start, tuple(made)
+            name, tuple(self._calls), self._model, tuple(self._doubts()), self._start, tuple(made)
         )
 
-    def _notes(self) -> list[Doubt]:
-        notes = []
+    def _doubts(self) -> list[Doubt]:
+        doubts = []
         kept = len(self._calls)
         if self._left_out:
             made = kept + self._left_out
-            notes.append(Doubt.of(Slug.LEFT_OUT_CALLS, profiled=kept, made=made))
+            doubts.append(Doubt.of(Slug.LEFT_OUT_CALLS, profiled=kept, made=made))
         if self._failed:
-            notes.append(Doubt.of(Slug.LEFT_OUT_CALLS, failed=self._failed))
+            doubts.append(Doubt.of(Slug.LEFT_OUT_CALLS, failed=self._failed))
         if self._captured:
-            notes.append(Doubt.of(Slug.LEFT_OUT_CALLS, captured=self._captured))
+            doubts.append(Doubt.of(Slug.LEFT_OUT_CALLS, captured=self._captured))
         if self._went_backward:
-            notes.append(Doubt.of(Slug.BACKWARD_IN_BLOCK))
+            doubts.append(Doubt.of(Slug.BACKWARD_IN_BLOCK))
         if len(self._threads) > 1:
-            notes.append(Doubt.of(Slug.SEVERAL_THREADS, threads=len(self._threads)))
-        return notes
+            doubts.append(Doubt.of(Slug.SEVERAL_THREADS, threads=len(self._threads)))
+        return doubts

@@ -27,7 +27,7 @@ def is_lazy(value: Any) -> bool:
     )
 
 
-def driven(value: Any) -> Any:
+def drive(value: Any) -> Any:
     """`value`, or what a coroutine returns once it has ended; generators are gone through, and what
     they give is dropped.
 

@@ -25,7 +25,7 @@ from xsp.measuring.python_state import PythonState, copier_for
 from xsp.measuring.ranks import Ranks
 from xsp.measuring.restoring import Restored
 from xsp.measuring.state import GENERATORS, PYTHON, ModelState, RandomState
-from xsp.measuring.switching import completed
+from xsp.measuring.switching import complete
 from xsp.measuring.target import Call, Target
 from xsp.measuring.turns import in_call, turn
 from xsp.types import Columns
@@ -143,9 +143,9 @@ class Executor:
         self._given |= self.target.model.named_parameters()
         self._versions = versions(list(self._given.values()))
         with ExitStack() as undo:
-            undo.callback(completed, lambda: final.restore(self._restorable()))
-            undo.callback(completed, self._state.restore_with_gradients)
-            undo.callback(completed, self._python.restore)
+            undo.callback(complete, lambda: final.restore(self._restorable()))
+            undo.callback(complete, self._state.restore_with_gradients)
+            undo.callback(complete, self._python.restore)
             yield
 
     @contextmanager
@@ -158,8 +158,8 @@ class Executor:
         self._random = self._random or final
         self._restored = Restored(self._restore_too)
         with ExitStack() as undo:
-            undo.callback(completed, lambda: final.restore(self._restorable()))
-            undo.callback(completed, self._restored.restore)
+            undo.callback(complete, lambda: final.restore(self._restorable()))
+            undo.callback(complete, self._restored.restore)
             yield
 
     def watch_steps(self, models: Iterable[nn.Module]) -> None:

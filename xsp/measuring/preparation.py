@@ -24,6 +24,7 @@ from xsp.levels.layer.structure_run import StructureRecorder
 from xsp.machine import devices
 from xsp.machine.torch_internals import compiled_frames
 from xsp.measuring.deadline import WARM_UP_SHARE, Deadline
+from xsp.measuring.doubts_about import about_other_calls
 from xsp.measuring.executor import Executor
 from xsp.measuring.observed import about_difference
 from xsp.measuring.options import Options
@@ -32,7 +33,6 @@ from xsp.measuring.state import PYTHON
 from xsp.measuring.switching import add_note, switched, tracing
 from xsp.measuring.target import Target
 from xsp.measuring.warmup import warm_up
-from xsp.measuring.warnings import about_other_calls
 from xsp.types import Level, LevelStatus, Status, Tracer
 
 

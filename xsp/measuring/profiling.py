@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xsp.analysis.correction import Correction, fitted
 from xsp.analysis.correction.charges import Costs
 from xsp.analysis.spans.assembly import assemble
-from xsp.analysis.spans.overlap import overlapped
+from xsp.analysis.spans.overlap import find_overlaps
 from xsp.capture.file import Capture
 from xsp.capture.run import Run
 from xsp.doubts import Doubt, Slug, Stopped
@@ -22,22 +22,11 @@ from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
 from xsp.measuring.afterwards import memory
 from xsp.measuring.afterwards.annotated import annotated_run
 from xsp.measuring.afterwards.calibration import tight_loops
-from xsp.measuring.afterwards.counting import Counters, counted
+from xsp.measuring.afterwards.counting import Counters, count_kernels
 from xsp.measuring.afterwards.memory import LayerMemory
-from xsp.measuring.afterwards.serialized import expected_s, serialized
+from xsp.measuring.afterwards.serialized import expected_s, serialize_layers
 from xsp.measuring.deadline import Deadline, fit_s
-from xsp.measuring.executor import Executor
-from xsp.measuring.findings import Findings, capture_of
-from xsp.measuring.ladder import Ladder, climb, rungs_for
-from xsp.measuring.options import Options
-from xsp.measuring.preparation import Prepared, prepare
-from xsp.measuring.progress import Phases, phases
-from xsp.measuring.ranks import Ranks
-from xsp.measuring.state import RandomState
-from xsp.measuring.stopping import MINIMUM_ROUNDS, rule_for
-from xsp.measuring.target import Target
-from xsp.measuring.vocabulary import words_of
-from xsp.measuring.warnings import (
+from xsp.measuring.doubts_about import (
     about_correction,
     about_modified,
     about_overlap,
@@ -47,6 +36,17 @@ from xsp.measuring.warnings import (
     about_short_kernels,
     about_steps,
 )
+from xsp.measuring.executor import Executor
+from xsp.measuring.facts import CaptureFacts, capture_of
+from xsp.measuring.ladder import Ladder, climb, rungs_for
+from xsp.measuring.options import Options
+from xsp.measuring.preparation import Prepared, prepare
+from xsp.measuring.progress import Phases, phases
+from xsp.measuring.ranks import Ranks
+from xsp.measuring.state import RandomState
+from xsp.measuring.stopping import MINIMUM_ROUNDS, rule_for
+from xsp.measuring.target import Target
+from xsp.measuring.vocabulary import words_of
 from xsp.tracing import context
 from xsp.types import Level
 
@@ -77,7 +77,7 @@ class _Afterwards:
     cut_off: list[Doubt | str] = field(default_factory=list)
 
 
-def climbed(target: Target, options: Options, random: RandomState | None = None) -> Capture:
+def measure_target(target: Target, options: Options, random: RandomState | None = None) -> Capture:
     """Measure `target` and return everything as a capture. `random` is the state re-runs start
     from, now by default.
     """
@@ -113,7 +113,7 @@ def climbed(target: Target, options: Options, random: RandomState | None = None)
         correction = _correction(tables, afterwards, rounds.stopped.rounds, deadline)
         _last_runs(executor, prepared, options, tables, afterwards, deadline)
     doubts = _doubts(prepared, rounds, afterwards, tables, correction)
-    found = Findings(
+    found = CaptureFacts(
         target.name,
         prepared.statuses,
         prepared.tracers,
@@ -160,7 +160,7 @@ def _afterwards(
     out where no time is left for it.
     """
     deepest_runs = int((tables["runs"]["deepest"] == Level.KERNEL.name).sum())
-    done = _Afterwards(Costs(), len(overlapped(tables)) // max(deepest_runs, 1))
+    done = _Afterwards(Costs(), len(find_overlaps(tables)) // max(deepest_runs, 1))
     with _dispensable(done.cut_off, "the tracers' costs in tight loops"), devices.on(device):
         done.loops = tight_loops(prepared.tracers)
     runs = tables["runs"]
@@ -178,9 +178,11 @@ def _afterwards(
         done.cut_off.append(Doubt.of(Slug.NOT_SERIALIZED, missing=missing))
     elif wanted and not missing:
         with _dispensable(done.cut_off, "layers with the device to themselves"):
-            tables["serialized"] = serialized(executor, executor.target, prepared)
+            tables["serialized"] = serialize_layers(executor, executor.target, prepared)
     if options.metrics:
-        done.counters = counted(executor, tables, options.metrics, options.caches, options.progress)
+        done.counters = count_kernels(
+            executor, tables, options.metrics, options.caches, options.progress
+        )
         tables["counters"] = done.counters.table
     return done
 
@@ -200,10 +202,10 @@ def _last_runs(
     what = "bytes allocated per layer"
     if _in_time(deadline, memory_s, done.cut_off, what, executor.ranks):
         with _dispensable(done.cut_off, what):
-            done.memory, doubts = memory.measured(executor.run, prepared.structure)
+            done.memory, doubts = memory.measure_memory(executor.run, prepared.structure)
             done.cut_off += doubts
     if done.memory is not None:
-        tables["layers"] = memory.filled(tables["layers"], done.memory)
+        tables["layers"] = memory.fill_bytes(tables["layers"], done.memory)
     if options.nvtx:
         with _dispensable(done.cut_off, "NVTX ranges for other tools"):
             annotated_run(executor, prepared.structure, layers=Level.LAYER in prepared.traced)
@@ -233,7 +235,7 @@ def _doubts(
     correction: Correction | None,
 ) -> list[Doubt | str]:
     return [
-        *prepared.executor.target.notes,
+        *prepared.executor.target.doubts,
         *about_modified(prepared.executor.modified()),
         *about_shared(prepared.executor.shared),
         *about_steps(prepared.executor.steps_made()),

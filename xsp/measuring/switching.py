@@ -67,7 +67,7 @@ def add_note(error: BaseException, note: str) -> None:
             error.__notes__ = [*getattr(error, "__notes__", []), note]
 
 
-def completed(undo: Callable[[], None]) -> None:
+def complete(undo: Callable[[], None]) -> None:
     """Call `undo`, which can be called twice, once more if an exception cut it short."""
     try:
         undo()

@@ -16,7 +16,7 @@ from xsp.errors import TargetError
 from xsp.levels.layer.discovery import LayerCall
 from xsp.levels.layer.tensors import tensors_in
 from xsp.machine import devices
-from xsp.measuring.driving import driven
+from xsp.measuring.driving import drive
 
 _AUTOCAST_DEVICES = ("cuda", "cpu")
 
@@ -76,7 +76,7 @@ class Call:
 
     def __call__(self) -> Any:
         """Make the call, and drive to its end what it leaves to be done."""
-        return driven(self.function(*self.args, **self.kwargs))
+        return drive(self.function(*self.args, **self.kwargs))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Target:
     name: str
     calls: tuple[Call, ...]
     model: nn.Module | None = None
-    notes: tuple[Doubt, ...] = field(default=())
+    doubts: tuple[Doubt, ...] = field(default=())
     start: Mapping[nn.Module, dict[str, Any]] | None = None
     """Copies of what the model's modules keep in Python from before the first call, None for calls
     that were not made yet."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from xsp.analysis.spans.assembly import Vocabulary
 from xsp.levels.layer.structure import Structure
-from xsp.levels.layer.tensors import described
+from xsp.levels.layer.tensors import describe_tensors
 from xsp.measuring.preparation import Prepared
 from xsp.measuring.target import Target
 from xsp.types import Level, Tracer
@@ -18,7 +18,7 @@ from xsp.types import Level, Tracer
 def words_of(target: Target, prepared: Prepared) -> Vocabulary:
     """Names, shapes and arguments for the assembly of the runs of a target made so far."""
     calls = [
-        call_row(target.name, number, *described((call.args, dict(call.kwargs))))
+        call_row(target.name, number, *describe_tensors((call.args, dict(call.kwargs))))
         for number, call in enumerate(target.calls)
     ]
     return vocabulary(calls, prepared.structure, prepared.recorded, prepared.tracers)

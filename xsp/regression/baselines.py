@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from xsp.capture.limits import text_of
-from xsp.capture.writing import written
+from xsp.capture.writing import write_file
 from xsp.comparing.comparable import Comparable
 from xsp.comparing.rules import BASELINE
 from xsp.errors import BaselineError, CaptureError, WriteError
@@ -157,7 +157,7 @@ class Baselines:
                 raise
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return written(path, baseline.to_json().encode())
+            return write_file(path, baseline.to_json().encode())
         except (OSError, WriteError) as error:
             raise BaselineError(f"the baseline {path} cannot be written: {error}") from error
 

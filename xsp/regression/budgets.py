@@ -50,7 +50,7 @@ class Checked:
     message: str
 
 
-def parsed(given: Mapping[str, Any]) -> dict[str, float]:
+def parse_budgets(given: Mapping[str, Any]) -> dict[str, float]:
     """Checked budgets; None lifts a budget. Raises BudgetError for unknown names and impossible
     limits.
     """
@@ -76,7 +76,7 @@ def metrics_for(budgets: Mapping[str, float]) -> tuple[str, ...]:
     return ("dram",) if "dram_bytes" in budgets else ()
 
 
-def checked(
+def check_budgets(
     prof: ProfileData, budgets: Mapping[str, float], graph_breaks: Mapping[str, int] | None
 ) -> list[Checked]:
     """Every budget held against the profile, and against the graph breaks of one execution by
@@ -109,7 +109,11 @@ def _checked(
             name, limit, quantity.value, BROKEN, "\n".join(_broken(name, limit, quantity))
         )
     return Checked(
-        name, limit, quantity.value, KEPT, f"{name} {shown(name, quantity)} of {_plain(limit)}"
+        name,
+        limit,
+        quantity.value,
+        KEPT,
+        f"{name} {show_quantity(name, quantity)} of {_plain(limit)}",
     )
 
 
@@ -123,7 +127,7 @@ def _graph_breaks(places: Mapping[str, int] | None) -> Quantity:
     return Quantity(sum(places.values()), tuple(Part(*each) for each in places.items()))
 
 
-def shown(name: str, quantity: Quantity) -> str:
+def show_quantity(name: str, quantity: Quantity) -> str:
     """The value with its interval and unit: `5.31 ±0.02 ms`, `14`."""
     half = quantity.half_width
     interval = f" ±{_plain(half)}" if half is not None and math.isfinite(half) else ""
@@ -133,7 +137,7 @@ def shown(name: str, quantity: Quantity) -> str:
 
 def _broken(name: str, limit: float, quantity: Quantity) -> list[str]:
     over = f" ({quantity.value / limit - 1:+.1%})" if limit else ""
-    first = f"{name} is {shown(name, quantity)}, over the budget of {_plain(limit)}{over}"
+    first = f"{name} is {show_quantity(name, quantity)}, over the budget of {_plain(limit)}{over}"
     if not quantity.parts:
         return [first]
     top, rest = quantity.parts[:TOP], quantity.parts[TOP:]
@@ -169,9 +173,9 @@ def _inside(part: Part) -> str:
 
 
 def _cut(name: str) -> str:
-    from xsp.words.labels import printable, shortened
+    from xsp.words.labels import printable, shorten
 
-    return shortened(printable(name), _NAME)
+    return shorten(printable(name), _NAME)
 
 
 def _plain(number: float) -> str:

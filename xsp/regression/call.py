@@ -13,7 +13,7 @@ from xsp.measuring.executor import Executor
 from xsp.measuring.options import Options, Stop
 from xsp.measuring.stopping import until_precise
 from xsp.measuring.target import target_of
-from xsp.profiler import measured
+from xsp.profiler import measure_with
 from xsp.regression.budgets import metrics_for
 from xsp.regression.graph_breaks import graph_breaks
 from xsp.regression.plan import Plan
@@ -69,7 +69,7 @@ class Call:
 
     def _measured(self, options: Mapping[str, Any]) -> Profile:
         checked = Options.of(progress=False, **options)
-        return measured(self.function, self.args, self.kwargs, checked)
+        return measure_with(self.function, self.args, self.kwargs, checked)
 
 
 def _listed(metrics: Any) -> tuple[str, ...]:

@@ -183,9 +183,9 @@ class Measurer:
         return plan.max_slowdown or self._options.max_slowdown or MAX_SLOWDOWN
 
     def _finished(self, measured: Measured, plan: Plan, name: str, path: PurePosixPath) -> None:
-        from xsp.regression.budgets import checked
+        from xsp.regression.budgets import check_budgets
 
-        budgets = checked(measured.profile, plan.budgets, measured.baseline.graph_breaks)
+        budgets = check_budgets(measured.profile, plan.budgets, measured.baseline.graph_breaks)
         failures = self._failures(measured.judgement, budgets)
         if self._options.save is not None:
             self._unsaved.append((len(self.outcomes), path, measured.baseline))

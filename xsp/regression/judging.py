@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from xsp.comparing.comparison import compare, compared
+from xsp.comparing.comparison import compare, compare_data
 from xsp.comparing.refusal import refusal
 from xsp.comparing.sentences import Whole, narrowing
-from xsp.comparing.sessions import among_sessions
+from xsp.comparing.spread import among_sessions
 from xsp.comparing.verdict import ALPHA, UNDECIDED, Verdict, runs_needed, verdict
 from xsp.comparing.verdict import UNDECIDED as CANNOT_TELL
 from xsp.regression.baselines import Baseline, Baselines
@@ -148,7 +148,7 @@ def _against(
         decide(own, measured, metric, threshold - 1) for metric in ("latency", plan.metric)
     )
     whole = latency.whole if latency else None
-    found = compared(own.profile, measured.profile, threshold - 1, ALPHA, refused, whole)
+    found = compare_data(own.profile, measured.profile, threshold - 1, ALPHA, refused, whole)
     says = _counted(changes(own, measured, found.nodes), what)
     settled = None
     if refused is not None:

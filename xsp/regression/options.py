@@ -60,7 +60,7 @@ class Options:
             for option in ("save", "compare", "add")
         }
         compare, save = _baselines(names, update=given.xsp_update)
-        rules, max_slowdown = parsed_rules(given.xsp_fail)
+        rules, max_slowdown = parse_rules(given.xsp_fail)
         return cls(
             compare,
             save,
@@ -113,7 +113,7 @@ def _checked_name(option: str, name: str | None) -> str | None:
     return name
 
 
-def parsed_rules(texts: Iterable[str]) -> tuple[frozenset[str], float | None]:
+def parse_rules(texts: Iterable[str]) -> tuple[frozenset[str], float | None]:
     """What fails a test, and the threshold if there is one: `regression:5%` is 1.05.
 
     Rules add to the default ones; `nothing` clears all that come before it. Raises BudgetError for

@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any
 
 from xsp.errors import BudgetError
-from xsp.regression.budgets import UNITS, parsed
+from xsp.regression.budgets import UNITS, parse_budgets
 
 COMPARING = ("max_slowdown", "metric", "patience_s", "name")
 METRICS = ("latency", "device")
@@ -86,7 +86,7 @@ class Plan:
         _checked(measuring)
         return cls(
             measuring if "iterations" in measuring else {"budget_s": BUDGET_S} | measuring,
-            parsed({key: value for key, value in options.items() if key in UNITS}),
+            parse_budgets({key: value for key, value in options.items() if key in UNITS}),
             slowdown,
             metric,
             float(patience),

@@ -11,7 +11,7 @@ from typing import Any
 
 from xsp.analysis.spans.statistics import trimmed
 from xsp.comparing.comparable import Array, Comparable
-from xsp.comparing.sessions import LEAST_FREEDOM, spread
+from xsp.comparing.spread import LEAST_FREEDOM, spread
 from xsp.regression.plan import METRICS
 
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from xsp.capture.writing import appended
-from xsp.capture.writing import written as file_written
+from xsp.capture.writing import append_text
+from xsp.capture.writing import write_file as file_written
 from xsp.errors import WriteError
 from xsp.regression.outcome import Outcome, State
-from xsp.words.labels import markdown as markdown_text
+from xsp.words.labels import escape_markdown as markdown_text
 from xsp.words.labels import printable
 
 _STYLE = """
@@ -35,7 +35,7 @@ summary { cursor: pointer; font-family: ui-monospace, monospace }
 
 def page(outcomes: Sequence[Outcome]) -> str:
     """The page's text. Names of tests and layers are escaped: they come from any program."""
-    title = f"xsp: {counted(outcomes)}"
+    title = f"xsp: {count_states(outcomes)}"
     head = "".join(f"<th>{escape(heading)}</th>" for heading in HEADINGS)
     rows = "".join(map(_html_row, outcomes))
     facts = [*explanations(outcomes), *(f"measured on {machine}" for machine in machines(outcomes))]
@@ -62,7 +62,7 @@ def _html_details(outcome: Outcome) -> str:
     return f"<details{opened}><summary>{test}</summary><pre>{text}</pre></details>"
 
 
-def written(outcomes: Sequence[Outcome], html: str | None, md: str | None) -> list[str]:
+def write_pages(outcomes: Sequence[Outcome], html: str | None, md: str | None) -> list[str]:
     """Write the pages that were asked for; returns a sentence for each. Raises XspError where one
     cannot be written.
     """
@@ -73,7 +73,7 @@ def written(outcomes: Sequence[Outcome], html: str | None, md: str | None) -> li
         step = os.environ.get("GITHUB_STEP_SUMMARY", "")
         path = md or step or "xsp-summary.md"
         # GitHub shows what all commands of a step have written there, one after the other.
-        said.append(_to_file(Path(path), markdown(outcomes), append=not md and bool(step)))
+        said.append(_to_file(Path(path), to_markdown(outcomes), append=not md and bool(step)))
     return said
 
 
@@ -85,7 +85,7 @@ def _to_file(path: Path, text: str, *, append: bool) -> str:
             f"the summary's folder {str(path.parent)!r} cannot be made: {error}; name another file"
         ) from error
     if append:
-        appended(path, text)
+        append_text(path, text)
     else:
         file_written(path, text.encode())
     return f"summary written to {path}"
@@ -97,7 +97,7 @@ _UNKNOWN = "–"
 HEADINGS = ("test", "state", "time ms", "baseline ms", "ratio (95 %)", "rounds")
 
 
-def counted(outcomes: Sequence[Outcome]) -> str:
+def count_states(outcomes: Sequence[Outcome]) -> str:
     """`1 regression, 2 same`, those that need attention first, with the number of tests that
     failed.
     """
@@ -184,14 +184,14 @@ def terminal_lines(outcomes: Sequence[Outcome]) -> list[str]:
             f"saved {len(saved)} {noun} in "
             f"{os.path.commonpath([str(Path(path).parent) for path in saved])}"
         )
-    return [*map(printable, lines), counted(outcomes)]
+    return [*map(printable, lines), count_states(outcomes)]
 
 
-def markdown(outcomes: Sequence[Outcome]) -> str:
+def to_markdown(outcomes: Sequence[Outcome]) -> str:
     """A heading, a table, and foldable details, as GitHub shows them in a job's summary or a
     comment.
     """
-    lines = [f"### xsp: {counted(outcomes)}", ""]
+    lines = [f"### xsp: {count_states(outcomes)}", ""]
     if outcomes:
         lines += [_row(HEADINGS), _row(["---"] * len(HEADINGS))]
         lines += [_row([_code(test), *rest]) for test, *rest in map(cells, outcomes)]

@@ -19,7 +19,7 @@ from xsp.analysis.spans.device_timeline import AFTER, BEFORE
 from xsp.analysis.work.kernel_work import kernel_work
 from xsp.analysis.work.roofline import analytic_quantities
 from xsp.words import numbers
-from xsp.words.labels import shortened, telling_kernel_name
+from xsp.words.labels import shorten, telling_kernel_name
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -188,4 +188,4 @@ def _listed(names: Iterable[str], shares: Iterable[float], counts: Iterable[int]
 
 
 def _short(name: str) -> str:
-    return shortened(name, _NAME)
+    return shorten(name, _NAME)

@@ -18,8 +18,8 @@ from xsp.analysis.spans.tree import OWN_LEVEL
 from xsp.report import summary
 from xsp.types import Level
 from xsp.words import numbers
-from xsp.words.fold import Line, folded
-from xsp.words.labels import printable, shapes, short_name, shortened
+from xsp.words.fold import Line, fold_rows
+from xsp.words.labels import printable, shapes, short_name, shorten
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -58,8 +58,8 @@ def profile_html(prof: ProfileData, *, header: bool = True) -> str:
     place = {record["node"]: row for row, record in enumerate(records)}
     parents = [place.get(record["parent"], -1) for record in records]
     shares = [record["share"] for record in records]
-    lines = folded(parents, shares, ROWS)
-    opened = {parents[line.row] for line in folded(parents, shares, OPENED) if line.row >= 0}
+    lines = fold_rows(parents, shares, ROWS)
+    opened = {parents[line.row] for line in fold_rows(parents, shares, OPENED) if line.row >= 0}
     first = " ".join(str(at) for at, line in enumerate(lines) if line.row in opened)
     head = _header(prof) if header else ""
     return (
@@ -146,7 +146,7 @@ class _Rows:
         tag = '<span class="xsp-tag">backward</span>' if backward else ""
         hidden = f' <span class="xsp-soft">… {line.hidden} more</span>' if line.hidden else ""
         where = f", {record['source']}" if record["source"] else ""
-        title = _text(shortened(record["name"], _TITLE_AT_MOST) + where)
+        title = _text(shorten(record["name"], _TITLE_AT_MOST) + where)
         return (
             f'<td class="xsp-name" style="--d:{line.depth}" title="{title}">'
             f"{fold if has_children else _LEAF}{short}{tag}{hidden}</td>"

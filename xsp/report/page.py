@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from xsp.analysis import figures
 from xsp.analysis.figures.theme import Figure, template
-from xsp.capture.writing import writable, written
+from xsp.capture.writing import writable, write_file
 from xsp.report import summary
 from xsp.report.findings import findings
 from xsp.report.notebook import profile_html
@@ -66,7 +66,7 @@ def write_html(prof: ProfileData, path: str | os.PathLike[str]) -> Path:
 
     Raises WriteError where it cannot be written, which is asked before the page is made.
     """
-    return written(writable(path), report_html(prof).encode())
+    return write_file(writable(path), report_html(prof).encode())
 
 
 def report_html(prof: ProfileData) -> str:

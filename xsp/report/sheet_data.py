@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from xsp.words.labels import printable, shortened
+from xsp.words.labels import printable, shorten
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -86,8 +86,8 @@ def _as_text(value: object) -> str:
 
 
 def _shown_and_full(column: Column, text: str) -> list[str]:
-    full = printable(shortened(text, _TITLE_AT_MOST))
-    shown = printable(shortened(column.text(text), _TITLE_AT_MOST))
+    full = printable(shorten(text, _TITLE_AT_MOST))
+    shown = printable(shorten(column.text(text), _TITLE_AT_MOST))
     return [shown, full] if column.hovers and shown != full else [shown]
 
 

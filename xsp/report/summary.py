@@ -8,7 +8,7 @@ from xsp.doubts import Slug
 from xsp.report.findings import findings
 from xsp.types import Level, Status
 from xsp.words import numbers
-from xsp.words.warning import slug_of
+from xsp.words.slugs import slug_of
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData

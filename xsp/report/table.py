@@ -11,8 +11,8 @@ from xsp.analysis.spans.tree import OWN_LEVEL
 from xsp.report.summary import is_traced
 from xsp.types import Level
 from xsp.words import numbers
-from xsp.words.fold import Line, folded
-from xsp.words.labels import printable, shapes, short_name, short_source, shortened
+from xsp.words.fold import Line, fold_rows
+from xsp.words.labels import printable, shapes, short_name, short_source, shorten
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -64,7 +64,7 @@ def laid_out(prof: ProfileData, width: int, rows: int = ROWS, depth: int | None 
     records: list[dict[str, Any]] = tree.to_dict("records")  # type: ignore[assignment] # keys are column names
     place = {record["node"]: row for row, record in enumerate(records)}
     parents = [place.get(record["parent"], -1) for record in records]
-    lines = folded(parents, [record["share"] for record in records], rows, depth)
+    lines = fold_rows(parents, [record["share"] for record in records], rows, depth)
     cells = _Cells(prof, records)
     raw = [cells.of(line) for line in lines]
     columns = _columns(raw, width)
@@ -161,9 +161,9 @@ def _title(name: str) -> str:
 
 def _padded(cells: dict[str, str], columns: dict[str, int]) -> dict[str, str]:
     return {
-        name: shortened(cells[name], size).rjust(size)
+        name: shorten(cells[name], size).rjust(size)
         if name in _RIGHT
-        else shortened(cells[name], size).ljust(size)
+        else shorten(cells[name], size).ljust(size)
         for name, size in columns.items()
     }
 
@@ -187,7 +187,7 @@ def _shortened_node(text: str, line: Line, width: int) -> str:
         _more(line.hidden) if line.row >= 0 else "",
     )
     name = text.lstrip(" ").removesuffix(tail)
-    return indent + shortened(name, width - len(indent) - len(tail)) + tail
+    return indent + shorten(name, width - len(indent) - len(tail)) + tail
 
 
 def _more(hidden: int) -> str:

@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from xsp.errors import TargetError
 from xsp.measuring.measurable import measurable
 from xsp.measuring.options import Keywords, Options
-from xsp.profiler import measured
+from xsp.profiler import measure_with
 from xsp.profiles import Profile
 from xsp.sweeping.result import BATCH_SIZE, Sweep, Value
 
@@ -136,7 +136,7 @@ def _outcome(
             returned, f"make_target({', '.join(f'{k}={v!r}' for k, v in named.items()) or value!r})"
         )
         with torch.set_grad_enabled(work.grad):
-            return measured(work.function, work.args, work.kwargs, options)
+            return measure_with(work.function, work.args, work.kwargs, options)
     except Exception as error:  # the other values are wanted whatever this one raised
         return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 

@@ -19,7 +19,7 @@ import pandas as pd
 from xsp.capture.limits import text_of
 from xsp.capture.rules import items, real, record, whole
 from xsp.capture.rules import text as unicode_text
-from xsp.capture.writing import staged_folder, written
+from xsp.capture.writing import staged_folder, write_file
 from xsp.errors import CaptureError, TargetError
 from xsp.profiles import Profile, load
 from xsp.sweeping.batch_size import OptimalBatchSize, optimal_batch_size
@@ -123,7 +123,7 @@ class Sweep:
             "parameter": self.parameter,
             "entries": entries,
         }
-        written(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        write_file(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
     def _labelled(self, table: pd.DataFrame) -> pd.DataFrame:
         name = self.parameter if self.parameter not in table.columns else f"{self.parameter}_value"

@@ -101,7 +101,7 @@ def same_clock(first: Reading, last: Reading) -> ClockMap:
     return ClockMap(offset_ns=0, drift=0.0, error_ns=error, method="timestamp callback")
 
 
-def paired(first: Reading, last: Reading) -> ClockMap:
+def pair_readings(first: Reading, last: Reading) -> ClockMap:
     """The line through readings at the start and the end of a session.
 
     If the offset moved further than the clock can have drifted, the foreign clock was set in

@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from xsp.doubts import Doubt, Slug, Stopped, StopReason
-from xsp.words.warning import tagged
+from xsp.words.slugs import with_slug
 
 
-def worded(doubt: Doubt) -> str:
+def sentence_of(doubt: Doubt) -> str:
     """The sentence of a doubt, with its slug."""
-    return tagged(doubt.slug.value, _SENTENCES[doubt.slug](**doubt.facts))
+    return with_slug(doubt.slug.value, _SENTENCES[doubt.slug](**doubt.facts))
 
 
 def end_of_rounds(stopped: Stopped) -> str:
@@ -174,7 +174,7 @@ def _left_out_calls(
 def _several_gpus(gpus: int) -> str:
     return (
         f"kernels ran on {gpus} GPUs: the GPU counts as busy while any of them is, and clocks, "
-        "throttling and ceilings are those of the one that holds most of the target"
+        "throttling and peaks are those of the one that holds most of the target"
     )
 
 

@@ -31,7 +31,7 @@ class Line:
     share: float = math.nan
 
 
-def folded(
+def fold_rows(
     parents: Sequence[int], shares: Sequence[float], limit: int, depth: int | None = None
 ) -> list[Line]:
     """At most `limit` lines (one per root at least), in order of the rows.

@@ -102,7 +102,7 @@ def short_source(source: str) -> str:
     return source.replace("\\", "/").rpartition("/")[2]
 
 
-def shortened(text: str, width: int) -> str:
+def shorten(text: str, width: int) -> str:
     """`text` in at most `width` characters, its middle replaced by an ellipsis: both ends of a
     kernel's name matter.
     """
@@ -118,7 +118,7 @@ def shortened(text: str, width: int) -> str:
 _MARKDOWN = re.compile(r"([\\`*|\[\]])")
 
 
-def markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """`text` for a line or a cell of Markdown: shown as it is, and one line."""
     escaped = _MARKDOWN.sub(r"\\\1", printable(text))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -139,5 +139,7 @@ def markdown_sentence(text: str) -> str:
     """
     parts = printable(text).split("`")
     if len(parts) % 2 == 0:
-        return markdown(text)
-    return "`".join(markdown(part) if place % 2 == 0 else part for place, part in enumerate(parts))
+        return escape_markdown(text)
+    return "`".join(
+        escape_markdown(part) if place % 2 == 0 else part for place, part in enumerate(parts)
+    )

@@ -22,7 +22,7 @@ from xsp.analysis.figures.theme import (
 )
 from xsp.types import Level
 from xsp.words import numbers
-from xsp.words.fold import Line, folded
+from xsp.words.fold import Line, fold_rows
 from xsp.words.labels import short_name
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def hierarchy(profile: ProfileData) -> Figure:
     times = np.nan_to_num(tree["latency_ms"].to_numpy(dtype=float))
     if not times[0] > 0:
         return empty(title, NO_LAYERS)
-    lines = folded(parents, (times / times[0]).tolist(), MARKS - 2)
+    lines = fold_rows(parents, (times / times[0]).tolist(), MARKS - 2)
     nodes = _Nodes(records, parents, times, lines)
     note = (_ON_GPU if tree["device_ms"].notna().any() else _ON_HOST) + _OPEN
     if len(lines) < len(records):

@@ -90,7 +90,7 @@ PRECISIONS = {
     "fp8": "longdashdot",
     "int8": "dot",
 }
-"""Dash of a ceiling's line by precision."""
+"""Dash of a roof's line by precision."""
 
 
 def family(layer_type: str) -> Family:

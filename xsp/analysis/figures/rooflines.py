@@ -96,15 +96,15 @@ def _roofline(
         f"{sources_note(profile)} {_left_out(table, placed, shown, what)}".strip(),
         height=560,
     )
-    ceilings, bandwidth = _ceilings(profile, shown)
+    drawn_roofs, bandwidth = _roofs(profile, shown)
     intensity = shown["arithmetic_intensity"].astype(float)
-    ridges = [roof.ridge for roof in ceilings]
+    ridges = [roof.ridge for roof in drawn_roofs]
     low = max(min(float(intensity.min()), 0.5) / 2, _LOWEST)
     high = max([float(intensity.max()), 10.0, *ridges]) * 4
-    add_roofs(drawn, ceilings, bandwidth, low, high)
+    add_roofs(drawn, drawn_roofs, bandwidth, low, high)
     _add_marks(drawn, shown, label)
     drawn.update_xaxes(range=[np.log10(low), np.log10(high)])
-    top = max([float(shown["flops_per_s"].max()), *(roof.per_s for roof in ceilings)]) * 3
+    top = max([float(shown["flops_per_s"].max()), *(roof.per_s for roof in drawn_roofs)]) * 3
     drawn.update_yaxes(range=[np.log10(_lowest_in_sight(shown) / 3), np.log10(top)])
     return log_axes(drawn)
 
@@ -118,7 +118,7 @@ def _lowest_in_sight(shown: pd.DataFrame) -> float:
     return float(ranked.loc[(spent > _NO_TIME).to_numpy(), "flops_per_s"].iloc[0])
 
 
-def _ceilings(profile: ProfileData, shown: pd.DataFrame) -> tuple[list[Roof], float]:
+def _roofs(profile: ProfileData, shown: pd.DataFrame) -> tuple[list[Roof], float]:
     known = peaks(profile)
     return roofs(known, shown["precision"].unique()), dram_bytes_per_s(known)
 

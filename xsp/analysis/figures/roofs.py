@@ -1,4 +1,4 @@
-"""The roofs of a roofline: one ceiling per precision, the DRAM roof that they meet at their ridge
+"""The roofs of a roofline: one per precision, the DRAM roof that they meet at their ridge
 points.
 """
 
@@ -19,7 +19,7 @@ _ROOF = "#868d98"
 
 @dataclass(frozen=True)
 class Roof:
-    """A ceiling in FLOP/s and the arithmetic intensity from which on it, and not the DRAM, is the
+    """A peak in FLOP/s and the arithmetic intensity from which on it, and not the DRAM, is the
     limit.
     """
 
@@ -31,7 +31,7 @@ class Roof:
 
 
 def roofs(peaks: pd.DataFrame, precisions: Iterable[str]) -> list[Roof]:
-    """Highest ceilings first: those of the given precisions, and of fp32 where none is known. Empty
+    """Highest first: those of the given precisions, and of fp32 where none is known. Empty
     without DRAM peak.
 
     `peaks` is what `xsp.analysis.peaks.peaks` gives.
@@ -98,10 +98,10 @@ def add_roofs(drawn: Figure, found: list[Roof], bandwidth: float, low: float, hi
                 f"<br>ridge point: {roof.ridge:.4g} FLOP/byte"
             ],
         )
-    _name_ceilings(drawn, found, low, high)
+    _name_roofs(drawn, found, low, high)
 
 
-def _name_ceilings(drawn: Figure, found: list[Roof], low: float, high: float) -> None:
+def _name_roofs(drawn: Figure, found: list[Roof], low: float, high: float) -> None:
     """A name for each height, in turn at the right end and further left, since neighbours are close
     together.
     """

@@ -18,7 +18,7 @@ from xsp.analysis.layers import layer_latency_by_type as layer_latency_by_type_t
 from xsp.analysis.layers import layer_memory_by_type as layer_memory_by_type_table
 from xsp.analysis.layers import layer_type_distribution as layer_type_distribution_table
 from xsp.words import numbers
-from xsp.words.labels import shortened
+from xsp.words.labels import shorten
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -101,7 +101,7 @@ def _shares(
             [f"{value} ({share})" for value, share in zip(amounts, texts, strict=True)],
         ),
     )
-    labels = [safe(shortened(kind, 28)) for kind in pooled["type"]]
+    labels = [safe(shorten(kind, 28)) for kind in pooled["type"]]
     drawn.update_yaxes(
         tickvals=list(range(len(pooled))), ticktext=labels, autorange="reversed", showgrid=False
     )

@@ -177,12 +177,12 @@ def _batches(table: pd.DataFrame) -> list[str]:
 
 
 def _add_roofline(drawn: Figure, placed: pd.DataFrame, known: pd.DataFrame) -> None:
-    ceilings, bandwidth = roofs(known, placed["precision"].unique()), dram_bytes_per_s(known)
+    drawn_roofs, bandwidth = roofs(known, placed["precision"].unique()), dram_bytes_per_s(known)
     intensity = placed["arithmetic_intensity"].astype(float)
     low = min(float(intensity.min()), 1.0) / 2
-    high = max([float(intensity.max()), 10.0, *(roof.ridge for roof in ceilings)]) * 4
+    high = max([float(intensity.max()), 10.0, *(roof.ridge for roof in drawn_roofs)]) * 4
     first = len(drawn.data)
-    add_roofs(drawn, ceilings, bandwidth, low, high)
+    add_roofs(drawn, drawn_roofs, bandwidth, low, high)
     for place, (name, rows) in enumerate(placed.groupby("name", sort=False)):
         _add_path(drawn, safe(str(name)), rows, place)
     for trace in drawn.data[first:]:

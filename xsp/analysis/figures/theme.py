@@ -8,7 +8,7 @@ import textwrap
 from html import escape
 from typing import Any
 
-from xsp.words.labels import printable, shortened, telling_kernel_name
+from xsp.words.labels import printable, shorten, telling_kernel_name
 
 Figure = Any
 """A `plotly.graph_objects.Figure`; plotly has no types, and is imported when a figure is made."""
@@ -131,12 +131,12 @@ def safe(text: str) -> str:
 
 def layer_label(name: str, phase: str = "", width: int = _LABEL) -> str:
     """A layer's name, its middle left out if it is long, with a mark on backward passes."""
-    return safe(shortened(name, width)) + (" (bwd)" if phase == "backward" else "")
+    return safe(shorten(name, width)) + (" (bwd)" if phase == "backward" else "")
 
 
 def kernel_label(name: str, width: int = _LABEL) -> str:
     """A kernel's name without namespaces and arguments, its middle left out if it is long."""
-    return safe(shortened(telling_kernel_name(name), width))
+    return safe(shorten(telling_kernel_name(name), width))
 
 
 def hover(*lines: str) -> str:

@@ -19,7 +19,7 @@ def occurrence(codes: IntArray) -> npt.NDArray[np.int64]:
     return result
 
 
-def matched(codes: IntArray, structure_codes: IntArray) -> npt.NDArray[np.int64]:
+def match_events(codes: IntArray, structure_codes: IntArray) -> npt.NDArray[np.int64]:
     """For each event, in order of time, the structure row with its code and occurrence; -1 where
     there is none.
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.ancestors import model_spans
-from xsp.analysis.spans.corrected import timeline_spans
+from xsp.analysis.spans.corrected_times import timeline_spans
 from xsp.analysis.spans.device_timeline import kernel_turns
 from xsp.analysis.spans.rungs import runs_of
 from xsp.analysis.spans.statistics import trimmed_known

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xsp.analysis.spans.align import matched
+from xsp.analysis.spans.align import match_events
 from xsp.analysis.spans.intervals import innermost
 from xsp.analysis.spans.launches import launch_of
 from xsp.capture.run import Run, sorted_by_start, within_model
@@ -91,8 +91,8 @@ def correlate(run: Run, structure: StructureCodes) -> Correlated:
     launches = np.zeros(len(api["start_ns"]), dtype=bool)
     launches[launch] = True
     host = _HostParents(calls, layers, layer_call, library, library_call, api, api_call, launches)
-    layer_row = matched(layers["code"], structure.layers)
-    library_row = matched(library["symbol"], structure.library_calls)
+    layer_row = match_events(layers["code"], structure.layers)
+    library_row = match_events(library["symbol"], structure.library_calls)
     unmatched = int((layer_row < 0).sum() + (library_row < 0).sum())
     unmatched += _missing(layer_row, structure.layers, run, Level.LAYER)
     unmatched += _missing(library_row, structure.library_calls, run, Level.LIBRARY)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.ancestors import layer_spans, model_spans
-from xsp.analysis.spans.corrected import with_corrected_times
+from xsp.analysis.spans.corrected_times import with_corrected_times
 from xsp.analysis.spans.hierarchy import Hierarchy
 from xsp.analysis.spans.statistics import trimmed
 from xsp.analysis.spans.sums import sum_by_run

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.spans.ancestors import layer_spans, model_spans
-from xsp.analysis.spans.corrected import timeline_spans
+from xsp.analysis.spans.corrected_times import timeline_spans
 from xsp.types import Level, Tables
 
 BEFORE = "(before the first kernel)"

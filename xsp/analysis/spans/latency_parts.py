@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.ancestors import layer_spans
-from xsp.analysis.spans.corrected import timeline_spans
+from xsp.analysis.spans.corrected_times import timeline_spans
 from xsp.analysis.spans.device_timeline import kernel_turns
 from xsp.analysis.spans.host_turns import host_turns
 from xsp.analysis.spans.rungs import runs_of

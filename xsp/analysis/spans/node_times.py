@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.spans.corrected import corrected_runs, with_corrected_times
+from xsp.analysis.spans.corrected_times import corrected_runs, with_corrected_times
 from xsp.analysis.spans.hierarchy import Hierarchy
 from xsp.analysis.spans.host_turns import host_turns
 from xsp.analysis.spans.latency_parts import LatencyParts

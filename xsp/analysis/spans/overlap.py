@@ -20,7 +20,7 @@ IntArray = npt.NDArray[np.int64]
 COLUMNS = ["name", "phase", "kernels", "device_ms", "device_ci_ms", "together_ms", "overlapped"]
 
 
-def overlapped(tables: Tables) -> pd.DataFrame:
+def find_overlaps(tables: Tables) -> pd.DataFrame:
     """Device activities that ran while one of another layer was running: their time is not their
     own alone.
 
@@ -65,7 +65,7 @@ def serialized_layers(tables: Tables) -> pd.DataFrame:
     layers = tables["layers"]
     together = layer_busy(tables)
     runs = max(together["run"].nunique(), 1)
-    shared = overlapped(tables).groupby("layer").size().div(runs)
+    shared = find_overlaps(tables).groupby("layer").size().div(runs)
     frames = {"device": _summed(alone, layers), "together": _summed(together, layers)}
     result = frames["device"].rename(columns={"mean": "device_ms", "half": "device_ci_ms"})
     result["together_ms"] = frames["together"]["mean"].reindex(result.index)

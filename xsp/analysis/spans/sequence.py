@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.spans.align import matched
+from xsp.analysis.spans.align import match_events
 from xsp.analysis.spans.ancestors import layer_spans
 from xsp.analysis.spans.launches import launch_of
 from xsp.analysis.spans.rungs import deepest_rung
@@ -95,6 +95,6 @@ def _durations(every: pd.DataFrame, codes: IntArray) -> npt.NDArray[np.float64]:
     runs = every["run"].unique()
     result = np.full((len(runs), len(codes)), np.nan)
     for row, (_, one) in zip(result, every.groupby("run", sort=True), strict=True):
-        place = matched(one["code"].to_numpy(), codes)
+        place = match_events(one["code"].to_numpy(), codes)
         row[place[place >= 0]] = one["ns"].to_numpy()[place >= 0]
     return result

@@ -27,7 +27,7 @@ def _rates(
     int8: int,
     fp64_tensor: int = 0,
 ) -> Rates:
-    """Operations per cycle by resource, in the order of the ceilings of `peaks`; what a chip lacks
+    """Operations per cycle by resource, in the order of the peaks of `peaks`; what a chip lacks
     is left out.
     """
     every = {

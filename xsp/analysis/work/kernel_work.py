@@ -143,8 +143,8 @@ def _estimated(
         call_work(tables["library_calls"]).reindex(sequence["library_call"]).reset_index(drop=True)
     )
     layers = layer_work(tables["layers"]).loc[sequence["layer"]].reset_index(drop=True)
-    by_call = attributed(sequence, sequence["call_span"])
-    by_layer = attributed(sequence, sequence["layer_span"])
+    by_call = share_work(sequence, sequence["call_span"])
+    by_layer = share_work(sequence, sequence["layer_span"])
     result = pd.DataFrame(index=sequence.index)
     for column in ("flops", "read_bytes", "write_bytes"):
         own = calls[column] * by_call
@@ -158,7 +158,9 @@ def _estimated(
     worked_in = precision.where(result["flops"] > 0, "").fillna("")
     names, is_product = sequence["name"].to_numpy(object), product.to_numpy(bool)
     return _by_unit(
-        result, resolved(worked_in.to_numpy(object), is_product, names, environment), is_product
+        result,
+        resolve_precision(worked_in.to_numpy(object), is_product, names, environment),
+        is_product,
     )
 
 
@@ -192,7 +194,7 @@ partial results.
 """
 
 
-def attributed(sequence: pd.DataFrame, group: pd.Series[int]) -> npt.NDArray[np.float64]:
+def share_work(sequence: pd.DataFrame, group: pd.Series[int]) -> npt.NDArray[np.float64]:
     """Each kernel's share of its group's work, NaN for kernels that have none and for group -1.
 
     All of it belongs to the kernel that takes longest, helpers (layout changes, sums of partial
@@ -223,7 +225,7 @@ _FP32_KERNEL = re.compile(
 )
 
 
-def resolved(
+def resolve_precision(
     precision: npt.NDArray[Any],
     product: npt.NDArray[np.bool_],
     names: npt.NDArray[Any],

@@ -26,18 +26,18 @@ SUMMED = [
     "memory_bound",
     "source",
 ]
-"""What `aggregated` and `rated` say of kernels that are summed up, in the tables' order."""
+"""What `sum_work` and `add_rates` say of kernels that are summed up, in the tables' order."""
 """Columns that are summed; a sum is NaN only where no part is known."""
 
 
-def rated(
+def add_rates(
     table: pd.DataFrame, ideal: Mapping[str, float], latency: str = "latency_ms"
 ) -> pd.DataFrame:
     """`table` with arithmetic_intensity (FLOP/byte of DRAM traffic), flops_per_s and memory_bound.
 
     memory_bound is true iff the intensity is below the ideal one of the row's own precision
     (`ideal`, by precision); NA where either is not known. What has no operations is bound by memory
-    under any ceiling.
+    under any roof.
     """
     traffic = table["dram_read_bytes"] + table["dram_write_bytes"]
     intensity = (table["flops"] / traffic.where(traffic > 0)).astype(np.float64)
@@ -76,7 +76,7 @@ def _source(counted: pd.Series[bool], analytic: pd.Series[bool]) -> pd.Series[st
     return pd.Series(named, index=counted.index, dtype=object)
 
 
-def aggregated(work: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def sum_work(work: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Rows of `kernel_work` summed over groups, in the order in which these first appear.
 
     Columns: those of `by`, kernels (number), latency_ms (sum), flops, dram_read_bytes,

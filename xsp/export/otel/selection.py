@@ -16,7 +16,7 @@ import pandas as pd
 
 from xsp.analysis.profile_data import ProfileData
 from xsp.analysis.spans.ancestors import nearest
-from xsp.analysis.spans.corrected import with_corrected_times
+from xsp.analysis.spans.corrected_times import with_corrected_times
 from xsp.analysis.spans.launches import launch_of
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.errors import ExportError
@@ -81,7 +81,7 @@ class Selection:
         return np.array([self.run], dtype=np.int64)
 
 
-def selected(profile: ProfileData, selection: Selection) -> pd.DataFrame:
+def select_spans(profile: ProfileData, selection: Selection) -> pd.DataFrame:
     """One row per span to export, in order of start.
 
     Columns: span_id, parent_id (0 for none), level (a Level's number), launch (whether this is the

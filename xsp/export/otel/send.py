@@ -18,7 +18,7 @@ from xsp.errors import ExportError
 from xsp.export.otel.delivery import Delivery
 from xsp.export.otel.exporters import ExporterSender, batch_size, otlp_sender, positive
 from xsp.export.otel.schema import resource_of
-from xsp.export.otel.selection import Selection, selected
+from xsp.export.otel.selection import Selection, select_spans
 from xsp.export.otel.spans import SpanBuilder
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def to_otlp(
 
 def _built(profile: ProfileData, selection: Selection, application: Resource | None) -> SpanBuilder:
     resource = resource_of(profile, application)
-    rows = selected(profile, selection)
+    rows = select_spans(profile, selection)
     return SpanBuilder(profile, rows, resource, corrected=selection.corrected)
 
 

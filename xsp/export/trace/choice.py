@@ -39,7 +39,7 @@ class ChosenRun:
         return f"run {self.run}, {self.rung}" + (", corrected" if self.corrected else "")
 
 
-def chosen(
+def choose_run(
     wanted: RunChoice, tables: Mapping[str, pd.DataFrame], corrected: pd.DataFrame | None
 ) -> ChosenRun:
     """The run that `wanted` selects.

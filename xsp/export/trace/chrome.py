@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from xsp.capture.writing import written
+from xsp.capture.writing import write_file
 from xsp.export.trace.arguments import Arguments
 from xsp.export.trace.slices import API, CATEGORIES, NVTX
 from xsp.export.trace.view import BACKWARD, RunView, Track
@@ -62,7 +62,7 @@ def write_chrome(view: RunView, path: Path, meta: Mapping[str, Any]) -> Path:
         "traceName": view.title,
         "traceEvents": trace_events(_from(view, origin_ns)),
     }
-    return written(path, json.dumps(document, separators=(",", ":")).encode())
+    return write_file(path, json.dumps(document, separators=(",", ":")).encode())
 
 
 def _from(view: RunView, origin_ns: int) -> RunView:

@@ -21,7 +21,7 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
     TrackEvent,
 )
 
-from xsp.capture.writing import written
+from xsp.capture.writing import write_file
 from xsp.export.trace.slices import API, CATEGORIES, MODULE, NVTX
 from xsp.export.trace.view import Counter, RunView
 
@@ -34,7 +34,7 @@ _UNITS = {"bytes": CounterDescriptor.UNIT_SIZE_BYTES, "MHz": CounterDescriptor.U
 
 def write_perfetto(view: RunView, path: Path) -> Path:
     """Write the trace; `.gz` at the end of the name compresses it, which Perfetto reads too."""
-    return written(path, b"".join(_packets(_from_zero(view))))
+    return write_file(path, b"".join(_packets(_from_zero(view))))
 
 
 def _from_zero(view: RunView) -> RunView:

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.spans.corrected import with_corrected_times
+from xsp.analysis.spans.corrected_times import with_corrected_times
 from xsp.analysis.spans.launches import launch_of
 from xsp.capture.file import Capture
 from xsp.capture.run import call_of
 from xsp.export.trace.arguments import Arguments
-from xsp.export.trace.choice import ChosenRun, RunChoice, chosen
+from xsp.export.trace.choice import ChosenRun, RunChoice, choose_run
 from xsp.export.trace.lanes import laid_out
 from xsp.export.trace.modules import enclosing_modules
 from xsp.export.trace.slices import (
@@ -36,7 +36,7 @@ def view_of(capture: Capture, wanted: RunChoice, corrected: pd.DataFrame | None)
     `corrected` are the capture's corrected times, None where it has none. Raises XspError for a run
     that is not there.
     """
-    run = chosen(wanted, capture.tables, corrected)
+    run = choose_run(wanted, capture.tables, corrected)
     known = {
         name: value for name, value in capture.meta["environment"].items() if value is not None
     }
@@ -109,9 +109,9 @@ def run_view(
 ) -> RunView:
     """Slices, arrows and counters of one run.
 
-    `corrected` replaces the recorded times where `chosen` says so; API calls and the program's own
-    ranges, which the correction does not give, are then left out. `about` is added to the arguments
-    of MODEL slices.
+    `corrected` replaces the recorded times where `choose_run` says so; API calls and the program's
+    own ranges, which the correction does not give, are then left out. `about` is added to the
+    arguments of MODEL slices.
     """
     spans = _spans(tables, chosen, corrected)
     api = _of_run(tables["api_calls"], chosen.run).sort_values("start_ns", kind="stable")

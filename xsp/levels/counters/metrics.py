@@ -94,7 +94,7 @@ def parse_caches(caches: str) -> str:
     return caches
 
 
-def chosen(requested: Sequence[str], host: MetricHost) -> Choice:
+def choose_metrics(requested: Sequence[str], host: MetricHost) -> Choice:
     """The metrics of this chip that answer `requested`, names that passed `parse_metrics`."""
     metrics: dict[str, None] = {}
     missing: list[str] = []

@@ -20,7 +20,7 @@ from torch import nn
 
 from xsp.analysis.work.products import is_product
 from xsp.levels.layer.functional import CompiledFunction, layer_type
-from xsp.levels.layer.tensors import described, stored_elements
+from xsp.levels.layer.tensors import describe_tensors, stored_elements
 from xsp.machine.torch_internals import is_foreign_operator, operator_schemas
 
 _LONGEST_TEXT, _LONGEST_LIST = 256, 64
@@ -79,7 +79,7 @@ def _called(named: list[tuple[str, Any]], options: dict[str, Any]) -> Called:
     names: list[str] = []
     stored: dict[str, int] = {}
     for name, value in named:
-        own_shapes, own_dtypes = described(value)
+        own_shapes, own_dtypes = describe_tensors(value)
         shapes += own_shapes
         dtypes += own_dtypes
         names += [name] * len(own_shapes)

@@ -81,7 +81,7 @@ def is_accumulator(node: Node) -> bool:
     return node.name() == _ACCUMULATOR
 
 
-def claimed(node: Node, token: object) -> bool:
+def claim(node: Node, token: object) -> bool:
     """Mark a node as owned; whether no layer of this run owned it.
 
     `token` stands for the run: nodes can outlive a run, and an older run's mark must not count. The
@@ -107,7 +107,7 @@ def new_nodes(
     boundary = set(made_by(inputs)).difference(node for _, node in roots)
 
     def not_new(node: Node) -> bool:
-        return node in boundary or not claimed(node, token) or is_accumulator(node)
+        return node in boundary or not claim(node, token) or is_accumulator(node)
 
     return walk(roots, not_new)[: NODES_PER_CALL - 1]
 
@@ -117,7 +117,7 @@ def without_owner(roots: Sequence[Located], token: object) -> tuple[list[Found],
     run owns; they are marked as owned.
     """
     every = walk(roots_of(roots), is_accumulator)
-    return every, [place for place, each in enumerate(every) if claimed(each.node, token)]
+    return every, [place for place, each in enumerate(every) if claim(each.node, token)]
 
 
 def run_inside(

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from xsp.analysis.work.layer_work import moves_gradient
 from xsp.levels.layer.autograd import NODES_PER_CALL, backward_code, made_by, new_nodes
-from xsp.levels.layer.tensors import located
+from xsp.levels.layer.tensors import locate_tensors
 from xsp.levels.layer.ways import Found, Plan, Trail, plan_for
 
 Numbered = tuple[int, int]
@@ -42,8 +42,8 @@ class BackwardOrder:
 
     def watch(self, call: int, inputs: Any, outputs: Any, token: object) -> list[str]:
         """Watch the new nodes of a call; returns their names, in the order of their numbers."""
-        given = located(outputs)
-        found = new_nodes([each.tensor for each in located(inputs)], given, token)
+        given = locate_tensors(outputs)
+        found = new_nodes([each.tensor for each in locate_tensors(inputs)], given, token)
         number = {each.node: index for index, each in enumerate(found)}
         made = made_by(each.tensor for each in given)
         self._outputs[call] = tuple(number[node] for node in dict.fromkeys(made) if node in number)

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from xsp.machine.torch_internals import compiled_frames, dynamo_entries
-from xsp.words.warning import tagged
+from xsp.words.slugs import with_slug
 
 Leave = Callable[[Any], None]
 """Called with the result of compiled code when it is left, with None where it raised or is not
@@ -114,4 +114,4 @@ def compiled_again(since: int) -> list[str]:
         "or were traced; rungs "
         "may have run different graphs, and differ by more than their tracers"
     )
-    return [tagged("recompiled", sentence)]
+    return [with_slug("recompiled", sentence)]

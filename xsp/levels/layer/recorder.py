@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from xsp.levels.layer.autograd import UNKNOWN_CODE, made_by, node_of
 from xsp.levels.layer.mode_switch import ModeSwitch, Switch
-from xsp.levels.layer.tensors import StepKind, located, tensors_in
+from xsp.levels.layer.tensors import StepKind, locate_tensors, tensors_in
 from xsp.levels.layer.ways import UNSTAMPED, Plan, Way
 
 Stamp = tuple[int, int, int]
@@ -221,7 +221,7 @@ def watch_unknown(recorder: Recorder, output: Any) -> None:
     """Watch the nodes that made a call's outputs, of a call that the structure run did not have:
     whose they are is not known, and counted as such.
     """
-    for node in dict.fromkeys(made_by(each.tensor for each in located(output))):
+    for node in dict.fromkeys(made_by(each.tensor for each in locate_tensors(output))):
         recorder.watch(node, recorder.hook(2 * UNKNOWN_CODE))
 
 

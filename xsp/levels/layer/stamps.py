@@ -13,7 +13,7 @@ IntArray = npt.NDArray[np.int64]
 _THREAD_MASK = 0xFFFFFFFF
 
 
-def paired(log: npt.ArrayLike) -> Columns:
+def pair_stamps(log: npt.ArrayLike) -> Columns:
     """LAYER_EVENTS from stamps `(2 * code + is_end, time_ns, thread)`, those of each thread in the
     order in which they were written.
 

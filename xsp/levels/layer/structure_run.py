@@ -38,7 +38,7 @@ from xsp.levels.layer.parts import Part
 from xsp.levels.layer.ranges import DEFAULT_DOMAIN, RangeRecorder
 from xsp.levels.layer.source import calling_line
 from xsp.levels.layer.structure import LayerRow, ModuleCall, ModuleRow, Structure
-from xsp.levels.layer.tensors import described, located, tensors_in
+from xsp.levels.layer.tensors import describe_tensors, locate_tensors, tensors_in
 from xsp.levels.layer.ways import Plan, plan_for
 from xsp.machine.torch_internals import nodes_made, without_torch_functions
 from xsp.types import Columns
@@ -138,7 +138,7 @@ class StructureRecorder:
             self._engines -= 1
 
     def _watch_those_that_no_output_leads_to(self, roots: Sequence[torch.Tensor]) -> None:
-        found, places = without_owner(located(roots), self._token)
+        found, places = without_owner(locate_tensors(roots), self._token)
         self._made.graph_made_on(self._backward.makes_graph)
         nodes = [each.node for each in found]
         makers = self._made.makers(nodes, places)
@@ -189,7 +189,7 @@ class StructureRecorder:
         def before(_module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
             self._stack().append((name, Counter()))
             self.structure.module_calls[name] += 1
-            shapes, _ = described((*args, *kwargs.values()))
+            shapes, _ = describe_tensors((*args, *kwargs.values()))
             self._open_modules().append(ModuleCall(name, len(self.structure.layers), -1, shapes))
 
         def after(*_: Any) -> None:
@@ -358,8 +358,8 @@ class StructureRecorder:
 
     def _end(self, inputs: Any, outputs: Any, *, leads_to_nodes: bool = True) -> None:
         index, first_node = self._open[threading.get_ident()].pop()
-        given = tensors_in(outputs) or [each.tensor for each in located(outputs)]
-        shapes, dtypes = described(given)
+        given = tensors_in(outputs) or [each.tensor for each in locate_tensors(outputs)]
+        shapes, dtypes = describe_tensors(given)
         row = self.structure.layers[index]
         row.output_shapes.extend(shapes)
         row.output_dtypes.extend(dtypes)

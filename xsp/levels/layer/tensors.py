@@ -64,7 +64,7 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in leaves_of(value) if isinstance(leaf, torch.Tensor)]
 
 
-def located(value: Any) -> list[Located]:
+def locate_tensors(value: Any) -> list[Located]:
     """Tensors inside nested containers, dataclasses and any other object's attributes, each once,
     with the way to each. What a container registered with pytree hides otherwise comes last.
     """
@@ -103,7 +103,7 @@ def _inside(value: Any) -> list[tuple[StepKind, Any, Any]]:
     return [(StepKind.ATTRIBUTE, name, inner) for name, inner in own.items()]
 
 
-def described(value: Any) -> tuple[list[list[int]], list[str]]:
+def describe_tensors(value: Any) -> tuple[list[list[int]], list[str]]:
     """Shapes and dtypes of the tensors inside `value`; a nested tensor counts as the tensors that
     it consists of.
     """

@@ -23,7 +23,7 @@ from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.ranges import RangeRecorder
 from xsp.levels.layer.recorder import Recorder
-from xsp.levels.layer.stamps import paired
+from xsp.levels.layer.stamps import pair_stamps
 from xsp.types import Columns, Level, Tracer
 
 MakeRecorder = Callable[[Callable[[Any], Any]], Recorder]
@@ -108,7 +108,7 @@ class LayerTracer(Tracer):
         """
         stamps = self._recorder.stamps()
         self._recorder.empty()
-        return {"layer_events": paired(stamps), "ranges": self._ranges.collect()}
+        return {"layer_events": pair_stamps(stamps), "ranges": self._ranges.collect()}
 
     def last_layer(self) -> str | None:
         """Name of the layer that began or ended last; where an exception passed through, the one it

@@ -48,7 +48,7 @@ def launch_domain(function: str) -> ApiDomain | None:
     return next(found, None)
 
 
-def unrecorded(
+def count_unrecorded(
     launches: Columns,
     symbols: Sequence[str],
     api_calls: Columns,

@@ -32,11 +32,11 @@ from xsp.levels import _native
 from xsp.levels._native import interpose
 from xsp.levels.library.enums import ENUMERATIONS
 from xsp.levels.library.flops import flops
-from xsp.levels.library.launches import is_checked, launch_domain, unrecorded
+from xsp.levels.library.launches import count_unrecorded, is_checked, launch_domain
 from xsp.levels.library.live import LiveDecoder, callback
 from xsp.levels.library.symbols import Parameter, data_type_of, is_traced, library_of, signature_of
 from xsp.types import LIBRARY_EVENTS, Columns, Level, Tracer, empty
-from xsp.words.warning import tagged
+from xsp.words.slugs import with_slug
 
 __all__ = ["LibraryTracer", "availability", "decode_arguments", "library_of"]
 
@@ -242,7 +242,7 @@ class LibraryTracer(Tracer):
             f"{refused} imported functions of the libraries are not traced: this process imports "
             f"more than the {len(_symbols)} there is room for"
         )
-        return [tagged("untraced-functions", sentence)]
+        return [with_slug("untraced-functions", sentence)]
 
     def missing_from(self, tables: Mapping[str, Columns], model_calls: Columns) -> int:
         """Launches inside the model calls that were seen at their import slots and that CUPTI has
@@ -251,7 +251,7 @@ class LibraryTracer(Tracer):
         if "api_calls" not in tables:
             return 0
         launches, _ = within_model(self.launches, model_calls)
-        return unrecorded(launches, _symbols, tables["api_calls"])
+        return count_unrecorded(launches, _symbols, tables["api_calls"])
 
     def lost(self) -> int:
         """Calls missing since the last `lost`: no room, still running at `stop`, left by an

@@ -21,7 +21,14 @@ from xsp.analysis.spans.sequence import kernel_sequence
 from xsp.errors import LevelError, TracingError
 from xsp.levels._native.signals import held
 from xsp.levels.counters.cache_flush import CacheFlush
-from xsp.levels.counters.metrics import BLOCKS, FLUSHED, IN_PLACE, INSTRUMENTED, Choice, chosen
+from xsp.levels.counters.metrics import (
+    BLOCKS,
+    FLUSHED,
+    IN_PLACE,
+    INSTRUMENTED,
+    Choice,
+    choose_metrics,
+)
 from xsp.levels.counters.range_profiler import (
     Configuration,
     MetricHost,
@@ -36,7 +43,7 @@ from xsp.measuring.executor import Executor
 from xsp.measuring.progress import bar
 from xsp.measuring.switching import tracing
 from xsp.types import Tables
-from xsp.words.warning import tagged
+from xsp.words.slugs import with_slug
 
 REPEATS = 2
 """Every metric is counted this often; the mean is kept, and how far the counts are apart
@@ -108,7 +115,7 @@ class Counters:
     doubts: tuple[str, ...]
 
 
-def counted(
+def count_kernels(
     executor: Executor,
     tables: Tables,
     requested: Sequence[str],
@@ -137,7 +144,7 @@ def counted(
     try:
         sequence, context = _sequence(tables)
         counting = gpu(context)
-        choice = chosen(requested, counting.host)
+        choice = choose_metrics(requested, counting.host)
         if not choice.configurations:
             raise LevelError("; ".join(choice.missing))
         samples = _collected(
@@ -146,10 +153,12 @@ def counted(
     except (LevelError, TracingError, KeyboardInterrupt) as error:
         # Interrupting costs the counters, not the rounds that were measured before them.
         why = f"hardware counters were not collected: {str(error) or 'interrupted'}"
-        return Counters(_table(sequence=None), facts | {"why": why}, (tagged("no-counters", why),))
-    doubts = [tagged("unknown-metric", sentence) for sentence in choice.missing]
+        return Counters(
+            _table(sequence=None), facts | {"why": why}, (with_slug("no-counters", why),)
+        )
+    doubts = [with_slug("unknown-metric", sentence) for sentence in choice.missing]
     doubts += _uninstrumented(samples, choice, sequence)
-    doubts += [tagged("flushed-caches", _ALONE)] if caches == FLUSHED else []
+    doubts += [with_slug("flushed-caches", _ALONE)] if caches == FLUSHED else []
     facts |= {
         "metrics": list(choice.metrics),
         "passes": choice.passes,
@@ -309,7 +318,7 @@ def _uninstrumented(
     for metric in counted_by_code:
         samples[metric] = np.where(silent, np.nan, samples[metric])
     return [
-        tagged(
+        with_slug(
             "uninstrumented",
             f"CUPTI did not instrument {silent.sum()} kernels, such as "
             f"{sequence['name'][int(silent.argmax())]}: their "

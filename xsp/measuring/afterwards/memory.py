@@ -21,11 +21,11 @@ import pandas as pd
 import torch
 from torch.autograd.profiler import record_function
 
-from xsp.analysis.spans.align import matched
+from xsp.analysis.spans.align import match_events
 from xsp.levels._native.signals import held
 from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.recorder import PythonRecorder, Stamp
-from xsp.levels.layer.stamps import paired
+from xsp.levels.layer.stamps import pair_stamps
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine.torch_internals import (
@@ -38,7 +38,7 @@ from xsp.machine.torch_internals import (
 )
 from xsp.measuring.afterwards.kineto_lines import profiled
 from xsp.measuring.switching import tracing
-from xsp.words.warning import tagged
+from xsp.words.slugs import with_slug
 
 _MARK = "xsp stamp "
 
@@ -88,8 +88,8 @@ class _MarkingLog(list[Stamp]):
 
 
 def expected_s(structure_s: float) -> float:
-    """Seconds that `measured` takes where the structure run took `structure_s`: about as much,
-    besides what torch's profiler takes to begin and to end.
+    """Seconds that `measure_memory` takes where the structure run took `structure_s`: about as
+    much, besides what torch's profiler takes to begin and to end.
     """
     imported = COMPILER in sys.modules
     return (PROFILER_S if imported else FIRST_PROFILER_S) + structure_s
@@ -105,20 +105,20 @@ def why_unavailable() -> str | None:
     return None
 
 
-def measured(
+def measure_memory(
     run: Callable[[Callable[[], None]], object], structure: Structure
 ) -> tuple[LayerMemory | None, tuple[str, ...]]:
     """What the layers of the structure run allocate, None with a sentence where it cannot be
     recorded.
 
-    `run` is that of `recorded`; what the target raises passes through.
+    `run` is that of `record_memory`; what the target raises passes through.
     """
     reason = why_unavailable()
     if reason is not None:
-        return None, (tagged("memory-unknown", reason),)
+        return None, (with_slug("memory-unknown", reason),)
     codes = np.array([layer.code for layer in structure.layers], dtype=np.int64)
     try:
-        return recorded(run, structure.codes, codes), ()
+        return record_memory(run, structure.codes, codes), ()
     except Exception as error:
         if not is_own_failure(error):
             raise
@@ -127,10 +127,10 @@ def measured(
             f"memory per layer is unknown: recording it failed with {type(error).__name__}: "
             f"{first_line}"
         )
-        return None, (tagged("memory-unknown", why),)
+        return None, (with_slug("memory-unknown", why),)
 
 
-def filled(layers: pd.DataFrame, found: LayerMemory) -> pd.DataFrame:
+def fill_bytes(layers: pd.DataFrame, found: LayerMemory) -> pd.DataFrame:
     """The table `layers` with the bytes of its rows; the rows behind those of the structure run
     have none.
     """
@@ -142,7 +142,7 @@ def filled(layers: pd.DataFrame, found: LayerMemory) -> pd.DataFrame:
 
 
 def is_own_failure(error: Exception) -> bool:
-    """Whether an exception of `recorded` comes from the recording: from here, from torch's
+    """Whether an exception of `record_memory` comes from the recording: from here, from torch's
     profiler, or from its compiler, which was done with the target before. Whatever else the target
     raises is its user's business.
     """
@@ -153,7 +153,7 @@ def is_own_failure(error: Exception) -> bool:
     return any(raised_in.is_relative_to(place) for place in _OWN_PLACES)
 
 
-def recorded(
+def record_memory(
     run: Callable[[Callable[[], None]], object],
     codes: Codes,
     structure_codes: npt.NDArray[np.int64],
@@ -185,7 +185,7 @@ def _evaluated(
     }
     numbered = enumerate(log, log.first)
     marked = [(stamp[0], marks[i], stamp[2]) for i, stamp in numbered if i in marks]
-    layers = paired(np.array(marked, dtype=np.int64).reshape(-1, 3))
+    layers = pair_stamps(np.array(marked, dtype=np.int64).reshape(-1, 3))
     return _charged(layers, structure_codes, *_allocations(events))
 
 
@@ -218,7 +218,7 @@ def _charged(
     allocated = np.full(len(structure_codes), -1, dtype=np.int64)
     peak = allocated.copy()
     order = np.argsort(layers["start_ns"], kind="stable")
-    row = matched(layers["code"][order], structure_codes)
+    row = match_events(layers["code"][order], structure_codes)
     seen, row = order[row >= 0], row[row >= 0]
     time_ns, size, total = changes.T
     first = np.searchsorted(time_ns, layers["start_ns"][seen])

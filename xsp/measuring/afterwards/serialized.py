@@ -54,11 +54,11 @@ def _wait() -> None:
 
 
 def expected_s(latency_ns: float) -> float:
-    """Seconds that `serialized` takes for runs of this latency, the settling ones included."""
+    """Seconds that `serialize_layers` takes for runs of this latency, settling ones included."""
     return RUNS * (1 + SETTLING_RUNS) * latency_ns / 1e9
 
 
-def serialized(executor: Executor, target: Target, prepared: Prepared) -> pd.DataFrame:
+def serialize_layers(executor: Executor, target: Target, prepared: Prepared) -> pd.DataFrame:
     """GPU-busy time of each layer alone, in `RUNS` runs: run, layer (row of the layers table),
     kernels, busy_ns.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 from xsp.analysis.correction import fitted
 from xsp.analysis.spans.assembly import assemble
-from xsp.analysis.spans.overlap import overlapped
+from xsp.analysis.spans.overlap import find_overlaps
 from xsp.capture.file import Capture
 from xsp.capture.run import Run
 from xsp.doubts import Doubt, Slug, Stopped, StopReason
@@ -18,17 +18,17 @@ from xsp.machine import devices
 from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
 from xsp.measuring.afterwards.calibration import tight_loops
 from xsp.measuring.along.step_watch import ModelCall, Step
-from xsp.measuring.findings import Findings, capture_of
-from xsp.measuring.state import RandomState
-from xsp.measuring.stopping import MINIMUM_ROUNDS
-from xsp.measuring.vocabulary import call_row, vocabulary
-from xsp.measuring.warnings import (
+from xsp.measuring.doubts_about import (
     about_correction,
     about_overlap,
     about_runs,
     about_several_gpus,
     about_short_kernels,
 )
+from xsp.measuring.facts import CaptureFacts, capture_of
+from xsp.measuring.state import RandomState
+from xsp.measuring.stopping import MINIMUM_ROUNDS
+from xsp.measuring.vocabulary import call_row, vocabulary
 from xsp.tracing.context import TraceContext
 from xsp.types import Level, LevelStatus, Status, Tracer
 
@@ -96,11 +96,11 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
         *about_runs(tables, stopped, None),
         *about_short_kernels(tables, loops.kernel_ns),
         *about_several_gpus(tables),
-        *about_overlap(len(overlapped(tables)) // max(deepest, 1), serialized=False),
+        *about_overlap(len(find_overlaps(tables)) // max(deepest, 1), serialized=False),
         *compiled_again(known.compilations),
         *about_correction(correction),
     ]
-    found = Findings(
+    found = CaptureFacts(
         known.name,
         known.statuses,
         known.tracers,

@@ -22,7 +22,7 @@ from xsp.levels.layer import parts
 from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.parts import Part
-from xsp.levels.layer.tensors import described
+from xsp.levels.layer.tensors import describe_tensors
 from xsp.machine import devices
 from xsp.machine.torch_internals import without_torch_functions
 from xsp.types import Columns
@@ -121,7 +121,7 @@ class StepWatch:
         if self._depth > 1:
             return
         self._end_loader()
-        shapes, dtypes = described((args, dict(kwargs)))
+        shapes, dtypes = describe_tensors((args, dict(kwargs)))
         with without_torch_functions():
             grad = torch.is_grad_enabled()
         known = tuple(tuple(shape) for shape in shapes)

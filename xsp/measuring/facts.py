@@ -1,4 +1,4 @@
-"""What was found out besides the tables, and the capture that both make: whoever made the runs."""
+"""What was facts out besides the tables, and the capture that both make: whoever made the runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from xsp.measuring.afterwards.memory import LayerMemory
 from xsp.tracing.clock import read_bracketed
 from xsp.tracing.context import TraceContext
 from xsp.types import Level, LevelStatus, Tracer
-from xsp.words.doubts import end_of_rounds, worded
+from xsp.words.doubts import end_of_rounds, sentence_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True)
-class Findings:
+class CaptureFacts:
     """Everything that a capture says outside its tables. `device` is the GPU that the program used
     most, None without one; `counters` and `memory` need runs of their own.
     """
@@ -43,23 +43,23 @@ class Findings:
     memory: LayerMemory | None = None
 
 
-def capture_of(found: Findings, tables: dict[str, pd.DataFrame]) -> Capture:
-    """Findings and tables as a capture."""
-    with devices.on(found.device):
-        facts = environment()
-    doubts, trace = found.doubts, found.trace
+def capture_of(facts: CaptureFacts, tables: dict[str, pd.DataFrame]) -> Capture:
+    """Facts and tables as a capture."""
+    with devices.on(facts.device):
+        machine = environment()
+    doubts, trace = facts.doubts, facts.trace
     meta = {
-        "name": found.name,
-        "levels": [_status_row(status) for status in found.statuses],
-        "environment": facts | found.watch.ranges(),
-        "correction": correction_row(found.correction),
-        "warnings": [each if isinstance(each, str) else worded(each) for each in doubts],
-        "counters": found.counters.facts if found.counters else None,
-        "stopped": end_of_rounds(found.stopped),
-        "stop": found.stopped.row(),
+        "name": facts.name,
+        "levels": [_status_row(status) for status in facts.statuses],
+        "environment": machine | facts.watch.ranges(),
+        "correction": correction_row(facts.correction),
+        "warnings": [each if isinstance(each, str) else sentence_of(each) for each in doubts],
+        "counters": facts.counters.facts if facts.counters else None,
+        "stopped": end_of_rounds(facts.stopped),
+        "stop": facts.stopped.row(),
         "doubts": [each.row() for each in doubts if isinstance(each, Doubt)],
-        "gpu_states": found.watch.rows(),
-        "memory_device": found.memory.device if found.memory else None,
+        "gpu_states": facts.watch.rows(),
+        "memory_device": facts.memory.device if facts.memory else None,
         "clock": None,
         "epoch_offset_ns": -read_bracketed(time.time_ns, time.perf_counter_ns).offset_ns,
         "trace": {
@@ -68,7 +68,7 @@ def capture_of(found: Findings, tables: dict[str, pd.DataFrame]) -> Capture:
             "first_span_id": trace.first_span_id,
         },
     }
-    for tracer in found.tracers.values():
+    for tracer in facts.tracers.values():
         meta |= tracer.facts()
     return Capture(meta, tables)
 

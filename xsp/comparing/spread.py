@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from xsp.analysis.spans.statistics import CONFIDENCE
-from xsp.comparing.verdict import ALPHA, IMPROVED, REGRESSION, UNDECIDED, Verdict, named
+from xsp.comparing.verdict import ALPHA, IMPROVED, REGRESSION, UNDECIDED, Verdict, name_verdicts
 
 LEAST_FREEDOM = 2
 """Degrees of freedom from which on the spread is used: with one, no slow-down could ever be
@@ -81,7 +81,7 @@ def among_sessions(
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * error
     p_value = 2 * stats.t.sf(abs(logarithm) / error, freedom)
     ratio = np.exp(np.array([logarithm]))
-    found = named(
+    found = name_verdicts(
         ratio,
         ratio * np.exp(-half),
         ratio * np.exp(half),

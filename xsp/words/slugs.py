@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def tagged(slug: str, sentence: str) -> str:
+def with_slug(slug: str, sentence: str) -> str:
     """The sentence with its slug:
     `the latency had not settled after 50 warm-up runs [unsettled]`.
     """

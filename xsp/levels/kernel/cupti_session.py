@@ -13,7 +13,7 @@ from xsp.levels.kernel import cupti
 from xsp.levels.kernel.cupti import CuptiLibrary
 from xsp.levels.kernel.names import NameTable
 from xsp.levels.kernel.records import RawRecords, Window, convert, rows
-from xsp.tracing.clock import ClockMap, Reading, paired, read_bracketed, same_clock
+from xsp.tracing.clock import ClockMap, Reading, pair_readings, read_bracketed, same_clock
 from xsp.types import Columns
 
 RETURN_TIMEOUT_S = 0.1
@@ -100,7 +100,7 @@ class CuptiSession:
 
     def _finish(self, window: Window, last: Reading) -> None:
         assert self._first is not None  # noqa: S101 - start() read it
-        mapping = same_clock if self._source is ClockSource.MONOTONIC else paired
+        mapping = same_clock if self._source is ClockSource.MONOTONIC else pair_readings
         self.clock = mapping(self._first, last)
         raw, faults = self._take()
         self.tables, untimed = convert(raw, self.clock, window, self._table)

@@ -91,7 +91,7 @@ def timed(work: Callable[[], object]) -> dict[str, float]:
 def measured(spans: int) -> dict[str, Any]:
     """All figures of one size, in this process."""
     prof, other = repeated(spans), xsp.load(CAPTURE)
-    found: dict[str, Any] = {"spans": len(prof.table("spans")), "loaded_bytes": peak_bytes()}
+    found: dict[str, Any] = {"spans": len(prof.table("raw_spans")), "loaded_bytes": peak_bytes()}
     with tempfile.TemporaryDirectory() as folder:
         page, trace = Path(folder) / "page.html", Path(folder) / "trace.pftrace"
         steps: dict[str, Callable[[], object]] = {

@@ -237,10 +237,14 @@ def test_a_block_of_the_tree_adds_up(profiles: dict[str, xsp.Profile]) -> None:
 
 
 def test_old_names_work_for_one_release_and_say_the_new_one() -> None:
-    """`prof.kernels` warns and gives `prof.kernel_count`; `iteration` of `prof.spans` is its
-    `round`.
+    """`prof.kernels` warns and gives `prof.kernel_count`, `prof.table("spans")` the raw spans;
+    `iteration` of `prof.spans` is its `round`.
     """
     prof = xsp.load(path_of("resnet50"))
     with pytest.warns(DeprecationWarning, match="kernel_count"):
         assert prof.kernels == prof.kernel_count
+    with pytest.warns(DeprecationWarning, match="raw_spans"):
+        pd.testing.assert_frame_equal(prof.table("spans"), prof.table("raw_spans"))
+    with pytest.raises(xsp.XspError, match=r"no table 'kernel'.*raw_spans, .*kernels"):
+        prof.table("kernel")
     pd.testing.assert_series_equal(prof.spans["iteration"], prof.spans["round"], check_names=False)

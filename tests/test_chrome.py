@@ -190,7 +190,7 @@ def test_stamps_of_a_host_that_has_run_for_a_year_are_exact(
         name: table.assign(
             **{column: table[column] + year_ns for column in columns if column in table}
         )
-        for name, table in ((name, prof.table(name)) for name in TABLES)
+        for name, table in prof.raw_tables(*TABLES).items()
     }
     old = xsp.Profile(Capture(prof._capture.meta | {"epoch_offset_ns": 5}, tables)).to_chrome(
         tmp_path / "old.json"

@@ -64,9 +64,7 @@ def edited(
 def slower(layer: str, factor: float) -> xsp.Profile:
     """ResNet-50 with the kernels of a layer so many times as long, and the model by as much."""
     prof = resnet()
-    tables = {
-        name: prof.table(name) for name in ("spans", "runs", "layers", "kernels", "library_calls")
-    }
+    tables = prof.raw_tables("spans", "runs", "layers", "kernels", "library_calls")
     spans, layers = tables["spans"], tables["layers"]
     parent = spans["parent"].to_numpy()
     mine = (spans["level"] == 1).to_numpy() & (layers["name"].to_numpy() == layer)[

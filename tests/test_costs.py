@@ -425,11 +425,8 @@ def test_rounds_that_lost_records_are_no_evidence() -> None:
     prof = xsp.measure(
         nn.Linear(2, 2), torch.ones(1, 2), levels="M/L", iterations=6, warmup=1, progress=False
     )
-    tables = {
-        name: prof.table(name)
-        for name in ("runs", "model_calls", "spans", "api_calls", "calls", "layers")
-    }
-    tables |= {name: prof.table(name) for name in ("synchronizations", "kernels")}
+    tables = prof.raw_tables("runs", "model_calls", "spans", "api_calls", "calls", "layers")
+    tables |= prof.raw_tables("synchronizations", "kernels")
     found = []
     for lossy in (0, 1, 3):
         tables["runs"]["lost"] = tables["runs"]["round"] < lossy

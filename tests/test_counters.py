@@ -108,7 +108,7 @@ def host(library: FakeCupti) -> MetricHost:
 def tables() -> dict[str, pd.DataFrame]:
     """Tables of a capture that was recorded on a GPU: a transformer, 138 kernels."""
     prof = xsp.load(CAPTURES / "h100_transformer.xsp")
-    return {name: prof.table(name) for name in TABLES}
+    return prof.raw_tables(*TABLES)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,10 @@ def test_timeline_of_several_calls_adds_up_to_their_latency(
     with xsp.profile(model, iterations=5, warmup=1, progress=False) as prof, torch.no_grad():
         for _ in range(3):
             model(x)
-    timeline, spans = prof.device_timeline(), timeline_spans(prof.table("spans"), prof.corrected)
+    timeline, spans = (
+        prof.device_timeline(),
+        timeline_spans(prof.table("raw_spans"), prof.corrected),
+    )
     calls = spans[spans["level"] == Level.MODEL]
     by_run = calls["duration_ns"].groupby(calls["run"]).sum() / 1e6
     assert timeline["busy_ms"].sum() + timeline["idle_before_ms"].sum() == pytest.approx(

@@ -331,7 +331,7 @@ def test_numbers_that_a_format_has_no_place_for_are_text(tmp_path: Path) -> None
     trace.
     """
     prof = xsp.Profile(gpu_capture())
-    tables = {name: prof.table(name) for name in TABLES}
+    tables = prof.raw_tables(*TABLES)
     odd = json.dumps({"alpha": float("nan"), "seed": 2**64 - 1})
     changed = Capture(
         prof._capture.meta,
@@ -521,14 +521,11 @@ def test_long_runs_are_written_in_seconds(profiles: dict[str, xsp.Profile], tmp_
 def long_capture(prof: xsp.Profile, spans: int) -> Capture:
     """The last deepest run, repeated within one run until it has so many spans."""
     last = int(prof.runs["run"].iloc[-1])
-    tables = {
-        name: prof.table(name)
-        for name in ("calls", "modules", "layers", "library_calls", "kernels", "synchronizations")
-    }
-    one = {
-        name: prof.table(name)[lambda t: t["run"] == last]
-        for name in ("spans", "api_calls", "model_calls", "runs")
-    }
+    tables = prof.raw_tables(
+        "calls", "modules", "layers", "library_calls", "kernels", "synchronizations"
+    )
+    of_runs = prof.raw_tables("spans", "api_calls", "model_calls", "runs")
+    one = {name: table[table["run"] == last] for name, table in of_runs.items()}
     length = int(one["runs"]["latency_ns"].iloc[0]) + 1_000
     first, size = int(one["spans"].index[0]), len(one["spans"])
     copies = -(-spans // size)

@@ -89,7 +89,7 @@ def test_two_gpus_are_waited_for_and_told() -> None:
     assert prof.latency_ms > 15
     assert any(sentence.endswith("[several-gpus]") for sentence in prof.warnings)
     assert "2 CUDA contexts" in prof._capture.meta["counters"]["why"]
-    assert prof.table("spans").query("level == 3")["context"].nunique() == 2
+    assert prof.table("raw_spans").query("level == 3")["context"].nunique() == 2
 
 
 ONLY_THE_SECOND = """

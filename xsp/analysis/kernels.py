@@ -108,7 +108,7 @@ def placed_work(profile: ProfileData) -> pd.DataFrame:
     """`kernel_work` with layer_index, layer_name and phase of the layer that each kernel belongs
     to.
     """
-    rows = layer_rows({name: profile.table(name) for name in ("runs", "spans", "layers")})
+    rows = layer_rows(profile.raw_tables("runs", "spans", "layers"))
     work = kernel_work(profile)
     mine = rows.loc[work["layer"]]
     return work.assign(

@@ -73,7 +73,7 @@ def gpu_vs_nongpu(profile: ProfileData) -> pd.DataFrame:
     the layer's kernels), gpu_share and nongpu_share (of the layer's latency; NaN for a layer that
     takes none). NaN where no kernels were traced.
     """
-    tables = {name: profile.table(name) for name in ("runs", "spans", "layers")}
+    tables = profile.raw_tables("runs", "spans", "layers")
     times = layer_times(tables, profile.corrected, layer_rows(tables))
     table = _layers(profile).rename(columns={"latency_ms": "layer_latency_ms"})
     table = table.join(
@@ -125,11 +125,9 @@ def _worked_out(profile: ProfileData) -> pd.DataFrame:
     A sum of which a call is not known is not known either: without kernels there is nothing else to
     show for it.
     """
-    layers = profile.table("layers")
-    rows = layer_rows(
-        {"runs": profile.table("runs"), "spans": profile.table("spans"), "layers": layers}
-    )
-    work = layer_work(layers)
+    tables = profile.raw_tables("runs", "spans", "layers")
+    rows = layer_rows(tables)
+    work = layer_work(tables["layers"])
     work["precision"] = work["precision"].where(work["flops"] > 0, "").to_numpy(object)
     if not on_cpu(profile):  # which has no TF32
         names = np.full(len(work), "", dtype=object)

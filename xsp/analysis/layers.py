@@ -46,7 +46,7 @@ def layer_information(profile: ProfileData) -> pd.DataFrame:
 @once_per_profile
 def _layers(profile: ProfileData) -> pd.DataFrame:
     """`layer_information` with one column more: calls, in one run."""
-    tables = {name: profile.table(name) for name in _TABLES}
+    tables = profile.raw_tables(*_TABLES)
     rows = layer_rows(tables)
     times = layer_times(tables, profile.corrected, rows)
     facts = _facts(tables["layers"].assign(index=rows["index"])[rows["index"] >= 0])

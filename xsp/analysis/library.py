@@ -105,8 +105,9 @@ def kernels_by_library_call(profile: ProfileData) -> pd.DataFrame:
 
 def _calls(profile: ProfileData) -> pd.DataFrame:
     """`library_calls` and the row of the table of that name."""
-    spans, runs, recorded = (profile.table(name) for name in ("spans", "runs", "library_calls"))
-    layers = layer_rows({"runs": runs, "spans": spans, "layers": profile.table("layers")})
+    tables = profile.raw_tables("runs", "spans", "layers", "library_calls")
+    spans, runs, recorded = tables["spans"], tables["runs"], tables["library_calls"]
+    layers = layer_rows(tables)
     here = spans[spans["level"] == Level.LIBRARY]
     first = here.sort_values(["run", "start_ns"], kind="stable").drop_duplicates("detail")
     deepest = runs.loc[runs["rung"] == deepest_rung({"runs": runs}), "run"]

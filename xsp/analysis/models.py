@@ -144,7 +144,7 @@ def _of_kernels(profile: ProfileData) -> dict[str, Any]:
     """Facts from the kernels' durations; those by layer type replace the ones from the layers'
     latencies.
     """
-    tables = {name: profile.table(name) for name in _SEQUENCE_TABLES}
+    tables = profile.raw_tables(*_SEQUENCE_TABLES)
     sequence = kernel_sequence(tables)
     if not len(sequence):
         return {"convolution_kernel_share": nan, "gemm_kernel_share": nan, "top_kernel": ""}

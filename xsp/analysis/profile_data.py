@@ -8,13 +8,13 @@ import warnings
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from xsp.analysis.correction import Correction, corrected_spans, correction_of
 from xsp.analysis.correction.charges import COST_LEVELS
 from xsp.analysis.spans.calls import module_calls, target_calls
 from xsp.analysis.spans.device_timeline import device_timeline
+from xsp.analysis.spans.named import named_spans
 from xsp.analysis.spans.overhead import overhead
 from xsp.analysis.spans.overlap import serialized_layers
 from xsp.analysis.spans.rungs import deepest_rung, runs_of, spec_of
@@ -26,22 +26,8 @@ from xsp.machine.gpu_state import GpuState, suspect_rounds
 from xsp.tracing.context import TraceContext
 from xsp.types import RANGES, Level, empty
 
-_DETAIL_TABLES = {
-    Level.MODEL: "calls",
-    Level.LAYER: "layers",
-    Level.LIBRARY: "library_calls",
-    Level.KERNEL: "kernels",
-}
-
-_STATE_COLUMNS = [
-    "round",
-    "sm_clock_mhz",
-    "memory_clock_mhz",
-    "power_w",
-    "temperature_c",
-    "throttled_by",
-    "other_processes",
-]
+RAW_SPANS = "raw_spans"
+"""Name under which `ProfileData.table` gives the file's table of spans."""
 
 
 class ProfileData:
@@ -92,14 +78,12 @@ class ProfileData:
         or at another clock than most), left_out (its runs are not in `runs`). Empty without a GPU
         or NVML.
         """
-        rows = self._capture.meta.get("gpu_states", [])
-        found = pd.DataFrame(rows, columns=_STATE_COLUMNS)
-        suspect = suspect_rounds(
-            [GpuState(**{name: row[name] for name in _STATE_COLUMNS}) for row in rows]
-        )
+        states = [GpuState.from_row(row) for row in self._capture.meta.get("gpu_states", [])]
+        table = pd.DataFrame(states, columns=GpuState.columns())
         kept = self._capture.tables["runs"]["round"]
-        return found.assign(
-            suspect=found["round"].isin(suspect), left_out=~found["round"].isin(kept)
+        return table.assign(
+            suspect=table["round"].isin(suspect_rounds(states)),
+            left_out=~table["round"].isin(kept),
         )
 
     @property
@@ -142,9 +126,29 @@ class ProfileData:
         """
         return self._capture.tables["runs"].copy()
 
+    def raw_tables(self, *names: str) -> dict[str, pd.DataFrame]:
+        """Tables of the capture by their names in the file (`xsp.capture.file.TABLES`)."""
+        return {name: self._capture.tables[name].copy() for name in names}
+
     def table(self, name: str) -> pd.DataFrame:
-        """A raw table of the capture by name: see `xsp.capture.file.TABLES`."""
-        return self._capture.tables[name].copy()
+        """A table of the capture as it is in the file (`xsp.capture.file.TABLES`); that of spans,
+        which `spans` reads with names and ids, is "raw_spans".
+
+        Raises XspError for a name that no table has.
+        """
+        tables = self._capture.tables
+        if name == "spans":
+            warnings.warn(
+                'prof.table("spans") is now prof.table("raw_spans"); prof.spans is another table',
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        elif name == RAW_SPANS:
+            name = "spans"
+        elif name not in tables:
+            names = ", ".join([RAW_SPANS, *(each for each in tables if each != "spans")])
+            raise XspError(f"there is no table {name!r} in this profile; its tables are {names}")
+        return tables[name].copy()
 
     @property
     def spans(self) -> pd.DataFrame:
@@ -159,46 +163,7 @@ class ProfileData:
 
     @cached_property
     def _spans(self) -> pd.DataFrame:
-        raw = self._capture.tables["spans"]
-        runs = self._capture.tables["runs"]
-        first, parent = self.trace.first_span_id, raw["parent"].to_numpy().astype(np.uint64)
-        is_root = raw["parent"].to_numpy() < 0
-        run = raw["run"].to_numpy()
-        levels = pd.Index([level.name for level in Level], dtype=object)
-        return pd.DataFrame(
-            {
-                "run": run,
-                "rung": runs["rung"].to_numpy(dtype=object)[run],
-                "round": runs["round"].to_numpy()[run],
-                "level": pd.Categorical.from_codes(raw["level"].to_numpy(), categories=levels),
-                "name": self._span_names(),
-                "span_id": np.uint64(first) + np.arange(len(raw), dtype=np.uint64),
-                "parent_id": np.where(
-                    is_root,
-                    np.uint64(self.trace.parent_span_id),
-                    np.uint64(first) + np.where(is_root, 0, parent),
-                ).astype(np.uint64),
-                "start_ns": raw["start_ns"],
-                "end_ns": raw["start_ns"] + raw["duration_ns"],
-                "duration_ns": raw["duration_ns"],
-                "thread": raw["thread"],
-                "stream": raw["stream"],
-                "correlation_id": raw["correlation_id"],
-                "detail": raw["detail"],
-                "iteration": runs["round"].to_numpy()[run],
-            }
-        )
-
-    def _span_names(self) -> pd.Categorical:
-        names = [
-            self._capture.tables[_DETAIL_TABLES[level]]["name"].to_numpy(dtype=object)
-            for level in Level
-        ]
-        first = np.r_[0, np.cumsum([len(each) for each in names])]
-        raw = self._capture.tables["spans"]
-        code, distinct = pd.factorize(np.concatenate(names))
-        at = first[raw["level"].to_numpy()] + raw["detail"].to_numpy()
-        return pd.Categorical.from_codes(code[at], categories=pd.Index(distinct, dtype=object))
+        return named_spans(self._capture.tables, self.trace)
 
     @cached_property
     def _correction(self) -> Correction | None:

@@ -81,7 +81,7 @@ def node_facts(profile: ProfileData) -> NodeFacts:
     begin; modules as their first layer), calls (in a run), the columns of COUNTS, parameter_bytes,
     input_shapes, output_shapes, input_dtypes, output_dtypes.
     """
-    tables = {name: profile.table(name) for name in _TABLES}
+    tables = profile.raw_tables(*_TABLES)
     tree = hierarchy(tables, profile.name)
     nodes = pd.DataFrame(
         {

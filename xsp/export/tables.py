@@ -85,7 +85,7 @@ def _tables(prof: ProfileData) -> Iterator[tuple[str, pd.DataFrame]]:
         if name != "spans":
             yield name, prof.table(name)
     for name in OPTIONAL_TABLES:
-        with suppress(KeyError):
+        with suppress(XspError):
             yield name, prof.table(name)
     yield "gpu_states", prof.gpu_states
     if (corrected := prof.corrected) is not None:

@@ -122,7 +122,7 @@ def _recorded(row: Mapping[Any, Any], convolution: Mapping[str, Any] | None) -> 
 
 def _convolutions(profile: ProfileData) -> dict[int, Mapping[str, Any]]:
     """By row of the layers table, the convolution that cuDNN was asked for."""
-    spans, calls = profile.table("spans"), profile.table("library_calls")
+    spans, calls = profile.table("raw_spans"), profile.table("library_calls")
     own = spans[(spans["level"] == Level.LIBRARY) & (spans["parent"] >= 0)]
     above = spans.iloc[own["parent"]]
     in_layer = (above["level"] == Level.LAYER).to_numpy()

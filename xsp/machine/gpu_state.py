@@ -5,7 +5,8 @@ library (NVML).
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from xsp.words.slugs import with_slug
@@ -82,6 +83,16 @@ class GpuState:
     temperature_c: int
     throttled_by: str
     other_processes: int
+
+    @classmethod
+    def columns(cls) -> list[str]:
+        """Names of what is read."""
+        return [field.name for field in fields(cls)]
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> GpuState:
+        """A reading that a capture has."""
+        return cls(**{name: row[name] for name in cls.columns()})
 
 
 class GpuWatch:

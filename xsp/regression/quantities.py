@@ -147,7 +147,7 @@ def _host_waits(prof: ProfileData) -> pd.DataFrame:
 
 def _layers_of(prof: ProfileData, spans_around: IntArray) -> list[str]:
     """Name of the layer that each of these spans is or lies in; -1 lies in none."""
-    spans = prof.table("spans")
+    spans = prof.table("raw_spans")
     is_layer = (spans["level"] == Level.LAYER).to_numpy()
     rows = nearest(spans["parent"].to_numpy(), is_layer, spans_around)
     layers = prof.table("layers")["name"].to_numpy(object)

@@ -18,6 +18,7 @@ from xsp.analysis.work.call_work import call_work
 from xsp.analysis.work.counters import counted_work
 from xsp.analysis.work.layer_work import layer_work
 from xsp.analysis.work.occupancy import theoretical_occupancy
+from xsp.errors import XspError
 from xsp.types import Tables
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def kernel_work(profile: ProfileData) -> pd.DataFrame:
     its longest kernel; occupancy is the theoretical one. docs/analyses.md has the rules and their
     limits.
     """
-    tables = {name: profile.table(name) for name in _TABLES}
+    tables = profile.raw_tables(*_TABLES)
     environment = profile.environment
     sequence = kernel_sequence(tables)
     work = sequence.join(_estimated(tables, sequence, environment))
@@ -100,7 +101,7 @@ def counters_of(profile: ProfileData) -> pd.DataFrame | None:
     """The capture's table of hardware counters, None where none were collected."""
     try:
         table = profile.table("counters")
-    except KeyError:
+    except XspError:
         return None
     return table if len(table) else None
 

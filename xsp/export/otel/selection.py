@@ -93,7 +93,7 @@ def select_spans(profile: ProfileData, selection: Selection) -> pd.DataFrame:
     """
     spans = profile.spans
     spans["level"] = spans["level"].cat.codes.astype(np.int64)
-    parent = profile.table("spans")["parent"].to_numpy().astype(np.int64)
+    parent = profile.table("raw_spans")["parent"].to_numpy().astype(np.int64)
     if selection.corrected:
         spans = _corrected(profile, spans)
     wanted = np.isin(spans["run"], selection.runs(profile)) & np.isin(
@@ -173,7 +173,7 @@ def _with_launches(
     )
     duration = np.append(api["duration_ns"].to_numpy(), -1)[launch]
     own = (launch >= 0) & (duration >= selection.min_duration_ns) & (not selection.corrected)
-    first = np.uint64(profile.trace.first_span_id) + np.uint64(len(profile.table("spans")))
+    first = np.uint64(profile.trace.first_span_id) + np.uint64(len(profile.table("raw_spans")))
     own_id = first + np.maximum(launch, 0).astype(np.uint64)
     link_id, link = found["link_id"].to_numpy().copy(), found["link"].to_numpy().copy()
     link_id[kernels] = np.where(own, own_id, launched["parent_id"].to_numpy())

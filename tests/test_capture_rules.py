@@ -18,7 +18,7 @@ from fuzz.captures import Seed
 from fuzz.targets import CORPUS
 
 import xsp
-from xsp.capture.file import Capture, checked
+from xsp.capture.file import Capture, check_capture
 from xsp.capture.schema import REQUIRED_TABLES
 
 SMALL = CORPUS / "small.xsp"
@@ -105,7 +105,7 @@ def about(tables: dict[str, pd.DataFrame], **meta: Any) -> str:
     """What is said about the small capture with these tables and entries of its manifest."""
     needed = {name: WHOLE.tables[name] for name in REQUIRED_TABLES}
     try:
-        checked(Capture({**WHOLE.meta, **meta}, {**needed, **tables}), "it")
+        check_capture(Capture({**WHOLE.meta, **meta}, {**needed, **tables}), "it")
     except xsp.CaptureError as error:
         return str(error)
     return ""

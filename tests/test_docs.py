@@ -58,7 +58,7 @@ def test_every_warning_has_a_paragraph() -> None:
     """
     written = set(
         re.findall(
-            r'tagged\(\s*"([a-z-]+)"',
+            r'with_slug\(\s*"([a-z-]+)"',
             "".join(path.read_text() for path in (ROOT / "xsp").rglob("*.py")),
         )
     )

@@ -11,8 +11,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xsp.analysis.spans.assembly import Vocabulary, assemble
 from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
 from xsp.capture.run import MODEL_CALLS, Run
+from xsp.measuring.other_launches import about_other_launches
 from xsp.types import (
     API_CALLS,
     DEVICE_ACTIVITY,
@@ -232,6 +234,47 @@ def test_a_kernel_launched_before_the_call_is_none_of_its_own() -> None:
     kernels = correlated.spans["level"] == Level.KERNEL
     assert correlated.spans["start_ns"][kernels].tolist() == [700]
     assert correlated.orphans == 0
+
+
+def told(timeline: Timeline) -> list[dict[str, int]]:
+    """What is told of launches that may not be the call's."""
+    texts = dict.fromkeys(("type", "module"), "") | {"kind": "module", "phase": "forward"}
+    lists: dict[str, Any] = {
+        f"{side}put_{what}": [] for side in ("in", "out") for what in ("shapes", "dtypes")
+    }
+    numbers = {"forward": -1, "parameter_bytes": 0}
+    rows = [
+        {"code": row["code"], "name": f"layer {row['code']}", **texts, **lists, **numbers}
+        for row in timeline.layers
+    ]
+    words = Vocabulary([{}], [], rows, [], [], str, ["sin"], lambda _domain, _cbid: "")
+    run = timeline.run()
+    return [dict(doubt.facts) for doubt in about_other_launches([run], assemble([run], words))]
+
+
+def test_work_that_the_call_did_not_launch_is_told() -> None:
+    """A kernel that runs inside the call and was launched before it, and one that another thread
+    launched outside every layer, are told of; the call's own, and those of a layer on another
+    thread, are not.
+    """
+    timeline = simple()
+    timeline.layer(1, 10, 100)
+    timeline.launch(1, 20, 30)
+    timeline.kernel(1, 40, 50)
+    timeline.layer(2, 200, 300, thread=8)
+    timeline.launch(2, 220, 230, thread=8)
+    timeline.kernel(2, 240, 250)
+    timeline.launch(3, 500, 510)
+    timeline.kernel(3, 520, 530)
+    assert told(timeline) == []
+    timeline.launch(4, -50, -40)
+    timeline.kernel(4, -30, -20)
+    assert told(timeline) == []
+    timeline.launch(5, -50, -40)
+    timeline.kernel(5, -30, 5)
+    timeline.launch(6, 600, 610, thread=9)
+    timeline.kernel(6, 620, 630)
+    assert told(timeline) == [{"before": 1, "beside": 1, "runs": 1}]
 
 
 def test_events_the_structure_run_lacks_are_counted() -> None:

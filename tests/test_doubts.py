@@ -38,6 +38,7 @@ FACTS: dict[Slug, dict[str, Any]] = {
     Slug.LEFT_OUT_CALLS: {"profiled": 16, "made": 20},
     Slug.SEVERAL_GPUS: {"gpus": 2},
     Slug.OVERLAP: {"activities": 4, "serialized": True},
+    Slug.OTHER_LAUNCHES: {"before": 2, "beside": 3, "runs": 5},
     Slug.SHORT_KERNELS: {
         "of_time": 0.5,
         "of_kernels": 0.5,

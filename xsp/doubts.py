@@ -77,6 +77,7 @@ class Slug(str, Enum):
     LEFT_OUT_CALLS = "left-out-calls"
     SEVERAL_GPUS = "several-gpus"
     OVERLAP = "overlap"
+    OTHER_LAUNCHES = "other-launches"
     SHORT_KERNELS = "short-kernels"
     CLOSURE = "closure"
     UNCORRECTED = "uncorrected"

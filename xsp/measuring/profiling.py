@@ -40,6 +40,7 @@ from xsp.measuring.executor import Executor
 from xsp.measuring.facts import CaptureFacts, capture_of
 from xsp.measuring.ladder import Ladder, climb, rungs_for
 from xsp.measuring.options import Options
+from xsp.measuring.other_launches import about_other_launches
 from xsp.measuring.preparation import Prepared, prepare
 from xsp.measuring.progress import Phases, phases
 from xsp.measuring.ranks import Ranks
@@ -245,6 +246,7 @@ def _doubts(
         *about_runs(tables, rounds.stopped, prepared.device_work),
         *about_short_kernels(tables, afterwards.loops.kernel_ns),
         *about_several_gpus(tables),
+        *about_other_launches(rounds.runs, tables),
         *about_overlap(afterwards.shared, "serialized" in tables),
         *compiled_again(prepared.compilations),
         *about_correction(correction),

@@ -190,6 +190,21 @@ def _overlap(activities: int, serialized: bool) -> str:
     )
 
 
+def _other_launches(before: int, beside: int, runs: int) -> str:
+    parts = []
+    if before:
+        parts.append(
+            f"{before} kernels, copies and sets ran inside the profiled calls that were not "
+            "launched in them: they are in no row, and the calls' own may have waited for them"
+        )
+    if beside:
+        parts.append(
+            f"{beside} were launched by other threads outside every layer and count as the calls': "
+            "their device times are too long if this is other work"
+        )
+    return f"in {runs} runs that traced kernels, {'; '.join(parts)}"
+
+
 def _short_kernels(
     of_time: float, of_kernels: float, shorter_ns: float, added_ns: float, visible: float
 ) -> str:
@@ -253,6 +268,7 @@ _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.LEFT_OUT_CALLS: _left_out_calls,
     Slug.SEVERAL_GPUS: _several_gpus,
     Slug.OVERLAP: _overlap,
+    Slug.OTHER_LAUNCHES: _other_launches,
     Slug.SHORT_KERNELS: _short_kernels,
     Slug.CLOSURE: _closure,
     Slug.UNCORRECTED: _uncorrected,

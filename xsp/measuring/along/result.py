@@ -26,6 +26,7 @@ from xsp.measuring.doubts_about import (
     about_short_kernels,
 )
 from xsp.measuring.facts import CaptureFacts, capture_of
+from xsp.measuring.other_launches import about_other_launches
 from xsp.measuring.state import RandomState
 from xsp.measuring.stopping import MINIMUM_ROUNDS
 from xsp.measuring.vocabulary import call_row, vocabulary
@@ -83,7 +84,8 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
     kept, suspect = kept_rounds(watch.states, done.rounds, MINIMUM_ROUNDS)
     stopped = done.stopped or _loop_ended(done.rounds, made)
     words = vocabulary([_call_row(known)], known.structure, known.recorded, known.tracers)
-    tables = assemble([run for run in done.runs if run.round in kept], words)
+    runs = [run for run in done.runs if run.round in kept]
+    tables = assemble(runs, words)
     with devices.on(known.device):
         loops = tight_loops(known.tracers)
     correction = fitted(tables, loops)
@@ -96,6 +98,7 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
         *about_runs(tables, stopped, None),
         *about_short_kernels(tables, loops.kernel_ns),
         *about_several_gpus(tables),
+        *about_other_launches(runs, tables),
         *about_overlap(len(find_overlaps(tables)) // max(deepest, 1), serialized=False),
         *compiled_again(known.compilations),
         *about_correction(correction),

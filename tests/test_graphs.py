@@ -319,3 +319,21 @@ def test_the_command_compares_and_draws(tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().err
     assert said.startswith("xsp: there is no file")
     assert len(said.splitlines()) == 1
+
+
+class InBlocks(nn.Module):
+    """Operators inside `with` blocks that torch.export keeps as graphs of their own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            places = x.exp()
+        with torch.autocast("cpu", enabled=False):
+            output: torch.Tensor = places.sin() * x
+        return output
+
+
+def test_layers_inside_blocks_are_read() -> None:
+    """What runs under gradients or without autocast is in the graph as everything else is."""
+    graph = graph_of(InBlocks(), (torch.randn(4),))
+    assert graph.source == EXPORT
+    assert [layer.operator for layer in graph.layers] == ["exp", "sin", "mul"]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import operator
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,9 +16,7 @@ from xsp.graphs.building import GraphBuilder
 from xsp.graphs.graph import Graph
 from xsp.graphs.layer import CHANNELS_LAST, CONTIGUOUS, TensorType
 from xsp.graphs.patterns import merged
-from xsp.levels.layer.tensors import tensors_in
-
-EXPORT, TRACE = "torch.export", "torch.fx"
+from xsp.graphs.tracing import EXPORT, TRACE, Traced, traced_call
 
 
 def graph_of(
@@ -39,105 +34,11 @@ def graph_of(
 
     Raises GraphError with the reasons of both where neither works.
     """
-    given = dict(kwargs or {})
-    owners = _owners(model)
     title = name or type(model).__name__
-    try:
-        traced, constants = _exported(model, tuple(args), given)
-        return _read(traced, constants, owners, title, EXPORT)
-    except GraphError:
-        raise
-    except Exception as error:  # whatever export or the model raises; tracing may still work
-        refused = _first_line(error)
-    try:
-        traced, constants = _traced(model, tuple(args), given)
-    except Exception as error:
-        raise GraphError(
-            f"{title} cannot be read as a graph: torch.export says {refused!r}, and running it "
-            f"under torch.fx raised {_first_line(error)!r}; give inputs that the model takes"
-        ) from error
-    found = _read(traced, constants, owners, title, TRACE)
-    note = f"torch.export refused ({refused}); the graph is that of one execution"
-    return Graph(found.name, found.layers, found.edges, found.source, notes=(note, *found.notes))
-
-
-class _Returning(nn.Module):
-    """A model that returns the tensors of its output only, so that any output can be traced."""
-
-    def __init__(self, target: nn.Module) -> None:
-        super().__init__()
-        self.target = target
-        self.training = target.training
-
-    def forward(self, args: Any, kwargs: Any) -> list[torch.Tensor]:
-        return tensors_in(self.target(*args, **kwargs))
-
-
-def _exported(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[fx.Graph, frozenset[str]]:
-    with _quiet(), torch.no_grad():
-        program = torch.export.export(_Returning(model), (args, kwargs), strict=False)
-    signature = program.graph_signature
-    held = {
-        *signature.inputs_to_parameters,
-        *signature.inputs_to_buffers,
-        *signature.inputs_to_lifted_tensor_constants,
-    }
-    return program.graph, frozenset(held)
-
-
-def _traced(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[fx.Graph, frozenset[str]]:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    from xsp.machine.torch_internals import flattened, unflattened
-
-    flat, spec = flattened((args, kwargs))
-    places = [place for place, each in enumerate(flat) if isinstance(each, torch.Tensor)]
-    wrapped = _Returning(model)
-
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.target = wrapped.target
-
-        def forward(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
-            filled = list(flat)
-            for place, tensor in zip(places, tensors, strict=True):
-                filled[place] = tensor
-            own_args, own_kwargs = unflattened(filled, spec)
-            return tensors_in(self.target(*own_args, **own_kwargs))
-
-    with _quiet(), torch.no_grad():
-        made = make_fx(
-            Flat(),
-            pre_dispatch=True,
-            tracing_mode="real",
-            record_module_stack=True,
-            _error_on_data_dependent_ops=False,
-        )(*(flat[place] for place in places))
-    return made.graph, frozenset(node.name for node in made.graph.nodes if node.op == "get_attr")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.export speaks of attributes and guards that do not matter for the shapes."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:200]
+    traced = traced_call(model, args, kwargs, name=title)
+    found = _read(traced, _owners(model), title)
+    notes = (*traced.notes, *found.notes)
+    return Graph(found.name, found.layers, found.edges, found.source, notes=notes)
 
 
 def _owners(model: nn.Module) -> dict[str, bool]:
@@ -145,15 +46,13 @@ def _owners(model: nn.Module) -> dict[str, bool]:
     return {name: not any(True for _ in each.children()) for name, each in model.named_modules()}
 
 
-def _read(
-    graph: fx.Graph, constants: frozenset[str], owners: Mapping[str, bool], name: str, source: str
-) -> Graph:
-    reader = _Reader(constants, owners)
-    for node in graph.nodes:
+def _read(traced: Traced, owners: Mapping[str, bool], name: str) -> Graph:
+    reader = _Reader(frozenset(traced.held), owners)
+    for node in traced.graph.nodes:
         reader.read(node)
     if not reader.builder.values:
         raise GraphError(f"{name} computes nothing from its inputs; there is no layer to show")
-    return merged(reader.builder.graph(name, source))
+    return merged(reader.builder.graph(name, traced.source))
 
 
 class _Reader:

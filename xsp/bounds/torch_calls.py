@@ -34,15 +34,21 @@ def operands(layer: Layer, device: str) -> tuple[list[Tensor], list[Tensor]]:
     inputs = [tensor(each, device, layer.layout) for each in layer.inputs]
     in_layout = layer.operator == "convolution"
     weights = [tensor(each, device, layer.layout if in_layout else "") for each in layer.weights]
+    if layer.operator == "batch_norm":
+        weights[-1].abs_()  # the variance
     return inputs, weights
 
 
 def torch_call(layer: Layer, device: str) -> Call | None:
     """The layer as PyTorch computes it; None for an operator that is not known here."""
+    return call_on(layer, *operands(layer, device)) if can_call(layer) else None
+
+
+def call_on(layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> Call:
+    """The layer as a call on these tensors. Raises KeyError for an operator that is not known."""
     maker = _maker(layer)
     if maker is None:
-        return None
-    inputs, weights = operands(layer, device)
+        raise KeyError(layer.operator)
     epilogue = layer.parameters.get("epilogue", [])
     if not epilogue:
         return maker(layer, inputs, weights)
@@ -153,7 +159,7 @@ def _attention(layer: Layer, inputs: list[Tensor], _weights: list[Tensor]) -> Ca
 
 def _batch_norm(_layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> Call:
     weight, bias = (weights[0], weights[1]) if len(weights) == 4 else (None, None)
-    mean, variance = weights[-2], weights[-1].abs()
+    mean, variance = weights[-2:]
     return lambda: F.batch_norm(inputs[0], mean, variance, weight, bias)
 
 
@@ -270,8 +276,15 @@ def _repeat(layer: Layer, inputs: list[Tensor], _weights: list[Tensor]) -> Call:
 
 
 def _recurrent(layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> Call:
-    """By a module: cuDNN wants the weights in one piece, which the module sees to, and would else
-    copy them together in every call.
+    module = recurrent_module(layer, inputs[0], weights)
+    return lambda: module(inputs[0])
+
+
+def recurrent_module(
+    layer: Layer, source: Tensor, weights: Sequence[Tensor]
+) -> torch.nn.RNNBase:
+    """A recurrent layer as a module: cuDNN wants the weights in one piece, which the module sees
+    to, and would else copy them together in every call.
     """
     kind, given = layer.operator, layer.parameters
     directions = 2 if given.get("bidirectional") else 1
@@ -279,14 +292,14 @@ def _recurrent(layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> Cal
         "num_layers": given["layers"],
         "bias": len(weights) == 4 * given["layers"] * directions,
         "bidirectional": directions == 2,
-        "device": inputs[0].device,
-        "dtype": inputs[0].dtype,
+        "device": source.device,
+        "dtype": source.dtype,
     }
     if kind.startswith("rnn"):
         options["nonlinearity"] = kind.partition("_")[2]
-    make = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}.get(kind, torch.nn.RNN)
-    module = make(inputs[0].shape[-1], weights[1].shape[-1], **options).eval()
-    return lambda: module(inputs[0])
+    make: Any = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}.get(kind, torch.nn.RNN)
+    module: torch.nn.RNNBase = make(source.shape[-1], weights[1].shape[-1], **options).eval()
+    return module
 
 
 def _aten(layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> Call:

@@ -1,0 +1,445 @@
+"""Models as bricks: taken apart, run, measured and put together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from small_models import Branching, Convolutional, HandWritten, Recurrent, Transformer, ready
+from torch import Tensor, nn
+
+from xsp.brickwork import running
+from xsp.brickwork.construction import along_critical_path, between, overlapping, summed
+from xsp.brickwork.cutting import Decomposition, decomposed, pairs
+from xsp.brickwork.model import Model, model_of
+from xsp.brickwork.network import _function, built, described, synthetic
+from xsp.brickwork.plan import Options, prepared
+from xsp.brickwork.rounds import round_of
+from xsp.brickwork.running import Done, measure
+from xsp.brickwork.samples import EAGER, NETWORK, PAPER, TRAINED, Record, times_of
+from xsp.brickwork.splitting import find_model_subgraphs
+from xsp.brickwork.stand_in import model_of_graph
+from xsp.database.store import Store
+from xsp.errors import GraphError, XspError
+from xsp.graphs.from_export import graph_of
+from xsp.graphs.graph import Graph
+from xsp.graphs.unique import shares, similarity
+
+KINDS = (Convolutional, Transformer, Recurrent, HandWritten)
+
+
+class WritesInPlace(nn.Module):
+    """Views, copies and writes in place in orders that a careless cut would change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+        self.register_buffer("order", torch.tensor([2, 0, 1, 5, 4, 3]))
+
+    order: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x.clone()
+        x.mul_(2.0)
+        y = self.linear(x)
+        before, shown = y.clone(), y[:, :3]
+        y[:, 1] = 7.0
+        shown.add_(1.0)
+        first, second = y.split(3, dim=1)
+        F.relu_(first)
+        left, right = kept.chunk(2, dim=1)
+        both = torch.cat([second, first, left], 1)[:, self.order]
+        output: Tensor = (
+            both + before.exp() + y.transpose(0, 1).reshape(y.shape) + right.repeat(1, 2)
+        )
+        return output
+
+
+class Selecting(nn.Module):
+    """Its result has as many rows as there are positive numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = x[x > 0].exp()
+        return output
+
+
+def run_as_bricks(cut: Decomposition) -> list[Tensor]:
+    """What the model returns when its bricks are built from their keys and run one by one."""
+    model = cut.model
+    _, values = next(model.run())
+    found = dict(values)
+    with torch.no_grad():
+        for brick in cut.bricks:
+            network = built(json.loads(brick.layer.key), [found[each] for each in brick.weights])
+            results = network(*(found[each] for each in brick.inputs))
+            found.update(zip(brick.outputs, results, strict=True))
+    return [found[each] for each in model.outputs]
+
+
+def model(kind: type[nn.Module], name: str | None = None) -> Model:
+    return model_of(*ready(kind), name=name)
+
+
+# ---- decomposition ----
+
+
+@pytest.mark.parametrize("granularity", [1, 2, 3, 10])
+@pytest.mark.parametrize("kind", KINDS)
+def test_bricks_in_order_compute_what_the_model_computes(
+    kind: type[nn.Module], granularity: int
+) -> None:
+    """Whatever the granularity, nothing is lost, doubled or put in another order."""
+    module, inputs = ready(kind)
+    with torch.no_grad():
+        wanted = module(*inputs)
+    (found,) = run_as_bricks(decomposed(model_of(module, inputs), granularity))
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("granularity", [1, 3, 10])
+def test_writes_in_place_keep_their_order(granularity: int) -> None:
+    """Copies are made before what they copy is written to, and views see what is written."""
+    torch.manual_seed(0)
+    module, x = WritesInPlace().eval(), torch.randn(4, 6)
+    with torch.no_grad():
+        wanted = module(x.clone())
+    cut = decomposed(model_of(module, (x.clone(),)), granularity)
+    torch.testing.assert_close(run_as_bricks(cut)[0], wanted)
+
+
+@given(some.integers(1, 30), some.integers(1, 12), some.data())
+@settings(max_examples=60, deadline=None)
+def test_windows_cover_every_layer_once(
+    length: int, granularity: int, data: some.DataObject
+) -> None:
+    """For any layers and any rule, windows are valid or single, in order and whole."""
+    reach = [data.draw(some.integers(0, place)) for place in range(length)]
+
+    def valid(begin: int, end: int) -> bool:
+        return all(reach[place] >= begin for place in range(begin + 1, end))
+
+    found = find_model_subgraphs(length, granularity, valid)
+    assert [place for begin, end in found for place in range(begin, end)] == list(range(length))
+    assert all(end - begin <= granularity for begin, end in found)
+    assert all(end - begin == 1 or valid(begin, end) for begin, end in found)
+
+
+def test_a_window_that_fails_gives_single_layers_until_one_fits() -> None:
+    """SplitModel: [0, 3) fails, so 0 is alone and [1, 4) is tried; the next begins behind it."""
+    found = find_model_subgraphs(6, 3, lambda begin, end: not begin < 1 < end)
+    assert found == [(0, 1), (1, 4), (4, 6)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_first_layer_of_a_brick_reads_from_outside(kind: type[nn.Module]) -> None:
+    """A residual's addition or a concatenation is never behind the first layer of a brick unless
+    all that it joins is in the brick.
+    """
+    cut = decomposed(model(kind), 3)
+    assert any(len(brick.inputs) > 1 for brick in cut.bricks) or kind is Recurrent
+    for brick in cut.bricks:
+        assert set(brick.inputs) <= set(cut.model.parts[brick.begin].reads), brick.layer.source
+
+
+def test_a_granularity_below_one_is_refused() -> None:
+    """The message gives the value, the rule and what it means."""
+    with pytest.raises(GraphError, match="must be a whole number >= 1, not 0"):
+        decomposed(model(HandWritten), 0)
+
+
+def test_weights_and_names_do_not_count_but_shapes_and_layout_do() -> None:
+    """Two models with other weights and names share every brick; other strides share none."""
+    one, two = (decomposed(model(Convolutional, name), 3).graph for name in ("one", "two"))
+    assert one.keys == two.keys
+    assert similarity({"one": one, "two": two}).loc["one", "two"] == 1.0
+    module, (x,) = ready(Convolutional)
+    for each in module.modules():
+        if isinstance(each, nn.Conv2d):
+            each.weight.data = each.weight.contiguous(memory_format=torch.channels_last)
+    last = x.contiguous(memory_format=torch.channels_last)
+    other = decomposed(model_of(module, (last,)), 3).graph
+    assert not set(other.keys[:2]) & set(one.keys)
+
+
+def test_repeated_blocks_are_unique_once() -> None:
+    """Two equal blocks have as many unique bricks as one, and the shares say so."""
+    block = [nn.Linear(8, 8), nn.ReLU(), nn.LayerNorm(8)]
+    module = nn.Sequential(*block, *[nn.Linear(8, 8), nn.ReLU(), nn.LayerNorm(8)]).eval()
+    graph = decomposed(model_of(module, (torch.randn(2, 8),)), 1).graph
+    (row, _) = shares({"twice": graph}).to_dict("records")
+    assert (row["layers"], row["unique"], row["unique_share"]) == (6, 3, 0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_graph_without_weights_runs_as_bricks(kind: type[nn.Module]) -> None:
+    """The graph of a file, as of ONNX and captures, gives as many layers as it has; they run."""
+    graph = Graph.from_json(graph_of(*ready(kind)).to_json())
+    made = model_of_graph(graph)
+    zeros = [part for part in made.parts if part.name.startswith("zeros")]
+    assert len(made.parts) - len(zeros) == len(graph)
+    assert all(each.isfinite().all() for each in run_as_bricks(decomposed(made, 3)))
+
+
+def test_a_shape_that_depends_on_values_is_named() -> None:
+    """The operator, what is wrong with it and the way out, in one sentence."""
+    with pytest.raises(GraphError, match=r"'index'.*depends on values"):
+        decomposed(model_of(Selecting().eval(), (torch.randn(8),)), 1)
+
+
+def test_what_export_refuses_is_traced() -> None:
+    """A condition on a value: the bricks are those of the branch that these inputs take."""
+    made = model(Branching)
+    assert "torch.export refused" in made.traced.notes[0]
+    assert [part.name for part in made.parts][-1] == "linear"
+
+
+# ---- networks ----
+
+
+def test_a_key_is_all_that_a_network_needs() -> None:
+    """From its JSON, and what its numbers are like, a brick runs on made-up tensors of the same
+    shapes, types and strides, with indices that exist.
+    """
+    made = model(Transformer)
+    _, values = next(made.run())
+    first = decomposed(made, 2).bricks[0]
+    real = [values[node] for node in (*first.inputs, *first.weights)]
+    facts = json.loads(first.layer.key)
+    inputs, weights = synthetic(facts, [described(each) for each in real], "cpu")
+    for found, wanted in zip([*inputs, *weights], real, strict=True):
+        assert (found.shape, found.dtype, found.stride()) == (
+            wanted.shape,
+            wanted.dtype,
+            wanted.stride(),
+        )
+    results = built(facts, weights)(*inputs)
+    assert [tuple(each.shape) for each in results] == [each.shape for each in first.layer.outputs]
+    assert "embed" not in first.layer.key.replace("aten.embedding", "")
+
+
+def test_an_unknown_operator_is_named() -> None:
+    """A brick of another library's operator says which, and what to do."""
+    facts = {"inputs": [], "weights": [], "parameters": {"nodes": [["mine.op.default", [], {}]]}}
+    with pytest.raises(ValueError, match=r"no operator mine\.op\.default"):
+        built(facts, [])
+
+
+# ---- measuring and construction ----
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with Store(tmp_path_factory.mktemp("bricks") / "layers.sqlite") as opened:
+        yield opened
+
+
+OPTIONS = Options((1, 3), overlap=True, progress=False)
+
+
+@pytest.fixture(scope="module")
+def done(store: Store) -> Done:
+    return measure(store, prepared([model(HandWritten, "one")], OPTIONS), OPTIONS)
+
+
+def test_every_brick_and_the_whole_model_are_measured(store: Store, done: Done) -> None:
+    """In the state inside a model, with provenance, and on disk."""
+    (subject,) = prepared([model(HandWritten)], OPTIONS).subjects
+    digests = {brick.layer.digest for brick in subject.bricks}
+    assert set(times_of(done.records, NETWORK, "model")) == digests
+    assert subject.whole is not None
+    assert times_of(done.records, EAGER, "model")[subject.whole.layer.digest].mean_ns > 0
+    kept = {entry.algorithm: entry for entry in store.entries(done.machine, [subject.whole.layer])}
+    assert set(kept) == {NETWORK, EAGER}
+    assert {"method", "threads", "statistics", "torch"} <= set(kept[NETWORK].provenance)
+
+
+def test_warm_and_cold_loops_lie_beside(tmp_path: Path) -> None:
+    """With a bracket every brick has three times, each an entry of its own."""
+    options = Options((10,), budget_s=20.0, whole=False, bracket=True, progress=False)
+    with Store(tmp_path / "layers.sqlite") as opened:
+        done = measure(opened, prepared([model(HandWritten)], options), options)
+        kept = opened.entries()
+    states = [set(times_of(done.records, NETWORK, each)) for each in ("model", "warm", "cold")]
+    assert len(states[0]) == 3
+    assert states[0] == states[1] == states[2]
+    assert {entry.caches: entry.rounds for entry in kept}["warm"] == 20
+
+
+def test_constructed_latencies_are_sums_with_intervals(done: Done) -> None:
+    """The sum adds every occurrence; the critical path is no longer; overlaps take away what the
+    predecessor costs alone; a brick without a time makes the latency unknown, and is named.
+    """
+    (subject,) = prepared([model(HandWritten)], OPTIONS).subjects
+    times, cut = times_of(done.records, NETWORK, "model"), subject.decompositions[1]
+    total = summed(cut, times)
+    each = [times[brick.layer.digest].mean_ns for brick in cut.bricks]
+    assert total.latency_ns == pytest.approx(sum(each))
+    assert 0 < total.half_width_ns < total.latency_ns
+    assert along_critical_path(cut, times).latency_ns < total.latency_ns
+    corrected = overlapping(cut, subject.pairs, times)
+    assert sum(corrected.terms.values()) == sum(brick is None for brick in subject.pairs)
+    del times[cut.bricks[2].layer.digest]
+    unknown = summed(cut, times)
+    assert unknown.latency_ns != unknown.latency_ns
+    assert unknown.missing == ("div",)
+
+
+def test_equal_bricks_are_off_together() -> None:
+    """The interval of n equal bricks is n times that of one, not the root of n times."""
+    module = nn.Sequential(*[nn.ReLU() for _ in range(4)])
+    cut = decomposed(model_of(module.eval(), (torch.randn(3),)), 1)
+    record = Record(cut.bricks[0].layer, NETWORK, "model", [10.0, 11.0, 12.0, 13.0, 14.0])
+    total = summed(cut, {record.layer.digest: record})
+    assert total.latency_ns == pytest.approx(48.0)
+    assert total.half_width_ns == pytest.approx(4 * record.half_width_ns)
+
+
+def test_other_batch_sizes_lie_between_measured_ones() -> None:
+    """Half way between two sizes is the mean of both; beyond them is refused."""
+
+    def cut(batch: int) -> Decomposition:
+        return decomposed(model_of(nn.ReLU(), (torch.randn(batch, 3),)), 1)
+
+    def measured(batch: int, time_ns: float) -> tuple[Decomposition, dict[str, Record]]:
+        made = cut(batch)
+        record = Record(made.bricks[0].layer, NETWORK, "model", [time_ns] * 5)
+        return made, {record.layer.digest: record}
+
+    known = {2: measured(2, 10.0), 6: measured(6, 30.0)}
+    assert between(known, cut(4), 4).latency_ns == pytest.approx(20.0)
+    with pytest.raises(XspError, match="outside the measured"):
+        between(known, cut(8), 8)
+
+
+def test_what_is_measured_is_not_measured_again(store: Store, done: Done) -> None:
+    """A second model of the same bricks adds no brick, once the first is complete."""
+    options = Options((1,), "paper", progress=False)
+    again = prepared([model(HandWritten, "two")], options)
+    first = measure(store, again, options)
+    second = measure(store, again, options)
+    assert first.rounds <= 100
+    assert (second.measured, second.rounds) == (0, 0)
+    assert second.known == len({brick.layer.digest for brick in again.subjects[0].bricks})
+    assert all(
+        len(each.samples_ns) >= 100
+        for each in second.records.values()
+        if each.complete and each.caches == "model"
+    )
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Of a process that is killed in round 30 the next one has all that was kept, and adds what is
+    missing up to the paper's 100.
+    """
+    place, options = tmp_path / "layers.sqlite", Options((3,), PAPER, whole=False, progress=False)
+    ready_models = prepared([model(HandWritten)], options)
+    child = os.fork()
+    if not child:
+        calls = iter(range(1000))
+
+        def kill(*given: Any) -> list[int]:
+            if next(calls) > 60:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return round_of(*given)
+
+        with mock.patch.multiple(running, KEPT_EVERY_S=0.0, round_of=kill), Store(place) as opened:
+            measure(opened, ready_models, options)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with Store(place) as opened:
+        before = {entry.key: entry.provenance["samples_ns"] for entry in opened.entries()}
+        done = measure(opened, ready_models, options)
+        after = {entry.key: entry.provenance["samples_ns"] for entry in opened.entries()}
+    assert all(20 < len(each) < 100 for each in before.values())
+    assert all(len(each) == 100 for each in after.values())
+    assert all(after[key][: len(each)] == each for key, each in before.items())
+    assert done.rounds == 100 - max(map(len, before.values()))
+
+
+def test_a_brick_that_fails_is_an_entry_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """What its operator raised stands in the database; every other brick has a time."""
+    options = Options((1,), budget_s=1.0, progress=False)
+    ready_models = prepared([model(HandWritten)], options)
+    real = torch.ops.aten.erf.default
+
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("no such luck")
+
+    def chosen(name: str) -> object:
+        return broken if name == str(real) else _function(name)
+
+    with (
+        Store(tmp_path / "layers.sqlite") as opened,
+        mock.patch(
+            "xsp.brickwork.network._function",
+            lambda name, own=_function: broken if name == str(real) else own(name),
+        ),
+    ):
+        done = measure(opened, ready_models, options)
+        failed = [entry for entry in opened.entries() if entry.failure]
+    assert len(done.failures) == 2  # erf, and the whole model as one brick
+    assert {entry.failure for entry in failed} == {"RuntimeError: no such luck"}
+    assert len(times_of(done.records, NETWORK, "model")) == 10
+
+
+def test_training_steps_are_bricks_with_their_backward_pass(tmp_path: Path) -> None:
+    """A model in training mode: bricks have gradients too, and the model is left as it was."""
+    module, inputs = ready(Convolutional)
+    module.train()
+    before = {name: each.clone() for name, each in module.state_dict().items()}
+    options = Options((1,), budget_s=1.0, whole=False, progress=False)
+    with Store(tmp_path / "layers.sqlite") as opened:
+        done = measure(opened, prepared([model_of(module, inputs)], options), options)
+    times = times_of(done.records, TRAINED, "model")
+    assert not done.failures
+    assert len(times) == len({record.layer.digest for record in times.values()}) > 10
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert all(torch.equal(before[name], each) for name, each in module.state_dict().items())
+
+
+def test_the_process_is_left_as_it_was(done: Done) -> None:
+    """Threads, CPUs, denormal numbers and the garbage collector are as before."""
+    import gc
+
+    assert done.rounds
+    assert gc.isenabled()
+    assert torch.get_num_threads() == int(
+        os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())
+    )
+    assert len(os.sched_getaffinity(0)) == (os.cpu_count() or 1) or len(os.sched_getaffinity(0)) > 0
+    assert float(torch.tensor(1e-40) * 1.0) > 0
+
+
+def test_options_say_what_they_may_be() -> None:
+    """Bad values are refused before anything is measured."""
+    with pytest.raises(XspError, match="granularity must be whole numbers >= 1"):
+        Options((0,))
+    with pytest.raises(XspError, match="statistics must be"):
+        Options((1,), "mean")
+    with pytest.raises(XspError, match="threads must be"):
+        Options((1,), threads=0)
+
+
+def test_a_model_that_cannot_be_taken_apart_is_named_and_the_rest_goes_on() -> None:
+    """It is a failure by name; the other model is a subject."""
+    bad = model_of(Selecting().eval(), (torch.randn(8),), name="bad")
+    found = prepared([bad, model(HandWritten, "good")], Options())
+    assert [each.model.name for each in found.subjects] == ["good"]
+    assert "depends on values" in found.failures["bad"]
+
+
+def test_pairs_leave_out_what_is_no_network() -> None:
+    """A layer that reads more than its predecessor's result has no pair."""
+    found = pairs(model(HandWritten))
+    assert found[0] is None
+    assert next(each.layer.source for each in found if each is not None).startswith("linear")

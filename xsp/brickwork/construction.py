@@ -1,0 +1,140 @@
+"""A model's latency from the times of its bricks (DLBricks' constructor and what it left open)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from xsp.brickwork.cutting import Brick, Decomposition
+from xsp.brickwork.samples import Record
+from xsp.errors import GraphError, XspError
+
+SUM, CRITICAL_PATH, OVERLAP = "sum", "critical path", "overlap"
+
+Times = Mapping[str, Record]
+"""By digest of a brick, what was measured of it."""
+
+
+@dataclass(frozen=True)
+class Constructed:
+    """A latency put together by a rule, with half of its 95 % interval, in ns.
+
+    `terms` says how often each brick (by digest) counts. `covered` is the share of the bricks that
+    has a time; the latency is NaN unless that is 1, and `missing` names layers that have none.
+    """
+
+    rule: str
+    latency_ns: float
+    half_width_ns: float
+    terms: Mapping[str, int]
+    covered: float
+    missing: tuple[str, ...] = ()
+
+
+def summed(cut: Decomposition, times: Times) -> Constructed:
+    """All bricks one after another: P(M) = sum of P(S_i) (the paper's sequential rule)."""
+    return _combined(SUM, cut.bricks, Counter(each.layer.digest for each in cut.bricks), times)
+
+
+def along_critical_path(cut: Decomposition, times: Times) -> Constructed:
+    """Bricks that do not wait for each other side by side: the sum along the longest way (the
+    paper's parallel rule). PyTorch runs layers one after another, so this is what a runtime that
+    does not could reach.
+    """
+    absent = _absent(cut.bricks, times)
+    if absent:
+        return _unknown(CRITICAL_PATH, cut.bricks, absent)
+    digests = [each.layer.digest for each in cut.bricks]
+    _, path = cut.graph.critical_path([times[each].mean_ns for each in digests])
+    terms = Counter(digests[place] for place in path)
+    return _combined(CRITICAL_PATH, [cut.bricks[place] for place in path], terms, times)
+
+
+def overlapping(cut: Decomposition, paired: Sequence[Brick | None], times: Times) -> Constructed:
+    """Each layer as what it adds to its predecessor: P(l_i-1, l_i) - P(l_i-1), where the two are a
+    network, else P(l_i). So what two neighbours save each other (warm caches, fusion) is taken off
+    (the paper's proposal for overlapping sequences).
+
+    Raises XspError for bricks of more than one layer.
+    """
+    if any(each.end - each.begin != 1 for each in cut.bricks):
+        raise XspError(
+            f"overlaps are of single layers, but the granularity is {cut.granularity}; decompose "
+            "the model with granularity 1"
+        )
+    terms: Counter[str] = Counter()
+    for place, (single, pair) in enumerate(zip(cut.bricks, paired, strict=True)):
+        if pair is None or pair.layer.digest not in times:
+            terms[single.layer.digest] += 1
+        else:
+            terms[pair.layer.digest] += 1
+            terms[cut.bricks[place - 1].layer.digest] -= 1
+    return _combined(OVERLAP, cut.bricks, terms, times)
+
+
+def between(
+    measured: Mapping[int, tuple[Decomposition, Times]], cut: Decomposition, size: int
+) -> Constructed:
+    """Another batch size from two or more that were measured: each brick's time is interpolated
+    between those of the brick at the same place in the next smaller and next larger size.
+
+    Half intervals are interpolated too: what the time does between the two sizes is not in them.
+
+    Raises XspError for a size outside those measured, and GraphError where the model has other
+    bricks there.
+    """
+    sizes = sorted(measured)
+    below = [each for each in sizes if each <= size]
+    above = [each for each in sizes if each >= size]
+    if not below or not above:
+        raise XspError(
+            f"batch size {size} lies outside the measured ones ({sizes}); times are interpolated "
+            "between two sizes, not beyond them: measure one further out"
+        )
+    ends = [measured[each] for each in (below[-1], above[0])]
+    for other, _ in ends:
+        if [each.source for each in other.graph.layers] != [
+            each.source for each in cut.graph.layers
+        ]:
+            raise GraphError(
+                f"{cut.graph.name} has other operators at batch size {size} than at the measured "
+                "ones, so bricks cannot be matched; measure this size"
+            )
+    low, high = (summed(*each) for each in ends)
+    share = 0.0 if below[-1] == above[0] else (size - below[-1]) / (above[0] - below[-1])
+    weights = np.array([1 - share, share])
+    return Constructed(
+        rule=f"between batch sizes {below[-1]} and {above[0]}",
+        latency_ns=float(weights @ [low.latency_ns, high.latency_ns]),
+        half_width_ns=float(np.hypot(*(weights * [low.half_width_ns, high.half_width_ns]))),
+        terms=dict(low.terms),
+        covered=min(low.covered, high.covered),
+        missing=tuple(dict.fromkeys((*low.missing, *high.missing))),
+    )
+
+
+def _combined(
+    rule: str, bricks: Sequence[Brick], terms: Mapping[str, int], times: Times
+) -> Constructed:
+    """Sum over the terms. Equal bricks are all off by the same, different ones independently."""
+    absent = _absent(bricks, times)
+    if absent:
+        return _unknown(rule, bricks, absent)
+    counts = np.array(list(terms.values()), dtype=np.float64)
+    mean = np.array([times[each].mean_ns for each in terms])
+    half = np.array([times[each].half_width_ns for each in terms])
+    width = float(np.sqrt(np.sum((counts * half) ** 2)))
+    return Constructed(rule, float(counts @ mean), width, dict(terms), 1.0)
+
+
+def _absent(bricks: Sequence[Brick], times: Times) -> list[Brick]:
+    return [each for each in bricks if each.layer.digest not in times]
+
+
+def _unknown(rule: str, bricks: Sequence[Brick], absent: Sequence[Brick]) -> Constructed:
+    covered = 1 - len(absent) / len(bricks)
+    names = tuple(dict.fromkeys(each.layer.name for each in absent))
+    return Constructed(rule, float("nan"), float("nan"), {}, covered, names)

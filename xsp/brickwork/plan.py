@@ -1,0 +1,109 @@
+"""What to measure: the bricks of models at some granularities, and who needs which."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from xsp.brickwork.cutting import Brick, Decomposition, decomposed, pairs, whole
+from xsp.brickwork.model import Model
+from xsp.brickwork.samples import DRIVER, NETWORK, PAPER, TRAINED
+from xsp.errors import XspError
+
+
+@dataclass(frozen=True)
+class Options:
+    """How bricks are measured.
+
+    Args:
+        granularity: how many layers a brick has at most; several are measured together.
+        statistics: "paper" for 100 rounds, or "driver" until every sum is known to 1 %.
+        budget_s: seconds after which no further round is begun.
+        whole: also measure the models whole, in turn with their bricks.
+        overlap: also measure each layer together with its predecessor.
+        bracket: also measure warm and cold loops, which lie below and above.
+        threads: of torch, and CPUs that the process keeps to; as they are by default.
+        progress: show a bar; None for only where somebody watches.
+
+    Raises XspError for other values.
+
+    """
+
+    granularity: tuple[int, ...] = (1,)
+    statistics: str = DRIVER
+    budget_s: float | None = None
+    whole: bool = True
+    overlap: bool = False
+    bracket: bool = False
+    threads: int | None = None
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not self.granularity or min(self.granularity) < 1:
+            raise XspError(
+                f"granularity must be whole numbers >= 1, not {self.granularity}: such as 1,3,5,10"
+            )
+        if self.statistics not in {PAPER, DRIVER}:
+            raise XspError(f"statistics must be {PAPER!r} or {DRIVER!r}, not {self.statistics!r}")
+        if self.threads is not None and self.threads < 1:
+            raise XspError(f"threads must be a whole number >= 1, not {self.threads}")
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model with everything that is measured of it."""
+
+    model: Model
+    decompositions: dict[int, Decomposition]
+    pairs: list[Brick | None]
+    whole: Brick | None
+
+    @property
+    def algorithm(self) -> str:
+        """NETWORK, or TRAINED for a model in training mode."""
+        return TRAINED if self.model.work.grad else NETWORK
+
+    @property
+    def bricks(self) -> list[Brick]:
+        """Every brick, however often it occurs."""
+        cut = [brick for each in self.decompositions.values() for brick in each.bricks]
+        paired = [brick for brick in self.pairs if brick is not None]
+        return [*cut, *paired, *([self.whole] if self.whole is not None else [])]
+
+
+@dataclass(eq=False)
+class Prepared:
+    """Models as subjects, and why others are none: sentences by name."""
+
+    subjects: list[Subject] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def prepared(models: Iterable[Model], options: Options) -> Prepared:
+    """Every model taken apart; one that cannot be is a failure, and the rest goes on."""
+    found = Prepared()
+    for model in models:
+        try:
+            found.subjects.append(subject_of(model, options))
+        except XspError as error:
+            found.failures[model.name] = str(error)
+    return found
+
+
+def subject_of(model: Model, options: Options) -> Subject:
+    """A model taken apart. Raises GraphError where it cannot be."""
+    # Corrections for overlaps need single layers to take away.
+    wanted = {*options.granularity, *({1} if options.overlap else ())}
+    cut = {each: decomposed(model, each) for each in sorted(wanted)}
+    paired = pairs(model) if options.overlap else []
+    return Subject(model, cut, paired, whole(model) if options.whole else None)
+
+
+def sums(subjects: Sequence[Subject]) -> list[Counter[str]]:
+    """For each model and granularity, how often it has each brick (by digest)."""
+    return [
+        Counter(brick.layer.digest for brick in each.bricks)
+        for subject in subjects
+        for each in subject.decompositions.values()
+    ]

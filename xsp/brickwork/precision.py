@@ -1,0 +1,33 @@
+"""How well the sums of bricks and the whole models are known, while they are being measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from xsp.brickwork.rounds import MODEL
+from xsp.brickwork.samples import EAGER, Key, Record
+
+
+def widest(records: Mapping[Key, Record], sums: Sequence[Counter[str]]) -> float:
+    """The widest half interval of any sum and any whole model, relative to it."""
+    mine = [each for each in records.values() if each.caches == MODEL and each.samples_ns]
+    bricks = {
+        each.layer.digest: (each.mean_ns, each.half_width_ns)
+        for each in mine
+        if each.algorithm != EAGER
+    }
+    wholes = [each.half_width_ns / each.mean_ns for each in mine if each.algorithm == EAGER]
+    widths = [*(_of_sum(each, bricks) for each in sums), *wholes]
+    return max(widths, default=0.0)
+
+
+def _of_sum(counts: Mapping[str, int], known: Mapping[str, tuple[float, float]]) -> float:
+    """Half interval of a sum over the sum; of equal bricks all are off by the same."""
+    rows = [(times, *known[digest]) for digest, times in counts.items() if digest in known]
+    if not rows:
+        return 0.0
+    times, mean, half = np.array(rows).T
+    return float(np.sqrt(np.sum((times * half) ** 2)) / np.sum(times * mean))

@@ -1,0 +1,165 @@
+"""Timing of networks as they run inside a model: one call at a time, others in between.
+
+A warm loop over one network is wrong: weights, input and code lie in the caches as they never do
+inside a model. Here every round calls every network once, in random order, each time with the
+weights of another of its occurrences, on a copy of real input that was made just before: weights
+are cold and the input is warm, as in the model. This module needs torch only, so that an exported
+package can carry it along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MODEL, WARM, COLD = "model", "warm", "cold"
+"""How a call finds the caches: as inside a model, what its own last call left, nothing."""
+_FLUSHED_BYTES = 64 << 20
+"""More than the last cache of most CPUs holds."""
+_MALLOC = ((-3, 1 << 30), (-1, 1 << 30), (-2, 64 << 20))
+"""M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of glibc's mallopt: memory that was freed stays
+with the process. Else large tensors cost page faults in one process and none in another."""
+
+Fresh = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Runnable:
+    """Calls that do the same work on different weights, each with its inputs.
+
+    With `trained`, the weights of each, a call is followed by its backward pass within the time; it
+    then returns tensors.
+    """
+
+    calls: Sequence[Callable[..., Any]]
+    inputs: Sequence[Sequence[Tensor]]
+    trained: Sequence[Sequence[Tensor]] | None = None
+
+
+@contextlib.contextmanager
+def settled(threads: int | None = None) -> Iterator[int]:
+    """A block in which timings repeat: denormal numbers are zeros, memory is not given back, no
+    garbage is collected, and the process keeps to as many CPUs as it has threads. Yields how many
+    that are.
+
+    All but glibc's settings, which cannot be read, are put back afterwards.
+    """
+    before = torch.get_num_threads()
+    flushed = _denormals_are_zero()
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    collected = gc.isenabled()
+    count = threads or before
+    try:
+        torch.set_num_threads(count)
+        torch.set_flush_denormal(True)
+        _keep_memory()
+        if allowed is not None:
+            os.sched_setaffinity(0, sorted(allowed)[:count])
+        gc.disable()
+        yield count
+    finally:
+        if collected:
+            gc.enable()
+        if allowed is not None:
+            os.sched_setaffinity(0, allowed)
+        torch.set_flush_denormal(flushed)
+        torch.set_num_threads(before)
+
+
+def _denormals_are_zero() -> bool:
+    return not bool(torch.tensor(1e-40).mul(1.0))
+
+
+def _keep_memory() -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library has no mallopt
+            mallopt = ctypes.CDLL(None).mallopt
+            for parameter, value in _MALLOC:
+                mallopt(parameter, value)
+
+
+def round_of(
+    runnables: Sequence[Runnable], number: int, fresh: Fresh, order: random.Random
+) -> list[int]:
+    """One call of each in random order; what each took, in ns, in the order given."""
+    places = list(range(len(runnables)))
+    order.shuffle(places)
+    found = [0] * len(runnables)
+    for place in places:
+        found[place] = timed_call(runnables[place], number, fresh)
+    return found
+
+
+def timed_call(runnable: Runnable, number: int, fresh: Fresh) -> int:
+    """The `number`th call, on the weights and a fresh copy of the input of that occurrence; ns,
+    with the release of its result.
+    """
+    at = number % len(runnable.calls)
+    inputs = [fresh(each) for each in runnable.inputs[at]]
+    return _timed(runnable, at, inputs)
+
+
+def looped(runnable: Runnable, state: str, count: int, fresh: Fresh) -> list[int]:
+    """`count` calls of the same occurrence, one after another, in ns: WARM, or COLD with the caches
+    overwritten before each. Inside a model a call lies between the two.
+    """
+    flush = torch.zeros(_FLUSHED_BYTES // 4) if state == COLD else None
+    found = []
+    for _ in range(count + 2):
+        inputs = [fresh(each) for each in runnable.inputs[0]]
+        if flush is not None:
+            flush.add_(1)
+        found.append(_timed(runnable, 0, inputs))
+    return found[2:]
+
+
+def _timed(runnable: Runnable, at: int, inputs: Sequence[Tensor]) -> int:
+    call = runnable.calls[at]
+    if runnable.trained is None:
+        return _inferred(call, inputs)
+    return _trained(call, inputs, runnable.trained[at])
+
+
+def _inferred(call: Callable[..., Any], inputs: Sequence[Tensor]) -> int:
+    clock = time.perf_counter_ns
+    with torch.no_grad():
+        begin = clock()
+        result = call(*inputs)
+        del result
+        return clock() - begin
+
+
+def _trained(call: Callable[..., Any], inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> int:
+    """Forward and backward pass: gradients for weights and inputs, as inside a model. Those for the
+    outputs come from behind it there, so they are made before the backward pass begins.
+    """
+    clock = time.perf_counter_ns
+    for each in inputs:
+        each.requires_grad_(each.is_floating_point())
+    # A leaf could not be written to in place, and in a model no activation is one.
+    passed = [each.clone() if each.requires_grad else each for each in inputs]
+    edge = torch.autograd.graph.get_gradient_edge
+    wanted = [edge(each) for each in passed if each.requires_grad]
+    wanted += [edge(each) for each in weights if each.requires_grad]
+    with torch.enable_grad():
+        begin = clock()
+        outputs = [each for each in call(*passed) if each.requires_grad]
+        forward = clock() - begin
+    if not outputs or not wanted:
+        return forward
+    gradients = [torch.ones_like(each) for each in outputs]
+    begin = clock()
+    result = torch.autograd.grad(outputs, wanted, gradients, allow_unused=True)
+    del result, outputs
+    return forward + clock() - begin

@@ -1,0 +1,249 @@
+"""Measuring the bricks that a database lacks, in turn with whole models; what is measured is kept
+while it goes on, so that a run that is killed loses seconds.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from xsp.bounds.running import this_machine
+from xsp.brickwork.conditions import conditions
+from xsp.brickwork.model import called_whole
+from xsp.brickwork.network import fresh
+from xsp.brickwork.occurrences import occurrences_in
+from xsp.brickwork.plan import Options, Prepared, Subject, sums
+from xsp.brickwork.precision import widest
+from xsp.brickwork.rounds import COLD, MODEL, WARM, Runnable, looped, round_of, settled
+from xsp.brickwork.samples import EAGER, PAPER, Key, Record, keep, stored
+from xsp.database.entry import Machine
+from xsp.database.store import Store
+from xsp.levels.layer.tensors import tensors_in
+from xsp.measuring.progress import bar
+from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, TARGET
+
+KEPT_EVERY_S = 5.0
+"""What was measured since then is measured again after a kill."""
+_LOOKS_AT = 5
+"""Rounds between two looks at the intervals: two narrow looks in a row end the rounds."""
+_WARM_UP = 2
+_LOOPED = {WARM: 20, COLD: 5}
+
+Rounds = Callable[[Sequence[Runnable], int, Any, random.Random], list[int]]
+
+
+@dataclass(eq=False)
+class Item:
+    """One thing to be called in every round."""
+
+    record: Record
+    runnable: Runnable
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a call of `measure` did: rounds, bricks measured now and known before, sentences about
+    bricks that failed by digest, and whether the intervals became narrow enough.
+    """
+
+    machine: Machine
+    records: dict[Key, Record]
+    measured: int
+    known: int
+    rounds: int
+    seconds: float
+    precise: bool
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def measure(store: Store, ready: Prepared, options: Options, seed: int = 0) -> Done:
+    """Measure what the database lacks of these models on this machine.
+
+    All bricks and whole models take turns: every round calls each once, in random order. A brick
+    whose call raises becomes an entry that says why, and the others go on.
+
+    Raises DatabaseError where the database cannot be written.
+    """
+    begin = time.perf_counter()
+    with settled(options.threads) as threads:
+        session = _Session(store, ready.subjects, options, threads)
+        rounds, precise = session.run(random.Random(seed))  # noqa: S311 # an order, no secret
+    return Done(
+        machine=session.machine,
+        records=session.records,
+        measured=len(session.items),
+        known=session.known,
+        rounds=rounds,
+        seconds=time.perf_counter() - begin,
+        precise=precise,
+        failures={
+            record.layer.digest: record.failure
+            for record in session.records.values()
+            if record.failure
+        },
+    )
+
+
+class _Session:
+    def __init__(
+        self, store: Store, subjects: Sequence[Subject], options: Options, threads: int
+    ) -> None:
+        self.store, self.options = store, options
+        self.device = subjects[0].model.device if subjects else "cpu"
+        self.machine = this_machine(self.device)
+        layers = {each.layer.digest: each.layer for one in subjects for each in one.bricks}
+        self.records = stored(store, self.machine, layers.values())
+        self.items: list[Item] = []
+        self._sums = sums(subjects)
+        self._facts = {
+            "statistics": options.statistics,
+            "threads": threads,
+            "torch": str(torch.__version__),
+            "method": "one call a round in random order, fresh copies of real inputs, weights of "
+            "the brick's own occurrences in turn",
+        }
+        self._before = conditions()
+        self._begin = self._kept_at = time.perf_counter()
+        self._was_narrow = False
+        for subject in subjects:
+            self._add(subject)
+
+    @property
+    def known(self) -> int:
+        """How many bricks the database had already."""
+        mine = {id(item.record) for item in self.items}
+        return sum(
+            record.complete and id(record) not in mine
+            for (_, algorithm, caches), record in self.records.items()
+            if caches == MODEL and algorithm != EAGER
+        )
+
+    def _add(self, subject: Subject) -> None:
+        """Everything of a model that neither the database nor a model before it has."""
+        algorithm = subject.algorithm
+        missing = [
+            brick
+            for brick in subject.bricks
+            if not self._is_done((brick.layer.digest, algorithm, MODEL))
+        ]
+        found = occurrences_in(subject.model, missing)
+        for digest, each in found.items():
+            record = self._record(each.layer, algorithm, (digest, algorithm, MODEL))
+            record.facts |= {"values": each.values, "occurrences": len(each.inputs)}
+            self._take(record, partial(each.runnable, self.device, trained=subject.model.work.grad))
+        if subject.whole is not None:
+            layer = subject.whole.layer
+            key = (layer.digest, EAGER, MODEL)
+            if not self._is_done(key):
+                self._take(self._record(layer, EAGER, key), partial(_called, subject))
+
+    def _is_done(self, key: Key) -> bool:
+        known = self.records.get(key)
+        taken = any(key == _key(item.record) for item in self.items)
+        return taken or (known is not None and known.complete)
+
+    def _record(self, layer: Any, algorithm: str, key: Key) -> Record:
+        record = self.records.setdefault(key, Record(layer, algorithm, MODEL))
+        record.facts |= self._facts
+        return record
+
+    def _take(self, record: Record, make: Callable[[], Runnable]) -> None:
+        """Into the rounds, if it runs."""
+        try:
+            runnable = make()
+            for number in range(_WARM_UP * len(runnable.calls)):
+                round_of([runnable], number, fresh, random.Random(0))  # noqa: S311 # an order
+        except Exception as error:  # whatever an operator raises
+            said = str(error).strip().splitlines() or [""]
+            record.failure = f"{type(error).__name__}: {said[0]}"[:300]
+            record.complete = True
+            keep(self.store, self.machine, [record])
+            return
+        self.items.append(Item(record, runnable))
+
+    def run(self, order: random.Random) -> tuple[int, bool]:
+        """Rounds until done; returns how many, and whether the intervals are narrow enough.
+
+        What was measured is kept also where this is interrupted.
+        """
+        active, rounds, precise = self._active(), 0, not self.items
+        try:
+            with bar("bricks", MAXIMUM_ROUNDS, self.options.progress, "round") as shown:
+                while active and not precise and not (rounds and self._is_spent()):
+                    self._round(active, rounds, order)
+                    rounds += 1
+                    shown.update(1)
+                    precise = self._is_precise(rounds)
+                    active = self._active()
+        finally:
+            self._keep(self.items, complete=precise or not active)
+        if self.options.bracket:
+            self._loop_all()
+        return rounds, precise
+
+    def _is_spent(self) -> bool:
+        budget = self.options.budget_s
+        return budget is not None and time.perf_counter() - self._begin > budget
+
+    def _active(self) -> list[Item]:
+        return [item for item in self.items if len(item.record.samples_ns) < MAXIMUM_ROUNDS]
+
+    def _round(self, items: Sequence[Item], number: int, order: random.Random) -> None:
+        taken = round_of([item.runnable for item in items], number, fresh, order)
+        for item, each in zip(items, taken, strict=True):
+            item.record.samples_ns.append(float(each))
+        if time.perf_counter() - self._kept_at > KEPT_EVERY_S:
+            self._keep(items)
+
+    def _is_precise(self, rounds: int) -> bool:
+        """Whether every sum and every whole model was known well enough at two looks in a row."""
+        if self.options.statistics == PAPER or rounds % _LOOKS_AT or rounds < MINIMUM_ROUNDS:
+            return False
+        narrow = widest(self.records, self._sums) <= TARGET
+        steady, self._was_narrow = self._was_narrow and narrow, narrow
+        return steady
+
+    def _keep(self, items: Sequence[Item], *, complete: bool = False) -> None:
+        after = conditions()
+        before = self._before.get("minor_faults", 0)
+        faults = after.get("minor_faults", before) - before
+        for item in items:
+            item.record.complete = complete
+            item.record.facts |= {**after, "minor_faults": faults}
+        keep(self.store, self.machine, [item.record for item in items])
+        self._kept_at = time.perf_counter()
+
+    def _loop_all(self) -> None:
+        for item in self.items:
+            if item.record.algorithm != EAGER and not self._is_spent():
+                self._bracket(item)
+
+    def _bracket(self, item: Item) -> None:
+        found = []
+        for state, count in _LOOPED.items():
+            own = item.record
+            times = [float(each) for each in looped(item.runnable, state, count, fresh)]
+            record = Record(own.layer, own.algorithm, state, times, complete=True)
+            record.facts |= self._facts | {"method": f"a loop, caches {state}"}
+            self.records[_key(record)] = record
+            found.append(record)
+        keep(self.store, self.machine, found)
+
+
+def _key(record: Record) -> Key:
+    return record.layer.digest, record.algorithm, record.caches
+
+
+def _called(subject: Subject) -> Runnable:
+    """The model as its user calls it."""
+    model = subject.model
+    if not model.work.grad:
+        return Runnable([lambda: called_whole(model)], [[]])
+    weights = [each for each in model.traced.held.values() if each.requires_grad]
+    return Runnable([lambda: tensors_in(called_whole(model))], [[]], [weights])

@@ -280,9 +280,7 @@ def _recurrent(layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> Cal
     return lambda: module(inputs[0])
 
 
-def recurrent_module(
-    layer: Layer, source: Tensor, weights: Sequence[Tensor]
-) -> torch.nn.RNNBase:
+def recurrent_module(layer: Layer, source: Tensor, weights: Sequence[Tensor]) -> torch.nn.RNNBase:
     """A recurrent layer as a module: cuDNN wants the weights in one piece, which the module sees
     to, and would else copy them together in every call.
     """

@@ -105,9 +105,7 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return Traced(program.graph, held, given, EXPORT)
 
 
-def _executed(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], note: str
-) -> Traced:
+def _executed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], note: str) -> Traced:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     from xsp.machine.torch_internals import flattened, unflattened

@@ -6,13 +6,14 @@ as it is told to.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from fuzz.exercise import everything
 from fuzz.targets import CORPUS, TARGETS
 
 import xsp
+from xsp.capture.file import Capture, load
+from xsp.regression.baselines import Baseline, Baselines
 
 MUTANTS = {"capture": 12, "container": 100, "baseline": 60, "kineto": 15}
 SMALL = CORPUS / "small.xsp"
@@ -114,6 +117,33 @@ def test_wrong_contents_are_named(change: str, tmp_path: Path) -> None:
         xsp.load(path)
     assert table in str(caught.value)
     assert "b.xsp" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_wrong_contents_are_not_saved(change: str, tmp_path: Path) -> None:
+    """What would not open again is refused while it is still in memory, by the same rule; the file
+    that stood there is as it was.
+    """
+    table, column, made, said = CHANGES[change]
+    capture, path = load(SMALL), tmp_path / "b.xsp"
+    path.write_bytes(b"before")
+    broken = capture.tables[table]
+    changed = {table: broken.assign(**{column: made(broken)})}
+    with pytest.raises(xsp.CaptureError, match=said) as caught:
+        Capture(capture.meta, capture.tables | changed).save(path)
+    assert table in str(caught.value)
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"before"]
+
+
+def test_a_baseline_that_could_not_be_read_again_is_not_saved(tmp_path: Path) -> None:
+    """A baseline is read before it takes the place of an older one."""
+    baselines = Baselines(tmp_path, "main")
+    good = Baseline.from_json((CORPUS / "baseline.json").read_text())
+    path = baselines.write(PurePosixPath("test_a.json"), good)
+    before = path.read_bytes()
+    with pytest.raises(xsp.BaselineError, match="must be text in Unicode"):
+        baselines.write(PurePosixPath("test_a.json"), dataclasses.replace(good, saved="\ud800"))
+    assert path.read_bytes() == before
 
 
 def test_half_a_character_is_refused(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from captures import gpu_capture
-from quick import TESTED
+from quick import LAYERS, TESTED
+from torch import nn
 from typer.testing import CliRunner
 
 import xsp
@@ -88,6 +90,26 @@ def test_spreadsheets_compute_no_name(path: Path, tmp_path: Path) -> None:
                 assert not re.match(r"[=+@]|-[^\d]", cell) or cell in ("-inf", "-nan"), cell
                 seen += "1+1" in cell
     assert seen > 100
+
+
+def test_names_that_no_file_can_hold_are_measured_and_saved(tmp_path: Path) -> None:
+    """Half a character in the name of a module or a function becomes the replacement character: the
+    profile is made, shown, saved and opened.
+    """
+    half = "\ud800"
+    model = nn.Sequential()
+    model.add_module(f"{half}layer", nn.Linear(2, 2))
+
+    def target(x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = model(x)
+        return result
+
+    target.__qualname__ = f"target{half}"
+    prof = xsp.measure(target, torch.ones(1, 2), **LAYERS)
+    opened = xsp.load(prof.save(tmp_path / "a.xsp"))
+    assert opened.name == "target\ufffd"
+    assert "\ufffdlayer" in opened.tree()["name"].tolist()
+    assert str(opened)
 
 
 def test_measuring_writes_nothing_of_kineto_to_stderr(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ class Profile(ProfileData):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a capture that `xsp.load` opens anywhere, without torch or a GPU.
 
-        Raises WriteError where it cannot be written; what stood there is as it was.
+        Raises WriteError where it cannot be written, and CaptureError for contents that `xsp.load`
+        would refuse; what stood there is as it was.
         """
         return self._capture.save(path)
 

@@ -61,14 +61,27 @@ class Capture:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the capture; an existing file is replaced only once the new one is complete.
 
-        Raises WriteError where it cannot be written.
+        Raises CaptureError for what `load` would refuse, and WriteError where it cannot be written;
+        what stands at `path` is as it was.
         """
+        try:
+            _check_contents(self)
+        except BrokenTableError as error:
+            raise CaptureError(
+                f"nothing was written to {str(path)!r}, since no reader would accept the capture: "
+                f"{error}; correct it in memory and save it again"
+            ) from error
         manifest = {"format": _MAGIC, "version": VERSION, "meta": self.meta}
         with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             archive.writestr(_MANIFEST, json.dumps(manifest, indent=1))
-            for name in (*TABLES, *(name for name in OPTIONAL_TABLES if name in self.tables)):
-                archive.writestr(f"{name}.parquet", to_parquet(self.tables[name]))
+            for name, table in self._kept().items():
+                archive.writestr(f"{name}.parquet", to_parquet(table))
         return Path(path)
+
+    def _kept(self) -> dict[str, pd.DataFrame]:
+        """The tables that a file has; what others there are is not saved."""
+        known = (*TABLES, *OPTIONAL_TABLES)
+        return {name: self.tables[name] for name in known if name in self.tables}
 
 
 def load(path: str | os.PathLike[str], max_bytes: int | None = None) -> Capture:
@@ -106,12 +119,16 @@ def check_capture(capture: Capture, what: str) -> Capture:
     Raises CaptureError if it holds what no capture does.
     """
     try:
-        if said := META(capture.meta):
-            raise BrokenTableError(f"meta{said}")
-        check_frames(capture.tables)
+        _check_contents(capture)
     except BrokenTableError as error:
         raise CaptureError(f"{what} has values that no program can produce: {error}") from error
     return capture
+
+
+def _check_contents(capture: Capture) -> None:
+    if said := META(capture.meta):
+        raise BrokenTableError(f"meta{said}")
+    check_frames(capture._kept())
 
 
 def _read(source: Path, archive: zipfile.ZipFile, most: int) -> Capture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xsp.analysis.correction import Correction, correction_row
 from xsp.capture.file import Capture
@@ -19,6 +19,7 @@ from xsp.tracing.clock import read_bracketed
 from xsp.tracing.context import TraceContext
 from xsp.types import Level, LevelStatus, Tracer
 from xsp.words.doubts import end_of_rounds, sentence_of
+from xsp.words.labels import in_unicode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,18 @@ def capture_of(facts: CaptureFacts, tables: dict[str, pd.DataFrame]) -> Capture:
     }
     for tracer in facts.tracers.values():
         meta |= tracer.facts()
-    return Capture(meta, tables)
+    return Capture(_in_unicode(meta), tables)
+
+
+def _in_unicode(value: Any) -> Any:
+    """A JSON-able value in which names, wherever they are, can be written to a file."""
+    if isinstance(value, str):
+        return in_unicode(value)
+    if isinstance(value, dict):
+        return {name: _in_unicode(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_unicode(each) for each in value]
+    return value
 
 
 def _status_row(status: LevelStatus) -> dict[str, str]:

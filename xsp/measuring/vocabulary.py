@@ -13,6 +13,7 @@ from xsp.levels.layer.tensors import describe_tensors
 from xsp.measuring.preparation import Prepared
 from xsp.measuring.target import Target
 from xsp.types import Level, Tracer
+from xsp.words.labels import in_unicode
 
 
 def words_of(target: Target, prepared: Prepared) -> Vocabulary:
@@ -41,16 +42,23 @@ def vocabulary(
         if row["name"] in known
     ]
     return Vocabulary(
-        calls=calls,
-        modules=[asdict(module) for module in structure.modules],
-        layers=structure.layer_records(),
-        calls_of_modules=[asdict(call) for call in structure.calls_of_modules],
+        calls=_in_unicode(calls),
+        modules=_in_unicode([asdict(module) for module in structure.modules]),
+        layers=_in_unicode(structure.layer_records()),
+        calls_of_modules=_in_unicode([asdict(call) for call in structure.calls_of_modules]),
         library_calls=library_calls,
         symbols=symbols,
         library_of=_library_of(),
         kernels=_names(tracers, Level.KERNEL),
         api_name=_api_name(traced=Level.KERNEL in tracers),
     )
+
+
+def _in_unicode(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {name: in_unicode(each) if isinstance(each, str) else each for name, each in row.items()}
+        for row in rows
+    ]
 
 
 def _library_of() -> Callable[[str], str]:

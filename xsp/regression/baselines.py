@@ -147,7 +147,7 @@ class Baselines:
         """Save a baseline in place of an older one, with that one's sessions (`Baseline.after`).
 
         Readers see the old file or the new one, never half of it. An older one that cannot be read
-        is replaced.
+        is replaced. Raises BaselineError where it cannot be written, or could not be read again.
         """
         path = self.path(baseline.machine, test)
         try:
@@ -157,9 +157,16 @@ class Baselines:
                 raise
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return write_file(path, baseline.to_json().encode())
-        except (OSError, WriteError) as error:
+            return write_file(path, _readable(baseline).encode())
+        except (OSError, UnicodeError, CaptureError, WriteError) as error:
             raise BaselineError(f"the baseline {path} cannot be written: {error}") from error
+
+
+def _readable(baseline: Baseline) -> str:
+    """Its JSON. Raises CaptureError if `from_json` refuses that."""
+    text = baseline.to_json()
+    Baseline.from_json(text)
+    return text
 
 
 def _read(path: Path) -> Baseline:

@@ -124,6 +124,15 @@ def escape_markdown(text: str) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def in_unicode(text: str) -> str:
+    """`text` with the replacement character for each half of a surrogate pair: a program can give
+    its modules names that no file can hold.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def printable(text: str) -> str:
     """`text` with control characters, ANSI escapes among them, shown as escapes: names come from
     any program.

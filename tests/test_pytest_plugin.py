@@ -496,6 +496,26 @@ def test_wrong_options_are_refused_before_anything_runs(
     result.stderr.fnmatch_lines([f"ERROR: {says}"])
 
 
+@pytest.mark.parametrize("option", ["--xsp-html=DIR", "--xsp-md=DIR", "--xsp-md", "--xsp-save"])
+def test_targets_that_cannot_be_written_are_refused_before_anything_runs(
+    pytester: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """A summary, the job's summary or a baseline that cannot be written is told before the first
+    test, not after the last; nothing is left behind.
+    """
+    folder = pytester.mkdir("folder")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder))
+    (pytester.path / ".xsp").write_text("a file where baselines would be")
+    pytester.makepyfile("def test_it(xsp):\n    open('ran', 'w')")
+    before = sorted(pytester.path.rglob("*"))
+    result = run(option.replace("DIR", str(folder)))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: *is a directory*"] if option != "--xsp-save" else ["ERROR: *"]
+    )
+    assert sorted(pytester.path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("option", ["--xsp-save", "--xsp-add", "--xsp-compare"])
 def test_a_folder_of_tests_is_not_taken_for_a_name(
     pytester: pytest.Pytester, run: Run, option: str

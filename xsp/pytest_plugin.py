@@ -94,11 +94,25 @@ def pytest_configure(config: pytest.Config) -> None:
             from xsp.regression.baselines import Baselines
 
             Baselines(_folder(config), named).require()
+        if not hasattr(config, "workerinput"):
+            _check_targets(config, options)
+            config.pluginmanager.register(_Summary(config), "xsp-summary")
     except XspError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[_options] = options
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Summary(config), "xsp-summary")
+
+
+def _check_targets(config: pytest.Config, options: Options) -> None:
+    """Raises WriteError for what could not be written after the tests."""
+    pages = config.option.xsp_html, config.option.xsp_md
+    if pages != (None, None):
+        from xsp.regression.summary import check_targets
+
+        check_targets(*pages)
+    if options.save is not None and not options.disable:
+        from xsp.capture.writing import writable_folder
+
+        writable_folder(_folder(config) / options.save)
 
 
 def _folder(config: pytest.Config) -> Path:

@@ -1,4 +1,4 @@
-"""What was facts out besides the tables, and the capture that both make: whoever made the runs."""
+"""What was found out besides the tables, and the capture that both make: whoever made the runs."""
 
 from __future__ import annotations
 

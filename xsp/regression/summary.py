@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from xsp.capture.writing import append_text
+from xsp.capture.writing import append_text, writable, writable_folder
 from xsp.capture.writing import write_file as file_written
 from xsp.errors import WriteError
 from xsp.regression.outcome import Outcome, State
@@ -70,11 +70,31 @@ def write_pages(outcomes: Sequence[Outcome], html: str | None, md: str | None) -
     if html is not None:
         said.append(_to_file(Path(html), page(outcomes), append=False))
     if md is not None:
-        step = os.environ.get("GITHUB_STEP_SUMMARY", "")
-        path = md or step or "xsp-summary.md"
         # GitHub shows what all commands of a step have written there, one after the other.
-        said.append(_to_file(Path(path), to_markdown(outcomes), append=not md and bool(step)))
+        append = not md and bool(_step_summary())
+        said.append(_to_file(_markdown_file(md), to_markdown(outcomes), append=append))
     return said
+
+
+def check_targets(html: str | None, md: str | None) -> None:
+    """Raises WriteError for a page that cannot be written: asked before tests that take minutes.
+
+    A folder that is missing is made when the page is written.
+    """
+    pages = (None if html is None else Path(html), None if md is None else _markdown_file(md))
+    for path in pages:
+        if path is not None and path.parent.is_dir():
+            writable(path)
+        elif path is not None:
+            writable_folder(path.parent)
+
+
+def _step_summary() -> str:
+    return os.environ.get("GITHUB_STEP_SUMMARY", "")
+
+
+def _markdown_file(md: str) -> Path:
+    return Path(md or _step_summary() or "xsp-summary.md")
 
 
 def _to_file(path: Path, text: str, *, append: bool) -> str:

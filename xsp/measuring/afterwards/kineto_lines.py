@@ -11,9 +11,9 @@ in a session and was allocated before it. So the first is freed while stderr goe
 
 from __future__ import annotations
 
+import _thread
 import os
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -50,15 +50,44 @@ def _filtered() -> Iterator[None]:
         yield
         return
     source, sink = os.pipe()
-    passing = threading.Thread(target=_pass_on, args=(source, kept), daemon=True)
-    passing.start()
+    ended = _passing(source, kept)
+    if ended is None:
+        os.close(sink)
+        yield
+        return
     os.dup2(sink, _STDERR)
     os.close(sink)
     try:
         yield
     finally:
         os.dup2(kept, _STDERR)
-        passing.join(_PATIENCE_S)
+        ended.acquire(timeout=_PATIENCE_S)
+
+
+def _passing(source: int, target: int) -> _thread.LockType | None:
+    """A lock that is free once a thread has passed everything on; None where no thread can be had.
+
+    Where memory is short `threading.Thread.start` waits for ever for a thread that could not begin.
+    """
+    begun, ended = _thread.allocate_lock(), _thread.allocate_lock()
+    begun.acquire()
+    ended.acquire()
+
+    def run() -> None:
+        begun.release()
+        try:
+            _pass_on(source, target)
+        finally:
+            ended.release()
+
+    try:
+        _thread.start_new_thread(run, ())
+    except (RuntimeError, MemoryError):
+        os.close(source)
+        os.close(target)
+        return None
+    # Both ends are the thread's from here on: it can be late.
+    return ended if begun.acquire(timeout=_PATIENCE_S) else None
 
 
 def _pass_on(source: int, target: int) -> None:

@@ -164,7 +164,7 @@ def test_slow_algorithms_are_left_behind() -> None:
     assert isinstance(failed, RuntimeError)
     rounds = [getattr(each, "rounds", 0) for each in (best, close, default)]
     assert min(rounds) > 15
-    assert getattr(slow, "rounds", 0) == 5
+    assert getattr(slow, "rounds", 0) == 1
     assert getattr(best, "time_ns", 0) == pytest.approx(100, rel=0.02)
 
 

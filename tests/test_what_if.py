@@ -186,7 +186,7 @@ def test_plain_names_are_looked_up_and_not_tried(monkeypatch: pytest.MonkeyPatch
     by_pattern = prof.what_if(gone="layer1.*")
     layers = prof.tree().query("level == 'LAYER'")["name"].unique()
     names = [name for name in layers if name.startswith("layer1.")]
-    monkeypatch.setattr("xsp.bounds.what_if.translate", None)
+    monkeypatch.setattr("xsp.bounds.otherwise.translate", None)
     assert len(names) > 10
     assert prof.what_if(gone=names).gain_ms == pytest.approx(by_pattern.gain_ms)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import TracerProvider
 
-    from xsp.bounds.findings import Finding
+    from xsp.bounds.finding import Finding
     from xsp.bounds.lower_bound import LowerBound
     from xsp.bounds.what_if import WhatIf
 
@@ -174,6 +174,7 @@ class Profile(ProfileData):
         fused: Sequence[Sequence[str]] = (),
         no_sync: str | Iterable[str] = (),
         no_launch: str | Iterable[str] = (),
+        no_framework: str | Iterable[str] = (),
         cuda_graph: str | Iterable[str] = (),
         fast_host: bool = False,
         fast_gpu: bool = False,
@@ -191,6 +192,7 @@ class Profile(ProfileData):
             fused: groups of layers of which only the longest still takes time.
             no_sync: layers in which the host waits for nothing; "*" for the whole model.
             no_launch: layers whose launches take the host no time.
+            no_framework: layers of which the host does nothing but the launches.
             cuda_graph: layers that are launched as one CUDA graph; "*" for the whole model.
             fast_host: the host takes no time at all.
             fast_gpu: the GPU takes no time at all.
@@ -208,6 +210,7 @@ class Profile(ProfileData):
             fused=fused,
             no_sync=no_sync,
             no_launch=no_launch,
+            no_framework=no_framework,
             cuda_graph=cuda_graph,
             fast_host=fast_host,
             fast_gpu=fast_gpu,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_models import Convolutional, Transformer, ready
 from torch import nn
+from torch.nn import functional as F
 
 import xsp
 from xsp.bounds.algorithms import candidates, precisions, tools
@@ -16,6 +17,7 @@ from xsp.bounds.lower_bound import lower_bound
 from xsp.bounds.running import measure_missing
 from xsp.bounds.timers import GraphTimer, KernelTimer, timer_for
 from xsp.bounds.timing import timed
+from xsp.bounds.torch_calls import operands
 from xsp.bounds.wanted import Wanted, wanted_of
 from xsp.database.store import Store
 from xsp.graphs.from_export import graph_of
@@ -129,6 +131,34 @@ def test_tf32_is_another_precision() -> None:
         with candidate.under():
             times[precision] = timed(timer_for("cuda"), candidate.prepare(), "warm").time_ns
     assert times["tf32"] < 0.7 * times["fp32"]
+
+
+@pytest.mark.skipif(
+    tools()["nvidia-cudnn-frontend"] is None, reason="nvidia-cudnn-frontend is not installed"
+)
+def test_plans_compute_in_the_precision_that_they_stand_for() -> None:
+    """Of a float32 convolution no plan of "fp32" rounds its inputs, and each of "tf32" does: its
+    error against float64 is a thousandth, not a millionth.
+    """
+    layer = convolution("float32")
+    torch.manual_seed(0)
+    (x, *_), (w, *_) = operands(layer, "cuda")
+    exact = F.conv2d(x.double(), w.double(), padding=1)
+    errors: dict[str, list[float]] = {}
+    for precision in ("fp32", "tf32"):
+        torch.manual_seed(0)
+        offered = [
+            each for each in candidates(layer, precision, "cuda") if "cuDNN" in each.algorithm
+        ]
+        for each in offered:
+            try:
+                result = each.prepare()()
+            except Exception:  # a plan that cannot run says so in the database
+                continue
+            error = float((result - exact).abs().max() / exact.abs().max())
+            errors.setdefault(precision, []).append(error)
+    assert max(errors["fp32"]) < 3e-5
+    assert min(errors["tf32"]) > 5e-5
 
 
 @pytest.mark.skipif(

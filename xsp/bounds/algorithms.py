@@ -34,8 +34,11 @@ class Candidate:
     under: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
 
-def candidates(layer: Layer, precision: str, device: str) -> list[Candidate]:
-    """Every algorithm that is offered for a layer in its type and layout, computing in `precision`.
+def candidates(
+    layer: Layer, precision: str, device: str, most: int | None = None
+) -> list[Candidate]:
+    """Every algorithm that is offered for a layer in its type and layout, computing in `precision`;
+    of the plans of cuDNN and cuBLASLt the first `most`.
 
     On a GPU: what PyTorch chooses, with cuDNN's heuristics and with its trials; every plan of
     cuDNN (nvidia-cudnn-frontend) and of cuBLASLt (nvmath-python) where these packages are
@@ -46,7 +49,7 @@ def candidates(layer: Layer, precision: str, device: str) -> list[Candidate]:
         return []
     if device == "cpu":
         return list(_on_cpu(layer, precision))
-    return list(_on_gpu(layer, precision))
+    return list(_on_gpu(layer, precision, most))
 
 
 def precisions(layer: Layer, device: str) -> list[str]:
@@ -93,7 +96,7 @@ def _on_cpu(layer: Layer, precision: str) -> Iterator[Candidate]:
         yield _torch(layer, precision, name, functools.partial(_mkldnn, enabled), "cpu")
 
 
-def _on_gpu(layer: Layer, precision: str) -> Iterator[Candidate]:
+def _on_gpu(layer: Layer, precision: str, most: int | None) -> Iterator[Candidate]:
     products = precision == TF32
     if layer.operator == "attention":
         yield from _attentions(layer, precision)
@@ -105,19 +108,17 @@ def _on_gpu(layer: Layer, precision: str) -> Iterator[Candidate]:
         )
         from xsp.bounds.cudnn_plans import convolution_plans
 
-        yield from _or_none(convolution_plans, layer, precision)
+        yield from _planned(convolution_plans(layer, precision, most), layer, precision)
     if layer.operator in {"linear", "matmul"}:
         from xsp.bounds.cublaslt_plans import product_plans
 
-        yield from _or_none(product_plans, layer, precision)
+        yield from _planned(product_plans(layer, precision, most), layer, precision)
 
 
-def _or_none(
-    plans: Callable[[Layer, str], Sequence[tuple[str, Callable[[], Call]]]],
-    layer: Layer,
-    precision: str,
+def _planned(
+    plans: Sequence[tuple[str, Callable[[], Call]]], layer: Layer, precision: str
 ) -> Iterator[Candidate]:
-    for name, prepare in plans(layer, precision):
+    for name, prepare in plans:
         yield Candidate(layer, precision, name, prepare)
 
 

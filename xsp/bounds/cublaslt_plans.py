@@ -10,18 +10,21 @@ from xsp.bounds.torch_calls import Call, operands, refused
 from xsp.graphs.layer import Layer
 
 LIMIT = 64
-"""Algorithms asked for; the heuristics order them by what they expect."""
+"""Algorithms asked for where there is no other limit."""
 
 
-def product_plans(layer: Layer, precision: str) -> list[tuple[str, Callable[[], Call]]]:
-    """A name and a preparation for each algorithm; empty without the package. Where cuBLASLt
-    refuses the product, the only preparation raises its reason.
+def product_plans(
+    layer: Layer, precision: str, most: int | None = None
+) -> list[tuple[str, Callable[[], Call]]]:
+    """A name and a preparation for each algorithm, at most `most`, in the order in which cuBLASLt
+    expects them to be fast; empty without the package. Where it refuses the product, the only
+    preparation raises its reason.
     """
     nvmath = _package()
     if nvmath is None or (layer.dtype == "float32" and precision not in {"fp32", "tf32"}):
         return []
     try:
-        problem = _Problem(nvmath, layer, precision)
+        problem = _Problem(nvmath, layer, precision, most or LIMIT)
     except Exception as error:  # the library refuses; the reason is kept as this entry's failure
         return [("cuBLASLt", functools.partial(refused, error))]
     return [
@@ -43,7 +46,7 @@ def _package() -> Any:
 class _Problem:
     """A product with its algorithms, which share tensors."""
 
-    def __init__(self, nvmath: Any, layer: Layer, precision: str) -> None:
+    def __init__(self, nvmath: Any, layer: Layer, precision: str, most: int) -> None:
         advanced = nvmath.linalg.advanced
         inputs, weights = operands(layer, "cuda")
         left = inputs[0]
@@ -66,7 +69,7 @@ class _Problem:
             epilog = getattr(advanced.MatmulEpilog, name.upper())
         self._matmul = advanced.Matmul(left, right, options=options or None)
         self.algorithms = self._matmul.plan(
-            preferences=advanced.MatmulPlanPreferences(limit=LIMIT),
+            preferences=advanced.MatmulPlanPreferences(limit=most),
             epilog=epilog,
             epilog_inputs=bias or None,
         )

@@ -12,13 +12,21 @@ from xsp.bounds.torch_calls import Call, operands, refused
 from xsp.graphs.layer import Layer
 from xsp.graphs.work import output_shape
 
+_LEFT_OUT = ("deselect", "excluded")
+"""What cuDNN says of a plan that its notes leave out."""
 _TYPES = {"float16": "HALF", "bfloat16": "BFLOAT16", "float32": "FLOAT"}
 
 
-def convolution_plans(layer: Layer, precision: str) -> list[tuple[str, Callable[[], Call]]]:
-    """A name and a preparation for each plan; empty without the package, and for convolutions that
-    its graphs do not describe (transposed, other than two-dimensional, padded unevenly). Where
-    cuDNN refuses the graph, the only preparation raises its reason.
+def convolution_plans(
+    layer: Layer, precision: str, most: int | None = None
+) -> list[tuple[str, Callable[[], Call]]]:
+    """A name and a preparation for each plan, at most `most`, in the order in which cuDNN expects
+    them to be fast; empty without the package, and for convolutions that its graphs do not describe
+    (transposed, other than two-dimensional, padded unevenly). Where cuDNN refuses the graph, the
+    only preparation raises its reason.
+
+    Plans for float32 tensors that use tensor cores round their inputs to TF32: they are those of
+    "tf32", the others those of "fp32".
     """
     cudnn = _package()
     plain = len(layer.inputs[0].shape) == 4 and not layer.parameters.get("transposed")
@@ -26,17 +34,12 @@ def convolution_plans(layer: Layer, precision: str) -> list[tuple[str, Callable[
     if cudnn is None or not plain or not even or layer.dtype not in _TYPES:
         return []
     try:
-        problem = _Problem(cudnn, layer)
+        problem = _Problem(cudnn, layer, precision)
     except Exception as error:  # the library refuses; the reason is kept as this entry's failure
         return [("cuDNN", functools.partial(refused, error))]
-    # With float32 tensors engines that use tensor cores say so; others compute in float32.
-    wanted = [
-        (number, name)
-        for number, name in enumerate(problem.names)
-        if layer.dtype != "float32" or ("tf32" in name.lower()) == (precision == "tf32")
-    ]
     return [
-        (f"cuDNN {name}", functools.partial(problem.prepared, number)) for number, name in wanted
+        (f"cuDNN {name}", functools.partial(problem.prepared, number))
+        for number, name in problem.plans(most)
     ]
 
 
@@ -56,9 +59,9 @@ def _handle() -> Any:
 
 
 class _Problem:
-    """A convolution as a cuDNN graph with all of its plans, which share tensors."""
+    """A convolution as a cuDNN graph with all of its plans, which share tensors and workspace."""
 
-    def __init__(self, cudnn: Any, layer: Layer) -> None:
+    def __init__(self, cudnn: Any, layer: Layer, precision: str) -> None:
         self._handle = _handle()
         self._workspace = torch.empty(1, device="cuda", dtype=torch.uint8)
         stream = torch.cuda.current_stream().cuda_stream
@@ -96,15 +99,36 @@ class _Problem:
         y = self._followed(y, layer, inputs[1:], floats)
         y.set_output(True).set_data_type(kind)
         y.set_dim(list(shape)).set_stride(list(result.stride()))
-        self._tensors[y] = result
+        self._tensors[y] = self._result = result
         self._graph.validate()
         self._graph.build_operation_graph()
         modes = cudnn.heur_mode
         self._graph.create_execution_plans([modes.A, modes.B, modes.FALLBACK])
-        self.names = [
-            str(self._graph.get_plan_name_at_index(number))
-            for number in range(self._graph.get_execution_plan_count())
-        ]
+        if layer.dtype == "float32":
+            self._only(cudnn.numerical_note, precision)
+
+    def _only(self, notes: Any, precision: str) -> None:
+        """Leave out plans of another precision, as PyTorch does with `cudnn.allow_tf32`."""
+        if precision == "tf32":
+            self._graph.select_numeric_notes([notes.TENSOR_CORE])
+        else:
+            self._graph.deselect_numeric_notes([notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS])
+
+    def plans(self, most: int | None) -> list[tuple[int, str]]:
+        """Number and name of each plan that is not left out; what cannot be built otherwise is
+        among them, and says so when it is prepared.
+        """
+        found: list[tuple[int, str]] = []
+        for number in range(self._graph.get_execution_plan_count()):
+            if most is not None and len(found) >= most:
+                break
+            try:
+                self._graph.build_plan_at_index(number)
+            except Exception as error:  # only its words tell a plan that was left out
+                if any(word in str(error).lower() for word in _LEFT_OUT):
+                    continue
+            found.append((number, str(self._graph.get_plan_name_at_index(number))))
+        return found
 
     def _followed(self, y: Any, layer: Layer, rest: list[torch.Tensor], floats: Any) -> Any:
         """What a fused kernel does with the result before it is written."""
@@ -129,4 +153,9 @@ class _Problem:
         if needed > len(self._workspace):
             self._workspace = torch.empty(needed, device="cuda", dtype=torch.uint8)
         execute, tensors, handle = self._graph.execute_plan_at_index, self._tensors, self._handle
-        return lambda: execute(tensors, self._workspace, number, handle=handle)
+
+        def run() -> torch.Tensor:
+            execute(tensors, self._workspace, number, handle=handle)
+            return self._result
+
+        return run

@@ -94,7 +94,7 @@ def ideals(graph: Graph, known: Known, flags: Flags, peaks: Peaks) -> dict[str, 
 
 
 def _as_is(graph: Graph, known: Known, flags: Flags, peaks: Peaks) -> Ideal:
-    best = [known.best([(each, flags.precision(each))]) for each in graph.layers]
+    best = [known.best([(each, way) for way in flags.ways(each)]) for each in graph.layers]
     return _better(_roofs(graph, flags, peaks), best, _found(best), otherwise=False)
 
 
@@ -162,7 +162,7 @@ def _found(best: Sequence[Best]) -> list[bool]:
 
 
 def _every_layout(layer: Layer, flags: Flags) -> list[tuple[Layer, str]]:
-    return [(each, flags.precision(layer)) for each in layouts(layer)]
+    return [(each, way) for each in layouts(layer) for way in flags.ways(layer)]
 
 
 def _on_cores(layer: Layer) -> list[tuple[Layer, str]]:

@@ -18,7 +18,7 @@ import pandas as pd
 from xsp.bounds.bound_doubts import doubts_of
 from xsp.bounds.granularities import LAYOUT, LIBRARY, Bound, Ideal, ideals
 from xsp.bounds.known import Known
-from xsp.bounds.roofs import AS_IT_IS, Flags, Peaks
+from xsp.bounds.roofs import WITHOUT_TF32, Flags, Peaks
 from xsp.database.entry import Entry, Machine
 from xsp.graphs.from_profile import graph_of_profile
 from xsp.graphs.graph import Graph
@@ -138,7 +138,7 @@ def bound_of(
     entries: Sequence[Entry],
     peaks: Peaks,
     *,
-    flags: Flags = AS_IT_IS,
+    flags: Flags = WITHOUT_TF32,
     latency: tuple[float, float] = (nan, nan),
     measured: Mapping[str, float] | None = None,
     clock_mhz: float = nan,

@@ -43,9 +43,14 @@ class Flags:
             return "tf32"
         return PRECISIONS.get(layer.dtype, layer.dtype)
 
+    def ways(self, layer: Layer) -> list[str]:
+        """Every way in which its products may be computed: with TF32 also those without it."""
+        own = self.precision(layer)
+        return [own, "fp32"] if own == "tf32" else [own]
 
-AS_IT_IS = Flags()
-"""PyTorch's own setting of flags for products: no TF32."""
+
+WITHOUT_TF32 = Flags()
+"""Products of float32 tensors are computed in float32."""
 
 
 @dataclass(frozen=True)

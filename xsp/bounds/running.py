@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import torch
@@ -126,12 +127,12 @@ class _Bench:
 
     def entries(self, wanted: Wanted) -> list[Entry]:
         """An entry for each algorithm, and one that says that these are all."""
-        offered = candidates(wanted.layer, wanted.precision, self._device)
+        offered = candidates(wanted.layer, wanted.precision, self._device, wanted.most)
         if not offered:
             self._unknown.add(wanted.layer.operator)
         found = self._raced(offered)
         names = [each.algorithm for each in offered]
-        provenance = {"algorithms": names, "tools": tools()}
+        provenance = {"algorithms": names, "tools": tools(), "most": wanted.most}
         entry = functools.partial(Entry, self._machine, wanted.layer, wanted.precision)
         last = entry(ALL, WARM, None, measured_at=time.time(), provenance=provenance)
         return [*found, last]
@@ -169,8 +170,9 @@ class _Bench:
             except Exception as error:  # a library says in many ways that it cannot compute this
                 failures[each.algorithm] = error
             else:
-                by_default = each.algorithm in DEFAULTS
-                ready[each.algorithm] = Prepared(call, each.under, to_the_end=by_default)
+                # On a CPU one slow sample says little: other programs run beside it.
+                always = each.algorithm in DEFAULTS or self._device == "cpu"
+                ready[each.algorithm] = Prepared(call, each.under, to_the_end=always)
         return ready, failures
 
     def _entry(
@@ -183,7 +185,7 @@ class _Bench:
             candidate.algorithm,
             caches,
             result.time_ns,
-            result.half_width_ns,
+            result.half_width_ns if isfinite(result.half_width_ns) else None,
             result.rounds,
             time.time(),
             provenance=provenance,

@@ -21,9 +21,9 @@ from xsp.bounds.torch_calls import Call
 from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, TARGET
 
 WARM_UP = 3
-"""Calls before any that is timed."""
-FIRST_LOOK = MINIMUM_ROUNDS
-"""Calls of every algorithm, before the slow ones are left behind."""
+"""Calls before any that counts."""
+FAR_BEHIND = 2.0
+"""At so many times the best, one sample is enough."""
 BATCH = 10
 """Calls between two looks at the intervals."""
 BUDGET_S = 0.5
@@ -56,7 +56,7 @@ class Timer(Protocol):
 
 @dataclass(frozen=True)
 class Timed:
-    """Trimmed mean of the samples and half of its 95 % interval, in ns."""
+    """Trimmed mean of the samples and half of its 95 % interval, in ns; NaN for one sample."""
 
     time_ns: float
     half_width_ns: float
@@ -106,16 +106,22 @@ def raced(
 ) -> list[Timed | Exception]:
     """The time of each call, or what it raised.
 
-    A call is timed until half of its interval is at most `target` of the mean at two looks in a
-    row, after MINIMUM_ROUNDS, at most MAXIMUM_ROUNDS, as `xsp.measure` does; until it is behind
+    What takes more than twice as long as another at the first sample is left with that one. Any
+    other call is timed until half of its interval is at most `target` of the mean at two looks in
+    a row, after MINIMUM_ROUNDS, at most MAXIMUM_ROUNDS, as `xsp.measure` does; until it is behind
     the fastest, or until `budget_s` for each call is spent.
     """
     begin = time.perf_counter()
     racers = [_Racer(each) for each in calls]
     for racer in racers:
-        racer.failure = _warmed_up(racer.prepared)
-    _look(timer, racers, caches, FIRST_LOOK, target)
-    while left := _still_running(racers):
+        racer.failure = _called(racer.prepared, 1)
+    _look(timer, racers, caches, 1, target)
+    close = _close_ones(racers)
+    for racer in close:
+        racer.failure = _called(racer.prepared, WARM_UP - 1)
+        racer.samples = np.zeros(0)
+    _look(timer, close, caches, MINIMUM_ROUNDS, target)
+    while left := _still_running(close):
         if time.perf_counter() - begin > budget_s * len(calls):
             break
         _look(timer, left, caches, _batch(left, budget_s), target)
@@ -132,11 +138,11 @@ def timed(
     return found
 
 
-def _warmed_up(prepared: Prepared) -> Exception | None:
+def _called(prepared: Prepared, times: int) -> Exception | None:
     # The first calls of an algorithm can run trials, build plans and allocate workspaces.
     try:
         with prepared.under(), torch.inference_mode():
-            for _ in range(WARM_UP):
+            for _ in range(times):
                 prepared.call()
     except Exception as error:  # a library says in many ways that it cannot compute something
         return error
@@ -148,6 +154,12 @@ def _look(timer: Timer, racers: Sequence[_Racer], caches: str, count: int, targe
     found = timer.samples([racer.prepared for racer in running], caches, count)
     for racer, samples in zip(running, found, strict=True):
         racer.add(samples, target)
+
+
+def _close_ones(racers: Sequence[_Racer]) -> list[_Racer]:
+    there = [racer for racer in racers if racer.failure is None]
+    limit = FAR_BEHIND * min((racer.mean_ns for racer in there), default=0.0)
+    return [racer for racer in there if racer.prepared.to_the_end or racer.mean_ns <= limit]
 
 
 def _still_running(racers: Sequence[_Racer]) -> list[_Racer]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
-from xsp.bounds.algorithms import precisions, tools
+import torch
+
+from xsp.bounds.algorithms import TF32, precisions, tools
 from xsp.bounds.granularities import FUSED, LAYOUT, LIBRARY, TENSOR_CORES
+from xsp.bounds.roofs import Flags
 from xsp.bounds.variants import layouts, narrower
 from xsp.database.entry import Entry, Machine
 from xsp.database.store import Store
@@ -23,12 +27,13 @@ ALL = "(all algorithms)"
 @dataclass(frozen=True)
 class Wanted:
     """A layer to compute in some precision, in every way that the libraries offer, and the
-    granularity that asks for it.
+    granularity that asks for it. Of the plans of cuDNN and cuBLASLt the first `most`, None for all.
     """
 
     layer: Layer
     precision: str
     purpose: str = LIBRARY
+    most: int | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -36,39 +41,78 @@ class Wanted:
         return self.layer.digest, self.precision
 
 
-def wanted_of(graphs: Iterable[Graph], device: str, *, with_variants: bool = True) -> list[Wanted]:
+def wanted_of(
+    graphs: Iterable[Graph],
+    device: str,
+    *,
+    with_variants: bool = True,
+    flags: Flags | None = None,
+    most: int | None = None,
+) -> list[Wanted]:
     """What the bounds of these models need: every unique layer as it is, and, if `with_variants`,
     then fused, in other layouts and in narrower types.
 
     In this order, and within each step what moves or computes most first: what is broken off has
     measured what matters most.
+
+    Args:
+        graphs: the models.
+        device: "cuda" or "cpu".
+        with_variants: also what the wider ideals need.
+        flags: whether products use TF32: variants are measured as the model would run. By default
+            PyTorch's flags as they are now.
+        most: plans of cuDNN and cuBLASLt to try for a variant, None for all; of a layer as it is
+            all are tried.
+
     """
     models = list(graphs)
+    plain = _largest_first(models)
+    asked = list(_as_they_are(plain, device))
+    if with_variants:
+        variants = _Variants(device, flags or flags_now(), most)
+        narrow = _largest_first([fused(graph) for graph in models])
+        asked += variants.of(narrow, FUSED)
+        turned = [each for layer in (*plain, *narrow) for each in layouts(layer)[1:]]
+        asked += variants.of(turned, LAYOUT)
+        asked += variants.on_tensor_cores(narrow) if device == "cuda" else ()
     found: dict[tuple[str, str], Wanted] = {}
-    for each in _in_order(models, device, with_variants):
+    for each in asked:
         found.setdefault(each.key, each)
     return list(found.values())
 
 
-def _in_order(models: Sequence[Graph], device: str, with_variants: bool) -> Iterator[Wanted]:
-    plain = _largest_first(models)
-    yield from _as_they_are(plain, device, LIBRARY)
-    if not with_variants:
-        return
-    narrow = _largest_first([fused(graph) for graph in models])
-    yield from _as_they_are(narrow, device, FUSED)
-    for layer in [*plain, *narrow]:
-        yield from _as_they_are(layouts(layer)[1:], device, LAYOUT)
-    if device == "cuda":
-        for number in range(max((len(narrower(layer)) for layer in narrow), default=0)):
-            turn = [narrower(layer)[number : number + 1] for layer in narrow]
-            yield from _as_they_are([one for each in turn for one in each], device, TENSOR_CORES)
+def flags_now() -> Flags:
+    """Whether PyTorch may use TF32 for products, as its flags are now."""
+    return Flags(torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
 
 
-def _as_they_are(layers: Iterable[Layer], device: str, purpose: str) -> Iterator[Wanted]:
+def _as_they_are(layers: Iterable[Layer], device: str) -> Iterator[Wanted]:
     for layer in layers:
         for precision in precisions(layer, device):
-            yield Wanted(layer, precision, purpose)
+            yield Wanted(layer, precision)
+
+
+@dataclass(frozen=True)
+class _Variants:
+    """Makes wishes for variants, which are computed as the model would be."""
+
+    device: str
+    flags: Flags
+    most: int | None
+
+    def of(self, layers: Iterable[Layer], purpose: str) -> Iterator[Wanted]:
+        for layer in layers:
+            offered, running = precisions(layer, self.device), self.flags.precision(layer)
+            precision = running if running in offered else offered[0]
+            yield Wanted(layer, precision, purpose, self.most)
+
+    def on_tensor_cores(self, layers: Sequence[Layer]) -> Iterator[Wanted]:
+        tf32 = Flags(products=True, convolutions=True)
+        for layer in layers:
+            if TF32 in precisions(layer, self.device):
+                yield Wanted(layer, tf32.precision(layer), TENSOR_CORES, self.most)
+        for turn in zip_longest(*map(narrower, layers)):
+            yield from self.of([each for each in turn if each is not None], TENSOR_CORES)
 
 
 def _largest_first(models: Sequence[Graph]) -> list[Layer]:
@@ -84,17 +128,22 @@ def _size(layer: Layer) -> float:
 
 
 def missing(store: Store, machine: Machine, wanted: Sequence[Wanted]) -> list[Wanted]:
-    """Those of which the database does not have every algorithm."""
+    """Those of which the database does not have every algorithm that is asked for."""
     layers = [each.layer for each in wanted]
-    done = {
-        (entry.layer.digest, entry.precision)
+    tried = {
+        (entry.layer.digest, entry.precision): entry
         for entry in store.entries(machine, layers)
-        if entry.algorithm == ALL and not _offers_more(entry)
+        if entry.algorithm == ALL
     }
-    return [each for each in wanted if each.key not in done]
+    return [each for each in wanted if not _is_enough(tried.get(each.key), each)]
 
 
-def _offers_more(entry: Entry) -> bool:
-    """Whether a package with more algorithms has been installed since."""
-    then = entry.provenance.get("tools", {})
-    return any(now is not None and then.get(name) is None for name, now in tools().items())
+def _is_enough(entry: Entry | None, wanted: Wanted) -> bool:
+    """Whether as many plans were tried as are wanted, and no package with more of them has been
+    installed since.
+    """
+    if entry is None:
+        return False
+    then, most = entry.provenance.get("tools", {}), entry.provenance.get("most")
+    newer = any(now is not None and then.get(name) is None for name, now in tools().items())
+    return not newer and (most is None or (wanted.most is not None and wanted.most <= most))

@@ -13,7 +13,7 @@ from xsp.cli.database import Place
 from xsp.cli.graph_source import Shapes, Values, graph_from, graph_of_work, target_work
 
 if TYPE_CHECKING:
-    from xsp.bounds.findings import Finding
+    from xsp.bounds.finding import Finding
     from xsp.bounds.lower_bound import LowerBound
     from xsp.bounds.running import Measured
     from xsp.graphs.graph import Graph

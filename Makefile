@@ -22,8 +22,8 @@ NATIVE := xsp/levels/_native/libxsp_native.so
 # The extension is built for one Python: that of the virtual environment, where there is one.
 NATIVE_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 SYSCONFIG = $(NATIVE_PYTHON) -c 'import sysconfig; print($(1))'
-HOTPATH_SOURCE := xsp/levels/layer/_hotpath.c
-HOTPATH = $(HOTPATH_SOURCE:.c=)$(shell $(call SYSCONFIG,sysconfig.get_config_var("EXT_SUFFIX")))
+HOTPATH_SOURCES := $(wildcard xsp/levels/layer/_hotpath_c/*.c)
+HOTPATH = xsp/levels/layer/_hotpath$(shell $(call SYSCONFIG,sysconfig.get_config_var("EXT_SUFFIX")))
 PYTHON_FILES := xsp tests examples benchmarks $(wildcard docs/*.py docs/images/*.py)
 
 .PHONY: help venv native demo test gpu-test sanitize fuzz lowest docs lint format clean
@@ -56,13 +56,14 @@ $(NATIVE): $(NATIVE_SOURCES) $(wildcard xsp/levels/_native/*.h)
 		$(NATIVE_SOURCES) -o $@ -lpthread -ldl
 
 .PHONY: hotpath
-hotpath: $(HOTPATH_SOURCE)
+hotpath: $(HOTPATH_SOURCES)
 	headers=$$($(call SYSCONFIG,sysconfig.get_path("include"))); \
 	target=$(HOTPATH); \
 	if [ ! -f "$$headers/Python.h" ]; then \
 		echo "no Python.h in $$headers: layers will be traced in Python"; \
-	elif [ $< -nt "$$target" ]; then \
-		$(CC) -O2 -shared -fPIC -std=gnu11 -Wall -Wextra -fvisibility=hidden -I"$$headers" $< -o "$$target"; \
+	elif [ ! -f "$$target" ] || [ -n "$$(find xsp/levels/layer/_hotpath_c -newer "$$target")" ]; then \
+		$(CC) -O2 -shared -fPIC -std=gnu11 -Wall -Wextra -fvisibility=hidden -I"$$headers" \
+			$(HOTPATH_SOURCES) -o "$$target"; \
 	fi
 
 demo: $(INSTALLED) ## Profile ResNet-50 here, open captures recorded on an H100, write reports to demo-output/

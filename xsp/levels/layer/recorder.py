@@ -1,6 +1,6 @@
 """What a timed run does at every module call, functional call and backward node, in Python.
 
-`_hotpath.c` says the same in C, with the same methods, and is used where it was built
+`_hotpath_c/` says the same in C, with the same methods, and is used where it was built
 (`hotpath.py`); the tests are run on both. Recorders that do more at an event than write a stamp are
 subclasses of this one.
 """

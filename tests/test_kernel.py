@@ -116,7 +116,6 @@ def test_kernel_record_becomes_a_row(tracer: KernelTracer, library: FakeCupti) -
         "device_id": 1,
         "context_id": 2,
         "stream_id": 13,
-        "graph_node_id": 1 << 40,
         "grid_x": 10,
         "grid_y": 20,
         "grid_z": 30,
@@ -143,7 +142,6 @@ def test_kernel_record_becomes_a_row(tracer: KernelTracer, library: FakeCupti) -
         "context": 2,
         "stream": 13,
         "bytes": 0,
-        "graph_node_id": 1 << 40,
         "grid": [10, 20, 30],
         "block": [128, 2, 1],
         "registers_per_thread": 40,
@@ -153,20 +151,17 @@ def test_kernel_record_becomes_a_row(tracer: KernelTracer, library: FakeCupti) -
 
 
 def test_api_call_becomes_a_row(tracer: KernelTracer, library: FakeCupti) -> None:
-    """Runtime and driver calls share a table and keep thread, correlation id and return code,
-    negative ones too.
-    """
+    """Runtime and driver calls share a table and keep thread and correlation id."""
 
     def emit() -> None:
         common = {"thread_id": 0xDEADBEEF, "correlation_id": 5}
-        library.emit("RUNTIME", cbid=LAUNCH_KERNEL, return_value=0xFFFFFFFF, **common)
-        library.emit("DRIVER", cbid=307, return_value=700, **common)
+        library.emit("RUNTIME", cbid=LAUNCH_KERNEL, **common)
+        library.emit("DRIVER", cbid=307, **common)
 
     table = record(tracer, emit)["api_calls"]
     assert set(table) == set(API_CALLS)
     assert table["domain"].tolist() == [ApiDomain.RUNTIME, ApiDomain.DRIVER]
     assert table["thread"].tolist() == [0xDEADBEEF] * 2
-    assert table["return_code"].tolist() == [-1, 700]
     names = [
         cupti.api_name(*pair)
         for pair in zip(table["domain"].tolist(), table["cbid"].tolist(), strict=True)
@@ -188,25 +183,17 @@ def test_copies_and_sets_have_names_and_sizes(tracer: KernelTracer, library: Fak
     assert table["bytes"].tolist() == [4096, 8192, 1 << 33]
 
 
-def test_synchronisations_and_overheads(tracer: KernelTracer, library: FakeCupti) -> None:
-    """Waits keep their kind and event; overheads keep their thread only where they belong
-    to one.
-    """
+def test_synchronisations_keep_stream_and_event(tracer: KernelTracer, library: FakeCupti) -> None:
+    """Waits keep their kind, stream and event."""
 
     def emit() -> None:
         library.emit("SYNCHRONIZATION", type=3, stream_id=7, cuda_event_id=9, correlation_id=11)
-        place = np.zeros((), cupti.layout("OVERHEAD")["object_id"])
-        place["pt"]["thread_id"] = 77
-        library.emit("OVERHEAD", overhead_kind=0x50000, object_kind=2, object_id=place)
-        library.emit("OVERHEAD", overhead_kind=0x10000, object_kind=3, object_id=place)
 
     tables = record(tracer, emit)
     waits = tables["synchronizations"]
     assert set(waits) == set(SYNCHRONIZATIONS)
     assert (waits["kind"][0], waits["stream"][0], waits["event_id"][0]) == (3, 7, 9)
     assert cupti.sync_name(3) == "stream synchronize"
-    assert tables["overheads"]["thread"].tolist() == [77, 0]
-    assert cupti.overhead_name(0x50000) == "lazy function loading"
 
 
 def test_many_buffers_keep_every_record(tracer: KernelTracer, library: FakeCupti) -> None:
@@ -552,7 +539,7 @@ def test_real_library_walks_our_buffers(real: CuptiLibrary) -> None:
     """
     buffers = ActivityBuffers()
     buffers.prepare()
-    names = ["RUNTIME", "CONCURRENT_KERNEL", "OVERHEAD", "MEMSET"] * 5
+    names = ["RUNTIME", "CONCURRENT_KERNEL", "SYNCHRONIZATION", "MEMSET"] * 5
     records = [np.zeros(1, cupti.layout(name)) for name in names]
     for number, (name, one) in enumerate(zip(names, records, strict=True)):
         one["kind"], one["correlation_id"] = cupti.kind(name), number

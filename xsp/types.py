@@ -102,7 +102,7 @@ LAYER_EVENTS: Schema = _schema(thread="u4", code="i8", start_ns="i8", end_ns="i8
 with the structure run; it has no meaning beyond that."""
 
 LIBRARY_EVENTS: Schema = _schema(
-    thread="u4", symbol="u2", return_code="i4", start_ns="i8", end_ns="i8", arguments="(8,)i8"
+    thread="u4", symbol="u2", start_ns="i8", end_ns="i8", arguments="(8,)i8"
 )
 """Library calls. `symbol` indexes the tracer's list of symbols; `arguments` holds the kept integer
 arguments.
@@ -113,7 +113,6 @@ API_CALLS: Schema = _schema(
     domain="u1",
     cbid="u4",
     correlation_id="u4",
-    return_code="i4",
     start_ns="i8",
     end_ns="i8",
 )
@@ -134,7 +133,6 @@ DEVICE_ACTIVITY: Schema = _schema(
     static_shared_bytes="i4",
     dynamic_shared_bytes="i4",
     bytes="i8",
-    graph_node_id="u8",
 )
 """Kernels, memory copies and sets on the GPU. `name` indexes the tracer's list of names. For copies
 and sets `bytes` is the size and the launch columns are 0; for kernels `bytes` is 0."""

@@ -145,7 +145,6 @@ static void append(const struct xsp_frame *frame, int64_t end_ns) {
   record->thread = (uint32_t)pthread_self();
   record->run = frame->run;
   record->sequence = frame->sequence;
-  record->return_code = (int32_t)frame->result;
   record->stub = (uint32_t)frame->stub;
   atomic_store_explicit(&chunk->finished, index + 1, memory_order_release);
 }

@@ -50,9 +50,7 @@ struct xsp_frame {
 struct xsp_record {
   int64_t start_ns, end_ns;
   int64_t arguments[XSP_KEPT];
-  uint32_t thread, run, sequence;
-  int32_t return_code;
-  uint32_t stub, unused;
+  uint32_t thread, run, sequence, stub;
 };
 
 /* Called before a live call with its integer registers and stack slots, while the arguments are alive. */

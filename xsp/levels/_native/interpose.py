@@ -22,9 +22,7 @@ RECORD = np.dtype(
         ("thread", "u4"),
         ("run", "u4"),
         ("sequence", "u4"),
-        ("return_code", "i4"),
         ("stub", "u4"),
-        ("unused", "u4"),
     ]
 )
 """`struct xsp_record` in interpose.h."""

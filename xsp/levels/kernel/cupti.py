@@ -30,7 +30,6 @@ LAYOUTS = {
     "RUNTIME": "api",
     "DRIVER": "api",
     "SYNCHRONIZATION": "synchronization",
-    "OVERHEAD": "overhead",
 }
 """Activity kinds by name in the order in which they are enabled, with the stem of their layout in
 cupti-python.
@@ -167,13 +166,6 @@ def queries() -> tuple[tuple[ApiDomain, int], ...]:
 def sync_name(sync_kind: int) -> str:
     """What was waited for, such as `stream synchronize` (`CUpti_ActivitySynchronizationType`)."""
     return _lower_name("ActivitySynchronizationType", sync_kind)
-
-
-def overhead_name(overhead_kind: int) -> str:
-    """What CUPTI or the driver spent time on, such as `lazy function loading`
-    (`CUpti_ActivityOverheadKind`).
-    """
-    return _lower_name("ActivityOverheadKind", overhead_kind)
 
 
 @cache

@@ -27,15 +27,6 @@ Array = npt.NDArray[Any]
 RawRecords = dict[str, Array]
 """Structured arrays of raw records by the activity kind's name."""
 
-OVERHEADS: Schema = {
-    "kind": np.dtype("u4"),
-    "thread": np.dtype("u4"),
-    "start_ns": np.dtype("i8"),
-    "end_ns": np.dtype("i8"),
-}
-"""What CUPTI and the driver spent on their own (`CUpti_ActivityOverhead3`): `kind` is
-`CUpti_ActivityOverheadKind`, `thread` is 0 where the overhead belongs to no thread."""
-
 CLOCK_SLACK_NS = 1_000_000
 """CUPTI interpolates device stamps to the host's clock with an error of microseconds; a wrong clock
 is off by more.
@@ -45,7 +36,6 @@ SCHEMAS = {
     "api_calls": API_CALLS,
     "device_activity": DEVICE_ACTIVITY,
     "synchronizations": SYNCHRONIZATIONS,
-    "overheads": OVERHEADS,
 }
 
 
@@ -87,7 +77,6 @@ def convert(
             ],
         ),
         "synchronizations": _synchronizations(raw["SYNCHRONIZATION"]),
-        "overheads": _overheads(raw["OVERHEAD"]),
     }
     untimed = 0
     for name, columns in tables.items():
@@ -95,7 +84,7 @@ def convert(
         columns["start_ns"] = clock.apply(columns["start_ns"])
         columns["end_ns"] = clock.apply(columns["end_ns"])
         believable &= columns["start_ns"] <= window.end_ns + CLOCK_SLACK_NS
-        untimed += 0 if name == "overheads" else int((~believable).sum())
+        untimed += int((~believable).sum())
         last_ns = window.idle_ns if name == "device_activity" else window.stop_ns
         inside = (columns["start_ns"] >= window.start_ns) & (columns["start_ns"] <= last_ns)
         tables[name] = _by_start(_take(columns, believable & inside))
@@ -144,7 +133,7 @@ def _fill(schema: Schema, raw: Array, fields: dict[str, str], **constants: Any) 
 
 _TIMES = {"start_ns": "start", "end_ns": "end"}
 _PLACE = {"correlation_id": "correlation_id", "context": "context_id", "stream": "stream_id"}
-_DEVICE = _TIMES | _PLACE | {"device": "device_id", "graph_node_id": "graph_node_id"}
+_DEVICE = _TIMES | _PLACE | {"device": "device_id"}
 
 
 def _api_calls(raw: Array, domain: int) -> Columns:
@@ -152,7 +141,6 @@ def _api_calls(raw: Array, domain: int) -> Columns:
         "thread": "thread_id",
         "cbid": "cbid",
         "correlation_id": "correlation_id",
-        "return_code": "return_value",
     }
     return _fill(API_CALLS, raw, fields, domain=ApiDomain(domain))
 
@@ -201,9 +189,3 @@ def _synchronizations(raw: Array) -> Columns:
     return _fill(
         SYNCHRONIZATIONS, raw, _TIMES | _PLACE | {"kind": "type", "event_id": "cuda_event_id"}
     )
-
-
-def _overheads(raw: Array) -> Columns:
-    of_thread = raw["object_kind"] == int(cupti.bindings().ActivityObjectKind.THREAD)
-    threads = np.where(of_thread, raw["object_id"]["pt"]["thread_id"], 0)
-    return _fill(OVERHEADS, raw, _TIMES | {"kind": "overhead_kind"}, thread=threads)

@@ -138,9 +138,7 @@ class KernelTracer(Tracer):
             self._lost += session.lost
 
     def collect(self) -> dict[str, Columns]:
-        """Tables `api_calls`, `device_activity`, `synchronizations` and `overheads`, each in order
-        of start.
-        """
+        """Tables `api_calls`, `device_activity` and `synchronizations`, each in order of start."""
         tables = join(self._pending)
         self._pending = []
         self._collected = True

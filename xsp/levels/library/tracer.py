@@ -263,7 +263,7 @@ class LibraryTracer(Tracer):
 
 def _events(records: npt.NDArray[Any]) -> Columns:
     events = empty(LIBRARY_EVENTS, len(records))
-    for column in ("thread", "return_code", "start_ns", "end_ns", "arguments"):
+    for column in ("thread", "start_ns", "end_ns", "arguments"):
         events[column][:] = records[column]
     events["symbol"][:] = records["stub"]
     return events

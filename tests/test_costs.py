@@ -28,6 +28,10 @@ from xsp.words.doubts import sentence_of
 
 LADDER = tuple(RunSpec(tuple(Level)[:depth]) for depth in range(1, 5))
 LAYERS_ONLY = LADDER[:2]
+SEPARATE = (
+    *(RunSpec(tuple(dict.fromkeys((Level.MODEL, level)))) for level in Level),
+    RunSpec(tuple(Level)),
+)
 KERNELS_ONLY = (LADDER[0], RunSpec((Level.MODEL, Level.KERNEL)))
 TRUE = Costs(layer_ns=6200, library_ns=900, launch_ns=1800, api_ns=500, kernel_ns=1300)
 
@@ -304,6 +308,59 @@ def test_every_rung_closes_where_the_model_holds(program: Sequence[object]) -> N
     for closure in found.values():
         assert closure.error == pytest.approx(0, abs=0.004)
         assert closure.by_round == pytest.approx((closure.error,) * 5)
+
+
+@pytest.mark.parametrize("program", [HOST_BOUND, GPU_BOUND, MIXED], ids=["host", "gpu", "mixed"])
+def test_a_separate_ladder_closes_where_the_model_holds(program: Sequence[object]) -> None:
+    """So does the annotated rung, though no cost was fitted to it: what the levels add together
+    follows from what each adds alone.
+    """
+    fit = fit_costs(measured(program, 5, ladder=SEPARATE, noisy=False))
+    found = closure_by_rung(fit)
+    assert [rung.name for rung in found] == ["M/L", "M/Lib", "M/K", "M/L/Lib/K"]
+    for closure in found.values():
+        assert closure.error == pytest.approx(0, abs=0.004)
+    assert fit.costs.layer_ns == pytest.approx(TRUE.layer_ns, rel=0.02)
+
+
+def test_intervals_of_a_separate_ladder_hold_the_true_costs() -> None:
+    """Of 10 noisy ladders of a host-bound program the 95 % intervals of the layer and launch costs
+    hold the truth in at least 8, and that of the annotated rung's closure error holds 0 as often.
+    """
+    held = dict.fromkeys(("layer_ns", "launch_ns", "closure"), 0)
+    for seed in range(10):
+        fit = fit_costs(measured(HOST_BOUND, 12, seed, ladder=SEPARATE))
+        for name in ("layer_ns", "launch_ns"):
+            low, high = fit.costs.intervals[name]
+            held[name] += low <= getattr(TRUE, name) <= high
+        held["closure"] += closure_by_rung(fit)[SEPARATE[-1]].by_chance
+    assert min(held.values()) >= 8
+
+
+def test_costs_that_depend_on_the_other_levels_fail_the_closure_of_the_annotated_rung() -> None:
+    """Where tracing everything costs half as much again as the levels alone do together, the rungs
+    of one level close and the annotated one does not: its timeline is not used.
+    """
+    dearer = Costs.from_values(1.5 * TRUE.values())
+    rounds = [
+        replace(
+            entry,
+            runs=together.runs,
+            latency_ns={**entry.latency_ns, SEPARATE[-1]: together.latency_ns[SEPARATE[-1]]},
+        )
+        for entry, together in zip(
+            measured(HOST_BOUND, 6, ladder=SEPARATE),
+            measured(HOST_BOUND, 6, ladder=SEPARATE, costs=dearer),
+            strict=True,
+        )
+    ]
+    found = closure_by_rung(fit_costs(rounds))
+    assert {rung.name: closure.fails for rung, closure in found.items()} == {
+        "M/L": False,
+        "M/Lib": False,
+        "M/K": False,
+        "M/L/Lib/K": True,
+    }
 
 
 def test_the_closure_error_is_the_true_one_and_its_interval_holds_it() -> None:

@@ -23,7 +23,7 @@ from xsp.machine import devices
 from xsp.measuring import stopping, warmup
 from xsp.measuring.executor import Executor
 from xsp.measuring.ladder import Ladder, climb, rungs_for
-from xsp.measuring.options import Stop
+from xsp.measuring.options import SEPARATE, Stop
 from xsp.measuring.stopping import (
     FEWEST_ROUNDS,
     MAXIMUM_ROUNDS,
@@ -107,6 +107,17 @@ def test_ladder_adds_one_level_at_a_time() -> None:
     """
     assert [rung.name for rung in LADDER.rungs] == ["M", "M/L", "M/L/Lib", "M/L/Lib/K"]
     assert [rung.name for rung in rungs_for([Level.KERNEL, Level.MODEL])] == ["M", "M/K"]
+
+
+def test_a_separate_ladder_traces_one_level_at_a_time() -> None:
+    """And all of them once a round, to say what belongs to what; where there is only one level
+    below MODEL, as on a CPU, both ladders are the same.
+    """
+    every = [Level.MODEL, Level.LAYER, Level.LIBRARY, Level.KERNEL]
+    names = [rung.name for rung in rungs_for(every, SEPARATE)]
+    assert names == ["M", "M/L", "M/Lib", "M/K", "M/L/Lib/K"]
+    for one in ([Level.MODEL, Level.LAYER], [Level.KERNEL], [Level.MODEL]):
+        assert rungs_for(one, SEPARATE) == rungs_for(one)
 
 
 def test_every_rung_once_a_round_in_changing_order() -> None:

@@ -67,6 +67,7 @@ class Slug(str, Enum):
     MISSING_LAYERS = "missing-layers"
     CHANGED_WORK = "changed-work"
     OTHER_MODULES = "other-modules"
+    NOT_JOINED = "not-joined"
     MODIFIED_IN_PLACE = "modified-in-place"
     SHARED_GENERATORS = "shared-generators"
     SEVERAL_THREADS = "several-threads"

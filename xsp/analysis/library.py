@@ -14,16 +14,18 @@ from xsp.analysis.kernels import placed_work
 from xsp.analysis.peaks import ideal_intensities
 from xsp.analysis.spans.intervals import covered_ns
 from xsp.analysis.spans.layer_time import layer_rows
-from xsp.analysis.spans.rungs import deepest_rung, runs_of
+from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.spans.statistics import trimmed
 from xsp.analysis.spans.sums import sum_by_run
+from xsp.analysis.spans.timed_events import timed_events
 from xsp.analysis.work.call_work import call_work
 from xsp.analysis.work.roofline import add_rates
-from xsp.types import Level
+from xsp.types import Level, Tables
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
+_TABLES = ("runs", "spans", "repeats", "layers", "library_calls")
 _CALLS = [
     "index",
     "name",
@@ -105,7 +107,7 @@ def kernels_by_library_call(profile: ProfileData) -> pd.DataFrame:
 
 def _calls(profile: ProfileData) -> pd.DataFrame:
     """`library_calls` and the row of the table of that name."""
-    tables = profile.raw_tables("runs", "spans", "layers", "library_calls")
+    tables = profile.raw_tables(*_TABLES)
     spans, runs, recorded = tables["spans"], tables["runs"], tables["library_calls"]
     layers = layer_rows(tables)
     here = spans[spans["level"] == Level.LIBRARY]
@@ -120,33 +122,31 @@ def _calls(profile: ProfileData) -> pd.DataFrame:
         index=np.arange(len(row)),
         layer_index=layers["index"].to_numpy()[layer],
         layer=layers["name"].to_numpy(object)[layer],
-        host_ms=_host_ms(spans, runs, len(recorded))[row],
-        gpu_ms=_gpu_ms(spans, runs, len(recorded))[row],
+        host_ms=_host_ms(tables, len(recorded))[row],
+        gpu_ms=_gpu_ms(tables, len(recorded))[row],
         flops=call_work(table)["flops"],
     )
 
 
-def _host_ms(spans: pd.DataFrame, runs: pd.DataFrame, count: int) -> npt.NDArray[np.float64]:
+def _host_ms(tables: Tables, count: int) -> npt.NDArray[np.float64]:
     """By row of `library_calls`: host time, from the rung whose deepest level is LIBRARY."""
-    own = runs_of(runs, Level.LIBRARY)["run"]
-    here = spans[(spans["level"] == Level.LIBRARY) & spans["run"].isin(own)]
-    amount = here["duration_ns"].to_numpy(np.float64)
-    sums = sum_by_run(here["run"].to_numpy(), here["detail"].to_numpy(), amount, count)
+    events = timed_events(tables, Level.LIBRARY)
+    call = tables["spans"]["detail"].to_numpy()[events.row]
+    sums = sum_by_run(events.run, call, events.duration_ns.astype(np.float64), count)
     return np.asarray(trimmed(sums)[0] / 1e6)
 
 
-def _gpu_ms(spans: pd.DataFrame, runs: pd.DataFrame, count: int) -> npt.NDArray[np.float64]:
+def _gpu_ms(tables: Tables, count: int) -> npt.NDArray[np.float64]:
     """By row of `library_calls`: GPU-busy time of what the call launched; NaN where no kernels were
     traced.
     """
-    own = runs.loc[runs["deepest"] == Level.KERNEL.name, "run"].to_numpy()
-    kernels = spans[(spans["level"] == Level.KERNEL) & spans["run"].isin(own)]
-    if not len(kernels) or not count:
+    spans, events = tables["spans"], timed_events(tables, Level.KERNEL)
+    if not len(events.row) or not count:
         return np.full(count, np.nan)
-    parent = kernels["parent"].to_numpy()
-    kernels = kernels[spans["level"].to_numpy()[parent] == Level.LIBRARY]
-    call = spans["detail"].to_numpy()[kernels["parent"].to_numpy()]
-    group = np.searchsorted(own, kernels["run"].to_numpy()) * count + call
-    start = kernels["start_ns"].to_numpy()
-    busy = covered_ns(group, start, start + kernels["duration_ns"].to_numpy(), len(own) * count)
-    return np.asarray(trimmed(busy.reshape(len(own), count))[0] / 1e6)
+    parent = spans["parent"].to_numpy()[events.row]
+    called = spans["level"].to_numpy()[parent] == Level.LIBRARY
+    call = spans["detail"].to_numpy()[parent[called]]
+    runs = len(events.of)
+    group = np.searchsorted(events.of, events.run[called]) * count + call
+    busy = covered_ns(group, events.start_ns[called], events.end_ns[called], runs * count)
+    return np.asarray(trimmed(busy.reshape(runs, count))[0] / 1e6)

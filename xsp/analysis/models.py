@@ -50,7 +50,15 @@ COLUMNS = [
     "lost",
 ]
 
-_SEQUENCE_TABLES = ("runs", "spans", "api_calls", "layers", "library_calls", "kernels")
+_SEQUENCE_TABLES = (
+    "runs",
+    "spans",
+    "repeats",
+    "api_calls",
+    "layers",
+    "library_calls",
+    "kernels",
+)
 
 
 def compare_models(

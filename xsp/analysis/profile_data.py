@@ -21,6 +21,7 @@ from xsp.analysis.spans.rungs import deepest_rung, runs_of, spec_of
 from xsp.analysis.spans.statistics import trimmed
 from xsp.analysis.spans.tree import latency_table
 from xsp.capture.file import Capture
+from xsp.capture.schema import OPTIONAL_TABLES
 from xsp.errors import XspError
 from xsp.machine.gpu_state import GpuState, suspect_rounds
 from xsp.tracing.context import TraceContext
@@ -127,8 +128,12 @@ class ProfileData:
         return self._capture.tables["runs"].copy()
 
     def raw_tables(self, *names: str) -> dict[str, pd.DataFrame]:
-        """Tables of the capture by their names in the file (`xsp.capture.file.TABLES`)."""
-        return {name: self._capture.tables[name].copy() for name in names}
+        """Tables of the capture by their names in the file (`xsp.capture.file.TABLES`); an optional
+        one that it does not have is left out.
+        """
+        tables = self._capture.tables
+        there = [name for name in names if name in tables or name not in OPTIONAL_TABLES]
+        return {name: tables[name].copy() for name in there}
 
     def table(self, name: str) -> pd.DataFrame:
         """A table of the capture as it is in the file (`xsp.capture.file.TABLES`); that of spans,

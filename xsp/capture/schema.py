@@ -170,6 +170,17 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "context": _ID,
         "correlation_id": _ID,
     },
+    "repeats": {
+        "run": _row("runs"),
+        "level": Column(pa.int8(), Level.LIBRARY, max(Level)),
+        "span": _row("spans"),
+        "start_ns": _NS,
+        "duration_ns": _DURATION,
+        "thread": _ID,
+        "stream": Column(pa.int32(), -1),
+        "context": _ID,
+        "correlation_id": _ID,
+    },
     "api_calls": {
         "run": _row("runs"),
         "name": Column(TEXT, categories=True),
@@ -263,7 +274,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
 }
 """Columns by table. Files may have further ones, of numbers, flags or text."""
 
-OPTIONAL_TABLES = ("serialized", "counters", "ranges", "calls_of_modules")
+OPTIONAL_TABLES = ("serialized", "counters", "ranges", "calls_of_modules", "repeats")
 """Tables that only some captures have."""
 
 REQUIRED_TABLES = tuple(name for name in TABLES if name not in OPTIONAL_TABLES)

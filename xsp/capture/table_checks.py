@@ -144,6 +144,8 @@ def _relations(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Bools]
     yield from _run_relations(tables)
     yield from _span_relations(tables)
     yield from _layer_relations(tables["layers"])
+    if "repeats" in tables:
+        yield from _repeat_relations(tables)
     for name in ("synchronizations", "ranges"):
         if name in tables:
             yield f"{name} has an end before its start", _backwards(tables[name], "end_ns")
@@ -200,6 +202,15 @@ def _span_relations(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, B
     caller = api["parent"].to_numpy()
     yield "api_calls has a call without a parent", caller < 0
     yield "api_calls has a parent of another run", run[caller] != api["run"].to_numpy()
+
+
+def _repeat_relations(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Bools]]:
+    """Events repeat spans of their own level that another run recorded."""
+    spans, repeats = tables["spans"], tables["repeats"]
+    run, level, span = (repeats[name].to_numpy() for name in ("run", "level", "span"))
+    yield "repeats has a level that its run did not trace", ~_traced(tables["runs"])[run, level]
+    yield "repeats has a span of another level", spans["level"].to_numpy()[span] != level
+    yield "repeats has a span of the same run", spans["run"].to_numpy()[span] == run
 
 
 def _layer_relations(layers: pd.DataFrame) -> Iterator[tuple[str, Bools]]:

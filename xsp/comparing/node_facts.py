@@ -14,6 +14,7 @@ from xsp.analysis.spans.hierarchy import Hierarchy, hierarchy
 from xsp.analysis.spans.node_sums import device_sums, host_sums
 from xsp.analysis.spans.rungs import deepest_rung, runs_of
 from xsp.analysis.spans.sums import sum_by_run, sum_up
+from xsp.analysis.spans.timed_events import timed_events
 from xsp.types import IntArray, Level
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ library calls, waits of the host for the device, bytes allocated."""
 
 _KINDS = {"kernels": "kernel", "copies": "memcpy", "sets": "memset"}
 _TABLES = (
+    "repeats",
     "runs",
     "spans",
     "api_calls",
@@ -171,9 +173,9 @@ def _host(tree: Hierarchy, tables: dict[str, pd.DataFrame]) -> tuple[Array, Ints
     latency = runs_of(runs, Level.MODEL)["latency_ns"].to_numpy(np.float64)
     parts, calls = [], np.zeros(size, dtype=np.int64)
     for level in (Level.LAYER, Level.LIBRARY):
-        own = runs_of(runs, level)["run"].to_numpy()
-        if len(own):
-            at, sums, counts = host_sums(tree, spans, level, own)
+        events = timed_events(tables, level)
+        if len(events.of):
+            at, sums, counts = host_sums(tree, spans, level, events)
             parts.append(np.where(at, sums, np.nan))
             calls[at] = np.rint(np.median(counts, axis=0)).astype(np.int64)[at]
     host = np.full((max([len(latency), *map(len, parts)]), size), np.nan)
@@ -185,15 +187,15 @@ def _host(tree: Hierarchy, tables: dict[str, pd.DataFrame]) -> tuple[Array, Ints
 
 
 def _device(tree: Hierarchy, tables: dict[str, pd.DataFrame]) -> Array:
-    own = _kernel_runs(tables["runs"])
-    if not len(own):
+    events = timed_events(tables, Level.KERNEL)
+    if not len(events.of):
         return np.zeros((0, len(tree.nodes)))
-    busy, counts = device_sums(tree, tables["spans"], own)
+    busy, counts = device_sums(tree, events)
     return np.where(counts.any(axis=0), busy / 1e6, np.nan)
 
 
 def _kernel_runs(runs: pd.DataFrame) -> Ints:
-    return runs.loc[runs["deepest"] == Level.KERNEL.name, "run"].to_numpy(np.int64)
+    return runs_of(runs, Level.KERNEL)["run"].to_numpy(np.int64)
 
 
 def _by_path(nodes: pd.DataFrame, matrix: Array) -> dict[str, Array]:

@@ -4,14 +4,16 @@ docs/warnings.md explains each.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from xsp.analysis.correction import Correction
+from xsp.analysis.spans.assembly import Vocabulary
+from xsp.analysis.spans.joining import NotJoined
 from xsp.analysis.spans.outside import NO_LAYER_KIND
-from xsp.analysis.spans.rungs import spec_of
+from xsp.analysis.spans.rungs import runs_of, spec_of
 from xsp.analysis.spans.statistics import trimmed
 from xsp.doubts import Doubt, Slug, Stopped
 from xsp.measuring.stopping import TARGET
@@ -82,11 +84,36 @@ def _changed_work(tables: dict[str, pd.DataFrame], device_work: int | None) -> l
         return []
     spans, runs = tables["spans"], tables["runs"]
     counts = spans.loc[spans["level"] == Level.KERNEL, "run"].value_counts()
-    deepest = runs.loc[runs["deepest"] == Level.KERNEL.name, "run"]
+    deepest = runs_of(runs, Level.KERNEL)["run"]
     seen = sorted(set(counts.reindex(deepest, fill_value=0).astype(int)))
     if seen == [device_work]:
         return []
     return [Doubt.of(Slug.CHANGED_WORK, untraced=device_work, traced=sorted({seen[0], seen[-1]}))]
+
+
+def about_not_joined(differences: Sequence[NotJoined], words: Vocabulary) -> list[Doubt]:
+    """For each level of a separate ladder whose events could not be joined with the annotated
+    runs.
+    """
+    return [_not_joined(each, words) for each in differences]
+
+
+def _not_joined(difference: NotJoined, words: Vocabulary) -> Doubt:
+    names = words.kernels if difference.level is Level.KERNEL else words.symbols
+    expected, found = (
+        None if index is None else str(names[index])
+        for index in (difference.expected, difference.found)
+    )
+    return Doubt.of(
+        Slug.NOT_JOINED,
+        level=difference.level.name,
+        runs=difference.runs,
+        of=difference.of,
+        place=difference.place,
+        expected=expected,
+        found=found,
+        alike=difference.alike,
+    )
 
 
 def about_shared(generators: Collection[str]) -> list[Doubt]:

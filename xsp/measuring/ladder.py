@@ -18,7 +18,7 @@ from xsp.doubts import Stopped, StopReason
 from xsp.errors import TargetError
 from xsp.levels._native.signals import held
 from xsp.measuring.executor import Executor
-from xsp.measuring.options import Stop
+from xsp.measuring.options import NESTED, SEPARATE, Stop
 from xsp.measuring.switching import tracing
 from xsp.types import Columns, Level, RunSpec, Tracer
 
@@ -35,9 +35,16 @@ class Ladder:
     seed: int = 0
 
 
-def rungs_for(levels: Sequence[Level]) -> tuple[RunSpec, ...]:
-    """The ladder over the traced levels: M, M/L, M/L/Lib, M/L/Lib/K where all four are traced."""
+def rungs_for(levels: Sequence[Level], ladder: str = NESTED) -> tuple[RunSpec, ...]:
+    """The ladder over the traced levels: M, M/L, M/L/Lib, M/L/Lib/K where all four are traced.
+
+    A separate one is M, M/L, M/Lib, M/K and, to say what belongs to what, M/L/Lib/K. With fewer
+    than two levels below MODEL both are the same.
+    """
     ordered = tuple(sorted({Level.MODEL, *levels}))
+    if ladder == SEPARATE and len(ordered) > 2:
+        alone = [RunSpec((Level.MODEL, level)) for level in ordered[1:]]
+        return (RunSpec((Level.MODEL,)), *alone, RunSpec(ordered))
     return tuple(RunSpec(ordered[: depth + 1]) for depth in range(len(ordered)))
 
 

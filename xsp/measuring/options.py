@@ -20,6 +20,9 @@ from xsp.words.levels import parse_levels
 
 BUDGET_S = 30.0
 
+NESTED, SEPARATE = LADDERS = ("nested", "separate")
+"""Ladders: `xsp.measuring.ladder.rungs_for`."""
+
 Stop = Callable[[Sequence[Run]], "Stopped | str | None"]
 """Given all runs so far, after a whole round: None to go on, or why enough is known, as a sentence
 or as a `Stopped`.
@@ -39,6 +42,7 @@ class Keywords(TypedDict, total=False):
     stop: Stop | None
     metrics: str | Iterable[str]
     caches: str
+    ladder: str
     nvtx: bool
     ranges_as_layers: bool
     accept_changed: bool
@@ -86,6 +90,12 @@ def _caches(_name: str, value: Any) -> str:
     from xsp.levels.counters.metrics import parse_caches
 
     return parse_caches(value)
+
+
+def _ladder(name: str, value: Any) -> str:
+    if value in LADDERS:
+        return str(value)
+    raise _refused(name, " or ".join(repr(each) for each in LADDERS), value)
 
 
 def _objects(_name: str, value: Any) -> tuple[Any, ...]:
@@ -192,6 +202,16 @@ class Options:
             _caches,
             'while counters are collected, "in place" (a kernel finds the caches as in the '
             'program) or "flushed" (empty, as Nsight Compute has them unless told otherwise).',
+            str,
+        ),
+    )
+    ladder: str = field(
+        default=NESTED,
+        metadata=_told(
+            _ladder,
+            'what the timed runs trace: "nested", each rung one level more than the one before, or '
+            "\"separate\", one level each, so that no level's times hold what another's tracing "
+            "costs; what belongs to what then comes from runs of all levels, by order.",
             str,
         ),
     )

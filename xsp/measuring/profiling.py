@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from xsp.analysis.correction import Correction, fitted
 from xsp.analysis.correction.charges import Costs
-from xsp.analysis.spans.assembly import assemble
+from xsp.analysis.spans.assembly import assemble_runs
 from xsp.analysis.spans.overlap import find_overlaps
+from xsp.analysis.spans.rungs import runs_of
 from xsp.capture.file import Capture
 from xsp.capture.run import Run
 from xsp.doubts import Doubt, Slug, Stopped
@@ -29,6 +30,7 @@ from xsp.measuring.deadline import Deadline, fit_s
 from xsp.measuring.doubts_about import (
     about_correction,
     about_modified,
+    about_not_joined,
     about_overlap,
     about_runs,
     about_several_gpus,
@@ -39,13 +41,13 @@ from xsp.measuring.doubts_about import (
 from xsp.measuring.executor import Executor
 from xsp.measuring.facts import CaptureFacts, capture_of
 from xsp.measuring.ladder import Ladder, climb, rungs_for
-from xsp.measuring.options import Options
+from xsp.measuring.options import NESTED, Options
 from xsp.measuring.other_launches import about_other_launches
 from xsp.measuring.preparation import Prepared, prepare
 from xsp.measuring.progress import Phases, phases
 from xsp.measuring.ranks import Ranks
 from xsp.measuring.state import RandomState
-from xsp.measuring.stopping import MINIMUM_ROUNDS, rule_for
+from xsp.measuring.stopping import MINIMUM_ROUNDS, after_rounds, rule_for
 from xsp.measuring.target import Target
 from xsp.measuring.vocabulary import words_of
 from xsp.tracing import context
@@ -57,12 +59,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Rounds:
-    """The rounds that count, why no more were run, and how the GPU fared meanwhile."""
+    """The rounds that count, why no more were run, how the GPU fared meanwhile, and what was found
+    out about the ladder.
+    """
 
     runs: list[Run]
     stopped: Stopped
     watch: GpuWatch
     suspect: str | None
+    doubts: list[Doubt]
 
 
 @dataclass
@@ -85,7 +90,7 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
     deadline = Deadline.of(options)
     trace = context.current()
     ranks = Ranks.together(alone=options.alone)
-    agreed = ("levels", "iterations", "warmup", "seed", "serialize", "metrics", "nvtx")
+    agreed = ("levels", "ladder", "iterations", "warmup", "seed", "serialize", "metrics", "nvtx")
     ranks.same("options", {name: getattr(options, name) for name in agreed})
     executor = Executor(
         target,
@@ -106,7 +111,10 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
         device = target.device()
         rounds = _rounds(executor, prepared, options, device, deadline, shown)
         shown.begin("tables")
-        tables = assemble(rounds.runs, words_of(target, prepared))
+        words = words_of(target, prepared)
+        found = assemble_runs(rounds.runs, words)
+        tables = found.tables
+        rounds.doubts.extend(about_not_joined(found.differences, words))
         shown.begin("what comes after the rounds")
         afterwards = _afterwards(executor, prepared, options, tables, device, deadline)
         # The time for the run that records memory was kept from the rounds only.
@@ -114,7 +122,7 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
         correction = _correction(tables, afterwards, rounds.stopped.rounds, deadline)
         _last_runs(executor, prepared, options, tables, afterwards, deadline)
     doubts = _doubts(prepared, rounds, afterwards, tables, correction)
-    found = CaptureFacts(
+    facts = CaptureFacts(
         target.name,
         prepared.statuses,
         prepared.tracers,
@@ -127,7 +135,7 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
         afterwards.counters,
         afterwards.memory,
     )
-    return capture_of(found, tables)
+    return capture_of(facts, tables)
 
 
 def _rounds(
@@ -140,13 +148,29 @@ def _rounds(
 ) -> _Rounds:
     with devices.on(device):
         watch = GpuWatch()
-    ladder = Ladder(rungs_for(prepared.traced), options.seed)
+    ladder, doubts = _ladder(executor, prepared, options)
     rule = executor.ranks.stop_together(rule_for(options, deadline))
     shown.begin(f"rounds of {len(ladder.rungs)} rungs")
     finished = partial(_after, shown=shown, watch=watch)
     runs, stopped = climb(executor, ladder, prepared.tracers, rule, finished)
     kept, suspect = kept_rounds(watch.states, runs[-1].round + 1, MINIMUM_ROUNDS)
-    return _Rounds([run for run in runs if run.round in kept], stopped, watch, suspect)
+    return _Rounds([run for run in runs if run.round in kept], stopped, watch, suspect, doubts)
+
+
+def _ladder(executor: Executor, prepared: Prepared, options: Options) -> tuple[Ladder, list[Doubt]]:
+    """The ladder to climb: the one asked for, but for a separate one whose events do not repeat
+    those of an annotated run in a trial round, which is not used; that is climbed nested, and said.
+    """
+    nested, wanted = (
+        Ladder(rungs_for(prepared.traced, which), options.seed)
+        for which in (NESTED, options.ladder)
+    )
+    if wanted == nested:
+        return nested, []
+    runs, _ = climb(executor, wanted, prepared.tracers, after_rounds(1))
+    words = words_of(executor.target, prepared)
+    doubts = about_not_joined(assemble_runs(runs, words).differences, words)
+    return (nested if executor.ranks.any(bool(doubts)) else wanted), doubts
 
 
 def _afterwards(
@@ -160,7 +184,7 @@ def _afterwards(
     """Runs of their own, whose latencies are not used. Adds tables. What was not asked for is left
     out where no time is left for it.
     """
-    deepest_runs = int((tables["runs"]["deepest"] == Level.KERNEL.name).sum())
+    deepest_runs = len(runs_of(tables["runs"], Level.KERNEL))
     done = _Afterwards(Costs(), len(find_overlaps(tables)) // max(deepest_runs, 1))
     with _dispensable(done.cut_off, "the tracers' costs in tight loops"), devices.on(device):
         done.loops = tight_loops(prepared.tracers)
@@ -244,6 +268,7 @@ def _doubts(
         *(sentence for sentence in (rounds.watch.why, rounds.suspect) if sentence),
         *about_others(rounds.watch.states, len(rounds.watch.states)),
         *about_runs(tables, rounds.stopped, prepared.device_work),
+        *rounds.doubts,
         *about_short_kernels(tables, afterwards.loops.kernel_ns),
         *about_several_gpus(tables),
         *about_other_launches(rounds.runs, tables),

@@ -109,6 +109,29 @@ def _other_modules(modules: int, name: str, untraced: int, traced: int) -> str:
     )
 
 
+def _not_joined(
+    level: str,
+    runs: int,
+    of: int,
+    place: int,
+    expected: str | None,
+    found: str | None,
+    alike: bool,
+) -> str:
+    what = "library calls" if level == "LIBRARY" else "kernels, copies and sets"
+    if alike:
+        why = f"two threads made the same {what} in the same order, so order tells nothing"
+    else:
+        why = (
+            f"event {place + 1} of a thread was {found or 'missing'}, where they have "
+            f"{expected or 'none'}"
+        )
+    return (
+        f"{runs} of {of} runs that traced {level} alone did other work than the annotated runs "
+        f"({why}): {level} is not timed alone"
+    )
+
+
 def _modified_in_place(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
@@ -258,6 +281,7 @@ _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.MISSING_LAYERS: _missing_layers,
     Slug.CHANGED_WORK: _changed_work,
     Slug.OTHER_MODULES: _other_modules,
+    Slug.NOT_JOINED: _not_joined,
     Slug.MODIFIED_IN_PLACE: _modified_in_place,
     Slug.SHARED_GENERATORS: _shared_generators,
     Slug.SEVERAL_THREADS: _several_threads,

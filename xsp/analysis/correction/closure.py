@@ -55,7 +55,8 @@ def closure_by_rung(fit: Fit) -> Mapping[RunSpec, Closure]:
     """Cross-validated closure error of every rung above M: round i is judged by costs that the
     rounds i, i + 5, ... had no part in.
 
-    A rung's corrected latency is its measured one less what the replay says its tracers added.
+    A rung's corrected latency is its measured one less what the replay says its tracers added. The
+    annotated rung of a separate ladder had no part in the fit in any round.
     """
     measured = fit.problem.evidence.measured
     rounds, folds = len(measured), min(FOLDS, len(measured))
@@ -67,14 +68,31 @@ def closure_by_rung(fit: Fit) -> Mapping[RunSpec, Closure]:
     # The fitted costs have an error too, that of a mean over the rounds that they were fitted on.
     variance_factor = 1 / rounds + folds / (rounds * (folds - 1))
     rungs = fit.problem.evidence.rungs[1:]
-    return {rung: _closure(errors[:, i], variance_factor) for i, rung in enumerate(rungs)}
+    found = {rung: _closure(errors[:, i], variance_factor) for i, rung in enumerate(rungs)}
+    if fit.problem.evidence.is_separate:
+        found[rungs[-1]] = _closure(_of_annotated(fit), 1 / rounds)
+    return found
+
+
+def _of_annotated(fit: Fit) -> Floats:
+    """By round the error of the annotated rung. What is added in a round to the rungs that costs
+    are fitted to differs from its mean; what that does to the costs is part of the round's error,
+    so that the scatter of the errors holds that of the fit too.
+    """
+    evidence = fit.problem.evidence
+    added = evidence.measured[:, -1, 0] - evidence.measured[:, 0, 0]
+    deviation = evidence.added - evidence.added.mean(axis=0)
+    response = fit.problem.response(fit.costs.values(), fit.prediction)
+    followed = (deviation * response).sum(axis=(1, 2))
+    errors: Floats = added - fit.prediction.total[:, -1, 0] - followed
+    return errors / _unprofiled(evidence.measured)
 
 
 def _differences(fit: Fit, change: Floats) -> Floats:
     """Corrected minus unprofiled latency by round and rung, ns, at costs changed by `change`."""
-    remaining = -fit.problem.differences(fit.prediction.moved(change))[:, :, 0]
-    # What is left of a rung is what is left of the steps up to it.
-    differences: Floats = np.cumsum(remaining, axis=1)
+    measured = fit.problem.evidence.measured
+    added = measured - measured[:, :1]
+    differences: Floats = (added - fit.prediction.moved(change).total)[:, 1:, 0]
     return differences
 
 

@@ -143,7 +143,7 @@ class Problem:
         self.dropped = tuple(dropped)
         self.groups = [
             (step, group)
-            for step in range(len(evidence.rungs) - 1)
+            for step in range(len(evidence.steps))
             for group in _host_and_device(evidence.costs_of(step), evidence.events)
         ]
         self.free = np.zeros(len(COST_LEVELS), bool)
@@ -244,6 +244,21 @@ class Problem:
         change[free] = found * self.scale[free]
         return change
 
+    def response(self, values: Floats, prediction: Prediction) -> Floats:
+        """By how much the replayed addition of the deepest rung changes with what each step was
+        measured to add, of shape (steps, times).
+        """
+        differences, slope = self.differences(prediction), prediction.slope
+        found = np.zeros(differences.shape[1:])
+        usual = self.step(values, differences, slope)
+        for step, time in np.ndindex(found.shape):
+            more = differences.copy()
+            unit = max(float(self.half_added[step, time]), 1.0)
+            more[:, step, time] -= unit
+            change = (self.step(values, more, slope) - usual) / unit
+            found[step, time] = prediction.total_slope[-1, 0] @ change
+        return found
+
     def _equations(
         self, values: Floats, differences: Floats, slope: Floats
     ) -> tuple[Floats, Floats]:
@@ -273,7 +288,7 @@ class Problem:
 
     def _whitened(self, differences: Floats) -> tuple[list[Floats], list[Floats]]:
         """By step the trimmed mean of the differences, and what whitens its error."""
-        latency = self.evidence.measured.mean(axis=0)
+        latency = self.evidence.measured.mean(axis=0)[self.evidence.steps[:, 0]]
         means, whiten = [], []
         for step in range(differences.shape[1]):
             mean, covariance, _ = _trimmed(differences[:, step])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from xsp.analysis.correction.charges import COST_LEVELS, Costs, EventKind, Float
 from xsp.analysis.correction.critical_path import slopes
 from xsp.analysis.correction.replay import ReplayedTimeline, replay_together
 from xsp.analysis.correction.timeline import Timeline
+from xsp.analysis.spans.rungs import is_separate
 from xsp.errors import XspError
 from xsp.types import DeviceKind, Level, RunSpec
 
@@ -33,23 +34,40 @@ class Round:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What each step of the ladder adds by replay at some costs, in ns.
+    """What each rung adds to the shallowest one by replay at some costs, in ns.
 
-    `added` has shape (rounds, steps, times) as `Evidence.added`; `slope` (steps, times, 7) is its
-    mean change per ns of each cost.
+    `total` has shape (rounds, rungs, times) as `Evidence.measured`; `total_slope` (rungs, times, 7)
+    is its mean change per ns of each cost. `steps` are those of `Evidence`.
     """
 
-    added: Floats
-    slope: Floats
+    total: Floats
+    total_slope: Floats
+    steps: Ints
+
+    @property
+    def added(self) -> Floats:
+        """What each step adds, as `Evidence.added`."""
+        before, after = self.steps.T
+        added: Floats = self.total[:, after] - self.total[:, before]
+        return added
+
+    @property
+    def slope(self) -> Floats:
+        """Its mean change per ns of each cost, of shape (steps, times, 7)."""
+        before, after = self.steps.T
+        slope: Floats = self.total_slope[after] - self.total_slope[before]
+        return slope
 
     def moved(self, step: Floats) -> Prediction:
         """The same at costs that are a little different, to first order."""
-        return Prediction(self.added + self.slope @ step, self.slope)
+        return replace(self, total=self.total + self.total_slope @ step)
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Rounds as arrays. A step is from one rung to the next deeper one.
+    """Rounds as arrays. A step is from one rung to the next deeper one; on a separate ladder it is
+    from the shallowest rung to each of those that trace one level, and the annotated rung, which is
+    the deepest, is in no step: costs are not fitted to it.
 
     `measured` (rounds, rungs, times) has the latencies in ns, the shallowest rung first; the times
     are the synchronised latency and, where a device worked, the host's from call to return. A host
@@ -82,9 +100,24 @@ class Evidence:
         return cls(rungs, np.array(measured), runs, events)
 
     @property
+    def is_separate(self) -> bool:
+        """Whether the rungs trace one level each, and the deepest one all of them."""
+        return is_separate(rung.name for rung in self.rungs)
+
+    @property
+    def steps(self) -> Ints:
+        """The rungs before and after each step, of shape (steps, 2)."""
+        last = len(self.rungs) - 1
+        if self.is_separate:
+            return np.array([(0, rung) for rung in range(1, last)], dtype=np.int64)
+        return np.array([(rung, rung + 1) for rung in range(last)], dtype=np.int64)
+
+    @property
     def added(self) -> Floats:
         """What each step was measured to add, of shape (rounds, steps, times)."""
-        return np.diff(self.measured, axis=1)
+        before, after = self.steps.T
+        added: Floats = self.measured[:, after] - self.measured[:, before]
+        return added
 
     @property
     def timelines(self) -> list[Timeline]:
@@ -93,7 +126,8 @@ class Evidence:
 
     def levels_of(self, step: int) -> set[Level]:
         """The levels that a step adds."""
-        return set(self.rungs[step + 1].levels) - set(self.rungs[step].levels)
+        before, after = self.steps[step]
+        return set(self.rungs[after].levels) - set(self.rungs[before].levels)
 
     def costs_of(self, step: int) -> Ints:
         """Which costs a step adds, as places in `COST_LEVELS`."""
@@ -110,7 +144,7 @@ class Evidence:
         )
 
     def predict(self, costs: Costs) -> Prediction:
-        """What each step adds according to replays of the deepest rung's runs.
+        """What each rung adds according to replays of the deepest rung's runs.
 
         The levels that a rung lacks are taken out for its latency. Rounds without runs get the mean
         of the others.
@@ -126,11 +160,11 @@ class Evidence:
             latency[:, number] = [_latencies(one)[:times] for one in played]
             paid = np.array([level in lacking for level in COST_LEVELS.values()])
             slope[number] = np.mean([_slopes(one, times) for one in played], axis=0) * paid
-        steps = np.diff(latency, axis=1)
-        added = np.broadcast_to(steps.mean(axis=0), self.added.shape).copy()
+        added = latency - latency[:, :1]
+        total = np.broadcast_to(added.mean(axis=0), self.measured.shape).copy()
         cuts = np.cumsum([len(self.runs[number]) for number in numbers])[:-1]
-        added[numbers] = [part.mean(axis=0) for part in np.split(steps, cuts)]
-        return Prediction(added, np.diff(slope, axis=0))
+        total[numbers] = [part.mean(axis=0) for part in np.split(added, cuts)]
+        return Prediction(total, slope - slope[:1], self.steps)
 
 
 def _recorded(run: Timeline) -> tuple[int, int]:
@@ -159,7 +193,7 @@ def _checked(rounds: Sequence[Round]) -> tuple[RunSpec, ...]:
         raise XspError(
             f"fitting the costs needs at least {MIN_ROUNDS} rounds, not {len(rounds)}: measure more"
         )
-    rungs = sorted(rounds[0].latency_ns, key=lambda rung: len(rung.levels))
+    rungs = sorted(rounds[0].latency_ns, key=lambda rung: (len(rung.levels), rung.levels))
     if any(set(entry.latency_ns) != set(rungs) for entry in rounds):
         raise XspError("the rounds do not all have the same rungs: leave out incomplete ones")
     if not any(entry.runs for entry in rounds):

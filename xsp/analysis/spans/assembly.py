@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
+from xsp.analysis.spans.joining import NotJoined, join_by_order
 from xsp.analysis.spans.outside import NO_LAYER_KIND, NOT_IN_STRUCTURE, OUTSIDE_LAYERS
 from xsp.capture.run import Run, within_model
 from xsp.types import RANGES, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level
@@ -55,12 +56,28 @@ class Vocabulary:
         )
 
 
+@dataclass(frozen=True)
+class Assembled:
+    """The tables of a capture (see `capture.TABLES`), and the levels of a separate ladder whose
+    events could not be joined with the annotated runs.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    differences: tuple[NotJoined, ...]
+
+
 def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
     """The tables of a capture (see `capture.TABLES`). In `spans`, `parent` is a row of the same
     table or -1.
     """
+    return assemble_runs(runs, words).tables
+
+
+def assemble_runs(runs: Sequence[Run], words: Vocabulary) -> Assembled:
+    """The same, and what could not be joined."""
     codes = words.codes
-    parts = [correlate(run, codes) for run in runs]
+    found = join_by_order(runs, [correlate(run, codes) for run in runs], codes)
+    parts = found.parts
     sizes = np.array([len(part.spans["level"]) for part in parts])
     first = np.r_[0, np.cumsum(sizes)[:-1]]
     spans = _spans(parts, sizes, first)
@@ -69,8 +86,8 @@ def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
     spans.loc[spans["level"] == Level.KERNEL, "detail"] = config
     tables = {
         "runs": _runs(runs, parts),
-        "model_calls": _joined([run.model_calls for run in runs]),
-        "synchronizations": _joined(
+        "model_calls": _below_each_other([run.model_calls for run in runs]),
+        "synchronizations": _below_each_other(
             [_synchronizations(run, part) for run, part in zip(runs, parts, strict=True)]
         ),
         "spans": spans,
@@ -83,13 +100,14 @@ def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
         "library_calls": library_calls,
         "kernels": kernels,
     }
-    ranges = _joined([_ranges(run) for run in runs])
+    ranges = _below_each_other([_ranges(run) for run in runs])
     called = _calls_of_modules(words.calls_of_modules)
-    optional = {"ranges": ranges, "calls_of_modules": called}
-    return tables | {name: table for name, table in optional.items() if len(table)}
+    optional = {"ranges": ranges, "calls_of_modules": called, "repeats": found.repeats}
+    tables |= {name: table for name, table in optional.items() if len(table)}
+    return Assembled(tables, found.differences)
 
 
-def _joined(tables: Sequence[Columns]) -> pd.DataFrame:
+def _below_each_other(tables: Sequence[Columns]) -> pd.DataFrame:
     """Tables of all runs below each other, with the run's number as first column."""
     columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     sizes = [len(next(iter(table.values()))) for table in tables]

@@ -9,6 +9,7 @@ import pandas as pd
 from xsp.analysis.spans.ancestors import layer_spans, model_spans
 from xsp.analysis.spans.corrected_times import with_corrected_times
 from xsp.analysis.spans.hierarchy import Hierarchy
+from xsp.analysis.spans.rungs import runs_of
 from xsp.analysis.spans.statistics import trimmed
 from xsp.analysis.spans.sums import sum_by_run
 from xsp.types import Level, Tables
@@ -22,7 +23,7 @@ def device_intervals(
     """
     runs, spans = tables["runs"], tables["spans"]
     result = np.full(len(tree.nodes), np.nan)
-    own = runs.loc[runs["deepest"] == Level.KERNEL.name, "run"].to_numpy()
+    own = runs_of(runs, Level.KERNEL)["run"].to_numpy()
     rows = np.flatnonzero((spans["level"] == Level.KERNEL).to_numpy())
     if not len(own) or not len(rows):
         return result

@@ -9,6 +9,7 @@ import pandas as pd
 
 from xsp.analysis.spans.ancestors import layer_spans, model_spans
 from xsp.analysis.spans.corrected_times import timeline_spans
+from xsp.analysis.spans.timed_events import TimedEvents
 from xsp.types import Level, Tables
 
 BEFORE = "(before the first kernel)"
@@ -61,6 +62,24 @@ def kernel_turns(tables: Tables, spans: pd.DataFrame) -> pd.DataFrame:
     if not len(kernels):
         return pd.DataFrame(columns=_TURN_COLUMNS)
     return _pieces(kernels)[_TURN_COLUMNS]
+
+
+def turns_of(tables: Tables, events: TimedEvents) -> pd.DataFrame:
+    """The same of these kernels, copies and sets, as they were recorded; `row` is that of `events`,
+    and `call` tells the model calls apart and no more.
+    """
+    model = model_spans(tables["spans"], events.row)
+    kernels = pd.DataFrame(
+        {
+            "run": events.run,
+            "call": events.run * len(tables["spans"]) + model,
+            "start_ns": events.start_ns,
+            "duration_ns": events.duration_ns,
+        },
+        index=events.row,
+    )
+    kernels = kernels.sort_values(["run", "call", "start_ns"], kind="stable")
+    return _pieces(kernels)[_TURN_COLUMNS] if len(kernels) else kernels.assign(row=0, busy_ns=0)
 
 
 _TURN_COLUMNS = ["run", "call", "row", "busy_ns", "idle_ns", "start_ns", "end_ns"]

@@ -9,40 +9,38 @@ import pandas as pd
 from xsp.analysis.spans.hierarchy import Hierarchy
 from xsp.analysis.spans.intervals import covered_ns
 from xsp.analysis.spans.sums import sum_by_run, sum_up
-from xsp.types import IntArray, Level
+from xsp.analysis.spans.timed_events import TimedEvents
+from xsp.types import Level
 
 
 def host_sums(
-    tree: Hierarchy, spans: pd.DataFrame, level: Level, own: IntArray
+    tree: Hierarchy, spans: pd.DataFrame, level: Level, events: TimedEvents
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Nodes that this level's spans tell about, and total duration (ns) and number of spans as
-    matrices (runs `own`, nodes).
+    """Nodes that this level's events tell about, and total duration (ns) and number of events as
+    matrices (runs of the events, nodes).
     """
-    size, kind = len(tree.nodes), tree.levels
-    here = (spans["level"] == level).to_numpy() & np.isin(spans["run"], own)
-    run, node = spans["run"].to_numpy()[here], tree.of_span[here]
-    sums = sum_by_run(run, node, spans["duration_ns"].to_numpy()[here], size, own)
+    size, kind, own = len(tree.nodes), tree.levels, events.of
+    run, node = events.run, tree.of_span[events.row]
+    sums = sum_by_run(run, node, events.duration_ns, size, own)
     counts = sum_by_run(run, node, None, size, own)
     at = kind == level.name
     if level is Level.LAYER:
-        exclusive = sum_by_run(run, node, exclusive_ns(spans, level)[here], size, own)
+        exclusive = sum_by_run(run, node, exclusive_ns(spans, level)[events.row], size, own)
         sums = np.where(at, sums, sum_up(tree.parents, np.where(at, exclusive, 0)))
         at = at | (kind == "MODULE")
     return at, sums, counts
 
 
 def device_sums(
-    tree: Hierarchy, spans: pd.DataFrame, own: IntArray
+    tree: Hierarchy, events: TimedEvents
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """GPU-busy ns and number of kernels, copies and sets below every node, as matrices (runs `own`,
-    nodes).
+    """GPU-busy ns and number of kernels, copies and sets below every node, as matrices (runs of the
+    events, nodes).
     """
-    size = len(tree.nodes)
-    here = (spans["level"] == Level.KERNEL).to_numpy() & np.isin(spans["run"], own)
-    start = spans["start_ns"].to_numpy()[here]
-    end = start + spans["duration_ns"].to_numpy()[here]
-    place = np.searchsorted(own, spans["run"].to_numpy()[here])
-    parents, node = tree.parents, tree.of_span[here]
+    size, own = len(tree.nodes), events.of
+    start, end = events.start_ns, events.end_ns
+    place = np.searchsorted(own, events.run)
+    parents, node = tree.parents, tree.of_span[events.row]
     busy = np.zeros(len(own) * size, dtype=np.int64)
     counts = np.zeros((len(own), size))
     alive = np.ones(len(node), dtype=bool)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.corrected_times import corrected_runs, with_corrected_times
+from xsp.analysis.spans.device_timeline import turns_of
 from xsp.analysis.spans.hierarchy import Hierarchy
 from xsp.analysis.spans.host_turns import host_turns
 from xsp.analysis.spans.latency_parts import LatencyParts
@@ -18,6 +19,7 @@ from xsp.analysis.spans.outside import OUTSIDE_LAYERS
 from xsp.analysis.spans.rungs import runs_of
 from xsp.analysis.spans.statistics import plain_mean, trimmed
 from xsp.analysis.spans.sums import sum_by_run, sum_up
+from xsp.analysis.spans.timed_events import timed_events
 from xsp.types import IntArray, Level, Tables
 
 Array = npt.NDArray[np.float64]
@@ -36,21 +38,26 @@ class NodeTimes:
     own_half: Array
 
 
-def device_times(tree: Hierarchy, parts: LatencyParts) -> tuple[NodeTimes, npt.NDArray[np.int64]]:
-    """GPU-busy time and the number of kernels, copies and sets below every node.
+def device_times(
+    tree: Hierarchy, tables: Tables, parts: LatencyParts
+) -> tuple[NodeTimes, npt.NDArray[np.int64]]:
+    """GPU-busy time and the number of kernels, copies and sets below every node, from the runs that
+    traced kernels alone or else from those of `parts`.
 
     Where kernels of several streams overlap, the one that began first has the time. A node runs
     nothing that is not below it: its own time is zero. Plain means: trimming each kernel for itself
     would lose time, and parts must add up.
     """
     size = len(tree.nodes)
-    kernels = parts.kernels
+    kernels, runs = parts.kernels, parts.runs
+    if (events := timed_events(tables, Level.KERNEL)).alone:
+        kernels, runs = turns_of(tables, events), events.of
     if kernels is None:
         nothing = np.full(size, np.nan)
         return NodeTimes(nothing, nothing, nothing, nothing), np.zeros(size, dtype=np.int64)
     run, node = kernels["run"].to_numpy(), tree.of_span[kernels["row"]]
-    busy = sum_by_run(run, node, kernels["busy_ns"].to_numpy(), size, parts.runs)
-    counts = sum_up(tree.parents, sum_by_run(run, node, None, size, parts.runs))
+    busy = sum_by_run(run, node, kernels["busy_ns"].to_numpy(), size, runs)
+    counts = sum_up(tree.parents, sum_by_run(run, node, None, size, runs))
     mean, half = plain_mean(sum_up(tree.parents, busy))
     number = np.rint(np.median(counts, axis=0)).astype(np.int64)
     none = np.zeros(size)
@@ -181,16 +188,17 @@ def _host_pieces(
 def _library_times(
     tree: Hierarchy, tables: Tables, corrected: pd.DataFrame | None
 ) -> tuple[Array, Array]:
-    spans = with_corrected_times(tables["spans"], corrected)
-    own = (
-        runs_of(tables["runs"], Level.LIBRARY)["run"].to_numpy()
-        if corrected is None
-        else corrected_runs(spans, corrected)
-    )
-    here = ((spans["level"] == Level.LIBRARY) & spans["run"].isin(own)).to_numpy()
     size = len(tree.nodes)
-    if not here.any():
+    if corrected is None:
+        events = timed_events(tables, Level.LIBRARY)
+        own, run, row, duration = events.of, events.run, events.row, events.duration_ns
+    else:
+        spans = with_corrected_times(tables["spans"], corrected)
+        own = corrected_runs(spans, corrected)
+        here = (spans["level"] == Level.LIBRARY) & spans["run"].isin(own)
+        row = np.flatnonzero(here.to_numpy())
+        run, duration = spans["run"].to_numpy()[row], spans["duration_ns"].to_numpy()[row]
+    if not len(row):
         return np.full(size, np.nan), np.full(size, np.nan)
-    run, duration = spans["run"].to_numpy()[here], spans["duration_ns"].to_numpy()[here]
-    mean, half = trimmed(sum_by_run(run, tree.of_span[here], duration, size, own))
+    mean, half = trimmed(sum_by_run(run, tree.of_span[row], duration, size, own))
     return np.asarray(mean), np.asarray(half)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -34,18 +34,25 @@ def overhead(tables: Tables) -> pd.DataFrame:
     unprofiled model latency, `events` what the added level records in a run, `added_us_per_event`
     the one over the other. A difference is what was added to the program's latency, not what the
     tracer cost: on a GPU-bound model the cost hides behind the queue.
+
+    On a separate ladder the rung before is M; for the annotated rung it is, by level, the one that
+    traced this level alone, so what is added there is due to all the other levels together.
     """
     runs = tables["runs"]
-    rungs = sorted(runs["rung"].unique(), key=lambda rung: len(spec_of(rung).levels))
+    rungs = [str(rung) for rung in runs["rung"].unique()]
+    rungs.sort(key=lambda rung: (len(spec_of(rung).levels), spec_of(rung).levels))
     if len(rungs) < 2:
         return pd.DataFrame(columns=_COLUMNS)
     totals = {level: _totals(tables, level) for level in Level}
     unprofiled = float(trimmed(totals[Level.MODEL]["M"].dropna())[0])
     rows = []
-    for before, rung in pairwise(rungs):
-        added_level = spec_of(rung).deepest
-        events = _events(tables, rung, added_level)
-        for level in spec_of(before).levels:
+    for rung in rungs[1:]:
+        for level in spec_of(rung).levels:
+            before = _rung_before(rung, level, rungs)
+            if before is None or level is Level.KERNEL:
+                continue
+            added_levels = set(spec_of(rung).levels) - set(spec_of(before).levels)
+            events = sum(_events(tables, rung, added) for added in added_levels)
             difference = (totals[level][rung] - totals[level][before]).dropna()
             mean, half = (float(value) for value in trimmed(difference))
             per_event = mean / events / 1e3 if events else np.nan
@@ -69,16 +76,41 @@ def _totals(tables: Tables, level: Level) -> pd.DataFrame:
             tables["layers"]["kind"].to_numpy()[np.where(here, spans["detail"], 0)] != NO_LAYER_KIND
         )
     total = spans.assign(ns=exclusive_ns(spans, level))[here].groupby("run")["ns"].sum()
+    alone = _traced_alone(tables, level)
+    total = total.add(alone.groupby("run")["duration_ns"].sum(), fill_value=0)
     return runs.assign(total=runs["run"].map(total)).pivot_table(
         index="round", columns="rung", values="total"
     )
+
+
+def _rung_before(rung: str, level: Level, rungs: Sequence[str]) -> str | None:
+    """The rung of most levels, this one among them, to which `rung` adds some; of several such the
+    shallowest of all. None if there is none.
+    """
+    levels = {one: set(spec_of(one).levels) for one in rungs}
+    shallower = [one for one in rungs if level in levels[one] and levels[one] < levels[rung]]
+    if not shallower:
+        return None
+    most = max(len(levels[one]) for one in shallower)
+    nearest = [one for one in shallower if len(levels[one]) == most]
+    return nearest[0] if len(nearest) == 1 else shallower[0]
+
+
+def _traced_alone(tables: Tables, level: Level) -> pd.DataFrame:
+    """Rows of `repeats` of a level."""
+    alone = tables.get("repeats")
+    if alone is None:
+        return pd.DataFrame({"run": [], "duration_ns": []}, dtype=np.int64)
+    return alone[alone["level"] == level]
 
 
 def _events(tables: Tables, rung: str, level: Level) -> int:
     """Records of a level in one run of a rung: spans, and for KERNEL the API calls too."""
     runs = tables["runs"].loc[tables["runs"]["rung"] == rung, "run"]
     spans = tables["spans"]
-    counted = spans.loc[(spans["level"] == level) & spans["run"].isin(runs), "run"]
+    counted = pd.concat(
+        [spans.loc[spans["level"] == level, "run"], _traced_alone(tables, level)["run"]]
+    )
     number = counted.value_counts().reindex(runs, fill_value=0).median()
     if level is Level.KERNEL:
         number += tables["api_calls"]["run"].value_counts().reindex(runs, fill_value=0).median()

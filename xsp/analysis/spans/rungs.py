@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
+
 import pandas as pd
 
 from xsp.types import LEVEL_ABBREVIATIONS, Level, RunSpec, Tables
@@ -12,10 +15,13 @@ def runs_of(runs: pd.DataFrame, level: Level) -> pd.DataFrame:
 
     On a ladder these are the runs whose deepest level it is (XSP, section III-C). A profile
     imported from another tool has one rung, and every level's times hold the cost of tracing all of
-    them.
+    them. Library calls and kernels of a separate ladder have spans in its annotated runs only:
+    `timed_events` has those that were traced alone.
     """
     levels = {rung: spec_of(str(rung)).levels for rung in runs["rung"].unique()}
     having = [rung for rung, there in levels.items() if level in there]
+    if is_separate(map(str, levels)) and level > Level.LAYER:
+        having = [max(having, key=lambda rung: len(levels[rung]))] if having else []
     return (
         runs[runs["rung"] == min(having, key=lambda rung: len(levels[rung]))]
         if having
@@ -29,6 +35,23 @@ _LEVELS = {short: level for level, short in LEVEL_ABBREVIATIONS.items()}
 def spec_of(rung: str) -> RunSpec:
     """The rung of this name: the inverse of `RunSpec.name`."""
     return RunSpec(tuple(_LEVELS[short] for short in rung.split("/")))
+
+
+def is_separate(rungs: Iterable[str]) -> bool:
+    """Whether these rungs trace levels one at a time, and do not each add a level to the one
+    before.
+    """
+    levels = sorted((set(spec_of(rung).levels) for rung in rungs), key=len)
+    return any(not shallow < deep for shallow, deep in pairwise(levels))
+
+
+def traced_alone(rung: str, rungs: Iterable[str]) -> Level | None:
+    """The level of a separate ladder whose events this rung recorded without knowing what they
+    belong to; None for other rungs.
+    """
+    levels = spec_of(rung).levels
+    alone = len(levels) == 2 and levels[-1] > Level.LAYER and is_separate(rungs)
+    return levels[-1] if alone else None
 
 
 def deepest_rung(tables: Tables) -> str:

@@ -11,6 +11,7 @@ from xsp.analysis.spans.ancestors import layer_spans
 from xsp.analysis.spans.launches import launch_of
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.spans.statistics import trimmed_known
+from xsp.analysis.spans.timed_events import TimedEvents, timed_events
 from xsp.types import IntArray, Level, Tables
 
 COLUMNS = {
@@ -34,13 +35,17 @@ def kernel_sequence(tables: Tables) -> pd.DataFrame:
     library_call (row of `library_calls`, -1 for none), layer_span and call_span (rows of `spans` in
     that run, call_span -1 for none), duration_ns and duration_ci_ns (trimmed mean and half a 95 %
     interval over the runs of the deepest rung that have the same kernel in the same layer for the
-    same time of asking). Empty where no kernels were traced.
+    same time of asking; over the runs that traced kernels alone, if there are some). Empty where no
+    kernels were traced.
     """
     every = _launched(tables)
     if not len(every):
         return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in COLUMNS.items()})
     last = every[every["run"] == every["run"].max()].reset_index(drop=True)
-    mean, half = trimmed_known(_durations(every, last["code"].to_numpy()))
+    codes = last["code"].to_numpy()
+    alone = timed_events(tables, Level.KERNEL)
+    samples = _durations_alone(every, alone, codes) if alone.alone else _durations(every, codes)
+    mean, half = trimmed_known(samples)
     names = tables["kernels"]["name"].to_numpy(dtype=object)
     facts = {"position": np.arange(len(last)), "name": names[last["kernel"]]}
     found: pd.DataFrame = last.assign(**facts, duration_ns=mean, duration_ci_ns=half)[list(COLUMNS)]
@@ -65,6 +70,7 @@ def _launched(tables: Tables) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "run": run,
+            "row": kernels,
             "kernel": detail[kernels].astype(np.int64),
             "layer": detail[layer_span].astype(np.int64),
             "library_call": np.where(called, detail[parent], -1).astype(np.int64),
@@ -97,4 +103,20 @@ def _durations(every: pd.DataFrame, codes: IntArray) -> npt.NDArray[np.float64]:
     for row, (_, one) in zip(result, every.groupby("run", sort=True), strict=True):
         place = match_events(one["code"].to_numpy(), codes)
         row[place[place >= 0]] = one["ns"].to_numpy()[place >= 0]
+    return result
+
+
+def _durations_alone(
+    every: pd.DataFrame, alone: TimedEvents, codes: IntArray
+) -> npt.NDArray[np.float64]:
+    """The same of the runs that traced kernels alone. All repeat the same annotated run, so what is
+    found for its kernels holds for theirs.
+    """
+    annotated = every[every["row"].isin(alone.row)]
+    place = np.full(int(max(alone.row.max(), annotated["row"].max())) + 1, -1, dtype=np.int64)
+    place[annotated["row"]] = match_events(annotated["code"].to_numpy(), codes)
+    at = place[alone.row]
+    result = np.full((len(alone.of), len(codes)), np.nan)
+    run = np.searchsorted(alone.of, alone.run)
+    result[run[at >= 0], at[at >= 0]] = alone.duration_ns[at >= 0]
     return result

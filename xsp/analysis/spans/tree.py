@@ -13,8 +13,8 @@ from xsp.analysis.spans.hierarchy import Hierarchy, hierarchy
 from xsp.analysis.spans.latency_parts import latency_parts
 from xsp.analysis.spans.node_sums import host_sums
 from xsp.analysis.spans.node_times import NodeTimes, cost_times, device_times, host_times
-from xsp.analysis.spans.rungs import runs_of
 from xsp.analysis.spans.statistics import trimmed
+from xsp.analysis.spans.timed_events import timed_events
 from xsp.types import Level, Tables
 
 OWN_TIME = "(own time)"
@@ -66,8 +66,9 @@ def latency_table(
       to device finished.
     - recorded_ms, recorded_ci_ms: the host interval as its rung recorded it, the one whose deepest
       level is the node's own (XSP, section III-C); it holds the cost of that level's tracer.
-    - device_ms, device_ci_ms: GPU-busy time below the node, from the deepest rung; where kernels of
-      several streams overlap, the one that began first has the time.
+    - device_ms, device_ci_ms: GPU-busy time below the node, from the runs that traced kernels
+      alone or else from the deepest rung; where kernels of several streams overlap, the one that
+      began first has the time.
     - latency_ms, latency_ci_ms: what the node costs the latency: the GPU's busy time for it and the
       idle time that it causes, without a GPU the host's time
       (`xsp.analysis.spans.latency_parts`). share is its part of the model's.
@@ -83,7 +84,7 @@ def latency_table(
     tree = hierarchy(tables, model, apart=not pooled)
     parts = latency_parts(tables, corrected)
     host = host_times(tree, tables, parts, corrected)
-    device, kernels = device_times(tree, parts)
+    device, kernels = device_times(tree, tables, parts)
     cost = cost_times(tree, parts, host)
     recorded, recorded_half, calls = _recorded(tree, tables)
     nodes = pd.DataFrame(tree.nodes).assign(
@@ -197,13 +198,13 @@ def _recorded(
     tree: Hierarchy, tables: Tables
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Host interval of every node in ns as its rung recorded it, half its interval, and calls."""
-    runs, spans, size = tables["runs"], tables["spans"], len(tree.nodes)
+    spans, size = tables["spans"], len(tree.nodes)
     mean, half = np.full(size, np.nan), np.full(size, np.nan)
     calls = np.zeros(size, dtype=np.int64)
     for level in (Level.MODEL, Level.LAYER, Level.LIBRARY):
-        own = runs_of(runs, level)["run"].to_numpy()
-        if len(own):
-            at, sums, counts = host_sums(tree, spans, level, own)
+        events = timed_events(tables, level)
+        if len(events.of):
+            at, sums, counts = host_sums(tree, spans, level, events)
             value, width = trimmed(sums)
             mean[at], half[at] = value[at], width[at]
             calls[at] = np.rint(np.median(counts, axis=0)).astype(np.int64)[at]

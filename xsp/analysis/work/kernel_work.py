@@ -46,7 +46,7 @@ COLUMNS = [
     "occupancy_source",
 ]
 
-_TABLES = ("runs", "spans", "api_calls", "layers", "library_calls", "kernels")
+_TABLES = ("runs", "spans", "repeats", "api_calls", "layers", "library_calls", "kernels")
 
 
 @once_per_profile

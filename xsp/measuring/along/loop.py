@@ -196,7 +196,7 @@ class Loop:
             known.doubts.append(Doubt.of(Slug.UNSETTLED, runs=len(latencies)))
 
     def _climb(self, known: Known, deadline: Deadline, shown: Phases) -> Steps:
-        ladder = Ladder(rungs_for(known.traced), self._options.seed)
+        ladder = Ladder(rungs_for(known.traced, self._options.ladder), self._options.seed)
         order = random.Random(ladder.seed)  # noqa: S311 - an order of experiments, not a secret
         rule, done = rule_for(self._options, deadline), self._runs
         while done.stopped is None:
@@ -261,7 +261,8 @@ class Loop:
         return Stopped(StopReason.OWN_RULE, self._runs.rounds, said=said)
 
     def _too_short(self) -> str:
-        rungs = len(self._options.levels if self._known is None else self._known.traced)
+        traced = self._options.levels if self._known is None else self._known.traced
+        rungs = len(rungs_for(traced, self._options.ladder))
         others = f"; {sum(self._others.values())} were of other work" if self._others else ""
         return (
             f"the loop's {self.made} steps were too few to measure one round of {rungs} rungs, "

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xsp.analysis.correction import fitted
-from xsp.analysis.spans.assembly import assemble
+from xsp.analysis.spans.assembly import assemble_runs
 from xsp.analysis.spans.overlap import find_overlaps
+from xsp.analysis.spans.rungs import runs_of
 from xsp.capture.file import Capture
 from xsp.capture.run import Run
 from xsp.doubts import Doubt, Slug, Stopped, StopReason
@@ -20,6 +21,7 @@ from xsp.measuring.afterwards.calibration import tight_loops
 from xsp.measuring.along.step_watch import ModelCall, Step
 from xsp.measuring.doubts_about import (
     about_correction,
+    about_not_joined,
     about_overlap,
     about_runs,
     about_several_gpus,
@@ -85,17 +87,19 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
     stopped = done.stopped or _loop_ended(done.rounds, made)
     words = vocabulary([_call_row(known)], known.structure, known.recorded, known.tracers)
     runs = [run for run in done.runs if run.round in kept]
-    tables = assemble(runs, words)
+    found = assemble_runs(runs, words)
+    tables = found.tables
     with devices.on(known.device):
         loops = tight_loops(known.tracers)
     correction = fitted(tables, loops)
-    deepest = int((tables["runs"]["deepest"] == Level.KERNEL.name).sum())
+    deepest = len(runs_of(tables["runs"], Level.KERNEL))
     doubts = [
         *known.doubts,
         *_about_other_steps(others, made),
         *(sentence for sentence in (watch.why, suspect) if sentence),
         *about_others(watch.states, len(watch.states)),
         *about_runs(tables, stopped, None),
+        *about_not_joined(found.differences, words),
         *about_short_kernels(tables, loops.kernel_ns),
         *about_several_gpus(tables),
         *about_other_launches(runs, tables),
@@ -103,7 +107,7 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
         *compiled_again(known.compilations),
         *about_correction(correction),
     ]
-    found = CaptureFacts(
+    facts = CaptureFacts(
         known.name,
         known.statuses,
         known.tracers,
@@ -114,7 +118,7 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
         known.trace,
         correction,
     )
-    return capture_of(found, tables)
+    return capture_of(facts, tables)
 
 
 def _loop_ended(rounds: int, made: int) -> Stopped:

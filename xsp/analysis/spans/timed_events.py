@@ -1,0 +1,61 @@
+"""The events that the times of library calls and kernels are read from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from xsp.analysis.spans.rungs import runs_of, traced_alone
+from xsp.types import Level, Tables
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TimedEvents:
+    """Events of one level in the runs `of`, equally long columns.
+
+    `row` is a row of the spans table that says what the event is and what it belongs to: the
+    event's own span or, where the level was traced `alone`, the one of an annotated run that it
+    repeats.
+    """
+
+    of: Ints
+    run: Ints
+    row: Ints
+    start_ns: Ints
+    duration_ns: Ints
+    alone: bool
+
+    @property
+    def end_ns(self) -> Ints:
+        """When each ended."""
+        return self.start_ns + self.duration_ns
+
+
+def timed_events(tables: Tables, level: Level) -> TimedEvents:
+    """The events of the runs that traced `level` alone, where they could be joined with the
+    annotated runs; else those of the rung that has it and the fewest levels.
+    """
+    alone = tables.get("repeats")
+    if alone is not None and (alone["level"] == level).any():
+        mine = alone[alone["level"] == level]
+        rungs = tables["runs"]["rung"].unique().astype(str)
+        own = [rung for rung in rungs if traced_alone(rung, rungs) is level]
+        runs = tables["runs"].loc[tables["runs"]["rung"].isin(own), "run"]
+        row = mine["span"].to_numpy()
+    else:
+        runs = runs_of(tables["runs"], level)["run"]
+        spans = tables["spans"]
+        mine = spans[((spans["level"] == level) & spans["run"].isin(runs)).to_numpy()]
+        row = mine.index.to_numpy()
+    return TimedEvents(
+        runs.to_numpy(np.int64),
+        mine["run"].to_numpy(np.int64),
+        row.astype(np.int64),
+        mine["start_ns"].to_numpy(np.int64),
+        mine["duration_ns"].to_numpy(np.int64),
+        alone="span" in mine,
+    )

@@ -5,6 +5,7 @@ them.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,16 +53,18 @@ def words_of(capture: Capture) -> Vocabulary:
     layers = tables["layers"].iloc[:-2].assign(code=np.arange(len(tables["layers"]) - 2))
     backward = layers["kind"] == "autograd"
     layers["code"] = np.where(backward, BACKWARD_BASE + layers["code"], layers["code"])
-    nested = [name for name in layers if name.endswith(("shapes", "dtypes", "weight_shape"))]
+    nested = [
+        name for name in map(str, layers) if name.endswith(("shapes", "dtypes", "weight_shape"))
+    ]
     for name in (*nested, *(["arguments"] if "arguments" in layers else [])):
         layers[name] = [json.loads(text.replace("'", '"')) for text in layers[name]]
     symbols = list(dict.fromkeys(tables["library_calls"]["name"]))
     library = {name: str(one) for name, one in zip(*_columns(tables["library_calls"]), strict=True)}
     names = list(tables["api_calls"]["name"].cat.categories)
     return Vocabulary(
-        calls=tables["calls"].to_dict("records"),
-        modules=tables["modules"].to_dict("records"),
-        layers=layers.to_dict("records"),
+        calls=_records(tables["calls"]),
+        modules=_records(tables["modules"]),
+        layers=_records(layers),
         library_calls=[
             {"symbol": symbols.index(row["name"]), "arguments": json.loads(row["arguments"])}
             for row in tables["library_calls"].to_dict("records")
@@ -71,6 +74,10 @@ def words_of(capture: Capture) -> Vocabulary:
         kernels=list(dict.fromkeys(tables["kernels"]["name"])),
         api_name=lambda _domain, cbid: str(names[cbid]),
     )
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _columns(calls: pd.DataFrame) -> tuple[list[Any], list[Any]]:
@@ -84,7 +91,7 @@ def runs_of(capture: Capture, rung: str, count: int) -> list[Run]:
     return [_run(capture, words, row) for row in chosen]
 
 
-def _run(capture: Capture, words: Vocabulary, row: dict[str, Any]) -> Run:
+def _run(capture: Capture, words: Vocabulary, row: Mapping[Any, Any]) -> Run:
     tables = capture.tables
     mine = {name: tables[name][tables[name]["run"] == row["run"]] for name in _BY_RUN}
     spans = mine["spans"].assign(end_ns=mine["spans"]["start_ns"] + mine["spans"]["duration_ns"])
@@ -113,7 +120,7 @@ def _run(capture: Capture, words: Vocabulary, row: dict[str, Any]) -> Run:
     )
 
 
-def _device(kernels: pd.DataFrame, names: list[str], spans: pd.DataFrame) -> Columns:
+def _device(kernels: pd.DataFrame, names: Sequence[str], spans: pd.DataFrame) -> Columns:
     launched = kernels.iloc[spans["detail"]].reset_index(drop=True)
     kinds = {"kernel": 0, "memcpy": 1, "memset": 2}
     coded = launched.assign(

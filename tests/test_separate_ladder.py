@@ -61,7 +61,8 @@ def owners(tables: dict[str, pd.DataFrame], rows: pd.Series) -> pd.DataFrame:
     above = spans.loc[np.where(called, parent["parent"], parent.index)]
     call = tables["library_calls"]["name"].to_numpy()[np.where(called, parent["detail"], 0)]
     layer = tables["layers"].loc[above["detail"], ["name", "phase"]].reset_index(drop=True)
-    return layer.assign(call=np.where(called, call, ""))
+    found: pd.DataFrame = layer.assign(call=np.where(called, call, ""))
+    return found
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -103,7 +104,8 @@ def test_device_times_are_those_of_the_runs_that_traced_kernels_alone(name: str)
         prof.tree().loc[lambda tree: tree["level"] != "OWN", device].sort_values(["path", "phase"])
         for prof in (found, truth)
     ]
-    pd.testing.assert_frame_equal(*(tree.reset_index(drop=True) for tree in trees))
+    ours, theirs = (tree.reset_index(drop=True) for tree in trees)
+    pd.testing.assert_frame_equal(ours, theirs)
 
 
 def test_each_level_is_read_from_its_own_rung() -> None:

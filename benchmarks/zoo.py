@@ -79,7 +79,7 @@ def _tokens(batch: int, length: int, vocabulary: int = 1000) -> Tensor:
     return torch.randint(1, vocabulary, (batch, length))
 
 
-def _torchvision(name: str, pixels: int = 224, **options: Any) -> Callable[[int], Built]:
+def torchvision(name: str, pixels: int = 224, **options: Any) -> Callable[[int], Built]:
     def build(batch: int) -> Built:
         from torchvision import models
 
@@ -178,11 +178,11 @@ CNN, VIT, DETECTION, LANGUAGE, SPEECH = (
 )
 
 ZOO: dict[str, Entry] = {
-    "resnet50": Entry(CNN, "torchvision", 32, _torchvision("resnet50")),
+    "resnet50": Entry(CNN, "torchvision", 32, torchvision("resnet50")),
     "bert_base": Entry(
         LANGUAGE, "transformers", 16, _transformer("BertModel", "BertConfig", _text(128))
     ),
-    "vit_b_16": Entry(VIT, "torchvision", 32, _torchvision("vit_b_16")),
+    "vit_b_16": Entry(VIT, "torchvision", 32, torchvision("vit_b_16")),
     "gpt2": Entry(
         LANGUAGE,
         "transformers",
@@ -195,7 +195,7 @@ ZOO: dict[str, Entry] = {
         DETECTION,
         "torchvision",
         2,
-        _torchvision("fasterrcnn_resnet50_fpn", 640, **_NO_BACKBONE),
+        torchvision("fasterrcnn_resnet50_fpn", 640, **_NO_BACKBONE),
         "amp",
     ),
     "whisper_small": Entry(
@@ -223,12 +223,12 @@ ZOO: dict[str, Entry] = {
         _transformer("LlamaForCausalLM", "LlamaConfig", _text(256), **_DECODER),
     ),
     "deeplabv3_resnet50": Entry(
-        "segmentation", "torchvision", 4, _torchvision("deeplabv3_resnet50", 512, **_NO_BACKBONE)
+        "segmentation", "torchvision", 4, torchvision("deeplabv3_resnet50", 512, **_NO_BACKBONE)
     ),
     "lstm": Entry("recurrent", "own", 32, _recurrent),
-    "mobilenet_v2": Entry(CNN, "torchvision", 32, _torchvision("mobilenet_v2")),
+    "mobilenet_v2": Entry(CNN, "torchvision", 32, torchvision("mobilenet_v2")),
     "resnet50_channels_last": Entry(
-        CNN, "torchvision", 32, _torchvision("resnet50"), channels_last=True
+        CNN, "torchvision", 32, torchvision("resnet50"), channels_last=True
     ),
     "mixtral_4_layers": Entry(
         LANGUAGE,
@@ -244,12 +244,12 @@ ZOO: dict[str, Entry] = {
         ),
         "bf16",
     ),
-    "swin_t": Entry(VIT, "torchvision", 32, _torchvision("swin_t")),
-    "convnext_tiny": Entry(CNN, "torchvision", 32, _torchvision("convnext_tiny")),
-    "efficientnet_b0": Entry(CNN, "torchvision", 32, _torchvision("efficientnet_b0")),
-    "densenet121": Entry(CNN, "torchvision", 32, _torchvision("densenet121")),
-    "vgg16": Entry(CNN, "torchvision", 32, _torchvision("vgg16", init_weights=False)),
-    "alexnet": Entry(CNN, "torchvision", 128, _torchvision("alexnet")),
+    "swin_t": Entry(VIT, "torchvision", 32, torchvision("swin_t")),
+    "convnext_tiny": Entry(CNN, "torchvision", 32, torchvision("convnext_tiny")),
+    "efficientnet_b0": Entry(CNN, "torchvision", 32, torchvision("efficientnet_b0")),
+    "densenet121": Entry(CNN, "torchvision", 32, torchvision("densenet121")),
+    "vgg16": Entry(CNN, "torchvision", 32, torchvision("vgg16", init_weights=False)),
+    "alexnet": Entry(CNN, "torchvision", 128, torchvision("alexnet")),
     "t5_small": Entry(
         LANGUAGE,
         "transformers",
@@ -272,11 +272,11 @@ ZOO: dict[str, Entry] = {
         DETECTION,
         "torchvision",
         2,
-        _torchvision("retinanet_resnet50_fpn", 640, **_NO_BACKBONE),
+        torchvision("retinanet_resnet50_fpn", 640, **_NO_BACKBONE),
         "amp",
     ),
     "fcn_resnet50": Entry(
-        "segmentation", "torchvision", 4, _torchvision("fcn_resnet50", 512, **_NO_BACKBONE)
+        "segmentation", "torchvision", 4, torchvision("fcn_resnet50", 512, **_NO_BACKBONE)
     ),
     "clip_vit_b_32": Entry(
         "image and text",
@@ -287,7 +287,7 @@ ZOO: dict[str, Entry] = {
     "deit_small": Entry(VIT, "timm", 64, _timm("deit_small_patch16_224")),
     "beit_base": Entry(VIT, "timm", 32, _timm("beit_base_patch16_224")),
     "mixer_b_16": Entry("MLP", "timm", 32, _timm("mixer_b16_224")),
-    "maxvit_t": Entry(VIT, "torchvision", 16, _torchvision("maxvit_t")),
+    "maxvit_t": Entry(VIT, "torchvision", 16, torchvision("maxvit_t")),
     "roberta_base": Entry(
         LANGUAGE, "transformers", 16, _transformer("RobertaModel", "RobertaConfig", _text(128))
     ),
@@ -321,22 +321,22 @@ ZOO: dict[str, Entry] = {
         1,
         _transformer("MistralForCausalLM", "MistralConfig", _text(32), **_DECODER),
     ),
-    "mobilenet_v3_large": Entry(CNN, "torchvision", 32, _torchvision("mobilenet_v3_large")),
+    "mobilenet_v3_large": Entry(CNN, "torchvision", 32, torchvision("mobilenet_v3_large")),
     "inception_v3": Entry(
-        CNN, "torchvision", 32, _torchvision("inception_v3", 299, **_NO_AUXILIARY)
+        CNN, "torchvision", 32, torchvision("inception_v3", 299, **_NO_AUXILIARY)
     ),
-    "googlenet": Entry(CNN, "torchvision", 32, _torchvision("googlenet", **_NO_AUXILIARY)),
-    "squeezenet1_1": Entry(CNN, "torchvision", 32, _torchvision("squeezenet1_1")),
-    "shufflenet_v2_x1_0": Entry(CNN, "torchvision", 32, _torchvision("shufflenet_v2_x1_0")),
-    "regnet_y_8gf": Entry(CNN, "torchvision", 32, _torchvision("regnet_y_8gf")),
-    "resnext50_32x4d": Entry(CNN, "torchvision", 32, _torchvision("resnext50_32x4d")),
-    "wide_resnet50_2": Entry(CNN, "torchvision", 32, _torchvision("wide_resnet50_2")),
-    "efficientnet_v2_s": Entry(CNN, "torchvision", 32, _torchvision("efficientnet_v2_s")),
+    "googlenet": Entry(CNN, "torchvision", 32, torchvision("googlenet", **_NO_AUXILIARY)),
+    "squeezenet1_1": Entry(CNN, "torchvision", 32, torchvision("squeezenet1_1")),
+    "shufflenet_v2_x1_0": Entry(CNN, "torchvision", 32, torchvision("shufflenet_v2_x1_0")),
+    "regnet_y_8gf": Entry(CNN, "torchvision", 32, torchvision("regnet_y_8gf")),
+    "resnext50_32x4d": Entry(CNN, "torchvision", 32, torchvision("resnext50_32x4d")),
+    "wide_resnet50_2": Entry(CNN, "torchvision", 32, torchvision("wide_resnet50_2")),
+    "efficientnet_v2_s": Entry(CNN, "torchvision", 32, torchvision("efficientnet_v2_s")),
     "ssdlite320_mobilenet_v3_large": Entry(
         DETECTION,
         "torchvision",
         8,
-        _torchvision("ssdlite320_mobilenet_v3_large", 320, **_NO_BACKBONE),
+        torchvision("ssdlite320_mobilenet_v3_large", 320, **_NO_BACKBONE),
         "amp",
     ),
     "r3d_18": Entry("video", "torchvision", 8, _video),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_models import Convolutional, Transformer, ready
@@ -202,8 +205,23 @@ def test_the_bound_is_below_the_gpus_busy_time(tmp_path: Path) -> None:
     assert found.sequential_ms > 0.5 * busy
 
 
+def in_turn_ms(*calls: Callable[[], Any], rounds: int = 60) -> list[float]:
+    """Medians from the call to the end of the wait, of calls made in turn."""
+    took: list[list[int]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for place, call in enumerate(calls):
+            torch.cuda.synchronize()
+            begin = time.perf_counter_ns()
+            call()
+            torch.cuda.synchronize()
+            took[place].append(time.perf_counter_ns() - begin)
+    return [float(np.median(each)) / 1e6 for each in took]
+
+
 def test_a_cuda_graph_gains_what_was_predicted() -> None:
-    """Forty small layers in one CUDA graph: the predicted latency is that of the graph, to 30 %."""
+    """Forty small layers in one CUDA graph: the predicted latency is that of a replay and the wait
+    for it, to 20 %.
+    """
     model = nn.Sequential(*[nn.Linear(256, 256) for _ in range(40)]).eval().cuda().half()
     x = torch.randn(64, 256, device="cuda").half()
     with torch.no_grad():
@@ -212,5 +230,5 @@ def test_a_cuda_graph_gains_what_was_predicted() -> None:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             model(x)
-        took = by_events_us(graph.replay) / 1e3
-    assert predicted == pytest.approx(took, rel=0.3, abs=0.05)
+        (took,) = in_turn_ms(graph.replay)
+    assert predicted == pytest.approx(took, rel=0.2)

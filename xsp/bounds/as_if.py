@@ -97,10 +97,12 @@ class Change:
 
     `duration_ns` is of every operation, in the order of the timeline's; NaN for one that is not
     there at all. `free` are intervals (start, end) of the main thread that take no time, in ns;
-    `released` are waits that wait for nothing.
+    `released` are waits that wait for nothing. `most_gap_ns` is how long after its predecessor an
+    operation of the same order starts at most, if it is queued by then.
     """
 
     duration_ns: Floats
+    most_gap_ns: Floats
     free: Floats
     released: Bools
 
@@ -108,7 +110,8 @@ class Change:
     def none(cls, run: Timeline) -> Change:
         """Nothing changed."""
         length = (run.ops.end_ns - run.ops.start_ns).astype(np.float64)
-        return cls(length, np.zeros((0, 2)), np.zeros(len(run.waits.kind), dtype=bool))
+        any_gap = np.full(len(length), np.inf)
+        return cls(length, any_gap, np.zeros((0, 2)), np.zeros(len(run.waits.kind), dtype=bool))
 
     def also_free(self, intervals: npt.ArrayLike) -> Change:
         """More intervals without host time."""
@@ -119,7 +122,8 @@ class Change:
 def latency_ns(run: Timeline, change: Change, typical: Latencies) -> float:
     """Latency of a corrected run (`corrected`) with a change."""
     as_if = _as_if(run, change, typical)
-    return float(replay(run, _COSTS, typical, as_if=as_if).latency_ns)
+    played = replay(run, _COSTS, typical, as_if=as_if, most_gap_ns=change.most_gap_ns)
+    return float(played.latency_ns)
 
 
 def _as_if(run: Timeline, change: Change, typical: Latencies) -> Timeline:

@@ -21,7 +21,11 @@ def product_plans(
     preparation raises its reason.
     """
     nvmath = _package()
-    if nvmath is None or (layer.dtype == "float32" and precision not in {"fp32", "tf32"}):
+    if (
+        most == 0
+        or nvmath is None
+        or (layer.dtype == "float32" and precision not in {"fp32", "tf32"})
+    ):
         return []
     try:
         problem = _Problem(nvmath, layer, precision, most or LIMIT)

@@ -31,7 +31,7 @@ def convolution_plans(
     cudnn = _package()
     plain = len(layer.inputs[0].shape) == 4 and not layer.parameters.get("transposed")
     even = len(layer.parameters["padding"]) == 2
-    if cudnn is None or not plain or not even or layer.dtype not in _TYPES:
+    if most == 0 or cudnn is None or not plain or not even or layer.dtype not in _TYPES:
         return []
     try:
         problem = _Problem(cudnn, layer, precision)

@@ -39,8 +39,8 @@ KEPT = ROOT / "build" / "mutation"
 ASKED = """
     along attribution bounds bundled_captures calls capture capture_rules cli clock
     correction_bounds costs database driver fuzz gpu_state hostile_names interruption
-    left_as_found levels limits measure options overlap profile_block ranks recordings replay same_numbers
-    same_call steps table_adds_up time_budget turns what_if writing
+    left_as_found levels limits measure options overlap profile_block ranks recordings replay
+    same_call same_numbers steps table_adds_up time_budget turns what_if writing
 """
 """Test files that are asked what they reach: those about what the folders do."""
 

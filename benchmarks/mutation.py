@@ -4,7 +4,7 @@
         [--json results/mutation.json] [--again results/mutation.json]
                                   # needs cosmic-ray and coverage, make native
 
-Works on a copy of the tree at the lowest priority. What each test runs is asked once and kept in
+Works on a copy of the tree at a low priority. What each test runs is asked once and kept in
 `build/mutation`; a mutant is then met by the tests that run it (`mutation_tests`). A mutant that a
 test notices, that breaks the import, or that never ends counts as noticed; a test that fails
 without a mutant too notices nothing. Mutants that no rule leaves out (`mutants.LEFT_OUT`) are drawn
@@ -38,9 +38,9 @@ KEPT = ROOT / "build" / "mutation"
 
 ASKED = """
     along attribution bounds bundled_captures calls capture capture_rules cli clock
-    correction_bounds costs database driver fuzz gpu_state hostile_names interruption
-    left_as_found levels limits measure options overlap profile_block ranks recordings replay
-    same_call same_numbers steps table_adds_up time_budget turns what_if writing
+    copies correction_bounds costs database deadline driver fuzz gpu_state hostile_names
+    interruption left_as_found levels limits measure options overlap profile_block ranks recordings
+    replay same_call same_numbers steps table_adds_up time_budget turns what_if writing
 """
 """Test files that are asked what they reach: those about what the folders do."""
 
@@ -185,7 +185,7 @@ def main() -> None:
     options = parser.parse_args()
     target = options.json.absolute() if options.json else None
     again = json.loads(options.again.read_text())["folders"] if options.again else None
-    os.nice(19)
+    os.nice(10)
     KEPT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="xsp-mutants-") as made:
         in_copy(made)

@@ -228,7 +228,10 @@ class Tests:
             file: [test for test in self._reached[file].seconds if test not in direct.get(file, ())]
             for file in files
         }
-        return [self._ordered(direct, MOST_OF_FILE_S), self._ordered(rest, MOST_OF_REST_S)]
+        return [
+            self._ordered(module, direct, MOST_OF_FILE_S),
+            self._ordered(module, rest, MOST_OF_REST_S),
+        ]
 
     def _running(self, module: str, lines: Collection[str] | None) -> dict[str, list[str]]:
         found = {}
@@ -244,19 +247,20 @@ class Tests:
                 found[file] = tests
         return found
 
-    def _ordered(self, tests: Mapping[str, Sequence[str]], most_s: float) -> list[str]:
-        """Of each file the quickest tests that take `most_s` together; files that take least come
-        first.
+    def _ordered(self, module: str, tests: Mapping[str, Sequence[str]], most_s: float) -> list[str]:
+        """Of each file the quickest tests that take `most_s` together; the files that are most
+        about the module come first.
         """
-        chosen = {
-            file: self._quickest(self._reached[file].seconds, names, most_s)
-            for file, names in tests.items()
-        }
         return [
             test
-            for file in sorted(chosen, key=lambda file: self.seconds(chosen[file]))
-            for test in chosen[file]
+            for file in sorted(tests, key=lambda file: -self._about(file, module))
+            for test in self._quickest(self._reached[file].seconds, tests[file], most_s)
         ]
+
+    def _about(self, file: str, module: str) -> float:
+        """How much of what a test file runs is this module."""
+        lines = {path: len(ran) for path, ran in self._reached[file].lines.items()}
+        return lines.get(module, 0) / max(sum(lines.values()), 1)
 
     def _quickest(
         self, seconds: Mapping[str, float], tests: Iterable[str], most_s: float
@@ -296,12 +300,16 @@ def digest(path: str) -> str:
 
 
 def statements(source: str) -> dict[int, range]:
-    """By line, the lines of the innermost statement there; of a compound one, its head."""
+    """By line in a function, the lines of the innermost statement there; of a compound one, its
+    head. What runs when the module is imported is left out: it runs in whatever test is first.
+    """
     found: dict[int, range] = {}
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.stmt | ast.ExceptHandler):
-            lines = range(node.lineno, _last(node) + 1)
-            found.update(dict.fromkeys(lines, lines))
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in (inner for each in function.body for inner in ast.walk(each)):
+                if isinstance(node, ast.stmt | ast.ExceptHandler):
+                    lines = range(node.lineno, _last(node) + 1)
+                    found.update(dict.fromkeys(lines, lines))
     return found
 
 

@@ -200,7 +200,8 @@ def _set_state(made: Any, state: Any) -> None:
         made.__setstate__(state)
         return
     plain, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
-    vars(made).update(plain or {})
+    if plain:
+        vars(made).update(plain)
     for name, value in (slots or {}).items():
         setattr(made, name, value)
 

@@ -90,10 +90,11 @@ def mutants(folder: Path) -> tuple[list[Mutant], Counter[str]]:
 
 def _positions(nodes: Sequence[Any], operator: str) -> list[Place]:
     """Where an operator can change the nodes of a module; operators with options are left out."""
-    changing = get_operator(operator)
-    if changing.arguments():
+    kind = get_operator(operator)
+    if kind.arguments():
         return []
-    return [start for node in nodes for start, _ in changing().mutation_positions(node)]
+    changing = kind()
+    return [start for node in nodes for start, _ in changing.mutation_positions(node)]
 
 
 def _kind_of(start: Place, places: Sequence[tuple[str, ast.AST]]) -> str:

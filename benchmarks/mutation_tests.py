@@ -28,11 +28,13 @@ import pytest
 MOST_S = 600.0
 """Of one test file, when it is asked what it reaches."""
 
-MOST_OF_FILE_S = 15.0
-MOST_OF_REST_S = 5.0
-"""Tests of one file that run a mutant's statement, and its other tests, take no longer together:
-slower ones are left out, and what only they would notice counts as not noticed.
+MOST_OF_FILE_S, MOST_OF_ALL_S = 20.0, 60.0
+"""So long the tests that run a mutant's statement may take, of one file and together: slower ones
+are left out, and what only they would notice counts as not noticed.
 """
+
+MOST_OF_REST_S, MOST_OF_ALL_REST_S = 3.0, 15.0
+"""The same for the other tests of these files."""
 
 MOST_BYTES = 12 << 30
 """Of address space, so that a mutant cannot take the memory of others."""
@@ -229,8 +231,8 @@ class Tests:
             for file in files
         }
         return [
-            self._ordered(module, direct, MOST_OF_FILE_S),
-            self._ordered(module, rest, MOST_OF_REST_S),
+            self._ordered(module, direct, MOST_OF_FILE_S, MOST_OF_ALL_S),
+            self._ordered(module, rest, MOST_OF_REST_S, MOST_OF_ALL_REST_S),
         ]
 
     def _running(self, module: str, lines: Collection[str] | None) -> dict[str, list[str]]:
@@ -247,24 +249,25 @@ class Tests:
                 found[file] = tests
         return found
 
-    def _ordered(self, module: str, tests: Mapping[str, Sequence[str]], most_s: float) -> list[str]:
-        """Of each file the quickest tests that take `most_s` together; the files that are most
-        about the module come first.
+    def _ordered(
+        self, module: str, tests: Mapping[str, Sequence[str]], of_file_s: float, most_s: float
+    ) -> list[str]:
+        """Of each file the quickest tests that take so long together; the files that are most about
+        the module come first.
         """
-        return [
-            test
-            for file in sorted(tests, key=lambda file: -self._about(file, module))
-            for test in self._quickest(self._reached[file].seconds, tests[file], most_s)
-        ]
+        found: list[str] = []
+        for file in sorted(tests, key=lambda file: -self._about(file, module)):
+            left_s = most_s - self.seconds(found)
+            found += self._quickest(file, tests[file], min(of_file_s, left_s))
+        return found
 
     def _about(self, file: str, module: str) -> float:
         """How much of what a test file runs is this module."""
         lines = {path: len(ran) for path, ran in self._reached[file].lines.items()}
         return lines.get(module, 0) / max(sum(lines.values()), 1)
 
-    def _quickest(
-        self, seconds: Mapping[str, float], tests: Iterable[str], most_s: float
-    ) -> list[str]:
+    def _quickest(self, file: str, tests: Iterable[str], most_s: float) -> list[str]:
+        seconds = self._reached[file].seconds
         found, taken = [], 0.0
         for test in sorted(tests, key=seconds.__getitem__):
             taken += seconds[test]

@@ -229,15 +229,17 @@ class Profile(ProfileData):
 
         return findings(self, bound)
 
-    def to_html(self, path: str | os.PathLike[str]) -> Path:
+    def to_html(
+        self, path: str | os.PathLike[str], more: Iterable[tuple[str, str, str]] = ()
+    ) -> Path:
         """Write a report as one page with summary, figures and tables, which opens in a browser
-        without a network.
+        without a network. `more` are further sections, such as `xsp.bricks(...).sections()`.
 
         Raises WriteError where it cannot be written.
         """
         from xsp.report.page import write_html
 
-        return write_html(self, path)
+        return write_html(self, path, more)
 
     def __repr__(self) -> str:
         if self._filled is None:

@@ -29,6 +29,8 @@ from xsp.words import numbers
 from xsp.words.labels import printable
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from xsp.analysis.profile_data import ProfileData
 
 _TOP = 5
@@ -61,20 +63,31 @@ _SECTIONS: tuple[tuple[str, str, tuple[Callable[[ProfileData], Figure], ...]], .
 """Key, heading and figures of the sections that analyses fill; their tables are in `SHEETS`."""
 
 
-def write_html(prof: ProfileData, path: str | os.PathLike[str]) -> Path:
-    """Write the report; an existing file is replaced only once the new one is complete.
+Section = tuple[str, str, str]
+"""Key, heading and content (HTML) of a section."""
+
+
+def write_html(
+    prof: ProfileData, path: str | os.PathLike[str], more: Iterable[Section] = ()
+) -> Path:
+    """Write the report, with `more` sections behind its own; an existing file is replaced only once
+    the new one is complete.
 
     Raises WriteError where it cannot be written, which is asked before the page is made.
     """
-    return write_file(writable(path), report_html(prof).encode())
+    return write_file(writable(path), report_html(prof, more).encode())
 
 
-def report_html(prof: ProfileData) -> str:
-    """The whole page."""
+def report_html(prof: ProfileData, more: Iterable[Section] = ()) -> str:
+    """The whole page of a profile."""
+    return page_html(prof.name, _tiles(prof), [*_sections(prof), *more])
+
+
+def page_html(name: str, tiles: str, sections: Iterable[Section]) -> str:
+    """A page with a title, tiles (HTML) below it and sections."""
     from plotly.offline import get_plotlyjs
 
-    title = _text(prof.name)
-    sections = list(_sections(prof))
+    title, sections = _text(name), list(sections)
     links = "".join(f'<a href="#{key}">{_text(heading)}</a>' for key, heading, _ in sections)
     body = "".join(
         f'<section id="{key}"><h2>{_text(heading)}</h2>{content}</section>'
@@ -91,7 +104,7 @@ def report_html(prof: ProfileData) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f"<style>{_asset('report.css')}</style></head><body>"
-        f"<nav>{links}</nav><main><header><h1>{title}</h1>{_tiles(prof)}</header>{body}</main>"
+        f"<nav>{links}</nav><main><header><h1>{title}</h1>{tiles}</header>{body}</main>"
         f'<script type="application/json" id="xsp-looks">{looks}</script>'
         f"<script>{plotly}</script><script>{_asset('report.js')}</script></body></html>\n"
     )
@@ -106,12 +119,12 @@ def _text(text: str) -> str:
     return escape(printable(text))
 
 
-def _sections(prof: ProfileData) -> Iterator[tuple[str, str, str]]:
+def _sections(prof: ProfileData) -> Iterator[Section]:
     """Key, heading and content of each section."""
-    yield "summary", "Summary", _summary(prof) + _drawn("hierarchy", figures.hierarchy(prof))
+    yield "summary", "Summary", _summary(prof) + figure_html("hierarchy", figures.hierarchy(prof))
     for key, heading, drawn in _SECTIONS:
-        made = "".join(_drawn(each.__name__, each(prof)) for each in drawn)
-        tables = "".join(_sheet(sheet, prof) for sheet in SHEETS[key])
+        made = "".join(figure_html(each.__name__, each(prof)) for each in drawn)
+        tables = "".join(sheet_html(sheet, sheet.rows(prof)) for sheet in SHEETS[key])
         yield key, heading, f'<div class="figures">{made}</div>{tables}' if made else tables
     yield "hierarchy", "Hierarchy", profile_html(prof, header=False)
     yield "tracing", "What tracing cost", _tracing(prof)
@@ -145,6 +158,11 @@ def _tiles(prof: ProfileData) -> str:
     if summary.is_traced(prof, Level.LAYER):
         tree = prof.tree()
         tiles.append(("layers", str(int((tree["level"] == Level.LAYER.name).sum()))))
+    return tiles_html(tiles)
+
+
+def tiles_html(tiles: Iterable[tuple[str, str]]) -> str:
+    """Names and values as tiles."""
     return "".join(
         f'<div class="tile"><b>{_text(value)}</b><span>{_text(name)}</span></div>'
         for name, value in tiles
@@ -167,7 +185,7 @@ def _facts(facts: list[tuple[str, str]]) -> str:
 
 
 def _tracing(prof: ProfileData) -> str:
-    tables = "".join(_sheet(sheet, prof) for sheet in SHEETS["tracing"])
+    tables = "".join(sheet_html(sheet, sheet.rows(prof)) for sheet in SHEETS["tracing"])
     return f"<p>{_text(summary.closure(prof))} Events lost: {prof.lost}.</p>{tables}"
 
 
@@ -191,8 +209,8 @@ def _value(value: Any) -> str:
     return ", ".join(map(_value, value)) if isinstance(value, list) else str(value)
 
 
-def _sheet(sheet: Sheet, prof: ProfileData) -> str:
-    frame = sheet.rows(prof)
+def sheet_html(sheet: Sheet, frame: pd.DataFrame) -> str:
+    """A table that can be sorted and searched."""
     caption = _text(sheet.caption)
     if not len(frame):
         return f'<h3>{caption}</h3><p class="note">Nothing was recorded for this table.</p>'
@@ -207,7 +225,7 @@ def _sheet(sheet: Sheet, prof: ProfileData) -> str:
     )
 
 
-def _drawn(name: str, drawn: Figure) -> str:
+def figure_html(name: str, drawn: Figure) -> str:
     """A figure's place in the page and what to draw there; its title and note are the page's own
     text.
     """

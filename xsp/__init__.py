@@ -24,6 +24,7 @@ from xsp.errors import XspError as XspError
 
 if TYPE_CHECKING:
     from xsp import analysis as analysis
+    from xsp.brickwork.bricks import bricks as bricks
     from xsp.comparing.comparison import compare as compare
     from xsp.comparing.targets import compare_targets as compare_targets
     from xsp.imports.kineto import from_kineto as from_kineto
@@ -53,6 +54,7 @@ __all__ = [
     "TracingError",
     "WriteError",
     "XspError",
+    "bricks",
     "compare",
     "compare_targets",
     "from_kineto",
@@ -72,6 +74,7 @@ _HOME = {
     "Level": "types",
     "Profile": "profiles",
     "Sweep": "sweeping.result",
+    "bricks": "brickwork.bricks",
     "compare": "comparing.comparison",
     "compare_targets": "comparing.targets",
     "from_kineto": "imports.kineto",

@@ -18,11 +18,14 @@ from xsp.measuring.measurable import Measurable, measurable
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One call of a model: `work` makes it whole, `traced` has its operators."""
+    """One call of a model: `work` makes it whole, `traced` has its operators. One that `stands_in`
+    for a graph of layers has the graph's layers only, and means nothing as a whole.
+    """
 
     name: str
     work: Measurable
     traced: Traced
+    stands_in: bool = False
 
     @cached_property
     def parts(self) -> list[Part]:

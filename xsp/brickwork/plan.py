@@ -97,7 +97,8 @@ def subject_of(model: Model, options: Options) -> Subject:
     wanted = {*options.granularity, *({1} if options.overlap else ())}
     cut = {each: decomposed(model, each) for each in sorted(wanted)}
     paired = pairs(model) if options.overlap else []
-    return Subject(model, cut, paired, whole(model) if options.whole else None)
+    all_of_it = whole(model) if options.whole and not model.stands_in else None
+    return Subject(model, cut, paired, all_of_it)
 
 
 def sums(subjects: Sequence[Subject]) -> list[Counter[str]]:

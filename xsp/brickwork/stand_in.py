@@ -41,7 +41,8 @@ def model_of_graph(graph: Graph, device: str = "cpu") -> Model:
         )
     made = model_of(stand_in, tuple(stand_in.sources), name=graph.name)
     notes = (*graph.notes, *stand_in.notes())
-    return replace(made, traced=replace(made.traced, source=graph.source, notes=notes))
+    traced = replace(made.traced, source=graph.source, notes=notes)
+    return replace(made, traced=traced, stands_in=True)
 
 
 class StandIn(nn.Module):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from xsp.cli.bound import bound
+from xsp.cli.bricks import bricks
 from xsp.cli.compare import compare
 from xsp.cli.database import database
 from xsp.cli.doctor import doctor
@@ -32,6 +33,7 @@ app.command()(export)
 app.command("import")(import_)
 app.command()(graph)
 app.command()(bound)
+app.command()(bricks)
 app.add_typer(database, name="database")
 app.command()(doctor)
 

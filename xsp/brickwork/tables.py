@@ -1,0 +1,250 @@
+"""Tables of bricks: models constructed and measured, pools, single bricks. Pure functions of what
+was taken apart and what was measured.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from math import nan
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xsp.brickwork.construction import Constructed, along_critical_path, overlapping, summed
+from xsp.brickwork.plan import Subject
+from xsp.brickwork.rounds import COLD, MODEL, WARM
+from xsp.brickwork.samples import EAGER, Key, Record, times_of
+
+Records = Mapping[Key, Record]
+
+MODEL_COLUMNS = [
+    "model",
+    "granularity",
+    "rule",
+    "layers",
+    "bricks",
+    "unique",
+    "measured_ms",
+    "measured_ci_ms",
+    "graph_ms",
+    "constructed_ms",
+    "constructed_ci_ms",
+    "normalised",
+    "normalised_ci",
+    "normalised_graph",
+    "covered",
+]
+POOL_COLUMNS = [
+    "granularity",
+    "models",
+    "bricks",
+    "unique",
+    "unique_share",
+    "models_ms",
+    "bricks_ms",
+    "speedup",
+    "normalised",
+    "lowest",
+    "highest",
+]
+BRICK_COLUMNS = [
+    "brick",
+    "operators",
+    "layers",
+    "occurrences",
+    "models",
+    "time_us",
+    "ci_us",
+    "warm_us",
+    "cold_us",
+    "rounds",
+    "failure",
+]
+
+
+def times_for(subject: Subject, records: Records, caches: str = MODEL) -> dict[str, Record]:
+    """By digest, the times of this model's kind of bricks: forward, or with their backward pass."""
+    return times_of(records, subject.algorithm, caches)
+
+
+def constructions(subject: Subject, records: Records) -> Iterator[tuple[int, Constructed]]:
+    """Granularity and latency of every rule that there are bricks for."""
+    times = times_for(subject, records)
+    for granularity, cut in subject.decompositions.items():
+        yield granularity, summed(cut, times)
+        yield granularity, along_critical_path(cut, times)
+    if subject.pairs:
+        yield 1, overlapping(subject.decompositions[1], subject.pairs, times)
+
+
+def model_table(subjects: Sequence[Subject], records: Records) -> pd.DataFrame:
+    """One row for each model, granularity and rule (MODEL_COLUMNS); `*_ci_ms` are half widths.
+
+    `measured_ms` is the model as its user calls it, `graph_ms` its operators without the Python
+    between them. `normalised` is constructed over measured, `normalised_graph` over the graph.
+    """
+    rows = [
+        {**_model_facts(subject, records), **_row(subject, granularity, each)}
+        for subject in subjects
+        for granularity, each in constructions(subject, records)
+    ]
+    table = pd.DataFrame(rows, columns=MODEL_COLUMNS)
+    ratio = table["constructed_ms"] / table["measured_ms"]
+    relative = np.hypot(
+        table["constructed_ci_ms"] / table["constructed_ms"],
+        table["measured_ci_ms"] / table["measured_ms"],
+    )
+    return table.assign(
+        normalised=ratio,
+        normalised_ci=ratio * relative,
+        normalised_graph=table["constructed_ms"] / table["graph_ms"],
+    )
+
+
+def _model_facts(subject: Subject, records: Records) -> dict[str, Any]:
+    known: dict[str, Any] = {"model": subject.model.name, "layers": len(subject.model.parts)}
+    known |= {"measured_ms": nan, "measured_ci_ms": nan, "graph_ms": nan}
+    if subject.whole is None:
+        return known
+    digest = subject.whole.layer.digest
+    measured = times_of(records, EAGER, MODEL).get(digest)
+    graph = times_for(subject, records).get(digest)
+    if measured is not None:
+        known["measured_ms"] = measured.mean_ns / 1e6
+        known["measured_ci_ms"] = measured.half_width_ns / 1e6
+    if graph is not None:
+        known["graph_ms"] = graph.mean_ns / 1e6
+    return known
+
+
+def _row(subject: Subject, granularity: int, each: Constructed) -> dict[str, Any]:
+    bricks = subject.decompositions[granularity].bricks
+    return {
+        "granularity": granularity,
+        "rule": each.rule,
+        "bricks": len(bricks),
+        "unique": len({brick.layer.digest for brick in bricks}),
+        "constructed_ms": each.latency_ns / 1e6,
+        "constructed_ci_ms": each.half_width_ns / 1e6,
+        "covered": each.covered,
+    }
+
+
+def pool_table(subjects: Sequence[Subject], records: Records, rule: str = "sum") -> pd.DataFrame:
+    """One row for each granularity (POOL_COLUMNS): how much of the models is unique, how much
+    faster the unique bricks are run than the models, and how near the sums are: geometric mean,
+    lowest and highest normalised latency.
+    """
+    models = model_table(subjects, records)
+    models = models[models["rule"] == rule]
+    rows = []
+    for granularity, mine in models.groupby("granularity", sort=True):
+        counts, once_ns = _unique(subjects, records, int(str(granularity)))
+        ratio = mine["normalised"].dropna()
+        whole_ms = float(mine["measured_ms"].sum(min_count=len(mine)))
+        rows.append(
+            {
+                "granularity": granularity,
+                "models": len(mine),
+                "bricks": sum(counts.values()),
+                "unique": len(counts),
+                "unique_share": len(counts) / sum(counts.values()),
+                "models_ms": whole_ms,
+                "bricks_ms": once_ns / 1e6,
+                "speedup": whole_ms * 1e6 / once_ns if once_ns else nan,
+                "normalised": float(np.exp(np.log(ratio).mean())) if len(ratio) else nan,
+                "lowest": ratio.min(),
+                "highest": ratio.max(),
+            }
+        )
+    return pd.DataFrame(rows, columns=POOL_COLUMNS)
+
+
+def _unique(
+    subjects: Sequence[Subject], records: Records, granularity: int
+) -> tuple[Counter[tuple[str, str]], float]:
+    """How often each brick occurs, and the sum of their times, each once, in ns; NaN if one has
+    none.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    times: dict[tuple[str, str], float] = {}
+    for subject in subjects:
+        known = times_for(subject, records)
+        for brick in subject.decompositions[granularity].bricks:
+            key = (brick.layer.digest, subject.algorithm)
+            counts[key] += 1
+            record = known.get(key[0])
+            times[key] = nan if record is None else record.mean_ns
+    return counts, sum(times.values())
+
+
+def brick_table(subjects: Sequence[Subject], records: Records, granularity: int) -> pd.DataFrame:
+    """One row for each unique brick of a granularity (BRICK_COLUMNS), the costliest first.
+
+    `warm_us` and `cold_us` are loops, which lie below and above where they were measured.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for subject in subjects:
+        for brick in subject.decompositions[granularity].bricks:
+            key = (brick.layer.digest, subject.algorithm)
+            row = rows.setdefault(key, _brick_row(brick.layer, subject.algorithm, records))
+            row["layers"] = brick.end - brick.begin
+            row["occurrences"] += 1
+            row["models"] |= {subject.model.name}
+    table = pd.DataFrame(list(rows.values()), columns=BRICK_COLUMNS)
+    table["models"] = [len(each) for each in table["models"]]
+    total = table["time_us"] * table["occurrences"]
+    return table.loc[total.sort_values(ascending=False, na_position="first").index].reset_index(
+        drop=True
+    )
+
+
+def _brick_row(layer: Any, algorithm: str, records: Records) -> dict[str, Any]:
+    states = {state: records.get((layer.digest, algorithm, state)) for state in (MODEL, WARM, COLD)}
+    own, warm, cold = states.values()
+    return {
+        "brick": layer.digest,
+        "operators": layer.source,
+        "occurrences": 0,
+        "models": set(),
+        "time_us": nan if own is None else own.mean_ns / 1e3,
+        "ci_us": nan if own is None else own.half_width_ns / 1e3,
+        "warm_us": nan if warm is None else warm.mean_ns / 1e3,
+        "cold_us": nan if cold is None else cold.mean_ns / 1e3,
+        "rounds": 0 if own is None else len(own.samples_ns),
+        "failure": "" if own is None else own.failure,
+    }
+
+
+def leave_one_out(subjects: Sequence[Subject], records: Records, granularity: int) -> pd.DataFrame:
+    """What each model adds to a pool of the others: model, bricks, `own` (bricks that no other
+    has), `own_ms` (their time, once each), `shared` (share of the constructed latency that comes
+    from bricks of others).
+    """
+    have = [
+        {brick.layer.digest for brick in each.decompositions[granularity].bricks}
+        for each in subjects
+    ]
+    rows = []
+    for place, subject in enumerate(subjects):
+        others = set().union(*have[:place], *have[place + 1 :])
+        times = times_for(subject, records)
+        cut = subject.decompositions[granularity]
+        own = have[place] - others
+        known = {
+            digest: times[digest].mean_ns if digest in times else nan for digest in have[place]
+        }
+        shared = sum(known[each.layer.digest] for each in cut.bricks if each.layer.digest in others)
+        whole = sum(known[each.layer.digest] for each in cut.bricks)
+        rows.append(
+            {
+                "model": subject.model.name,
+                "bricks": len(cut.bricks),
+                "own": len(own),
+                "own_ms": sum(known[each] for each in own) / 1e6,
+                "shared": shared / whole,
+            }
+        )
+    return pd.DataFrame(rows, columns=["model", "bricks", "own", "own_ms", "shared"])

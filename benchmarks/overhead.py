@@ -7,10 +7,13 @@ mean of the differences to the unprofiled latency of the same round over the mea
 latency, with its 95 % interval. (The mean of ratios within rounds would be too large where the
 unprofiled latency scatters.)
 
+"separate ladder" is the most that a rung of one level adds: what the timed runs of
+`ladder="separate"` pay at worst. The full ladder's deepest rung is M/L/Lib/K.
+
 Added time over the peer's is also given as a geometric mean over the programs, without those in
 which the peer adds less than 2 %.
 
-    python benchmarks/overhead.py [--rounds 30] [--json out.json] [--only NAME] [--peer proton]
+    python benchmarks/overhead.py [--rounds 30] [--json out.json] [--only NAME ...] [--peer proton]
 """
 
 from __future__ import annotations
@@ -117,10 +120,8 @@ def measured(program: Callable[[], Any], rounds: int, peer: str) -> dict[str, An
     with phases("overhead", options, deadline) as shown:
         prepared = prepare(executor, options, deadline, shown)
     conditions: dict[str, Condition] = {"unprofiled": nullcontext, peer: PEERS[peer]}
-    rungs = list(rungs_for(prepared.traced)[1:])
-    if Level.KERNEL in prepared.tracers:
-        rungs.append(RunSpec((Level.MODEL, Level.KERNEL)))
-    for spec in rungs:
+    alone = [RunSpec((Level.MODEL, level)) for level in prepared.tracers]
+    for spec in dict.fromkeys([*rungs_for(prepared.traced)[1:], *alone]):
         active = [prepared.tracers[level] for level in spec.levels if level in prepared.tracers]
         conditions[f"xsp {spec.name}"] = partial(xsp_tracing, active, spec.name)
     if hotpath.extension() is not None:
@@ -136,6 +137,8 @@ def measured(program: Callable[[], Any], rounds: int, peer: str) -> dict[str, An
                 "ratio": round(1 + float(added), 4),
                 "half_width_95": round(float(half), 4),
             }
+    worst = max((result[f"xsp {spec.name}"] for spec in alone), key=lambda one: one["ratio"])
+    result["xsp separate ladder"] = worst
     return result
 
 
@@ -159,11 +162,14 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--only", help="run the programs whose name contains this")
+    parser.add_argument(
+        "--only", nargs="+", help="run the programs whose name contains one of these"
+    )
     parser.add_argument("--peer", choices=sorted(PEERS), default="torch.profiler")
     arguments = parser.parse_args()
     names = PROGRAMS if torch.cuda.is_available() else ON_A_CPU
-    chosen = [name for name in names if not arguments.only or arguments.only in name]
+    wanted = arguments.only or [""]
+    chosen = [name for name in names if any(each in name for each in wanted)]
     report: dict[str, Any] = {
         "environment": environment(),
         "rounds": arguments.rounds,

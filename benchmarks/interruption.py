@@ -2,7 +2,8 @@
 
 For each line (or instruction) of `tests/faults.py`'s list that a profile reaches, a profile is made
 in which a signal whose handler raises arrives there, or an exception is raised there. Whatever is
-then not as it was before is a residue; an exception other than the one raised is a stranger.
+then not as it was before is a residue; an exception other than the one raised is a stranger; missed
+is what was raised and never came to the caller.
 
     python benchmarks/interruption.py [--kind exception] [--instructions] [--most N] [--json F]
 """
@@ -47,18 +48,22 @@ def struck(kind: str, *, opcodes: bool, most: int) -> dict[str, Any]:
     chosen = random.Random(0).sample(places, min(most, len(places)))
     outcomes: Counter[str] = Counter()
     residues: list[str] = []
+    missed: list[str] = []
     begin = time.perf_counter()
     with faults.handlers([signal.SIGTERM]):
         for place in chosen:
             before = faults.state_of(model)
             error = faults.struck(run, place, strike)
             outcomes[type(error).__name__] += 1
+            where = f"{place.file}:{place.line} {place.function}"
+            if type(error) is faults.Missed:
+                missed.append(where)
             del error
             left = faults.residue(before, faults.state_of(model))
             if left:
-                residues.append(f"{place.file}:{place.line} {place.function}: {', '.join(left)}")
+                residues.append(f"{where}: {', '.join(left)}")
                 model, x = faults.model_and_input()
-    known = {"Leaving", "Fault", "Missed"}
+    known = {"Leaving", "Fault", "Missed", "Unreached"}
     return {
         "kind": kind,
         "places": "instructions" if opcodes else "lines",
@@ -67,6 +72,7 @@ def struck(kind: str, *, opcodes: bool, most: int) -> dict[str, Any]:
         "outcomes": dict(outcomes),
         "strangers": sum(count for name, count in outcomes.items() if name not in known),
         "residues": residues,
+        "missed": missed,
         "seconds": round(time.perf_counter() - begin, 1),
     }
 

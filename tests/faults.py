@@ -138,13 +138,16 @@ def leaves_with(place: Place) -> bool:
 
 
 def struck(run: Callable[[], object], place: Place, strike: Callable[[], None]) -> BaseException:
-    """What reaches the caller of `run` when `strike` is called at `place`; Missed if it never was
-    or nothing came of it.
+    """What reaches the caller of `run` when `strike` is called at `place`; Missed if nothing came
+    of it, Unreached if `run` never came there.
     """
+    struck_there = False
 
     def reached(here: Place, _frame: FrameType) -> None:
+        nonlocal struck_there
         if here == place:
             sys.settrace(None)
+            struck_there = True
             strike()
 
     try:
@@ -155,11 +158,15 @@ def struck(run: Callable[[], object], place: Place, strike: Callable[[], None]) 
     finally:
         # A trace function can raise where Python does not, and leave a block of signals entered.
         forget()
-    return Missed()
+    return Missed() if struck_there else Unreached()
 
 
 class Missed(Exception):
-    """Nothing was raised."""
+    """Nothing came of a strike: what it raised was handled where it was raised."""
+
+
+class Unreached(Missed):
+    """There was no strike: another run takes another way."""
 
 
 def raise_fault() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import shutil
 import subprocess
 import sys
@@ -588,3 +589,34 @@ def _lend_and_return(buffers: ActivityBuffers, content: bytes) -> None:
     assert data.value is not None
     ctypes.memmove(data, content, len(content))
     complete(None, 0, data, size, len(content))
+
+
+class _Heap(ctypes.Structure):
+    """`struct mallinfo2` of glibc."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def test_sessions_leave_no_memory_behind(library: FakeCupti) -> None:
+    """Hundreds of sessions take no more memory than some: what grows on a GPU is CUPTI's own (0.9
+    kB a session, docs/reliability.md).
+    """
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _Heap
+
+    def in_use_after(sessions: int) -> int:
+        for _ in range(sessions):
+            tracer = KernelTracer(library, lambda: None, library.emit_kernel)
+            record(tracer, library.emit_kernel)
+        gc.collect()
+        heap = mallinfo2()
+        return int(heap.uordblks + heap.hblkhd)
+
+    some = in_use_after(50)
+    assert in_use_after(300) - some < 30_000

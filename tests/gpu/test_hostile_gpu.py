@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import faults
 import numpy as np
 import pytest
 import torch
@@ -245,3 +246,32 @@ def test_no_memory_on_the_device(model: nn.Module) -> None:
     assert prof.lost == 0
     assert np.isfinite(prof.latency_ms)
     assert traced_levels(prof)[Level.KERNEL.name] == "traced"
+
+
+def test_no_memory_on_the_device_at_any_place() -> None:
+    """With any amount of device memory between what the model holds and what a profile takes: a
+    profile, or torch's own error; model and process are as they were.
+    """
+    model = nn.Sequential(nn.Linear(1024, 1024), nn.BatchNorm1d(1024), nn.Linear(1024, 1024)).cuda()
+    x = torch.randn(1024, 1024, device="cuda")
+    model(x).sum().backward()
+    short = {**OPTIONS, "iterations": 1, "warmup": 1}
+    xsp.measure(model, x, **short)
+    total = torch.cuda.get_device_properties(0).total_memory
+    worked = refused = 0
+    for extra_mib in range(0, 96, 6):
+        torch.cuda.empty_cache()
+        before = faults.state_of(model)
+        limit = torch.cuda.memory_reserved() + (extra_mib << 20)
+        torch.cuda.set_per_process_memory_fraction(limit / total)
+        try:
+            xsp.measure(model, x, **short)
+            worked += 1
+        except (torch.cuda.OutOfMemoryError, xsp.XspError):
+            refused += 1
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        assert faults.residue(before, faults.state_of(model)) == [], extra_mib
+    assert worked
+    assert refused
+    assert traced_levels(xsp.measure(model, x, **short))[Level.KERNEL.name] == "traced"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity
 
 import xsp
+from xsp.levels.layer import hotpath
 
 
 @pytest.fixture
@@ -115,3 +118,22 @@ def test_an_interpreter_that_ends_while_a_profile_runs(how: str) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 3, done.stderr[-2000:]
+
+
+def test_a_free_threaded_python_keeps_its_threads_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python has no global lock the extension, which would switch it on, stays out: its twin
+    in Python traces the layers, and `prof.levels` says so.
+    """
+
+    def config_var(name: str) -> object:
+        return 1 if name == "Py_GIL_DISABLED" else sysconfig.get_config_vars().get(name)
+
+    monkeypatch.setattr(hotpath, "sysconfig", SimpleNamespace(get_config_var=config_var))
+    hotpath.extension.cache_clear()
+    try:
+        prof = xsp.measure(nn.Linear(4, 4), torch.randn(2, 4), **LAYERS)
+    finally:
+        hotpath.extension.cache_clear()
+    by_level = dict(zip(prof.levels["level"], prof.levels["tracer"], strict=True))
+    assert "Python" in by_level["LAYER"]
+    assert len(prof.tree()) >= 2

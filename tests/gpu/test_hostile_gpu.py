@@ -172,10 +172,21 @@ print("xsp:", table.loc["KERNEL", "status"], table.loc["KERNEL", "reason"], len(
 """
 
 
-@pytest.mark.skipif(shutil.which("nsys") is None, reason="no Nsight Systems here")
-def test_under_nsight_systems(tmp_path: Path) -> None:
-    """A profiled program under nsys ends as without it, and KERNEL is traced or says why not."""
-    said = run(NSIGHT, "nsys", "profile", "-o", str(tmp_path / "report"), "--trace=cuda")
+NSIGHT_TOOLS = {
+    "nsys": ["profile", "--trace=cuda"],
+    # One kernel is profiled, the rest of the program runs as it is.
+    "ncu": ["--launch-count=1", "--metrics=sm__cycles_elapsed.max"],
+}
+
+
+@pytest.mark.parametrize("tool", NSIGHT_TOOLS)
+def test_under_nsight(tool: str, tmp_path: Path) -> None:
+    """A profiled program under Nsight Systems or Nsight Compute ends as without it, and KERNEL is
+    traced or says why not.
+    """
+    if shutil.which(tool) is None:
+        pytest.skip(f"no {tool} here")
+    said = run(NSIGHT, tool, *NSIGHT_TOOLS[tool], "-o", str(tmp_path / "report"))
     assert "xsp: traced" in said or "xsp: unavailable" in said
 
 

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from quick import LAYERS
 from typer.testing import CliRunner
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 import xsp
 from xsp.cli.application import app
 from xsp.levels.counters.metrics import IN_PLACE
-from xsp.measuring.options import Keywords, Options, help_of, names, textual
+from xsp.measuring.options import Keywords, Options, help_of, names, read, textual
 from xsp.regression.plan import Plan
 
 ROOT = Path(__file__).parents[1]
@@ -125,3 +126,60 @@ def test_unknown_keywords_are_the_targets() -> None:
     seen: list[int] = []
     xsp.measure(lambda *, size: seen.append(size), size=3, **LAYERS)
     assert set(seen) == {3}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("iterations", "3", 3),
+        ("budget_s", "2.5", 2.5),
+        ("levels", "M/L", "M/L"),
+        ("serialize", "", True),
+    ],
+)
+def test_options_are_read_from_text(name: str, text: str, value: Any) -> None:
+    """Magics and markers read numbers as numbers, and a switch is on by its name alone."""
+    assert read(name, text) == value
+    assert type(read(name, text)) is type(value)
+
+
+def test_text_that_is_no_number_is_refused() -> None:
+    """With the option and what was written."""
+    with pytest.raises(xsp.TargetError, match="iterations must be a number, not 'many'"):
+        read("iterations", "many")
+
+
+@pytest.mark.parametrize(
+    ("option", "taken", "refused"),
+    [
+        ("iterations", [1, np.int64(7)], [0, True, "1", 1.0]),
+        ("warmup", [0, 5], [-1, False, 1.5]),
+        ("seed", [-(10**12), 0], [True, 0.5]),
+        ("budget_s", [0, 0.5, np.float32(2)], [-0.1, True, "3"]),
+        ("nvtx", [True, False, np.bool_(True)], [0, 1, "yes"]),
+    ],
+)
+def test_values_are_taken_up_to_their_bounds(
+    option: str, taken: list[Any], refused: list[Any]
+) -> None:
+    """The least value that makes sense can be given, and numbers of numpy; truth is no number."""
+    for value in taken:
+        assert getattr(Options.of(**{option: value}), option) == value
+    for value in refused:
+        with pytest.raises(xsp.TargetError, match=f"{option} must be"):
+            Options.of(**{option: value})
+
+
+def test_one_object_to_restore_is_as_good_as_a_list() -> None:
+    """`restore=model` means `restore=(model,)`."""
+    one, other = object(), object()
+    assert Options.of(restore=one).restore == (one,)
+    assert Options.of(restore=[one, other]).restore == (one, other)
+    assert Options.of(restore=(one,)).restore == (one,)
+
+
+def test_options_are_taken_out_of_keywords() -> None:
+    """What is left is the target's."""
+    keywords = {"iterations": 2, "size": 3, "seed": 4}
+    assert Options.taken(keywords) == Options(iterations=2, seed=4)
+    assert keywords == {"size": 3}

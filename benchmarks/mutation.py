@@ -38,10 +38,10 @@ KEPT = ROOT / "build" / "mutation"
 
 ASKED = """
     along attribution bounds bundled_captures calls capture capture_rules cli clock copies
-    correction_bounds costs counters database deadline deciding_together doubts driver fuzz
-    gpu_state hostile_names interruption left_as_found levels limits measure memory nvtx options
-    overlap profile_block recordings replay same_call same_numbers steps table_adds_up time_budget
-    turns what_if writing
+    correction_bounds costs counters database deadline deciding_together dependencies doubts driver
+    fuzz gpu_state hostile_names interruption left_as_found levels limits measure memory nvtx
+    options overlap profile_block recordings replay same_call same_numbers steps table_adds_up
+    time_budget turns what_if what_is_doubtful what_targets_return writing
 """
 """Test files that are asked what they reach: those about what the folders do."""
 

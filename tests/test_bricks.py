@@ -24,7 +24,7 @@ from xsp.brickwork.cutting import Decomposition, decomposed, pairs
 from xsp.brickwork.model import Model, model_of
 from xsp.brickwork.network import _function, built, described, synthetic
 from xsp.brickwork.plan import Options, prepared
-from xsp.brickwork.rounds import round_of
+from xsp.brickwork.rounds import Taken, round_of
 from xsp.brickwork.running import Done, measure
 from xsp.brickwork.samples import EAGER, NETWORK, PAPER, TRAINED, Record, times_of
 from xsp.brickwork.splitting import find_model_subgraphs
@@ -347,7 +347,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     if not child:
         calls = iter(range(1000))
 
-        def kill(*given: Any) -> list[int]:
+        def kill(*given: Any) -> list[Taken]:
             if next(calls) > 60:
                 os.kill(os.getpid(), signal.SIGKILL)
             return round_of(*given)

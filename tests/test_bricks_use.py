@@ -17,7 +17,7 @@ from small_models import Convolutional, HandWritten, Transformer, ready
 from torch import nn
 
 import xsp
-from xsp.brickwork import tables
+from xsp.brickwork import brick_tables
 from xsp.brickwork.advice import machines_for
 from xsp.brickwork.result import Bricks
 from xsp.cli import main
@@ -94,7 +94,7 @@ def test_leaving_a_model_out_tells_what_the_others_have(found: Bricks) -> None:
     assert (table["shared"] == 0).all()
     assert found.similarity(1).loc["hand", "transformer"] == 0
     twice = [*found.subjects, found.subjects[0]]
-    shared = tables.leave_one_out(twice, found.records, 1).set_index("model")["shared"]
+    shared = brick_tables.leave_one_out(twice, found.records, 1).set_index("model")["shared"]
     assert list(shared["hand"]) == [1.0, 1.0]
 
 

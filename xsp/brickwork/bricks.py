@@ -127,6 +127,7 @@ def _notes(ready: Prepared, done: Done, options: Options) -> Iterable[str]:
     for subject in ready.subjects:
         for note in subject.model.traced.notes:
             yield f"{subject.model.name}: {note}"
+    yield from done.notes
     if not done.precise and options.statistics != "paper":
         yield (
             f"{done.rounds} rounds were too few to know every latency to 1 %: intervals say how "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +46,12 @@ class Occurrences:
         facts = self.facts
         networks = [built(facts, each, device) for each in self.weights]
         calls = [each.forward for each in networks]
-        return Runnable(calls, self.inputs, self.weights if trained else None)
+        return Runnable(calls, self.inputs, self.weights if trained else None, waiting(device))
+
+
+def waiting(device: str) -> Callable[[], None] | None:
+    """What waits for a device; None where a call and its work are one."""
+    return torch.cuda.synchronize if device == "cuda" else None
 
 
 def occurrences_in(model: Model, bricks: Iterable[Brick]) -> dict[str, Occurrences]:

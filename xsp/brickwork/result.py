@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from xsp.brickwork import tables
+from xsp.brickwork import brick_tables, tables
 from xsp.brickwork.plan import Subject
 from xsp.brickwork.samples import Key, Record
 from xsp.database.entry import Machine
@@ -51,9 +51,9 @@ class Bricks:
         return tables.pool_table(self.subjects, self.records)
 
     def bricks(self, granularity: int | None = None) -> pd.DataFrame:
-        """One row for each unique brick, the costliest first: `tables.BRICK_COLUMNS`."""
+        """One row for each unique brick, the costliest first: `brick_tables.BRICK_COLUMNS`."""
         wanted = self._checked(granularity)
-        return tables.brick_table(self.subjects, self.records, wanted)
+        return brick_tables.brick_table(self.subjects, self.records, wanted)
 
     def graphs(self, granularity: int | None = None) -> dict[str, Graph]:
         """By model, its bricks as the layers of a graph."""
@@ -69,8 +69,8 @@ class Bricks:
         return similarity_of(self.graphs(granularity))
 
     def leave_one_out(self, granularity: int | None = None) -> pd.DataFrame:
-        """What each model adds to the bricks of the others: `tables.leave_one_out`."""
-        return tables.leave_one_out(self.subjects, self.records, self._checked(granularity))
+        """What each model adds to the bricks of the others: `brick_tables.leave_one_out`."""
+        return brick_tables.leave_one_out(self.subjects, self.records, self._checked(granularity))
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a page with the tables and the paper's figures.

@@ -39,12 +39,24 @@ class Runnable:
     """Calls that do the same work on different weights, each with its inputs.
 
     With `trained`, the weights of each, a call is followed by its backward pass within the time; it
-    then returns tensors.
+    then returns tensors. `wait` is called before each call, and again within its time: it waits for
+    a GPU.
     """
 
     calls: Sequence[Callable[..., Any]]
     inputs: Sequence[Sequence[Tensor]]
     trained: Sequence[Sequence[Tensor]] | None = None
+    wait: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Time of a call with all of its work, and until it returned to the host, in ns: the same on a
+    CPU.
+    """
+
+    total_ns: int
+    host_ns: int
 
 
 @contextlib.contextmanager
@@ -91,19 +103,17 @@ def _keep_memory() -> None:
 
 def round_of(
     runnables: Sequence[Runnable], number: int, fresh: Fresh, order: random.Random
-) -> list[int]:
-    """One call of each in random order; what each took, in ns, in the order given."""
+) -> list[Taken]:
+    """One call of each in random order; what each took, in the order given."""
     places = list(range(len(runnables)))
     order.shuffle(places)
-    found = [0] * len(runnables)
-    for place in places:
-        found[place] = timed_call(runnables[place], number, fresh)
-    return found
+    found = {place: timed_call(runnables[place], number, fresh) for place in places}
+    return [found[place] for place in range(len(runnables))]
 
 
-def timed_call(runnable: Runnable, number: int, fresh: Fresh) -> int:
-    """The `number`th call, on the weights and a fresh copy of the input of that occurrence; ns,
-    with the release of its result.
+def timed_call(runnable: Runnable, number: int, fresh: Fresh) -> Taken:
+    """The `number`th call, on the weights and a fresh copy of the input of that occurrence, with
+    the release of its result.
     """
     at = number % len(runnable.calls)
     inputs = [fresh(each) for each in runnable.inputs[at]]
@@ -120,27 +130,49 @@ def looped(runnable: Runnable, state: str, count: int, fresh: Fresh) -> list[int
         inputs = [fresh(each) for each in runnable.inputs[0]]
         if flush is not None:
             flush.add_(1)
-        found.append(_timed(runnable, 0, inputs))
+        found.append(_timed(runnable, 0, inputs).total_ns)
     return found[2:]
 
 
-def _timed(runnable: Runnable, at: int, inputs: Sequence[Tensor]) -> int:
-    call = runnable.calls[at]
-    if runnable.trained is None:
-        return _inferred(call, inputs)
-    return _trained(call, inputs, runnable.trained[at])
+def _nothing() -> None:
+    pass
 
 
-def _inferred(call: Callable[..., Any], inputs: Sequence[Tensor]) -> int:
+def _timed(runnable: Runnable, at: int, inputs: Sequence[Tensor]) -> Taken:
+    call, wait = runnable.calls[at], runnable.wait
+    if runnable.trained is not None:
+        return _trained(call, inputs, runnable.trained[at], wait or _nothing)
+    return _inferred(call, inputs) if wait is None else _awaited(call, inputs, wait)
+
+
+def _inferred(call: Callable[..., Any], inputs: Sequence[Tensor]) -> Taken:
     clock = time.perf_counter_ns
     with torch.no_grad():
         begin = clock()
         result = call(*inputs)
         del result
-        return clock() - begin
+        spent = clock() - begin
+    return Taken(spent, spent)
 
 
-def _trained(call: Callable[..., Any], inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> int:
+def _awaited(call: Callable[..., Any], inputs: Sequence[Tensor], wait: Callable[[], None]) -> Taken:
+    clock = time.perf_counter_ns
+    with torch.no_grad():
+        wait()
+        begin = clock()
+        result = call(*inputs)
+        del result
+        host = clock() - begin
+        wait()
+        return Taken(clock() - begin, host)
+
+
+def _trained(
+    call: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    wait: Callable[[], None],
+) -> Taken:
     """Forward and backward pass: gradients for weights and inputs, as inside a model. Those for the
     outputs come from behind it there, so they are made before the backward pass begins.
     """
@@ -153,13 +185,19 @@ def _trained(call: Callable[..., Any], inputs: Sequence[Tensor], weights: Sequen
     wanted = [edge(each) for each in passed if each.requires_grad]
     wanted += [edge(each) for each in weights if each.requires_grad]
     with torch.enable_grad():
+        wait()
         begin = clock()
         outputs = [each for each in call(*passed) if each.requires_grad]
-        forward = clock() - begin
+        host = clock() - begin
+        wait()
+        total = clock() - begin
     if not outputs or not wanted:
-        return forward
+        return Taken(total, host)
     gradients = [torch.ones_like(each) for each in outputs]
+    wait()
     begin = clock()
     result = torch.autograd.grad(outputs, wanted, gradients, allow_unused=True)
     del result, outputs
-    return forward + clock() - begin
+    host += clock() - begin
+    wait()
+    return Taken(total + clock() - begin, host)

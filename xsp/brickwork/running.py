@@ -14,17 +14,17 @@ from typing import Any
 import torch
 
 from xsp.bounds.running import this_machine
+from xsp.brickwork import device
 from xsp.brickwork.conditions import conditions
-from xsp.brickwork.model import called_whole
+from xsp.brickwork.items import Item, called
 from xsp.brickwork.network import fresh
 from xsp.brickwork.occurrences import occurrences_in
 from xsp.brickwork.plan import Options, Prepared, Subject, sums
 from xsp.brickwork.precision import widest
 from xsp.brickwork.rounds import COLD, MODEL, WARM, Runnable, looped, round_of, settled
-from xsp.brickwork.samples import EAGER, PAPER, Key, Record, keep, stored
+from xsp.brickwork.samples import EAGER, NETWORK, PAPER, Key, Record, keep, stored
 from xsp.database.entry import Machine
 from xsp.database.store import Store
-from xsp.levels.layer.tensors import tensors_in
 from xsp.measuring.progress import bar
 from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, TARGET
 
@@ -34,16 +34,6 @@ _LOOKS_AT = 5
 """Rounds between two looks at the intervals: two narrow looks in a row end the rounds."""
 _WARM_UP = 2
 _LOOPED = {WARM: 20, COLD: 5}
-
-Rounds = Callable[[Sequence[Runnable], int, Any, random.Random], list[int]]
-
-
-@dataclass(eq=False)
-class Item:
-    """One thing to be called in every round."""
-
-    record: Record
-    runnable: Runnable
 
 
 @dataclass(frozen=True)
@@ -60,6 +50,7 @@ class Done:
     seconds: float
     precise: bool
     failures: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def measure(store: Store, ready: Prepared, options: Options, seed: int = 0) -> Done:
@@ -87,6 +78,7 @@ def measure(store: Store, ready: Prepared, options: Options, seed: int = 0) -> D
             for record in session.records.values()
             if record.failure
         },
+        notes=tuple(session.notes),
     )
 
 
@@ -100,6 +92,7 @@ class _Session:
         layers = {each.layer.digest: each.layer for one in subjects for each in one.bricks}
         self.records = stored(store, self.machine, layers.values())
         self.items: list[Item] = []
+        self.notes: list[str] = []
         self._sums = sums(subjects)
         self._facts = {
             "statistics": options.statistics,
@@ -141,7 +134,7 @@ class _Session:
             layer = subject.whole.layer
             key = (layer.digest, EAGER, MODEL)
             if not self._is_done(key):
-                self._take(self._record(layer, EAGER, key), partial(_called, subject))
+                self._take(self._record(layer, EAGER, key), partial(called, subject))
 
     def _is_done(self, key: Key) -> bool:
         known = self.records.get(key)
@@ -183,6 +176,8 @@ class _Session:
                     active = self._active()
         finally:
             self._keep(self.items, complete=precise or not active)
+        if self.device == "cuda":
+            self._trace(order)
         if self.options.bracket:
             self._loop_all()
         return rounds, precise
@@ -197,7 +192,10 @@ class _Session:
     def _round(self, items: Sequence[Item], number: int, order: random.Random) -> None:
         taken = round_of([item.runnable for item in items], number, fresh, order)
         for item, each in zip(items, taken, strict=True):
-            item.record.samples_ns.append(float(each))
+            item.record.samples_ns.append(float(each.total_ns))
+            if item.runnable.wait is not None:
+                hosts = item.record.facts.setdefault("host_samples_ns", [])
+                hosts.append(float(each.host_ns))
         if time.perf_counter() - self._kept_at > KEPT_EVERY_S:
             self._keep(items)
 
@@ -219,6 +217,15 @@ class _Session:
         keep(self.store, self.machine, [item.record for item in items])
         self._kept_at = time.perf_counter()
 
+    def _trace(self, order: random.Random) -> None:
+        """What each brick does on the GPU."""
+        mine = [item for item in self.items if item.record.algorithm == NETWORK]
+        facts, why = device.timelines([item.runnable for item in mine], order)
+        self.notes += [why] if why else []
+        for item, each in zip(mine, facts, strict=False):
+            item.record.facts |= each
+        keep(self.store, self.machine, [item.record for item in mine])
+
     def _loop_all(self) -> None:
         for item in self.items:
             if item.record.algorithm != EAGER and not self._is_spent():
@@ -238,12 +245,3 @@ class _Session:
 
 def _key(record: Record) -> Key:
     return record.layer.digest, record.algorithm, record.caches
-
-
-def _called(subject: Subject) -> Runnable:
-    """The model as its user calls it."""
-    model = subject.model
-    if not model.work.grad:
-        return Runnable([lambda: called_whole(model)], [[]])
-    weights = [each for each in model.traced.held.values() if each.requires_grad]
-    return Runnable([lambda: tensors_in(called_whole(model))], [[]], [weights])

@@ -1,7 +1,7 @@
 """How long a model takes, from its parts alone: cut three models into bricks, run each unique brick
 once, and compare.
 
-    python examples/bricks.py
+    python examples/shared_bricks.py
 
 Takes half a minute on a CPU.
 """

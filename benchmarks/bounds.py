@@ -109,15 +109,24 @@ def names(options: argparse.Namespace) -> list[str]:
     return [CLAIMS, ALGORITHMS, *models] if options.device == "cuda" else models
 
 
-def todo(wanted: list[str], rows: Mapping[str, Any]) -> list[str]:
-    """Those that have no result yet."""
-    return [name for name in wanted if name not in rows or rows[name].get("state") == "begun"]
+def todo(wanted: list[str], rows: Mapping[str, Any], complete: bool = False) -> list[str]:
+    """Those that have no result yet; with `complete` also those that left layers, after them."""
+    new = [name for name in wanted if name not in rows or rows[name].get("state") == "begun"]
+    left = [name for name in wanted if complete and rows.get(name, {}).get("left")]
+    return [*new, *(name for name in left if name not in new)]
+
+
+def ended_early(before: Mapping[str, Any], why: str) -> dict[str, Any]:
+    """The row of a model during which a run ended: what an earlier run found, if there is that."""
+    if "bounds" in before:
+        return {name: value for name, value in before.items() if name != "state"}
+    return {"error": why}
 
 
 def _supervise(options: argparse.Namespace) -> None:
     """Run workers until every model is done, has failed, or the time is spent."""
     begin, files, wanted = time.monotonic(), Files.of(options), names(options)
-    while left := todo(wanted, _rows(files.rows)):
+    while left := todo(wanted, _rows(files.rows), options.complete):
         seconds = options.budget_s - (time.monotonic() - begin)
         if seconds < options.reserve_s:
             break
@@ -125,7 +134,7 @@ def _supervise(options: argparse.Namespace) -> None:
         rows = _rows(files.rows)
         begun = [name for name in left if rows.get(name, {}).get("state") == "begun"]
         for name in begun:
-            _keep(files.rows, name, {"error": f"the worker ended with {ended}"})
+            _keep(files.rows, name, ended_early(rows[name], f"the worker ended with {ended}"))
         if not begun:
             break
     rows = _rows(files.rows)
@@ -160,11 +169,13 @@ def _work(options: argparse.Namespace) -> None:
             left = options.budget_s - (time.monotonic() - begin)
             if left < options.reserve_s:
                 return
-            tries = int(_rows(files.rows).get(name, {}).get("tries", 0)) + 1
+            before = _rows(files.rows).get(name, {})
+            tries = int(before.get("tries", 0)) + 1
             if tries > TRIES:
-                _keep(files.rows, name, {"error": f"runs were killed {TRIES} times during it"})
+                why = f"runs were killed {TRIES} times during it"
+                _keep(files.rows, name, ended_early(before, why))
                 continue
-            _keep(files.rows, name, {"state": "begun", "tries": tries})
+            _keep(files.rows, name, before | {"state": "begun", "tries": tries})
             others = len(wanted) - place - 1
             spare = left + options.later_s - options.reserve_s * (others + 1)
             layers_s = max(2.0, min(options.most_s, spare, left - options.reserve_s))
@@ -266,6 +277,9 @@ def _options() -> argparse.Namespace:
         "--most-s", type=float, default=75.0, help="seconds for the layers of one model at most"
     )
     parser.add_argument("--profile-s", type=float, default=3.0, help="seconds for a model's rounds")
+    parser.add_argument(
+        "--complete", action="store_true", help="measure what earlier runs left of models too"
+    )
     parser.add_argument("--page", type=Path, default=None, help="write the figures into this page")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -591,3 +591,20 @@ def test_a_package_runs_without_xsp(tmp_path: Path) -> None:
     assert "1 passed" in result.stdout
     with pytest.raises(XspError, match="not an empty folder"):
         write_package([graph], folder)
+
+
+def test_a_killed_benchmark_goes_on_where_it_was() -> None:
+    """A model during which a run was killed is begun again, one that is done is not; what left
+    layers is measured again if asked for, and keeps its row until it has a better one.
+    """
+    bounds: Any = importlib.import_module("bounds")
+    done = {"bounds": {}, "left": {}}
+    rows = {
+        "a": done,
+        "b": {"state": "begun", "tries": 1},
+        "c": {"bounds": {}, "left": {"fused": 3}},
+    }
+    assert bounds.todo(["a", "b", "c", "d"], rows) == ["b", "d"]
+    assert bounds.todo(["a", "b", "c", "d"], rows, complete=True) == ["b", "d", "c"]
+    assert bounds.ended_early({**rows["c"], "state": "begun"}, "killed") == rows["c"]
+    assert bounds.ended_early(rows["b"], "killed") == {"error": "killed"}

@@ -223,12 +223,17 @@ def _elementwise(layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> C
         other = [*tensors[1:], tensors[-1]][:2] if len(tensors) > 1 else [tensors[0], tensors[0]]
         return lambda: torch.where(chosen, *other)
     run = getattr(F, name, None) or getattr(torch, name)
-    if layer.parameters.get("scalar") and len(tensors) == 1 and name in _BINARY:
+    with_number = layer.parameters.get("scalar") and len(tensors) == 1
+    if with_number and name in _BINARY:
         return lambda: run(tensors[0], 2)
+    if with_number and name in _EXTREMES:
+        return lambda: torch.clamp(tensors[0], **{_EXTREMES[name]: 2})
     return lambda: run(*tensors)
 
 
 _BINARY = frozenset({"add", "sub", "mul", "div", "pow", "eq", "ne", "lt", "le", "gt", "ge"})
+_EXTREMES = {"maximum": "min", "minimum": "max"}
+"""PyTorch takes the larger of a tensor and a number by clamping it from below."""
 
 
 def _reduction(layer: Layer, inputs: list[Tensor], _weights: list[Tensor]) -> Call:

@@ -103,16 +103,23 @@ def _fix_inputs(
         graph.input.remove(inputs.pop(name))
     for name, sizes in shapes.items():
         _resize(name, inputs[name].type.tensor_type.shape.dim, sizes, where)
-    dynamic = [
-        f"{name}=({', '.join(map(_spelled, entry.type.tensor_type.shape.dim))})"
-        for name, entry in inputs.items()
-        if not all(map(_is_fixed, entry.type.tensor_type.shape.dim))
-    ]
+    dims = {name: entry.type.tensor_type.shape.dim for name, entry in inputs.items()}
+    dynamic = {name: own for name, own in dims.items() if not all(map(_is_fixed, own))}
     if dynamic:
-        raise GraphError(
-            f"{where} has inputs of dynamic shape, {'; '.join(dynamic)}; a graph needs fixed ones: "
-            f"give the sizes of all dimensions, as in --shape {dynamic[0].partition('=')[0]}=1,64"
-        )
+        raise GraphError(_about_dynamic(dynamic, where))
+
+
+def _about_dynamic(dynamic: Mapping[str, Any], where: str) -> str:
+    """What is not fixed, and what to give, with 1 for every size that the file leaves open."""
+    said = [f"{name}=({', '.join(map(_spelled, dims))})" for name, dims in dynamic.items()]
+    example = [
+        f"--shape {name}={','.join(_spelled(each) if _is_fixed(each) else '1' for each in dims)}"
+        for name, dims in dynamic.items()
+    ]
+    return (
+        f"{where} has inputs of dynamic shape, {'; '.join(said)}; a graph needs fixed ones: give "
+        f"the sizes of all dimensions, as in {' '.join(example)}"
+    )
 
 
 def _resize(name: str, dims: Any, sizes: Sequence[int], where: str) -> None:

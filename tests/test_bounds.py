@@ -598,8 +598,8 @@ def test_a_killed_benchmark_goes_on_where_it_was() -> None:
     layers is measured again if asked for, and keeps its row until it has a better one.
     """
     bounds: Any = importlib.import_module("bounds")
-    done = {"bounds": {}, "left": {}}
-    rows = {
+    done: dict[str, Any] = {"bounds": {}, "left": {}}
+    rows: dict[str, dict[str, Any]] = {
         "a": done,
         "b": {"state": "begun", "tries": 1},
         "c": {"bounds": {}, "left": {"fused": 3}},

@@ -222,18 +222,23 @@ def _elementwise(layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> C
         chosen = tensors[0] if tensors[0].dtype == torch.bool else tensors[0] > 0
         other = [*tensors[1:], tensors[-1]][:2] if len(tensors) > 1 else [tensors[0], tensors[0]]
         return lambda: torch.where(chosen, *other)
+    if layer.parameters.get("scalar") and len(tensors) == 1:
+        return _with_a_number(name, tensors[0])
     run = getattr(F, name, None) or getattr(torch, name)
-    with_number = layer.parameters.get("scalar") and len(tensors) == 1
-    if with_number and name in _BINARY:
-        return lambda: run(tensors[0], 2)
-    if with_number and name in _EXTREMES:
-        return lambda: torch.clamp(tensors[0], **{_EXTREMES[name]: 2})
     return lambda: run(*tensors)
 
 
+def _with_a_number(name: str, tensor: Tensor) -> Call:
+    """PyTorch takes the larger of a tensor and a number by clamping it from below."""
+    if name == "maximum":
+        return lambda: torch.clamp(tensor, min=2)
+    if name == "minimum":
+        return lambda: torch.clamp(tensor, max=2)
+    run = getattr(F, name, None) or getattr(torch, name)
+    return (lambda: run(tensor, 2)) if name in _BINARY else (lambda: run(tensor))
+
+
 _BINARY = frozenset({"add", "sub", "mul", "div", "pow", "eq", "ne", "lt", "le", "gt", "ge"})
-_EXTREMES = {"maximum": "min", "minimum": "max"}
-"""PyTorch takes the larger of a tensor and a number by clamping it from below."""
 
 
 def _reduction(layer: Layer, inputs: list[Tensor], _weights: list[Tensor]) -> Call:

@@ -5,6 +5,7 @@ The runs of one level are derived from runs of all levels on an H100, so that th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -145,6 +146,28 @@ def test_a_capture_keeps_what_was_traced_alone(tmp_path: Path) -> None:
         tables = {**separate("h100_resnet50").tables, "repeats": broken}
         with pytest.raises(xsp.CaptureError, match="repeats"):
             xsp.load(profile_of(capture, tables).save(tmp_path / "b.xsp"))
+
+
+def test_a_trace_shows_what_its_run_recorded(tmp_path: Path) -> None:
+    """Of a run that traced kernels alone: these, with their times. By default an annotated run is
+    shown, with layers.
+    """
+    found = profile_of(recorded("h100_resnet50")[0], separate("h100_resnet50").tables)
+    durations, layers = {}, {}
+    for rung in ("M/K", None):
+        path = found.to_chrome(tmp_path / "a.json", rung=rung)
+        trace = json.loads(path.read_text())["traceEvents"]
+        device = [event for event in trace if event.get("cat") in ("kernel", "gpu_memset")]
+        durations[rung] = sorted(event["dur"] for event in device if event["ph"] == "X")
+        layers[rung] = [event for event in trace if event.get("cat") == "cpu_op"]
+    runs = found.runs
+    last = runs.loc[runs["rung"] == "M/K", "run"].max()
+    repeats = found.table("repeats")
+    expected = repeats.loc[repeats["run"] == last, "duration_ns"] / 1e3
+    assert durations["M/K"] == pytest.approx(sorted(expected))
+    assert not layers["M/K"]
+    assert len(durations[None]) == len(expected)
+    assert layers[None]
 
 
 def _without(columns: Columns, row: int) -> Columns:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
+from xsp.analysis.spans.ancestors import model_spans
 from xsp.analysis.spans.rungs import runs_of, traced_alone
 from xsp.types import Level, Tables
 
@@ -59,3 +61,21 @@ def timed_events(tables: Tables, level: Level) -> TimedEvents:
         mine["duration_ns"].to_numpy(np.int64),
         alone="span" in mine,
     )
+
+
+def with_events_of(tables: Tables, run: int) -> Tables:
+    """The tables with the events of a run that traced one level alone as spans, each below the
+    model call that it ran in; their rows follow all others. The same tables for other runs.
+    """
+    alone, spans = tables.get("repeats"), tables["spans"]
+    mine = None if alone is None else alone[alone["run"] == run]
+    if mine is None or not len(mine):
+        return tables
+    calls = spans[spans["level"] == Level.MODEL]
+    number = calls.groupby("run").cumcount()
+    of_event = number.loc[model_spans(spans, mine["span"].to_numpy())].to_numpy()
+    own = calls.index[(calls["run"] == run).to_numpy()].to_numpy()
+    events = mine.drop(columns="span").assign(
+        parent=own[of_event], detail=spans["detail"].to_numpy()[mine["span"]]
+    )
+    return {**tables, "spans": pd.concat([spans, events[spans.columns]], ignore_index=True)}

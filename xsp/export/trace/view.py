@@ -12,6 +12,7 @@ import pandas as pd
 
 from xsp.analysis.spans.corrected_times import with_corrected_times
 from xsp.analysis.spans.launches import launch_of
+from xsp.analysis.spans.timed_events import with_events_of
 from xsp.capture.file import Capture
 from xsp.capture.run import call_of
 from xsp.export.trace.arguments import Arguments
@@ -41,9 +42,16 @@ def view_of(capture: Capture, wanted: RunChoice, corrected: pd.DataFrame | None)
         name: value for name, value in capture.meta["environment"].items() if value is not None
     }
     about = {"run": run.run, "rung": run.rung, "corrected": run.corrected, "environment": known}
-    return run_view(
-        capture.tables, capture.meta, run, corrected, about | {"warnings": capture.meta["warnings"]}
+    view = run_view(
+        with_events_of(capture.tables, run.run),
+        capture.meta,
+        run,
+        corrected,
+        about | {"warnings": capture.meta["warnings"]},
     )
+    recorded = view.slices["row"] < len(capture.tables["spans"])
+    view.slices["row"] = view.slices["row"].where(recorded, -1)
+    return view
 
 
 Ints = npt.NDArray[np.int64]

@@ -73,7 +73,7 @@ def with_events_of(tables: Tables, run: int) -> Tables:
         return tables
     calls = spans[spans["level"] == Level.MODEL]
     number = calls.groupby("run").cumcount()
-    of_event = number.loc[model_spans(spans, mine["span"].to_numpy())].to_numpy()
+    of_event = number.reindex(model_spans(spans, mine["span"].to_numpy())).to_numpy()
     own = calls.index[(calls["run"] == run).to_numpy()].to_numpy()
     events = mine.drop(columns="span").assign(
         parent=own[of_event], detail=spans["detail"].to_numpy()[mine["span"]]

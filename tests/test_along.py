@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -164,6 +168,227 @@ def test_steps_of_other_shapes_are_counted_and_named() -> None:
     assert not prof.runs["unmatched"].any()
 
 
+def test_steps_of_other_shapes_are_a_group_of_their_own() -> None:
+    """Batches of two sizes in turn give two profiles, each with rows, rounds and shapes of its own,
+    and training is still bit for bit the same.
+    """
+    sizes = [16, 7] * 40
+    with_xsp, prof = trained(sgd, sizes, profiled=True, iterations=3, warmup=0)
+    assert prof is not None
+    assert isinstance(prof, xsp.profiler.BlockProfile)
+    ((what, other),) = prof.groups.items()
+    main_size = int(prof.table("calls")["batch_size"].iloc[0])
+    other_size = int(other.table("calls")["batch_size"].iloc[0])
+    assert {main_size, other_size} == {16, 7}
+    assert what == f"inputs of {other_size}x8 instead of {main_size}x8"
+    for each in (prof, other):
+        assert each.runs["round"].max() == 2
+        assert not each.runs["unmatched"].any()
+    assert set(other.tree()["name"]) >= {"first", "SGD.step", "(loader)"}
+    without, _ = trained(sgd, sizes, profiled=False)
+    torch.testing.assert_close(with_xsp, without, rtol=0, atol=0)
+
+
+def test_a_kind_that_stops_coming_ends_its_group() -> None:
+    """The loop goes on unwatched where steps of a further kind do not come again."""
+    model = MLP()
+    optimizer = sgd(model)
+    with xsp.profile(model, optimizer=optimizer, iterations=4, warmup=0) as prof:
+        for batch, labels in loader([16, 7] * 3 + [16] * 250):
+            nn.functional.cross_entropy(model(batch), labels).backward()
+            optimizer.step()
+            prof.step()
+        assert_left_as_found(model, optimizer)
+    assert prof.runs["round"].max() == 3
+    assert prof.groups == {}
+
+
+def test_schedulers_and_parameter_groups_are_rows() -> None:
+    """The step of a scheduler that calls others is one row, an optimizer's parameter groups are
+    one each, by their names, and the optimizer has its own list of groups afterwards.
+    """
+    model = MLP()
+    groups = [
+        {"params": model.first.parameters(), "name": "body"},
+        {"params": model.last.parameters(), "name": "head", "lr": 0.01},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    own = optimizer.param_groups
+    schedule = torch.optim.lr_scheduler
+    parts = [schedule.ConstantLR(optimizer, total_iters=3), schedule.StepLR(optimizer, 5)]
+    scheduler = schedule.SequentialLR(optimizer, parts, milestones=[4])
+    before = vars(schedule.SequentialLR)["step"]
+    with xsp.profile(model, optimizer=optimizer, iterations=2, warmup=0) as prof:
+        for batch, labels in loader([16] * 30):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(batch), labels).backward()
+            optimizer.step()
+            scheduler.step()
+            prof.step()
+    layers = prof.table("layers")
+    rows = dict(zip(layers["name"], layers["type"], strict=True))
+    assert rows["SequentialLR.step"] == "scheduler"
+    assert rows["SGD.step"] == "optimizer"
+    assert {rows["SGD.step.body"], rows["SGD.step.head"]} == {"parameters"}
+    assert not {"ConstantLR.step", "StepLR.step"} & set(rows)
+    assert optimizer.param_groups is own
+    assert vars(schedule.SequentialLR)["step"] is before
+    tree = prof.tree()
+    own_rows = tree[(tree["level"] != "MODEL") & (tree["level"] != "OWN")]
+    whole = tree.loc[tree["level"] == "MODEL", "host_ms"].item()
+    rest = tree.loc[tree["level"] == "OWN", "host_ms"].sum()
+    assert own_rows["host_ms"].sum() + rest == pytest.approx(whole)
+
+
+def test_an_optimizer_that_raises_keeps_its_groups() -> None:
+    """An error in an optimizer's step leaves it with its own list of groups, and the loop's next
+    steps are followed.
+    """
+
+    class Failing(torch.optim.SGD):
+        fails = False
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            for _ in self.param_groups:
+                if self.fails:
+                    raise FloatingPointError("the optimizer's own")
+            return super().step(closure)
+
+    model = MLP()
+    groups = [{"params": model.first.parameters()}, {"params": model.last.parameters()}]
+    optimizer = Failing(groups, lr=0.1)
+    own = optimizer.param_groups
+    with xsp.profile(model, optimizer=optimizer, iterations=2, warmup=0) as prof:
+        for number, (batch, labels) in enumerate(loader([16] * 40)):
+            nn.functional.cross_entropy(model(batch), labels).backward()
+            optimizer.fails = number == 4
+            if optimizer.fails:
+                with pytest.raises(FloatingPointError):
+                    optimizer.step()
+            else:
+                optimizer.step()
+            prof.step()
+    assert optimizer.param_groups is own
+    assert prof.runs["round"].max() == 1
+    assert_left_as_found(model, optimizer)
+
+
+def test_ctrl_c_in_the_loop_keeps_the_rounds() -> None:
+    """After Ctrl-C the complete rounds are a profile that says so; the exception goes on."""
+    model = MLP()
+    optimizer = sgd(model)
+    kept: list[xsp.Profile] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_loop(model, optimizer, kept)
+    (prof,) = kept
+    assert prof.runs["round"].max() >= 4
+    assert any("interrupted after round" in sentence for sentence in prof.warnings)
+    assert "SGD.step" in set(prof.tree()["name"])
+    assert_left_as_found(model, optimizer)
+
+
+def interrupted_loop(model: MLP, optimizer: torch.optim.Optimizer, kept: list[xsp.Profile]) -> None:
+    """A loop that Ctrl-C ends in its 41st step."""
+    with xsp.profile(model, optimizer=optimizer, iterations=50, warmup=0) as prof:
+        kept.append(prof)
+        for number, (batch, labels) in enumerate(loader([16] * 60)):
+            nn.functional.cross_entropy(model(batch), labels).backward()
+            optimizer.step()
+            if number == 40:
+                raise KeyboardInterrupt
+            prof.step()
+
+
+def test_calls_of_the_model_can_be_the_steps() -> None:
+    """With `along=True` a service's own calls are measured as they come: each once, with results
+    as ever, and nothing is run again.
+    """
+    model = MLP().eval()
+    calls = 0
+
+    def counted(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    batches = [torch.randn(4, 8) for _ in range(40)]
+    with torch.no_grad():
+        expected = [model(batch) for batch in batches]
+        model.first.register_forward_hook(counted)
+        with xsp.profile(model, along=True, iterations=3, warmup=1) as prof:
+            results = []
+            for batch in batches:
+                with torch.device("cpu") if len(results) == 5 else nullcontext():
+                    results.append(model(batch))
+                    torch.randn(2)
+    assert calls == len(batches)
+    torch.testing.assert_close(results, expected, rtol=0, atol=0)
+    assert prof.name == "MLP"
+    assert prof.runs["round"].max() == 2
+    assert {"first", "drop", "last"} <= set(prof.tree()["name"])
+    assert not prof.table("layers")["name"].str.contains("randn").any()
+    assert not _get_current_function_mode_stack()
+
+
+def test_a_call_that_raises_is_no_step_of_the_others() -> None:
+    """A call that the service handles the error of is of another kind than those that return."""
+    model = MLP().eval()
+    with torch.no_grad(), xsp.profile(model, along=True, iterations=2, warmup=0) as prof:
+        for number in range(30):
+            if number == 6:
+                with pytest.raises(RuntimeError):
+                    model(torch.randn(4, 9))
+            model(torch.randn(4, 8))
+    assert prof.runs["round"].max() == 1
+    assert any("other work" in sentence for sentence in prof.warnings)
+
+
+def test_along_and_steps_exclude_each_other() -> None:
+    """What a step is can be said in one way only."""
+    model = MLP()
+    with pytest.raises(xsp.TargetError, match="in which no optimizer steps"):
+        xsp.profile(model, optimizer=sgd(model), along=True)
+    with pytest.raises(xsp.TargetError, match="leave one of them out"):
+        step_along(model)
+
+
+def step_along(model: MLP) -> None:
+    """End a step where calls are the steps."""
+    with xsp.profile(model, along=True) as prof:
+        prof.step()
+
+
+def test_a_finished_loop_runs_none_of_xsp() -> None:
+    """Once enough is known, a step runs not one Python function of xsp's but `prof.step()`, which
+    returns at once.
+    """
+    model = MLP()
+    optimizer = sgd(model)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10)
+    package = str(Path(xsp.__file__).parent)
+    entered: list[str] = []
+
+    def noted(frame: FrameType, event: str, _argument: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            entered.append(frame.f_code.co_name)
+
+    with xsp.profile(model, optimizer=optimizer, iterations=2, warmup=0) as prof:
+        for number, (batch, labels) in enumerate(loader([16] * 40)):
+            if number == 35:
+                sys.setprofile(noted)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(batch), labels).backward()
+            optimizer.step()
+            scheduler.step()
+            of_the_step = list(entered)
+            prof.step()
+            if number == 35:
+                sys.setprofile(None)
+                break
+    assert of_the_step == []
+    assert entered == ["step", "_step", "step"]
+
+
 def test_steps_of_other_work_are_counted_and_named() -> None:
     """With gradient accumulation most steps have no optimizer step; those that have are others."""
     model = MLP()
@@ -175,7 +400,7 @@ def test_steps_of_other_work_are_counted_and_named() -> None:
                 optimizer.step()
                 optimizer.zero_grad()
             prof.step()
-    assert any("1 optimizer steps instead of" in each for each in prof.warnings)
+    assert any("1 SGD.step instead of" in each for each in prof.warnings)
     assert "SGD.step" not in set(prof.table("layers")["name"])
 
 

@@ -112,6 +112,50 @@ def test_ranks_end_after_the_same_round_or_say_what_differs() -> None:
     assert all(each["rungs"] == told[0]["rungs"] for each in told)
 
 
+def test_ranks_of_a_loop_measure_the_same_steps() -> None:
+    """Along a loop of DDP with the default rule every rank takes the same rungs in the same steps,
+    also where one rank's batch is another size now and then, and all end after the same round.
+    Parameters are those of the loop without xsp.
+    """
+    found = run_ranks(
+        """
+        def train(prof):
+            noise.seed(rank)
+            for each in model.parameters():
+                each.data.fill_(0.1)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            for number in range(120):
+                size = 3 if rank and number % 7 == 5 else 4
+                if rank and number < 30:
+                    time.sleep(noise.random() * 0.004)
+                optimizer.zero_grad()
+                model(torch.ones(size, 8)).sum().backward()
+                optimizer.step()
+                if prof is not None:
+                    prof.step()
+            return [each.sum().item() for each in model.parameters()]
+
+        without = train(None)
+        with xsp.profile(model, levels="M/L", budget_s=0.5, progress=False) as prof:
+            with_xsp = train(prof)
+        names = set(prof.table("layers")["name"])
+        told(
+            rungs=list(prof.runs["rung"]),
+            same=with_xsp == without,
+            buckets="(gradient buckets)" in names,
+            other=[each for each in prof.warnings if "other-steps" in each],
+        )
+        dist.destroy_process_group()
+        """
+    )
+    assert [status for status, _, _ in found] == [0, 0], found
+    told = [each for _, each, _ in found]
+    assert told[0]["rungs"] == told[1]["rungs"]
+    assert len(told[0]["rungs"]) >= 4
+    assert all(each["same"] and each["buckets"] for each in told)
+    assert "inputs of 3x8 instead of 4x8" in told[1]["other"][0]
+
+
 def test_a_rank_that_ends_is_an_error_of_the_others() -> None:
     """A rank that goes away is noticed within the stated time, not waited for."""
     begin = time.perf_counter()

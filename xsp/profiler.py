@@ -103,6 +103,10 @@ class BlockProfile(Profile):
     def __init__(self, on_step: Callable[[], None]) -> None:
         super().__init__()
         self._on_step = on_step
+        self.groups: dict[str, Profile] = {}
+        """Along a loop: profiles of other kinds of steps than this one's, each by what these do
+        otherwise, such as `inputs of 7x8 instead of 16x8`. Filled when the block ends.
+        """
 
     def step(self) -> None:
         """Say that a step of the block's own loop has ended: the loop is then measured as it goes,
@@ -125,7 +129,9 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
 
     A block that calls `prof.step()` at the end of each step of its own loop is measured along that
     loop instead: steps take the rungs in turn, nothing is run again, and once the numbers are
-    precise nothing is traced any more. Steps of `optimizer`, one or several, are rows then.
+    precise nothing is traced any more. Steps of `optimizer`, one or several, are rows then. With
+    `along=True` each call of the model is such a step, as in serving and evaluation, and
+    `prof.step()` is not called. Ctrl-C in the loop keeps the rounds that are complete.
 
     Raises TargetError at once if `model` is no torch.nn.Module or an option cannot have its value,
     LevelError for unknown levels, metrics or caches, and NothingRecordedError at the end of the
@@ -139,6 +145,7 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         model: nn.Module,
         *,
         optimizer: Optimizer | Sequence[Optimizer] | None = None,
+        along: bool = False,
         **options: Unpack[Keywords],
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -148,8 +155,13 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
                 "for other callables use xsp.measure(callable, *args)"
             )
         self._options = Options.of(**options)
-        self._model, self._optimizers = model, _optimizers(optimizer)
-        if self._optimizers:
+        self._model, self._optimizers, self._along = model, _optimizers(optimizer), along
+        if self._optimizers and along:
+            raise TargetError(
+                "along=True makes each call of the model a step, in which no optimizer steps: call "
+                "prof.step() at the end of each training step instead"
+            )
+        if self._optimizers or along:
             refuse_options(self._options)
 
     def __enter__(self) -> BlockProfile:
@@ -159,9 +171,10 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         self._profile = BlockProfile(self._step)
         try:
             with held():
-                self._recorder.start()
+                self._loop.follow_calls() if self._along else self._recorder.start()
         except BaseException:
             self._recorder.stop()
+            self._loop.close()
             raise
         return self._profile
 
@@ -179,15 +192,23 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
             self._recorder.stop()
             self._loop.close()
             raise
-        if error is not None:
+        interrupted = isinstance(error, KeyboardInterrupt) and self._loop.has_rounds
+        if error is not None and not interrupted:
             return
-        if self._loop.made:
-            self._profile.fill(self._loop.capture())
+        if self._loop.made or self._along:
+            found = self._loop.captures(interrupted=interrupted)
+            self._profile.fill(found.pop(""))
+            self._profile.groups = {what: Profile(capture) for what, capture in found.items()}
             return
         recorder = self._recorder
         self._profile.fill(measure_target(recorder.target(), self._options, recorder.random))
 
     def _step(self) -> None:
+        if self._along:
+            raise TargetError(
+                "prof.step() says where a step ends, and with along=True each call of the model is "
+                "one: leave one of them out"
+            )
         if not self._loop.made:
             with held():
                 self._recorder.stop()

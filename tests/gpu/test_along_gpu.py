@@ -48,5 +48,5 @@ def test_training_along_the_loop_is_the_same_and_has_kernels_in_every_part() -> 
     assert prof is not None
     layers = xsp.analysis.kernels_by_layer(prof)
     busy = layers[layers["kernel_latency_ms"] > 0]
-    assert "Adam.step" in set(busy["name"])
+    assert "Adam.step" in set(busy["layer"])
     assert {"forward", "backward"} <= set(busy["phase"])

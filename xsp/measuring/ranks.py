@@ -45,6 +45,11 @@ class Ranks:
             _groups[world] = _made()
         return cls(_groups[world])
 
+    @property
+    def are_several(self) -> bool:
+        """Whether others profile together with this one."""
+        return self._group is not None
+
     def gathered(self, value: Any) -> list[Any]:
         """What every rank gives, in their order; it can be pickled.
 

@@ -1,59 +1,48 @@
-"""Steps of the user's own loop as runs of the ladder.
+"""Steps of the user's own loop as runs of the ladder. Nothing is run again.
 
-What one step is for comes from a generator: each `yield` is one step of the loop, and what is
-switched on around the `yield` is switched on during the step. Nothing is run again.
+What one step is for comes from a generator (`following.py`).
 """
 
 from __future__ import annotations
 
-import random
 import threading
-import time
-from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import replace
 
 from torch import nn
 from torch.optim import Optimizer
 
-from xsp import levels as level_table
 from xsp.capture.file import Capture
-from xsp.capture.run import Run, latency_ns
-from xsp.doubts import Doubt, Slug, Stopped, StopReason
 from xsp.errors import NothingRecordedError, TargetError
 from xsp.levels._native.signals import held
-from xsp.levels.layer.discovery import Discovered, discovered
 from xsp.levels.layer.function_mode import FunctionalMode
-from xsp.levels.layer.structure_run import StructureRecorder
-from xsp.machine import devices
-from xsp.machine.gpu_state import GpuWatch
-from xsp.machine.torch_internals import compiled_frames, modes
-from xsp.measuring.along.others import difference, different_layers
-from xsp.measuring.along.result import Known, LoopRuns, captured
+from xsp.machine.torch_internals import modes
+from xsp.measuring.along.following import Following, Steps
+from xsp.measuring.along.groups import Group, Seen
+from xsp.measuring.along.others import difference
+from xsp.measuring.along.result import captured
 from xsp.measuring.along.step_watch import Step, StepWatch
-from xsp.measuring.deadline import WARM_UP_SHARE, Deadline
+from xsp.measuring.deadline import Deadline
 from xsp.measuring.executor import executing, refuse_nested
-from xsp.measuring.ladder import SETTLING_RUNS, Ladder, checked, gathered, rungs_for
+from xsp.measuring.ladder import rungs_for
 from xsp.measuring.options import Options
-from xsp.measuring.progress import Phases, phases
-from xsp.measuring.stopping import rule_for
-from xsp.measuring.switching import switched, tracing
+from xsp.measuring.progress import phases
+from xsp.measuring.ranks import Ranks
+from xsp.measuring.switching import switched
 from xsp.measuring.turns import in_call, turn
-from xsp.measuring.warmup import MAXIMUM_RUNS, is_settled
-from xsp.tracing import context
-from xsp.types import RunSpec, Status, Tracer
-
-Steps = Generator[None, Step, Any]
-"""Each `yield` is a step of the loop, and gives it when it has ended."""
 
 _NEED_RUNS = ("metrics", "serialize", "nvtx", "restore")
 
+_AGREED = ("levels", "iterations", "warmup", "seed", "ladder")
+"""Options that ranks of one loop must share."""
+
 
 class Loop:
-    """A loop that calls `step` at the end of each of its steps.
+    """A loop that calls `step` at the end of each of its steps, or of which each call of the model
+    is a step (`follow_calls`).
 
-    The first call of `step` begins; `close` ends what is on, `capture` gives the result.
+    The first call of `step` begins; `close` ends what is on, `captures` gives the result.
     """
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], options: Options) -> None:
@@ -63,9 +52,8 @@ class Loop:
         self._thread = threading.get_ident()
         self._modes = modes()
         self._steps: Steps | None = None
-        self._others: Counter[str] = Counter()
-        self._known: Known | None = None
-        self._runs = LoopRuns()
+        self._seen = Seen()
+        self._groups: list[Group] = []
         self.made = 0
 
     def step(self) -> None:
@@ -77,10 +65,19 @@ class Loop:
         self.made += 1
         if self.made > 1 and self._steps is None:
             return
-        self._require_place()
+        if why := self._why_not_here():
+            raise TargetError(why)
         ended = self._watch.end() if self._steps is not None else None
         with held():
             self._go_on(ended)
+            if self._steps is not None:
+                self._watch.begin()
+
+    def follow_calls(self) -> None:
+        """From now on each outermost call of the model is a step; entered in `held()`."""
+        self.name = type(self._model).__name__
+        self._watch.on_call_end = self._call_ended
+        self._go_on(None)
 
     def close(self) -> None:
         """Switch everything off; entered in `held()`."""
@@ -88,11 +85,46 @@ class Loop:
             self._steps.close()
             self._steps = None
 
-    def capture(self) -> Capture:
-        """What was measured. Raises NothingRecordedError if the loop was too short for a round."""
-        if self._known is None or not self._runs.runs:
+    @property
+    def has_rounds(self) -> bool:
+        """Whether a round is complete."""
+        return any(group.done.runs for group in self._groups)
+
+    def captures(self, *, interrupted: bool = False) -> dict[str, Capture]:
+        """What was measured, by what each kind of steps does otherwise than the most frequent one,
+        whose capture comes first, under an empty string.
+
+        Raises NothingRecordedError if the loop was too short for a round.
+        """
+        measured = [group for group in self._groups if group.done.runs]
+        if not measured:
             raise NothingRecordedError(self._too_short())
-        return captured(self._known, self._runs, self._others, self.made)
+        main = max(measured, key=lambda group: self._seen.kinds[group.kind])
+        found = {"": self._captured(main, self.name, interrupted)}
+        for group in measured:
+            if group is not main:
+                what = difference(main.kind, group.kind)
+                found[what] = self._captured(group, f"{self.name} ({what})", interrupted)
+        return found
+
+    def _captured(self, group: Group, name: str, interrupted: bool) -> Capture:
+        known, others = replace(group.known, name=name), self._others_than(group)
+        return captured(known, group.done, others, self.made, interrupted=interrupted)
+
+    def _others_than(self, group: Group) -> dict[str, int]:
+        """How many steps did other work, by what it was."""
+        found = dict(group.other_layers)
+        for kind, number in self._seen.kinds.items():
+            if what := difference(group.kind, kind):
+                found[what] = found.get(what, 0) + number
+        return found
+
+    def _call_ended(self, ended: Step) -> None:
+        self.made += 1
+        # Raising here would be an error of the program's own call.
+        if self._steps is not None and not self._why_not_here():
+            with held():
+                self._go_on(ended)
 
     def _go_on(self, ended: Step | None) -> None:
         try:
@@ -100,28 +132,29 @@ class Loop:
                 self._steps = self._followed()
                 next(self._steps)
             elif self._steps is not None:
+                self._seen.note(ended.kind)
                 self._steps.send(ended)
         except StopIteration:
             self._steps = None
-            return
         except BaseException:
             self._steps = None
             raise
-        self._watch.begin()
 
-    def _require_place(self) -> None:
+    def _why_not_here(self) -> str:
+        """Why the loop cannot be followed from here, empty where it can."""
         if threading.get_ident() != self._thread:
-            raise TargetError(
+            return (
                 "prof.step() was called on another thread than the one that entered the block: "
                 "call it where the loop runs"
             )
         entered = [mode for mode in modes() if not isinstance(mode, FunctionalMode)]
-        if entered != self._modes:
-            raise TargetError(
-                f"prof.step() was called inside {type(entered[-1]).__name__ if entered else 'none'}"
-                ", a torch function mode that the block itself entered or left (such as `with "
-                "torch.device(...)`): call prof.step() outside of it, or enter it before the block"
-            )
+        if entered == self._modes:
+            return ""
+        return (
+            f"prof.step() was called inside {type(entered[-1]).__name__ if entered else 'none'}"
+            ", a torch function mode that the block itself entered or left (such as `with "
+            "torch.device(...)`): call prof.step() outside of it, or enter it before the block"
+        )
 
     def _followed(self) -> Steps:
         refuse_nested(self.name)
@@ -130,140 +163,22 @@ class Loop:
             undo.enter_context(turn(self.name))
             undo.enter_context(in_call())
             undo.enter_context(executing())
-            undo.enter_context(switched(self._watch.on()))
+            ranks = Ranks.together(alone=self._options.alone)
+            ranks.same("options", {name: getattr(self._options, name) for name in _AGREED})
             deadline = Deadline.of(self._options)
             shown = undo.enter_context(phases(f"xsp {self.name}", self._options, deadline))
-            shown.begin("structure step")
-            self._known = yield from self._become_known(deadline)
-            if self._known is None:
-                return
-            shown.begin("warm-up")
-            yield from self._warm_up(self._known, deadline)
-            shown.begin("rounds")
-            yield from self._climb(self._known, deadline, shown)
-
-    def _become_known(self, deadline: Deadline) -> Generator[None, Step, Known | None]:
-        """Two steps alike: one under watch for the modules it calls, then the structure step. None
-        where no two were alike for a whole budget.
-        """
-        device = devices.most_used((*self._model.parameters(), *self._model.buffers()))
-        with devices.on(device):
-            statuses = tuple(level_table.statuses(self._options.levels))
-            watch = GpuWatch()
-        traced = [status.level for status in statuses if status.status is Status.TRACED]
-        while True:
-            found = Discovered()
-            with switched(discovered(found, blame=False)):
-                first = yield
-            recorder = StructureRecorder(
-                found, "step", ranges_are_layers=self._options.ranges_as_layers
-            )
-            others = level_table.recorders(traced)
-            with tracing(list(others.values()), "in the structure step"), switched(recorder):
-                recorder.new_run()
-                step = yield
-            if step.events == first.events:
-                break
-            self._others[difference(first, step)] += 1
-            if deadline.elapsed_s > self._options.budget_s:
-                return None
-        structure = recorder.within(step.stamps)
-        return Known(
-            self.name,
-            statuses,
-            structure,
-            {level: tracer.recorded(step.stamps) for level, tracer in others.items()},
-            level_table.timed_tracers(traced, structure),
-            step,
-            device,
-            watch,
-            compiled_frames(),
-            context.current(),
-        )
-
-    def _warm_up(self, known: Known, deadline: Deadline) -> Steps:
-        latencies: list[int] = []
-        least_left_s = deadline.left_s - WARM_UP_SHARE * self._options.budget_s
-        asked = self._options.warmup
-        while len(latencies) < (MAXIMUM_RUNS if asked is None else asked):
-            step = yield
-            latencies.append(latency_ns(step.stamps))
-            if asked is None and is_settled(latencies):
-                return
-            if asked is None and deadline.left_s < least_left_s:
-                break
-        if asked is None:
-            known.doubts.append(Doubt.of(Slug.UNSETTLED, runs=len(latencies)))
-
-    def _climb(self, known: Known, deadline: Deadline, shown: Phases) -> Steps:
-        ladder = Ladder(rungs_for(known.traced, self._options.ladder), self._options.seed)
-        order = random.Random(ladder.seed)  # noqa: S311 - an order of experiments, not a secret
-        rule, done = rule_for(self._options, deadline), self._runs
-        while done.stopped is None:
-            rungs = list(ladder.rungs)
-            order.shuffle(rungs)
-            this_round: list[Run] = []
-            for position, spec in enumerate(rungs):
-                run = yield from self._visit(known, spec, position)
-                if run is None:
-                    done.stopped = self._given_up()
-                    return
-                this_round.append(run)
-            done.runs += this_round
-            done.rounds += 1
-            shown.step(1)
-            known.watch.read(done.rounds - 1)
-            done.stopped = checked(rule(done.runs), done.rounds)
-
-    def _visit(
-        self, known: Known, spec: RunSpec, position: int
-    ) -> Generator[None, Step, Run | None]:
-        """One timed step at a rung, after those that settle it; None where no step like the
-        structure step came for a whole budget.
-        """
-        active = [known.tracers[level] for level in spec.levels if level in known.tracers]
-        deadline = time.perf_counter() + self._options.budget_s
-        while True:
-            with tracing(active, f"in a step at rung {spec.name}"):
-                for _ in range(SETTLING_RUNS):
-                    yield
-                step = yield from self._timed(known, active, deadline)
-            if step is None:
-                return None
-            run = gathered(spec, self._runs.rounds, position, step.stamps, active)
-            what = different_layers(run, known.structure)
-            if not what:
-                return run
-            self._others[what] += 1
-            if time.perf_counter() > deadline:
-                return None
-
-    def _timed(
-        self, known: Known, active: Sequence[Tracer], deadline: float
-    ) -> Generator[None, Step, Step | None]:
-        """The next step like the structure step; None where the deadline passes first."""
-        while True:
-            for tracer in active:
-                tracer.new_run()
-            step = yield
-            what = difference(known.step, step)
-            if not what:
-                return step
-            self._others[what] += 1
-            if time.perf_counter() > deadline:
-                return None
-
-    def _given_up(self) -> Stopped:
-        said = (
-            f"given up after {self._runs.rounds} rounds: for {self._options.budget_s:.0f} s no "
-            "step was like the structure step"
-        )
-        return Stopped(StopReason.OWN_RULE, self._runs.rounds, said=said)
+            followed = Following(self.name, self._model, self._options, self._seen, ranks)
+            self._groups = followed.groups
+            undo.enter_context(switched(self._watch.on()))
+            yield from followed.steps(deadline, shown)
 
     def _too_short(self) -> str:
-        traced = self._options.levels if self._known is None else self._known.traced
+        known = self._groups[0].known if self._groups else None
+        traced = self._options.levels if known is None else known.traced
         rungs = len(rungs_for(traced, self._options.ladder))
-        others = f"; {sum(self._others.values())} were of other work" if self._others else ""
+        often = max(self._seen.kinds.values(), default=0)
+        other = self._seen.kinds.total() - often
+        others = f"; {other} were of other work" if other else ""
         return (
             f"the loop's {self.made} steps were too few to measure one round of {rungs} rungs, "
             f"which takes two steps each after the first ones{others}: let it make more steps, "

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from xsp.capture.run import Run, within_model
 from xsp.levels.layer.autograd import ENGINE_CODE
 from xsp.levels.layer.structure import Structure
-from xsp.measuring.along.step_watch import Event, ModelCall, Step
+from xsp.measuring.along.step_watch import Kind, ModelCall
 from xsp.types import LAYER_EVENTS, Level
 
 
-def difference(structure: Step, step: Step) -> str:
-    """What a step did otherwise than the structure step; empty where nothing is known to differ."""
-    if structure.events == step.events:
+def difference(structure: Kind, step: Kind) -> str:
+    """What a step of a kind does otherwise than the structure step; empty where nothing is known to
+    differ.
+    """
+    if structure == step:
         return ""
-    ours = [event for event in structure.events if isinstance(event, ModelCall)]
-    its = [event for event in step.events if isinstance(event, ModelCall)]
+    ours = [event for event in structure if isinstance(event, ModelCall)]
+    its = [event for event in step if isinstance(event, ModelCall)]
     if len(ours) == len(its) and ours != its:
         was, now = next(pair for pair in zip(ours, its, strict=True) if pair[0] != pair[1])
         if was.shapes != now.shapes:
             return f"inputs of {_sizes(now)} instead of {_sizes(was)}"
         return f"{_mode(now)} instead of {_mode(was)}"
-    return f"{_counted(step.events)} instead of {_counted(structure.events)}"
+    return f"{_counted(step)} instead of {_counted(structure)}"
 
 
 def different_layers(run: Run, structure: Structure) -> str:
@@ -50,8 +54,9 @@ def _mode(call: ModelCall) -> str:
     return f"{mode} {gradients} gradients, inputs of {', '.join(call.dtypes)}"
 
 
-def _counted(events: tuple[Event, ...]) -> str:
-    calls = sum(isinstance(event, ModelCall) for event in events)
-    backward = sum(event == "backward" for event in events)
-    steps = len(events) - calls - backward
-    return f"{calls} model calls, {backward} backward passes and {steps} optimizer steps"
+def _counted(kind: Kind) -> str:
+    calls = sum(isinstance(event, ModelCall) for event in kind)
+    others = Counter(event for event in kind if not isinstance(event, ModelCall))
+    backward = others.pop("backward", 0)
+    named = "".join(f", {number} {name}" for name, number in others.items())
+    return f"{calls} model calls, {backward} backward passes{named}"

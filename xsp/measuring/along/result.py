@@ -72,8 +72,17 @@ class LoopRuns:
     stopped: Stopped | None = None
 
 
-def captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int) -> Capture:
+def captured(
+    known: Known,
+    done: LoopRuns,
+    others: Mapping[str, int],
+    made: int,
+    *,
+    interrupted: bool = False,
+) -> Capture:
     """Assemble and assess. The random state is left as found."""
+    if interrupted and done.stopped is None:
+        done.stopped = Stopped(StopReason.INTERRUPTED, done.rounds)
     before = RandomState.current()
     try:
         return _captured(known, done, others, made)
@@ -127,7 +136,7 @@ def _loop_ended(rounds: int, made: int) -> Stopped:
 
 
 def _call_row(known: Known) -> dict[str, Any]:
-    first = next((each for each in known.step.events if isinstance(each, ModelCall)), None)
+    first = next((each for each in known.step.kind if isinstance(each, ModelCall)), None)
     shapes = [list(shape) for shape in first.shapes] if first else []
     return call_row(known.name, 0, shapes, list(first.dtypes) if first else [])
 

@@ -1,5 +1,5 @@
 """What a step of the user's loop did, seen cheaply and in every rung alike: its calls of the model,
-backward passes and optimizer steps, and when it began and ended.
+backward passes, optimizer and scheduler steps, and when it began and ended.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from xsp.levels.layer.parts import Part
 from xsp.levels.layer.tensors import describe_tensors
 from xsp.machine import devices
 from xsp.machine.torch_internals import without_torch_functions
+from xsp.measuring.along.optimizer_parts import OptimizerWatch, scheduler_steps
 from xsp.types import Columns
 
 LOADER = Part("(loader)", "loader")
@@ -42,22 +42,33 @@ class ModelCall:
 
 
 Event = ModelCall | str
-"""A call of the model, "backward", or the name of an optimizer's step."""
+"""A call of the model, "backward", "raised", or the name of an optimizer's or scheduler's step."""
+
+Kind = tuple[Event, ...]
+"""What a step did, in order: steps of one kind can be compared."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step that has ended: its stamps (MODEL_CALLS, one row) and what it did, in order."""
+    """A step that has ended: its stamps (MODEL_CALLS, one row) and what it did."""
 
     stamps: Columns
-    events: tuple[Event, ...]
+    kind: Kind
 
 
 class StepWatch:
-    """Watches one model and its optimizers, from `begin` to `end`."""
+    """Watches one model and its optimizers, from `begin` to `end`; or, with `on_call_end`, from the
+    begin to the end of each outermost call of the model, and tells it of the step that this was.
+    """
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        self._model, self._optimizers = model, optimizers
+        self._model = model
+        self._optimizers = [
+            OptimizerWatch(each, _part_of(each, number), self)
+            for number, each in enumerate(optimizers)
+        ]
+        self._given = optimizers
+        self.on_call_end: Callable[[Step], None] | None = None
         self._events: list[Event] = []
         self._open: list[Part] = []
         self._thread = threading.get_ident()
@@ -70,12 +81,9 @@ class StepWatch:
         with ExitStack() as undo:
             undo.callback(self._step_in())
             undo.callback(run_inside(self._engine))
-            for number, optimizer in enumerate(self._optimizers):
-                part = _part_of(optimizer, number)
-                before = optimizer.register_step_pre_hook(partial(self._optimizer_begins, part))
-                undo.callback(before.remove)
-                after = optimizer.register_step_post_hook(partial(self._optimizer_ends, part))
-                undo.callback(after.remove)
+            undo.callback(scheduler_steps(self._given, self))
+            for each in self._optimizers:
+                undo.callback(each.watch())
             yield
 
     def begin(self) -> None:
@@ -97,6 +105,25 @@ class StepWatch:
         }
         return Step(stamps, tuple(self._events))
 
+    def part_begins(self, part: Part) -> None:
+        """See `Told`."""
+        if threading.get_ident() != self._thread:
+            return
+        self._end_loader()
+        if part.type != "parameters":
+            self._events.append(part.name)
+        self._begin(part)
+
+    def part_ends(self, part: Part) -> None:
+        """See `Told`."""
+        if threading.get_ident() != self._thread or part not in self._open:
+            return
+        while self._open:
+            ended = self._open.pop()
+            parts.end(ended)
+            if ended == part:
+                return
+
     def _step_in(self) -> Callable[[], None]:
         attribute = entry_point(self._model)
         if attribute is None:
@@ -107,6 +134,9 @@ class StepWatch:
                 self._before(self._model, args, kwargs)
                 try:
                     return call(*args, **kwargs)
+                except BaseException:
+                    self._raised()
+                    raise
                 finally:
                     self._after()
 
@@ -120,30 +150,32 @@ class StepWatch:
         self._depth += 1
         if self._depth > 1:
             return
+        if self.on_call_end is not None:
+            self._events, self._open = [], []
         self._end_loader()
         shapes, dtypes = describe_tensors((args, dict(kwargs)))
         with without_torch_functions():
             grad = torch.is_grad_enabled()
         known = tuple(tuple(shape) for shape in shapes)
         self._events.append(ModelCall(known, tuple(dtypes), model.training, grad))
+        if self.on_call_end is not None:
+            self._start_ns = time.perf_counter_ns()
+
+    def _raised(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._events.append("raised")
 
     def _after(self, *_: Any) -> None:
-        if threading.get_ident() == self._thread:
-            self._depth -= 1
+        if threading.get_ident() != self._thread or self._depth == 0:
+            return
+        self._depth -= 1
+        if self._depth == 0 and self.on_call_end is not None:
+            self.on_call_end(self.end())
 
     def _engine(self, _roots: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
-        self._events.append("backward")
+        if threading.get_ident() == self._thread:
+            self._events.append("backward")
         return nullcontext()
-
-    def _optimizer_begins(self, part: Part, *_: Any) -> None:
-        self._end_loader()
-        self._events.append(part.name)
-        self._begin(part)
-
-    def _optimizer_ends(self, part: Part, *_: Any) -> None:
-        if part in self._open:
-            self._open.remove(part)
-            parts.end(part)
 
     def _begin(self, part: Part) -> None:
         self._open.append(part)
@@ -151,13 +183,14 @@ class StepWatch:
 
     def _end_loader(self) -> None:
         if LOADER in self._open:
-            self._open.remove(LOADER)
-            parts.end(LOADER)
+            self.part_ends(LOADER)
 
     def _end_all(self) -> None:
         """Also a part that an exception cut short, which the loop handled."""
         while self._open:
             parts.end(self._open.pop())
+        for each in self._optimizers:
+            each.put_back()
 
 
 def _part_of(optimizer: Optimizer, number: int) -> Part:

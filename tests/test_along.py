@@ -208,7 +208,7 @@ def test_schedulers_and_parameter_groups_are_rows() -> None:
     one each, by their names, and the optimizer has its own list of groups afterwards.
     """
     model = MLP()
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": model.first.parameters(), "name": "body"},
         {"params": model.last.parameters(), "name": "head", "lr": 0.01},
     ]
@@ -316,7 +316,7 @@ def test_calls_of_the_model_can_be_the_steps() -> None:
         expected = [model(batch) for batch in batches]
         model.first.register_forward_hook(counted)
         with xsp.profile(model, along=True, iterations=3, warmup=1) as prof:
-            results = []
+            results: list[torch.Tensor] = []
             for batch in batches:
                 with torch.device("cpu") if len(results) == 5 else nullcontext():
                     results.append(model(batch))

@@ -53,10 +53,13 @@ def align(a: pd.DataFrame, b: pd.DataFrame) -> Ints:
 
 
 def _align_layers(a: pd.DataFrame, b: pd.DataFrame, match: Ints) -> None:
-    rows_a, rows_b = (_in_order(nodes) for nodes in (a, b))
+    """Layers that are alike at the beginning and the end are pairs; between them the best alignment
+    decides.
+    """
+    rows_a, rows_b = _in_order(a), _in_order(b)
     codes_a, codes_b = _codes(a, rows_a, b, rows_b)
     first = _common(codes_a, codes_b)
-    last = _common(codes_a[::-1], codes_b[::-1], len(codes_a) - first, len(codes_b) - first)
+    last = _common(codes_a[first:][::-1], codes_b[first:][::-1])
     match[rows_a[:first]] = rows_b[:first]
     if last:
         match[rows_a[-last:]] = rows_b[-last:]
@@ -95,9 +98,9 @@ def pattern(name: str) -> str:
     return _NUMBER.sub("#", name)
 
 
-def _common(a: Ints, b: Ints, most_a: int | None = None, most_b: int | None = None) -> int:
+def _common(a: Ints, b: Ints) -> int:
     """How many rows at the beginning are the same."""
-    length = min(len(a) if most_a is None else most_a, len(b) if most_b is None else most_b)
+    length = min(len(a), len(b))
     different = np.flatnonzero((a[:length] != b[:length]).any(axis=1))
     return int(different[0]) if len(different) else length
 
@@ -111,22 +114,33 @@ def _best(a: Ints, b: Ints) -> Ints:
     if not len(a) or not len(b):
         return np.zeros((0, 2), dtype=np.int64)
     score = np.zeros(len(b) + 1, dtype=np.int64)
-    steps = np.zeros((len(a), len(b)), dtype=np.int8)  # 1: a pair, 2: skip in a, 0: skip in b
-    for at, row in enumerate(a):
+    steps = np.full((len(a), len(b)), _SKIP_B, dtype=np.int8)
+    for place, row in enumerate(a):
         similar = _similarity(row, b)
         paired = np.where(similar > 0, score[:-1] + similar, -1)
-        below = np.maximum(paired, score[1:])
-        new = np.maximum.accumulate(np.r_[0, below])
-        steps[at] = np.where(
-            (paired == new[1:]) & (similar > 0), 1, np.where(score[1:] == new[1:], 2, 0)
-        )
-        score = new
-    pairs, i, j = [], len(a) - 1, len(b) - 1
+        best = np.maximum.accumulate(np.r_[0, np.maximum(paired, score[1:])])
+        steps[place][score[1:] == best[1:]] = _SKIP_A
+        steps[place][(paired == best[1:]) & (similar > 0)] = _PAIR
+        score = best
+    return _walk_back(steps)
+
+
+_SKIP_B, _PAIR, _SKIP_A = 0, 1, 2
+"""How the best alignment up to two rows ends."""
+
+
+def _walk_back(steps: npt.NDArray[np.int8]) -> Ints:
+    """The pairs of the best alignment, from its end to its beginning and turned round."""
+    pairs = []
+    i, j = steps.shape[0] - 1, steps.shape[1] - 1
     while i >= 0 and j >= 0:
         step = steps[i, j]
-        if step == 1:
+        if step == _PAIR:
             pairs.append((i, j))
-        i, j = i - (step != 0), j - (step != 2)
+        if step != _SKIP_B:
+            i -= 1
+        if step != _SKIP_A:
+            j -= 1
     return np.array(pairs[::-1], dtype=np.int64).reshape(-1, 2)
 
 
@@ -150,10 +164,12 @@ def _align_modules(a: pd.DataFrame, b: pd.DataFrame, match: Ints) -> None:
     same name.
     """
     votes: Counter[tuple[int, int]] = Counter()
-    for layer in np.flatnonzero((a["level"] == "LAYER").to_numpy() & (match >= 0)).tolist():
-        votes.update(zip(_above(a, layer), _above(b, int(match[layer])), strict=False))
+    matched_layers = (a["level"] == "LAYER").to_numpy() & (match >= 0)
+    for layer in np.flatnonzero(matched_layers).tolist():
+        other_layer = int(match[layer])
+        votes.update(zip(_above(a, layer), _above(b, other_layer), strict=False))
     taken: set[int] = set()
-    for (mine, other), _ in sorted(votes.items(), key=lambda vote: (-vote[1], vote[0])):
+    for (mine, other), _ in sorted(votes.items(), key=_most_votes_first):
         if match[mine] < 0 and other not in taken:
             match[mine] = other
             taken.add(other)
@@ -161,6 +177,11 @@ def _align_modules(a: pd.DataFrame, b: pd.DataFrame, match: Ints) -> None:
     for row, name in _modules(a):
         if match[row] < 0 and name in by_name:
             match[row] = by_name[name]
+
+
+def _most_votes_first(vote: tuple[tuple[int, int], int]) -> tuple[int, tuple[int, int]]:
+    pair, count = vote
+    return -count, pair
 
 
 def _above(nodes: pd.DataFrame, row: int) -> list[int]:

@@ -24,6 +24,8 @@ from xsp.words.numbers import quantity
 
 Row = dict[Hashable, Any]
 
+_MOST_CHANGES = 4
+"""What the sentence about one layer names."""
 MATERIAL = 0.02
 """Share of the model's latency from which on the time that a change costs counts more than its
 place.
@@ -101,38 +103,52 @@ def _weight(cause: Cause, latency_ms: float) -> float:
 def _of_layer(row: Row, launched: pd.DataFrame | None, counts: Sequence[str]) -> list[Cause]:
     """Causes in a layer that both sides have; none where nothing changed and it is no slower."""
     own, made, work = _own(row), _made(row), _work(row, launched, counts)
-    fed_alike = _same(row, "input_shapes") and _same(row, "input_dtypes")
-    waits = "synchronizations" in counts and row["synchronizations_b"] > row["synchronizations_a"]
-    copies = "copies" in counts and row["copies_b"] > row["copies_a"]
-    shaped_alike = _same(row, "input_shapes") and _same(row, "output_shapes")
-    if own and (fed_alike or shaped_alike or not _same(row, "type")):
-        kind = Kind.OWN
-    elif made and fed_alike:
-        kind = Kind.STRUCTURE
-    elif work and (fed_alike or waits or copies):
-        kind = Kind.WORK if waits or copies or _costs(row, launched) else Kind.ASIDE
-    elif own or made or work:
-        kind = Kind.CONSEQUENCE
-    elif row["verdict"] in (REGRESSION, IMPROVED):
-        kind = Kind.SLOWER if row["verdict"] == REGRESSION else Kind.FASTER
+    is_slower, is_faster = row["verdict"] == REGRESSION, row["verdict"] == IMPROVED
+    if own or made or work:
+        costs = bool(work) and _costs(row, launched)
+        kind = _kind_of_change(row, counts, bool(own), bool(made), bool(work), costs)
+    elif is_slower or is_faster:
+        kind = Kind.SLOWER if is_slower else Kind.FASTER
     else:
         return []
     label = phrases.layer(row["name_b"], row["type_b"], row["phase"])
     took = phrases.times(row["a_ms"], row["b_ms"], row["ratio"], row["low"], row["high"])
-    cost = float(row["b_ms"] - row["a_ms"]) if row["verdict"] in (REGRESSION, IMPROVED) else np.nan
+    cost = float(row["b_ms"] - row["a_ms"]) if is_slower or is_faster else np.nan
     if kind in (Kind.SLOWER, Kind.FASTER):
         where = "on the GPU" if row["metric"] == "device" else "on the host"
-        sentence = (
-            f"{label} is {'slower' if kind is Kind.SLOWER else 'faster'}: it takes {took} {where}."
-        )
+        how = "slower" if kind is Kind.SLOWER else "faster"
+        sentence = f"{label} is {how}: it takes {took} {where}."
     else:
         timed = f"; it takes {took}" if np.isfinite(cost) else ""
-        sentence = f"{label} changed: {', '.join([*own, *made, *work][:4])}{timed}."
-    return [
-        Cause(
-            kind, (row["path_b"],), sentence[0].upper() + sentence[1:], float(row["position"]), cost
-        )
-    ]
+        changes = ", ".join([*own, *made, *work][:_MOST_CHANGES])
+        sentence = f"{label} changed: {changes}{timed}."
+    position = float(row["position"])
+    return [Cause(kind, (row["path_b"],), _capitalised(sentence), position, cost)]
+
+
+def _kind_of_change(
+    row: Row, counts: Sequence[str], own: bool, made: bool, work: bool, costs: bool
+) -> Kind:
+    """What a layer that changed is: changed itself (`own`), in what it makes (`made`), or in what
+    it executes (`work`, which `costs`); a consequence where it was given something else.
+    """
+    waits, copies = (
+        name in counts and row[f"{name}_b"] > row[f"{name}_a"]
+        for name in ("synchronizations", "copies")
+    )
+    fed_alike = _same(row, "input_shapes") and _same(row, "input_dtypes")
+    shaped_alike = _same(row, "input_shapes") and _same(row, "output_shapes")
+    if own and (fed_alike or shaped_alike or not _same(row, "type")):
+        return Kind.OWN
+    if made and fed_alike:
+        return Kind.STRUCTURE
+    if not work or not (fed_alike or waits or copies):
+        return Kind.CONSEQUENCE
+    return Kind.WORK if waits or copies or costs else Kind.ASIDE
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
 
 
 def _same(row: Row, name: str) -> bool:
@@ -204,31 +220,30 @@ def _replaced(layers: pd.DataFrame, pairs: pd.DataFrame) -> list[Cause]:
 
 def _replacement(part: pd.DataFrame, pairs: pd.DataFrame) -> Cause:
     new, gone = part[part["change"] == APPEARED], part[part["change"] == VANISHED]
-    there, before = _labels(new, pairs, "b"), _labels(gone, pairs, "a")
-    if len(gone) and len(new):
-        sentence = (
-            f"{before} {'was' if _verb(before, len(gone)) == 'is' else 'were'} replaced by {there}"
-        )
-    elif len(new):
-        sentence = f"{there} {_verb(there, len(new))} new"
-    else:
-        sentence = f"{before} {_verb(before, len(gone))} gone"
-    a_ms, b_ms = float(gone["a_ms"].sum()), float(new["b_ms"].sum())
-    timed = part[["a_ms", "b_ms"]].notna().any(axis=None)
-    if timed:
-        said = [f"{phrases.milliseconds(b_ms)} now"] * bool(len(new)) + [
-            f"{phrases.milliseconds(a_ms)} before"
-        ] * bool(len(gone))
-        sentence += f" ({', '.join(said)})"
+    sentence = _replacement_sentence(new, gone, pairs)
+    before_ms, now_ms = float(gone["a_ms"].sum()), float(new["b_ms"].sum())
+    cost_ms = np.nan
+    if part[["a_ms", "b_ms"]].notna().any(axis=None):
+        cost_ms = now_ms - before_ms
+        times = []
+        if len(new):
+            times.append(f"{phrases.milliseconds(now_ms)} now")
+        if len(gone):
+            times.append(f"{phrases.milliseconds(before_ms)} before")
+        sentence += f" ({', '.join(times)})"
     paths = (*new["path_b"].tolist(), *gone["path_a"].tolist())
     position = float(part["position"].min())
-    return Cause(
-        Kind.STRUCTURE,
-        paths,
-        f"{sentence[0].upper()}{sentence[1:]}.",
-        position,
-        b_ms - a_ms if timed else np.nan,
-    )
+    return Cause(Kind.STRUCTURE, paths, f"{_capitalised(sentence)}.", position, cost_ms)
+
+
+def _replacement_sentence(new: pd.DataFrame, gone: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    there, before = _labels(new, pairs, "b"), _labels(gone, pairs, "a")
+    if len(gone) and len(new):
+        verb = "was" if _verb(before, len(gone)) == "is" else "were"
+        return f"{before} {verb} replaced by {there}"
+    if len(new):
+        return f"{there} {_verb(there, len(new))} new"
+    return f"{before} {_verb(before, len(gone))} gone"
 
 
 def _verb(label: str, layers: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,28 +84,28 @@ def node_facts(profile: ProfileData) -> NodeFacts:
     """
     tables = profile.raw_tables(*_TABLES)
     tree = hierarchy(tables, profile.name)
-    nodes = pd.DataFrame(
-        {
-            column: [node[column] for node in tree.nodes]
-            for column in ("parent", "level", "name", "type", "phase")
-        }
-    )
+    host, calls = _host(tree, tables)
+    nodes = pd.DataFrame(tree.nodes)[["parent", "level", "name", "type", "phase"]]
     nodes.insert(0, "path", paths(nodes))
     called = _layer_rows(tree, tables)
     nodes = nodes.join(_of_layers(called))
-    nodes[["kind", *_SIGNATURE]] = nodes[["kind", *_SIGNATURE]].fillna("")
+    described = ["kind", *_SIGNATURE]
+    nodes[described] = nodes[described].fillna("")
     nodes.loc[0, ["input_shapes", "input_dtypes"]] = _inputs(tables["calls"])
     nodes["parameter_bytes"] = nodes["parameter_bytes"].fillna(0).astype(np.int64)
     nodes["order"] = _order(nodes)
-    host, calls = _host(tree, tables)
-    modules = nodes["level"] == "MODULE"
-    calls[modules.to_numpy()] = [node["calls"] for node in tree.nodes if node["level"] == "MODULE"]
-    nodes["calls"] = calls
     for name, amount in _counts(tree, tables, called).items():
         nodes[name] = sum_up(nodes["parent"].to_numpy(), amount).astype(np.int64)
-    kernels = nodes["level"] == "KERNEL"
+    nodes["calls"] = calls
+    modules, kernels = nodes["level"] == "MODULE", nodes["level"] == "KERNEL"
+    nodes.loc[modules, "calls"] = _calls_of_modules(tree)
     nodes.loc[kernels, "calls"] = nodes.loc[kernels, list(_KINDS)].sum(axis=1)
-    return NodeFacts(nodes[COLUMNS], _by_path(nodes, host), _by_path(nodes, _device(tree, tables)))
+    device = _device(tree, tables)
+    return NodeFacts(nodes[COLUMNS], _by_path(nodes, host), _by_path(nodes, device))
+
+
+def _calls_of_modules(tree: Hierarchy) -> list[int]:
+    return [node["calls"] for node in tree.nodes if node["level"] == "MODULE"]
 
 
 def paths(nodes: pd.DataFrame) -> list[str]:
@@ -169,20 +168,23 @@ def _host(tree: Hierarchy, tables: dict[str, pd.DataFrame]) -> tuple[Array, Ints
     """Host ms of the nodes as a matrix (runs, nodes), NaN where there is none, and calls
     in a run.
     """
-    runs, spans, size = tables["runs"], tables["spans"], len(tree.nodes)
+    runs, size = tables["runs"], len(tree.nodes)
     latency = runs_of(runs, Level.MODEL)["latency_ns"].to_numpy(np.float64)
-    parts, calls = [], np.zeros(size, dtype=np.int64)
+    calls = np.zeros(size, dtype=np.int64)
+    calls[0] = len(tables["calls"])
+    parts = []
     for level in (Level.LAYER, Level.LIBRARY):
         events = timed_events(tables, level)
         if len(events.of):
-            at, sums, counts = host_sums(tree, spans, level, events)
-            parts.append(np.where(at, sums, np.nan))
-            calls[at] = np.rint(np.median(counts, axis=0)).astype(np.int64)[at]
-    host = np.full((max([len(latency), *map(len, parts)]), size), np.nan)
+            nodes, sums, counts = host_sums(tree, tables["spans"], level, events)
+            parts.append(np.where(nodes, sums, np.nan))
+            calls[nodes] = np.rint(np.median(counts, axis=0)).astype(np.int64)[nodes]
+    most_runs = max([len(latency), *map(len, parts)])
+    host = np.full((most_runs, size), np.nan)
     for part in parts:
-        host[: len(part)] = np.where(np.isnan(part), host[: len(part)], part)
+        known = ~np.isnan(part)
+        host[: len(part)][known] = part[known]
     host[: len(latency), 0] = latency
-    calls[0] = len(tables["calls"])
     return host / 1e6, calls
 
 
@@ -209,39 +211,39 @@ def _counts(
     tree: Hierarchy, tables: dict[str, pd.DataFrame], called: pd.DataFrame
 ) -> dict[str, Array]:
     """Counts that belong to each node itself, without what is below it."""
-    runs, spans, kernels = tables["runs"], tables["spans"], tables["kernels"]
-    own = _kernel_runs(runs)
-    level = spans["level"].to_numpy()
-    device = np.flatnonzero((level == Level.KERNEL) & spans["run"].isin(own).to_numpy())
-    kind = kernels["kind"].to_numpy(dtype=object)[spans["detail"].to_numpy()[device]]
-    size = kernels["bytes"].to_numpy(np.float64)[spans["detail"].to_numpy()[device]]
-
-    def per_run(rows: Ints, runs: Iterable[int], weights: Any = None) -> Array:
-        return _per_run(
-            spans["run"].to_numpy()[rows], tree.of_span[rows], runs, len(tree.nodes), weights
-        )
-
-    counts = {name: per_run(device[kind == which], own) for name, which in _KINDS.items()}
-    counts["copied_bytes"] = per_run(device[kind == "memcpy"], own, size[kind == "memcpy"])
+    runs, spans, size = tables["runs"], tables["spans"], len(tree.nodes)
+    with_kernels = _kernel_runs(runs)
     deepest = runs.loc[runs["rung"] == deepest_rung(tables), "run"].to_numpy(np.int64)
-    calls = np.flatnonzero((level == Level.LIBRARY) & spans["run"].isin(deepest).to_numpy())
-    counts["library_calls"] = per_run(calls, deepest)
-    waits = _waits(tables, own)
-    counts["synchronizations"] = _per_run(
-        waits["run"].to_numpy(), tree.of_span[waits["parent"].to_numpy()], own, len(tree.nodes)
-    )
-    counts["allocated_bytes"] = _allocated(called, len(tree.nodes))
+    device = _rows_of(spans, Level.KERNEL, with_kernels)
+    detail = spans["detail"].to_numpy()[device]
+    kind = tables["kernels"]["kind"].to_numpy(dtype=object)[detail]
+    copied = kind == "memcpy"
+    copied_bytes = tables["kernels"]["bytes"].to_numpy(np.float64)[detail[copied]]
+
+    def of_spans(rows: Ints, own: Ints, weights: Any = None) -> Array:
+        run = spans["run"].to_numpy()[rows]
+        return _per_run(run, tree.of_span[rows], own, size, weights)
+
+    counts = {name: of_spans(device[kind == which], with_kernels) for name, which in _KINDS.items()}
+    counts["copied_bytes"] = of_spans(device[copied], with_kernels, copied_bytes)
+    counts["library_calls"] = of_spans(_rows_of(spans, Level.LIBRARY, deepest), deepest)
+    waits = _waits(tables, with_kernels)
+    waited_in = tree.of_span[waits["parent"].to_numpy()]
+    counts["synchronizations"] = _per_run(waits["run"].to_numpy(), waited_in, with_kernels, size)
+    counts["allocated_bytes"] = _allocated(called, size)
     return counts
 
 
-def _per_run(
-    run: Ints, node: IntArray, runs: Iterable[int], size: int, weights: Any = None
-) -> Array:
+def _rows_of(spans: pd.DataFrame, level: Level, runs: Ints) -> Ints:
+    """The rows of a level's spans in these runs."""
+    return np.flatnonzero((spans["level"] == level).to_numpy() & spans["run"].isin(runs).to_numpy())
+
+
+def _per_run(run: Ints, node: IntArray, runs: Ints, size: int, weights: Any = None) -> Array:
     """Median over `runs` of the sum of `weights` by node."""
-    every = np.asarray(list(runs), dtype=np.int64)
-    if not len(every):
+    if not len(runs):
         return np.zeros(size)
-    sums = sum_by_run(run, node, weights, size, every)
+    sums = sum_by_run(run, node, weights, size, runs)
     return np.asarray(np.median(sums, axis=0), dtype=np.float64)
 
 

@@ -36,17 +36,16 @@ def target_calls(tables: Tables) -> pd.DataFrame:
 
     host_ms is unprofiled, from the call to the device finished.
     """
-    calls, spans = tables["calls"], tables["spans"]
-    models = spans[spans["level"] == Level.MODEL]
-    unprofiled = tables["model_calls"]
-    unprofiled = unprofiled[unprofiled["run"].isin(runs_of(tables["runs"], Level.MODEL)["run"])]
+    calls, spans, every = tables["calls"], tables["spans"], tables["model_calls"]
+    untraced = runs_of(tables["runs"], Level.MODEL)["run"]
+    unprofiled = every[every["run"].isin(untraced)]
     place = unprofiled.groupby("run").cumcount().to_numpy().astype(np.int64)
     length = (unprofiled["end_ns"] - unprofiled["start_ns"]).to_numpy()
     host = _matrix(unprofiled["run"].to_numpy(), place, length, len(calls), "sum")
+    models = spans[spans["level"] == Level.MODEL]
     number = pd.Series(models.groupby("run").cumcount().to_numpy(), index=models.index)
-    here = spans["level"] > Level.MODEL
+    rows = np.flatnonzero((spans["level"] > Level.MODEL).to_numpy())
     owner = np.full(len(spans), -1, dtype=np.int64)
-    rows = np.flatnonzero(here.to_numpy())
     owner[rows] = number.reindex(model_spans(spans, rows)).to_numpy()
     return _table(tables, None, calls["name"], calls["input_shapes"], host, owner)
 
@@ -64,30 +63,46 @@ def module_calls(tables: Tables, corrected: pd.DataFrame | None, name: str) -> p
     its calls.
     """
     called = _called(tables, name)
-    spans = tables["spans"]
-    call = np.full(len(tables["layers"]), -1, dtype=np.int64)
+    owner = _calls_of_spans(tables, called)
+    timed = _timed_layers(tables, corrected)
+    timed = timed[owner[timed.index] >= 0]
+    number = owner[timed.index]
+    run = timed["run"].to_numpy()
+    start = timed["start_ns"].to_numpy()
+    end = start + timed["duration_ns"].to_numpy()
+    first = _matrix(run, number, start, len(called), "min")
+    last = _matrix(run, number, end, len(called), "max")
+    names = pd.Series([name] * len(called))
+    return _table(tables, corrected, names, called["input_shapes"], last - first, owner)
+
+
+def _calls_of_spans(tables: Tables, called: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """For each span the number of the call that its forward layer belongs to, or -1."""
+    spans, layers = tables["spans"], tables["layers"]
+    call = np.full(len(layers), -1, dtype=np.int64)
     # Of calls inside each other, as a module makes that calls itself, the inner ones come later.
-    for each, (first, last) in enumerate(called[["first", "last"]].itertuples(index=False)):
-        call[first:last] = each
-    forward = (tables["layers"]["phase"] == "forward").to_numpy()
+    for number, (first, last) in enumerate(called[["first", "last"]].itertuples(index=False)):
+        call[first:last] = number
+    call[(layers["phase"] != "forward").to_numpy()] = -1
     is_layer = (spans["level"] == Level.LAYER).to_numpy()
-    detail = spans["detail"].to_numpy()
     owner = np.full(len(spans), -1, dtype=np.int64)
-    owner[is_layer] = np.where(forward, call, -1)[detail[is_layer]]
+    owner[is_layer] = call[spans["detail"].to_numpy()[is_layer]]
+    parent = spans["parent"].to_numpy()
     for level in (Level.LIBRARY, Level.KERNEL):
         rows = np.flatnonzero((spans["level"] == level).to_numpy())
-        owner[rows] = owner[spans["parent"].to_numpy()[rows]]
-    timed = timeline_spans(spans, corrected)
+        owner[rows] = owner[parent[rows]]
+    return owner
+
+
+def _timed_layers(tables: Tables, corrected: pd.DataFrame | None) -> pd.DataFrame:
+    """The spans of layers that tell their time."""
+    spans = tables["spans"]
     if corrected is None:
         own = runs_of(tables["runs"], Level.LAYER)["run"]
         timed = spans[spans["run"].isin(own)]
-    timed = timed[(timed["level"] == Level.LAYER).to_numpy() & (owner[timed.index] >= 0)]
-    number, run = owner[timed.index], timed["run"].to_numpy()
-    start = timed["start_ns"].to_numpy()
-    begin = _matrix(run, number, start, len(called), "min")
-    end = _matrix(run, number, start + timed["duration_ns"].to_numpy(), len(called), "max")
-    names = pd.Series([name] * len(called))
-    return _table(tables, corrected, names, called["input_shapes"], end - begin, owner)
+    else:
+        timed = timeline_spans(spans, corrected)
+    return timed[timed["level"] == Level.LAYER]
 
 
 def _called(tables: Tables, name: str) -> pd.DataFrame:

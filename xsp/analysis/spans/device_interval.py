@@ -28,30 +28,49 @@ def device_intervals(
     if not len(own) or not len(rows):
         return result
     start = with_corrected_times(spans, corrected)["start_ns"].to_numpy()[rows]
-    end = start + spans["duration_ns"].to_numpy()[rows]
-    run, layer = spans["run"].to_numpy()[rows], layer_spans(spans, rows)
-    by_call = pd.DataFrame({"run": run, "span": layer, "start": start, "end": end}).groupby(
-        ["run", "span"]
+    kernels = pd.DataFrame(
+        {
+            "run": spans["run"].to_numpy()[rows],
+            "layer": layer_spans(spans, rows),
+            "call": model_spans(spans, rows),
+            "start": start,
+            "end": start + spans["duration_ns"].to_numpy()[rows],
+        }
     )
-    length = (by_call["end"].max() - by_call["start"].min()).reset_index(name="ns")
-    node = tree.of_span[length["span"].to_numpy()]
-    sums = sum_by_run(length["run"].to_numpy(), node, length["ns"].to_numpy(), len(tree.nodes), own)
+    _add_layers(result, tree, kernels, own)
+    _add_above(result, tree, kernels)
+    return result
+
+
+def _add_layers(
+    result: npt.NDArray[np.float64],
+    tree: Hierarchy,
+    kernels: pd.DataFrame,
+    runs: npt.NDArray[np.int64],
+) -> None:
+    length = _extent(kernels, ["run", "layer"]).reset_index(name="ns")
+    node = tree.of_span[length["layer"].to_numpy()]
+    run, length_ns = length["run"].to_numpy(), length["ns"].to_numpy()
+    sums = sum_by_run(run, node, length_ns, len(tree.nodes), runs)
     layers = np.unique(node)
     result[layers] = trimmed(sums)[0][layers]
-    above, parents, call = tree.of_span[layer], tree.parents, model_spans(spans, rows)
-    while (alive := parents[above] >= 0).any():
-        above = np.where(alive, parents[above], above)
-        part = pd.DataFrame({"run": run, "node": above, "call": call, "start": start, "end": end})[
-            alive
-        ]
-        by_call = part.groupby(["run", "node", "call"])
-        length = (
-            (by_call["end"].max() - by_call["start"].min())
-            .groupby(["run", "node"])
-            .sum()
-            .reset_index(name="ns")
-        )
-        for one, values in length.groupby("node")["ns"]:
-            if tree.nodes[int(str(one))].get("calls", 1) == 1:
-                result[int(str(one))] = trimmed(values.to_numpy())[0]
-    return result
+
+
+def _add_above(result: npt.NDArray[np.float64], tree: Hierarchy, kernels: pd.DataFrame) -> None:
+    """The model and modules: a step up the hierarchy at a time, for all kernels together."""
+    above = tree.of_span[kernels["layer"].to_numpy()]
+    while (alive := tree.parents[above] >= 0).any():
+        above = np.where(alive, tree.parents[above], above)
+        part = kernels.assign(node=above)[alive]
+        of_calls = _extent(part, ["run", "node", "call"])
+        length = of_calls.groupby(["run", "node"]).sum().reset_index(name="ns")
+        for name, values in length.groupby("node")["ns"]:
+            node = int(str(name))
+            if tree.nodes[node].get("calls", 1) == 1:
+                result[node] = trimmed(values.to_numpy())[0]
+
+
+def _extent(kernels: pd.DataFrame, by: list[str]) -> pd.Series[int]:
+    """First start to last end of each group, in ns."""
+    groups = kernels.groupby(by)
+    return groups["end"].max() - groups["start"].min()

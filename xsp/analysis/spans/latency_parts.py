@@ -80,48 +80,61 @@ def _charged(
     end_ns, in order of time within each call.
     """
     layer = layer_spans(tables["spans"], turns["row"].to_numpy())
-    call = turns["call"].to_numpy()
-    first = np.r_[True, call[1:] != call[:-1]]
     start = turns["start_ns"].to_numpy()
-    opened = calls["start_ns"].reindex(call).to_numpy()
-    idle = np.where(first, np.maximum(start - opened, 0), turns["idle_ns"].to_numpy())
+    idle = _idle_before(turns, calls)
+    # A kernel is charged with the idle time since its layer was entered, not with what came before.
     entered = spans["start_ns"].reindex(layer).to_numpy()
     waited = np.clip(start - np.maximum(entered, start - idle), 0, idle)
     kernels = turns[["run", "row", "busy_ns"]].assign(layer_span=layer, idle_ns=waited)
-    before = pd.DataFrame({"call": call, "start_ns": start - idle, "end_ns": start - waited})
-    closed = calls["start_ns"] + calls["duration_ns"]
-    last = turns.groupby("call")["end_ns"].max().reindex(calls.index)
-    after = pd.DataFrame(
-        {
-            "call": calls.index,
-            "start_ns": last.fillna(calls["start_ns"]).astype(np.int64).to_numpy(),
-            "end_ns": closed.to_numpy(),
-        }
+    before = pd.DataFrame(
+        {"call": turns["call"].to_numpy(), "start_ns": start - idle, "end_ns": start - waited}
     )
-    waits = pd.concat([before, after], ignore_index=True)
+    waits = pd.concat([before, _idle_after(turns, calls)], ignore_index=True)
     waits = waits[waits["end_ns"] > waits["start_ns"]]
     return kernels, waits.sort_values(["call", "start_ns"], kind="stable", ignore_index=True)
 
 
+def _idle_before(turns: pd.DataFrame, calls: pd.DataFrame) -> Ints:
+    """Idle time before each kernel, of the first of a call since the call began."""
+    call = turns["call"].to_numpy()
+    is_first = np.r_[True, call[1:] != call[:-1]]
+    opened = calls["start_ns"].reindex(call).to_numpy()
+    since_opened = np.maximum(turns["start_ns"].to_numpy() - opened, 0)
+    return np.where(is_first, since_opened, turns["idle_ns"].to_numpy())
+
+
+def _idle_after(turns: pd.DataFrame, calls: pd.DataFrame) -> pd.DataFrame:
+    """From the last kernel of each call to its end; of a call without kernels all of it."""
+    last = turns.groupby("call")["end_ns"].max().reindex(calls.index)
+    return pd.DataFrame(
+        {
+            "call": calls.index,
+            "start_ns": last.fillna(calls["start_ns"]).astype(np.int64).to_numpy(),
+            "end_ns": (calls["start_ns"] + calls["duration_ns"]).to_numpy(),
+        }
+    )
+
+
 def _idle_within(host: pd.DataFrame, waits: pd.DataFrame) -> Ints:
     """How much of the device's idle intervals lies in each piece of the host's time."""
-    result = np.zeros(len(host), dtype=np.int64)
     if not len(waits):
-        return result
+        return np.zeros(len(host), dtype=np.int64)
+    # Calls are laid end to end on one axis, so that one search serves them all.
     origin = min(host["start_ns"].min(), waits["start_ns"].min())
     width = int(max(host["end_ns"].max(), waits["end_ns"].max()) - origin) + 1
-    # Calls are laid end to end on one axis, so that one search serves them all.
-    known = np.unique(np.concatenate([host["call"], waits["call"]]))
-    shift = np.searchsorted(known, waits["call"]).astype(np.int64) * width - origin
-    opens, closes = waits["start_ns"].to_numpy() + shift, waits["end_ns"].to_numpy() + shift
+    calls = np.unique(np.concatenate([host["call"], waits["call"]]))
+
+    def on_axis(table: pd.DataFrame) -> tuple[Ints, Ints]:
+        shift = np.searchsorted(calls, table["call"]).astype(np.int64) * width - origin
+        return table["start_ns"].to_numpy() + shift, table["end_ns"].to_numpy() + shift
+
+    opens, closes = on_axis(waits)
     passed = np.r_[np.int64(0), np.cumsum(closes - opens)]
 
     def idle_until(time: Ints) -> Ints:
-        place = np.searchsorted(opens, time, side="right") - 1
-        within = np.minimum(time, np.append(closes, 0)[place]) - np.append(opens, 0)[place]
-        return np.where(place < 0, 0, passed[place] + within)
+        place = np.maximum(np.searchsorted(opens, time, side="right") - 1, 0)
+        within = np.minimum(time, closes[place]) - opens[place]
+        return np.where(time < opens[0], 0, passed[place] + within)
 
-    shift = np.searchsorted(known, host["call"]).astype(np.int64) * width - origin
-    until = idle_until(host["end_ns"].to_numpy() + shift)
-    result[:] = until - idle_until(host["start_ns"].to_numpy() + shift)
-    return result
+    begins, ends = on_axis(host)
+    return idle_until(ends) - idle_until(begins)

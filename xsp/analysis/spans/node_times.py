@@ -37,6 +37,11 @@ class NodeTimes:
     own: Array
     own_half: Array
 
+    @classmethod
+    def unknown(cls, size: int) -> NodeTimes:
+        """Of so many nodes, to be filled in."""
+        return cls(*(np.full(size, np.nan) for _ in range(4)))
+
 
 def device_times(
     tree: Hierarchy, tables: Tables, parts: LatencyParts
@@ -115,41 +120,75 @@ def host_times(
     them. What is left of the model is its own: Python outside of all modules, and waiting for the
     device. It is below zero where the layers' times hold tracing that the model's does not.
     """
-    size, levels, parents = len(tree.nodes), tree.levels, tree.parents
-    whole, half, own, own_half = (np.full(size, np.nan) for _ in range(4))
-    root = levels == "MODEL"
-    modules, layers, calls = (levels == name for name in ("MODULE", "LAYER", "LIBRARY"))
+    times = NodeTimes.unknown(len(tree.nodes))
     pieces, runs = _host_pieces(tables, parts, corrected)
+    by_run = None
     if len(runs):
+        node = nodes_of_pieces(tree, pieces)
         length = (pieces["end_ns"] - pieces["start_ns"]).to_numpy()
-        matrix = sum_by_run(
-            pieces["run"].to_numpy(), nodes_of_pieces(tree, pieces), length, size, runs
-        )
-        mean, mean_half = trimmed(matrix)
-        whole[layers], half[layers] = mean[layers], mean_half[layers]
-        own[modules], own_half[modules] = mean[modules], mean_half[modules]
-        half[modules] = trimmed(sum_up(parents, matrix))[1][modules]
-        doubt = _doubt_about_costs(tree, tables, corrected)
-        half = np.hypot(half, doubt)
-        below = np.hypot(trimmed(matrix.sum(axis=1) - matrix[:, 0])[1], doubt[0])
-    called, call_half = _library_times(tree, tables, corrected)
-    whole[calls], half[calls] = called[calls], call_half[calls]
-    inside = _sum_of_children(parents, np.where(calls, whole, 0.0))
-    has_calls = np.bincount(parents[calls], minlength=size) > 0
+        by_run = sum_by_run(pieces["run"].to_numpy(), node, length, len(tree.nodes), runs)
+    doubt = _doubt_about_costs(tree, tables, corrected)
+    if by_run is not None:
+        _add_layers_and_modules(times, tree, by_run, doubt)
+    _add_library_calls(times, tree, tables, corrected)
+    _sum_modules(times, tree)
+    _add_model(times, tree, tables, by_run, doubt)
+    return times
+
+
+def _add_layers_and_modules(times: NodeTimes, tree: Hierarchy, by_run: Array, doubt: Array) -> None:
+    """Layers have their pieces of the host's time; modules, for now, what is between layers."""
+    layers, modules = tree.levels == Level.LAYER.name, tree.levels == "MODULE"
+    mean, half = trimmed(by_run)
+    _, half_below = trimmed(sum_up(tree.parents, by_run))
+    times.whole[layers] = mean[layers]
+    times.half[layers] = np.hypot(half, doubt)[layers]
+    times.own[modules] = mean[modules]
+    times.own_half[modules] = half[modules]
+    times.half[modules] = np.hypot(half_below, doubt)[modules]
+
+
+def _add_library_calls(
+    times: NodeTimes, tree: Hierarchy, tables: Tables, corrected: pd.DataFrame | None
+) -> None:
+    """Library calls have their own length; what is left of their layer is the layer's own."""
+    layers, calls = tree.levels == Level.LAYER.name, tree.levels == Level.LIBRARY.name
+    called, half = _library_times(tree, tables, corrected)
+    times.whole[calls] = called[calls]
+    times.half[calls] = half[calls]
+    inside = _sum_of_children(tree.parents, np.where(calls, times.whole, 0.0))
+    # Work outside of all layers takes what its calls take.
+    has_calls = np.bincount(tree.parents[calls], minlength=len(tree.nodes)) > 0
     names = np.array([node["name"] for node in tree.nodes], dtype=object)
     outside = layers & (names == OUTSIDE_LAYERS)
-    whole[outside] = np.where(has_calls, inside, np.nan)[outside]
-    own[layers], own_half[layers] = (whole - inside)[layers], half[layers]
-    in_module = (parents >= 0) & modules[parents]
-    counted = np.where(modules, own, np.where(in_module, whole, 0.0))
-    below_modules = sum_up(parents, np.nan_to_num(counted))
-    whole[modules] = np.where(np.isnan(own), np.nan, below_modules)[modules]
-    latency, latency_half = trimmed(runs_of(tables["runs"], Level.MODEL)["latency_ns"])
-    whole[root], half[root] = latency, latency_half
-    if len(runs):
-        own[root] = latency - np.nansum(whole[parents == 0])
-        own_half[root] = np.hypot(latency_half, below)
-    return NodeTimes(whole, half, own, own_half)
+    times.whole[outside] = np.where(has_calls, inside, np.nan)[outside]
+    times.own[layers] = (times.whole - inside)[layers]
+    times.own_half[layers] = times.half[layers]
+
+
+def _sum_modules(times: NodeTimes, tree: Hierarchy) -> None:
+    """A module has the layers below it and the time between them."""
+    modules = tree.levels == "MODULE"
+    in_module = (tree.parents >= 0) & modules[tree.parents]
+    of_children = np.where(in_module, times.whole, 0.0)
+    counted = np.where(modules, times.own, of_children)
+    below = sum_up(tree.parents, np.nan_to_num(counted))
+    times.whole[modules] = np.where(np.isnan(times.own), np.nan, below)[modules]
+
+
+def _add_model(
+    times: NodeTimes, tree: Hierarchy, tables: Tables, by_run: Array | None, doubt: Array
+) -> None:
+    """The model has the unprofiled latency, and what is left of it is its own."""
+    root = tree.levels == Level.MODEL.name
+    latency, half = trimmed(runs_of(tables["runs"], Level.MODEL)["latency_ns"])
+    times.whole[root] = latency
+    times.half[root] = half
+    if by_run is None:
+        return
+    _, half_below = trimmed(by_run.sum(axis=1) - by_run[:, 0])
+    times.own[root] = latency - np.nansum(times.whole[tree.parents == 0])
+    times.own_half[root] = np.hypot(half, np.hypot(half_below, doubt[0]))
 
 
 def _doubt_about_costs(tree: Hierarchy, tables: Tables, corrected: pd.DataFrame | None) -> Array:

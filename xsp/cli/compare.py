@@ -103,24 +103,26 @@ def compare(
     checked_all(json_path, html)
     share = parsed_share(threshold)
     facts = [name for name in allow.split(",") if name]
-    found = compare_profiles(
-        _read(baseline), _read(candidate), threshold=share, alpha=alpha, allow=facts
-    )
-    if md:
-        typer.echo(found.to_markdown(), nl=False)
-    else:
-        from rich.console import Console
-
-        print_comparison(found, Console())
+    both = _read(baseline), _read(candidate)
+    found = compare_profiles(*both, threshold=share, alpha=alpha, allow=facts)
+    _show(found, md=md)
     if json_path is not None:
         from xsp.capture.writing import write_file
 
-        write_file(
-            json_path, (json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n").encode()
-        )
+        text = json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        write_file(json_path, text.encode())
     if html is not None:
         found.to_html(html)
     raise typer.Exit(exit_status(found, counts))
+
+
+def _show(found: Comparison, *, md: bool) -> None:
+    if md:
+        typer.echo(found.to_markdown(), nl=False)
+        return
+    from rich.console import Console
+
+    print_comparison(found, Console())
 
 
 def parsed_share(text: str) -> float:

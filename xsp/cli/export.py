@@ -134,11 +134,16 @@ def export(
     if endpoint or protocol or levels or min_duration_us:
         raise XspError(
             "--endpoint, --protocol, --levels and --min-duration-us say which spans are sent and "
-            "where; "
-            f"{to} is a file, so leave them out"
+            f"where; {to} is a file, so leave them out"
         )
+    _write(capture, to, output, force, {"run": run, "rung": rung, "corrected": corrected})
+
+
+def _write(
+    capture: Path, to: str, output: Path | None, force: bool, choice: dict[str, Any]
+) -> None:
+    """Write one of FORMATS; `choice` says what a trace of one run shows."""
     form = FORMATS[to]
-    choice: dict[str, Any] = {"run": run, "rung": rung, "corrected": corrected}
     if not form.of_one_run and any(value not in (None, False) for value in choice.values()):
         raise XspError(
             f"--run, --rung and --corrected choose what a trace shows; {to} has all runs, so leave "

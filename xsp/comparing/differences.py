@@ -58,20 +58,25 @@ def differences(
     """
     match = align(a.nodes, b.nodes)
     new = np.setdiff1d(np.arange(len(b.nodes)), match)
-    row_a, row_b = np.r_[np.arange(len(a.nodes)), np.full(len(new), -1)], np.r_[match, new]
+    row_a = np.r_[np.arange(len(a.nodes)), np.full(len(new), -1)]
+    row_b = np.r_[match, new]
     pairs = _side_by_side(a.nodes, b.nodes, row_a, row_b)
     counts = known_counts(a, b)
     launched = _launched(a.nodes, b.nodes, pairs)
-    launched = launched[launched["level"].isin([level for level in a.levels if level in b.levels])]
-    changed = (pairs[[f"{name}_a" for name in (*_SIGNATURE, *counts)]].to_numpy(dtype=object)) != (
-        pairs[[f"{name}_b" for name in (*_SIGNATURE, *counts)]].to_numpy(dtype=object)
-    )
-    differs = changed.any(axis=1) | pairs.index.isin(launched["pair"])
-    pairs["change"] = np.select(
-        [row_a < 0, row_b < 0, differs], [APPEARED, VANISHED, CHANGED], SAME
-    )
+    in_both = [level for level in a.levels if level in b.levels]
+    launched = launched[launched["level"].isin(in_both)]
+    differs = _differ(pairs, (*_SIGNATURE, *counts)) | pairs.index.isin(launched["pair"])
+    states = [row_a < 0, row_b < 0, differs]
+    pairs["change"] = np.select(states, [APPEARED, VANISHED, CHANGED], SAME)
     pairs = _times(a, b, pairs, threshold, alpha, timed)
     return Differences(pairs, launched, counts)
+
+
+def _differ(pairs: pd.DataFrame, names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which pairs have another value in any of these columns."""
+    before = pairs[[f"{name}_a" for name in names]].to_numpy(dtype=object)
+    now = pairs[[f"{name}_b" for name in names]].to_numpy(dtype=object)
+    return np.asarray((before != now).any(axis=1), dtype=np.bool_)
 
 
 def _side_by_side(
@@ -127,32 +132,24 @@ def _times(
     kept = kept.rename(columns={"ms_a": "a_ms", "ms_b": "b_ms"})
     if not timed:
         return kept.assign(a_ms=np.nan, b_ms=np.nan, metric=metric, **_blank(len(pairs)))
-    paths = list(zip(pairs["path_a"].tolist(), pairs["path_b"].tolist(), strict=True))
-    own = [_samples(a, b, *both, which) for both, which in zip(paths, metric, strict=True)]
-    other = [
-        _samples(a, b, *both, "device") if which == "host" else (_NONE, _NONE)
-        for both, which in zip(paths, metric, strict=True)
-    ]
-    tests = (
-        pd.Series(_both(own).astype(np.int64) + _both(other))
-        .groupby(kept["level"].to_numpy())
-        .transform("sum")
-    )
-    found, second = (
-        _judged(samples, tests.to_numpy(), threshold, alpha) for samples in (own, other)
-    )
+    own, on_device = [], []
+    for path_a, path_b, name in zip(pairs["path_a"], pairs["path_b"], metric, strict=True):
+        own.append(_samples(a, b, path_a, path_b, name))
+        is_host = name == "host"
+        on_device.append(_samples(a, b, path_a, path_b, "device") if is_host else (_NONE, _NONE))
+    tests = pd.Series(_both(own).astype(np.int64) + _both(on_device))
+    tests_of_level = tests.groupby(kept["level"].to_numpy()).transform("sum").to_numpy()
+    found = _judged(own, tests_of_level, threshold, alpha)
+    second = _judged(on_device, tests_of_level, threshold, alpha)
     hidden = ~found["verdict"].isin(_TELLING) & second["verdict"].isin(_TELLING)
     found[hidden] = second[hidden]
     # Where both sides have a sample, times are of one metric: a side's own summary may be of the
     # other.
     known = found["a_ms"].notna()
-    found["a_ms"] = found["a_ms"].where(known, kept["a_ms"])
-    found["b_ms"] = found["b_ms"].where(known, kept["b_ms"])
-    return (
-        kept.drop(columns=["a_ms", "b_ms"])
-        .assign(metric=np.where(hidden, "device", metric))
-        .join(found)
-    )
+    for side in ("a_ms", "b_ms"):
+        found[side] = found[side].where(known, kept[side])
+    shown = np.where(hidden, "device", metric)
+    return kept.drop(columns=["a_ms", "b_ms"]).assign(metric=shown).join(found)
 
 
 _NONE: Sample = np.zeros(0)

@@ -188,28 +188,39 @@ def _afterwards(
     done = _Afterwards(Costs(), len(find_overlaps(tables)) // max(deepest_runs, 1))
     with _dispensable(done.cut_off, "the tracers' costs in tight loops"), devices.on(device):
         done.loops = tight_loops(prepared.tracers)
-    runs = tables["runs"]
-    to_fit_s = fit_s(len(tables["spans"]))
-    overlapping = executor.ranks.any(done.shared > 0)
-    wanted = options.serialize or (options.serialize is None and overlapping)
-    if wanted and not options.serialize:
-        seconds = (
-            expected_s(float(runs["latency_ns"].iloc[-len(prepared.traced) :].max())) + to_fit_s
-        )
-        what = "layers with the device to themselves"
-        wanted = _in_time(deadline, seconds, done.cut_off, what, executor.ranks)
-    missing = [level.name for level in (Level.LAYER, Level.KERNEL) if level not in prepared.traced]
-    if options.serialize and missing:
-        done.cut_off.append(Doubt.of(Slug.NOT_SERIALIZED, missing=missing))
-    elif wanted and not missing:
-        with _dispensable(done.cut_off, "layers with the device to themselves"):
-            tables["serialized"] = serialize_layers(executor, executor.target, prepared)
+    _serialize(executor, prepared, options, tables, done, deadline)
     if options.metrics:
         done.counters = count_kernels(
             executor, tables, options.metrics, options.caches, options.progress
         )
         tables["counters"] = done.counters.table
     return done
+
+
+def _serialize(
+    executor: Executor,
+    prepared: Prepared,
+    options: Options,
+    tables: dict[str, pd.DataFrame],
+    done: _Afterwards,
+    deadline: Deadline,
+) -> None:
+    """Layers with the device to themselves, if that was asked for, or if layers overlapped on any
+    rank and there is time.
+    """
+    what = "layers with the device to themselves"
+    overlapping = executor.ranks.any(done.shared > 0)
+    wanted = options.serialize or (options.serialize is None and overlapping)
+    if wanted and not options.serialize:
+        latest_ns = tables["runs"]["latency_ns"].iloc[-len(prepared.traced) :]
+        seconds = expected_s(float(latest_ns.max())) + fit_s(len(tables["spans"]))
+        wanted = _in_time(deadline, seconds, done.cut_off, what, executor.ranks)
+    missing = [level.name for level in (Level.LAYER, Level.KERNEL) if level not in prepared.traced]
+    if options.serialize and missing:
+        done.cut_off.append(Doubt.of(Slug.NOT_SERIALIZED, missing=missing))
+    elif wanted and not missing:
+        with _dispensable(done.cut_off, what):
+            tables["serialized"] = serialize_layers(executor, executor.target, prepared)
 
 
 def _last_runs(

@@ -23,21 +23,21 @@ def layer_rows(tables: Tables) -> pd.DataFrame:
     """
     layers, spans, runs = tables["layers"], tables["spans"], tables["runs"]
     here = spans[spans["level"] == Level.LAYER]
-    deepest = set(runs.loc[runs["rung"] == deepest_rung(tables), "run"])
-    seen = layers.loc[here["detail"], ["name", "phase", "kind"]].assign(
-        last=(layers.loc[here["detail"], "kind"] == NO_LAYER_KIND).to_numpy(),
+    deepest = runs.loc[runs["rung"] == deepest_rung(tables), "run"]
+    seen = layers.loc[here["detail"], ["name", "phase", "kind"]]
+    seen = seen.assign(
+        last=(seen["kind"] == NO_LAYER_KIND).to_numpy(),
         later=~here["run"].isin(deepest).to_numpy(),
         run=here["run"].to_numpy(),
         start=here["start_ns"].to_numpy(),
     )
-    order = seen.sort_values(["last", "later", "run", "start"], kind="stable").drop_duplicates(
-        ["name", "phase"]
-    )
-    number = order.assign(index=np.arange(len(order)))[["name", "phase", "index"]]
-    joined = layers[["name", "phase"]].merge(number, how="left", on=["name", "phase"])
-    joined["index"] = joined["index"].fillna(-1).astype(np.int64)
-    joined.loc[~joined.index.isin(here["detail"].unique()), "index"] = -1
-    return joined
+    in_order = seen.sort_values(["last", "later", "run", "start"], kind="stable")
+    first = in_order.drop_duplicates(["name", "phase"])[["name", "phase"]]
+    number = first.assign(index=np.arange(len(first)))
+    rows = layers[["name", "phase"]].merge(number, how="left", on=["name", "phase"])
+    rows["index"] = rows["index"].fillna(-1).astype(np.int64)
+    rows.loc[~rows.index.isin(here["detail"].unique()), "index"] = -1
+    return rows
 
 
 def layer_times(tables: Tables, corrected: pd.DataFrame | None, rows: pd.DataFrame) -> pd.DataFrame:

@@ -20,6 +20,9 @@ _REGISTER_UNIT = 256
 _REGISTERS = 65536
 
 
+Ints = npt.NDArray[np.int64]
+
+
 class Multiprocessor(NamedTuple):
     """What one multiprocessor holds; shared memory in bytes, of which every block also takes
     `reserved`.
@@ -60,35 +63,41 @@ def theoretical_occupancy(
     counter would read: two blocks on 132 multiprocessors never have more than one on any.
     """
     limits = MULTIPROCESSORS.get(compute_capability or "")
-    threads = _product(kernels, "block")
     if limits is None:
         return np.full(len(kernels), np.nan)
-    warps = -(-threads // _WARP)
-    per_block = np.maximum(warps, 1)
-    registers = kernels["registers_per_thread"].to_numpy(np.int64)
-    per_warp = np.maximum(_rounded(registers * _WARP, _REGISTER_UNIT), 1)
-    by_registers = (_REGISTERS // limits.partitions // per_warp) * limits.partitions // per_block
-    shared = kernels["static_shared_bytes"].to_numpy(np.int64) + kernels[
-        "dynamic_shared_bytes"
-    ].to_numpy(np.int64)
-    each = np.maximum(_rounded(shared + limits.reserved, limits.shared_unit), 1)
-    by_shared = limits.shared // each
-    blocks = np.minimum.reduce(
-        [by_registers, by_shared, limits.warps // per_block, np.full(len(kernels), limits.blocks)]
-    )
+    threads = _product(kernels, "block")
+    warps = np.maximum(-(-threads // _WARP), 1)
+    blocks = np.minimum(_blocks_by_registers(kernels, limits, warps), limits.warps // warps)
+    blocks = np.minimum(blocks, _blocks_by_shared_memory(kernels, limits))
+    blocks = np.minimum(blocks, limits.blocks)
     if multiprocessors:
         blocks = np.minimum(blocks, -(-_product(kernels, "grid") // multiprocessors))
     # A kernel that ran fitted: limits that say otherwise (clusters, carve-outs) are not known well
     # enough.
-    occupancy = np.minimum(np.maximum(blocks, 1) * per_block / limits.warps, 1.0)
-    return np.where((threads > 0) & (kernels["kind"] == "kernel").to_numpy(), occupancy, np.nan)
+    occupancy = np.minimum(np.maximum(blocks, 1) * warps / limits.warps, 1.0)
+    is_kernel = (kernels["kind"] == "kernel").to_numpy()
+    return np.where((threads > 0) & is_kernel, occupancy, np.nan)
 
 
-def _product(kernels: pd.DataFrame, what: str) -> npt.NDArray[np.int64]:
+def _blocks_by_registers(kernels: pd.DataFrame, limits: Multiprocessor, warps: Ints) -> Ints:
+    registers = kernels["registers_per_thread"].to_numpy(np.int64)
+    per_warp = np.maximum(_rounded(registers * _WARP, _REGISTER_UNIT), 1)
+    warps_of_partition = _REGISTERS // limits.partitions // per_warp
+    return warps_of_partition * limits.partitions // warps
+
+
+def _blocks_by_shared_memory(kernels: pd.DataFrame, limits: Multiprocessor) -> Ints:
+    fixed = kernels["static_shared_bytes"].to_numpy(np.int64)
+    asked = kernels["dynamic_shared_bytes"].to_numpy(np.int64)
+    per_block = _rounded(fixed + asked + limits.reserved, limits.shared_unit)
+    return limits.shared // np.maximum(per_block, 1)
+
+
+def _product(kernels: pd.DataFrame, what: str) -> Ints:
     return np.asarray(
         np.prod([kernels[f"{what}_{axis}"].to_numpy(np.int64) for axis in "xyz"], axis=0)
     )
 
 
-def _rounded(amount: npt.NDArray[np.int64], unit: int) -> npt.NDArray[np.int64]:
+def _rounded(amount: Ints, unit: int) -> Ints:
     return np.asarray(-(-amount // unit) * unit)

@@ -93,30 +93,35 @@ def select_spans(profile: ProfileData, selection: Selection) -> pd.DataFrame:
     """
     spans = profile.spans
     spans["level"] = spans["level"].cat.codes.astype(np.int64)
-    parent = profile.table("raw_spans")["parent"].to_numpy().astype(np.int64)
     if selection.corrected:
         spans = _corrected(profile, spans)
-    wanted = np.isin(spans["run"], selection.runs(profile)) & np.isin(
-        spans["level"], selection.levels
-    )
-    duration = (spans["end_ns"] - spans["start_ns"]).to_numpy()
-    long_enough = (duration >= selection.min_duration_ns) | (
-        spans["level"] == Level.MODEL
-    ).to_numpy()
-    kept = wanted & long_enough
+    parent = profile.table("raw_spans")["parent"].to_numpy().astype(np.int64)
+    has_parent = parent >= 0
+    kept = _kept(profile, selection, spans)
     exported = nearest(parent, kept)
     link_row, link = _forward_links(profile, spans, kept)
+    linked = np.where(link_row >= 0, exported[link_row], -1)
+    above = _ids(profile, np.where(has_parent, exported[parent], -1))
     spans = spans.assign(
         launch=False,
-        link_id=_ids(profile, np.where(link_row >= 0, exported[link_row], -1)),
+        link_id=_ids(profile, linked),
         link=link,
+        parent_id=np.where(has_parent, above, spans["parent_id"].to_numpy()),
     )
-    above = np.where(parent >= 0, exported[parent], -1)
-    spans["parent_id"] = np.where(parent >= 0, _ids(profile, above), spans["parent_id"].to_numpy())
     found = spans[kept].drop(columns=["duration_ns", "iteration"])
-    return _with_launches(profile, selection, found, exported).sort_values(
-        "start_ns", kind="stable"
-    )
+    every = _with_launches(profile, selection, found, exported)
+    return every.sort_values("start_ns", kind="stable")
+
+
+def _kept(profile: ProfileData, selection: Selection, spans: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which spans are of the chosen runs and levels, and long enough."""
+    of_runs = np.isin(spans["run"], selection.runs(profile))
+    of_levels = np.isin(spans["level"], selection.levels)
+    duration = (spans["end_ns"] - spans["start_ns"]).to_numpy()
+    is_model = (spans["level"] == Level.MODEL).to_numpy()
+    long_enough = is_model | (duration >= selection.min_duration_ns)
+    kept: npt.NDArray[np.bool_] = of_runs & of_levels & long_enough
+    return kept
 
 
 def _corrected(profile: ProfileData, spans: pd.DataFrame) -> pd.DataFrame:
@@ -137,18 +142,16 @@ def _forward_links(
     """Row of the forward span whose work a backward layer continues, -1 for none, in the
     same run.
     """
-    forward = profile.table("layers")["forward"].to_numpy()
-    is_layer = (spans["level"] == Level.LAYER).to_numpy()
+    forward = profile.table("layers")["forward"]
+    layers = spans[spans["level"] == Level.LAYER]
+    # A layer that ran several times in a run is linked to its first call.
+    first = layers.reset_index(names="row").drop_duplicates(["run", "detail"])
+    asked = layers[kept[layers.index]]
+    asked = asked.assign(of=forward.to_numpy()[asked["detail"]])
+    asked = asked[asked["of"] >= 0].reset_index(names="asked")
+    links = asked.merge(first, left_on=["run", "of"], right_on=["run", "detail"])
     row = np.full(len(spans), -1, dtype=np.int64)
-    if len(forward):
-        of = np.where(is_layer, forward[np.where(is_layer, spans["detail"], 0)], -1)
-        key = spans["run"].to_numpy().astype(np.int64) * len(forward)
-        layers = np.flatnonzero(is_layer)
-        known, first = np.unique((key + spans["detail"].to_numpy())[layers], return_index=True)
-        asked = np.flatnonzero((of >= 0) & kept)
-        at = np.minimum(np.searchsorted(known, (key + of)[asked]), max(len(known) - 1, 0))
-        hit = known[at] == (key + of)[asked] if len(known) else np.zeros(0, dtype=bool)
-        row[asked[hit]] = layers[first[at[hit]]]
+    row[links["asked"]] = links["row"]
     return row, np.where(row >= 0, "forward", "").astype(object)
 
 
@@ -161,8 +164,8 @@ def _with_launches(
     On a corrected timeline, and where a launch is shorter than what is kept, the link leads to the
     span that the launch lies in.
     """
-    kernels = (found["level"] == Level.KERNEL).to_numpy()
     api = profile.table("api_calls")
+    kernels = (found["level"] == Level.KERNEL).to_numpy()
     launched = found[kernels]
     launch = launch_of(
         launched["correlation_id"].to_numpy(),
@@ -171,25 +174,42 @@ def _with_launches(
         run=launched["run"].to_numpy(),
         api_run=api["run"].to_numpy(),
     )
-    duration = np.append(api["duration_ns"].to_numpy(), -1)[launch]
-    own = (launch >= 0) & (duration >= selection.min_duration_ns) & (not selection.corrected)
+    is_exported = launch >= 0
+    is_exported[is_exported] = _long_enough(api, selection)[launch[is_exported]]
     first = np.uint64(profile.trace.first_span_id) + np.uint64(len(profile.table("raw_spans")))
-    own_id = first + np.maximum(launch, 0).astype(np.uint64)
+    launch_id = first + np.maximum(launch, 0).astype(np.uint64)
     link_id, link = found["link_id"].to_numpy().copy(), found["link"].to_numpy().copy()
-    link_id[kernels] = np.where(own, own_id, launched["parent_id"].to_numpy())
+    link_id[kernels] = np.where(is_exported, launch_id, launched["parent_id"].to_numpy())
     link[kernels] = "launch"
-    api = api.loc[np.unique(launch[own])]
-    rung, round_ = (profile.runs.set_index("run")[name] for name in ("rung", "round"))
-    launches = pd.DataFrame(
+    spans = found.assign(name=found["name"].astype(object), link_id=link_id, link=link)
+    api = api.loc[np.unique(launch[is_exported])]
+    if not len(api):
+        return spans
+    parents = _ids(profile, exported[api["parent"].to_numpy()])
+    launches = _launch_spans(profile.runs, api, first, parents)
+    return pd.concat([spans, launches], ignore_index=True)
+
+
+def _long_enough(api: pd.DataFrame, selection: Selection) -> npt.NDArray[np.bool_]:
+    """Which API calls are spans of their own: a corrected timeline has none."""
+    long_enough = api["duration_ns"].to_numpy() >= selection.min_duration_ns
+    return long_enough & (not selection.corrected)
+
+
+def _launch_spans(
+    runs: pd.DataFrame, api: pd.DataFrame, first: np.uint64, parents: npt.NDArray[np.uint64]
+) -> pd.DataFrame:
+    by_run = runs.set_index("run")
+    return pd.DataFrame(
         {
             "run": api["run"],
-            "rung": api["run"].map(rung),
-            "round": api["run"].map(round_),
+            "rung": api["run"].map(by_run["rung"]),
+            "round": api["run"].map(by_run["round"]),
             "level": int(Level.KERNEL),
             "launch": True,
             "name": api["name"].astype(object),
             "span_id": first + api.index.to_numpy().astype(np.uint64),
-            "parent_id": _ids(profile, exported[api["parent"].to_numpy()]),
+            "parent_id": parents,
             "start_ns": api["start_ns"],
             "end_ns": api["start_ns"] + api["duration_ns"],
             "thread": api["thread"],
@@ -200,8 +220,6 @@ def _with_launches(
             "link": "",
         }
     )
-    spans = found.assign(name=found["name"].astype(object), link_id=link_id, link=link)
-    return pd.concat([spans, launches], ignore_index=True) if len(launches) else spans
 
 
 def _ids(profile: ProfileData, rows: Rows) -> npt.NDArray[np.uint64]:

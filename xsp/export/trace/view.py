@@ -125,39 +125,53 @@ def run_view(
     api = _of_run(tables["api_calls"], chosen.run).sort_values("start_ns", kind="stable")
     launch = launch_of(spans["correlation_id"].to_numpy(), api["correlation_id"].to_numpy())
     launch[spans["level"] != Level.KERNEL] = -1
-    launched_ns = np.where(
-        launch >= 0, np.r_[api["start_ns"].to_numpy(), 0][launch], spans["start_ns"]
-    )
     shown_api = api.iloc[:0] if chosen.corrected else api
-
     modules = _modules(tables, spans)
-    of_spans, arguments = span_slices(tables, spans, about, launched_ns)
-    of_modules, more = module_slices(tables, modules)
+
+    launched_ns = _launched_ns(spans, api, launch)
+    of_spans, of_spans_arguments = span_slices(tables, spans, about, launched_ns)
+    of_modules, of_modules_arguments = module_slices(tables, modules)
     of_api = api_slices(shown_api)
     of_ranges, domains = nvtx_slices({} if chosen.corrected else tables, chosen.run)
-    of_modules["arguments"] += len(arguments)
-    of_api["arguments"] += len(arguments) + len(more)
-    of_ranges["arguments"] += len(arguments) + len(more) + 1
+    # A slice's `arguments` is a place in one list of them all; API calls share an empty entry.
+    arguments = [*of_spans_arguments, *of_modules_arguments, {}, *domains]
+    of_modules["arguments"] += len(of_spans_arguments)
+    of_api["arguments"] += len(of_spans_arguments) + len(of_modules_arguments)
+    of_ranges["arguments"] += len(arguments) - len(domains)
+
     slices = pd.concat([of_spans, of_modules, of_api, of_ranges], ignore_index=True)
-    none = [np.full(len(each), -1) for each in (of_modules, of_ranges)]
-    parents = np.concatenate(
-        [spans["parent"].to_numpy(), none[0], shown_api["parent"].to_numpy(), none[1]]
-    )
-    slices["parent"] = _places(spans, parents)
-    first_api = None if chosen.corrected else len(of_spans) + len(of_modules)
+    slices["parent"] = _places(spans, _parents(spans, of_modules, shown_api, of_ranges))
     tracks, slices["track"], events = _tracks(slices, _nesting_rank(slices, modules))
+    first_api = None if chosen.corrected else len(of_spans) + len(of_modules)
+    arrows = [_launches(spans, launch, first_api), _backward(tables, spans)]
     return RunView(
         f"{meta['name']} ({chosen.title})",
         chosen,
         slices,
         tracks,
         events,
-        [*arguments, *more, {}, *domains],
-        pd.concat(
-            [_launches(spans, launch, first_api), _backward(tables, spans)], ignore_index=True
-        ),
+        arguments,
+        pd.concat(arrows, ignore_index=True),
         [*_memory(tables, spans, meta.get("memory_device")), *_clock(meta, spans, chosen)],
     )
+
+
+def _launched_ns(
+    spans: pd.DataFrame, api: pd.DataFrame, launch: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """When each span was launched; of one without a launch, its start."""
+    launched = spans["start_ns"].to_numpy().copy()
+    launched[launch >= 0] = api["start_ns"].to_numpy()[launch[launch >= 0]]
+    return launched
+
+
+def _parents(
+    spans: pd.DataFrame, modules: pd.DataFrame, api: pd.DataFrame, ranges: pd.DataFrame
+) -> npt.NDArray[np.int64]:
+    """The parents of all slices; those of modules and of the program's own ranges have none."""
+    of_modules, of_ranges = np.full(len(modules), -1), np.full(len(ranges), -1)
+    of_spans, of_api = spans["parent"].to_numpy(), api["parent"].to_numpy()
+    return np.concatenate([of_spans, of_modules, of_api, of_ranges])
 
 
 def _of_run(table: pd.DataFrame, run: int) -> pd.DataFrame:

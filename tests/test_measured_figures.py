@@ -134,3 +134,22 @@ def test_layers_alone_on_a_gpu() -> None:
     """docs/fidelity.md has the errors of layers."""
     rows = layer_rows(result("fidelity_h100_layers.json"))
     assert rows in page("fidelity.md"), f"put these rows into docs/fidelity.md:\n{rows}"
+
+
+def test_what_each_ladder_adds() -> None:
+    """docs/decisions.md has what the rungs of both ladders add beside torch.profiler on an H200;
+    no rung of one level adds more than torch.profiler does.
+    """
+    results = result("overhead_separate_h200.json")
+    shown = ("M/L/Lib/K", "M/L", "M/Lib", "M/K", "separate ladder")
+    columns = ("torch.profiler", *(f"xsp {name}" for name in shown))
+    rows = []
+    for name, figures in results["programs"].items():
+        ratios = [figures[column] for column in columns]
+        rows.append([name, *(f"{one['ratio']:.2f} ± {one['half_width_95']:.2f}" for one in ratios)])
+        assert figures["xsp separate ladder"]["ratio"] < figures["torch.profiler"]["ratio"]
+    means = results["added over torch.profiler, geometric mean"]
+    told = [f"{means[column]:.2f}" for column in columns[1:]]
+    rows.append(["added over torch.profiler's, geometric mean", "1", *told])
+    assert table_rows(rows) in page("decisions.md")
+    assert results["environment"]["gpu"] == "NVIDIA H200"

@@ -132,6 +132,21 @@ def test_library_calls_are_timed_alone_and_belong_to_their_layers(library: Libra
     assert calls["host_ms"].iloc[0] == pytest.approx(first.sort_values().iloc[1:-1].mean() / 1e6)
 
 
+def test_calls_of_a_block_are_joined_one_by_one(library: Library) -> None:
+    """Two calls of a model make the same library calls, each of which belongs to its own call."""
+    model = nn.Sequential(Calling(library, (0,)), nn.ReLU())
+    with xsp.profile(model, **OPTIONS) as prof:
+        model(torch.ones(2))
+        model(torch.ones(2))
+    spans, repeats = prof.table("raw_spans"), prof.table("repeats")
+    layer = spans.loc[spans.loc[repeats["span"], "parent"]]
+    model_call = spans.loc[layer["parent"], "detail"].to_numpy()
+    assert model_call.reshape(-1, 2).tolist() == [[0, 1]] * 6
+    reason = prof.levels.set_index("level")["reason"]
+    assert reason["LIBRARY"].startswith("timed alone")
+    assert reason["LAYER"] == ""
+
+
 def test_a_program_that_does_other_work_alone_is_measured_nested_and_said(
     library: Library,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from xsp.analysis.correction import Correction, correction_row
@@ -83,6 +83,23 @@ def _in_unicode(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_in_unicode(each) for each in value]
     return value
+
+
+def ladder_told(
+    statuses: Sequence[LevelStatus], tables: Mapping[str, pd.DataFrame]
+) -> list[LevelStatus]:
+    """Statuses that say which levels were timed alone, and how what their events belong to is
+    known.
+    """
+    repeats = tables.get("repeats")
+    alone = set() if repeats is None else set(repeats["level"])
+    return [
+        replace(status, reason=_TIMED_ALONE) if status.level in alone else status
+        for status in statuses
+    ]
+
+
+_TIMED_ALONE = "timed alone; its events belong to what those of annotated runs do, by their order"
 
 
 def _status_row(status: LevelStatus) -> dict[str, str]:

@@ -39,7 +39,7 @@ from xsp.measuring.doubts_about import (
     about_steps,
 )
 from xsp.measuring.executor import Executor
-from xsp.measuring.facts import CaptureFacts, capture_of
+from xsp.measuring.facts import CaptureFacts, capture_of, ladder_told
 from xsp.measuring.ladder import Ladder, climb, rungs_for
 from xsp.measuring.options import NESTED, Options
 from xsp.measuring.other_launches import about_other_launches
@@ -124,7 +124,7 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
     doubts = _doubts(prepared, rounds, afterwards, tables, correction)
     facts = CaptureFacts(
         target.name,
-        prepared.statuses,
+        ladder_told(prepared.statuses, tables),
         prepared.tracers,
         rounds.stopped,
         rounds.watch,
@@ -170,7 +170,9 @@ def _ladder(executor: Executor, prepared: Prepared, options: Options) -> tuple[L
     runs, _ = climb(executor, wanted, prepared.tracers, after_rounds(1))
     words = words_of(executor.target, prepared)
     doubts = about_not_joined(assemble_runs(runs, words).differences, words)
-    return (nested if executor.ranks.any(bool(doubts)) else wanted), doubts
+    if not executor.ranks.any(bool(doubts)):
+        return wanted, []
+    return nested, doubts or [Doubt.of(Slug.NOT_JOINED)]
 
 
 def _afterwards(

@@ -110,14 +110,19 @@ def _other_modules(modules: int, name: str, untraced: int, traced: int) -> str:
 
 
 def _not_joined(
-    level: str,
-    runs: int,
-    of: int,
-    place: int,
-    expected: str | None,
-    found: str | None,
-    alike: bool,
+    level: str = "",
+    runs: int = 0,
+    of: int = 0,
+    place: int = 0,
+    expected: str | None = None,
+    found: str | None = None,
+    alike: bool = False,
 ) -> str:
+    if not level:
+        return (
+            "another rank's runs of one level did other work than its annotated runs: no level is "
+            "timed alone"
+        )
     what = "library calls" if level == "LIBRARY" else "kernels, copies and sets"
     if alike:
         why = f"two threads made the same {what} in the same order, so order tells nothing"

@@ -27,7 +27,7 @@ from xsp.measuring.doubts_about import (
     about_several_gpus,
     about_short_kernels,
 )
-from xsp.measuring.facts import CaptureFacts, capture_of
+from xsp.measuring.facts import CaptureFacts, capture_of, ladder_told
 from xsp.measuring.other_launches import about_other_launches
 from xsp.measuring.state import RandomState
 from xsp.measuring.stopping import MINIMUM_ROUNDS
@@ -118,7 +118,7 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
     ]
     facts = CaptureFacts(
         known.name,
-        known.statuses,
+        ladder_told(known.statuses, tables),
         known.tracers,
         stopped,
         watch,

@@ -103,6 +103,79 @@ def test_kernels_count_for_the_call_that_launched_them(monkeypatch: pytest.Monke
     assert prof.calls()["kernels"].sum() == prof.kernel_count
 
 
+class Past:
+    """What was seen so far, in an object that each call adds to, as caches of Hugging Face do."""
+
+    def __init__(self) -> None:
+        self.keys = torch.zeros(1, 0, 8)
+
+    def add(self, x: torch.Tensor) -> torch.Tensor:
+        self.keys = torch.cat([self.keys, x], dim=1)
+        return self.keys
+
+
+class Generator(nn.Module):
+    """A model that its `generate` calls for a prompt and then token by token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.step = nn.Embedding(11, 8), Step()
+        self.head = nn.Linear(8, 11)
+
+    def forward(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
+        x = self.embed(tokens)
+        logits: torch.Tensor = self.head(self.step(x, past.add(x))[:, -1])
+        return logits
+
+    @torch.no_grad()
+    def generate(self, tokens: torch.Tensor, new: int) -> torch.Tensor:
+        """The prompt with so many new tokens."""
+        past = Past()
+        given = tokens
+        for _ in range(new):
+            given = self(given, past).argmax(-1, keepdim=True)
+            tokens = torch.cat([tokens, given], dim=1)
+        return tokens
+
+
+DECODED = 64
+PROMPT = torch.arange(6).reshape(1, 6)
+
+
+def assert_each_call_has_a_row(calls: pd.DataFrame) -> None:
+    """Prefill and every decode step, in order, with a time."""
+    assert calls["call"].tolist() == list(range(1 + DECODED))
+    assert [each[0] for each in shapes(calls)] == [[1, 6]] + [[1, 1]] * DECODED
+    assert (calls["host_ms"] > 0).all()
+
+
+def test_generation_in_a_block_has_a_row_for_each_call() -> None:
+    """A prefill and 64 decode steps are 65 rows of `prof.calls()`, and the tokens are those without
+    xsp.
+    """
+    torch.manual_seed(3)
+    model = Generator().eval()
+    expected = model.generate(PROMPT, 1 + DECODED)
+    with xsp.profile(model, **LAYERS) as prof:
+        found = model.generate(PROMPT, 1 + DECODED)
+    assert torch.equal(found, expected)
+    assert_each_call_has_a_row(prof.calls())
+    assert not [each for each in prof.warnings if "left-out" in each or "changed-call" in each]
+
+
+def test_generation_measured_as_a_whole_has_a_row_for_each_call_of_a_module() -> None:
+    """`xsp.measure(model.generate, ...)` keeps no copies of calls; those of any module are found by
+    its name or type.
+    """
+    torch.manual_seed(3)
+    model = Generator().eval()
+    expected = model.generate(PROMPT, 1 + DECODED)
+    prof = xsp.measure(model.generate, PROMPT, 1 + DECODED, **LAYERS)
+    assert_each_call_has_a_row(prof.calls("Generator").reset_index(drop=True))
+    assert len(prof.calls("step")) == 1 + DECODED
+    assert torch.equal(model.generate(PROMPT, 1 + DECODED), expected)
+
+
 def test_calls_survive_a_capture(generating: xsp.Profile, tmp_path: Path) -> None:
     """A saved profile knows the calls; one that does not says so."""
     loaded = xsp.load(generating.save(tmp_path / "decoder.xsp"))

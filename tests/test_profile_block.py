@@ -453,6 +453,20 @@ def test_calls_beyond_the_limit_are_noted() -> None:
     )
 
 
+def test_calls_with_much_memory_are_kept_only_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once copies of inputs take more than is allowed, no further calls are kept, but 16 are in any
+    case.
+    """
+    monkeypatch.setattr("xsp.measuring.call_recorder.MAX_BYTES", 20 * 32)
+    model = nn.Linear(4, 4)
+    for calls, size, kept in ((40, 2, 21), (20, 8, 16)):
+        with xsp.profile(model, **LAYERS) as prof:
+            for _ in range(calls):
+                model(torch.randn(size, 4))
+        assert len(prof.table("calls")) == kept
+        assert any(f"the first {kept} calls" in sentence for sentence in prof.warnings)
+
+
 def test_several_calls_are_several_model_spans() -> None:
     """Every call of the block is a MODEL span of each run, with the shapes and the batch size of
     its inputs.

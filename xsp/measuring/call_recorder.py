@@ -25,8 +25,16 @@ from xsp.measuring.python_state import Attributes, attributes, copier_for
 from xsp.measuring.state import RandomState
 from xsp.measuring.target import Ambient, Call, Target
 
-MAX_CALLS = 16
-"""Calls kept of one block. Their inputs stay in memory until the block's profile is made."""
+MAX_CALLS = 256
+"""Calls kept of one block: prefill and decode steps of a generation, each with copies of its
+inputs and of the cache that it was given."""
+
+SURE_CALLS = 16
+"""So many are kept whatever their copies take."""
+
+MAX_BYTES = 512 << 20
+"""Memory that the copies may take beyond SURE_CALLS. They are kept until the block's profile is
+made."""
 
 
 @dataclass
@@ -47,6 +55,7 @@ class CallRecorder:
         self._model, self._accept = model, accept_changed
         self._calls: list[Call] = []
         self._left_out = 0
+        self._bytes = 0
         self._captured = 0
         self._failed = 0
         self._refused: TargetError | None = None
@@ -95,24 +104,32 @@ class CallRecorder:
             return
         if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
             self._captured += 1
-        elif len(self._calls) + len(self._open) >= MAX_CALLS:
+        elif self._is_full():
             self._left_out += 1
         else:
             self._open[thread] = self._opened(
                 Call(self._model, args, dict(kwargs), Ambient.current())
             )
 
+    def _is_full(self) -> bool:
+        # Calls are kept from the first on: later ones are given what earlier ones left.
+        kept = len(self._calls) + len(self._open)
+        is_large = kept >= SURE_CALLS and self._bytes > MAX_BYTES
+        return self._left_out > 0 or kept >= MAX_CALLS or is_large
+
     def _opened(self, call: Call) -> _Open:
         if self.random is None:
             self.random = RandomState.current()
             self._start = attributes(self._model, copier_for(self._model))
         watch = ExitStack()
+        copier = copier_for(self._model)
         try:
-            start = copy_arguments(call, copier_for(self._model), accept=self._accept)
+            start = copy_arguments(call, copier, accept=self._accept)
         except TargetError as error:
             # The block goes on: what cannot be made again is refused when it has ended.
             self._refused = self._refused or error
             start = list_arguments(call)
+        self._bytes += copier.bytes
         if not self._open:
             # The model's own call has begun already.
             self._found.sequence.append((self._model, shapes_of(call.args)))

@@ -63,6 +63,8 @@ class Copier:
         self._kept = list(kept)
         self._memo: dict[int, Any] = {id(each): each for each in self._kept}
         self._alive: list[Any] = []
+        self.bytes = 0
+        """Memory of the tensors and arrays that were copied."""
 
     def __call__(self, value: Any) -> Any:
         """A copy of `value`, or `value` itself where that cannot be written to or not be copied.
@@ -81,10 +83,14 @@ class Copier:
 
     def _made(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return _tensor(value)
+            made = _tensor(value)
+            with without_torch_functions():
+                self.bytes += 0 if made is value else made.nbytes
+            return made
         if isinstance(value, torch.Generator):
             return _generator(value)
         if isinstance(value, np.ndarray):
+            self.bytes += value.nbytes
             return value.copy()
         if type(value) is tuple:
             return self._tuple(value)

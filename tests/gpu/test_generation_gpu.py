@@ -55,7 +55,6 @@ def test_calls_of_a_generation_in_a_block(gpt2: Any) -> None:
     assert torch.equal(found, expected)
     assert torch.equal(generated(gpt2), expected)
     calls = prof.calls()
-    print(calls[["call", "input_shapes", "host_ms", "device_ms", "kernels"]].iloc[[0, 1, 2, -1]])
     assert_told_apart(calls)
     assert calls["kernels"].sum() == prof.kernel_count
     assert not [each for each in prof.warnings if "left-out" in each or "changed" in each]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from xsp.analysis.correction.charges import Costs, EventKind
 from xsp.analysis.correction.replay import replay
 from xsp.analysis.correction.timeline import Timeline
 from xsp.bounds.as_if import Change, corrected, divided, latency_ns, outside, united, within
+from xsp.bounds.asker import patterns_of
 from xsp.errors import XspError
 from xsp.report.text import profile_text
 from xsp.types import Level
@@ -88,7 +90,7 @@ class TestAgainstPrograms:
         waits, change = run.waits, Change.none(run)
         released = change.released.copy()
         released[0] = True
-        spent = [waits.start_ns[0], waits.end_ns[0] + MACHINE.synchronize]
+        spent = [waits.start_ns[0], waits.end_ns[0]]
         found = self.predicted(shape, replace(change, released=released).also_free([spent]))
         assert found == pytest.approx(truth(program(*shape, sync=False)), abs=100)
 
@@ -172,6 +174,18 @@ def test_gains_are_not_sums() -> None:
     # A graph needs more of the host than nothing, but its kernels follow each other closer.
     closer = 0.001 * prof.kernel_count
     assert 0 < prof.what_if(cuda_graph="*").gain_ms < host + closer
+
+
+def test_few_patterns_name_many_layers_and_no_others() -> None:
+    """Names that differ in numbers become one pattern where it fits nothing else; a name with a
+    bracket fits itself alone.
+    """
+    norms = [f"layer{stage}.{block}.bn1" for stage in (1, 2) for block in (0, 1)]
+    every = [*norms, "layer1.0.bn2", "blocks[0]", "head"]
+    assert patterns_of(norms, every) == ["layer*.*.bn1"]
+    assert patterns_of([*norms[:3], "head"], every) == [*norms[:3], "head"]
+    (quoted_name,) = patterns_of(["blocks[0]"], every)
+    assert [name for name in every if fnmatchcase(name, quoted_name)] == ["blocks[0]"]
 
 
 def test_names_that_nothing_has_are_refused() -> None:

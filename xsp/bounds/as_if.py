@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xsp.analysis.correction.charges import Costs, EventKind
-from xsp.analysis.correction.latencies import Latencies
+from xsp.analysis.correction.latencies import Latencies, Residuals
 from xsp.analysis.correction.replay import ReplayedTimeline, replay
 from xsp.analysis.correction.timeline import DeviceOps, HostEvents, HostWaits, Timeline
 
@@ -97,8 +97,8 @@ class Change:
 
     `duration_ns` is of every operation, in the order of the timeline's; NaN for one that is not
     there at all. `free` are intervals (start, end) of the main thread that take no time, in ns;
-    `released` are waits that wait for nothing. `most_gap_ns` is how long after its predecessor an
-    operation of the same order starts at most, if it is queued by then.
+    `released` are waits that are not there: they wait for nothing and return at once. `most_gap_ns`
+    is how long after its predecessor an operation starts at most, if it is queued by then.
     """
 
     duration_ns: Floats
@@ -113,6 +113,14 @@ class Change:
         any_gap = np.full(len(length), np.inf)
         return cls(length, any_gap, np.zeros((0, 2)), np.zeros(len(run.waits.kind), dtype=bool))
 
+    def latencies(self, kept: Residuals) -> Residuals:
+        """What operations and waits keep of their latencies."""
+        return replace(
+            kept,
+            gap_ns=np.minimum(kept.gap_ns, self.most_gap_ns),
+            return_ns=np.where(self.released, 0.0, kept.return_ns),
+        )
+
     def also_free(self, intervals: npt.ArrayLike) -> Change:
         """More intervals without host time."""
         more = np.asarray(intervals, dtype=np.float64).reshape(-1, 2)
@@ -122,7 +130,7 @@ class Change:
 def latency_ns(run: Timeline, change: Change, typical: Latencies) -> float:
     """Latency of a corrected run (`corrected`) with a change."""
     as_if = _as_if(run, change, typical)
-    played = replay(run, _COSTS, typical, as_if=as_if, most_gap_ns=change.most_gap_ns)
+    played = replay(run, _COSTS, typical, as_if=as_if, otherwise=change.latencies)
     return float(played.latency_ns)
 
 

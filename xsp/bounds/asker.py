@@ -87,16 +87,29 @@ class Asker:
 
 def patterns_of(names: Iterable[str], every: Collection[str]) -> list[str]:
     """Patterns that fit these names and no others of `every`: `layer*.*.bn1` for fifty layers."""
-    groups: dict[str, list[str]] = {}
-    for name in dict.fromkeys(names):
-        groups.setdefault(re.sub(r"\d+", "*", quoted(name)), []).append(name)
-    wanted = {name for group in groups.values() for name in group}
+    left = dict.fromkeys(names)
+    wanted = set(left)
     found: list[str] = []
-    for pattern, group in groups.items():
-        fits = re.compile(translate(pattern)).match
-        alone = len(group) > 1 and all(each in wanted for each in every if fits(each))
-        found += [pattern] if alone else [quoted(name) for name in group]
-    return found
+    for shortened in (_without_numbers, _without_numbers_above):
+        groups: dict[str, list[str]] = {}
+        for name in left:
+            groups.setdefault(shortened(quoted(name)), []).append(name)
+        for pattern, group in groups.items():
+            fits = re.compile(translate(pattern)).match
+            if len(group) > 1 and all(each in wanted for each in every if fits(each)):
+                found.append(pattern)
+                left = dict.fromkeys(name for name in left if name not in group)
+    return [*found, *map(quoted, left)]
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"\d+", "*", name)
+
+
+def _without_numbers_above(name: str) -> str:
+    """The last part of a path keeps its numbers."""
+    above, dot, own = name.rpartition(".")
+    return _without_numbers(above) + dot + own
 
 
 def quoted(name: str) -> str:

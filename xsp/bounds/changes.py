@@ -17,10 +17,10 @@ from xsp.bounds.recorded import RecordedCall, Recording
 GRAPH_GAP_NS = 400.0
 """Between kernels of a replayed CUDA graph: medians of 290 and 420 ns on an H200, where 1,000 lie
 between those of a queue."""
-GRAPH_LAUNCHES, GRAPH_NODES = 4.0, 30.0
-"""A replay reaches the GPU after so many launch latencies, and one more for so many kernels. On an
-H200 whose launches took 5.9 and 7.3 µs, replays of 40 and 342 kernels took 166 and 1,120 µs with
-the wait; this makes it 166 and 1,133.
+GRAPH_LAUNCHES, GRAPH_NODES = 2.0, 60.0
+"""A replay reaches the GPU after so many launch latencies, and one more for so many kernels. On
+H200s whose launches took 6 to 7 µs, replays of 40 kernels took 134 and 166 µs with the wait, and
+one of 342 kernels 1,120 µs; this makes it 150 and 1,080.
 """
 
 
@@ -35,7 +35,7 @@ def change_of(call: RecordedCall, recorded: Recording, asked: Otherwise) -> Chan
     for name in asked.cuda_graph:
         change = _graphed(call, change, name, recorded.typical.launch_ns[0])
     for name in asked.no_sync:
-        change = _released(call, change, name, recorded.typical.return_ns[0])
+        change = _released(call, change, name)
     if asked.fast_gpu:
         change = replace(change, duration_ns=np.full_like(change.duration_ns, nan))
     if asked.fast_host:
@@ -46,15 +46,15 @@ def change_of(call: RecordedCall, recorded: Recording, asked: Otherwise) -> Chan
 def _on_the_device(
     call: RecordedCall, change: Change, asked: Otherwise, has_device: bool
 ) -> Change:
-    """What is faster, takes another time, is gone or fused."""
-    for name, times in asked.faster.items():
-        change = _scaled(call, change, name, 1.0 / times, has_device)
-    for name, milliseconds in asked.takes_ms.items():
-        change = _set(call, change, name, milliseconds * 1e6, has_device)
+    """What is gone or fused, is faster, or takes another time in all that is left of it."""
     if asked.gone:
         change = _without(call, change, asked.gone)
     for group in asked.fused:
         change = _fused(call, change, group, has_device)
+    for name, times in asked.faster.items():
+        change = _scaled(call, change, name, 1.0 / times, has_device)
+    for name, milliseconds in asked.takes_ms.items():
+        change = _set(call, change, name, milliseconds * 1e6, has_device)
     return change
 
 
@@ -152,13 +152,10 @@ def _graphed(call: RecordedCall, change: Change, name: str, launch_ns: float) ->
     return replace(change, most_gap_ns=np.minimum(change.most_gap_ns, closer)).also_free(free)
 
 
-def _released(call: RecordedCall, change: Change, name: str, return_ns: float) -> Change:
-    """Waits that begin in these layers wait for nothing, and the call itself is not made."""
+def _released(call: RecordedCall, change: Change, name: str) -> Change:
+    """Waits that begin in these layers are not made."""
     spans, places, waits = _spans(call, name), call.inner_waits, call.waits
     inside = within(waits[:, 0], spans)
     released = change.released.copy()
     released[places[inside]] = True
-    spent = waits[inside].copy()
-    # A wait that waits for nothing still takes this long, which the next work makes up for.
-    spent[:, 1] += return_ns
-    return replace(change, released=released).also_free(spent)
+    return replace(change, released=released).also_free(waits[inside])

@@ -4,8 +4,8 @@ docs/replay.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -91,7 +91,7 @@ def replay(
     costs: Costs,
     latencies: Latencies | None = None,
     as_if: Timeline | None = None,
-    most_gap_ns: Floats | None = None,
+    otherwise: Callable[[Residuals], Residuals] | None = None,
 ) -> ReplayedTimeline:
     """Take the tracers' costs out of a run.
 
@@ -101,13 +101,13 @@ def replay(
 
     `as_if` is the same run with operations that last differently and with other events to pay for:
     it is played with the latencies of `run`, and its events can be paid away whole. Operations and
-    waits must be the same in number and order. With `most_gap_ns`, one number for each operation,
-    it starts no later than that after its predecessor's end if it is queued by then.
+    waits must be the same in number and order. `otherwise` gives other latencies than those that
+    operations and waits keep.
     """
     seen = observe(run, costs)
     kept = residuals(seen, latencies or Latencies.typical([seen]))
-    if most_gap_ns is not None:
-        kept = replace(kept, gap_ns=np.minimum(kept.gap_ns, most_gap_ns))
+    if otherwise is not None:
+        kept = otherwise(kept)
     if as_if is not None:
         return _played(as_if, costs, kept, whole_events=True)
     return _played(run, costs, kept)

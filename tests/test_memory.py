@@ -60,6 +60,19 @@ def test_peak_counts_what_is_held_at_once() -> None:
     assert table.loc["1", "peak_bytes"] - table.loc["0", "peak_bytes"] == 192 * KIB
 
 
+class Returning(nn.Module):
+    """Allocates its output, which is all that it does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.empty(64 * KIB, dtype=torch.uint8)
+
+
+def test_peak_holds_what_a_layer_allocates_last() -> None:
+    """From a layer's first change to its last one: the output that it ends with is in its peak."""
+    table = rows(profiled(nn.Sequential(Allocating(0), Returning()), torch.ones(1)))
+    assert table.loc["1", "peak_bytes"] - table.loc["0", "peak_bytes"] == 64 * KIB
+
+
 def test_output_is_part_of_what_a_layer_allocates() -> None:
     """A linear layer allocates its output, and the peak while it runs is no less."""
     with torch.no_grad():

@@ -30,6 +30,7 @@ LEFT_OUT = {
     "blocks under `TYPE_CHECKING`: mypy's to find",
     "assertion": "`assert` and `zip(strict=True)`, which say what the code around them ensures",
     "speed": "whether and how much a cache keeps",
+    "GPU": "what a function does after `if not torch.cuda.is_available(): return`: for tests/gpu",
 }
 """Kinds of places whose mutants are not sampled, with the reason."""
 
@@ -152,12 +153,21 @@ def _caches(node: ast.AST) -> Iterator[ast.AST]:
             yield decorator
 
 
+def _on_gpu_only(node: ast.AST) -> Iterator[ast.AST]:
+    if not isinstance(node, ast.FunctionDef):
+        return
+    for place, statement in enumerate(node.body):
+        if ast.unparse(statement).startswith("if not torch.cuda.is_available():\n    return"):
+            yield from node.body[place + 1 :]
+
+
 _RULES: dict[str, Callable[[ast.AST], Iterator[ast.AST]]] = {
     "annotation": _annotations,
     "wording": _wording,
     "type checker": _types_only,
     "assertion": _assertions,
     "speed": _caches,
+    "GPU": _on_gpu_only,
 }
 
 

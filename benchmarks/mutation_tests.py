@@ -33,7 +33,7 @@ MOST_OF_FILE_S, MOST_OF_ALL_S = 20.0, 60.0
 are left out, and what only they would notice counts as not noticed.
 """
 
-MOST_OF_REST_S, MOST_OF_ALL_REST_S = 3.0, 15.0
+MOST_OF_REST_S, MOST_OF_ALL_REST_S = 1.0, 5.0
 """The same for the other tests of these files."""
 
 MOST_BYTES = 12 << 30

@@ -17,13 +17,16 @@ import argparse
 import compileall
 import importlib
 import json
+import math
 import os
 import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Any
@@ -40,8 +43,8 @@ ASKED = """
     along attribution bounds bundled_captures calls capture capture_rules cli clock copies
     correction_bounds costs counters database deadline deciding_together dependencies doubts driver
     fuzz gpu_state hostile_names interruption left_as_found levels limits measure memory nvtx
-    options overlap profile_block recordings replay same_call same_numbers steps table_adds_up
-    time_budget turns what_if what_is_doubtful what_targets_return writing
+    options overlap profile_block progress recordings replay same_call same_numbers steps
+    table_adds_up time_budget turns what_if what_is_doubtful what_targets_return writing
 """
 """Test files that are asked what they reach: those about what the folders do."""
 
@@ -114,27 +117,22 @@ def met(module: Path, after: str, chosen: Sequence[str], tests: Tests) -> Outcom
     return Outcome(True)
 
 
-def judged(folder: str, sample: Iterable[Mutant], figures: Figures, tests: Tests) -> None:
-    """Meet each mutant with the tests; says how it went on the way."""
-    without_effect = WithoutEffect.read()
-    for mutant in sample:
-        change = mutant.change()
-        said = {**change, "operator": mutant.operator, "line": str(mutant.start[0])}
-        if reason := without_effect.reason(change):
-            figures.without_effect.append({**said, "reason": reason})
-            continue
-        noticed, outcome = outcome_of(mutant, tests)
-        figures.noticed += noticed
-        figures.endless += outcome.endless
-        by = outcome.failed or "its import, or its end"
-        if not noticed:
-            figures.survivors.append(said)
-            by = "no test"
-        print(
-            f"{mutant.module}:{mutant.start[0]} {change['before']!r} -> {change['after']!r}: {by}\n"
-            f"{folder}: {figures.noticed} of {figures.judged} noticed",
-            flush=True,
-        )
+def judge(mutant: Mutant, figures: Figures, tests: Tests, without_effect: WithoutEffect) -> None:
+    """Let a mutant meet the tests, and note and say what became of it."""
+    change = mutant.change()
+    said = {**change, "operator": mutant.operator, "line": str(mutant.start[0])}
+    if reason := without_effect.reason(change):
+        figures.without_effect.append({**said, "reason": reason})
+        return
+    noticed, outcome = outcome_of(mutant, tests)
+    figures.noticed += noticed
+    figures.endless += outcome.endless
+    by = outcome.failed or "its import, or its end"
+    if not noticed:
+        figures.survivors.append(said)
+        by = "no test"
+    place = f"{mutant.module}:{mutant.start[0]}"
+    print(f"{place} {change['before']!r} -> {change['after']!r}: {by}", flush=True)
 
 
 def drawn(every: Sequence[Mutant], size: int, seed: str) -> list[Mutant]:
@@ -181,6 +179,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=40, help="mutants of each folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", action="append", choices=FOLDERS)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="draw no more after these")
     parser.add_argument("--json", type=Path, help="where the figures and survivors go")
     parser.add_argument("--again", type=Path, help="only the survivors of these figures")
     options = parser.parse_args()
@@ -193,20 +192,27 @@ def main() -> None:
         for name in IMPORTED_ONCE:
             importlib.import_module(name)
         tests = Tests([f"tests/test_{name}.py" for name in ASKED.split()], FOLDERS, KEPT)
-        result = {"seed": options.seed, "rules": LEFT_OUT, "folders": {}}
+        samples, figures = {}, {}
         for folder in options.folder or FOLDERS:
             every, left_out = mutants(Path(folder))
-            if again is None:
-                sample = drawn(every, options.sample, f"{options.seed} {folder}")
-            else:
-                sample = survivors_of(every, again[folder]["survivors"])
-            figures = Figures(len(every), dict(left_out))
-            judged(folder, sample, figures, tests)
-            result["folders"][folder] = figures.described()
+            figures[folder] = Figures(len(every), dict(left_out))
+            samples[folder] = (
+                drawn(every, options.sample, f"{options.seed} {folder}")
+                if again is None
+                else survivors_of(every, again[folder]["survivors"])
+            )
+        end = time.monotonic() + 60 * options.minutes
+        # By turns, so that folders have samples of one size when the time is over.
+        for turn in zip_longest(*samples.values()):
+            for folder, mutant in zip(samples, turn, strict=True):
+                if mutant is not None and time.monotonic() < end:
+                    judge(mutant, figures[folder], tests, WithoutEffect.read())
+            told = {folder: each.described() for folder, each in figures.items() if each.judged}
             if target:
+                result = {"seed": options.seed, "rules": LEFT_OUT, "folders": told}
                 target.write_text(json.dumps(result, indent=1) + "\n")
-        for folder, told in result["folders"].items():
-            print(f"{folder}: {told['noticed']} of {told['judged']} noticed, {told['interval']}")
+        for folder, each in told.items():
+            print(f"{folder}: {each['noticed']} of {each['judged']} noticed, {each['interval']}")
 
 
 if __name__ == "__main__":

@@ -219,12 +219,12 @@ class Tests:
     def meeting(self, module: str, statement: range) -> list[list[str]]:
         """The tests to run in turn: those that run the statement, then the rest of their files.
 
-        A statement that runs only when its module is imported is met by every test that runs any
-        of the module, then by all.
+        What runs when its module is imported, an empty `statement`, is met by every test that runs
+        any of the module, then by all. What no test runs, none can notice.
         """
-        direct = self._running(module, {str(line) for line in statement})
-        if not direct:
-            direct = self._running(module, None)
+        direct = self._running(module, {str(line) for line in statement} or None)
+        if statement and not direct:
+            return []
         files = {file for file in self._reached if not direct or direct.get(file)}
         rest = {
             file: [test for test in self._reached[file].seconds if test not in direct.get(file, ())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xsp.analysis.spans.rungs import is_separate
 from xsp.doubts import Slug
 from xsp.report.findings import findings
 from xsp.types import Level, Status
@@ -71,12 +72,14 @@ def _slowdown(prof: ProfileData) -> list[Fact]:
     of_model = added[added["level"] == Level.MODEL.name]
     if not len(of_model):
         return []
-    total = f"{of_model['added_share'].sum():+.1%}"
+    shares = of_model["added_share"]
+    # The rungs of a separate ladder each add to rung M, and not to the one before.
+    total = shares.iloc[-1] if is_separate(prof.runs["rung"].unique()) else shares.sum()
     steps = ", ".join(f"{row.rung} {row.added_share:+.1%}" for row in of_model.itertuples())
     return [
         (
             "tracing",
-            f"{total} on the model latency when all levels are traced ({steps}); host ms "
+            f"{total:+.1%} on the model latency when all levels are traced ({steps}); host ms "
             "excludes it",
         )
     ]

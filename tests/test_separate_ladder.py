@@ -130,7 +130,7 @@ def test_each_level_is_read_from_its_own_rung() -> None:
     api = found.table("api_calls")["run"].isin(found.runs.loc[found.runs["rung"] == "M/K", "run"])
     per_run = (kernels.sum() + api.sum()) / ROUNDS
     assert added.loc[("M/K", "MODEL"), "events"] == per_run
-    together = added.loc[("M/L/Lib/K", "MODEL"), "added_share"]
+    together = float(added["added_share"].loc[("M/L/Lib/K", "MODEL")])
     assert f"{together:+.1%} on the model latency when all levels are traced" in str(found)
 
 

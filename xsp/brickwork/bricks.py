@@ -112,12 +112,12 @@ def model_from(target: Any, name: str) -> Model:
 
 def _known(store: Store, ready: Prepared, options: Options) -> Done:
     """What the database has, with nothing measured."""
-    from xsp.bounds.running import this_machine
+    from xsp.brickwork.conditions import host_of
     from xsp.brickwork.rounds import settled
 
     device = ready.subjects[0].model.device if ready.subjects else "cpu"
     with settled(options.threads):
-        machine = this_machine(device)
+        machine = host_of(device)
     layers = {one.layer.digest: one.layer for each in ready.subjects for one in each.bricks}
     records = stored(store, machine, layers.values())
     return Done(machine, records, 0, len(records), 0, 0.0, precise=True)

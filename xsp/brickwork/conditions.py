@@ -6,9 +6,22 @@ import re
 from pathlib import Path
 from typing import Any
 
+from xsp.database.entry import Machine
+
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _CPUINFO = Path("/proc/cpuinfo")
 _LOAD = Path("/proc/loadavg")
+
+
+def host_of(device: str) -> Machine:
+    """The machine that bricks measured here belong to. On a GPU its CPU is a part of it: what the
+    host takes to launch is in a latency, though not in a layer's time on the device.
+    """
+    from xsp.machine.environment import environment
+
+    facts = environment()
+    machine = Machine.of(facts, device)
+    return Machine({**machine.facts, "cpu": facts.get("cpu")})
 
 
 def conditions() -> dict[str, Any]:

@@ -43,8 +43,9 @@ class Model:
         return next((each.device.type for each in self.values.values()), "cpu")
 
     def run(self) -> Iterator[tuple[int, Mapping[fx.Node, Any]]]:
-        """Run it layer by layer: yields the place of each layer and all values just before it. At
-        the end it yields the number of layers and the values after the last.
+        """Run it layer by layer: yields the place of each layer and, just before it, the values
+        that it or a later one reads. At the end it yields the number of layers and what the model
+        returns.
 
         Inputs and buffers are copies, since layers may write to them.
         """
@@ -58,7 +59,20 @@ class Model:
             for node in part.nodes:
                 args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), found.__getitem__)
                 found[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            for node in self._last_read.get(place, ()):
+                found.pop(node, None)
         yield len(self.parts), found
+
+    @cached_property
+    def _last_read(self) -> Mapping[int, list[fx.Node]]:
+        """By layer, the values that nothing reads after it."""
+        place_of = {node: place for place, part in enumerate(self.parts) for node in part.nodes}
+        found: dict[int, list[fx.Node]] = {}
+        for node in self.traced.graph.nodes:
+            users = [place_of.get(user, len(self.parts)) for user in node.users]
+            last = max(users, default=place_of.get(node, len(self.parts)))
+            found.setdefault(last, []).append(node)
+        return found
 
     @property
     def outputs(self) -> list[fx.Node]:

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from xsp.bounds.running import this_machine
 from xsp.brickwork import device
-from xsp.brickwork.conditions import conditions
+from xsp.brickwork.conditions import conditions, host_of
 from xsp.brickwork.items import Item, called
 from xsp.brickwork.network import fresh
 from xsp.brickwork.occurrences import occurrences_in
@@ -88,7 +87,7 @@ class _Session:
     ) -> None:
         self.store, self.options = store, options
         self.device = subjects[0].model.device if subjects else "cpu"
-        self.machine = this_machine(self.device)
+        self.machine = host_of(self.device)
         layers = {each.layer.digest: each.layer for one in subjects for each in one.bricks}
         self.records = stored(store, self.machine, layers.values())
         self.items: list[Item] = []

@@ -1,0 +1,125 @@
+"""Pools of models for benchmarks/bricks.py: by name, built with random weights."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+SMALL = (
+    "example/resnet50",
+    "example/gpt2",
+    "own/unet",
+    "own/recommender",
+    "own/lstm",
+    "own/residual_4",
+    "own/residual_8",
+    "own/encoder",
+)
+"""Models that need torch only."""
+FAMILIES = (
+    *(f"torchvision/resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *(f"torchvision/vgg{depth}" for depth in (11, 13, 16, 19)),
+    *(f"torchvision/vgg{depth}_bn" for depth in (11, 13, 16, 19)),
+    *(f"torchvision/densenet{depth}" for depth in (121, 161, 169, 201)),
+    *(f"torchvision/squeezenet1_{number}" for number in (0, 1)),
+    "torchvision/mobilenet_v2",
+    "torchvision/googlenet",
+    "torchvision/inception_v3",
+    "torchvision/alexnet",
+    "torchvision/wide_resnet50_2",
+    "torchvision/resnext50_32x4d",
+)
+"""Families as alike as the paper's."""
+TEN = (
+    "zoo/resnet50",
+    "zoo/mobilenet_v2",
+    "zoo/bert_base",
+    "zoo/vit_b_16",
+    "zoo/gpt2",
+    "zoo/densenet121",
+    "zoo/efficientnet_b0",
+    "zoo/unet_diffusion",
+    "zoo/lstm",
+    "zoo/deit_small",
+)
+"""For a minute of a GPU."""
+
+
+def pool(name: str) -> list[str]:
+    """Names of the models of a pool; `diverse` is the zoo, with five tasks and 50 models."""
+    if name == "diverse":
+        from zoo import ZOO
+
+        return [f"zoo/{each}" for each in ZOO]
+    named = {"small": SMALL, "families": FAMILIES, "ten": TEN}
+    if name not in named:
+        raise SystemExit(f"--pool must be small, families, ten or diverse, not {name!r}")
+    return list(named[name])
+
+
+def built(name: str, device: str, batch: int) -> tuple[Any, Any]:
+    """A model in evaluation mode and its inputs."""
+    import torch
+
+    torch.manual_seed(0)
+    source, _, own = name.partition("/")
+    if source == "zoo":
+        from zoo import ZOO, target
+
+        return target(ZOO[own], batch, device)
+    if source == "torchvision":
+        from torchvision import models
+
+        extra = {"aux_logits": False, "init_weights": False}
+        options = extra if own in {"googlenet", "inception_v3"} else {}
+        module = models.get_model(own, weights=None, **options)
+        pixels = 299 if own == "inception_v3" else 224
+        inputs: Any = torch.rand(batch, 3, pixels, pixels)
+    else:
+        module, inputs = _own(own, batch)
+    module = module.eval().requires_grad_(False).to(device)
+    moved = [each.to(device) for each in ([inputs] if torch.is_tensor(inputs) else inputs)]
+    return module, tuple(moved)
+
+
+def _own(name: str, batch: int) -> tuple[Any, Any]:
+    """Models of this project, of a size that a CPU runs in some ten milliseconds."""
+    import torch
+    from own_models import LSTMLanguageModel, Recommender, UNet
+    from torch import nn
+
+    if name in {"resnet50", "gpt2"}:
+        return _example(name, batch)
+    if name.startswith("residual_"):
+        return _residual(int(name.rpartition("_")[2])), torch.rand(batch, 3, 112, 112)
+    if name == "unet":
+        text, step = torch.randn(batch, 77, 768), torch.full((batch,), 10)
+        return UNet(width=64), (torch.randn(batch, 4, 32, 32), step, text)
+    if name == "recommender":
+        model = Recommender(tables=8, rows=20_000)
+        return model, (torch.rand(batch, 13), torch.randint(0, 20_000, (8, batch, 10)))
+    if name == "lstm":
+        return LSTMLanguageModel(width=512), torch.randint(0, 10_000, (batch, 32))
+    layer = nn.TransformerEncoderLayer(384, 6, 1536, activation="gelu", batch_first=True)
+    return nn.TransformerEncoder(layer, 6), torch.randn(batch, 128, 384)
+
+
+def _example(name: str, batch: int) -> tuple[Any, Any]:
+    import torch
+
+    if name == "resnet50":
+        from resnet50 import ResNet50
+
+        return ResNet50(), torch.rand(batch, 3, 224, 224)
+    from transformer import GPT2
+
+    return GPT2(), torch.randint(0, 1000, (batch, 64))
+
+
+def _residual(blocks: int) -> Any:
+    from shared_bricks import Residual
+
+    return Residual(blocks)

@@ -1,0 +1,125 @@
+"""What measurements of bricks say together: the rule, how near it is, figures and a page."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+PAPER = {
+    "normalised latency, geometric mean, c5.2xlarge, G = 1": 0.918,
+    "normalised latency, lowest and highest": "0.829 to 0.981",
+    "speed-up of benchmarking, c5.xlarge, G = 1": 4.4,
+    "speed-up of benchmarking, c5.xlarge, G = 10 (read off a chart)": 3.1,
+    "unique layers of 10,815": 0.14,
+}
+"""DLBricks, ICPE 2020, section IV: 50 MXNet models on four EC2 hosts."""
+
+
+def summary(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """For every granularity and rule the geometric means of each measurement; the rule that every
+    other model chooses, and how near it is on the rest.
+    """
+    ratios = _ratios(measurements)
+    names = sorted({name for each in ratios.values() for name in each})
+    choosing, judged = names[::2], names[1::2]
+    every = {_key(key): _geometric(each, names) for key, each in ratios.items()}
+    chosen = min(
+        ratios,
+        key=lambda key: abs(math.log(_geometric(ratios[key], choosing) or 1e9)),
+        default=None,
+    )
+    if chosen is None:
+        return {"models": 0}
+    own = ratios[chosen]
+    off = {name: round(own[name], 3) for name in names if abs(own.get(name, 1.0) - 1) > 0.1}
+    return {
+        "models": len(names),
+        "measurements": len(measurements),
+        "geometric_mean": every,
+        "chosen": _key(chosen),
+        "chosen_on": _geometric(own, choosing),
+        "judged_on_the_rest": _geometric(own, judged),
+        "beyond_10_percent": off,
+        "paper": PAPER,
+    }
+
+
+def _ratios(
+    measurements: Mapping[str, Mapping[str, Any]],
+) -> dict[tuple[int, str], dict[str, float]]:
+    """By granularity and rule, the median over measurements of each model's normalised latency."""
+    found: dict[tuple[int, str], dict[str, list[float]]] = {}
+    for models in measurements.values():
+        for name, each in models.items():
+            for row in each["rows"]:
+                if row["normalised"] is not None and row["rule"] != "critical path":
+                    own = found.setdefault((row["granularity"], row["rule"]), {})
+                    own.setdefault(name, []).append(row["normalised"])
+    return {
+        key: {name: statistics.median(values) for name, values in each.items()}
+        for key, each in found.items()
+    }
+
+
+def _geometric(ratios: Mapping[str, float], names: Sequence[str]) -> float | None:
+    logs = [math.log(ratios[name]) for name in names if name in ratios]
+    return math.exp(sum(logs) / len(logs)) if logs else None
+
+
+def _key(key: tuple[int, str]) -> str:
+    return f"G = {key[0]}, {key[1]}"
+
+
+def draw(kept: Mapping[str, Any], path: Path) -> None:
+    """The paper's figures from the last measurement."""
+    import pandas as pd
+
+    from xsp.brickwork import figures
+
+    last = list(kept["measurements"].values())[-1]
+    models = pd.DataFrame([row for each in last.values() for row in each["rows"]])
+    drawn = [figures.normalised(models), figures.speedup(pd.DataFrame(kept["pool"]))]
+    parts = [
+        each.to_html(full_html=False, include_plotlyjs=place == 0)
+        for place, each in enumerate(drawn)
+    ]
+    path.write_text("<!doctype html><meta charset=utf-8>" + "".join(parts))
+
+
+def write_page(output: Path, page: Path) -> None:
+    """Put the figures of a JSON into a page of the documentation, between two marks."""
+    text = page.read_text()
+    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    page.write_text(f"{text[:begin]}\n{_figures(json.loads(output.read_text()))}\n{text[end:]}")
+
+
+def _figures(kept: Mapping[str, Any]) -> str:
+    found = kept["summary"]
+    machine = kept["machine"]
+    name = machine.get("gpu") or machine.get("cpu")
+    lines = [
+        f"{found['models']} models on {name}, torch {machine['torch']}, "
+        f"{found['measurements']} measurement(s); constructed over measured latency:",
+        "",
+        "| granularity, rule | geometric mean |",
+        "|---|---|",
+        *(f"| {key} | {each:.3f} |" for key, each in found["geometric_mean"].items() if each),
+        "",
+        f"Chosen on every other model: {found['chosen']} ({found['chosen_on']:.3f} there, "
+        f"{found['judged_on_the_rest']:.3f} on the rest).",
+        "",
+        "| granularity | bricks | unique | unique share | speed-up |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row['granularity']} | {row['bricks']} | {row['unique']} | "
+            f"{row['unique_share']:.1%} | {row['speedup']:.2f} |"
+            for row in kept["pool"]
+            if row["speedup"] is not None
+        ),
+    ]
+    return "\n".join(lines)

@@ -102,6 +102,7 @@ def _found(
         overlap=options.overlap,
         bracket=options.bracket and run,
         threads=options.threads,
+        clock=options.clock,
         budget_s=budget_s,
         run=run,
         seed=number,
@@ -156,6 +157,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", default="wall", help="cpu where others use the machine as well")
     parser.add_argument("--statistics", default="driver")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--together", type=int, default=8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from small_models import Branching, Convolutional, HandWritten, Recurrent, Trans
 from torch import Tensor, nn
 
 from xsp.brickwork import running
+from xsp.brickwork.conditions import CpuShare
 from xsp.brickwork.construction import along_critical_path, between, overlapping, summed
 from xsp.brickwork.cutting import Decomposition, decomposed, pairs
 from xsp.brickwork.model import Model, model_of
@@ -443,3 +445,30 @@ def test_pairs_leave_out_what_is_no_network() -> None:
     found = pairs(model(HandWritten))
     assert found[0] is None
     assert next(each.layer.source for each in found if each is not None).startswith("linear")
+
+
+def test_times_of_two_clocks_are_kept_apart(tmp_path: Path) -> None:
+    """CPU time is what the thread used: an entry of its own, that no wall time is taken for."""
+    with Store(tmp_path / "layers.sqlite") as opened:
+        for clock in ("wall", "cpu"):
+            options = Options((10,), threads=1, clock=clock, budget_s=0.1, progress=False)
+            done = measure(opened, prepared([model(HandWritten)], options), options)
+        kept = {entry.algorithm for entry in opened.entries()}
+    assert kept == {"network", "network, CPU time", "whole model", "whole model, CPU time"}
+    assert all(record.samples_ns for record in done.records.values())
+
+
+def test_cpu_time_needs_one_thread() -> None:
+    """The message says why."""
+    with pytest.raises(XspError, match="counts the calling thread only, and threads is None"):
+        Options((1,), clock="cpu")
+    with pytest.raises(XspError, match="clock must be 'wall' or 'cpu', not 'gpu'"):
+        Options((1,), threads=1, clock="gpu")
+
+
+def test_a_machine_that_others_use_is_a_doubt() -> None:
+    """Time in which the thread has no CPU is told, with what it does to latencies."""
+    share = CpuShare()
+    time.sleep(0.05)
+    assert share.value < 0.5
+    assert "interrupt a whole model more often than a brick" in share.doubt()

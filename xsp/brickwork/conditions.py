@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from xsp.database.entry import Machine
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _CPUINFO = Path("/proc/cpuinfo")
 _LOAD = Path("/proc/loadavg")
+_UNDISTURBED = 0.95
+"""Share of the CPU from which on a machine counts as quiet."""
 
 
 def host_of(device: str) -> Machine:
@@ -22,6 +25,30 @@ def host_of(device: str) -> Machine:
     facts = environment()
     machine = Machine.of(facts, device)
     return Machine({**machine.facts, "cpu": facts.get("cpu")})
+
+
+class CpuShare:
+    """For which share of the time since it was made the calling thread had a CPU."""
+
+    def __init__(self) -> None:
+        self._wall, self._own = time.perf_counter(), time.thread_time()
+
+    @property
+    def value(self) -> float:
+        """1 on a machine that does nothing else, for work that never waits."""
+        wall = time.perf_counter() - self._wall
+        return min((time.thread_time() - self._own) / wall, 1.0) if wall > 0 else 1.0
+
+    def doubt(self) -> str:
+        """What it means for latencies, empty where nothing."""
+        share = self.value
+        if share >= _UNDISTURBED:
+            return ""
+        return (
+            f"other programs had the CPU for {1 - share:.0%} of the time: they interrupt a whole "
+            "model more often than a brick, so constructed latencies look too low; use a machine "
+            "that does nothing else, or clock='cpu' with threads=1"
+        )
 
 
 def conditions() -> dict[str, Any]:

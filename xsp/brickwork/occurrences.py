@@ -38,15 +38,16 @@ class Occurrences:
         found: dict[str, Any] = json.loads(self.layer.key)
         return found
 
-    def runnable(self, device: str, *, trained: bool = False) -> Runnable:
-        """Networks that can be timed, one for each occurrence.
+    def runnable(self, device: str, *, trained: bool = False, clock: Callable[[], int]) -> Runnable:
+        """Networks that can be timed by a clock that gives ns, one for each occurrence.
 
         Raises whatever a network raises that cannot be built.
         """
         facts = self.facts
         networks = [built(facts, each, device) for each in self.weights]
         calls = [each.forward for each in networks]
-        return Runnable(calls, self.inputs, self.weights if trained else None, waiting(device))
+        weights = self.weights if trained else None
+        return Runnable(calls, self.inputs, weights, waiting(device), clock)
 
 
 def waiting(device: str) -> Callable[[], None] | None:

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 
 from xsp.brickwork.cutting import Brick, Decomposition, decomposed, pairs, whole
 from xsp.brickwork.model import Model
-from xsp.brickwork.samples import DRIVER, NETWORK, PAPER, TRAINED
+from xsp.brickwork.samples import (
+    CPU,
+    DRIVER,
+    EAGER,
+    NETWORK,
+    PAPER,
+    TRAINED,
+    WALL,
+    algorithm_of,
+)
 from xsp.errors import XspError
 
 
@@ -24,6 +33,8 @@ class Options:
         overlap: also measure each layer together with its predecessor.
         bracket: also measure warm and cold loops, which lie below and above.
         threads: of torch, and CPUs that the process keeps to; as they are by default.
+        clock: "wall", or "cpu" for the time for which the thread has a CPU: on a machine that other
+            programs use as well, with one thread and no GPU.
         progress: show a bar; None for only where somebody watches.
 
     Raises XspError for other values.
@@ -37,6 +48,7 @@ class Options:
     overlap: bool = False
     bracket: bool = False
     threads: int | None = None
+    clock: str = WALL
     progress: bool | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +60,13 @@ class Options:
             raise XspError(f"statistics must be {PAPER!r} or {DRIVER!r}, not {self.statistics!r}")
         if self.threads is not None and self.threads < 1:
             raise XspError(f"threads must be a whole number >= 1, not {self.threads}")
+        if self.clock not in {WALL, CPU}:
+            raise XspError(f"clock must be {WALL!r} or {CPU!r}, not {self.clock!r}")
+        if self.clock == CPU and self.threads != 1:
+            raise XspError(
+                f"clock={CPU!r} counts the calling thread only, and threads is {self.threads}: "
+                "give threads=1, or use the wall clock"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +77,17 @@ class Subject:
     decompositions: dict[int, Decomposition]
     pairs: list[Brick | None]
     whole: Brick | None
+    clock: str = WALL
 
     @property
     def algorithm(self) -> str:
-        """NETWORK, or TRAINED for a model in training mode."""
-        return TRAINED if self.model.work.grad else NETWORK
+        """How its bricks are timed: NETWORK, or TRAINED for a model in training mode."""
+        return algorithm_of(TRAINED if self.model.work.grad else NETWORK, self.clock)
+
+    @property
+    def whole_algorithm(self) -> str:
+        """How it is timed itself."""
+        return algorithm_of(EAGER, self.clock)
 
     @property
     def bricks(self) -> list[Brick]:
@@ -92,13 +117,17 @@ def prepared(models: Iterable[Model], options: Options) -> Prepared:
 
 
 def subject_of(model: Model, options: Options) -> Subject:
-    """A model taken apart. Raises GraphError where it cannot be."""
+    """A model taken apart. Raises GraphError where it cannot be, XspError for a clock that is not
+    that of its device.
+    """
     # Corrections for overlaps need single layers to take away.
     wanted = {*options.granularity, *({1} if options.overlap else ())}
+    if options.clock == CPU and model.device != "cpu":
+        raise XspError(f"{model.name} is on a GPU, whose time is not the CPU's; use the wall clock")
     cut = {each: decomposed(model, each) for each in sorted(wanted)}
     paired = pairs(model) if options.overlap else []
     all_of_it = whole(model) if options.whole and not model.stands_in else None
-    return Subject(model, cut, paired, all_of_it)
+    return Subject(model, cut, paired, all_of_it, options.clock)
 
 
 def sums(subjects: Sequence[Subject]) -> list[Counter[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xsp.brickwork.rounds import MODEL
-from xsp.brickwork.samples import EAGER, Key, Record
+from xsp.brickwork.samples import Key, Record, is_whole
 
 
 def widest(records: Mapping[Key, Record], sums: Sequence[Counter[str]]) -> float:
@@ -17,9 +17,9 @@ def widest(records: Mapping[Key, Record], sums: Sequence[Counter[str]]) -> float
     bricks = {
         each.layer.digest: (each.mean_ns, each.half_width_ns)
         for each in mine
-        if each.algorithm != EAGER
+        if not is_whole(each.algorithm)
     }
-    wholes = [each.half_width_ns / each.mean_ns for each in mine if each.algorithm == EAGER]
+    wholes = [each.half_width_ns / each.mean_ns for each in mine if is_whole(each.algorithm)]
     widths = [*(_of_sum(each, bricks) for each in sums), *wholes]
     return max(widths, default=0.0)
 

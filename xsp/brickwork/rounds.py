@@ -40,13 +40,14 @@ class Runnable:
 
     With `trained`, the weights of each, a call is followed by its backward pass within the time; it
     then returns tensors. `wait` is called before each call, and again within its time: it waits for
-    a GPU.
+    a GPU. `clock` gives ns.
     """
 
     calls: Sequence[Callable[..., Any]]
     inputs: Sequence[Sequence[Tensor]]
     trained: Sequence[Sequence[Tensor]] | None = None
     wait: Callable[[], None] | None = None
+    clock: Callable[[], int] = time.perf_counter_ns
 
 
 @dataclass(frozen=True)
@@ -139,14 +140,17 @@ def _nothing() -> None:
 
 
 def _timed(runnable: Runnable, at: int, inputs: Sequence[Tensor]) -> Taken:
-    call, wait = runnable.calls[at], runnable.wait
     if runnable.trained is not None:
-        return _trained(call, inputs, runnable.trained[at], wait or _nothing)
-    return _inferred(call, inputs) if wait is None else _awaited(call, inputs, wait)
+        return _trained(runnable, at, inputs)
+    call, clock = runnable.calls[at], runnable.clock
+    return (
+        _inferred(call, inputs, clock) if runnable.wait is None else _awaited(runnable, at, inputs)
+    )
 
 
-def _inferred(call: Callable[..., Any], inputs: Sequence[Tensor]) -> Taken:
-    clock = time.perf_counter_ns
+def _inferred(
+    call: Callable[..., Any], inputs: Sequence[Tensor], clock: Callable[[], int]
+) -> Taken:
     with torch.no_grad():
         begin = clock()
         result = call(*inputs)
@@ -155,8 +159,8 @@ def _inferred(call: Callable[..., Any], inputs: Sequence[Tensor]) -> Taken:
     return Taken(spent, spent)
 
 
-def _awaited(call: Callable[..., Any], inputs: Sequence[Tensor], wait: Callable[[], None]) -> Taken:
-    clock = time.perf_counter_ns
+def _awaited(runnable: Runnable, at: int, inputs: Sequence[Tensor]) -> Taken:
+    call, clock, wait = runnable.calls[at], runnable.clock, runnable.wait or _nothing
     with torch.no_grad():
         wait()
         begin = clock()
@@ -167,23 +171,12 @@ def _awaited(call: Callable[..., Any], inputs: Sequence[Tensor], wait: Callable[
         return Taken(clock() - begin, host)
 
 
-def _trained(
-    call: Callable[..., Any],
-    inputs: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    wait: Callable[[], None],
-) -> Taken:
+def _trained(runnable: Runnable, at: int, inputs: Sequence[Tensor]) -> Taken:
     """Forward and backward pass: gradients for weights and inputs, as inside a model. Those for the
     outputs come from behind it there, so they are made before the backward pass begins.
     """
-    clock = time.perf_counter_ns
-    for each in inputs:
-        each.requires_grad_(each.is_floating_point())
-    # A leaf could not be written to in place, and in a model no activation is one.
-    passed = [each.clone() if each.requires_grad else each for each in inputs]
-    edge = torch.autograd.graph.get_gradient_edge
-    wanted = [edge(each) for each in passed if each.requires_grad]
-    wanted += [edge(each) for each in weights if each.requires_grad]
+    call, clock, wait = runnable.calls[at], runnable.clock, runnable.wait or _nothing
+    passed, wanted = _differentiable(inputs, (runnable.trained or [[]])[at])
     with torch.enable_grad():
         wait()
         begin = clock()
@@ -201,3 +194,15 @@ def _trained(
     host += clock() - begin
     wait()
     return Taken(total + clock() - begin, host)
+
+
+def _differentiable(
+    inputs: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Any]]:
+    """Inputs as activations that gradients are wanted for, and what they are wanted for."""
+    for each in inputs:
+        each.requires_grad_(each.is_floating_point())
+    # A leaf could not be written to in place, and in a model no activation is one.
+    passed = [each.clone() if each.requires_grad else each for each in inputs]
+    edge = torch.autograd.graph.get_gradient_edge
+    return passed, [edge(each) for each in (*passed, *weights) if each.requires_grad]

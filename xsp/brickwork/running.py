@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from xsp.brickwork import device
-from xsp.brickwork.conditions import conditions, host_of
-from xsp.brickwork.items import Item, called
+from xsp.brickwork.conditions import CpuShare, conditions, host_of
+from xsp.brickwork.items import Item, called, clock_of
 from xsp.brickwork.network import fresh
 from xsp.brickwork.occurrences import occurrences_in
 from xsp.brickwork.plan import Options, Prepared, Subject, sums
 from xsp.brickwork.precision import widest
 from xsp.brickwork.rounds import COLD, MODEL, WARM, Runnable, looped, round_of, settled
-from xsp.brickwork.samples import EAGER, NETWORK, PAPER, Key, Record, keep, stored
+from xsp.brickwork.samples import NETWORK, PAPER, WALL, Key, Record, is_whole, keep, stored
 from xsp.database.entry import Machine
 from xsp.database.store import Store
 from xsp.measuring.progress import bar
@@ -96,6 +96,7 @@ class _Session:
         self._facts = {
             "statistics": options.statistics,
             "threads": threads,
+            "clock": options.clock,
             "torch": str(torch.__version__),
             "method": "one call a round in random order, fresh copies of real inputs, weights of "
             "the brick's own occurrences in turn",
@@ -113,7 +114,7 @@ class _Session:
         return sum(
             record.complete and id(record) not in mine
             for (_, algorithm, caches), record in self.records.items()
-            if caches == MODEL and algorithm != EAGER
+            if caches == MODEL and not is_whole(algorithm)
         )
 
     def _add(self, subject: Subject) -> None:
@@ -128,12 +129,16 @@ class _Session:
         for digest, each in found.items():
             record = self._record(each.layer, algorithm, (digest, algorithm, MODEL))
             record.facts |= {"values": each.values, "occurrences": len(each.inputs)}
-            self._take(record, partial(each.runnable, self.device, trained=subject.model.work.grad))
+            trained, clock = subject.model.work.grad, clock_of(subject)
+            make = partial(each.runnable, self.device, trained=trained, clock=clock)
+            self._take(record, make)
         if subject.whole is not None:
             layer = subject.whole.layer
-            key = (layer.digest, EAGER, MODEL)
+            key = (layer.digest, subject.whole_algorithm, MODEL)
             if not self._is_done(key):
-                self._take(self._record(layer, EAGER, key), partial(called, subject))
+                self._take(
+                    self._record(layer, subject.whole_algorithm, key), partial(called, subject)
+                )
 
     def _is_done(self, key: Key) -> bool:
         known = self.records.get(key)
@@ -165,6 +170,7 @@ class _Session:
         What was measured is kept also where this is interrupted.
         """
         active, rounds, precise = self._active(), 0, not self.items
+        share = CpuShare()
         try:
             with bar("bricks", MAXIMUM_ROUNDS, self.options.progress, "round") as shown:
                 while active and not precise and not (rounds and self._is_spent()):
@@ -174,7 +180,10 @@ class _Session:
                     precise = self._is_precise(rounds)
                     active = self._active()
         finally:
+            self._facts["cpu_share"] = share.value
             self._keep(self.items, complete=precise or not active)
+        if rounds and self.options.clock == WALL and (doubt := share.doubt()):
+            self.notes.append(doubt)
         if self.device == "cuda":
             self._trace(order)
         if self.options.bracket:
@@ -212,7 +221,7 @@ class _Session:
         faults = after.get("minor_faults", before) - before
         for item in items:
             item.record.complete = complete
-            item.record.facts |= {**after, "minor_faults": faults}
+            item.record.facts |= {**self._facts, **after, "minor_faults": faults}
         keep(self.store, self.machine, [item.record for item in items])
         self._kept_at = time.perf_counter()
 
@@ -227,7 +236,7 @@ class _Session:
 
     def _loop_all(self) -> None:
         for item in self.items:
-            if item.record.algorithm != EAGER and not self._is_spent():
+            if not is_whole(item.record.algorithm) and not self._is_spent():
                 self._bracket(item)
 
     def _bracket(self, item: Item) -> None:

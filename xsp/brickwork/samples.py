@@ -17,8 +17,20 @@ from xsp.graphs.layer import Layer
 NETWORK, TRAINED, EAGER = "network", "network, trained", "whole model"
 """How an entry's time came about: a brick's forward pass; with its backward pass; the model called
 as its user calls it. A model's own graph is a brick of all its layers."""
+WALL, CPU = "wall", "cpu"
+"""Clocks: the time that passes, or the time for which the calling thread has a CPU."""
 PAPER, DRIVER = "paper", "driver"
 """100 rounds, as the paper has them; or until the sum is known to 1 %, as `xsp.measure` has it."""
+
+
+def algorithm_of(kind: str, clock: str) -> str:
+    """NETWORK, TRAINED or EAGER by a clock: times of two clocks are never mixed."""
+    return kind if clock == WALL else f"{kind}, CPU time"
+
+
+def is_whole(algorithm: str) -> bool:
+    """Whether this is a model as its user calls it, by whatever clock."""
+    return algorithm.startswith(EAGER)
 
 
 @dataclass(eq=False)

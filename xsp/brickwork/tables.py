@@ -16,7 +16,7 @@ from xsp.brickwork.composing import replayed
 from xsp.brickwork.construction import Constructed, along_critical_path, overlapping, summed
 from xsp.brickwork.plan import Subject
 from xsp.brickwork.rounds import MODEL
-from xsp.brickwork.samples import EAGER, Key, Record, times_of
+from xsp.brickwork.samples import Key, Record, times_of
 
 Records = Mapping[Key, Record]
 
@@ -100,7 +100,7 @@ def _model_facts(subject: Subject, records: Records) -> dict[str, Any]:
     if subject.whole is None:
         return known
     digest = subject.whole.layer.digest
-    measured = times_of(records, EAGER, MODEL).get(digest)
+    measured = times_of(records, subject.whole_algorithm, MODEL).get(digest)
     graph = times_for(subject, records).get(digest)
     if measured is not None:
         known["measured_ms"] = measured.mean_ns / 1e6

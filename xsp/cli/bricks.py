@@ -52,6 +52,9 @@ def bricks(
         bool, typer.Option("--bracket", help="Measure warm and cold loops too.")
     ] = False,
     threads: Annotated[int, typer.Option(help="Threads of torch, and CPUs to keep to.")] = 1,
+    clock: Annotated[
+        str, typer.Option(help="wall; or cpu, where other programs use the machine as well.")
+    ] = "wall",
     budget_s: Annotated[
         float | None,
         typer.Option("--budget-s", help="Seconds for measuring; no limit by default."),
@@ -92,6 +95,7 @@ def bricks(
         overlap=overlap,
         bracket=bracket,
         threads=threads,
+        clock=clock,
         budget_s=budget_s,
         progress=False if quiet else None,
     )

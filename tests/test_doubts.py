@@ -38,6 +38,7 @@ FACTS: dict[Slug, dict[str, Any]] = {
     Slug.SEVERAL_THREADS: {"threads": 4},
     Slug.CHANGED_CALL: {"difference": "a layer"},
     Slug.BACKWARD_IN_BLOCK: {},
+    Slug.MISSING_CALLS: {"functions": 2, "named": {"cublasSgemm_v2": 3}, "runs": 5},
     Slug.MISSING_LAYERS: {"layers": 2, "named": {"fc": 3}, "runs": 5},
     Slug.UNCORRECTED: {"rung": "M/L", "error": 0.4, "low": 0.3, "high": 0.5},
     Slug.UNSHOWN_COSTS: {"levels": ["LIBRARY"]},

@@ -156,6 +156,61 @@ def test_ranks_of_a_loop_measure_the_same_steps() -> None:
     assert "inputs of 3x8 instead of 4x8" in told[1]["other"][0]
 
 
+def test_collectives_of_fsdp_are_rows_forward_and_backward() -> None:
+    """With `fully_shard` the gathering of each layer's parameters is a row beside the layer in the
+    forward pass, gathering and scattering in the backward pass have that phase, and gradients are
+    those without xsp. Two targets are compared in the same rounds on every rank.
+    """
+    found = run_ranks(
+        """
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh("cpu", (2,))
+        model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+        for layer in (model[0], model[2], model):
+            fully_shard(layer, mesh=mesh)
+        x = torch.ones(4, 8) + rank
+
+        def train():
+            model.zero_grad()
+            model(x).square().sum().backward()
+
+        train()
+        expected = [each.grad.to_local().clone() for each in model.parameters()]
+        prof = xsp.measure(train, levels="M/L", iterations=2, warmup=0, progress=False)
+        train()
+        same = all(
+            torch.equal(each.grad.to_local(), old)
+            for each, old in zip(model.parameters(), expected)
+        )
+        layers = prof.table("layers")
+        named = layers["type"].str.contains("all_gather|reduce_scatter")
+        rows = layers[named & ~layers["type"].str.contains("copy")]
+        found = xsp.compare_targets(
+            train, train, levels="M", budget_s=0.1 + rank, warmup=1, localise=False, progress=False
+        )
+        told(
+            same=same,
+            rows=rows[["name", "phase"]].values.tolist(),
+            unmatched=int(prof.runs["unmatched"].sum()),
+            compared=found.verdict is not None,
+        )
+        dist.destroy_process_group()
+        """
+    )
+    assert [status for status, _, _ in found] == [0, 0], found
+    for _, each, _ in found:
+        assert each["same"]
+        assert each["unmatched"] == 0
+        assert each["compared"]
+        forward = [name for name, phase in each["rows"] if phase == "forward"]
+        backward = [name for name, phase in each["rows"] if phase == "backward"]
+        assert [name.split("::")[0] for name in forward] == ["0", "2"]
+        assert all("all_gather" in name for name in forward)
+        assert sum("reduce_scatter" in name for name in backward) == 2
+
+
 def test_a_rank_that_ends_is_an_error_of_the_others() -> None:
     """A rank that goes away is noticed within the stated time, not waited for."""
     begin = time.perf_counter()

@@ -88,6 +88,24 @@ def test_layers_that_did_not_happen_are_named(tables: dict[str, pd.DataFrame]) -
     assert facts(doubts, Slug.UNKNOWN_EVENTS) is None
 
 
+def test_library_calls_that_did_not_happen_are_named(tables: dict[str, pd.DataFrame]) -> None:
+    """By function with the runs they miss; a function that only timed runs called is not missing
+    where it is not called.
+    """
+    spans, runs = tables["spans"], tables["runs"].copy()
+    recorded = len(tables["library_calls"])
+    calls = spans["level"] == Level.LIBRARY
+    first = int(spans.loc[calls, "run"].min())
+    gone = calls & (spans["detail"] == 0) & (spans["run"] == first)
+    runs.loc[runs["run"] == first, "unmatched"] = int(gone.sum())
+    fewer = {**tables, "spans": spans[~gone], "runs": runs}
+    said = facts(about_runs(fewer, ASKED, WORK, recorded), Slug.MISSING_CALLS)
+    assert said is not None
+    assert said["named"] == {tables["library_calls"]["name"][0]: 1}
+    assert facts(about_runs(fewer, ASKED, WORK, recorded), Slug.UNKNOWN_EVENTS) is None
+    assert facts(about_runs(fewer, ASKED, WORK, 0), Slug.MISSING_CALLS) is None
+
+
 def test_latencies_that_are_not_known_are_said(tables: dict[str, pd.DataFrame]) -> None:
     """Where the interval is wider than 1 % of the latency, at rung M alone, with its half width."""
     runs = tables["runs"].copy()

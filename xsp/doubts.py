@@ -65,6 +65,7 @@ class Slug(str, Enum):
     NO_LAUNCH = "no-launch"
     UNKNOWN_EVENTS = "unknown-events"
     MISSING_LAYERS = "missing-layers"
+    MISSING_CALLS = "missing-calls"
     CHANGED_WORK = "changed-work"
     OTHER_MODULES = "other-modules"
     NOT_JOINED = "not-joined"

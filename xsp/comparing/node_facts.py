@@ -104,8 +104,9 @@ def node_facts(profile: ProfileData) -> NodeFacts:
     return NodeFacts(nodes[COLUMNS], _by_path(nodes, host), _by_path(nodes, device))
 
 
-def _calls_of_modules(tree: Hierarchy) -> list[int]:
-    return [node["calls"] for node in tree.nodes if node["level"] == "MODULE"]
+def _calls_of_modules(tree: Hierarchy) -> npt.NDArray[np.int64]:
+    calls = [node["calls"] for node in tree.nodes if node["level"] == "MODULE"]
+    return np.array(calls, dtype=np.int64)
 
 
 def paths(nodes: pd.DataFrame) -> list[str]:

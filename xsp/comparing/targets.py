@@ -27,6 +27,7 @@ from xsp.measuring.executor import Executor
 from xsp.measuring.options import Options
 from xsp.measuring.profiling import measure_target
 from xsp.measuring.progress import bar
+from xsp.measuring.ranks import Ranks
 from xsp.measuring.state import RandomState
 from xsp.measuring.target import Target, target_of
 from xsp.measuring.warmup import warm_up
@@ -51,6 +52,7 @@ def compare_targets(
     warmup: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    alone: bool = False,
     **kwargs: Any,
 ) -> Comparison:
     """Whether `b(*args, **kwargs)` is slower than `a(*args, **kwargs)`, and where, measured in turn
@@ -75,6 +77,8 @@ def compare_targets(
         warmup: warm-up runs of each; by default until the latency has settled.
         seed: seed of the orders within rounds.
         progress: show progress bars; by default only when it takes long and someone can see it.
+        alone: whether only this rank of a distributed program compares; otherwise all of them must,
+            and make the same runs.
 
     Raises TargetError if a target cannot be called or an option cannot be, and whatever the targets
     raise.
@@ -88,6 +92,7 @@ def compare_targets(
         budget_s=budget,
         seed=seed,
         progress=progress,
+        alone=alone,
     )
     if not 0 < threshold < np.inf:
         raise TargetError(f"threshold must be a share > 0, such as 0.01, not {threshold!r}")
@@ -134,16 +139,19 @@ def latencies_in_turn(
     order = random.Random(options.seed)  # noqa: S311 - an order of experiments, not a secret
     begin = time.perf_counter()
     with held(), ExitStack() as stack:
-        executors = [Executor(target, state) for target in targets]
+        ranks = Ranks.together(alone=options.alone)
+        ranks.same("options", (options.iterations, options.warmup, options.seed))
+        executors = [Executor(target, state, ranks=ranks) for target in targets]
         for executor in executors:
             stack.enter_context(executor.restored_afterwards())
         for executor in executors:
-            warm_up(partial(_latency_ns, executor), options.warmup, options.budget_s / 6)
+            run = partial(_latency_ns, executor)
+            warm_up(run, options.warmup, options.budget_s / 6, ranks.any)
         rounds: list[list[int]] = []
         shown = stack.enter_context(
             bar("xsp: rounds in turn", options.iterations, options.progress)
         )
-        while not _enough(rounds, options, half_width, time.perf_counter() - begin):
+        while ranks.any(not _enough(rounds, options, half_width, time.perf_counter() - begin)):
             places = [0, 1]
             order.shuffle(places)
             row = [0, 0]

@@ -31,9 +31,14 @@ MOSTLY_TRACING = 0.25
 
 
 def about_runs(
-    tables: dict[str, pd.DataFrame], stopped: Stopped, device_work: int | None
+    tables: dict[str, pd.DataFrame],
+    stopped: Stopped,
+    device_work: int | None,
+    library_calls: int = 0,
 ) -> list[Doubt]:
-    """What is missing or uncertain."""
+    """What is missing or uncertain. `library_calls` is how many the structure run made, the first
+    rows of that table.
+    """
     runs = tables["runs"]
     doubts = _imprecise(runs, stopped)
     if lost := int(runs["lost"].sum()):
@@ -41,12 +46,17 @@ def about_runs(
     if orphans := int(runs["orphans"].sum()):
         doubts.append(Doubt.of(Slug.NO_LAUNCH, activities=orphans))
     missing = _missing_layers(tables)
-    if unknown := int(runs["unmatched"].sum()) - int(missing.sum()):
+    calls = _missing_calls(tables, library_calls)
+    if unknown := int(runs["unmatched"].sum()) - int(missing.sum()) - int(calls.sum()):
         doubts.append(Doubt.of(Slug.UNKNOWN_EVENTS, events=unknown))
     if len(missing):
         traced = int(_traces(runs, Level.LAYER).sum())
         named = {str(name): int(number) for name, number in missing[:MOST_NAMED].items()}
         doubts.append(Doubt.of(Slug.MISSING_LAYERS, layers=len(missing), named=named, runs=traced))
+    if len(calls):
+        traced = int(_traces(runs, Level.LIBRARY).sum())
+        named = {str(name): int(number) for name, number in calls[:MOST_NAMED].items()}
+        doubts.append(Doubt.of(Slug.MISSING_CALLS, functions=len(calls), named=named, runs=traced))
     return [*doubts, *_changed_work(tables, device_work)]
 
 
@@ -54,14 +64,27 @@ def _missing_layers(tables: dict[str, pd.DataFrame]) -> pd.Series[int]:
     """In how many runs that traced layers each layer call of the structure run did not happen, by
     name, most first; several calls of one name are summed.
     """
-    runs, spans, layers = tables["runs"], tables["spans"], tables["layers"]
-    traced = runs.loc[_traces(runs, Level.LAYER), "run"]
-    seen = spans.loc[(spans["level"] == Level.LAYER) & spans["run"].isin(traced)]
-    happened = seen.drop_duplicates(["run", "detail"])["detail"].value_counts()
+    layers = tables["layers"]
     # Rows of autograd nodes are those that a backward pass could run, not those that ran.
     real = layers.index[~layers["kind"].isin([NO_LAYER_KIND, "autograd"])]
-    missing = len(traced) - happened.reindex(real, fill_value=0)
-    by_name = missing[missing > 0].groupby(layers["name"]).sum()
+    return _missing(tables, Level.LAYER, real, layers["name"])
+
+
+def _missing_calls(tables: dict[str, pd.DataFrame], recorded: int) -> pd.Series[int]:
+    """The same of library calls, by function."""
+    calls = tables["library_calls"]
+    return _missing(tables, Level.LIBRARY, calls.index[:recorded], calls["name"])
+
+
+def _missing(
+    tables: dict[str, pd.DataFrame], level: Level, rows: pd.Index[int], names: pd.Series[str]
+) -> pd.Series[int]:
+    runs, spans = tables["runs"], tables["spans"]
+    traced = runs.loc[_traces(runs, level), "run"]
+    seen = spans.loc[(spans["level"] == level) & spans["run"].isin(traced)]
+    happened = seen.drop_duplicates(["run", "detail"])["detail"].value_counts()
+    missing = len(traced) - happened.reindex(rows, fill_value=0)
+    by_name = missing[missing > 0].groupby(names).sum()
     return by_name.sort_values(ascending=False, kind="stable")
 
 

@@ -280,7 +280,12 @@ def _doubts(
         *prepared.doubts,
         *(sentence for sentence in (rounds.watch.why, rounds.suspect) if sentence),
         *about_others(rounds.watch.states, len(rounds.watch.states)),
-        *about_runs(tables, rounds.stopped, prepared.device_work),
+        *about_runs(
+            tables,
+            rounds.stopped,
+            prepared.device_work,
+            len(prepared.recorded.get(Level.LIBRARY, ())),
+        ),
         *rounds.doubts,
         *about_short_kernels(tables, afterwards.loops.kernel_ns),
         *about_several_gpus(tables),

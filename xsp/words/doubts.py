@@ -92,6 +92,15 @@ def _missing_layers(layers: int, named: Mapping[str, int], runs: int) -> str:
     )
 
 
+def _missing_calls(functions: int, named: Mapping[str, int], runs: int) -> str:
+    listed = ", ".join(f"{name} {number} times" for name, number in named.items())
+    more = f" and {functions - len(named)} more" if functions > len(named) else ""
+    return (
+        f"library calls of the structure run did not occur in the {runs} runs that traced them "
+        f"({listed}{more}): the libraries chose other functions, or the work varies from run to run"
+    )
+
+
 def _changed_work(untraced: int, traced: Sequence[int]) -> str:
     return (
         f"without layer and library tracing the program ran {untraced} kernels, copies and sets, "
@@ -284,6 +293,7 @@ _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.NO_LAUNCH: _no_launch,
     Slug.UNKNOWN_EVENTS: _unknown_events,
     Slug.MISSING_LAYERS: _missing_layers,
+    Slug.MISSING_CALLS: _missing_calls,
     Slug.CHANGED_WORK: _changed_work,
     Slug.OTHER_MODULES: _other_modules,
     Slug.NOT_JOINED: _not_joined,

@@ -20,6 +20,7 @@ COLLECTIVES = (
     "all_gather",
     "all_gather_into_tensor",
     "all_gather_object",
+    "all_gather_single",
     "all_reduce",
     "all_to_all",
     "all_to_all_single",
@@ -33,6 +34,7 @@ COLLECTIVES = (
     "recv",
     "reduce",
     "reduce_scatter",
+    "reduce_scatter_single",
     "reduce_scatter_tensor",
     "scatter",
     "send",
@@ -62,14 +64,15 @@ def collectives_as_layers(mode: FunctionalMode, codes: Codes) -> Callable[[], No
 
 def _as_layer(real: Callable[..., Any], mode: FunctionalMode, codes: Codes) -> Callable[..., Any]:
     def called(*args: Any, **kwargs: Any) -> Any:
-        code = codes.of_function(real) if mode.is_on() else None
+        # Also inside a leaf module, where the mode is off: FSDP gathers a layer's parameters there.
+        code = None if mode.switch.muted() else codes.of_function(real)
         if code is None:
             return real(*args, **kwargs)
-        mode.switch.suspend()
+        mode.switch.mute()
         try:
             return mode.stamped(code, real, args, kwargs)
         finally:
-            mode.switch.resume()
+            mode.switch.unmute()
 
     return called
 

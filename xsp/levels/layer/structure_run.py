@@ -72,6 +72,7 @@ class StructureRecorder:
         self.structure = Structure(codes)
         self._local = threading.local()
         self._seen_outside: Counter[str] = Counter()
+        self._seen_inside: dict[int, Counter[str]] = {}
         self._token = object()
         self._open: dict[int, list[tuple[int, int]]] = {}
         """By thread, the rows of the calls that have begun, with the nodes made before each."""
@@ -267,11 +268,23 @@ class StructureRecorder:
         """Module that a functional call is made in, what the call is named after, and the names
         given there.
         """
+        leaf = self._open_leaf()
+        if leaf is not None:
+            row = self.structure.layers[leaf]
+            return row.module, row.name, self._seen_inside.setdefault(leaf, Counter())
         stack = self._stack()
         if stack:
             name, seen = stack[-1]
             return name, name, seen
         return "", self._outside, self._seen_outside
+
+    def _open_leaf(self) -> int | None:
+        """Row of the leaf module whose call is the innermost on this thread: collectives are layers
+        inside it too.
+        """
+        opened = self._open.get(threading.get_ident())
+        row = opened[-1][0] if opened else None
+        return row if row is not None and self.structure.layers[row].kind == "module" else None
 
     def _function_begins(
         self,

@@ -107,7 +107,7 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
         *_about_other_steps(others, made),
         *(sentence for sentence in (watch.why, suspect) if sentence),
         *about_others(watch.states, len(watch.states)),
-        *about_runs(tables, stopped, None),
+        *about_runs(tables, stopped, None, len(known.recorded.get(Level.LIBRARY, ()))),
         *about_not_joined(found.differences, words),
         *about_short_kernels(tables, loops.kernel_ns),
         *about_several_gpus(tables),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from recorded_runs import BUNDLED, alone, bundled, profile_of, runs_of, separate_runs, words_of
 
 import xsp
-from xsp import analysis
+from xsp import Profile, analysis
 from xsp.analysis.spans.assembly import Assembled, Vocabulary, assemble_runs
 from xsp.analysis.spans.order import Difference, InOrder, find_repeated
 from xsp.capture.file import Capture
@@ -27,6 +27,7 @@ from xsp.capture.run import Run
 from xsp.types import Columns, Level
 
 ROUNDS = 5
+RECORDED = Path(__file__).parent / "recorded"
 ALONE = {Level.LIBRARY: "M/Lib", Level.KERNEL: "M/K"}
 
 
@@ -170,6 +171,33 @@ def test_a_trace_shows_what_its_run_recorded(tmp_path: Path) -> None:
     assert not layers["M/K"]
     assert len(durations[None]) == len(expected)
     assert layers[None]
+
+
+def test_a_profile_of_gpt2_on_an_h200_reads_each_level_where_it_was_traced_alone() -> None:
+    """All 12 runs of each level are joined; kernels last as long as where all levels are traced,
+    library calls less; the annotated rung closes, though no cost was fitted to it.
+    """
+    prof = xsp.load(RECORDED / "h200_gpt2_separate.xsp")
+    repeats = prof.table("repeats")
+    assert repeats.groupby("level")["run"].nunique().to_dict() == dict.fromkeys(ALONE, 12)
+    assert repeats.groupby(["level", "run"]).size().groupby("level").nunique().tolist() == [1, 1]
+    annotated = {name: table for name, table in prof._capture.tables.items() if name != "repeats"}
+    together = Profile(Capture(prof._capture.meta, annotated))
+    device = prof.tree()["device_ms"].iloc[0], together.tree()["device_ms"].iloc[0]
+    assert device[0] == pytest.approx(device[1], rel=0.005)
+    longer = _kernels(together) - _kernels(prof)
+    assert abs(longer.mean()) < 0.000_02
+    calls = [analysis.library_calls(each)["host_ms"].sum() for each in (prof, together)]
+    assert calls[0] < 0.95 * calls[1]
+    closure = prof.closure_error.loc["M/L/Lib/K"]
+    assert closure["low"] < 0 < closure["high"]
+    assert abs(closure["error"]) < 0.01
+    children = prof.tree()[prof.tree()["depth"] == 1]
+    assert children["device_ms"].sum() == pytest.approx(device[0])
+
+
+def _kernels(prof: Profile) -> pd.Series:
+    return analysis.kernel_information(prof)["latency_ms"]
 
 
 def _without(columns: Columns, row: int) -> Columns:

@@ -80,7 +80,8 @@ TRIES = 2
 def main() -> None:
     options = _options()
     if options.page is not None:
-        write_page(_rows(options.output or options.folder / "bounds.json"), options.page)
+        rows = _rows(options.output or options.folder / "bounds.json")
+        write_page(rows, _rows(options.applied), options.page)
     elif options.worker:
         _work(options)
     else:
@@ -281,6 +282,12 @@ def _options() -> argparse.Namespace:
         "--complete", action="store_true", help="measure what earlier runs left of models too"
     )
     parser.add_argument("--page", type=Path, default=None, help="write the figures into this page")
+    parser.add_argument(
+        "--applied",
+        type=Path,
+        default=Path("benchmarks/results/what_if_h200.json"),
+        help="what benchmarks/what_if.py measured, for the page",
+    )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ PAPER_FIGURES = (
 """What the paper and its published data say, beside ours."""
 
 
-def write_page(rows: Mapping[str, Any], page: Path) -> None:
-    """Put the figures between the marks of docs/bounds.md."""
+def write_page(rows: Mapping[str, Any], applied: Mapping[str, Any], page: Path) -> None:
+    """Put the figures between the marks of docs/bounds.md: of bounds, and of findings applied."""
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    figures = "\n".join(page_lines(rows))
+    figures = "\n".join([*page_lines(rows), *applied_lines(applied)])
     page.write_text(f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}", encoding="utf-8")
 
 
@@ -40,7 +41,7 @@ def page_lines(rows: Mapping[str, Any]) -> list[str]:
     device = machine.get("gpu") or machine.get("cpu")
     lines = [f"Measured on one {device}, torch {machine.get('torch')}.", ""]
     lines += [*_paper_table(models), "", *_model_table(models), "", *_sentences(rows, models)]
-    return lines
+    return [*lines, *_claims(rows.get(CLAIMS, {}).get("rows", {}))]
 
 
 def _paper_table(models: Mapping[str, Any]) -> Iterator[str]:
@@ -58,7 +59,7 @@ def _ours(models: Mapping[str, Any]) -> dict[str, str]:
         values = [row[column] for row in paper.values() if row.get(column)]
         if values:
             mean = math.exp(sum(math.log(each) for each in values) / len(values))
-            found[key] = f"{mean:.2f} ({len(values)} models)"
+            found[key] = f"{mean:.2f} (of {len(values)})"
     row = paper.get("paper/resnet50")
     if row:
         best = row["bounds"]["library's best"]
@@ -114,6 +115,13 @@ def _sentences(rows: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[s
             "measured in the time, or at another clock; the JSON says which."
         )
         yield ""
+    left: Counter[str] = Counter()
+    for row in models.values():
+        left.update(row.get("left", {}))
+    if left:
+        listed = ", ".join(f"{name}: {count}" for name, count in left.items())
+        yield f"Layers left unmeasured for want of time, by what asks for them: {listed}."
+        yield ""
     over = [each for row in models.values() for each in row["above"]]
     layers = sum(row["layers"] for row in models.values())
     which = ", ".join(sorted({each["operator"] for each in over}))
@@ -130,7 +138,66 @@ def _sentences(rows: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[s
     if "measure_s" in row:
         yield ""
         yield (
-            f"ResNet-50, batch 32, half precision: {row['unique_layers']} unique layers through "
-            f"{row['algorithms']} algorithms in {row['measure_s']:.0f} s ({row['failed']} could "
-            f"not run); the same from the database in {row['repeat_s']:.2f} s."
+            f"ResNet-50, batch 32, half precision: {row['measured']} of its {row['unique_layers']} "
+            f"unique layers, the others being known, through {row['algorithms']} algorithms in "
+            f"{row['measure_s']:.0f} s ({row['failed']} could not run); the same from the database "
+            f"in {row['repeat_s']:.2f} s."
         )
+        yield _largest_gap(row["layers"])
+
+
+def _largest_gap(layers: Sequence[Mapping[str, Any]]) -> str:
+    """How much PyTorch's choice leaves, in one sentence."""
+    layer = max(layers, key=lambda each: each["pytorch_us"] / each["best_us"])
+    chosen, best = (sum(each[name] for each in layers) for name in ("pytorch_us", "best_us"))
+    return (
+        f"PyTorch's choices add up to {chosen:.0f} µs, the best algorithms to {best:.0f}; most is "
+        f"left of the {layer['operator']} of {layer['input']} with {layer['weight']}, "
+        f"{layer['pytorch_us']:.1f} against {layer['best_us']:.1f} µs."
+    )
+
+
+def _claims(rows: Mapping[str, Any]) -> Iterator[str]:
+    """Gaps that were claimed, with what was found of them."""
+    if not rows:
+        return
+    yield ""
+    yield "Gaps that had been claimed from events around calls, by device times:"
+    yield ""
+    yield "| layer | claim | algorithms | PyTorch's choice, µs | the best, µs |"
+    yield "|---|---|---|---|---|"
+    for name, row in rows.items():
+        times = row.get("in_turn_us", {})
+        default = next((times[each] for each in ("torch", "oneDNN") if each in times), None)
+        best = times.get(row.get("best"), default)
+        cells = [name, row["claim"], str(row.get("algorithms", "–")), _us(default), _us(best)]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _us(value: Sequence[float] | None) -> str:
+    return "–" if value is None else f"{value[0]:.1f} ± {value[1]:.1f}"
+
+
+def applied_lines(rows: Mapping[str, Any]) -> Iterator[str]:
+    """Findings applied to real models, from what benchmarks/what_if.py measured."""
+    if not rows:
+        return
+    known = [row for row in rows.values() if "error" not in row]
+    signs, within = (sum(row[name] for row in known) for name in ("same_sign", "within"))
+    yield ""
+    yield (
+        f"Findings applied to real models, compared in turn: {len(known)} of "
+        f"{len({row['kind'] for row in known})} kinds, {signs} of the predicted sign, {within} "
+        "within 20 % or 0.1 ms."
+    )
+    yield ""
+    yield "| change | before, ms | predicted gain, ms | measured gain, ms | |"
+    yield "|---|---|---|---|---|"
+    for name, row in rows.items():
+        if "error" in row:
+            yield f"| {name} | – | – | – | {row['error'][:160]} |"
+            continue
+        predicted = f"{row['predicted_gain_ms']:.3f} ± {row['predicted_half_width_ms']:.3f}"
+        measured = f"{row['measured_gain_ms']:.3f} ± {row['measured_half_width_ms']:.3f}"
+        verdict = "" if row["within"] else "not within"
+        yield f"| {name} | {row['before_ms']:.3f} | {predicted} | {measured} | {verdict} |"

@@ -340,7 +340,7 @@ def cases(device: str, store: Any) -> dict[str, Callable[[], Case]]:
         "bert_base batch 64: TF32": lambda: tensor_cores("bert_base", device, store, 64),
         "resnet50 batch 64: TF32": lambda: tensor_cores("resnet50", device, store, 64),
         "deit_small: flash attention": lambda: attention("deit_small", device, store),
-        "vit_b_16: flash attention": lambda: attention("vit_b_16", device, store),
+        "roberta_base: flash attention": lambda: attention("roberta_base", device, store),
         "resnet50: no copy": lambda: no_copy("resnet50", device),
     }
 

@@ -77,11 +77,11 @@ def bound(
     from xsp.bounds.wanted import wanted_of
     from xsp.database.store import Store
 
-    graph, prof = _read(source, shape or [], value or [], profile_s, quiet)
+    where = device_of(device)
     with Store(place) as store:
+        graph, prof = _read(source, shape or [], value or [], profile_s, quiet)
         done: Measured | None = None
         if measure:
-            where = device_of(device)
             wanted = wanted_of([graph], where, with_variants=variants)
             done = measure_missing(
                 store,
@@ -93,7 +93,7 @@ def bound(
             )
             for note in done.notes:
                 typer.echo(note)
-        found = _bound(graph, prof, store, device)
+        found = _bound(graph, prof, store, where)
     _print(found, done, rows)
     answers = _findings(prof, found)
     _print_findings(answers)
@@ -136,17 +136,16 @@ def _read(
     return graph, prof
 
 
-def _bound(graph: Graph, prof: Profile | None, store: Any, device: str | None) -> LowerBound:
+def _bound(graph: Graph, prof: Profile | None, store: Any, where: str) -> LowerBound:
     from xsp.bounds.lower_bound import bound_of, lower_bound
     from xsp.bounds.roofs import Flags, Peaks
 
     if prof is not None:
         return lower_bound(prof, store, graph=graph)
-    from xsp.bounds.running import device_of
     from xsp.database.entry import Machine
     from xsp.machine.environment import environment
 
-    where, facts = device_of(device), environment()
+    facts = environment()
     machine = Machine.of(facts, where)
     return bound_of(
         graph,
@@ -247,6 +246,7 @@ def as_json(found: LowerBound, answers: list[Finding]) -> dict[str, Any]:
                 "evidence": each.evidence,
                 "advice": each.advice,
                 "check": each.check,
+                "lines": list(each.lines),
             }
             for each in answers
         ],

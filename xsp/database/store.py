@@ -59,7 +59,8 @@ class Store:
                 self.upgraded_from = schema.migrate(connection)
         except DatabaseError as error:
             self._engine.dispose()
-            raise DatabaseError(f"{self.place}: {error}") from error
+            said = str(error) if self.place in str(error) else f"{self.place}: {error}"
+            raise DatabaseError(said) from error
 
     def close(self) -> None:
         """Let go of the database. Closing twice is harmless."""

@@ -257,36 +257,27 @@ def _named_ranges(export: _Export, rows: pd.DataFrame) -> pd.DataFrame:
     if not len(rows):
         return table([], HOST_COLUMNS)
     rows = rows[(rows["eventType"] == PUSH_POP) & rows["end"].notna()]
-    text = (
-        rows["text"].astype(object)
-        if "text" in rows
-        else pd.Series(None, index=rows.index, dtype=object)
-    )
+    names = pd.Series(None, index=rows.index, dtype=object)
+    if "text" in rows:
+        names = rows["text"].astype(object)
     if "textId" in rows:
-        text = text.where(text.notna(), export.text(rows["textId"]))
-    found = {
-        "thread": _thread(rows),
-        "start_ns": rows["start"],
-        "end_ns": rows["end"],
-        "name": text,
-    }
-    return pd.DataFrame(found).astype(dict.fromkeys(HOST_COLUMNS[:3], np.int64))
+        names = names.where(names.notna(), export.text(rows["textId"]))
+    return _host_table(rows, names)
 
 
 def _ranges(named: pd.DataFrame) -> pd.DataFrame:
     """The program's ranges, and operators in no other operator."""
     known = [from_nvtx(name) for name in named["name"]]
     is_operator = np.array([is_operator for _, is_operator, _ in known], dtype=bool)
-    inside = (
-        nearest_above(parents(*(named[name].to_numpy() for name in HOST_COLUMNS[:3])), is_operator)
-        >= 0
-    )
-    places = named[list(HOST_COLUMNS[:3])].itertuples(index=False, name=None)
-    rows = [(*place, *_range(*one)) for place, one in zip(places, known, strict=True)]
-    return table(
-        [row for row, left_out in zip(rows, inside.tolist(), strict=True) if not left_out],
-        RANGE_COLUMNS,
-    )
+    places = named[list(HOST_COLUMNS[:3])]
+    above = parents(*(places[name].to_numpy() for name in places))
+    in_operator = nearest_above(above, is_operator) >= 0
+    rows = [
+        (*place, *_range(*one))
+        for place, one in zip(places.itertuples(index=False, name=None), known, strict=True)
+    ]
+    kept = np.flatnonzero(~in_operator).tolist()
+    return table([rows[row] for row in kept], RANGE_COLUMNS)
 
 
 def _range(name: str, is_operator: bool, shapes: list[list[int]]) -> tuple[Any, ...]:
@@ -301,13 +292,18 @@ def _host(export: _Export, rows: pd.DataFrame) -> pd.DataFrame:
     if not len(rows):
         return table([], HOST_COLUMNS)
     names = export.text(rows["nameId"]).map(lambda name: _VERSION.sub("", name))
-    found = {
+    return _host_table(rows, names)
+
+
+def _host_table(rows: pd.DataFrame, names: pd.Series[Any]) -> pd.DataFrame:
+    """HOST_COLUMNS of rows of an export."""
+    columns = {
         "thread": _thread(rows),
         "start_ns": rows["start"],
         "end_ns": rows["end"],
         "name": names,
     }
-    return pd.DataFrame(found).astype(dict.fromkeys(HOST_COLUMNS[:3], np.int64))
+    return pd.DataFrame(columns).astype(dict.fromkeys(HOST_COLUMNS[:3], np.int64))
 
 
 def _api(export: _Export, rows: pd.DataFrame) -> pd.DataFrame:

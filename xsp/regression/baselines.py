@@ -18,7 +18,6 @@ from xsp.errors import BaselineError, CaptureError, WriteError
 from xsp.regression.identity import machine_folder, machine_of
 from xsp.regression.sessions import Session
 
-FOLDER = Path(".xsp") / "baselines"
 _KEY = "baseline"
 MOST_SESSIONS = 20
 """Sessions that are kept, the latest: a machine that was another a year ago says nothing about

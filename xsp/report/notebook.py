@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 import uuid
-from functools import cache
 from html import escape
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from xsp.analysis.spans.tree import OWN_LEVEL
 from xsp.report import summary
+from xsp.report.assets import asset
 from xsp.types import Level
 from xsp.words import numbers
 from xsp.words.fold import Line, fold_rows
@@ -64,16 +63,11 @@ def profile_html(prof: ProfileData, *, header: bool = True) -> str:
     head = _header(prof) if header else ""
     return (
         f'<div class="xsp-profile" id="{name}" data-open="{first}">'
-        f"<style>{_asset('notebook.css')}</style>"
+        f"<style>{asset('notebook.css')}</style>"
         f"{head}{_TOOLS}{_Rows(prof, records).table(lines)}"
         f"{_footer(prof, len(records), len(lines))}"
-        f"<script>{_asset('notebook.js').replace('XSP_ID', name)}</script></div>"
+        f"<script>{asset('notebook.js').replace('XSP_ID', name)}</script></div>"
     )
-
-
-@cache
-def _asset(name: str) -> str:
-    return resources.files("xsp.report").joinpath(name).read_text(encoding="utf-8")
 
 
 _TOOLS = (

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from xsp.analysis import figures
 from xsp.analysis.figures.theme import Figure, template
 from xsp.capture.writing import writable, write_file
 from xsp.report import summary
+from xsp.report.assets import asset
 from xsp.report.findings import findings
 from xsp.report.notebook import profile_html
 from xsp.report.sheet_data import Sheet, safe_in_script, script_json, sheet_data
@@ -103,16 +102,11 @@ def page_html(name: str, tiles: str, sections: Iterable[Section]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<style>{_asset('report.css')}</style></head><body>"
+        f"<style>{asset('report.css')}</style></head><body>"
         f"<nav>{links}</nav><main><header><h1>{title}</h1>{tiles}</header>{body}</main>"
         f'<script type="application/json" id="xsp-looks">{looks}</script>'
-        f"<script>{plotly}</script><script>{_asset('report.js')}</script></body></html>\n"
+        f"<script>{plotly}</script><script>{asset('report.js')}</script></body></html>\n"
     )
-
-
-@cache
-def _asset(name: str) -> str:
-    return resources.files("xsp.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _text(text: str) -> str:

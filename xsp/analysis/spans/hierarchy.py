@@ -49,18 +49,6 @@ class Hierarchy:
         """Index of a module's node, the model's for "" and for modules without layers."""
         return self._known.get(("module", name), 0)
 
-    def in_order(self) -> list[tuple[int, int]]:
-        """`(node, depth)` depth first, children in order of first appearance."""
-        children: dict[int, list[int]] = {}
-        for index, node in enumerate(self.nodes):
-            children.setdefault(node["parent"], []).append(index)
-        order, pending = [], [(node, 0) for node in reversed(children.get(-1, []))]
-        while pending:
-            index, depth = pending.pop()
-            order.append((index, depth))
-            pending.extend((child, depth + 1) for child in reversed(children.get(index, [])))
-        return order
-
 
 MOST_SHAPES = 4
 """Calls of a layer with more different shapes than these are one node: a cache that grows has

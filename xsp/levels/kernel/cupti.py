@@ -163,11 +163,6 @@ def queries() -> tuple[tuple[ApiDomain, int], ...]:
     )
 
 
-def sync_name(sync_kind: int) -> str:
-    """What was waited for, such as `stream synchronize` (`CUpti_ActivitySynchronizationType`)."""
-    return _lower_name("ActivitySynchronizationType", sync_kind)
-
-
 @cache
 def copy_name(copy_kind: int) -> str:
     """A memory copy by its direction, such as `memcpy HtoD` (`CUpti_ActivityMemcpyKind`)."""

@@ -7,6 +7,7 @@ import random
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,15 @@ from torch._dynamo import eval_frame
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+import xsp
 from xsp.levels import _native
 from xsp.levels._native import interpose
 from xsp.levels.layer import hotpath
 from xsp.levels.library.launches import VARIABLE as LAUNCH_CHECK
 from xsp.machine import torch_internals
+
+# Helpers with assertions of their own, and fixtures that several test modules share.
+pytest.register_assert_rewrite("fake_cupti", "fake_libraries", "perfetto_reader", "plugin_runs")
 
 # Launches are counted at their import slots too: CUPTI is held to account wherever there is a GPU.
 # Before the first scan of the loaded libraries: whether a function is watched is decided once.
@@ -103,3 +108,11 @@ def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if request.param == "Python":
         monkeypatch.setattr(hotpath, "extension", lambda: None)
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def profiles() -> dict[str, xsp.Profile]:
+    """The captures recorded on an H100, by the names of their models."""
+    folder = Path(__file__).parent.parent / "examples" / "captures"
+    names = ("resnet50", "transformer", "train_step")
+    return {name: xsp.load(folder / f"h100_{name}.xsp") for name in names}

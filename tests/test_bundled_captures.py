@@ -25,12 +25,6 @@ model.
 LEVELS = ["MODEL", "LAYER", "LIBRARY", "KERNEL"]
 
 
-@pytest.fixture(scope="module")
-def profiles() -> dict[str, xsp.Profile]:
-    """The bundled captures, opened once."""
-    return {name: xsp.load(path_of(name)) for name in NAMES}
-
-
 def path_of(name: str) -> Path:
     """Where a bundled capture lies."""
     return CAPTURES / f"h100_{name}.xsp"

@@ -23,12 +23,6 @@ Event = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def profiles() -> dict[str, xsp.Profile]:
-    """The bundled captures."""
-    return {name: xsp.load(CAPTURES / f"h100_{name}.xsp") for name in NAMES}
-
-
-@pytest.fixture(scope="module")
 def documents(
     profiles: dict[str, xsp.Profile], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:

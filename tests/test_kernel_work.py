@@ -25,12 +25,6 @@ NAMES = ("resnet50", "transformer", "train_step")
 H100_FP16, H100_FP32 = 989.4e12, 66.9e12
 
 
-@pytest.fixture(scope="module")
-def profiles() -> dict[str, xsp.Profile]:
-    """The bundled captures, opened once."""
-    return {name: xsp.load(CAPTURES / f"h100_{name}.xsp") for name in NAMES}
-
-
 def test_resnet50_convolutions_by_hand(profiles: dict[str, xsp.Profile]) -> None:
     """Convolutions and classifier of ResNet-50 v1.5 do 8.18 GFLOP an image: 2 K P Q C R S each,
     from its layers.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_library import SOURCES, compile_library
+from fake_libraries import SOURCES, compile_library
 
 from xsp.levels import _native
 from xsp.levels.library.launches import VARIABLE, count_unrecorded, launch_domain

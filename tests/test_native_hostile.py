@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_libraries import SOURCES, compile_library
 from quick import TESTED
-from test_library import SOURCES, compile_library
 
 from xsp.levels import _native
 

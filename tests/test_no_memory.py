@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_libraries import compile_library
 from quick import TESTED
-from test_library import compile_library
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs LD_PRELOAD")
 

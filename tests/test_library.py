@@ -26,11 +26,10 @@ from xsp.levels.library.tracer import LibraryTracer, availability, decode_argume
 from xsp.types import LIBRARY_EVENTS, Level
 
 pytest_plugins = ["fake_libraries"]
-pytestmark = pytest.mark.usefixtures("no_slot_left_patched")
-
-pytestmark = pytest.mark.skipif(
-    _native.why_missing() is not None, reason=str(_native.why_missing())
-)
+pytestmark = [
+    pytest.mark.usefixtures("no_slot_left_patched"),
+    pytest.mark.skipif(_native.why_missing() is not None, reason=str(_native.why_missing())),
+]
 
 
 def image_of(path: Path) -> list[tuple[str, bytes]]:

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 from fake_libraries import address_of, fake, record
 
+from xsp.levels import _native
 from xsp.levels._native import interpose
 from xsp.levels.library.flops import flops
 from xsp.levels.library.symbols import SIGNATURES, is_traced, signature_of
 from xsp.levels.library.tracer import decode_arguments, library_of
 
 pytest_plugins = ["fake_libraries"]
-pytestmark = pytest.mark.usefixtures("no_slot_left_patched")
+pytestmark = [
+    pytest.mark.usefixtures("no_slot_left_patched"),
+    pytest.mark.skipif(_native.why_missing() is not None, reason=str(_native.why_missing())),
+]
 
 
 def test_lt_matmul_is_decoded_from_its_descriptors(importer: ctypes.CDLL, fakes: Path) -> None:

@@ -96,9 +96,9 @@ def node_facts(profile: ProfileData) -> NodeFacts:
     nodes["order"] = _order(nodes)
     for name, amount in _counts(tree, tables, called).items():
         nodes[name] = sum_up(nodes["parent"].to_numpy(), amount).astype(np.int64)
+    calls[(nodes["level"] == "MODULE").to_numpy()] = _calls_of_modules(tree)
     nodes["calls"] = calls
-    modules, kernels = nodes["level"] == "MODULE", nodes["level"] == "KERNEL"
-    nodes.loc[modules, "calls"] = _calls_of_modules(tree)
+    kernels = nodes["level"] == "KERNEL"
     nodes.loc[kernels, "calls"] = nodes.loc[kernels, list(_KINDS)].sum(axis=1)
     device = _device(tree, tables)
     return NodeFacts(nodes[COLUMNS], _by_path(nodes, host), _by_path(nodes, device))

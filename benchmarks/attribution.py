@@ -7,16 +7,23 @@ models only use operations that launch one kernel each, so what is true follows 
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import json
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 import xsp
+from xsp.machine.environment import environment
 
 Kernels = dict[tuple[str, str], int]
 """Kernels of one run by layer and phase."""
@@ -193,6 +200,103 @@ def _answered() -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: after(answering(before(x)).score)
 
 
+class Opaque:
+    """An output whose tensor no attribute leads to."""
+
+    __slots__ = ("get",)
+
+    def __init__(self, held: torch.Tensor) -> None:
+        self.get = lambda: held
+
+
+class Keeping(nn.Module):
+    """A layer whose outputs do not lead to all that it made: one tensor is kept in an attribute for
+    the loss, the other is in an object that cannot be looked into.
+    """
+
+    def forward(self, x: torch.Tensor) -> Opaque:
+        self.kept = _scaled(x, 2)
+        return Opaque(_scaled(x, 3))
+
+
+def _kept() -> Callable[[torch.Tensor], torch.Tensor]:
+    before, keeping, after = Scale(2), Keeping(), Scale(4)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        hidden = keeping(before(x)).get()
+        return torch.cat([after(hidden), keeping.kept])
+
+    return forward
+
+
+class DoublingLeaf(nn.Module):
+    """A leaf that applies a custom Function."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _doubled(x)
+
+
+def _compiled() -> Callable[[torch.Tensor], torch.Tensor]:
+    before, after = Scale(2), Scale(4)
+
+    def between(x: torch.Tensor) -> torch.Tensor:
+        return _scaled(x, 3)
+
+    # Without a code generator compiled code launches what its operators launch.
+    compiled = torch.compile(between, backend="aot_eager")
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = after(compiled(before(x)))
+        return output
+
+    return forward
+
+
+class Weighted(nn.Module):
+    """Launches one kernel forward, and one for each gradient backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+def _bucketed(device: str) -> Callable[[], Any]:
+    """DistributedDataParallel in a group of this process alone, which lasts as long as the
+    process.
+    """
+    if not dist.is_initialized():
+        backend = "nccl" if device == "cuda" else "gloo"
+        store = dist.HashStore()  # type: ignore[attr-defined] # public, and exported silently
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    parallel = nn.parallel.DistributedDataParallel(nn.Sequential(Weighted(), Weighted()).to(device))
+    x = torch.randn(64, device=device, requires_grad=True)
+    return lambda: parallel(x).sum().backward()
+
+
+def _coroutine(device: str) -> Callable[[], Any]:
+    model, x = Scale(3), torch.randn(64, device=device)
+
+    async def step() -> None:
+        for _ in range(2):
+            await asyncio.sleep(0)
+            model(x)
+
+    return step
+
+
+def _generator(device: str) -> Callable[[], Any]:
+    model, x = Scale(3), torch.randn(64, device=device)
+
+    def step() -> Iterator[torch.Tensor]:
+        for _ in range(4):
+            yield model(x)
+
+    return step
+
+
 def _after_an_earlier_graph(device: str) -> Callable[[], Any]:
     model = Scale(2)
     leaf = torch.randn(64, device=device, requires_grad=True)
@@ -266,6 +370,38 @@ CASES: dict[str, Case] = {
         }
         | _STEP,
     ),
+    "custom Function in a leaf": Case(
+        _training(DoublingLeaf()),
+        {("model", "forward"): 1, ("model", "backward"): 3} | _STEP,
+    ),
+    "outputs that lead to no node": Case(
+        _training(_kept()),
+        {
+            ("Keeping", "forward"): 5,
+            # With the sum of the gradients of its two tensors, of which it is the consumer.
+            ("Keeping", "backward"): 6,
+            ("Scale", "backward"): 2,
+            ("Scale_1", "backward"): 4,
+        }
+        | {key: number for key, number in _STEP.items() if key[1] == "forward"},
+    ),
+    "compiled": Case(
+        _training(_compiled()),
+        {
+            ("step::between", "forward"): 3,
+            ("step::between", "backward"): 3,
+            ("Scale", "backward"): 2,
+            ("Scale_1", "backward"): 4,
+        }
+        | _STEP,
+    ),
+    "gradient buckets": Case(
+        _bucketed,
+        {(f"module.{place}", "forward"): 1 for place in (0, 1)}
+        | {(f"module.{place}", "backward"): 2 for place in (0, 1)},
+    ),
+    "coroutine": Case(_coroutine, {("model", "forward"): 6}, whole=True),
+    "generator": Case(_generator, {("model", "forward"): 12}, whole=True),
     "a graph from before": Case(
         _after_an_earlier_graph,
         {("model", "forward"): 2, ("model", "backward"): 2, ("(no owner)", "backward"): 4},
@@ -324,3 +460,51 @@ def judged(case: Case, found: Kernels) -> dict[str, Any]:
 def attribution(device: str = "cuda") -> dict[str, Any]:
     """Every case by name, see `judged`."""
     return {name: judged(case, kernels_by_layer(case.make(device))) for name, case in CASES.items()}
+
+
+def encoder_fast_path() -> dict[str, Any]:
+    """`nn.TransformerEncoder` at inference: kernels of one run as torch.profiler counts them, and
+    how many a profile has under the fused layers and in all.
+    """
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).cuda().eval()
+    x = torch.randn(4, 16, 64, device="cuda")
+
+    def infer() -> None:
+        with torch.no_grad():
+            model(x)
+
+    found = kernels_by_layer(infer)
+    fused = sum(n for (name, _), n in found.items() if "transformer_encoder_layer_fwd" in name)
+    return {"kernels": _counted_by_torch(infer), "found": sum(found.values()), "fused": fused}
+
+
+def _counted_by_torch(program: Callable[[], Any]) -> int:
+    """Kernels, copies and sets of a run, from torch.profiler's records of the device."""
+    program()
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as trace:
+        program()
+        torch.cuda.synchronize()
+    return sum(str(event.device_type).endswith("CUDA") for event in trace.events())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    cases = attribution(arguments.device)
+    facts: dict[str, Any] = {"environment": environment(), "cases": cases}
+    if arguments.device == "cuda":
+        facts["encoder_fast_path"] = encoder_fast_path()
+    for name, found in cases.items():
+        print(f"{name}: {found['right_percent']} % of {found['kernels']} kernels {found['wrong']}")
+    print(facts.get("encoder_fast_path", ""))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
+    return 0 if all(found["right_percent"] == 100 for found in cases.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -35,6 +35,7 @@ FACTS: dict[Slug, dict[str, Any]] = {
     },
     Slug.MODIFIED_IN_PLACE: {"names": ["a", "b", "c", "d"]},
     Slug.SHARED_GENERATORS: {"generators": ["NumPy's"]},
+    Slug.HIDDEN_GENERATOR: {"names": ["lstm"]},
     Slug.SEVERAL_THREADS: {"threads": 4},
     Slug.CHANGED_CALL: {"difference": "a layer"},
     Slug.BACKWARD_IN_BLOCK: {},

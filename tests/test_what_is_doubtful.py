@@ -5,12 +5,14 @@ rungs, three layers, five device operations of 560 µs in each deepest run.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from captures import gpu_capture
+from torch import nn
 
 from xsp.analysis.correction import Correction
 from xsp.analysis.correction.charges import Costs
@@ -18,6 +20,7 @@ from xsp.analysis.correction.closure import Closure
 from xsp.doubts import Doubt, Slug, Stopped, StopReason
 from xsp.measuring.doubts_about import (
     about_correction,
+    about_hidden_generators,
     about_modified,
     about_other_calls,
     about_overlap,
@@ -200,3 +203,15 @@ def test_costs_that_take_most_of_events_are_named_where_the_correction_holds() -
         "high": pytest.approx(0.3),
     }
     assert about_correction(None) == []
+
+
+def test_dropout_of_recurrent_layers_on_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only in training, with dropout, on a GPU: there cuDNN keeps the random state to itself."""
+    dropping, on_cpu = nn.GRU(4, 4, 2, dropout=0.1), nn.GRU(4, 4, 2, dropout=0.1)
+    single = nn.GRU(4, 4)
+    for module in (dropping, single):
+        monkeypatch.setattr(module, "parameters", lambda: iter([SimpleNamespace(is_cuda=True)]))
+    names: dict[nn.Module, str] = {dropping: "a", single: "b", on_cpu: "c"}
+    assert facts(about_hidden_generators(names), Slug.HIDDEN_GENERATOR) == {"names": ["a"]}
+    dropping.eval()
+    assert about_hidden_generators(names) == []

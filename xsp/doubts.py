@@ -71,6 +71,7 @@ class Slug(str, Enum):
     NOT_JOINED = "not-joined"
     MODIFIED_IN_PLACE = "modified-in-place"
     SHARED_GENERATORS = "shared-generators"
+    HIDDEN_GENERATOR = "hidden-generator"
     SEVERAL_THREADS = "several-threads"
     CHANGED_CALL = "changed-call"
     BACKWARD_IN_BLOCK = "backward-in-block"

@@ -286,3 +286,18 @@ def test_no_memory_on_the_device_at_any_place() -> None:
     assert worked
     assert refused
     assert traced_levels(xsp.measure(model, x, **short))[Level.KERNEL.name] == "traced"
+
+
+def test_dropout_whose_state_cudnn_keeps_is_told() -> None:
+    """An LSTM with dropout between its layers draws numbers that torch cannot put back: the profile
+    names it, and says nothing of one without dropout or in evaluation.
+    """
+    x = torch.randn(5, 2, 8, device="cuda")
+
+    def told(model: nn.Module) -> list[str]:
+        prof = xsp.measure(model, x, levels="M", iterations=2, warmup=1, progress=False)
+        return [sentence for sentence in prof.warnings if "hidden-generator" in sentence]
+
+    assert len(told(nn.LSTM(8, 16, 2, dropout=0.2).cuda())) == 1
+    assert told(nn.LSTM(8, 16, 2).cuda()) == []
+    assert told(nn.LSTM(8, 16, 2, dropout=0.2).cuda().eval()) == []

@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 from xsp.analysis.correction import Correction
 from xsp.analysis.spans.assembly import Vocabulary
@@ -144,6 +146,22 @@ def about_shared(generators: Collection[str]) -> list[Doubt]:
     if not generators:
         return []
     return [Doubt.of(Slug.SHARED_GENERATORS, generators=sorted(generators))]
+
+
+def about_hidden_generators(names: Mapping[nn.Module, str]) -> list[Doubt]:
+    """If recurrent layers among these modules draw for their dropout from a state that cuDNN keeps
+    and torch neither shows nor sets.
+    """
+    found = [name for module, name in names.items() if _draws_in_cudnn(module)]
+    return [Doubt.of(Slug.HIDDEN_GENERATOR, names=found)] if found else []
+
+
+def _draws_in_cudnn(module: nn.Module) -> bool:
+    if not isinstance(module, nn.RNNBase) or not module.training:
+        return False
+    on_gpu = any(parameter.is_cuda for parameter in module.parameters())
+    has_dropout = module.dropout > 0 and module.num_layers > 1
+    return has_dropout and on_gpu and torch.backends.cudnn.enabled
 
 
 def about_other_calls(counts: Mapping[str, tuple[int, int]]) -> list[Doubt]:

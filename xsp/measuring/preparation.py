@@ -24,7 +24,7 @@ from xsp.levels.layer.structure_run import StructureRecorder
 from xsp.machine import devices
 from xsp.machine.torch_internals import compiled_frames
 from xsp.measuring.deadline import WARM_UP_SHARE, Deadline
-from xsp.measuring.doubts_about import about_other_calls
+from xsp.measuring.doubts_about import about_hidden_generators, about_other_calls
 from xsp.measuring.executor import Executor
 from xsp.measuring.observed import about_difference
 from xsp.measuring.options import Options
@@ -86,6 +86,9 @@ def prepare(executor: Executor, options: Options, deadline: Deadline, shown: Pha
     doubts += about_other_calls(
         {names.get(module, type(module).__name__): counts for module, counts in differing}
     )
+    if executor.target.model is not None or options.restore:
+        called = {module: names.get(module, type(module).__name__) for module in found.calls}
+        doubts += about_hidden_generators(called)
     tracers = level_table.timed_tracers(traced, structure)
     doubts += [sentence for tracer in tracers.values() for sentence in tracer.doubts()]
     device_work = _device_work(executor, tracers)

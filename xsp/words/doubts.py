@@ -161,6 +161,14 @@ def _shared_generators(generators: Sequence[str]) -> str:
     )
 
 
+def _hidden_generator(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"dropout between the layers of {', '.join(names[:3])}{more} draws from a state that cuDNN "
+        "keeps to itself: re-runs draw other numbers, and so does the program afterwards"
+    )
+
+
 def _several_threads(threads: int) -> str:
     return (
         f"the block called the model from {threads} threads; the calls are made again one after "
@@ -299,6 +307,7 @@ _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.NOT_JOINED: _not_joined,
     Slug.MODIFIED_IN_PLACE: _modified_in_place,
     Slug.SHARED_GENERATORS: _shared_generators,
+    Slug.HIDDEN_GENERATOR: _hidden_generator,
     Slug.SEVERAL_THREADS: _several_threads,
     Slug.CHANGED_CALL: _changed_call,
     Slug.BACKWARD_IN_BLOCK: _backward_in_block,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -182,7 +183,7 @@ def _type(node: fx.Node, tensor: Tensor) -> TensorType:
 def _written_down(node: fx.Node, names: Mapping[fx.Node, str]) -> list[Any]:
     """Operator, arguments and keyword arguments as JSON-able values (`network.Facts`)."""
     target = node.target
-    named = str(target) if isinstance(target, torch._ops.OpOverload) else GETITEM
+    named = GETITEM if target is operator.getitem else str(target)
     kwargs = {key: _argument(node, each, names) for key, each in node.kwargs.items()}
     return [named, [_argument(node, each, names) for each in node.args], kwargs]
 

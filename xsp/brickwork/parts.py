@@ -93,6 +93,10 @@ def _nodes(values: Sequence[Any]) -> Iterator[fx.Node]:
             yield from _nodes(value)
 
 
+# torch has no public name for the type of its operators.
+_CALLABLE = (type(torch.ops.aten.add.Tensor), type(operator.getitem))
+
+
 class _Reader:
     def __init__(self, traced: Traced) -> None:
         self.parts: list[Part] = []
@@ -104,7 +108,7 @@ class _Reader:
         self._last_write = -1
 
     def read(self, node: fx.Node) -> None:
-        if not isinstance(node.target, torch._ops.OpOverload | type(operator.getitem)):
+        if not isinstance(node.target, _CALLABLE):
             raise GraphError(
                 f"operator {node.target} at {node.name!r} is no single call of a tensor function, "
                 "so no brick can be made of it; take the loop, condition or context out of the "

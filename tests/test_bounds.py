@@ -19,10 +19,11 @@ import pytest
 import torch
 from small_models import Convolutional, Recurrent, Transformer, ready
 from torch import nn
+from torch.nn import functional as F
 
 import xsp
 from xsp.bounds.algorithms import candidates
-from xsp.bounds.granularities import FUSED, LAYOUT, LIBRARY
+from xsp.bounds.granularities import EIGHT_BIT, FUSED, LAYOUT, LIBRARY
 from xsp.bounds.lower_bound import bound_of
 from xsp.bounds.package import write_package
 from xsp.bounds.roofs import Flags, Peaks
@@ -30,6 +31,7 @@ from xsp.bounds.running import measure_missing, this_machine
 from xsp.bounds.timers import HostTimer, KernelTimer
 from xsp.bounds.timing import Prepared, raced, timed
 from xsp.bounds.torch_calls import torch_call
+from xsp.bounds.variants import in_eight_bits
 from xsp.bounds.wanted import ALL, Wanted, missing, wanted_of
 from xsp.cli import main
 from xsp.database.entry import Entry, Machine
@@ -391,6 +393,29 @@ def test_a_fused_product_that_was_not_measured_takes_what_its_parts_take() -> No
     found = bound_of(graph, HERE, [*apart, together], peaks).bounds
     assert found[FUSED].sequential_ms == pytest.approx(1.2)
     assert found[FUSED].covered == 1
+
+
+def test_products_in_eight_bits_are_a_step_of_their_own() -> None:
+    """Where linear layers were measured in 8-bit floats there is a row for it, no slower than the
+    one before; where none was there is none. Sizes that do not fit have no such product.
+    """
+    model = nn.Sequential(nn.Linear(32, 64), nn.Linear(64, 10)).eval()
+    graph = graph_of(model, (torch.randn(16, 32),))
+    fits, other = (in_eight_bits(layer) for layer in graph.layers)
+    assert fits is not None
+    assert (fits.dtype, other) == ("float8_e4m3fn", None)
+    if hasattr(F, "scaled_mm"):
+        call = torch_call(fits, "cpu")
+        assert call is not None
+        assert call().shape == (16, 64)
+    plain = [
+        Entry(HERE, layer, "fp32", "torch", "warm", 1e6, 1e3, 20, 1.0) for layer in graph.layers
+    ]
+    assert EIGHT_BIT not in bound_of(graph, HERE, plain, NO_PEAKS).bounds
+    short = Entry(HERE, fits, "fp8", "torch", "warm", 0.2e6, 1e3, 20, 1.0)
+    found = bound_of(graph, HERE, [*plain, short], NO_PEAKS).bounds
+    assert found[EIGHT_BIT].sequential_ms == pytest.approx(1.2)
+    assert found[EIGHT_BIT].covered == 1
 
 
 def test_what_matters_most_is_measured_first() -> None:

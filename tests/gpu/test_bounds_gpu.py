@@ -15,12 +15,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import xsp
-from xsp.bounds.algorithms import candidates, precisions, tools
+from xsp.bounds.algorithms import candidates, has_eight_bits, precisions, tools
 from xsp.bounds.lower_bound import lower_bound
 from xsp.bounds.running import measure_missing
 from xsp.bounds.timers import GraphTimer, KernelTimer, timer_for
 from xsp.bounds.timing import timed
 from xsp.bounds.torch_calls import operands
+from xsp.bounds.variants import in_eight_bits
 from xsp.bounds.wanted import Wanted, wanted_of
 from xsp.database.store import Store
 from xsp.graphs.from_export import graph_of
@@ -122,6 +123,29 @@ def test_algorithms_of_a_convolution_agree() -> None:
                 results.append(each.prepare()())
     torch.testing.assert_close(results[0], results[1], rtol=1e-2, atol=1e-1)
     assert before == (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32)
+
+
+@pytest.mark.skipif(
+    not (torch.cuda.is_available() and has_eight_bits("cuda")), reason="the GPU has no 8-bit floats"
+)
+def test_eight_bits_are_faster_and_compute_the_same() -> None:
+    """A product of 4096 x 4096 matrices in 8 bits is faster than in 16, and is that of its rounded
+    inputs.
+    """
+    layer = linear(4096, 4096)
+    short = in_eight_bits(layer)
+    assert short is not None
+    torch.manual_seed(0)
+    (candidate,) = candidates(short, "fp8", "cuda")
+    call = candidate.prepare()
+    torch.manual_seed(0)
+    (source, *_), (weight, *_) = operands(short, "cuda")
+    exact = source.float() @ weight.float().t()
+    torch.testing.assert_close(call().float(), exact, rtol=2e-2, atol=1.0)
+    (sixteen, *_) = candidates(layer, "fp16", "cuda")
+    timer = timer_for("cuda")
+    times = [timed(timer, each, "warm").time_ns for each in (call, sixteen.prepare())]
+    assert times[0] < 0.8 * times[1]
 
 
 def test_tf32_is_another_precision() -> None:

@@ -88,6 +88,11 @@ def _has_tf32() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
 
 
+def has_eight_bits(device: str) -> bool:
+    """Whether the GPU multiplies 8-bit floats (compute capability 8.9)."""
+    return device == "cuda" and torch.cuda.get_device_capability() >= (8, 9)
+
+
 def _on_cpu(layer: Layer, precision: str) -> Iterator[Candidate]:
     if not is_product(layer):
         yield _torch(layer, precision, "torch", contextlib.nullcontext, "cpu")

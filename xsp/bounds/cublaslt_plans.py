@@ -9,6 +9,8 @@ from typing import Any
 from xsp.bounds.torch_calls import Call, operands, refused
 from xsp.graphs.layer import Layer
 
+_TYPES = frozenset({"float64", "float32", "float16", "bfloat16"})
+"""Products in 8 bits need scales, which PyTorch gives."""
 LIMIT = 64
 """Algorithms asked for where there is no other limit."""
 
@@ -21,11 +23,9 @@ def product_plans(
     preparation raises its reason.
     """
     nvmath = _package()
-    if (
-        most == 0
-        or nvmath is None
-        or (layer.dtype == "float32" and precision not in {"fp32", "tf32"})
-    ):
+    if most == 0 or nvmath is None or layer.dtype not in _TYPES:
+        return []
+    if layer.dtype == "float32" and precision not in {"fp32", "tf32"}:
         return []
     try:
         problem = _Problem(nvmath, layer, precision, most or LIMIT)

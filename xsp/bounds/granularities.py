@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from xsp.bounds.known import Best, Known
 from xsp.bounds.roofs import PRECISIONS, Flags, Peaks
-from xsp.bounds.variants import layouts, narrower
+from xsp.bounds.variants import in_eight_bits, layouts, narrower
 from xsp.graphs.graph import Graph
 from xsp.graphs.layer import Layer
 from xsp.graphs.patterns import Replaced, fused_with_parts
@@ -23,7 +23,9 @@ LIBRARY, LAYOUT, FUSED, TENSOR_CORES, TRAFFIC = (
     "tensor cores",
     "ideal traffic",
 )
-GRANULARITIES = (LIBRARY, LAYOUT, FUSED, TENSOR_CORES, TRAFFIC)
+EIGHT_BIT = "8-bit products"
+"""Only where a GPU computes them: linear layers also in 8-bit floats."""
+GRANULARITIES = (LIBRARY, LAYOUT, FUSED, TENSOR_CORES, EIGHT_BIT, TRAFFIC)
 """Each lets the ideal do more than the one before: another algorithm, another layout, fused
 products, narrower types, and at last nothing but reading and writing every tensor once and
 computing at the peak.
@@ -84,13 +86,12 @@ def ideals(graph: Graph, known: Known, flags: Flags, peaks: Peaks) -> dict[str, 
     layout = _in_layouts(library, known, flags)
     one = fused_with_parts(graph)
     fused = _fused(one, layout, known, flags)
-    return {
-        LIBRARY: library,
-        LAYOUT: layout,
-        FUSED: fused,
-        TENSOR_CORES: _on_tensor_cores(fused, known),
-        TRAFFIC: _roofs(one.graph, flags, peaks),
-    }
+    cores = _on_tensor_cores(fused, known)
+    found = {LIBRARY: library, LAYOUT: layout, FUSED: fused, TENSOR_CORES: cores}
+    eight = _in_eight_bits(cores, known)
+    if eight is not None:
+        found[EIGHT_BIT] = eight
+    return found | {TRAFFIC: _roofs(one.graph, flags, peaks)}
 
 
 def _as_is(graph: Graph, known: Known, flags: Flags, peaks: Peaks) -> Ideal:
@@ -130,6 +131,17 @@ def _on_tensor_cores(before: Ideal, known: Known) -> Ideal:
         own if each.dtype == "float32" else earlier
         for own, each, earlier in zip(found, layers, before.tried.tolist(), strict=True)
     ]
+    return _better(before, best, tried)
+
+
+def _in_eight_bits(before: Ideal, known: Known) -> Ideal | None:
+    """None where nothing was measured so, as on GPUs that have no such units."""
+    narrow = [in_eight_bits(each) for each in before.graph.layers]
+    best = [Best() if each is None else known.best([(each, "fp8")]) for each in narrow]
+    found = _found(best)
+    if not any(found):
+        return None
+    tried = [own or each is None for own, each in zip(found, narrow, strict=True)]
     return _better(before, best, tried)
 
 

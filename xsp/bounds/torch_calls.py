@@ -135,9 +135,20 @@ def _padded(source: Tensor, padding: Sequence[int], spatial: int) -> tuple[Tenso
     return F.pad(source, pairs), [0] * spatial
 
 
-def _linear(_layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> Call:
+def _linear(layer: Layer, inputs: list[Tensor], weights: list[Tensor]) -> Call:
+    if layer.dtype.startswith("float8"):
+        return _scaled_linear(inputs[0], weights)
     every = [*inputs, *weights]
     return lambda: F.linear(*every)
+
+
+def _scaled_linear(source: Tensor, weights: list[Tensor]) -> Call:
+    """8-bit inputs and weights with a scale each, added up to bfloat16."""
+    rows, columns = source.reshape(-1, source.shape[-1]), weights[0].t()
+    one = torch.ones((), device=source.device)
+    bias = weights[1].bfloat16() if len(weights) > 1 else None
+    whole = F.ScalingType.TensorWise
+    return lambda: F.scaled_mm(rows, columns, one, whole, one, whole, bias=bias)
 
 
 def _matmul(_layer: Layer, inputs: list[Tensor], _weights: list[Tensor]) -> Call:

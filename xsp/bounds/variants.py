@@ -11,6 +11,11 @@ NARROWER = ("float16", "bfloat16")
 """Types for which tensor cores are made, in which a float32 layer could be computed."""
 
 
+EIGHT_BITS = "float8_e4m3fn"
+_EIGHT_BIT_STEP = 16
+"""Both sizes of a weight must be multiples of it for a product in 8 bits."""
+
+
 def layouts(layer: Layer) -> list[Layer]:
     """The layer in its own layout first, then in the other one where it has two."""
     if layer.operator not in _WITH_LAYOUTS or len(layer.inputs[0].shape) != 4:
@@ -27,3 +32,14 @@ def narrower(layer: Layer) -> list[Layer]:
         return []
     turned = sorted(layouts(layer), key=lambda each: each.layout != CHANNELS_LAST)
     return [each.with_dtype(dtype) for dtype in NARROWER for each in turned]
+
+
+def in_eight_bits(layer: Layer) -> Layer | None:
+    """A linear layer with 8-bit inputs and weights, None where there is no such product: other
+    operators, sizes that do not fit, a residual that would be added in 8 bits.
+    """
+    residual = "add" in layer.parameters.get("epilogue", [])
+    if layer.operator != "linear" or residual or "float" not in layer.dtype:
+        return None
+    fits = all(size % _EIGHT_BIT_STEP == 0 for size in layer.weights[0].shape)
+    return layer.with_dtype(EIGHT_BITS) if fits else None

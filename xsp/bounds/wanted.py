@@ -8,10 +8,10 @@ from itertools import zip_longest
 
 import torch
 
-from xsp.bounds.algorithms import TF32, precisions, tools
-from xsp.bounds.granularities import FUSED, LAYOUT, LIBRARY, TENSOR_CORES
+from xsp.bounds.algorithms import TF32, has_eight_bits, precisions, tools
+from xsp.bounds.granularities import EIGHT_BIT, FUSED, LAYOUT, LIBRARY, TENSOR_CORES
 from xsp.bounds.roofs import Flags
-from xsp.bounds.variants import layouts, narrower
+from xsp.bounds.variants import in_eight_bits, layouts, narrower
 from xsp.database.entry import Entry, Machine
 from xsp.database.store import Store
 from xsp.graphs.graph import Graph
@@ -75,6 +75,8 @@ def wanted_of(
         turned = [each for layer in (*plain, *narrow) for each in layouts(layer)[1:]]
         asked += variants.of(turned, LAYOUT)
         asked += variants.on_tensor_cores(narrow) if device == "cuda" else ()
+        short = [in_eight_bits(layer) for layer in narrow] if has_eight_bits(device) else []
+        asked += variants.of([each for each in short if each is not None], EIGHT_BIT)
     found: dict[tuple[str, str], Wanted] = {}
     for each in asked:
         found.setdefault(each.key, each)

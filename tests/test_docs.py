@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 import xsp
 from xsp.capture.schema import OPTIONAL_TABLES
@@ -84,3 +86,25 @@ def test_every_column_of_a_profile_is_described() -> None:
     assert {name for name, value in members.items() if isinstance(value, pd.DataFrame)} <= set(
         described
     )
+
+
+def test_tests_that_pages_name_exist() -> None:
+    """Each `test_file.py::test_name` of a page is a test of that file."""
+    named = {
+        (file, name)
+        for path in DOCS.rglob("*.md")
+        for file, name in re.findall(r"`(test_\w+\.py)::(\w+)", path.read_text())
+    }
+    assert len(named) > 20
+    files = {file: (ROOT / "tests" / file).read_text() for file, _ in named}
+    assert {(file, name) for file, name in named if f"def {name}(" not in files[file]} == set()
+
+
+def test_the_picture_of_the_terminal_can_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/images/terminal.py draws what `xsp report` prints."""
+    script = runpy.run_path(str(DOCS / "images" / "terminal.py"))
+    monkeypatch.setitem(script["main"].__globals__, "HERE", tmp_path)
+    script["main"]()
+    assert "ResNet" in (tmp_path / "terminal.svg").read_text()

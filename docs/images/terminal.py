@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from rich.console import Console
-from xsp.cli.terminal import print_profile
 
 import xsp
+from xsp.cli.report import print_profile
 
 HERE = Path(__file__).parent
 CAPTURE = HERE.parent.parent / "examples" / "captures" / "h100_resnet50.xsp"

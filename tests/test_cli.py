@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from captures import gpu_capture
+from quick import TESTED
 from typer.testing import CliRunner
 
 import xsp
@@ -210,6 +211,40 @@ def test_report_shows_a_capture_without_torch(tmp_path: Path) -> None:
     assert shown.rstrip().endswith("False")
     assert "56.0% of the latency" in shown
     assert "cublasGemmEx" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spared"),
+    [
+        (["--version"], ("numpy", "pandas", "scipy", "sqlalchemy", "torch")),
+        (["report", "CAPTURE"], ("scipy.stats", "scipy.optimize", "sqlalchemy", "torch")),
+    ],
+)
+def test_commands_import_what_they_need(
+    arguments: list[str], spared: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A command is not kept waiting for what others import: seconds, most of all scipy.stats."""
+    path = gpu_capture().save(tmp_path / "net.xsp")
+    given = [str(path) if each == "CAPTURE" else each for each in arguments]
+    code = (
+        "import sys\n"
+        "from xsp.cli.application import app\n"
+        f"app({given}, standalone_mode=False)\n"
+        f"print([each for each in {spared} if each in sys.modules])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=TESTED, capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.rstrip().endswith("[]")
+
+
+@pytest.mark.parametrize("command", [[], ["report"], ["database"], ["database", "list"]])
+def test_help_is_had_by_its_short_name_too(command: list[str]) -> None:
+    """`-h` is `--help`, for every command."""
+    short, long = (CliRunner().invoke(app, [*command, name]) for name in ("-h", "--help"))
+    assert short.exit_code == 0
+    assert short.output == long.output
+    assert "Usage" in short.output
 
 
 def test_report_limits_rows_and_depth(tmp_path: Path) -> None:

@@ -7,11 +7,16 @@ of consecutive seeds, which `--seed N --mutants 1` repeats.
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
+
+LENGTH = 512
+"""Bytes of choices at most."""
+SEEDS = 16
 
 
 def unguided(name: str, seconds: float, seed: int, mutants: int | None) -> int:
@@ -47,15 +52,26 @@ def guided(name: str, seconds: float, corpus: Path) -> None:
         TARGETS[name](Bytes(atheris.FuzzedDataProvider(data)), folder)
 
     corpus.mkdir(parents=True, exist_ok=True)
+    if not any(corpus.iterdir()):
+        _sow(corpus)
     options = [
         f"-max_total_time={int(seconds)}",
         "-rss_limit_mb=4096",
         "-timeout=900",
+        # A few bytes make no mutant worth trying: lengths do not grow from nothing.
+        "-len_control=0",
         # What is slow or fails is kept there, not where the program happens to run.
         f"-artifact_prefix={corpus}/",
     ]
-    atheris.Setup([sys.argv[0], *options, "-max_len=512", str(corpus)], one)
+    atheris.Setup([sys.argv[0], *options, f"-max_len={LENGTH}", str(corpus)], one)
     atheris.Fuzz()
+
+
+def _sow(corpus: Path) -> None:
+    """Choices to begin with: none, and some by chance."""
+    choices = random.Random(0)
+    for number in range(SEEDS):
+        (corpus / f"seed-{number}").write_bytes(choices.randbytes(LENGTH * number // SEEDS))
 
 
 def main() -> None:

@@ -1,41 +1,66 @@
-"""The application that the subcommands belong to. Importing it loads neither torch nor CUDA."""
+"""The application that the subcommands belong to. Importing it loads neither torch nor CUDA, and a
+subcommand's module only when that subcommand is called or listed.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from xsp.cli.bound import bound
-from xsp.cli.bricks import bricks
-from xsp.cli.compare import compare
-from xsp.cli.database import database
-from xsp.cli.doctor import doctor
-from xsp.cli.export import export
-from xsp.cli.graph import graph
-from xsp.cli.import_ import import_
-from xsp.cli.profile import profile
-from xsp.cli.report import report
-from xsp.cli.sweep import sweep
+_COMMANDS = {
+    "profile": "profile",
+    "sweep": "sweep",
+    "report": "report",
+    "compare": "compare",
+    "export": "export",
+    "import": "import_",
+    "graph": "graph",
+    "bound": "bound",
+    "bricks": "bricks",
+    "database": "database",
+    "doctor": "doctor",
+}
+"""By name, the module of xsp.cli and the function, or group of subcommands, of that name in it."""
+
+
+class _Commands(TyperGroup):
+    """Finds subcommands when they are asked for: what one of them imports takes a second.
+
+    Typer's own classes for commands are click's, or copies of them, by its version.
+    """
+
+    def list_commands(self, _context: Any) -> list[str]:
+        """All of them, in the order in which they are shown."""
+        return list(_COMMANDS)
+
+    def get_command(self, _context: Any, name: str) -> Any:
+        """The subcommand of this name, None if there is none."""
+        if name not in self.commands and name in _COMMANDS:
+            self.commands[name] = _command(name)
+        return self.commands.get(name)
+
+
+def _command(name: str) -> Any:
+    found = getattr(import_module(f"xsp.cli.{_COMMANDS[name]}"), _COMMANDS[name])
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(add_completion=False)
+        alone.command(name)(found)
+        found = alone
+    return typer.main.get_command(found)
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Where the time of a PyTorch model goes, from the call you make down to the GPU kernel.",
     no_args_is_help=True,
     add_completion=False,
     # A user's traceback is shown as Python shows it.
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(profile)
-app.command()(sweep)
-app.command()(report)
-app.command()(compare)
-app.command()(export)
-app.command("import")(import_)
-app.command()(graph)
-app.command()(bound)
-app.command()(bricks)
-app.add_typer(database, name="database")
-app.command()(doctor)
 
 
 def _print_version(wanted: bool) -> None:

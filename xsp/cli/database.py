@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 database = typer.Typer(
-    help="What was measured of layers: list it, export, import and merge it.", no_args_is_help=True
+    help="What was measured of layers: list it, export, import and merge it.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 Place = Annotated[

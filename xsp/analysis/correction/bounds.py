@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from xsp.analysis.correction.charges import SHARES, Costs, EventKind, Floats, Ints
 from xsp.analysis.correction.timeline import HostEvents, Timeline
+from xsp.analysis.spans.statistics import trimmed_mean
 from xsp.types import DeviceKind
 
 LEAST_GAP = 0.05
@@ -42,7 +42,7 @@ def ceilings(runs: Sequence[Timeline], shape: Costs) -> Floats:
 
 def _typical_room(rooms: Floats) -> float:
     known = rooms[np.isfinite(rooms)]
-    return MEAN_OVER_TRIMMED * float(stats.trim_mean(known, ROOM_TRIM)) if len(known) else np.inf
+    return MEAN_OVER_TRIMMED * float(trimmed_mean(known, ROOM_TRIM)) if len(known) else np.inf
 
 
 def _rooms(events: HostEvents, weight: Floats) -> Floats:

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from xsp.analysis.correction.charges import Floats
 from xsp.analysis.correction.costs import CONFIDENCE, Fit
-from xsp.analysis.spans.statistics import TRIM
+from xsp.analysis.spans.statistics import TRIM, student_quantile, trimmed_mean
 from xsp.types import RunSpec
 
 FOLDS = 5
@@ -98,7 +97,7 @@ def _differences(fit: Fit, change: Floats) -> Floats:
 
 def _unprofiled(measured: Floats) -> float:
     """Trimmed mean of the unprofiled latency, ns."""
-    return float(stats.trim_mean(measured[:, 0, 0], TRIM))
+    return float(trimmed_mean(measured[:, 0, 0]))
 
 
 def _closure(errors: Floats, variance_factor: float) -> Closure:
@@ -108,6 +107,6 @@ def _closure(errors: Floats, variance_factor: float) -> Closure:
     winsorised = np.clip(errors, ranked[cut], ranked[len(errors) - 1 - cut])
     squares = ((winsorised - winsorised.mean()) ** 2).sum()
     variance = squares / (kept * (kept - 1)) * len(errors) * variance_factor
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, kept - 1)
-    mean, half = float(stats.trim_mean(errors, TRIM)), float(quantile * np.sqrt(variance))
+    quantile = student_quantile(kept - 1, CONFIDENCE)
+    mean, half = float(trimmed_mean(errors)), float(quantile * np.sqrt(variance))
     return Closure(mean, mean - half, mean + half, tuple(errors.tolist()))

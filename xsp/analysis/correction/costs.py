@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
-from scipy import optimize, stats
 
 from xsp.analysis.correction.bounds import ceilings
 from xsp.analysis.correction.charges import COST_LEVELS, Bools, Costs, Floats, Ints
 from xsp.analysis.correction.evidence import Evidence, Prediction, Round
-from xsp.analysis.spans.statistics import TRIM
+from xsp.analysis.spans.statistics import TRIM, student_quantile
 from xsp.types import Level
 
 SHAPE = Costs(
@@ -233,6 +232,9 @@ class Problem:
         nearest to 0.
         """
         free = np.flatnonzero(self.free)
+        # Takes half a second to import; a report fits nothing.
+        from scipy import optimize
+
         change = np.zeros(len(values))
         if not len(free):
             return change
@@ -324,7 +326,7 @@ class Problem:
 
     def _quantile(self) -> float:
         freedom = _trimmed(self.evidence.measured[:, 0])[2]
-        return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+        return float(student_quantile(freedom, CONFIDENCE))
 
     def least_shown(self, values: Floats, prediction: Prediction) -> int | None:
         """The group of which the rungs show least that it costs anything; None if they show it of
@@ -383,8 +385,8 @@ def _mean_and_half(samples: Floats) -> tuple[Floats, Floats]:
     """Trimmed mean over axis 0 and half its interval; samples of shape (rounds, steps, times)."""
     flat = samples.reshape(len(samples), -1)
     mean, covariance, freedom = _trimmed(flat)
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, freedom)
-    half = quantile * np.sqrt(np.diag(covariance))
+    quantile = student_quantile(freedom, CONFIDENCE)
+    half: Floats = np.asarray(quantile * np.sqrt(np.diag(covariance)), dtype=np.float64)
     return mean.reshape(samples.shape[1:]), half.reshape(samples.shape[1:])
 
 

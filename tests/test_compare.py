@@ -333,6 +333,24 @@ def test_the_dictionary_is_json() -> None:
     assert json.loads(text)["sentences"] == list(found.sentences)
 
 
+def test_models_without_a_common_layer_fill_no_screen() -> None:
+    """Of two models that have nothing in common the text shows a few layers of each and says how
+    many more there are; the data have them all.
+    """
+    train_step, transformer = (
+        xsp.load(CAPTURES / f"h100_{name}.xsp") for name in ("train_step", "transformer")
+    )
+    found = xsp.compare(train_step, transformer)
+    layers = found.nodes[found.nodes["level"] == "LAYER"]
+    lines = str(found).splitlines()
+    for change in ("vanished", "appeared"):
+        told = [line for line in lines if f"  {change}  " in line]
+        count = int((layers["change"] == change).sum())
+        assert count > 100
+        assert len(told) == 6
+        assert told[-1].startswith(f"and {count - 5} more")
+
+
 def test_three_thousand_layers_take_seconds() -> None:
     """Layers inserted and dropped all over a model of 3,000 layers are found, and nothing else."""
     from captures import wide_profile

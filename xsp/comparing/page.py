@@ -73,7 +73,7 @@ def _sections(comparison: ComparisonData) -> Iterator[str]:
     counts = [[str(cell) for cell in row] for row in comparison.counts.itertuples(index=False)]
     yield _section("Counts of one run", _table(("count", "before", "now"), counts))
     for level, heading in NODE_LEVELS.items():
-        if rows := node_rows(comparison, level, _ROWS):
+        if rows := node_rows(comparison, level, _ROWS, alone=_ROWS):
             yield _section(heading, _table((level.lower(), *HEADS[1:]), rows))
 
 

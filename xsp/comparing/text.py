@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from xsp.comparing import phrases
+from xsp.comparing.differences import APPEARED, SAME, VANISHED
 from xsp.comparing.verdict import IMPROVED, REGRESSION
 from xsp.report.text import terminal_width
 from xsp.words.labels import escape_markdown, kernel_name, markdown_sentence, printable, shorten
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from xsp.comparing.result import ComparisonData
 
 _ROWS = 20
+_ALONE = 5
+"""Rows at most of layers that only one of the two has, of each kind."""
 _NAME = 48
 NODE_LEVELS = {
     "MODULE": "Modules",
@@ -26,6 +29,7 @@ NODE_LEVELS = {
     "KERNEL": "Kernels, copies and sets",
 }
 HEADS = ("layer", "change", "before", "now", "difference", "verdict", "kernels")
+_NO_CELLS = (UNKNOWN, UNKNOWN, "", "", "")
 
 
 def comparison_text(comparison: ComparisonData, width: int | None = None) -> str:
@@ -70,16 +74,22 @@ def verdict_word(comparison: ComparisonData) -> str:
 
 
 def node_rows(
-    comparison: ComparisonData, level: str = "LAYER", most: int = _ROWS
+    comparison: ComparisonData, level: str = "LAYER", most: int = _ROWS, alone: int = _ALONE
 ) -> list[tuple[str, ...]]:
     """Cells of HEADS for nodes of a level that changed or whose time did, those that cost most
-    first.
+    first, and a row for each kind of change with the number of those that are not shown.
+
+    Of different models nearly all layers have vanished or appeared: `alone` of each stand for them.
     """
     nodes = comparison.nodes[comparison.nodes["level"] == level]
-    told = nodes[(nodes["change"] != "same") | nodes["verdict"].isin([REGRESSION, IMPROVED])]
+    told = nodes[(nodes["change"] != SAME) | nodes["verdict"].isin([REGRESSION, IMPROVED])]
     cost = (told["b_ms"].fillna(0) - told["a_ms"].fillna(0)).abs()
-    told = told.iloc[(-cost).argsort(kind="stable")[:most]]
-    return [_row(row) for row in told.to_dict("records")]
+    told = told.iloc[(-cost).argsort(kind="stable")]
+    is_alone = told["change"].isin((APPEARED, VANISHED))
+    shown = told[~is_alone | (told.groupby("change").cumcount() < alone)].iloc[:most]
+    rest = told.drop(shown.index)["change"].value_counts(sort=False)
+    more = [(f"and {count} more", str(change), *_NO_CELLS) for change, count in rest.items()]
+    return [*(_row(row) for row in shown.to_dict("records")), *more]
 
 
 def _row(row: dict[Hashable, Any]) -> tuple[str, ...]:

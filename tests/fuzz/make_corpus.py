@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from captures import gpu_capture
+from test_import import nsys_export
 
 import xsp
 from xsp.capture.file import Capture, load
@@ -72,6 +73,8 @@ def main() -> None:
         "tests/test_a.py::test_a", "2026-01-01", comparable(prof), {"a": 1}
     )
     (CORPUS / "baseline.json").write_text(baseline.to_json())
+    (CORPUS / "nsys.sqlite").unlink(missing_ok=True)
+    nsys_export(CORPUS / "nsys.sqlite")
     trace = CORPUS / "kineto.json"
     prof.to_chrome(trace)
     trace.write_text(json.dumps(json.loads(trace.read_text()), indent=0))

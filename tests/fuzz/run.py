@@ -77,7 +77,7 @@ def _sow(corpus: Path) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", choices=("capture", "container", "baseline", "kineto"))
+    parser.add_argument("target", choices=("capture", "container", "baseline", "kineto", "nsys"))
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mutants", type=int)

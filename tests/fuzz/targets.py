@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import xsp
+from fuzz import databases
 from fuzz.captures import Seed, write_mutant
 from fuzz.choices import Choices, pick
 from fuzz.documents import mutated
@@ -82,6 +83,18 @@ def kineto(choices: Choices, folder: Path) -> None:
             exercise(prof, choices, folder)
 
 
+def nsys(choices: Choices, folder: Path) -> None:
+    """An export of Nsight Systems is refused with CaptureError, or everything works with it."""
+    path = folder / "trace.sqlite"
+    path.write_bytes((CORPUS / "nsys.sqlite").read_bytes())
+    databases.mutate(path, choices)
+    with contextlib.suppress(xsp.CaptureError):
+        prof = xsp.from_nsys(path, runs=pick(choices, (None, "iteration")))
+        run("tree", prof, folder)
+        if not choices.below(8):
+            exercise(prof, choices, folder)
+
+
 def _text(value: Any) -> str:
     try:
         return json.dumps(value)
@@ -94,4 +107,5 @@ TARGETS: dict[str, Target] = {
     "container": container,
     "baseline": baseline,
     "kineto": kineto,
+    "nsys": nsys,
 }

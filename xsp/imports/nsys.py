@@ -103,7 +103,7 @@ def from_nsys(path: str | os.PathLike[str], *, runs: str | None = None) -> Profi
     try:
         with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as database:
             trace = _trace(_Export(database), source.stem, runs)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CaptureError(
             f"a table of {str(source)!r} lacks what Nsight Systems writes ({type(error).__name__}: "
             f"{error}); export "

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.capture.rules import MOST
+from xsp.errors import CaptureError
 from xsp.imports.foreign import ForeignTrace
 from xsp.words.slugs import with_slug
 
@@ -56,8 +58,17 @@ def recording_time_unknown(trace: ForeignTrace) -> list[str]:
 
 
 def from_zero(trace: ForeignTrace) -> ForeignTrace:
-    """With all stamps >= 0, where some were below: trace formats have no others."""
+    """With all stamps >= 0, where some were below: trace formats have no others.
+
+    Raises CaptureError for a stamp that is no time: a sum of two would be beyond 64 bits.
+    """
     tables = (trace.windows, trace.ranges, trace.library, trace.api, trace.device)
+    for stamps in (table[end] for table in tables for end in ("start_ns", "end_ns") if len(table)):
+        if wrong := [each for each in (int(stamps.min()), int(stamps.max())) if abs(each) > MOST]:
+            raise CaptureError(
+                f"the trace has a stamp of {wrong[0]} ns, which is no time: it is damaged, record "
+                "it again"
+            )
     lowest = _lowest(tables)
     if lowest >= 0:
         return trace

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from captures import gpu_capture
-from test_import import nsys_export
+from test_import_nsys import nsys_export
 
 import xsp
 from xsp.capture.file import Capture, load

@@ -21,6 +21,7 @@ from xsp.analysis.correction.replay import replay
 from xsp.analysis.correction.timeline import Timeline
 from xsp.bounds.as_if import Change, corrected, divided, latency_ns, outside, united, within
 from xsp.bounds.asker import patterns_of
+from xsp.bounds.findings import findings
 from xsp.errors import XspError
 from xsp.report.text import profile_text
 from xsp.types import Level
@@ -174,6 +175,28 @@ def test_gains_are_not_sums() -> None:
     # A graph needs more of the host than nothing, but its kernels follow each other closer.
     closer = 0.001 * prof.kernel_count
     assert 0 < prof.what_if(cuda_graph="*").gain_ms < host + closer
+
+
+def test_waits_and_copies_are_told_with_their_lines() -> None:
+    """A detector's waits and copies to the GPU are named with the lines that call their layers;
+    a capture without lines has the findings without them.
+    """
+    prof = xsp.load(CAPTURES / "models" / "retinanet_resnet50_fpn.xsp")
+    bare = [each for each in prof.findings() if each.question == 4]
+    assert {each.lines for each in bare} == {()}
+    layers = prof._capture.tables["layers"]
+    lines = [f"detect.py:{number}" for number in range(len(layers))]
+    prof._capture.tables["layers"] = layers.assign(source=lines)
+    waits, copies = (
+        next(each for each in findings(prof) if word in each.evidence)
+        for word in ("waits for the GPU", "copies to the GPU")
+    )
+    for finding in (waits, copies):
+        assert 0 < len(finding.lines) <= 3
+        assert f"at {', '.join(finding.lines)}" in finding.evidence
+    asking = dict(zip(layers["name"], lines, strict=True))
+    assert copies.lines[0] in asking.values()
+    assert asking[copies.layer] in copies.lines
 
 
 def test_few_patterns_name_many_layers_and_no_others() -> None:

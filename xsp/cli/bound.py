@@ -174,7 +174,7 @@ def _print(found: LowerBound, done: Measured | None, rows: int) -> None:
         typer.echo(
             f"{done.layers} layers measured in {done.seconds:.1f} s: {done.algorithms} algorithms "
             f"ran, {done.failed} did not"
-            + (f"; {done.unfinished} layers are left for another time" if done.unfinished else "")
+            + (f"; left for another time: {_left(done)}" if done.unfinished else "")
         )
     latency = f"measured {found.latency_ms:.3f} ms" if found.latency_ms > 0 else "not measured"
     word = "lower bound" if found.is_bound else "estimate, no bound"
@@ -203,6 +203,11 @@ def _print(found: LowerBound, done: Measured | None, rows: int) -> None:
             index=False, na_rep="–", float_format="{:.4f}".format, max_colwidth=48
         )
     )
+
+
+def _left(done: Measured) -> str:
+    """How many layers the time budget left, by the granularity that asks for them."""
+    return ", ".join(f"{count} layers for {name}" for name, count in done.left.items())
 
 
 def _print_findings(answers: list[Finding]) -> None:

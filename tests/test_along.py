@@ -151,7 +151,8 @@ def test_the_optimizer_is_one_row_without_its_own_functions(along: xsp.Profile) 
 def test_each_round_has_a_step_at_every_rung(along: xsp.Profile) -> None:
     """The rounds asked for are made, each with one timed step a rung, and nothing is unmatched."""
     runs = along.runs
-    assert runs.groupby("round")["rung"].nunique().tolist() == [2] * 4
+    assert runs.groupby("round")["rung"].nunique().tolist() == [runs["rung"].nunique()] * 4
+    assert {"M", "M/L"} <= set(runs["rung"])
     assert not runs["unmatched"].any()
     assert along.name == "MLP step"
 
@@ -344,15 +345,21 @@ def test_a_call_that_raises_is_no_step_of_the_others() -> None:
 
 
 def test_along_and_steps_exclude_each_other() -> None:
-    """What a step is can be said in one way only."""
+    """What a step is can be said in one way only, and a model that is one layer needs
+    `prof.step()`.
+    """
     model = MLP()
     with pytest.raises(xsp.TargetError, match="in which no optimizer steps"):
         xsp.profile(model, optimizer=sgd(model), along=True)
     with pytest.raises(xsp.TargetError, match="leave one of them out"):
         step_along(model)
+    compiled: Any = torch.compile(model, backend="eager")
+    for layer in (nn.Linear(8, 8), compiled):
+        with pytest.raises(xsp.TargetError, match=r"call prof\.step"):
+            step_along(layer)
 
 
-def step_along(model: MLP) -> None:
+def step_along(model: nn.Module) -> None:
     """End a step where calls are the steps."""
     with xsp.profile(model, along=True) as prof:
         prof.step()

@@ -218,6 +218,20 @@ def test_modules_are_named_by_the_variable_that_holds_them() -> None:
     assert forward_names(measured(trainer.run, x)) == ["stem"]
 
 
+def test_a_profile_has_the_name_of_what_was_measured() -> None:
+    """A local function's own name without the function around it, a partial's is that of what it
+    calls, a method's has its class.
+    """
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    x = torch.randn(2)
+    assert measured(step, x).name == "step"
+    assert measured(functools.partial(step, x)).name == "step"
+    assert measured(torch.nn.ReLU().forward, x).name == "ReLU.forward"
+
+
 def test_layers_know_their_line(tmp_path: Path) -> None:
     """A functional layer and a module have the file and line of their call, in the table, the text
     and traces too; xsp's and torch's own frames are passed over.

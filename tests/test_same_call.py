@@ -305,4 +305,4 @@ def test_calls_from_several_threads_are_recorded_and_told() -> None:
     with xsp.profile(model, **LAYERS) as prof, ThreadPoolExecutor(4) as pool:
         list(pool.map(call, [1, 2, 3, 4]))
     assert sorted(prof.table("calls")["batch_size"]) == [1, 2, 3, 4]
-    assert any("several-threads" in each for each in prof.warnings)
+    assert any("from 4 threads" in each for each in prof.warnings)

@@ -62,7 +62,9 @@ class CallRecorder:
         self._is_lazy = self._went_backward = False
         self._undo_engine: Callable[[], None] = lambda: None
         self._depth: Counter[int] = Counter()
-        self._threads: set[int] = set()
+        self._threads: set[threading.Thread] = set()
+        """Held, since the identifier of a thread that has ended is given to the next.
+        """
         self._open: dict[int, _Open] = {}
         self._found = Discovered()
         self._start: Attributes | None = None
@@ -151,7 +153,7 @@ class CallRecorder:
         made.watch.close()
         if made.returned:
             self._calls.append(made.call)
-            self._threads.add(thread)
+            self._threads.add(threading.current_thread())
         else:
             # The block handled the exception; every re-run would end the profile with it.
             self._failed += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,9 +117,15 @@ def target_of(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
             "a torch.nn.Module or a callable is needed; for a saved model, load it first"
         )
     model = function if isinstance(function, nn.Module) else None
-    name = (
-        type(function).__name__
-        if model is not None
-        else getattr(function, "__qualname__", type(function).__name__)
-    )
+    name = type(function).__name__ if model is not None else _name(function)
     return Target(name, (Call(function, args, dict(kwargs), Ambient.current()),), model)
+
+
+def _name(function: Any) -> str:
+    """A callable's own, without the function that it was defined in; of a partial the wrapped
+    one's.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    qualified: str = getattr(function, "__qualname__", type(function).__name__)
+    return qualified.rpartition(".<locals>.")[2]

@@ -16,7 +16,9 @@ from torch.optim import Optimizer
 from xsp.capture.file import Capture
 from xsp.errors import NothingRecordedError, TargetError
 from xsp.levels._native.signals import held
+from xsp.levels.layer.entry_points import entry_point
 from xsp.levels.layer.function_mode import FunctionalMode
+from xsp.levels.layer.naming import is_leaf
 from xsp.machine.torch_internals import modes
 from xsp.measuring.along.following import Following, Steps
 from xsp.measuring.along.groups import Group, Seen
@@ -74,7 +76,17 @@ class Loop:
                 self._watch.begin()
 
     def follow_calls(self) -> None:
-        """From now on each outermost call of the model is a step; entered in `held()`."""
+        """From now on each outermost call of the model is a step; entered in `held()`.
+
+        Raises TargetError for a model that is itself one layer: its tracing would have to be
+        switched in the middle of the call.
+        """
+        if is_leaf(self._model) or entry_point(self._model) is None:
+            raise TargetError(
+                f"along=True cannot follow {type(self._model).__name__}, which is one layer (a "
+                "module without others, a compiled or a scripted one): leave it out, and call "
+                "prof.step() after each of its calls"
+            )
         self.name = type(self._model).__name__
         self._watch.on_call_end = self._call_ended
         self._go_on(None)

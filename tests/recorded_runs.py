@@ -147,14 +147,14 @@ def alone(run: Run, level: Level, number: int = 0) -> Run:
 
 
 def separate_runs(capture: Capture, rounds: int) -> list[Run]:
-    """Rounds of a separate ladder, whose runs of one level are derived from the annotated runs of
-    the round after, so that what they belong to is known.
+    """Rounds of a separate ladder, whose runs of one level are derived from runs of all levels that
+    come after the annotated ones, so that what they belong to is known.
     """
     unprofiled = runs_of(capture, "M", rounds)
-    deepest = runs_of(capture, "M/L/Lib/K", rounds)
+    deepest = runs_of(capture, "M/L/Lib/K", 2 * rounds)
     found = []
     for number, run in enumerate(unprofiled):
-        later = replace(deepest[(number + 1) % len(deepest)], round=number)
+        later = replace(deepest[rounds + number], round=number)
         levels = (Level.LAYER, Level.LIBRARY, Level.KERNEL)
         found += [run, *(alone(later, level, 1 + at) for at, level in enumerate(levels))]
         found.append(replace(deepest[number], position=4))

@@ -47,12 +47,10 @@ def separate(name: str) -> Assembled:
 
 @cache
 def nested(name: str) -> dict[str, pd.DataFrame]:
-    """The tables of the annotated runs of these rounds alone, a round earlier each: those that the
-    runs of one level are derived from.
-    """
+    """The tables of the runs of all levels that those of one level are derived from."""
     capture, words, _ = recorded(name)
-    annotated = runs_of(capture, "M/L/Lib/K", ROUNDS)
-    return assemble_runs([annotated[(at + 1) % ROUNDS] for at in range(ROUNDS)], words).tables
+    runs = runs_of(capture, "M/L/Lib/K", 2 * ROUNDS)[ROUNDS:]
+    return assemble_runs(runs, words).tables
 
 
 def owners(tables: dict[str, pd.DataFrame], rows: pd.Series) -> pd.DataFrame:
@@ -108,6 +106,34 @@ def test_device_times_are_those_of_the_runs_that_traced_kernels_alone(name: str)
     ]
     ours, theirs = (tree.reset_index(drop=True) for tree in trees)
     pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_neither_the_order_of_records_nor_that_of_the_device_matters() -> None:
+    """CUPTI hands records over in any order, and streams overtake each other: a kernel is the one
+    that its launch makes it.
+    """
+    _, words, runs = recorded("h100_train_step")
+    at = next(number for number, run in enumerate(runs) if run.spec.name == "M/K")
+    device = runs[at].tables["device_activity"]
+    by_start = device["start_ns"].argsort()
+    names = device["name"][by_start]
+    place = int(np.flatnonzero(names[1:] != names[:-1])[20])
+    one, other = by_start[place], by_start[place + 1]
+    shuffled = {name: column.copy() for name, column in device.items()}
+    for stamp in ("start_ns", "end_ns"):
+        shuffled[stamp][[one, other]] = device[stamp][[other, one]]
+    order = np.random.default_rng(0).permutation(len(by_start))
+    shuffled = {name: column[order] for name, column in shuffled.items()}
+    changed = replace(runs[at], tables={**runs[at].tables, "device_activity": shuffled})
+    found = assemble_runs([*runs[:at], changed, *runs[at + 1 :]], words)
+    assert found.differences == ()
+    spans = []
+    for tables in (separate("h100_train_step").tables, found.tables):
+        repeats = tables["repeats"]
+        mine = repeats[(repeats["run"] == at) & (repeats["level"] == Level.KERNEL)]
+        spans.append(mine.set_index("correlation_id")["span"].sort_index())
+    before, after = spans
+    pd.testing.assert_series_equal(before, after)
 
 
 def test_each_level_is_read_from_its_own_rung() -> None:
@@ -257,7 +283,8 @@ def test_one_kernel_more_less_or_other_is_refused(
     levels = set(found.tables["repeats"]["level"])
     assert levels == {Level.LIBRARY}
     prof = profile_of(recorded("h100_resnet50")[0], found.tables)
-    annotated = nested("h100_resnet50")
+    every = separate("h100_resnet50").tables
+    annotated = {name: table for name, table in every.items() if name != "repeats"}
     truth = profile_of(recorded("h100_resnet50")[0], annotated)
     assert prof.tree()["device_ms"].iloc[0] == pytest.approx(truth.tree()["device_ms"].iloc[0])
 

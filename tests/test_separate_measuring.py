@@ -147,6 +147,30 @@ def test_calls_of_a_block_are_joined_one_by_one(library: Library) -> None:
     assert reason["LAYER"] == ""
 
 
+def test_calls_that_another_call_of_the_model_makes_are_not_the_same(library: Library) -> None:
+    """Two calls of a model that together make the same library calls, but divide them otherwise
+    where the library is traced alone, are not joined.
+    """
+
+    class Dividing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.made = nn.ReLU(), count()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            is_first = next(self.made) % 2 == 0
+            for _ in range(2 * is_first if alone(library) else 1):
+                library.call(0)
+            y: torch.Tensor = self.inner(x)
+            return y
+
+    model = Dividing()
+    with xsp.profile(model, accept_changed=True, **OPTIONS) as prof:
+        model(torch.ones(2))
+        model(torch.ones(2))
+    assert [said for said in prof.warnings if "not-joined" in said]
+
+
 def test_a_program_that_does_other_work_alone_is_measured_nested_and_said(
     library: Library,
 ) -> None:

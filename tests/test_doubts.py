@@ -42,6 +42,7 @@ FACTS: dict[Slug, dict[str, Any]] = {
     Slug.MISSING_CALLS: {"functions": 2, "named": {"cublasSgemm_v2": 3}, "runs": 5},
     Slug.MISSING_LAYERS: {"layers": 2, "named": {"fc": 3}, "runs": 5},
     Slug.UNCORRECTED: {"rung": "M/L", "error": 0.4, "low": 0.3, "high": 0.5},
+    Slug.UNKNOWN_COSTS: {"share": 0.1, "half": 0.2},
     Slug.UNSHOWN_COSTS: {"levels": ["LIBRARY"]},
     Slug.MOSTLY_TRACING: {"shares": {"launch": 0.4}},
     Slug.STEPS_MADE: {"steps": 12},

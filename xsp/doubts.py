@@ -84,6 +84,7 @@ class Slug(str, Enum):
     SHORT_KERNELS = "short-kernels"
     CLOSURE = "closure"
     UNCORRECTED = "uncorrected"
+    UNKNOWN_COSTS = "unknown-costs"
     UNSHOWN_COSTS = "unshown-costs"
     MOSTLY_TRACING = "mostly-tracing"
 

@@ -10,7 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from xsp.analysis.correction import Correction, corrected_spans, correction_of
+from xsp.analysis.correction import (
+    Correction,
+    corrected_spans,
+    correction_of,
+    most_of_layers,
+)
 from xsp.analysis.correction.charges import COST_LEVELS
 from xsp.analysis.spans.calls import module_calls, target_calls
 from xsp.analysis.spans.device_timeline import device_timeline
@@ -172,7 +177,7 @@ class ProfileData:
 
     @cached_property
     def _correction(self) -> Correction | None:
-        return correction_of(self._capture.meta.get("correction"))
+        return correction_of(self._capture.meta.get("correction"), self._capture.tables)
 
     @cached_property
     def _corrected(self) -> pd.DataFrame | None:
@@ -259,7 +264,12 @@ class ProfileData:
 
     @cached_property
     def _tree(self) -> pd.DataFrame:
-        return latency_table(self._capture.tables, self.name, self._corrected)
+        return self._latency_table(pooled=False)
+
+    def _latency_table(self, *, pooled: bool) -> pd.DataFrame:
+        tables, correction = self._capture.tables, self._correction
+        most_ns = None if correction is None else most_of_layers(tables, correction.costs)
+        return latency_table(tables, self.name, self._corrected, pooled=pooled, most_ns=most_ns)
 
     def tree(self, *, pooled: bool = False) -> pd.DataFrame:
         """The hierarchical latency table; columns as in `xsp.analysis.spans.tree.latency_table`.
@@ -271,7 +281,7 @@ class ProfileData:
 
     @cached_property
     def _pooled_tree(self) -> pd.DataFrame:
-        return latency_table(self._capture.tables, self.name, self._corrected, pooled=True)
+        return self._latency_table(pooled=True)
 
     def calls(self, name: str | None = None) -> pd.DataFrame:
         """One row per call of the target in a run, in order; with `name` per call of that module or

@@ -53,6 +53,8 @@ _CORRECTION = record(
         "spread": _SQUARE,
         "mostly_tracing": mapping(real(0)),
         "unshown": items(one_of([level.name for level in Level])),
+        "host_closure": mapping(_CLOSURE),
+        "taken": _PAIR,
     },
     closed=True,
 )

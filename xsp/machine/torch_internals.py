@@ -211,10 +211,10 @@ def sleep_on_gpu(cycles: int) -> None:
 
 
 def profiled_events(profile: Any) -> list[Any]:
-    """Root events of a finished torch.profiler session with their children. The public `events()`
-    leave out single allocations.
+    """Root events of a finished `torch.autograd.profiler.profile` with their children. Its public
+    `function_events` leave out single allocations.
     """
-    roots: list[Any] = profile.profiler.kineto_results.experimental_event_tree()
+    roots: list[Any] = profile.kineto_results.experimental_event_tree()
     return roots
 
 
@@ -244,7 +244,3 @@ def compiled_frames() -> int:
 
 DYNAMO_FOLDER = "_dynamo"
 """Folder of Dynamo's source files, below torch's: whose frames stand in a traceback."""
-
-
-COMPILER = "torch._inductor"
-"""The package that torch's memory timeline imports when it is first used."""

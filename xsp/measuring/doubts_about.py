@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from xsp.analysis.correction import Correction
+from xsp.analysis.correction import Closure, Correction
 from xsp.analysis.spans.assembly import Vocabulary
 from xsp.analysis.spans.joining import NotJoined
 from xsp.analysis.spans.outside import NO_LAYER_KIND
@@ -239,25 +239,32 @@ def _about_closure(correction: Correction) -> list[Doubt]:
     """For each rung whose corrected latency is off by more than its interval, or once if it is off
     by too much.
     """
-    closures = correction.closure
-    slug, rungs = Slug.CLOSURE, [rung for rung, one in closures.items() if not one.by_chance]
-    if failing := [rung for rung, one in closures.items() if one.fails]:
-        slug, rungs = Slug.UNCORRECTED, failing[-1:]
+    for of, closures in (
+        ("latency", correction.closure),
+        ("host's time", correction.host_closure),
+    ):
+        if failing := [rung for rung, one in closures.items() if one.fails]:
+            return [_off(Slug.UNCORRECTED, failing[-1], closures[failing[-1]], of=of)]
+    if not correction.known:
+        share, half = correction.taken
+        return [Doubt.of(Slug.UNKNOWN_COSTS, share=share, half=half)]
     return [
-        Doubt.of(
-            slug,
-            rung=rung,
-            error=closures[rung].error,
-            low=closures[rung].low,
-            high=closures[rung].high,
-        )
-        for rung in rungs
+        _off(Slug.CLOSURE, rung, one)
+        for rung, one in correction.closure.items()
+        if not one.by_chance
     ]
+
+
+def _off(slug: Slug, rung: str, closure: Closure, **facts: str) -> Doubt:
+    error = {"error": closure.error, "low": closure.low, "high": closure.high}
+    return Doubt.of(slug, rung=rung, **error, **facts)
 
 
 def _about_unshown_costs(correction: Correction) -> list[Doubt]:
     names = [level.name for level in correction.unshown]
-    return [Doubt.of(Slug.UNSHOWN_COSTS, levels=names)] if names else []
+    if not names or not correction.holds:
+        return []
+    return [Doubt.of(Slug.UNSHOWN_COSTS, levels=names)]
 
 
 def _about_mostly_tracing(correction: Correction) -> list[Doubt]:

@@ -162,7 +162,7 @@ def closure(prof: ProfileData) -> str:
     if not len(found):
         return "Closure error: unknown, fewer than four complete rounds or one rung only."
     rung, last = str(found.index[-1]), found.iloc[-1]
-    used = " Corrected times are not used." if found["fails"].any() else ""
+    used = " Corrected times are not used." if prof.corrected is None else ""
     return (
         f"Closure error of the corrected timeline ({rung}): {last['error']:+.1%}, 95 % interval "
         f"{last['low']:+.1%} to {last['high']:+.1%}, on rounds its costs were not fitted on.{used}"

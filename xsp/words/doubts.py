@@ -268,11 +268,19 @@ def _closure(rung: str, error: float, low: float, high: float) -> str:
     )
 
 
-def _uncorrected(rung: str, error: float, low: float, high: float) -> str:
+def _uncorrected(rung: str, error: float, low: float, high: float, of: str = "latency") -> str:
     return (
-        f"the corrected timeline of {rung} is {error:+.1%} off the unprofiled latency ({low:+.1%} "
+        f"the corrected timeline of {rung} is {error:+.1%} off the unprofiled {of} ({low:+.1%} "
         f"to {high:+.1%}): there are no corrected times, and tables, analyses and exports use the "
         "measured times of each level's own rung"
+    )
+
+
+def _unknown_costs(share: float, half: float) -> str:
+    return (
+        f"the rungs do not tell what tracing took of the host's time ({share:.1%} ± {half:.1%} of "
+        "it): there are no corrected times, and tables, analyses and exports use the measured "
+        "times of each level's own rung, with intervals that allow for the tracing in them"
     )
 
 
@@ -320,6 +328,7 @@ _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.SHORT_KERNELS: _short_kernels,
     Slug.CLOSURE: _closure,
     Slug.UNCORRECTED: _uncorrected,
+    Slug.UNKNOWN_COSTS: _unknown_costs,
     Slug.UNSHOWN_COSTS: _unshown_costs,
     Slug.MOSTLY_TRACING: _mostly_tracing,
 }

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xsp.analysis.correction.charges import SHARES, Costs, EventKind, Floats, Ints
+from xsp.analysis.correction.charges import MAIN_SHARE, SHARES, Costs, EventKind, Floats, Ints
+from xsp.analysis.correction.rooms import MOST_OVER_MEAN, rooms
 from xsp.analysis.correction.timeline import HostEvents, Timeline
 from xsp.analysis.spans.statistics import trimmed_mean
 from xsp.types import DeviceKind
@@ -15,16 +16,12 @@ LEAST_GAP = 0.05
 """Quantile of the gaps between kernels: as near to the least as errors of the stamps allow."""
 
 ROOM_TRIM = 0.05
-"""Share of the events with the least and with the most room that is left out of the mean: a thread
-that was put to sleep between two stamps has room for anything.
+"""Share of the events with the least and with the most room that does not count for how much most
+have: a thread that was put to sleep between two stamps has room for anything.
 """
 
-MEAN_OVER_TRIMMED = 1.1
-"""A cost is a mean over events of which single ones take long; the room for it a trimmed mean."""
-
-
-MAIN_SHARE = 0.25
-"""Of a cost, what is paid in one place at least for the time there to bound it."""
+MEAN_OVER_SEEN = 1.05
+"""A cost is the mean of all runs, the room for it that of the few that are replayed."""
 
 
 def ceilings(runs: Sequence[Timeline], shape: Costs) -> Floats:
@@ -41,8 +38,12 @@ def ceilings(runs: Sequence[Timeline], shape: Costs) -> Floats:
 
 
 def _typical_room(rooms: Floats) -> float:
+    """Their mean, as if none were more than so many times as long as most are."""
     known = rooms[np.isfinite(rooms)]
-    return MEAN_OVER_TRIMMED * float(trimmed_mean(known, ROOM_TRIM)) if len(known) else np.inf
+    if not len(known):
+        return np.inf
+    most = MOST_OVER_MEAN * float(trimmed_mean(known, ROOM_TRIM))
+    return MEAN_OVER_SEEN * float(np.minimum(known, most).mean())
 
 
 def _rooms(events: HostEvents, weight: Floats) -> Floats:
@@ -62,24 +63,10 @@ def _rooms(events: HostEvents, weight: Floats) -> Floats:
 
 
 def _rooms_on_clock(kind: Ints, start: Ints, end: Ints, weight: Floats) -> Floats:
-    stamps = np.sort(np.concatenate([start, end]))
-    stamps = stamps[np.append(True, np.diff(stamps) > 0)]
-    # Interval i is the one before stamp i.
-    lengths = np.concatenate([[np.inf], np.diff(stamps), [np.inf]])
-    at_start, at_end = np.searchsorted(stamps, start), np.searchsorted(stamps, end)
-    places = [at_start, at_start + 1, at_end, at_end + 1]
     shares = np.where(SHARES >= MAIN_SHARE, SHARES, 0.0)
-    demand = np.zeros(len(lengths))
-    for place, interval in enumerate(places):
-        wanted = (weight * shares[:, place])[kind]
-        demand += np.bincount(interval, weights=wanted, minlength=len(lengths))
-    each = np.divide(lengths, demand, out=np.zeros_like(demand), where=demand > 0)
-    rooms = np.zeros(len(kind))
-    for place, interval in enumerate(places):
-        paying = shares[kind, place] > 0
-        wanted = (weight * shares[:, place])[kind[paying]]
-        rooms[paying] += wanted * each[interval[paying]]
-    found: Floats = rooms / shares.sum(axis=1)[kind]
+    begins, ends = start.astype(np.float64), end.astype(np.float64)
+    by_place = rooms(kind, begins, ends, weight[:, None] * shares, np.zeros(0))
+    found: Floats = by_place.sum(axis=1) / shares.sum(axis=1)[kind]
     return found
 
 

@@ -109,6 +109,10 @@ SHARES: Floats = np.array([PLACEMENTS[kind] for kind in EventKind])
 """`PLACEMENTS` as an array of shape (6, 4), by `EventKind` and place of payment."""
 
 
+MAIN_SHARE = 0.25
+"""Of a price, what is paid in one place at least for the time there to bound it."""
+
+
 def placed(costs: Costs) -> Floats:
     """Host cost by `EventKind` and place of payment, float64 of shape (6, 4)."""
     prices: Floats = costs.host()[:, None] * SHARES

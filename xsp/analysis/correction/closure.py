@@ -50,54 +50,57 @@ class Closure:
         return abs(self.error) > (GROSS if self.by_chance else TOLERANCE)
 
 
-def closure_by_rung(fit: Fit) -> Mapping[RunSpec, Closure]:
+def closure_by_rung(fit: Fit, time: int = 0) -> Mapping[RunSpec, Closure]:
     """Cross-validated closure error of every rung above M: round i is judged by costs that the
     rounds i, i + 5, ... had no part in.
 
-    A rung's corrected latency is its measured one less what the replay says its tracers added. The
-    annotated rung of a separate ladder had no part in the fit in any round.
+    A rung's corrected time is its measured one less what the replay says its tracers added. `time`
+    is that of `Evidence.measured`: the latency, or the host's from call to return, whose closure
+    tells of costs that the latency does not depend on. The annotated rung of a separate ladder had
+    no part in the fit in any round.
     """
     measured = fit.problem.evidence.measured
     rounds, folds = len(measured), min(FOLDS, len(measured))
+    unprofiled = _unprofiled(measured, time)
     errors = np.empty((rounds, measured.shape[1] - 1))
     for fold in range(folds):
         mine = np.arange(rounds) % folds == fold
         change = fit.again_on(~mine) - fit.costs.values()
-        errors[mine] = _differences(fit, change)[mine] / _unprofiled(measured)
+        errors[mine] = _differences(fit, change, time)[mine] / unprofiled
     # The fitted costs have an error too, that of a mean over the rounds that they were fitted on.
     variance_factor = 1 / rounds + folds / (rounds * (folds - 1))
     rungs = fit.problem.evidence.rungs[1:]
     found = {rung: _closure(errors[:, i], variance_factor) for i, rung in enumerate(rungs)}
     if fit.problem.evidence.is_separate:
-        found[rungs[-1]] = _closure(_of_annotated(fit), 1 / rounds)
+        found[rungs[-1]] = _closure(_of_annotated(fit, time), 1 / rounds)
     return found
 
 
-def _of_annotated(fit: Fit) -> Floats:
+def _of_annotated(fit: Fit, time: int) -> Floats:
     """By round the error of the annotated rung. What is added in a round to the rungs that costs
     are fitted to differs from its mean; what that does to the costs is part of the round's error,
     so that the scatter of the errors holds that of the fit too.
     """
     evidence = fit.problem.evidence
-    added = evidence.measured[:, -1, 0] - evidence.measured[:, 0, 0]
+    added = evidence.measured[:, -1, time] - evidence.measured[:, 0, time]
     deviation = evidence.added - evidence.added.mean(axis=0)
-    response = fit.problem.response(fit.costs.values(), fit.prediction)
+    response = fit.problem.response(fit.costs.values(), fit.prediction, time)
     followed = (deviation * response).sum(axis=(1, 2))
-    errors: Floats = added - fit.prediction.total[:, -1, 0] - followed
-    return errors / _unprofiled(evidence.measured)
+    errors: Floats = added - fit.prediction.total[:, -1, time] - followed
+    return errors / _unprofiled(evidence.measured, time)
 
 
-def _differences(fit: Fit, change: Floats) -> Floats:
-    """Corrected minus unprofiled latency by round and rung, ns, at costs changed by `change`."""
+def _differences(fit: Fit, change: Floats, time: int) -> Floats:
+    """Corrected minus unprofiled time by round and rung, ns, at costs changed by `change`."""
     measured = fit.problem.evidence.measured
     added = measured - measured[:, :1]
-    differences: Floats = (added - fit.prediction.moved(change).total)[:, 1:, 0]
+    differences: Floats = (added - fit.prediction.moved(change).total)[:, 1:, time]
     return differences
 
 
-def _unprofiled(measured: Floats) -> float:
-    """Trimmed mean of the unprofiled latency, ns."""
-    return float(trimmed_mean(measured[:, 0, 0]))
+def _unprofiled(measured: Floats, time: int) -> float:
+    """Trimmed mean of the unprofiled time, ns."""
+    return float(trimmed_mean(measured[:, 0, time]))
 
 
 def _closure(errors: Floats, variance_factor: float) -> Closure:

@@ -58,8 +58,12 @@ MAX_STEPS = 6
 SHORTEST_STEP = 0.02
 """The search ends with a step that changes no cost by more than this part of its scale."""
 
+MAX_LOWERINGS = 12
 STAMP_NS = 1.0
 """Stamps are whole ns: an excess of one is none."""
+
+NO_EXCESS = 1e-3
+"""Nor is one of less than this part of what a step may take out."""
 
 _KERNEL = list(COST_LEVELS).index("kernel_ns")
 
@@ -88,6 +92,18 @@ class Fit:
             if (evidence.events * highest)[group].sum() > VISIBLE * latency:
                 found |= evidence.levels_of(step)
         return tuple(sorted(found))
+
+    @property
+    def taken(self) -> tuple[float, float]:
+        """What all tracers together took of the host's time, and half its interval, both over the
+        unprofiled host's time.
+        """
+        evidence = self.problem.evidence
+        paid = np.where(np.arange(len(COST_LEVELS)) == _KERNEL, 0.0, evidence.events)
+        total = float(paid @ self.costs.values())
+        half = float(np.sqrt(np.maximum(paid @ self.spread @ paid, 0.0)))
+        unprofiled = float(evidence.measured[:, 0, -1].mean())
+        return total / unprofiled, half / unprofiled
 
     def again_on(self, rounds: Bools) -> Floats:
         """The costs that these rounds alone give, to first order in the difference."""
@@ -201,7 +217,7 @@ class Problem:
         """Costs lowered until no step takes more out of the deepest rung's runs than the upper end
         of the interval of what it was measured to add; all 0 if that does not come to an end.
         """
-        for _ in range(MAX_STEPS):
+        for _ in range(MAX_LOWERINGS):
             prediction = self.evidence.predict(Costs.from_values(values))
             lowered = self.within_rungs(values, prediction)
             if np.array_equal(lowered, values):
@@ -221,7 +237,7 @@ class Problem:
             own = self.evidence.costs_of(step)
             taken = np.maximum(prediction.slope[step, time, own] * lowered[own], 0.0)
             excess = total[step, time] - most[step, time]
-            if excess > STAMP_NS and taken.any():
+            if excess > STAMP_NS + NO_EXCESS * most[step, time] and taken.any():
                 change = np.zeros(len(values))
                 change[own] = -lowered[own] * np.minimum(excess * taken / (taken @ taken), 1.0)
                 lowered, total = lowered + change, total + prediction.slope @ change
@@ -246,9 +262,9 @@ class Problem:
         change[free] = found * self.scale[free]
         return change
 
-    def response(self, values: Floats, prediction: Prediction) -> Floats:
+    def response(self, values: Floats, prediction: Prediction, of: int = 0) -> Floats:
         """By how much the replayed addition of the deepest rung changes with what each step was
-        measured to add, of shape (steps, times).
+        measured to add, of shape (steps, times). `of` is the time that changes.
         """
         differences, slope = self.differences(prediction), prediction.slope
         found = np.zeros(differences.shape[1:])
@@ -258,7 +274,7 @@ class Problem:
             unit = max(float(self.half_added[step, time]), 1.0)
             more[:, step, time] -= unit
             change = (self.step(values, more, slope) - usual) / unit
-            found[step, time] = prediction.total_slope[-1, 0] @ change
+            found[step, time] = prediction.total_slope[-1, of] @ change
         return found
 
     def _equations(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xsp.analysis.correction.charges import COST_LEVELS, SHARES, EventKind, Floats
-from xsp.analysis.correction.hostclock import AFTER_START
+from xsp.analysis.correction.hostclock import AFTER_START, Payments
 from xsp.analysis.correction.replay import OTHER_THREAD, READY, ReplayedTimeline
 from xsp.types import DeviceKind
 
@@ -57,11 +57,20 @@ def slopes(replayed: ReplayedTimeline, stamps_ns: Sequence[int]) -> Floats:
     return np.array([walk.back_from(float(stamp - start_ns)) for stamp in stamps_ns])
 
 
+def _running_shares(payments: Payments) -> Floats:
+    """The shares of all payments before each, by kind, of shape (payments + 1, 6)."""
+    by_kind = np.zeros((len(payments.kind) + 1, len(EventKind)))
+    by_kind[np.arange(1, len(by_kind)), payments.kind] = payments.share
+    return np.cumsum(by_kind, axis=0, out=by_kind)
+
+
 class _Walk:
     def __init__(self, replayed: ReplayedTimeline) -> None:
         self.run, self.path = replayed.timeline, replayed.path
         self.is_kernel = self.run.ops.kind == DeviceKind.KERNEL
         self.head = self._heads()
+        self.slope_from: dict[_Point, Floats] = {}
+        self.paid_by = [_running_shares(clock.payments) for clock in self.path.clocks]
         self.waits_of = [
             [int(wait) for wait in self.path.wait_order if self.run.waits.clock[wait] == clock]
             for clock in range(len(self.path.clocks))
@@ -81,14 +90,22 @@ class _Walk:
         self.slope = np.zeros(len(COST_LEVELS))
         segment = int(self.path.clocks[0].segment_of(np.array([time]))[0])
         point: _Point | None = HostTime(0, time, segment)
-        while point is not None:
-            if isinstance(point, HostTime):
-                point = self._before_host_time(point)
-            elif isinstance(point, WaitEnd):
-                point = self._before_wait_end(point)
-            else:
-                point = self._before_operation(point.operation)
+        passed: list[tuple[_Point, Floats]] = []
+        while point is not None and point not in self.slope_from:
+            passed.append((point, self.slope.copy()))
+            point = self._before(point)
+        if point is not None:
+            self.slope += self.slope_from[point]
+        # Another walk that comes by has the rest in common.
+        self.slope_from |= {point: self.slope - before for point, before in passed}
         return self.slope
+
+    def _before(self, point: _Point) -> _Point | None:
+        if isinstance(point, HostTime):
+            return self._before_host_time(point)
+        if isinstance(point, WaitEnd):
+            return self._before_wait_end(point)
+        return self._before_operation(point.operation)
 
     def _before_host_time(self, point: HostTime) -> _Point | None:
         clock = self.path.clocks[point.clock]
@@ -96,9 +113,8 @@ class _Walk:
         if at + clock.opened[point.segment] > clock.opened[point.segment + 1]:
             return WaitEnd(point.clock, point.segment + 1)
         counted = clock.counted(point.time, point.segment)
-        kind, share = clock.payments.kind[counted], clock.payments.share[counted]
-        paid = np.bincount(kind, weights=share, minlength=len(EventKind))
-        self.slope[: len(EventKind)] -= paid
+        paid = self.paid_by[point.clock]
+        self.slope[: len(EventKind)] -= paid[counted.stop] - paid[counted.start]
         return WaitEnd(point.clock, point.segment) if point.segment else None
 
     def _before_wait_end(self, point: WaitEnd) -> _Point:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xsp.analysis.correction.charges import Bools, Floats, Ints
+from xsp.analysis.correction.charges import MAIN_SHARE, SHARES, Bools, Floats, Ints
+from xsp.analysis.correction.rooms import divided, rooms
 from xsp.analysis.correction.timeline import Timeline
 from xsp.analysis.correction.untouched import Untouched
 
@@ -38,39 +39,62 @@ class Payments:
         clock: int,
         ends: Floats,
         untouched: Untouched,
+        between_stamps: bool = False,
     ) -> Payments:
         """Payments of the events on a clock whose waits end at `ends`.
 
-        `prices` and `shares` are by `EventKind` and place of payment, shape (6, 4).
+        `prices` and `shares` are by `EventKind` and place of payment, shape (6, 4). With
+        `between_stamps` none is longer than the time between the stamps where it lies, and prices
+        are means over the events of a kind (`rooms`).
         """
         mine = run.events.clock == clock
         kind = run.events.kind[mine]
         start = untouched.left_out((run.events.start_ns[mine] - run.start_ns).astype(np.float64))
         end = untouched.left_out((run.events.end_ns[mine] - run.start_ns).astype(np.float64))
         origins = untouched.left_out(np.concatenate([[0.0], np.sort(ends)]))
+        amount, share = prices[kind], shares[kind]
+        if between_stamps:
+            returned = float(run.host_end_ns - run.start_ns)
+            limits = np.append(origins, untouched.left_out(np.array([returned])))
+            amount = _divided(kind, amount, rooms(kind, start, end, prices, limits))
         stamps = (start, start, end, end)
         parts = [
-            _paid_at(kind, stamps[place], prices[:, place], shares[:, place], place, origins)
+            _paid_at(kind, stamps[place], amount[:, place], share[:, place], place, origins)
             for place in range(4)
         ]
-        begins, amount, kinds, share, moves = (np.concatenate(c) for c in zip(*parts, strict=True))
+        begins, amounts, kinds, each, moves = (np.concatenate(c) for c in zip(*parts, strict=True))
         order = np.argsort(begins, kind="stable")
-        return cls(begins[order], amount[order], kinds[order], share[order], moves[order])
+        return cls(begins[order], amounts[order], kinds[order], each[order], moves[order])
+
+
+def _divided(kind: Ints, price: Floats, room: Floats) -> Floats:
+    """What is paid by event and place, if `price` is the mean of each kind and place. How a kind
+    pays at its main places is assumed: what one has no room for, the other can pay.
+    """
+    amount = price.copy()
+    for one in np.unique(kind):
+        mine = kind == one
+        main = SHARES[one] >= MAIN_SHARE
+        for places in (np.flatnonzero(main), np.flatnonzero(~main & (SHARES[one] > 0))):
+            own = np.ix_(mine, places)
+            each = float(price[own].mean()) if len(places) else 0.0
+            if each > 0:
+                amount[own] = divided(each, room[own].ravel()).reshape(-1, len(places))
+    return amount
 
 
 def _paid_at(
-    kind: Ints, stamp: Floats, price: Floats, share: Floats, place: int, origins: Floats
+    kind: Ints, stamp: Floats, amount: Floats, share: Floats, place: int, origins: Floats
 ) -> tuple[Floats, Floats, Ints, Floats, Bools]:
     """The payments of one place that cost something, as columns of `Payments`."""
-    amount = price[kind]
     paid = amount > 0
-    kind, stamp, amount = kind[paid], stamp[paid], amount[paid]
+    kind, stamp, amount, share = kind[paid], stamp[paid], amount[paid], share[paid]
     if place in (BEFORE_START, BEFORE_END):
         begins = _before(stamp, amount, origins)
         moves = begins == stamp - amount
     else:
         begins, moves = stamp, np.zeros(len(stamp), bool)
-    return begins, amount, kind, share[kind], moves
+    return begins, amount, kind, share, moves
 
 
 def _before(stamp: Floats, price: Floats, origins: Floats) -> Floats:

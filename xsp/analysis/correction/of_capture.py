@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xsp.analysis.correction.charges import COST_LEVELS, Costs, Floats
+from xsp.analysis.correction.charges import Costs, Floats
 from xsp.analysis.correction.closure import Closure, closure_by_rung
 from xsp.analysis.correction.corrected import mostly_tracing
-from xsp.analysis.correction.costs import FEW_ROUNDS, fit_costs
+from xsp.analysis.correction.costs import FEW_ROUNDS, IDENTIFIED, VISIBLE, fit_costs
 from xsp.analysis.correction.evidence import MIN_ROUNDS, Round
 from xsp.analysis.correction.recordings import Recordings
 from xsp.analysis.correction.timeline import Timeline
@@ -33,9 +33,10 @@ class Correction:
     """What the tracers cost, how far the replay without these costs is from the unprofiled latency,
     by rung, and what the same events cost in tight loops.
 
-    `spread` is that of `costs.Fit`; `mostly_tracing` is, by cost, the share of the events of which
-    the correction takes more than half; `unshown` are the levels whose costs are 0 because the
-    rungs do not show them.
+    `host_closure` is likewise of the host's time from call to return, where a device worked.
+    `taken` and `spread` are those of `costs.Fit`; `mostly_tracing` is, by cost, the share of the
+    events of which the correction takes more than half; `unshown` are the levels whose costs are 0
+    because the rungs do not show them.
     """
 
     costs: Costs
@@ -44,11 +45,24 @@ class Correction:
     tight_loops: Costs = field(default_factory=Costs)
     mostly_tracing: Mapping[str, float] = field(default_factory=dict)
     unshown: tuple[Level, ...] = ()
+    host_closure: Mapping[str, Closure] = field(default_factory=dict)
+    taken: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def known(self) -> bool:
+        """Whether the rungs tell what all tracers together took of the host's time, or that it is
+        little.
+        """
+        share, half = self.taken
+        return half <= max(IDENTIFIED * share, VISIBLE)
 
     @property
     def holds(self) -> bool:
-        """Whether every rung closes: if not, corrected times are not used."""
-        return not any(closure.fails for closure in self.closure.values())
+        """Whether every rung closes and what is taken out is known: if not, corrected times are not
+        used.
+        """
+        every = (*self.closure.values(), *self.host_closure.values())
+        return self.known and not any(closure.fails for closure in every)
 
 
 def correction_row(correction: Correction | None) -> dict[str, Any] | None:
@@ -62,39 +76,37 @@ def correction_row(correction: Correction | None) -> dict[str, Any] | None:
         "tight_loops": asdict(correction.tight_loops),
         "mostly_tracing": dict(correction.mostly_tracing),
         "unshown": [level.name for level in correction.unshown],
+        "host_closure": {rung: asdict(one) for rung, one in correction.host_closure.items()},
+        "taken": list(correction.taken),
     }
 
 
-def correction_of(row: Mapping[str, Any] | None) -> Correction | None:
-    """The inverse of `correction_row`."""
+def correction_of(row: Mapping[str, Any] | None, tables: Tables) -> Correction | None:
+    """The inverse of `correction_row`. What an older version wrote, which did not hold costs to the
+    host's time, is fitted again.
+    """
     if row is None:
         return None
+    loops = Costs(**row.get("tight_loops", {}))
+    if "taken" not in row:
+        return fitted(tables, loops)
     intervals = {name: tuple(pair) for name, pair in row["costs"]["intervals"].items()}
-    costs = {**row["costs"], "intervals": intervals}
-    # Older captures have one cost for layers forward and backward.
-    costs.setdefault("backward_ns", costs["layer_ns"])
-    for facts in ("intervals", "identified"):
-        costs[facts].setdefault("backward_ns", costs[facts]["layer_ns"])
-    closure = {
-        rung: Closure(**{**one, "by_round": tuple(one["by_round"])})
-        for rung, one in row["closure"].items()
-    }
-    found = Costs(**costs)
     return Correction(
-        found,
-        closure,
-        np.array(row["spread"]) if "spread" in row else _spread_of_intervals(found),
-        Costs(**row.get("tight_loops", {})),
-        row.get("mostly_tracing", {}),
-        tuple(Level[name] for name in row.get("unshown", ())),
+        Costs(**{**row["costs"], "intervals": intervals}),
+        _closures_of(row["closure"]),
+        np.array(row["spread"]),
+        loops,
+        row["mostly_tracing"],
+        tuple(Level[name] for name in row["unshown"]),
+        _closures_of(row["host_closure"]),
+        tuple(row["taken"]),
     )
 
 
-def _spread_of_intervals(costs: Costs) -> Floats:
-    """For captures that do not have it: as if each cost's error were its own."""
-    low, high = np.array([costs.intervals[name] for name in COST_LEVELS]).T
-    half = np.maximum(high - costs.values(), costs.values() - low)
-    return np.diag(half**2)
+def _closures_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Closure]:
+    return {
+        rung: Closure(**{**one, "by_round": tuple(one["by_round"])}) for rung, one in rows.items()
+    }
 
 
 def fitted(tables: Tables, tight_loops: Costs | None = None) -> Correction | None:
@@ -107,7 +119,9 @@ def fitted(tables: Tables, tight_loops: Costs | None = None) -> Correction | Non
     if len(rounds) <= MIN_ROUNDS or len(rounds[0].latency_ns) < 2:
         return None
     fit = fit_costs(rounds)
-    some = fit.problem.evidence.some(FEW_ROUNDS).timelines
+    evidence = fit.problem.evidence
+    some = evidence.some(FEW_ROUNDS).timelines
+    host = closure_by_rung(fit, 1) if evidence.measured.shape[2] > 1 else {}
     return Correction(
         costs=fit.costs,
         closure={rung.name: found for rung, found in closure_by_rung(fit).items()},
@@ -115,6 +129,8 @@ def fitted(tables: Tables, tight_loops: Costs | None = None) -> Correction | Non
         tight_loops=tight_loops or Costs(),
         mostly_tracing=mostly_tracing(some, fit.costs),
         unshown=fit.unshown,
+        host_closure={rung.name: found for rung, found in host.items()},
+        taken=fit.taken,
     )
 
 

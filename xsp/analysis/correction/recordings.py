@@ -10,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.correction.charges import Bools, EventKind, Ints
+from xsp.analysis.correction.charges import (
+    COST_LEVELS,
+    SHARES,
+    Bools,
+    Costs,
+    EventKind,
+    Floats,
+    Ints,
+)
+from xsp.analysis.correction.hostclock import AFTER_START, BEFORE_END
 from xsp.analysis.correction.timeline import ApiKind, Timeline
 from xsp.analysis.spans.outside import stands_for_outside
 from xsp.analysis.spans.rungs import deepest_rung
@@ -45,7 +54,9 @@ class Recordings:
         self._device_kind = _kinds_of_device_activities(tables)
         self._spans = _ByRun(tables["spans"])
         self._others = {
-            name: _ByRun(tables[name]) for name in ("model_calls", "api_calls", "synchronizations")
+            "model_calls": _ByRun(tables["model_calls"]),
+            "api_calls": _ByRun(_with_kinds_of_names(tables["api_calls"])),
+            "synchronizations": _ByRun(tables["synchronizations"]),
         }
 
     def events_of(self, run: int) -> int:
@@ -120,8 +131,8 @@ class _ByRun:
     """A table's rows by run, which lie together, without copying the table."""
 
     def __init__(self, table: pd.DataFrame) -> None:
-        self._table = table
-        run = table["run"].to_numpy()
+        self._columns = {str(name): table[name].to_numpy() for name in table.columns}
+        run = self._columns["run"]
         cuts = np.flatnonzero(np.diff(run)) + 1
         first = np.append(0, cuts)[: len(run)]
         last = np.append(cuts, len(run))[: len(first)]
@@ -137,8 +148,7 @@ class _ByRun:
 
     def columns(self, run: int) -> dict[str, npt.NDArray[Any]]:
         first, last = self._bounds.get(run, (0, 0))
-        part = self._table.iloc[first:last]
-        return {str(name): part[name].to_numpy() for name in part.columns}
+        return {name: column[first:last] for name, column in self._columns.items()}
 
 
 def kinds_of_layers(tables: Tables) -> npt.NDArray[np.int64]:
@@ -152,6 +162,19 @@ def kinds_of_layers(tables: Tables) -> npt.NDArray[np.int64]:
     return kinds
 
 
+def most_of_layers(tables: Tables, costs: Costs) -> Floats:
+    """For each row of the layers table the most, by the intervals of the costs, that tracing one
+    call costs around it and inside of it, in ns, of shape (layers, 2).
+    """
+    names = list(COST_LEVELS)[: len(EventKind)]
+    most = np.array([costs.intervals.get(name, (0.0, 0.0))[1] for name in names])
+    inside = SHARES[:, AFTER_START] + SHARES[:, BEFORE_END]
+    by_kind = most[:, None] * np.stack([1 - inside, inside], axis=1)
+    kind = kinds_of_layers(tables)
+    found: Floats = np.where(kind[:, None] >= 0, by_kind[kind], 0.0)
+    return found
+
+
 def _kinds_of_device_activities(tables: Tables) -> npt.NDArray[np.int64]:
     codes = {kind.name.lower(): int(kind) for kind in DeviceKind}
     kinds = tables["kernels"]["kind"].map(codes)
@@ -160,16 +183,27 @@ def _kinds_of_device_activities(tables: Tables) -> npt.NDArray[np.int64]:
     return np.asarray(kinds.to_numpy(dtype=np.int64, na_value=0), dtype=np.int64)
 
 
+def _with_kinds_of_names(api: pd.DataFrame) -> pd.DataFrame:
+    """API calls with what their names say: whether they copy and whether they synchronise."""
+    code, names = pd.factorize(api["name"])
+    said = pd.Series(names, dtype=object).astype(str)
+    kinds = {"copies": "emcpy", "synchronizes": "ynchronize"}
+    return api.drop(columns="name").assign(
+        **{
+            kind: np.append(said.str.contains(part).to_numpy(dtype=bool), False)[code]
+            for kind, part in kinds.items()
+        }
+    )
+
+
 def _api_kind(api: Columns, spans: Columns, waits: Columns) -> npt.NDArray[np.int64]:
-    names = pd.Series(api["name"]).astype(str)
     on_device = spans["level"] == Level.KERNEL
     launches = np.isin(api["correlation_id"], spans["correlation_id"][on_device])
     waiting = waits["correlation_id"][np.isin(waits["kind"], _HOST_WAITS)]
     # A copy to pageable memory returns when it is done; one that returned early is let go by the
     # timeline.
-    copies = launches & names.str.contains("emcpy").to_numpy(dtype=bool)
-    synchronizes = names.str.contains("ynchronize").to_numpy(dtype=bool)
-    blocking = np.isin(api["correlation_id"], waiting) | synchronizes | copies
+    blocking = api["synchronizes"] | (launches & api["copies"])
+    blocking |= np.isin(api["correlation_id"], waiting)
     kinds: npt.NDArray[np.int64] = launches * int(ApiKind.LAUNCH) + blocking * int(ApiKind.WAIT)
     return kinds
 

@@ -292,6 +292,8 @@ def _clocks(
     for clock in range(max(run.clocks.values()) + 1):
         ends = kept.core_end[run.waits.clock == clock]
         untouched = Untouched() if whole_events else Untouched.of(run, clock)
-        payments = Payments.of(run, prices, SHARES, clock, ends, untouched)
+        payments = Payments.of(
+            run, prices, SHARES, clock, ends, untouched, between_stamps=not whole_events
+        )
         clocks.append(HostClock(payments, ends, untouched))
     return tuple(clocks)

@@ -5,6 +5,7 @@ nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -47,14 +48,19 @@ class Untouched:
         until = (end - run.start_ns).astype(np.float64)
         return cls(until - kept, until)
 
+    @cached_property
+    def _knots(self) -> tuple[Floats, Floats]:
+        """Times between which untouched time grows evenly, and how much has passed at each."""
+        knots = np.stack([self.start, self.end], axis=1).ravel()
+        kept = np.cumsum(self.end - self.start)
+        passed = np.stack([np.append(0.0, kept[:-1]), kept], axis=1).ravel()
+        return knots, passed
+
     def before(self, times: Floats) -> Floats:
         """How much untouched time lies before each of these times."""
         if not len(self.start):
             return np.zeros(len(times))
-        knots = np.stack([self.start, self.end], axis=1).ravel()
-        kept = np.cumsum(self.end - self.start)
-        passed = np.stack([np.append(0.0, kept[:-1]), kept], axis=1).ravel()
-        found: Floats = np.interp(times, knots, passed)
+        found: Floats = np.interp(times, *self._knots)
         return found
 
     def left_out(self, times: Floats) -> Floats:

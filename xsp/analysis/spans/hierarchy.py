@@ -45,6 +45,11 @@ class Hierarchy:
         """Level of every node, by name."""
         return np.array([node["level"] for node in self.nodes], dtype=object)
 
+    @property
+    def names(self) -> npt.NDArray[Any]:
+        """Name of every node."""
+        return np.array([node["name"] for node in self.nodes], dtype=object)
+
     def module_node(self, name: str) -> int:
         """Index of a module's node, the model's for "" and for modules without layers."""
         return self._known.get(("module", name), 0)

@@ -9,7 +9,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.device_interval import device_intervals
+from xsp.analysis.spans.doubt_of_tracing import doubt_of_corrected, doubt_of_measured
 from xsp.analysis.spans.hierarchy import Hierarchy, hierarchy
+from xsp.analysis.spans.host_shares import host_shares
 from xsp.analysis.spans.latency_parts import latency_parts
 from xsp.analysis.spans.node_sums import host_sums
 from xsp.analysis.spans.node_times import NodeTimes, cost_times, device_times, host_times
@@ -54,7 +56,12 @@ _COLUMNS = [
 
 
 def latency_table(
-    tables: Tables, model: str, corrected: pd.DataFrame | None = None, *, pooled: bool = False
+    tables: Tables,
+    model: str,
+    corrected: pd.DataFrame | None = None,
+    *,
+    pooled: bool = False,
+    most_ns: npt.NDArray[np.float64] | None = None,
 ) -> pd.DataFrame:
     """One row per node, as the model runs, and one of level "OWN" for what a node has besides its
     children. The children of a node, this row among them, add up to it in `host_ms`, `device_ms`,
@@ -80,12 +87,19 @@ def latency_table(
 
     Calls of a layer with up to four different input shapes are nodes apart, and more than eight
     equal functional calls of one module are one node; `pooled` gives each layer one node instead.
+    `most_ns` is what tracing can have cost (`doubt_of_measured`), for the intervals of times that
+    were not corrected.
     """
     tree = hierarchy(tables, model, apart=not pooled)
     parts = latency_parts(tables, corrected)
-    host = host_times(tree, tables, parts, corrected)
+    shares = host_shares(tree, tables, parts, corrected)
+    if corrected is None:
+        doubt = doubt_of_measured(tree, tables, most_ns)
+    else:
+        doubt = doubt_of_corrected(tree, tables, corrected)
+    host = host_times(tree, tables, shares, doubt)
     device, kernels = device_times(tree, tables, parts)
-    cost = cost_times(tree, parts, host)
+    cost = cost_times(tree, parts, shares, doubt)
     recorded, recorded_half, calls = _recorded(tree, tables)
     nodes = pd.DataFrame(tree.nodes).assign(
         node=np.arange(len(tree.nodes)),

@@ -7,7 +7,6 @@ the running total instead.
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from torch.autograd import profiler as autograd_profiler
 from torch.autograd.profiler import record_function
 
 from xsp.analysis.spans.align import match_events
@@ -29,7 +29,6 @@ from xsp.levels.layer.stamps import pair_stamps
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine.torch_internals import (
-    COMPILER,
     DYNAMO_FOLDER,
     is_allocation,
     is_profiling,
@@ -42,8 +41,8 @@ from xsp.words.slugs import with_slug
 
 _MARK = "xsp stamp "
 
-PROFILER_S, FIRST_PROFILER_S = 0.2, 2.0
-"""What torch's profiler takes to begin and to end; at its first use it imports inductor."""
+PROFILER_S = 0.2
+"""What torch's profiler takes to begin and to end."""
 
 _TORCH = Path(torch.__file__).parent
 _OWN_PLACES = (
@@ -91,8 +90,7 @@ def expected_s(structure_s: float) -> float:
     """Seconds that `measure_memory` takes where the structure run took `structure_s`: about as
     much, besides what torch's profiler takes to begin and to end.
     """
-    imported = COMPILER in sys.modules
-    return (PROFILER_S if imported else FIRST_PROFILER_S) + structure_s
+    return PROFILER_S + structure_s
 
 
 def why_unavailable() -> str | None:
@@ -159,17 +157,18 @@ def record_memory(
     structure_codes: npt.NDArray[np.int64],
 ) -> LayerMemory:
     """Run the target once under torch's profiler (CPU activities with memory) and charge
-    allocations to layers.
+    allocations to layers. Autograd's front to it serves: `torch.profiler.profile` first imports
+    inductor, for seconds.
 
     `run` is given what it must call when the target's state is restored, just before its first
     call.
     """
     log = _MarkingLog()
     tracer = LayerTracer(codes, partial(PythonRecorder, log=log))
-    activities = [torch.profiler.ProfilerActivity.CPU]
+    session = autograd_profiler.profile(use_cpu=True, use_kineto=True, profile_memory=True)
     with (
         held(),
-        profiled(torch.profiler.profile(activities=activities, profile_memory=True)) as profile,
+        profiled(session) as profile,
         tracing([tracer], "in the run that records memory"),
     ):
         run(tracer.new_run)

@@ -1,0 +1,48 @@
+"""The time between stamps, in which a tracer's work must have been done."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xsp.analysis.correction.charges import Floats, Ints
+
+MOST_OVER_MEAN = 2.0
+"""An event pays no more than so many times the mean of its kind, whatever room it has: else few
+events would pay for all that have none.
+"""
+
+
+def rooms(kind: Ints, start: Floats, end: Floats, weight: Floats, limits: Floats) -> Floats:
+    """The time that is there for each payment of events on one clock, of shape (events, 4), by
+    place of payment.
+
+    A payment lies between its stamp and the one next to it. Where several lie in one interval they
+    divide it by `weight`, of shape (6, 4) by `EventKind` and place. `limits` are times that no
+    payment goes across, beside the stamps. Infinite before the first and after the last of all.
+    """
+    marks = np.unique(np.concatenate([start, end, limits]))
+    # Interval i is the one before mark i.
+    lengths = np.concatenate([[np.inf], np.diff(marks), [np.inf]])
+    at_start, at_end = np.searchsorted(marks, start), np.searchsorted(marks, end)
+    interval = np.stack([at_start, at_start + 1, at_end, at_end + 1], axis=1)
+    wanted = weight[kind]
+    demand = np.bincount(interval.ravel(), wanted.ravel(), len(lengths)).astype(np.float64)
+    each = np.divide(lengths, demand, out=np.zeros_like(demand), where=demand > 0)
+    found: Floats = np.where(wanted > 0, wanted * each[interval], 0.0)
+    return found
+
+
+def divided(price: float, room: Floats) -> Floats:
+    """What each of several payments is if they are `price` on average: none is more than its room,
+    and the others make up for it. All together they are less where there is not room enough.
+    """
+    number = len(room)
+    if not number or room.min() >= price:
+        return np.full(number, price)
+    most = np.minimum(room, MOST_OVER_MEAN * price)
+    ranked = np.sort(most)
+    left = number * price - np.concatenate([[0.0], np.cumsum(ranked)[:-1]])
+    level = left / np.arange(number, 0, -1)
+    fits = np.flatnonzero(level <= ranked)
+    paid: Floats = np.minimum(most, level[fits[0]]) if len(fits) else most
+    return paid

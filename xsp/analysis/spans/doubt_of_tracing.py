@@ -1,0 +1,78 @@
+"""How far the host's times of nodes can be off by what tracers cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.analysis.spans.hierarchy import Hierarchy
+from xsp.analysis.spans.rungs import runs_of
+from xsp.analysis.spans.statistics import trimmed
+from xsp.analysis.spans.sums import sum_by_run, sum_up
+from xsp.types import IntArray, Level, Tables
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TracingDoubt:
+    """Half a 95 % interval in ns, by node: of the time of all below it and it, and of its own."""
+
+    whole: Array
+    own: Array
+
+
+def doubt_of_corrected(tree: Hierarchy, tables: Tables, corrected: pd.DataFrame) -> TracingDoubt:
+    """Of the costs that were taken out: `doubt_ns` of library calls and of layers, that of a
+    module's being the sum of those below it. What lies between layers was not corrected as one.
+    """
+    row, doubt = corrected["row"].to_numpy(), corrected["doubt_ns"].to_numpy()
+    level = tables["spans"]["level"].to_numpy()[row]
+    run, node = tables["spans"]["run"].to_numpy()[row], tree.of_span[row]
+    runs = np.unique(run)
+
+    def sums(one: Level) -> Array:
+        here = level == one
+        return sum_by_run(run[here], node[here], doubt[here], len(tree.nodes), runs)
+
+    calls = tree.levels == "LIBRARY"
+    own = np.where(calls, _mean(sums(Level.LIBRARY)), _mean(sums(Level.LAYER)))
+    whole = np.where(calls, own, _mean(sum_up(tree.parents, sums(Level.LAYER))))
+    return TracingDoubt(whole, own)
+
+
+def doubt_of_measured(tree: Hierarchy, tables: Tables, most_ns: Array | None) -> TracingDoubt:
+    """Of what tracing layers can have cost at most, which is still in the times of the rung that
+    they are read from: a layer's costs lie in the time of what is around it.
+
+    `most_ns` has for each row of `layers` what one call's tracing costs around and inside of it, of
+    shape (layers, 2); None where nothing is known.
+    """
+    nothing = np.zeros(len(tree.nodes))
+    runs = runs_of(tables["runs"], Level.LAYER)["run"].to_numpy()
+    if most_ns is None or not len(runs):
+        return TracingDoubt(nothing, nothing)
+    spans = tables["spans"]
+    here = (spans["level"] == Level.LAYER).to_numpy() & spans["run"].isin(runs).to_numpy()
+    run, detail = spans["run"].to_numpy()[here], spans["detail"].to_numpy()[here]
+    inside, around = tree.of_span[here], _around(tree, spans, here)
+    size = len(nothing)
+    own = sum_by_run(run, around, most_ns[detail, 0], size, runs)
+    own += sum_by_run(run, inside, most_ns[detail, 1], size, runs)
+    return TracingDoubt(_mean(sum_up(tree.parents, own)), _mean(own))
+
+
+def _around(tree: Hierarchy, spans: pd.DataFrame, here: npt.NDArray[np.bool_]) -> IntArray:
+    """The node in whose own time each of these layers lies: the layer around it, or else its module
+    or the model.
+    """
+    above = spans["parent"].to_numpy()[here]
+    in_layer = spans["level"].to_numpy()[above] == Level.LAYER
+    return np.where(in_layer, tree.of_span[above], tree.parents[tree.of_span[here]])
+
+
+def _mean(by_run: Array) -> Array:
+    return trimmed(by_run)[0].astype(np.float64)

@@ -1,0 +1,83 @@
+"""What of the host's time each node has for itself, run by run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from xsp.analysis.spans.corrected_times import timeline_spans
+from xsp.analysis.spans.hierarchy import Hierarchy
+from xsp.analysis.spans.host_turns import host_turns
+from xsp.analysis.spans.latency_parts import LatencyParts
+from xsp.analysis.spans.library_turns import library_turns
+from xsp.analysis.spans.rungs import runs_of
+from xsp.analysis.spans.sums import sum_by_run
+from xsp.analysis.spans.timed_events import timed_events
+from xsp.types import Level, Tables
+
+Array = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class HostShares:
+    """Matrices (runs, nodes) in ns; of each run, what a node has without its children.
+
+    `library` is None where library calls are read from the same runs as layers: `by_node` then has
+    them, and layers without them. Where they are read from the runs of another rung, `library` has
+    them, and layers in `by_node` have theirs.
+    """
+
+    by_node: Array
+    library: Array | None
+
+
+def host_shares(
+    tree: Hierarchy, tables: Tables, parts: LatencyParts, corrected: pd.DataFrame | None
+) -> HostShares:
+    """Of the corrected timeline if there is one; else layers and library calls each from the rung
+    whose deepest level they are.
+    """
+    if corrected is not None:
+        spans = timeline_spans(tables["spans"], corrected)
+        return _together(tree, tables, spans, parts.host, parts.runs)
+    of_layers, every = runs_of(tables["runs"], Level.LAYER)["run"].to_numpy(), tables["spans"]
+    calls = timed_events(tables, Level.LIBRARY)
+    spans = every[every["run"].isin(of_layers)]
+    pieces = host_turns(tables, spans) if len(of_layers) else parts.host.iloc[:0]
+    if not calls.alone and np.array_equal(of_layers, calls.of):
+        return _together(tree, tables, spans, pieces, of_layers)
+    node = tree.of_span[calls.row]
+    library = sum_by_run(calls.run, node, calls.duration_ns, len(tree.nodes), calls.of)
+    return HostShares(_pieces_by_node(tree, pieces, of_layers), library)
+
+
+def _together(
+    tree: Hierarchy, tables: Tables, spans: pd.DataFrame, pieces: pd.DataFrame, runs: Ints
+) -> HostShares:
+    size, by_node = len(tree.nodes), _pieces_by_node(tree, pieces, runs)
+    calls = library_turns(tables, spans, pieces)
+    calls = calls[calls["piece"] >= 0]
+    if len(calls):
+        run, duration = calls["run"].to_numpy(), calls["duration_ns"].to_numpy()
+        around = nodes_of_pieces(tree, pieces)[calls["piece"]]
+        by_node += sum_by_run(run, tree.of_span[calls["row"]], duration, size, runs)
+        by_node -= sum_by_run(run, around, duration, size, runs)
+    return HostShares(by_node, None)
+
+
+def _pieces_by_node(tree: Hierarchy, pieces: pd.DataFrame, runs: Ints) -> Array:
+    length = (pieces["end_ns"] - pieces["start_ns"]).to_numpy()
+    node = nodes_of_pieces(tree, pieces)
+    return sum_by_run(pieces["run"].to_numpy(), node, length, len(tree.nodes), runs)
+
+
+def nodes_of_pieces(tree: Hierarchy, pieces: pd.DataFrame) -> Ints:
+    """The layer of each piece of `host_turns`, or else the module or model that it belongs to."""
+    layer_span = pieces["layer_span"].to_numpy()
+    names, place = np.unique(pieces["module"].to_numpy(dtype=object), return_inverse=True)
+    modules = np.array([tree.module_node(str(name)) for name in names], dtype=np.int64)
+    return np.where(layer_span >= 0, tree.of_span[layer_span], modules[place])

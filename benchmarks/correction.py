@@ -1,13 +1,14 @@
 """How well the tracers' costs are fitted over many seeds, on a quiet host and a busy one.
 
     python benchmarks/correction.py [--device cuda] [--seeds 20] [--programs loop scan ...]
-        [--loads quiet busy] [--json out.json]
+        [--loads quiet shared busy] [--json out.json]
 
 Each program is profiled once a seed, and the fit compared with what the rungs show: what each rung
 adds to the host's time, over the events that it traces. A fit is wrong if it is more than 30 % off
 where the rungs show anything, and flagged if the profile says so: a warning about the correction,
 or a cost that is not identified. `simulated` is a loop of small operations in the simulator of the
-tests, whose true costs are known. Results are added to those that `out.json` holds.
+tests, whose true costs are known. `shared` adds no work: it names a host that has others' to do.
+Results are added to those that `out.json` holds.
 """
 
 from __future__ import annotations
@@ -292,6 +293,7 @@ def summary(seen: list[Seen]) -> dict[str, Any]:
         "profiles": len(seen),
         "wrong": sum(one.wrong for one in seen),
         "wrong_unflagged": sum(one.wrong and not one.flagged for one in seen),
+        "wrong_used": sum(one.wrong and one.used for one in seen),
         "flagged": sum(one.flagged for one in seen),
         "not_used": sum(not one.used for one in seen),
         "not_fitted": sum(one.closes is None for one in seen),

@@ -1,9 +1,10 @@
 """What analysing a capture takes, by its spans: `tree()`, repr, report, Perfetto, compare.
 
 The captures are the bundled one of a transformer (four levels, recorded on an H100) with its rounds
-repeated, or fewer of them. Every size runs in a process of its own, whose peak memory is its own;
-`loaded_bytes` is the peak before the first analysis. `key_averages` is torch.profiler's on a CPU
-trace of about as many events; it needs torch, the others do not.
+repeated, at most a hundred as a profile has, and then the work of each run; or fewer of its rounds.
+Every size runs in a process of its own, whose peak memory is its own; `loaded_bytes` is the peak
+before the first analysis. `key_averages` is torch.profiler's on a CPU trace of about as many
+events; it needs torch, the others do not.
 
     python benchmarks/analysis.py [--sizes 10000 100000 1000000] [--torch 10000 100000] [--json F]
 """
@@ -28,6 +29,7 @@ import pandas as pd
 
 import xsp
 from xsp.capture.file import Capture
+from xsp.types import Level
 
 CAPTURE = Path(__file__).parent.parent / "examples" / "captures" / "h100_transformer.xsp"
 TIME_LIMIT_S = 600
@@ -35,17 +37,75 @@ _BY_RUN = ("runs", "model_calls", "spans", "api_calls", "synchronizations")
 _TIMES = ("start_ns", "end_ns", "host_end_ns")
 
 
+MOST_ROUNDS = 100
+"""A profile has no more; one with more spans is of a program that does more in each run."""
+
+
 def repeated(spans: int) -> xsp.Profile:
-    """A profile of about so many spans: the bundled one with its rounds repeated."""
+    """A profile of about so many spans: the bundled one with its rounds repeated up to 100, then
+    with the work of each run repeated.
+    """
     capture = xsp.load(CAPTURE)._capture
     whole = capture.tables
     rounds = int(whole["runs"]["round"].max()) + 1
     wanted = max(round(spans / (len(whole["spans"]) / rounds)), 5)
-    parts = [_shifted(whole, number, rounds) for number in range(-(-wanted // rounds))]
-    tables = dict(whole)
+    times = -(-wanted // MOST_ROUNDS)
+    wanted = min(wanted, MOST_ROUNDS)
+    longer = _longer(whole, times)
+    parts = [_shifted(longer, number, rounds) for number in range(-(-wanted // rounds))]
+    tables = dict(longer)
     for name in _BY_RUN:
         tables[name] = pd.concat([part[name] for part in parts], ignore_index=True)
+    del parts, longer
     return xsp.Profile(Capture(capture.meta, _first_rounds(tables, wanted)))
+
+
+def _longer(tables: dict[str, pd.DataFrame], times: int) -> dict[str, pd.DataFrame]:
+    """The same runs, each doing its work so many times."""
+    runs, spans, found = tables["runs"], tables["spans"], dict(tables)
+    lasts = runs.set_index("run")["latency_ns"].max() + 1_000
+    most_ids = int(spans["correlation_id"].max()) + 1
+    whole = (tables["layers"]["kind"] == "none").to_numpy()[
+        np.where(spans["level"] == Level.LAYER, spans["detail"], 0)
+    ]
+    once = (spans["level"] == Level.MODEL) | ((spans["level"] == Level.LAYER) & whole)
+    for name in ("api_calls", "synchronizations", "spans"):
+        table = tables[name]
+        copies = []
+        for number in range(times):
+            copy = table.assign(copy=number, before=np.arange(len(table)))
+            for column in (column for column in _TIMES if column in table):
+                copy[column] += lasts * number
+            used = copy["correlation_id"] > 0
+            copy["correlation_id"] = copy["correlation_id"].where(
+                ~used, copy["correlation_id"] + most_ids * number
+            )
+            copies.append(copy if number == 0 or name != "spans" else copy[~once.to_numpy()])
+        joined = pd.concat(copies, ignore_index=True)
+        joined = joined.sort_values(["run", "copy", "before"], kind="stable", ignore_index=True)
+        found[name] = joined
+    placed = found["spans"]
+    places = np.zeros((times, len(spans)), dtype=np.int64)
+    places[:] = np.flatnonzero(placed["copy"] == 0)
+    places[placed["copy"], placed["before"]] = np.arange(len(placed))
+    for name in ("spans", "api_calls"):
+        parent = found[name]["parent"].to_numpy()
+        moved = places[found[name]["copy"], np.maximum(parent, 0)]
+        found[name] = found[name].assign(
+            parent=np.where(parent < 0, parent, moved).astype(np.int32)
+        )
+    for name in ("spans", "api_calls", "synchronizations"):
+        found[name] = found[name].drop(columns=["copy", "before"])
+    added = lasts * (times - 1)
+    is_whole = found["spans"].index.isin(places[0][once.to_numpy()])
+    found["spans"].loc[is_whole, "duration_ns"] += added
+    found["runs"] = runs.assign(
+        latency_ns=runs["latency_ns"] + added, host_latency_ns=runs["host_latency_ns"] + added
+    )
+    calls = tables["model_calls"]
+    ends = {name: calls[name] + added for name in ("host_end_ns", "end_ns")}
+    found["model_calls"] = calls.assign(**ends)
+    return found
 
 
 def _shifted(tables: dict[str, pd.DataFrame], number: int, rounds: int) -> dict[str, pd.DataFrame]:

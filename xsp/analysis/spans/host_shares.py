@@ -78,6 +78,6 @@ def _pieces_by_node(tree: Hierarchy, pieces: pd.DataFrame, runs: Ints) -> Array:
 def nodes_of_pieces(tree: Hierarchy, pieces: pd.DataFrame) -> Ints:
     """The layer of each piece of `host_turns`, or else the module or model that it belongs to."""
     layer_span = pieces["layer_span"].to_numpy()
-    names, place = np.unique(pieces["module"].to_numpy(dtype=object), return_inverse=True)
+    place, names = pd.factorize(pieces["module"].to_numpy(dtype=object))
     modules = np.array([tree.module_node(str(name)) for name in names], dtype=np.int64)
     return np.where(layer_span >= 0, tree.of_span[layer_span], modules[place])

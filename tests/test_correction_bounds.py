@@ -210,6 +210,11 @@ def test_slopes_count_the_events_on_the_critical_path() -> None:
         assert found[names.index("kernel_ns")] == kernel
 
 
+def only(kind: EventKind, cost_ns: float) -> Costs:
+    """Costs of which only one kind's is not 0."""
+    return Costs.from_values(np.where(np.arange(len(COST_LEVELS)) == kind, cost_ns, 0.0))
+
+
 @pytest.mark.parametrize("kind", [EventKind.LAYER, EventKind.FUNCTIONAL])
 def test_what_tracing_one_event_costs_less_than_another_is_not_taken_from_it(
     kind: EventKind,
@@ -220,11 +225,10 @@ def test_what_tracing_one_event_costs_less_than_another_is_not_taken_from_it(
     """
     operation = Call(Level.LAYER, (Work(900),), kind)
     program = (operation, Work(100)) * 200
-    name = f"{kind.name.lower()}_ns"
-    true = Costs(**{name: 3_000})
+    true = only(kind, 3_000)
     run = Simulation(program, true, price_noise=lognormal(3, 0.7))
     paid = (run.latency_ns - Simulation(program, Costs()).latency_ns) / 200
-    recorded, corrected = durations(replay(run.timeline(), Costs(**{name: paid})))
+    recorded, corrected = durations(replay(run.timeline(), only(kind, paid)))
     inside = 0.15 * paid if kind is EventKind.FUNCTIONAL else 0.0
     assert corrected.mean() == pytest.approx(900, rel=0.05)
     assert np.quantile(corrected, 0.05) >= 0.9 * min(900, np.quantile(recorded, 0.05) - inside)

@@ -291,13 +291,13 @@ def several_runs(draw: st.DrawFn) -> dict[str, pd.DataFrame]:
     whole = table.loc[table["level"] == Level.MODEL, "duration_ns"].to_numpy()
     timed = pd.DataFrame({"run": range(runs), "round": range(runs), "latency_ns": whole})
     layers = pd.DataFrame({"name": [f"l{number}" for number in range(len(shape))]})
-    facts = {"kind": "module", "type": "L", "module": "a", "phase": "forward", "forward": -1}
-    calls = [f"call{number}" for number in range(2 * sum(map(len, shape)))]
+    facts = {"kind": "module", "type": "L", "module": "a", "phase": "forward"}
+    called = [f"call{number}" for number in range(2 * sum(map(len, shape)))]
     return {
         "spans": table,
         "runs": timed.assign(rung="M/L/Lib", deepest="LIBRARY"),
-        "layers": layers.assign(**facts, input_shapes="", output_shapes=""),
-        "library_calls": pd.DataFrame({"name": calls}, dtype=object),
+        "layers": layers.assign(**facts, forward=-1, input_shapes="", output_shapes=""),
+        "library_calls": pd.DataFrame({"name": called}, dtype=object),
         "kernels": pd.DataFrame({"name": []}, dtype=object),
         "calls": pd.DataFrame({"input_shapes": [""]}),
         "modules": pd.DataFrame({"name": ["a"], "type": ["A"], "calls": [1]}),

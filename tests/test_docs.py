@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -108,3 +109,15 @@ def test_the_picture_of_the_terminal_can_be_drawn(
     monkeypatch.setitem(script["main"].__globals__, "HERE", tmp_path)
     script["main"]()
     assert "ResNet" in (tmp_path / "terminal.svg").read_text()
+
+
+def test_names_that_pages_use_exist() -> None:
+    """Each dotted name of xsp in a page is a module, or a name in one."""
+    named = {
+        name
+        for path in (ROOT / "README.md", *DOCS.rglob("*.md"))
+        for name in re.findall(r"(?<![\w./-])(xsp(?:\.[a-zA-Z]\w*)+)\(", path.read_text())
+    }
+    assert len(named) > 20
+    for name in sorted(named):
+        assert pkgutil.resolve_name(name) is not None

@@ -58,10 +58,17 @@ def layer_times(tables: Tables, corrected: pd.DataFrame | None, rows: pd.DataFra
         cost += own + _by_layer(tables, parts, rows, parts.kernels, "idle_ns", count)
         busy = parts.mean(own)[0].astype(np.float64)
     mean, half = (each.astype(np.float64) for each in parts.mean(cost))
-    columns = {"latency": mean, "latency_ci": half, "busy": busy, "idle": mean - busy}
-    times = pd.DataFrame({f"{name}_ms": each / 1e6 for name, each in columns.items()})
-    rest = parts.mean((parts.latency_ns - cost.sum(axis=1))[:, np.newaxis])[0]
-    return times.assign(share=mean / (mean.sum() + float(rest.sum())))
+    outside = (parts.latency_ns - cost.sum(axis=1))[:, np.newaxis]
+    rest, _ = parts.mean(outside)
+    return pd.DataFrame(
+        {
+            "latency_ms": mean / 1e6,
+            "latency_ci_ms": half / 1e6,
+            "busy_ms": busy / 1e6,
+            "idle_ms": (mean - busy) / 1e6,
+            "share": mean / (mean.sum() + float(rest.sum())),
+        }
+    )
 
 
 def _by_layer(

@@ -7,7 +7,7 @@ calls of a module run into each other or interleave with another's, no interval 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -46,28 +46,34 @@ def enclosing_modules(
 
 def _stretches(layers: pd.DataFrame, modules: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """One table per depth of nesting."""
-    within = layers["module"].to_numpy(dtype=object)
-    code, distinct = pd.factorize(within)
+    code, distinct = pd.factorize(layers["module"].to_numpy(dtype=object))
     paths = [str(path).split(".") if path else [] for path in distinct]
-    place = {str(name): row for row, name in enumerate(modules["name"])}
     calls = modules["calls"].to_numpy()
-    where = layers["call"].to_numpy(dtype=np.int64) << 32 | layers["thread"].to_numpy(
-        dtype=np.int64
-    )
+    names = modules["name"].to_numpy(dtype=object)
+    call = layers["call"].to_numpy(dtype=np.int64)
+    thread = layers["thread"].to_numpy(dtype=np.int64)
+    moves = (call[1:] != call[:-1]) | (thread[1:] != thread[:-1])
     for depth in range(max(map(len, paths), default=0)):
-        rows = [
-            place.get(".".join(path[: depth + 1]), -1) if len(path) > depth else -1
-            for path in paths
-        ]
-        module = np.array(rows, dtype=np.int64)[code]
-        changes = (module[1:] != module[:-1]) | (where[1:] != where[:-1])
+        module = _modules_at(depth, paths, modules)[code]
+        changes = moves | (module[1:] != module[:-1])
         stretch = np.cumsum(np.r_[False, changes])
         found = layers.assign(detail=module).groupby(stretch, sort=False)
         bounds = {"start_ns": "min", "end_ns": "max", "recorded_ns": "min"}
         table = found.agg({"detail": "first", "thread": "first", **bounds})
         table = table[table["detail"] >= 0]
-        number = table["detail"].map(table["detail"].value_counts())
-        table = table[number.to_numpy() == calls[table["detail"]]]
-        yield table.assign(
-            depth=depth, name=modules["name"].to_numpy(dtype=object)[table["detail"]]
-        )
+        # A module with more or fewer stretches than calls was called in turns with another.
+        number = table["detail"].map(table["detail"].value_counts()).to_numpy()
+        table = table[number == calls[table["detail"]]]
+        yield table.assign(depth=depth, name=names[table["detail"]])
+
+
+def _modules_at(
+    depth: int, paths: Sequence[Sequence[str]], modules: pd.DataFrame
+) -> npt.NDArray[np.int64]:
+    """For each path the row of the module around it at this depth, -1 where there is none."""
+    place = {str(name): row for row, name in enumerate(modules["name"])}
+    rows = []
+    for path in paths:
+        known = place.get(".".join(path[: depth + 1]), -1)
+        rows.append(known if len(path) > depth else -1)
+    return np.array(rows, dtype=np.int64)

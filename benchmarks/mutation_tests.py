@@ -24,16 +24,17 @@ from typing import Any
 
 import coverage
 import pytest
+from hypothesis import Phase, settings
 
 MOST_S = 600.0
 """Of one test file, when it is asked what it reaches."""
 
-MOST_OF_FILE_S, MOST_OF_ALL_S = 20.0, 60.0
+MOST_OF_FILE_S, MOST_OF_ALL_S = 15.0, 30.0
 """So long the tests that run a mutant's statement may take, of one file and together: slower ones
 are left out, and what only they would notice counts as not noticed.
 """
 
-MOST_OF_REST_S, MOST_OF_ALL_REST_S = 1.0, 5.0
+MOST_OF_REST_S, MOST_OF_ALL_REST_S = 1.0, 3.0
 """The same for the other tests of these files."""
 
 MOST_BYTES = 12 << 30
@@ -41,7 +42,10 @@ MOST_BYTES = 12 << 30
 
 ANY = "any"
 
-QUIET = ["-q", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+# A failure is enough: Hypothesis need not look for the smallest example of it.
+settings.register_profile("mutants", deadline=None, phases=[Phase.explicit, Phase.generate])
+
+QUIET = ["-q", "-p", "no:cacheprovider", "-p", "no:benchmark", "--hypothesis-profile=mutants"]
 
 
 @dataclass

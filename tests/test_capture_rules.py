@@ -129,6 +129,15 @@ def test_numbers_are_taken_within_their_bounds_only(table: str) -> None:
             assert f"{table}.{column} " in complaint(table, **{column: value})
 
 
+def test_the_value_out_of_bounds_is_the_one_that_is_shown() -> None:
+    """Beside values on the other bound, the one that is beyond is named."""
+    levels = np.zeros(len(WHOLE.tables["spans"]), np.int64)
+    for beyond in (-1, 4):
+        levels[-1] = beyond
+        said = complaint("spans", level=levels)
+        assert f"spans.level must be between 0 and 3, not {beyond}" in said
+
+
 ROWS_OF = {
     ("runs", "run"): (0, "runs"),
     ("model_calls", "run"): (0, "runs"),

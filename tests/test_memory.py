@@ -73,6 +73,25 @@ def test_peak_holds_what_a_layer_allocates_last() -> None:
     assert table.loc["1", "peak_bytes"] - table.loc["0", "peak_bytes"] == 64 * KIB
 
 
+class Elsewhere(nn.Module):
+    """Calls its layer except while torch's profiler records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.always, self.seldom = Allocating(KIB), Allocating(KIB)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.always(x)
+        return x if torch.autograd._profiler_enabled() else self.seldom(x)
+
+
+def test_a_layer_that_did_not_run_then_is_not_known() -> None:
+    """What a layer allocates is not known where the run that records memory lacks it."""
+    table = rows(profiled(Elsewhere(), torch.ones(1)))
+    assert table.loc["always", "allocated_bytes"] == KIB
+    assert list(table.loc["seldom", ["allocated_bytes", "peak_bytes"]]) == [-1, -1]
+
+
 def test_output_is_part_of_what_a_layer_allocates() -> None:
     """A linear layer allocates its output, and the peak while it runs is no less."""
     with torch.no_grad():

@@ -19,6 +19,7 @@ import pytest
 from quick import TESTED
 
 import xsp
+from xsp.capture.writing import staged_folder
 from xsp.cli import main
 from xsp.comparing.comparable import comparable
 from xsp.export.tables import write_tables
@@ -268,3 +269,32 @@ def test_every_command_refuses_in_one_line(
     said = refused(capsys, *(word.format(**values) for word in command))
     assert "/dev/full" in said
     assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
+
+
+def test_the_file_that_says_a_folder_is_complete_is_written_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over an older folder, the named file is replaced after all others, whatever its name: a
+    folder with the new one has the rest. What else lies there stays.
+    """
+    moved: list[str] = []
+    replace = Path.replace
+
+    def noted(self: Path, target: Any) -> Path:
+        moved.append(Path(target).name)
+        return replace(self, target)
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("stays")
+    monkeypatch.setattr(Path, "replace", noted)
+    for last in ("a", "b", "c"):
+        moved.clear()
+        with staged_folder(tmp_path / "out", last=last) as staged:
+            for name in ("c", "a", "b"):
+                (staged / name).write_text(last)
+        assert sorted(moved) == ["a", "b", "c"]
+        assert moved[-1] == last
+    assert everything(tmp_path) == {
+        "out/mine": b"stays",
+        **{f"out/{name}": b"c" for name in "abc"},
+    }

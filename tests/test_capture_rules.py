@@ -329,6 +329,25 @@ def test_unusual_rows_are_taken(what: str) -> None:
     assert about(TAKEN[what]()) == ""
 
 
+def repeating(run: int, level: int, span: int) -> dict[str, pd.DataFrame]:
+    """One event of a run that repeats a span."""
+    row = {"run": run, "level": level, "span": span, "start_ns": 0, "duration_ns": 0}
+    place = dict.fromkeys(("thread", "stream", "context", "correlation_id"), 0)
+    return {"repeats": pd.DataFrame([row | place])}
+
+
+def test_events_of_a_level_timed_alone_repeat_spans_of_other_runs() -> None:
+    """An earlier or a later run's span of the same level, of a level that the run traced."""
+    library, kernel = row_of(DEEPEST, 2), row_of(DEEPEST, 3)
+    for run in (2, 6):
+        assert about(repeating(run, 2, library)) == ""
+    assert about(repeating(7, 3, kernel)) == ""
+    assert "span of the same run" in about(repeating(DEEPEST, 2, library))
+    assert "span of another level" in about(repeating(7, 3, library))
+    assert "a level that its run did not trace" in about(repeating(1, 2, library))
+    assert "repeats.level must be between 2 and 3" in about(repeating(2, 1, library))
+
+
 LONG = 2**40
 SHAPES = {
     f"[[{LONG}]]": "",

@@ -13,6 +13,7 @@ from quick import LAYERS, measured, profiled
 from torch import nn
 
 import xsp
+from xsp.machine import torch_internals
 from xsp.measuring.afterwards import memory
 
 KIB = 1024
@@ -82,7 +83,7 @@ class Elsewhere(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.always(x)
-        return x if torch.autograd._profiler_enabled() else self.seldom(x)
+        return x if torch_internals.is_profiling() else self.seldom(x)
 
 
 def test_a_layer_that_did_not_run_then_is_not_known() -> None:

@@ -78,7 +78,8 @@ def measure(names: list[str], number: int, options: argparse.Namespace, left: fl
     for name in todo:
         mine = [row for row in rows["models"] if row["model"] == name]
         done[name] = {"rows": mine, "failure": rows["failures"].get(name, ""), "complete": complete}
-    kept["machine"] = rows["machine"]
+    kept["machine"], kept["clock"] = rows["machine"], options.clock
+    kept["rounds"] = min([kept.get("rounds", 100), *_rounds(found)])
     kept["notes"] = sorted({*kept.get("notes", []), *rows["notes"]})
     seconds = kept.setdefault("seconds", {})
     seconds[str(number)] = seconds.get(str(number), 0.0) + time.monotonic() - started
@@ -122,6 +123,11 @@ def _targets(
         except Exception as error:  # a package that is not there, for example
             missing[name] = f"{type(error).__name__}: {error}"[:300]
     return targets, missing
+
+
+def _rounds(found: Any) -> list[int]:
+    """How often each brick was called inside rounds."""
+    return [len(each.samples_ns) for each in found.records.values() if each.caches == "model"]
 
 
 def _complete(found: Any) -> bool:

@@ -103,8 +103,9 @@ def _figures(kept: Mapping[str, Any]) -> str:
     machine = kept["machine"]
     name = machine.get("gpu") or machine.get("cpu")
     lines = [
-        f"{found['models']} models on {name}, torch {machine['torch']}, "
-        f"{found['measurements']} measurement(s); constructed over measured latency:",
+        f"{found['models']} models on {name}, torch {machine['torch']}, by "
+        f"{kept['clock']} time, {found['measurements']} measurement(s) of {kept['rounds']} rounds "
+        "or more; constructed over measured latency:",
         "",
         "| granularity, rule | geometric mean |",
         "|---|---|",
@@ -122,4 +123,6 @@ def _figures(kept: Mapping[str, Any]) -> str:
             if row["speedup"] is not None
         ),
     ]
+    off = ", ".join(f"{name} {ratio:.2f}" for name, ratio in found["beyond_10_percent"].items())
+    lines += ["", f"Beyond 10 % by that rule: {off}." if off else "No model is beyond 10 %."]
     return "\n".join(lines)

@@ -24,11 +24,12 @@ from xsp.brickwork.conditions import CpuShare
 from xsp.brickwork.construction import along_critical_path, between, overlapping, summed
 from xsp.brickwork.cutting import Decomposition, decomposed, pairs
 from xsp.brickwork.model import Model, model_of
-from xsp.brickwork.network import _function, built, described, synthetic
+from xsp.brickwork.network import _function, built, described, fresh, synthetic
+from xsp.brickwork.occurrences import occurrences_in
 from xsp.brickwork.plan import Options, prepared
 from xsp.brickwork.rounds import Taken, round_of
-from xsp.brickwork.running import Done, measure
-from xsp.brickwork.samples import EAGER, NETWORK, PAPER, TRAINED, Record, times_of
+from xsp.brickwork.running import measure
+from xsp.brickwork.samples import EAGER, NETWORK, PAPER, TRAINED, Done, Record, times_of
 from xsp.brickwork.splitting import find_model_subgraphs
 from xsp.brickwork.stand_in import model_of_graph
 from xsp.database.store import Store
@@ -472,3 +473,71 @@ def test_a_machine_that_others_use_is_a_doubt() -> None:
     time.sleep(0.05)
     assert share.value < 0.5
     assert "interrupt a whole model more often than a brick" in share.doubt()
+
+
+def test_copies_lie_in_memory_as_what_they_copy() -> None:
+    """Slices, transposed, expanded and overlapping tensors keep shape and strides; where no two
+    places are one, the numbers too.
+    """
+    base = torch.randn(6, 8)
+    alike = [base[:, 2:5], base.t(), base[::2], base[0].expand(3, 8), torch.tensor(2.0)]
+    for each in alike:
+        copy = fresh(each)
+        assert (copy.shape, copy.stride()) == (each.shape, each.stride())
+        torch.testing.assert_close(copy, each)
+    windows = base[0].unfold(0, 3, 1)
+    copy = fresh(windows)
+    assert (copy.shape, copy.stride()) == (windows.shape, windows.stride())
+    assert copy.untyped_storage().nbytes() == 8 * 4
+
+
+class Overlapping(nn.Module):
+    """A layer that reads overlapping windows from another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = x.exp().unfold(1, 3, 1).sin().sum(-1)
+        return output
+
+
+def test_overlapping_windows_are_measured(tmp_path: Path) -> None:
+    """No brick fails because its input overlaps itself in memory."""
+    options = Options((1,), budget_s=0.2, progress=False)
+    made = model_of(Overlapping().eval(), (torch.randn(2, 9),))
+    with Store(tmp_path / "layers.sqlite") as opened:
+        done = measure(opened, prepared([made], options), options)
+    assert not done.failures
+
+
+class Sparse(nn.Module):
+    """Its middle is a sparse tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = x.relu().to_sparse().sin().to_dense()
+        return output
+
+
+def test_a_sparse_tensor_is_named() -> None:
+    """Where it comes from, and that bricks are of dense tensors."""
+    with pytest.raises(GraphError, match=r"dense tensors only|cannot be read"):
+        decomposed(model_of(Sparse().eval(), (torch.randn(3, 3),)), 1)
+
+
+def test_a_model_that_fails_layer_by_layer_is_a_note_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """The other model has its latency."""
+    options = Options((1,), budget_s=0.5, progress=False)
+    ready_models = prepared([model(HandWritten, "bad"), model(Recurrent, "good")], options)
+    bad = ready_models.subjects[0].model
+
+    def failing(model: Model, bricks: Any) -> Any:
+        if model is bad:
+            raise RuntimeError("no such luck")
+        return occurrences_in(model, bricks)
+
+    with (
+        Store(tmp_path / "layers.sqlite") as opened,
+        mock.patch.object(running, "occurrences_in", failing),
+    ):
+        done = measure(opened, ready_models, options)
+    assert "bad cannot be run layer by layer: RuntimeError: no such luck" in done.notes
+    times = times_of(done.records, NETWORK, "model")
+    assert summed(ready_models.subjects[1].decompositions[1], times).covered == 1

@@ -12,8 +12,8 @@ from torch import nn
 from xsp.brickwork.model import Model, model_of_target
 from xsp.brickwork.plan import Options, Prepared, prepared
 from xsp.brickwork.result import Bricks
-from xsp.brickwork.running import Done, measure
-from xsp.brickwork.samples import stored
+from xsp.brickwork.running import measure
+from xsp.brickwork.samples import Done, stored
 from xsp.brickwork.stand_in import model_of_graph
 from xsp.database.store import Store
 from xsp.errors import XspError

@@ -167,6 +167,11 @@ def _value(node: fx.Node, model: Model) -> Tensor:
             f"{node.name!r}, a result of {node.target}, is a {type(found).__name__} and no tensor, "
             "so no brick can begin or end there; keep values that are no tensors inside a module"
         )
+    if found.layout != torch.strided:
+        raise GraphError(
+            f"{node.name!r}, a result of {node.target}, is {found.layout}, and bricks are made of "
+            "dense tensors only; take that part out of the model, or make it dense"
+        )
     return found
 
 

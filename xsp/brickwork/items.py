@@ -35,3 +35,9 @@ def called(subject: Subject) -> Runnable:
         return Runnable([lambda: called_whole(model)], [[]], None, wait, clock)
     weights = [each for each in model.traced.held.values() if each.requires_grad]
     return Runnable([lambda: tensors_in(called_whole(model))], [[]], [weights], wait, clock)
+
+
+def said(error: Exception) -> str:
+    """What was raised, and the first line of what it says."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:300]

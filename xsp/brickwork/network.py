@@ -113,7 +113,7 @@ def described(tensor: Tensor) -> dict[str, float]:
     """
     if tensor.is_complex() or not tensor.numel():
         return {}
-    numbers = tensor.detach().double()
+    numbers = tensor.detach().float()
     low, high = (float(each) for each in torch.aminmax(numbers))
     if not tensor.is_floating_point():
         # The mean tells how many of a mask's values are set.
@@ -123,7 +123,7 @@ def described(tensor: Tensor) -> dict[str, float]:
         "high": high,
         "mean": float(numbers.mean()),
         "deviation": float(numbers.std(correction=0)),
-        "zeros": float((numbers == 0).double().mean()),
+        "zeros": float((numbers == 0).float().mean()),
     }
 
 
@@ -156,16 +156,39 @@ def _numbers(count: int, dtype: torch.dtype, about: Facts, generator: torch.Gene
 
 def with_strides(tensor: Tensor, stride: Sequence[int]) -> Tensor:
     """A copy of the tensor that lies in memory with these strides. Dimensions that share memory
-    (stride 0) keep their first number only.
+    (stride 0) keep their first number only; where others overlap, as those of `unfold` do, numbers
+    are of the tensor, but not each at its place.
     """
     once = tuple(
         slice(0, 1) if step == 0 and size > 1 else slice(None)
         for size, step in zip(tensor.shape, stride, strict=True)
     )
     first = tensor[once]
+    if _overlaps(first.shape, stride):
+        return _repeated(first, _span(first.shape, stride)).as_strided(tensor.shape, tuple(stride))
     made = torch.empty_strided(first.shape, tuple(stride), dtype=tensor.dtype, device=tensor.device)
     made.copy_(first)
     return made.expand(tensor.shape)
+
+
+def _overlaps(shape: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether two places of the tensor are one in memory."""
+    reached = 0
+    for step, size in sorted((step, size) for size, step in zip(shape, stride, strict=True)):
+        if size > 1 and step <= reached:
+            return True
+        reached += (size - 1) * step
+    return False
+
+
+def _span(shape: Sequence[int], stride: Sequence[int]) -> int:
+    return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+
+
+def _repeated(tensor: Tensor, count: int) -> Tensor:
+    """The first `count` numbers of a tensor, over and over where it has fewer."""
+    flat = tensor.reshape(-1)
+    return flat.repeat(-(-count // flat.numel()))[:count].clone()
 
 
 def fresh(tensor: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,14 +14,23 @@ import torch
 
 from xsp.brickwork import device
 from xsp.brickwork.conditions import CpuShare, conditions, host_of
-from xsp.brickwork.items import Item, called, clock_of
+from xsp.brickwork.items import Item, called, clock_of, said
 from xsp.brickwork.network import fresh
 from xsp.brickwork.occurrences import occurrences_in
 from xsp.brickwork.plan import Options, Prepared, Subject, sums
 from xsp.brickwork.precision import widest
 from xsp.brickwork.rounds import COLD, MODEL, WARM, Runnable, looped, round_of, settled
-from xsp.brickwork.samples import NETWORK, PAPER, WALL, Key, Record, is_whole, keep, stored
-from xsp.database.entry import Machine
+from xsp.brickwork.samples import (
+    NETWORK,
+    PAPER,
+    WALL,
+    Done,
+    Key,
+    Record,
+    is_whole,
+    keep,
+    stored,
+)
 from xsp.database.store import Store
 from xsp.measuring.progress import bar
 from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, TARGET
@@ -33,23 +41,6 @@ _LOOKS_AT = 5
 """Rounds between two looks at the intervals: two narrow looks in a row end the rounds."""
 _WARM_UP = 2
 _LOOPED = {WARM: 20, COLD: 5}
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a call of `measure` did: rounds, bricks measured now and known before, sentences about
-    bricks that failed by digest, and whether the intervals became narrow enough.
-    """
-
-    machine: Machine
-    records: dict[Key, Record]
-    measured: int
-    known: int
-    rounds: int
-    seconds: float
-    precise: bool
-    failures: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 def measure(store: Store, ready: Prepared, options: Options, seed: int = 0) -> Done:
@@ -125,7 +116,11 @@ class _Session:
             for brick in subject.bricks
             if not self._is_done((brick.layer.digest, algorithm, MODEL))
         ]
-        found = occurrences_in(subject.model, missing)
+        try:
+            found = occurrences_in(subject.model, missing)
+        except Exception as error:  # whatever an operator raises
+            self.notes.append(f"{subject.model.name} cannot be run layer by layer: {said(error)}")
+            return
         for digest, each in found.items():
             record = self._record(each.layer, algorithm, (digest, algorithm, MODEL))
             record.facts |= {"values": each.values, "occurrences": len(each.inputs)}
@@ -157,8 +152,7 @@ class _Session:
             for number in range(_WARM_UP * len(runnable.calls)):
                 round_of([runnable], number, fresh, random.Random(0))  # noqa: S311 # an order
         except Exception as error:  # whatever an operator raises
-            said = str(error).strip().splitlines() or [""]
-            record.failure = f"{type(error).__name__}: {said[0]}"[:300]
+            record.failure = said(error)
             record.complete = True
             keep(self.store, self.machine, [record])
             return

@@ -96,6 +96,23 @@ Key = tuple[str, str, str]
 """Digest of the layer, algorithm, state of the caches."""
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a call of `measure` did: rounds, bricks measured now and known before, sentences about
+    bricks that failed by digest, and whether the intervals became narrow enough.
+    """
+
+    machine: Machine
+    records: dict[Key, Record]
+    measured: int
+    known: int
+    rounds: int
+    seconds: float
+    precise: bool
+    failures: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
 def stored(store: Store, machine: Machine, layers: Iterable[Layer]) -> dict[Key, Record]:
     """What the database has of these layers on a machine."""
     found = store.entries(machine, layers)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +30,7 @@ from xsp.brickwork.model import Model, model_of
 from xsp.brickwork.network import _function, built, described, fresh, synthetic
 from xsp.brickwork.occurrences import occurrences_in
 from xsp.brickwork.plan import Options, prepared
-from xsp.brickwork.rounds import Taken, round_of
+from xsp.brickwork.rounds import Runnable, round_of
 from xsp.brickwork.running import measure
 from xsp.brickwork.samples import EAGER, NETWORK, PAPER, TRAINED, Done, Record, times_of
 from xsp.brickwork.splitting import find_model_subgraphs
@@ -340,28 +343,46 @@ def test_what_is_measured_is_not_measured_again(store: Store, done: Done) -> Non
     )
 
 
+KILLED = """
+import os, signal, sys
+from unittest import mock
+from small_models import HandWritten, ready
+from xsp.brickwork import running
+from xsp.brickwork.model import model_of
+from xsp.brickwork.plan import Options, prepared
+from xsp.brickwork.rounds import round_of
+from xsp.database.store import Store
+
+options = Options((3,), "paper", whole=False, threads=1, progress=False)
+calls = iter(range(1000))
+
+def kill(*given):
+    if next(calls) > 60:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return round_of(*given)
+
+with mock.patch.multiple(running, KEPT_EVERY_S=0.0, round_of=kill), Store(sys.argv[1]) as opened:
+    running.measure(opened, prepared([model_of(*ready(HandWritten))], options), options)
+"""
+
+
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
-    """Of a process that is killed in round 30 the next one has all that was kept, and adds what is
-    missing up to the paper's 100.
+    """Of a process that is killed in a round after the 20th the next one has all that was kept, and
+    adds what is missing up to the paper's 100.
     """
-    place, options = tmp_path / "layers.sqlite", Options((3,), PAPER, whole=False, progress=False)
-    ready_models = prepared([model(HandWritten)], options)
-    child = os.fork()
-    if not child:
-        calls = iter(range(1000))
-
-        def kill(*given: Any) -> list[Taken]:
-            if next(calls) > 60:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return round_of(*given)
-
-        with mock.patch.multiple(running, KEPT_EVERY_S=0.0, round_of=kill), Store(place) as opened:
-            measure(opened, ready_models, options)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    place = tmp_path / "layers.sqlite"
+    options = Options((3,), PAPER, whole=False, threads=1, progress=False)
+    path = os.pathsep.join(map(str, [Path(__file__).parent, *sys.path]))
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, str(place)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        timeout=200,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
     with Store(place) as opened:
         before = {entry.key: entry.provenance["samples_ns"] for entry in opened.entries()}
-        done = measure(opened, ready_models, options)
+        done = measure(opened, prepared([model(HandWritten)], options), options)
         after = {entry.key: entry.provenance["samples_ns"] for entry in opened.entries()}
     assert all(20 < len(each) < 100 for each in before.values())
     assert all(len(each) == 100 for each in after.values())
@@ -541,3 +562,22 @@ def test_a_model_that_fails_layer_by_layer_is_a_note_and_the_rest_goes_on(tmp_pa
     assert "bad cannot be run layer by layer: RuntimeError: no such luck" in done.notes
     times = times_of(done.records, NETWORK, "model")
     assert summed(ready_models.subjects[1].decompositions[1], times).covered == 1
+
+
+def test_bricks_of_a_segment_are_called_in_the_order_of_the_model() -> None:
+    """Segments come in random order, what is in them does not: code is as warm as in the model."""
+    called: list[int] = []
+
+    def call(number: int) -> Any:
+        return lambda: called.append(number)
+
+    runnables = [Runnable([call(number)], [[]], segment=number // 3) for number in range(9)]
+    orders = set()
+    for seed in range(8):
+        called.clear()
+        taken = round_of(runnables, 0, fresh, random.Random(seed))
+        assert len(taken) == 9
+        groups = [tuple(called[start : start + 3]) for start in (0, 3, 6)]
+        assert sorted(groups) == [(0, 1, 2), (3, 4, 5), (6, 7, 8)]
+        orders.add(tuple(groups))
+    assert len(orders) > 1

@@ -1,5 +1,5 @@
 """Bricks as a package of its own: a proprietary model can be shared as what its parts do, and timed
-anywhere, without weights, names or topology.
+anywhere, without weights, names and edges.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from xsp.errors import XspError
 
 if TYPE_CHECKING:
     from xsp.brickwork.result import Bricks
+    from xsp.graphs.layer import Layer
 
 RUNNER = "run_bricks.py"
 _CODE = "brick_runner"
@@ -25,8 +26,9 @@ _MODULES = ("network", "rounds")
 _README = """# {unique} bricks of {models}
 
 Each brick is a network of a few operators, by their shapes, types and strides (DLBricks, ICPE
-2020). There are no weights and no names in it. Where they came from is known as sums only: model 0
-has so many of this brick, so many of that one. It needs PyTorch and nothing else:
+2020). There are no weights and no names in it. Each stands once, where it first runs, unless that
+order was hidden; model 0 has so many of this brick, so many of that one. It needs PyTorch and
+nothing else:
 
     pip install torch
     python {runner} --threads 1 --output times.json
@@ -36,12 +38,14 @@ program prints the latency of each model as the sum of its bricks, with a 95 % i
 """
 
 
-def write_bricks(found: Bricks, folder: str | os.PathLike[str]) -> Path:
+def write_bricks(found: Bricks, folder: str | os.PathLike[str], *, shuffled: bool = False) -> Path:
     """Write `bricks.json`, a program that times them, and a README to a new folder.
 
-    Bricks are shuffled by their digest, and models have numbers, in random order too. Inputs and
-    weights are made up when the program runs; the file says what their numbers are like (least,
-    greatest, mean, deviation, share of zeros), since some operators take longer on others.
+    Models have numbers, in random order. Each brick stands once, where it first runs, since what
+    ran before decides how warm it finds the code; `shuffled` hides that order, and times are then
+    some percent longer. Inputs and weights are made up when the program runs; the file says what
+    their numbers are like (least, greatest, mean, deviation, share of zeros), since some operators
+    take longer on others.
 
     Raises XspError where the folder holds something already, and for models in training mode.
     """
@@ -53,7 +57,7 @@ def write_bricks(found: Bricks, folder: str | os.PathLike[str]) -> Path:
             "exported bricks run forward only, and these are of a model in training mode; call "
             "model.eval() first"
         )
-    content = _content(found)
+    content = _content(found, shuffled)
     (target / _CODE).mkdir(parents=True, exist_ok=True)
     write_file(target / "bricks.json", (json.dumps(content, indent=1) + "\n").encode())
     write_file(target / RUNNER, _source("package_template.py"))
@@ -75,22 +79,20 @@ def _source(name: str) -> bytes:
     return resources.files("xsp.brickwork").joinpath(name).read_bytes()
 
 
-def _content(found: Bricks) -> dict[str, Any]:
-    sums = [
-        {"granularity": granularity, "bricks": Counter(one.layer.digest for one in cut.bricks)}
-        for subject in _shuffled(found)
-        for granularity, cut in subject.decompositions.items()
-    ]
-    layers = {
-        one.layer.digest: (one.layer, subject.algorithm)
-        for subject in found.subjects
-        for cut in subject.decompositions.values()
-        for one in cut.bricks
-    }
-    place = {digest: number for number, digest in enumerate(sorted(layers))}
+def _content(found: Bricks, shuffled: bool) -> dict[str, Any]:
+    sums: list[dict[str, Any]] = []
+    layers: dict[str, tuple[Layer, str, int]] = {}
+    for subject in _in_any_order(found):
+        for granularity, cut in subject.decompositions.items():
+            digests = [one.layer.digest for one in cut.bricks]
+            sums.append({"granularity": granularity, "bricks": Counter(digests)})
+            for one in cut.bricks:
+                layers.setdefault(one.layer.digest, (one.layer, subject.algorithm, len(sums)))
+    order = sorted(layers) if shuffled else list(layers)
+    place = {digest: number for number, digest in enumerate(order)}
     rows = []
-    for digest in place:
-        layer, algorithm = layers[digest]
+    for digest in order:
+        layer, algorithm, segment = layers[digest]
         record = found.records.get((digest, algorithm, MODEL))
         facts = {} if record is None else record.facts
         rows.append(
@@ -98,6 +100,7 @@ def _content(found: Bricks) -> dict[str, Any]:
                 "facts": json.loads(layer.key),
                 "values": facts.get("values", []),
                 "occurrences": facts.get("occurrences", 1),
+                "segment": place[digest] if shuffled else segment,
             }
         )
     models = [
@@ -111,7 +114,7 @@ def _content(found: Bricks) -> dict[str, Any]:
     return {"format": "xsp bricks", "version": 1, "bricks": rows, "models": models}
 
 
-def _shuffled(found: Bricks) -> list[Any]:
+def _in_any_order(found: Bricks) -> list[Any]:
     """Their order says nothing about names or about when they were measured."""
     subjects = list(found.subjects)
     random.SystemRandom().shuffle(subjects)

@@ -74,7 +74,7 @@ def _runnable(brick: dict[str, Any]) -> Any:
             given, weights = synthetic(facts, brick["values"], "cpu", seed)
             calls.append(built(facts, weights).forward)
             inputs.append(given)
-        made = Runnable(calls, inputs)
+        made = Runnable(calls, inputs, segment=brick["segment"])
         round_of([made], 0, fresh, random.Random(0))  # noqa: S311 # an order, no secret
     except Exception as error:  # whatever an operator raises
         print(f"a brick cannot be run here: {error}", file=sys.stderr)  # noqa: T201 # as above

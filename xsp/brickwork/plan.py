@@ -90,11 +90,18 @@ class Subject:
         return algorithm_of(EAGER, self.clock)
 
     @property
+    def segments(self) -> list[list[Brick]]:
+        """Bricks that follow each other in the model: those of each granularity, pairs, and all of
+        it.
+        """
+        cut = [list(each.bricks) for each in self.decompositions.values()]
+        paired = [brick for brick in self.pairs if brick is not None]
+        return [*cut, paired, [self.whole] if self.whole is not None else []]
+
+    @property
     def bricks(self) -> list[Brick]:
         """Every brick, however often it occurs."""
-        cut = [brick for each in self.decompositions.values() for brick in each.bricks]
-        paired = [brick for brick in self.pairs if brick is not None]
-        return [*cut, *paired, *([self.whole] if self.whole is not None else [])]
+        return [brick for segment in self.segments for brick in segment]
 
 
 @dataclass(eq=False)

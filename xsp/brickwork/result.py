@@ -87,11 +87,11 @@ class Bricks:
 
         return sections(self)
 
-    def export(self, folder: str | os.PathLike[str]) -> Path:
+    def export(self, folder: str | os.PathLike[str], *, shuffled: bool = False) -> Path:
         """Write every brick as a package that runs with torch only: `package.write_bricks`."""
         from xsp.brickwork.package import write_bricks
 
-        return write_bricks(self, folder)
+        return write_bricks(self, folder, shuffled=shuffled)
 
     def to_dict(self) -> dict[str, Any]:
         """Tables as JSON-able values; what is not known is null."""

@@ -1,10 +1,10 @@
 """Timing of networks as they run inside a model: one call at a time, others in between.
 
 A warm loop over one network is wrong: weights, input and code lie in the caches as they never do
-inside a model. Here every round calls every network once, in random order, each time with the
-weights of another of its occurrences, on a copy of real input that was made just before: weights
-are cold and the input is warm, as in the model. This module needs torch only, so that an exported
-package can carry it along.
+inside a model. Here every round calls every network once, each behind the one that it follows in
+the model, with the weights of another of its occurrences, on a copy of real input that was made
+just before: weights are cold, the input is warm and the code half warm, as in the model. This
+module needs torch only, so that an exported package can carry it along.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Runnable:
 
     With `trained`, the weights of each, a call is followed by its backward pass within the time; it
     then returns tensors. `wait` is called before each call, and again within its time: it waits for
-    a GPU. `clock` gives ns.
+    a GPU. `clock` gives ns. Those of one `segment` are called one after another, as given.
     """
 
     calls: Sequence[Callable[..., Any]]
@@ -48,6 +48,7 @@ class Runnable:
     trained: Sequence[Sequence[Tensor]] | None = None
     wait: Callable[[], None] | None = None
     clock: Callable[[], int] = time.perf_counter_ns
+    segment: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,13 @@ def _keep_memory() -> None:
 def round_of(
     runnables: Sequence[Runnable], number: int, fresh: Fresh, order: random.Random
 ) -> list[Taken]:
-    """One call of each in random order; what each took, in the order given."""
-    places = list(range(len(runnables)))
-    order.shuffle(places)
+    """One call of each, segments in random order; what each took, in the order given."""
+    segments: dict[int, list[int]] = {}
+    for place, runnable in enumerate(runnables):
+        segments.setdefault(runnable.segment, []).append(place)
+    shuffled = list(segments.values())
+    order.shuffle(shuffled)
+    places = [place for segment in shuffled for place in segment]
     found = {place: timed_call(runnables[place], number, fresh) for place in places}
     return [found[place] for place in range(len(runnables))]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from xsp.brickwork.plan import Options, Prepared, Subject, sums
 from xsp.brickwork.precision import widest
 from xsp.brickwork.rounds import COLD, MODEL, WARM, Runnable, looped, round_of, settled
 from xsp.brickwork.samples import (
+    METHOD,
     NETWORK,
     PAPER,
     WALL,
@@ -46,7 +48,8 @@ _LOOPED = {WARM: 20, COLD: 5}
 def measure(store: Store, ready: Prepared, options: Options, seed: int = 0) -> Done:
     """Measure what the database lacks of these models on this machine.
 
-    All bricks and whole models take turns: every round calls each once, in random order. A brick
+    All bricks and whole models take turns: every round calls each once, bricks of one model and
+    granularity behind each other, these sequences in random order. A brick
     whose call raises becomes an entry that says why, and the others go on.
 
     Raises DatabaseError where the database cannot be written.
@@ -89,12 +92,12 @@ class _Session:
             "threads": threads,
             "clock": options.clock,
             "torch": str(torch.__version__),
-            "method": "one call a round in random order, fresh copies of real inputs, weights of "
-            "the brick's own occurrences in turn",
+            "method": METHOD,
         }
         self._before = conditions()
         self._begin = self._kept_at = time.perf_counter()
         self._was_narrow = False
+        self._segment = 0
         for subject in subjects:
             self._add(subject)
 
@@ -121,12 +124,18 @@ class _Session:
         except Exception as error:  # whatever an operator raises
             self.notes.append(f"{subject.model.name} cannot be run layer by layer: {said(error)}")
             return
-        for digest, each in found.items():
-            record = self._record(each.layer, algorithm, (digest, algorithm, MODEL))
-            record.facts |= {"values": each.values, "occurrences": len(each.inputs)}
-            trained, clock = subject.model.work.grad, clock_of(subject)
-            make = partial(each.runnable, self.device, trained=trained, clock=clock)
-            self._take(record, make)
+        trained, clock = subject.model.work.grad, clock_of(subject)
+        for segment in subject.segments:
+            self._segment += 1
+            for digest in dict.fromkeys(brick.layer.digest for brick in segment):
+                if digest not in found:
+                    continue
+                each = found.pop(digest)
+                record = self._record(each.layer, algorithm, (digest, algorithm, MODEL))
+                record.facts |= {"values": each.values, "occurrences": len(each.inputs)}
+                make = partial(each.runnable, self.device, trained=trained, clock=clock)
+                self._take(record, make)
+        self._segment += 1
         if subject.whole is not None:
             layer = subject.whole.layer
             key = (layer.digest, subject.whole_algorithm, MODEL)
@@ -137,7 +146,7 @@ class _Session:
 
     def _is_done(self, key: Key) -> bool:
         known = self.records.get(key)
-        taken = any(key == _key(item.record) for item in self.items)
+        taken = any(key == item.record.key for item in self.items)
         return taken or (known is not None and known.complete)
 
     def _record(self, layer: Any, algorithm: str, key: Key) -> Record:
@@ -148,7 +157,7 @@ class _Session:
     def _take(self, record: Record, make: Callable[[], Runnable]) -> None:
         """Into the rounds, if it runs."""
         try:
-            runnable = make()
+            runnable = replace(make(), segment=self._segment)
             for number in range(_WARM_UP * len(runnable.calls)):
                 round_of([runnable], number, fresh, random.Random(0))  # noqa: S311 # an order
         except Exception as error:  # whatever an operator raises
@@ -240,10 +249,6 @@ class _Session:
             times = [float(each) for each in looped(item.runnable, state, count, fresh)]
             record = Record(own.layer, own.algorithm, state, times, complete=True)
             record.facts |= self._facts | {"method": f"a loop, caches {state}"}
-            self.records[_key(record)] = record
+            self.records[record.key] = record
             found.append(record)
         keep(self.store, self.machine, found)
-
-
-def _key(record: Record) -> Key:
-    return record.layer.digest, record.algorithm, record.caches

@@ -23,6 +23,12 @@ PAPER, DRIVER = "paper", "driver"
 """100 rounds, as the paper has them; or until the sum is known to 1 %, as `xsp.measure` has it."""
 
 
+METHOD = (
+    "one call a round, behind the brick that it follows in the model; a fresh copy of real input, "
+    "weights of the brick's own occurrences in turn"
+)
+
+
 def algorithm_of(kind: str, clock: str) -> str:
     """NETWORK, TRAINED or EAGER by a clock: times of two clocks are never mixed."""
     return kind if clock == WALL else f"{kind}, CPU time"
@@ -44,6 +50,11 @@ class Record:
     failure: str = ""
     complete: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Digest of the layer, algorithm, state of the caches."""
+        return self.layer.digest, self.algorithm, self.caches
 
     @property
     def mean_ns(self) -> float:

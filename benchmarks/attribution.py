@@ -272,8 +272,13 @@ def _bucketed(device: str) -> Callable[[], Any]:
         store = dist.HashStore()  # type: ignore[attr-defined] # public, and exported silently
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     parallel = nn.parallel.DistributedDataParallel(nn.Sequential(Weighted(), Weighted()).to(device))
-    x = torch.randn(64, device=device, requires_grad=True)
-    return lambda: parallel(x).sum().backward()
+
+    def step() -> None:
+        # A new leaf each time: adding to a gradient that is there would be a kernel more.
+        x = torch.randn(64, device=device, requires_grad=True)
+        parallel(x * 2.0).sum().backward()
+
+    return step
 
 
 def _coroutine(device: str) -> Callable[[], Any]:
@@ -398,7 +403,8 @@ CASES: dict[str, Case] = {
     "gradient buckets": Case(
         _bucketed,
         {(f"module.{place}", "forward"): 1 for place in (0, 1)}
-        | {(f"module.{place}", "backward"): 2 for place in (0, 1)},
+        | {(f"module.{place}", "backward"): 2 for place in (0, 1)}
+        | _STEP,
     ),
     "coroutine": Case(_coroutine, {("model", "forward"): 6}, whole=True),
     "generator": Case(_generator, {("model", "forward"): 12}, whole=True),

@@ -32,7 +32,8 @@ class GroupsInTurn(list[dict[str, Any]]):
 
     def __init__(self, groups: list[dict[str, Any]], name: str, told: Told) -> None:
         super().__init__(groups)
-        self._parts = [Part(f"{name}.{_name_of(n, each)}", "parameters") for n, each in _of(groups)]
+        names = [_name_of(number, group) for number, group in enumerate(groups)]
+        self._parts = [Part(f"{name}.{each}", "parameters") for each in names]
         self._told = told
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -45,10 +46,6 @@ class GroupsInTurn(list[dict[str, Any]]):
                 yield group
             finally:
                 self._told.part_ends(self._parts[place])
-
-
-def _of(groups: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    return enumerate(groups)
 
 
 def _name_of(number: int, group: dict[str, Any]) -> str:

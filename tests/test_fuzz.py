@@ -30,7 +30,7 @@ import xsp
 from xsp.capture.file import Capture, load
 from xsp.regression.baselines import Baseline, Baselines
 
-MUTANTS = {"capture": 12, "container": 100, "baseline": 60, "kineto": 15, "nsys": 60}
+MUTANTS = {"capture": 12, "container": 100, "baseline": 60, "kineto": 15, "nsys": 25}
 SMALL = CORPUS / "small.xsp"
 
 

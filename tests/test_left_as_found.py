@@ -322,3 +322,26 @@ def test_nested_tensors_are_described_by_their_parts(layout: torch.layout) -> No
     x = torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)], layout=layout)
     layers = xsp.measure(nn.Linear(4, 4), x, **LAYERS).table("layers")
     assert layers["input_shapes"].iloc[0] == "[[2, 4], [3, 4]]"
+
+
+def test_every_run_finds_the_modes_that_the_user_left() -> None:
+    """A forward pass that switches a layer to training mode finds it in evaluation mode each time,
+    and so does the user afterwards.
+    """
+    found: list[bool] = []
+
+    class Switching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Dropout()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found.append(self.drop.training)
+            self.drop.train()
+            return x
+
+    model = Switching().eval()
+    xsp.measure(model, torch.ones(1), levels="M/L", iterations=2, warmup=1, progress=False)
+    assert len(found) > 4
+    assert not any(found)
+    assert not model.drop.training

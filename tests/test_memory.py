@@ -4,12 +4,14 @@ GPU.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import count
 from typing import Any
 
 import pytest
 import torch
-from quick import LAYERS, measured, profiled
+from quick import LAYERS, TESTED, measured, profiled
 from torch import nn
 
 import xsp
@@ -182,3 +184,18 @@ def test_memory_needs_no_gpu(levels: str) -> None:
     """Recording memory wakes up no CUDA context."""
     xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), **{**LAYERS, "levels": levels})
     assert not torch.cuda.is_initialized()
+
+
+def test_memory_is_recorded_without_the_compiler() -> None:
+    """A first profile does not import inductor, which takes seconds and which a program that
+    compiles nothing does not need.
+    """
+    program = (
+        "import sys, torch, xsp\n"
+        "model = torch.nn.Linear(4, 4)\n"
+        "prof = xsp.measure(model, torch.ones(2, 4), levels='M/L', iterations=2, warmup=1,"
+        " progress=False)\n"
+        "known = (prof.table('layers')['allocated_bytes'] > 0).any()\n"
+        "assert known and 'torch._inductor' not in sys.modules, known\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=TESTED)

@@ -5,7 +5,7 @@ on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -72,8 +72,21 @@ def closure_by_rung(fit: Fit, time: int = 0) -> Mapping[RunSpec, Closure]:
     rungs = fit.problem.evidence.rungs[1:]
     found = {rung: _closure(errors[:, i], variance_factor) for i, rung in enumerate(rungs)}
     if fit.problem.evidence.is_separate:
-        found[rungs[-1]] = _closure(_of_annotated(fit, time), 1 / rounds)
+        annotated = _closure(_of_annotated(fit, time), 1 / rounds)
+        found[rungs[-1]] = _with_doubt_of_fit(annotated, fit, time)
     return found
+
+
+def _with_doubt_of_fit(closure: Closure, fit: Fit, time: int) -> Closure:
+    """With an interval that holds the doubt about the costs, too. Where tracing fills the
+    time between stamps, what is added to other rungs does not move the replay, and the scatter of
+    the errors says too little of the fit's.
+    """
+    slope = fit.prediction.total_slope[-1, time]
+    unprofiled = _unprofiled(fit.problem.evidence.measured, time)
+    doubt = float(np.sqrt(np.maximum(slope @ fit.spread @ slope, 0.0))) / unprofiled
+    half = float(np.hypot(closure.high - closure.error, doubt))
+    return replace(closure, low=closure.error - half, high=closure.error + half)
 
 
 def _of_annotated(fit: Fit, time: int) -> Floats:

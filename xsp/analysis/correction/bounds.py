@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xsp.analysis.correction.charges import MAIN_SHARE, SHARES, Costs, EventKind, Floats, Ints
+from xsp.analysis.correction.charges import MAIN_SHARE, SHARES, EventKind, Floats, Ints
 from xsp.analysis.correction.rooms import MOST_OVER_MEAN, rooms
 from xsp.analysis.correction.timeline import HostEvents, Timeline
 from xsp.analysis.spans.statistics import trimmed_mean
@@ -24,17 +24,23 @@ MEAN_OVER_SEEN = 1.05
 """A cost is the mean of all runs, the room for it that of the few that are replayed."""
 
 
-def ceilings(runs: Sequence[Timeline], shape: Costs) -> Floats:
+def ceilings(runs: Sequence[Timeline]) -> Floats:
     """What one event of each kind can have cost at most, ns, in the order of `COST_LEVELS`;
     infinite where the runs do not tell.
 
-    `shape` says how the time between two stamps is divided where different kinds pay in it; only
-    the ratios of its costs matter.
+    Each kind has all the time between two stamps to itself here. How kinds divide it is what the
+    fit is to find: a share that was assumed would be no bound, and kept costs too low.
     """
-    rooms = np.concatenate([_rooms(run.events, shape.host()) for run in runs])
-    kinds = np.concatenate([run.events.kind for run in runs])
-    host = [_typical_room(rooms[kinds == kind]) for kind in EventKind]
+    host = [_room_of_kind(runs, kind) for kind in EventKind]
     return np.array([*host, _least_gap(runs)])
+
+
+def _room_of_kind(runs: Sequence[Timeline], kind: EventKind) -> float:
+    """The room of one event of a kind if no other kind pays."""
+    alone = np.zeros(len(EventKind))
+    alone[kind] = 1.0
+    found = [_rooms(run.events, alone)[run.events.kind == kind] for run in runs]
+    return _typical_room(np.concatenate(found))
 
 
 def _typical_room(rooms: Floats) -> float:

@@ -133,7 +133,7 @@ def fit_costs(rounds: Sequence[Round], shape: Costs = SHAPE) -> Fit:
     """
     evidence = Evidence.of(rounds)
     few = evidence.some(FEW_ROUNDS)
-    problem = whole = Problem(evidence, shape, ceilings(few.timelines, shape))
+    problem = whole = Problem(evidence, shape, ceilings(few.timelines))
     values, prediction = problem.search(problem.start(), few)
     while (hidden := problem.least_shown(values, prediction)) is not None:
         problem = problem.without(hidden)

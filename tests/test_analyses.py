@@ -13,11 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from captures import gpu_capture, gpu_profile
-from quick import profiled
 from scipy.stats import trim_mean
-from torch import nn
 
 import xsp
 from xsp import analysis
@@ -25,15 +22,6 @@ from xsp import analysis
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")
 H100_FP16, H100_FP32, H100_DRAM = 989.4e12, 66.9e12, 3350e9
-
-
-@pytest.fixture(scope="module")
-def cpu() -> xsp.Profile:
-    """A small convolutional model on the CPU, down to its layers."""
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10, bias=False)
-    )
-    return profiled(model, torch.randn(4, 3, 8, 8))
 
 
 @cache

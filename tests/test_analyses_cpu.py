@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from captures import gpu_capture
-from quick import measured
+from quick import measured, profiled
 from scipy.stats import trim_mean
 from torch import nn
 from torch.nn.utils import weight_norm
@@ -27,6 +27,15 @@ KERNEL_ANALYSES = (
     "kernels_by_layer",
     "kernels_by_library_call",
 )
+
+
+@pytest.fixture(scope="module")
+def cpu() -> xsp.Profile:
+    """A small convolutional model on the CPU, down to its layers."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10, bias=False)
+    )
+    return profiled(model, torch.randn(4, 3, 8, 8))
 
 
 def test_layers_on_the_cpu_have_the_hosts_time(cpu: xsp.Profile) -> None:

@@ -467,12 +467,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
         return place, prof, xsp.analysis.lower_bound(prof, store, graph=graph)
 
 
-def test_no_bound_lies_above_the_measured_latency(whole: tuple[Path, Any, Any]) -> None:
-    """On this machine the layers alone, at their best, take no longer than the model."""
-    _, prof, found = whole
+def test_every_layer_of_a_whole_bound_was_measured(whole: tuple[Path, Any, Any]) -> None:
+    """Nothing is missing, and the critical path takes no longer than all layers one by one.
+    Whether the bound lies below the latency is a question of clocks: benchmarks/bounds.py.
+    """
+    _, _, found = whole
     assert not found.missing
     assert 0 < found.parallel_ms <= found.sequential_ms
-    assert found.sequential_ms < prof.latency_ms + prof.latency_ci_ms
     assert found.layers["measured_ms"].notna().all()
 
 

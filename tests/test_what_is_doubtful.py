@@ -197,6 +197,7 @@ def test_costs_that_take_most_of_events_are_named_where_the_correction_holds() -
     bad = Correction(Costs(), {"M/L": closure(0.2, 0.1)}, np.zeros((7, 7)), Costs(), shares)
     assert facts(about_correction(bad), Slug.MOSTLY_TRACING) is None
     assert facts(about_correction(bad), Slug.UNCORRECTED) == {
+        "of": "latency",
         "rung": "M/L",
         "error": 0.2,
         "low": 0.1,

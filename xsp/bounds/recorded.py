@@ -76,14 +76,16 @@ def recording(profile: ProfileData, runs: int) -> Recording:
     """The model calls of some runs of the deepest rung, corrected: of those whose recorded latency
     is nearest to the median, since what could be saved varies with it.
 
-    Raises XspError for a profile whose deepest rung has no layers, or without a correction.
+    Raises XspError for a profile whose deepest rung has no layers, or where the corrected latency
+    is not the unprofiled one.
     """
     tables = profile._capture.tables
     correction = profile._correction
-    if correction is None or not correction.holds:
+    if correction is None or not correction.closes:
         raise XspError(
-            "what-if needs the corrected timeline, which this profile does not have: measure "
-            "layers, and at least five rounds, on a quieter machine where the correction fails"
+            "what-if needs a corrected timeline whose latency is the unprofiled one, which this "
+            "profile does not have: measure layers, and at least five rounds, on a quieter machine "
+            "where the correction fails"
         )
     recordings = Recordings(tables)
     found = list(recordings.calls(_usual_runs(tables["runs"], recordings.runs, runs)))

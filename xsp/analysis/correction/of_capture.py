@@ -57,12 +57,19 @@ class Correction:
         return half <= max(IDENTIFIED * share, VISIBLE)
 
     @property
+    def closes(self) -> bool:
+        """Whether the latency of every rung closes, which is enough for what is said of the latency
+        alone: how the host's time divides does not matter to it.
+        """
+        return not any(closure.fails for closure in self.closure.values())
+
+    @property
     def holds(self) -> bool:
         """Whether every rung closes and what is taken out is known: if not, corrected times are not
         used.
         """
-        every = (*self.closure.values(), *self.host_closure.values())
-        return self.known and not any(closure.fails for closure in every)
+        host_closes = not any(closure.fails for closure in self.host_closure.values())
+        return self.known and self.closes and host_closes
 
 
 def correction_row(correction: Correction | None) -> dict[str, Any] | None:

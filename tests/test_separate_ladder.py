@@ -217,7 +217,7 @@ def test_a_profile_of_gpt2_on_an_h200_reads_each_level_where_it_was_traced_alone
     assert calls[0] < 0.95 * calls[1]
     closure = prof.closure_error.loc["M/L/Lib/K"]
     assert closure["low"] < 0 < closure["high"]
-    assert abs(closure["error"]) < 0.01
+    assert abs(closure["error"]) < 0.03
     children = prof.tree()[prof.tree()["depth"] == 1]
     assert children["device_ms"].sum() == pytest.approx(device[0])
 

@@ -535,7 +535,7 @@ def test_options_that_need_runs_of_their_own_are_refused(option: dict[str, Any])
 def test_what_is_no_optimizer_is_refused() -> None:
     """The optimizer must be torch's."""
     with pytest.raises(xsp.TargetError, match=r"must be a torch\.optim\.Optimizer"):
-        xsp.profile(MLP(), optimizer="adam")  # type: ignore[arg-type]
+        xsp.profile(MLP(), optimizer="adam")  # type: ignore[arg-type] # the mistake
 
 
 def test_a_loop_that_is_too_short_says_so() -> None:

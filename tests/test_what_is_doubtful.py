@@ -87,7 +87,9 @@ def test_layers_that_did_not_happen_are_named(tables: dict[str, pd.DataFrame]) -
         "named": {"fc": 2, "block.conv": 1},
         "runs": 9,
     }
-    assert list(facts(doubts, Slug.MISSING_LAYERS)["named"]) == ["fc", "block.conv"]  # type: ignore[index]
+    missing = facts(doubts, Slug.MISSING_LAYERS)
+    assert missing is not None
+    assert list(missing["named"]) == ["fc", "block.conv"]
     assert facts(doubts, Slug.UNKNOWN_EVENTS) is None
 
 

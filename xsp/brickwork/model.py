@@ -58,7 +58,7 @@ class Model:
             yield place, found
             for node in part.nodes:
                 args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), found.__getitem__)
-                found[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                found[node] = node.target(*args, **kwargs)  # type: ignore[operator] # fx types it as text too
             for node in self._last_read.get(place, ()):
                 found.pop(node, None)
         yield len(self.parts), found

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xsp.brickwork.cutting import Brick
 from xsp.brickwork.model import Model
-from xsp.brickwork.network import built, described, fresh, synthetic
+from xsp.brickwork.network import built, described, fresh
 from xsp.brickwork.rounds import Runnable
 from xsp.graphs.layer import Layer
 
@@ -92,15 +92,3 @@ def _add(own: Occurrences, brick: Brick, values: Mapping[Any, Any], *, copied: b
 def _weight(tensor: Tensor, *, copied: bool) -> Tensor:
     """Parameters as they are; a buffer that training writes to as a copy."""
     return fresh(tensor) if copied and not isinstance(tensor, nn.Parameter) else tensor
-
-
-def made_up(
-    layer: Layer, values: Sequence[Mapping[str, float] | None], device: str, count: int = MOST
-) -> Occurrences:
-    """A brick without its model: inputs and weights with numbers like those of `values`."""
-    found = Occurrences(layer)
-    for number in range(count):
-        inputs, weights = synthetic(json.loads(layer.key), values, device, seed=number)
-        found.inputs.append(inputs)
-        found.weights.append(weights)
-    return found

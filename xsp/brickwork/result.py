@@ -115,7 +115,5 @@ class Bricks:
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {str(key): None if value != value else value for key, value in row.items()}  # noqa: PLR0124 # NaN
-        for row in table.to_dict("records")
-    ]
+    known = table.astype(object).where(table.notna(), None)
+    return [{str(key): value for key, value in row.items()} for row in known.to_dict("records")]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xsp.analysis.correction.charges import MAIN_SHARE, SHARES, EventKind, Floats, Ints
-from xsp.analysis.correction.rooms import MOST_OVER_MEAN, rooms
+from xsp.analysis.correction.rooms import MOST_OVER_MEAN, rooms_of_kinds
 from xsp.analysis.correction.timeline import HostEvents, Timeline
 from xsp.analysis.spans.statistics import trimmed_mean
 from xsp.types import DeviceKind
@@ -31,16 +31,10 @@ def ceilings(runs: Sequence[Timeline]) -> Floats:
     Each kind has all the time between two stamps to itself here. How kinds divide it is what the
     fit is to find: a share that was assumed would be no bound, and kept costs too low.
     """
-    host = [_room_of_kind(runs, kind) for kind in EventKind]
+    rooms = np.concatenate([_rooms(run.events) for run in runs])
+    kinds = np.concatenate([run.events.kind for run in runs])
+    host = [_typical_room(rooms[kinds == kind]) for kind in EventKind]
     return np.array([*host, _least_gap(runs)])
-
-
-def _room_of_kind(runs: Sequence[Timeline], kind: EventKind) -> float:
-    """The room of one event of a kind if no other kind pays."""
-    alone = np.zeros(len(EventKind))
-    alone[kind] = 1.0
-    found = [_rooms(run.events, alone)[run.events.kind == kind] for run in runs]
-    return _typical_room(np.concatenate(found))
 
 
 def _typical_room(rooms: Floats) -> float:
@@ -52,26 +46,24 @@ def _typical_room(rooms: Floats) -> float:
     return MEAN_OVER_SEEN * float(np.minimum(known, most).mean())
 
 
-def _rooms(events: HostEvents, weight: Floats) -> Floats:
-    """What each event can have cost by the time between stamps that is there for it, ns.
+def _rooms(events: HostEvents) -> Floats:
+    """What each event can have cost by the time between stamps that is there for its kind, ns.
 
     What a tracer does for an event lies between the event's stamps and those next to them. An event
-    right after another has the time from the one's end to its own start, of which the other's end
-    takes a part, and so on.
+    right after another of its kind has the time from the one's end to its own start, of which the
+    other's end takes a part, and so on.
     """
     rooms = np.zeros(len(events.kind))
     for clock in np.unique(events.clock):
         mine = events.clock == clock
-        rooms[mine] = _rooms_on_clock(
-            events.kind[mine], events.start_ns[mine], events.end_ns[mine], weight
-        )
+        rooms[mine] = _rooms_on_clock(events.kind[mine], events.start_ns[mine], events.end_ns[mine])
     return rooms
 
 
-def _rooms_on_clock(kind: Ints, start: Ints, end: Ints, weight: Floats) -> Floats:
+def _rooms_on_clock(kind: Ints, start: Ints, end: Ints) -> Floats:
     shares = np.where(SHARES >= MAIN_SHARE, SHARES, 0.0)
     begins, ends = start.astype(np.float64), end.astype(np.float64)
-    by_place = rooms(kind, begins, ends, weight[:, None] * shares, np.zeros(0))
+    by_place = rooms_of_kinds(kind, begins, ends, shares)
     found: Floats = by_place.sum(axis=1) / shares.sum(axis=1)[kind]
     return found
 

@@ -20,12 +20,28 @@ def rooms(kind: Ints, start: Floats, end: Floats, weight: Floats, limits: Floats
     divide it by `weight`, of shape (6, 4) by `EventKind` and place. `limits` are times that no
     payment goes across, beside the stamps. Infinite before the first and after the last of all.
     """
+    lengths, interval = _intervals(start, end, limits)
+    return _shared(lengths, interval, weight[kind])
+
+
+def rooms_of_kinds(kind: Ints, start: Floats, end: Floats, weight: Floats) -> Floats:
+    """The same for each kind as if no other kind paid."""
+    lengths, interval = _intervals(start, end, np.zeros(0))
+    kinds = len(weight)
+    return _shared(np.repeat(lengths, kinds), interval * kinds + kind[:, None], weight[kind])
+
+
+def _intervals(start: Floats, end: Floats, limits: Floats) -> tuple[Floats, Ints]:
+    """Lengths of the intervals between stamps, and by event and place in which one it pays."""
     marks = np.unique(np.concatenate([start, end, limits]))
     # Interval i is the one before mark i.
     lengths = np.concatenate([[np.inf], np.diff(marks), [np.inf]])
     at_start, at_end = np.searchsorted(marks, start), np.searchsorted(marks, end)
-    interval = np.stack([at_start, at_start + 1, at_end, at_end + 1], axis=1)
-    wanted = weight[kind]
+    return lengths, np.stack([at_start, at_start + 1, at_end, at_end + 1], axis=1)
+
+
+def _shared(lengths: Floats, interval: Ints, wanted: Floats) -> Floats:
+    """Of each interval what every payment in it gets, in proportion to what is wanted."""
     demand = np.bincount(interval.ravel(), wanted.ravel(), len(lengths)).astype(np.float64)
     each = np.divide(lengths, demand, out=np.zeros_like(demand), where=demand > 0)
     found: Floats = np.where(wanted > 0, wanted * each[interval], 0.0)

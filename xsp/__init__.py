@@ -13,9 +13,11 @@ from xsp.errors import BaselineError as BaselineError
 from xsp.errors import BudgetError as BudgetError
 from xsp.errors import CaptureError as CaptureError
 from xsp.errors import DatabaseError as DatabaseError
+from xsp.errors import EvaluationError as EvaluationError
 from xsp.errors import ExportError as ExportError
 from xsp.errors import GraphError as GraphError
 from xsp.errors import LevelError as LevelError
+from xsp.errors import ManifestError as ManifestError
 from xsp.errors import NothingRecordedError as NothingRecordedError
 from xsp.errors import TargetError as TargetError
 from xsp.errors import TracingError as TracingError
@@ -43,10 +45,12 @@ __all__ = [
     "BudgetError",
     "CaptureError",
     "DatabaseError",
+    "EvaluationError",
     "ExportError",
     "GraphError",
     "Level",
     "LevelError",
+    "ManifestError",
     "NothingRecordedError",
     "Profile",
     "Sweep",

@@ -48,6 +48,16 @@ class DatabaseError(XspError):
     """A performance database cannot be opened, read or written."""
 
 
+class EvaluationError(XspError):
+    """An evaluation cannot be run: a package, an artifact or a runtime is missing or does not fit,
+    or the record that was asked for is not there.
+    """
+
+
+class ManifestError(EvaluationError):
+    """A manifest breaks a rule; the message has a line `file:line key: what` for each."""
+
+
 class TracingError(XspError):
     """A tracer failed while it was recording; what it saw cannot be trusted."""
 

@@ -1,0 +1,1 @@
+"""Many evaluations over many machines: jobs, agents, and what happens when one dies."""

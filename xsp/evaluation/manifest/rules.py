@@ -1,0 +1,23 @@
+"""What all parts of a manifest have in common: strict types, no unknown keys."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+
+class Part(BaseModel):
+    """A part of a manifest: unknown keys are refused and no value is converted to another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+"""Any text of one line."""
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""64 lower-case hexadecimal digits."""
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+"""A whole number from 1 on."""
+Seconds = Annotated[float, Field(gt=0, le=1e9, strict=False)]
+"""More than nothing; a whole number is read as one too."""

@@ -1,0 +1,1 @@
+"""What an evaluation is judged by: latency, throughput, memory, energy, cost, accuracy."""

@@ -1,0 +1,1 @@
+"""What was evaluated, kept in the database; read as tables and compared."""

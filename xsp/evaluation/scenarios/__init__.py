@@ -1,0 +1,1 @@
+"""How queries arrive: the load that a system is measured under."""

@@ -65,6 +65,9 @@ COST_LEVELS: Mapping[str, Level] = {
 }
 """Which level's tracer causes each cost."""
 
+KERNEL_COST = list(COST_LEVELS).index("kernel_ns")
+"""Place of the only cost that is paid on the device, not on the host."""
+
 
 @dataclass(frozen=True)
 class Costs:

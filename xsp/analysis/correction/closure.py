@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from xsp.analysis.correction.charges import Floats
-from xsp.analysis.correction.costs import CONFIDENCE, Fit
-from xsp.analysis.spans.statistics import TRIM, student_quantile, trimmed_mean
+from xsp.analysis.correction.costs import Fit
+from xsp.analysis.spans.statistics import student_quantile, trimmed_mean, winsorised
 from xsp.types import RunSpec
 
 FOLDS = 5
@@ -117,12 +117,9 @@ def _unprofiled(measured: Floats, time: int) -> float:
 
 
 def _closure(errors: Floats, variance_factor: float) -> Closure:
-    cut = int(TRIM * len(errors))
-    kept = len(errors) - 2 * cut
-    ranked = np.sort(errors)
-    winsorised = np.clip(errors, ranked[cut], ranked[len(errors) - 1 - cut])
-    squares = ((winsorised - winsorised.mean()) ** 2).sum()
+    within, kept = winsorised(errors)
+    squares = ((within - within.mean()) ** 2).sum()
     variance = squares / (kept * (kept - 1)) * len(errors) * variance_factor
-    quantile = student_quantile(kept - 1, CONFIDENCE)
-    mean, half = float(trimmed_mean(errors)), float(quantile * np.sqrt(variance))
+    half = float(student_quantile(kept - 1) * np.sqrt(variance))
+    mean = float(trimmed_mean(errors))
     return Closure(mean, mean - half, mean + half, tuple(errors.tolist()))

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.correction.certainty import IDENTIFIED
 from xsp.analysis.correction.charges import Costs, Floats
 from xsp.analysis.correction.closure import Closure, closure_by_rung
 from xsp.analysis.correction.corrected import mostly_tracing
-from xsp.analysis.correction.costs import FEW_ROUNDS, IDENTIFIED, VISIBLE, fit_costs
+from xsp.analysis.correction.costs import FEW_ROUNDS, VISIBLE, fit_costs
 from xsp.analysis.correction.evidence import MIN_ROUNDS, Round
 from xsp.analysis.correction.recordings import Recordings
 from xsp.analysis.correction.timeline import Timeline

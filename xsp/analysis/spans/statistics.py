@@ -59,6 +59,27 @@ def trimmed(samples: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     return mean, np.asarray(student_quantile(kept - 1) * error)
 
 
+def winsorised(samples: FloatArray) -> tuple[FloatArray, int]:
+    """The samples with those that trimming leaves out, in each column, at the least and the
+    greatest that it keeps; and how many it keeps.
+    """
+    count = len(samples)
+    cut = int(TRIM * count)
+    ranked = np.sort(samples, axis=0)
+    within = np.clip(samples, ranked[cut], ranked[count - 1 - cut])
+    return within, count - 2 * cut
+
+
+def trimmed_jointly(samples: FloatArray) -> tuple[FloatArray, FloatArray, int]:
+    """Trimmed mean of each column, the covariance of these means from winsorised samples, and its
+    degrees of freedom (Yuen's, as `trimmed`).
+    """
+    within, kept = winsorised(samples)
+    deviation = within - within.mean(axis=0)
+    covariance = deviation.T @ deviation / (kept * (kept - 1))
+    return trimmed_mean(samples), covariance, kept - 1
+
+
 def trimmed_known(samples: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
     """`trimmed` for the columns of a matrix in which NaN stands for a missing sample."""
     ordered = np.sort(samples, axis=0)

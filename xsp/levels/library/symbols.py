@@ -2,7 +2,7 @@
 
 A signature lists the C parameters in their order, one word each: `.` is not kept, `name` is an
 `int`, `name:kind` is anything else, and what follows the last word of interest is left out. Kinds
-are `long` (64 bits), an enumeration of `library_enums`, or a descriptor that `library_decoders`
+are `long` (64 bits), an enumeration of `enums`, or a descriptor that a function of `decoders`
 reads. `name?` is read in the structure run only, because a timed record has room for eight. Only
 INTEGER-class parameters are counted (System V ABI): a `double`, as in batch normalisation, is
 skipped. No function listed takes a structure by value.

@@ -19,6 +19,7 @@ published code).
 CONFIDENCE = 0.95
 
 FloatArray = npt.NDArray[np.floating[Any]]
+Doubles = npt.NDArray[np.float64]
 
 
 def student_quantile(freedom: npt.ArrayLike, confidence: float = CONFIDENCE) -> FloatArray:
@@ -59,7 +60,7 @@ def trimmed(samples: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     return mean, np.asarray(student_quantile(kept - 1) * error)
 
 
-def winsorised(samples: FloatArray) -> tuple[FloatArray, int]:
+def winsorised(samples: Doubles) -> tuple[Doubles, int]:
     """The samples with those that trimming leaves out, in each column, at the least and the
     greatest that it keeps; and how many it keeps.
     """
@@ -70,17 +71,18 @@ def winsorised(samples: FloatArray) -> tuple[FloatArray, int]:
     return within, count - 2 * cut
 
 
-def trimmed_jointly(samples: FloatArray) -> tuple[FloatArray, FloatArray, int]:
+def trimmed_jointly(samples: Doubles) -> tuple[Doubles, Doubles, int]:
     """Trimmed mean of each column, the covariance of these means from winsorised samples, and its
     degrees of freedom (Yuen's, as `trimmed`).
     """
     within, kept = winsorised(samples)
     deviation = within - within.mean(axis=0)
     covariance = deviation.T @ deviation / (kept * (kept - 1))
-    return trimmed_mean(samples), covariance, kept - 1
+    mean: Doubles = np.asarray(trimmed_mean(samples), dtype=np.float64)
+    return mean, covariance, kept - 1
 
 
-def trimmed_known(samples: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
+def trimmed_known(samples: Doubles) -> tuple[FloatArray, FloatArray]:
     """`trimmed` for the columns of a matrix in which NaN stands for a missing sample."""
     ordered = np.sort(samples, axis=0)
     known = (~np.isnan(ordered)).sum(axis=0)
@@ -91,7 +93,7 @@ def trimmed_known(samples: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatAr
     return mean, half
 
 
-def plain_mean(samples: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
+def plain_mean(samples: Doubles) -> tuple[FloatArray, FloatArray]:
     """Plain mean over axis 0 and half its 95 % interval (Student's t): for parts that must add up
     to their whole.
     """

@@ -11,7 +11,7 @@ echo "${TORCH:-}" >"$venv/override.txt"
 install() {
     "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" "$@" || exit 75
 }
-install --resolution lowest-direct --override "$venv/override.txt" -r pyproject.toml
+install --resolution lowest-direct --override "$venv/override.txt" -r pyproject.toml --extra torch --extra html
 # What only the tests need may be new, as long as it leaves these alone.
 "$venv/bin/uv" pip freeze --python "$venv/bin/python" >"$venv/lowest.txt"
 install --constraint "$venv/lowest.txt" 'pytest>=8' 'pytest-timeout>=2.3' \

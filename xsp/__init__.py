@@ -18,6 +18,7 @@ from xsp.errors import ExportError as ExportError
 from xsp.errors import GraphError as GraphError
 from xsp.errors import LevelError as LevelError
 from xsp.errors import ManifestError as ManifestError
+from xsp.errors import MissingPackageError as MissingPackageError
 from xsp.errors import NothingRecordedError as NothingRecordedError
 from xsp.errors import TargetError as TargetError
 from xsp.errors import TracingError as TracingError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from xsp.brickwork.bricks import bricks as bricks
     from xsp.comparing.comparison import compare as compare
     from xsp.comparing.targets import compare_targets as compare_targets
+    from xsp.examples.bundled import example as example
     from xsp.imports.kineto import from_kineto as from_kineto
     from xsp.imports.nsys import from_nsys as from_nsys
     from xsp.profiler import measure as measure
@@ -51,6 +53,7 @@ __all__ = [
     "Level",
     "LevelError",
     "ManifestError",
+    "MissingPackageError",
     "NothingRecordedError",
     "Profile",
     "Sweep",
@@ -61,6 +64,7 @@ __all__ = [
     "bricks",
     "compare",
     "compare_targets",
+    "example",
     "from_kineto",
     "from_nsys",
     "load",
@@ -81,6 +85,7 @@ _HOME = {
     "bricks": "brickwork.bricks",
     "compare": "comparing.comparison",
     "compare_targets": "comparing.targets",
+    "example": "examples.bundled",
     "from_kineto": "imports.kineto",
     "from_nsys": "imports.nsys",
     "load": "profiles",
@@ -94,7 +99,10 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(f"xsp.{_HOME[name]}"), name)
+        from xsp.extras import explained
+
+        with explained():
+            return getattr(import_module(f"xsp.{_HOME[name]}"), name)
     if name == "analysis":
         return import_module("xsp.analysis")
     if name == "__version__":

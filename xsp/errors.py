@@ -62,6 +62,10 @@ class TracingError(XspError):
     """A tracer failed while it was recording; what it saw cannot be trusted."""
 
 
+class MissingPackageError(XspError, ImportError):
+    """A package that only a part of xsp needs, such as torch, is not installed."""
+
+
 class ExportError(XspError):
     """Spans could not be handed over; `lost` of them did not arrive, `delivered` did."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from xsp.analysis.figures.palette import IDLE, LEVELS
 from xsp.analysis.figures.theme import Figure, empty, figure, hover, safe
+from xsp.extras import require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,7 @@ def normalised(models: pd.DataFrame, rule: str = "sum") -> Figure:
     """Constructed over measured latency of each model, by granularity, with 95 % intervals (the
     paper's figure of normalised latencies).
     """
+    require("plotly")
     import plotly.graph_objects as go
 
     title = "Constructed over measured latency"
@@ -53,6 +55,7 @@ def speedup(pools: pd.DataFrame) -> Figure:
     """How much faster the unique bricks are run than the models, by granularity, beside the paper's
     numbers, which are of another pool and machine.
     """
+    require("plotly")
     import plotly.graph_objects as go
 
     title = "Speed-up of benchmarking"
@@ -85,6 +88,7 @@ def speedup(pools: pd.DataFrame) -> Figure:
 
 def similarity(table: pd.DataFrame, granularity: int) -> Figure:
     """Jaccard similarity of the models' unique bricks, as a heat map."""
+    require("plotly")
     import plotly.graph_objects as go
 
     title = f"Shared bricks at granularity {granularity}"

@@ -11,6 +11,7 @@ import typer
 
 from xsp.cli.database import Place
 from xsp.cli.graph_source import Shapes, Values, graph_from, graph_of_work, target_work
+from xsp.extras import require
 
 if TYPE_CHECKING:
     from xsp.bounds.finding import Finding
@@ -119,6 +120,7 @@ def _read(
         return graph_from(source), load(source)
     if kind in {".onnx", ".json"}:
         return graph_from(source, shapes, values), None
+    require("torch")
     import torch
 
     from xsp.profiler import measure as measured

@@ -11,6 +11,7 @@ import typer
 from xsp.cli.database import Place
 from xsp.cli.graph_source import Shapes, Values, graph_from
 from xsp.errors import XspError
+from xsp.extras import require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,6 +139,7 @@ def _target(source: str, shapes: list[str], values: list[str]) -> Any:
     if kind in {".onnx", ".xsp", ".json"}:
         own = (shapes, values) if kind == ".onnx" else ([], [])
         return graph_from(source, *own)
+    require("torch")
     import torch
 
     from xsp.cli.target_file import TargetName

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xsp.errors import GraphError
+from xsp.extras import require
 
 if TYPE_CHECKING:
     from xsp.graphs.graph import Graph
@@ -59,6 +60,7 @@ def graph_from(source: str, shapes: Sequence[str] = (), values: Sequence[str] = 
 
 def target_work(text: str) -> Measurable:
     """The call that a target makes; the same as for `xsp profile`."""
+    require("torch")
     import torch
 
     from xsp.cli.target_file import TargetName

@@ -10,6 +10,7 @@ import typer
 
 from xsp.cli.keeping import keep, new_file
 from xsp.cli.options import Arguments, Quiet, with_measuring_options
+from xsp.extras import require
 from xsp.measuring.options import Options
 
 
@@ -39,6 +40,7 @@ def profile(
 
     name = TargetName.parsed(target)
     path = new_file(output or Path(f"{name.label}.xsp"), force)
+    require("torch")
     import torch
 
     from xsp.measuring.measurable import measurable

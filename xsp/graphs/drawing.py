@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xsp.capture.writing import write_file
+from xsp.extras import require
 from xsp.graphs.graph import Graph
 
 _SPACING = 1.0
@@ -25,6 +26,7 @@ def write_drawing(graph: Graph, path: str | os.PathLike[str]) -> Path:
 
 def figure(graph: Graph) -> Any:
     """A plotly figure: depth downwards, layers of one depth side by side, colour by operator."""
+    require("plotly")
     import plotly.graph_objects as go
 
     depth = graph.depths()

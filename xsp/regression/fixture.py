@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from xsp.errors import BudgetError
+from xsp.extras import require
 from xsp.regression.identity import machine_sentence, test_path
 from xsp.regression.options import MAX_SLOWDOWN, UNCHECKED, Options
 from xsp.regression.outcome import Outcome, State
@@ -107,6 +108,7 @@ class Measurer:
         Keyword arguments are options (`xsp.regression.plan.known_options`); any other is the
         target's.
         """
+        require("torch")
         from xsp.regression.call import Call
 
         own = {name: options.pop(name) for name in known_options() if name in options}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from xsp.analysis import figures
 from xsp.analysis.figures.theme import Figure, template
 from xsp.capture.writing import writable, write_file
+from xsp.extras import require
 from xsp.report import summary
 from xsp.report.assets import asset
 from xsp.report.findings import findings
@@ -84,6 +85,7 @@ def report_html(prof: ProfileData, more: Iterable[Section] = ()) -> str:
 
 def page_html(name: str, tiles: str, sections: Iterable[Section]) -> str:
     """A page with a title, tiles (HTML) below it and sections."""
+    require("plotly")
     from plotly.offline import get_plotlyjs
 
     title, sections = _text(name), list(sections)

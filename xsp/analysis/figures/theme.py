@@ -8,6 +8,7 @@ import textwrap
 from html import escape
 from typing import Any
 
+from xsp.extras import require
 from xsp.words.labels import printable, shorten, telling_kernel_name
 
 Figure = Any
@@ -83,6 +84,7 @@ def figure(title: str, note: str = "", *, height: int = HEIGHT, **layout: Any) -
 
     Both are also in `layout.meta`, for a page that shows them as text of its own.
     """
+    require("plotly")
     import plotly.graph_objects as go
 
     wrapped = textwrap.wrap(note, _LINE)

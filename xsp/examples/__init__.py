@@ -1,0 +1,1 @@
+"""Captures that come with the package, to look at before measuring anything."""

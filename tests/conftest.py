@@ -17,6 +17,7 @@ from hypothesis import settings
 from torch._dynamo import eval_frame
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from virtual_clock import VirtualClock
 
 import xsp
 from xsp.levels import _native
@@ -108,6 +109,14 @@ def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if request.param == "Python":
         monkeypatch.setattr(hotpath, "extension", lambda: None)
     return str(request.param)
+
+
+@pytest.fixture
+def virtual_clock(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
+    """Time that passes only where a program sleeps."""
+    clock = VirtualClock()
+    clock.install(monkeypatch)
+    return clock
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from virtual_clock import VirtualClock
 
 # Loaded here, so that each of the inner test runs need not load them again.
 
@@ -42,9 +43,11 @@ LINEAR = (
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Run the tests in the folder, one thread of torch, and nothing that remembers the source
-    files' former content.
+def run(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, virtual_clock: VirtualClock
+) -> Iterator[Run]:
+    """Run the tests in the folder, one thread of torch, on a virtual clock, and nothing that
+    remembers the source files' former content.
     """
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)

@@ -385,6 +385,7 @@ class Sleep(nn.Module):
         return x
 
 
+@pytest.mark.usefixtures("virtual_clock")
 def test_in_turn_a_slower_layer_is_found() -> None:
     """Two models measured in turn that differ only in how long one layer takes: a regression, in
     that layer.
@@ -402,6 +403,7 @@ def test_in_turn_a_slower_layer_is_found() -> None:
     assert found.sentences[0].startswith("`1` (Sleep) is slower")
 
 
+@pytest.mark.usefixtures("virtual_clock")
 def test_what_is_undecided_in_turn_says_how_many_rounds_are_needed() -> None:
     """Eight rounds of a threefold latency cannot be significant, and the sentence says so; those of
     the ladder, which decide nothing, are not counted.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from virtual_clock import VirtualClock
 
 from xsp.comparing.spread import among_sessions, spread
 from xsp.comparing.verdict import IMPROVED, REGRESSION, UNDECIDED, Verdict, verdict
@@ -105,7 +106,9 @@ Run = Callable[..., pytest.RunResult]
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, virtual_clock: VirtualClock
+) -> Run:
     """Run the test as a process would that is `process` times as slow as usual."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(TEST)

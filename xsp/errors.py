@@ -58,6 +58,10 @@ class ManifestError(EvaluationError):
     """A manifest breaks a rule; the message has a line `file:line key: what` for each."""
 
 
+class DispatchError(EvaluationError):
+    """Jobs cannot be handed out: no agent can run them, or the cluster cannot be reached."""
+
+
 class TracingError(XspError):
     """A tracer failed while it was recording; what it saw cannot be trusted."""
 

@@ -1,0 +1,186 @@
+"""A program that starts a Ray cluster of two nodes on this machine, dispatches to it, kills a node,
+and writes what it saw as JSON to the file it is given. Ray is set up when it is imported, so this
+has a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dispatched_jobs import simulated, special
+
+from xsp.errors import DispatchError
+from xsp.evaluation.dispatch.job import Answer, Job, job_key
+from xsp.evaluation.dispatch.ray_agents import Ray
+from xsp.evaluation.dispatch.ray_session import settings
+from xsp.evaluation.dispatch.running import run_jobs
+
+KILLED_AFTER = 80
+_PATIENCE_S = 60
+
+
+def main(path: Path) -> None:
+    os.environ.update(settings())
+    import ray
+    from ray.cluster_utils import Cluster
+
+    small: dict[str, Any] = {
+        "num_cpus": 1,
+        "object_store_memory": 80_000_000,
+        "include_log_monitor": False,
+    }
+    head = {**small, "include_dashboard": False, "no_monitor": True, "labels": {"system": "one"}}
+    cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+    second = cluster.add_node(**small, resources={"fast": 2}, labels={"system": "two"})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        found = {
+            "sockets": listening_addresses(),
+            "mixed": mixed(),
+            "refused": refused(),
+            "killed": killed(second.all_processes["raylet"][0].process, path.with_name("held")),
+        }
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    path.write_text(json.dumps(found))
+
+
+def mixed() -> dict[str, Any]:
+    """Jobs for either node, one that raises, one that ends its process."""
+    jobs = [
+        Job("one", {"number": 1}, {"system": "one", "torch": ">=2.5"}),
+        Job("fast", {"number": 2}, {"fast": 2}),
+        Job("exits", {"number": 0, "does": "exit"}, {"system": "two"}),
+        Job("raises", {"number": 0, "does": "raise"}),
+        *(Job(str(number), {"number": number}, {"system": "two"}) for number in range(5)),
+    ]
+    return dispatched(jobs)
+
+
+def refused() -> str:
+    try:
+        dispatched([Job("gpu", {"number": 1}, {"GPU": 1})])
+    except DispatchError as error:
+        return str(error)
+    return ""
+
+
+def killed(raylet: Any, held: Path) -> dict[str, Any]:
+    """Two hundred jobs, during which a node is killed while a job is in flight there; `orphans` are
+    its workers that go on.
+    """
+    workers: set[int] = set()
+
+    def watch(answers: list[Answer]) -> None:
+        if len(answers) >= KILLED_AFTER and held.exists() and not workers:
+            workers.update(children(raylet.pid))
+            os.kill(raylet.pid, signal.SIGKILL)
+            raylet.wait(_PATIENCE_S)
+
+    payload = {"does": "hold", "parent": raylet.pid, "held": str(held)}
+    jobs = [Job(job_key(number), {**payload, "number": number}) for number in range(200)]
+    found = dispatched(jobs, watch)
+    agents = {answer["worker"]["pid"] for answer in found["answers"]} & workers
+    return {
+        **found,
+        "workers": sorted(agents),
+        "orphans": still_running(agents),
+        "held": int(held.read_text()),
+    }
+
+
+def dispatched(jobs: list[Job], watch: Any = None) -> dict[str, Any]:
+    answers: list[Answer] = []
+
+    def write(answer: Answer) -> None:
+        answers.append(answer)
+        if watch is not None:
+            watch(answers)
+
+    summary = run_jobs(jobs, simulated, write, Ray(describe=special))
+    return {"summary": asdict(summary), "answers": [asdict(answer) for answer in answers]}
+
+
+# ---- what /proc tells ----
+
+
+def listening_addresses() -> list[str]:
+    """Addresses on which processes of this cluster listen; IPv4 within IPv6 is as IPv4."""
+    ours = {inode for pid in processes() for inode in sockets(pid)}
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            parts = line.split()
+            if parts[3] == "0A" and parts[9] in ours:
+                word = parts[1].partition(":")[0][-8:]
+                found.append(".".join(map(str, bytes.fromhex(word)[::-1])))
+    return found
+
+
+def processes() -> list[int]:
+    """Processes that have this cluster's token in their environment, and this one."""
+    token = f"RAY_AUTH_TOKEN={settings()['RAY_AUTH_TOKEN']}".encode()
+    found = [os.getpid()]
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if token in environment:
+            found.append(int(folder.name))
+    return found
+
+
+def sockets(pid: int) -> set[str]:
+    """Inodes of a process's sockets."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        try:
+            target = os.readlink(link)
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            found.add(target[len("socket:[") : -1])
+    return found
+
+
+def children(parent: int) -> set[int]:
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        fields = status(int(folder.name))
+        if fields and int(fields[1]) == parent:
+            found.add(int(folder.name))
+    return found
+
+
+def still_running(pids: set[int]) -> list[int]:
+    """Those that are still there, and no zombies, after a while."""
+    pause = threading.Event()
+    for _ in range(_PATIENCE_S * 10):
+        there = [pid for pid in pids if (status(pid) or ["Z"])[0] != "Z"]
+        if not there:
+            return []
+        pause.wait(0.1)
+    return there
+
+
+def status(pid: int) -> list[str]:
+    """State, parent and more; empty for a process that is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,61 @@
+"""The agent of one machine: this process. It needs no cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xsp.evaluation.dispatch import worker
+from xsp.evaluation.dispatch.agents import Ended, Event, Offer, Run
+
+NAME = "here"
+
+
+class Embedded:
+    """Runs jobs in this process, one after another.
+
+    Args:
+        resources: what this machine has, beside `CPU`.
+        labels: what it is and can run, beside `worker.labels`.
+
+    """
+
+    def __init__(
+        self,
+        resources: Mapping[str, float] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        cpus = float(len(os.sched_getaffinity(0)))
+        self._offer = Offer(
+            NAME, {"CPU": cpus, **(resources or {})}, {**worker.labels(), **(labels or {})}
+        )
+        self._run: Run | None = None
+        self._next: Mapping[str, Any] | None = None
+
+    def register(self, run: Run) -> Sequence[Offer]:
+        """The one agent."""
+        self._run = run
+        return (self._offer,)
+
+    def submit(self, agent: str, payload: Mapping[str, Any]) -> None:
+        """Keep the job until `wait`."""
+        del agent  # there is one
+        self._next = payload
+
+    def wait(self) -> Sequence[Event]:
+        """Run the job that was submitted."""
+        if self._run is None or self._next is None:
+            return ()
+        payload, self._next = self._next, None
+        text, error, facts = worker.answered(self._run, payload)
+        result = None if text is None else json.loads(text)
+        return (Ended(NAME, result, error, facts),)
+
+    def waiting_for_agents(self) -> bool:
+        """Never: this process is there."""
+        return False
+
+    def close(self) -> None:
+        """Nothing was started."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -196,6 +197,25 @@ def test_what_no_agent_can_run_is_refused_before_anything_is_started() -> None:
     assert "no agent can run 1 of the jobs, which need 2 GPU and onnxruntime >=9" in sentence
     assert "here (no GPU, onnxruntime 1.32.0)" in sentence
     assert rows == []
+
+
+def test_a_cluster_that_does_not_answer_is_refused_at_once() -> None:
+    """One sentence with the address, where Ray would try for minutes."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        program = (
+            "from xsp.evaluation.dispatch.ray_agents import Ray\n"
+            "from xsp.errors import DispatchError\n"
+            f"try: Ray({address!r}).register(print)\n"
+            "except DispatchError as error: print(error)\n"
+        )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", program]
+        said = subprocess.run(
+            command, env=environment, timeout=120, check=True, capture_output=True, text=True
+        )
+    assert f"nothing answers at {address}" in said.stdout
 
 
 # ---- agents that go away ----

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from xsp.evaluation.extra import needed
 NAMESPACE = "xsp"
 _STORE_BYTES = 100_000_000
 """Jobs and results are small JSON; Ray would take 30 % of the memory for objects."""
+_REACHED_IN_S = 10.0
 _JOINING = {"RAY_USAGE_STATS_ENABLED": "0"}
 _IMPORTED: list[bool] = []
 """Not empty once Ray was imported under `settings`."""
@@ -63,6 +65,7 @@ class Session:
         self._own = not self.ray.is_initialized()
         if self._own:
             with _environment(_JOINING if given else settings()):
+                _refuse_unreachable(given)
                 _connect(self.ray, given)
 
     def nodes(self) -> list[Mapping[str, Any]]:
@@ -112,6 +115,20 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in new:
             os.environ.pop(name, None)
+
+
+def _refuse_unreachable(address: str | None) -> None:
+    """Ray would try for minutes, and write to stderr meanwhile."""
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or not port.isdigit() or "//" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHED_IN_S).close()
+    except OSError as error:
+        raise DispatchError(
+            f"nothing answers at {address} ({error}); give the address that `ray start --head` "
+            "printed, or leave it out to start a Ray on this machine"
+        ) from error
 
 
 def _connect(ray: Any, address: str | None) -> None:

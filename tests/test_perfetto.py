@@ -20,6 +20,7 @@ from perfetto_reader import Read, Slice, read
 import xsp
 from xsp.analysis.spans.sequence import kernel_sequence
 from xsp.capture.file import TABLES, Capture
+from xsp.export.trace.perfetto import FULL_NAME
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
 NAMES = ("resnet50", "transformer", "train_step")
@@ -57,7 +58,8 @@ def test_slices_are_the_spans(
         name=None
     ):
         one = found[row]
-        assert (one.category, one.name, one.start_ns, one.end_ns) == (level, label, start, end)
+        told = one.arguments.get(FULL_NAME, one.name)
+        assert (one.category, told, one.start_ns, one.end_ns) == (level, label, start, end)
     of_levels = Counter(one.category for one in traces[name].slices if one.category in LEVELS)
     assert of_levels == Counter(spans["level"].astype(str))
 
@@ -154,12 +156,76 @@ def test_tracks_are_threads_and_streams(traces: dict[str, Read]) -> None:
     with_slices = {one.track for one in found.slices}
     names = [found.tracks[track].name for track in sorted(with_slices)]
     assert names[0] == "main thread"
-    assert names[1].startswith("thread 0x")
-    assert names[2:] == ["stream 7", "stream 7, overlapping (2)"]
+    assert names[1:] == ["autograd thread 2", "stream 7", "stream 7, overlapping (2)"]
     groups = {found.tracks[found.tracks[track].parent_uuid].name for track in with_slices}
-    assert groups == {
-        f"target.<locals>.step (run 118, M/L/Lib/K): {where}" for where in ("host", "GPU")
-    }
+    title = "target.<locals>.step (run 118, M/L/Lib/K)"
+    assert groups == {f"{title}: host", f"{title}: GPU 0", "stream 7"}
+
+
+def test_process_and_threads_are_described(traces: dict[str, Read]) -> None:
+    """Perfetto fills its tables `process` and `thread` from descriptors: the run is a process, each
+    of its threads has a name and a number of its own, and streams of the GPU are none of them.
+    """
+    described = traces["train_step"].tracks.values()
+    (process,) = [one.process for one in described if one.HasField("process")]
+    assert process.process_name == "target.<locals>.step (run 118, M/L/Lib/K)"
+    threads = [one.thread for one in described if one.HasField("thread")]
+    assert [one.thread_name for one in threads] == ["main thread", "autograd thread 2"]
+    assert len({one.tid for one in threads}) == 2
+    assert {one.pid for one in threads} == {process.pid}
+    streams = [one for one in described if one.name.startswith("stream")]
+    assert len(streams) == 2
+    assert not any(one.HasField("thread") for one in streams)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_have_short_names_and_keep_the_whole_one(
+    name: str, profiles: dict[str, xsp.Profile], traces: dict[str, Read]
+) -> None:
+    """A kernel's slice has a short name that no other kernel has, and its full name beside it."""
+    spans, found = last_deepest(profiles[name]), traces[name].spans()
+    full = spans.loc[spans["level"] == "KERNEL", "name"].astype(str)
+    shown = {row: found[row].name for row in full.index}
+    told = {row: found[row].arguments.get(FULL_NAME, found[row].name) for row in full.index}
+    assert told == full.to_dict()
+    assert len(set(shown.values())) == full.nunique()
+    assert not any("::" in short for short in shown.values())
+
+
+def test_gpu_counters_follow_the_kernels(
+    profiles: dict[str, xsp.Profile], traces: dict[str, Read]
+) -> None:
+    """One counter is how many activities run at a time, and the time in which it is not zero is the
+    GPU's busy time; another is how many were launched and wait. Both end at zero.
+    """
+    found = traces["train_step"]
+    by_name = {found.tracks[track].name: values for track, values in found.counters.items()}
+    kernels = [one for one in found.slices if one.category == "KERNEL"]
+    busy = by_name["GPU busy: activities running"]
+    instants, running = (np.array(each) for each in zip(*busy, strict=True))
+    counted = int(np.diff(instants)[running[:-1] > 0].sum())
+    assert counted == union_length([(one.start_ns, one.end_ns) for one in kernels])
+    waiting = np.array(by_name["queue: launched and not yet running"])[:, 1]
+    assert waiting.min() == 0
+    assert waiting.max() > 1
+    assert (running[-1], waiting[-1]) == (0, 0)
+
+
+def union_length(intervals: list[tuple[int, int]]) -> int:
+    """Length of the union of intervals, one by one."""
+    total, until = 0, 0
+    for start, end in sorted(intervals):
+        total += max(0, end - max(start, until))
+        until = max(until, end)
+    return total
+
+
+def test_corrected_traces_have_no_queue(profiles: dict[str, xsp.Profile], tmp_path: Path) -> None:
+    """The correction gives no launches, so that a corrected trace does not say what waits."""
+    trace = read(profiles["transformer"].to_perfetto(tmp_path / "x.pftrace", corrected=True))
+    names = {trace.tracks[track].name for track in trace.counters}
+    assert "GPU busy: activities running" in names
+    assert not any(name.startswith("queue") for name in names)
 
 
 def test_modules_enclose_their_layers(
@@ -253,7 +319,7 @@ def test_hardware_counters_are_on_the_kernel_they_were_measured_on(tmp_path: Pat
     with_counters = Capture(capture.meta, capture.tables | {"counters": counters})
     trace = read(xsp.Profile(with_counters).to_perfetto(tmp_path / "x.pftrace"))
     counted = {
-        one.name: one.arguments["dram__bytes_read.sum"]
+        one.arguments.get(FULL_NAME, one.name): one.arguments["dram__bytes_read.sum"]
         for one in trace.slices
         if "dram__bytes_read.sum" in one.arguments
     }

@@ -165,6 +165,35 @@ class Profile(ProfileData):
         view = view_of(self._capture, wanted, self._corrected if corrected else None)
         return write_chrome(view, Path(path), self._capture.meta)
 
+    def to_speedscope(
+        self,
+        path: str | os.PathLike[str],
+        run: int | None = None,
+        rung: str | None = None,
+        corrected: bool = False,
+    ) -> Path:
+        """Write for speedscope.app: what each node costs the latency as a flame graph, and one run
+        track by track. `path` is usually `*.speedscope.json`; everything else is as in
+        `to_perfetto`.
+        """
+        from xsp.export.flame.speedscope import write_speedscope
+        from xsp.export.trace.choice import RunChoice
+        from xsp.export.trace.view import view_of
+
+        wanted = RunChoice(run, rung, corrected)
+        view = view_of(self._capture, wanted, self._corrected if corrected else None)
+        return write_speedscope(self, view, Path(path))
+
+    def to_folded(self, path: str | os.PathLike[str]) -> Path:
+        """Write folded stacks, a line `model;module;layer;kernel ns` each, for flamegraph.pl and
+        its kin: what each node costs the latency. Usually `*.folded`.
+
+        Raises WriteError where it cannot be written.
+        """
+        from xsp.export.flame.folded import write_folded
+
+        return write_folded(self, Path(path))
+
     def what_if(
         self,
         *,

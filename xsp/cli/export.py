@@ -52,6 +52,15 @@ FORMATS = {
         lambda p, at, **c: p.to_chrome(at, **c),
         True,
     ),
+    "speedscope": Format(
+        ".speedscope.json",
+        "cost of each node, and one run, for speedscope.app",
+        lambda p, at, **c: p.to_speedscope(at, **c),
+        True,
+    ),
+    "folded": Format(
+        ".folded", "cost of each node, for flamegraph.pl", lambda p, at: p.to_folded(at)
+    ),
     "html": Format(".html", "a report", lambda p, at: p.to_html(at)),
     "csv": Format("_csv", "a folder of tables", _tables("csv"), is_folder=True),
     "parquet": Format("_parquet", "a folder of tables", _tables("parquet"), is_folder=True),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+from xsp.words.mangled import readable
+
 _ANONYMOUS = re.compile(r"\(anonymous namespace\)::|<unnamed>::")
 _QUALIFIER = re.compile(r"(?:[A-Za-z_]\w*::)+")
 _RETURN_TYPE = re.compile(r"^(?:void|static|inline)\s+")
@@ -30,6 +32,7 @@ _DULL = frozenset(
         "BUnaryFunctor",
         "cudnnKernelDataType_t",
         "Warp_specialized_params",
+        "enable_3x_kernel_for_sm9x",
     }
 )
 """Identifiers that wrap what a kernel does and do not say it."""
@@ -51,10 +54,10 @@ def short_name(level: str, name: str, parent: str) -> str:
 
 
 def kernel_name(name: str) -> str:
-    """A demangled C++ declaration without return type, namespaces, template arguments and
+    """A C++ declaration, or a mangled one, without return type, namespaces, template arguments and
     parameters.
     """
-    text = _RETURN_TYPE.sub("", _ANONYMOUS.sub("", name.strip()))
+    text = _RETURN_TYPE.sub("", _ANONYMOUS.sub("", readable(name).strip()))
     head = text.split("(", 1)[0]
     base, template, _ = head.partition("<")
     short = _QUALIFIER.sub("", base).strip()
@@ -72,7 +75,7 @@ def telling_kernel_name(name: str) -> str:
     short = kernel_name(name)
     if not short.endswith("<…>"):
         return short
-    arguments = _ANONYMOUS.sub("", name).partition("<")[2].rpartition("(")[0]
+    arguments = _ANONYMOUS.sub("", readable(name)).partition("<")[2].rpartition("(")[0]
     telling = next(
         (
             word

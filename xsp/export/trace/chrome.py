@@ -28,7 +28,8 @@ import numpy as np
 from xsp.capture.writing import write_file
 from xsp.export.trace.arguments import Arguments
 from xsp.export.trace.slices import API, CATEGORIES, NVTX
-from xsp.export.trace.view import BACKWARD, RunView, Track
+from xsp.export.trace.tracks import Track
+from xsp.export.trace.view import BACKWARD, RunView
 
 Event = dict[str, Any]
 

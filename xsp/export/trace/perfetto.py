@@ -15,6 +15,8 @@ from typing import Any
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
     CounterDescriptor,
     InternedData,
+    ProcessDescriptor,
+    ThreadDescriptor,
     Trace,
     TracePacket,
     TrackDescriptor,
@@ -22,14 +24,30 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
 )
 
 from xsp.capture.writing import write_file
+from xsp.export.trace.counters import Counter
 from xsp.export.trace.slices import API, CATEGORIES, MODULE, NVTX
-from xsp.export.trace.view import Counter, RunView
+from xsp.export.trace.tracks import Track
+from xsp.export.trace.view import RunView
+from xsp.words.distinct import distinct_names
 
 _SEQUENCE = 1
-_HOST, _DEVICE, _COUNTERS, _FIRST_TRACK = 1, 2, 3, 16
-"""Track uuids: three groups, then tracks and counters one by one."""
+_HOST, _COUNTERS, _FIRST_TRACK = 1, 2, 1024
+"""Track uuids: the process, the counters, one group for each GPU, then tracks and counters one by
+one.
+"""
+_FIRST_GPU = 16
+_PID = 1
+"""Of the only process: captures hold neither its number nor those that the system gave its threads,
+which are numbered in order of appearance.
+"""
 
-_UNITS = {"bytes": CounterDescriptor.UNIT_SIZE_BYTES, "MHz": CounterDescriptor.UNIT_UNSPECIFIED}
+_UNITS = {
+    "bytes": CounterDescriptor.UNIT_SIZE_BYTES,
+    "MHz": CounterDescriptor.UNIT_UNSPECIFIED,
+    "count": CounterDescriptor.UNIT_COUNT,
+}
+FULL_NAME = "full_name"
+"""Annotation of a kernel whose slice has a shorter name."""
 
 
 def write_perfetto(view: RunView, path: Path) -> Path:
@@ -170,20 +188,14 @@ class _Begin:
 
 
 def _descriptors(view: RunView) -> Iterable[TrackDescriptor]:
-    explicit = TrackDescriptor.EXPLICIT
-    for uuid, name in ((_HOST, "host"), (_DEVICE, "GPU"), (_COUNTERS, "counters")):
-        yield TrackDescriptor(
-            uuid=uuid,
-            name=f"{view.title}: {name}",
-            child_ordering=explicit,
-            sibling_order_rank=uuid,
-        )
+    """Groups, tracks and counters, a parent before its children."""
+    yield from _groups(view)
     for number, track in enumerate(view.tracks):
-        parent = _DEVICE if track.on_device else _HOST
         yield TrackDescriptor(
             uuid=_FIRST_TRACK + number,
-            parent_uuid=parent,
+            parent_uuid=_parent(view, track),
             name=track.name,
+            thread=_thread(view, track),
             sibling_order_rank=number,
         )
     for number, counter in enumerate(view.counters, len(view.tracks)):
@@ -195,19 +207,78 @@ def _descriptors(view: RunView) -> Iterable[TrackDescriptor]:
         )
 
 
+def _groups(view: RunView) -> Iterable[TrackDescriptor]:
+    """The process, a group for each GPU, and the counters."""
+    explicit = TrackDescriptor.EXPLICIT
+    process = ProcessDescriptor(pid=_PID, process_name=view.title)
+    name = f"{view.title}: host"
+    yield TrackDescriptor(
+        uuid=_HOST, name=name, process=process, child_ordering=explicit, sibling_order_rank=0
+    )
+    for place in range(len(_contexts(view))):
+        yield TrackDescriptor(
+            uuid=_FIRST_GPU + place,
+            name=f"{view.title}: GPU {place}",
+            child_ordering=explicit,
+            sibling_order_rank=1 + place,
+        )
+    yield TrackDescriptor(
+        uuid=_COUNTERS,
+        name=f"{view.title}: counters",
+        child_ordering=explicit,
+        sibling_order_rank=_FIRST_TRACK,
+    )
+
+
+def _contexts(view: RunView) -> list[int]:
+    """Contexts, which stand for GPUs: captures hold no device numbers."""
+    return sorted({track.context for track in view.tracks if track.on_device})
+
+
+def _parent(view: RunView, track: Track) -> int:
+    """The GPU of a stream, the process of a thread, and the thread or stream of what stands
+    beside it.
+    """
+    if not track.is_first:
+        for number, other in enumerate(view.tracks):
+            same = (other.on_device, other.context, other.number)
+            if other.is_first and same == (track.on_device, track.context, track.number):
+                return _FIRST_TRACK + number
+    if track.on_device:
+        return _FIRST_GPU + _contexts(view).index(track.context)
+    return _HOST
+
+
+def _thread(view: RunView, track: Track) -> ThreadDescriptor | None:
+    """What tells a reader that the track is a thread; None for all others."""
+    if track.on_device or not track.is_first:
+        return None
+    threads = [each for each in view.tracks if each.is_first and not each.on_device]
+    number = _PID + threads.index(track)
+    return ThreadDescriptor(pid=_PID, tid=number, thread_name=track.name)
+
+
+def _short_names(view: RunView) -> dict[str, str]:
+    """A short name for each kernel, different ones for different kernels."""
+    of_kernels = view.slices["category"] == CATEGORIES.index("KERNEL")
+    return distinct_names(view.slices.loc[of_kernels, "name"].unique().tolist())
+
+
 class _Begins:
     """The begins of a view by category, name and arguments; each made once."""
 
     def __init__(self, view: RunView, interned: _Interned) -> None:
         self._arguments, self._interned = view.arguments, interned
+        self._short = _short_names(view)
         self._made: dict[tuple[int, str, int], _Begin] = {}
 
     def of(self, category: int, name: str, arguments: int) -> _Begin:
         key = (category, name, arguments)
         if key not in self._made:
-            self._made[key] = _Begin(
-                self._interned, CATEGORIES[category], name, self._arguments[arguments]
-            )
+            short, known = self._short.get(name, name), self._arguments[arguments]
+            if short != name:
+                known = {FULL_NAME: name, **known}
+            self._made[key] = _Begin(self._interned, CATEGORIES[category], short, known)
         return self._made[key]
 
 

@@ -17,17 +17,16 @@ from xsp.capture.file import Capture
 from xsp.capture.run import call_of
 from xsp.export.trace.arguments import Arguments
 from xsp.export.trace.choice import ChosenRun, RunChoice, choose_run
-from xsp.export.trace.lanes import laid_out
+from xsp.export.trace.counters import Counter, counters_of
 from xsp.export.trace.modules import enclosing_modules
 from xsp.export.trace.slices import (
     CATEGORIES,
-    OUTSIDE,
-    RANGES,
     api_slices,
     module_slices,
     nvtx_slices,
     span_slices,
 )
+from xsp.export.trace.tracks import Track, tracks_of
 from xsp.types import Level, Tables
 
 
@@ -59,32 +58,6 @@ Ints = npt.NDArray[np.int64]
 LAUNCH, BACKWARD = "launch", "backward"
 """Kinds of arrows: from the launch (the API call, or else the span that launched) to the execution
 on the device; from a forward layer to its backward work."""
-
-
-@dataclass(frozen=True)
-class Track:
-    """Where slices are drawn: a thread of the host (`number`), or a stream of a context, that is of
-    a GPU.
-
-    `lane` counts further tracks of the same thread or stream, for slices that overlap those of the
-    first.
-    """
-
-    on_device: bool
-    context: int
-    number: int
-    lane: int
-    name: str
-
-
-@dataclass(frozen=True)
-class Counter:
-    """A quantity over time; `unit` is "bytes" or "MHz"."""
-
-    name: str
-    unit: str
-    time_ns: Ints
-    value: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +114,9 @@ def run_view(
 
     slices = pd.concat([of_spans, of_modules, of_api, of_ranges], ignore_index=True)
     slices["parent"] = _places(spans, _parents(spans, of_modules, shown_api, of_ranges))
-    tracks, slices["track"], events = _tracks(slices, _nesting_rank(slices, modules))
+    backward = np.zeros(len(slices), dtype=bool)
+    backward[: len(spans)] = _is_backward(tables, spans)
+    tracks, slices["track"], events = tracks_of(slices, _nesting_rank(slices, modules), backward)
     first_api = None if chosen.corrected else len(of_spans) + len(of_modules)
     arrows = [_launches(spans, launch, first_api), _backward(tables, spans)]
     return RunView(
@@ -152,7 +127,7 @@ def run_view(
         events,
         arguments,
         pd.concat(arrows, ignore_index=True),
-        [*_memory(tables, spans, meta.get("memory_device")), *_clock(meta, spans, chosen)],
+        counters_of(tables, meta, spans, chosen, None if chosen.corrected else launched_ns),
     )
 
 
@@ -214,45 +189,13 @@ def _nesting_rank(slices: pd.DataFrame, modules: pd.DataFrame) -> Ints:
     return rank + depth
 
 
-def _tracks(slices: pd.DataFrame, rank: Ints) -> tuple[list[Track], Ints, Ints]:
-    """Tracks in order, the track of every slice, and the events."""
-    keys = ["on_device", "context", "number", "side"]
-    group = slices.groupby(keys, sort=False).ngroup().to_numpy().astype(np.int64)
-    start, end = slices["start_ns"].to_numpy(), slices["end_ns"].to_numpy()
-    layout = laid_out(
-        group, start, end, rank, slices["recorded_ns"].to_numpy(), ~slices["on_device"].to_numpy()
-    )
-    places = slices[keys].assign(lane=layout.lane)
-    distinct = places.drop_duplicates().sort_values(["on_device", "context"], kind="stable")
-    index = places.merge(
-        distinct.assign(track=np.arange(len(distinct))), how="left", on=[*keys, "lane"]
-    )["track"]
-    contexts = slices.loc[slices["on_device"], "context"].nunique()
-    main = int(slices["number"].iloc[0])
-    tracks = [
-        Track(
-            device,
-            context,
-            number,
-            lane,
-            _name(device, context, number, side, lane, contexts, main),
-        )
-        for device, context, number, side, lane in zip(
-            *(distinct[one].tolist() for one in [*keys, "lane"]), strict=True
-        )
-    ]
-    return tracks, index.to_numpy(dtype=np.int64), layout.event
-
-
-def _name(
-    device: bool, context: int, number: int, side: int, lane: int, contexts: int, main: int
-) -> str:
-    if device:
-        name = f"stream {number}" + (f" of context {context}" if contexts > 1 else "")
-    else:
-        name = "main thread" if number == main else f"thread {number:#010x}"
-        name = {OUTSIDE: "work outside layers", RANGES: f"NVTX ranges of {name}"}.get(side, name)
-    return f"{name}, overlapping ({lane + 1})" if lane else name
+def _is_backward(tables: Tables, spans: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which spans are layers of a backward pass."""
+    is_layer = (spans["level"] == Level.LAYER).to_numpy()
+    backward = np.zeros(len(spans), dtype=bool)
+    phase = tables["layers"]["phase"].to_numpy(dtype=object)
+    backward[is_layer] = phase[spans["detail"].to_numpy()[is_layer]] == "backward"
+    return backward
 
 
 def _launches(spans: pd.DataFrame, launch: Ints, first_api: int | None) -> pd.DataFrame:
@@ -279,33 +222,3 @@ def _backward(tables: Tables, spans: pd.DataFrame) -> pd.DataFrame:
     source = place[forward]
     known = (forward >= 0) & (source >= 0)
     return pd.DataFrame({"kind": BACKWARD, "source": source[known], "target": layers[known]})
-
-
-def _memory(tables: Tables, spans: pd.DataFrame, device: str | None) -> list[Counter]:
-    """The most memory in use while each layer runs, at the layer's start: from the untimed memory
-    run.
-    """
-    layers = spans[spans["level"] == Level.LAYER].sort_values("start_ns", kind="stable")
-    peak = tables["layers"]["peak_bytes"].to_numpy()[layers["detail"].to_numpy()]
-    known = peak >= 0
-    if not known.any():
-        return []
-    name = f"{'GPU' if device == 'cuda' else 'CPU'} memory allocated, peak of each layer"
-    return [Counter(name, "bytes", layers["start_ns"].to_numpy()[known], peak[known])]
-
-
-def _clock(meta: Mapping[str, Any], spans: pd.DataFrame, chosen: ChosenRun) -> list[Counter]:
-    """The SM clock as it was read at the end of the run's round, over the whole run."""
-    states = [state for state in meta.get("gpu_states", []) if state["round"] == chosen.round]
-    if not states or states[0].get("sm_clock_mhz") is None:
-        return []
-    ends = spans["start_ns"] + spans["duration_ns"]
-    bounds = np.array([spans["start_ns"].min(), ends.max()], dtype=np.int64)
-    return [
-        Counter(
-            "SM clock at the end of the round",
-            "MHz",
-            bounds,
-            np.full(2, int(states[0]["sm_clock_mhz"])),
-        )
-    ]

@@ -1,0 +1,1 @@
+"""What each node of the stack costs the latency, for viewers of flame graphs."""

@@ -6,6 +6,7 @@ with these rows.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,12 +34,12 @@ class LayerRow:
     kind: str
     module: str
     phase: str
-    forward: int
-    input_shapes: list[list[int]]
-    input_dtypes: list[str]
-    output_shapes: list[list[int]]
-    output_dtypes: list[str]
-    parameter_bytes: int
+    forward: int = -1
+    input_shapes: list[list[int]] = field(default_factory=list)
+    input_dtypes: list[str] = field(default_factory=list)
+    output_shapes: list[list[int]] = field(default_factory=list)
+    output_dtypes: list[str] = field(default_factory=list)
+    parameter_bytes: int = 0
     weight_shape: list[int] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     source: str = ""
@@ -85,6 +86,11 @@ class Structure:
     calls_of_modules: list[ModuleCall] = field(default_factory=list)
     node_types: dict[int, str] = field(default_factory=dict)
     """By code, of graph nodes that stand for those after them, the type of all."""
+
+    def add(self, layer: LayerRow) -> None:
+        """A layer begins now."""
+        self.layers.append(layer)
+        self.starts_ns.append(time.perf_counter_ns())
 
     def within(self, calls: Columns, unended: Iterable[int] = ()) -> Structure:
         """Without the layers that began outside the model calls, since restoring state calls torch

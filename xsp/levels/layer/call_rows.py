@@ -1,0 +1,54 @@
+"""What the structure run writes down of layer calls: a row for each, in the order they begin."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+from xsp.levels.layer.backward_rows import BackwardRows
+from xsp.levels.layer.source import calling_line
+from xsp.levels.layer.structure import LayerRow, Structure
+from xsp.levels.layer.tensors import describe_tensors, locate_tensors, tensors_in
+from xsp.machine.torch_internals import nodes_made
+
+
+class CallRows:
+    """The forward part of a structure. `abandoned` are the rows of ranges that never ended."""
+
+    def __init__(self, structure: Structure, backward: BackwardRows) -> None:
+        self._structure, self._backward = structure, backward
+        self._open: dict[int, list[tuple[int, int]]] = {}
+        """By thread, the rows of the calls that have begun, with the nodes made before each."""
+        self.abandoned: list[int] = []
+
+    def begin(self, row: LayerRow) -> None:
+        """A call begins on this thread."""
+        begun = len(self._structure.layers), nodes_made()
+        self._open.setdefault(threading.get_ident(), []).append(begun)
+        self._structure.add(replace(row, source=calling_line()))
+
+    def end(self, inputs: Any, outputs: Any, *, leads_to_nodes: bool = True) -> None:
+        """The innermost call of this thread has ended; whether its outputs lead to its nodes."""
+        index, first_node = self._open[threading.get_ident()].pop()
+        given = tensors_in(outputs) or [each.tensor for each in locate_tensors(outputs)]
+        shapes, dtypes = describe_tensors(given)
+        row = self._structure.layers[index]
+        row.output_shapes.extend(shapes)
+        row.output_dtypes.extend(dtypes)
+        self._backward.call_ended(index, first_node, inputs, outputs, leads_to_nodes=leads_to_nodes)
+
+    def abandon(self) -> None:
+        """The innermost call of this thread will not end."""
+        row, _ = self._open[threading.get_ident()].pop()
+        self.abandoned.append(row)
+
+    def open_leaf(self) -> int | None:
+        """Row of the leaf module whose call is the innermost on this thread: collectives are layers
+        inside it too.
+        """
+        opened = self._open.get(threading.get_ident())
+        if not opened:
+            return None
+        row, _ = opened[-1]
+        return row if self._structure.layers[row].kind == "module" else None

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from xsp.database.entry import COLD, WARM, Entry, Machine
 from xsp.database.store import Store
 from xsp.errors import XspError
 from xsp.measuring.progress import bar
+from xsp.words.numbers import known
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class _Bench:
             candidate.algorithm,
             caches,
             result.time_ns,
-            result.half_width_ns if isfinite(result.half_width_ns) else None,
+            known(result.half_width_ns),
             result.rounds,
             time.time(),
             provenance=provenance,

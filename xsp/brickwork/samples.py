@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from xsp.analysis.spans.statistics import trimmed
 from xsp.database.entry import Entry, Machine
 from xsp.database.store import Store
 from xsp.graphs.layer import Layer
+from xsp.words.numbers import known
 
 NETWORK, TRAINED, EAGER = "network", "network, trained", "whole model"
 """How an entry's time came about: a brick's forward pass; with its backward pass; the model called
@@ -68,16 +67,15 @@ class Record:
 
     def entry(self, machine: Machine) -> Entry:
         """As the database keeps it, with every sample."""
-        known = bool(self.samples_ns) and not self.failure
-        half = self.half_width_ns
+        is_timed = bool(self.samples_ns) and not self.failure
         return Entry(
             machine=machine,
             layer=self.layer,
             precision=self.layer.dtype,
             algorithm=self.algorithm,
             caches=self.caches,
-            time_ns=self.mean_ns if known else None,
-            half_width_ns=half if known and np.isfinite(half) else None,
+            time_ns=self.mean_ns if is_timed else None,
+            half_width_ns=known(self.half_width_ns) if is_timed else None,
             rounds=len(self.samples_ns),
             measured_at=time.time(),
             failure=self.failure,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 from xsp.cli.database import Place
 from xsp.cli.graph_source import Shapes, Values, graph_from, graph_of_work, target_work
 from xsp.extras import require
+from xsp.words.numbers import known
 
 if TYPE_CHECKING:
     from xsp.bounds.finding import Finding
@@ -229,16 +229,16 @@ def as_json(found: LowerBound, answers: list[Finding]) -> dict[str, Any]:
         "source": found.graph.source,
         "layers": len(found.graph),
         "unique": len(set(found.graph.keys)),
-        "latency_ms": _number(found.latency_ms),
-        "latency_ci_ms": _number(found.latency_ci_ms),
-        "launch_ms": _number(found.launch_ms),
+        "latency_ms": known(found.latency_ms),
+        "latency_ci_ms": known(found.latency_ci_ms),
+        "launch_ms": known(found.launch_ms),
         "is_bound": found.is_bound,
         "doubts": list(found.doubts),
         "bounds": {
             name: {
-                "sequential_ms": _number(each.sequential_ms),
-                "parallel_ms": _number(each.parallel_ms),
-                "half_width_ms": _number(each.half_width_ms),
+                "sequential_ms": known(each.sequential_ms),
+                "parallel_ms": known(each.parallel_ms),
+                "half_width_ms": known(each.half_width_ms),
                 "covered": each.covered,
             }
             for name, each in found.bounds.items()
@@ -248,8 +248,8 @@ def as_json(found: LowerBound, answers: list[Finding]) -> dict[str, Any]:
                 "question": each.question,
                 "kind": each.kind,
                 "layer": each.layer,
-                "gain_ms": _number(each.gain_ms),
-                "half_width_ms": _number(each.half_width_ms),
+                "gain_ms": known(each.gain_ms),
+                "half_width_ms": known(each.half_width_ms),
                 "evidence": each.evidence,
                 "advice": each.advice,
                 "check": each.check,
@@ -258,7 +258,3 @@ def as_json(found: LowerBound, answers: list[Finding]) -> dict[str, Any]:
             for each in answers
         ],
     }
-
-
-def _number(value: float) -> float | None:
-    return float(value) if isfinite(value) else None

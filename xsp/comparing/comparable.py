@@ -19,6 +19,7 @@ from xsp.analysis.spans.statistics import trimmed
 from xsp.comparing.node_facts import COLUMNS, COUNTS, node_facts, paths
 from xsp.comparing.rules import COMPARABLE
 from xsp.errors import CaptureError
+from xsp.words.numbers import known_digits
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -106,10 +107,10 @@ class Comparable:
     def _row(self, node: dict[Hashable, Any]) -> dict[str, Any]:
         path, metric = node.pop("path"), node["metric"]
         row = {str(key): value for key, value in node.items() if value not in ("", 0)}
-        row |= {key: _rounded(node[key]) for key in ("ms", "ci_ms")}
+        row |= {key: known_digits(node[key], _DIGITS) for key in ("ms", "ci_ms")}
         for key, times in (("host_ms", self.host), ("device_ms", self.device)):
             if path in times and (metric != "device" or key == "device_ms"):
-                row[key] = [_rounded(each) for each in times[path].tolist()]
+                row[key] = [known_digits(each, _DIGITS) for each in times[path].tolist()]
         return row
 
     @classmethod
@@ -247,7 +248,3 @@ def _summaries(samples: Sequence[Array]) -> tuple[Array, Array]:
         which = np.flatnonzero(lengths == length)
         mean[which], half[which] = trimmed(np.stack([samples[at] for at in which.tolist()], axis=1))
     return mean, half
-
-
-def _rounded(value: float) -> float | None:
-    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None

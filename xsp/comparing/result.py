@@ -10,6 +10,7 @@ import pandas as pd
 
 from xsp.comparing.causes import Cause
 from xsp.comparing.verdict import IMPROVED, REGRESSION, Verdict
+from xsp.words.numbers import known
 
 _COUNTED = [
     "calls",
@@ -97,8 +98,8 @@ class ComparisonData:
             "baseline": self.baseline,
             "candidate": self.candidate,
             "verdict": _plain(asdict(self.verdict)),
-            "a_ms": _known(self.a_ms),
-            "b_ms": _known(self.b_ms),
+            "a_ms": known(self.a_ms),
+            "b_ms": known(self.b_ms),
             "refusal": self.refusal,
             "threshold": self.threshold,
             "alpha": self.alpha,
@@ -111,17 +112,13 @@ class ComparisonData:
         }
 
 
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
 def _plain(row: dict[Any, Any]) -> dict[str, Any]:
     return {str(key): _plain_value(value) for key, value in row.items()}
 
 
 def _plain_value(value: Any) -> Any:
     if isinstance(value, float | np.floating):
-        return _known(float(value))
+        return known(float(value))
     if isinstance(value, np.integer):
         return int(value)
     return list(value) if isinstance(value, tuple | np.ndarray) else value

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from xsp.doubts import Doubt, Slug, Stopped
 from xsp.measuring.stopping import TARGET
 from xsp.types import Level
 from xsp.words.doubts import end_of_rounds
+from xsp.words.numbers import known
 
 MOST_NAMED = 3
 """Layers that a sentence names."""
@@ -101,7 +101,7 @@ def _imprecise(runs: pd.DataFrame, stopped: Stopped) -> list[Doubt]:
     if half <= TARGET * latency:
         return []
     width = float(half / latency)
-    return [Doubt.of(Slug.IMPRECISE, half_width=width if np.isfinite(width) else None)]
+    return [Doubt.of(Slug.IMPRECISE, half_width=known(width))]
 
 
 def _changed_work(tables: dict[str, pd.DataFrame], device_work: int | None) -> list[Doubt]:

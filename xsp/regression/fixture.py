@@ -5,7 +5,6 @@ of it.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import tempfile
 import time
@@ -21,6 +20,7 @@ from xsp.regression.identity import machine_sentence, test_path
 from xsp.regression.options import MAX_SLOWDOWN, UNCHECKED, Options
 from xsp.regression.outcome import Outcome, State
 from xsp.regression.plan import Plan, known_options
+from xsp.words.numbers import known
 
 if TYPE_CHECKING:
     from xsp.profiles import Profile
@@ -273,7 +273,7 @@ def _comparison(judgement: Judgement | None, metric: str) -> dict[str, Any]:
     if judgement.decision is not None:
         verdict = judgement.decision.verdict
         for name in ("ratio", "low", "high", "p_value"):
-            numbers[name] = _known(getattr(verdict, name))
+            numbers[name] = known(getattr(verdict, name))
     return numbers
 
 
@@ -283,8 +283,4 @@ def _summary(baseline: Baseline, metric: str) -> tuple[float | None, float | Non
 
     sample = baseline.profile.sample(str(baseline.profile.nodes["path"].iloc[0]), metric)
     mean, half = trimmed(sample)
-    return _known(float(mean)), _known(float(half))
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return known(float(mean)), known(float(half))

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from xsp.words.labels import printable, shorten
+from xsp.words.numbers import known_digits
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -75,9 +75,7 @@ def _column_data(column: Column, values: pd.Series[Any]) -> dict[str, Any]:
             "texts": [_shown_and_full(column, text) for text in distinct.tolist()],
         }
     amounts = pd.to_numeric(values, errors="coerce").astype(float).to_numpy() / column.scale
-    rounded = [
-        None if not np.isfinite(amount) else float(f"{amount:.7g}") for amount in amounts.tolist()
-    ]
+    rounded = [known_digits(amount, 7) for amount in amounts.tolist()]
     return facts | {"values": rounded}
 
 

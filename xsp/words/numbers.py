@@ -12,6 +12,16 @@ UNKNOWN = "–"
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
+def known(value: float) -> float | None:
+    """The number for JSON, which has neither NaN nor infinity: None where it is not known."""
+    return float(value) if math.isfinite(value) else None
+
+
+def known_digits(value: float, digits: int) -> float | None:
+    """`known` with so many significant digits."""
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
 def decimals_for(largest_ms: float) -> int:
     """Decimals that give a column of milliseconds about four significant digits at its largest
     value.

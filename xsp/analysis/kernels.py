@@ -13,7 +13,7 @@ from xsp.analysis.memo import once_per_profile
 from xsp.analysis.peaks import ideal_intensities
 from xsp.analysis.spans.layer_time import layer_rows
 from xsp.analysis.work.kernel_work import kernel_work
-from xsp.analysis.work.roofline import add_rates, sources, sum_work
+from xsp.analysis.work.roofline import RATES, WORK, add_rates, sources, sum_work
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
@@ -25,15 +25,8 @@ _INFORMATION = [
     "layer",
     "latency_ms",
     "latency_ci_ms",
-    "flops",
-    "dram_read_bytes",
-    "dram_write_bytes",
-    "occupancy",
-    "arithmetic_intensity",
-    "flops_per_s",
-    "precision",
-    "memory_bound",
-    "source",
+    *WORK,
+    *RATES,
 ]
 _ROOFLINE = [
     "index",

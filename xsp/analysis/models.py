@@ -22,19 +22,23 @@ if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
 THIRDS = ("beginning_share", "middle_share", "end_share")
+_SHARES = ("gpu_share", "convolution_share", "gemm_share")
+_KERNEL_SHARES = ("convolution_kernel_share", "gemm_kernel_share")
+_COUNTS = ("layers", "kernels")
+_TOP = ("top_layer_type", "top_kernel")
+_CORRECTION = ("closure_error", "closure_low", "closure_high", "lost")
+_FACTS = (*_COUNTS, *_SHARES, *_KERNEL_SHARES, *THIRDS, *_TOP, *_CORRECTION)
+"""Columns that only this table has; the others are those of A1 and A15."""
+
 COLUMNS = [
     "name",
     "batch_size",
     "latency_ms",
     "latency_ci_ms",
     "throughput_per_s",
-    "layers",
-    "kernels",
-    "gpu_share",
-    "convolution_share",
-    "gemm_share",
-    "convolution_kernel_share",
-    "gemm_kernel_share",
+    *_COUNTS,
+    *_SHARES,
+    *_KERNEL_SHARES,
     "memory_bound",
     "arithmetic_intensity",
     "flops_per_s",
@@ -42,12 +46,8 @@ COLUMNS = [
     "precision",
     "source",
     *THIRDS,
-    "top_layer_type",
-    "top_kernel",
-    "closure_error",
-    "closure_low",
-    "closure_high",
-    "lost",
+    *_TOP,
+    *_CORRECTION,
 ]
 
 _SEQUENCE_TABLES = (
@@ -92,28 +92,10 @@ def compare_models(
     every = list(profiles.values()) if isinstance(profiles, Mapping) else list(profiles)
     models = model_information(every).drop(columns="name")
     kernels = kernels_by_model(every).drop(columns=["name", "batch_size"])
-    facts = pd.DataFrame([_facts(each) for each in every], columns=_FACTS)
+    facts = pd.DataFrame([_facts(each) for each in every], columns=list(_FACTS))
     return pd.concat([pd.Series(names, name="name", dtype=object), models, kernels, facts], axis=1)[
         COLUMNS
     ]
-
-
-_FACTS = [
-    "layers",
-    "kernels",
-    "gpu_share",
-    "convolution_share",
-    "gemm_share",
-    "convolution_kernel_share",
-    "gemm_kernel_share",
-    *THIRDS,
-    "top_layer_type",
-    "top_kernel",
-    "closure_error",
-    "closure_low",
-    "closure_high",
-    "lost",
-]
 
 
 def _facts(profile: ProfileData) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def model_of(
     """
     title = name or type(model).__name__
     work = Measurable(model, title, model.training, tuple(args), dict(kwargs or {}))
-    return Model(title, work, traced_call(model, args, kwargs, name=title))
+    return Model(title, work, traced_call(model, args, kwargs, title))
 
 
 def model_of_target(returned: Any, name: str) -> Model:

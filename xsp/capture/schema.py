@@ -137,6 +137,16 @@ _RUNGS = [
     for rest in ((), ("L",), ("Lib",), ("K",), ("L", "Lib"), ("L", "K"), ("Lib", "K"))
 ] + ["M/L/Lib/K"]
 
+_WHEN_AND_WHERE: Mapping[str, Column] = {
+    "start_ns": _NS,
+    "duration_ns": _DURATION,
+    "thread": _ID,
+    "stream": Column(pa.int32(), -1),
+    "context": _ID,
+    "correlation_id": _ID,
+}
+"""Of a span: its interval, and the thread of the host or the stream of the device."""
+
 TABLES: Mapping[str, Mapping[str, Column]] = {
     "runs": {
         "run": _row("runs"),
@@ -163,23 +173,13 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "level": Column(pa.int8(), 0, max(Level)),
         "detail": Column(pa.int32(), 0),
         "parent": _row("spans", -1),
-        "start_ns": _NS,
-        "duration_ns": _DURATION,
-        "thread": _ID,
-        "stream": Column(pa.int32(), -1),
-        "context": _ID,
-        "correlation_id": _ID,
+        **_WHEN_AND_WHERE,
     },
     "repeats": {
         "run": _row("runs"),
         "level": Column(pa.int8(), Level.LIBRARY, max(Level)),
         "span": _row("spans"),
-        "start_ns": _NS,
-        "duration_ns": _DURATION,
-        "thread": _ID,
-        "stream": Column(pa.int32(), -1),
-        "context": _ID,
-        "correlation_id": _ID,
+        **_WHEN_AND_WHERE,
     },
     "api_calls": {
         "run": _row("runs"),

@@ -9,20 +9,11 @@ import numpy as np
 import pandas as pd
 
 from xsp.comparing.causes import Cause
+from xsp.comparing.node_facts import COUNTS
 from xsp.comparing.verdict import IMPROVED, REGRESSION, Verdict
 from xsp.words.numbers import known
 
-_COUNTED = [
-    "calls",
-    "kernels",
-    "copies",
-    "sets",
-    "copied_bytes",
-    "library_calls",
-    "synchronizations",
-    "allocated_bytes",
-    "parameter_bytes",
-]
+_COUNTED = ("calls", *COUNTS, "parameter_bytes")
 COLUMNS = [
     "level",
     "change",

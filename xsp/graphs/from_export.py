@@ -35,7 +35,7 @@ def graph_of(
     Raises GraphError with the reasons of both where neither works.
     """
     title = name or type(model).__name__
-    traced = traced_call(model, args, kwargs, name=title)
+    traced = traced_call(model, args, kwargs, title)
     found = _read(traced, _owners(model), title)
     notes = (*traced.notes, *found.notes)
     return Graph(found.name, found.layers, found.edges, found.source, notes=notes)

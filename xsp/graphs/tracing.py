@@ -41,11 +41,7 @@ class Traced:
 
 
 def traced_call(
-    model: nn.Module,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    name: str | None = None,
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None, title: str
 ) -> Traced:
     """The operators of `model(*args, **kwargs)`, in-place operators as they are.
 
@@ -55,7 +51,6 @@ def traced_call(
     Raises GraphError with the reasons of both where neither works.
     """
     given = dict(kwargs or {})
-    title = name or type(model).__name__
     try:
         return _exported(model, tuple(args), given)
     except Exception as error:  # whatever export or the model raises; tracing may still work

@@ -82,22 +82,25 @@ def _unknown_events(events: int) -> str:
     )
 
 
-def _missing_layers(layers: int, named: Mapping[str, int], runs: int) -> str:
+def _times(named: Mapping[str, int], of: int) -> str:
+    """`add 3 times, relu 2 times and 4 more`: those that are named, of how many."""
     listed = ", ".join(f"{name} {number} times" for name, number in named.items())
-    more = f" and {layers - len(named)} more" if layers > len(named) else ""
+    return f"{listed} and {of - len(named)} more" if of > len(named) else listed
+
+
+def _missing_layers(layers: int, named: Mapping[str, int], runs: int) -> str:
     return (
         f"layers of the structure run did not occur in the {runs} runs that traced layers "
-        f"({listed}{more}): the program's work varies from run to run, and their times are means "
-        "over runs with and without them"
+        f"({_times(named, layers)}): the program's work varies from run to run, and their times "
+        "are means over runs with and without them"
     )
 
 
 def _missing_calls(functions: int, named: Mapping[str, int], runs: int) -> str:
-    listed = ", ".join(f"{name} {number} times" for name, number in named.items())
-    more = f" and {functions - len(named)} more" if functions > len(named) else ""
     return (
         f"library calls of the structure run did not occur in the {runs} runs that traced them "
-        f"({listed}{more}): the libraries chose other functions, or the work varies from run to run"
+        f"({_times(named, functions)}): the libraries chose other functions, or the work varies "
+        "from run to run"
     )
 
 

@@ -47,16 +47,12 @@ class Prediction:
     @property
     def added(self) -> Floats:
         """What each step adds, as `Evidence.added`."""
-        before, after = self.steps.T
-        added: Floats = self.total[:, after] - self.total[:, before]
-        return added
+        return _across(self.steps, self.total, axis=1)
 
     @property
     def slope(self) -> Floats:
         """Its mean change per ns of each cost, of shape (steps, times, 7)."""
-        before, after = self.steps.T
-        slope: Floats = self.total_slope[after] - self.total_slope[before]
-        return slope
+        return _across(self.steps, self.total_slope, axis=0)
 
     def moved(self, step: Floats) -> Prediction:
         """The same at costs that are a little different, to first order."""
@@ -115,9 +111,7 @@ class Evidence:
     @property
     def added(self) -> Floats:
         """What each step was measured to add, of shape (rounds, steps, times)."""
-        before, after = self.steps.T
-        added: Floats = self.measured[:, after] - self.measured[:, before]
-        return added
+        return _across(self.steps, self.measured, axis=1)
 
     @property
     def timelines(self) -> list[Timeline]:
@@ -165,6 +159,13 @@ class Evidence:
         cuts = np.cumsum([len(self.runs[number]) for number in numbers])[:-1]
         total[numbers] = [part.mean(axis=0) for part in np.split(added, cuts)]
         return Prediction(total, slope - slope[:1], self.steps)
+
+
+def _across(steps: Ints, by_rung: Floats, axis: int) -> Floats:
+    """By how much each step changes what is known by rung, along this axis."""
+    before, after = steps.T
+    changes: Floats = by_rung.take(after, axis) - by_rung.take(before, axis)
+    return changes
 
 
 def _recorded(run: Timeline) -> tuple[int, int]:

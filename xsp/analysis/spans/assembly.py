@@ -12,19 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
-from xsp.analysis.spans.joining import NotJoined, join_by_order
+from xsp.analysis.spans.joining import LAUNCH_FACTS, NotJoined, join_by_order
 from xsp.analysis.spans.outside import NO_LAYER_KIND, NOT_IN_STRUCTURE, OUTSIDE_LAYERS
 from xsp.capture.run import Run, within_model
 from xsp.types import RANGES, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level
 
-_LAUNCH_COLUMNS = [
-    "kind",
-    "name",
-    "registers_per_thread",
-    "static_shared_bytes",
-    "dynamic_shared_bytes",
-    "bytes",
-]
 _AXES = ("x", "y", "z")
 
 
@@ -171,7 +163,7 @@ def _kernels(
     parts: Sequence[Correlated], names: Sequence[str]
 ) -> tuple[pd.DataFrame, npt.NDArray[np.int32]]:
     columns: dict[str, npt.NDArray[Any]] = {
-        name: np.concatenate([part.device[name] for part in parts]) for name in _LAUNCH_COLUMNS
+        name: np.concatenate([part.device[name] for part in parts]) for name in LAUNCH_FACTS
     }
     for shape in ("grid", "block"):
         joined = np.concatenate([part.device[shape] for part in parts])

@@ -24,15 +24,17 @@ from xsp.capture.run import Run, call_of
 from xsp.types import Columns, IntArray, Level
 
 _COLUMNS = ("start_ns", "duration_ns", "thread", "stream", "context", "correlation_id")
-_FACTS = (
+LAUNCH_FACTS = (
     "kind",
     "name",
     "registers_per_thread",
     "static_shared_bytes",
     "dynamic_shared_bytes",
     "bytes",
-    "device",
 )
+"""What a device activity was launched with, besides its grid and block."""
+
+_FACTS = (*LAUNCH_FACTS, "device")
 """Of a device activity, besides its grid and block, what must be equal."""
 
 

@@ -16,9 +16,9 @@ from xsp.analysis.work.kernel_work import ANALYTIC, COUNTERS
 
 MIXED = "mixed"
 WORK = ["flops", "dram_read_bytes", "dram_write_bytes"]
-SUMMED = [
-    *WORK,
-    "flops_coverage",
+"""Columns that are summed; a sum is NaN only where no part is known."""
+
+RATES = [
     "occupancy",
     "arithmetic_intensity",
     "flops_per_s",
@@ -26,8 +26,8 @@ SUMMED = [
     "memory_bound",
     "source",
 ]
+SUMMED = [*WORK, "flops_coverage", *RATES]
 """What `sum_work` and `add_rates` say of kernels that are summed up, in the tables' order."""
-"""Columns that are summed; a sum is NaN only where no part is known."""
 
 
 def add_rates(

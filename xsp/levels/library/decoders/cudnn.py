@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from ctypes import byref, c_int, c_uint32, c_void_p
 from typing import Any
 
@@ -11,6 +12,11 @@ from xsp.levels.library.decoders.getters import Getters
 
 MAXIMUM_DIMENSIONS = 8
 """`CUDNN_DIM_MAX`"""
+
+
+def _used(rank: c_int, **sizes: Iterable[int]) -> dict[str, list[int]]:
+    """Of arrays with room for as many dimensions as there can be, those that there are."""
+    return {name: list(array)[: rank.value] for name, array in sizes.items()}
 
 
 def tensor(getters: Getters, pointer: int) -> dict[str, Any] | None:
@@ -31,8 +37,7 @@ def tensor(getters: Getters, pointer: int) -> dict[str, Any] | None:
         ),
     )
     return {
-        "dims": list(dims)[: rank.value],
-        "strides": list(strides)[: rank.value],
+        **_used(rank, dims=dims, strides=strides),
         "type": enums.CUDNN_DATA_TYPE.get(data_type.value),
     }
 
@@ -53,7 +58,7 @@ def filter_(getters: Getters, pointer: int) -> dict[str, Any]:
         ),
     )
     return {
-        "dims": list(dims)[: rank.value],
+        **_used(rank, dims=dims),
         "layout": ("NCHW", "NHWC", "NCHW_VECT_C")[layout.value],
         "type": enums.CUDNN_DATA_TYPE.get(data_type.value),
     }
@@ -79,9 +84,7 @@ def convolution(getters: Getters, pointer: int) -> dict[str, Any]:
     )
     getters.call("cudnnGetConvolutionGroupCount", c_void_p(pointer), byref(groups))
     return {
-        "pads": list(pads)[: rank.value],
-        "strides": list(strides)[: rank.value],
-        "dilations": list(dilations)[: rank.value],
+        **_used(rank, pads=pads, strides=strides, dilations=dilations),
         "groups": groups.value,
         "compute_type": enums.CUDNN_DATA_TYPE.get(compute.value),
     }
@@ -107,9 +110,7 @@ def pooling(getters: Getters, pointer: int) -> dict[str, Any]:
     )
     return {
         "mode": enums.POOLING.get(mode.value),
-        "window": list(window)[: rank.value],
-        "pads": list(pads)[: rank.value],
-        "strides": list(strides)[: rank.value],
+        **_used(rank, window=window, pads=pads, strides=strides),
     }
 
 

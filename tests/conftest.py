@@ -27,7 +27,9 @@ from xsp.levels.library.launches import VARIABLE as LAUNCH_CHECK
 from xsp.machine import torch_internals
 
 # Helpers with assertions of their own, and fixtures that several test modules share.
-pytest.register_assert_rewrite("fake_cupti", "fake_libraries", "perfetto_reader", "plugin_runs")
+pytest.register_assert_rewrite(
+    "fake_counters", "fake_cupti", "fake_libraries", "perfetto_reader", "plugin_runs"
+)
 
 # Launches are counted at their import slots too: CUPTI is held to account wherever there is a GPU.
 # Before the first scan of the loaded libraries: whether a function is watched is decided once.

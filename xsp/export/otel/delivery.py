@@ -22,12 +22,12 @@ wait.
 class Answer:
     """What became of one attempt to hand over a batch.
 
-    `left` are spans that were not accepted and may be sent again; `rejected` counts spans that the
-    receiver took note of and threw away, which OTLP forbids sending again; `final` says that
-    sending `left` again would be refused again.
+    Of an accepted batch `rejected` counts the spans that the receiver took note of and threw away,
+    which OTLP forbids sending again. One that is not accepted may be sent again, after `wait_s`
+    seconds if the receiver says so; `final` says that it would be refused again.
     """
 
-    left: Sequence[ReadableSpan] = ()
+    accepted: bool = True
     rejected: int = 0
     reason: str = ""
     final: bool = False
@@ -81,25 +81,20 @@ class Delivery:
     def _deliver(self, batch: Sequence[ReadableSpan]) -> str:
         """Deliver one batch; returns why everything is given up, or nothing."""
         deadline, wait_s = time.monotonic() + self.patience_s, FIRST_WAIT_S
-        left = batch
-        while left:
-            answer = self.send(left)
-            accepted = len(left) - len(answer.left) - answer.rejected
-            self.delivered += accepted
-            self._lose(answer.reason, answer.rejected)
-            left = answer.left
-            if accepted:
-                deadline, wait_s = time.monotonic() + self.patience_s, FIRST_WAIT_S
-            if left and answer.final:
-                self._lose(answer.reason, len(left))
+        while True:
+            answer = self.send(batch)
+            if answer.accepted:
+                self.delivered += len(batch) - answer.rejected
+                self._lose(answer.reason, answer.rejected)
                 return ""
-            if left:
-                pause = wait_s if answer.wait_s is None else answer.wait_s
-                if time.monotonic() + pause > deadline:
-                    return answer.reason or "the receiver did not accept them"
-                time.sleep(pause)
-                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-        return ""
+            if answer.final:
+                self._lose(answer.reason, len(batch))
+                return ""
+            pause = wait_s if answer.wait_s is None else answer.wait_s
+            if time.monotonic() + pause > deadline:
+                return answer.reason
+            time.sleep(pause)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _lose(self, reason: str, count: int) -> None:
         if count:
@@ -110,10 +105,8 @@ class Delivery:
         why = "; ".join(f"{count}: {reason}" for reason, count in self.reasons.items())
         return ExportError(
             f"{lost} of {self.total} spans did not arrive, {self.delivered} did ({why}). They can "
-            "be sent again, "
-            "their ids do not change; raise timeout_s for a receiver that needs longer, or send "
-            "fewer with levels= and "
-            "min_duration_ns=",
+            "be sent again, as their ids do not change; raise timeout_s for a receiver that needs "
+            "longer, or send fewer with levels= and min_duration_ns=",
             lost=lost,
             delivered=self.delivered,
         )

@@ -36,10 +36,10 @@ class ExporterSender:
         try:
             result = self._exporter.export(batch)
         except Exception as error:
-            return Answer(batch, reason=f"{name} raised {type(error).__name__}: {error}")
+            return Answer(accepted=False, reason=f"{name} raised {type(error).__name__}: {error}")
         if result is SpanExportResult.SUCCESS:
             return Answer()
-        return Answer(batch, reason=f"{name} failed to export them")
+        return Answer(accepted=False, reason=f"{name} failed to export them")
 
 
 def otlp_sender(

@@ -56,10 +56,10 @@ class GrpcSender:
         except grpc.RpcError as error:
             code = error.code().name
             reason = f"gRPC {code}: {error.details()}"
-            return Answer(batch, reason=reason, final=code not in _REPEATABLE)
+            return Answer(accepted=False, reason=reason, final=code not in _REPEATABLE)
         except Exception as error:
             # A span that cannot be encoded, or a header that cannot be sent, would fail again.
-            return Answer(batch, reason=f"{type(error).__name__}: {error}", final=True)
+            return Answer(accepted=False, reason=f"{type(error).__name__}: {error}", final=True)
         return thrown_away(batch, response)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExporter
 
 from xsp.export.otel.delivery import Answer, thrown_away
 
@@ -38,21 +38,13 @@ class HttpSender:
 
     def __call__(self, batch: Sequence[ReadableSpan], /) -> Answer:
         """Send the batch and say what became of it."""
-        self._session.heard = None
+        self._session.heard = RuntimeError("the exporter sent no request")
         try:
-            result = self._exporter.export(batch)
+            self._exporter.export(batch)
         except Exception as error:
-            return _failed(batch, error)
+            return _failed(error)
         heard = self._session.heard
-        # Some releases of the exporter take a redirect, which they do not follow, for success.
-        if isinstance(heard, requests.Response) and not heard.is_redirect:
-            return _answered(batch, heard)
-        if isinstance(heard, requests.Response):
-            return Answer(batch, reason=_status(heard), final=True)
-        if heard is not None:
-            return _failed(batch, heard)
-        accepted = result is SpanExportResult.SUCCESS
-        return Answer() if accepted else Answer(batch, reason="the exporter sent no request")
+        return _failed(heard) if isinstance(heard, Exception) else _answered(batch, heard)
 
     def close(self) -> None:
         """Close the connection."""
@@ -62,7 +54,7 @@ class HttpSender:
 class _Listening(requests.Session):
     """A session that keeps the last response, or why there was none."""
 
-    heard: requests.Response | OSError | None = None
+    heard: requests.Response | Exception
 
     def request(self, *arguments: Any, **options: Any) -> requests.Response:
         # A session's own bundle of certificates yields to REQUESTS_CA_BUNDLE, a request's does not.
@@ -77,7 +69,8 @@ class _Listening(requests.Session):
 
 
 def _answered(batch: Sequence[ReadableSpan], response: requests.Response) -> Answer:
-    if response.ok:
+    # A redirect is no error to `requests`, but the exporter does not follow it.
+    if response.ok and not response.is_redirect:
         try:
             return thrown_away(batch, ExportTraceServiceResponse.FromString(response.content))
         except DecodeError:
@@ -85,7 +78,7 @@ def _answered(batch: Sequence[ReadableSpan], response: requests.Response) -> Ans
             return Answer()
     after = response.headers.get("Retry-After", "")
     return Answer(
-        batch,
+        accepted=False,
         reason=_status(response),
         final=response.status_code not in _REPEATABLE,
         wait_s=float(after) if after.isdecimal() else None,
@@ -98,13 +91,13 @@ def _status(response: requests.Response) -> str:
     return f"{said} to {where}" if where else said
 
 
-def _failed(batch: Sequence[ReadableSpan], error: Exception) -> Answer:
+def _failed(error: Exception) -> Answer:
     """A connection that broke is tried again; an address, a header or a file of certificates that
     cannot be, and a span that cannot be encoded, would fail again.
     """
     broke = isinstance(error, OSError) and not isinstance(error, ValueError)
     lasting = not broke or type(error) is OSError
-    return Answer(batch, reason=f"{type(error).__name__}: {error}", final=lasting)
+    return Answer(accepted=False, reason=f"{type(error).__name__}: {error}", final=lasting)
 
 
 def _signal_url(endpoint: str | None) -> str | None:

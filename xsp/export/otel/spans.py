@@ -21,7 +21,7 @@ from xsp.types import Level
 
 
 class SpanBuilder:
-    """Builds OpenTelemetry spans from the rows that `otel_selection.selected` gives."""
+    """Builds OpenTelemetry spans from the rows that `selection.select_spans` gives."""
 
     def __init__(
         self, profile: ProfileData, rows: pd.DataFrame, resource: Resource, *, corrected: bool
@@ -48,51 +48,40 @@ class SpanBuilder:
         for first in range(0, len(self._rows), size):
             part = self._rows.iloc[first : first + size]
             self._contexts.clear()
-            columns = (part[name].tolist() for name in _COLUMNS)
-            yield [self._span(*row) for row in zip(*columns, strict=True)]
+            yield [self._span(row) for row in part.itertuples(index=False)]
 
-    def _span(
-        self,
-        span_id: int,
-        parent_id: int,
-        level: int,
-        launch: bool,
-        detail: int,
-        name: str,
-        run: int,
-        rung: str,
-        round_: int,
-        start_ns: int,
-        end_ns: int,
-        thread: int,
-        stream: int,
-        correlation_id: int,
-        link_id: int,
-        link: str,
-    ) -> ReadableSpan:
-        attributes: Attributes = {"xsp.level": _LEVELS[level], "xsp.run": run, "thread.id": thread}
-        attributes |= launch_attributes(name) if launch else self._details[level][detail]
-        if level == Level.MODEL:
+    def _span(self, row: Any) -> ReadableSpan:
+        return ReadableSpan(
+            name=row.name,
+            context=self._context(row.span_id),
+            parent=self._context(row.parent_id) if row.parent_id else None,
+            resource=self._resource,
+            attributes=self._attributes(row),
+            links=self._links(row),
+            kind=_kind(row.level, row.launch),
+            status=self._status,
+            start_time=row.start_ns + self._offset_ns,
+            end_time=row.end_ns + self._offset_ns,
+            instrumentation_scope=self._scopes[row.level],
+        )
+
+    def _attributes(self, row: Any) -> Attributes:
+        own = launch_attributes(row.name) if row.launch else self._details[row.level][row.detail]
+        found: Attributes = {"xsp.level": _LEVELS[row.level], "xsp.run": row.run}
+        found |= {"thread.id": row.thread} | own
+        if row.level == Level.MODEL:
             # Facts of the whole run are said once: encoding its attributes is most of what sending
             # a span costs.
-            attributes |= {"xsp.rung": rung, "xsp.round": round_, "xsp.corrected": self._corrected}
-        if stream >= 0:
-            attributes["xsp.kernel.stream"] = stream
-        if correlation_id:
-            attributes["xsp.correlation_id"] = correlation_id
-        return ReadableSpan(
-            name=name,
-            context=self._context(span_id),
-            parent=self._context(parent_id) if parent_id else None,
-            resource=self._resource,
-            attributes=attributes,
-            links=(Link(self._context(link_id), {"xsp.link": link}),) if link_id else (),
-            kind=_kind(level, launch),
-            status=self._status,
-            start_time=start_ns + self._offset_ns,
-            end_time=end_ns + self._offset_ns,
-            instrumentation_scope=self._scopes[level],
-        )
+            found |= {"xsp.rung": row.rung, "xsp.round": row.round}
+            found["xsp.corrected"] = self._corrected
+        if row.stream >= 0:
+            found["xsp.kernel.stream"] = row.stream
+        if row.correlation_id:
+            found["xsp.correlation_id"] = row.correlation_id
+        return found
+
+    def _links(self, row: Any) -> tuple[Link, ...]:
+        return (Link(self._context(row.link_id), {"xsp.link": row.link}),) if row.link_id else ()
 
     def _context(self, span_id: int) -> SpanContext:
         if span_id not in self._contexts:
@@ -103,24 +92,6 @@ class SpanBuilder:
 
 
 _LEVELS = [level.name for level in Level]
-_COLUMNS = (
-    "span_id",
-    "parent_id",
-    "level",
-    "launch",
-    "detail",
-    "name",
-    "run",
-    "rung",
-    "round",
-    "start_ns",
-    "end_ns",
-    "thread",
-    "stream",
-    "correlation_id",
-    "link_id",
-    "link",
-)
 
 
 def epoch_offset_ns(profile: ProfileData) -> int:
@@ -129,12 +100,9 @@ def epoch_offset_ns(profile: ProfileData) -> int:
     A capture that did not record it is placed so that its last model call ends now: backends refuse
     spans that are older than what they keep, and a time in the past would have to be invented.
     """
-    known = profile.epoch_offset_ns
-    return (
-        known
-        if known is not None
-        else time.time_ns() - int(profile.table("model_calls")["end_ns"].max())
-    )
+    if profile.epoch_offset_ns is not None:
+        return profile.epoch_offset_ns
+    return time.time_ns() - int(profile.table("model_calls")["end_ns"].max())
 
 
 def _kind(level: int, launch: bool) -> SpanKind:

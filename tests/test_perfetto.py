@@ -334,7 +334,7 @@ def test_counters_find_every_kernel_of_a_run(
     analysed.
     """
     prof = profiles[name]
-    tables = {table: prof.table(table) for table in TABLES}
+    tables = prof.raw_tables(*TABLES)
     sequence = kernel_sequence(tables)
     counters = sequence[["position", "kernel"]].assign(
         sample=0, metric=sequence["position"].astype(float)

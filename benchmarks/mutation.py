@@ -32,7 +32,7 @@ from py_compile import PycInvalidationMode
 from typing import Any
 
 from mutants import LEFT_OUT, Mutant, WithoutEffect, mutants
-from mutation_tests import Outcome, Tests, statements
+from mutation_tests import Outcome, Tests, compiled, statements
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
@@ -41,10 +41,12 @@ KEPT = ROOT / "build" / "mutation"
 
 ASKED = """
     along attribution bounds bundled_captures calls capture capture_rules cli clock copies
-    correction_bounds costs counters database deadline deciding_together dependencies doubts driver
-    fuzz gpu_state hostile_names interruption left_as_found levels limits measure memory nvtx
-    options overlap profile_block progress recordings replay same_call same_numbers steps
-    table_adds_up time_budget turns what_if what_is_doubtful what_targets_return writing
+    correction_bounds correlate costs counters database deadline deciding_together dependencies
+    doubts doubts_about_correction driver fuzz gpu_state hostile_names interruption
+    left_as_found levels limits loop_groups measure memory nvtx options overlap profile_block
+    progress ranks recordings replay same_call same_numbers separate_ladder separate_measuring
+    steps table_adds_up tight_loops time_budget turns what_if what_is_doubtful
+    what_targets_return writing
 """
 """Test files that are asked what they reach: those about what the folders do."""
 
@@ -191,7 +193,9 @@ def main() -> None:
         in_copy(made)
         for name in IMPORTED_ONCE:
             importlib.import_module(name)
-        tests = Tests([f"tests/test_{name}.py" for name in ASKED.split()], FOLDERS, KEPT)
+        files = [f"tests/test_{name}.py" for name in ASKED.split()]
+        compiled(files)
+        tests = Tests(files, FOLDERS, KEPT)
         samples, figures = {}, {}
         for folder in options.folder or FOLDERS:
             every, left_out = mutants(Path(folder))

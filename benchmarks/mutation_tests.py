@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ are left out, and what only they would notice counts as not noticed.
 
 MOST_OF_REST_S, MOST_OF_ALL_REST_S = 1.0, 3.0
 """The same for the other tests of these files."""
+
+FILES_AT_ONCE = (1, 3)
+"""Test files that a mutant meets first, and then: most mutants need no more, and reading the other
+files takes longer than running their tests.
+"""
 
 MOST_BYTES = 12 << 30
 """Of address space, so that a mutant cannot take the memory of others."""
@@ -234,8 +240,9 @@ class Tests:
             file: [test for test in self._reached[file].seconds if test not in direct.get(file, ())]
             for file in files
         }
+        near = self._ordered(module, direct, MOST_OF_FILE_S, MOST_OF_ALL_S)
         return [
-            self._ordered(module, direct, MOST_OF_FILE_S, MOST_OF_ALL_S),
+            *_in_parts(near, FILES_AT_ONCE),
             self._ordered(module, rest, MOST_OF_REST_S, MOST_OF_ALL_REST_S),
         ]
 
@@ -281,10 +288,10 @@ class Tests:
 
     def seconds(self, tests: Iterable[str]) -> float:
         """How long these tests took without a mutant, and while they were watched."""
-        return sum(self._reached[test.split("::")[0]].seconds[test] for test in tests)
+        return sum(self._reached[_file_of(test)].seconds[test] for test in tests)
 
     def run(self, tests: Sequence[str]) -> Outcome:
-        files = list(dict.fromkeys(test.split("::")[0] for test in tests))
+        files = list(dict.fromkeys(_file_of(test) for test in tests))
         most_s = 30 + 5 * self.seconds(tests)
         return in_fork(files, lambda result: Chosen(tests, result), most_s)
 
@@ -300,6 +307,38 @@ class Tests:
             return False
         self._passing.update(again)
         return True
+
+
+def _in_parts(tests: Sequence[str], files_at_once: Sequence[int]) -> list[list[str]]:
+    """The tests of so many files, then of so many more, then all others."""
+    files = list(dict.fromkeys(_file_of(test) for test in tests))
+    ends = [*accumulate(files_at_once), len(files)]
+    places = {file: place for place, file in enumerate(files)}
+    parts: list[list[str]] = [[] for _ in ends]
+    for test in tests:
+        place = places[_file_of(test)]
+        part = next(number for number, end in enumerate(ends) if place < end)
+        parts[part].append(test)
+    return [part for part in parts if part]
+
+
+def _file_of(test: str) -> str:
+    return test.split("::")[0]
+
+
+def compiled(files: Sequence[str]) -> None:
+    """Keep the test files as pytest compiles them, so that no run has to do it again."""
+    outcome = in_fork(files, lambda _: _Collecting(), MOST_S)
+    if not outcome.passed:
+        sys.exit(f"the tests cannot be collected:\n{outcome.output}")
+
+
+class _Collecting:
+    """A pytest plugin: collects only, and keeps what pytest compiles."""
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        sys.dont_write_bytecode = False
+        config.option.collectonly = True
 
 
 def digest(path: str) -> str:

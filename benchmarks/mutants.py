@@ -30,7 +30,8 @@ LEFT_OUT = {
     "blocks under `TYPE_CHECKING`: mypy's to find",
     "assertion": "`assert` and `zip(strict=True)`, which say what the code around them ensures",
     "speed": "whether and how much a cache keeps",
-    "GPU": "what a function does after `if not torch.cuda.is_available(): return`: for tests/gpu",
+    "GPU": "what a function does after `if not torch.cuda.is_available(): return`, and constants "
+    "that nothing else reads: for tests/gpu",
 }
 """Kinds of places whose mutants are not sampled, with the reason."""
 
@@ -154,11 +155,33 @@ def _caches(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _on_gpu_only(node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, ast.Module):
+        yield from _constants_of_gpu(node)
     if not isinstance(node, ast.FunctionDef):
         return
     for place, statement in enumerate(node.body):
         if ast.unparse(statement).startswith("if not torch.cuda.is_available():\n    return"):
             yield from node.body[place + 1 :]
+
+
+def _constants_of_gpu(module: ast.Module) -> Iterator[ast.AST]:
+    """Assignments of a module to names that only GPU code of it reads."""
+    functions = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
+    on_gpu = Counter(
+        name for each in functions for part in _on_gpu_only(each) for name in _read(part)
+    )
+    anywhere = Counter(_read(module))
+    for statement in module.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            name = statement.targets[0].id
+            if 0 < on_gpu[name] == anywhere[name]:
+                yield statement
+
+
+def _read(node: ast.AST) -> Iterator[str]:
+    for each in ast.walk(node):
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load):
+            yield each.id
 
 
 _RULES: dict[str, Callable[[ast.AST], Iterator[ast.AST]]] = {

@@ -323,7 +323,7 @@ def _in_parts(tests: Sequence[str], files_at_once: Sequence[int]) -> list[list[s
 
 
 def _file_of(test: str) -> str:
-    return test.split("::")[0]
+    return test.partition("::")[0]
 
 
 def compiled(files: Sequence[str]) -> None:

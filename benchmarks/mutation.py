@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import compileall
-import importlib
 import json
 import math
 import os
@@ -32,7 +31,7 @@ from py_compile import PycInvalidationMode
 from typing import Any
 
 from mutants import LEFT_OUT, Mutant, WithoutEffect, mutants
-from mutation_tests import Outcome, Tests, compiled, statements
+from mutation_tests import Outcome, Tests, ready, statements
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
@@ -49,17 +48,6 @@ ASKED = """
     what_targets_return writing
 """
 """Test files that are asked what they reach: those about what the folders do."""
-
-IMPORTED_ONCE = (
-    "hypothesis",
-    "numpy",
-    "pandas",
-    "plotly",
-    "pyarrow.parquet",
-    "scipy.stats",
-    "torch",
-)
-"""Slow to import, and not what is tested: every run is a fork of the process that has them."""
 
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "build", "dist")
 
@@ -191,10 +179,8 @@ def main() -> None:
     KEPT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="xsp-mutants-") as made:
         in_copy(made)
-        for name in IMPORTED_ONCE:
-            importlib.import_module(name)
         files = [f"tests/test_{name}.py" for name in ASKED.split()]
-        compiled(files)
+        ready(files)
         tests = Tests(files, FOLDERS, KEPT)
         samples, figures = {}, {}
         for folder in options.folder or FOLDERS:

@@ -9,7 +9,9 @@ known here, so such a test may be missed: the count of noticed mutants errs on t
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
+import importlib
 import json
 import os
 import resource
@@ -47,6 +49,9 @@ MOST_BYTES = 12 << 30
 """Of address space, so that a mutant cannot take the memory of others."""
 
 ANY = "any"
+
+RESULT = "mutation-result"
+"""The file in which a run says what its parent wants to know."""
 
 # A failure is enough: Hypothesis need not look for the smallest example of it.
 settings.register_profile("mutants", deadline=None, phases=[Phase.explicit, Phase.generate])
@@ -159,7 +164,7 @@ class Outcome:
 
 def in_fork(files: Sequence[str], plugin: Callable[[Path], object], most_s: float) -> Outcome:
     """Run the test files in a fork of this process, whose modules it has; xsp is imported anew."""
-    result, log = Path("mutation-result"), Path("mutation-log")
+    result, log = Path(RESULT), Path("mutation-log")
     result.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
@@ -326,19 +331,41 @@ def _file_of(test: str) -> str:
     return test.partition("::")[0]
 
 
-def compiled(files: Sequence[str]) -> None:
-    """Keep the test files as pytest compiles them, so that no run has to do it again."""
-    outcome = in_fork(files, lambda _: _Collecting(), MOST_S)
-    if not outcome.passed:
+def ready(files: Sequence[str]) -> None:
+    """Collect the test files once, so that no run has to do again what all of them do: what pytest
+    compiles is kept, and what they import, apart from xsp and the tests, is imported here.
+    """
+    outcome = in_fork(files, _Collecting, MOST_S)
+    imported = Path(RESULT)
+    if not outcome.passed or not imported.exists():
         sys.exit(f"the tests cannot be collected:\n{outcome.output}")
+    for name in imported.read_text().split():
+        # What imports itself under a condition only need not be importable by its name.
+        with suppress(Exception):
+            importlib.import_module(name)
+    # Nor does any run have to look for garbage among all that.
+    gc.collect()
+    gc.freeze()
 
 
 class _Collecting:
-    """A pytest plugin: collects only, and keeps what pytest compiles."""
+    """A pytest plugin: collects only, and says which modules that imports."""
+
+    def __init__(self, result: Path) -> None:
+        self._result = result
 
     def pytest_configure(self, config: pytest.Config) -> None:
         sys.dont_write_bytecode = False
         config.option.collectonly = True
+
+    def pytest_collection_finish(self) -> None:
+        own = str(Path.cwd())
+        others = [
+            name
+            for name, module in sys.modules.items()
+            if not str(getattr(module, "__file__", None) or "").startswith(own)
+        ]
+        self._result.write_text("\n".join(each for each in others if each != "__main__"))
 
 
 def digest(path: str) -> str:

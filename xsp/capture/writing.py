@@ -156,7 +156,7 @@ def _destination(named: Path) -> tuple[Path, os.stat_result | None]:
         )
     # By the given name: the kernel then judges the symlinks on the way as it does for any program.
     with _reported(named):
-        os.close(os.open(named, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        os.close(os.open(named, os.O_WRONLY | os.O_NONBLOCK))
     return target, found
 
 
@@ -182,9 +182,10 @@ def _unique() -> str:
 
 
 def _created(path: Path) -> BinaryIO:
-    """A new file with the mode of any new file; never one that is there already."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
+    """A new file with the mode of any new file; never one that is there already, nor one that a
+    symlink of this name leads to (O_EXCL).
+    """
+    return path.open("xb")
 
 
 def _like(descriptor: int, before: os.stat_result) -> None:
@@ -200,7 +201,7 @@ def _like(descriptor: int, before: os.stat_result) -> None:
 def _sync_folder(folder: Path) -> None:
     """The new name on the disk too, where the file system can."""
     with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

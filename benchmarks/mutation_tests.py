@@ -32,7 +32,7 @@ from hypothesis import Phase, settings
 MOST_S = 600.0
 """Of one test file, when it is asked what it reaches."""
 
-MOST_OF_FILE_S, MOST_OF_ALL_S = 15.0, 30.0
+MOST_OF_FILE_S, MOST_OF_ALL_S = 30.0, 60.0
 """So long the tests that run a mutant's statement may take, of one file and together: slower ones
 are left out, and what only they would notice counts as not noticed.
 """

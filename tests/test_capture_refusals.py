@@ -249,7 +249,11 @@ def test_a_file_that_may_not_be_written_is_not_replaced(of_nobody: Path) -> None
     path = of_nobody / "a"
     path.write_bytes(b"precious")
     path.chmod(0o444)
-    for write in (lambda: write_file(path, b"other"), lambda: writable(path)):
+    writes: list[Callable[[], object]] = [
+        lambda: write_file(path, b"other"),
+        lambda: writable(path),
+    ]
+    for write in writes:
         with pytest.raises(xsp.WriteError, match="Permission denied"):
             write()
     assert path.read_bytes() == b"precious"
@@ -260,13 +264,14 @@ def test_a_folder_that_takes_no_files_is_refused(of_nobody: Path) -> None:
     """Both before the work and when it is written."""
     closed = of_nobody / "closed"
     closed.mkdir(0o555)
-    for write in (
+    writes: list[Callable[[], object]] = [
         lambda: write_file(closed / "a", b"x"),
         lambda: writable(closed / "a"),
         lambda: writable_folder(closed / "new"),
         lambda: staged(closed / "new"),
         lambda: append_text(closed / "a", "x"),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(xsp.WriteError, match="Permission denied"):
             write()
     assert os.listdir(closed) == []

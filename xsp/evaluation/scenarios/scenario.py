@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 System = Callable[[Sequence[int]], None]
 """Answers the samples with these indices, and returns when they are answered; may raise."""
@@ -94,6 +96,9 @@ class Outcome:
 
     def to_frame(self) -> pd.DataFrame:
         """The columns, with latency_ns."""
+        # A test's process needs numpy only: pandas takes a second to import, and 60 MB.
+        import pandas as pd
+
         return pd.DataFrame(
             {
                 "scheduled_ns": self.scheduled_ns,

@@ -22,13 +22,14 @@ class _Test(Part):
     """What every scenario has."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        0, description="Of the arrivals and of the order of samples."
+        default=0, description="Of the arrivals and of the order of samples."
     )
     warmup: Annotated[int, Field(ge=0, le=10_000)] = Field(
-        3, description="Calls of the system before the test, not recorded."
+        default=3, description="Calls of the system before the test, not recorded."
     )
     time_limit_s: Seconds = Field(
-        600.0, description="Making the system and the test must end within it; else both are ended."
+        default=600.0,
+        description="Making the system and the test must end within it; else both are ended.",
     )
 
 
@@ -36,7 +37,7 @@ class SingleStream(_Test):
     """One query of one sample; the next arrives when it is answered (MLPerf's SingleStream)."""
 
     kind: Literal["single_stream"]
-    queries: Count = Field(1024, description="The least number.")
+    queries: Count = Field(default=1024, description="The least number.")
     min_duration_s: Duration = 0.0
     percentile: Percent = 90.0
 
@@ -45,7 +46,7 @@ class MultiStream(_Test):
     """One query of several samples; the next arrives when it is answered (MLPerf's MultiStream)."""
 
     kind: Literal["multi_stream"]
-    queries: Count = Field(662, description="The least number; 662 is the fewest for p99.")
+    queries: Count = Field(default=662, description="The least number; 662 is the fewest for p99.")
     min_duration_s: Duration = 0.0
     samples_per_query: Batch = 8
     percentile: Percent = 99.0
@@ -58,11 +59,13 @@ class Server(_Test):
     rate_per_s: Rate
     latency_bound_ms: Milliseconds
     percentile: Percent = 99.0
-    queries: Count = Field(1024, description="The least number.")
+    queries: Count = Field(default=1024, description="The least number.")
     min_duration_s: Duration = 0.0
-    batch: Batch = Field(1, description="At most so many waiting samples are answered in one call.")
+    batch: Batch = Field(
+        default=1, description="At most so many waiting samples are answered in one call."
+    )
     most_waiting: Annotated[int, Field(ge=0)] = Field(
-        0, description="The test ends, invalid, when more queries wait; 0 is without limit."
+        default=0, description="The test ends, invalid, when more queries wait; 0 is without limit."
     )
 
 
@@ -71,7 +74,7 @@ class Offline(_Test):
 
     kind: Literal["offline"]
     samples: Count = 24576
-    batch: Batch = Field(1, description="Samples in one call of the system.")
+    batch: Batch = Field(default=1, description="Samples in one call of the system.")
 
 
 class Batched(_Test):
@@ -87,7 +90,7 @@ class Batched(_Test):
         32,
     )
     iterations: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        20, description="Timed calls for each batch size."
+        default=20, description="Timed calls for each batch size."
     )
 
     @field_validator("batch_sizes")
@@ -110,9 +113,9 @@ class Replay(_Test):
         tuple[Annotated[float, Field(strict=False)], ...] | None, Field(min_length=1, strict=False)
     ] = None
     arrivals_file: Annotated[Path | None, Field(strict=False)] = None
-    sha256: Sha256 | None = Field(None, description="Of the file.")
+    sha256: Sha256 | None = Field(default=None, description="Of the file.")
     speed: Annotated[float, Field(gt=0, le=1e6, strict=False)] = Field(
-        1.0, description="2 lets them arrive twice as fast as they did."
+        default=1.0, description="2 lets them arrive twice as fast as they did."
     )
     latency_bound_ms: Milliseconds | None = None
     percentile: Percent = 99.0
@@ -138,12 +141,13 @@ class HighestRate(_Test):
     kind: Literal["highest_rate"]
     latency_bound_ms: Milliseconds
     percentile: Percent = 99.0
-    queries: Count = Field(5000, description="In each test of the search.")
+    queries: Count = Field(default=5000, description="In each test of the search.")
     batch: Batch = 1
     first_rate_per_s: Rate | None = Field(
-        None, description="Where the search begins; half of what a single stream reaches if absent."
+        default=None,
+        description="Where the search begins; half of what a single stream reaches if absent.",
     )
-    precision: Share = Field(0.02, description="Half width of the rate's 95 % interval.")
+    precision: Share = Field(default=0.02, description="Half width of the rate's 95 % interval.")
     most_trials: Annotated[int, Field(ge=4, le=1000)] = 30
 
 

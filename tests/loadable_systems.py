@@ -1,0 +1,100 @@
+"""Systems under load, for tests of scenarios: each made in the process that is measured."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from xsp.evaluation.scenarios.scenario import System
+
+
+def ready() -> System:
+    """Answers at once."""
+
+    def answer(indices: Sequence[int]) -> None:
+        assert all(index >= 0 for index in indices)
+
+    return answer
+
+
+def sleeping(seconds: float) -> System:
+    """Sleeps so long for each call."""
+
+    def answer(indices: Sequence[int]) -> None:
+        time.sleep(seconds)
+
+    return answer
+
+
+def raising(after: int, kind: type[BaseException] = ValueError) -> System:
+    """Raises in every call after so many."""
+    calls = iter(range(10**9))
+
+    def answer(indices: Sequence[int]) -> None:
+        if next(calls) >= after:
+            raise kind("broken weights")
+
+    return answer
+
+
+def hanging(after: int) -> System:
+    """Never returns from the call after so many."""
+    calls = iter(range(10**9))
+
+    def answer(indices: Sequence[int]) -> None:
+        if next(calls) >= after:
+            threading.Event().wait()
+
+    return answer
+
+
+def dying(after: int, by: int = signal.SIGKILL) -> System:
+    """Ends its process in the call after so many."""
+    calls = iter(range(10**9))
+
+    def answer(indices: Sequence[int]) -> None:
+        if next(calls) >= after:
+            os.write(1, b"the last line\n")
+            os.kill(os.getpid(), by)
+
+    return answer
+
+
+def signalled_once(after: int) -> System:
+    """Sends its own process SIGINT in the call after so many."""
+    calls = iter(range(10**9))
+
+    def answer(indices: Sequence[int]) -> None:
+        if next(calls) == after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return answer
+
+
+def noting_and_hanging(path: str) -> System:
+    """Writes the number of its process to a file and never answers."""
+
+    def answer(indices: Sequence[int]) -> None:
+        Path(path).write_text(f"{os.getpid()}\n")
+        threading.Event().wait()
+
+    return answer
+
+
+def writing(path: str) -> System:
+    """Appends the number of samples of each call to a file."""
+
+    def answer(indices: Sequence[int]) -> None:
+        with Path(path).open("a") as file:
+            file.write(f"{len(indices)}\n")
+
+    return answer
+
+
+def impossible() -> System:
+    """Cannot be made."""
+    raise FileNotFoundError("weights.pt")

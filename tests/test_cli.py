@@ -142,6 +142,7 @@ def test_profile_does_not_overwrite(folder: Path) -> None:
             "net.py:nothing",
             "the functions there are arguments, fails, no_inputs, number, step, target, training",
         ),
+        ("net.py:nothing", "along its own calls: xsp run net.py"),
         ("nowhere:target", "there is no module 'nowhere'"),
         ("net.py:number", "returned a value of type int; it must return (model, inputs)"),
         ("net.py:no_inputs", "returned the model Linear without inputs"),

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 _COMMANDS = {
+    "run": "run",
     "profile": "profile",
     "sweep": "sweep",
     "report": "report",

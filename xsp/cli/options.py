@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,11 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(help="After `--`: sys.argv of the target.", metavar="[-- ARGS...]"),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no report.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="The capture to write.", show_default=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing capture.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no report.")]
 
 _SEED = "seed of random weights and inputs, and of the order of rungs within rounds."
 

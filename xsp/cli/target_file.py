@@ -74,7 +74,11 @@ class TargetName:
             return found  # type: ignore[no-any-return] # checked by measuring what it returns
         name, place = self.function_name, self.place
         if found is None:
-            raise TargetError(f"{place!r} has no function {name!r}; {_functions(module, place)}")
+            as_it_is = f"xsp run {place}" if self.is_file else f"xsp run -m {place}"
+            raise TargetError(
+                f"{place!r} has no function {name!r}; {_functions(module, place)}. To profile "
+                f"the program as it is, along its own calls: {as_it_is}"
+            )
         raise TargetError(f"{name!r} in {place!r} is a {type(found).__name__}, not a function")
 
     def _from_file(self) -> ModuleType:

@@ -1,0 +1,1 @@
+"""A program run as it is and profiled along the way: `xsp run`."""

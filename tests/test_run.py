@@ -207,7 +207,7 @@ def watcher() -> Iterator[Watcher]:
         sys.modules["xsp.profiler"] = profiler
 
 
-def net() -> nn.Module:
+def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU()).eval()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import re
 import subprocess
@@ -10,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from captures import gpu_capture
 from quick import TESTED
 from typer.testing import CliRunner
 
 import xsp
-from xsp.cli.application import app
+from xsp.cli.application import _COMMANDS, app
 
 MODEL = """
 import sys
@@ -218,6 +221,7 @@ def test_report_shows_a_capture_without_torch(tmp_path: Path) -> None:
     ("arguments", "spared"),
     [
         (["--version"], ("numpy", "pandas", "scipy", "sqlalchemy", "torch")),
+        (["--help"], ("numpy", "pandas", "scipy", "sqlalchemy", "torch")),
         (["report", "CAPTURE"], ("scipy.stats", "scipy.optimize", "sqlalchemy", "torch")),
     ],
 )
@@ -266,6 +270,90 @@ def test_doctor_explains_every_level() -> None:
     assert outcome.exit_code == 0
     for word in ("MODEL", "LAYER", "LIBRARY", "KERNEL", "native part", "GPU", "torch"):
         assert word in outcome.output
+
+
+def test_a_report_is_written_as_json(folder: Path) -> None:
+    """`--json` prints the summary and the table as values, None where a number is not known; `-o`
+    writes the same, by the file's name.
+    """
+    gpu_capture().save(folder / "a.xsp")
+    printed = CliRunner().invoke(app, ["report", "a.xsp", "--json"], catch_exceptions=False).output
+    found = json.loads(printed)
+    prof = xsp.load(folder / "a.xsp")
+    assert (found["format"], found["version"], found["name"]) == ("xsp-report", 1, prof.name)
+    assert found["latency_ms"] == prof.latency_ms
+    assert [row["name"] for row in found["tree"]] == prof.tree()["name"].tolist()
+    assert [row["level"] for row in found["levels"]] == prof.levels["level"].tolist()
+    assert "NaN" not in printed
+    for name, begins in (("a.json", "{"), ("a.txt", prof.name), ("a.html", "<!doctype html>")):
+        said = CliRunner().invoke(app, ["report", "a.xsp", "-o", name], catch_exceptions=False)
+        assert name in said.output
+        assert (folder / name).read_text().startswith(begins)
+    assert (folder / "a.json").read_text() == printed
+
+
+def test_doctor_answers_programs(folder: Path) -> None:
+    """`--json` has each level with whether it can be traced, and the environment; `-o` writes
+    it.
+    """
+    printed = CliRunner().invoke(app, ["doctor", "--json"], catch_exceptions=False).output
+    found = json.loads(printed)
+    by_level = {row["level"]: row for row in found["levels"]}
+    assert by_level["LAYER"]["can_be_traced"] is True
+    assert by_level["KERNEL"]["can_be_traced"] or by_level["KERNEL"]["reason"]
+    assert found["environment"]["torch"] == torch.__version__
+    CliRunner().invoke(app, ["doctor", "-o", "here.json"], catch_exceptions=False)
+    assert json.loads((folder / "here.json").read_text())["levels"] == found["levels"]
+
+
+@pytest.mark.parametrize("command", sorted(_COMMANDS))
+def test_the_list_of_commands_says_what_each_says(command: str) -> None:
+    """The sentence in the list, which is there without importing the command, begins the command's
+    own help; `-h` is `--help` everywhere.
+    """
+    short, long = (CliRunner().invoke(app, [command, flag]) for flag in ("-h", "--help"))
+    assert short.exit_code == 0
+    assert short.output == long.output
+    words = " ".join(re.sub("[│╭╮╰╯─]", " ", short.output).split())
+    assert _COMMANDS[command].rstrip(".") in words
+
+
+def test_words_are_completed() -> None:
+    """A shell that asks gets the commands and the options that begin so."""
+    for words, expected in (("xsp re", "report"), ("xsp report --ht", "--html")):
+        environment = {
+            **os.environ,
+            "_XSP_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+            "PYTHONPATH": str(TESTED),
+        }
+        script = "from xsp.cli import main; main()"
+        outcome = subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert outcome.stdout.split() == [expected], outcome.stderr
+
+
+def test_what_is_logged_can_be_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`XSP_LOG` shows what the logger is told, from that level on; another word is refused."""
+    shown: list[dict[str, str]] = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: shown.append(options))
+    logger = logging.getLogger("xsp")
+    monkeypatch.setattr(logger, "level", logger.level)
+    monkeypatch.setenv("XSP_LOG", "loud")
+    with pytest.raises(xsp.SettingError, match="the variable XSP_LOG is 'loud'; it must be one of"):
+        CliRunner().invoke(app, ["report", "none.xsp"], catch_exceptions=False)
+    monkeypatch.setenv("XSP_LOG", "info")
+    with pytest.raises(xsp.CaptureError):
+        CliRunner().invoke(app, ["report", "none.xsp"], catch_exceptions=False)
+    assert len(shown) == 1
+    assert logger.level == logging.INFO
 
 
 def test_version_is_printed() -> None:

@@ -6,6 +6,7 @@ the levels below.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from xsp.errors import LevelError as LevelError
 from xsp.errors import ManifestError as ManifestError
 from xsp.errors import MissingPackageError as MissingPackageError
 from xsp.errors import NothingRecordedError as NothingRecordedError
+from xsp.errors import SettingError as SettingError
 from xsp.errors import TargetError as TargetError
 from xsp.errors import TracingError as TracingError
 from xsp.errors import WriteError as WriteError
@@ -56,6 +58,7 @@ __all__ = [
     "MissingPackageError",
     "NothingRecordedError",
     "Profile",
+    "SettingError",
     "Sweep",
     "TargetError",
     "TracingError",
@@ -74,6 +77,9 @@ __all__ = [
     "sweep",
 ]
 
+
+# What xsp does is told to the logger "xsp"; nothing is printed where the application sets up none.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # Measuring needs torch and opening a capture needs pandas, which take seconds to import; the pytest
 # plugin is loaded in every test run of an environment, and needs neither until a test measures

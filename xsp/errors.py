@@ -66,6 +66,10 @@ class TracingError(XspError):
     """A tracer failed while it was recording; what it saw cannot be trusted."""
 
 
+class SettingError(XspError):
+    """A variable `XSP_…` or the table `[tool.xsp]` of a pyproject.toml has an impossible value."""
+
+
 class MissingPackageError(XspError, ImportError):
     """A package that only a part of xsp needs, such as torch, is not installed."""
 

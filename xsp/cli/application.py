@@ -8,27 +8,34 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+
+from xsp.errors import SettingError
+
+_MODULES = {"import": "import_"}
+"""Modules of xsp.cli that are named otherwise than their command."""
 
 _COMMANDS = {
-    "run": "run",
-    "profile": "profile",
-    "sweep": "sweep",
-    "report": "report",
-    "compare": "compare",
-    "export": "export",
-    "import": "import_",
-    "graph": "graph",
-    "bound": "bound",
-    "bricks": "bricks",
-    "database": "database",
-    "doctor": "doctor",
+    "run": "Run a script as it is and profile it along.",
+    "profile": "Profile a model at every level that can be traced here.",
+    "sweep": "Profile a model over batch sizes: throughput, and the optimal batch size.",
+    "report": "Show a capture as a summary and a table.",
+    "compare": "Say what is slower and where.",
+    "export": "Write a capture for other tools.",
+    "import": "Make a capture of a trace that another tool recorded.",
+    "graph": "Print the layers of a model.",
+    "bound": "Measure every layer through every algorithm, and say how fast the model could be.",
+    "bricks": "Cut models into bricks, run each unique brick once, and put the latencies together.",
+    "database": "What was measured of layers: list it, export, import and merge it.",
+    "doctor": "Say level by level what can be traced here, what is missing and how to get it.",
 }
-"""By name, the module of xsp.cli and the function, or group of subcommands, of that name in it."""
+"""By name, a sentence for the list of commands: what a command imports takes a second. The function
+or group of a command has its name in the module of that name.
+"""
 
 
 class _Commands(TyperGroup):
-    """Finds subcommands when they are asked for: what one of them imports takes a second.
+    """Imports a subcommand when it is called; until then there is its sentence.
 
     Typer's own classes for commands are click's, or copies of them, by its version.
     """
@@ -39,13 +46,21 @@ class _Commands(TyperGroup):
 
     def get_command(self, _context: Any, name: str) -> Any:
         """The subcommand of this name, None if there is none."""
-        if name not in self.commands and name in _COMMANDS:
+        if name not in _COMMANDS:
+            return None
+        return self.commands.get(name) or TyperCommand(name, help=_COMMANDS[name])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The subcommand that is called, with the arguments that it gets."""
+        name = args[0] if args else ""
+        if name in _COMMANDS and name not in self.commands:
             self.commands[name] = _command(name)
-        return self.commands.get(name)
+        return super().resolve_command(ctx, args)
 
 
 def _command(name: str) -> Any:
-    found = getattr(import_module(f"xsp.cli.{_COMMANDS[name]}"), _COMMANDS[name])
+    module = _MODULES.get(name, name)
+    found = getattr(import_module(f"xsp.cli.{module}"), module)
     if not isinstance(found, typer.Typer):
         alone = typer.Typer(add_completion=False)
         alone.command(name)(found)
@@ -57,7 +72,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Where the time of a PyTorch model goes, from the call you make down to the GPU kernel.",
     no_args_is_help=True,
-    add_completion=False,
     # A user's traceback is shown as Python shows it.
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -74,11 +88,32 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
+    _version: Annotated[
         bool,
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    pass
+    _log_as_set()
+
+
+def _log_as_set() -> None:
+    """What the logger `xsp` is told goes to standard error from the level on that is set (`log`,
+    `XSP_LOG`). Raises SettingError for another word.
+    """
+    from xsp.settings import setting
+
+    told = setting("log")
+    if told is None:
+        return
+    import logging
+
+    level = str(told.value).upper()
+    if level not in _LOG_LEVELS:
+        raise SettingError(f"{told.place} is {told.value!r}; it must be one of {_LOG_LEVELS}")
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.getLogger("xsp").setLevel(level)
+
+
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

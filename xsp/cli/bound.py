@@ -65,7 +65,7 @@ def bound(
         ),
     ] = None,
     json_path: Annotated[
-        Path | None, typer.Option("--json", help="Write it as JSON.", show_default=False)
+        Path | None, typer.Option("--json", "-o", help="Write it as JSON.", show_default=False)
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:

@@ -72,7 +72,8 @@ def bricks(
         Path | None, typer.Option(help="Write tables and figures as a page.", show_default=False)
     ] = None,
     json_path: Annotated[
-        Path | None, typer.Option("--json", help="Write the tables as JSON.", show_default=False)
+        Path | None,
+        typer.Option("--json", "-o", help="Write the tables as JSON.", show_default=False),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:

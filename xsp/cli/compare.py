@@ -86,7 +86,7 @@ def compare(
         ),
     ] = False,
     json_path: Annotated[
-        Path | None, typer.Option("--json", help="Write it as JSON.", show_default=False)
+        Path | None, typer.Option("--json", "-o", help="Write it as JSON.", show_default=False)
     ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write an HTML page.", show_default=False)

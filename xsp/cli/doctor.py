@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from xsp.analysis.peaks import DRAM, cpu_peaks, gpu_peaks
+from xsp.cli.keeping import checked_all, put
 from xsp.errors import WriteError
 from xsp.machine import peak_file as measured_peaks
 
@@ -86,63 +89,95 @@ def doctor(
             "them.",
         ),
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write JSON to this file.", show_default=False),
+    ] = None,
 ) -> None:
     """Say level by level what can be traced here, what is missing and how to get it."""
     from rich.console import Console
 
-    console = Console()
+    checked_all(output)
+    for_programs = as_json or output is not None
+    found = examined(Console(stderr=for_programs), measure)
+    if for_programs:
+        put(json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n", output)
+    else:
+        _print(Console(), found)
+
+
+_GPU_KEYS = (
+    "gpu",
+    "gpu_count",
+    "compute_capability",
+    "driver",
+    "gpu_memory_bytes",
+    "multiprocessors",
+)
+
+Examined = dict[str, Any]
+"""By section, facts by name; the section `levels` is a list of rows."""
+
+
+def examined(console: Console, measure: bool) -> Examined:
+    """What is found out here; with `measure`, its progress is shown on the console."""
     try:
         # First, because the LIBRARY level looks at what torch has loaded.
         import torch  # noqa: F401
     except (ImportError, OSError) as error:
-        _facts(
-            console,
-            "torch",
-            [("torch", f"cannot be imported ({error}): nothing can be measured without it")],
-        )
-        return
+        said = f"cannot be imported ({error}): nothing can be measured without it"
+        return {"torch": {"torch": said}}
     from xsp.levels import _native, statuses
     from xsp.machine.environment import environment
     from xsp.types import Level
 
-    _levels(console, statuses(Level))
     facts = environment()
-    missing = _native.why_missing()
-    _facts(console, "native part", [("libxsp_native", missing or "loaded")])
-    gpu_keys = (
-        "gpu",
-        "gpu_count",
-        "compute_capability",
-        "driver",
-        "gpu_memory_bytes",
-        "multiprocessors",
-    )
-    gpu = [(key, facts[key]) for key in gpu_keys if key in facts]
-    _facts(console, "GPU", gpu or [("gpu", "none that torch can use")])
-    apart = (*gpu_keys, "measured_peaks")
-    _facts(
-        console, "environment", [(key, value) for key, value in facts.items() if key not in apart]
-    )
-    _facts(console, "peaks", peak_lines(console, facts, measure))
+    gpu = {key: facts[key] for key in _GPU_KEYS if key in facts}
+    apart = (*_GPU_KEYS, "measured_peaks")
+    return {
+        "levels": [_row(status) for status in statuses(Level)],
+        "native part": {"libxsp_native": _native.why_missing() or "loaded"},
+        "GPU": gpu or {"gpu": "none that torch can use"},
+        "environment": {key: value for key, value in facts.items() if key not in apart},
+        "peaks": dict(peak_lines(console, facts, measure)),
+    }
 
 
-def _levels(console: Console, rows: Iterable[LevelStatus]) -> None:
-    from rich.text import Text
-
+def _row(status: LevelStatus) -> dict[str, Any]:
     from xsp.types import Status
+
+    return {
+        "level": status.level.name,
+        "can_be_traced": status.status is Status.TRACED,
+        "tracer": status.tracer,
+        "reason": status.reason,
+    }
+
+
+def _print(console: Console, found: Examined) -> None:
+    for title, facts in found.items():
+        if title == "levels":
+            _levels(console, facts)
+        else:
+            _facts(console, title, facts.items())
+
+
+def _levels(console: Console, rows: Iterable[Mapping[str, Any]]) -> None:
+    from rich.text import Text
 
     console.print(Text("levels", style="bold"))
     for row in rows:
-        can = row.status is Status.TRACED
+        can = row["can_be_traced"]
         verdict = Text(
             "can be traced" if can else "unavailable", style="green" if can else "yellow"
         )
         console.print(
-            Text(f"  {row.level.name:8}  ").append_text(verdict).append(f"  {row.tracer}"),
+            Text(f"  {row['level']:8}  ").append_text(verdict).append(f"  {row['tracer']}"),
             soft_wrap=True,
         )
-        if row.reason:
-            console.print(Text(f"            {row.reason}"), soft_wrap=True)
+        if row["reason"]:
+            console.print(Text(f"            {row['reason']}"), soft_wrap=True)
 
 
 def _facts(console: Console, title: str, facts: Iterable[tuple[str, object]]) -> None:

@@ -38,7 +38,8 @@ def graph(
     ] = False,
     rows: Annotated[int, typer.Option(help="Layers to show at most; 0 for all.")] = _ROWS,
     json_path: Annotated[
-        Path | None, typer.Option("--json", help="Write the graph as JSON.", show_default=False)
+        Path | None,
+        typer.Option("--json", "-o", help="Write the graph as JSON.", show_default=False),
     ] = None,
     draw: Annotated[
         Path | None, typer.Option(help="Draw the graph as a page.", show_default=False)

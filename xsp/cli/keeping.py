@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from xsp.capture.writing import writable
+import typer
+
+from xsp.capture.writing import writable, write_file
 from xsp.errors import WriteError, XspError
 
 
@@ -40,6 +42,17 @@ def _elsewhere(save: Callable[[Path], Path], name: str) -> str:
     except (OSError, WriteError) as error:
         return f"The measurement is lost: it could not be kept elsewhere either ({error})"
     return f"The measurement is kept in {str(saved)!r}: move it"
+
+
+def put(text: str, path: Path | None) -> None:
+    """Write a text to a file, and say so; without one, to standard output.
+
+    Raises WriteError where it cannot be written.
+    """
+    if path is None:
+        typer.echo(text, nl=False)
+    else:
+        typer.echo(f"written to {write_file(path, text.encode())}")
 
 
 def checked_all(*paths: Path | None) -> None:

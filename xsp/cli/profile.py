@@ -28,7 +28,10 @@ def profile(
     ],
     arguments: Arguments = None,
     output: Annotated[
-        Path | None, typer.Option(help="The capture to write; named after the target by default.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The capture to write; named after the target by default."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing capture.")] = False,
     quiet: Quiet = False,

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from xsp.cli.keeping import checked_all
+from xsp.cli.keeping import checked_all, put
 from xsp.report.table import ROWS, TableLine, laid_out
-from xsp.report.text import NARROW, WIDE, footer_lines, header_lines, try_lines
+from xsp.report.text import NARROW, WIDE, footer_lines, header_lines, profile_text, try_lines
 
 if TYPE_CHECKING:
     from xsp.profiles import Profile
@@ -78,7 +78,19 @@ def report(
     html: Annotated[
         Path | None,
         typer.Option(
-            help="Write a page with figures and all tables to this file instead.",
+            help="Write a page with figures and all tables to this file instead; as -o FILE.html.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Summary and table as JSON, for programs.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write to this file: *.html is a page, *.json is JSON, all else is text.",
             show_default=False,
         ),
     ] = None,
@@ -88,9 +100,17 @@ def report(
 
     from xsp.profiles import load
 
-    checked_all(html)
+    if output is not None and output.suffix == ".html":
+        html, output = output, None
+    checked_all(html, output)
     prof = load(capture)
-    if html is None:
-        print_profile(prof, Console(), rows, depth)
-    else:
+    if html is not None:
         typer.echo(prof.to_html(html))
+    elif as_json or (output is not None and output.suffix == ".json"):
+        from xsp.report.data import report_json
+
+        put(report_json(prof), output)
+    elif output is not None:
+        put(f"{profile_text(prof, width=WIDE, rows=rows, depth=depth)}\n", output)
+    else:
+        print_profile(prof, Console(), rows, depth)

@@ -42,7 +42,11 @@ def sweep(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="The folder of captures to write; named after the target by default."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder of captures to write; named after the target by default.",
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write to a folder that has a sweep already.")

@@ -18,6 +18,7 @@ from xsp.database import schema
 from xsp.database.entry import Entry, Machine
 from xsp.errors import DatabaseError
 from xsp.graphs.layer import Layer
+from xsp.settings import setting
 
 PATIENCE_S = 30.0
 """How long a writer waits for others before it gives up."""
@@ -37,7 +38,7 @@ class Store:
 
     Args:
         place: a file for SQLite, or a URL such as `postgresql+psycopg://user@host/name`; by default
-            the environment variable XSP_DATABASE, else a file of the user's.
+            the setting `database` (variable XSP_DATABASE), else a file of the user's.
         patience_s: how long to wait for other writers.
 
     Every write is one transaction: it is there whole or not at all, whatever happens to the
@@ -51,7 +52,8 @@ class Store:
     def __init__(
         self, place: str | os.PathLike[str] | None = None, *, patience_s: float = PATIENCE_S
     ) -> None:
-        given = place or os.environ.get("XSP_DATABASE") or default_path()
+        told = None if place else setting("database")
+        given = place or (told.value if told else default_path())
         self.place = os.fspath(given)
         self._engine = _engine(self.place, patience_s)
         try:

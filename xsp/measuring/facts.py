@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from xsp.words.labels import in_unicode
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_log = logging.getLogger("xsp")
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,15 @@ def capture_of(facts: CaptureFacts, tables: dict[str, pd.DataFrame]) -> Capture:
     with devices.on(facts.device):
         machine = environment()
     doubts, trace = facts.doubts, facts.trace
+    warnings = [each if isinstance(each, str) else sentence_of(each) for each in doubts]
+    for sentence in warnings:
+        _log.warning("%s: %s", facts.name, sentence)
     meta = {
         "name": facts.name,
         "levels": [_status_row(status) for status in facts.statuses],
         "environment": machine | facts.watch.ranges(),
         "correction": correction_row(facts.correction),
-        "warnings": [each if isinstance(each, str) else sentence_of(each) for each in doubts],
+        "warnings": warnings,
         "counters": facts.counters.facts if facts.counters else None,
         "stopped": end_of_rounds(facts.stopped),
         "stop": facts.stopped.row(),

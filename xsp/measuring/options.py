@@ -14,11 +14,15 @@ from typing import Any, TypedDict
 
 from xsp.capture.run import Run
 from xsp.doubts import Stopped
-from xsp.errors import TargetError
+from xsp.errors import SettingError, TargetError, XspError
+from xsp.settings import Setting, check_names, setting
 from xsp.types import Level
 from xsp.words.levels import parse_levels
 
 BUDGET_S = 30.0
+
+OTHER_SETTINGS = ("database", "log")
+"""What can be set once for every profile (`xsp.settings`) and is no option of one."""
 
 NESTED, SEPARATE = LADDERS = ("nested", "separate")
 """Ladders: `xsp.measuring.ladder.rungs_for`."""
@@ -292,7 +296,60 @@ class Options:
     @classmethod
     def taken(cls, keywords: dict[str, Any]) -> Options:
         """Options out of a call's keywords; the others, which are the target's, stay there."""
-        return cls.of(**{name: keywords.pop(name) for name in names() if name in keywords})
+        return cls.asked(**{name: keywords.pop(name) for name in names() if name in keywords})
+
+    @classmethod
+    def asked(cls, **given: Any) -> Options:
+        """Options that a user asks for: what is None or left out is as it is set once for every
+        profile (`xsp.settings`), else has its default.
+
+        Raises what `of` raises, and SettingError for a setting that cannot be.
+        """
+        check_names((*textual(), "progress", *OTHER_SETTINGS))
+        own = {name: value for name, value in given.items() if value is not None}
+        return cls.of(**(_set_once(own) | own))
+
+
+def _set_once(given: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in (*textual(), "progress"):
+        # A stopping rule and a number of rounds exclude each other.
+        is_moot = name in given or (name == "iterations" and "stop" in given)
+        if is_moot or (told := setting(name)) is None:
+            continue
+        value = _switched(told) if _is_switch(name) else _read_setting(name, told)
+        try:
+            Options.of(**{name: value})
+        except XspError as error:
+            raise SettingError(f"{told.place}: {error}") from error
+        found[name] = value
+    return found
+
+
+def _is_switch(name: str) -> bool:
+    return name == "progress" or textual()[name] is bool
+
+
+def _read_setting(name: str, told: Setting) -> Any:
+    """A text, from a variable or the table, as the command line reads it."""
+    if not isinstance(told.value, str):
+        return told.value
+    try:
+        return read(name, told.value)
+    except TargetError as error:
+        raise SettingError(f"{told.place}: {error}") from error
+
+
+def _switched(told: Setting) -> bool:
+    text = str(told.value).lower()
+    if text not in _SWITCHES:
+        raise SettingError(
+            f"{told.place} is {told.value!r}; it must be one of {', '.join(_SWITCHES)}"
+        )
+    return _SWITCHES[text]
+
+
+_SWITCHES = {"true": True, "false": False, "1": True, "0": False}
 
 
 def names() -> tuple[str, ...]:

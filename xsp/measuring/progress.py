@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ with warnings.catch_warnings():
     from tqdm.auto import tqdm
 
 SHOW_AFTER_S = 1.0
+
+_log = logging.getLogger("xsp")
 
 
 class _Bar(tqdm):  # type: ignore[type-arg] # tqdm cannot be subscribed when it runs
@@ -54,6 +57,7 @@ class Phases:
 
     def begin(self, phase: str) -> None:
         """Name what is done from now on."""
+        _log.info("%s: %s", self._title.removeprefix("xsp "), phase)
         self._shown.set_description_str(f"{self._title}: {phase}", refresh=False)
         self.step()
 

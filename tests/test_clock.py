@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsp.tracing.clock import Reading, causality, pair_readings, read_bracketed, same_clock
+from xsp.tracing.clock import Reading, pair_readings, read_bracketed, same_clock
 
 YEAR_2026_NS = 1_780_000_000 * 10**9
 
@@ -86,10 +85,3 @@ def test_monotonic_clock_against_itself() -> None:
     first, last = read_bracketed(time.monotonic_ns), read_bracketed(time.monotonic_ns)
     assert abs(first.offset_ns) <= first.error_ns
     assert same_clock(first, last).error_ns < 100_000
-
-
-@pytest.mark.parametrize(("kernels", "worst"), [([110, 205], 0), ([90, 170], 30), ([], 0)])
-def test_causality_is_the_largest_violation(kernels: list[int], worst: int) -> None:
-    """The check gives the longest time by which a kernel precedes its launch, 0 if none does."""
-    launches = np.array([100, 200][: len(kernels)], np.int64)
-    assert causality(launches, np.array(kernels, np.int64)) == worst

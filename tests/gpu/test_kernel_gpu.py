@@ -13,7 +13,6 @@ from torch.profiler import ProfilerActivity, profile
 from xsp.levels._native.activity import ActivityBuffers
 from xsp.levels.kernel import cupti
 from xsp.levels.kernel.tracer import KernelTracer
-from xsp.tracing.clock import causality
 from xsp.types import Columns, DeviceKind
 
 pytestmark = pytest.mark.gpu
@@ -114,10 +113,9 @@ def test_stamps_are_in_order_and_causal(
     ids, first = np.unique(calls["correlation_id"], return_index=True)
     found = np.searchsorted(ids, device["correlation_id"][kernels])
     assert np.array_equal(ids[found], device["correlation_id"][kernels])
-    assert (
-        causality(calls["start_ns"][first[found]], device["start_ns"][kernels])
-        <= tracer.clock.error_ns
-    )
+    # Nothing runs before it is launched, but for the error of the clocks.
+    early = calls["start_ns"][first[found]] - device["start_ns"][kernels]
+    assert early.max() <= tracer.clock.error_ns
     assert tracer.clock.method == "timestamp callback"
     assert tracer.clock.error_ns < 100_000
 

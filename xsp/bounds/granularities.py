@@ -23,13 +23,12 @@ LIBRARY, LAYOUT, FUSED, TENSOR_CORES, TRAFFIC = (
     "tensor cores",
     "ideal traffic",
 )
-EIGHT_BIT = "8-bit products"
-"""Only where a GPU computes them: linear layers also in 8-bit floats."""
-GRANULARITIES = (LIBRARY, LAYOUT, FUSED, TENSOR_CORES, EIGHT_BIT, TRAFFIC)
 """Each lets the ideal do more than the one before: another algorithm, another layout, fused
 products, narrower types, and at last nothing but reading and writing every tensor once and
 computing at the peak.
 """
+EIGHT_BIT = "8-bit products"
+"""Only where a GPU computes them: linear layers also in 8-bit floats."""
 
 Floats = npt.NDArray[np.float64]
 

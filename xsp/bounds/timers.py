@@ -22,6 +22,8 @@ _CACHE_BYTES = 64 << 20
 """Of a CPU's last level; larger ones are not flushed whole, and their entries are warmer."""
 _AT_ONCE_NS = 20_000
 """Calls shorter than this are timed several at once: a clock has a grain."""
+_CALLS = 10
+"""Of a captured graph."""
 
 
 def timer_for(device: str) -> Timer:
@@ -210,7 +212,7 @@ class GraphTimer:
 
         return np.asarray(self._replayed(cold, count) - self._flushing_ns)
 
-    def _replayed(self, call: Callable[[], Any], count: int, calls: int = 10) -> Samples:
+    def _replayed(self, call: Callable[[], Any], count: int) -> Samples:
         cuda: Any = torch.cuda
         with torch.inference_mode():
             with cuda.stream(cuda.Stream()):
@@ -218,7 +220,7 @@ class GraphTimer:
             cuda.synchronize()
             graph = cuda.CUDAGraph()
             with cuda.graph(graph):
-                for _ in range(calls):
+                for _ in range(_CALLS):
                     call()
             graph.replay()
             first, last = (cuda.Event(enable_timing=True) for _ in range(2))
@@ -228,5 +230,5 @@ class GraphTimer:
                 graph.replay()
                 last.record()
                 last.synchronize()
-                found[place] = first.elapsed_time(last) * 1e6 / calls
+                found[place] = first.elapsed_time(last) * 1e6 / _CALLS
         return found

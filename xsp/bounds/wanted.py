@@ -46,11 +46,11 @@ def wanted_of(
     device: str,
     *,
     with_variants: bool = True,
-    flags: Flags | None = None,
     most: int | None = None,
 ) -> list[Wanted]:
     """What the bounds of these models need: every unique layer as it is, and, if `with_variants`,
-    then fused, in other layouts and in narrower types.
+    then fused, in other layouts and in narrower types; products with TF32 if PyTorch's flags are
+    set so now, as the model would run.
 
     In this order, and within each step what moves or computes most first: what is broken off has
     measured what matters most.
@@ -59,8 +59,6 @@ def wanted_of(
         graphs: the models.
         device: "cuda" or "cpu".
         with_variants: also what the wider ideals need.
-        flags: whether products use TF32: variants are measured as the model would run. By default
-            PyTorch's flags as they are now.
         most: plans of cuDNN and cuBLASLt to try for a variant, None for all; of a layer as it is
             all are tried.
 
@@ -69,7 +67,7 @@ def wanted_of(
     plain = _largest_first(models)
     asked = list(_as_they_are(plain, device))
     if with_variants:
-        variants = _Variants(device, flags or flags_now(), most)
+        variants = _Variants(device, flags_now(), most)
         narrow = _largest_first([fused(graph) for graph in models])
         asked += variants.of(narrow, FUSED)
         turned = [each for layer in (*plain, *narrow) for each in layouts(layer)[1:]]

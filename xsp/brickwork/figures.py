@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from xsp.analysis.figures.palette import IDLE, LEVELS
 from xsp.analysis.figures.theme import Figure, empty, figure, hover, safe
+from xsp.brickwork.construction import SUM
 from xsp.extras import require
 
 if TYPE_CHECKING:
@@ -15,11 +16,10 @@ _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 _COLOURS = tuple(LEVELS.values())
 _NOTHING = "No model was measured whole beside its bricks, so there is nothing to compare with."
 PAPER_SPEEDUP = {1: 4.4, 10: 3.1}
-PAPER_NORMALISED = {1: 0.96}
 """Read off the charts of DLBricks (ICPE 2020), section IV, for c5.xlarge."""
 
 
-def normalised(models: pd.DataFrame, rule: str = "sum") -> Figure:
+def normalised(models: pd.DataFrame) -> Figure:
     """Constructed over measured latency of each model, by granularity, with 95 % intervals (the
     paper's figure of normalised latencies).
     """
@@ -27,10 +27,10 @@ def normalised(models: pd.DataFrame, rule: str = "sum") -> Figure:
     import plotly.graph_objects as go
 
     title = "Constructed over measured latency"
-    table = models[(models["rule"] == rule) & models["normalised"].notna()]
+    table = models[(models["rule"] == SUM) & models["normalised"].notna()]
     if not len(table):
         return empty(title, _NOTHING)
-    drawn = figure(title, f"By the rule: {rule}. 1 is exact; bars are 95 % intervals.")
+    drawn = figure(title, f"By the rule: {SUM}. 1 is exact; bars are 95 % intervals.")
     for place, (granularity, rows) in enumerate(table.groupby("granularity", sort=True)):
         drawn.add_trace(
             go.Scatter(

@@ -16,8 +16,6 @@ from torch import Tensor, fx, nn
 
 GETITEM = "getitem"
 """The operator that takes one of several results of another."""
-KINDS = ("dtype", "memory_format", "layout")
-"""Arguments that are attributes of torch, by what they are."""
 DEVICE = {"device": 0}
 """Stands for whatever device the network runs on."""
 

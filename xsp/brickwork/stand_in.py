@@ -23,7 +23,7 @@ _NAMED = 5
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
-def model_of_graph(graph: Graph, device: str = "cpu") -> Model:
+def model_of_graph(graph: Graph) -> Model:
     """The graph's layers as a model with random weights and inputs.
 
     A layer reads what feeds it in the shape that it needs. Where a graph does not tell how (parts
@@ -33,7 +33,7 @@ def model_of_graph(graph: Graph, device: str = "cpu") -> Model:
 
     Raises GraphError where no layer can be computed here.
     """
-    stand_in = StandIn(graph, device)
+    stand_in = StandIn(graph, "cpu")
     if not stand_in.known:
         raise GraphError(
             f"no layer of {graph.name} can be computed here ({', '.join(stand_in.unknown[:5])}); "

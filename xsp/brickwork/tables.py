@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.brickwork.composing import replayed
-from xsp.brickwork.construction import Constructed, along_critical_path, overlapping, summed
+from xsp.brickwork.construction import SUM, Constructed, along_critical_path, overlapping, summed
 from xsp.brickwork.plan import Subject
 from xsp.brickwork.rounds import MODEL
 from xsp.brickwork.samples import Key, Record, times_of
@@ -52,9 +52,9 @@ POOL_COLUMNS = [
 ]
 
 
-def times_for(subject: Subject, records: Records, caches: str = MODEL) -> dict[str, Record]:
+def times_for(subject: Subject, records: Records) -> dict[str, Record]:
     """By digest, the times of this model's kind of bricks: forward, or with their backward pass."""
-    return times_of(records, subject.algorithm, caches)
+    return times_of(records, subject.algorithm, MODEL)
 
 
 def constructions(subject: Subject, records: Records) -> Iterator[tuple[int, Constructed]]:
@@ -123,13 +123,13 @@ def _row(subject: Subject, granularity: int, each: Constructed) -> dict[str, Any
     }
 
 
-def pool_table(subjects: Sequence[Subject], records: Records, rule: str = "sum") -> pd.DataFrame:
+def pool_table(subjects: Sequence[Subject], records: Records) -> pd.DataFrame:
     """One row for each granularity (POOL_COLUMNS): how much of the models is unique, how much
     faster the unique bricks are run than the models, and how near the sums are: geometric mean,
     lowest and highest normalised latency.
     """
     models = model_table(subjects, records)
-    models = models[models["rule"] == rule]
+    models = models[models["rule"] == SUM]
     rows = []
     for granularity, mine in models.groupby("granularity", sort=True):
         counts, once_ns = _unique(subjects, records, int(str(granularity)))

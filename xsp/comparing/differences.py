@@ -29,7 +29,6 @@ _SIGNATURE = [
     "input_dtypes",
     "output_dtypes",
 ]
-_IDENTITY = ["path", "name", "parent", "order", "kind"]
 Sample = npt.NDArray[np.float64]
 
 

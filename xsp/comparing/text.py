@@ -32,9 +32,9 @@ HEADS = ("layer", "change", "before", "now", "difference", "verdict", "kernels")
 _NO_CELLS = (UNKNOWN, UNKNOWN, "", "", "")
 
 
-def comparison_text(comparison: ComparisonData, width: int | None = None) -> str:
+def comparison_text(comparison: ComparisonData) -> str:
     """The sentences, then the layers that differ."""
-    size = width or terminal_width()
+    size = terminal_width()
     lines = [
         line
         for sentence in comparison.sentences

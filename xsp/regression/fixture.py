@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder: Path | None = None) -> Iterator[None]:
+def one_at_a_time() -> Iterator[None]:
     """Wait until no other process of this user measures on this machine, and keep others waiting
     meanwhile.
 
@@ -39,8 +39,7 @@ def one_at_a_time(folder: Path | None = None) -> Iterator[None]:
     """
     import fcntl
 
-    folder = folder or Path(tempfile.gettempdir())
-    with (folder / f"xsp-measuring-{os.getuid()}.lock").open("a") as file:
+    with (Path(tempfile.gettempdir()) / f"xsp-measuring-{os.getuid()}.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield

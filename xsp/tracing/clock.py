@@ -118,18 +118,6 @@ def pair_readings(first: Reading, last: Reading) -> ClockMap:
     return ClockMap(first.offset_ns, change / elapsed, error, "paired clocks", first.foreign_ns)
 
 
-def causality(
-    launch_start_ns: npt.NDArray[np.int64], kernel_start_ns: npt.NDArray[np.int64]
-) -> int:
-    """The largest time by which a kernel starts before the call that launched it, in ns; 0 if none
-    does.
-
-    The arrays hold launch and kernel row by row. Nothing runs before it is launched, so this is a
-    lower bound of the error of the clock mapping, found in the data themselves.
-    """
-    return max(0, int((launch_start_ns - kernel_start_ns).max(initial=0)))
-
-
 def _outside(reading: Reading) -> int:
     """How far the reading lies outside of its bracket, plus what the bracket itself leaves open."""
     return reading.error_ns + max(

@@ -84,7 +84,7 @@ class Fit:
         return within_rungs(problem, values, self.prediction.moved(change))
 
 
-def fit_costs(rounds: Sequence[Round], shape: Costs = SHAPE) -> Fit:
+def fit_costs(rounds: Sequence[Round]) -> Fit:
     """Costs with which the deepest rung, replayed, has each shallower rung's latency in the same
     rounds.
 
@@ -103,7 +103,7 @@ def fit_costs(rounds: Sequence[Round], shape: Costs = SHAPE) -> Fit:
     """
     evidence = Evidence.of(rounds)
     few = evidence.some(FEW_ROUNDS)
-    problem = whole = Problem(evidence, shape, ceilings(few.timelines))
+    problem = whole = Problem(evidence, SHAPE, ceilings(few.timelines))
     values, prediction = problem.search(problem.start(), few)
     while (hidden := least_shown(problem, values, prediction)) is not None:
         problem = problem.without(hidden)

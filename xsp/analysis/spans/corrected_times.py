@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from xsp.types import Level
@@ -21,11 +19,6 @@ def with_corrected_times(spans: pd.DataFrame, corrected: pd.DataFrame | None) ->
     start, duration = spans["start_ns"].to_numpy().copy(), spans["duration_ns"].to_numpy().copy()
     start[row], duration[row] = corrected["start_ns"], corrected["duration_ns"]
     return spans.assign(start_ns=start, duration_ns=duration)
-
-
-def corrected_runs(spans: pd.DataFrame, corrected: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Numbers of the runs whose spans have corrected times: those of the deepest rung."""
-    return np.unique(spans["run"].to_numpy()[corrected["row"]]).astype(np.int64)
 
 
 def timeline_spans(spans: pd.DataFrame, corrected: pd.DataFrame | None) -> pd.DataFrame:

@@ -22,11 +22,11 @@ FloatArray = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]
 
 
-def student_quantile(freedom: npt.ArrayLike, confidence: float = CONFIDENCE) -> FloatArray:
-    """Half the width of Student's interval, in standard errors; NaN without degrees of freedom."""
+def student_quantile(freedom: npt.ArrayLike) -> FloatArray:
+    """Half the width of Student's 95 % interval in standard errors; NaN without degrees of freedom."""
     degrees = np.asarray(freedom, dtype=np.float64)
     known = np.where(degrees > 0, degrees, np.nan)
-    return np.asarray(special.stdtrit(known, 0.5 + confidence / 2))
+    return np.asarray(special.stdtrit(known, 0.5 + CONFIDENCE / 2))
 
 
 def trimmed_mean(values: npt.ArrayLike, share: float = TRIM) -> FloatArray:

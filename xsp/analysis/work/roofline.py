@@ -30,9 +30,7 @@ SUMMED = [*WORK, "flops_coverage", *RATES]
 """What `sum_work` and `add_rates` say of kernels that are summed up, in the tables' order."""
 
 
-def add_rates(
-    table: pd.DataFrame, ideal: Mapping[str, float], latency: str = "latency_ms"
-) -> pd.DataFrame:
+def add_rates(table: pd.DataFrame, ideal: Mapping[str, float]) -> pd.DataFrame:
     """`table` with arithmetic_intensity (FLOP/byte of DRAM traffic), flops_per_s and memory_bound.
 
     memory_bound is true iff the intensity is below the ideal one of the row's own precision
@@ -41,7 +39,7 @@ def add_rates(
     """
     traffic = table["dram_read_bytes"] + table["dram_write_bytes"]
     intensity = (table["flops"] / traffic.where(traffic > 0)).astype(np.float64)
-    seconds = table[latency].where(table[latency] > 0) / 1e3
+    seconds = table["latency_ms"].where(table["latency_ms"] > 0) / 1e3
     limit = table["precision"].map(dict(ideal)).astype(np.float64)
     if ideal:
         limit = limit.mask(table["flops"] == 0, min(ideal.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,6 @@ RECORD = np.dtype(
     ]
 )
 """`struct xsp_record` in interpose.h."""
-
-LiveCallback = Callable[
-    [int, int, "ctypes._Pointer[ctypes.c_uint64]", "ctypes._Pointer[ctypes.c_uint64]"], None
-]
-"""Called with stub, sequence number, integer registers and stack slots of a call that is about to
-happen.
-"""
 
 live_callback_type = ctypes.CFUNCTYPE(
     None,

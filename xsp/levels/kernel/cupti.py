@@ -173,14 +173,6 @@ def copy_name(copy_kind: int) -> str:
     return f"memcpy {source}to{target}" if target else "memcpy"
 
 
-def _lower_name(enumeration: str, number: int) -> str:
-    try:
-        name: str = getattr(bindings(), enumeration)(number).name
-    except ValueError:
-        return f"#{number}"
-    return name.lower().replace("_", " ")
-
-
 def find_loaded() -> list[Path]:
     """Every libcupti that this process has loaded; torch with CUDA brings one in when imported."""
     maps = Path("/proc/self/maps")

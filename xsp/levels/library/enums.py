@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-def _counted(prefix: str, names: str, first: int = 0) -> dict[int, str]:
-    return {first + i: prefix + name for i, name in enumerate(names.split())}
+def _counted(prefix: str, names: str) -> dict[int, str]:
+    return {i: prefix + name for i, name in enumerate(names.split())}
 
 
 DATA_TYPE = _counted(

@@ -219,10 +219,11 @@ def _measured(profile: ProfileData, device: str) -> dict[str, float]:
     """Milliseconds of each forward layer: on the device, or of the host on a CPU."""
     tree = profile.tree()
     layers = tree[(tree["level"] == "LAYER") & (tree["phase"] == "forward")]
-    column = "device_ms" if device == "cuda" and layers["device_ms"].notna().any() else "host_ms"
+    has_device = device == "cuda" and layers["device_ms"].notna().any()
+    times = layers["device_ms" if has_device else "host_ms"].astype(float)
     # A row is the mean of its calls.
-    each = layers[column].astype(float).groupby(layers["name"]).sum(min_count=1).dropna()
-    return {str(name): float(value) for name, value in each.items()}
+    by_layer = times.groupby(layers["name"]).sum(min_count=1).dropna()
+    return {str(name): float(value) for name, value in by_layer.items()}
 
 
 def _clock(profile: ProfileData) -> float:

@@ -144,6 +144,8 @@ def _is_enough(entry: Entry | None, wanted: Wanted) -> bool:
     """
     if entry is None:
         return False
-    then, most = entry.provenance.get("tools", {}), entry.provenance.get("most")
-    newer = any(now is not None and then.get(name) is None for name, now in tools().items())
-    return not newer and (most is None or (wanted.most is not None and wanted.most <= most))
+    then = entry.provenance.get("tools", {})
+    if any(now is not None and then.get(name) is None for name, now in tools().items()):
+        return False
+    tried = entry.provenance.get("most")
+    return tried is None or (wanted.most is not None and wanted.most <= tried)

@@ -158,16 +158,20 @@ def _operations(calls: Calls, tables: Mapping[str, Columns]) -> list[list[tuple[
 def _joined(calls: Calls, tables: Mapping[str, Columns]) -> tuple[Ints, Ints, Ints, Ints]:
     """Launch, start and end of every operation, and the call that launched it, -1 for none."""
     api, activity = tables["api_calls"], tables["device_activity"]
+    start, end = (activity[name].astype(np.int64) for name in ("start_ns", "end_ns"))
+    if not len(api["correlation_id"]):
+        nothing = np.zeros(len(start), dtype=np.int64)
+        return nothing, start, end, nothing - 1
     order = np.argsort(api["correlation_id"], kind="stable")
     ids = api["correlation_id"][order]
     at = np.searchsorted(ids, activity["correlation_id"])
-    at = np.minimum(at, max(len(ids) - 1, 0))
-    known = ids[at] == activity["correlation_id"] if len(ids) else np.zeros(len(at), dtype=bool)
-    launch = api["start_ns"][order][at].astype(np.int64) if len(ids) else at
+    at = np.minimum(at, len(ids) - 1)
+    is_known = ids[at] == activity["correlation_id"]
+    launch = api["start_ns"][order][at].astype(np.int64)
     call = np.searchsorted(calls.begin_ns, launch, side="right") - 1
-    inside = known & (call >= 0) & (launch <= calls.end_ns[np.maximum(call, 0)])
-    start, end = (activity[name].astype(np.int64) for name in ("start_ns", "end_ns"))
-    return launch, start, end, np.where(inside, call, -1)
+    call_end = calls.end_ns[np.maximum(call, 0)]
+    is_inside = is_known & (call >= 0) & (launch <= call_end)
+    return launch, start, end, np.where(is_inside, call, -1)
 
 
 def latencies(calls: Calls, tables: Mapping[str, Columns]) -> dict[str, float]:

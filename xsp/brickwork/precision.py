@@ -30,4 +30,5 @@ def _of_sum(counts: Mapping[str, int], known: Mapping[str, tuple[float, float]])
     if not rows:
         return 0.0
     times, mean, half = np.array(rows).T
-    return float(np.sqrt(np.sum((times * half) ** 2)) / np.sum(times * mean))
+    error = np.sqrt(np.sum((times * half) ** 2))
+    return float(error / np.sum(times * mean))

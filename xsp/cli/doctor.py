@@ -50,11 +50,14 @@ def _line(
     key: str, measured: Mapping[str, float], known: Mapping[str, float], ways: Mapping[str, str]
 ) -> str:
     scale, unit = (1e9, "GB/s") if key.endswith("_bytes_per_s") else (1e12, "TFLOP/s")
-    parts = [f"{known[key] / scale:.4g} {unit} in theory"] if key in known else []
+    parts = []
+    if key in known:
+        parts.append(f"{known[key] / scale:.4g} {unit} in theory")
     if key in measured:
         share = f", {measured[key] / known[key]:.0%} of it" if key in known else ""
         parts.append(f"{measured[key] / scale:.4g} {unit} measured{share}")
-    return "; ".join(parts) + (f" ({ways[key]})" if key in ways else "")
+    way = f" ({ways[key]})" if key in ways else ""
+    return "; ".join(parts) + way
 
 
 def _measured(

@@ -64,8 +64,8 @@ def _align_layers(a: pd.DataFrame, b: pd.DataFrame, match: Ints) -> None:
     if last:
         match[rows_a[-last:]] = rows_b[-last:]
     middle_a, middle_b = slice(first, len(rows_a) - last), slice(first, len(rows_b) - last)
-    pairs = _best(codes_a[middle_a], codes_b[middle_b])
-    match[rows_a[middle_a][pairs[:, 0]]] = rows_b[middle_b][pairs[:, 1]]
+    pair_a, pair_b = _best(codes_a[middle_a], codes_b[middle_b]).T
+    match[rows_a[middle_a][pair_a]] = rows_b[middle_b][pair_b]
 
 
 def _in_order(nodes: pd.DataFrame) -> Ints:
@@ -75,10 +75,12 @@ def _in_order(nodes: pd.DataFrame) -> Ints:
 
 def _codes(a: pd.DataFrame, rows_a: Ints, b: pd.DataFrame, rows_b: Ints) -> tuple[Ints, Ints]:
     """One column of integers per feature, and the phase, equal where the two tables agree."""
-    every = pd.concat([_features(a, rows_a), _features(b, rows_b)], ignore_index=True)
+    both = [_features(a, rows_a), _features(b, rows_b)]
+    every = pd.concat(both, ignore_index=True)
     columns = [pd.factorize(every[name])[0] for name in (*_FEATURES, "phase")]
     codes = np.stack(columns, axis=1).astype(np.int64)
-    return codes[: len(rows_a)], codes[len(rows_a) :]
+    in_a = len(rows_a)
+    return codes[:in_a], codes[in_a:]
 
 
 def _features(nodes: pd.DataFrame, rows: Ints) -> pd.DataFrame:

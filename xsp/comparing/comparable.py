@@ -246,5 +246,6 @@ def _summaries(samples: Sequence[Array]) -> tuple[Array, Array]:
     mean, half = np.full(len(samples), np.nan), np.full(len(samples), np.nan)
     for length in np.unique(lengths[lengths > 0]).tolist():
         which = np.flatnonzero(lengths == length)
-        mean[which], half[which] = trimmed(np.stack([samples[at] for at in which.tolist()], axis=1))
+        together = np.stack([samples[at] for at in which.tolist()], axis=1)
+        mean[which], half[which] = trimmed(together)
     return mean, half

@@ -40,7 +40,8 @@ def spread(versions: Sequence[Sequence[float]]) -> tuple[float, int]:
     freedom = sum(len(times) - 1 for times in logarithms)
     if freedom < 1:
         return float("nan"), 0
-    squares = sum(float(((times - times.mean()) ** 2).sum()) for times in logarithms)
+    deviations = [times - times.mean() for times in logarithms]
+    squares = sum(float((each**2).sum()) for each in deviations)
     return float(np.sqrt(squares / freedom)), freedom
 
 

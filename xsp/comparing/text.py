@@ -82,14 +82,17 @@ def node_rows(
     Of different models nearly all layers have vanished or appeared: `alone` of each stand for them.
     """
     nodes = comparison.nodes[comparison.nodes["level"] == level]
-    told = nodes[(nodes["change"] != SAME) | nodes["verdict"].isin([REGRESSION, IMPROVED])]
+    is_told = (nodes["change"] != SAME) | nodes["verdict"].isin([REGRESSION, IMPROVED])
+    told = nodes[is_told]
     cost = (told["b_ms"].fillna(0) - told["a_ms"].fillna(0)).abs()
     told = told.iloc[(-cost).argsort(kind="stable")]
     is_alone = told["change"].isin((APPEARED, VANISHED))
-    shown = told[~is_alone | (told.groupby("change").cumcount() < alone)].iloc[:most]
+    is_first = told.groupby("change").cumcount() < alone
+    shown = told[~is_alone | is_first].iloc[:most]
+    rows = [_row(row) for row in shown.to_dict("records")]
     rest = told.drop(shown.index)["change"].value_counts(sort=False)
     more = [(f"and {count} more", str(change), *_NO_CELLS) for change, count in rest.items()]
-    return [*(_row(row) for row in shown.to_dict("records")), *more]
+    return rows + more
 
 
 def _row(row: dict[Hashable, Any]) -> tuple[str, ...]:

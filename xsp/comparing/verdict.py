@@ -210,13 +210,15 @@ def inflation(*samples: Array) -> Array:
     back: of twenty runs with r = 0.8 it would be 0.6, of ten 0.4. Its own standard error is left
     out, so that independent runs are not punished for chance; r is at least 0, at most 0.95.
     """
-    count = sum(map(len, samples))
-    runs = count / len(samples)
     if min(map(len, samples)) < _LEAST_CORRELATED:
         return np.ones(samples[0].shape[1])
+    count = sum(map(len, samples))
+    runs = count / len(samples)
     ranks = [_standard_ranks(sample) for sample in samples]
-    neighbours = np.sum([(each[1:] * each[:-1]).sum(axis=0) for each in ranks], axis=0) / count
-    r = np.clip((neighbours + 1 / runs - 1 / np.sqrt(count)) / (1 - 3 / runs), 0.0, 0.95)
+    products = [(each[1:] * each[:-1]).sum(axis=0) for each in ranks]
+    neighbours = np.sum(products, axis=0) / count
+    error = 1 / np.sqrt(count)
+    r = np.clip((neighbours + 1 / runs - error) / (1 - 3 / runs), 0.0, 0.95)
     return np.asarray((1 + r) / (1 - r))
 
 
@@ -241,12 +243,15 @@ def _trimmed_error(samples: Array) -> tuple[Array, Array, float]:
     count = len(values)
     cut = int(TRIM * count)
     kept = count - 2 * cut
-    nothing = np.full(values.shape[1], np.nan)
-    if count < 2 or kept < 2:
-        return (values.mean(axis=0) if count else nothing), nothing, np.nan
+    unknown = np.full(values.shape[1], np.nan)
+    if count == 0:
+        return unknown, unknown, np.nan
+    if kept < 2:
+        return values.mean(axis=0), unknown, np.nan
     winsorised = np.clip(values, values[cut], values[count - cut - 1])
     error = winsorised.std(axis=0, ddof=1) / ((1 - 2 * TRIM) * np.sqrt(count))
-    return np.asarray(values[cut : count - cut].mean(axis=0)), np.asarray(error), float(kept - 1)
+    mean = values[cut : count - cut].mean(axis=0)
+    return np.asarray(mean), np.asarray(error), float(kept - 1)
 
 
 _EXACT = 2500

@@ -256,8 +256,9 @@ def _resize(node: Node) -> Operation:
 def _pad(node: Node) -> Operation:
     """ONNX gives all begins, then all ends; torch the ends of the last dimension first."""
     pads = [int(each) for each in node.attributes.get("pads", node.known.get(1, []))]
-    half = len(pads) // 2
-    pairs = [pair for place in range(half) for pair in (pads[half - 1 - place], pads[-1 - place])]
+    dimensions = len(pads) // 2
+    begins, ends = pads[:dimensions], pads[dimensions:]
+    pairs = [size for pair in zip(begins[::-1], ends[::-1], strict=False) for size in pair]
     while pairs and pairs[-2:] == [0, 0]:
         pairs = pairs[:-2]
     return operators.operation("pad", node.source, pad=pairs)

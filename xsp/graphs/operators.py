@@ -183,14 +183,16 @@ def pooling(
 
 def adaptive_pooling(operator: str, source: Value, size: Sequence[int | None]) -> Operation:
     """A pooling to a given size: a reduction for size 1, windows of equal size where they fit."""
-    spatial = source.type.shape[len(source.type.shape) - len(size) :]
-    wanted = [each if each is not None else own for each, own in zip(size, spatial, strict=True)]
-    if all(each == 1 for each in wanted):
-        first = len(source.type.shape) - len(size)
-        dims = list(range(first, len(source.type.shape)))
+    shape = source.type.shape
+    first = len(shape) - len(size)
+    spatial = shape[first:]
+    wanted = [own if each is None else each for each, own in zip(size, spatial, strict=True)]
+    if set(wanted) <= {1}:
+        dims = list(range(first, len(shape)))
         return reduction("mean" if operator == "avg_pool" else "amax", source, dims)
-    if all(own % each == 0 for own, each in zip(spatial, wanted, strict=True)):
-        window = [own // each for own, each in zip(spatial, wanted, strict=True)]
+    parts = [divmod(own, each) for own, each in zip(spatial, wanted, strict=True)]
+    if not any(rest for _, rest in parts):
+        window = [length for length, _ in parts]
         return pooling(operator, source, window, window, [0])
     return operation(f"adaptive_{operator}", source, size=wanted)
 
@@ -206,10 +208,11 @@ def reduction(operator: str, source: Value, dims: Sequence[int] | int | None) ->
 def elementwise(operator: str, *operands: Value | None) -> Operation:
     """An operation element by element; constants of one element are left out."""
     given = [each for each in operands if each is not None]
-    kept = [each for each in given if not (each.constant and each.type.elements == 1)]
+    kept = [each for each in given if not each.constant or each.type.elements != 1]
     if operator in {"add", "mul", "maximum", "minimum", "eq", "ne"}:
         kept.sort(key=lambda each: (each.constant, -each.type.elements))
-    parameters = {"scalar": True} if len(kept) < len(given) else {}
+    has_scalar = len(kept) < len(given)
+    parameters = {"scalar": True} if has_scalar else {}
     return operation(operator, *(kept or given[:1]), **parameters)
 
 

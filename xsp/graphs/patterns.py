@@ -279,7 +279,9 @@ def _epilogues(near: Neighbours) -> Iterator[Merge]:
 
 
 def _adds_residual(near: Neighbours, product: int, user: int) -> bool:
-    added = near.layers[user]
-    whole = len(added.inputs) == 2 and added.inputs[0] == added.inputs[1]
+    if near.operator(user) != "add":
+        return False
+    shapes = near.layers[user].inputs
+    is_whole = len(shapes) == 2 and shapes[0] == shapes[1]
     others = [each for each in near.before[user] if each != product]
-    return near.operator(user) == "add" and whole and all(each < product for each in others)
+    return is_whole and all(each < product for each in others)

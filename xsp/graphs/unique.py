@@ -43,11 +43,13 @@ def shares(graphs: Mapping[str, Graph]) -> pd.DataFrame:
     Columns: model, layers, unique, unique_share (of layers). The last row, "all", counts layers
     of all models, as the papers do.
     """
-    found = [(name, Counter(graph.keys)) for name, graph in graphs.items()]
-    total = sum((each for _, each in found), Counter[str]())
-    rows = [(name, sum(each.values()), len(each)) for name, each in [*found, ("all", total)]]
+    counted = {name: Counter(graph.keys) for name, graph in graphs.items()}
+    together = sum(counted.values(), Counter[str]())
+    every = [*counted.items(), ("all", together)]
+    rows = [(name, counts.total(), len(counts)) for name, counts in every]
     table = pd.DataFrame(rows, columns=["model", "layers", "unique"])
-    return table.assign(unique_share=table["unique"] / table["layers"].where(table["layers"] > 0))
+    layers = table["layers"].where(table["layers"] > 0)
+    return table.assign(unique_share=table["unique"] / layers)
 
 
 def similarity(graphs: Mapping[str, Graph]) -> pd.DataFrame:

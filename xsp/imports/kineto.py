@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,12 @@ def _number_threads(events: Iterable[Event]) -> None:
 def _with_known_stamps(events: list[Event], base_ns: int) -> tuple[list[Event], int]:
     """The events without those of unknown start, and the first start of those."""
     stamps = np.array([bounds_ns(event) for event in events], dtype=np.int64).reshape(-1, 2)
-    is_unknown = unknown(stamps[:, 0], stamps[:, 1], base_ns)
-    is_unknown |= _before_any_launch(events, stamps[:, 0], is_unknown)
-    known = [event for event, out in zip(events, is_unknown.tolist(), strict=True) if not out]
-    return known, int(stamps[~is_unknown, 0].min(initial=np.iinfo(np.int64).max))
+    start, end = stamps.T
+    is_unknown = unknown(start, end, base_ns)
+    is_unknown |= _before_any_launch(events, start, is_unknown)
+    never = np.iinfo(np.int64).max
+    first = int(start[~is_unknown].min(initial=never))
+    return list(compress(events, ~is_unknown)), first
 
 
 def _before_any_launch(

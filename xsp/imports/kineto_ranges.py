@@ -60,10 +60,12 @@ def _outside(ranges: pd.DataFrame, opaque: pd.DataFrame, own: Any) -> Any:
     """Which ranges lie inside none of the opaque ones; `own` are their rows there, if they are
     opaque themselves.
     """
-    every = opaque if own is not None else pd.concat([opaque, ranges], ignore_index=True)
-    rows = own if own is not None else np.arange(len(opaque), len(every))
-    closed = np.arange(len(every)) < len(opaque)
-    return nearest_above(_parents(every), closed)[rows] < 0
+    every, rows = opaque, own
+    if own is None:
+        every = pd.concat([opaque, ranges], ignore_index=True)
+        rows = np.arange(len(opaque), len(every))
+    is_opaque = np.arange(len(every)) < len(opaque)
+    return nearest_above(_parents(every), is_opaque)[rows] < 0
 
 
 def _module_row(event: Event) -> tuple[Any, ...]:

@@ -195,10 +195,11 @@ def _with_known_stamps(tables: dict[str, pd.DataFrame]) -> tuple[dict[str, pd.Da
     if not stamped:
         return tables, 0
     every = pd.concat([rows[["start", "end"]] for rows in stamped.values()])
-    end = every["end"].fillna(every["start"])
-    is_unknown = unknown(every["start"].to_numpy(np.int64), end.to_numpy(np.int64))
-    parts = np.split(is_unknown, np.cumsum([len(rows) for rows in stamped.values()])[:-1])
-    known = {name: rows[~out] for (name, rows), out in zip(stamped.items(), parts, strict=True)}
+    start, end = every["start"], every["end"].fillna(every["start"])
+    is_unknown = unknown(start.to_numpy(np.int64), end.to_numpy(np.int64))
+    ends_of_tables = np.cumsum([len(rows) for rows in stamped.values()])
+    parts = np.split(~is_unknown, ends_of_tables[:-1])
+    known = {name: rows[part] for (name, rows), part in zip(stamped.items(), parts, strict=True)}
     return tables | known, int(is_unknown.sum())
 
 

@@ -43,9 +43,11 @@ def rungs_for(levels: Sequence[Level], ladder: str = NESTED) -> tuple[RunSpec, .
     """
     ordered = tuple(sorted({Level.MODEL, *levels}))
     if ladder == SEPARATE and len(ordered) > 2:
-        alone = [RunSpec((Level.MODEL, level)) for level in ordered[1:]]
-        return (RunSpec((Level.MODEL,)), *alone, RunSpec(ordered))
-    return tuple(RunSpec(ordered[: depth + 1]) for depth in range(len(ordered)))
+        alone = [(Level.MODEL, level) for level in ordered[1:]]
+        rungs = [(Level.MODEL,), *alone, ordered]
+    else:
+        rungs = [ordered[:depth] for depth in range(1, len(ordered) + 1)]
+    return tuple(RunSpec(traced) for traced in rungs)
 
 
 def climb(

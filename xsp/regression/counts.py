@@ -46,11 +46,13 @@ class CountChange:
         return self.after > self.before
 
     def __str__(self) -> str:
-        by = f"{self.after - self.before:+,}"
-        named = [f"{name} {change:+,}" for name, change in self.layers[:_SHOWN]]
-        rest = [f"{len(self.layers) - _SHOWN} more"] if len(self.layers) > _SHOWN else []
-        where = f": {', '.join([*named, *rest])}" if named else ""
-        return f"{_WORDS.get(self.name, self.name)} {self.before:,} → {self.after:,} ({by}){where}"
+        name = _WORDS.get(self.name, self.name)
+        change = f"{name} {self.before:,} → {self.after:,} ({self.after - self.before:+,})"
+        where = [f"{layer} {by:+,}" for layer, by in self.layers[:_SHOWN]]
+        hidden = len(self.layers) - len(where)
+        if hidden:
+            where.append(f"{hidden} more")
+        return f"{change}: {', '.join(where)}" if where else change
 
 
 def comparable_counts(a: Comparable, b: Comparable) -> list[str]:
@@ -107,10 +109,12 @@ def _by_layer(nodes: pd.DataFrame, name: str) -> tuple[tuple[str, int], ...]:
     """By how much each layer's count differs, the largest difference first."""
     layers = nodes[nodes["level"] == "LAYER"]
     if name == LAYERS:
-        moved = layers["change"].map({"appeared": 1, "vanished": -1}).fillna(0)
+        change = layers["change"].map({"appeared": 1, "vanished": -1}).fillna(0)
     else:
-        moved = layers[f"{name}_b"].fillna(0) - layers[f"{name}_a"].fillna(0)
-    names = layers["name"] + layers["phase"].map({"backward": " (backward)"}).fillna("")
-    table = pd.DataFrame({"layer": names, "by": moved.astype("int64")})
-    table = table[table["by"] != 0].sort_values("by", key=abs, ascending=False, kind="stable")
+        change = layers[f"{name}_b"].fillna(0) - layers[f"{name}_a"].fillna(0)
+    change = change.astype("int64")
+    direction = layers["phase"].map({"backward": " (backward)"}).fillna("")
+    table = pd.DataFrame({"layer": layers["name"] + direction, "by": change})
+    table = table[table["by"] != 0]
+    table = table.sort_values("by", key=abs, ascending=False, kind="stable")
     return tuple((str(layer), int(by)) for layer, by in table.itertuples(index=False))

@@ -124,7 +124,9 @@ def count_states(outcomes: Sequence[Outcome]) -> str:
     numbers = Counter(outcome.state for outcome in outcomes)
     parts = [f"{numbers[state]} {state}" for state in State if numbers[state]]
     failed = sum(bool(outcome.failures) for outcome in outcomes)
-    return ", ".join([*parts, *([f"{failed} failed"] if failed else [])]) or "nothing measured"
+    if failed:
+        parts.append(f"{failed} failed")
+    return ", ".join(parts) or "nothing measured"
 
 
 def cells(outcome: Outcome) -> tuple[str, ...]:

@@ -83,8 +83,9 @@ def _with_doubt_of_fit(closure: Closure, fit: Fit, time: int) -> Closure:
     the errors says too little of the fit's.
     """
     slope = fit.prediction.total_slope[-1, time]
+    variance = np.maximum(slope @ fit.spread @ slope, 0.0)
     unprofiled = _unprofiled(fit.problem.evidence.measured, time)
-    doubt = float(np.sqrt(np.maximum(slope @ fit.spread @ slope, 0.0))) / unprofiled
+    doubt = float(np.sqrt(variance)) / unprofiled
     half = float(np.hypot(closure.high - closure.error, doubt))
     return replace(closure, low=closure.error - half, high=closure.error + half)
 

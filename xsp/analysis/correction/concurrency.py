@@ -73,7 +73,8 @@ def _at_once(one: Intervals, other: Intervals) -> bool:
 def _crossing(one: Intervals, other: Intervals) -> bool:
     """Whether an interval of `other` begins inside one of `one` and ends after it."""
     (one_start, one_end), (start, end) = one, other
-    same = np.zeros(len(one_start), np.int64), np.zeros(len(start), np.int64)
-    around = innermost(same[0], one_start, one_end, same[1], start, start)
-    ends = np.append(one_end, 0)[around]
-    return bool(((around >= 0) & (start < ends) & (ends < end)).any())
+    one_group, group = np.zeros(len(one_start), np.int64), np.zeros(len(start), np.int64)
+    around = innermost(one_group, one_start, one_end, group, start, start)
+    end_around = np.append(one_end, 0)[around]
+    begins_inside = (around >= 0) & (start < end_around)
+    return bool((begins_inside & (end_around < end)).any())

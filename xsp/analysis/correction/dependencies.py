@@ -199,14 +199,17 @@ class _Synchronizations:
 
     def stream_waits(self) -> Ints:
         """Pairs of an operation and the one on another stream that it waits for."""
+        streams = self.streams
         asked = (self.kind == STREAM_WAIT_EVENT) & (self.row >= 0)
-        stream, call_ns, on = self.stream[asked], self.call_ns[asked], self.recorded[asked]
-        held = self.streams.first_launched(stream, call_ns)
-        started = np.append(self.streams.start_ns, 0)[held]
-        on = np.where(on == UNKNOWN, self.streams.last_ended(call_ns, started, stream), on)
-        pairs = np.stack([held, on], axis=1)[(held >= 0) & (on >= 0)]
-        pairs = pairs[self.streams.stream[pairs[:, 0]] != self.streams.stream[pairs[:, 1]]]
-        return np.unique(pairs, axis=0)
+        stream, call_ns = self.stream[asked], self.call_ns[asked]
+        held = streams.first_launched(stream, call_ns)
+        started = np.append(streams.start_ns, 0)[held]
+        recorded = self.recorded[asked]
+        on = np.where(recorded == UNKNOWN, streams.last_ended(call_ns, started, stream), recorded)
+        is_known = (held >= 0) & (on >= 0)
+        held, on = held[is_known], on[is_known]
+        crosses = streams.stream[held] != streams.stream[on]
+        return np.unique(np.stack([held, on], axis=1)[crosses], axis=0)
 
     def host_waits(self, api: Columns, wait_rows: Ints, launch_rows: Ints, launch: Ints) -> Ints:
         """Pairs of a wait (by its place in `wait_rows`) and a device operation that it

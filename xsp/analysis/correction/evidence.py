@@ -143,7 +143,6 @@ class Evidence:
         The levels that a rung lacks are taken out for its latency. Rounds without runs get the mean
         of the others.
         """
-        numbers = np.array(list(self.runs))
         runs, times = len(self.timelines), self.measured.shape[2]
         latency = np.empty((runs, len(self.rungs), times))
         slope = np.zeros((len(self.rungs), times, len(COST_LEVELS)))
@@ -152,13 +151,20 @@ class Evidence:
             lacking = [level for level in Level if level not in rung.levels]
             played = replay_together(self.timelines, costs.of_levels(lacking))
             latency[:, number] = [_latencies(one)[:times] for one in played]
-            paid = np.array([level in lacking for level in COST_LEVELS.values()])
-            slope[number] = np.mean([_slopes(one, times) for one in played], axis=0) * paid
-        added = latency - latency[:, :1]
-        total = np.broadcast_to(added.mean(axis=0), self.measured.shape).copy()
-        cuts = np.cumsum([len(self.runs[number]) for number in numbers])[:-1]
-        total[numbers] = [part.mean(axis=0) for part in np.split(added, cuts)]
+            is_paid = np.array([level in lacking for level in COST_LEVELS.values()])
+            slope[number] = np.mean([_slopes(one, times) for one in played], axis=0) * is_paid
+        total = self._by_round(latency - latency[:, :1])
         return Prediction(total, slope - slope[:1], self.steps)
+
+    def _by_round(self, of_runs: Floats) -> Floats:
+        """Means over the runs of each round, of shape (rounds, rungs, times); over all runs where a
+        round has none.
+        """
+        means = np.broadcast_to(of_runs.mean(axis=0), self.measured.shape).copy()
+        cuts = np.cumsum([len(runs) for runs in self.runs.values()])[:-1]
+        for number, part in zip(self.runs, np.split(of_runs, cuts), strict=True):
+            means[number] = part.mean(axis=0)
+        return means
 
 
 def _across(steps: Ints, by_rung: Floats, axis: int) -> Floats:

@@ -231,9 +231,12 @@ def _typical_waits(runs: Sequence[WaitLatencies]) -> tuple[ByKind, ByKind]:
 def _medians(values: Floats, kind: Ints, sure: Bools, fallback: float) -> ByKind:
     """Median by kind where there is one, else of all kinds, else the fallback."""
     overall = float(np.median(values[sure])) if sure.any() else fallback
-    chosen = [values[sure & (kind == index)] for index in range(3)]
-    first, second, third = (float(np.median(own)) if len(own) else overall for own in chosen)
-    return first, second, third
+
+    def median_of(index: int) -> float:
+        own = values[sure & (kind == index)]
+        return float(np.median(own)) if len(own) else overall
+
+    return median_of(0), median_of(1), median_of(2)
 
 
 def residuals(seen: Observed, typical: Latencies) -> Residuals:

@@ -183,10 +183,12 @@ class _Replayer:
 
     def _chain(self, run: Timeline) -> None:
         """Where each operation would start if it and all before it on its stream were queued."""
-        follows = np.concatenate([[False], run.ops.stream[1:] == run.ops.stream[:-1]])
-        step = np.zeros(len(self.duration))
-        step[1:] = self.duration[:-1] + self.kept.gap_ns[1:]
-        self.queued = np.cumsum(np.where(follows[: len(step)], step, 0.0))
+        stream = run.ops.stream
+        before = np.zeros(len(self.duration))
+        before[1:] = self.duration[:-1] + self.kept.gap_ns[1:]
+        begins_stream = np.diff(stream, prepend=stream[:1] - 1) != 0
+        before[begins_stream] = 0.0
+        self.queued = np.cumsum(before)
 
     def _cut_into_steps(self, run: Timeline) -> None:
         """Operations of step i are launched before wait i ends and after wait i - 1 did."""

@@ -36,8 +36,9 @@ def _intervals(start: Floats, end: Floats, limits: Floats) -> tuple[Floats, Ints
     marks = np.unique(np.concatenate([start, end, limits]))
     # Interval i is the one before mark i.
     lengths = np.concatenate([[np.inf], np.diff(marks), [np.inf]])
-    at_start, at_end = np.searchsorted(marks, start), np.searchsorted(marks, end)
-    return lengths, np.stack([at_start, at_start + 1, at_end, at_end + 1], axis=1)
+    before_start, before_end = np.searchsorted(marks, start), np.searchsorted(marks, end)
+    places = (before_start, before_start + 1, before_end, before_end + 1)
+    return lengths, np.stack(places, axis=1)
 
 
 def _shared(lengths: Floats, interval: Ints, wanted: Floats) -> Floats:

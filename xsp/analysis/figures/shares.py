@@ -126,9 +126,11 @@ def pooled_types(table: pd.DataFrame, amount: str) -> pd.DataFrame:
     """The largest types, sorted, with one row `other (N types)` for the rest: type, count,
     `amount`, share, pooled.
     """
-    count = max(min(int((table["share"] >= _LEAST).sum()), _SLICES - 1), 1)
-    kept = table[: count if len(table) > count + 1 else len(table)].assign(pooled=False)
-    rest = table[len(kept) :]
+    large = int((table["share"] >= _LEAST).sum())
+    count = max(min(large, _SLICES - 1), 1)
+    # A rest of one type is shown as what it is.
+    shown = count if len(table) > count + 1 else len(table)
+    kept, rest = table[:shown].assign(pooled=False), table[shown:]
     if not len(rest):
         return kept
     sums = {column: rest[column].sum() for column in dict.fromkeys(("count", amount, "share"))}

@@ -116,8 +116,11 @@ class _Axis:
         """
         begin, until = self._place(group, start), self._place(group, end)
         reached = np.maximum.accumulate(until)
-        begin[1:] = np.maximum(begin[1:], np.where(group[1:] == group[:-1], reached[:-1], 0))
-        taken = self._passed_by(until) - self._passed_by(np.minimum(begin, until))
+        is_same_group = group[1:] == group[:-1]
+        covered_before = np.where(is_same_group, reached[:-1], 0)
+        begin[1:] = np.maximum(begin[1:], covered_before)
+        begin = np.minimum(begin, until)
+        taken = self._passed_by(until) - self._passed_by(begin)
         return np.where(self._is_known(group), taken, 0)
 
     def _passed_by(self, place: Ints) -> Ints:

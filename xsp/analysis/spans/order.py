@@ -35,9 +35,10 @@ class InOrder:
 
     def threads(self) -> list[Ints]:
         """The rows of each thread in order, the thread with the first event first."""
-        columns = [self.order[:, i] for i in reversed(range(self.order.shape[1]))]
+        columns = self.order.T[::-1]
         rows = np.lexsort((*columns, self.thread)).astype(np.int64)
-        cuts = np.flatnonzero(np.diff(self.thread[rows].astype(np.int64))) + 1
+        thread = self.thread[rows].astype(np.int64)
+        cuts = np.flatnonzero(np.diff(thread)) + 1
         parts = [part for part in np.split(rows, cuts) if len(part)]
         return sorted(parts, key=lambda part: tuple(self.order[part[0]].tolist()))
 

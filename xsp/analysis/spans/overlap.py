@@ -121,8 +121,10 @@ def _intersecting(group: npt.NDArray[np.integer[Any]], found: pd.DataFrame) -> I
     """
     start, end = found["start_ns"].to_numpy(), found["end_ns"].to_numpy()
     # Groups are laid end to end on one axis, so that one search serves them all.
-    shift = group * (int(end.max() - start.min()) + 1) - start.min()
+    length = int(end.max() - start.min()) + 1
+    shift = group * length - start.min()
     opens, closes = start + shift, end + shift
     begun = np.searchsorted(np.sort(opens), closes, side="left")
-    result: IntArray = begun - np.searchsorted(np.sort(closes), opens, side="right")
+    ended = np.searchsorted(np.sort(closes), opens, side="right")
+    result: IntArray = begun - ended
     return result

@@ -23,7 +23,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 def student_quantile(freedom: npt.ArrayLike) -> FloatArray:
-    """Half the width of Student's 95 % interval in standard errors; NaN without degrees of freedom."""
+    """Half the width of Student's 95 % interval, in standard errors; NaN without freedom."""
     degrees = np.asarray(freedom, dtype=np.float64)
     known = np.where(degrees > 0, degrees, np.nan)
     return np.asarray(special.stdtrit(known, 0.5 + CONFIDENCE / 2))

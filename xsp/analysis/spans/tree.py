@@ -143,8 +143,9 @@ def _with_deprecated_columns(
 def _timed(rows: pd.DataFrame, *times: tuple[npt.NDArray[Any], npt.NDArray[Any]]) -> pd.DataFrame:
     """The rows with the values and half intervals (ns) of host, device and cost as ms."""
     columns = {}
-    for name, (value, half) in zip(("host", "device", "latency"), times, strict=True):
-        columns[f"{name}_ms"], columns[f"{name}_ci_ms"] = value / 1e6, half / 1e6
+    for name, (value_ns, half_ns) in zip(("host", "device", "latency"), times, strict=True):
+        columns[f"{name}_ms"] = value_ns / 1e6
+        columns[f"{name}_ci_ms"] = half_ns / 1e6
     return rows.assign(**columns)
 
 

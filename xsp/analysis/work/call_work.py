@@ -48,13 +48,15 @@ def _product(call: Mapping[str, Any], flops: float) -> Work:
     """
     data_type = call.get("data_type")
     a, b, c = (call.get(f"{name}_type") or call.get("a_type") or data_type for name in "abc")
-    m, n, k, batch = call["m"], call["n"], call["k"], call.get("batch_count", 1)
+    m, n, k = call["m"], call["n"], call["k"]
+    batch = call.get("batch_count", 1)
     read = batch * (m * k * itemsize(a) + k * n * itemsize(b))
-    computed = str(call.get("compute_type", ""))
+    written = batch * m * n * itemsize(c)
     precision = precision_of(a)
     if precision == "fp32":
+        computed = str(call.get("compute_type", ""))
         precision = next((name for word, name in _FAST.items() if word in computed), precision)
-    return Work(flops, float(read), float(batch * m * n * itemsize(c)), precision, True)
+    return Work(flops, float(read), float(written), precision, True)
 
 
 _FAST = {"FAST_TF32": "tf32", "FAST_16BF": "bf16", "FAST_16F": "fp16"}
@@ -91,10 +93,11 @@ def _graph(operations: list[Mapping[str, Any]], flops: float) -> Work:
 
 def _attention(node: Mapping[str, Any]) -> Work:
     """The FLOPs too are from the tensors: captures of earlier versions lack them."""
-    tensors = {name: node[name] for name in "QKVO"}
-    *read, written = (prod(each["dims"]) * itemsize(each["type"]) for each in tensors.values())
-    flops = attention_flops(*(tensors[name]["dims"] for name in "QKVO"))
-    return Work(flops, float(sum(read)), float(written), precision_of(tensors["Q"]["type"]), True)
+    tensors = [node[name] for name in "QKVO"]
+    dims = [each["dims"] for each in tensors]
+    *read, written = (prod(each["dims"]) * itemsize(each["type"]) for each in tensors)
+    precision = precision_of(tensors[0]["type"])
+    return Work(attention_flops(*dims), float(sum(read)), float(written), precision, True)
 
 
 def _convolution(call: Mapping[str, Any]) -> tuple[float, float, str] | None:

@@ -15,10 +15,12 @@ def attention_flops(query: Shape, key: Shape, value: Shape, output: Shape) -> fl
     From the dimensions of query (…, L, E), key (…, S, E), value (…, S, E_v) and output (…, L, E_v),
     whose batch and heads are those of all three, broadcast. NaN where they do not fit together.
     """
-    fits = query[-1] == key[-1] and key[-2] == value[-2] and query[-2] == output[-2]
+    inner, keys, rows = query[-1], key[-2], query[-2]
+    fits = key[-1] == inner and value[-2] == keys and output[-2] == rows
     if not fits:
         return nan
-    return 2.0 * prod(output[:-1]) * key[-2] * (query[-1] + value[-1])
+    scores_and_output = inner + value[-1]
+    return 2.0 * prod(output[:-1]) * keys * scores_and_output
 
 
 def scaled_dot_product(layer: Operands) -> float:
@@ -34,10 +36,10 @@ def multi_head(layer: Operands) -> float:
     Shapes are (L, N, E), or (L, E) without a batch. A learned key (`bias_k`) and one of zeros are
     a further position each.
     """
+    require(not layer.has("static_k") and not layer.has("static_v"), "projected keys or values")
     query, key, value = (layer.shape(name) for name in ("query", "key", "value"))
     width = layer.option("embed_dim_to_check")
-    require(not layer.has("static_k") and not layer.has("static_v"), "projected keys or values")
     positions = key[0] + layer.has("bias_k") + bool(layer.options.get("add_zero_attn"))
-    projections = (prod(query) + prod(key) + prod(value) + prod(layer.output)) * width
+    projected = sum(prod(shape) for shape in (query, key, value, layer.output))
     rows = prod(query[:-1])
-    return 2.0 * projections + 4.0 * rows * positions * width
+    return 2.0 * projected * width + 4.0 * rows * positions * width

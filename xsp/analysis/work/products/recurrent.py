@@ -14,10 +14,11 @@ _GATES = {"L": 4, "G": 3, "R": 1}
 
 def cell(layer: Operands) -> float:
     """One step: g H (I + H) for each row of the input."""
-    source = layer.source
+    *rows, inputs = layer.source
     is_recorded = "hidden_size" in layer.options
     hidden = layer.option("hidden_size") if is_recorded else layer.outputs[-1][-1]
-    return 2.0 * prod(source[:-1]) * _GATES[layer.kind[0]] * hidden * (source[-1] + hidden)
+    gates = _GATES[layer.kind[0]]
+    return 2.0 * prod(rows) * gates * hidden * (inputs + hidden)
 
 
 class _Network(NamedTuple):

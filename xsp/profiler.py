@@ -158,8 +158,8 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         self._model, self._optimizers, self._along = model, _optimizers(optimizer), along
         if self._optimizers and along:
             raise TargetError(
-                "along=True makes each call of the model a step, in which no optimizer steps: call "
-                "prof.step() at the end of each training step instead"
+                "with along=True each call of the model is a step, so no optimizer can take part "
+                "in one: leave out along, and call prof.step() at the end of each training step"
             )
         if self._optimizers or along:
             refuse_options(self._options)

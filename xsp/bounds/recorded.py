@@ -83,9 +83,9 @@ def recording(profile: ProfileData, runs: int) -> Recording:
     correction = profile._correction
     if correction is None or not correction.closes:
         raise XspError(
-            "what-if needs a corrected timeline whose latency is the unprofiled one, which this "
-            "profile does not have: measure layers, and at least five rounds, on a quieter machine "
-            "where the correction fails"
+            "what-if needs a corrected timeline that adds up to the unprofiled latency, which this "
+            "profile does not have: measure layers in at least five rounds, and on a quieter "
+            "machine if the correction fails"
         )
     recordings = Recordings(tables)
     found = list(recordings.calls(_usual_runs(tables["runs"], recordings.runs, runs)))

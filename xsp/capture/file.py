@@ -155,7 +155,7 @@ def _entries(source: Path, archive: zipfile.ZipFile, most: int) -> dict[str, zip
     if packed or len(entries) < len(every):
         what = f"a compressed entry {packed[0]!r}" if packed else "two entries with the same name"
         raise CaptureError(
-            f"{str(source)!r} has {what}, as no capture written by xsp does; unpack it and pack "
+            f"{str(source)!r} has {what}, which no capture written by xsp has; unpack it and pack "
             "it again without compression"
         )
     within(sum(entry.file_size for entry in every), most, f"{str(source)!r}")

@@ -63,7 +63,8 @@ def compare(
         ),
     ],
     candidate: Annotated[
-        Path, typer.Argument(help="The same, newer.", metavar="CANDIDATE", show_default=False)
+        Path,
+        typer.Argument(help="The newer one, likewise.", metavar="CANDIDATE", show_default=False),
     ],
     threshold: Annotated[
         str, typer.Option(help="Slow-down that matters, such as 5% or 0.05.")

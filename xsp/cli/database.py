@@ -79,7 +79,7 @@ def import_(
     from xsp.database.store import Store
 
     with Store(place) as store:
-        typer.echo(f"{import_entries(store, path)} entries of {path} taken into {store.place}")
+        typer.echo(f"{import_entries(store, path)} entries of {path} imported into {store.place}")
 
 
 @database.command()
@@ -92,7 +92,7 @@ def merge(
     from xsp.database.store import Store
 
     with Store(place) as store, Store(other) as source:
-        typer.echo(f"{merged(store, source)} entries of {other} taken into {store.place}")
+        typer.echo(f"{merged(store, source)} entries of {other} merged into {store.place}")
 
 
 def _print(found: pd.DataFrame, rows: int) -> None:

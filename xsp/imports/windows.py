@@ -86,7 +86,8 @@ def _is_part(counts: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> bo
 
 def _empty(count: int, kept: int) -> list[str]:
     sentence = (
-        f"{count} runs of the trace hold nothing that was recorded and are left out of its {kept}"
+        f"{count} runs of the trace hold nothing that was recorded and are left out; {kept} are "
+        "kept"
     )
     return [with_slug("empty-runs", sentence)] if count and kept else []
 
@@ -94,7 +95,7 @@ def _empty(count: int, kept: int) -> list[str]:
 def _cut(count: int, kept: int) -> list[str]:
     sentence = (
         "the trace ends in the middle of its last run, which has only a part of what every other "
-        f"run has; it is left out of its {kept}"
+        f"run has; it is left out; {kept} are kept"
     )
     return [with_slug("partial-run", sentence)] if count else []
 

@@ -258,7 +258,7 @@ def _short_kernels(
 ) -> str:
     return (
         f"{of_time:.0%} of the device time is in the {of_kernels:.0%} of kernels that are shorter "
-        f"than {shorter_ns / 1e3:.1f} us: tracing adds {added_ns / 1e3:.2f} us to a short kernel "
+        f"than {shorter_ns / 1e3:.1f} µs: tracing adds {added_ns / 1e3:.2f} µs to a short kernel "
         f"here, more than {visible:.0%} of their time"
     )
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import optimize
 
 from xsp.evaluation.scenarios.queueing import departures, poisson_arrivals_s
+from xsp.evaluation.scenarios.scenario import Outcome
 from xsp.evaluation.scenarios.search import Found, Trial, highest_rate
+from xsp.evaluation.scenarios.searching import run_search
+from xsp.evaluation.scenarios.settings import HighestRate, Server, SingleStream, as_json
 from xsp.evaluation.scenarios.simulation import SimulatedServer
 from xsp.evaluation.scenarios.validity import (
     beyond_bound,
@@ -156,3 +161,89 @@ def test_a_bound_is_broken_by_the_percentile() -> None:
     percentile, early = beyond_bound(latency, 0.99, 1_000_000)
     assert "p99 is 2.000 ms" in percentile
     assert "early stopping" in early
+
+
+class SimulatedTests:
+    """Runs of real scenarios, computed: a server that takes 10 ms, alone or with a queue."""
+
+    def __init__(self) -> None:
+        self.scenarios: list[Server | SingleStream] = []
+
+    def __call__(self, scenario: Server | SingleStream) -> Outcome:
+        self.scenarios.append(scenario)
+        rate = scenario.rate_per_s if isinstance(scenario, Server) else 1.0
+        arrivals = poisson_arrivals_s(rate, scenario.queries, scenario.seed)
+        completed = departures(arrivals, 0.01)
+        scheduled_ns, completed_ns = (
+            np.rint(1e9 * each).astype(np.int64) for each in (arrivals, completed)
+        )
+        ones = np.ones(scenario.queries, dtype=np.int64)
+        reasons: list[str] = []
+        if isinstance(scenario, Server):
+            bound_ns = round(1e6 * scenario.latency_bound_ms)
+            reasons = beyond_bound(completed_ns - scheduled_ns, 0.99, bound_ns)
+        return Outcome(
+            scenario.kind,
+            as_json(scenario),
+            scheduled_ns,
+            scheduled_ns,
+            completed_ns,
+            ones,
+            ones == 1,
+            0,
+            not reasons,
+            tuple(reasons),
+        )
+
+
+def test_a_search_is_made_of_server_tests() -> None:
+    """Each trial is a Server test with arrivals of its own, under the bound asked for; the outcome
+    is that of the valid test with the highest rate and has the whole search in its details.
+    """
+    tests = SimulatedTests()
+    asked = HighestRate(kind="highest_rate", latency_bound_ms=50, queries=20_000, seed=11)
+    outcome = run_search(asked, tests)
+    probe, *trials = tests.scenarios
+    assert isinstance(probe, SingleStream)
+    assert len({trial.seed for trial in trials}) == len(trials)
+    assert all(isinstance(trial, Server) and trial.latency_bound_ms == 50 for trial in trials)
+    details = outcome.details
+    assert details["highest_rate_per_s"] == pytest.approx(true_rate(0.05, 0.01), rel=0.05)
+    assert len(details["trials"]) == len(trials)
+    assert outcome.valid
+    assert outcome.settings == as_json(asked)
+    in_outcome = 1e9 / np.diff(outcome.scheduled_ns).mean()
+    assert in_outcome == pytest.approx(details["valid_rate_per_s"], rel=0.05)
+    assert json.loads(json.dumps(dict(details))) == details
+
+
+def test_a_search_without_hope_runs_no_server_test() -> None:
+    """A system that alone takes longer than the bound is told after the probe."""
+    tests = SimulatedTests()
+    outcome = run_search(HighestRate(kind="highest_rate", latency_bound_ms=9.0), tests)
+    assert len(tests.scenarios) == 1
+    assert not outcome.valid
+    assert "a query alone takes 10.000 ms (median), longer than the bound" in outcome.reasons[0]
+    assert outcome.details["highest_rate_per_s"] is None
+
+
+def test_queries_that_were_not_issued_count_as_late() -> None:
+    """A test that was broken off early, since too many waited, is not taken for one in time."""
+    tests = SimulatedTests()
+
+    def broken_off(scenario: Server | SingleStream) -> Outcome:
+        whole = tests(scenario)
+        if not isinstance(scenario, Server) or scenario.rate_per_s < 100:
+            return whole
+        columns = ("scheduled_ns", "issued_ns", "completed_ns", "samples", "answered")
+        few = {name: getattr(whole, name)[:10] for name in columns}
+        return replace(whole, valid=False, reasons=("10 queries",), **few)
+
+    asked = HighestRate(
+        kind="highest_rate", latency_bound_ms=50, queries=2000, first_rate_per_s=400
+    )
+    outcome = run_search(asked, broken_off)
+    first = outcome.details["trials"][0]
+    assert (first["rate_per_s"], first["queries"], first["valid"]) == (400, 2000, False)
+    assert first["late"] >= 1990
+    assert outcome.details["highest_rate_per_s"] < 100

@@ -8,6 +8,8 @@ time: torch is imported when a test measures something.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from xsp.regression.fixture import Measurer, Name
 from xsp.regression.options import CHOICES, MAIN, Options
 from xsp.regression.outcome import Outcome
 from xsp.regression.plan import Plan
+from xsp.words.labels import printable
 
 _MARKER = (
     "xsp(**options): options of the fixture `xsp` for this test: those of xsp.measure, such as "
@@ -124,7 +127,12 @@ def xsp(request: pytest.FixtureRequest) -> Iterator[Measurer]:
     """Measures a model or function and compares it with the baseline of this test."""
     node = request.node
     measurer = Measurer(
-        _name(node), _marked(node), node.config.stash[_options], _folder(node.config), _fail
+        _name(node),
+        _marked(node),
+        node.config.stash[_options],
+        _folder(node.config),
+        _fail,
+        partial(_tell, node.config),
     )
     node.stash[_measurer] = measurer
     yield measurer
@@ -148,6 +156,17 @@ def _marked(node: pytest.Item) -> list[dict[str, Any]]:
 
 def _fail(message: str) -> None:
     pytest.fail(message, pytrace=False)
+
+
+def _tell(config: pytest.Config, line: str) -> None:
+    """Write a line past pytest's capture; in a worker of xdist, and with -q, to nobody."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if reporter is None or config.option.verbose < 0 or hasattr(config, "workerinput"):
+        return
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        reporter.ensure_newline()
+        reporter.write_line(f"xsp: {printable(line)}")
 
 
 def _name(node: pytest.Item) -> Name:

@@ -50,6 +50,12 @@ class Call:
         chosen["metrics"] = (*_listed(chosen.get("metrics", ())), *metrics_for(plan.budgets))
         return self._measured(chosen)
 
+    def counted(self, plan: Plan) -> Profile:
+        """One round after one warm-up run: counts are exact, times say nothing."""
+        chosen = {name: value for name, value in plan.measuring.items() if name != "budget_s"}
+        metrics = (*_listed(chosen.get("metrics", ())), *metrics_for(plan.budgets))
+        return self._measured({"warmup": 1, **chosen, "iterations": 1, "metrics": metrics})
+
     def executed(self, plan: Plan) -> Profile:
         """One round without warm-up: counts as always, times that say nothing."""
         kept = {

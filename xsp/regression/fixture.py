@@ -50,6 +50,12 @@ def one_at_a_time() -> Iterator[None]:
 Fail = Callable[[str], None]
 """Called with the message when a test has to fail."""
 
+Tell = Callable[[str], None]
+
+
+def _nobody(_line: str) -> None:
+    """Tells nobody."""
+
 
 @dataclass(frozen=True)
 class Name:
@@ -81,6 +87,7 @@ class Measurer:
         options: of the test run.
         root: the folder of the baselines.
         fail: fails the test.
+        tell: is told, in a line, what is measured and for how long.
 
     """
 
@@ -91,6 +98,7 @@ class Measurer:
         options: Options,
         root: Path,
         fail: Fail,
+        tell: Tell = _nobody,
     ) -> None:
         self.outcomes: list[Outcome] = []
         self._test = test
@@ -98,6 +106,8 @@ class Measurer:
         self._options = options
         self._root = root
         self._fail = fail
+        self._tell = tell
+        self._counts_only = False
         self._parts: set[str] = set()
         self._unsaved: list[tuple[int, PurePosixPath, Baseline]] = []
 
@@ -119,10 +129,21 @@ class Measurer:
             self.outcomes.append(Outcome(name, State.DISABLED))
             return call.executed(plan)
         path = test_path(self._test.file, self._test.names, part)
+        self._counts_only = not (self._options.need_times or plan.needs_times)
+        self._tell(f"{name}: {self._announced(plan)}")
         with one_at_a_time():
             measured = self._measured(call, plan, name, path)
         self._finished(measured, plan, name, path)
         return measured.profile
+
+    def _announced(self, plan: Plan) -> str:
+        if self._counts_only:
+            return "counting one run"
+        if "iterations" in plan.measuring:
+            return f"measuring {plan.measuring['iterations']} rounds"
+        if "stop" in plan.measuring:
+            return "measuring until its own rule is met"
+        return f"measuring for up to {plan.measuring['budget_s']:g} s"
 
     def _part(self, plan: Plan) -> str:
         """What tells this measurement from the test's others. Two of one name would be compared
@@ -160,7 +181,9 @@ class Measurer:
         while found.judgement is not None and found.judgement.open and not self._options.add:
             if time.perf_counter() + 2 * found.seconds > patience:
                 break
-            found = self._judged(call, plan, name, path, 2 * rounds_of(found.profile))
+            rounds = 2 * rounds_of(found.profile)
+            self._tell(f"{name}: noise leaves it open, measuring {rounds} rounds")
+            found = self._judged(call, plan, name, path, rounds)
         return replace(found, seconds=time.perf_counter() - begin)
 
     def _judged(
@@ -171,13 +194,15 @@ class Measurer:
         from xsp.regression.judging import judge
 
         begin = time.perf_counter()
-        profile = call.profile(plan, rounds)
+        counts_only = self._counts_only
+        profile = call.counted(plan) if counts_only else call.profile(plan, rounds)
         saved = datetime.now(timezone.utc).isoformat(timespec="seconds")
         baseline = Baseline.measured(name, saved, comparable(profile), call.graph_breaks())
         judgement = None
         if self._options.compare is not None:
             against = Baselines(self._root, self._options.compare)
-            judgement = judge(baseline, plan, self._threshold(plan), against, path)
+            threshold = self._threshold(plan)
+            judgement = judge(baseline, plan, threshold, against, path, counts_only=counts_only)
         return Measured(profile, baseline, judgement, time.perf_counter() - begin)
 
     def _threshold(self, plan: Plan) -> float:
@@ -236,7 +261,9 @@ class Measurer:
         if judgement is not None:
             said = [*judgement.says.values(), *judgement.notes]
         unchecked = [each.message for each in budgets if each.state == of_budgets.UNCHECKED]
-        time_ms, half = _summary(measured.baseline, plan.metric)
+        nothing = None, None
+        of_metric = nothing if self._counts_only else _summary(measured.baseline, plan.metric)
+        time_ms, half = of_metric
         return Outcome(
             test=name,
             state=self._state(judgement, failures),

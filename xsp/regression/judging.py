@@ -102,17 +102,26 @@ class Judgement:
 
 
 def judge(
-    measured: Baseline, plan: Plan, threshold: float, baselines: Baselines, test: PurePosixPath
+    measured: Baseline,
+    plan: Plan,
+    threshold: float,
+    baselines: Baselines,
+    test: PurePosixPath,
+    *,
+    counts_only: bool = False,
 ) -> Judgement:
     """The state of a measurement; `threshold` is the ratio to the baseline that is still accepted.
 
-    Without a baseline for this machine its state is "new": then the counts of the latest baseline
+    With `counts_only` its times are not those of a measurement, and are not compared. Without a
+    baseline for this machine its state is "new": then the counts of the latest baseline
     of another machine are compared, as far as they must be equal there.
 
     Raises BaselineError if a baseline cannot be read.
     """
     own = baselines.read(measured.machine, test)
     if own is not None:
+        if counts_only:
+            return _counts_against(own, measured, threshold, baselines.name)
         return _against(own, measured, plan, threshold, baselines.name)
     others = baselines.elsewhere(measured.machine, test)
     return _new(others[0] if others else None, measured, threshold, baselines)
@@ -137,6 +146,21 @@ def _new(
     counted = _counted(found, there)
     says = {State.NEW: new} | counted
     return Judgement(tuple(says), says, notes=(f"counts were compared with {there}",))
+
+
+def _counts_against(own: Baseline, measured: Baseline, threshold: float, name: str) -> Judgement:
+    what = f"baseline {name!r} of {own.saved}"
+    found = compare(own.profile, measured.profile, threshold=threshold - 1)
+    says = _counted(changes(own, measured, found.nodes), what)
+    if said := _cannot_count(own, measured):
+        says = {State.REFUSED: f"cannot be compared with {what}: {said}"}
+    notes = _uncounted(own, measured)
+    return Judgement(tuple(says) or (State.COUNTED,), says, None, own, tuple(notes))
+
+
+def _cannot_count(own: Baseline, measured: Baseline) -> str | None:
+    refused = refusal(own.profile, measured.profile)
+    return f"{refused}; accept it with --xsp-update" if refused else _other_levels(own, measured)
 
 
 def _against(

@@ -25,6 +25,7 @@ DEFAULT_RULES = frozenset(str(state) for state in State if state.value.fails)
 NOTHING = "nothing"
 _SLOWDOWN = str(State.REGRESSION)
 """The rule that takes a threshold."""
+_ABOUT_TIMES = (_SLOWDOWN, str(State.UNDECIDED))
 _OLDER_WORDS = {"slowdown": _SLOWDOWN}
 CHOICES = ", ".join([f"{_SLOWDOWN}:5%", *RULES, NOTHING])
 """What `--xsp-fail` takes, as users read it."""
@@ -47,6 +48,12 @@ class Options:
     disable: bool = False
     rules: frozenset[str] = DEFAULT_RULES
     max_slowdown: float | None = None
+
+    @property
+    def need_times(self) -> bool:
+        """Whether times are saved, or can fail a test."""
+        saved = self.save is not None or self.update or self.add
+        return saved or not self.rules.isdisjoint(_ABOUT_TIMES)
 
     @classmethod
     def of(cls, given: Any) -> Options:

@@ -38,6 +38,9 @@ class State(Enum):
         way_out="--xsp-update makes it the baseline",
     )
     SAME = Facts("neither slower nor faster, with the same counts")
+    COUNTED = Facts(
+        "the same counts, of one run; times were not measured: no rule and no budget is about them"
+    )
     NEW = Facts("no baseline for this machine", False, "--xsp-save makes one")
     RECORDED = Facts("measured for a baseline; its time is not judged")
     DISABLED = Facts("not measured")

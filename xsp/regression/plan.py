@@ -17,6 +17,9 @@ METRICS = ("latency", "device")
 _NOT_IN_TESTS = ("progress", "nvtx", "accept_changed", "restore")
 """Options of `xsp.measure` that make no sense in a test."""
 
+_OF_TIME = ("latency_ms", "gpu_idle_share")
+"""Budgets that one run says nothing of."""
+
 BUDGET_S = 10.0
 PATIENCE_S = 60.0
 
@@ -54,6 +57,12 @@ class Plan:
     metric: str = "latency"
     patience_s: float = PATIENCE_S
     name: str = ""
+
+    @property
+    def needs_times(self) -> bool:
+        """Whether the test says how long to measure, or has a budget of time."""
+        asked = any(name in self.measuring for name in ("iterations", "stop"))
+        return asked or any(name in self.budgets for name in _OF_TIME)
 
     @classmethod
     def of(cls, *given: Mapping[str, Any]) -> Plan:

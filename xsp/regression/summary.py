@@ -111,7 +111,10 @@ def _to_file(path: Path, text: str, *, append: bool) -> str:
     return f"summary written to {path}"
 
 
-_QUIET = (State.SAME, State.NEW, State.RECORDED, State.DISABLED)
+LONGEST_COMMENT = 60_000
+"""Characters; GitHub refuses a comment of more than 65,536."""
+
+_QUIET = (State.SAME, State.COUNTED, State.NEW, State.RECORDED, State.DISABLED)
 """States that are explained once for all tests."""
 _UNKNOWN = "–"
 HEADINGS = ("test", "state", "time ms", "baseline ms", "ratio (95 %)", "rounds")
@@ -211,7 +214,8 @@ def terminal_lines(outcomes: Sequence[Outcome]) -> list[str]:
 
 def to_markdown(outcomes: Sequence[Outcome]) -> str:
     """A heading, a table, and foldable details, as GitHub shows them in a job's summary or a
-    comment.
+    comment; details that would make it longer than a comment can be are left out and counted, those
+    of tests that failed last.
     """
     lines = [f"### xsp: {count_states(outcomes)}", ""]
     if outcomes:
@@ -219,18 +223,28 @@ def to_markdown(outcomes: Sequence[Outcome]) -> str:
         lines += [_row([_code(test), *rest]) for test, *rest in map(cells, outcomes)]
         lines += ["", *(f"- {line}" for line in explanations(outcomes))]
         lines += [f"- measured on {_escaped(machine)}" for machine in machines(outcomes)]
-    for outcome in outcomes:
-        if said := details(outcome):
-            opened = " open" if outcome.failures else ""
-            fence = "`" * (3 + _ticks(*said))
-            lines += [
-                "",
-                f"<details{opened}><summary>{_escaped(outcome.test)}</summary>",
-                "",
-                f"{fence}text",
-            ]
-            lines += [*said, fence, "", "</details>"]
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    folded = [each for each in map(_folded, sorted(outcomes, key=_is_green)) if each]
+    for place, each in enumerate(folded):
+        if len(text) + len(each) > LONGEST_COMMENT:
+            left = len(folded) - place
+            return f"{text}\nDetails of {left} tests are left out: see the job's log.\n"
+        text += each
+    return text
+
+
+def _is_green(outcome: Outcome) -> bool:
+    return not outcome.failures
+
+
+def _folded(outcome: Outcome) -> str:
+    """The details of one test, folded unless it failed; empty where there is nothing to say."""
+    if not (said := details(outcome)):
+        return ""
+    opened = " open" if outcome.failures else ""
+    fence = "`" * (3 + _ticks(*said))
+    head = f"<details{opened}><summary>{_escaped(outcome.test)}</summary>"
+    return "\n".join(["", head, "", f"{fence}text", *said, fence, "", "</details>", ""])
 
 
 def details(outcome: Outcome) -> list[str]:

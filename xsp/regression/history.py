@@ -56,7 +56,8 @@ def history(folder: Path, *, commits: int = COMMITS) -> pd.DataFrame:
 
 def _with_ratios(found: pd.DataFrame) -> pd.DataFrame:
     by_test = found.groupby(["test", "machine"], sort=False)["latency_ms"]
-    found.insert(found.columns.get_loc("counts"), "ratio", found["latency_ms"] / by_test.shift())
+    place = list(found.columns).index("counts")
+    found.insert(place, "ratio", found["latency_ms"] / by_test.shift())
     ordered = found.sort_values(["test", "machine"], kind="stable")
     return ordered.drop(columns=["file", "saved"]).reset_index(drop=True)
 
@@ -80,7 +81,8 @@ def _commits(text: str) -> list[Commit]:
     for part in text.split("\x1e")[1:]:
         head, *lines = part.strip("\n").split("\n")
         files = tuple(line for line in lines if line.endswith(".json"))
-        found.append(Commit(*head.split("\x1f", 2), files))
+        digest, date, subject = head.split("\x1f", 2)
+        found.append(Commit(digest, date, subject, files))
     return found
 
 

@@ -85,7 +85,7 @@ def _by_test(found: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
         yield str(test), str(machine), rows
 
 
-def _line(row: Mapping[str, Any], before: Mapping[str, int]) -> str:
+def _line(row: Mapping[Any, Any], before: Mapping[str, int]) -> str:
     half = "" if _is_unknown(row["latency_ci_ms"]) else f" ±{row['latency_ci_ms']:.3f}"
     time = _UNKNOWN if _is_unknown(row["latency_ms"]) else f"{row['latency_ms']:.3f}{half} ms"
     change = "" if _is_unknown(row["ratio"]) else f"{row['ratio'] - 1:+.1%}"

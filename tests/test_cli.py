@@ -281,11 +281,16 @@ def test_a_report_is_written_as_json(folder: Path) -> None:
     found = json.loads(printed)
     prof = xsp.load(folder / "a.xsp")
     assert (found["format"], found["version"], found["name"]) == ("xsp-report", 1, prof.name)
-    assert found["latency_ms"] == prof.latency_ms
+    assert found["latency"]["ms"] == prof.latency_ms
     assert [row["name"] for row in found["tree"]] == prof.tree()["name"].tolist()
     assert [row["level"] for row in found["levels"]] == prof.levels["level"].tolist()
     assert "NaN" not in printed
-    for name, begins in (("a.json", "{"), ("a.txt", prof.name), ("a.html", "<!doctype html>")):
+    for name, begins in (
+        ("a.json", "{"),
+        ("a.txt", prof.name),
+        ("a.md", "# "),
+        ("a.html", "<!doctype html>"),
+    ):
         said = CliRunner().invoke(app, ["report", "a.xsp", "-o", name], catch_exceptions=False)
         assert name in said.output
         assert (folder / name).read_text().startswith(begins)

@@ -9,11 +9,18 @@ from captures import LATENCY_NS, gpu_capture, gpu_profile, profile_without
 
 import xsp
 from xsp import Profile, analysis
-from xsp.report.findings import findings
+from xsp.report.sentences import sections
 from xsp.report.text import profile_text
+from xsp.summary.summarizing import summarize
 from xsp.words import numbers
 
 CAPTURES = Path(__file__).parent.parent / "examples" / "captures"
+
+
+def findings(prof: Profile) -> dict[str, str]:
+    """What bounds the model and where the time goes: sentences by their headings."""
+    told = [each for each in sections(summarize(prof)) if each.key in {"bound", "places"}]
+    return {fact.heading: fact.sentence for each in told for fact in each.facts}
 
 
 def faster(factor: float) -> Profile:
@@ -33,7 +40,7 @@ def test_bound_follows_the_idle_share(factor: float, who: str) -> None:
     """The host bounds a model whose GPU is idle for 40 % of the latency, the GPU one with less than
     10 %.
     """
-    assert dict(findings(faster(factor)))["bound by"].startswith(who)
+    assert findings(faster(factor))["bound by"].startswith(who)
 
 
 def test_idle_share_and_place_are_the_timelines() -> None:
@@ -41,7 +48,7 @@ def test_idle_share_and_place_are_the_timelines() -> None:
     kernels.
     """
     prof = xsp.load(CAPTURES / "h100_resnet50.xsp")
-    sentence = dict(findings(prof))["bound by"]
+    sentence = findings(prof)["bound by"]
     idle = 1 - prof.tree()["device_ms"].iloc[0] / prof.latency_ms
     assert f"idle for {numbers.percent(idle)} of the latency" in sentence
     assert "of that between kernels" in sentence
@@ -57,13 +64,13 @@ def test_estimates_are_named_beside_counted_bytes() -> None:
     """
     prof = xsp.load(CAPTURES / "models" / "alexnet.xsp")
     assert set(analysis.kernel_information(prof)["source"]) == {"counters", "mixed"}
-    assert dict(findings(prof))["bound by"].endswith("(analytic FLOPs)")
+    assert findings(prof)["bound by"].endswith("(analytic FLOPs)")
 
 
 def test_largest_of_each_level_are_named_with_their_share() -> None:
     """The first layer, library function and kernel named are the largest of their tables."""
     prof = xsp.load(CAPTURES / "h100_transformer.xsp")
-    found = dict(findings(prof))
+    found = findings(prof)
     layer = analysis.layer_information(prof).nlargest(1, "latency_ms").iloc[0]
     assert found["layers"].startswith(
         f"{layer['name']} ({layer['type']}) {numbers.percent(layer['share'])}"
@@ -86,13 +93,13 @@ def test_shares_of_overlapping_kernels_are_explained() -> None:
         xsp.load(CAPTURES / "models" / f"{name}.xsp") for name in ("wav2vec2_base", "alexnet")
     )
     assert analysis.kernels_by_name(wav2vec)["share"].sum() > 1
-    assert "side by side" in dict(findings(wav2vec))["kernels"]
-    assert "side by side" not in dict(findings(alexnet))["kernels"]
+    assert "side by side" in findings(wav2vec)["kernels"]
+    assert "side by side" not in findings(alexnet)["kernels"]
 
 
 def test_levels_that_were_not_traced_are_not_spoken_of() -> None:
     """Without kernels there is no sentence on kernels, and none claims that a GPU was idle."""
-    found = dict(findings(profile_without("LIBRARY", "no GPU here")))
+    found = findings(profile_without("LIBRARY", "no GPU here"))
     assert set(found) == {"bound by", "layers", "types"}
     assert "no work on a GPU was traced" in found["bound by"]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xsp.bounds.finding import Finding
     from xsp.bounds.lower_bound import LowerBound
     from xsp.bounds.what_if import WhatIf
+    from xsp.summary.values import Summary
 
 
 class Profile(ProfileData):
@@ -257,6 +258,15 @@ class Profile(ProfileData):
         from xsp.bounds.findings import findings
 
         return findings(self, bound)
+
+    def summary(self, top: int = 5) -> Summary:
+        """What the profile says, as values in the order of a reader's questions: how long, what
+        bounds it, where the time goes with the `top` largest costs of each kind, what to try, how
+        much of this is the profiler. Its classes are those of `xsp.summary.values`.
+        """
+        from xsp.summary.summarizing import summarize
+
+        return summarize(self, top)
 
     def to_html(
         self, path: str | os.PathLike[str], more: Iterable[tuple[str, str, str]] = ()

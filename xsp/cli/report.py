@@ -10,8 +10,17 @@ from rich.console import Console
 from rich.text import Text
 
 from xsp.cli.keeping import checked_all, put
+from xsp.errors import XspError
 from xsp.report.table import ROWS, TableLine, laid_out
-from xsp.report.text import NARROW, WIDE, footer_lines, header_lines, profile_text, try_lines
+from xsp.report.text import (
+    NARROW,
+    WIDE,
+    footer_lines,
+    header_lines,
+    last_lines,
+    profile_text,
+)
+from xsp.summary.summarizing import summarize
 
 if TYPE_CHECKING:
     from xsp.profiles import Profile
@@ -26,6 +35,8 @@ _BY_LEVEL = {
 }
 _BY_COLUMN = {"bar": "blue", "±": "dim", "shape": "dim", "type": "dim"}
 _HEADING = 10
+_MORE = 5
+"""Costs of a kind in forms that are not for a terminal."""
 
 
 def print_profile(
@@ -33,27 +44,24 @@ def print_profile(
 ) -> None:
     """Print header, table and footnote at the console's width, 80 to 120 characters."""
     width = min(max(console.width, NARROW), WIDE)
-    table = laid_out(prof, width, rows, depth)
-    lines = [*_header(header_lines(prof, width)), Text()]
+    table, summary = laid_out(prof, width, rows, depth), summarize(prof)
+    name, *facts = header_lines(summary, width)
+    lines = [Text(name, style="bold"), *map(_fact, facts), Text()]
     lines += [_line(table.header), *(_line(line) for line in table.lines), Text()]
-    lines += [Text(line, style="dim") for line in footer_lines(prof, table, width)]
-    lines += [
-        Text.assemble((each[:_HEADING], "bold green"), each[_HEADING:])
-        for each in try_lines(prof, width)
-    ]
+    lines += [Text(line, style="dim") for line in footer_lines(summary, table, width)]
+    lines += map(_fact, last_lines(summary, width))
     for line in lines:
         # Never wrapped or cut: in a narrower terminal the terminal does it, in a pipe nobody
         # should.
         console.print(line, soft_wrap=True, highlight=False)
 
 
-def _header(lines: list[str]) -> list[Text]:
-    name, *facts = lines
-    coloured = [Text(name, style="bold")]
-    for fact in facts:
-        style = "bold yellow" if fact.startswith("warning") else "dim"
-        coloured.append(Text.assemble((fact[:_HEADING], style), fact[_HEADING:]))
-    return coloured
+_BY_HEADING = {"warning": "bold yellow", "try": "bold green"}
+
+
+def _fact(line: str) -> Text:
+    heading, sentence = line[:_HEADING], line[_HEADING:]
+    return Text.assemble((heading, _BY_HEADING.get(heading.strip(), "dim")), sentence)
 
 
 def _line(line: TableLine) -> Text:
@@ -90,27 +98,53 @@ def report(
         typer.Option(
             "--output",
             "-o",
-            help="Write to this file: *.html is a page, *.json is JSON, all else is text.",
+            help="Write to this file: *.html is a page, *.json is JSON, *.md is Markdown, all else is "
+            "text.",
             show_default=False,
         ),
     ] = None,
+    as_markdown: Annotated[
+        bool, typer.Option("--md", help="The summary as Markdown instead.")
+    ] = False,
+    for_agent: Annotated[
+        bool,
+        typer.Option(
+            "--for-agent",
+            help="Findings, what is not known and what would settle it instead, as JSON of less "
+            "than 6 kB.",
+        ),
+    ] = False,
 ) -> None:
     """Show a capture as a summary and a table. Needs neither torch nor a GPU."""
     from rich.console import Console
 
     from xsp.profiles import load
 
-    if output is not None and output.suffix == ".html":
+    asked = {".html": html is not None, ".json": as_json, ".md": as_markdown, ".agent": for_agent}
+    forms = [form for form, is_asked in asked.items() if is_asked]
+    if len(forms) > 1:
+        raise XspError("--html, --json, --md and --for-agent are four forms; ask for one of them")
+    form = forms[0] if forms else output.suffix if output is not None else ""
+    if form == ".html" and html is None:
         html, output = output, None
     checked_all(html, output)
     prof = load(capture)
     if html is not None:
         typer.echo(prof.to_html(html))
-    elif as_json or (output is not None and output.suffix == ".json"):
-        from xsp.report.data import report_json
-
-        put(report_json(prof), output)
+    elif form in asked:
+        put(_written(prof, capture, form), output)
     elif output is not None:
         put(f"{profile_text(prof, width=WIDE, rows=rows, depth=depth)}\n", output)
     else:
         print_profile(prof, Console(), rows, depth)
+
+
+def _written(prof: Profile, capture: Path, form: str) -> str:
+    """The profile as JSON, its summary as Markdown, or for an agent."""
+    from xsp.report.as_json import for_agent, report_json
+    from xsp.report.markdown import summary_markdown
+
+    if form == ".json":
+        return report_json(prof)
+    summary = summarize(prof, top=_MORE)
+    return summary_markdown(summary) if form == ".md" else for_agent(summary, str(capture))

@@ -13,8 +13,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from xsp.analysis.spans.tree import OWN_LEVEL
-from xsp.report import summary
 from xsp.report.assets import asset
+from xsp.report.sentences import DOUBTFUL, Fact, footnote, latency_text, sections
+from xsp.summary.ranking import certain_shares
+from xsp.summary.summarizing import is_traced, summarize
 from xsp.types import Level
 from xsp.words import numbers
 from xsp.words.fold import Line, fold_rows
@@ -22,6 +24,7 @@ from xsp.words.labels import printable, shapes, short_name, shorten
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
+    from xsp.summary.values import Summary
 
 ROWS = 2000
 """Rows of the table; beyond, the smallest shares are folded into one row per node: a page must stay
@@ -49,23 +52,24 @@ _NUMERIC = frozenset({"calls", "host ms", "±", "device ms", "kernels"})
 
 
 def profile_html(prof: ProfileData, *, header: bool = True) -> str:
-    """A self-contained `<div>` with header (unless told otherwise), table, style and script."""
+    """A self-contained `<div>` with summary (unless told otherwise), table, style and script."""
     # Shown twice, one profile has two elements in the page: the id is the output's, not the
     # profile's.
     name = f"xsp-{uuid.uuid4().hex[:12]}"
-    records: list[dict[str, Any]] = prof.tree().to_dict("records")  # type: ignore[assignment] # keys are column names
+    tree = prof.tree()
+    records: list[dict[str, Any]] = tree.to_dict("records")  # type: ignore[assignment] # keys are column names
     place = {record["node"]: row for row, record in enumerate(records)}
     parents = [place.get(record["parent"], -1) for record in records]
-    shares = [record["share"] for record in records]
+    shares = certain_shares(tree).tolist()
     lines = fold_rows(parents, shares, ROWS)
     opened = {parents[line.row] for line in fold_rows(parents, shares, OPENED) if line.row >= 0}
     first = " ".join(str(at) for at, line in enumerate(lines) if line.row in opened)
-    head = _header(prof) if header else ""
+    summary = summarize(prof)
     return (
         f'<div class="xsp-profile" id="{name}" data-open="{first}">'
         f"<style>{asset('notebook.css')}</style>"
-        f"{head}{_TOOLS}{_Rows(prof, records).table(lines)}"
-        f"{_footer(prof, len(records), len(lines))}"
+        f"{_header(summary) if header else ''}{_TOOLS}{_Rows(prof, records, shares).table(lines)}"
+        f"{_footer(summary, len(records), len(lines), header)}"
         f"<script>{asset('notebook.js').replace('XSP_ID', name)}</script></div>"
     )
 
@@ -81,34 +85,48 @@ def _text(text: str) -> str:
     return escape(printable(text))
 
 
-def _header(prof: ProfileData) -> str:
-    facts = "".join(
-        f"<dt>{_text(head)}</dt><dd>{_text(sentence)}</dd>"
-        for head, sentence in summary.facts(prof)
-    )
-    doubts = "".join(f"<p><b>warning</b> {_text(doubt)}</p>" for doubt in summary.doubts(prof))
-    latency = f'<span class="xsp-latency">{_text(summary.latency(prof))}</span>'
-    title = f"<h3>{_text(prof.name)}{latency}</h3>"
-    return f"{title}<dl>{facts}</dl>" + (
-        f'<div class="xsp-doubts">{doubts}</div>' if doubts else ""
-    )
+_BEFORE = ("latency", "bound", "places", "try")
+"""Questions that are answered above the table; the others are folded below it."""
 
 
-def _footer(prof: ProfileData, nodes: int, shown: int) -> str:
-    note = summary.footnote(prof)
+def _header(summary: Summary) -> str:
+    told = [section for section in sections(summary) if section.key in _BEFORE]
+    facts = [fact for section in told for fact in section.facts]
+    shown = [fact for fact in facts if fact.heading != "warning"]
+    doubts = "".join(f"<p><b>warning</b> {_text(doubt)}</p>" for doubt in summary.doubts)
+    latency = f'<span class="xsp-latency">{_text(latency_text(summary.latency))}</span>'
+    title = f"<h3>{_text(summary.name)}{latency}</h3>"
+    warning = f'<div class="xsp-doubts">{doubts}</div>' if doubts else ""
+    return f"{title}{warning}{_list(shown)}"
+
+
+def _list(facts: list[Fact]) -> str:
+    rows = "".join(f"<dt>{_text(head)}</dt><dd>{_text(said)}</dd>" for head, said in facts)
+    return f"<dl>{rows}</dl>"
+
+
+def _footer(summary: Summary, nodes: int, shown: int, whole: bool) -> str:
+    note = footnote(summary)
     if shown < nodes:
         note += (
             f" The table shows {shown} of {nodes} nodes, the largest shares; prof.tree() has all."
         )
-    return f'<p class="xsp-foot">{_text(note)}</p>'
+    rest = [section for section in sections(summary) if section.key not in _BEFORE and whole]
+    folded = "".join(
+        f"<details><summary>{_text(section.question)}</summary>{_list(section.facts)}</details>"
+        for section in rest
+    )
+    return f'<p class="xsp-foot">{_text(note)}</p>{folded}'
 
 
 class _Rows:
-    def __init__(self, prof: ProfileData, records: list[dict[str, Any]]) -> None:
-        self._records = records
+    def __init__(
+        self, prof: ProfileData, records: list[dict[str, Any]], certain: list[float]
+    ) -> None:
+        self._records, self._certain = records, certain
         self._names = {record["node"]: record["name"] for record in records}
         self._decimals = numbers.column_decimals(prof.latency_ms)
-        self._kernels_known = summary.is_traced(prof, Level.KERNEL)
+        self._kernels_known = is_traced(prof, Level.KERNEL)
 
     def table(self, lines: list[Line]) -> str:
         heads = "".join(
@@ -126,7 +144,8 @@ class _Rows:
             return self._rest(line)
         record = self._records[line.row]
         has_children = at + 1 < len(lines) and lines[at + 1].depth > line.depth
-        cells = self._name(record, line, has_children) + self._values(record)
+        doubtful = math.isnan(self._certain[line.row])
+        cells = self._name(record, line, has_children) + self._values(record, doubtful)
         return f'<tr class="xsp-{record["level"].lower()}" data-depth="{line.depth}">{cells}</tr>'
 
     def _name(self, record: dict[str, Any], line: Line, has_children: bool) -> str:
@@ -146,7 +165,7 @@ class _Rows:
             f"{fold if has_children else _LEAF}{short}{tag}{hidden}</td>"
         )
 
-    def _values(self, record: dict[str, Any]) -> str:
+    def _values(self, record: dict[str, Any], doubtful: bool) -> str:
         calls = float(
             record["kernels"] if record["level"] == Level.KERNEL.name else record["calls"]
         )
@@ -163,7 +182,7 @@ class _Rows:
                     record["host_ci_ms"], numbers.plus_minus(record["host_ci_ms"], self._decimals)
                 ),
                 self._time(record["device_ms"]),
-                _share(record["share"]),
+                _share(record["share"], doubtful),
                 _number(kernels, numbers.count(kernels)),
                 _plain(shapes(record["input_shapes"])),
                 _plain(shapes(record["output_shapes"])),
@@ -198,9 +217,12 @@ def _number(value: float, text: str) -> str:
     return f'<td class="xsp-n" data-v="{value if known else ""}">{shown}</td>'
 
 
-def _share(share: float) -> str:
+def _share(share: float, doubtful: bool) -> str:
     if math.isnan(share):
         return f'<td class="xsp-share" data-v="">{numbers.UNKNOWN}</td>'
+    if doubtful:
+        shown = escape(numbers.percent(share)) + DOUBTFUL
+        return f'<td class="xsp-share xsp-soft" data-v="">{_NO_TRACK}{shown}</td>'
     width = min(max(share, 0.0), 1.0)
     track = (
         f'<span class="xsp-track"><i style="--w:{width:.2%}"></i></span>'

@@ -17,14 +17,21 @@ from xsp.analysis import figures
 from xsp.analysis.figures.theme import Figure, template
 from xsp.capture.writing import writable, write_file
 from xsp.extras import require
-from xsp.report import summary
 from xsp.report.assets import asset
-from xsp.report.findings import findings
 from xsp.report.notebook import profile_html
+from xsp.report.sentences import (
+    Fact,
+    check_text,
+    conditions,
+    gain_text,
+    latency_text,
+    of_the_profiler,
+    what_bounds,
+    where,
+)
 from xsp.report.sheet_data import Sheet, safe_in_script, script_json, sheet_data
 from xsp.report.sheets import SHEETS
-from xsp.report.try_ import Suggestion, suggestions
-from xsp.types import Level
+from xsp.summary.summarizing import summarize
 from xsp.words import numbers
 from xsp.words.labels import printable
 
@@ -32,8 +39,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from xsp.analysis.profile_data import ProfileData
+    from xsp.summary.values import Summary
 
 _TOP = 5
+"""Costs of a kind in the summary."""
 _SMALL = 12
 """Rows of a table that needs no search."""
 _POLICY = (
@@ -80,7 +89,8 @@ def write_html(
 
 def report_html(prof: ProfileData, more: Iterable[Section] = ()) -> str:
     """The whole page of a profile."""
-    return page_html(prof.name, _tiles(prof), [*_sections(prof), *more])
+    summary = summarize(prof, _TOP)
+    return page_html(prof.name, _tiles(summary), [*_sections(prof, summary), *more])
 
 
 def page_html(name: str, tiles: str, sections: Iterable[Section]) -> str:
@@ -115,45 +125,43 @@ def _text(text: str) -> str:
     return escape(printable(text))
 
 
-def _sections(prof: ProfileData) -> Iterator[Section]:
-    """Key, heading and content of each section."""
-    yield "summary", "Summary", _summary(prof) + figure_html("hierarchy", figures.hierarchy(prof))
+def _sections(prof: ProfileData, summary: Summary) -> Iterator[Section]:
+    """Key, heading and content of each section, in the order of a reader's questions."""
+    yield "summary", "What bounds it", _doubts(summary) + _facts(what_bounds(summary))
+    stack = figure_html("hierarchy", figures.hierarchy(prof))
+    yield "places", "Where the time goes", _facts(where(summary)) + stack
+    if summary.tries:
+        yield "try", "What to try", _suggested(summary)
     for key, heading, drawn in _SECTIONS:
         made = "".join(figure_html(each.__name__, each(prof)) for each in drawn)
         tables = "".join(sheet_html(sheet, sheet.rows(prof)) for sheet in SHEETS[key])
         yield key, heading, f'<div class="figures">{made}</div>{tables}' if made else tables
     yield "hierarchy", "Hierarchy", profile_html(prof, header=False)
-    yield "tracing", "What tracing cost", _tracing(prof)
-    yield "measurement", "Measurement", _measurement(prof)
-    tried = suggestions(prof)
-    if tried:
-        yield "try", "Try", _suggested(tried)
+    yield "tracing", "How much of this is the profiler", _tracing(prof, summary)
+    yield "measurement", "What was measured", _measurement(prof, summary)
 
 
-def _suggested(tried: Iterable[Suggestion]) -> str:
+def _suggested(summary: Summary) -> str:
     """A list by predicted gain, each with its evidence and the call that checks it."""
     items = "".join(
-        f"<li><b>{_text(each.gain)}</b> {_text(each.advice)}<br>{_text(each.evidence)}<br>"
-        f"<code>{_text(each.check)}</code></li>"
-        for each in tried
+        f"<li><b>{_text(gain_text(each, summary.latency.ms))}</b> {_text(each.advice)}<br>"
+        f"{_text(each.evidence)}<br><code>{_text(check_text(each, place))}</code></li>"
+        for place, each in enumerate(summary.tries)
     )
     return f"<ol>{items}</ol>"
 
 
-def _tiles(prof: ProfileData) -> str:
+def _tiles(summary: Summary) -> str:
     """The few numbers that everything else is a share of."""
-    root = prof.tree().iloc[0]
-    tiles = [("unprofiled latency", summary.latency(prof))]
-    if summary.is_traced(prof, Level.KERNEL):
-        tiles += [
-            ("GPU busy", numbers.percent(float(root["device_ms"]) / prof.latency_ms)),
-            ("kernels per run", str(prof.kernel_count)),
-        ]
-    if summary.is_traced(prof, Level.LIBRARY):
-        tiles.append(("library calls per run", str(summary.library_calls(prof))))
-    if summary.is_traced(prof, Level.LAYER):
-        tree = prof.tree()
-        tiles.append(("layers", str(int((tree["level"] == Level.LAYER.name).sum()))))
+    tiles = [("unprofiled latency", latency_text(summary.latency))]
+    counts = summary.counts
+    if counts.kernels is not None:
+        busy = numbers.percent(summary.bound.busy_ms / summary.latency.ms)
+        tiles += [("GPU busy", busy), ("kernels per run", str(counts.kernels))]
+    if counts.library_calls is not None:
+        tiles.append(("library calls per run", str(counts.library_calls)))
+    if counts.layers is not None:
+        tiles.append(("layers", str(counts.layers)))
     return tiles_html(tiles)
 
 
@@ -165,33 +173,30 @@ def tiles_html(tiles: Iterable[tuple[str, str]]) -> str:
     )
 
 
-def _summary(prof: ProfileData) -> str:
-    doubts = "".join(f"<p>{_text(doubt)}</p>" for doubt in summary.doubts(prof))
-    told = [fact for fact in summary.conditions(prof) if fact[0] in {"on", "tracing"}]
-    found = [*findings(prof, _TOP), ("closure", summary.closure(prof)), *told]
-    warning = f'<div class="doubts" role="note"><b>Warnings</b>{doubts}</div>' if doubts else ""
-    return f"{_facts(found)}{warning}"
+def _doubts(summary: Summary) -> str:
+    doubts = "".join(f"<p>{_text(doubt)}</p>" for doubt in summary.doubts)
+    return f'<div class="doubts" role="note"><b>Warnings</b>{doubts}</div>' if doubts else ""
 
 
-def _facts(facts: list[tuple[str, str]]) -> str:
+def _facts(facts: Iterable[Fact]) -> str:
     rows = "".join(
         f"<dt>{_text(heading)}</dt><dd>{_text(sentence)}</dd>" for heading, sentence in facts
     )
     return f"<dl>{rows}</dl>"
 
 
-def _tracing(prof: ProfileData) -> str:
+def _tracing(prof: ProfileData, summary: Summary) -> str:
     tables = "".join(sheet_html(sheet, sheet.rows(prof)) for sheet in SHEETS["tracing"])
-    return f"<p>{_text(summary.closure(prof))} Events lost: {prof.lost}.</p>{tables}"
+    return _facts(of_the_profiler(summary)) + tables
 
 
-def _measurement(prof: ProfileData) -> str:
+def _measurement(prof: ProfileData, summary: Summary) -> str:
     environment = [
-        (name.replace("_", " "), _value(value))
+        Fact(name.replace("_", " "), _value(value))
         for name, value in prof.environment.items()
         if value is not None
     ]
-    return f"{_facts(summary.conditions(prof))}<h3>Environment</h3>{_facts(environment)}"
+    return f"{_facts(conditions(summary))}<h3>Environment</h3>{_facts(environment)}"
 
 
 def _value(value: Any) -> str:

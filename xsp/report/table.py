@@ -4,11 +4,14 @@ only join them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xsp.analysis.spans.tree import OWN_LEVEL
-from xsp.report.summary import is_traced
+from xsp.report.sentences import DOUBTFUL
+from xsp.summary.ranking import certain_shares
+from xsp.summary.summarizing import is_traced
 from xsp.types import Level
 from xsp.words import numbers
 from xsp.words.fold import Line, fold_rows
@@ -64,8 +67,9 @@ def laid_out(prof: ProfileData, width: int, rows: int = ROWS, depth: int | None 
     records: list[dict[str, Any]] = tree.to_dict("records")  # type: ignore[assignment] # keys are column names
     place = {record["node"]: row for row, record in enumerate(records)}
     parents = [place.get(record["parent"], -1) for record in records]
-    lines = fold_rows(parents, [record["share"] for record in records], rows, depth)
-    cells = _Cells(prof, records)
+    certain = certain_shares(tree).tolist()
+    lines = fold_rows(parents, certain, rows, depth)
+    cells = _Cells(prof, records, certain)
     raw = [cells.of(line) for line in lines]
     columns = _columns(raw, width)
     header = TableLine(_padded({name: _title(name) for name in columns}, columns), "header")
@@ -78,18 +82,22 @@ def laid_out(prof: ProfileData, width: int, rows: int = ROWS, depth: int | None 
 class _Cells:
     """Texts of one line, before it is known how much room each column gets."""
 
-    def __init__(self, prof: ProfileData, records: list[dict[str, Any]]) -> None:
-        self._records = records
+    def __init__(
+        self, prof: ProfileData, records: list[dict[str, Any]], certain: list[float]
+    ) -> None:
+        self._records, self._certain = records, certain
         self._kernels_known = is_traced(prof, Level.KERNEL)
         self._decimals = numbers.column_decimals(prof.latency_ms)
         self._names = {record["node"]: record["name"] for record in records}
 
     def of(self, line: Line) -> dict[str, str]:
         """Unpadded cells by column title."""
-        return self._rest(line) if line.row < 0 else self._node(self._records[line.row], line)
+        return self._rest(line) if line.row < 0 else self._node(line)
 
-    def _node(self, record: dict[str, Any], line: Line) -> dict[str, str]:
+    def _node(self, line: Line) -> dict[str, str]:
+        record, certain = self._records[line.row], self._certain[line.row]
         share, kernel = record["share"], record["level"] == Level.KERNEL.name
+        doubt = DOUBTFUL if math.isnan(certain) and not math.isnan(share) else ""
         calls = record["kernels"] if kernel else record["calls"]
         own = record["level"] == OWN_LEVEL
         return {
@@ -99,8 +107,8 @@ class _Cells:
             "host ms": numbers.milliseconds(record["host_ms"], self._decimals),
             "±": numbers.plus_minus(record["host_ci_ms"], self._decimals),
             "device ms": numbers.milliseconds(record["device_ms"], self._decimals),
-            "share": numbers.percent(share),
-            "bar": numbers.bar(share, _BAR),
+            "share": numbers.percent(share) + doubt,
+            "bar": numbers.bar(certain, _BAR),
             "kernels": "" if own else numbers.count(record["kernels"], self._kernels_known),
             "shape": printable(shapes(record["output_shapes"])),
             "source": printable(short_source(record["source"])),

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from xsp.report import summary
+from xsp.report.sentences import (
+    Fact,
+    conditions,
+    footnote,
+    how_long,
+    of_the_profiler,
+    what_bounds,
+    what_to_try,
+    where,
+)
 from xsp.report.table import BACKWARD, ROWS, Table, laid_out
-from xsp.report.try_ import suggestions
+from xsp.summary.summarizing import summarize
 from xsp.words.labels import printable
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
+    from xsp.summary.values import Summary
 
 NARROW, WIDE = 80, 120
 _HEADING = 10
@@ -21,7 +32,8 @@ _HEADING = 10
 def profile_text(
     prof: ProfileData, *, width: int | None = None, rows: int = ROWS, depth: int | None = None
 ) -> str:
-    """Header, the top of the hierarchy as the model runs, and where its numbers come from.
+    """The reader's questions in order: how long, what bounds it, where the time goes with the top
+    of the hierarchy as the model runs, what to try, and how much of this is the profiler.
 
     Args:
         prof: what to show.
@@ -31,15 +43,11 @@ def profile_text(
 
     """
     size = terminal_width() if width is None else width
-    table = laid_out(prof, size, rows, depth)
-    lines = [
-        *header_lines(prof, size),
-        "",
-        table.header.text,
-        *(line.text for line in table.lines),
-        "",
-    ]
-    return "\n".join([*lines, *footer_lines(prof, table, size), *try_lines(prof, size)])
+    table, summary = laid_out(prof, size, rows, depth), summarize(prof)
+    lines = [*header_lines(summary, size), "", table.header.text]
+    lines += [line.text for line in table.lines]
+    lines += ["", *footer_lines(summary, table, size), *last_lines(summary, size)]
+    return "\n".join(lines)
 
 
 def terminal_width() -> int:
@@ -47,32 +55,33 @@ def terminal_width() -> int:
     return min(max(shutil.get_terminal_size((100, 24)).columns, NARROW), WIDE)
 
 
-def header_lines(prof: ProfileData, width: int) -> list[str]:
-    """The model's name, then a heading and a sentence per fact, wrapped to `width`."""
-    lines = [printable(prof.name)]
-    facts = [*summary.facts(prof), *(("warning", doubt) for doubt in summary.doubts(prof))]
-    for heading, sentence in facts:
-        lines += _wrapped(printable(sentence), heading.ljust(_HEADING), " " * _HEADING, width)
-    return lines
+def header_lines(summary: Summary, width: int) -> list[str]:
+    """The model's name, then what is read before the table, wrapped to `width`."""
+    facts = [*how_long(summary), *what_bounds(summary), *where(summary)]
+    return [printable(summary.name), *_facts(facts, width)]
 
 
-def footer_lines(prof: ProfileData, table: Table, width: int) -> list[str]:
+def footer_lines(summary: Summary, table: Table, width: int) -> list[str]:
     """How to read the table, wrapped to `width`."""
     marked = any(line.backward for line in table.lines)
-    note = summary.footnote(prof) + (f" {BACKWARD}: the layer's backward pass." if marked else "")
+    note = footnote(summary) + (f" {BACKWARD}: the layer's backward pass." if marked else "")
     return _wrapped(note, "", "", width)
 
 
-def try_lines(prof: ProfileData, width: int) -> list[str]:
-    """An empty line, then at most five things to try, wrapped to `width`; none where nothing
-    promises anything.
-    """
-    lines = [""]
-    for place, each in enumerate(suggestions(prof)):
-        heading = "try" if place == 0 else ""
-        sentence = printable(each.sentence)
-        lines += _wrapped(sentence, heading.ljust(_HEADING), " " * _HEADING, width)
-    return lines if len(lines) > 1 else []
+def last_lines(summary: Summary, width: int) -> list[str]:
+    """What to try, what of this is the profiler, and what it ran on, each behind an empty line."""
+    lines = []
+    for facts in (what_to_try(summary), [*of_the_profiler(summary), *conditions(summary)]):
+        if facts:
+            lines += ["", *_facts(facts, width)]
+    return lines
+
+
+def _facts(facts: Iterable[Fact], width: int) -> list[str]:
+    lines = []
+    for heading, sentence in facts:
+        lines += _wrapped(printable(sentence), heading.ljust(_HEADING), " " * _HEADING, width)
+    return lines
 
 
 def _wrapped(text: str, first: str, later: str, width: int) -> list[str]:

@@ -98,8 +98,7 @@ def report(
         typer.Option(
             "--output",
             "-o",
-            help="Write to this file: *.html is a page, *.json is JSON, *.md is Markdown, all else is "
-            "text.",
+            help="Write to this file: *.html is a page, *.json JSON, *.md Markdown, all else text.",
             show_default=False,
         ),
     ] = None,

@@ -203,7 +203,12 @@ def test_commands_for_an_agent_run(
     assert (python, option) == ("python", "-c")
     opened: list[Any] = []
     printed: list[Any] = []
-    monkeypatch.setattr(xsp, "load", lambda path: opened.append(path) or profiles["transformer"])
+
+    def load(path: str) -> xsp.Profile:
+        opened.append(path)
+        return profiles["transformer"]
+
+    monkeypatch.setattr(xsp, "load", load)
     exec(code, {"print": printed.append})
     assert opened == ["a.xsp"]
     assert printed[0].gain_ms == pytest.approx(first["gain_ms"], rel=0.3)

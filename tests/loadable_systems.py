@@ -98,3 +98,16 @@ def writing(path: str) -> System:
 def impossible() -> System:
     """Cannot be made."""
     raise FileNotFoundError("weights.pt")
+
+
+def multiplying(side: int) -> System:
+    """A product of matrices on the GPU for each call."""
+    import torch
+
+    matrix = torch.rand(side, side, device="cuda")
+
+    def answer(indices: Sequence[int]) -> None:
+        torch.mm(matrix, matrix)
+        torch.cuda.synchronize()
+
+    return answer

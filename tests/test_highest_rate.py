@@ -211,6 +211,7 @@ def test_a_search_is_made_of_server_tests() -> None:
     assert details["highest_rate_per_s"] == pytest.approx(true_rate(0.05, 0.01), rel=0.05)
     assert len(details["trials"]) == len(trials)
     assert outcome.valid
+    assert outcome.doubts == ()
     assert outcome.settings == as_json(asked)
     in_outcome = 1e9 / np.diff(outcome.scheduled_ns).mean()
     assert in_outcome == pytest.approx(details["valid_rate_per_s"], rel=0.05)
@@ -247,3 +248,4 @@ def test_queries_that_were_not_issued_count_as_late() -> None:
     assert (first["rate_per_s"], first["queries"], first["valid"]) == (400, 2000, False)
     assert first["late"] >= 1990
     assert outcome.details["highest_rate_per_s"] < 100
+    assert "with 2,000 queries a test" in outcome.doubts[-1]

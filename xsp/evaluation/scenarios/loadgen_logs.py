@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +78,14 @@ def scheduled_unix_ns(folder: Path) -> npt.NDArray[np.int64]:
     scheduled = np.zeros(int(query.max(initial=-1)) + 1, dtype=np.int64)
     scheduled[query] = origin_ns + 1000 * found[:, 0] + found[:, 1]
     return scheduled
+
+
+def keep_compressed(folder: Path) -> None:
+    """Compress the trace, a kilobyte for each query, once it is read."""
+    trace = folder / TRACE
+    with trace.open("rb") as plain, gzip.open(f"{trace}.gz", "wb", compresslevel=1) as packed:
+        shutil.copyfileobj(plain, packed)
+    trace.unlink()
 
 
 def _text(path: Path) -> str:

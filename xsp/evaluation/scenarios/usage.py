@@ -12,7 +12,6 @@ from xsp.evaluation.scenarios.scenario import Usage
 from xsp.machine.gpu_state import nvml_device
 
 _STATUS = Path("/proc/self/status")
-_NO_GPU = "no CUDA device is in use"
 
 
 class Meter:
@@ -57,8 +56,10 @@ def _status_bytes(field: str) -> int:
 def _torch_with_cuda() -> Any:
     """Torch, where this process uses a GPU by it. Asking must not make a context."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        raise LookupError(_NO_GPU)
+    if torch is None:
+        raise LookupError("PyTorch, which tells the GPU, is not loaded in the measured process")
+    if not torch.cuda.is_available():
+        raise LookupError("there is no CUDA device")
     return torch
 
 

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from xsp.evaluation.scenarios.recording import Query, Recording
 from xsp.evaluation.scenarios.scenario import System
 
+LONGEST = 500
+"""Characters of an error that are kept."""
+
 Done = Callable[[list[int]], None]
 """Told the ids of the samples that are answered."""
 
@@ -67,7 +70,7 @@ class Worker:
         except BaseException as error:  # SystemExit too would end this thread and leave the query
             failed = True
             self.errors += len(queries)
-            self.first_error = self.first_error or f"{type(error).__name__}: {error}"
+            self.first_error = self.first_error or f"{type(error).__name__}: {error}"[:LONGEST]
         now_ns = time.monotonic_ns()
         for query in queries:
             self._recording.completed(query.row, now_ns, failed)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import optimize
 
+from xsp.errors import EvaluationError
 from xsp.evaluation.scenarios.queueing import departures, poisson_arrivals_s
 from xsp.evaluation.scenarios.scenario import Outcome
 from xsp.evaluation.scenarios.search import Found, Trial, highest_rate
@@ -249,3 +251,18 @@ def test_queries_that_were_not_issued_count_as_late() -> None:
     assert first["late"] >= 1990
     assert outcome.details["highest_rate_per_s"] < 100
     assert "with 2,000 queries a test" in outcome.doubts[-1]
+
+
+def test_a_search_that_fails_says_what_it_has() -> None:
+    """Where a test of the search fails, the message tells which, and where the others are."""
+    tests = SimulatedTests()
+
+    def third_hangs(scenario: Server | SingleStream) -> Outcome:
+        outcome = tests(scenario)
+        if len(tests.scenarios) == 3:
+            raise EvaluationError("the test was ended after its time limit")
+        return replace(outcome, logs=Path(f"folder{len(tests.scenarios)}"))
+
+    asked = HighestRate(kind="highest_rate", latency_bound_ms=50, first_rate_per_s=10)
+    with pytest.raises(EvaluationError, match=r"test 3 of the search, at 40 .*folder1.*folder2"):
+        run_search(asked, third_hangs)

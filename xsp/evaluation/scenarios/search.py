@@ -19,8 +19,8 @@ DOUBLES = 0.7
 FEWEST_NEAR = 4
 DESCENTS = 5
 """How often a rate below the found one is tried for a test that is valid by itself."""
-FAR = 2.0**20
-"""A rate this many times below the first one is not tried."""
+FAR = 64.0
+"""A rate this many times below the first one is not tried: no queue is left there."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from xsp.errors import EvaluationError
 from xsp.evaluation.scenarios.scenario import Outcome
 from xsp.evaluation.scenarios.search import Found, Trial, highest_rate
 from xsp.evaluation.scenarios.settings import HighestRate, Server, SingleStream, as_json
@@ -54,7 +55,13 @@ def run_search(scenario: HighestRate, run_test: RunTest) -> Outcome:
     tests: list[Outcome] = []
 
     def measure(rate_per_s: float) -> Trial:
-        outcome = run_test(_server(scenario, rate_per_s, len(tests)))
+        try:
+            outcome = run_test(_server(scenario, rate_per_s, len(tests)))
+        except EvaluationError as error:
+            raise EvaluationError(
+                f"test {len(tests) + 1} of the search, at {rate_per_s:g} queries/s, failed: "
+                f"{error}; logs of those before it: {[str(each.logs) for each in tests]}"
+            ) from error
         tests.append(outcome)
         return _trial(scenario, rate_per_s, outcome)
 

@@ -14,7 +14,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     Table,
     Text,
@@ -26,9 +25,10 @@ from sqlalchemy import (
     update,
 )
 
+from xsp.database import evaluation_tables
 from xsp.errors import DatabaseError
 
-metadata = MetaData()
+metadata = evaluation_tables.metadata
 
 state = Table(
     "xsp_database",
@@ -84,7 +84,12 @@ def _index_by_layer(connection: Connection) -> None:
     by_layer.create(connection)
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_first_tables, _index_by_layer)
+def _evaluations(connection: Connection) -> None:
+    """Evaluations, their models and systems, what was measured, traces and code by checksum."""
+    metadata.create_all(connection, tables=evaluation_tables.TABLES)
+
+
+STEPS: Sequence[Callable[[Connection], None]] = (_first_tables, _index_by_layer, _evaluations)
 """Step i leads from version i to version i + 1."""
 VERSION = len(STEPS)
 _LOCK = 0x787370

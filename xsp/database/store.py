@@ -34,7 +34,7 @@ def default_path() -> Path:
 
 
 class Store:
-    """What was measured of layers. Many processes can read and write one at a time.
+    """What was measured. Many processes can read and write one at a time.
 
     Args:
         place: a file for SQLite, or a URL such as `postgresql+psycopg://user@host/name`; by default
@@ -57,7 +57,7 @@ class Store:
         self.place = os.fspath(given)
         self._engine = _engine(self.place, patience_s)
         try:
-            with self._writing() as connection:
+            with self.writing() as connection:
                 self.upgraded_from = schema.migrate(connection)
         except DatabaseError as error:
             self._engine.dispose()
@@ -82,7 +82,7 @@ class Store:
         if not given:
             return 0
         machines = {one.machine.digest: one.machine for one in given.values()}
-        with self._writing() as connection:
+        with self.writing() as connection:
             for digest in sorted(machines):
                 _put_machine(connection, machines[digest])
             rows = [_row(given[key]) for key in sorted(given)]
@@ -141,24 +141,26 @@ class Store:
         own, each = schema.machines, schema.entries
         count = func.count(each.c.id).label("entries")
         asked = select(own.c.digest, own.c.name, count, own.c.facts).outerjoin(each)
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(asked.group_by(own.c.digest, own.c.name, own.c.facts))
             return pd.DataFrame(
                 [tuple(row) for row in rows], columns=["digest", "name", "entries", "facts"]
             )
 
     def _read(self, asked: Any) -> list[Entry]:
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [_entry(row) for row in connection.execute(asked).mappings()]
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes: whole or not there. Raises DatabaseError."""
         writer = self._engine.execution_options(xsp_writes=True)
         with _said(self.place), writer.begin() as connection:
             yield connection
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that reads. Raises DatabaseError."""
         with _said(self.place), self._engine.connect() as connection:
             yield connection
 
@@ -244,7 +246,8 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _upsert(connection: Connection) -> Callable[..., Any]:
+def upsert(connection: Connection) -> Callable[..., Any]:
+    """`insert` of the database's own dialect, which knows conflicts."""
     on_server = connection.dialect.name == "postgresql"
     return postgresql.insert if on_server else sqlite.insert
 
@@ -252,12 +255,12 @@ def _upsert(connection: Connection) -> Callable[..., Any]:
 def _put_machine(connection: Connection, machine: Machine) -> None:
     facts = json.dumps(dict(machine.facts), sort_keys=True)
     row = {"digest": machine.digest, "name": machine.name, "facts": facts}
-    statement = _upsert(connection)(schema.machines).values(row)
+    statement = upsert(connection)(schema.machines).values(row)
     connection.execute(statement.on_conflict_do_nothing(index_elements=["digest"]))
 
 
 def _put_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    statement = _upsert(connection)(schema.entries).values(list(rows))
+    statement = upsert(connection)(schema.entries).values(list(rows))
     key = ["machine", "layer", "precision", "algorithm", "caches"]
     changed = {name: statement.excluded[name] for name in rows[0] if name not in key}
     newer = schema.entries.c.measured_at <= statement.excluded.measured_at

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from xsp.errors import EvaluationError
 
+_OWN = {"torch": "torch", "plotly": "html", "psycopg": "postgresql", "onnx": "onnx"}
+"""Packages that have an extra of their own."""
+
 
 @contextmanager
 def needed(what: str, extra: str = "evaluation") -> Iterator[None]:
@@ -14,9 +17,10 @@ def needed(what: str, extra: str = "evaluation") -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        missing = error.name or str(error)
-        if missing.partition(".")[0] == "xsp":
+        missing = (error.name or str(error)).partition(".")[0]
+        if missing == "xsp":
             raise
+        extra = _OWN.get(missing, extra)
         raise EvaluationError(
             f'{what} needs the package {missing!r}, which is not installed: pip install "xsp'
             f'[{extra}]"'

@@ -18,7 +18,7 @@ RelativePath = Annotated[
 class _Artifact(Part):
     sha256: Sha256
     member: RelativePath | None = Field(
-        None, description="The file inside it, if it is a .zip or .tar archive."
+        default=None, description="The file inside it, if it is a .zip or .tar archive."
     )
 
 

@@ -26,7 +26,7 @@ class Arrays(Part):
 
     kind: Literal["arrays"]
     artifact: Artifact
-    samples: Count | None = Field(None, description="The first so many; all by default.")
+    samples: Count | None = Field(default=None, description="The first so many; all by default.")
 
 
 class Generated(Part):

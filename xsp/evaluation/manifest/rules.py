@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -19,5 +19,10 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """64 lower-case hexadecimal digits."""
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 """A whole number from 1 on."""
-Seconds = Annotated[float, Field(gt=0, le=1e9, strict=False)]
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
 """More than nothing; a whole number is read as one too."""
+Scalar: TypeAlias = str | int | float | bool | None
+"""An argument or option."""
+ElementType: TypeAlias = Literal[
+    "float32", "float16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"
+]

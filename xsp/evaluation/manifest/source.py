@@ -8,9 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, StringConstraints
 
 from xsp.evaluation.manifest.artifact import Artifact, RelativePath
-from xsp.evaluation.manifest.rules import Name, Part, Sha256
-
-Scalar: TypeAlias = str | int | float | bool | None
+from xsp.evaluation.manifest.rules import Name, Part, Scalar, Sha256
 
 
 class Code(Part):
@@ -19,8 +17,16 @@ class Code(Part):
     """
 
     function: Annotated[str, StringConstraints(pattern=r"^[^\s:]+:[A-Za-z_]\w*$", max_length=500)]
-    sha256: Sha256 | None = Field(None, description="Of the file; recorded when it is left out.")
-    arguments: Mapping[str, Scalar] = Field(default_factory=dict)
+    sha256: Sha256 | None = Field(
+        default=None, description="Of the file; recorded when it is left out."
+    )
+    arguments: Mapping[Name, Scalar] = Field(default_factory=dict)
+
+    @property
+    def file(self) -> str | None:
+        """The file, relative to the manifest; None for a function of an installed package."""
+        place = self.function.rpartition(":")[0]
+        return place if place.endswith(".py") else None
 
 
 class ModelFile(Part):
@@ -48,4 +54,4 @@ class Framework(Part):
     """What the model was made with, such as torch `>=2.5,<3` (PEP 440)."""
 
     name: Name
-    version: Name = Field("", description="A constraint; any version where it is left out.")
+    version: Name = Field(default="", description="A constraint; any version where it is left out.")

@@ -31,9 +31,9 @@ class Tensor:
 
     def example(self, samples: int) -> NDArray[Any]:
         """Zeros for this many samples; other sizes that vary are 1."""
-        first = samples if self.shape[0] is None else self.shape[0]
-        rest = (1 if size is None else size for size in self.shape[1:])
-        return np.zeros((first, *rest), self.dtype)
+        first = [samples if size is None else size for size in self.shape[:1]]
+        rest = [1 if size is None else size for size in self.shape[1:]]
+        return np.zeros((*first, *rest), self.dtype)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Predictor(Protocol):
     def version(self) -> str:
         """Of the runtime, such as "2.11.0"."""
 
-    def target(self) -> Any:
-        """What `xsp.measure` can trace layers of: called with the inputs' tensors in order. None
-        where the runtime is not PyTorch.
+    def target(self, batch: Batch) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+        """What `xsp.measure` can trace layers of, and its arguments for this batch; None where the
+        runtime is not PyTorch, so that only the whole call can be traced.
         """

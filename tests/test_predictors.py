@@ -1,0 +1,258 @@
+"""The same network by every runtime: equal answers, nothing left behind, errors in one sentence."""
+
+from __future__ import annotations
+
+import pickle
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from evaluated_models import network, write_digits
+
+from xsp.errors import EvaluationError
+from xsp.evaluation.artifacts.gathering import gather
+from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.manifest.reading import read_manifest
+from xsp.evaluation.metrics.accuracy import Accuracy, Value
+from xsp.evaluation.pipeline.assembling import assemble
+from xsp.evaluation.pipeline.passing import pass_through
+from xsp.evaluation.predictors import registry
+from xsp.evaluation.predictors.predictor import EXPORTED, MODULE, TORCHSCRIPT, LoadedModel, Tensor
+from xsp.evaluation.predictors.registry import predictor, predictor_names
+
+PIXELS = Tensor("pixels", "float32", (None, 1, 8, 8))
+SCORES = Tensor("scores", "float32", (None, 10))
+
+
+def model(**changes: Any) -> LoadedModel:
+    given: dict[str, Any] = {"name": "digits", "format": MODULE, "make": network}
+    return LoadedModel(**{**given, "inputs": [PIXELS], "outputs": [SCORES], **changes})
+
+
+def top_1(folder: Path, runtime: str) -> tuple[list[Value], np.ndarray[Any, Any]]:
+    """Accuracy over the digits' test data, and the scores themselves."""
+    store = ArtifactStore(folder / "store")
+    path = write_digits(folder / runtime, runtime=runtime)
+    manifest = gather(read_manifest(path), path.parent, store)
+    accuracy, scores = Accuracy(manifest.metrics.accuracy), []
+
+    def judge(predictions: Any, rows: Any) -> None:
+        accuracy.update(predictions, rows)
+        scores.append(predictions["scores"])
+
+    with assemble(manifest, store, allow_code=True) as made:
+        assert pass_through(made, 100, judge) == 597
+    return accuracy.values(), np.concatenate(scores)
+
+
+@pytest.fixture(scope="module")
+def eager(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Value], np.ndarray[Any, Any]]:
+    return top_1(tmp_path_factory.mktemp("eager"), "{predictor: torch}")
+
+
+RUNTIMES = {
+    "torchscript": "{predictor: torchscript}",
+    "torchscript, frozen": "{predictor: torchscript, options: {freeze: true, optimize: true}}",
+    "torch-export": "{predictor: torch-export}",
+    "onnxruntime": "{predictor: onnxruntime, options: {threads: 1}}",
+    "onnxruntime, as it is": "{predictor: onnxruntime, options: {optimization: none}}",
+    # The compiler of machine code takes 17 s at its first use; the one test of it is below.
+    "torch-compile, graphs only": "{predictor: torch-compile, options: {backend: aot_eager}}",
+}
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_is_as_accurate(
+    name: str, eager: tuple[list[Value], np.ndarray[Any, Any]], tmp_path: Path
+) -> None:
+    """Top-1, top-5 and F1 of a trained network are the same by every runtime, and the scores agree
+    to rounding.
+    """
+    values, scores = top_1(tmp_path, RUNTIMES[name])
+    assert values == eager[0]
+    assert np.abs(scores - eager[1]).max() < 1e-4
+    best, *_ = values
+    assert best.name == "top_1"
+    assert best.value > 0.9
+    assert best.low is not None
+    assert best.low < best.value < (best.high or 0)
+
+
+def test_inductor_is_as_accurate(
+    eager: tuple[list[Value], np.ndarray[Any, Any]], tmp_path: Path
+) -> None:
+    """torch.compile's own compiler gives the same accuracy; the batch sizes are compiled first."""
+    values, scores = top_1(tmp_path, "{predictor: torch-compile, options: {dynamic: true}}")
+    assert values == eager[0]
+    assert np.abs(scores - eager[1]).max() < 1e-4
+
+
+def test_files_of_formats_run(tmp_path: Path) -> None:
+    """A saved TorchScript or exported program gives what the module gives."""
+    torch.manual_seed(3)
+    made = network().eval()
+    x = torch.rand(4, 1, 8, 8)
+    torch.jit.trace(made, x).save(str(tmp_path / "a.ts"))
+    torch.export.save(torch.export.export(made, (x,)), tmp_path / "a.pt2")
+    expected = made(x).detach().numpy()
+    for name, form, file in (
+        ("torchscript", TORCHSCRIPT, "a.ts"),
+        ("torch-export", EXPORTED, "a.pt2"),
+    ):
+        runtime = predictor(name)
+        runtime.load(model(format=form, path=tmp_path / file, make=None))
+        found = runtime.predict({"pixels": x.numpy()})
+        np.testing.assert_allclose(found["scores"], expected, atol=1e-6)
+        runtime.unload()
+
+
+def test_options_are_put_back() -> None:
+    """The number of threads that a manifest asks for is the process's own again after unload."""
+    before = torch.get_num_threads()
+    runtime = predictor("torch")
+    runtime.load(model(options={"threads": before + 1, "dtype": "bfloat16"}))
+    assert torch.get_num_threads() == before + 1
+    found = runtime.predict({"pixels": np.zeros((2, 1, 8, 8), np.float32)})
+    assert found["scores"].dtype == np.float32
+    assert runtime.version() == torch.__version__
+    runtime.unload()
+    runtime.unload()
+    assert torch.get_num_threads() == before
+
+
+class TwoOutputs(torch.nn.Module):
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"mean": pixels.mean((1, 2, 3)), "most": pixels.amax((1, 2, 3))}
+
+
+def fails() -> torch.nn.Module:
+    raise RuntimeError("no weights here\nsecond line")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "changes", "said"),
+    [
+        ("torch", {"options": {"treads": 1}}, "has no option 'treads'; known are"),
+        ("torch", {"options": {"threads": 0}}, "must be >= 1, not 0"),
+        ("torch", {"options": {"threads": True}}, "must be int, not True"),
+        ("torch", {"options": {"dtype": "float8"}}, "must be 'float16' or"),
+        ("torch", {"make": fails}, r"cannot load digits \(RuntimeError: no weights here\)"),
+        ("torch", {"make": lambda: print}, "must return an nn.Module"),
+        ("onnxruntime", {"options": {"optimization": "most"}}, "must be 'none' or"),
+        ("torch-export", {"make": fails}, "no weights here"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded(runtime: str, changes: Any, said: str) -> None:
+    """What is wrong is said in one line, and nothing of the model stays."""
+    before = torch.get_num_threads()
+    made = predictor(runtime)
+    with pytest.raises(EvaluationError, match=said) as caught:
+        made.load(model(**changes))
+    assert "\n" not in str(caught.value)
+    assert torch.get_num_threads() == before
+    with pytest.raises(EvaluationError, match="no model loaded"):
+        made.predict({"pixels": np.zeros((1, 1, 8, 8), np.float32)})
+
+
+def test_no_gpu_is_told() -> None:
+    """The device of a manifest that is not here is a sentence, whichever runtime is asked."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(EvaluationError, match="finds no GPU"):
+        predictor("torch").load(model(device="cuda"))
+    with pytest.raises(EvaluationError, match="CUDAExecutionProvider"):
+        predictor("onnxruntime").load(model(device="cuda"))
+
+
+def test_outputs_go_by_name() -> None:
+    """A module that returns a mapping is read by the names of the manifest; others are told."""
+    runtime = predictor("torch")
+    most = Tensor("most", "float32", (None,))
+    runtime.load(model(make=TwoOutputs, outputs=[most]))
+    assert (
+        runtime.predict({"pixels": np.ones((3, 1, 8, 8), np.float32)})["most"].tolist() == [1] * 3
+    )
+    runtime.load(model(make=TwoOutputs, outputs=[SCORES]))
+    with pytest.raises(EvaluationError, match=r"no tensor for the output 'scores'.*mean, most"):
+        runtime.predict({"pixels": np.ones((3, 1, 8, 8), np.float32)})
+
+
+def test_names_of_an_onnx_file_are_checked(tmp_path: Path) -> None:
+    """A manifest whose inputs or outputs are not those of the file is told before it runs."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    x, y = (Tensor(name, "float32", (None, 2)) for name in "xy")
+    runtime = predictor("onnxruntime")
+    file: dict[str, Any] = {"format": "onnx", "path": tmp_path / "m.onnx", "make": None}
+    runtime.load(model(**file, inputs=[x], outputs=[y]))
+    found = runtime.predict({"x": np.array([[-1, 1]], np.float32)})
+    assert found["y"].tolist() == [[0, 1]]
+    with pytest.raises(EvaluationError, match="has the inputs x, but its manifest says y"):
+        runtime.load(model(**file, inputs=[y], outputs=[y]))
+    with pytest.raises(EvaluationError, match="has no output 'x'; it has y"):
+        runtime.load(model(**file, inputs=[x], outputs=[x]))
+    (tmp_path / "m.onnx").write_bytes(b"not a model")
+    with pytest.raises(EvaluationError, match="onnxruntime cannot load digits"):
+        runtime.load(model(**file, inputs=[x], outputs=[y]))
+
+
+def test_a_pickle_is_not_torchscript(tmp_path: Path) -> None:
+    """A file that torch.save wrote is refused before anything of it is read."""
+    torch.save(network().state_dict(), tmp_path / "whole.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"a": 1}))
+    for name in ("whole.pt", "plain.pt"):
+        with pytest.raises(EvaluationError, match="is not TorchScript"):
+            predictor("torchscript").load(
+                model(format=TORCHSCRIPT, path=tmp_path / name, make=None)
+            )
+
+
+class Doubled:
+    """A third party's predictor."""
+
+    name = "doubled"
+    formats = frozenset({MODULE})
+
+    def load(self, model: LoadedModel) -> None: ...
+
+    def predict(self, batch: Any) -> Any:
+        return {"scores": batch["pixels"].sum((1, 2, 3))[:, None] * 2}
+
+    def unload(self) -> None: ...
+
+    def version(self) -> str:
+        return "1"
+
+    def target(self, batch: Any) -> None: ...
+
+
+def test_others_bring_predictors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry point makes a predictor known by its name; one that is broken is told."""
+    here = f"{__name__}:"
+    entries = [
+        EntryPoint("doubled", f"{here}Doubled", registry.GROUP),
+        EntryPoint("broken", f"{here}missing", registry.GROUP),
+        EntryPoint("partial", "builtins:object", registry.GROUP),
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
+    assert {"torch", "onnxruntime", "doubled"} <= set(predictor_names())
+    made = predictor("doubled")
+    assert made.predict({"pixels": np.ones((1, 1, 8, 8))})["scores"].tolist() == [[128.0]]
+    with pytest.raises(EvaluationError, match=r"'broken'.*cannot be made"):
+        predictor("broken")
+    with pytest.raises(EvaluationError, match=r"'partial'.*lacks methods"):
+        predictor("partial")
+    with pytest.raises(EvaluationError, match="no predictor 'tensorflow'; known are torch"):
+        predictor("tensorflow")

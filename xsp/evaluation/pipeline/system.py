@@ -1,0 +1,111 @@
+"""What a scenario queries: the model of a manifest, made anew in the process that is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xsp.errors import EvaluationError
+from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.manifest.reading import manifest_from_record
+from xsp.evaluation.pipeline.assembling import Assembled, assemble
+from xsp.evaluation.predictors.predictor import Batch
+
+MOST_BYTES = 1 << 30
+"""Prepared samples are held in memory up to here; MLPerf calls them performance samples."""
+
+
+@dataclass(frozen=True)
+class MakeSystem:
+    """Makes the system of a gathered manifest; can be pickled.
+
+    Args:
+        manifest: canonical JSON.
+        store: the folder of the artifact store.
+        allow_code: whether the manifest's code may run.
+
+    """
+
+    manifest: str
+    store: Path
+    allow_code: bool
+
+    def __call__(self) -> Callable[[Sequence[int]], None]:
+        """Load the model and, where the model alone is timed, prepare samples for it."""
+        manifest = manifest_from_record(self.manifest)
+        made = assemble(manifest, ArtifactStore(self.store), allow_code=self.allow_code)
+        return _whole(made) if manifest.timed == "pipeline" else _model_alone(made)
+
+
+def _whole(made: Assembled) -> Callable[[Sequence[int]], None]:
+    count = len(made.samples)
+
+    def answer(indices: Sequence[int]) -> None:
+        made.answer([index % count for index in indices])
+
+    return answer
+
+
+def _model_alone(made: Assembled) -> Callable[[Sequence[int]], None]:
+    batches = made.manifest.model.inputs
+    whole = all(each.shape[:1] == ("batch",) for each in batches)
+    take = _prepared_together(made) if whole else _prepared_alone(made)
+    predict = made.predictor.predict
+
+    def answer(indices: Sequence[int]) -> None:
+        predict(take(indices))
+
+    return answer
+
+
+def _prepared_together(made: Assembled) -> Callable[[Sequence[int]], Batch]:
+    """All samples as one array by input; a query copies its own out of it."""
+    first = made.processing.batch([made.samples.row(0)])
+    count = min(len(made.samples), _affordable(first))
+    columns: dict[str, Any] = {
+        name: np.empty((count, *array.shape[1:]), array.dtype) for name, array in first.items()
+    }
+    for index in range(count):
+        for name, array in made.processing.batch([made.samples.row(index)]).items():
+            columns[name][index] = _same_shape(name, array, first)[0]
+
+    def take(indices: Sequence[int]) -> Batch:
+        chosen = np.asarray(indices) % count
+        return {name: array[chosen] for name, array in columns.items()}
+
+    return take
+
+
+def _prepared_alone(made: Assembled) -> Callable[[Sequence[int]], Batch]:
+    """A batch for each sample, of a model whose inputs have no axis for them."""
+    first = made.processing.batch([made.samples.row(0)])
+    count = min(len(made.samples), _affordable(first))
+    batches = [made.processing.batch([made.samples.row(index)]) for index in range(count)]
+
+    def take(indices: Sequence[int]) -> Batch:
+        if len(indices) != 1:
+            raise EvaluationError(
+                f"{made.manifest.model.name} takes one sample a call, not {len(indices)}; its "
+                "inputs' shapes have no `batch`"
+            )
+        return batches[indices[0] % count]
+
+    return take
+
+
+def _affordable(batch: Batch) -> int:
+    return max(1, MOST_BYTES // max(1, sum(array.nbytes for array in batch.values())))
+
+
+def _same_shape(name: str, array: np.ndarray[Any, Any], first: Batch) -> np.ndarray[Any, Any]:
+    if array.shape != first[name].shape:
+        raise EvaluationError(
+            f"samples of the input {name!r} have the shapes {list(first[name].shape)} and "
+            f"{list(array.shape)}; queries of several samples need one shape: add a step such as "
+            "resize or pad, or time the pipeline (timed: pipeline)"
+        )
+    return array

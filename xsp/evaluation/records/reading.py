@@ -1,0 +1,135 @@
+"""Evaluations out of the database: one whole, or many as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import select
+
+from xsp.database import evaluation_tables as tables
+from xsp.database.store import Store
+from xsp.errors import EvaluationError
+from xsp.evaluation.manifest.reading import manifest_from_record
+from xsp.evaluation.records.evaluation import Evaluation, Measure, Trace
+from xsp.evaluation.records.packing import unpacked
+
+FACTS = [
+    "id",
+    "name",
+    "model",
+    "version",
+    "task",
+    "predictor",
+    "runtime",
+    "device",
+    "system",
+    "scenario",
+    "measured_at",
+    "valid",
+    "errors",
+    "identity",
+    "again",
+]
+"""The first columns of `evaluations`; those of measures follow."""
+
+
+def read(store: Store, id: str) -> Evaluation:  # noqa: A002 - what it is called everywhere
+    """One evaluation, by its id or the first digits of it.
+
+    Raises EvaluationError where there is none or several, ManifestError where a newer xsp wrote it,
+    DatabaseError.
+    """
+    table = tables.evaluations
+    asked = select(table, tables.systems.c.facts).join(tables.systems)
+    with store.reading() as connection:
+        matching = asked.where(table.c.id.startswith(id, autoescape=True)).limit(2)
+        found = connection.execute(matching).mappings().all()
+        if len(found) != 1 or not id:
+            many = "several evaluations begin" if found else "there is no evaluation that begins"
+            raise EvaluationError(
+                f"{many} with {id!r} in {store.place}; `xsp evaluate --list` shows them"
+            )
+        row = dict(found[0])
+        measures = _rows(connection, tables.measures, row["id"])
+        traces = _rows(connection, tables.traces, row["id"])
+    return _evaluation(row, measures, traces)
+
+
+def code_of(store: Store, sha256: str) -> bytes | None:
+    """A file of code that a manifest named, None if it is not in the database."""
+    asked = select(tables.code.c.content).where(tables.code.c.sha256 == sha256)
+    with store.reading() as connection:
+        found = connection.execute(asked).scalar_one_or_none()
+    return None if found is None else bytes(found)
+
+
+def evaluations(store: Store) -> pd.DataFrame:
+    """One row for each evaluation, in the order in which they were measured: the columns `FACTS`,
+    and one for each measure with its value; NaN where it was not measured or is unknown.
+    """
+    table, models, systems = tables.evaluations, tables.models, tables.systems
+    columns = {
+        **{column.name: column for column in table.c},
+        "model": models.c.name,
+        "version": models.c.version,
+        "task": models.c.task,
+        "system": systems.c.name,
+    }
+    chosen = [columns[name].label(name) for name in FACTS]
+    asked = select(*chosen).join(models, table.c.model == models.c.digest).join(systems)
+    with store.reading() as connection:
+        rows = connection.execute(asked.order_by(table.c.measured_at, table.c.id)).all()
+    facts = pd.DataFrame([tuple(row) for row in rows], columns=FACTS)
+    values = measures(store)
+    if values.empty:
+        return facts
+    wide = values.pivot_table(index="evaluation", columns="name", values="value", sort=False)
+    return facts.join(wide, on="id")
+
+
+def measures(store: Store) -> pd.DataFrame:
+    """One row for each measure of each evaluation: evaluation, name, value, low, high, unit."""
+    with store.reading() as connection:
+        rows = connection.execute(select(tables.measures)).all()
+    names = [column.name for column in tables.measures.c]
+    return pd.DataFrame([tuple(row) for row in rows], columns=names)
+
+
+def traces(store: Store) -> pd.DataFrame:
+    """One row for each trace: evaluation, sha256, kind, level, spans, trace_id."""
+    with store.reading() as connection:
+        rows = connection.execute(select(tables.traces)).all()
+    return pd.DataFrame(
+        [tuple(row) for row in rows], columns=[column.name for column in tables.traces.c]
+    )
+
+
+def _rows(connection: Any, table: Any, id: str) -> list[Mapping[str, Any]]:  # noqa: A002
+    asked = select(table).where(table.c.evaluation == id)
+    return [dict(row) for row in connection.execute(asked).mappings()]
+
+
+def _evaluation(
+    row: Mapping[str, Any], measures: list[Mapping[str, Any]], traces: list[Mapping[str, Any]]
+) -> Evaluation:
+    return Evaluation(
+        id=row["id"],
+        manifest=manifest_from_record(row["manifest"]),
+        system=json.loads(row["facts"]),
+        predictor=row["predictor"],
+        runtime=row["runtime"],
+        outcome=unpacked(row["queries"], row),
+        measures=tuple(Measure(**_without(each, "evaluation")) for each in measures),
+        traces=tuple(Trace(**_without(each, "evaluation")) for each in traces),
+        measured_at=row["measured_at"],
+        doubts=tuple(json.loads(row["doubts"])),
+        job=row["job"],
+        again=row["again"],
+    )
+
+
+def _without(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != name}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import postgresql
 import pytest
 import torch
 from hypothesis import settings
@@ -119,6 +120,17 @@ def virtual_clock(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
     clock = VirtualClock()
     clock.install(monkeypatch)
     return clock
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a PostgreSQL server that all tests of this process share."""
+    programs = postgresql.programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    pytest.importorskip("psycopg", reason='the driver is missing (pip install "xsp[postgresql]")')
+    with postgresql.running(programs) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, insert, inspect
@@ -43,62 +40,13 @@ def by_key(store: Store) -> dict[tuple[str, ...], Entry]:
     return {each.key: each for each in store.entries()}
 
 
-# ---- PostgreSQL, where it is installed ----
-
-
-def _postgres_programs() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    on_path = shutil.which("initdb")
-    return found[-1].parent if found else Path(on_path).parent if on_path else None
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL server of this test run."""
-    programs = _postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    pytest.importorskip("psycopg", reason='the driver is missing (pip install "xsp[postgresql]")')
-    folder = Path("/tmp") / f"xsp-postgres-{os.getpid()}"
-    folder.mkdir()
-    # The server refuses to run as root.
-    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    as_user = as_user if os.getuid() == 0 else []
-    if as_user:
-        shutil.chown(folder, "postgres", "postgres")
-    run: dict[str, Any] = {"check": True, "capture_output": True, "cwd": folder}
-    data = folder / "data"
-    subprocess.run(
-        [*as_user, programs / "initdb", "-D", data, "-U", "xsp", "-A", "trust", "--no-sync"], **run
-    )
-    options = f"-k {folder} -c listen_addresses= -c fsync=off"
-    subprocess.run(
-        [
-            *as_user,
-            programs / "pg_ctl",
-            "-D",
-            data,
-            "-w",
-            "-l",
-            folder / "log",
-            "-o",
-            options,
-            "start",
-        ],
-        **run,
-    )
-    yield f"postgresql+psycopg://xsp@/postgres?host={folder}"
-    subprocess.run([*as_user, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **run)
-    shutil.rmtree(folder)
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database of each kind."""
     if request.param == "sqlite":
         yield str(tmp_path / "layers.sqlite")
         return
-    url = request.getfixturevalue("server")
+    url = request.getfixturevalue("postgresql_server")
     yield url
     engine = create_engine(url)
     schema.metadata.drop_all(engine)

@@ -28,6 +28,7 @@ _COMMANDS = {
     "bound": "Measure every layer through every algorithm, and say how fast the model could be.",
     "bricks": "Cut models into bricks, run each unique brick once, and put the latencies together.",
     "database": "What was measured of layers: list it, export, import and merge it.",
+    "evaluate": "Evaluate a model as a manifest specifies it, and keep everything in the database.",
     "doctor": "Say level by level what can be traced here, what is missing and how to get it.",
 }
 """By name, a sentence for the list of commands: what a command imports takes a second. The function

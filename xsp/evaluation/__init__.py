@@ -12,12 +12,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xsp.evaluation.manifest.model import Manifest as Manifest
     from xsp.evaluation.manifest.reading import read_manifest as read_manifest
+    from xsp.evaluation.records.comparison import compare as compare
+    from xsp.evaluation.records.evaluation import Evaluation as Evaluation
+    from xsp.evaluation.records.reading import evaluations as evaluations
+    from xsp.evaluation.records.reading import read as read
+    from xsp.evaluation.repeating import repeat as repeat
+    from xsp.evaluation.running import evaluate as evaluate
 
-__all__ = ["Manifest", "read_manifest"]
+__all__ = [
+    "Evaluation",
+    "Manifest",
+    "compare",
+    "evaluate",
+    "evaluations",
+    "read",
+    "read_manifest",
+    "repeat",
+]
 
 _HOME = {
+    "Evaluation": "records.evaluation",
     "Manifest": "manifest.model",
+    "compare": "records.comparison",
+    "evaluate": "running",
+    "evaluations": "records.reading",
+    "read": "records.reading",
     "read_manifest": "manifest.reading",
+    "repeat": "repeating",
 }
 
 

@@ -38,7 +38,7 @@ LEVELS: dict[str, tuple[Level, ...]] = {
 """MLModelScope's levels, and the levels that `xsp.measure` traces for each."""
 
 CAPTURE, STAGES = "capture", "stages"
-BUDGET_S = 30.0
+BUDGET_S = 10.0
 _BATCHES = 4
 """Calls of the pipeline whose stages are traced."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,21 +151,34 @@ def _exported(model: LoadedModel, folder: Path, given: dict[str, Any]) -> Path:
     exporter = Exported()
     fixed = {"batch": given["batch"]} if "batch" in given else {}
     exporter.load(_on_host(model, fixed))
+    path = folder / "model.onnx"
     try:
         program = exporter.program(exporter.module(), model)
-        path = folder / "model.onnx"
-        torch.onnx.export(
-            program,
-            (),
-            str(path),
-            input_names=[each.name for each in model.inputs],
-            output_names=[each.name for each in model.outputs],
-            dynamo=True,
-            verbose=False,
-        )
+        with _quiet():
+            torch.onnx.export(
+                program,
+                (),
+                str(path),
+                input_names=[each.name for each in model.inputs],
+                output_names=[each.name for each in model.outputs],
+                dynamo=True,
+                verbose=False,
+            )
     finally:
         exporter.unload()
     return path
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks about torchvision, which it looks for and does not need."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _on_host(model: LoadedModel, options: dict[str, Any]) -> LoadedModel:

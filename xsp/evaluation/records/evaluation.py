@@ -23,12 +23,14 @@ class Measure:
     reason: str = ""
 
     def __str__(self) -> str:
+        """Times in ms; the columns keep ns."""
         if self.value is None:
             return f"{self.name} unknown: {self.reason}" if self.reason else f"{self.name} unknown"
-        text = f"{self.name} {self.value:.6g}"
+        factor, unit = (1e-6, "ms") if self.unit == "ns" else (1.0, self.unit)
+        text = f"{self.name} {self.value * factor:.6g}"
         if self.low is not None and self.high is not None:
-            text += f" [{self.low:.6g}, {self.high:.6g}]"
-        return f"{text} {self.unit}".rstrip()
+            text += f" [{self.low * factor:.6g}, {self.high * factor:.6g}]"
+        return f"{text} {unit}".rstrip()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,233 @@
+"""A model evaluated as its manifest says: measured, kept, repeated from the record alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from evaluated_models import write_digits
+
+import xsp
+from xsp.cli import main
+from xsp.database.store import Store
+from xsp.errors import EvaluationError, ManifestError
+from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.records.evaluation import Evaluation
+from xsp.evaluation.records.reading import evaluations, read
+from xsp.evaluation.repeating import repeat
+from xsp.evaluation.running import changed, evaluate
+
+
+class Place:
+    """A database, an artifact store, and the manifest in a folder beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database, self.artifacts = folder / "db.sqlite", folder / "artifacts"
+        self.folder = folder / "digits"
+        self.manifest = write_digits(self.folder)
+
+    def options(self) -> list[str]:
+        return ["--database", str(self.database), "--artifacts", str(self.artifacts)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("evaluate"))
+
+
+@pytest.fixture(scope="module")
+def first(place: Place) -> Evaluation:
+    """The digits, traced at the level of layers too."""
+    return evaluate(
+        place.manifest,
+        database=place.database,
+        artifacts=place.artifacts,
+        allow_code=True,
+        trace="FRAMEWORK",
+        labels={"rack": "a"},
+    )
+
+
+def test_an_evaluation_is_measured_and_kept(place: Place, first: Evaluation) -> None:
+    """Latency has an interval, accuracy that of the trained network, and one row is in the
+    database.
+    """
+    assert first.outcome.valid, first.outcome.reasons
+    assert first.outcome.errors == 0
+    assert len(first.outcome.latency_ns) >= 64
+    p50 = first.measure("latency_p50")
+    assert p50.value is not None
+    assert p50.low is not None
+    assert p50.high is not None
+    assert 0 < p50.low <= p50.value <= p50.high
+    assert set(first.accuracy) == {"top_1", "top_5", "f1"}
+    assert first.accuracy["top_1"] > 0.85
+    assert first.system["labels"] == {"rack": "a"}
+    with Store(place.database) as store:
+        assert first.id in evaluations(store)["id"].tolist()
+        assert read(store, first.id).measures
+
+
+def test_stages_and_model_share_a_trace(place: Place, first: Evaluation) -> None:
+    """The capture and the spans of the stages have one trace id, and the model's spans hang below
+    the same span as the stages.
+    """
+    by_kind = {each.kind: each for each in first.traces}
+    store = ArtifactStore(place.artifacts)
+    capture = store.get(by_kind["capture"].sha256)
+    stages = store.get(by_kind["stages"].sha256)
+    assert capture is not None
+    assert stages is not None
+    profile, document = xsp.load(capture), json.loads(stages.read_text())
+    assert document["trace_id"] == by_kind["capture"].trace_id == profile.trace.trace_id_hex
+    assert {span["parent_id"] for span in document["spans"]} == {document["span_id"]}
+    assert len({span["span_id"] for span in document["spans"]}) == len(document["spans"])
+    names = {span["name"] for span in document["spans"]}
+    assert names == {"read", "preprocess", "predict", "postprocess", "judge"}
+    assert {"MODEL", "LAYER"} <= set(profile.spans["level"].astype(str))
+    model = profile.spans[profile.spans["level"].astype(str) == "MODEL"]
+    assert {f"{int(parent):016x}" for parent in model["parent_id"]} == {document["span_id"]}
+
+
+def test_a_record_is_run_again_by_itself(place: Place, first: Evaluation, tmp_path: Path) -> None:
+    """With the manifest, its files and the stored code gone, the record and the artifacts are
+    enough; accuracy is the same to the last digit and the comparison says so.
+    """
+    shutil.move(place.folder, tmp_path / "gone")
+    source = first.manifest.model.source
+    assert source.kind == "python"
+    assert source.make.sha256 is not None
+    ArtifactStore(place.artifacts).place(source.make.sha256).unlink()
+    try:
+        with pytest.raises(EvaluationError, match="is code"):
+            repeat(first.id, database=place.database, artifacts=place.artifacts)
+        found, comparison = repeat(
+            first.id[:10], database=place.database, artifacts=place.artifacts, allow_code=True
+        )
+    finally:
+        shutil.move(tmp_path / "gone", place.folder)
+    assert found.again == first.id
+    assert found.id != first.id
+    assert found.manifest == first.manifest
+    assert found.accuracy == first.accuracy
+    assert set(comparison.accuracy["word"]) == {"same"}
+    assert comparison.latency.name in {"neutral", "undecided", "regression", "improved"}
+    assert comparison.differences == ()
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *given: str) -> str:
+    """What `xsp evaluate` prints on success, or its sentence on stderr."""
+    monkeypatch.setattr("sys.argv", ["xsp", "evaluate", *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    return printed.err if ended.value.code else printed.out
+
+
+def test_the_command_line(
+    place: Place,
+    first: Evaluation,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A manifest by another runtime and scenario, the list, and a comparison of two records."""
+    out = run(
+        capsys,
+        monkeypatch,
+        str(place.manifest),
+        "--predictor",
+        "torchscript",
+        "--scenario",
+        "{kind: offline, samples: 64, batch: 8}",
+        "--allow-code",
+        *place.options(),
+    )
+    assert "on torchscript" in out
+    assert "offline" in out
+    assert "throughput" in out
+    assert f"top_1 {first.accuracy['top_1']:.6g}" in out
+    listed = run(capsys, monkeypatch, "--list", *place.options())
+    assert first.id in listed
+    other = out.split()[1].rstrip(":")
+    compared = run(capsys, monkeypatch, "--compare", first.id, other, *place.options())
+    assert "top_1: " in compared
+    assert ": same" in compared
+    assert "the runtimes differ" in compared
+
+
+def test_the_schema_can_be_had(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`xsp evaluate --schema` prints JSON."""
+    assert json.loads(run(capsys, monkeypatch, "--schema"))["required"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "give a manifest, or one of --from"),
+        (("m.yaml", "--list"), "give a manifest, or one of --from"),
+        (("m.yaml",), "cannot be read"),
+        (("MANIFEST", "--trace", "ALL"), "must be one of NONE, MODEL, FRAMEWORK, SYSTEM, FULL"),
+        (("MANIFEST", "--scenario", "server"), "scenario.rate_per_s: is missing"),
+        (("MANIFEST", "--scenario", "[1"), "is not YAML"),
+        (("MANIFEST", "--predictor", "tensorflow"), "there is no predictor 'tensorflow'"),
+        (("MANIFEST", "--label", "rack"), "--label must be NAME=VALUE"),
+        (("MANIFEST",), "allow it with --allow-code"),
+        (("--from", "abc"), "there is no evaluation"),
+        (("--add", "no.json"), "cannot be read as an evaluation"),
+    ],
+)
+def test_what_cannot_be_done_is_told(
+    given: tuple[str, ...],
+    said: str,
+    place: Place,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each is a sentence and exit status 2; nothing is measured or written."""
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(place.manifest) if each == "MANIFEST" else each for each in given]
+    place_options = ["--database", "db.sqlite", "--artifacts", str(place.artifacts)]
+    assert said in run(capsys, monkeypatch, *arguments, *place_options)
+    if Path("db.sqlite").exists():
+        with Store("db.sqlite") as store:
+            assert evaluations(store).empty
+
+
+def test_a_changed_manifest_is_checked(first: Evaluation) -> None:
+    """Another runtime drops the options of the manifest's own; another scenario is validated."""
+    other = changed(first.manifest, predictor="onnxruntime", scenario={"kind": "offline"})
+    assert other.runtime.predictor == "onnxruntime"
+    assert other.scenario.kind == "offline"
+    assert other.identity != first.manifest.identity
+    with pytest.raises(ManifestError, match="is no key"):
+        changed(first.manifest, predictor=None, scenario={"kind": "offline", "qps": 3})
+
+
+HIDDEN = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"ruamel", "torchmetrics", "onnxruntime"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+import xsp, xsp.evaluation, xsp.cli
+sys.argv = ["xsp", "evaluate", "m.yaml"]
+xsp.cli.main()
+"""
+
+
+def test_without_the_extra_there_is_one_sentence() -> None:
+    """Importing needs nothing of the extra; the command says what to install."""
+    ran = subprocess.run([sys.executable, "-c", HIDDEN], capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1, ran.stderr
+    assert 'pip install "xsp[evaluation]"' in ran.stderr

@@ -1,0 +1,184 @@
+"""`xsp evaluate`: what a manifest specifies, measured, kept, repeated and compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xsp.cli.database import Place
+from xsp.errors import EvaluationError
+from xsp.evaluation.extra import needed
+
+if TYPE_CHECKING:
+    from xsp.database.store import Store
+
+_COLUMNS = ["id", "model", "version", "predictor", "device", "scenario", "valid", "system"]
+
+
+def evaluate(
+    manifest: Annotated[
+        Path | None, typer.Argument(help="A manifest, a YAML file.", show_default=False)
+    ] = None,
+    predictor: Annotated[
+        list[str] | None,
+        typer.Option(help="Another runtime than the manifest's; several are evaluated in turn."),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another scenario: its kind, or its settings as in a manifest, such as "
+            "'{kind: offline, samples: 1000}'; several are evaluated in turn."
+        ),
+    ] = None,
+    again: Annotated[
+        str | None,
+        typer.Option("--from", help="Run a recorded evaluation again, and compare.", metavar="ID"),
+    ] = None,
+    trace: Annotated[
+        str, typer.Option(help="NONE, MODEL, FRAMEWORK, SYSTEM or FULL, by a run of its own.")
+    ] = "NONE",
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run the Python that the manifest names.")
+    ] = False,
+    allow_fetch: Annotated[
+        bool, typer.Option("--allow-fetch", help="Fetch artifacts that are not here.")
+    ] = False,
+    label: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, kept with the system.")
+    ] = None,
+    place: Place = None,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the artifact store; XSP_ARTIFACTS by default."),
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Show the evaluations of the database.")
+    ] = False,
+    compared: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--compare", help="Compare two recorded evaluations.", metavar="ID ID"),
+    ] = None,
+    add: Annotated[
+        Path | None, typer.Option(help="Put in an evaluation that was kept in a file.")
+    ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of manifests.")
+    ] = False,
+) -> None:
+    """Evaluate a model as a manifest specifies it, and keep everything in the database.
+
+    Give a manifest, or one of --from, --list, --compare, --add and --schema.
+    """
+    given = [manifest, again, listed or None, compared, add, schema or None]
+    if sum(each is not None for each in given) != 1:
+        raise EvaluationError(
+            "give a manifest, or one of --from, --list, --compare, --add and --schema"
+        )
+    with needed("xsp evaluate"):
+        if schema:
+            _print_schema()
+        elif manifest is not None:
+            _evaluate(
+                manifest,
+                predictor or [None],
+                [_scenario(each) for each in scenario or []] or [None],
+                database=place,
+                artifacts=artifacts,
+                trace=trace,
+                allow_code=allow_code,
+                allow_fetch=allow_fetch,
+                labels=_labels(label or []),
+            )
+        elif again is not None:
+            _repeat(
+                again,
+                database=place,
+                artifacts=artifacts,
+                trace=trace,
+                allow_code=allow_code,
+                allow_fetch=allow_fetch,
+            )
+        else:
+            _from_database(place, listed, compared, add)
+
+
+def _print_schema() -> None:
+    from xsp.evaluation.manifest.reading import schema
+
+    typer.echo(json.dumps(schema(), indent=1))
+
+
+def _evaluate(manifest: Path, predictors: list[Any], scenarios: list[Any], **options: Any) -> None:
+    from xsp.evaluation.running import evaluate as run
+
+    for predictor in predictors:
+        for scenario in scenarios:
+            typer.echo(run(manifest, predictor=predictor, scenario=scenario, **options))
+
+
+def _repeat(again: str, **options: Any) -> None:
+    from xsp.evaluation.repeating import repeat
+
+    found, comparison = repeat(again, **options)
+    typer.echo(found)
+    typer.echo(comparison)
+
+
+def _from_database(
+    place: Any, listed: bool, compared: tuple[str, str] | None, add: Path | None
+) -> None:
+    from xsp.database.store import Store
+
+    with Store(place) as store:
+        if listed:
+            _list(store)
+        elif compared is not None:
+            _compare(store, *compared)
+        elif add is not None:
+            _add(store, add)
+
+
+def _list(store: Store) -> None:
+    from xsp.evaluation.records.reading import evaluations
+
+    table = evaluations(store)
+    typer.echo(table[_COLUMNS].to_string(index=False) if len(table) else "there are no evaluations")
+
+
+def _compare(store: Store, first: str, second: str) -> None:
+    from xsp.evaluation.records.comparison import compare, sessions_like
+    from xsp.evaluation.records.reading import read
+
+    before, after = read(store, first), read(store, second)
+    typer.echo(compare(before, after, sessions=sessions_like(store, before)))
+
+
+def _add(store: Store, path: Path) -> None:
+    from xsp.evaluation.records.transport import load
+    from xsp.evaluation.records.writing import write
+
+    found = load(path)
+    told = "kept" if write(store, found) else "was there already"
+    typer.echo(f"evaluation {found.id} {told}")
+
+
+def _scenario(text: str) -> Any:
+    from xsp.evaluation.manifest.document import DocumentError, parse
+
+    with needed("xsp evaluate"):
+        try:
+            found = parse(text.encode()).content
+        except DocumentError as error:
+            raise EvaluationError(f"the scenario {text!r} {error.what}") from error
+    return {"kind": found} if isinstance(found, str) else found
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    pairs = [each.partition("=") for each in given]
+    for name, sign, _ in pairs:
+        if not name or not sign:
+            raise EvaluationError(f"--label must be NAME=VALUE, not {name!r}")
+    return {name: value for name, _, value in pairs}

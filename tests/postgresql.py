@@ -29,12 +29,13 @@ def running(folder_of_programs: Path) -> Iterator[str]:
     if as_user:
         shutil.chown(folder, "postgres", "postgres")
     run: dict[str, Any] = {"check": True, "capture_output": True, "cwd": folder}
-    data, control = folder / "data", [*as_user, folder_of_programs / "pg_ctl"]
-    initialise = [*as_user, folder_of_programs / "initdb", "-D", data, "-U", "xsp"]
+    data = str(folder / "data")
+    control = [*as_user, str(folder_of_programs / "pg_ctl")]
+    initialise = [*as_user, str(folder_of_programs / "initdb"), "-D", data, "-U", "xsp"]
     subprocess.run([*initialise, "-A", "trust", "--no-sync"], **run)
     options = f"-k {folder} -c listen_addresses= -c fsync=off"
     subprocess.run(
-        [*control, "-D", data, "-w", "-l", folder / "log", "-o", options, "start"], **run
+        [*control, "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start"], **run
     )
     try:
         yield f"postgresql+psycopg://xsp@/postgres?host={folder}"

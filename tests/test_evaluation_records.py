@@ -87,7 +87,7 @@ def same(a: Evaluation, b: Evaluation) -> bool:
     """Equal in everything; an outcome's columns are arrays, which have no `==` of their own."""
     columns = ("scheduled_ns", "issued_ns", "completed_ns", "samples", "answered")
     alike = all(np.array_equal(getattr(a.outcome, n), getattr(b.outcome, n)) for n in columns)
-    rest = dict.fromkeys(columns)
+    rest: dict[str, Any] = dict.fromkeys(columns)
     return alike and replace(a, outcome=replace(a.outcome, **rest)) == replace(
         b, outcome=replace(b.outcome, **rest)
     )

@@ -45,6 +45,7 @@ SWITCHING = (
     "measuring/turns.py",
     "measuring/ladder.py",
     "measuring/target.py",
+    "measuring/afterwards/extra_runs.py",
     "measuring/afterwards/memory.py",
     "measuring/afterwards/calibration.py",
     "machine/torch_internals.py",

@@ -10,6 +10,7 @@ import typer
 
 from xsp.cli.database import Place
 from xsp.cli.graph_source import Shapes, Values, graph_from, graph_of_work, target_work
+from xsp.cli.shared import BudgetS, JsonFile, NoProgress
 from xsp.extras import require
 from xsp.words.numbers import known
 
@@ -49,10 +50,7 @@ def bound(
         ),
     ] = True,
     cold: Annotated[bool, typer.Option("--cold", help="Measure with cold caches too.")] = False,
-    budget_s: Annotated[
-        float | None,
-        typer.Option("--budget-s", help="Seconds for measuring layers; no limit by default."),
-    ] = None,
+    budget_s: BudgetS = None,
     profile_s: Annotated[
         float, typer.Option("--profile-s", help="Seconds for measuring the model.")
     ] = 10.0,
@@ -64,10 +62,8 @@ def bound(
             show_default=False,
         ),
     ] = None,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", "-o", help="Write it as JSON.", show_default=False)
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    json_path: JsonFile = None,
+    quiet: NoProgress = False,
 ) -> None:
     """Measure every layer through every algorithm, and say how fast the model could be.
 

@@ -10,6 +10,7 @@ import typer
 
 from xsp.cli.database import Place
 from xsp.cli.graph_source import Shapes, Values, graph_from
+from xsp.cli.shared import BudgetS, JsonFile, NoProgress
 from xsp.errors import XspError
 from xsp.extras import require
 
@@ -56,10 +57,7 @@ def bricks(
     clock: Annotated[
         str, typer.Option(help="wall; or cpu, where other programs use the machine as well.")
     ] = "wall",
-    budget_s: Annotated[
-        float | None,
-        typer.Option("--budget-s", help="Seconds for measuring; no limit by default."),
-    ] = None,
+    budget_s: BudgetS = None,
     machines: Annotated[
         bool, typer.Option("--machines", help="Latencies on every machine of the database.")
     ] = False,
@@ -71,11 +69,8 @@ def bricks(
     html: Annotated[
         Path | None, typer.Option(help="Write tables and figures as a page.", show_default=False)
     ] = None,
-    json_path: Annotated[
-        Path | None,
-        typer.Option("--json", "-o", help="Write the tables as JSON.", show_default=False),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    json_path: JsonFile = None,
+    quiet: NoProgress = False,
 ) -> None:
     """Cut models into bricks, run each unique brick once, and put the latencies together.
 

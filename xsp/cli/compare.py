@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xsp.cli.keeping import checked_all
+from xsp.cli.shared import JsonFile
 from xsp.comparing.text import HEADS, node_rows, verdict_word
 from xsp.comparing.verdict import ALPHA, IMPROVED, NEUTRAL, REGRESSION, UNDECIDED
 from xsp.errors import XspError
@@ -86,9 +87,7 @@ def compare(
             "optional.",
         ),
     ] = False,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", "-o", help="Write it as JSON.", show_default=False)
-    ] = None,
+    json_path: JsonFile = None,
     html: Annotated[
         Path | None, typer.Option(help="Write an HTML page.", show_default=False)
     ] = None,

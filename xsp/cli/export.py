@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xsp.cli.keeping import new_file
+from xsp.cli.shared import CaptureFile
 from xsp.errors import XspError
 
 if TYPE_CHECKING:
@@ -71,9 +72,7 @@ OTLP = "otlp"
 
 
 def export(
-    capture: Annotated[
-        Path, typer.Argument(help="A capture, *.xsp.", metavar="CAPTURE", show_default=False)
-    ],
+    capture: CaptureFile,
     to: Annotated[
         str,
         typer.Option(

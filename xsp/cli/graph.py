@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xsp.cli.graph_source import Shapes, Values, graph_from
+from xsp.cli.shared import JsonFile
 from xsp.errors import GraphError
 from xsp.words.labels import printable
 
@@ -37,10 +38,7 @@ def graph(
         bool, typer.Option("--unique", help="Each distinct layer once, with its count.")
     ] = False,
     rows: Annotated[int, typer.Option(help="Layers to show at most; 0 for all.")] = _ROWS,
-    json_path: Annotated[
-        Path | None,
-        typer.Option("--json", "-o", help="Write the graph as JSON.", show_default=False),
-    ] = None,
+    json_path: JsonFile = None,
     draw: Annotated[
         Path | None, typer.Option(help="Draw the graph as a page.", show_default=False)
     ] = None,

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from xsp.cli.keeping import checked_all, put
+from xsp.cli.shared import CaptureFile
 from xsp.errors import XspError
 from xsp.report.table import ROWS, TableLine, laid_out
 from xsp.report.text import (
@@ -74,9 +75,7 @@ def _line(line: TableLine) -> Text:
 
 
 def report(
-    capture: Annotated[
-        Path, typer.Argument(help="A capture, *.xsp.", metavar="CAPTURE", show_default=False)
-    ],
+    capture: CaptureFile,
     depth: Annotated[
         int | None, typer.Option(min=0, help="Deepest nesting shown; the model's is 0.")
     ] = None,

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from xsp.analysis.correction import Correction, fitted
-from xsp.analysis.correction.charges import Costs
+from xsp.analysis.correction import Correction
 from xsp.analysis.spans.assembly import assemble_runs
-from xsp.analysis.spans.overlap import find_overlaps
-from xsp.analysis.spans.rungs import runs_of
 from xsp.capture.file import Capture
 from xsp.capture.run import Run
 from xsp.doubts import Doubt, Slug, Stopped
@@ -21,12 +16,8 @@ from xsp.levels.layer.compiled import compiled_again
 from xsp.machine import devices
 from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
 from xsp.measuring.afterwards import memory
-from xsp.measuring.afterwards.annotated import annotated_run
-from xsp.measuring.afterwards.calibration import tight_loops
-from xsp.measuring.afterwards.counting import Counters, count_kernels
-from xsp.measuring.afterwards.memory import LayerMemory
-from xsp.measuring.afterwards.serialized import expected_s, serialize_layers
-from xsp.measuring.deadline import Deadline, fit_s
+from xsp.measuring.afterwards.extra_runs import ExtraRuns
+from xsp.measuring.deadline import Deadline
 from xsp.measuring.doubts_about import (
     about_correction,
     about_modified,
@@ -70,19 +61,6 @@ class _Rounds:
     doubts: list[Doubt]
 
 
-@dataclass
-class _Afterwards:
-    """What was measured once the rounds were over; `shared` counts activities that overlap another
-    layer's.
-    """
-
-    loops: Costs
-    shared: int
-    counters: Counters | None = None
-    memory: LayerMemory | None = None
-    cut_off: list[Doubt | str] = field(default_factory=list)
-
-
 def measure_target(target: Target, options: Options, random: RandomState | None = None) -> Capture:
     """Measure `target` and return everything as a capture. `random` is the state re-runs start
     from, now by default.
@@ -116,11 +94,12 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
         tables = found.tables
         rounds.doubts.extend(about_not_joined(found.differences, words))
         shown.begin("what comes after the rounds")
-        afterwards = _afterwards(executor, prepared, options, tables, device, deadline)
+        afterwards = ExtraRuns(executor, prepared, options, tables, deadline)
+        afterwards.before_the_fit(device)
         # The time for the run that records memory was kept from the rounds only.
         deadline.release()
-        correction = _correction(tables, afterwards, rounds.stopped.rounds, deadline)
-        _last_runs(executor, prepared, options, tables, afterwards, deadline)
+        correction = afterwards.fit(rounds.stopped.rounds)
+        afterwards.after_the_fit()
     doubts = _doubts(prepared, rounds, afterwards, tables, correction)
     facts = CaptureFacts(
         target.name,
@@ -175,100 +154,10 @@ def _ladder(executor: Executor, prepared: Prepared, options: Options) -> tuple[L
     return nested, doubts or [Doubt.of(Slug.NOT_JOINED)]
 
 
-def _afterwards(
-    executor: Executor,
-    prepared: Prepared,
-    options: Options,
-    tables: dict[str, pd.DataFrame],
-    device: int | None,
-    deadline: Deadline,
-) -> _Afterwards:
-    """Runs of their own, whose latencies are not used. Adds tables. What was not asked for is left
-    out where no time is left for it.
-    """
-    deepest_runs = len(runs_of(tables["runs"], Level.KERNEL))
-    done = _Afterwards(Costs(), len(find_overlaps(tables)) // max(deepest_runs, 1))
-    with _dispensable(done.cut_off, "the tracers' costs in tight loops"), devices.on(device):
-        done.loops = tight_loops(prepared.tracers)
-    _serialize(executor, prepared, options, tables, done, deadline)
-    if options.metrics:
-        done.counters = count_kernels(
-            executor, tables, options.metrics, options.caches, options.progress
-        )
-        tables["counters"] = done.counters.table
-    return done
-
-
-def _serialize(
-    executor: Executor,
-    prepared: Prepared,
-    options: Options,
-    tables: dict[str, pd.DataFrame],
-    done: _Afterwards,
-    deadline: Deadline,
-) -> None:
-    """Layers with the device to themselves, if that was asked for, or if layers overlapped on any
-    rank and there is time.
-    """
-    what = "layers with the device to themselves"
-    overlapping = executor.ranks.any(done.shared > 0)
-    wanted = options.serialize or (options.serialize is None and overlapping)
-    if wanted and not options.serialize:
-        latest_ns = tables["runs"]["latency_ns"].iloc[-len(prepared.traced) :]
-        seconds = expected_s(float(latest_ns.max())) + fit_s(len(tables["spans"]))
-        wanted = _in_time(deadline, seconds, done.cut_off, what, executor.ranks)
-    missing = [level.name for level in (Level.LAYER, Level.KERNEL) if level not in prepared.traced]
-    if options.serialize and missing:
-        done.cut_off.append(Doubt.of(Slug.NOT_SERIALIZED, missing=missing))
-    elif wanted and not missing:
-        with _dispensable(done.cut_off, what):
-            tables["serialized"] = serialize_layers(executor, executor.target, prepared)
-
-
-def _last_runs(
-    executor: Executor,
-    prepared: Prepared,
-    options: Options,
-    tables: dict[str, pd.DataFrame],
-    done: _Afterwards,
-    deadline: Deadline,
-) -> None:
-    """Memory and ranges for other tools: after the fit, which matters more if time is short."""
-    # After the counters: torch's profiler, once used, keeps CUPTI's callbacks, which flushing the
-    # caches needs.
-    memory_s = memory.expected_s(prepared.structure_s)
-    what = "bytes allocated per layer"
-    if _in_time(deadline, memory_s, done.cut_off, what, executor.ranks):
-        with _dispensable(done.cut_off, what):
-            done.memory, doubts = memory.measure_memory(executor.run, prepared.structure)
-            done.cut_off += doubts
-    if done.memory is not None:
-        tables["layers"] = memory.fill_bytes(tables["layers"], done.memory)
-    if options.nvtx:
-        with _dispensable(done.cut_off, "NVTX ranges for other tools"):
-            annotated_run(executor, prepared.structure, layers=Level.LAYER in prepared.traced)
-
-
-def _correction(
-    tables: dict[str, pd.DataFrame], afterwards: _Afterwards, rounds: int, deadline: Deadline
-) -> Correction | None:
-    """The fit of costs, where there is time for it and there was for rounds enough."""
-    what = "corrected times, costs and closure error"
-    if not _in_time(deadline, fit_s(len(tables["spans"])), afterwards.cut_off, what):
-        return None
-    correction = None
-    with _dispensable(afterwards.cut_off, what):
-        correction = fitted(tables, afterwards.loops)
-        several = tables["runs"]["rung"].nunique() > 1
-        if correction is None and several and rounds < MINIMUM_ROUNDS and deadline.is_limited:
-            afterwards.cut_off.append(Doubt.of(Slug.OUT_OF_TIME, missing=what))
-    return correction
-
-
 def _doubts(
     prepared: Prepared,
     rounds: _Rounds,
-    afterwards: _Afterwards,
+    afterwards: ExtraRuns,
     tables: dict[str, pd.DataFrame],
     correction: Correction | None,
 ) -> list[Doubt | str]:
@@ -296,35 +185,6 @@ def _doubts(
         *(afterwards.counters.doubts if afterwards.counters else ()),
         *afterwards.cut_off,
     ]
-
-
-@contextmanager
-def _dispensable(cut_off: list[Doubt | str], what: str) -> Iterator[None]:
-    """Work after the rounds: interrupting it costs what it would have given, and a warning, but not
-    the rounds.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        cut_off.append(Doubt.of(Slug.CUT_SHORT, missing=what))
-
-
-def _in_time(
-    deadline: Deadline,
-    seconds: float,
-    cut_off: list[Doubt | str],
-    what: str,
-    ranks: Ranks | None = None,
-) -> bool:
-    """Whether there is time for work of so many seconds, on every rank where all do it together;
-    if not, a warning says what is missing.
-    """
-    late = not deadline.fits(seconds)
-    if ranks is not None:
-        late = ranks.any(late)
-    if late:
-        cut_off.append(Doubt.of(Slug.OUT_OF_TIME, missing=what))
-    return not late
 
 
 def _after(number: int, shown: Phases, watch: GpuWatch) -> None:

@@ -119,28 +119,14 @@ class _Places:
     def names(self, title: str) -> Iterator[Event]:
         for process in dict.fromkeys(self.process):
             name, label = (title, "CPU") if process == HOST else (title, f"GPU {process}")
-            yield {
-                "ph": "M",
-                "name": "process_name",
-                "pid": process,
-                "tid": 0,
-                "args": {"name": name},
-            }
-            yield {
-                "ph": "M",
-                "name": "process_labels",
-                "pid": process,
-                "tid": 0,
-                "args": {"labels": label},
-            }
+            yield _metadata("process_name", process, 0, name=name)
+            yield _metadata("process_labels", process, 0, labels=label)
         for track, process, thread in zip(self._tracks, self.process, self.thread, strict=True):
-            yield {
-                "ph": "M",
-                "name": "thread_name",
-                "pid": process,
-                "tid": thread,
-                "args": {"name": track.name},
-            }
+            yield _metadata("thread_name", process, thread, name=track.name)
+
+
+def _metadata(what: str, process: int, thread: int, **told: str) -> Event:
+    return {"ph": "M", "name": what, "pid": process, "tid": thread, "args": told}
 
 
 def _slices(view: RunView, places: _Places) -> Iterator[Event]:

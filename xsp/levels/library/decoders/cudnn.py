@@ -13,6 +13,9 @@ from xsp.levels.library.decoders.getters import Getters
 MAXIMUM_DIMENSIONS = 8
 """`CUDNN_DIM_MAX`"""
 
+Spatial = c_int * (MAXIMUM_DIMENSIONS - 2)
+"""Sizes of all dimensions but batch and channels."""
+
 
 def _used(rank: c_int, **sizes: Iterable[int]) -> dict[str, list[int]]:
     """Of arrays with room for as many dimensions as there can be, those that there are."""
@@ -67,20 +70,11 @@ def filter_(getters: Getters, pointer: int) -> dict[str, Any]:
 def convolution(getters: Getters, pointer: int) -> dict[str, Any]:
     """A `cudnnConvolutionDescriptor_t` with its number of groups."""
     rank, mode, compute, groups = c_int(0), c_int(0), c_int(0), c_int(1)
-    room = MAXIMUM_DIMENSIONS - 2
-    pads, strides, dilations = (c_int * room)(), (c_int * room)(), (c_int * room)()
+    pads, strides, dilations = Spatial(), Spatial(), Spatial()
     getters.call(
         "cudnnGetConvolutionNdDescriptor",
-        *(
-            c_void_p(pointer),
-            c_int(room),
-            byref(rank),
-            pads,
-            strides,
-            dilations,
-            byref(mode),
-            byref(compute),
-        ),
+        *(c_void_p(pointer), c_int(len(pads)), byref(rank)),
+        *(pads, strides, dilations, byref(mode), byref(compute)),
     )
     getters.call("cudnnGetConvolutionGroupCount", c_void_p(pointer), byref(groups))
     return {
@@ -93,20 +87,11 @@ def convolution(getters: Getters, pointer: int) -> dict[str, Any]:
 def pooling(getters: Getters, pointer: int) -> dict[str, Any]:
     """A `cudnnPoolingDescriptor_t`."""
     mode, propagation, rank = c_int(0), c_int(0), c_int(0)
-    room = MAXIMUM_DIMENSIONS - 2
-    window, pads, strides = (c_int * room)(), (c_int * room)(), (c_int * room)()
+    window, pads, strides = Spatial(), Spatial(), Spatial()
     getters.call(
         "cudnnGetPoolingNdDescriptor",
-        *(
-            c_void_p(pointer),
-            c_int(room),
-            byref(mode),
-            byref(propagation),
-            byref(rank),
-            window,
-            pads,
-            strides,
-        ),
+        *(c_void_p(pointer), c_int(len(pads)), byref(mode), byref(propagation)),
+        *(byref(rank), window, pads, strides),
     )
     return {
         "mode": enums.POOLING.get(mode.value),

@@ -53,10 +53,12 @@ class RecordedCall:
 
     def launches(self, of: npt.NDArray[np.bool_]) -> Floats:
         """Host intervals of the launches of these operations on the main thread, shape (n, 2)."""
-        events, launch = self.run.events, self.run.ops.launch[of]
+        events = self.run.events
+        launch = self.run.ops.launch[of]
         launch = np.unique(launch[launch >= 0])
-        launch = launch[events.clock[launch] == 0]
-        return np.stack([events.start_ns[launch], events.end_ns[launch]], axis=1).astype(float)
+        on_main = launch[events.clock[launch] == 0]
+        intervals = [events.start_ns[on_main], events.end_ns[on_main]]
+        return np.stack(intervals, axis=1).astype(float)
 
 
 @dataclass(frozen=True, eq=False)

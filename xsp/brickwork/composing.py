@@ -92,11 +92,12 @@ def _latency_ns(
 def _part(record: Record, host_off: float, device_off: float) -> tuple[float, Floats, Floats]:
     """Host time, launches from the brick's begin, and lengths of operations, in ns."""
     mean, half = host_ns(record)
-    work = record.facts["device"]
     host = max(mean + host_off * half / _Z, 0.0)
-    busy = max(work["busy_ns"], 1.0)
-    scale = max(1.0 + device_off * work["busy_half_ns"] / _Z / busy, 0.0)
-    return host, host * np.asarray(work["launch_at"]), scale * np.asarray(work["duration_ns"])
+    work = record.facts["device"]
+    off_ns = device_off * work["busy_half_ns"] / _Z
+    scale = max(1.0 + off_ns / max(work["busy_ns"], 1.0), 0.0)
+    launches, lengths = np.asarray(work["launch_at"]), np.asarray(work["duration_ns"])
+    return host, host * launches, scale * lengths
 
 
 def latency_ns(

@@ -208,9 +208,11 @@ def _repeat_relations(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str,
     """Events repeat spans of their own level that another run recorded."""
     spans, repeats = tables["spans"], tables["repeats"]
     run, level, span = (repeats[name].to_numpy() for name in ("run", "level", "span"))
-    yield "repeats has a level that its run did not trace", ~_traced(tables["runs"])[run, level]
-    yield "repeats has a span of another level", spans["level"].to_numpy()[span] != level
-    yield "repeats has a span of the same run", spans["run"].to_numpy()[span] == run
+    is_traced = _traced(tables["runs"])[run, level]
+    yield "repeats has a level that its run did not trace", ~is_traced
+    repeated = spans[["level", "run"]].iloc[span]
+    yield "repeats has a span of another level", repeated["level"].to_numpy() != level
+    yield "repeats has a span of the same run", repeated["run"].to_numpy() == run
 
 
 def _layer_relations(layers: pd.DataFrame) -> Iterator[tuple[str, Bools]]:

@@ -315,8 +315,7 @@ def _renaming(old: str, new: str, rows: Sequence[Row]) -> Cause:
 def _differing(old: str, new: str) -> tuple[str, str]:
     """Both names without the parts at the end that they share."""
     mine, other = old.split("."), new.split(".")
-    shortest = min(len(mine), len(other))
-    shared = 0
-    while shared < shortest - 1 and mine[-1 - shared] == other[-1 - shared]:
-        shared += 1
-    return ".".join(mine[: len(mine) - shared]), ".".join(other[: len(other) - shared])
+    while min(len(mine), len(other)) > 1 and mine[-1] == other[-1]:
+        mine.pop()
+        other.pop()
+    return ".".join(mine), ".".join(other)

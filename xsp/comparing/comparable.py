@@ -107,9 +107,13 @@ class Comparable:
     def _row(self, node: dict[Hashable, Any]) -> dict[str, Any]:
         path, metric = node.pop("path"), node["metric"]
         row = {str(key): value for key, value in node.items() if value not in ("", 0)}
-        row |= {key: known_digits(node[key], _DIGITS) for key in ("ms", "ci_ms")}
-        for key, times in (("host_ms", self.host), ("device_ms", self.device)):
-            if path in times and (metric != "device" or key == "device_ms"):
+        for key in ("ms", "ci_ms"):
+            row[key] = known_digits(node[key], _DIGITS)
+        samples = {"device_ms": self.device}
+        if metric != "device":
+            samples = {"host_ms": self.host, **samples}
+        for key, times in samples.items():
+            if path in times:
                 row[key] = [known_digits(each, _DIGITS) for each in times[path].tolist()]
         return row
 

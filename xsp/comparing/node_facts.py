@@ -252,13 +252,16 @@ def _waits(tables: dict[str, pd.DataFrame], own: Ints) -> pd.DataFrame:
     """Calls with which the host waits for the device, but for the one that ends each model call and
     is xsp's own.
     """
-    calls, level = tables["api_calls"], tables["spans"]["level"].to_numpy()
+    calls = tables["api_calls"]
     name = calls["name"].astype(str)
-    here: pd.DataFrame = calls[name.str.endswith("Synchronize") & calls["run"].isin(own)]
-    in_model = here[level[here["parent"].to_numpy()] == Level.MODEL]
+    is_wait = name.str.endswith("Synchronize")
+    waits: pd.DataFrame = calls[is_wait & calls["run"].isin(own)]
+    level_around = tables["spans"]["level"].to_numpy()[waits["parent"].to_numpy()]
+    in_model = waits[level_around == Level.MODEL]
     last = in_model.sort_values("start_ns").drop_duplicates("parent", keep="last")
-    own_wait = last.index[last["name"].astype(str) == "cudaDeviceSynchronize"]
-    return here[~here.index.isin(own_wait)]
+    own_wait = last.index[name[last.index] == "cudaDeviceSynchronize"]
+    others: pd.DataFrame = waits.drop(own_wait)
+    return others
 
 
 def _allocated(called: pd.DataFrame, size: int) -> Array:

@@ -147,9 +147,11 @@ class _Spent:
         self._seen = self._events = 0
 
     def __call__(self, runs: Sequence[Run]) -> bool:
-        new, self._seen = runs[self._seen :], len(runs)
+        new = runs[self._seen :]
+        self._seen = len(runs)
         self._events += sum(run.events for run in new)
-        round_s = (time.perf_counter() - self._begin) / (runs[-1].round + 1)
+        rounds = runs[-1].round + 1
+        round_s = (time.perf_counter() - self._begin) / rounds
         return self._deadline.left_for_rounds_s(self._events) < round_s / 2
 
 

@@ -107,16 +107,18 @@ def mostly_tracing(runs: Sequence[Timeline], costs: Costs) -> dict[str, float]:
     """By name of the cost, the share of the events that pay it of which the correction takes more
     than half. Events without any length are not counted.
     """
-    shrunk, every = np.zeros(len(EventKind)), np.zeros(len(EventKind))
+    kinds = len(EventKind)
+    shrunk, every = np.zeros(kinds), np.zeros(kinds)
     for played in replay_together(runs, costs):
-        events = played.timeline.events
+        run, events = played.timeline, played.timeline.events
         for number, clock in enumerate(played.path.clocks):
             mine = (events.clock == number) & (events.end_ns > events.start_ns)
-            start = (events.start_ns[mine] - played.timeline.start_ns).astype(np.float64)
-            end = (events.end_ns[mine] - played.timeline.start_ns).astype(np.float64)
-            short = clock.at(end) - clock.at(start) < (end - start) / 2
+            start = (events.start_ns[mine] - run.start_ns).astype(np.float64)
+            end = (events.end_ns[mine] - run.start_ns).astype(np.float64)
+            corrected = clock.at(end) - clock.at(start)
             kind = events.kind[mine]
-            shrunk += np.bincount(kind[short], minlength=len(EventKind))
-            every += np.bincount(kind, minlength=len(EventKind))
+            is_short = corrected < (end - start) / 2
+            shrunk += np.bincount(kind[is_short], minlength=kinds)
+            every += np.bincount(kind, minlength=kinds)
     shares = np.divide(shrunk, every, out=np.zeros_like(every), where=every > 0)
     return {f"{kind.name.lower()}_ns": float(shares[kind]) for kind in EventKind}

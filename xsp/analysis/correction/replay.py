@@ -195,18 +195,21 @@ class _Replayer:
         ends, stream = self.kept.core_end[self.order], run.ops.stream
         step = np.searchsorted(ends, self.kept.launched, "right")
         steps = np.arange(len(self.order) + 2)
-        bounds = np.searchsorted(stream, np.arange(stream[-1] + 2 if len(step) else 1))
+        number_of_streams = int(stream[-1]) + 1 if len(step) else 0
+        bounds = np.searchsorted(stream, np.arange(number_of_streams + 1))
         self.slices: list[list[tuple[int, int, int]]] = [[] for _ in steps[:-1]]
         for number, (low, high) in enumerate(pairwise(bounds.tolist())):
-            step[low:high] = np.maximum.accumulate(step[low:high])
-            cuts = low + np.searchsorted(step[low:high], steps)
+            mine = np.maximum.accumulate(step[low:high])
+            step[low:high] = mine
+            cuts = low + np.searchsorted(mine, steps)
             for at in np.flatnonzero(np.diff(cuts)).tolist():
                 self.slices[at].append((int(cuts[at]), int(cuts[at + 1]), number))
-        self.top = [-np.inf] * (len(bounds) - 1)
-        after = run.ops.after[np.argsort(step[run.ops.after[:, 0]], kind="stable")]
+        self.top = [-np.inf] * number_of_streams
+        by_step = np.argsort(step[run.ops.after[:, 0]], kind="stable")
+        after = run.ops.after[by_step]
         self.edges = np.split(after, np.searchsorted(step[after[:, 0]], steps[1:-1]))
-        on = run.waits.on
-        self.wait_on = np.split(on[:, 1], np.searchsorted(on[:, 0], steps[1:-2]))
+        waiting, awaited = run.waits.on.T
+        self.wait_on = np.split(awaited, np.searchsorted(waiting, steps[1:-2]))
 
     def play(self) -> Path:
         for step, wait in enumerate(self.order.tolist()):

@@ -107,11 +107,13 @@ def _name_roofs(drawn: Figure, found: list[Roof], low: float, high: float) -> No
     """
     names: dict[float, list[str]] = {}
     for roof in found:
+        height = float(f"{roof.per_s:.3g}")
         measured = " measured" if roof.source == MEASURED else ""
-        names.setdefault(float(f"{roof.per_s:.3g}"), []).append(f"{roof.resource}{measured}")
+        names.setdefault(height, []).append(f"{roof.resource}{measured}")
+    further_left = high * (low / high) ** 0.2
     for place, (per_s, resources) in enumerate(names.items()):
-        x = high * (low / high) ** (0.2 * (place % 2))
-        _name(drawn, x, per_s, f"{', '.join(resources)} {si(per_s)}FLOP/s", "top left")
+        name = f"{', '.join(resources)} {si(per_s)}FLOP/s"
+        _name(drawn, further_left if place % 2 else high, per_s, name, "top left")
 
 
 def _name(drawn: Figure, x: float, y: float, text: str, position: str) -> None:

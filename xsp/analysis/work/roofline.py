@@ -113,8 +113,9 @@ def sum_work(work: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 def _dominant(work: pd.DataFrame, by: Sequence[str]) -> pd.Series[str]:
     """The precision in which most of a group's operations are done."""
+    keys = list(by)
     some = work[(work["precision"] != "") & (work["flops"] > 0)]
-    sums = some.groupby([*by, "precision"], sort=False)["flops"].sum().reset_index()
-    most = sums.sort_values("flops", ascending=False, kind="stable").drop_duplicates(list(by))
-    chosen: pd.Series[str] = most.set_index(list(by))["precision"]
+    sums = some.groupby([*keys, "precision"], sort=False)["flops"].sum().reset_index()
+    largest_first = sums.sort_values("flops", ascending=False, kind="stable")
+    chosen: pd.Series[str] = largest_first.drop_duplicates(keys).set_index(keys)["precision"]
     return chosen

@@ -103,8 +103,9 @@ class CudaDriver:
     def launch(self, function: int, blocks: int, threads: int, *arguments: int) -> None:
         """Run a kernel on the default stream; arguments are 64-bit numbers (`cuLaunchKernel`)."""
         values = [ctypes.c_uint64(value) for value in arguments]
-        addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        shape = [ctypes.c_uint(size) for size in (blocks, 1, 1, threads, 1, 1, 0)]
+        addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        grid, block, shared_bytes = (blocks, 1, 1), (threads, 1, 1), 0
+        shape = map(ctypes.c_uint, (*grid, *block, shared_bytes))
         self._call("cuLaunchKernel", ctypes.c_void_p(function), *shape, None, addresses, None)
 
     def synchronize(self) -> None:

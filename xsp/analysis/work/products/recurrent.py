@@ -63,5 +63,7 @@ def _by_shapes(layer: Operands) -> _Network:
     """
     output, last = layer.outputs[0], layer.outputs[1]
     require(len(output) == len(last), "a packed sequence")
-    directions = output[-1] // last[-1]
-    return _Network(layer.outputs[-1][-1], last[-1], last[0] // directions, directions)
+    size = last[-1]
+    directions = output[-1] // size
+    layers = last[0] // directions
+    return _Network(layer.outputs[-1][-1], size, layers, directions)

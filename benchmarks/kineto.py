@@ -89,8 +89,8 @@ def compared(theirs: xsp.Profile, ours: xsp.Profile) -> dict[str, float]:
         "torch_profiler_ms": float(there.mean()),
         "xsp_ms": float(here.mean()),
         "ratio": float(there.mean() / here.mean()),
-        "torch_profiler_kernels": theirs.kernels,
-        "xsp_kernels": ours.kernels,
+        "torch_profiler_kernels": theirs.kernel_count,
+        "xsp_kernels": ours.kernel_count,
         "lost": theirs.lost + ours.lost,
     }
 

@@ -15,6 +15,8 @@ from quick import LAYERS
 from torch import nn
 
 import xsp
+from xsp.measuring.copies import Copier
+from xsp.measuring.python_state import PythonState, attributes
 from xsp.measuring.restoring import Restored
 from xsp.measuring.state import GENERATORS, ModelState, RandomState
 
@@ -125,6 +127,66 @@ def test_models_without_shapes_are_refused_with_three_names(names: int) -> None:
     shown = "lazy0.weight, lazy1.weight, lazy2.weight" + (", …" if names > 3 else "")
     with pytest.raises(xsp.TargetError, match=rf"without a shape \({shown}\) until"):
         ModelState(model)
+
+
+class Keeping(nn.Module):
+    """Keeps in Python what calls change, and what they only read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.history, self.settings = 0, [1], {"rate": [0.5]}
+        self.gone = "here"
+
+    def forward(self) -> None:
+        self.count += 1
+        self.history.append(self.count)
+        self.extra = self.count
+        del self.gone
+
+
+def test_attributes_are_put_back_before_every_run_and_after_the_last() -> None:
+    """What runs change they change in copies; what they leave alone is the program's own object
+    from the second run on.
+    """
+    model = Keeping()
+    own = dict(vars(model))
+    state = PythonState(model)
+    for run in range(3):
+        state.prepare(Copier())
+        assert (model.count, model.history, model.settings) == (0, [1], {"rate": [0.5]})
+        assert model.gone == "here"
+        assert not hasattr(model, "extra")
+        assert model.history is not own["history"]
+        assert (model.settings is own["settings"]) is (run > 0)
+        model()
+        if run == 0:
+            state.note_changes()
+    state.restore()
+    assert vars(model) == own
+    assert all(vars(model)[name] is value for name, value in own.items())
+    assert (model.count, model.history) == (0, [1])
+
+
+def test_attributes_that_the_block_changed_begin_as_they_were_before_it() -> None:
+    """Runs start from the copies that were made before the block's call, also of attributes that it
+    added or that it alone changed.
+    """
+    model = Keeping()
+    start = attributes(model, Copier())
+    model()
+    model.settings["rate"].append(0.25)
+    state = PythonState(model, start)
+    for run in range(2):
+        state.prepare(Copier())
+        assert (model.count, model.history, model.settings) == (0, [1], {"rate": [0.5]})
+        assert model.gone == "here"
+        assert not hasattr(model, "extra")
+        if run == 0:
+            state.note_changes()
+    state.restore()
+    assert (model.count, model.history, model.extra) == (1, [1, 1], 1)
+    assert model.settings == {"rate": [0.5, 0.25]}
+    assert not hasattr(model, "gone")
 
 
 # ---- what a step changes ----

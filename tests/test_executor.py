@@ -41,6 +41,7 @@ class Adding(nn.Module):
     """Writes to what it is told to, and draws a number."""
 
     total: torch.Tensor
+    watch: Callable[[Adding], object]
 
     def __init__(self, watch: Callable[[Adding], object] = lambda _model: None) -> None:
         super().__init__()

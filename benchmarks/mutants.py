@@ -30,6 +30,7 @@ LEFT_OUT = {
     "blocks under `TYPE_CHECKING`: mypy's to find",
     "assertion": "`assert` and `zip(strict=True)`, which say what the code around them ensures",
     "speed": "whether and how much a cache keeps",
+    "same meaning": "comparing with the outermost or the innermost level: none lies beyond",
     "GPU": "what a function does after `if not torch.cuda.is_available(): return`, and constants "
     "that nothing else reads: for tests/gpu",
 }
@@ -79,11 +80,15 @@ def mutants(folder: Path) -> tuple[list[Mutant], Counter[str]]:
     kept, left_out = [], Counter[str]()
     for module in sorted(find_modules([folder])):
         source = module.read_text()
-        places = list(_left_out(ast.parse(source)))
+        tree = ast.parse(source)
+        places, equal = list(_left_out(tree)), dict(_same_meaning(tree))
         nodes = list(ast_nodes(get_ast(source)))
         for operator in operator_names():
             for number, start in enumerate(_positions(nodes, operator)):
-                if kind := _kind_of(start, places):
+                kind = _kind_of(start, places)
+                if operator.endswith(equal.get(start, ())):
+                    kind = "same meaning"
+                if kind:
                     left_out[kind] += 1
                 else:
                     kept.append(Mutant(module, operator, number, start))
@@ -162,6 +167,25 @@ def _on_gpu_only(node: ast.AST) -> Iterator[ast.AST]:
     for place, statement in enumerate(node.body):
         if ast.unparse(statement).startswith("if not torch.cuda.is_available():\n    return"):
             yield from node.body[place + 1 :]
+
+
+_AT_THE_END = {
+    "Level.MODEL": ("_Eq_LtE", "_LtE_Eq", "_NotEq_Gt", "_Gt_NotEq"),
+    "Level.KERNEL": ("_Eq_GtE", "_GtE_Eq", "_NotEq_Lt", "_Lt_NotEq"),
+}
+"""How the operators end that change no comparison with this level."""
+
+
+def _same_meaning(tree: ast.Module) -> Iterator[tuple[Place, tuple[str, ...]]]:
+    """Where a comparison stays the same under operators that end so."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare) or len(node.ops) > 1:
+            continue
+        left, right = node.left, node.comparators[0]
+        endings = _AT_THE_END.get(ast.unparse(right), ())
+        if left.end_lineno == right.lineno and left.end_col_offset is not None:
+            # The operator stands between them, after a space.
+            yield (left.end_lineno, left.end_col_offset + 1), endings
 
 
 def _constants_of_gpu(module: ast.Module) -> Iterator[ast.AST]:

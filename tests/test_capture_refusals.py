@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from test_capture_rules import WHOLE, about, complaint
+from test_capture_rules import WHOLE, about, complaint, row_of, spans_with
 
 import xsp
 from xsp.capture.limits import text_of
@@ -112,6 +112,12 @@ def with_row(table: str, values: dict[str, int]) -> str:
     if table == "synchronizations":
         del row["level"]
     return about({table: pd.DataFrame([row])})
+
+
+def test_a_model_call_has_one_span() -> None:
+    """A second one is refused as a missing one is."""
+    spans = spans_with(row_of(1, 1), level=0, parent=-1, detail=0)
+    assert "exactly one MODEL span for each model call of a run (row 1)" in about(spans)
 
 
 def test_the_first_span_can_have_calls() -> None:

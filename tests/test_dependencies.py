@@ -128,6 +128,15 @@ def test_a_wait_without_a_record_is_for_everything() -> None:
     assert awaited(timeline(api, device)) == [[0, 1], [0, 2]]
 
 
+def test_what_has_no_launch_counts_from_when_it_runs() -> None:
+    """An operation whose launch was not recorded is waited for where it began before the wait."""
+    api = [*TWO, call(3, 45, 260, WAIT)]
+    later = [*ON_TWO_STREAMS, operation(99, 2, 270, 400)]
+    assert awaited(timeline(api, later)) == [[0, 1], [0, 2]]
+    earlier = [*ON_TWO_STREAMS, operation(99, 3, 30, 40)]
+    assert awaited(timeline(api, earlier)) == [[0, 1, 2], [0, 1, 2]]
+
+
 RECORDED = [
     *TWO,
     call(3, 41, 43, ApiKind.OTHER),

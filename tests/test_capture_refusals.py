@@ -120,6 +120,15 @@ def test_a_model_call_has_one_span() -> None:
     assert "exactly one MODEL span for each model call of a run (row 1)" in about(spans)
 
 
+def test_a_capture_of_the_model_alone_has_two_rows_of_layers() -> None:
+    """Those that stand for what is in no layer: nothing else was traced."""
+    alone = {name: WHOLE.tables[name].iloc[:1] for name in ("runs", "model_calls")}
+    alone["spans"] = WHOLE.tables["spans"].query("run == 0")
+    alone["api_calls"] = WHOLE.tables["api_calls"].iloc[:0]
+    assert about({**alone, "layers": WHOLE.tables["layers"].iloc[-2:]}) == ""
+    assert "lacks its last two rows" in about({**alone, "layers": WHOLE.tables["layers"].iloc[-1:]})
+
+
 def test_the_first_span_can_have_calls() -> None:
     """A call of the CUDA API outside every layer belongs to the model, the first span of all."""
     calls = WHOLE.tables["api_calls"].iloc[:1].assign(run=0, parent=0)

@@ -82,3 +82,36 @@ def test_runs_are_found_wherever_they_lie() -> None:
     events = (spans["run"] == last).sum() + (tables["api_calls"]["run"] == last).sum()
     assert recordings.events_of(last) == events
     assert recordings.events_of(0) < events
+
+
+def test_each_model_call_has_its_own_events() -> None:
+    """Of two calls in a run, each has the spans and API calls that began in it, and the operations
+    that it launched, whenever these ran.
+    """
+    tables = gpu_capture().tables
+    run = Recordings(tables).runs[-1]
+    spans, calls = tables["spans"], tables["model_calls"]
+    layers = spans[(spans["run"] == run) & (spans["level"] == Level.LAYER)]
+    middle = int(layers["start_ns"].max())
+    own = calls[calls["run"] == run]
+    first = own.assign(host_end_ns=middle - 1, end_ns=middle - 1)
+    both = pd.concat([calls[calls["run"] != run], first, own.assign(start_ns=middle)])
+    tables["model_calls"] = both.sort_values(["run", "start_ns"], ignore_index=True)
+    one, other = Recordings(tables).calls({run})
+    start = spans["start_ns"].to_numpy()
+    assert (start[one.host_rows] < middle).all()
+    assert (start[other.host_rows] >= middle).all()
+    assert len(other.host_rows) > 0
+    rows = np.concatenate([one.host_rows, other.host_rows, one.device_rows, other.device_rows])
+    assert np.array_equal(np.sort(rows), np.flatnonzero(spans["run"] == run))
+    launched = start[spans["parent"].to_numpy()[one.device_rows]]
+    assert (launched < middle).all()
+    assert len(one.device_rows) > 0
+    api = tables["api_calls"]
+    began = api.loc[api["run"] == run, "start_ns"]
+    kinds = [
+        np.isin(call.timeline.events.kind, [EventKind.LAUNCH, EventKind.API])
+        for call in (one, other)
+    ]
+    assert kinds[0].sum() == (began < middle).sum()
+    assert kinds[1].sum() == (began >= middle).sum()

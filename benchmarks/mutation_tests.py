@@ -70,6 +70,8 @@ class Reached:
     digests: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     lines: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    """How many lines of each path were run when the file was asked."""
 
     def is_of(self, file: str) -> bool:
         """Whether the test file is still the one that was asked."""
@@ -78,6 +80,7 @@ class Reached:
     def forget_changed(self) -> None:
         """Lines of sources that have changed are not known any more, only that tests run them."""
         for path, lines in self.lines.items():
+            self.sizes.setdefault(path, len(lines))
             if self.digests[path] != digest(path):
                 tests = {test for ran in lines.values() for test in ran}
                 self.lines[path] = {ANY: sorted(tests)}
@@ -229,6 +232,7 @@ class Tests:
         made.unlink()
         reached.digests = {each: digest(each) for each in (file, *reached.lines)}
         path.write_text(json.dumps(asdict(reached)))
+        reached.forget_changed()
         return reached
 
     def meeting(self, module: str, statement: range) -> list[list[str]]:
@@ -279,8 +283,8 @@ class Tests:
 
     def _about(self, file: str, module: str) -> float:
         """How much of what a test file runs is this module."""
-        lines = {path: len(ran) for path, ran in self._reached[file].lines.items()}
-        return lines.get(module, 0) / max(sum(lines.values()), 1)
+        sizes = self._reached[file].sizes
+        return sizes.get(module, 0) / max(sum(sizes.values()), 1)
 
     def _quickest(self, file: str, tests: Iterable[str], most_s: float) -> list[str]:
         seconds = self._reached[file].seconds

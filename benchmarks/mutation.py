@@ -133,7 +133,8 @@ def drawn(every: Sequence[Mutant], size: int, seed: str) -> list[Mutant]:
             break
         try:
             mutant.sources()
-        except SyntaxError:
+        except (SyntaxError, AttributeError):
+            # cosmic-ray cannot replace an exception that has a dotted name.
             continue
         sample.append(mutant)
     return sample

@@ -82,7 +82,8 @@ def payments(*begins_and_amounts: tuple[float, float]) -> Payments:
 
 def read(clock: HostClock, *times: float) -> list[float]:
     """The corrected times."""
-    return clock.at(np.array(times)).tolist()
+    found: list[float] = clock.at(np.array(times)).tolist()
+    return found
 
 
 def test_the_clock_stands_while_something_is_paid() -> None:

@@ -83,11 +83,15 @@ def run_ranks(code: str, number: int = 2) -> list[tuple[int, dict[str, Any], str
     return found
 
 
-def test_ranks_end_after_the_same_round_or_say_what_differs() -> None:
+def test_ranks_end_after_the_same_round_or_say_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """DDP with the default rule, on three ranks of which two are slow now and then, ends on all of
     them, after the same rounds in the same order. Options that differ are an error on every rank,
-    and a rank can profile something of its own.
+    and a rank can profile something of its own. Their captures are one trace and merge into a job,
+    in which every step waits once for the gradients.
     """
+    monkeypatch.setenv("FOLDER", str(tmp_path))
     found = run_ranks(
         """
         said = ""
@@ -99,6 +103,7 @@ def test_ranks_end_after_the_same_round_or_say_what_differs() -> None:
             torch.ones, 2, levels="M", iterations=2 + rank, warmup=1, alone=True, progress=False
         )
         prof = xsp.measure(step, levels="M/L", budget_s=2, progress=False)
+        prof.save(os.path.join(os.environ["FOLDER"], f"rank{rank}.xsp"))
         told(error=said, own=len(own.runs), rungs=list(prof.runs["rung"]))
         dist.destroy_process_group()
         """,
@@ -110,6 +115,12 @@ def test_ranks_end_after_the_same_round_or_say_what_differs() -> None:
     assert [each["own"] for each in told] == [2, 3, 4]
     assert len(told[0]["rungs"]) >= 8
     assert all(each["rungs"] == told[0]["rungs"] for each in told)
+    job = xsp.merge(sorted(tmp_path.glob("rank*.xsp")))
+    assert job.missing == []
+    assert set(job.clocks["how"]) == {"the same clock"}
+    assert job.collectives()["type"].tolist() == ["gradients"]
+    rounds = told[0]["rungs"].count("M/L")
+    assert job.events.groupby("rank").size().tolist() == [rounds] * 3
 
 
 def test_ranks_of_a_loop_measure_the_same_steps() -> None:

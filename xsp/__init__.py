@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from xsp.brickwork.bricks import bricks as bricks
     from xsp.comparing.comparison import compare as compare
     from xsp.comparing.targets import compare_targets as compare_targets
+    from xsp.distributed.job import Job as Job
+    from xsp.distributed.job import merge as merge
     from xsp.examples.bundled import example as example
     from xsp.imports.kineto import from_kineto as from_kineto
     from xsp.imports.nsys import from_nsys as from_nsys
@@ -52,6 +54,7 @@ __all__ = [
     "EvaluationError",
     "ExportError",
     "GraphError",
+    "Job",
     "Level",
     "LevelError",
     "ManifestError",
@@ -73,6 +76,7 @@ __all__ = [
     "load",
     "load_sweep",
     "measure",
+    "merge",
     "profile",
     "sweep",
 ]
@@ -85,6 +89,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 # plugin is loaded in every test run of an environment, and needs neither until a test measures
 # something.
 _HOME = {
+    "Job": "distributed.job",
     "Level": "types",
     "Profile": "profiles",
     "Sweep": "sweeping.result",
@@ -98,6 +103,7 @@ _HOME = {
     "load_ipython_extension": "magics",
     "load_sweep": "sweeping.result",
     "measure": "profiler",
+    "merge": "distributed.job",
     "profile": "profiler",
     "sweep": "sweeping.measure",
 }

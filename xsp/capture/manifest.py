@@ -119,6 +119,8 @@ _ENVIRONMENT = record(
 
 _COUNTERS = record({}, {"metrics": items(text), "spread": mapping(optional(real())), "why": plain})
 
+_RANK = record({"rank": whole(0), "size": whole(1), "host": text, "boot": text}, closed=True)
+
 META = record(
     {
         "name": text,
@@ -138,6 +140,7 @@ META = record(
         "memory_device": optional(text),
         "clock": optional(record({}, {"method": text, "error_ns": optional(real(0))})),
         "epoch_offset_ns": optional(whole()),
+        "rank": optional(_RANK),
         "gpu_states": items(_GPU_STATE),
         "correction": optional(_CORRECTION),
         "counters": optional(_COUNTERS),

@@ -21,6 +21,7 @@ _COMMANDS = {
     "sweep": "Profile a model over batch sizes: throughput, and the optimal batch size.",
     "report": "Show a capture as a summary and a table.",
     "compare": "Say what is slower and where.",
+    "merge": "Say who waits for whom among the ranks of a job, and where that rank is slow.",
     "history": "Say how the times of performance tests went over the commits.",
     "export": "Write a capture for other tools.",
     "import": "Make a capture of a trace that another tool recorded.",

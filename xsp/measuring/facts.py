@@ -31,7 +31,8 @@ _log = logging.getLogger("xsp")
 @dataclass(frozen=True)
 class CaptureFacts:
     """Everything that a capture says outside its tables. `device` is the GPU that the program used
-    most, None without one; `counters` and `memory` need runs of their own.
+    most, None without one; `counters` and `memory` need runs of their own; `place` is this rank's
+    among those that profiled together.
     """
 
     name: str
@@ -45,6 +46,7 @@ class CaptureFacts:
     correction: Correction | None = None
     counters: Counters | None = None
     memory: LayerMemory | None = None
+    place: Mapping[str, Any] | None = None
 
 
 def capture_of(facts: CaptureFacts, tables: dict[str, pd.DataFrame]) -> Capture:
@@ -68,6 +70,7 @@ def capture_of(facts: CaptureFacts, tables: dict[str, pd.DataFrame]) -> Capture:
         "gpu_states": facts.watch.rows(),
         "memory_device": facts.memory.device if facts.memory else None,
         "clock": None,
+        "rank": facts.place,
         "epoch_offset_ns": -read_bracketed(time.time_ns, time.perf_counter_ns).offset_ns,
         "trace": {
             "trace_id": trace.trace_id_hex,

@@ -66,10 +66,10 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
     from, now by default.
     """
     deadline = Deadline.of(options)
-    trace = context.current()
     ranks = Ranks.together(alone=options.alone)
     agreed = ("levels", "ladder", "iterations", "warmup", "seed", "serialize", "metrics", "nvtx")
     ranks.same("options", {name: getattr(options, name) for name in agreed})
+    trace = ranks.in_one_trace(context.current())
     executor = Executor(
         target,
         random,
@@ -113,6 +113,7 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
         correction,
         afterwards.counters,
         afterwards.memory,
+        ranks.place,
     )
     return capture_of(facts, tables)
 

@@ -4,8 +4,11 @@ rank waits for the same run on the others, so decisions are made together.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,9 +18,12 @@ from xsp.capture.run import Run
 from xsp.doubts import Stopped, StopReason
 from xsp.errors import TargetError
 from xsp.measuring.options import Stop
+from xsp.tracing.context import TraceContext
 
 PATIENCE_S = 60.0
 """So long a rank is waited for before the profile ends in an error."""
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 """xsp's own group by the program's: the program's collectives must not be mixed with others."""
@@ -49,6 +55,25 @@ class Ranks:
     def are_several(self) -> bool:
         """Whether others profile together with this one."""
         return self._group is not None
+
+    @property
+    def place(self) -> dict[str, Any] | None:
+        """Number of this rank, how many there are, and on which host; None without others. Ranks
+        with the same `boot` read the same monotonic clock.
+        """
+        if self._group is None:
+            return None
+        return {
+            "rank": dist.get_rank(),
+            "size": dist.get_world_size(),
+            "host": platform.node(),
+            "boot": _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else platform.node(),
+        }
+
+    def in_one_trace(self, trace: TraceContext) -> TraceContext:
+        """Rank 0's trace for all of them; span ids stay each rank's own."""
+        trace_id, parent_span_id = self.gathered((trace.trace_id, trace.parent_span_id))[0]
+        return replace(trace, trace_id=trace_id, parent_span_id=parent_span_id)
 
     def gathered(self, value: Any) -> list[Any]:
         """What every rank gives, in their order; it can be pickled.

@@ -149,7 +149,8 @@ class Following:
             self._device,
             watch,
             compiled_frames(),
-            context.current(),
+            self._ranks.in_one_trace(context.current()),
+            self._ranks.place,
         )
 
     def _warm_up(self, known: Known, deadline: Deadline) -> Steps:

@@ -42,7 +42,7 @@ MOST_NAMED = 3
 @dataclass(frozen=True)
 class Known:
     """What is known of the loop once its structure step has ended (see `Prepared`). `step` is that
-    step, `device` the GPU that the model is on.
+    step, `device` the GPU that the model is on, `place` this rank's among the others.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Known:
     watch: GpuWatch
     compilations: int
     trace: TraceContext
+    place: Mapping[str, Any] | None = None
     doubts: list[Doubt | str] = field(default_factory=list)
 
     @property
@@ -126,6 +127,7 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
         known.device,
         known.trace,
         correction,
+        place=known.place,
     )
     return capture_of(facts, tables)
 

@@ -1,0 +1,207 @@
+"""Captures of a job's ranks, merged: who waits, for whom, how long, and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from captures import ROUNDS, gpu_capture
+from typer.testing import CliRunner
+
+import xsp
+from xsp.capture.file import Capture
+from xsp.cli.application import app
+from xsp.types import Level
+
+COUNT = 1_000_000
+BYTES = 4 * COUNT
+MOVING_NS = 80_000
+RING = "ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
+
+LAYER, LIBRARY_CALL, KERNEL = 2, 1, 3
+"""Rows of the layer, call and kernel that become an all-reduce: 520, 560 and 700 µs after the start
+of the call."""
+
+
+def rank_capture(rank: int, late_ns: int, latest_ns: int, **place: Any) -> Capture:
+    """The bundled four-level capture as one rank of three, whose all-reduce begins `late_ns` after
+    its usual time and ends 80 µs after `latest_ns`, when the last rank has come. What makes it late
+    is the ReLU before it.
+    """
+    capture = gpu_capture(
+        rank={"rank": rank, "size": 3, "host": "a", "boot": "boot-a", **place},
+    )
+    tables = {name: table.copy() for name, table in capture.tables.items()}
+    tables["layers"].loc[LAYER, ["name", "type", "kind"]] = [
+        "0::all_reduce",
+        "all_reduce",
+        "function",
+    ]
+    tables["layers"].loc[LAYER, ["input_shapes", "input_dtypes"]] = [f"[[{COUNT}]]", '["float32"]']
+    tables["kernels"].loc[KERNEL, "name"] = RING
+    call = {"count": COUNT, "type": "ncclFloat32"}
+    tables["library_calls"].loc[LIBRARY_CALL, "arguments"] = json.dumps(call)
+    spans = tables["spans"]
+    for level, row in ((Level.LAYER, LAYER), (Level.KERNEL, KERNEL)):
+        mine = (spans["level"] == level) & (spans["detail"] == row)
+        spans.loc[mine, "start_ns"] += late_ns
+        spans.loc[mine, "duration_ns"] = latest_ns - late_ns + MOVING_NS
+    before = (spans["level"] == Level.LAYER) & (spans["detail"] == 1)
+    spans.loc[before, "duration_ns"] += late_ns
+    return Capture(capture.meta, tables)
+
+
+def without_kernels(capture: Capture) -> Capture:
+    """As a CPU gives it: no kernels."""
+    kernels = capture.tables["kernels"].assign(name="void gemm(float*)")
+    return Capture(capture.meta, {**capture.tables, "kernels": kernels})
+
+
+def saved(folder: Path, captures: list[Capture]) -> list[Path]:
+    paths = [folder / f"rank{number}.xsp" for number in range(len(captures))]
+    for path, capture in zip(paths, captures, strict=True):
+        capture.save(path)
+    return paths
+
+
+LATE_NS = (0, 300_000, 100_000)
+
+
+@pytest.fixture
+def ranks() -> list[Capture]:
+    """Rank 1 comes 300 µs late, rank 2 100 µs."""
+    return [rank_capture(rank, late, max(LATE_NS)) for rank, late in enumerate(LATE_NS)]
+
+
+@pytest.mark.parametrize("on", ["device", "host"])
+def test_waiting_and_moving_are_told_apart(tmp_path: Path, ranks: list[Capture], on: str) -> None:
+    """Each rank waits until the last has come; the rest is moving. By kernels where NCCL's were
+    recorded, else by the calls.
+    """
+    captures = ranks if on == "device" else [without_kernels(each) for each in ranks]
+    job = xsp.merge(saved(tmp_path, captures))
+    events = job.events
+    assert len(events) == 3 * ROUNDS
+    assert (events["moving_ns"] == MOVING_NS).all()
+    waiting = events.set_index(["rank", "round"])["waiting_ns"].unstack()
+    assert (waiting.to_numpy() == np.array([[300_000], [0], [200_000]])).all()
+    assert set(events.loc[events["last"], "rank"]) == {1}
+    assert set(events["name"]) == {RING if on == "device" else "0::all_reduce"}
+
+
+def test_bus_bandwidth_is_that_of_nccl_tests(tmp_path: Path, ranks: list[Capture]) -> None:
+    """An all-reduce over three ranks moves 2 (3 - 1) / 3 of its size over each link, in the time
+    without waiting.
+    """
+    [row] = xsp.merge(saved(tmp_path, ranks)).collectives().to_dict("records")
+    assert row["bytes"] == BYTES
+    assert row["moving_ms"] == pytest.approx(MOVING_NS / 1e6)
+    assert row["waiting_ms"] == pytest.approx(0.5)
+    assert row["bus_gb_per_s"] == pytest.approx(BYTES * 4 / 3 / MOVING_NS)
+    assert (row["last_rank"], row["last_share"]) == (1, 1.0)
+
+
+def test_the_slow_rank_and_its_layer_are_named(tmp_path: Path, ranks: list[Capture]) -> None:
+    """Rank 1 holds the others up for 250 µs each on average; what takes it longer than the median
+    rank is the layer before the collective, on the host.
+    """
+    job = xsp.merge(saved(tmp_path, ranks))
+    table = job.ranks().set_index("rank")
+    assert table["held_up_ms"].tolist() == pytest.approx([0, 0.25, 0])
+    assert table["waiting_ms"].tolist() == pytest.approx([0.3, 0, 0.2])
+    slow = job.stragglers()
+    first = slow.iloc[0]
+    assert (first["rank"], first["where"], first["phase"]) == (1, "host", "forward")
+    assert first["excess_ms"] == pytest.approx(0.2)
+    said = str(job)
+    assert "3 of 3 ranks on 1 host, 1 collective of all ranks a step, 3 rounds" in said
+    assert "rank 1 holds the others up for 0.25 ms a step" in said
+    assert "rank 1 takes longer than the others in: block." in said
+
+
+def test_other_machines_are_aligned_by_the_ends_of_collectives(
+    tmp_path: Path, ranks: list[Capture]
+) -> None:
+    """A rank whose clock shows other times comes out as on the same machine, and how well that is
+    known is said.
+    """
+    shift_ns = 123_456_789_000
+    far = Capture(
+        {**ranks[2].meta, "rank": {**ranks[2].meta["rank"], "host": "b", "boot": "boot-b"}},
+        {
+            **ranks[2].tables,
+            "spans": ranks[2]
+            .tables["spans"]
+            .assign(start_ns=ranks[2].tables["spans"]["start_ns"] + shift_ns),
+        },
+    )
+    job = xsp.merge(saved(tmp_path, [ranks[0], ranks[1], far]))
+    row = job.clocks.set_index("rank").loc[2]
+    assert row["offset_ns"] == -shift_ns
+    assert row["error_ns"] == 0
+    assert row["how"] == f"ends of {ROUNDS} collectives"
+    waiting = job.events.groupby("rank")["waiting_ns"].mean()
+    assert waiting.tolist() == [300_000, 0, 200_000]
+
+
+def test_missing_ranks_are_said(tmp_path: Path, ranks: list[Capture]) -> None:
+    """A job of which one rank's capture is missing is merged, and says what cannot be known."""
+    paths = saved(tmp_path, ranks)
+    job = xsp.merge([paths[2], paths[0]])
+    assert [part.rank for part in job.parts] == [0, 2]
+    assert job.missing == [1]
+    assert "there is no capture of rank 1: a wait for it is shown as moving data" in str(job)
+
+
+def test_what_is_no_job_is_refused(tmp_path: Path, ranks: list[Capture]) -> None:
+    """No capture, one of a process alone, of another job, a rank twice, and ranks with other
+    collectives: one sentence each, with the file or the first difference.
+    """
+    paths = saved(tmp_path, ranks)
+    with pytest.raises(xsp.CaptureError, match="there is no capture to merge"):
+        xsp.merge([])
+    gpu_capture().save(tmp_path / "alone.xsp")
+    with pytest.raises(xsp.CaptureError, match=r"alone\.xsp was not recorded by several ranks"):
+        xsp.merge([paths[0], tmp_path / "alone.xsp"])
+    with pytest.raises(xsp.CaptureError, match=r"are both of rank 0: name each rank once"):
+        xsp.merge([paths[0], paths[0]])
+    trace = {**ranks[1].meta["trace"], "trace_id": "2" * 32}
+    Capture({**ranks[1].meta, "trace": trace}, ranks[1].tables).save(tmp_path / "other.xsp")
+    with pytest.raises(xsp.CaptureError, match="are of different jobs"):
+        xsp.merge([paths[0], tmp_path / "other.xsp"])
+    kernels = ranks[1].tables["kernels"].copy()
+    kernels.loc[KERNEL, "name"] = RING.replace("AllReduce", "AllGather")
+    Capture(ranks[1].meta, {**ranks[1].tables, "kernels": kernels}).save(tmp_path / "gather.xsp")
+    different = (
+        "rank 1 has all_gather as number 0 of round 0 where rank 0 has all_reduce as number 0"
+    )
+    with pytest.raises(xsp.CaptureError, match=different):
+        xsp.merge([paths[0], tmp_path / "gather.xsp"])
+
+
+def test_a_job_without_collectives_says_so(tmp_path: Path) -> None:
+    """Ranks that only profile together have tables without collectives, and no waiting."""
+    place = {"size": 2, "host": "a", "boot": "boot-a"}
+    captures = [gpu_capture(rank={"rank": rank, **place}) for rank in range(2)]
+    job = xsp.merge(saved(tmp_path, captures))
+    assert job.collectives().empty
+    assert job.ranks()["waiting_ms"].isna().all()
+    assert "no collective of all ranks was recorded" in str(job)
+
+
+def test_the_command_prints_and_writes_the_tables(tmp_path: Path, ranks: list[Capture]) -> None:
+    """`xsp merge` says the sentences, shows the tables and writes them as JSON."""
+    paths = saved(tmp_path, ranks)
+    out = tmp_path / "job.json"
+    done = CliRunner().invoke(app, ["merge", *map(str, paths), "--json", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "rank 1 holds the others up" in done.output
+    found = json.loads(out.read_text())
+    assert [row["rank"] for row in found["ranks"]] == [0, 1, 2]
+    assert found["collectives"][0]["bus_gb_per_s"] == pytest.approx(BYTES * 4 / 3 / MOVING_NS)
+    table = pd.DataFrame(found["stragglers"])
+    assert (table["excess_ms"] > table["excess_ci_ms"]).all()

@@ -1,0 +1,106 @@
+"""`xsp merge`: the captures of one job's ranks side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from xsp.capture.writing import write_file
+from xsp.words.numbers import UNKNOWN
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xsp.distributed.job import Job
+
+_ROWS = 12
+_INTERVAL = "_ci_ms"
+_HEADS = {
+    "collectives": "By collective of a step: waiting of all ranks together, moving of the quickest",
+    "ranks": "By rank",
+    "stragglers": "Where a rank takes longer than the others",
+}
+
+
+def merge(
+    captures: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The captures of a job's ranks, *.xsp.", metavar="CAPTURE...", show_default=False
+        ),
+    ],
+    rows: Annotated[int, typer.Option(min=1, help="Lines of each table.")] = _ROWS,
+    json_: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write the whole tables to this file.", show_default=False),
+    ] = None,
+) -> None:
+    """Merge the captures of one job's ranks: who waits for whom, and where that rank is slow."""
+    from xsp.distributed.job import merge as merged
+
+    job = merged(captures)
+    console = Console(highlight=False)
+    for sentence in job.sentences:
+        console.print(sentence, markup=False)
+    for name, table in _tables(job).items():
+        if len(table):
+            console.print(_shown(_HEADS[name], table, rows))
+    if json_ is not None:
+        found = {name: _records(table) for name, table in _tables(job).items()}
+        write_file(json_, json.dumps({"sentences": job.sentences, **found}, indent=1).encode())
+
+
+def _tables(job: Job) -> dict[str, pd.DataFrame]:
+    return {
+        "collectives": job.collectives(),
+        "ranks": job.ranks(),
+        "stragglers": job.stragglers(),
+    }
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON has them: null for what is not known."""
+    found: list[dict[str, Any]] = json.loads(table.to_json(orient="records"))
+    return found
+
+
+def _shown(title: str, table: pd.DataFrame, rows: int) -> Table:
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    columns = _with_intervals(table.head(rows))
+    for name in columns:
+        justify = "right" if table[name].dtype.kind in "if" else "left"
+        shown.add_column(name.replace("_", " "), justify=justify)
+    for row in zip(*columns.values(), strict=True):
+        shown.add_row(*map(escape, row))
+    left = len(table) - rows
+    if left > 0:
+        shown.caption = f"{left} more; --rows shows them, --json writes all"
+    return shown
+
+
+def _with_intervals(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Cells by column; half an interval stands beside its number."""
+    found = {}
+    for name in table.columns:
+        if name.endswith(_INTERVAL):
+            continue
+        cells = [_cell(value) for value in table[name]]
+        interval = name.removesuffix("_ms") + _INTERVAL
+        if interval in table:
+            halves = [_cell(value) for value in table[interval]]
+            cells = [f"{cell} ± {half}" for cell, half in zip(cells, halves, strict=True)]
+        found[name] = cells
+    return found
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return UNKNOWN if math.isnan(value) else f"{value:.4g}"
+    return str(value)

@@ -1,0 +1,100 @@
+"""The captures of one job's ranks, merged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from xsp.capture.file import load
+from xsp.distributed import tables
+from xsp.distributed.clocks import clocks
+from xsp.distributed.matching import matched
+from xsp.distributed.parts import RankPart, part_of
+from xsp.distributed.sentences import sentences
+from xsp.errors import CaptureError
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What the ranks of one job tell together. `parts` are in the order of ranks."""
+
+    parts: tuple[RankPart, ...]
+
+    @property
+    def size(self) -> int:
+        """How many ranks the job had."""
+        return self.parts[0].size
+
+    @property
+    def missing(self) -> list[int]:
+        """Ranks of which there is no capture."""
+        return sorted(set(range(self.size)) - {part.rank for part in self.parts})
+
+    @cached_property
+    def clocks(self) -> pd.DataFrame:
+        """`clocks.clocks`: how each rank's stamps were put on the first rank's clock."""
+        return clocks(self.parts)
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """`matching.matched`: every collective of every round on every rank."""
+        return matched(self.parts, self.clocks)
+
+    def collectives(self) -> pd.DataFrame:
+        """`tables.by_collective`: waiting and moving by collective of a step."""
+        return tables.by_collective(self.events, self.size)
+
+    def ranks(self) -> pd.DataFrame:
+        """`tables.by_rank`: latency, waiting and how often it comes last, by rank."""
+        return tables.by_rank(self.parts, self.events)
+
+    def stragglers(self) -> pd.DataFrame:
+        """`tables.stragglers`: where a rank takes longer than the others."""
+        return tables.stragglers(self.parts)
+
+    def __str__(self) -> str:
+        """What the tables say, in sentences."""
+        return "\n".join(self.sentences)
+
+    @property
+    def sentences(self) -> list[str]:
+        """The same, one by one."""
+        return sentences(self.parts, self.clocks, self.ranks(), self.stragglers())
+
+
+def merge(paths: Sequence[str | os.PathLike[str]]) -> Job:
+    """Read the captures of a job's ranks, one after another: what is kept of each grows with its
+    collectives and layers, not with its spans.
+
+    Raises CaptureError: no capture, one of a process that profiled alone, of another job or of the
+    same rank twice, or ranks that made different collectives.
+    """
+    if not paths:
+        raise CaptureError("there is no capture to merge: name those of a job's ranks")
+    parts = [part_of(load(path), os.fspath(path)) for path in paths]
+    _check_one_job(parts, [os.fspath(path) for path in paths])
+    job = Job(tuple(sorted(parts, key=lambda part: part.rank)))
+    # What cannot be matched is refused here, not when a table is asked for.
+    _ = job.events
+    return job
+
+
+def _check_one_job(parts: Sequence[RankPart], paths: Sequence[str]) -> None:
+    first = parts[0]
+    seen: dict[int, str] = {}
+    for part, path in zip(parts, paths, strict=True):
+        if part.trace_id != first.trace_id or part.size != first.size:
+            raise CaptureError(
+                f"{path} and {paths[0]} are of different jobs: their traces are "
+                f"{part.trace_id} and {first.trace_id}; name the captures of one job's ranks, "
+                "which were recorded together"
+            )
+        if part.rank in seen:
+            raise CaptureError(
+                f"{path} and {seen[part.rank]} are both of rank {part.rank}: name each rank once"
+            )
+        seen[part.rank] = path

@@ -1,0 +1,67 @@
+"""What is kept of one rank's capture: so little that hundreds of ranks fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from xsp.analysis.spans.rungs import runs_of
+from xsp.capture.file import Capture
+from xsp.distributed.synchronising import collectives
+from xsp.distributed.work import work_of
+from xsp.errors import CaptureError
+from xsp.types import Level
+
+
+@dataclass(frozen=True, eq=False)
+class RankPart:
+    """One rank of a job.
+
+    `boot` tells clocks: ranks with the same one read the same. `latency_ns` are the unprofiled
+    latencies, one a round. `collectives` has the columns of `synchronising.collectives`, `work`
+    those of `work.work_of`.
+    """
+
+    rank: int
+    size: int
+    host: str
+    boot: str
+    trace_id: str
+    name: str
+    latency_ns: pd.Series
+    collectives: pd.DataFrame
+    work: pd.DataFrame
+
+
+def part_of(capture: Capture, path: str) -> RankPart:
+    """What a job's tables need of one capture, which can then be let go.
+
+    Raises CaptureError: it is of a process that profiled alone.
+    """
+    place = _place(capture.meta, path)
+    tables = capture.tables
+    unprofiled = runs_of(tables["runs"], Level.MODEL)
+    return RankPart(
+        rank=place["rank"],
+        size=place["size"],
+        host=place["host"],
+        boot=place["boot"],
+        trace_id=capture.meta["trace"]["trace_id"],
+        name=capture.meta["name"],
+        latency_ns=unprofiled.set_index("round")["latency_ns"],
+        collectives=collectives(tables, place["size"]),
+        work=work_of(tables),
+    )
+
+
+def _place(meta: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    place: Mapping[str, Any] | None = meta.get("rank")
+    if place is None:
+        raise CaptureError(
+            f"{path} was not recorded by several ranks together, so it belongs to no job: profile "
+            "where torch.distributed is initialised, on every rank, without alone=True"
+        )
+    return place

@@ -1,0 +1,104 @@
+"""What the tables of a job say, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from xsp.distributed.parts import RankPart
+
+_PLACES = 5
+"""Places named in which the slowest rank takes longer."""
+
+_ALIGNED = 0.1
+"""Clocks are doubtful if they are off by more than this part of the mean wait."""
+
+
+def sentences(
+    parts: Sequence[RankPart], clocks: pd.DataFrame, ranks: pd.DataFrame, slow: pd.DataFrame
+) -> list[str]:
+    """One idea each: the job, who waits for whom, where that rank loses its time, what is not
+    known.
+    """
+    return [
+        _job(parts),
+        *_missing(parts),
+        *_waiting(parts, ranks),
+        *_places(ranks, slow),
+        *_doubts(clocks, ranks),
+    ]
+
+
+def _job(parts: Sequence[RankPart]) -> str:
+    first = parts[0]
+    steps = first.collectives["round"].nunique()
+    each = len(first.collectives) / steps if steps else 0
+    hosts = len({part.host for part in parts})
+    return (
+        f"{first.name}: {len(parts)} of {first.size} ranks on {_counted(hosts, 'host')}, "
+        f"{_counted(each, 'collective')} of all ranks a step, "
+        f"{_counted(len(first.latency_ns), 'round')}"
+    )
+
+
+def _counted(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
+
+
+def _missing(parts: Sequence[RankPart]) -> list[str]:
+    gone = sorted(set(range(parts[0].size)) - {part.rank for part in parts})
+    if not gone:
+        return []
+    listed = ", ".join(map(str, gone))
+    one = len(gone) == 1
+    return [
+        f"there is no capture of {'rank' if one else 'ranks'} {listed}: a wait for "
+        f"{'it' if one else 'one of them'} is shown as moving data"
+    ]
+
+
+def _waiting(parts: Sequence[RankPart], ranks: pd.DataFrame) -> list[str]:
+    if not len(parts[0].collectives):
+        return ["no collective of all ranks was recorded, so nothing is said of waiting"]
+    last = ranks.loc[ranks["held_up_ms"].idxmax()]
+    others = ranks[ranks["rank"] != last["rank"]]
+    if others.empty:
+        return []
+    waits = others.loc[others["waiting_ms"].idxmax()]
+    share = waits["waiting_ms"] / waits["latency_ms"]
+    waited = f"{waits['waiting_ms']:.3g} ± {waits['waiting_ci_ms']:.2g} ms"
+    return [
+        f"rank {last['rank']} holds the others up for {last['held_up_ms']:.3g} ms a step and comes "
+        f"last to {last['last_share']:.0%} of the collectives",
+        f"rank {waits['rank']} waits most: {waited} a step, {share:.0%} of its unprofiled latency "
+        f"of {waits['latency_ms']:.3g} ms",
+    ]
+
+
+def _places(ranks: pd.DataFrame, slow: pd.DataFrame) -> list[str]:
+    last = ranks.loc[ranks["held_up_ms"].idxmax(), "rank"]
+    mine = slow[slow["rank"] == last].head(_PLACES)
+    if mine.empty:
+        return []
+    places = ", ".join(
+        f"{row.name_} ({row.where}{', ' + row.phase if row.phase else ''}) "
+        f"{row.excess_ms:.3g} ± {row.excess_ci_ms:.2g} ms"
+        for row in mine.rename(columns={"name": "name_"}).itertuples()
+    )
+    return [f"rank {last} takes longer than the others in: {places}"]
+
+
+def _doubts(clocks: pd.DataFrame, ranks: pd.DataFrame) -> list[str]:
+    unknown = clocks["error_ns"].isna()
+    worst_ms = clocks["error_ns"].max() / 1e6
+    said = []
+    if unknown.any():
+        listed = ", ".join(map(str, clocks.loc[unknown, "rank"]))
+        said.append(f"the clocks of ranks {listed} could not be aligned: their waits are unknown")
+    if worst_ms > _ALIGNED * ranks["waiting_ms"].mean():
+        said.append(
+            f"clocks of different machines are aligned to ± {worst_ms:.2g} ms only, by the ends of "
+            "collectives; shorter waits tell nothing"
+        )
+    return said

@@ -1,0 +1,109 @@
+"""Tables over ranks: by collective, by rank, and where the slow ones lose their time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from xsp.analysis.spans.statistics import plain_mean, trimmed_known
+from xsp.distributed.parts import RankPart
+from xsp.distributed.synchronising import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER
+
+MS = 1e6
+
+
+def bus_factor(kind: str, ranks: int) -> float:
+    """Bytes that cross each link for each byte of the collective's size, as nccl-tests has them
+    (doc/PERFORMANCE.md): 2 (n - 1) / n for an all-reduce, (n - 1) / n for an all-gather, a
+    reduce-scatter and an all-to-all. NaN for what moves no data of a known size.
+    """
+    share = (ranks - 1) / ranks
+    factors = {ALL_REDUCE: 2 * share, ALL_GATHER: share, REDUCE_SCATTER: share, ALL_TO_ALL: share}
+    return factors.get(kind, np.nan)
+
+
+def by_collective(matched: pd.DataFrame, ranks: int) -> pd.DataFrame:
+    """A row for each collective of a step: number, name, type, bytes, waiting_ms (all ranks
+    together), waiting_ci_ms (half the 95 % interval over rounds), moving_ms (the rank that takes
+    least: data has moved when the last has come) and moving_ci_ms, bus_gb_per_s, last_rank (which
+    comes last most often), last_share (in what part of the rounds).
+    """
+    rounds = matched.groupby(["number", "round"])
+    waiting = (rounds["waiting_ns"].sum() / MS).unstack()
+    moving = (rounds["moving_ns"].min() / MS).unstack()
+    first = matched.drop_duplicates("number").set_index("number").sort_index()
+    table = first[["name", "type", "bytes"]].copy()
+    table["waiting_ms"], table["waiting_ci_ms"] = trimmed_known(waiting.to_numpy(np.float64).T)
+    table["moving_ms"], table["moving_ci_ms"] = trimmed_known(moving.to_numpy(np.float64).T)
+    factor = table["type"].map(lambda kind: bus_factor(kind, ranks)).astype(float)
+    seconds = table["moving_ms"].where(table["moving_ms"] > 0) / 1e3
+    table["bus_gb_per_s"] = table["bytes"] * factor / seconds / 1e9
+    last = matched[matched["last"]].groupby("number")["rank"]
+    table["last_rank"] = last.agg(lambda each: each.value_counts().index[0])
+    table["last_share"] = last.agg(lambda each: each.value_counts(normalize=True).iloc[0])
+    return table.reset_index()
+
+
+def by_rank(parts: Sequence[RankPart], matched: pd.DataFrame) -> pd.DataFrame:
+    """A row for each rank: rank, host, latency_ms and latency_ci_ms (unprofiled), waiting_ms and
+    waiting_ci_ms (in all collectives of a step), moving_ms, last_share (of the collectives, where
+    it comes last), held_up_ms (how long the others waited on average in those where it came last,
+    a step).
+    """
+    held_up = _held_up(matched, len(parts))
+    steps = matched.groupby(["rank", "round"])[["waiting_ns", "moving_ns"]].sum() / MS
+    rows = []
+    for part in parts:
+        latency, latency_half = plain_mean(part.latency_ns.to_numpy(np.float64) / MS)
+        mine = steps.loc[[part.rank]] if part.rank in steps.index else steps.iloc[:0]
+        waiting, waiting_half = plain_mean(mine["waiting_ns"].to_numpy(np.float64))
+        rows.append(
+            {
+                "rank": part.rank,
+                "host": part.host,
+                "latency_ms": float(latency),
+                "latency_ci_ms": float(latency_half),
+                "waiting_ms": float(waiting),
+                "waiting_ci_ms": float(waiting_half),
+                "moving_ms": float(mine["moving_ns"].mean()),
+                "last_share": float(matched.loc[matched["rank"] == part.rank, "last"].mean()),
+                "held_up_ms": float(held_up.get(part.rank, 0.0)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _held_up(matched: pd.DataFrame, ranks: int) -> pd.Series:
+    """By rank, ms a step that each other rank waited where this one came last."""
+    key = ["round", "number"]
+    waiting = matched.groupby(key)["waiting_ns"].sum() / MS
+    last = matched[matched["last"]].set_index(key)["rank"]
+    steps = max(matched["round"].nunique(), 1)
+    return waiting.groupby(last).sum() / steps / max(ranks - 1, 1)
+
+
+def stragglers(parts: Sequence[RankPart]) -> pd.DataFrame:
+    """Where a rank takes longer than the median of all ranks, by more than its interval: rank,
+    where (`host`, `device`), name, phase, excess_ms and excess_ci_ms a step (half the 95 % interval
+    over rounds), largest first. Two ranks have no median worth the name: the faster one is taken.
+    """
+    keys = ["round", "where", "name", "phase"]
+    by_part = pd.concat({part.rank: part.work.set_index(keys)["ns"] for part in parts}, axis=1)
+    times = by_part.fillna(0.0) / MS
+    usual = times.min(axis=1) if len(parts) < 3 else times.median(axis=1)
+    excess = times.sub(usual, axis=0)
+    found = [_of_rank(rank, excess[rank]) for rank in excess.columns]
+    table = pd.concat(found, ignore_index=True)
+    shown = table[table["excess_ms"] > table["excess_ci_ms"]]
+    return shown.sort_values("excess_ms", ascending=False, ignore_index=True)
+
+
+def _of_rank(rank: int, excess: pd.Series) -> pd.DataFrame:
+    """Means over rounds of one rank's excess, by what was done."""
+    by_round = excess.unstack("round")
+    mean, half = plain_mean(by_round.to_numpy(np.float64).T)
+    table = by_round.index.to_frame(index=False)
+    table.insert(0, "rank", rank)
+    return table.assign(excess_ms=mean, excess_ci_ms=half)

@@ -42,7 +42,7 @@ def merge(
         typer.Option("--json", help="Write the whole tables to this file.", show_default=False),
     ] = None,
 ) -> None:
-    """Merge the captures of one job's ranks: who waits for whom, and where that rank is slow."""
+    """Say who waits for whom among the ranks of a job, and where that rank is slow."""
     from xsp.distributed.job import merge as merged
 
     job = merged(captures)

@@ -75,8 +75,8 @@ def _shown(title: str, table: pd.DataFrame, rows: int) -> Table:
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     columns = _with_intervals(table.head(rows))
     for name in columns:
-        justify = "right" if table[name].dtype.kind in "if" else "left"
-        shown.add_column(name.replace("_", " "), justify=justify)
+        is_number = table[name].dtype.kind in "if"
+        shown.add_column(name.replace("_", " "), justify="right" if is_number else "left")
     for row in zip(*columns.values(), strict=True):
         shown.add_row(*map(escape, row))
     left = len(table) - rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -61,11 +62,11 @@ def _missing(parts: Sequence[RankPart]) -> list[str]:
 def _waiting(parts: Sequence[RankPart], ranks: pd.DataFrame) -> list[str]:
     if not len(parts[0].collectives):
         return ["no collective of all ranks was recorded, so nothing is said of waiting"]
-    last = ranks.loc[ranks["held_up_ms"].idxmax()]
+    last = ranks.iloc[int(ranks["held_up_ms"].argmax())]
     others = ranks[ranks["rank"] != last["rank"]]
     if others.empty:
         return []
-    waits = others.loc[others["waiting_ms"].idxmax()]
+    waits = others.iloc[int(others["waiting_ms"].argmax())]
     share = waits["waiting_ms"] / waits["latency_ms"]
     waited = f"{waits['waiting_ms']:.3g} ± {waits['waiting_ci_ms']:.2g} ms"
     return [
@@ -77,16 +78,17 @@ def _waiting(parts: Sequence[RankPart], ranks: pd.DataFrame) -> list[str]:
 
 
 def _places(ranks: pd.DataFrame, slow: pd.DataFrame) -> list[str]:
-    last = ranks.loc[ranks["held_up_ms"].idxmax(), "rank"]
+    last = ranks["rank"].to_numpy(int)[int(ranks["held_up_ms"].argmax())]
     mine = slow[slow["rank"] == last].head(_PLACES)
     if mine.empty:
         return []
-    places = ", ".join(
-        f"{row.name_} ({row.where}{', ' + row.phase if row.phase else ''}) "
-        f"{row.excess_ms:.3g} ± {row.excess_ci_ms:.2g} ms"
-        for row in mine.rename(columns={"name": "name_"}).itertuples()
-    )
+    places = ", ".join(_place(row) for row in mine.to_dict("records"))
     return [f"rank {last} takes longer than the others in: {places}"]
+
+
+def _place(row: Mapping[Hashable, Any]) -> str:
+    where = ", ".join(part for part in (row["where"], row["phase"]) if part)
+    return f"{row['name']} ({where}) {row['excess_ms']:.3g} ± {row['excess_ci_ms']:.2g} ms"
 
 
 def _doubts(clocks: pd.DataFrame, ranks: pd.DataFrame) -> list[str]:

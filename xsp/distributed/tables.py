@@ -94,7 +94,7 @@ def stragglers(parts: Sequence[RankPart]) -> pd.DataFrame:
     times = by_part.fillna(0.0) / MS
     usual = times.min(axis=1) if len(parts) < 3 else times.median(axis=1)
     excess = times.sub(usual, axis=0)
-    found = [_of_rank(rank, excess[rank]) for rank in excess.columns]
+    found = [_of_rank(part.rank, excess[part.rank]) for part in parts]
     table = pd.concat(found, ignore_index=True)
     shown = table[table["excess_ms"] > table["excess_ci_ms"]]
     return shown.sort_values("excess_ms", ascending=False, ignore_index=True)

@@ -75,4 +75,4 @@ def _summed(
             "ns": ns.to_numpy(np.float64),
         }
     )
-    return table.groupby(["round", "where", "name", "phase"], as_index=False)["ns"].sum()
+    return table.groupby(["round", "where", "name", "phase"])["ns"].sum().reset_index()

@@ -113,6 +113,9 @@ def test_throughput_is_samples_over_time() -> None:
         found = throughput(simulated(rate, 20_000, seed=4))
         assert found.value == pytest.approx(expected, rel=0.02)
         assert found.low <= found.value <= found.high
+    whole = simulated(50.0, 20_000, seed=4)
+    later = {name: getattr(whole, name) + 10**15 for name in ("scheduled_ns", "completed_ns")}
+    assert throughput(replace(whole, **later)).value == throughput(whole).value
     few = throughput(simulated(50.0, 10, seed=4))
     assert few.known
     assert math.isnan(few.low)
@@ -141,6 +144,8 @@ def test_the_optimal_batch_is_where_doubling_brings_little() -> None:
     assert table["batch_size"].tolist() == [1, 2, 4, 8, 16]
     assert table["queries"].tolist() == [5] * 5
     assert table["throughput_per_s"].iloc[1] == pytest.approx(2000 / 1.2)
+    waited = replace(found, scheduled_ns=found.scheduled_ns - 10**9)
+    assert by_batch(waited).equals(table)
     assert optimal_batch(found).batch_size == 4
     metrics = measured(found)
     assert metrics["optimal_batch"].value == 4

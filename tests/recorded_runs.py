@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from xsp import Profile
-from xsp.analysis.spans.assembly import Vocabulary
+from xsp.analysis.spans.assembly import Vocabulary, columns_of
 from xsp.analysis.spans.rungs import spec_of
 from xsp.capture.file import Capture, load
 from xsp.capture.run import MODEL_CALLS, Run
@@ -64,7 +64,7 @@ def words_of(capture: Capture) -> Vocabulary:
     return Vocabulary(
         calls=_records(tables["calls"]),
         modules=_records(tables["modules"]),
-        layers=_records(layers),
+        layers=columns_of(_records(layers)),
         library_calls=[
             {"symbol": symbols.index(row["name"]), "arguments": json.loads(row["arguments"])}
             for row in tables["library_calls"].to_dict("records")
@@ -96,7 +96,7 @@ def _run(capture: Capture, words: Vocabulary, row: Mapping[Any, Any]) -> Run:
     mine = {name: tables[name][tables[name]["run"] == row["run"]] for name in _BY_RUN}
     spans = mine["spans"].assign(end_ns=mine["spans"]["start_ns"] + mine["spans"]["duration_ns"])
     of = {level: spans[spans["level"] == level] for level in Level}
-    codes = np.array([layer["code"] for layer in words.layers], dtype=np.int64)
+    codes = np.array(words.layers["code"], dtype=np.int64)
     layers = of[Level.LAYER][of[Level.LAYER]["detail"] < len(codes)]
     called = tables["library_calls"]["name"].iloc[of[Level.LIBRARY]["detail"]]
     symbol = [words.symbols.index(name) for name in called]

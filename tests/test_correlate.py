@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xsp.analysis.spans.assembly import Vocabulary, assemble
+from xsp.analysis.spans.assembly import Vocabulary, assemble, columns_of
 from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
 from xsp.capture.run import MODEL_CALLS, Run
 from xsp.measuring.other_launches import about_other_launches
@@ -247,7 +247,7 @@ def told(timeline: Timeline) -> list[dict[str, int]]:
         {"code": row["code"], "name": f"layer {row['code']}", **texts, **lists, **numbers}
         for row in timeline.layers
     ]
-    words = Vocabulary([{}], [], rows, [], [], str, ["sin"], lambda _domain, _cbid: "")
+    words = Vocabulary([{}], [], columns_of(rows), [], [], str, ["sin"], lambda _domain, _cbid: "")
     run = timeline.run()
     return [dict(doubt.facts) for doubt in about_other_launches([run], assemble([run], words))]
 

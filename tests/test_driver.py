@@ -16,7 +16,7 @@ from quick import LAYERS, QUICK
 from torch import nn
 
 import xsp
-from xsp.analysis.spans.assembly import Vocabulary, assemble
+from xsp.analysis.spans.assembly import Vocabulary, assemble, columns_of
 from xsp.analysis.spans.statistics import trimmed
 from xsp.capture.run import MODEL_CALLS, Run
 from xsp.machine import devices
@@ -389,7 +389,8 @@ def test_each_level_is_read_from_its_own_rung() -> None:
         "parameter_bytes": 0,
     }
     call = {"name": "Net", "call": 0, "input_shapes": "[]", "input_dtypes": "[]", "batch_size": -1}
-    words = Vocabulary([call], [], [row], [], [], lambda _name: "", [], lambda _domain, _cbid: "")
+    layers = columns_of([row])
+    words = Vocabulary([call], [], layers, [], [], lambda _name: "", [], lambda _domain, _cbid: "")
     trace = {"trace_id": "1" * 32, "parent_span_id": "0" * 16, "first_span_id": 1}
     meta = {"name": "Net", "levels": [], "environment": {}, "warnings": [], "trace": trace}
     prof = Profile(xsp.capture.file.Capture(meta, assemble(runs, words)))

@@ -11,6 +11,8 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,13 +93,19 @@ def load(path: str | os.PathLike[str], max_bytes: int | None = None) -> Capture:
     does or more than the limit, or was written by a newer xsp.
     """
     source, most = Path(path), most_bytes(max_bytes)
+    with reading(source), zipfile.ZipFile(source) as archive:
+        return _read(source, archive, most)
+
+
+@contextmanager
+def reading(source: Path) -> Iterator[None]:
+    """A block that reads a capture. Raises CaptureError for what goes wrong in it."""
     if not source.is_file():
         raise CaptureError(
             f"there is no file {str(source)!r}; give the path of a capture written by prof.save()"
         )
     try:
-        with zipfile.ZipFile(source) as archive:
-            return _read(source, archive, most)
+        yield
     except CaptureError:
         raise
     except BrokenTableError as error:
@@ -132,22 +140,35 @@ def _check_contents(capture: Capture) -> None:
 
 
 def _read(source: Path, archive: zipfile.ZipFile, most: int) -> Capture:
-    entries = _entries(source, archive, most)
-    within(entries[_MANIFEST].file_size, most_json(most), f"the manifest of {str(source)!r}")
-    manifest = json.loads(archive.read(_MANIFEST))
-    _check(source, manifest)
-    names = (*TABLES, *(name for name in OPTIONAL_TABLES if f"{name}.parquet" in entries))
+    entries = entries_of(source, archive)
+    within(sum(entry.file_size for entry in entries.values()), most, f"{str(source)!r}")
+    meta = meta_of(source, archive, most)
     tables, left = {}, most
-    for name in names:
+    for name in tables_in(entries):
         content = _in_arrow(archive.read(f"{name}.parquet"))
         arrow = read_parquet(content, left, f"the table {name} of {str(source)!r}")
         left -= memory_bytes(arrow)
         tables[name] = checked_table(name, arrow)
     check_relations(tables)
-    return Capture(manifest["meta"], tables)
+    return Capture(meta, tables)
 
 
-def _entries(source: Path, archive: zipfile.ZipFile, most: int) -> dict[str, zipfile.ZipInfo]:
+def meta_of(source: Path, archive: zipfile.ZipFile, most: int) -> dict[str, Any]:
+    """The meta data of a capture. Raises CaptureError for what is no manifest of one."""
+    entry = archive.getinfo(_MANIFEST)
+    within(entry.file_size, most_json(most), f"the manifest of {str(source)!r}")
+    manifest = json.loads(archive.read(_MANIFEST))
+    _check(source, manifest)
+    meta: dict[str, Any] = manifest["meta"]
+    return meta
+
+
+def tables_in(entries: Collection[str]) -> list[str]:
+    """Names of the tables of a capture with these entries."""
+    return [*TABLES, *(name for name in OPTIONAL_TABLES if f"{name}.parquet" in entries)]
+
+
+def entries_of(source: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """The files in the zip by name. Raises CaptureError for compressed ones and repeated names."""
     every = archive.infolist()
     entries = {entry.filename: entry for entry in every}
@@ -158,7 +179,6 @@ def _entries(source: Path, archive: zipfile.ZipFile, most: int) -> dict[str, zip
             f"{str(source)!r} has {what}, which no capture written by xsp has; unpack it and pack "
             "it again without compression"
         )
-    within(sum(entry.file_size for entry in every), most, f"{str(source)!r}")
     return entries
 
 

@@ -42,7 +42,7 @@ def read_parquet(content: pa.Buffer, most: int, what: str) -> pa.Table:
     # The schema that pandas and Arrow add is not read: it can name types and indices of its own.
     with pq.ParquetFile(content, arrow_extensions_enabled=False) as file:
         within(_unpacked(file.metadata), most, what)
-        texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
+        texts = [field.name for field in file.schema_arrow if is_text(field.type)]
         known = file.metadata
     with pq.ParquetFile(
         content, metadata=known, read_dictionary=texts, arrow_extensions_enabled=False
@@ -58,7 +58,8 @@ def memory_bytes(table: pa.Table) -> int:
     return sum(_spread(column) for column in table.columns)
 
 
-def _is_text(kind: Any) -> bool:
+def is_text(kind: Any) -> bool:
+    """Whether a column of this type holds text."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 

@@ -139,6 +139,17 @@ def _rows_there(where: str, rows: pd.Series, count: int) -> None:
         )
 
 
+def check_span_rows(tables: Mapping[str, pd.DataFrame]) -> None:
+    """The same of spans and the tables that their details lead to, where no others are read."""
+    level, detail, parent = (tables["spans"][name] for name in ("level", "detail", "parent"))
+    size = np.array([len(tables[DETAILS[each]]) for each in Level])
+    _rows_there("spans.parent", parent, len(parent))
+    beyond = detail.to_numpy() >= size[level.to_numpy()]
+    # A detail of MODEL spans leads to a call, whose table is not always filled.
+    if (beyond & (level.to_numpy() > Level.MODEL)).any():
+        raise BrokenTableError("spans.detail refers to no row of its level's table")
+
+
 def _relations(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Bools]]:
     """What must not be, and the rows where it is."""
     yield from _run_relations(tables)

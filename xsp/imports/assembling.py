@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.spans.assembly import Vocabulary, assemble
+from xsp.analysis.spans.assembly import Vocabulary, assemble, columns_of
 from xsp.analysis.spans.intervals import innermost
 from xsp.analysis.spans.launches import launch_of
 from xsp.capture.file import Capture, check_capture
@@ -174,7 +174,7 @@ def _vocabulary(placed: _Placed, layers: Layers) -> Vocabulary:
     return Vocabulary(
         calls=[call],
         modules=layers.modules,
-        layers=layers.rows,
+        layers=columns_of(layers.rows),
         library_calls=calls,
         symbols=[str(one) for one in placed.symbols],
         library_of=lambda name: str(library_of[name]),

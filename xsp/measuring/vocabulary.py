@@ -15,6 +15,8 @@ from xsp.measuring.target import Target
 from xsp.types import Level, Tracer
 from xsp.words.labels import in_unicode
 
+_LAYER_TEXTS = ("name", "type", "kind", "module", "phase", "source")
+
 
 def words_of(target: Target, prepared: Prepared) -> Vocabulary:
     """Names, shapes and arguments for the assembly of the runs of a target made so far."""
@@ -44,7 +46,7 @@ def vocabulary(
     return Vocabulary(
         calls=_in_unicode(calls),
         modules=_in_unicode([asdict(module) for module in structure.modules]),
-        layers=_in_unicode(structure.layer_records()),
+        layers=_columns_in_unicode(structure.layer_columns()),
         calls_of_modules=_in_unicode([asdict(call) for call in structure.calls_of_modules]),
         library_calls=library_calls,
         symbols=symbols,
@@ -59,6 +61,13 @@ def _in_unicode(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {name: in_unicode(each) if isinstance(each, str) else each for name, each in row.items()}
         for row in rows
     ]
+
+
+def _columns_in_unicode(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {
+        name: [in_unicode(each) for each in values] if name in _LAYER_TEXTS else values
+        for name, values in columns.items()
+    }
 
 
 def _library_of() -> Callable[[str], str]:

@@ -12,7 +12,7 @@ from xsp.analysis.correction.charges import SHARES, Costs, EventKind, Floats, In
 from xsp.analysis.correction.critical_path import slopes
 from xsp.analysis.correction.hostclock import Payments
 from xsp.analysis.correction.latencies import Latencies
-from xsp.analysis.correction.recordings import Recordings
+from xsp.analysis.correction.recordings import Recordings, RecordingsOfParts
 from xsp.analysis.correction.replay import ReplayedTimeline, replay, replay_together
 from xsp.analysis.correction.timeline import Timeline
 from xsp.analysis.correction.untouched import Untouched
@@ -22,17 +22,25 @@ TYPICAL_CALLS = 24
 """Model calls that typical latencies are taken from."""
 
 
-def corrected_spans(tables: Tables, costs: Costs, spread: Floats) -> pd.DataFrame:
+def typical_latencies(recordings: Recordings | RecordingsOfParts, costs: Costs) -> Latencies:
+    """Those that the replays of a capture share, of its first model calls."""
+    first = [call.timeline for call in islice(recordings.calls(), TYPICAL_CALLS)]
+    return Latencies.observed(first, costs)
+
+
+def corrected_spans(
+    tables: Tables, costs: Costs, spread: Floats, typical: Latencies | None = None
+) -> pd.DataFrame:
     """Start and duration of the deepest rung's spans without the tracers' cost.
 
     Columns: row (of the spans table), start_ns, duration_ns, doubt_ns (half a 95 % interval of the
     duration, from that of the costs: `Fit.spread`). Device spans keep their duration. A doubt is
-    at most the larger of what is left of a span and what was taken out: no more can be wrong.
+    at most the larger of what is left of a span and what was taken out: no more can be wrong. Where
+    the tables are a part of a capture, `typical` are the latencies of the whole.
     """
     recordings = Recordings(tables)
-    first = [call.timeline for call in islice(recordings.calls(), TYPICAL_CALLS)]
-    typical = Latencies.observed(first, costs)
-    del first
+    if typical is None:
+        typical = typical_latencies(recordings, costs)
     spans = tables["spans"]
     begin, length = spans["start_ns"].to_numpy(), spans["duration_ns"].to_numpy()
     thread, level = spans["thread"].to_numpy(), spans["level"].to_numpy()

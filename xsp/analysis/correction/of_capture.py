@@ -15,7 +15,7 @@ from xsp.analysis.correction.closure import Closure, closure_by_rung
 from xsp.analysis.correction.corrected import mostly_tracing
 from xsp.analysis.correction.costs import FEW_ROUNDS, VISIBLE, fit_costs
 from xsp.analysis.correction.evidence import MIN_ROUNDS, Round
-from xsp.analysis.correction.recordings import Recordings
+from xsp.analysis.correction.recordings import Recordings, RecordingsOfParts
 from xsp.analysis.correction.timeline import Timeline
 from xsp.analysis.spans.rungs import spec_of
 from xsp.types import Level, Tables
@@ -89,15 +89,20 @@ def correction_row(correction: Correction | None) -> dict[str, Any] | None:
     }
 
 
-def correction_of(row: Mapping[str, Any] | None, tables: Tables) -> Correction | None:
+AnyRecordings = Recordings | RecordingsOfParts
+
+
+def correction_of(
+    row: Mapping[str, Any] | None, tables: Tables, recordings: AnyRecordings | None = None
+) -> Correction | None:
     """The inverse of `correction_row`. What an older version wrote, which did not hold costs to the
-    host's time, is fitted again.
+    host's time, is fitted again, by `recordings` or else by those in `tables`.
     """
     if row is None:
         return None
     loops = Costs(**row.get("tight_loops", {}))
     if "taken" not in row:
-        return fitted(tables, loops)
+        return fitted(tables, loops, recordings)
     intervals = {name: tuple(pair) for name, pair in row["costs"]["intervals"].items()}
     return Correction(
         Costs(**{**row["costs"], "intervals": intervals}),
@@ -117,13 +122,15 @@ def _closures_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Closure]:
     }
 
 
-def fitted(tables: Tables, tight_loops: Costs | None = None) -> Correction | None:
+def fitted(
+    tables: Tables, tight_loops: Costs | None = None, recordings: AnyRecordings | None = None
+) -> Correction | None:
     """Costs and cross-validated closure; None where there are too few complete rounds or only rung
     M.
 
     `tight_loops` is kept beside the costs and does not enter them.
     """
-    rounds = _rounds(tables)
+    rounds = _rounds(tables, recordings or Recordings(tables))
     if len(rounds) <= MIN_ROUNDS or len(rounds[0].latency_ns) < 2:
         return None
     fit = fit_costs(rounds)
@@ -142,7 +149,7 @@ def fitted(tables: Tables, tight_loops: Costs | None = None) -> Correction | Non
     )
 
 
-def _rounds(tables: Tables) -> list[Round]:
+def _rounds(tables: Tables, recordings: AnyRecordings) -> list[Round]:
     """One Round per round of the ladder that has all rungs and lost no records: the costs would
     make up for these.
 
@@ -156,7 +163,6 @@ def _rounds(tables: Tables) -> list[Round]:
         for _, mine in runs.groupby("round")
         if mine["rung"].nunique() == rungs and not mine["lost"].any()
     ]
-    recordings = Recordings(tables)
     timelines = _some_timelines(complete, recordings)
     return [
         Round(
@@ -174,7 +180,7 @@ def _mean_by_rung(runs: pd.DataFrame, column: str, calls: int) -> dict[Any, floa
 
 
 def _some_timelines(
-    rounds: list[pd.DataFrame], recordings: Recordings
+    rounds: list[pd.DataFrame], recordings: AnyRecordings
 ) -> dict[int, list[Timeline]]:
     """Timelines of the deepest runs of as many rounds as are to be replayed."""
     deepest = set(recordings.runs)

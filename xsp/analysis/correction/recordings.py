@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,29 @@ class Recordings:
         columns |= {name: spans[name][rows] for name in ("stream", "context")}
         kind = self._device_kind[spans["detail"][rows]] if len(rows) else np.zeros(0, np.int64)
         return columns | {"kind": kind}
+
+
+class RecordingsOfParts:
+    """The same of a capture that is read in parts: `parts` gives the tables of all runs, some at a
+    time, and `events` says how many spans and API calls each run has.
+    """
+
+    def __init__(
+        self, runs: pd.DataFrame, events: Ints, parts: Callable[[], Iterator[Tables]]
+    ) -> None:
+        self.runs: list[int] = runs.loc[
+            runs["rung"] == deepest_rung({"runs": runs}), "run"
+        ].tolist()
+        self._events, self._parts = events, parts
+
+    def events_of(self, run: int) -> int:
+        """Spans and API calls of a run."""
+        return int(self._events[run])
+
+    def calls(self, only: Collection[int] | None = None) -> Iterator[CallTimeline]:
+        """The model calls of all runs, or only of these; rows are those of their part."""
+        for tables in self._parts():
+            yield from Recordings(tables).calls(only)
 
 
 class _ByRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,14 +24,15 @@ _AXES = ("x", "y", "z")
 class Vocabulary:
     """What the indices in the runs stand for, at the end of the climb.
 
-    `layers`, `modules`, `calls` are rows of the structure run (dictionaries); `library_calls`
-    likewise, with `symbol` the index into `symbols`; `kernels` are kernel names; `api_name` names
-    an API call by domain and cbid.
+    `modules` and `calls` are rows of the structure run (dictionaries), `layers` its columns, since
+    there can be very many (`columns_of` makes them of rows). `library_calls` are rows too, with
+    `symbol` the index into `symbols`; `kernels` are kernel names; `api_name` names an API call by
+    domain and cbid.
     """
 
     calls: list[dict[str, Any]]
     modules: list[dict[str, Any]]
-    layers: list[dict[str, Any]]
+    layers: Mapping[str, Sequence[Any]]
     library_calls: list[dict[str, Any]]
     symbols: Sequence[str]
     library_of: Callable[[str], str]
@@ -43,7 +44,7 @@ class Vocabulary:
     def codes(self) -> StructureCodes:
         """What timed events are matched against."""
         return StructureCodes(
-            np.array([row["code"] for row in self.layers], dtype=np.int64),
+            np.array(self.layers["code"], dtype=np.int64),
             np.array([row["symbol"] for row in self.library_calls], dtype=np.int64),
         )
 
@@ -223,24 +224,46 @@ _LISTS = ("input_shapes", "input_dtypes", "output_shapes", "output_dtypes", "wei
 _NESTED = (*_LISTS, "arguments")
 
 
-def _layers(rows: list[dict[str, Any]]) -> pd.DataFrame:
+_UNKNOWN_LAYER: dict[str, Any] = {
+    "type": "",
+    "kind": NO_LAYER_KIND,
+    "module": "",
+    "phase": "forward",
+    "forward": -1,
+    "parameter_bytes": 0,
+    "allocated_bytes": -1,
+    "peak_bytes": -1,
+    "arguments": {},
+    "source": "",
+    **{name: [] for name in _LISTS},
+}
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows of layers as columns; what a row does not say is blank."""
+    known = _UNKNOWN_LAYER | {"code": -1, "name": ""}
+    return {name: [row.get(name, blank) for row in rows] for name, blank in known.items()}
+
+
+def _layers(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """Layer rows, then the two that `StructureCodes` speaks of; nested values become JSON text."""
-    blank = {
-        "type": "",
-        "kind": NO_LAYER_KIND,
-        "module": "",
-        "phase": "forward",
-        "forward": -1,
-        "parameter_bytes": 0,
-    }
-    blank |= {name: [] for name in _LISTS}
-    extra = [{**blank, "name": name} for name in (OUTSIDE_LAYERS, NOT_IN_STRUCTURE)]
-    unknown: dict[str, Any] = {"allocated_bytes": -1, "peak_bytes": -1, "source": ""}
-    unknown |= {"weight_shape": [], "arguments": {}}
-    table = pd.DataFrame([unknown | row for row in [*rows, *extra]], columns=list(_LAYER_COLUMNS))
-    for name in _NESTED:
-        table[name] = table[name].map(json.dumps)
-    return table
+    extra = columns_of([{"name": name} for name in (OUTSIDE_LAYERS, NOT_IN_STRUCTURE)])
+    count = len(columns["code"])
+    table = {}
+    for name in _LAYER_COLUMNS:
+        known = columns[name] if name in columns else [_UNKNOWN_LAYER[name]] * count
+        values = [*known, *extra[name]]
+        table[name] = _as_json(values) if name in _NESTED else values
+    return pd.DataFrame(table)
+
+
+def _as_json(values: Sequence[Any]) -> list[str]:
+    """The JSON text of each; rows share what is equal, which is then written once."""
+    texts: dict[int, str] = {}
+    for each in values:
+        if id(each) not in texts:
+            texts[id(each)] = json.dumps(each)
+    return [texts[id(each)] for each in values]
 
 
 def _calls_of_modules(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 from xsp.analysis.spans.hierarchy import Hierarchy
 from xsp.analysis.spans.rungs import runs_of
 from xsp.analysis.spans.statistics import trimmed
-from xsp.analysis.spans.sums import sum_by_run, sum_up
+from xsp.analysis.spans.sums import distinct, sum_by_run, sum_up
 from xsp.types import IntArray, Level, Tables
 
 Array = npt.NDArray[np.float64]
@@ -25,44 +25,63 @@ class TracingDoubt:
     own: Array
 
 
-def doubt_of_corrected(tree: Hierarchy, tables: Tables, corrected: pd.DataFrame) -> TracingDoubt:
-    """Of the costs that were taken out: `doubt_ns` of library calls and of layers, that of a
-    module's being the sum of those below it. What lies between layers was not corrected as one.
+@dataclass(frozen=True)
+class DoubtSums:
+    """The same run by run, as matrices of (runs, nodes) in ns: of layers without what is below
+    them, and of library calls, None where these were not corrected; both None where nothing is
+    known.
     """
+
+    layers: Array | None
+    calls: Array | None
+
+
+def sums_of_corrected(tree: Hierarchy, tables: Tables, corrected: pd.DataFrame) -> DoubtSums:
+    """Of the costs that were taken out: `doubt_ns` of layers and library calls."""
     row, doubt = corrected["row"].to_numpy(), corrected["doubt_ns"].to_numpy()
     level = tables["spans"]["level"].to_numpy()[row]
     run, node = tables["spans"]["run"].to_numpy()[row], tree.of_span[row]
-    runs = np.unique(run)
+    runs = distinct(run)
 
     def sums(one: Level) -> Array:
         here = level == one
         return sum_by_run(run[here], node[here], doubt[here], len(tree.nodes), runs)
 
-    calls = tree.levels == "LIBRARY"
-    own = np.where(calls, _mean(sums(Level.LIBRARY)), _mean(sums(Level.LAYER)))
-    whole = np.where(calls, own, _mean(sum_up(tree.parents, sums(Level.LAYER))))
-    return TracingDoubt(whole, own)
+    return DoubtSums(sums(Level.LAYER), sums(Level.LIBRARY))
 
 
-def doubt_of_measured(tree: Hierarchy, tables: Tables, most_ns: Array | None) -> TracingDoubt:
+def sums_of_measured(tree: Hierarchy, tables: Tables, most_ns: Array | None) -> DoubtSums:
     """Of what tracing layers can have cost at most, which is still in the times of the rung that
     they are read from: a layer's costs lie in the time of what is around it.
 
     `most_ns` has for each row of `layers` what one call's tracing costs around and inside of it, of
     shape (layers, 2); None where nothing is known.
     """
-    nothing = np.zeros(len(tree.nodes))
     runs = runs_of(tables["runs"], Level.LAYER)["run"].to_numpy()
     if most_ns is None or not len(runs):
-        return TracingDoubt(nothing, nothing)
+        return DoubtSums(None, None)
     spans = tables["spans"]
     here = (spans["level"] == Level.LAYER).to_numpy() & spans["run"].isin(runs).to_numpy()
     run, detail = spans["run"].to_numpy()[here], spans["detail"].to_numpy()[here]
     inside, around = tree.of_span[here], _around(tree, spans, here)
-    size = len(nothing)
+    size = len(tree.nodes)
     own = sum_by_run(run, around, most_ns[detail, 0], size, runs)
     own += sum_by_run(run, inside, most_ns[detail, 1], size, runs)
-    return TracingDoubt(_mean(sum_up(tree.parents, own)), _mean(own))
+    return DoubtSums(own, None)
+
+
+def doubt_of(tree: Hierarchy, sums: DoubtSums) -> TracingDoubt:
+    """What the runs tell together. A module's doubt is the sum of those below it: what lies between
+    layers was not corrected as one.
+    """
+    if sums.layers is None:
+        nothing = np.zeros(len(tree.nodes))
+        return TracingDoubt(nothing, nothing)
+    own, whole = _mean(sums.layers), _mean(sum_up(tree.parents, sums.layers))
+    if sums.calls is not None:
+        calls, called = tree.levels == "LIBRARY", _mean(sums.calls)
+        own, whole = np.where(calls, called, own), np.where(calls, called, whole)
+    return TracingDoubt(whole, own)
 
 
 def _around(tree: Hierarchy, spans: pd.DataFrame, here: npt.NDArray[np.bool_]) -> IntArray:

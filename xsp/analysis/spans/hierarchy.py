@@ -5,12 +5,14 @@ span.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.spans.chains import ChainNames, Chains, chains_of
 from xsp.types import IntArray, Level, Tables
 
 
@@ -19,11 +21,13 @@ class Hierarchy:
     """Nodes of the hierarchy and the node of every span.
 
     `nodes` has one row per node: parent (index or -1), level, name, type, phase, shapes. `of_span`
-    maps rows of the spans table to nodes.
+    maps rows of the spans table to nodes, `of_layer` rows of `layers` (the root where no span leads
+    to one).
     """
 
     nodes: list[dict[str, Any]] = field(default_factory=list)
     of_span: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    of_layer: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _known: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
     def node(self, key: tuple[Any, ...], parent: int, level: str, name: str, **facts: Any) -> int:
@@ -35,24 +39,54 @@ class Hierarchy:
             self.nodes.append({"parent": parent, "level": level, "name": name, **blank, **facts})
         return self._known[key]
 
-    @property
+    @cached_property
     def parents(self) -> IntArray:
-        """Parent of every node."""
+        """Parent of every node; read once all nodes are made."""
         return np.array([node["parent"] for node in self.nodes], dtype=np.int64)
 
-    @property
+    @cached_property
     def levels(self) -> npt.NDArray[Any]:
-        """Level of every node, by name."""
+        """Level of every node, by name; read once all nodes are made."""
         return np.array([node["level"] for node in self.nodes], dtype=object)
 
-    @property
+    @cached_property
     def names(self) -> npt.NDArray[Any]:
-        """Name of every node."""
+        """Name of every node; read once all nodes are made."""
         return np.array([node["name"] for node in self.nodes], dtype=object)
 
     def module_node(self, name: str) -> int:
         """Index of a module's node, the model's for "" and for modules without layers."""
         return self._known.get(("module", name), 0)
+
+    def layer_node(self, layer: int) -> int:
+        """The node of a row of `layers`, the model's for -1."""
+        return int(self.of_layer[layer]) if layer >= 0 else 0
+
+    def call_node(self, layer: int, call: int) -> int:
+        """The node of the library calls of one name below a layer, the layer's own for -1."""
+        above = self.layer_node(layer)
+        return above if call < 0 else self._known[Level.LIBRARY, above, call]
+
+    def of_spans(self, spans: pd.DataFrame, chains: Chains) -> IntArray:
+        """The node of each of these spans, of which `chains` has all: their `parent` is a place
+        among them.
+        """
+        level, detail = spans["level"].to_numpy(), spans["detail"].to_numpy()
+        found = np.zeros(len(spans), dtype=np.int64)
+        here = level == Level.LAYER
+        found[here] = self.of_layer[detail[here]]
+        keys = chains.names.keys(spans)
+        for one in (Level.LIBRARY, Level.KERNEL):
+            here = level == one
+            code, distinct = pd.factorize(keys[here])
+            nodes = [self._node_of(one, *chains.names.parts(one, key)) for key in distinct.tolist()]
+            found[here] = np.array(nodes, dtype=np.int64)[code]
+        return found
+
+    def _node_of(self, level: Level, layer: int, call: int, kernel: int) -> int:
+        if level is Level.LIBRARY:
+            return self.call_node(layer, call)
+        return self._known[level, self.call_node(layer, call), kernel]
 
 
 MOST_SHAPES = 4
@@ -64,67 +98,50 @@ REPEATED = 8
 """Equal functional calls of one module are one node from one more on."""
 
 
-def hierarchy(tables: Tables, model: str, *, apart: bool = False) -> Hierarchy:
+def hierarchy(
+    tables: Tables, model: str, *, apart: bool = False, chains: Chains | None = None
+) -> Hierarchy:
     """Group spans into nodes: calls of one layer (and phase) are one node, as are same-named calls
     below one parent.
 
     With `apart` calls of one layer with different input shapes (up to MOST_SHAPES) are nodes of
     their own, and more than REPEATED functional calls of one module that are equal in type and
-    input shapes are one node, named after the first.
+    input shapes are one node, named after the first. With `chains`, which has what the spans of
+    all runs lead to, `tables` needs no spans, and `of_span` stays empty.
     """
     tree = Hierarchy()
     calls = tables["calls"]["input_shapes"]
-    root = tree.node(
-        ("model",),
-        -1,
-        "MODEL",
-        model,
-        type="model",
-        input_shapes=calls.iloc[0] if len(calls) else "",
-    )
-    spans = tables["spans"]
-    level, parent = spans["level"].to_numpy(), spans["parent"].to_numpy()
-    detail = spans["detail"].to_numpy()
-    tree.of_span = np.full(len(spans), root, dtype=np.int64)
-
-    used = np.unique(detail[level == Level.LAYER])
-    layer_nodes = _layer_nodes(tree, root, tables, used, _layer_keys(tables, used, apart=apart))
-    here = level == Level.LAYER
-    tree.of_span[here] = layer_nodes[detail[here]]
-    names = {
-        Level.LIBRARY: tables["library_calls"]["name"],
-        Level.KERNEL: tables["kernels"]["name"],
-    }
-    for one in (Level.LIBRARY, Level.KERNEL):
-        here = level == one
-        code, name = pd.factorize(names[one])
-        below = pd.DataFrame({"parent": tree.of_span[parent[here]], "code": code[detail[here]]})
-        distinct = below.drop_duplicates()
-        pairs = zip(distinct["parent"].tolist(), distinct["code"].tolist(), strict=True)
-        index = [
-            tree.node(
-                (one, above, which),
-                above,
-                one.name,
-                str(name[which]),
-                phase=tree.nodes[above]["phase"],
-            )
-            for above, which in pairs
-        ]
-        place = below.merge(
-            distinct.assign(node=np.array(index, dtype=np.int64)), how="left", on=["parent", "code"]
-        )
-        tree.of_span[here] = place["node"].to_numpy()
+    shapes = calls.iloc[0] if len(calls) else ""
+    tree.node(("model",), -1, "MODEL", model, type="model", input_shapes=shapes)
+    known = chains or chains_of(tables["spans"], ChainNames.of(tables))
+    keys = _layer_keys(tables, known.layers, apart=apart)
+    tree.of_layer = _layer_nodes(tree, tables, known.layers, keys)
+    _add_below(tree, known)
+    if chains is None:
+        tree.of_span = tree.of_spans(tables["spans"], known)
     return tree
 
 
-def _layer_keys(tables: Tables, used: IntArray, *, apart: bool) -> list[tuple[str, ...]]:
-    """For each of these rows of `layers` what tells its node from others."""
+def _add_below(tree: Hierarchy, chains: Chains) -> None:
+    """Nodes of library calls, then of kernels, each in the order in which they first come."""
+    names = chains.names
+    for level, keys in ((Level.LIBRARY, chains.calls), (Level.KERNEL, chains.kernels)):
+        for key in keys.tolist():
+            layer, call, kernel = names.parts(level, key)
+            is_call = level is Level.LIBRARY
+            above = tree.layer_node(layer) if is_call else tree.call_node(layer, call)
+            code = call if is_call else kernel
+            name, phase = names.name(level, code), tree.nodes[above]["phase"]
+            tree.node((level, above, code), above, level.name, name, phase=phase)
+
+
+def _layer_keys(tables: Tables, used: IntArray, *, apart: bool) -> pd.DataFrame:
+    """For each of these rows of `layers` what tells its node from others, a row each."""
     every = tables["layers"]
     layers = every.loc[used]
     names, shapes = layers["name"], layers["input_shapes"]
     if not apart:
-        return list(zip(layers["module"], names, layers["phase"], strict=True))
+        return layers[["module", "name", "phase"]]
     # A backward row is of the kind and type of the layer whose work it is.
     origin = layers["forward"].where(layers["forward"] >= 0, layers.index.to_series())
     is_function = (every["kind"].to_numpy()[origin] == "function") & (layers["kind"] != "none")
@@ -134,41 +151,40 @@ def _layer_keys(tables: Tables, used: IntArray, *, apart: bool) -> list[tuple[st
     named = names.where(~repeated, "repeated " + facts["type"])
     differing = layers.groupby(["module", "name", "phase"])["input_shapes"].transform("nunique")
     shaped = shapes.where((differing <= MOST_SHAPES) | repeated, "")
-    return list(zip(layers["module"], named, layers["phase"], shaped, strict=True))
+    keys = {"module": layers["module"], "name": named, "phase": layers["phase"], "shape": shaped}
+    return pd.DataFrame(keys)
 
 
-def _layer_nodes(
-    tree: Hierarchy,
-    root: int,
-    tables: Tables,
-    used: IntArray,
-    keys: list[tuple[str, ...]],
-) -> IntArray:
+def _layer_nodes(tree: Hierarchy, tables: Tables, used: IntArray, keys: pd.DataFrame) -> IntArray:
     layers = tables["layers"]
     columns = [tables["modules"][column].tolist() for column in ("name", "type", "calls")]
     modules = {name: (kind, calls) for name, kind, calls in zip(*columns, strict=True)}
-    forward_type = layers["type"].to_numpy()
-    result = np.full(len(layers), root, dtype=np.int64)
-    records = layers.loc[used].to_dict("records")
-    for index, row, key in zip(used.tolist(), records, keys, strict=True):
-        above = _module_node(tree, root, row["module"], modules)
-        kind = row["type"] if row["forward"] < 0 else forward_type[row["forward"]]
-        result[index] = tree.node(
-            ("layer", *key),
-            above,
-            "LAYER",
-            row["name"],
-            type=kind,
-            phase=row["phase"],
-            input_shapes=row["input_shapes"],
-            output_shapes=row["output_shapes"],
-            source=row.get("source") or "",
-        )
+    number = keys.groupby(list(keys), sort=False, dropna=False).ngroup().to_numpy()
+    _, first = np.unique(number, return_index=True)
+    rows = layers.loc[used[first]]
+    origin = np.where(rows["forward"] >= 0, rows["forward"], rows.index)
+    sources = rows["source"].fillna("") if "source" in rows else [""] * len(rows)
+    facts = {
+        "type": layers["type"].iloc[origin].tolist(),
+        **{name: rows[name].tolist() for name in ("phase", "input_shapes", "output_shapes")},
+        "source": list(sources),
+    }
+    names, places = rows["name"].tolist(), rows["module"].tolist()
+    nodes = []
+    for row, (name, module) in enumerate(zip(names, places, strict=True)):
+        above = _module_node(tree, module, modules)
+        said = {fact: values[row] for fact, values in facts.items()}
+        nodes.append(tree.node(("layer", row), above, "LAYER", name, **said))
+    result = np.zeros(len(layers), dtype=np.int64)
+    result[used] = np.array(nodes, dtype=np.int64)[number]
     return result
 
 
-def _module_node(tree: Hierarchy, root: int, name: str, modules: dict[str, tuple[str, int]]) -> int:
-    node, path = root, ""
+def _module_node(tree: Hierarchy, name: str, modules: dict[str, tuple[str, int]]) -> int:
+    known = tree.module_node(name)
+    if known or not name:
+        return known
+    node, path = 0, ""
     for part in filter(None, name.split(".")):
         path = f"{path}.{part}" if path else part
         kind, calls = modules.get(path, ("", 0))

@@ -18,6 +18,7 @@ import pandas as pd
 from xsp.analysis.spans.ancestors import model_spans
 from xsp.analysis.spans.intervals import innermost
 from xsp.analysis.spans.outside import stands_for_outside
+from xsp.analysis.spans.sums import distinct
 from xsp.types import IntArray, Level, Tables
 
 Ints = npt.NDArray[np.int64]
@@ -43,7 +44,7 @@ def host_turns(tables: Tables, spans: pd.DataFrame) -> pd.DataFrame:
     opens, closes = axis.place(call, layers["start_ns"]), axis.place(call, layers["end_ns"])
     lasts = closes > opens
     layers, opens, closes = layers[lasts], opens[lasts], closes[lasts]
-    every = np.unique(np.concatenate([axis.opens, axis.closes, opens, closes]))
+    every = distinct(np.concatenate([axis.opens, axis.closes, opens, closes]))
     start, end = every[:-1], every[1:]
     number = np.searchsorted(axis.opens, start, side="right") - 1
     inside = end <= axis.closes[np.maximum(number, 0)]
@@ -93,7 +94,7 @@ def _latest_open(
     """For each piece the layer open on any thread that began last, -1 for none."""
     owner = np.full(len(start), -1, dtype=np.int64)
     begun = np.full(len(start), np.iinfo(np.int64).min)
-    for one in np.unique(thread):
+    for one in distinct(thread).tolist():
         asked = np.full(len(start), one, dtype=thread.dtype)
         found = innermost(thread, opens, closes, asked, start, end)
         later = (found >= 0) & (np.append(opens, 0)[found] >= begun)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from xsp.types import IntArray
 
@@ -25,7 +26,7 @@ def innermost(
     pass per depth of nesting (XSP, section III-B, builds an interval tree for the same question).
     """
     result = np.full(len(start), -1, dtype=np.int64)
-    for one in np.unique(outer_thread):
+    for one in pd.unique(outer_thread).tolist():
         mine, asked = np.flatnonzero(outer_thread == one), np.flatnonzero(thread == one)
         if len(asked):
             found = _innermost_on_one_thread(

@@ -21,6 +21,7 @@ from xsp.analysis.spans.device_timeline import kernel_turns
 from xsp.analysis.spans.host_turns import host_turns
 from xsp.analysis.spans.rungs import runs_of
 from xsp.analysis.spans.statistics import FloatArray, plain_mean, trimmed
+from xsp.analysis.spans.sums import distinct
 from xsp.types import Level, Tables
 
 Ints = npt.NDArray[np.int64]
@@ -64,7 +65,7 @@ def latency_parts(tables: Tables, corrected: pd.DataFrame | None) -> LatencyPart
         own = runs_of(tables["runs"], Level.LAYER)["run"]
         spans = tables["spans"][tables["spans"]["run"].isin(own)]
     host = host_turns(tables, spans)
-    runs = np.unique(spans["run"].to_numpy()).astype(np.int64)
+    runs = distinct(spans["run"].to_numpy()).astype(np.int64)
     turns = kernel_turns(tables, spans)
     if not len(turns):
         return LatencyParts(runs, host.assign(cost_ns=host["end_ns"] - host["start_ns"]), None)

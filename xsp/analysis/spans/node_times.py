@@ -8,18 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from xsp.analysis.spans.device_timeline import turns_of
 from xsp.analysis.spans.doubt_of_tracing import TracingDoubt
 from xsp.analysis.spans.hierarchy import Hierarchy
-from xsp.analysis.spans.host_shares import HostShares, nodes_of_pieces
-from xsp.analysis.spans.latency_parts import LatencyParts
+from xsp.analysis.spans.host_shares import HostShares
 from xsp.analysis.spans.outside import OUTSIDE_LAYERS
+from xsp.analysis.spans.run_sums import RunSums
 from xsp.analysis.spans.rungs import runs_of
 from xsp.analysis.spans.statistics import plain_mean, trimmed
-from xsp.analysis.spans.sums import sum_by_run, sum_up
-from xsp.analysis.spans.timed_events import timed_events
-from xsp.types import Level, Tables
+from xsp.analysis.spans.sums import sum_up
+from xsp.types import Level
 
 Array = npt.NDArray[np.float64]
 
@@ -37,54 +36,38 @@ class NodeTimes:
     own_half: Array
 
 
-def device_times(
-    tree: Hierarchy, tables: Tables, parts: LatencyParts
-) -> tuple[NodeTimes, npt.NDArray[np.int64]]:
-    """GPU-busy time and the number of kernels, copies and sets below every node, from the runs that
-    traced kernels alone or else from those of `parts`.
+def device_times(tree: Hierarchy, sums: RunSums) -> tuple[NodeTimes, npt.NDArray[np.int64]]:
+    """GPU-busy time and the number of kernels, copies and sets below every node.
 
     Where kernels of several streams overlap, the one that began first has the time. A node runs
     nothing that is not below it: its own time is zero. Plain means: trimming each kernel for itself
     would lose time, and parts must add up.
     """
     size = len(tree.nodes)
-    kernels, runs = parts.kernels, parts.runs
-    if (events := timed_events(tables, Level.KERNEL)).alone:
-        kernels, runs = turns_of(tables, events), events.of
-    if kernels is None:
+    if sums.busy is None or sums.kernels is None:
         nothing = np.full(size, np.nan)
         return NodeTimes(nothing, nothing, nothing, nothing), np.zeros(size, dtype=np.int64)
-    run, node = kernels["run"].to_numpy(), tree.of_span[kernels["row"]]
-    busy = sum_by_run(run, node, kernels["busy_ns"].to_numpy(), size, runs)
-    counts = sum_up(tree.parents, sum_by_run(run, node, None, size, runs))
-    mean, half = plain_mean(sum_up(tree.parents, busy))
+    counts = sum_up(tree.parents, sums.kernels)
+    mean, half = plain_mean(sum_up(tree.parents, sums.busy))
     number = np.rint(np.median(counts, axis=0)).astype(np.int64)
     none = np.zeros(size)
     return NodeTimes(mean.astype(np.float64), half.astype(np.float64), none, none), number
 
 
-def cost_times(
-    tree: Hierarchy, parts: LatencyParts, shares: HostShares, doubt: TracingDoubt
-) -> NodeTimes:
+def cost_times(tree: Hierarchy, sums: RunSums, doubt: TracingDoubt) -> NodeTimes:
     """What every node costs the latency (`latency_parts`), the model its whole.
 
     Without kernels a library call costs the host's time in it.
     """
-    if parts.kernels is None:
-        return _doubted(_means(tree, shares), doubt)
-    size, kernels = len(tree.nodes), parts.kernels
-    node, cost = nodes_of_pieces(tree, parts.host), parts.host["cost_ns"].to_numpy()
-    matrix = sum_by_run(parts.host["run"].to_numpy(), node, cost, size, parts.runs)
-    charged = (kernels["busy_ns"] + kernels["idle_ns"]).to_numpy()
-    run = kernels["run"].to_numpy()
-    matrix += sum_by_run(run, tree.of_span[kernels["row"]], charged, size, parts.runs)
-    own, own_half = (each.astype(np.float64) for each in plain_mean(matrix))
-    half = plain_mean(sum_up(tree.parents, matrix))[1].astype(np.float64)
+    if sums.cost is None:
+        return _doubted(_means(tree, sums.shares), doubt)
+    own, own_half = (each.astype(np.float64) for each in plain_mean(sums.cost))
+    half = plain_mean(sum_up(tree.parents, sums.cost))[1].astype(np.float64)
     return NodeTimes(sum_up(tree.parents, own), half, own, own_half)
 
 
 def host_times(
-    tree: Hierarchy, tables: Tables, shares: HostShares, doubt: TracingDoubt
+    tree: Hierarchy, runs: pd.DataFrame, shares: HostShares, doubt: TracingDoubt
 ) -> NodeTimes:
     """The host's time: of the model the unprofiled latency (call to device finished), of all below
     it without the tracers' cost if that is known, else as recorded by the rung whose deepest level
@@ -101,16 +84,16 @@ def host_times(
     unknown = (tree.levels == "KERNEL") | _outside_without_calls(tree)
     for each in vars(times).values():
         each[unknown] = np.nan
-    _add_model(times, tree, tables, shares, doubt)
+    _add_model(times, tree, runs, shares, doubt)
     return times
 
 
 def _add_model(
-    times: NodeTimes, tree: Hierarchy, tables: Tables, shares: HostShares, doubt: TracingDoubt
+    times: NodeTimes, tree: Hierarchy, runs: pd.DataFrame, shares: HostShares, doubt: TracingDoubt
 ) -> None:
     """The model has the unprofiled latency, and what is left of it is its own."""
     root, children = tree.levels == "MODEL", tree.parents == 0
-    latency, half = trimmed(runs_of(tables["runs"], Level.MODEL)["latency_ns"])
+    latency, half = trimmed(runs_of(runs, Level.MODEL)["latency_ns"])
     times.whole[root] = latency
     times.half[root] = half
     below = sum_up(tree.parents, shares.by_node)[:, children].sum(axis=1)

@@ -9,14 +9,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.device_interval import device_intervals
-from xsp.analysis.spans.doubt_of_tracing import doubt_of_corrected, doubt_of_measured
+from xsp.analysis.spans.doubt_of_tracing import doubt_of
 from xsp.analysis.spans.hierarchy import Hierarchy, hierarchy
-from xsp.analysis.spans.host_shares import host_shares
-from xsp.analysis.spans.latency_parts import latency_parts
-from xsp.analysis.spans.node_sums import host_sums
 from xsp.analysis.spans.node_times import NodeTimes, cost_times, device_times, host_times
+from xsp.analysis.spans.run_parts import parts_of
+from xsp.analysis.spans.run_sums import RunSums, run_sums, stacked
 from xsp.analysis.spans.statistics import trimmed
-from xsp.analysis.spans.timed_events import timed_events
 from xsp.types import Level, Tables
 
 OWN_TIME = "(own time)"
@@ -87,20 +85,26 @@ def latency_table(
 
     Calls of a layer with up to four different input shapes are nodes apart, and more than eight
     equal functional calls of one module are one node; `pooled` gives each layer one node instead.
-    `most_ns` is what tracing can have cost (`doubt_of_measured`), for the intervals of times that
+    `most_ns` is what tracing can have cost (`sums_of_measured`), for the intervals of times that
     were not corrected.
     """
     tree = hierarchy(tables, model, apart=not pooled)
-    parts = latency_parts(tables, corrected)
-    shares = host_shares(tree, tables, parts, corrected)
-    if corrected is None:
-        doubt = doubt_of_measured(tree, tables, most_ns)
-    else:
-        doubt = doubt_of_corrected(tree, tables, corrected)
-    host = host_times(tree, tables, shares, doubt)
-    device, kernels = device_times(tree, tables, parts)
-    cost = cost_times(tree, parts, shares, doubt)
-    recorded, recorded_half, calls = _recorded(tree, tables)
+    sums = [
+        run_sums(part.tree(tree), part.tables, part.corrected, most_ns)
+        for part in parts_of(tables, corrected)
+    ]
+    return table_of(tree, tables["runs"], stacked(sums), is_corrected=corrected is not None)
+
+
+def table_of(
+    tree: Hierarchy, runs: pd.DataFrame, sums: RunSums, *, is_corrected: bool
+) -> pd.DataFrame:
+    """The latency table, from what its runs tell."""
+    doubt = doubt_of(tree, sums.doubt)
+    host = host_times(tree, runs, sums.shares, doubt)
+    device, kernels = device_times(tree, sums)
+    cost = cost_times(tree, sums, doubt)
+    recorded, recorded_half, calls = _recorded(tree, sums)
     nodes = pd.DataFrame(tree.nodes).assign(
         node=np.arange(len(tree.nodes)),
         calls=calls,
@@ -108,7 +112,7 @@ def latency_table(
         path=_paths(tree),
         recorded_ms=recorded / 1e6,
         recorded_ci_ms=recorded_half / 1e6,
-        device_interval_ms=device_intervals(tree, tables, corrected) / 1e6,
+        device_interval_ms=device_intervals(tree, sums.extents) / 1e6,
     )
     nodes["device_idle_ms"] = np.maximum(nodes["device_interval_ms"] - device.whole / 1e6, 0.0)
     own = _own_rows(tree, nodes, host, cost)
@@ -121,18 +125,18 @@ def latency_table(
     order, depth = _depth_first(every["parent"].to_numpy())
     table = every.iloc[order].assign(depth=depth)
     table["share"] = table["latency_ms"] / (cost.whole[0] / 1e6)
-    table = _with_deprecated_columns(table, corrected, trimmed(parts.latency_ns))
+    table = _with_deprecated_columns(table, trimmed(sums.latency_ns), is_corrected=is_corrected)
     return table[_COLUMNS].reset_index(drop=True)
 
 
 def _with_deprecated_columns(
-    table: pd.DataFrame, corrected: pd.DataFrame | None, latency: tuple[Any, Any]
+    table: pd.DataFrame, latency: tuple[Any, Any], *, is_corrected: bool
 ) -> pd.DataFrame:
     """corrected_ms and corrected_ci_ms: the host's time on the corrected timeline, of which
     `latency` (ns) is the model's; host_ms has it now, but for the model.
     """
     is_model = table["level"] == Level.MODEL.name
-    known = np.nan if corrected is None else 1.0
+    known = 1.0 if is_corrected else np.nan
     columns = {
         f"corrected{name}": table[f"host{name}"].where(~is_model, float(value) / 1e6) * known
         for name, value in zip(("_ms", "_ci_ms"), latency, strict=True)
@@ -210,19 +214,17 @@ def _depth_first(parents: npt.NDArray[np.int64]) -> tuple[list[int], list[int]]:
 
 
 def _recorded(
-    tree: Hierarchy, tables: Tables
+    tree: Hierarchy, sums: RunSums
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Host interval of every node in ns as its rung recorded it, half its interval, and calls."""
-    spans, size = tables["spans"], len(tree.nodes)
+    size = len(tree.nodes)
     mean, half = np.full(size, np.nan), np.full(size, np.nan)
     calls = np.zeros(size, dtype=np.int64)
-    for level in (Level.MODEL, Level.LAYER, Level.LIBRARY):
-        events = timed_events(tables, level)
-        if len(events.of):
-            at, sums, counts = host_sums(tree, spans, level, events)
-            value, width = trimmed(sums)
-            mean[at], half[at] = value[at], width[at]
-            calls[at] = np.rint(np.median(counts, axis=0)).astype(np.int64)[at]
+    for found in sums.recorded.values():
+        at = found.at
+        value, width = trimmed(found.sums)
+        mean[at], half[at] = value[at], width[at]
+        calls[at] = np.rint(np.median(found.counts, axis=0)).astype(np.int64)[at]
     modules = tree.levels == "MODULE"
     calls[modules] = [node["calls"] for node in tree.nodes if node["level"] == "MODULE"]
     return mean, half, calls

@@ -43,9 +43,11 @@ class BackwardOrder:
     def watch(self, call: int, inputs: Any, outputs: Any, token: object) -> list[str]:
         """Watch the new nodes of a call; returns their names, in the order of their numbers."""
         given = locate_tensors(outputs)
+        made = made_by(each.tensor for each in given)
+        if not made:
+            return []
         found = new_nodes([each.tensor for each in locate_tensors(inputs)], given, token)
         number = {each.node: index for index, each in enumerate(found)}
-        made = made_by(each.tensor for each in given)
         self._outputs[call] = tuple(number[node] for node in dict.fromkeys(made) if node in number)
         self._hooks += [self._watched(node, (call, index)) for node, index in number.items()]
         self._types[call] = [each.node.name() for each in found]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xsp.levels.layer.arguments import module_called
+from xsp.levels.layer.descriptions import Descriptions
 from xsp.levels.layer.naming import is_leaf
 from xsp.levels.layer.structure import LayerRow, ModuleRow
 from xsp.machine.torch_internals import without_torch_functions
@@ -20,10 +20,15 @@ def module_row(name: str, module: nn.Module) -> ModuleRow:
 
 
 def leaf_call_row(
-    code: int, name: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any]
+    code: int,
+    name: str,
+    module: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any],
+    descriptions: Descriptions,
 ) -> LayerRow:
     """The row of a call of a leaf module."""
-    called = module_called(module, args, kwargs)
+    called = descriptions.of_module(module, args, kwargs)
     return LayerRow(
         code,
         name,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 _OWN = tuple(f"{Path(path).parent}/" for path in (torch.__file__, __file__))
 _XSP = f"{Path(__file__).parents[2]}/"
+_SKIPPED = (*_OWN, _XSP, "<")
 
 
 def calling_line() -> str:
@@ -16,9 +18,15 @@ def calling_line() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if not path.startswith((*_OWN, _XSP, "<")):
-            return f"{path}:{frame.f_lineno}"
+        if not path.startswith(_SKIPPED):
+            return _line(path, frame.f_lineno)
         if frame.f_back is None:
             return ""
         frame = frame.f_back
     return ""
+
+
+@lru_cache(maxsize=4096)
+def _line(path: str, number: int) -> str:
+    # One text for all calls of a line.
+    return f"{path}:{number}"

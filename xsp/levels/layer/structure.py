@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,18 @@ from xsp.levels.layer.autograd import call_and_node
 from xsp.levels.layer.function_mode import Codes
 from xsp.types import Columns
 
+_NO_SHAPE: list[int] = []
+_NO_TYPES: list[str] = []
+_NO_SHAPES: list[list[int]] = []
+_NO_ARGUMENTS: dict[str, Any] = {}
 
-@dataclass(frozen=True)
+
+@dataclass(slots=True)
 class LayerRow:
     """One layer call. `module` is the qualified name of the innermost module around it, `forward`
     the row whose backward work this is (-1 for forward calls), `arguments` what
     `Called` tells of the call, `source` the line of the program (`path:line`) that made it.
+    Lists and dictionaries are shared between rows that say the same, and are not to be changed.
     """
 
     code: int
@@ -35,13 +41,13 @@ class LayerRow:
     module: str
     phase: str
     forward: int = -1
-    input_shapes: list[list[int]] = field(default_factory=list)
-    input_dtypes: list[str] = field(default_factory=list)
-    output_shapes: list[list[int]] = field(default_factory=list)
-    output_dtypes: list[str] = field(default_factory=list)
+    input_shapes: list[list[int]] = field(default_factory=lambda: _NO_SHAPES)
+    input_dtypes: list[str] = field(default_factory=lambda: _NO_TYPES)
+    output_shapes: list[list[int]] = field(default_factory=lambda: _NO_SHAPES)
+    output_dtypes: list[str] = field(default_factory=lambda: _NO_TYPES)
     parameter_bytes: int = 0
-    weight_shape: list[int] = field(default_factory=list)
-    arguments: dict[str, Any] = field(default_factory=dict)
+    weight_shape: list[int] = field(default_factory=lambda: _NO_SHAPE)
+    arguments: dict[str, Any] = field(default_factory=lambda: _NO_ARGUMENTS)
     source: str = ""
 
 
@@ -127,9 +133,10 @@ class Structure:
         return sorted((call for call in placed if call.first < call.last), key=lambda c: c.first)
 
     def _placed(self, layer: LayerRow, place: Mapping[int, int]) -> LayerRow:
-        return replace(
-            layer, forward=place[layer.forward], type=self.node_types.get(layer.code, layer.type)
-        )
+        forward, kind = place[layer.forward], self.node_types.get(layer.code, layer.type)
+        if forward == layer.forward and kind == layer.type:
+            return layer
+        return replace(layer, forward=forward, type=kind)
 
     def _is_stamped(self, layer: LayerRow) -> bool:
         if layer.kind != "autograd":
@@ -141,7 +148,7 @@ class Structure:
         """Name of a layer with this code, the last one where there are several."""
         return next((layer.name for layer in reversed(self.layers) if layer.code == code), None)
 
-    def layer_records(self) -> list[dict[str, Any]]:
-        """The layers as plain dictionaries, one per row."""
-        # `asdict` would copy every shape and argument: 0.35 ms a layer.
-        return [dict(vars(layer)) for layer in self.layers]
+    def layer_columns(self) -> dict[str, list[Any]]:
+        """The layers as columns, by the names of `LayerRow`."""
+        names = [each.name for each in fields(LayerRow)]
+        return {name: [getattr(layer, name) for layer in self.layers] for name in names}

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from xsp.levels.layer import parts
-from xsp.levels.layer.arguments import function_called
 from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.backward_rows import BackwardRows
 from xsp.levels.layer.call_rows import CallRows
 from xsp.levels.layer.custom_functions import functions_as_layers
+from xsp.levels.layer.descriptions import Descriptions
 from xsp.levels.layer.discovery import Discovered
 from xsp.levels.layer.distributed import bucketed_parameters, collectives_as_layers
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
@@ -54,7 +54,8 @@ class StructureRecorder:
         self.structure = Structure(codes)
         self._places = Places(outside)
         self._backward = BackwardRows(self.structure)
-        self._calls = CallRows(self.structure, self._backward)
+        self._descriptions = Descriptions()
+        self._calls = CallRows(self.structure, self._backward, self._descriptions)
         self._exit = ExitStack()
         self._ranges = RangeRecorder(self._range_begins, self._range_ends, self._range_abandoned)
         self._mode = FunctionalMode(codes, self._function_begins, self._function_ends)
@@ -121,7 +122,7 @@ class StructureRecorder:
         def before(_module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
             self._mode.switch.suspend()
             self.structure.module_calls[name] += 1
-            self._calls.begin(leaf_call_row(code, name, module, args, kwargs))
+            self._calls.begin(leaf_call_row(code, name, module, args, kwargs, self._descriptions))
 
         def after(_module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
             self._calls.end((*args, *kwargs.values()), output)
@@ -162,7 +163,7 @@ class StructureRecorder:
         place = self._place()
         kind = layer_type(function)
         is_backward = function in BACKWARD_ENTRIES or self._in_backward()
-        called = function_called(function, args, kwargs)
+        called = self._descriptions.of_function(function, args, kwargs)
         row = LayerRow(
             code,
             place.name_call(kind),

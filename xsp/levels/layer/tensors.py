@@ -68,6 +68,8 @@ def locate_tensors(value: Any) -> list[Located]:
     """Tensors inside nested containers, dataclasses and any other object's attributes, each once,
     with the way to each. What a container registered with pytree hides otherwise comes last.
     """
+    if isinstance(value, torch.Tensor):
+        return [Located(value, ())]
     found: dict[int, Located] = {}
     for each in _searched(value, (), set()):
         found.setdefault(id(each.tensor), each)

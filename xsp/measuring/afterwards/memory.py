@@ -44,6 +44,11 @@ _MARK = "xsp stamp "
 PROFILER_S = 0.2
 """What torch's profiler takes to begin and to end."""
 
+MOST_LAYERS = 20_000
+"""Calls of layers in a run whose allocations are recorded: torch's profiler keeps some 20 KB for
+each until it has ended, and takes 0.2 ms.
+"""
+
 _TORCH = Path(torch.__file__).parent
 _OWN_PLACES = (
     Path(__file__),
@@ -114,6 +119,9 @@ def measure_memory(
     reason = why_unavailable()
     if reason is not None:
         return None, (with_slug("memory-unknown", reason),)
+    calls = len(structure.layers)
+    if calls > MOST_LAYERS:
+        return None, (with_slug("memory-unknown", _too_many(calls)),)
     codes = np.array([layer.code for layer in structure.layers], dtype=np.int64)
     try:
         return record_memory(run, structure.codes, codes), ()
@@ -126,6 +134,13 @@ def measure_memory(
             f"{first_line}"
         )
         return None, (with_slug("memory-unknown", why),)
+
+
+def _too_many(calls: int) -> str:
+    return (
+        f"memory per layer is unknown: a run calls {calls:,} layers, more than the {MOST_LAYERS:,} "
+        "of which torch's profiler keeps all events in memory; profile a part of the program"
+    )
 
 
 def fill_bytes(layers: pd.DataFrame, found: LayerMemory) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from math import nan
 from typing import NamedTuple
 
@@ -84,6 +85,7 @@ def _rule_of(kind: str) -> _Rule | None:
     return next((rule for rule in _RULES if rule.kind.fullmatch(kind)), None)
 
 
+@lru_cache(maxsize=4096)
 def is_product(kind: str) -> bool:
     """Whether layers of this type are computed by products, so that tensor cores can compute
     them.

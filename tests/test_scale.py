@@ -1,0 +1,227 @@
+"""Large captures and programs: parts of a capture give what the whole gives, from memory and from a
+file, and what is shown does not grow with what was recorded.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quick import measured
+
+import xsp
+from xsp.analysis import from_disk
+from xsp.analysis.correction import correction_row, fitted
+from xsp.analysis.spans import run_parts
+from xsp.capture.file import Capture
+from xsp.measuring.afterwards import memory
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples" / "captures"
+SEPARATE = Path(__file__).parent / "recorded" / "h200_gpt2_separate.xsp"
+TRAINING = EXAMPLES / "h100_train_step.xsp"
+CAPTURES = (TRAINING, EXAMPLES / "models" / "unet_diffusion.xsp")
+BY_RUN = ("runs", "model_calls", "spans", "api_calls", "synchronizations")
+
+
+def parts_of(prof: xsp.Profile, most: int) -> int:
+    """How many parts the capture has."""
+    return len(run_parts.cut(prof._capture.tables, most)) - 1
+
+
+def in_small_groups(path: Path, source: Path, rows: int) -> Path:
+    """The same capture with tables in groups of so many rows, as large files have them."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith(".parquet"):
+                buffer = io.BytesIO()
+                pq.write_table(pq.read_table(io.BytesIO(content)), buffer, row_group_size=rows)
+                content = buffer.getvalue()
+            new.writestr(name, content)
+    return path
+
+
+@pytest.fixture(scope="module", params=CAPTURES, ids=lambda path: path.stem)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A capture of some rounds, in groups of few rows, with costs that were fitted to them."""
+    capture = xsp.load(request.param)._capture
+    rounds = capture.tables["runs"]["round"]
+    last = int(capture.tables["runs"].loc[rounds < 9, "run"].max())
+    tables = dict(capture.tables)
+    for name in BY_RUN:
+        tables[name] = tables[name][tables[name]["run"] <= last].reset_index(drop=True)
+    tables["runs"] = tables["runs"].reset_index(drop=True)
+    correction = json.loads(json.dumps(correction_row(fitted(tables))))
+    meta = {**capture.meta, "correction": correction}
+    whole = tmp_path_factory.mktemp("scale") / "whole.xsp"
+    Capture(meta, tables).save(whole)
+    rows = len(tables["spans"]) // 12
+    return in_small_groups(whole.with_name("saved.xsp"), whole, rows)
+
+
+@pytest.fixture(scope="module")
+def tree(saved: Path) -> pd.DataFrame:
+    """Its latency table, from all spans at once."""
+    return xsp.load(saved).tree()
+
+
+def third(path: Path) -> int:
+    """A third of the spans of a capture."""
+    return len(xsp.load(path).table("raw_spans")) // 3
+
+
+def test_parts_give_the_table_of_the_whole(
+    saved: Path, tree: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The latency table is the same to the bit however few spans are looked at at a time."""
+    prof, size = xsp.load(saved), third(saved)
+    assert parts_of(prof, size) > 2
+    monkeypatch.setattr(run_parts, "SPANS_OF_PART", size)
+    pd.testing.assert_frame_equal(prof.tree(), tree, check_exact=True)
+
+
+def test_a_file_gives_the_table_that_memory_gives(
+    saved: Path, tree: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tree_from_file`, which never holds more than a part, has the numbers of `tree()` to the bit,
+    also where runs begin and end within groups of rows.
+    """
+    monkeypatch.setattr(from_disk, "SPANS_OF_PART", third(saved))
+    found = xsp.analysis.tree_from_file(saved)
+    pd.testing.assert_frame_equal(found, tree, check_exact=True)
+
+
+def test_a_separate_ladder_is_one_part() -> None:
+    """Its events all repeat those of one run: the table is that of the whole, and a file that would
+    have to be read in parts is refused with the way out.
+    """
+    assert parts_of(xsp.load(SEPARATE), 10) == 1
+    with pytest.raises(xsp.CaptureError, match=r"separate ladder.*max_bytes"):
+        xsp.analysis.tree_from_file(SEPARATE)
+
+
+def random_capture(draw: Any) -> Capture:
+    """Some rounds of a training step, in any order, each event as long as chance has it."""
+    capture = xsp.load(TRAINING)._capture
+    tables, rounds = capture.tables, int(capture.tables["runs"]["round"].max()) + 1
+    order = draw(st.lists(st.integers(0, rounds - 1), min_size=2, max_size=4))
+    random = np.random.default_rng(draw(st.integers(0, 1000)))
+    found: dict[str, list[pd.DataFrame]] = {name: [] for name in BY_RUN}
+    first_run = first_span = 0
+    for number, chosen in enumerate(order):
+        runs = tables["runs"][tables["runs"]["round"] == chosen]
+        begin, size = int(runs["run"].iloc[0]), len(runs)
+        rows = tables["spans"]["run"].isin(runs["run"])
+        moves = {"run": first_run - begin, "parent": first_span - int(np.argmax(rows))}
+        for name in BY_RUN:
+            part = tables[name][tables[name]["run"].isin(runs["run"])].copy()
+            for column, move in moves.items():
+                if column in part:
+                    part[column] = part[column].where(part[column] < 0, part[column] + move)
+            found[name].append(part)
+        found["runs"][-1]["round"] = number
+        first_run, first_span = first_run + size, first_span + int(rows.sum())
+    made = {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+    spans = made["spans"]
+    shorter = (spans["duration_ns"] * random.uniform(0.2, 1.0, len(spans))).astype(np.int64)
+    made["spans"] = spans.assign(duration_ns=shorter)
+    return Capture({**capture.meta, "correction": None}, {**tables, **made})
+
+
+@settings(max_examples=5, deadline=None)
+@given(data=st.data())
+def test_parts_of_random_captures_give_the_whole(data: st.DataObject) -> None:
+    """Whatever rounds a capture has and however long its events last, parts of any size give the
+    table of the whole to the bit.
+    """
+    capture = random_capture(data.draw)
+    whole = xsp.Profile(capture).tree()
+    most = data.draw(st.integers(1, len(capture.tables["spans"])))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run_parts, "SPANS_OF_PART", most)
+        pd.testing.assert_frame_equal(xsp.Profile(capture).tree(), whole, check_exact=True)
+
+
+def test_a_file_whose_runs_are_mixed_is_refused(tmp_path: Path) -> None:
+    """Rows that do not lie in order of their runs cannot be read in parts, and that is said."""
+    path = tmp_path / "mixed.xsp"
+    with zipfile.ZipFile(TRAINING) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "spans.parquet":
+                table, buffer = pq.read_table(io.BytesIO(content)), io.BytesIO()
+                pq.write_table(table.take(list(reversed(range(len(table))))), buffer)
+                content = buffer.getvalue()
+            new.writestr(name, content)
+    with pytest.raises(xsp.CaptureError, match="not in order of their runs"):
+        xsp.analysis.tree_from_file(path)
+
+
+def test_every_part_of_a_file_is_checked(tmp_path: Path) -> None:
+    """A parent that is none is refused, as when a capture is opened."""
+    path = tmp_path / "broken.xsp"
+    with zipfile.ZipFile(TRAINING) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "spans.parquet":
+                table, buffer = pq.read_table(io.BytesIO(content)).to_pandas(), io.BytesIO()
+                table.loc[len(table) - 1, "parent"] = len(table) + 5
+                table.to_parquet(buffer, index=False)
+                content = buffer.getvalue()
+            new.writestr(name, content)
+    with pytest.raises(xsp.CaptureError, match=r"spans\.parent refers to row"):
+        xsp.analysis.tree_from_file(path)
+
+
+def loop(operations: int) -> Any:
+    """A functional loop, every third operation on another shape."""
+    small, large = torch.ones(2), torch.ones(3, 4, dtype=torch.float64)
+
+    def run() -> torch.Tensor:
+        z = small
+        for number in range(operations):
+            z = (large if number % 3 == 2 else small) * (number + 0.5)
+        return z
+
+    return run
+
+
+def test_calls_described_alike_are_told_from_others() -> None:
+    """Each of many calls has its own shapes and types, though they are described once."""
+    layers = measured(loop(30)).table("layers").iloc[:30]
+    is_large = np.arange(30) % 3 == 2
+    assert (layers["input_shapes"] == np.where(is_large, "[[3, 4]]", "[[2]]")).all()
+    assert (layers["output_shapes"] == layers["input_shapes"]).all()
+    assert (layers["input_dtypes"] == np.where(is_large, '["float64"]', '["float32"]')).all()
+
+
+def test_options_of_products_are_told_apart() -> None:
+    """Two convolutions that differ in a plain argument alone keep their own."""
+    x, weight = torch.ones(1, 1, 8, 8), torch.ones(1, 1, 1, 1)
+
+    def run() -> torch.Tensor:
+        conv = torch.nn.functional.conv2d
+        return conv(conv(x, weight, stride=2), weight, stride=1)
+
+    layers = measured(run).table("layers").iloc[:2]
+    assert ['"stride": 2' in text for text in layers["arguments"]] == [True, False]
+
+
+def test_memory_of_very_many_layers_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch's profiler would keep more than the limit, bytes are unknown and that is said."""
+    monkeypatch.setattr(memory, "MOST_LAYERS", 9)
+    assert (measured(loop(9)).table("layers")["peak_bytes"].iloc[:9] >= 0).all()
+    prof = measured(loop(10))
+    assert (prof.table("layers")["peak_bytes"] == -1).all()
+    assert any("calls 10 layers" in said and "[memory-unknown]" in said for said in prof.warnings)

@@ -98,7 +98,7 @@ def test_a_file_gives_the_table_that_memory_gives(
     also where runs begin and end within groups of rows.
     """
     monkeypatch.setattr(from_disk, "SPANS_OF_PART", third(saved))
-    found = xsp.analysis.tree_from_file(saved)
+    found = from_disk.tree_from_file(saved)
     pd.testing.assert_frame_equal(found, tree, check_exact=True)
 
 
@@ -108,7 +108,7 @@ def test_a_separate_ladder_is_one_part() -> None:
     """
     assert parts_of(xsp.load(SEPARATE), 10) == 1
     with pytest.raises(xsp.CaptureError, match=r"separate ladder.*max_bytes"):
-        xsp.analysis.tree_from_file(SEPARATE)
+        from_disk.tree_from_file(SEPARATE)
 
 
 def random_capture(draw: Any) -> Capture:
@@ -165,7 +165,7 @@ def test_a_file_whose_runs_are_mixed_is_refused(tmp_path: Path) -> None:
                 content = buffer.getvalue()
             new.writestr(name, content)
     with pytest.raises(xsp.CaptureError, match="not in order of their runs"):
-        xsp.analysis.tree_from_file(path)
+        from_disk.tree_from_file(path)
 
 
 def test_every_part_of_a_file_is_checked(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_every_part_of_a_file_is_checked(tmp_path: Path) -> None:
                 content = buffer.getvalue()
             new.writestr(name, content)
     with pytest.raises(xsp.CaptureError, match=r"spans\.parent refers to row"):
-        xsp.analysis.tree_from_file(path)
+        from_disk.tree_from_file(path)
 
 
 def loop(operations: int) -> Any:

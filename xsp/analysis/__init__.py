@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xsp.analysis import figures as figures
     from xsp.analysis import peaks as peaks
-    from xsp.analysis.from_disk import tree_from_file as tree_from_file
     from xsp.analysis.kernels import kernel_information as kernel_information
     from xsp.analysis.kernels import kernel_roofline as kernel_roofline
     from xsp.analysis.kernels import kernels_by_name as kernels_by_name
@@ -47,7 +46,6 @@ _MODULES = {
     "kernels": ("kernel_information", "kernel_roofline", "kernels_by_name"),
     "layer_kernels": ("kernels_by_layer", "layer_metrics", "gpu_vs_nongpu", "layer_roofline"),
     "models": ("compare_models",),
-    "from_disk": ("tree_from_file",),
     "library": ("library_calls", "library_by_api", "kernels_by_library_call"),
 }
 _ABOVE = {"lower_bound": "xsp.bounds.lower_bound"}
@@ -75,7 +73,6 @@ __all__ = [
     "library_by_api",
     "library_calls",
     "model_information",
-    "tree_from_file",
 ]
 
 

@@ -16,6 +16,7 @@ from xsp.analysis.correction.recordings import Recordings, RecordingsOfParts
 from xsp.analysis.correction.replay import ReplayedTimeline, replay, replay_together
 from xsp.analysis.correction.timeline import Timeline
 from xsp.analysis.correction.untouched import Untouched
+from xsp.analysis.spans.sums import distinct
 from xsp.types import Level, Tables
 
 TYPICAL_CALLS = 24
@@ -72,7 +73,7 @@ def _corrected_host(
 ) -> tuple[Ints, Ints, Ints]:
     """Start, duration and doubt of host spans."""
     start, end, doubt = begin.copy(), begin + length, np.zeros(len(begin))
-    for one in np.unique(thread):
+    for one in distinct(thread).tolist():
         at = thread == one
         doubt[at] = _doubt(played, int(one), begin[at], (begin + length)[at], spread)
         start[at], end[at] = played.host(int(one), start[at]), played.host(int(one), end[at])

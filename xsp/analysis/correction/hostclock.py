@@ -10,6 +10,7 @@ from xsp.analysis.correction.charges import MAIN_SHARE, SHARES, Bools, Floats, I
 from xsp.analysis.correction.rooms import divided, rooms
 from xsp.analysis.correction.timeline import Timeline
 from xsp.analysis.correction.untouched import Untouched
+from xsp.analysis.spans.sums import distinct
 
 BEFORE_START, AFTER_START, BEFORE_END, AFTER_END = range(4)
 """Columns of `charges.placed`."""
@@ -72,7 +73,7 @@ def _divided(kind: Ints, price: Floats, room: Floats) -> Floats:
     pays at its main places is assumed: what one has no room for, the other can pay.
     """
     amount = price.copy()
-    for one in np.unique(kind):
+    for one in distinct(kind).tolist():
         mine = kind == one
         main = SHARES[one] >= MAIN_SHARE
         for places in (np.flatnonzero(main), np.flatnonzero(~main & (SHARES[one] > 0))):

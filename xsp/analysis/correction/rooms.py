@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from xsp.analysis.correction.charges import Floats, Ints
+from xsp.analysis.spans.sums import distinct
 
 MOST_OVER_MEAN = 2.0
 """An event pays no more than so many times the mean of its kind, whatever room it has: else few
@@ -33,7 +34,7 @@ def rooms_of_kinds(kind: Ints, start: Floats, end: Floats, weight: Floats) -> Fl
 
 def _intervals(start: Floats, end: Floats, limits: Floats) -> tuple[Floats, Ints]:
     """Lengths of the intervals between stamps, and by event and place in which one it pays."""
-    marks = np.unique(np.concatenate([start, end, limits]))
+    marks = distinct(np.concatenate([start, end, limits]))
     # Interval i is the one before mark i.
     lengths = np.concatenate([[np.inf], np.diff(marks), [np.inf]])
     before_start, before_end = np.searchsorted(marks, start), np.searchsorted(marks, end)

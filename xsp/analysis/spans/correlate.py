@@ -15,6 +15,7 @@ import numpy.typing as npt
 from xsp.analysis.spans.align import match_events
 from xsp.analysis.spans.intervals import innermost
 from xsp.analysis.spans.launches import launch_of
+from xsp.analysis.spans.sums import distinct
 from xsp.capture.run import Run, sorted_by_start, within_model
 from xsp.types import (
     API_CALLS,
@@ -113,7 +114,7 @@ def _missing(row: IntArray, structure_codes: IntArray, run: Run, level: Level) -
     if level not in run.spec.levels:
         return 0
     expected = structure_codes < BACKWARD_BASE
-    seen = np.unique(row[row >= 0])
+    seen = distinct(row[row >= 0])
     return int(expected.sum() - expected[seen].sum())
 
 

@@ -123,7 +123,7 @@ def _idle_within(host: pd.DataFrame, waits: pd.DataFrame) -> Ints:
     # Calls are laid end to end on one axis, so that one search serves them all.
     origin = min(host["start_ns"].min(), waits["start_ns"].min())
     width = int(max(host["end_ns"].max(), waits["end_ns"].max()) - origin) + 1
-    calls = np.unique(np.concatenate([host["call"], waits["call"]]))
+    calls = distinct(np.concatenate([host["call"], waits["call"]]))
 
     def on_axis(table: pd.DataFrame) -> tuple[Ints, Ints]:
         shift = np.searchsorted(calls, table["call"]).astype(np.int64) * width - origin

@@ -297,6 +297,8 @@ def test_equal_manifests_have_one_identity(tmp_path: Path) -> None:
     assert len(first.identity) == 64
     other = manifest_of(changed("per_hour: 2", "per_hour: 3"), "other.yaml")
     assert other.identity != first.identity
+    shortest = manifest_of(changed(", version: '>=2.5'", ""), "no version.yaml")
+    assert manifest_from_record(shortest.canonical()) == shortest
     assert manifest_from_record(first.canonical()) == first
     assert manifest_from_record(first.canonical()).identity == first.identity
 

@@ -54,4 +54,6 @@ class Framework(Part):
     """What the model was made with, such as torch `>=2.5,<3` (PEP 440)."""
 
     name: Name
-    version: Name = Field(default="", description="A constraint; any version where it is left out.")
+    version: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f]*$")] = Field(
+        default="", description="A constraint; any version where it is left out."
+    )

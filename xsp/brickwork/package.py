@@ -17,7 +17,7 @@ from xsp.capture.writing import write_file
 from xsp.errors import XspError
 
 if TYPE_CHECKING:
-    from xsp.brickwork.result import Bricks
+    from xsp.brickwork.bricks_data import BricksData
     from xsp.graphs.layer import Layer
 
 RUNNER = "run_bricks.py"
@@ -38,7 +38,9 @@ program prints the latency of each model as the sum of its bricks, with a 95 % i
 """
 
 
-def write_bricks(found: Bricks, folder: str | os.PathLike[str], *, shuffled: bool = False) -> Path:
+def write_bricks(
+    found: BricksData, folder: str | os.PathLike[str], *, shuffled: bool = False
+) -> Path:
     """Write `bricks.json`, a program that times them, and a README to a new folder.
 
     Models have numbers, in random order. Each brick stands once, where it first runs, since what
@@ -79,7 +81,7 @@ def _source(name: str) -> bytes:
     return resources.files("xsp.brickwork").joinpath(name).read_bytes()
 
 
-def _content(found: Bricks, shuffled: bool) -> dict[str, Any]:
+def _content(found: BricksData, shuffled: bool) -> dict[str, Any]:
     sums: list[dict[str, Any]] = []
     layers: dict[str, tuple[Layer, str, int]] = {}
     for subject in _in_any_order(found):
@@ -114,7 +116,7 @@ def _content(found: Bricks, shuffled: bool) -> dict[str, Any]:
     return {"format": "xsp bricks", "version": 1, "bricks": rows, "models": models}
 
 
-def _in_any_order(found: Bricks) -> list[Any]:
+def _in_any_order(found: BricksData) -> list[Any]:
     """Their order says nothing about names or about when they were measured."""
     subjects = list(found.subjects)
     random.SystemRandom().shuffle(subjects)

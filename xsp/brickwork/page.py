@@ -16,7 +16,7 @@ from xsp.words.labels import printable
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xsp.brickwork.result import Bricks
+    from xsp.brickwork.bricks_data import BricksData
 
 
 def _text(name: str, head: str) -> Column:
@@ -62,7 +62,7 @@ _BRICKS = (
 )
 
 
-def sections(found: Bricks) -> list[Section]:
+def sections(found: BricksData) -> list[Section]:
     """Models and pool with the paper's figures, then the bricks of the finest granularity."""
     finest = min(found.granularities)
     drawn = [
@@ -80,7 +80,7 @@ def sections(found: Bricks) -> list[Section]:
     return [("bricks", "Bricks", f'{notes}<div class="figures">{made}</div>{tables}')]
 
 
-def write_page(found: Bricks, path: str | os.PathLike[str]) -> Path:
+def write_page(found: BricksData, path: str | os.PathLike[str]) -> Path:
     """Write a page of its own; an existing file is replaced only once the new one is complete.
 
     Raises WriteError where it cannot be written.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -11,10 +10,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from xsp.errors import ExportError
 from xsp.export.otel.delivery import Answer, Send
+from xsp.export.otel.variables import environment, request_seconds
 
 PROTOCOLS = ("http/protobuf", "grpc")
-DEFAULT_BATCH = 1024
-"""Spans of a request: about 1 MB, below the 4 MiB that gRPC receivers accept by default."""
 
 
 class Sender(Send, Protocol):
@@ -52,7 +50,7 @@ def otlp_sender(
     name = protocol or environment("PROTOCOL") or PROTOCOLS[0]
     if name not in PROTOCOLS:
         raise ExportError(f"protocol must be {' or '.join(PROTOCOLS)}, not {name!r}")
-    request_s = min(timeout_s, _request_seconds())
+    request_s = min(timeout_s, request_seconds())
     try:
         if name == PROTOCOLS[0]:
             from xsp.export.otel.otlp_http import HttpSender
@@ -66,36 +64,3 @@ def otlp_sender(
             f"sending spans by {name} needs OpenTelemetry's OTLP exporters, which cannot be "
             f'imported ({error}); install them with `pip install "xsp[otlp]"`'
         ) from error
-
-
-def batch_size() -> int:
-    """Spans of one request: `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`, else DEFAULT_BATCH."""
-    return positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", DEFAULT_BATCH)
-
-
-def environment(name: str) -> str | None:
-    """`OTEL_EXPORTER_OTLP_TRACES_*`, else `OTEL_EXPORTER_OTLP_*`."""
-    return os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or os.environ.get(
-        f"OTEL_EXPORTER_OTLP_{name}"
-    )
-
-
-def positive(variable: str, otherwise: int) -> int:
-    """A whole number from the environment. Raises ExportError unless it is > 0."""
-    text = os.environ.get(variable, "")
-    if text and not (text.isdecimal() and int(text) > 0):
-        raise ExportError(f"{variable} must be a whole number > 0, not {text!r}")
-    return int(text) if text else otherwise
-
-
-def _request_seconds() -> float:
-    text = environment("TIMEOUT") or "10"
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if seconds <= 0:
-        raise ExportError(
-            f"OTEL_EXPORTER_OTLP_TIMEOUT must be a number of seconds > 0, not {text!r}"
-        )
-    return seconds

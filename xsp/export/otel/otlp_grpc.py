@@ -19,7 +19,7 @@ from opentelemetry.util.re import parse_env_headers
 
 from xsp.errors import ExportError
 from xsp.export.otel.delivery import Answer, thrown_away
-from xsp.export.otel.exporters import environment
+from xsp.export.otel.variables import environment
 
 _REPEATABLE = (
     "CANCELLED",

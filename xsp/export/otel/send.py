@@ -16,10 +16,11 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from xsp.analysis.profile_data import ProfileData
 from xsp.errors import ExportError
 from xsp.export.otel.delivery import Delivery
-from xsp.export.otel.exporters import ExporterSender, batch_size, otlp_sender, positive
+from xsp.export.otel.exporters import ExporterSender, otlp_sender
 from xsp.export.otel.schema import resource_of
 from xsp.export.otel.selection import Selection, select_spans
 from xsp.export.otel.spans import SpanBuilder
+from xsp.export.otel.variables import batch_size, positive
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource

@@ -141,7 +141,7 @@ def test_events_that_could_not_be_joined_are_named() -> None:
     """By the names of the level: kernels by theirs, library calls by their functions; what is
     missing has none.
     """
-    words = Vocabulary([], [], [], [], ["gemm", "axpy"], str, ["sin", "cos"], lambda *_: "")
+    words = Vocabulary([], [], {}, [], ["gemm", "axpy"], str, ["sin", "cos"], lambda *_: "")
     differences = [not_joined(Level.KERNEL, 1, 0), not_joined(Level.LIBRARY, 0, None)]
     kernel, library = (doubt.facts for doubt in about_not_joined(differences, words))
     assert kernel == {

@@ -200,6 +200,23 @@ def test_what_cannot_be_done_is_told(
             assert evaluations(store).empty
 
 
+def test_a_replay_is_recorded_with_its_arrival_times(place: Place) -> None:
+    """Arrival times in a file beside the manifest are in the record, which needs no file then."""
+    (place.folder / "arrivals.txt").write_text("0.5\n0.75\n")
+    found = evaluate(
+        place.manifest,
+        database=place.database,
+        artifacts=place.artifacts,
+        allow_code=True,
+        scenario={"kind": "replay", "arrivals_file": "arrivals.txt"},
+    )
+    with Store(place.database) as store:
+        kept = read(store, found.id)
+    assert kept.manifest.scenario.kind == "replay"
+    assert kept.manifest.scenario.arrivals_s == (0.5, 0.75)
+    assert kept.outcome.scheduled_ns[1] - kept.outcome.scheduled_ns[0] == 250_000_000
+
+
 def test_a_changed_manifest_is_checked(first: Evaluation) -> None:
     """Another runtime drops the options of the manifest's own; another scenario is validated."""
     other = changed(first.manifest, predictor="onnxruntime", scenario={"kind": "offline"})

@@ -258,6 +258,9 @@ def test_recorded_arrivals_are_replayed(tmp_path: Path) -> None:
     )
     outcome = run_scenario(scenario, systems.ready, 10, logs=tmp_path / "logs", beside=tmp_path)
     assert outcome.valid
+    # The settings have the times themselves: the file is not needed to repeat the test.
+    assert outcome.settings["arrivals_s"] == [100.0, 100.25, 100.25, 100.5]
+    assert outcome.settings["arrivals_file"] is None
     since_first = outcome.scheduled_ns - outcome.scheduled_ns[0]
     assert since_first.tolist() == [0, 125_000_000, 125_000_000, 250_000_000]
     assert (outcome.issued_ns >= outcome.scheduled_ns).all()
@@ -277,14 +280,19 @@ def test_arrival_times_that_cannot_be_are_refused(tmp_path: Path, content: str, 
     runs.
     """
     (tmp_path / "arrivals.txt").write_text(content)
-    scenario = Replay(kind="replay", arrivals_file=tmp_path / "arrivals.txt")
-    with pytest.raises(EvaluationError, match=said):
-        run_scenario(scenario, systems.ready, 10, logs=tmp_path / "logs")
+    scenario = Replay(kind="replay", arrivals_file=Path("arrivals.txt"))
+    with pytest.raises(EvaluationError, match=said) as caught:
+        run_scenario(scenario, systems.ready, 10, logs=tmp_path / "logs", beside=tmp_path)
+    assert "soon" not in str(caught.value)  # nothing of a file that may be another one
+    other = scenario.model_copy(update={"sha256": "0" * 64})
     with pytest.raises(EvaluationError, match="checksum"):
-        run_scenario(scenario.model_copy(update={"sha256": "0" * 64}), systems.ready, 10)
-    missing = Replay(kind="replay", arrivals_file=Path("arrivals.txt"))
+        run_scenario(other, systems.ready, 10, beside=tmp_path)
     with pytest.raises(EvaluationError, match="cannot be read"):
-        run_scenario(missing, systems.ready, 10, beside=tmp_path / "elsewhere")
+        run_scenario(scenario, systems.ready, 10, beside=tmp_path / "elsewhere")
+    for outside in ("../arrivals.txt", str(tmp_path / "arrivals.txt")):
+        leading_out = scenario.model_copy(update={"arrivals_file": Path(outside)})
+        with pytest.raises(EvaluationError, match="or below it"):
+            run_scenario(leading_out, systems.ready, 10, beside=tmp_path / "elsewhere")
 
 
 def test_batches_are_measured_by_a_sweep(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from xsp.evaluation.pipeline.system import MakeSystem
 from xsp.evaluation.records.evaluation import ACCURACY, Evaluation, Measure, Trace
 from xsp.evaluation.records.transport import keep
 from xsp.evaluation.records.writing import write
+from xsp.evaluation.scenarios.replay import with_arrivals
 from xsp.evaluation.scenarios.running import run_scenario
 from xsp.evaluation.scenarios.scenario import Outcome
 from xsp.evaluation.tracing import checked_level, traced
@@ -107,13 +108,14 @@ def evaluated(
     base = None if isinstance(manifest, Manifest) else Path(manifest).parent
     asked = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
     asked = changed(asked, predictor=predictor, scenario=scenario)
+    asked = asked.model_copy(update={"scenario": with_arrivals(asked.scenario, base)})
     asked = gather(asked, base, artifacts, allow_fetch=allow_fetch)
     with assemble(asked, artifacts, allow_code=allow_code) as made:
         runtime, samples = made.predictor.version(), len(made.samples)
         accuracy = _accuracy(made)
     began = time.time()
     system = MakeSystem(asked.canonical(), artifacts.folder, allow_code)
-    outcome = run_scenario(asked.scenario, system, samples, beside=base)
+    outcome = run_scenario(asked.scenario, system, samples)
     traces: list[Trace] = []
     doubts = list(outcome.doubts)
     if trace != "NONE":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +20,30 @@ LEAD_NS = 10_000_000
 """Between the decision to begin and the first arrival."""
 
 
-def arrivals_ns(scenario: Replay, beside: Path | None = None) -> npt.NDArray[np.int64]:
-    """Arrival times, int64 [queries], ns after the first one. A relative file is looked for in the
-    folder `beside`.
+def with_arrivals(scenario: Any, beside: Path | None = None) -> Any:
+    """A replay of a file's arrival times as one that has the times itself, so that it can be
+    repeated without the file; any other scenario as it is. The file lies in the folder `beside`,
+    the working directory if left out, or below it.
 
-    Raises EvaluationError if a file is missing, has another checksum than the scenario says, or
-    holds anything but finite numbers in ascending order.
+    Raises EvaluationError if the file is elsewhere or missing, has another checksum than the
+    scenario says, or holds anything but finite numbers in ascending order.
     """
-    if scenario.arrivals_s is not None:
-        times = np.asarray(scenario.arrivals_s, dtype=np.float64)
-    else:
-        assert scenario.arrivals_file is not None  # noqa: S101  (the settings demand one)
-        times = _read((beside or Path()) / scenario.arrivals_file, scenario.sha256)
+    if not isinstance(scenario, Replay) or scenario.arrivals_file is None:
+        return scenario
+    folder = (beside or Path()).resolve()
+    path = (folder / scenario.arrivals_file).resolve()
+    if not path.is_relative_to(folder):
+        raise EvaluationError(
+            f"the arrival times in {str(scenario.arrivals_file)!r} must be in {str(folder)!r} or "
+            "below it: move the file there"
+        )
+    times = tuple(_read(path, scenario.sha256).tolist())
+    return scenario.model_copy(update={"arrivals_s": times, "arrivals_file": None, "sha256": None})
+
+
+def arrivals_ns(scenario: Replay) -> npt.NDArray[np.int64]:
+    """Arrival times of a replay that has them, int64 [queries], ns after the first one."""
+    times = np.asarray(scenario.arrivals_s, dtype=np.float64)
     since_first = (times - times[0]) * (1e9 / scenario.speed)
     return np.asarray(np.rint(since_first), dtype=np.int64)
 
@@ -53,7 +66,7 @@ def _read(path: Path, sha256: str | None) -> npt.NDArray[np.float64]:
         times = np.array([float(word) for word in content.decode().split()])
     except ValueError as error:
         raise EvaluationError(
-            f"{str(path)!r} must hold a number of seconds on each line: {error}"
+            f"{str(path)!r} must hold a number of seconds on each line, and does not"
         ) from error
     if not len(times) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
         raise EvaluationError(

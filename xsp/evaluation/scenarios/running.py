@@ -20,7 +20,7 @@ from xsp.evaluation.scenarios.recording import (
     SCHEDULED,
     recorded,
 )
-from xsp.evaluation.scenarios.replay import arrivals_ns
+from xsp.evaluation.scenarios.replay import arrivals_ns, with_arrivals
 from xsp.evaluation.scenarios.scenario import MakeSystem, Outcome, Usage
 from xsp.evaluation.scenarios.settings import HighestRate, Replay, as_json
 from xsp.evaluation.scenarios.task import Report, Task, pickled
@@ -47,7 +47,8 @@ def run_scenario(
             `functools.partial` of one. It is called once for each test.
         samples: number of samples there are; the system gets indices below it.
         logs: folder in which each test gets a folder of its own; a temporary one if left out.
-        beside: folder that a relative file of arrival times is looked for in.
+        beside: folder in or below which a file of arrival times lies; the working directory if
+            left out.
 
     """
     if samples < 1:
@@ -60,7 +61,8 @@ def run_scenario(
             return run_search(scenario, lambda each: _test(each, made, samples, logs))
         arrivals = None
         if isinstance(scenario, Replay):
-            arrivals = arrivals_ns(scenario, None if beside is None else Path(beside))
+            scenario = with_arrivals(scenario, None if beside is None else Path(beside))
+            arrivals = arrivals_ns(scenario)
         return _test(scenario, made, samples, logs, arrivals)
 
 

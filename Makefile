@@ -26,7 +26,7 @@ HOTPATH_SOURCES := $(wildcard xsp/levels/layer/_hotpath_c/*.c)
 HOTPATH = xsp/levels/layer/_hotpath$(shell $(call SYSCONFIG,sysconfig.get_config_var("EXT_SUFFIX")))
 PYTHON_FILES := xsp tests examples benchmarks $(wildcard docs/*.py docs/images/*.py)
 
-.PHONY: help venv native demo test gpu-test sanitize fuzz lowest docs lint format clean
+.PHONY: help venv native chromium demo test gpu-test sanitize fuzz lowest docs lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,12 +69,19 @@ hotpath: $(HOTPATH_SOURCES)
 demo: $(INSTALLED) ## Profile ResNet-50 here, open captures recorded on an H100, write reports to demo-output/
 	$(BIN)/python examples/demo.py --output demo-output
 
+# The tests of pages need a browser. Without one they are skipped, and that is said before the first test and after the
+# last.
+chromium: $(INSTALLED) ## Find Chromium, or download one for the tests of pages
+	@cd tests && ../$(BIN)/python -c 'import browser, sys; print(browser.CHROMIUM or ""); sys.exit(not browser.CHROMIUM)' \
+		|| ../$(BIN)/python -m playwright install chromium \
+		|| echo "no Chromium on PATH and none could be downloaded: the tests of pages will be skipped"
+
 # One thread for each worker's torch: two workers with two threads each take half as long again on two cores.
 test: export OMP_NUM_THREADS ?= 1
-test: $(INSTALLED) ## Run the tests that need no GPU
+test: $(INSTALLED) chromium ## Run the tests that need no GPU
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-gpu-test: $(INSTALLED) ## Run the tests that need an NVIDIA GPU
+gpu-test: $(INSTALLED) chromium ## Run the tests that need an NVIDIA GPU
 	$(BIN)/pytest -m gpu
 
 sanitize: ## Run the native part under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer

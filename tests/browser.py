@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -19,16 +20,28 @@ from typing import Any
 
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
-    None,
-)
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_DOWNLOADED = ("chromium-*/chrome-linux*/chrome", "chromium-*/chrome-mac*/**/MacOS/Chromium")
+
+
+def _found() -> str | None:
+    """Chromium on PATH, or the one that `make chromium` has Playwright download."""
+    on_path = next(filter(None, map(shutil.which, _NAMES)), None)
+    cache = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH", "~/.cache/ms-playwright")).expanduser()
+    downloaded = (path for pattern in _DOWNLOADED for path in sorted(cache.glob(pattern)))
+    return on_path or next(map(str, downloaded), None)
+
+
+CHROMIUM = _found()
 _OPTIONS = (
     "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
     "--disable-sync "
     "--remote-debugging-port=0 --window-size=1400,1000 --hide-scrollbars"
 )
 _PATIENCE_S = 60
+_KEYS = {"Tab": 9, "Enter": 13, "Escape": 27}
+_KEYS |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+"""Codes of keys, as Windows numbers them and the protocol asks."""
 
 
 class Tab:
@@ -99,6 +112,14 @@ class Tab:
         """Set what the reader's system prefers."""
         preference = {"name": "prefers-color-scheme", "value": "dark" if wanted else "light"}
         self.call("Emulation.setEmulatedMedia", features=[preference])
+
+    def press(self, key: str, times: int = 1) -> None:
+        """Press a key of the keyboard, such as "Tab" or "ArrowDown"."""
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        about = {"key": key, "code": key, "windowsVirtualKeyCode": _KEYS[key]}
+        for _ in range(times):
+            self.call("Input.dispatchKeyEvent", type="rawKeyDown", **about)
+            self.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def screenshot(self, path: Path) -> Path:
         """Write the window as PNG."""

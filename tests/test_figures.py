@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from torch import nn
 import xsp
 from xsp import analysis
 from xsp.analysis import figures
-from xsp.analysis.figures.palette import FAMILIES, family
+from xsp.analysis.figures.palette import BUSY, FAMILIES, IDLE, OTHER, OUTER, family
 from xsp.analysis.figures.theme import MARKS
 from xsp.analysis.peaks import peaks
 
@@ -364,6 +365,78 @@ def test_colours_are_the_same_everywhere(resnet: xsp.Profile) -> None:
     )
 
 
+# Machado, Oliveira and Fernandes, 2009: linear RGB as an eye sees it that lacks one kind of cone.
+EYES = {
+    "none": np.eye(3),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.01182, 0.04294, 0.968881],
+        ]
+    ),
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "tritanopia": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.3039],
+        ]
+    ),
+}
+
+
+def lab(colour: str, eye: Any) -> Any:
+    """CIELAB (D65) of `#rrggbb` as an eye sees it."""
+    parts = np.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(eye @ linear, 0, 1)
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    xyz = to_xyz @ seen / (0.9505, 1.0, 1.089)
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_kinds_can_be_told_apart_by_every_eye(eye: str) -> None:
+    """There are at most six colours of kinds, and to an eye without one kind of cone no two are
+    nearer than 24 in CIELAB, ten times what can just be seen.
+    """
+    colours = [each.colour for each in (*FAMILIES, OTHER)]
+    assert len(colours) <= 6
+    seen = [lab(colour, EYES[eye]) for colour in colours]
+    pairs = itertools.combinations(seen, 2)
+    assert min(float(np.linalg.norm(one - other)) for one, other in pairs) > 24
+
+
+def test_colours_have_one_meaning() -> None:
+    """No kind has the colour of busy or idle time or of what is of no kind."""
+    kinds = {each.colour for each in (*FAMILIES, OTHER)}
+    assert not kinds & {BUSY, IDLE, OUTER}
+    assert len({BUSY, IDLE, OUTER}) == 3
+
+
+def test_layers_by_cost_are_the_costliest(step: xsp.Profile) -> None:
+    """Busy and waiting parts add up to what a layer costs, the largest first, and layers whose
+    interval is wider than that are counted and not drawn.
+    """
+    table = analysis.layer_information(step)
+    doubtful = table["latency_ci_ms"] >= table["latency_ms"]
+    wanted = table[~doubtful].nlargest(20, "latency_ms")["latency_ms"].to_numpy()
+    drawn = figures.layers_by_cost(step)
+    busy, waiting = (np.array(trace.x, dtype=float) for trace in drawn.data)
+    np.testing.assert_allclose(busy + waiting, wanted)
+    assert f"{int(doubtful.sum())} are not ranked" in note(drawn)
+
+
 @pytest.mark.parametrize(
     ("layer_type", "kind"),
     [
@@ -375,22 +448,22 @@ def test_colours_are_the_same_everywhere(resnet: xsp.Profile) -> None:
         ("baddbmm", "matrix product"),
         ("scaled_dot_product_attention", "attention"),
         ("MultiheadAttention", "attention"),
-        ("BatchNorm2d", "normalisation"),
-        ("LlamaRMSNorm", "normalisation"),
-        ("ReLU6", "activation"),
-        ("NewGELUActivation", "activation"),
-        ("hardswish", "activation"),
-        ("AdaptiveAvgPool2d", "pooling"),
-        ("add", "elementwise"),
-        ("iadd", "elementwise"),
-        ("foreach_mul", "elementwise"),
-        ("Embedding", "embedding and indexing"),
-        ("EmbeddingBag", "embedding and indexing"),
-        ("CrossEntropyLoss", "softmax and loss"),
-        ("softmax", "softmax and loss"),
-        ("cat", "data movement"),
-        ("flatten", "data movement"),
-        ("to", "data movement"),
+        ("BatchNorm2d", "reduction"),
+        ("LlamaRMSNorm", "reduction"),
+        ("ReLU6", "elementwise and movement"),
+        ("NewGELUActivation", "elementwise and movement"),
+        ("hardswish", "elementwise and movement"),
+        ("AdaptiveAvgPool2d", "reduction"),
+        ("add", "elementwise and movement"),
+        ("iadd", "elementwise and movement"),
+        ("foreach_mul", "elementwise and movement"),
+        ("Embedding", "elementwise and movement"),
+        ("EmbeddingBag", "elementwise and movement"),
+        ("CrossEntropyLoss", "reduction"),
+        ("softmax", "reduction"),
+        ("cat", "elementwise and movement"),
+        ("flatten", "elementwise and movement"),
+        ("to", "elementwise and movement"),
         ("Mystery", "other"),
     ],
 )

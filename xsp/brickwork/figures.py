@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xsp.analysis.figures.palette import IDLE, LEVELS
+from xsp.analysis.figures.palette import BUSY, FAMILIES, IDLE
 from xsp.analysis.figures.theme import Figure, empty, figure, hover, safe
 from xsp.brickwork.construction import SUM
 from xsp.extras import require
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
-_COLOURS = tuple(LEVELS.values())
+_COLOURS = (BUSY, *(each.colour for each in FAMILIES))
 _NOTHING = "No model was measured whole beside its bricks, so there is nothing to compare with."
 PAPER_SPEEDUP = {1: 4.4, 10: 3.1}
 """Read off the charts of DLBricks (ICPE 2020), section IV, for c5.xlarge."""

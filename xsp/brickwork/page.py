@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from xsp.brickwork import figures
 from xsp.capture.writing import writable, write_file
-from xsp.report.page import Section, figure_html, page_html, sheet_html, tiles_html
+from xsp.report.elements import figure_html, sheet_html, tiles_html
+from xsp.report.page import Section, page_html
 from xsp.report.sheet_data import Column, Sheet
 from xsp.words.labels import printable
 

@@ -1,50 +1,49 @@
 """The HTML report: one page that holds everything it shows, to keep, to send and to open without a
 network.
 
-The page's own policy forbids the browser to load anything. plotly.js comes from the installed
-plotly package.
+The page's own policy forbids the browser to load anything. plotly.js is the bundle that comes with
+xsp (`xsp.report.vendor`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xsp.analysis import figures
+from xsp.analysis.figures.palette import FAMILIES, IDLE, OTHER, OUTER
 from xsp.analysis.figures.theme import Figure, template
 from xsp.capture.writing import writable, write_file
 from xsp.extras import require
 from xsp.report.assets import asset
-from xsp.report.notebook import profile_html
+from xsp.report.elements import data_html, facts_html, figure_html, sheet_html, text, tiles_html
 from xsp.report.sentences import (
     Fact,
     check_text,
     conditions,
+    footnote,
     gain_text,
     latency_text,
     of_the_profiler,
     what_bounds,
     where,
 )
-from xsp.report.sheet_data import Sheet, safe_in_script, script_json, sheet_data
+from xsp.report.sheet_data import script_json
 from xsp.report.sheets import SHEETS
+from xsp.report.tree_data import tree_data
 from xsp.summary.summarizing import summarize
 from xsp.words import numbers
-from xsp.words.labels import printable
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from xsp.analysis.profile_data import ProfileData
     from xsp.summary.values import Summary
 
 _TOP = 5
 """Costs of a kind in the summary."""
-_SMALL = 12
-"""Rows of a table that needs no search."""
+_SCRIPTS = ("rows.js", "stack.js", "report.js")
+"""Parts of the page's script, in order."""
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
@@ -90,22 +89,23 @@ def write_html(
 def report_html(prof: ProfileData, more: Iterable[Section] = ()) -> str:
     """The whole page of a profile."""
     summary = summarize(prof, _TOP)
-    return page_html(prof.name, _tiles(summary), [*_sections(prof, summary), *more])
+    return page_html(
+        prof.name, _tiles(summary) + _doubts(summary), [*_sections(prof, summary), *more]
+    )
 
 
 def page_html(name: str, tiles: str, sections: Iterable[Section]) -> str:
-    """A page with a title, tiles (HTML) below it and sections."""
+    """A page with a title, tiles (HTML) below it and sections. Its list of sections comes last, so
+    that the keyboard reaches the content first.
+    """
     require("plotly")
-    from plotly.offline import get_plotlyjs
-
-    title, sections = _text(name), list(sections)
-    links = "".join(f'<a href="#{key}">{_text(heading)}</a>' for key, heading, _ in sections)
+    title, sections = text(name), list(sections)
+    links = "".join(f'<a href="#{key}">{text(heading)}</a>' for key, heading, _ in sections)
     body = "".join(
-        f'<section id="{key}"><h2>{_text(heading)}</h2>{content}</section>'
+        f'<section id="{key}" aria-labelledby="head-{key}"><h2 id="head-{key}">{text(heading)}</h2>'
+        f"{content}</section>"
         for key, heading, content in sections
     )
-    # A string in plotly.js must not end the element that holds it.
-    plotly = get_plotlyjs().replace("</script", "<\\/script")
     looks = script_json(
         {"light": template(transparent=True), "dark": template(dark=True, transparent=True)}
     )
@@ -115,37 +115,87 @@ def page_html(name: str, tiles: str, sections: Iterable[Section]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f"<style>{asset('report.css')}</style></head><body>"
-        f"<nav>{links}</nav><main><header><h1>{title}</h1>{tiles}</header>{body}</main>"
+        f"<main><header><h1>{title}</h1>{tiles}</header>{body}</main>"
+        f'<nav aria-label="Sections">{links}</nav>'
         f'<script type="application/json" id="xsp-looks">{looks}</script>'
-        f"<script>{plotly}</script><script>{asset('report.js')}</script></body></html>\n"
+        f"<script>{_plotly()}</script><script>{_script()}</script></body></html>\n"
     )
 
 
-def _text(text: str) -> str:
-    return escape(printable(text))
+def _plotly() -> str:
+    # A string in plotly.js must not end the element that holds it.
+    return asset("vendor/plotly-cartesian.min.js").replace("</script", "<\\/script")
+
+
+def _script() -> str:
+    parts = "".join(asset(name) for name in _SCRIPTS)
+    return f'(function () {{\n"use strict";\n{parts}}})();'
 
 
 def _sections(prof: ProfileData, summary: Summary) -> Iterator[Section]:
     """Key, heading and content of each section, in the order of a reader's questions."""
-    yield "summary", "What bounds it", _doubts(summary) + _facts(what_bounds(summary))
-    stack = figure_html("hierarchy", figures.hierarchy(prof))
-    yield "places", "Where the time goes", _facts(where(summary)) + stack
+    yield "summary", "What bounds it", facts_html(what_bounds(summary))
+    yield "places", "Where the time goes", _places(prof, summary)
     if summary.tries:
         yield "try", "What to try", _suggested(summary)
     for key, heading, drawn in _SECTIONS:
         made = "".join(figure_html(each.__name__, each(prof)) for each in drawn)
         tables = "".join(sheet_html(sheet, sheet.rows(prof)) for sheet in SHEETS[key])
         yield key, heading, f'<div class="figures">{made}</div>{tables}' if made else tables
-    yield "hierarchy", "Hierarchy", profile_html(prof, header=False)
+    yield "hierarchy", "Hierarchy", _hierarchy(summary)
     yield "tracing", "How much of this is the profiler", _tracing(prof, summary)
     yield "measurement", "What was measured", _measurement(prof, summary)
+
+
+def _places(prof: ProfileData, summary: Summary) -> str:
+    """The largest costs, and the stack drawn: everything is as wide as what it costs."""
+    costs = figure_html("layers_by_cost", figures.layers_by_cost(prof))
+    looks = [*((each.name, each.colour) for each in (*FAMILIES, OTHER)), ("no layer", OUTER)]
+    swatches = "".join(
+        f'<li><i class="swatch" style="background-color:{colour}"></i>{text(name)}</li>'
+        for name, colour in looks
+    )
+    idle = f'<li><i class="swatch idle" style="background-color:{IDLE}"></i>{_IDLE}</li>'
+    on_gpu = summary.counts.kernels is not None
+    width = (
+        "Width: what a node costs the latency, the GPU busy for it and idle because of it."
+        if on_gpu
+        else "Width: the host's time; no kernels were traced."
+    )
+    return (
+        f"{facts_html(where(summary))}{costs}"
+        f'<div class="stack" id="stack"><h3>{_STACK}</h3><p class="note">{width} A click, or '
+        "Enter, opens a node; a click on a bar above it, or Escape, goes back. Arrows walk.</p>"
+        f'<div class="bars" role="tree" tabindex="0" aria-label="{_STACK}"></div>'
+        f'<output aria-live="polite"></output>'
+        f'<ul class="legend">{swatches}{idle if on_gpu else ""}</ul>'
+        f"{data_html(script_json(tree_data(prof)))}</div>"
+    )
+
+
+_IDLE = "GPU idle because of it"
+_STACK = "The stack: model, modules, layers, library calls, kernels"
+_TOOLS = (("hot", "largest shares"), ("unfold", "unfold all"), ("fold", "fold all"))
+
+
+def _hierarchy(summary: Summary) -> str:
+    """The same tree as a table that folds."""
+    buttons = "".join(
+        f'<button type="button" data-do="{key}">{name}</button>' for key, name in _TOOLS
+    )
+    return (
+        f'<div class="sheet tree"><div class="tools">{buttons}</div><div class="scroll" '
+        'role="region" aria-label="Table of the hierarchy" tabindex="0"><table '
+        'aria-label="Hierarchy"><thead></thead><tbody></tbody></table></div></div>'
+        f'<p class="note">{text(footnote(summary))}</p>'
+    )
 
 
 def _suggested(summary: Summary) -> str:
     """A list by predicted gain, each with its evidence and the call that checks it."""
     items = "".join(
-        f"<li><b>{_text(gain_text(each, summary.latency.ms))}</b> {_text(each.advice)}<br>"
-        f"{_text(each.evidence)}<br><code>{_text(check_text(each, place))}</code></li>"
+        f"<li><b>{text(gain_text(each, summary.latency.ms))}</b> {text(each.advice)}<br>"
+        f"{text(each.evidence)}<br><code>{text(check_text(each, place))}</code></li>"
         for place, each in enumerate(summary.tries)
     )
     return f"<ol>{items}</ol>"
@@ -165,29 +215,14 @@ def _tiles(summary: Summary) -> str:
     return tiles_html(tiles)
 
 
-def tiles_html(tiles: Iterable[tuple[str, str]]) -> str:
-    """Names and values as tiles."""
-    return "".join(
-        f'<div class="tile"><b>{_text(value)}</b><span>{_text(name)}</span></div>'
-        for name, value in tiles
-    )
-
-
 def _doubts(summary: Summary) -> str:
-    doubts = "".join(f"<p>{_text(doubt)}</p>" for doubt in summary.doubts)
+    doubts = "".join(f"<p>{text(doubt)}</p>" for doubt in summary.doubts)
     return f'<div class="doubts" role="note"><b>Warnings</b>{doubts}</div>' if doubts else ""
-
-
-def _facts(facts: Iterable[Fact]) -> str:
-    rows = "".join(
-        f"<dt>{_text(heading)}</dt><dd>{_text(sentence)}</dd>" for heading, sentence in facts
-    )
-    return f"<dl>{rows}</dl>"
 
 
 def _tracing(prof: ProfileData, summary: Summary) -> str:
     tables = "".join(sheet_html(sheet, sheet.rows(prof)) for sheet in SHEETS["tracing"])
-    return _facts(of_the_profiler(summary)) + tables
+    return facts_html(of_the_profiler(summary)) + tables
 
 
 def _measurement(prof: ProfileData, summary: Summary) -> str:
@@ -196,7 +231,7 @@ def _measurement(prof: ProfileData, summary: Summary) -> str:
         for name, value in prof.environment.items()
         if value is not None
     ]
-    return f"{_facts(conditions(summary))}<h3>Environment</h3>{_facts(environment)}"
+    return f"{facts_html(conditions(summary))}<h3>Environment</h3>{facts_html(environment)}"
 
 
 def _value(value: Any) -> str:
@@ -208,39 +243,3 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return ", ".join(map(_value, value)) if isinstance(value, list) else str(value)
-
-
-def sheet_html(sheet: Sheet, frame: pd.DataFrame) -> str:
-    """A table that can be sorted and searched."""
-    caption = _text(sheet.caption)
-    if not len(frame):
-        return f'<h3>{caption}</h3><p class="note">Nothing was recorded for this table.</p>'
-    data = script_json(sheet_data(sheet, frame))
-    small = " small" if len(frame) <= _SMALL else ""
-    return (
-        f'<div class="sheet{small}" id="{sheet.key}"><h3>{caption}</h3><div class="tools">'
-        f'<input type="search" placeholder="search" aria-label="search {caption}">'
-        "<output></output></div>"
-        '<div class="scroll" tabindex="0"><table><thead></thead><tbody></tbody></table></div>'
-        f'<script type="application/json">{data}</script></div>'
-    )
-
-
-def figure_html(name: str, drawn: Figure) -> str:
-    """A figure's place in the page and what to draw there; its title and note are the page's own
-    text.
-    """
-    about: dict[str, Any] = drawn.layout.meta
-    head = f"<h3>{_text(about['title'])}</h3>" + (
-        f'<p class="note">{_text(about["note"])}</p>' if about["note"] else ""
-    )
-    if about.get("empty"):
-        return f'<figure class="empty" id="figure-{name}">{head}</figure>'
-    drawn.update_layout(
-        title=None, template=None, meta=None, height=about["height"], margin={"t": 56}
-    )
-    return (
-        f'<figure id="figure-{name}">{head}'
-        f'<div class="plot" style="height:{about["height"]}px"></div>'
-        f'<script type="application/json">{safe_in_script(drawn.to_json())}</script></figure>'
-    )

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from xsp.words.distinct import distinct_names
 from xsp.words.labels import printable, shorten
 from xsp.words.numbers import known_digits
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
+_KERNEL_AT_MOST = 44
+"""Characters of a kernel's name in a column."""
 _TITLE_AT_MOST = 600
 """Characters of a full name or of arguments that hovering shows; C++ templates run to thousands."""
 
@@ -24,7 +27,7 @@ _TITLE_AT_MOST = 600
 @dataclass(frozen=True)
 class Column:
     """A column of a table: numbers are divided by `scale`; of texts `text` is shown, and the whole
-    where one hovers.
+    where one hovers; of kernels (`is_kernel`) what tells the table's kernels apart.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Column:
     scale: float = 1.0
     text: Callable[[str], str] = field(default=str)
     hovers: bool = False
+    is_kernel: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def _column_data(column: Column, values: pd.Series[Any]) -> dict[str, Any]:
         return facts | {
             "hovers": column.hovers,
             "codes": codes.tolist(),
-            "texts": [_shown_and_full(column, text) for text in distinct.tolist()],
+            "texts": _texts(column, distinct.tolist()),
         }
     amounts = pd.to_numeric(values, errors="coerce").astype(float).to_numpy() / column.scale
     rounded = [known_digits(amount, 7) for amount in amounts.tolist()]
@@ -83,9 +87,14 @@ def _as_text(value: object) -> str:
     return "" if value is None or value is pd.NA or value != value else str(value)  # noqa: PLR0124 # NaN
 
 
-def _shown_and_full(column: Column, text: str) -> list[str]:
+def _texts(column: Column, distinct: Sequence[str]) -> list[list[str]]:
+    short = distinct_names(distinct, _KERNEL_AT_MOST) if column.is_kernel else {}
+    return [_shown_and_full(column, text, short.get(text, column.text(text))) for text in distinct]
+
+
+def _shown_and_full(column: Column, text: str, short: str) -> list[str]:
     full = printable(shorten(text, _TITLE_AT_MOST))
-    shown = printable(shorten(column.text(text), _TITLE_AT_MOST))
+    shown = printable(shorten(short, _TITLE_AT_MOST))
     return [shown, full] if column.hovers and shown != full else [shown]
 
 

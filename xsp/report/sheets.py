@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from xsp.analysis.kernels import kernel_information, kernels_by_name
 from xsp.analysis.layer_kernels import kernels_by_layer
 from xsp.analysis.layers import layer_information
 from xsp.analysis.library import kernels_by_library_call, library_by_api, library_calls
 from xsp.report.sheet_data import Column, Sheet
-from xsp.words.labels import telling_kernel_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xsp.analysis.profile_data import ProfileData
 
 _MIB = float(2**20)
 
@@ -87,7 +92,21 @@ _LAYER = (
     _count("layer_index", "#", "Index of the layer, in order of first appearance"),
     _text("layer", "layer"),
 )
-_KERNEL_NAME = _text("name", "kernel", "Hover for the full name", telling_kernel_name, hovers=True)
+
+
+def _kernel(name: str) -> Column:
+    return Column(name, "kernel", "Hover for the full name", "text", hovers=True, is_kernel=True)
+
+
+_KERNEL_NAME = _kernel("name")
+
+
+def _layers_with_waiting(prof: ProfileData) -> pd.DataFrame:
+    """`layer_information` with what is left of each cost when the GPU's busy time is taken off."""
+    table = layer_information(prof)
+    waiting = (table["latency_ms"] - table["device_ms"]).clip(lower=0)
+    return table.assign(waiting_ms=waiting)
+
 
 SHEETS: dict[str, Sequence[Sheet]] = {
     "layers": (
@@ -106,12 +125,13 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                     "Its part of the latency: the GPU busy for it, or idle because of it",
                 ),
                 _ms("latency_ci_ms", "±", "Half of the 95 % interval"),
+                _ms("device_ms", "busy ms", "The GPU busy with its kernels"),
+                _ms("waiting_ms", "waiting ms", "The GPU idle because of it"),
                 _ms("host_ms", "host ms", "The host's time in it"),
-                _ms("device_ms", "GPU ms", "GPU-busy time of its kernels"),
                 _scaled("allocated_bytes", "alloc MiB", _MIB, "Memory that the layer allocates"),
                 _share("share", "share", "Of the model latency"),
             ),
-            layer_information,
+            _layers_with_waiting,
         ),
     ),
     "kernels": (
@@ -196,9 +216,7 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _count("library_index", "#", "The library call"),
                 _text("library_call", "function"),
                 _text("layer", "layer"),
-                _text(
-                    "kernel", "kernel", "Hover for the full name", telling_kernel_name, hovers=True
-                ),
+                _kernel("kernel"),
                 _ms("latency_ms", "latency ms"),
                 _scaled("flops", "GFLOP", 1e9),
                 _scaled("arithmetic_intensity", "FLOP/byte", 1.0),

@@ -14,6 +14,7 @@ from xsp.analysis.figures.layer_bars import (
     layer_latency,
     layer_memory,
     layer_metrics,
+    layers_by_cost,
 )
 from xsp.analysis.figures.rooflines import kernel_roofline, layer_roofline
 from xsp.analysis.figures.shares import (
@@ -36,5 +37,6 @@ __all__ = [
     "layer_metrics",
     "layer_roofline",
     "layer_type_distribution",
+    "layers_by_cost",
     "model_information",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from xsp.analysis.figures.palette import IDLE, LEVELS, text_on
+from xsp.analysis.figures.palette import IDLE, OUTER, node_families, text_on
 from xsp.analysis.figures.theme import (
     MARKS,
     NO_LAYERS,
@@ -72,7 +72,7 @@ class _Node:
     label: str
     hover: str
     time: float
-    level: str
+    colour: str
 
 
 class _Nodes:
@@ -88,6 +88,12 @@ class _Nodes:
         lines: list[Line],
     ) -> None:
         self._records, self._parents, self._times = records, parents, times
+        kinds = node_families(
+            [record["level"] for record in records],
+            [record["type"] for record in records],
+            parents,
+        )
+        self._colours = [kind.colour if kind is not None else OUTER for kind in kinds]
         self._nodes: list[_Node] = []
         shown = {line.row for line in lines}
         self._pooled: dict[int, float] = {}
@@ -105,7 +111,7 @@ class _Nodes:
             label,
             f"<b>{label}</b>",
             self._pooled[line.parent],
-            "",
+            IDLE,
         )
 
     def _add_row(self, row: int) -> None:
@@ -113,17 +119,17 @@ class _Nodes:
         label = _label(record, self._records[above]["name"] if above > 0 else "")
         parent = str(above) if above >= 0 else ""
         self._append(
-            str(row), parent, label, _what(record), float(self._times[row]), record["level"]
+            str(row), parent, label, _what(record), float(self._times[row]), self._colours[row]
         )
 
     def _append(
-        self, key: str, parent: str, label: str, what: str, time: float, level: str
+        self, key: str, parent: str, label: str, what: str, time: float, colour: str
     ) -> None:
         share = (
             f"{numbers.milliseconds(time)} ms, {numbers.percent(time / self._times[0])} of the "
             "whole"
         )
-        self._nodes.append(_Node(key, parent, label, hover(what, share), time, level))
+        self._nodes.append(_Node(key, parent, label, hover(what, share), time, colour))
 
     def trace(self) -> dict[str, Any]:
         """Arguments of `add_icicle`; values are what a node has besides its children, never below
@@ -149,13 +155,13 @@ class _Nodes:
             "leaf": {"opacity": 1},
             "textfont": {
                 "size": 12,
-                "color": [text_on(LEVELS.get(node.level, IDLE)) for node in self._nodes],
+                "color": [text_on(node.colour) for node in self._nodes],
             },
-            "pathbar": {"textfont": {"color": text_on(LEVELS["MODEL"])}},
+            "pathbar": {"textfont": {"color": text_on(OUTER)}},
             "marker": {
-                "colors": [LEVELS.get(node.level, IDLE) for node in self._nodes],
+                "colors": [node.colour for node in self._nodes],
                 "pattern": {
-                    "shape": ["" if node.level in LEVELS else "/" for node in self._nodes],
+                    "shape": ["/" if node.colour == IDLE else "" for node in self._nodes],
                     "solidity": 0.12,
                     "size": 9,
                     "fgcolor": "#3a4048",

@@ -6,21 +6,31 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xsp.analysis.figures.palette import IDLE, IDLE_PATTERN, LEVELS
+from xsp.analysis.figures.palette import BUSY, IDLE, IDLE_PATTERN
 from xsp.analysis.figures.rooflines import bound_text
 from xsp.analysis.figures.roofs import si
 from xsp.analysis.figures.sources import sources_note
-from xsp.analysis.figures.theme import NO_KERNELS, Figure, empty, figure, hover, kernel_label
+from xsp.analysis.figures.theme import (
+    NO_KERNELS,
+    Figure,
+    empty,
+    figure,
+    hover,
+    kernel_label,
+    safe,
+)
 from xsp.analysis.kernels import kernels_by_name as kernels_by_name_table
 from xsp.words import numbers
+from xsp.words.distinct import distinct_names
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
 _BARS = 20
+_LABEL = 56
 _BOUNDS = (
-    ("compute-bound", LEVELS["KERNEL"], ""),
-    ("memory-bound", LEVELS["KERNEL"], "x"),
+    ("compute-bound", BUSY, ""),
+    ("memory-bound", BUSY, "x"),
     ("bound unknown", IDLE, IDLE_PATTERN),
 )
 
@@ -43,7 +53,8 @@ def kernels_by_name(profile: ProfileData) -> Figure:
         part = shown[[_bound(value) == name for value in shown["memory_bound"]]]
         if len(part):
             _add(drawn, part, name, colour, pattern)
-    labels = [kernel_label(name, 56) for name in shown["name"]]
+    short = distinct_names(shown["name"], _LABEL)
+    labels = [safe(short[name]) for name in shown["name"]]
     drawn.update_yaxes(
         tickvals=list(range(len(shown))), ticktext=labels, autorange="reversed", showgrid=False
     )

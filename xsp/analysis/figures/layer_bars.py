@@ -11,9 +11,9 @@ import pandas as pd
 
 from xsp.analysis.figures.palette import (
     BACKWARD_PATTERN,
+    BUSY,
     IDLE,
     IDLE_PATTERN,
-    LEVELS,
     family,
     family_named,
 )
@@ -32,6 +32,7 @@ from xsp.analysis.figures.theme import (
 )
 from xsp.analysis.layer_kernels import gpu_vs_nongpu as gpu_vs_nongpu_table
 from xsp.analysis.layer_kernels import layer_metrics as layer_metrics_table
+from xsp.analysis.layers import layer_information as layer_information_table
 from xsp.analysis.layers import layer_latency as layer_latency_table
 from xsp.analysis.layers import layer_memory as layer_memory_table
 from xsp.words import numbers
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _NAMED = 30
 """Layers up to which each bar has its layer's name below it instead of its index."""
+_COSTLIEST = 20
 _WIDTH = 0.9
 """Of a bar; left to plotly, a kind that occurs twice would have bars as wide as the distance
 between them.
@@ -67,6 +69,52 @@ def layer_latency(profile: ProfileData) -> Figure:
     _add_bars(drawn, shown, shown["latency_ms"], values)
     drawn.update_yaxes(title_text="Latency (ms)", rangemode="tozero")
     return _layer_axis(drawn, shown)
+
+
+def layers_by_cost(profile: ProfileData) -> Figure:
+    """The costliest layers, the largest first: the GPU busy for the layer, and idle because of it.
+    Without a GPU the host's time.
+    """
+    title = "Layers by what they cost the latency"
+    table = layer_information_table(profile)
+    if not len(table):
+        return empty(title, NO_LAYERS)
+    spent, half = table["latency_ms"].astype(float), table["latency_ci_ms"].astype(float)
+    certain = table[~(half >= spent)]
+    shown = certain.nlargest(_COSTLIEST, "latency_ms").reset_index(drop=True)
+    on_gpu = shown["device_ms"].notna().any()
+    whole = shown["latency_ms"].astype(float)
+    busy = shown["device_ms"].astype(float).fillna(whole).clip(upper=whole)
+    parts = [("GPU busy" if on_gpu else "host", busy, BUSY, "")]
+    if on_gpu:
+        waiting = whole - busy
+        parts.append(("GPU idle because of it", waiting, IDLE, IDLE_PATTERN))
+    note = f"The {len(shown)} largest of {len(table)}."
+    if len(certain) < len(table):
+        note += f" {len(table) - len(certain)} are not ranked: their intervals are wider than they."
+    drawn = figure(title, note, height=150 + 24 * len(shown), barmode="stack", bargap=0.25)
+    texts = [
+        f"{name}: {milliseconds(value)} of {milliseconds(cost)} "
+        f"{numbers.plus_minus(width, numbers.decimals_for(cost))}"
+        for name, values, _, _ in parts
+        for value, cost, width in zip(values, whole, shown["latency_ci_ms"], strict=True)
+    ]
+    for place, (name, values, colour, pattern) in enumerate(parts):
+        drawn.add_bar(
+            x=values.to_numpy(),
+            y=shown.index.to_numpy(),
+            orientation="h",
+            name=name,
+            hoverinfo="text",
+            hovertext=_hovers(shown, texts[place * len(shown) : (place + 1) * len(shown)]),
+            marker={"color": colour, "pattern": {"shape": pattern}},
+            showlegend=True,
+        )
+    names = [layer_label(*each, 40) for each in zip(shown["name"], shown["phase"], strict=True)]
+    drawn.update_yaxes(
+        tickvals=list(range(len(shown))), ticktext=names, autorange="reversed", showgrid=False
+    )
+    return drawn.update_xaxes(title_text="Part of the latency (ms)", rangemode="tozero")
 
 
 def layer_memory(profile: ProfileData) -> Figure:
@@ -138,7 +186,7 @@ def gpu_vs_nongpu(profile: ProfileData) -> Figure:
     )
     drawn = figure(title, note + left_out, barmode="stack")
     parts = (
-        ("gpu_share", "gpu_ms", "GPU busy", LEVELS["KERNEL"], ""),
+        ("gpu_share", "gpu_ms", "GPU busy", BUSY, ""),
         ("nongpu_share", "nongpu_ms", "GPU idle", IDLE, IDLE_PATTERN),
     )
     for share, spent, name, colour, pattern in parts:

@@ -1,5 +1,6 @@
-"""Colours, marker symbols and patterns: by level of the stack and by kind of layer, the same in
-every figure.
+"""Colours, marker symbols and patterns: one colour for each kind of layer, the same in every figure
+and view, and neutral ones for what is of no kind. Levels have no colours: where a node stands says
+its level.
 
 Every colour stands out from a white and from a dark page, and never says anything alone: a symbol,
 a pattern or a text says it too.
@@ -8,19 +9,17 @@ a pattern or a text says it too.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-LEVELS = {
-    "MODEL": "#66707f",
-    "MODULE": "#8a93a3",
-    "LAYER": "#3f7fd1",
-    "LIBRARY": "#2b9a86",
-    "KERNEL": "#c2488f",
-}
-"""Colour of a level; modules stand between MODEL and LAYER."""
+OUTER = "#5b6573"
+"""Colour of the model and of modules, which hold layers of many kinds."""
 
-IDLE = "#9aa1ab"
-"""Colour of time in which the GPU does nothing, and of what was pooled."""
+BUSY = "#46566b"
+"""Colour of time in which the GPU works, and of whatever is of no kind of layer."""
+
+IDLE = "#aeb6c1"
+"""Colour of time in which the GPU does nothing, and of what was pooled; always with a pattern."""
 
 BACKWARD_PATTERN = "/"
 IDLE_PATTERN = "."
@@ -41,45 +40,36 @@ def _family(name: str, colour: str, symbol: str, types: str) -> Family:
 
 
 # The first that matches counts. The Conv1D of transformers, unlike torch's Conv1d, is a matrix
-# product.
+# product. Six colours, the grey of what is of no kind among them: no two are nearer than 24 in
+# CIELAB to an eye with deuteranopia, protanopia, tritanopia or none of these.
 FAMILIES = (
     _family(
         "matrix product",
-        "#d9722b",
+        "#dd7a14",
         "square",
         r"(?-i:^Conv1D$)|linear|matmul|^(add|addb|baddb|b|s)?mm|einsum|^gemm",
     ),
-    _family("convolution", "#3f7fd1", "circle", r"conv"),
-    _family("attention", "#c2488f", "star", r"attention|attn"),
-    _family("softmax and loss", "#d1495b", "x", r"softmax|loss|cross_entropy|nll"),
-    _family("normalisation", "#2f9e77", "diamond", r"norm"),
-    _family("pooling", "#3a9ec0", "triangle-down", r"pool|interpolate|upsample"),
+    _family("convolution", "#2d6987", "circle", r"conv"),
+    _family("attention", "#6a3fd4", "star", r"attention|attn"),
     _family(
-        "activation",
-        "#b08f14",
+        "reduction",
+        "#875a2d",
+        "diamond",
+        r"softmax|loss|cross_entropy|nll|norm|pool|interpolate|upsample",
+    ),
+    _family(
+        "elementwise and movement",
+        "#d46ae6",
         "triangle-up",
-        r"relu|[gcsr]?elu|silu|glu|sigmoid|tanh|swish|mish|softplus|activation|dropout",
-    ),
-    _family(
-        "embedding and indexing",
-        "#a8744f",
-        "pentagon",
-        r"embed|index|gather|scatter|take|getitem|where|topk|sort",
-    ),
-    _family(
-        "data movement",
-        "#7b8f2e",
-        "hexagon",
-        r"cat|stack|copy|clone|transpose|permute|view|shape|contiguous|flatten|split|chunk|pad|roll|identity|^to$|cast",
-    ),
-    _family(
-        "elementwise",
-        "#8a6bd1",
-        "cross",
-        r"^_*(foreach_)*_*i?r?(add|sub|mul|div|pow|neg|exp|sqrt|rsqrt|sum|mean|lerp|clamp|abs|float|half|eq|lt|gt)",
+        r"relu|[gcsr]?elu|silu|glu|sigmoid|tanh|swish|mish|softplus|activation|dropout"
+        r"|embed|index|gather|scatter|take|getitem|where|topk|sort"
+        r"|cat|stack|copy|clone|transpose|permute|view|shape|contiguous|flatten|split|chunk|pad"
+        r"|roll|identity|^to$|cast"
+        r"|^_*(foreach_)*_*i?r?"
+        r"(add|sub|mul|div|pow|neg|exp|sqrt|rsqrt|sum|mean|lerp|clamp|abs|float|half|eq|lt|gt)",
     ),
 )
-OTHER = Family("other", "#868d98", "circle-open", re.compile(""))
+OTHER = Family("other", "#8f9285", "circle-open", re.compile(""))
 
 PRECISIONS = {
     "fp64": "dash",
@@ -103,6 +93,20 @@ def family(layer_type: str) -> Family:
 def family_named(name: str) -> Family:
     """The kind of layer with this name; `OTHER` if there is none."""
     return next((one for one in FAMILIES if one.name == name), OTHER)
+
+
+def node_families(
+    levels: Sequence[str], types: Sequence[str], parents: Sequence[int]
+) -> list[Family | None]:
+    """The kind of each node of a tree: a layer's own, that of the layer around for what is in it;
+    None for the model, modules and what is in no layer. `parents` are rows, each before its
+    children, or -1.
+    """
+    found: list[Family | None] = []
+    for level, kind, parent in zip(levels, types, parents, strict=True):
+        inherited = found[parent] if parent >= 0 else None
+        found.append(family(kind) if level == "LAYER" else inherited)
+    return found
 
 
 def text_on(colour: str) -> str:

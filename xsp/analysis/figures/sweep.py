@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.figures.layer_bars import milliseconds
-from xsp.analysis.figures.palette import IDLE, IDLE_PATTERN, LEVELS
+from xsp.analysis.figures.palette import BUSY, IDLE, IDLE_PATTERN
 from xsp.analysis.figures.rooflines import INTENSITY_AXIS, THROUGHPUT_AXIS, bound_text, drawable
 from xsp.analysis.figures.roofs import add_roofs, dram_bytes_per_s, roofs, si
 from xsp.analysis.figures.sources import sources_note
@@ -91,7 +91,7 @@ def _add_model(drawn: Figure, name: str, rows: pd.DataFrame, place: int) -> None
         "name": name,
         "legendgroup": name,
         "hoverinfo": "text",
-        "line": {"color": LEVELS["LAYER"], "width": 2, "dash": _DASHES[place % len(_DASHES)]},
+        "line": {"color": BUSY, "width": 2, "dash": _DASHES[place % len(_DASHES)]},
         "marker": {"symbol": _SYMBOLS[place % len(_SYMBOLS)], "size": 9},
     }
     batches, half = rows["batch_size"].astype(int), rows["latency_ci_ms"].astype(float)
@@ -138,7 +138,7 @@ def _add_latencies(drawn: Figure, table: pd.DataFrame, *, full_width: bool) -> N
     gpu = table["busy_ms"]
     rest = (table["model_latency_ms"].astype(float) - gpu).clip(lower=0)
     for part, name, colour, pattern in (
-        (gpu, "GPU busy", LEVELS["KERNEL"], ""),
+        (gpu, "GPU busy", BUSY, ""),
         (rest, "GPU idle", IDLE, IDLE_PATTERN),
     ):
         shares = part / table["model_latency_ms"].astype(float)
@@ -224,8 +224,8 @@ def _add_path(drawn: Figure, name: str, rows: pd.DataFrame, place: int) -> None:
         textposition="bottom right",
         name=name,
         hoverinfo="text",
-        marker={"symbol": _SYMBOLS[place % len(_SYMBOLS)], "size": 9, "color": LEVELS["MODEL"]},
-        line={"color": LEVELS["MODEL"], "width": 1, "dash": _DASHES[place % len(_DASHES)]},
+        marker={"symbol": _SYMBOLS[place % len(_SYMBOLS)], "size": 9, "color": BUSY},
+        line={"color": BUSY, "width": 1, "dash": _DASHES[place % len(_DASHES)]},
         hovertext=[
             hover(
                 f"<b>{name}</b>" + (f", batch size {batch}" if batch else ""),

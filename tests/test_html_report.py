@@ -72,7 +72,8 @@ def at_top(tab: Tab, page: Path, width: int = 1280, height: int = 900) -> Tab:
     tab.call("Emulation.setDeviceMetricsOverride", **size)
     tab.open(page)
     tab.wait("document.documentElement.dataset.read === 'yes'")
-    tab.wait("document.querySelector('.bar') !== null")
+    tab.evaluate("document.querySelector('.stack').scrollIntoView()")
+    tab.wait("document.querySelector('.stack-node') !== null")
     return tab
 
 
@@ -265,18 +266,18 @@ ACTIVE = "document.activeElement"
 
 @in_browser
 def test_few_tab_stops_stand_before_the_first_table(tab: Tab, page: Path) -> None:
-    """The keyboard comes to the stack first, then to the first table's search and its headings,
+    """The keyboard comes to the stack first, then to the first table: its search, its rows, its headings,
     which are one stop.
     """
     at_top(tab, page)
-    tab.evaluate("document.querySelector('#layers').scrollIntoView()")
+    tab.evaluate("document.querySelector('#layer-information').scrollIntoView()")
     tab.wait("document.querySelector('#layer-information th') !== null")
-    tab.evaluate("window.scrollTo(0, 0)")
+    tab.evaluate("document.querySelector('h1').tabIndex = -1; document.querySelector('h1').focus()")
     seen = []
     for _ in range(4):
         tab.press("Tab")
         seen.append(tab.evaluate(f"{ACTIVE}.className || {ACTIVE}.tagName.toLowerCase()"))
-    assert seen == ["bars", "input", "button", "scroll"]
+    assert seen == ["stack-nodes", "input", "scroll", "button"]
     tab.evaluate("document.querySelector('#layer-information th button').focus()")
     tab.press("ArrowRight", 4)
     focused = tab.evaluate(f"{ACTIVE}.textContent")
@@ -291,9 +292,9 @@ def test_the_stack_is_walked_by_keys(tab: Tab, page: Path) -> None:
     is said of a node are the numbers of the tree.
     """
     at_top(tab, page)
-    tab.evaluate("document.querySelector('.bars').focus()")
+    tab.evaluate("document.querySelector('.stack-nodes').focus()")
     said = "document.querySelector('.stack output').textContent"
-    bars = "document.querySelectorAll('.bar').length"
+    bars = "document.querySelectorAll('.stack-node').length"
     whole = tab.evaluate(bars)
     tab.press("ArrowDown")
     tree = xsp.load(CAPTURE).tree()
@@ -305,7 +306,7 @@ def test_the_stack_is_walked_by_keys(tab: Tab, page: Path) -> None:
     tab.press("ArrowRight")
     tab.press("Enter")
     assert tab.evaluate(bars) != whole
-    active = "document.querySelector('.bars').getAttribute('aria-activedescendant')"
+    active = "document.querySelector('.stack-nodes').getAttribute('aria-activedescendant')"
     label = f"document.getElementById({active}).getAttribute('aria-label')"
     assert tab.evaluate(label).startswith(f"{first['name']}: ")
     tab.press("Escape")

@@ -27,14 +27,20 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the site, served on loopback."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as files."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     built = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=120, cwd=ROOT
     )
     assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(folder: Path) -> Iterator[str]:
+    """Address of the site, served on loopback."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -91,9 +97,12 @@ def test_pictures_follow_the_theme(tab: Tab, site: str) -> None:
         tab.wait(f"{shown}.join() === 'notebook-{look}.png,report-{look}.png'")
 
 
-def test_search_finds_columns(tab: Tab, site: str) -> None:
-    """The search works without a network, on names with underscores too."""
-    opened(tab, site + "index.html")
+@pytest.mark.parametrize("served", [True, False])
+def test_search_finds_columns(tab: Tab, site: str, folder: Path, served: bool) -> None:
+    """The search works without a network, on names with underscores too, and for pages that are
+    opened as files.
+    """
+    opened(tab, f"{site}index.html" if served else (folder / "index.html").as_uri())
     tab.evaluate(
         """(() => {
             document.querySelector("#__search").click();

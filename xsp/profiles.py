@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from xsp.summary.values import Summary
 
 
+_MARIMO_HEIGHT = "1000px"
+
+
 class Profile(ProfileData):
     """What was measured. Tables are DataFrames; times are ns on the host's monotonic clock unless a
     column says ms.
@@ -293,6 +296,14 @@ class Profile(ProfileData):
         from xsp.report.notebook import profile_html
 
         return profile_html(self)
+
+    def _display_(self) -> object:
+        """What marimo shows: it puts a page with scripts in a frame of 400 pixels unless it is told
+        a height.
+        """
+        from marimo import iframe
+
+        return iframe(self._repr_html_() or "", height=_MARIMO_HEIGHT)
 
 
 def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Profile:

@@ -166,7 +166,7 @@ def _places(prof: ProfileData, summary: Summary) -> str:
         f"{facts_html(where(summary))}{costs}"
         f'<div class="stack" id="stack"><h3>{_STACK}</h3><p class="note">{width} A click, or '
         "Enter, opens a node; a click on a bar above it, or Escape, goes back. Arrows walk.</p>"
-        f'<div class="bars" role="tree" tabindex="0" aria-label="{_STACK}"></div>'
+        f'<div class="stack-nodes" role="tree" tabindex="0" aria-label="{_STACK}"></div>'
         f'<output aria-live="polite"></output>'
         f'<ul class="legend">{swatches}{idle if on_gpu else ""}</ul>'
         f"{data_html(script_json(tree_data(prof)))}</div>"

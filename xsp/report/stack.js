@@ -40,7 +40,7 @@ function told(node) {
 class Stack {
   constructor(element, nodes) {
     this.nodes = nodes;
-    this.element = element.querySelector(".bars");
+    this.element = element.querySelector(".stack-nodes");
     this.said = element.querySelector("output");
     this.root = nodes[0];
     this.active = nodes[0];
@@ -53,7 +53,7 @@ class Stack {
   }
 
   onNode(event, then) {
-    const bar = event.target.closest(".bar");
+    const bar = event.target.closest(".stack-node");
     if (bar) then(this.nodes[bar.dataset.at]);
   }
 
@@ -86,7 +86,7 @@ class Stack {
   }
 
   mark() {
-    this.element.querySelector(".bar.active")?.classList.remove("active");
+    this.element.querySelector(".stack-node.active")?.classList.remove("active");
     const bar = document.getElementById(`${this.id}-${this.active.at}`);
     if (bar) bar.classList.add("active");
     this.element.setAttribute("aria-activedescendant", bar ? bar.id : "");
@@ -119,7 +119,7 @@ class Stack {
   bar(node, row, left, width) {
     const [kind, colour, text] = node.kind;
     const bar = document.createElement("div");
-    bar.className = node.hidden ? "bar pooled" : "bar";
+    bar.className = node.hidden ? "stack-node pooled" : "stack-node";
     bar.id = `${this.id}-${node.at}`;
     bar.dataset.at = node.at;
     bar.setAttribute("role", "treeitem");

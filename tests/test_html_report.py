@@ -266,8 +266,8 @@ ACTIVE = "document.activeElement"
 
 @in_browser
 def test_few_tab_stops_stand_before_the_first_table(tab: Tab, page: Path) -> None:
-    """The keyboard comes to the stack first, then to the first table: its search, its rows, its headings,
-    which are one stop.
+    """The keyboard comes to the stack first, then to the first table: its search, its rows, and its
+    headings, which are one stop.
     """
     at_top(tab, page)
     tab.evaluate("document.querySelector('#layer-information').scrollIntoView()")

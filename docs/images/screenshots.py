@@ -1,5 +1,5 @@
-"""Draw the site's pictures of a notebook and a report, light and dark: python
-docs/images/screenshots.py.
+"""Draw the site's pictures of a notebook and a report, light and dark, on a phone, and as an eye with
+deuteranopia sees it: python docs/images/screenshots.py.
 
 The browser is Chromium, driven by the module that the tests use. Pictures show the bundled capture
 of an H100. Needs Pillow, which reduces their colours: the files stay below 150 kB.
@@ -18,15 +18,16 @@ import xsp
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 CAPTURE = ROOT / "examples" / "captures" / "h100_resnet50.xsp"
-WIDTH = 1120
+WIDTH = 1280
 COLORS = 256
+_DRAWN = "document.documentElement.dataset.read === 'yes'"
 
 sys.path.insert(0, str(ROOT / "tests"))
 from browser import Tab, chromium  # noqa: E402 # after the path is known
 
 
 def main() -> None:
-    """Write four PNG files beside this one."""
+    """Write six PNG files beside this one."""
     prof = xsp.load(CAPTURE)
     with tempfile.TemporaryDirectory() as folder, chromium(Path(folder) / "browser") as tab:
         notebook = Path(folder) / "notebook.html"
@@ -38,12 +39,15 @@ def main() -> None:
             look = "dark" if dark else "light"
             tab.dark(dark)
             _draw(tab, notebook, 900, "true", HERE / f"notebook-{look}.png")
-            drawn = "document.querySelector('#figure-hierarchy svg.main-svg') !== null"
-            _draw(tab, report, 1240, drawn, HERE / f"report-{look}.png")
+            _draw(tab, report, 1440, _DRAWN, HERE / f"report-{look}.png")
+        tab.dark(False)
+        _draw(tab, report, 900, _DRAWN, HERE / "report-phone.png", width=390)
+        tab.call("Emulation.setEmulatedVisionDeficiency", type="deuteranopia")
+        _draw(tab, report, 1440, _DRAWN, HERE / "report-deuteranopia.png")
 
 
-def _draw(tab: Tab, page: Path, height: int, ready: str, picture: Path) -> None:
-    size = {"width": WIDTH, "height": height}
+def _draw(tab: Tab, page: Path, height: int, ready: str, picture: Path, width: int = WIDTH) -> None:
+    size = {"width": width, "height": height}
     tab.call("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
     tab.open(page)
     tab.wait(ready)

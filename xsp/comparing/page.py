@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from xsp.capture.writing import writable, write_file
 from xsp.comparing import phrases
+from xsp.comparing.differential import STYLE, differential_html
 from xsp.comparing.text import HEADS, NODE_LEVELS, node_rows, verdict_word
 from xsp.words.labels import printable
 
@@ -41,7 +42,9 @@ def comparison_html(comparison: ComparisonData) -> str:
     """The whole page."""
     title = _text(comparison.candidate)
     looks = (
-        resources.files("xsp.report").joinpath("report.css").read_text(encoding="utf-8") + _STYLE
+        resources.files("xsp.report").joinpath("report.css").read_text(encoding="utf-8")
+        + _STYLE
+        + STYLE
     )
     said = "".join(f"<li>{_text(sentence)}</li>" for sentence in comparison.sentences)
     return (
@@ -70,6 +73,8 @@ def _tiles(comparison: ComparisonData) -> str:
 
 
 def _sections(comparison: ComparisonData) -> Iterator[str]:
+    if drawn := differential_html(comparison):
+        yield _section("Where the time went", drawn)
     counts = [[str(cell) for cell in row] for row in comparison.counts.itertuples(index=False)]
     yield _section("Counts of one run", _table(("count", "before", "now"), counts))
     for level, heading in NODE_LEVELS.items():

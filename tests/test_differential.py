@@ -1,0 +1,64 @@
+"""Where the time went between two profiles, drawn."""
+
+from __future__ import annotations
+
+import re
+
+from captures import gpu_capture, gpu_profile
+
+import xsp
+from xsp.comparing.differential import certain_differences, differential_html
+from xsp.comparing.page import comparison_html
+
+
+def slower(layer: str, factor: float) -> xsp.Profile:
+    """The GPU profile with all work of one layer taking longer."""
+    capture = gpu_capture()
+    tables = capture.tables
+    detail = int(tables["layers"].index[tables["layers"]["name"] == layer][0])
+    spans = tables["spans"]
+    mine = (spans["level"] == 1) & (spans["detail"] == detail)
+    below = spans["parent"].isin(spans.index[mine])
+    deeper = spans["parent"].isin(spans.index[below])
+    kernels = (mine | below | deeper) & (spans["level"] == 3)
+    longer = (spans.loc[kernels, "duration_ns"] * factor).astype("int64")
+    spans.loc[kernels, "duration_ns"] = longer
+    return xsp.Profile(capture)
+
+
+def test_only_what_is_known_to_have_changed_is_drawn() -> None:
+    """Bars are the layers whose interval is without 1 and those of one side, the most first, each
+    with the difference of its two times.
+    """
+    found = xsp.compare(gpu_profile(), slower("block.conv", 3.0))
+    table = certain_differences(found)
+    layers = found.nodes[found.nodes["level"] == "LAYER"]
+    sure = (
+        (layers["low"] > 1) | (layers["high"] < 1) | layers["change"].isin(["appeared", "vanished"])
+    )
+    assert set(table.index) <= set(layers.index[sure])
+    amounts = table["difference_ms"].abs().tolist()
+    assert amounts == sorted(amounts, reverse=True)
+    drawn = differential_html(found)
+    assert drawn.count("<i style") == min(len(table), 30)
+
+
+def test_the_same_twice_draws_nothing() -> None:
+    """Without a certain difference there is no section, and with one there is."""
+    same = xsp.compare(gpu_profile(), gpu_profile())
+    assert differential_html(same) == ""
+    assert "Where the time went" not in comparison_html(same)
+
+
+def test_layers_of_one_side_are_striped_and_escaped() -> None:
+    """A layer that only one of the two has is marked so without colour, and names are text."""
+    capture = gpu_capture()
+    names = capture.tables["layers"]["name"]
+    capture.tables["layers"]["name"] = names.where(names != "fc", "<b>new</b>")
+    found = xsp.compare(gpu_profile(), xsp.Profile(capture))
+    page = comparison_html(found)
+    assert "<b>new</b>" not in page
+    table = certain_differences(found)
+    alone = table["change"].isin(["appeared", "vanished"])
+    if alone.any():
+        assert len(re.findall(r"side (?:less|more) alone", page)) == 2 * int(alone.sum())

@@ -1,5 +1,5 @@
-"""Draw the site's pictures of a notebook and a report, light and dark, on a phone, and as an eye with
-deuteranopia sees it: python docs/images/screenshots.py.
+"""Draw the site's pictures of a notebook and a report, light and dark, on a phone, and as an eye
+with deuteranopia sees it: python docs/images/screenshots.py.
 
 The browser is Chromium, driven by the module that the tests use. Pictures show the bundled capture
 of an H100. Needs Pillow, which reduces their colours: the files stay below 150 kB.

@@ -201,7 +201,9 @@ def test_what_cannot_be_done_is_told(
 
 
 def test_a_replay_is_recorded_with_its_arrival_times(place: Place) -> None:
-    """Arrival times in a file beside the manifest are in the record, which needs no file then."""
+    """Arrival times in a file beside the manifest are in the record, which needs no file then; the
+    test's logs are kept beside the artifacts.
+    """
     (place.folder / "arrivals.txt").write_text("0.5\n0.75\n")
     found = evaluate(
         place.manifest,
@@ -212,6 +214,8 @@ def test_a_replay_is_recorded_with_its_arrival_times(place: Place) -> None:
     )
     with Store(place.database) as store:
         kept = read(store, found.id)
+    assert found.outcome.logs is not None
+    assert found.outcome.logs.is_relative_to(place.artifacts.resolve())
     assert kept.manifest.scenario.kind == "replay"
     assert kept.manifest.scenario.arrivals_s == (0.5, 0.75)
     assert kept.outcome.scheduled_ns[1] - kept.outcome.scheduled_ns[0] == 250_000_000

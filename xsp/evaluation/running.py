@@ -115,7 +115,8 @@ def evaluated(
         accuracy = _accuracy(made)
     began = time.time()
     system = MakeSystem(asked.canonical(), artifacts.folder, allow_code)
-    outcome = run_scenario(asked.scenario, system, samples)
+    logs = artifacts.folder / "logs"
+    outcome = run_scenario(asked.scenario, system, samples, logs=logs)
     traces: list[Trace] = []
     doubts = list(outcome.doubts)
     if trace != "NONE":

@@ -9,21 +9,15 @@ from pathlib import Path
 import pytest
 
 import xsp
+from xsp.database.store import Store
+from xsp.evaluation.records.reading import evaluations
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(script: str, *arguments: str) -> str:
     """Run an example as a user does; return what it printed."""
-    command = [
-        sys.executable,
-        str(EXAMPLES / script),
-        "--device",
-        "cpu",
-        "--dtype",
-        "float32",
-        *arguments,
-    ]
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
     finished = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
@@ -45,7 +39,24 @@ def test_script_saves_a_capture(
     """
     monkeypatch.setenv("COLUMNS", "120")
     capture = tmp_path / "example.xsp"
-    printed = run(script, *arguments, "--batch", "2", "--budget-s", "0", "--output", str(capture))
+    common = ("--device", "cpu", "--dtype", "float32", "--batch", "2", "--budget-s", "0")
+    printed = run(script, *arguments, *common, "--output", str(capture))
     prof = xsp.load(capture)
     assert len(prof.tree()) > 1
     assert str(prof) in printed
+
+
+def test_two_scenarios_are_evaluated(tmp_path: Path) -> None:
+    """The example of evaluations trains a network, evaluates it online and in batches, and shows
+    both out of its database with the accuracy that it was trained to.
+    """
+    pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
+    chosen = ("--models", "mlp", "--predictors", "torch", "--epochs", "6")
+    printed = run("evaluate.py", *chosen, "--output", str(tmp_path))
+    assert printed.count("evaluation ") == 2
+    with Store(tmp_path / "evaluations.sqlite") as store:
+        table = evaluations(store)
+    assert table["scenario"].tolist() == ["single_stream", "offline"]
+    assert table["valid"].all()
+    assert (table["top_1"] > 0.8).all()
+    assert table["throughput"].notna().all()

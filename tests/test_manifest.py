@@ -303,6 +303,14 @@ def test_equal_manifests_have_one_identity(tmp_path: Path) -> None:
     assert manifest_from_record(first.canonical()).identity == first.identity
 
 
+def test_defaults_can_be_recorded() -> None:
+    """A manifest that leaves out what it may is read again from its record, and from its JSON."""
+    raw = changed("{name: torch, version: '>=2.5'}", "{name: torch}")
+    first = manifest_of(raw, "m.yaml")
+    assert manifest_from_record(first.canonical()) == first
+    assert manifest_of(first.canonical().encode(), "m.json") == first
+
+
 def test_a_record_of_another_version_is_told() -> None:
     """What a later version recorded is no traceback."""
     with pytest.raises(ManifestError, match="use the version"):

@@ -76,7 +76,7 @@ SENTENCES = (
 
 
 def speech() -> Columns:
-    """Windows of spoken sentences between faint noise: 512 samples at 16 kHz, with 64 of context."""
+    """Windows of sentences between faint noise: 512 samples at 16 kHz, with 64 of context."""
     generator = np.random.default_rng(0)
     audio: list[Any] = []
     spoken: list[Any] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,17 @@ def test_every_sample_passes_once(made: Assembled) -> None:
     assert sorted((span.stage, span.item) for span in spans) == sorted(
         (name, item) for name in names for item in range(6)
     )
+
+
+def test_one_input_with_an_axis_for_samples_is_enough(made: Assembled) -> None:
+    """A model that takes samples beside a state of fixed shape gets whole batches."""
+    inputs = made.manifest.model.inputs
+    state = inputs[0].model_copy(update={"name": "state", "shape": (1, 1, 8)})
+    model = made.manifest.model.model_copy(update={"inputs": (*inputs, state)})
+    manifest = made.manifest.model_copy(update={"model": model})
+    assert replace(made, manifest=manifest).several
+    alone = model.model_copy(update={"inputs": (state,)})
+    assert not replace(made, manifest=manifest.model_copy(update={"model": alone})).several
 
 
 @pytest.mark.parametrize("timed", ["model", "pipeline"])

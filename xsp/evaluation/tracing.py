@@ -63,8 +63,7 @@ def traced(
     size = made.manifest.metrics.batch
     spans: list[StageSpan] = []
     pass_through(made, size, lambda *_: None, most=_BATCHES * size, record=spans.append)
-    several = all(each.shape[:1] == ("batch",) for each in made.manifest.model.inputs)
-    count = min(size, len(made.samples)) if several else 1
+    count = min(size, len(made.samples)) if made.several else 1
     batch = made.processing.batch([made.samples.row(index) for index in range(count)])
     with _below(trace_id, root):
         profile, notes = _measured(made, batch, level, budget_s)

@@ -32,6 +32,11 @@ class Assembled:
     processing: Processing
     samples: Samples
 
+    @property
+    def several(self) -> bool:
+        """Whether the model takes several samples at once: an input has an axis for them."""
+        return any(each.shape[:1] == ("batch",) for each in self.manifest.model.inputs)
+
     def answer(self, rows: Sequence[int]) -> Any:
         """Predictions for the samples with these indices, from the raw rows on."""
         batch = self.processing.batch([self.samples.row(each) for each in rows])

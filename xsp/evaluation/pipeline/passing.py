@@ -34,8 +34,7 @@ def pass_through(
         record: called with each stage's span for each batch.
 
     """
-    several = all(each.shape[:1] == ("batch",) for each in made.manifest.model.inputs)
-    size = batch if several else 1
+    size = batch if made.several else 1
     stages = [
         Stage(READ, lambda indices: [made.samples.row(index) for index in indices]),
         Stage(PREPARE, lambda rows: (rows, made.processing.batch(rows))),

@@ -114,6 +114,16 @@ def with_row(table: str, values: dict[str, int]) -> str:
     return about({table: pd.DataFrame([row])})
 
 
+@pytest.mark.parametrize(
+    "forward", [[0], [1, 0], [1, 2, 3, 0], [-1, 2, 3, 1], [-1, -1, -1, 3], [3, 0, 0, 4, 3]]
+)
+def test_layers_that_lead_to_each_other_in_a_circle_are_refused(forward: list[int]) -> None:
+    """Whichever rows they are: whoever follows them would never come to an end."""
+    layers = WHOLE.tables["layers"]
+    links = [*forward, *[-1] * (len(layers) - len(forward))]
+    assert "layers.forward forms a cycle" in about({"layers": layers.assign(forward=links)})
+
+
 def test_a_model_call_has_one_span() -> None:
     """A second one is refused as a missing one is."""
     spans = spans_with(row_of(1, 1), level=0, parent=-1, detail=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from xsp.errors import DispatchError
 from xsp.evaluation.dispatch.agents import Ended, Event, Joined, Lost, Offer, Run
+from xsp.evaluation.dispatch.child import Child
 from xsp.evaluation.dispatch.embedded import Embedded
 from xsp.evaluation.dispatch.job import Answer, Job, job_key
 from xsp.evaluation.dispatch.requirements import unmet
@@ -283,3 +285,18 @@ def test_keys_do_not_depend_on_the_order_of_a_mapping() -> None:
     """The same parts give the same key; others another."""
     assert job_key({"a": 1, "b": [2]}) == job_key(json.loads('{"b": [2], "a": 1}'))
     assert job_key("a", "b") != job_key("ab", "")
+
+
+def test_a_job_that_ends_a_child_process_leaves_this_one_alone() -> None:
+    """The agent of this machine can be a process of its own: it is started again for the other
+    jobs, and ends with the dispatch.
+    """
+    rows: list[Answer] = []
+    bad = Job("exits", {"number": 0, "does": "exit"})
+    summary = run_jobs([bad, *jobs(3)], simulated, rows.append, Child())
+    assert [row.failed for row in rows] == [True, False, False, False]
+    assert "went away 3 times" in rows[0].error
+    assert "exit code 3" in rows[0].error
+    assert (summary.done, len(summary.lost)) == (3, 3)
+    assert multiprocessing.active_children() == []
+    assert os.getpid() not in {row.worker["pid"] for row in rows[1:]}

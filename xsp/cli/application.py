@@ -30,6 +30,7 @@ _COMMANDS = {
     "bricks": "Cut models into bricks, run each unique brick once, and put the latencies together.",
     "database": "What was measured of layers: list it, export, import and merge it.",
     "evaluate": "Evaluate a model as a manifest specifies it, and keep everything in the database.",
+    "serve": "Start, watch and compare evaluations in a browser; REST with an OpenAPI schema.",
     "doctor": "Say level by level what can be traced here, what is missing and how to get it.",
 }
 """By name, a sentence for the list of commands: what a command imports takes a second. The function

@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from xsp.database import evaluation_tables
+from xsp.database import evaluation_tables, job_tables
 from xsp.errors import DatabaseError
 
 metadata = evaluation_tables.metadata
@@ -89,7 +89,17 @@ def _evaluations(connection: Connection) -> None:
     metadata.create_all(connection, tables=evaluation_tables.TABLES)
 
 
-STEPS: Sequence[Callable[[Connection], None]] = (_first_tables, _index_by_layer, _evaluations)
+def _jobs(connection: Connection) -> None:
+    """Dispatched jobs, so that a run that was killed goes on."""
+    metadata.create_all(connection, tables=[job_tables.jobs])
+
+
+STEPS: Sequence[Callable[[Connection], None]] = (
+    _first_tables,
+    _index_by_layer,
+    _evaluations,
+    _jobs,
+)
 """Step i leads from version i to version i + 1."""
 VERSION = len(STEPS)
 _LOCK = 0x787370

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from xsp.database import evaluation_tables as tables
 from xsp.database.store import Store
@@ -66,9 +66,10 @@ def code_of(store: Store, sha256: str) -> bytes | None:
     return None if found is None else bytes(found)
 
 
-def evaluations(store: Store) -> pd.DataFrame:
-    """One row for each evaluation, in the order in which they were measured: the columns `FACTS`,
-    and one for each measure with its value; NaN where it was not measured or is unknown.
+def evaluations(store: Store, newest: int | None = None) -> pd.DataFrame:
+    """One row for each evaluation, or for the `newest` ones, in the order in which they were
+    measured: the columns `FACTS`, and one for each measure with its value; NaN where it was not
+    measured or is unknown.
     """
     table, models, systems = tables.evaluations, tables.models, tables.systems
     columns = {
@@ -80,20 +81,34 @@ def evaluations(store: Store) -> pd.DataFrame:
     }
     chosen = [columns[name].label(name) for name in FACTS]
     asked = select(*chosen).join(models, table.c.model == models.c.digest).join(systems)
+    latest_first = asked.order_by(table.c.measured_at.desc(), table.c.id.desc()).limit(newest)
     with store.reading() as connection:
-        rows = connection.execute(asked.order_by(table.c.measured_at, table.c.id)).all()
-    facts = pd.DataFrame([tuple(row) for row in rows], columns=FACTS)
-    values = measures(store)
+        rows = connection.execute(latest_first).all()
+    facts = pd.DataFrame([tuple(row) for row in reversed(rows)], columns=FACTS)
+    values = measures(store, None if newest is None else facts["id"].tolist())
     if values.empty:
         return facts
     wide = values.pivot_table(index="evaluation", columns="name", values="value", sort=False)
     return facts.join(wide, on="id")
 
 
-def measures(store: Store) -> pd.DataFrame:
-    """One row for each measure of each evaluation: evaluation, name, value, low, high, unit."""
+def count(store: Store) -> tuple[int, float | None]:
+    """How many evaluations there are, and when the newest was measured."""
+    table = tables.evaluations
     with store.reading() as connection:
-        rows = connection.execute(select(tables.measures)).all()
+        row = connection.execute(select(func.count(), func.max(table.c.measured_at))).one()
+    return int(row[0]), row[1]
+
+
+def measures(store: Store, of: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row for each measure of each evaluation, or of those with these ids: evaluation, name,
+    value, low, high, unit.
+    """
+    asked = select(tables.measures)
+    if of is not None:
+        asked = asked.where(tables.measures.c.evaluation.in_(of))
+    with store.reading() as connection:
+        rows = connection.execute(asked).all()
     names = [column.name for column in tables.measures.c]
     return pd.DataFrame([tuple(row) for row in rows], columns=names)
 

@@ -1,0 +1,134 @@
+"""Every combination of manifests, predictors and scenarios as jobs, and running them.
+
+Agents on other machines need the artifact store: a folder that all see, such as one on a network
+file system, named by XSP_ARTIFACTS or the argument.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xsp.database.store import Store
+from xsp.evaluation.artifacts.gathering import gather
+from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.dispatch.agents import Agents
+from xsp.evaluation.dispatch.job import Answer, Job, Requirements, job_key
+from xsp.evaluation.dispatch.running import run_jobs
+from xsp.evaluation.dispatch.summary import Summary
+from xsp.evaluation.manifest.model import Manifest
+from xsp.evaluation.manifest.reading import manifest_from_record, read_manifest
+from xsp.evaluation.records import jobs as records
+from xsp.evaluation.records.transport import as_json
+from xsp.evaluation.running import changed, evaluated
+
+AS_WRITTEN = None
+"""In place of a predictor or scenario: the manifest's own."""
+
+
+def new_run() -> str:
+    """An id for a run: 16 hexadecimal digits."""
+    return secrets.token_hex(8)
+
+
+def matrix(
+    manifests: Iterable[str | os.PathLike[str]],
+    *,
+    run: str,
+    artifacts: ArtifactStore,
+    predictors: Sequence[str | None] = (AS_WRITTEN,),
+    scenarios: Sequence[Mapping[str, Any] | None] = (AS_WRITTEN,),
+    trace: str = "NONE",
+    allow_code: bool = False,
+    allow_fetch: bool = False,
+    labels: Mapping[str, str] | None = None,
+) -> list[Job]:
+    """A job for each manifest by each predictor under each scenario.
+
+    Everything that a manifest names is brought into the artifact store here. `labels` are what an
+    agent must have beside what manifests ask for, such as `{"host": "node-7"}`.
+
+    Raises ManifestError and EvaluationError, before there is any job, where a manifest cannot be
+    read, a combination is none, or an artifact cannot be had.
+    """
+    store = str(artifacts.folder)
+    common = {"artifacts": store, "trace": trace, "allow_code": allow_code}
+    found = []
+    for path in manifests:
+        whole = gather(read_manifest(path), Path(path).parent, artifacts, allow_fetch=allow_fetch)
+        for each in _combinations(whole, predictors, scenarios):
+            wanted = _requirements(each, labels or {})
+            key = job_key(run, each.identity, trace, wanted)
+            payload = {**common, "manifest": each.canonical(), "job": key}
+            found.append(Job(key, payload, wanted))
+    return found
+
+
+def run_one(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What an agent does with a job: the evaluation as JSON. It writes to no database."""
+    found = evaluated(
+        manifest_from_record(payload["manifest"]),
+        ArtifactStore(payload["artifacts"]),
+        trace=payload["trace"],
+        allow_code=payload["allow_code"],
+        job=payload["job"],
+    )
+    return as_json(found)
+
+
+def dispatch(
+    run: str,
+    store: Store,
+    agents: Agents | None = None,
+    *,
+    started: Callable[[Job, str], None] | None = None,
+    ended: Callable[[Answer, str | None], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Summary:
+    """Run the jobs of a run that have not ended, and write each evaluation or error.
+
+    Args:
+        run: whose jobs `records.jobs.add_jobs` has kept; also one that was killed.
+        store: written to by this process alone.
+        agents: where jobs run; this process by default.
+        started: told of each job that is handed out, and its agent.
+        ended: told of each answer that was written, and the id of its evaluation.
+        stop: asked before a job is handed out.
+
+    Raises EvaluationError for an unknown run, DispatchError, DatabaseError.
+
+    """
+
+    def write(answer: Answer) -> None:
+        found = records.finish(store, answer)
+        if ended is not None:
+            ended(answer, found)
+
+    waiting = records.unfinished(store, run)
+    return run_jobs(waiting, run_one, write, agents, started=started, stop=stop)
+
+
+def _combinations(
+    manifest: Manifest,
+    predictors: Sequence[str | None],
+    scenarios: Sequence[Mapping[str, Any] | None],
+) -> Iterator[Manifest]:
+    for predictor in predictors:
+        for scenario in scenarios:
+            settings = None if scenario is None else dict(scenario)
+            yield changed(manifest, predictor=predictor, scenario=settings)
+
+
+def _requirements(manifest: Manifest, labels: Mapping[str, str]) -> Requirements:
+    """What an agent must have: the manifest's own requirements, and the device of its runtime."""
+    asked = manifest.system
+    on_gpu = manifest.runtime.device != "cpu"
+    amounts = {
+        "GPU": float(max(asked.gpus, int(on_gpu))),
+        "memory": asked.memory_gib * 2**30,
+    }
+    needed = {name: amount for name, amount in amounts.items() if amount > 0}
+    return {**needed, **dict(asked.labels), **labels}

@@ -1,0 +1,89 @@
+"""What can be started from the page: the manifests of a folder, predictors, kinds of scenarios."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xsp.errors import EvaluationError, ManifestError
+from xsp.evaluation.manifest.model import Manifest
+from xsp.evaluation.manifest.reading import read_manifest
+
+SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the folder; `fault` says why it is no manifest."""
+
+    file: str
+    manifest: Manifest | None
+    fault: str = ""
+
+
+class Catalogue:
+    """The manifests below a folder. Files are read again when they have changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read: dict[Path, tuple[tuple[int, int], Entry]] = {}
+
+    def entries(self) -> list[Entry]:
+        """By file name; hidden files and folders are left out."""
+        return [self._entry(path) for path in self._files()]
+
+    def path(self, file: str) -> Path:
+        """The path of an entry. Raises EvaluationError for what is not one."""
+        known = {self._name(path): path for path in self._files()}
+        if file not in known:
+            raise EvaluationError(
+                f"there is no manifest {file!r} in {self.folder}; it has "
+                f"{', '.join(known) or 'none'}"
+            )
+        return known[file]
+
+    def _files(self) -> list[Path]:
+        return sorted(
+            path
+            for path in self.folder.rglob("*")
+            if path.suffix in SUFFIXES
+            and path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
+        )
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _entry(self, path: Path) -> Entry:
+        state = path.stat()
+        stamp = (state.st_mtime_ns, state.st_size)
+        if self._read.get(path, (None,))[0] != stamp:
+            self._read[path] = (stamp, self._fresh(path))
+        return self._read[path][1]
+
+    def _fresh(self, path: Path) -> Entry:
+        try:
+            return Entry(self._name(path), read_manifest(path))
+        except ManifestError as error:
+            return Entry(self._name(path), None, str(error))
+
+
+def scenario_from(text: str) -> Mapping[str, Any] | None:
+    """A scenario as the page and the command line write it: "" for the manifest's own, a kind with
+    its defaults, or JSON with further settings. Raises EvaluationError.
+    """
+    if not text.strip():
+        return None
+    if not text.lstrip().startswith("{"):
+        return {"kind": text.strip()}
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise EvaluationError(
+            f"the scenario {text!r} is neither a kind nor JSON ({error}); write it such as "
+            '{"kind": "server", "rate_per_s": 100, "latency_bound_ms": 20}'
+        ) from error
+    return dict(found)

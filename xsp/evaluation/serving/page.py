@@ -1,0 +1,106 @@
+"""The web page: what can be started, what is running, what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dash import Dash, dcc, html
+from fastapi import FastAPI
+
+from xsp.evaluation.predictors.registry import predictor_names
+from xsp.evaluation.serving.callbacks import add_callbacks
+from xsp.evaluation.serving.platform import Platform
+from xsp.evaluation.tracing import LEVELS
+
+_TICK_MS = 1000
+"""How often the page asks for news: also while something is measured on this machine."""
+SCENARIOS = ("single_stream", "multi_stream", "server", "offline", "batched", "highest_rate")
+
+
+def add_page(server: FastAPI, platform: Platform) -> Dash:
+    """Serve the page at `/` of the server. Routes that were added before come first."""
+    # Dash takes applications of FastAPI, but its types do not say so yet.
+    backend: Any = server
+    app = Dash(
+        __name__,
+        server=backend,
+        title="xsp evaluations",
+        update_title="",
+        assets_folder=str(Path(__file__).parent / "assets"),
+        serve_locally=True,
+    )
+    app.layout = lambda: _layout(platform)
+    add_callbacks(app, platform)
+    return app
+
+
+def _layout(platform: Platform) -> Any:
+    """Made anew for every visit: manifests may have been added."""
+    return html.Main(
+        [
+            html.H1("Evaluations"),
+            html.P(f"Database: {platform.store.place}", className="note"),
+            dcc.Interval(id="tick", interval=_TICK_MS),
+            dcc.Store(id="known"),
+            html.Section([html.H2("Start"), *_start(platform)], id="start-section"),
+            html.Section([html.H2("Running"), html.Div(id="jobs")]),
+            html.Section([html.H2("Found"), html.Div(id="evaluations")]),
+            html.Section(html.Div(id="detail")),
+        ]
+    )
+
+
+def _start(platform: Platform) -> list[Any]:
+    entries = platform.catalogue.entries()
+    good = [each for each in entries if each.manifest is not None]
+    models = [
+        {"label": f"{each.manifest.model.name} ({each.file})", "value": each.file}
+        for each in good
+        if each.manifest is not None
+    ]
+    faults = [html.Pre(each.fault) for each in entries if each.manifest is None]
+    return [
+        html.Div(
+            [
+                _group("Models", dcc.Checklist(models, [], id="manifests")),
+                _group(
+                    "Predictors; the manifest's if none is chosen",
+                    dcc.Checklist(predictor_names(), [], id="predictors"),
+                ),
+                _group(
+                    "Scenarios; the manifest's if none is chosen",
+                    dcc.Checklist(list(SCENARIOS), [], id="scenarios"),
+                    *_settings(),
+                ),
+                _group(
+                    "System",
+                    dcc.Input(id="system", placeholder="any agent, or host=NAME", debounce=False),
+                    html.P("Trace, in a run of its own"),
+                    dcc.RadioItems(list(LEVELS), "NONE", id="trace"),
+                ),
+            ],
+            className="groups",
+        ),
+        html.Button("Start", id="start"),
+        html.Button("Stop after what is running", id="stop"),
+        html.P("", id="said", role="status"),
+        *([html.H3("Files that are no manifests"), *faults] if faults else []),
+    ]
+
+
+def _settings() -> list[Any]:
+    """Numbers for the scenarios chosen, where they have them."""
+    return [
+        _number("queries", "queries or samples"),
+        _number("rate", "rate per s (server)"),
+        _number("bound", "latency bound ms (server, highest rate)"),
+    ]
+
+
+def _number(id: str, told: str) -> Any:  # noqa: A002 - Dash's name
+    return html.Label([dcc.Input(id=id, type="number", min=0, className="short"), f" {told}"])
+
+
+def _group(name: str, *children: Any) -> Any:
+    return html.Fieldset([html.Legend(name), *children])

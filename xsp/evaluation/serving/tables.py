@@ -1,0 +1,121 @@
+"""Tables of the page, as Dash's HTML components: React escapes every text in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import pandas as pd
+from dash import dcc, html
+
+from xsp.evaluation.records.evaluation import ACCURACY, Evaluation
+from xsp.evaluation.records.reading import FACTS
+from xsp.evaluation.serving.platform import json_rows
+from xsp.evaluation.serving.work import DONE, FAILED, OPEN, JobState
+
+SHOWN = 200
+"""Evaluations in the table at most, the newest."""
+_MEASURES = 6
+"""Measures in that table at most; the others are told with an evaluation."""
+
+
+def job_table(states: Sequence[JobState]) -> Any:
+    """Jobs that were started here, the newest first, below how far they are."""
+    if not states:
+        return html.P("Nothing was started yet.", className="note")
+    heads = ["model", "predictor", "scenario", "state", "agent", ""]
+    rows = [_job_row(state) for state in reversed(states[-SHOWN:])]
+    return [_progress(states), _table(heads, rows, "jobs-table")]
+
+
+def _progress(states: Sequence[JobState]) -> Any:
+    ended = sum(state.state not in OPEN for state in states)
+    failed = sum(state.state == FAILED for state in states)
+    told = f"{ended} of {len(states)} ended" + (f", {failed} failed" if failed else "")
+    bar = html.Progress(value=str(ended), max=str(len(states)))
+    return html.P([bar, " ", html.Span(told, id="progress")])
+
+
+def _job_row(state: JobState) -> Any:
+    texts = [state.model, state.predictor, state.scenario, state.state, state.agent]
+    last: Any = state.error
+    if state.state == DONE:
+        last = f"evaluation {state.evaluation}"
+    cells = [html.Td(text) for text in [*texts, last]]
+    return html.Tr(cells, className=f"state-{state.state}")
+
+
+def evaluation_table(
+    found: pd.DataFrame, units: Mapping[str, str], count: int, chosen: Sequence[str]
+) -> Any:
+    """The newest of `count` evaluations, each with a box to choose it; `units` of measures by
+    name.
+    """
+    if found.empty:
+        return html.P("The database has no evaluations yet.", className="note")
+    names = [name for name in found.columns if name not in FACTS][:_MEASURES]
+    measured = {name: units.get(name, "") for name in names}
+    heads = ["", "id", "model", "predictor", "device", "system", "scenario", "when", "valid"]
+    shown = json_rows(found)
+    rows = [_evaluation_row(row, measured, row["id"] in chosen) for row in shown]
+    table = _table([*heads, *(_head(name, unit) for name, unit in measured.items())], rows, "table")
+    if count <= len(found):
+        return table
+    return [html.P(f"The newest {len(found)} of {count}.", className="note"), table]
+
+
+def _evaluation_row(row: dict[str, Any], measured: Mapping[str, str], chosen: bool) -> Any:
+    box = dcc.Checklist(
+        options=[{"label": "", "value": row["id"]}],
+        value=[row["id"]] if chosen else [],
+        id={"type": "choose", "id": row["id"]},
+    )
+    when = datetime.fromtimestamp(row["measured_at"], timezone.utc)
+    texts = [
+        row["id"],
+        f"{row['model']} {row['version']}",
+        f"{row['predictor']} {row['runtime']}",
+        row["device"],
+        row["system"],
+        row["scenario"],
+        f"{when:%Y-%m-%d %H:%M} UTC",
+        "yes" if row["valid"] else "no",
+    ]
+    cells = [html.Td(box), *(html.Td(text) for text in texts)]
+    values = [number(row[name], _shown(unit)[0]) for name, unit in measured.items()]
+    return html.Tr([*cells, *(html.Td(value, className="number") for value in values)])
+
+
+def _head(name: str, unit: str) -> str:
+    """A measure's name with its unit."""
+    shown = "" if unit == ACCURACY else _shown(unit)[1]
+    return f"{name} {shown}".replace("_", " ").strip()
+
+
+def _shown(unit: str) -> tuple[float, str]:
+    """What a unit is multiplied by to be shown, and as what: times are shown in ms."""
+    return (1e-6, "ms") if unit == "ns" else (1.0, unit)
+
+
+def measure_table(found: Evaluation) -> Any:
+    """Every measure with its 95 % interval; what is not known is said so."""
+    rows = []
+    for each in found.measures:
+        known = each.low is not None and each.high is not None
+        factor, unit = _shown(each.unit)
+        interval = f"{number(each.low, factor)} to {number(each.high, factor)}" if known else ""
+        value = number(each.value, factor)
+        texts = [each.name.replace("_", " "), value, unit, interval or each.reason]
+        rows.append(html.Tr([html.Td(text) for text in texts]))
+    return _table(["measure", "value", "unit", "95 % interval"], rows, f"measures-{found.id}")
+
+
+def number(value: float | None, factor: float = 1.0) -> str:
+    """Five digits; "unknown" where there is none."""
+    return "unknown" if value is None or pd.isna(value) else f"{value * factor:.5g}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Any], id: str) -> Any:  # noqa: A002 - Dash's name
+    head = html.Thead(html.Tr([html.Th(name) for name in heads]))
+    return html.Div(html.Table([head, html.Tbody(list(rows))], id=id), className="scroll")

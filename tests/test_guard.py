@@ -121,6 +121,7 @@ def test_a_websocket_without_the_token_is_closed() -> None:
             "headers": [(b"host", HERE.encode())],
             "server": ("127.0.0.1", 8311),
         }
+
         async def receive() -> dict[str, Any]:
             return {"type": "websocket.connect"}
 

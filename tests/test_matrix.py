@@ -76,7 +76,7 @@ def test_requirements_are_the_manifests_and_the_devices(
     """A device that is a GPU needs one, whatever the manifest says; labels are added."""
     system = "{memory_gib: 2, labels: {zone: a}}"
     path = write_digits(tmp_path, runtime="{predictor: torch, device: cuda}", system=system)
-    job = made(path, artifacts, predictors=(None,), scenarios=(None,), labels={"host": "b"})[0]
+    job = made(path, artifacts, predictors=(None,), scenarios=(None,), on={"host": "b"})[0]
     assert job.requirements == {"GPU": 1.0, "memory": 2 * 2.0**30, "zone": "a", "host": "b"}
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xsp.cli.database import Place
+from xsp.cli.matrix import go_on, start
 from xsp.errors import EvaluationError
 from xsp.evaluation.extra import needed
 
@@ -19,8 +20,9 @@ _COLUMNS = ["id", "model", "version", "predictor", "device", "scenario", "valid"
 
 
 def evaluate(
-    manifest: Annotated[
-        Path | None, typer.Argument(help="A manifest, a YAML file.", show_default=False)
+    manifests: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Manifests, YAML files.", metavar="[MANIFEST]...", show_default=False),
     ] = None,
     predictor: Annotated[
         list[str] | None,
@@ -36,6 +38,14 @@ def evaluate(
     again: Annotated[
         str | None,
         typer.Option("--from", help="Run a recorded evaluation again, and compare.", metavar="ID"),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Evaluate on a Ray cluster: its address, or `local` to start one here."),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on with a run of several that was ended.", metavar="RUN"),
     ] = None,
     trace: Annotated[
         str, typer.Option(help="NONE, MODEL, FRAMEWORK, SYSTEM or FULL, by a run of its own.")
@@ -70,19 +80,23 @@ def evaluate(
 ) -> None:
     """Evaluate a model as a manifest specifies it, and keep everything in the database.
 
-    Give a manifest, or one of --from, --list, --compare, --add and --schema.
+    Give manifests, or one of --resume, --from, --list, --compare, --add and --schema. Several
+    manifests, and those on a Ray cluster, are evaluated by every predictor and scenario.
     """
-    given = [manifest, again, listed or None, compared, add, schema or None]
+    given = [manifests or None, resume, again, listed or None, compared, add, schema or None]
     if sum(each is not None for each in given) != 1:
         raise EvaluationError(
-            "give a manifest, or one of --from, --list, --compare, --add and --schema"
+            "give manifests, or one of --resume, --from, --list, --compare, --add and --schema"
         )
     with needed("xsp evaluate"):
         if schema:
             _print_schema()
-        elif manifest is not None:
+        elif resume is not None:
+            _end(go_on(resume, ray=ray, database=place))
+        elif manifests:
             _evaluate(
-                manifest,
+                manifests,
+                ray,
                 predictor or [None],
                 [_scenario(each) for each in scenario or []] or [None],
                 database=place,
@@ -111,9 +125,24 @@ def _print_schema() -> None:
     typer.echo(json.dumps(schema(), indent=1))
 
 
-def _evaluate(manifest: Path, predictors: list[Any], scenarios: list[Any], **options: Any) -> None:
+def _end(well: bool) -> None:
+    if not well:
+        raise typer.Exit(1)
+
+
+def _evaluate(
+    manifests: list[Path],
+    ray: str | None,
+    predictors: list[Any],
+    scenarios: list[Any],
+    **options: Any,
+) -> None:
+    if ray is not None or len(manifests) > 1:
+        _end(start(manifests, predictors, scenarios, ray=ray, **options))
+        return
     from xsp.evaluation.running import evaluate as run
 
+    (manifest,) = manifests
     for predictor in predictors:
         for scenario in scenarios:
             typer.echo(run(manifest, predictor=predictor, scenario=scenario, **options))

@@ -45,22 +45,29 @@ def matrix(
     allow_code: bool = False,
     allow_fetch: bool = False,
     labels: Mapping[str, str] | None = None,
+    on: Mapping[str, str] | None = None,
 ) -> list[Job]:
     """A job for each manifest by each predictor under each scenario.
 
-    Everything that a manifest names is brought into the artifact store here. `labels` are what an
-    agent must have beside what manifests ask for, such as `{"host": "node-7"}`.
+    Everything that a manifest names is brought into the artifact store here. `labels` are kept with
+    the system. `on` is what an agent must have beside what manifests ask for, such as
+    `{"host": "node-7"}`.
 
     Raises ManifestError and EvaluationError, before there is any job, where a manifest cannot be
     read, a combination is none, or an artifact cannot be had.
     """
     store = str(artifacts.folder)
-    common = {"artifacts": store, "trace": trace, "allow_code": allow_code}
+    common = {
+        "artifacts": store,
+        "trace": trace,
+        "allow_code": allow_code,
+        "labels": dict(labels or {}),
+    }
     found = []
     for path in manifests:
         whole = gather(read_manifest(path), Path(path).parent, artifacts, allow_fetch=allow_fetch)
         for each in _combinations(whole, predictors, scenarios):
-            wanted = _requirements(each, labels or {})
+            wanted = _requirements(each, on or {})
             key = job_key(run, each.identity, trace, wanted)
             payload = {**common, "manifest": each.canonical(), "job": key}
             found.append(Job(key, payload, wanted))
@@ -74,6 +81,7 @@ def run_one(payload: Mapping[str, Any]) -> dict[str, Any]:
         ArtifactStore(payload["artifacts"]),
         trace=payload["trace"],
         allow_code=payload["allow_code"],
+        labels=payload["labels"],
         job=payload["job"],
     )
     return as_json(found)
@@ -122,7 +130,7 @@ def _combinations(
             yield changed(manifest, predictor=predictor, scenario=settings)
 
 
-def _requirements(manifest: Manifest, labels: Mapping[str, str]) -> Requirements:
+def _requirements(manifest: Manifest, on: Mapping[str, str]) -> Requirements:
     """What an agent must have: the manifest's own requirements, and the device of its runtime."""
     asked = manifest.system
     on_gpu = manifest.runtime.device != "cpu"
@@ -131,4 +139,4 @@ def _requirements(manifest: Manifest, labels: Mapping[str, str]) -> Requirements
         "memory": asked.memory_gib * 2**30,
     }
     needed = {name: amount for name, amount in amounts.items() if amount > 0}
-    return {**needed, **dict(asked.labels), **labels}
+    return {**needed, **dict(asked.labels), **on}

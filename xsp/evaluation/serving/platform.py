@@ -55,9 +55,11 @@ class Platform:
         predictors: Sequence[str | None],
         scenarios: Sequence[Mapping[str, Any] | None],
         trace: str = "NONE",
-        labels: Mapping[str, str] | None = None,
+        on: Mapping[str, str] | None = None,
     ) -> str:
-        """Start every combination; returns the run's id. Raises as `matrix` does."""
+        """Start every combination, `on` agents with these labels; returns the run's id. Raises as
+        `matrix` does.
+        """
         if not files:
             raise EvaluationError("nothing was chosen; choose at least one manifest")
         _check_predictors(predictors)
@@ -70,7 +72,7 @@ class Platform:
             scenarios=scenarios or [None],
             trace=trace,
             allow_code=self.places.allow_code,
-            labels=labels,
+            on=on,
         )
         self.work.start(run, jobs)
         return run

@@ -45,7 +45,7 @@ class Start(_Body):
     predictors: list[str] = Field(default=[], max_length=100)
     scenarios: list[dict[str, Any]] = Field(default=[], max_length=100)
     trace: str = "NONE"
-    labels: dict[str, str] = Field(default={}, description="Of agents, such as a host.")
+    on: dict[str, str] = Field(default={}, description="Labels of agents, such as a host.")
 
 
 class Started(BaseModel):
@@ -156,7 +156,7 @@ def _job_routes(platform: Platform) -> APIRouter:
     def start(body: Start) -> Started:
         """Start every combination; they run one after another."""
         run = platform.start(
-            body.manifests, list(body.predictors), list(body.scenarios), body.trace, body.labels
+            body.manifests, list(body.predictors), list(body.scenarios), body.trace, body.on
         )
         return Started(run=run)
 

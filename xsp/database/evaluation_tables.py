@@ -104,6 +104,7 @@ code = Table(
 """Python that manifests name: a record can be run again where its files are gone."""
 
 Index("evaluations_by_identity", evaluations.c.identity)
+by_time = Index("evaluations_by_time", evaluations.c.measured_at, evaluations.c.id)
 Index("evaluations_by_model", evaluations.c.model, evaluations.c.system)
 
 TABLES = [models, systems, evaluations, measures, traces, code]

@@ -12,8 +12,10 @@ from xsp.comparing.spread import among_sessions
 from xsp.comparing.verdict import ALPHA, THRESHOLD, Verdict, verdict
 from xsp.database.store import Store
 from xsp.evaluation.records.evaluation import Evaluation
-from xsp.evaluation.records.reading import evaluations, read
+from xsp.evaluation.records.reading import alike, read
 
+SESSIONS = 30
+"""Evaluations that tell how sessions differ among themselves, at most: each is read whole."""
 SAME, DIFFERENT, WITHIN = "same", "different", "within the interval"
 
 
@@ -75,17 +77,11 @@ def compare(
 
 
 def sessions_like(store: Store, evaluation: Evaluation) -> list[float]:
-    """Mean latencies in ns of the valid evaluations of the same manifest by the same runtime on the
-    same system, this one included.
+    """Mean latencies in ns of the `SESSIONS` newest valid evaluations of the same manifest by the
+    same runtime on the same system, this one included.
     """
-    table = evaluations(store)
-    row = table[table["id"] == evaluation.id]
-    if row.empty:
-        return []
-    alike = table[table["valid"].astype(bool)]
-    for name in ("identity", "system", "runtime"):
-        alike = alike[alike[name] == row.iloc[0][name]]
-    return [float(_latencies(read(store, each)).mean()) for each in alike["id"]]
+    found = alike(store, evaluation.id, SESSIONS)
+    return [float(_latencies(read(store, each)).mean()) for each in found]
 
 
 def _latencies(evaluation: Evaluation) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -34,6 +34,8 @@ FACTS = [
     "again",
 ]
 """The first columns of `evaluations`; those of measures follow."""
+_LAST = "~"
+"""Sorts after every digit of an id."""
 
 
 def read(store: Store, id: str) -> Evaluation:  # noqa: A002 - what it is called everywhere
@@ -45,7 +47,9 @@ def read(store: Store, id: str) -> Evaluation:  # noqa: A002 - what it is called
     table = tables.evaluations
     asked = select(table, tables.systems.c.facts).join(tables.systems)
     with store.reading() as connection:
-        matching = asked.where(table.c.id.startswith(id, autoescape=True)).limit(2)
+        # A range, which the index of ids answers; SQLite reads the whole table for LIKE.
+        beginning = table.c.id.between(id, id + _LAST)
+        matching = asked.where(beginning, table.c.id.startswith(id, autoescape=True)).limit(2)
         found = connection.execute(matching).mappings().all()
         if len(found) != 1 or not id:
             many = "several evaluations begin" if found else "there is no evaluation that begins"
@@ -90,6 +94,25 @@ def evaluations(store: Store, newest: int | None = None) -> pd.DataFrame:
         return facts
     wide = values.pivot_table(index="evaluation", columns="name", values="value", sort=False)
     return facts.join(wide, on="id")
+
+
+def alike(store: Store, id: str, most: int) -> list[str]:  # noqa: A002
+    """The ids of valid evaluations of the same manifest by the same runtime on the same system as
+    this one, which is the last of them if it is valid; the others are the newest, in the order in
+    which they were measured.
+    """
+    table, systems = tables.evaluations, tables.systems
+    same = (table.c.identity, systems.c.name, table.c.runtime)
+    with store.reading() as connection:
+        asked = select(*same).join(systems).where(table.c.id == id)
+        own = connection.execute(asked).first()
+        if own is None:
+            return []
+        matching = [column == value for column, value in zip(same, own, strict=True)]
+        found = select(table.c.id).join(systems).where(*matching, table.c.valid)
+        first = found.order_by((table.c.id == id).desc(), table.c.measured_at.desc())
+        rows = connection.execute(first.limit(most)).all()
+    return [row.id for row in reversed(rows)]
 
 
 def count(store: Store) -> tuple[int, float | None]:

@@ -17,6 +17,7 @@ from xsp.analysis.correction import (
     most_of_layers,
 )
 from xsp.analysis.correction.charges import COST_LEVELS
+from xsp.analysis.sentences import Sentences
 from xsp.analysis.spans.calls import module_calls, target_calls
 from xsp.analysis.spans.device_timeline import device_timeline
 from xsp.analysis.spans.named import named_spans
@@ -118,8 +119,10 @@ class ProfileData:
 
     @property
     def levels(self) -> pd.DataFrame:
-        """One row per level: level, tracer, status ("traced", "unavailable", "off"), reason."""
-        return pd.DataFrame(
+        """One row per level: level, tracer, status ("traced", "unavailable", "off"), reason. Shown
+        with every reason whole.
+        """
+        return Sentences(
             self._capture.meta["levels"], columns=["level", "tracer", "status", "reason"]
         )
 

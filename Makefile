@@ -26,7 +26,7 @@ HOTPATH_SOURCES := $(wildcard xsp/levels/layer/_hotpath_c/*.c)
 HOTPATH = xsp/levels/layer/_hotpath$(shell $(call SYSCONFIG,sysconfig.get_config_var("EXT_SUFFIX")))
 PYTHON_FILES := xsp tests examples benchmarks $(wildcard docs/*.py docs/images/*.py)
 
-.PHONY: help venv native chromium demo test gpu-test sanitize fuzz lowest docs lint format clean
+.PHONY: help venv native chromium demo test gpu-test sanitize fuzz integrations lowest docs lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,10 @@ fuzz: ## Fuzz the decoding of activity buffers with libFuzzer (needs clang)
 		tests/native/fuzz_activity.c xsp/levels/_native/activity.c -o build/fuzz/activity -lpthread
 	build/fuzz/activity -max_total_time=$(FUZZ_SECONDS) -timeout=60 -print_final_stats=1 \
 		-artifact_prefix=build/fuzz/ build/fuzz/corpus tests/native/corpus
+
+integrations: $(INSTALLED) ## Run the tests of xsp in Lightning, Trainer, Accelerate, MLflow, W&B, TensorBoard
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c $(VENV)/constraints.txt '.[integrations]'
+	$(BIN)/pytest tests/test_integrations.py
 
 lowest: ## Run the quick tests with the lowest declared version of every dependency, in .venv-lowest
 	tests/lowest.sh

@@ -108,7 +108,7 @@ def scheduler_steps(optimizers: Sequence[Optimizer], told: Told) -> Callable[[],
 
     def around(real: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal depth
-        mine = not optimizers or getattr(scheduler, "optimizer", None) in optimizers
+        mine = not optimizers or _is_of(getattr(scheduler, "optimizer", None), optimizers)
         if threading.get_ident() != thread or depth or not mine:
             return real(scheduler, *args, **kwargs)
         part = Part(f"{type(scheduler).__name__}.step", "scheduler")
@@ -126,6 +126,12 @@ def scheduler_steps(optimizers: Sequence[Optimizer], told: Told) -> Callable[[],
             place = Place(kind, "step")
             undo.callback(place.replace(_method(partial(around, place.value), place.value)))
     return undo.close
+
+
+def _is_of(optimizer: Any, given: Sequence[Optimizer]) -> bool:
+    """Whether it is one of these, or a library's wrapper around one."""
+    inner = getattr(optimizer, "optimizer", None)
+    return any(each is optimizer or each is inner for each in given)
 
 
 def _method(call: Callable[..., Any], real: Callable[..., Any]) -> Callable[..., Any]:

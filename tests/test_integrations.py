@@ -1,0 +1,255 @@
+"""xsp in the loops and loggers of other libraries, each the real one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import xsp
+
+QUICK: dict[str, Any] = {"levels": "M/L", "iterations": 1, "warmup": 0, "progress": False}
+STEPS = 24
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing goes out, and what libraries write is written here."""
+    for name, value in {
+        "HF_HUB_OFFLINE": "1",
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+
+
+def batches(size: int = 4) -> DataLoader[Any]:
+    """STEPS batches of inputs and labels."""
+    data = TensorDataset(torch.randn(STEPS * size, 8), torch.randint(4, (STEPS * size,)))
+    return DataLoader(data, batch_size=size)
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def names(prof: xsp.Profile | None) -> set[str]:
+    assert prof is not None
+    return set(prof.tree()["name"])
+
+
+def lightning_module(fails_at: int = -1) -> Any:
+    pl = pytest.importorskip("lightning.pytorch")
+
+    class Module(pl.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def training_step(self, batch: Any, number: int) -> Any:
+            if number == fails_at:
+                raise ArithmeticError("the program's own")
+            images, labels = batch
+            return nn.functional.cross_entropy(self.net(images), labels)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    return Module()
+
+
+def lightning_trainer(callback: Any, **options: Any) -> Any:
+    import lightning.pytorch as pl
+
+    return pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+        **options,
+    )
+
+
+def test_lightning_is_profiled_along(tmp_path: Path) -> None:
+    """Layers and the optimizer's step are rows, and the capture is written; with accumulated
+    gradients a step of the optimizer is one.
+    """
+    pytest.importorskip("lightning.pytorch")
+    from xsp.integrations.lightning import XspCallback
+
+    callback = XspCallback(tmp_path / "fit.xsp", **QUICK)
+    lightning_trainer(callback, accumulate_grad_batches=2).fit(lightning_module(), batches())
+    assert callback.why == ""
+    assert {"0", "2", "SGD.step"} <= names(callback.profile)
+    saved = xsp.load(tmp_path / "fit.xsp").tree()
+    assert saved.loc[saved["name"] == "0", "calls"].tolist()[:1] == [2]
+
+
+def test_what_lightning_raises_stays_its_own() -> None:
+    """A training that raises is not profiled, and raises as it would; one too short says why."""
+    pytest.importorskip("lightning.pytorch")
+    from xsp.integrations.lightning import XspCallback
+
+    callback = XspCallback(**QUICK)
+    with pytest.raises(ArithmeticError, match="the program's own"):
+        lightning_trainer(callback).fit(lightning_module(fails_at=3), batches())
+    assert callback.profile is None
+    short = XspCallback(**QUICK)
+    lightning_trainer(short, limit_train_batches=3).fit(lightning_module(), batches())
+    assert short.profile is None
+    assert "too few to measure one round" in short.why
+
+
+def test_hugging_faces_trainer_is_profiled_along(tmp_path: Path) -> None:
+    """Layers, the optimizer's step and the scheduler's are rows."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from xsp.integrations.transformers import XspCallback
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            scores = self.net(x)
+            return {"loss": nn.functional.cross_entropy(scores, labels), "logits": scores}
+
+    rows = [{"x": torch.randn(8), "labels": torch.tensor(n % 4)} for n in range(STEPS * 4)]
+    callback = XspCallback(**QUICK)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path / "out"),
+        per_device_train_batch_size=4,
+        num_train_epochs=1,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    transformers.Trainer(
+        model=Model(), args=arguments, train_dataset=rows, callbacks=[callback]
+    ).train()
+    assert callback.why == ""
+    found = names(callback.profile)
+    assert {"net.0", "net.2", "AdamW.step"} <= found
+    assert any(name.endswith("LR.step") for name in found)
+
+
+def test_accelerates_loop_is_profiled_along() -> None:
+    """Optimizers that it has wrapped are taken out, and a step ends where gradients are applied."""
+    accelerate = pytest.importorskip("accelerate")
+    from xsp.integrations.accelerate import profile
+
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+    module = net()
+    model, optimizer, loader = accelerator.prepare(
+        module, torch.optim.SGD(module.parameters(), lr=0.1), batches()
+    )
+    with profile(accelerator, model, optimizer, **QUICK) as prof:
+        for images, labels in loader:
+            with accelerator.accumulate(model):
+                loss = nn.functional.cross_entropy(model(images), labels)
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+            prof.step()
+    assert {"0", "2", "SGD.step"} <= names(prof)
+    tree = prof.tree()
+    assert tree.loc[tree["name"] == "0", "calls"].tolist()[:1] == [2]
+    assert "step" not in vars(prof)
+
+
+@pytest.fixture(scope="module")
+def recorded() -> xsp.Profile:
+    """A profile of all four levels."""
+    return xsp.example("resnet50")
+
+
+def test_numbers_leave_out_what_was_not_measured(recorded: xsp.Profile) -> None:
+    """A profile without a GPU has no kernels and no busy time, rather than zeros."""
+    from xsp.integrations.numbers import numbers
+
+    found = numbers(recorded)
+    assert found["xsp/latency_ms"] == recorded.latency_ms
+    assert found["xsp/kernels"] == recorded.kernel_count == 354
+    assert found["xsp/library_calls"] == 55
+    without = numbers(xsp.measure(nn.Linear(2, 2), torch.ones(1, 2), **QUICK), prefix="")
+    assert {"latency_ms", "warnings"} <= set(without)
+    assert not {"kernels", "gpu_busy_ms", "library_calls"} & set(without)
+
+
+def test_mlflow_keeps_a_profile(
+    recorded: xsp.Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics, the summary and a capture that opens are in the run."""
+    mlflow = pytest.importorskip("mlflow")
+    from xsp.integrations.mlflow import log_profile
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
+    with mlflow.start_run() as run:
+        log_profile(recorded, step=3)
+    kept = mlflow.get_run(run.info.run_id)
+    assert kept.data.metrics["xsp/latency_ms"] == pytest.approx(recorded.latency_ms)
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="xsp"))
+    assert xsp.load(folder / "profile.xsp").kernel_count == 354
+    assert json.loads((folder / "profile.json").read_text())["name"] == recorded.name
+    assert recorded.name in (folder / "profile.txt").read_text()
+
+
+def test_weights_and_biases_keeps_a_profile(recorded: xsp.Profile, tmp_path: Path) -> None:
+    """Offline: the numbers are in the run's summary, and without a run the error says so."""
+    wandb = pytest.importorskip("wandb")
+    from xsp.integrations.wandb import log_profile
+
+    with pytest.raises(xsp.ExportError, match=r"call wandb\.init\(\) first"):
+        log_profile(recorded)
+    run = wandb.init(project="xsp", dir=str(tmp_path), mode="offline")
+    log_profile(recorded, run)
+    assert run.summary["xsp/latency_ms"] == pytest.approx(recorded.latency_ms)
+    run.finish()
+    assert list(tmp_path.rglob("*.wandb"))
+
+
+def test_tensorboard_keeps_a_profile(recorded: xsp.Profile, tmp_path: Path) -> None:
+    """Scalars and the summary are read again from the event file."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    from xsp.integrations.tensorboard import log_profile
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        log_profile(recorded, writer, step=2)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    (scalar,) = events.Scalars("xsp/latency_ms")
+    assert (scalar.step, scalar.value) == (2, pytest.approx(recorded.latency_ms))
+    assert events.Tags()["tensors"] == ["xsp/summary/text_summary"]
+
+
+def test_a_step_that_cannot_be_followed_ends_no_training(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is kept in `why` and logged, and the loop goes on."""
+    from xsp.integrations.following import Following
+
+    following = Following(**{**QUICK, "metrics": "flops"})
+    model = net()
+    with caplog.at_level(logging.WARNING, logger="xsp"):
+        following.begin(model, [torch.optim.SGD(model.parameters(), lr=0.1)])
+        following.step()
+        following.end()
+    assert following.profile is None
+    assert "needs runs of its own" in following.why
+    assert following.why in caplog.text

@@ -1,0 +1,1 @@
+"""xsp in other libraries' loops and loggers. A module for each, which imports that library."""

@@ -1,0 +1,46 @@
+"""Hugging Face's Trainer: `Trainer(..., callbacks=[XspCallback()])` profiles the training along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from xsp.integrations.following import Following
+from xsp.profiles import Profile
+
+
+class XspCallback(TrainerCallback):
+    """Profiles `train` along: a step of the Trainer, with the batches that it accumulates, is one.
+
+    Args:
+        path: where the capture is written at the end; None writes none.
+        **options: those of `xsp.profile`, such as `budget_s`.
+
+    """
+
+    def __init__(self, path: str | Path | None = None, **options: Any) -> None:
+        self._following = Following(path, **options)
+
+    @property
+    def profile(self) -> Profile | None:
+        """What was measured, after `train`; None where nothing was."""
+        return self._following.profile
+
+    @property
+    def why(self) -> str:
+        """Why nothing was measured; empty where it was."""
+        return self._following.why
+
+    def on_train_begin(self, *_: Any, model: Any = None, optimizer: Any = None, **__: Any) -> None:
+        """Begin."""
+        self._following.begin(model, [] if optimizer is None else [optimizer])
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """A step has ended, with its optimizer's and scheduler's."""
+        self._following.step()
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """End."""
+        self._following.end()

@@ -11,6 +11,7 @@ from captures import gpu_capture
 from ruamel.yaml import YAML
 
 import xsp
+from xsp.analysis.sentences import Sentences
 from xsp.profiles import Profile
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +66,6 @@ def test_why_a_level_is_missing_is_shown_whole(tmp_path: Path) -> None:
     row = {"level": "KERNEL", "tracer": "CUPTI", "status": "unavailable", "reason": reason}
     prof._capture.meta["levels"] = [*prof._capture.meta["levels"][:3], row]
     assert reason in str(prof.levels)
-    assert reason in prof.levels._repr_html_()
+    assert reason in Sentences(prof.levels)._repr_html_()
     assert type(prof.levels[["level"]]) is pd.DataFrame
     assert isinstance(prof, Profile)

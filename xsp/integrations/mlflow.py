@@ -9,7 +9,7 @@ import mlflow
 
 from xsp.integrations.numbers import numbers
 from xsp.profiles import Profile
-from xsp.report.data import report_data
+from xsp.report.as_json import report_data
 
 FOLDER = "xsp"
 

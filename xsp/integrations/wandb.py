@@ -11,7 +11,7 @@ import wandb
 from xsp.errors import ExportError
 from xsp.integrations.numbers import numbers
 from xsp.profiles import Profile
-from xsp.report.data import report_data
+from xsp.report.as_json import report_data
 
 
 def log_profile(

@@ -9,12 +9,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from captures import gpu_capture
 from quick import TESTED
+from rich.console import Console
 from typer.testing import CliRunner
 
 import xsp
@@ -359,6 +361,21 @@ def test_what_is_logged_can_be_shown(folder: Path, monkeypatch: pytest.MonkeyPat
         CliRunner().invoke(app, ["report", "none.xsp"], catch_exceptions=False)
     assert len(shown) == 1
     assert logger.level == logging.INFO
+
+
+def test_the_import_of_torch_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes seconds: on a terminal a line says so while it lasts, and not with `--quiet`."""
+    told: list[str] = []
+
+    def status(_console: Console, said: str) -> AbstractContextManager[None]:
+        told.append(said)
+        return nullcontext()
+
+    monkeypatch.setattr(Console, "status", status)
+    _profile("net.py", "--quiet")
+    assert told == []
+    _profile("net.py", "--force")
+    assert told == ["importing torch"]
 
 
 def test_version_is_printed() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from xsp.extras import require
 from xsp.measuring.options import Options, default_of, help_of, textual
 
 Arguments = Annotated[
@@ -42,6 +45,18 @@ def with_measuring_options(command: Callable[..., None]) -> Callable[..., None]:
     called.__signature__ = given.replace(parameters=[*own, *named])  # type: ignore[attr-defined]
     called.__annotations__ = {each.name: each.annotation for each in (*own, *named)}
     return called
+
+
+def import_torch(*, quiet: bool) -> None:
+    """Import what measures, which takes seconds, and say so on a terminal.
+
+    Raises MissingPackageError where torch is not installed.
+    """
+    from rich.console import Console
+
+    with nullcontext() if quiet else Console(stderr=True).status("importing torch"):
+        require("torch")
+        import_module("xsp.profiler")
 
 
 def _parameter(name: str, reads: type) -> inspect.Parameter:

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from xsp.cli.keeping import keep, new_file
-from xsp.cli.options import Arguments, Quiet, with_measuring_options
-from xsp.extras import require
+from xsp.cli.options import Arguments, Quiet, import_torch, with_measuring_options
 from xsp.measuring.options import Options
 
 
@@ -43,7 +42,7 @@ def profile(
 
     name = TargetName.parsed(target)
     path = new_file(output or Path(f"{name.label}.xsp"), force)
-    require("torch")
+    import_torch(quiet=quiet)
     import torch
 
     from xsp.measuring.measurable import measurable

@@ -11,9 +11,8 @@ import typer
 
 from xsp.capture.writing import writable_folder
 from xsp.cli.keeping import keep
-from xsp.cli.options import Arguments, Quiet, with_measuring_options
+from xsp.cli.options import Arguments, Quiet, import_torch, with_measuring_options
 from xsp.errors import TargetError, XspError
-from xsp.extras import require
 from xsp.measuring.options import Options
 from xsp.sweeping.result import BATCH_SIZE, MANIFEST, Value
 
@@ -61,7 +60,7 @@ def sweep(
     name = TargetName.parsed(target)
     values = _values(batch_sizes)
     folder = _checked(output or Path(f"{name.label}-sweep"), force)
-    require("torch")
+    import_torch(quiet=quiet)
     import torch
 
     from xsp.sweeping.measure import swept_over

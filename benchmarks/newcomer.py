@@ -2,7 +2,7 @@
 
     python benchmarks/newcomer.py --python PATH --torch torch==2.13.0 --json FILE
 
-Three commands: `pip install '.[torch,html]'`, `xsp run` on the first program of the README, and
+Three commands: `pip install '.[torch,html]'`, `xsp run` on examples/plain_training.py, and
 `xsp report -o report.html`. Wall time is that of this machine and of what else it does; the CPU
 seconds are the commands' own.
 """
@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "examples" / "plain_training.py"
 
 
 def main() -> None:
@@ -31,10 +31,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         subprocess.run([given.python, "-m", "venv", str(place / "venv")], check=True)
-        (place / "first.py").write_text(first_program())
         commands = {
             "install": ["pip", "install", "--quiet", f"{ROOT}[torch,html]", given.torch],
-            "first table": ["xsp", "run", "-o", "first.xsp", "first.py"],
+            "first table": ["xsp", "run", "-o", "first.xsp", str(SCRIPT)],
             "report": ["xsp", "report", "first.xsp", "-o", "report.html"],
         }
         rows = {name: timed(place, command) for name, command in commands.items()}
@@ -56,13 +55,6 @@ def main() -> None:
     }
     print(json.dumps(found, indent=1))
     given.json.write_text(json.dumps(found, indent=1) + "\n")
-
-
-def first_program() -> str:
-    """A loop around the model of the README's first program, as people have one."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    head = blocks[0].split("with torch.no_grad()")[0].replace("import xsp\n", "")
-    return f"{head}\nwith torch.no_grad():\n    for _ in range(200):\n        model(images)\n"
 
 
 def timed(place: Path, command: list[str]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""A training script that knows nothing of xsp, to be profiled as it is:
+"""A training script that knows nothing of xsp, to be profiled as it is.
 
     xsp run examples/plain_training.py --steps 100
 

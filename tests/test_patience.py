@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -58,6 +59,16 @@ class Other:
         with held(), turn("other"):
             self._stand(self)
 
+    def settle(self, place: str) -> None:
+        """Wait until it stands in the function of this name."""
+        end = time.monotonic() + LONGEST_S
+        while time.monotonic() < end:
+            frame = sys._current_frames()[self._thread.ident or 0]
+            if frame.f_code.co_name == place:
+                return
+            time.sleep(0.001)
+        raise AssertionError(f"it is not in {place}")
+
     def __enter__(self) -> Other:
         self._thread.start()
         assert self.ready.wait(LONGEST_S)
@@ -109,16 +120,21 @@ def test_one_wait_of_ten_seconds_is_too_long() -> None:
         f"which has waited in test_patience.py:{first + len(lines) - 1} for 10 s, perhaps for this "
         "very thread"
     )
-    with Other(wait_in_a_call), pytest.raises(xsp.TargetError, match=re.escape(said)):
-        asked()
+    with Other(wait_in_a_call) as other:
+        # Time stands still until then, however slow the machine is.
+        other.settle("wait")
+        with pytest.raises(xsp.TargetError, match=re.escape(said)):
+            asked()
 
 
 def test_a_call_of_five_minutes_is_too_long(clock: Clock) -> None:
     """A call that computes may take longer than one that waits, but not for ever."""
     clock.step_s = 50.0
     said = "other, one call of which has taken 300 s, perhaps for this very thread"
-    with Other(compute_in_a_call), pytest.raises(xsp.TargetError, match=re.escape(said)):
-        asked()
+    with Other(compute_in_a_call) as other:
+        other.settle("compute_in_a_call")
+        with pytest.raises(xsp.TargetError, match=re.escape(said)):
+            asked()
 
 
 def test_between_its_calls_another_profile_is_waited_for(clock: Clock) -> None:

@@ -101,6 +101,14 @@ class Loop:
         self._steps.close()
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Time passes where a test says so only."""
+    made = Clock()
+    monkeypatch.setattr("time.perf_counter", made)
+    return made
+
+
 @pytest.fixture
 def loops() -> Iterator[list[Loop]]:
     """Loops to be ended after the test."""
@@ -154,12 +162,8 @@ def test_warm_up_ends_when_steps_get_no_faster(loops: list[Loop]) -> None:
     assert faster.doubts() == [Doubt.of(Slug.UNSETTLED, runs=MAXIMUM_RUNS)]
 
 
-def test_warm_up_ends_with_a_third_of_the_time(
-    loops: list[Loop], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_warm_up_ends_with_a_third_of_the_time(loops: list[Loop], clock: Clock) -> None:
     """Counted from when it begins."""
-    clock = Clock()
-    monkeypatch.setattr("time.perf_counter", clock)
     loop = Loop(budget_s=30.0)
     loops.append(loop)
     clock.now += 5
@@ -245,12 +249,8 @@ def test_a_group_whose_steps_stop_coming_ends(loops: list[Loop]) -> None:
     assert end.said == said
 
 
-def test_a_loop_of_steps_that_never_come_again_is_left(
-    loops: list[Loop], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loop_of_steps_that_never_come_again_is_left(loops: list[Loop], clock: Clock) -> None:
     """When the time is over."""
-    clock = Clock()
-    monkeypatch.setattr("time.perf_counter", clock)
     loop = Loop(budget_s=10.0)
     loops.append(loop)
     for number in range(10):
@@ -263,12 +263,8 @@ def test_a_loop_of_steps_that_never_come_again_is_left(
     assert loop.following.groups == []
 
 
-def test_no_further_group_is_begun_when_the_time_is_over(
-    loops: list[Loop], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_further_group_is_begun_when_the_time_is_over(loops: list[Loop], clock: Clock) -> None:
     """What is left of the budget decides, where rounds are not counted."""
-    clock = Clock()
-    monkeypatch.setattr("time.perf_counter", clock)
     loop = Loop(warmup=0, budget_s=10.0)
     loops.append(loop)
     for each in (B, B, B, A, A):

@@ -1,9 +1,11 @@
-"""How right the answers are, by torchmetrics' definitions."""
+"""How right the answers are, by torchmetrics and, for mAP, by COCO's own program."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,10 +109,10 @@ def _tensor(values: Sequence[Any]) -> torch.Tensor:
 def _top_k(metric: judging.TopK, predicted: list[Any], targets: list[Any]) -> Any:
     from torchmetrics.functional.classification import multiclass_accuracy
 
-    scores = _tensor(predicted).float()
-    return multiclass_accuracy(
-        scores, _tensor(targets).long(), scores.shape[-1], average="micro", top_k=metric.k
-    )
+    scores, right = _tensor(predicted).float(), _tensor(targets).long()
+    if int(right.min()) < 0 or int(right.max()) >= scores.shape[-1]:
+        raise ValueError(f"targets must be classes from 0 to {scores.shape[-1] - 1}")
+    return multiclass_accuracy(scores, right, scores.shape[-1], average="micro", top_k=metric.k)
 
 
 def _exact(_metric: judging.Exact, predicted: list[Any], targets: list[Any]) -> Any:
@@ -147,23 +149,52 @@ def _auroc(_metric: judging.Auroc, predicted: list[Any], targets: list[Any]) -> 
 
 
 def _map(_metric: judging.MeanAveragePrecision, predicted: list[Any], targets: list[Any]) -> Any:
+    """By COCO's own program: torchmetrics wraps it, but needs torchvision for that."""
     with needed("mAP"):
-        import pycocotools  # noqa: F401 - torchmetrics computes it by COCO's own program
-    from torchmetrics.detection import MeanAveragePrecision
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    truth = [_annotation(*each) for each in _boxes(targets, 5)]
+    found = [_annotation(*each) for each in _boxes(predicted, 6)]
+    categories = {each["category_id"] for each in truth}
+    if not found or not categories:
+        return 0.0 if categories else float("nan")
+    # It reports to standard output.
+    with redirect_stdout(io.StringIO()):
+        right = COCO()
+        right.dataset = {
+            "images": [{"id": image} for image in range(len(targets))],
+            "annotations": [{**each, "id": place + 1} for place, each in enumerate(truth)],
+            "categories": [{"id": category} for category in sorted(categories)],
+        }
+        right.createIndex()
+        evaluation = COCOeval(right, right.loadRes(found), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[0]
 
-    computed = MeanAveragePrecision(box_format="xyxy")
-    for found, right in zip(predicted, targets, strict=True):
-        boxes, truth = _boxes(found, 6), _boxes(right, 5)
-        computed.update(
-            [{"boxes": boxes[:, :4], "scores": boxes[:, 4], "labels": boxes[:, 5].long()}],
-            [{"boxes": truth[:, :4], "labels": truth[:, 4].long()}],
-        )
-    return computed.compute()["map"]
+
+def _boxes(images: list[Any], columns: int) -> list[tuple[int, list[float]]]:
+    """Image and row of every box that is not padding."""
+    return [
+        (image, row)
+        for image, rows in enumerate(images)
+        for row in np.asarray(rows, np.float64).reshape(-1, columns).tolist()
+        if row[-1] >= 0
+    ]
 
 
-def _boxes(rows: Any, columns: int) -> torch.Tensor:
-    found = torch.as_tensor(np.asarray(rows, np.float32)).reshape(-1, columns)
-    return found[found[:, -1] >= 0]
+def _annotation(image: int, row: list[float]) -> dict[str, Any]:
+    x1, y1, x2, y2, *score, category = row
+    width, height = x2 - x1, y2 - y1
+    return {
+        "image_id": image,
+        "category_id": int(category),
+        "bbox": [x1, y1, width, height],
+        "area": width * height,
+        "iscrowd": 0,
+        **({"score": score[0]} if score else {}),
+    }
 
 
 def _perplexity(_metric: judging.Perplexity, predicted: list[Any], targets: list[Any]) -> Any:

@@ -177,9 +177,9 @@ def main() -> None:
                 with Store(place) as store:
                     results[name] = list(grown(store, capture, sizes))
                 for row in results[name]:
-                    print(name, json.dumps(row))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+                    print(name, json.dumps(row), flush=True)
+                if options.json:
+                    options.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

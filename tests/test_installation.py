@@ -152,3 +152,13 @@ def test_an_unknown_example_names_those_there_are() -> None:
     """The error says which examples come with the package, and what opens a file."""
     with pytest.raises(xsp.CaptureError, match=r"no example 'alexnet'.*resnet50.*xsp\.load"):
         xsp.example("alexnet")
+
+
+def test_the_page_on_installing_has_the_measured_figures() -> None:
+    """Its rows are those of the committed result."""
+    root = CAPTURES.parents[1]
+    page = (root / "docs" / "install.md").read_text(encoding="utf-8")
+    found = json.loads((root / "benchmarks" / "results" / "newcomer_cpu.json").read_text())
+    for row in found["commands"]:
+        assert f"| {row['name']} | {row['wall_s']} | {row['cpu_s']} |" in page
+    assert f"{found['environment_bytes'] / 1e9:.2f} GB with torch" in page

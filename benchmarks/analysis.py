@@ -3,10 +3,16 @@
 The captures are the bundled one of a transformer (four levels, recorded on an H100) with its rounds
 repeated, at most a hundred as a profile has, and then the work of each run; or fewer of its rounds.
 Every size runs in a process of its own, whose peak memory is its own; `loaded_bytes` is the peak
-before the first analysis. `key_averages` is torch.profiler's on a CPU trace of about as many
-events; it needs torch, the others do not.
+before the first analysis. `from_disk` is `tree_from_file` of the same capture as a file, which is
+not read whole.
 
-    python benchmarks/analysis.py [--sizes 10000 100000 1000000] [--torch 10000 100000] [--json F]
+`same_trace` has what tools take for one trace file, from opening it to a table: xsp
+(`from_kineto(...).tree()`) and Holistic Trace Analysis (`get_gpu_kernel_breakdown`), where it is
+installed, of the bundled trace of an H100; and `key_averages`, torch.profiler's own from the events
+that it has in memory, beside xsp from the file that it writes of them, of a loop on the CPU.
+
+    python benchmarks/analysis.py [--sizes 10000 100000 1000000] [--files 1000000]
+        [--torch 10000 100000] [--json F]
 """
 
 from __future__ import annotations
@@ -28,10 +34,13 @@ import numpy as np
 import pandas as pd
 
 import xsp
+from xsp.analysis.from_disk import tree_from_file
 from xsp.capture.file import Capture
 from xsp.types import Level
 
-CAPTURE = Path(__file__).parent.parent / "examples" / "captures" / "h100_transformer.xsp"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CAPTURE = EXAMPLES / "captures" / "h100_transformer.xsp"
+TRACE = EXAMPLES / "traces" / "h100_resnet50.torch_profiler.json.gz"
 TIME_LIMIT_S = 600
 _BY_RUN = ("runs", "model_calls", "spans", "api_calls", "synchronizations")
 _TIMES = ("start_ns", "end_ns", "host_end_ns")
@@ -138,14 +147,22 @@ def peak_bytes() -> int:
 
 
 def timed(work: Callable[[], object]) -> dict[str, float]:
-    """Seconds of the wall and of the processor that it takes, and the peak of memory after it."""
-    wall, processor = time.perf_counter(), time.process_time()
+    """Seconds of the wall and of the processor that it takes, those of processes that it starts and
+    ends among them, and the peak of memory after it.
+    """
+    wall, processor = time.perf_counter(), sum(os.times()[:4])
     work()
     return {
         "seconds": time.perf_counter() - wall,
-        "processor_s": time.process_time() - processor,
+        "processor_s": round(sum(os.times()[:4]) - processor, 2),
         "peak_bytes": peak_bytes(),
     }
+
+
+def again(work: Callable[[], object]) -> dict[str, float]:
+    """The same of a second time, when all that is imported on the way is there."""
+    work()
+    return timed(work)
 
 
 def measured(spans: int) -> dict[str, Any]:
@@ -172,7 +189,7 @@ def measured(spans: int) -> dict[str, Any]:
 
 
 def of_torch(events: int) -> dict[str, Any]:
-    """`key_averages` of torch.profiler for about so many operators."""
+    """`key_averages` of torch.profiler for about so many operators, and xsp's table of its file."""
     import torch
 
     x = torch.zeros(4)
@@ -180,8 +197,41 @@ def of_torch(events: int) -> dict[str, Any]:
     with torch.profiler.profile(activities=activities) as profile:
         for _ in range(events):
             x.add_(1.0)
-    found = timed(profile.key_averages)
-    return {"events": len(profile.events()), "torch": str(torch.__version__), **found}
+    averages = timed(profile.key_averages)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(trace))
+        table = timed(lambda: xsp.from_kineto(trace).tree())
+    facts = {"events": len(profile.events()), "torch": str(torch.__version__)}
+    return {**facts, "key_averages": averages, "xsp": table}
+
+
+def of_file(spans: int) -> dict[str, Any]:
+    """`tree_from_file` of a capture of about so many spans, in a process that holds no other."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "large.xsp"
+        subprocess.run([sys.executable, __file__, "--save", str(spans), str(path)], check=True)
+        tree = timed(lambda: tree_from_file(path, max_bytes=1 << 32))
+        return {"spans": spans, "file_bytes": path.stat().st_size, "from_disk": tree}
+
+
+def of_trace(_: int) -> dict[str, Any]:
+    """What xsp and, if it is installed, Holistic Trace Analysis take for the bundled trace."""
+
+    def tree() -> None:
+        xsp.from_kineto(TRACE).tree()
+
+    found: dict[str, Any] = {"trace": TRACE.name, "xsp": again(tree)}
+    try:
+        from hta.trace_analysis import TraceAnalysis  # type: ignore[import-not-found] # optional
+    except ImportError as error:
+        return {**found, "hta": f"not installed: {error}"}
+
+    def breakdown() -> None:
+        analysis = TraceAnalysis(trace_files={0: str(TRACE)}, trace_dir=str(TRACE.parent))
+        analysis.get_gpu_kernel_breakdown(visualize=False)
+
+    return {**found, "hta": again(breakdown)}
 
 
 def apart(kind: str, size: int) -> dict[str, Any]:
@@ -192,8 +242,17 @@ def apart(kind: str, size: int) -> dict[str, Any]:
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         said = (error.stderr or b"").decode().strip().splitlines()
         return {"size": size, "failed": f"{type(error).__name__}: {said[-1:]}"}
-    result: dict[str, Any] = json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
+
+
+KINDS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "one": measured,
+    "one-torch": of_torch,
+    "one-file": of_file,
+    "one-trace": of_trace,
+}
+"""What a process of its own measures, by option."""
 
 
 def facts() -> dict[str, Any]:
@@ -215,16 +274,23 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--torch", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--one-torch", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--files", type=int, nargs="*", default=[1_000_000])
+    parser.add_argument("--save", nargs=2, help=argparse.SUPPRESS)
+    for kind in KINDS:
+        parser.add_argument(f"--{kind}", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.one or given.one_torch:
-        print(json.dumps(measured(given.one) if given.one else of_torch(given.one_torch)))
+    if given.save:
+        repeated(int(given.save[0])).save(given.save[1])
         return
+    for kind, of_size in KINDS.items():
+        if (size := getattr(given, kind.replace("-", "_"))) is not None:
+            print(json.dumps(of_size(size)))
+            return
     result = {
         "environment": facts(),
         "xsp": [apart("one", size) for size in given.sizes],
-        "key_averages": [apart("one-torch", size) for size in given.torch],
+        "from_disk": [apart("one-file", size) for size in given.files],
+        "same_trace": [apart("one-trace", 0), *(apart("one-torch", size) for size in given.torch)],
     }
     text = json.dumps(result, indent=1)
     print(text)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from captures import wide_profile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quick import measured
@@ -25,6 +27,7 @@ from xsp.analysis.correction import correction_row, fitted
 from xsp.analysis.spans import run_parts
 from xsp.capture.file import Capture
 from xsp.measuring.afterwards import memory
+from xsp.report.text import profile_text
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "captures"
@@ -225,3 +228,26 @@ def test_memory_of_very_many_layers_is_not_recorded(monkeypatch: pytest.MonkeyPa
     prof = measured(loop(10))
     assert (prof.table("layers")["peak_bytes"] == -1).all()
     assert any("calls 10 layers" in said and "[memory-unknown]" in said for said in prof.warnings)
+
+
+def in_turn(layers: int) -> xsp.Profile:
+    """A profile of so many layers that run one after the other."""
+    capture = wide_profile(layers)._capture
+    spans = capture.tables["spans"].copy()
+    below = spans["level"] == 1
+    spans.loc[below, "start_ns"] += 200 * np.arange(below.sum())
+    spans.loc[~below, "duration_ns"] += 200 * layers
+    return xsp.Profile(Capture(capture.meta, {**capture.tables, "spans": spans}))
+
+
+def test_text_does_not_grow_with_the_program() -> None:
+    """The table of a profile has as many lines for 2,000 layers as for 200, and says how many it
+    leaves out.
+    """
+    small, large = (profile_text(in_turn(layers), rows=20) for layers in (200, 2000))
+    assert len(small.splitlines()) == len(large.splitlines())
+    shown = large.count(" fc")
+    assert shown < 30
+    left_out = re.search(r"(\d+) more", large)
+    assert left_out is not None
+    assert int(left_out[1]) > 1900

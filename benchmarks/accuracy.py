@@ -39,10 +39,10 @@ ONNX: Runtimes = [
 TORCH: Runtimes = [
     ("torch", {}),
     ("torchscript", {}),
-    ("torch-export", {"batch": 8}),
+    ("torch-export", {}),
     ("torch-compile", {"backend": "aot_eager"}),
     ("torch-compile", {}),
-    ("onnxruntime", {"batch": 8}),
+    ("onnxruntime", {}),
 ]
 
 

@@ -1,7 +1,7 @@
 """How the database of evaluations grows: time to write one, time of the questions that the page and
 the command line ask, and bytes, by the number of evaluations that are there.
 
-    python benchmarks/evaluation_database.py --json benchmarks/results/evaluation_database.json
+    python benchmarks/evaluation_database.py --json benchmarks/results/evaluation_database_cpu.json
     python benchmarks/evaluation_database.py --postgresql postgresql+psycopg://user@host/empty
 
 Evaluations are made, not measured: 200 queries and ten measures each, of 20 models on 5 systems

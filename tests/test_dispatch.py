@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 from dispatched_jobs import simulated
 from hypothesis import given
@@ -192,12 +193,12 @@ def test_what_no_agent_can_run_is_refused_before_anything_is_started() -> None:
     """One sentence names the requirement and the agents; no job is run."""
     rows: list[Answer] = []
     impossible = Job("x", {"number": 1}, {"GPU": 2, "onnxruntime": ">=9"})
-    agents = Embedded(labels={"onnxruntime": "1.32.0"})
+    agents = Embedded({"GPU": 0.0}, {"onnxruntime": "1.32.0"})
     with pytest.raises(DispatchError) as refused:
         run_jobs([*jobs(3), impossible], simulated, rows.append, agents)
     sentence = str(refused.value)
     assert "no agent can run 1 of the jobs, which need 2 GPU and onnxruntime >=9" in sentence
-    assert "here (no GPU, onnxruntime 1.32.0)" in sentence
+    assert "here (GPU 0, onnxruntime 1.32.0)" in sentence
     assert rows == []
 
 
@@ -300,3 +301,21 @@ def test_a_job_that_ends_a_child_process_leaves_this_one_alone() -> None:
     assert (summary.done, len(summary.lost)) == (3, 3)
     assert multiprocessing.active_children() == []
     assert os.getpid() not in {row.worker["pid"] for row in rows[1:]}
+
+
+@pytest.mark.parametrize(("visible", "usable"), [(None, 2), ("1", 1), ("", 0), ("0,1,2", 2)])
+def test_this_machine_offers_its_visible_gpus_and_its_memory(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, usable: int
+) -> None:
+    """A job for a GPU runs here where NVML counts one that CUDA_VISIBLE_DEVICES does not hide; what
+    the machine has no memory for is refused.
+    """
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for agents in (Embedded(), Child()):
+        offered = agents.offer
+        assert unmet(offered, {"GPU": usable, "memory": 2**20}) == ()
+        assert unmet(offered, {"GPU": usable + 1, "memory": 2.0**60}) == ("GPU", "memory")

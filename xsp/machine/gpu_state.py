@@ -39,6 +39,23 @@ def nvml_device(torch: Any) -> tuple[Any, Any]:
     return pynvml, pynvml.nvmlDeviceGetHandleByUUID(name)
 
 
+def visible_gpus() -> int:
+    """How many GPUs of this machine a process started here could use: those that NVML counts, as
+    far as CUDA_VISIBLE_DEVICES names them. 0 without NVML. CUDA is not started.
+    """
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        there = int(pynvml.nvmlDeviceGetCount())
+    except Exception:  # whatever says that there is no NVML, or no GPU
+        return 0
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return there
+    return min(there, len([one for one in named.split(",") if one.strip() not in ("", "-1")]))
+
+
 def highest_clocks(torch: Any) -> dict[str, int]:
     """max_sm_clock_mhz, max_memory_clock_mhz (nvmlDeviceGetMaxClockInfo) and memory_bus_bits of
     torch's current GPU.

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -24,7 +23,7 @@ class Child:
     """The agent is started when jobs are, and ends with the dispatch.
 
     Args:
-        resources: what this machine has, beside `CPU`.
+        resources: what this machine has, beside or in place of `worker.resources`.
         labels: what it is and can run, beside `worker.labels`.
 
     """
@@ -34,9 +33,10 @@ class Child:
         resources: Mapping[str, float] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        cpus = float(len(os.sched_getaffinity(0)))
-        self._offer = Offer(
-            NAME, {"CPU": cpus, **(resources or {})}, {**worker.labels(), **(labels or {})}
+        self.offer = Offer(
+            NAME,
+            {**worker.resources(), **(resources or {})},
+            {**worker.labels(), **(labels or {})},
         )
         self._run: Run | None = None
         self._process: Any = None
@@ -48,7 +48,7 @@ class Child:
         """Start the process. `run` must be importable there."""
         self._run = run
         self._start()
-        return (self._offer,)
+        return (self.offer,)
 
     def submit(self, agent: str, payload: Mapping[str, Any]) -> None:
         """Send the job. That the process is gone is seen in `wait`."""
@@ -63,7 +63,7 @@ class Child:
         """The answer, or that the process has ended: then another is started."""
         if self._joining:
             self._joining = False
-            return (Joined(self._offer),)
+            return (Joined(self.offer),)
         pipe = self._open
         try:
             if not pipe.poll(_PAUSE_S):

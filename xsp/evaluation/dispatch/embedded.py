@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ class Embedded:
     """Runs jobs in this process, one after another.
 
     Args:
-        resources: what this machine has, beside `CPU`.
+        resources: what this machine has, beside or in place of `worker.resources`.
         labels: what it is and can run, beside `worker.labels`.
 
     """
@@ -27,9 +26,10 @@ class Embedded:
         resources: Mapping[str, float] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        cpus = float(len(os.sched_getaffinity(0)))
-        self._offer = Offer(
-            NAME, {"CPU": cpus, **(resources or {})}, {**worker.labels(), **(labels or {})}
+        self.offer = Offer(
+            NAME,
+            {**worker.resources(), **(resources or {})},
+            {**worker.labels(), **(labels or {})},
         )
         self._run: Run | None = None
         self._next: Mapping[str, Any] | None = None
@@ -37,7 +37,7 @@ class Embedded:
     def register(self, run: Run) -> Sequence[Offer]:
         """The one agent."""
         self._run = run
-        return (self._offer,)
+        return (self.offer,)
 
     def submit(self, agent: str, payload: Mapping[str, Any]) -> None:
         """Keep the job until `wait`."""

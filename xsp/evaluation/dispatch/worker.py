@@ -14,6 +14,7 @@ from importlib import metadata
 from typing import Any
 
 from xsp.evaluation.dispatch.agents import Run
+from xsp.machine.gpu_state import visible_gpus
 
 FRAMEWORKS = ("torch", "onnxruntime", "onnxruntime-gpu", "xsp")
 """Packages whose versions an agent registers as labels, where they are installed."""
@@ -27,6 +28,17 @@ def facts() -> dict[str, Any]:
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "cpus": len(os.sched_getaffinity(0)),
+    }
+
+
+def resources() -> dict[str, float]:
+    """What this machine has for jobs: CPU (those that this process may use), GPU (visible ones),
+    memory (bytes).
+    """
+    return {
+        "CPU": float(len(os.sched_getaffinity(0))),
+        "GPU": float(visible_gpus()),
+        "memory": float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
     }
 
 

@@ -43,6 +43,6 @@ def test_demo(tmp_path: Path) -> None:
     for page in pages:
         text = (tmp_path / page).read_text(encoding="utf-8")
         assert text.startswith("<!doctype html>")
-        assert "xsp-profile" in text
+        assert 'id="hierarchy"' in text
     traces = sorted(trace.name for trace in tmp_path.glob("*.pftrace"))
     assert traces == [page.replace(".html", ".pftrace") for page in pages]

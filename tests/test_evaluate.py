@@ -169,8 +169,8 @@ def test_the_schema_can_be_had(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((), "give a manifest, or one of --from"),
-        (("m.yaml", "--list"), "give a manifest, or one of --from"),
+        ((), "give manifests, or one of --resume, --from"),
+        (("m.yaml", "--list"), "give manifests, or one of --resume, --from"),
         (("m.yaml",), "cannot be read"),
         (("MANIFEST", "--trace", "ALL"), "must be one of NONE, MODEL, FRAMEWORK, SYSTEM, FULL"),
         (("MANIFEST", "--scenario", "server"), "scenario.rate_per_s: is missing"),

@@ -92,10 +92,13 @@ def test_spreadsheets_compute_no_name(path: Path, tmp_path: Path) -> None:
     assert seen > 100
 
 
-def test_names_that_no_file_can_hold_are_measured_and_saved(tmp_path: Path) -> None:
+def test_names_that_no_file_can_hold_are_measured_and_saved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Half a character in the name of a module or a function becomes the replacement character: the
-    profile is made, shown, saved and opened.
+    profile is made, shown, saved and opened, and what is logged can be written.
     """
+    caplog.set_level("INFO", "xsp")
     half = "\ud800"
     model = nn.Sequential()
     model.add_module(f"{half}layer", nn.Linear(2, 2))
@@ -110,6 +113,8 @@ def test_names_that_no_file_can_hold_are_measured_and_saved(tmp_path: Path) -> N
     assert opened.name == "target\ufffd"
     assert "\ufffdlayer" in opened.tree()["name"].tolist()
     assert str(opened)
+    assert all(record.getMessage().encode() for record in caplog.records)
+    assert any("target\\ud800" in record.getMessage() for record in caplog.records)
 
 
 def test_measuring_writes_nothing_of_kineto_to_stderr(tmp_path: Path) -> None:

@@ -341,7 +341,8 @@ def test_never_called_names_the_class() -> None:
 
 
 @pytest.mark.parametrize(
-    "read", ["spans", "runs", "levels", "environment", "latency_ms", "kernels", "lost", "trace"]
+    "read",
+    ["spans", "runs", "levels", "environment", "latency_ms", "kernel_count", "lost", "trace"],
 )
 def test_reading_before_the_end_says_when_to_read(read: str) -> None:
     """Inside the block the profile is empty, and reading it says when the numbers are there."""

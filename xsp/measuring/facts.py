@@ -20,7 +20,7 @@ from xsp.tracing.clock import read_bracketed
 from xsp.tracing.context import TraceContext
 from xsp.types import Level, LevelStatus, Tracer
 from xsp.words.doubts import end_of_rounds, sentence_of
-from xsp.words.labels import in_unicode
+from xsp.words.labels import in_unicode, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,8 @@ def capture_of(facts: CaptureFacts, tables: dict[str, pd.DataFrame]) -> Capture:
     doubts, trace = facts.doubts, facts.trace
     warnings = [each if isinstance(each, str) else sentence_of(each) for each in doubts]
     for sentence in warnings:
-        _log.warning("%s: %s", facts.name, sentence)
+        # Names can hold what no log file can.
+        _log.warning("%s: %s", printable(facts.name), printable(sentence))
     meta = {
         "name": facts.name,
         "levels": [_status_row(status) for status in facts.statuses],

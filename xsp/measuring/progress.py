@@ -13,6 +13,7 @@ from tqdm import TqdmWarning
 
 from xsp.measuring.deadline import Deadline
 from xsp.measuring.options import Options
+from xsp.words.labels import printable
 
 with warnings.catch_warnings():
     # In a notebook without ipywidgets the bar is text; that is not a reason to greet everybody with
@@ -57,7 +58,7 @@ class Phases:
 
     def begin(self, phase: str) -> None:
         """Name what is done from now on."""
-        _log.info("%s: %s", self._title.removeprefix("xsp "), phase)
+        _log.info("%s: %s", printable(self._title.removeprefix("xsp ")), phase)
         self._shown.set_description_str(f"{self._title}: {phase}", refresh=False)
         self.step()
 

@@ -146,11 +146,16 @@ def chromium(folder: Path) -> Iterator[Tab]:
     try:
         socket = loop.run_until_complete(_connected(folder / "DevToolsActivePort"))
         yield Tab(socket, loop)
-        socket.close()
+        loop.run_until_complete(_closed(socket))
     finally:
         process.terminate()
         process.wait(_PATIENCE_S)
         loop.close()
+
+
+async def _closed(socket: WebSocketClientConnection) -> None:
+    """Close it inside the loop that it belongs to."""
+    socket.close()
 
 
 async def _connected(port_file: Path) -> WebSocketClientConnection:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -204,13 +203,11 @@ def test_a_redirect_is_no_delivery(prof: xsp.Profile) -> None:
 def test_requests_that_cannot_be_are_not_repeated(
     endpoint: str, headers: dict[str, str], said: str, prof: xsp.Profile
 ) -> None:
-    """An address without http:// and an impossible header fail at once, with the reason, not after
-    `timeout_s`.
+    """An address without http:// and an impossible header fail with the reason, without waiting for
+    `timeout_s`, an hour.
     """
-    started = time.monotonic()
     with pytest.raises(xsp.ExportError, match=said):
-        prof.to_otlp(endpoint, headers=headers, timeout_s=60)
-    assert time.monotonic() - started < 10
+        prof.to_otlp(endpoint, headers=headers, timeout_s=3600)
 
 
 @both

@@ -131,9 +131,10 @@ def test_five_forms_have_the_same_sentences(name: str, profiles: dict[str, xsp.P
     ]
     values = json.loads(report_json(prof))
     assert values["latency"]["ms"] == told.latency.ms
-    assert [each["name"] for each in values["places"]["layers"]["costs"]] == [
-        cost.name for cost in told.places.layers.costs
-    ]
+    names = [each["name"] for each in values["places"]["layers"]["costs"]]
+    whole = prof.summary(len(names))
+    assert names == [cost.name for cost in whole.places.layers.costs]
+    assert names[:3] == [cost.name for cost in told.places.layers.costs]
 
 
 def test_the_page_has_the_questions_in_order(profiles: dict[str, xsp.Profile]) -> None:

@@ -52,9 +52,7 @@ def test_a_model_that_waits_for_a_thread_which_profiles_is_told(
         thread.start()
         thread.join()
 
-    begin = time.monotonic()
     prof = xsp.measure(Waiting(join_another_profile), torch.randn(2, 4), **LAYERS)
-    assert time.monotonic() - begin < 30
     assert len(prof.tree()) >= 2
     assert len(errors) == 1
     assert "Linear cannot be profiled on this thread: another thread is profiling Waiting" in str(

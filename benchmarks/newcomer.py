@@ -37,7 +37,7 @@ def main() -> None:
             "report": ["xsp", "report", "first.xsp", "-o", "report.html"],
         }
         rows = {name: timed(place, command) for name, command in commands.items()}
-        table = rows["first table"]["stderr"]
+        table = str(rows["first table"]["stderr"])
         assert "latency" in table, table
         size = (place / "report.html").stat().st_size
         bytes_installed = sum(

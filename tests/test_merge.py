@@ -184,13 +184,19 @@ def test_what_is_no_job_is_refused(tmp_path: Path, ranks: list[Capture]) -> None
 
 
 def test_a_job_without_collectives_says_so(tmp_path: Path) -> None:
-    """Ranks that only profile together have tables without collectives, and no waiting."""
+    """Ranks that only profile together have tables without collectives, and nobody is called slow
+    whom no one waits for.
+    """
     place = {"size": 2, "host": "a", "boot": "boot-a"}
     captures = [gpu_capture(rank={"rank": rank, **place}) for rank in range(2)]
+    spans = captures[0].tables["spans"]
+    slower = (spans["level"] == Level.LAYER) & (spans["detail"] == 1)
+    spans.loc[slower, "duration_ns"] += 10_000
     job = xsp.merge(saved(tmp_path, captures))
     assert job.collectives().empty
     assert job.ranks()["waiting_ms"].isna().all()
     assert "no collective of all ranks was recorded" in str(job)
+    assert "takes longer" not in str(job)
 
 
 def test_the_command_prints_and_writes_the_tables(tmp_path: Path, ranks: list[Capture]) -> None:

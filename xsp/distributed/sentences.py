@@ -26,7 +26,7 @@ def sentences(
         _job(parts),
         *_missing(parts),
         *_waiting(parts, ranks),
-        *_places(ranks, slow),
+        *(_places(ranks, slow) if len(parts[0].collectives) else []),
         *_doubts(clocks, ranks),
     ]
 

@@ -49,7 +49,7 @@ def names(prof: xsp.Profile | None) -> set[str]:
 def lightning_module(fails_at: int = -1) -> Any:
     pl = pytest.importorskip("lightning.pytorch")
 
-    class Module(pl.LightningModule):  # type: ignore[misc, name-defined]
+    class Module(pl.LightningModule):  # type: ignore[misc, name-defined] # may be absent
         def __init__(self) -> None:
             super().__init__()
             self.net = net()

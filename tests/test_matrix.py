@@ -51,7 +51,7 @@ def made(
     manifest: Path, artifacts: ArtifactStore, run: str = "run", **changes: object
 ) -> list[Job]:
     options = {"predictors": PREDICTORS, "scenarios": SCENARIOS, **changes}
-    return matrix([manifest], run=run, artifacts=artifacts, **options)  # type: ignore[arg-type]
+    return matrix([manifest], run=run, artifacts=artifacts, **options)  # type: ignore[arg-type] # of several types
 
 
 def test_every_combination_is_a_job(manifest: Path, artifacts: ArtifactStore) -> None:

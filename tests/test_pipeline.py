@@ -28,7 +28,7 @@ from xsp.evaluation.pipeline.system import MakeSystem
 
 def step(kind: type[steps.Step], **given: Any) -> steps.Step:
     name = kind.model_fields["step"].annotation
-    return kind(step=name.__args__[0], **given)  # type: ignore[union-attr, call-arg]
+    return kind(step=name.__args__[0], **given)  # type: ignore[union-attr, call-arg] # a Literal
 
 
 def png(pixels: np.ndarray[Any, Any]) -> bytes:
@@ -187,7 +187,7 @@ def test_a_stream_that_is_left_early_ends() -> None:
     before = threading.active_count()
     items = stream(iter(int, 1), [Stage("a", int), Stage("b", int)])
     assert next(items) == 0
-    items.close()  # type: ignore[attr-defined]
+    items.close()  # type: ignore[attr-defined] # a generator
     assert threading.active_count() == before
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xsp.bounds.finding import Finding
     from xsp.bounds.lower_bound import LowerBound
     from xsp.bounds.what_if import WhatIf
+    from xsp.export.trace.view import RunView
     from xsp.summary.values import Summary
 
 
@@ -141,14 +142,9 @@ class Profile(ProfileData):
         has none.
 
         """
-        from xsp.export.trace.choice import RunChoice
         from xsp.export.trace.perfetto import write_perfetto
-        from xsp.export.trace.view import view_of
 
-        wanted = RunChoice(run, rung, corrected)
-        return write_perfetto(
-            view_of(self._capture, wanted, self._corrected if corrected else None), Path(path)
-        )
+        return write_perfetto(self._view(run, rung, corrected), Path(path))
 
     def to_chrome(
         self,
@@ -161,12 +157,9 @@ class Profile(ProfileData):
         chrome://tracing and Holistic Trace Analysis. `path` is usually `*.json.gz`; everything else
         is as in `to_perfetto`.
         """
-        from xsp.export.trace.choice import RunChoice
         from xsp.export.trace.chrome import write_chrome
-        from xsp.export.trace.view import view_of
 
-        wanted = RunChoice(run, rung, corrected)
-        view = view_of(self._capture, wanted, self._corrected if corrected else None)
+        view = self._view(run, rung, corrected)
         return write_chrome(view, Path(path), self._capture.meta)
 
     def to_speedscope(
@@ -181,12 +174,16 @@ class Profile(ProfileData):
         `to_perfetto`.
         """
         from xsp.export.flame.speedscope import write_speedscope
+
+        return write_speedscope(self, self._view(run, rung, corrected), Path(path))
+
+    def _view(self, run: int | None, rung: str | None, corrected: bool) -> RunView:
+        """The run that a trace is written of."""
         from xsp.export.trace.choice import RunChoice
         from xsp.export.trace.view import view_of
 
         wanted = RunChoice(run, rung, corrected)
-        view = view_of(self._capture, wanted, self._corrected if corrected else None)
-        return write_speedscope(self, view, Path(path))
+        return view_of(self._capture, wanted, self._corrected if corrected else None)
 
     def to_folded(self, path: str | os.PathLike[str]) -> Path:
         """Write folded stacks, a line `model;module;layer;kernel ns` each, for flamegraph.pl and

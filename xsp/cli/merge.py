@@ -47,14 +47,15 @@ def merge(
 
     job = merged(captures)
     console = Console(highlight=False)
-    for sentence in job.sentences:
+    said, tables = job.sentences, _tables(job)
+    for sentence in said:
         console.print(sentence, markup=False)
-    for name, table in _tables(job).items():
+    for name, table in tables.items():
         if len(table):
             console.print(_shown(_HEADS[name], table, rows))
     if json_ is not None:
-        found = {name: _records(table) for name, table in _tables(job).items()}
-        write_file(json_, json.dumps({"sentences": job.sentences, **found}, indent=1).encode())
+        found = {name: _records(table) for name, table in tables.items()}
+        write_file(json_, json.dumps({"sentences": said, **found}, indent=1).encode())
 
 
 def _tables(job: Job) -> dict[str, pd.DataFrame]:

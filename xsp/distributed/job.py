@@ -63,7 +63,7 @@ class Job:
     @property
     def sentences(self) -> list[str]:
         """The same, one by one."""
-        return sentences(self.parts, self.clocks, self.ranks(), self.stragglers())
+        return sentences(self.parts, self.missing, self.clocks, self.ranks(), self.stragglers())
 
 
 def merge(paths: Sequence[str | os.PathLike[str]]) -> Job:

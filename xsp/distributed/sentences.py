@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from xsp.distributed.parts import RankPart
+from xsp.words.numbers import quantity
 
 _PLACES = 5
 """Places named in which the slowest rank takes longer."""
@@ -17,14 +18,18 @@ _ALIGNED = 0.1
 
 
 def sentences(
-    parts: Sequence[RankPart], clocks: pd.DataFrame, ranks: pd.DataFrame, slow: pd.DataFrame
+    parts: Sequence[RankPart],
+    missing: Sequence[int],
+    clocks: pd.DataFrame,
+    ranks: pd.DataFrame,
+    slow: pd.DataFrame,
 ) -> list[str]:
     """One idea each: the job, who waits for whom, where that rank loses its time, what is not
-    known.
+    known. `missing` are the ranks without a capture.
     """
     return [
         _job(parts),
-        *_missing(parts),
+        *_missing(missing),
         *_waiting(parts, ranks),
         *(_places(ranks, slow) if len(parts[0].collectives) else []),
         *_doubts(clocks, ranks),
@@ -37,18 +42,13 @@ def _job(parts: Sequence[RankPart]) -> str:
     each = len(first.collectives) / steps if steps else 0
     hosts = len({part.host for part in parts})
     return (
-        f"{first.name}: {len(parts)} of {first.size} ranks on {_counted(hosts, 'host')}, "
-        f"{_counted(each, 'collective')} of all ranks a step, "
-        f"{_counted(len(first.latency_ns), 'round')}"
+        f"{first.name}: {len(parts)} of {first.size} ranks on {quantity(hosts, 'host')}, "
+        f"{quantity(int(each) if each == int(each) else each, 'collective')} of all ranks a step, "
+        f"{quantity(len(first.latency_ns), 'round')}"
     )
 
 
-def _counted(number: float, noun: str) -> str:
-    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
-
-
-def _missing(parts: Sequence[RankPart]) -> list[str]:
-    gone = sorted(set(range(parts[0].size)) - {part.rank for part in parts})
+def _missing(gone: Sequence[int]) -> list[str]:
     if not gone:
         return []
     listed = ", ".join(map(str, gone))

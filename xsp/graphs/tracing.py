@@ -4,7 +4,6 @@ execution (torch.fx).
 
 from __future__ import annotations
 
-import logging
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import fx, nn
 
 from xsp.errors import GraphError
 from xsp.levels.layer.tensors import tensors_in
+from xsp.machine.remarks import without_remarks
 
 EXPORT, TRACE = "torch.export", "torch.fx"
 
@@ -178,15 +178,9 @@ def _inline(graph: fx.Graph, node: fx.Node, inner: fx.Graph, inputs: Sequence[An
 @contextmanager
 def _quiet() -> Iterator[None]:
     """torch.export speaks of attributes and guards that do not matter for the shapes."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with without_remarks("torch"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _first_line(error: BaseException) -> str:

@@ -75,7 +75,7 @@ def bar(share: float, width: int = 8) -> str:
     return ("█" * whole + (_EIGHTHS[rest] if rest else "")).ljust(width)
 
 
-def quantity(number: int, noun: str) -> str:
+def quantity(number: float, noun: str) -> str:
     """`1 kernel`, `2 kernels`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 

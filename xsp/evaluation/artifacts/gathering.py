@@ -77,7 +77,7 @@ def file_of(artifact: Artifact, store: ArtifactStore) -> Path:
     if artifact.member is None:
         return path
     with member(path, artifact.member) as file:
-        digest = store.put(file, what=f"the member {artifact.member!r}")  # type: ignore[arg-type]
+        digest = store.put(file, what=f"the member {artifact.member!r}")  # type: ignore[arg-type] # it reads
     return store.place(digest)
 
 

@@ -33,11 +33,7 @@ class Child:
         resources: Mapping[str, float] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        self.offer = Offer(
-            NAME,
-            {**worker.resources(), **(resources or {})},
-            {**worker.labels(), **(labels or {})},
-        )
+        self.offer = worker.offer(NAME, resources, labels)
         self._run: Run | None = None
         self._process: Any = None
         self._pipe: Connection | None = None

@@ -26,11 +26,7 @@ class Embedded:
         resources: Mapping[str, float] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        self.offer = Offer(
-            NAME,
-            {**worker.resources(), **(resources or {})},
-            {**worker.labels(), **(labels or {})},
-        )
+        self.offer = worker.offer(NAME, resources, labels)
         self._run: Run | None = None
         self._next: Mapping[str, Any] | None = None
 

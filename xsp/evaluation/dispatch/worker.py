@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from xsp.evaluation.dispatch.agents import Run
+from xsp.evaluation.dispatch.agents import Offer, Run
 from xsp.machine.gpu_state import visible_gpus
 
 FRAMEWORKS = ("torch", "onnxruntime", "onnxruntime-gpu", "xsp")
@@ -54,6 +54,13 @@ def labels() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def offer(agent: str, more: Mapping[str, float] | None, told: Mapping[str, str] | None) -> Offer:
+    """What an agent on this machine registers with: `resources` and `labels`, with `more` resources
+    and labels that are `told` beside or in place of these.
+    """
+    return Offer(agent, {**resources(), **(more or {})}, {**labels(), **(told or {})})
 
 
 def answered(run: Run, payload: Mapping[str, Any]) -> tuple[str | None, str, dict[str, Any]]:

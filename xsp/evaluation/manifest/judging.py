@@ -25,7 +25,7 @@ class _Metric(Part):
     @property
     def label(self) -> str:
         """The name that its value has in tables."""
-        return str(self.metric)  # type: ignore[attr-defined]
+        return str(self.metric)  # type: ignore[attr-defined] # each kind has its own
 
 
 class TopK(_Metric):

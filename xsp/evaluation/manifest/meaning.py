@@ -123,11 +123,10 @@ def _output(given: Output, path: Path) -> Iterator[Fault]:
 def _order(steps: Sequence[Step], kind: str, path: Path) -> Iterator[Fault]:
     for place, step in enumerate(steps):
         if kind not in step.needs:
-            name = step.step  # type: ignore[attr-defined]
             yield (
                 (*path, "steps", place),
-                f"{name} needs {' or '.join(sorted(step.needs))}, but is given {kind}; change the "
-                "order, or say what the column holds (column_kind)",
+                f"{step.label} needs {' or '.join(sorted(step.needs))}, but is given {kind}; "
+                "change the order, or say what the column holds (column_kind)",
             )
             return
         kind = step.gives or kind

@@ -26,6 +26,11 @@ class Step(Part):
     gives: ClassVar[str | None] = None
     """None where it gives what it was given."""
 
+    @property
+    def label(self) -> str:
+        """Its name in a manifest."""
+        return str(self.step)  # type: ignore[attr-defined] # each kind has its own
+
 
 class Decode(Step):
     """Bytes of a PNG, JPEG or other image to uint8 of height, width and channels (RGB or gray)."""

@@ -24,9 +24,8 @@ def apply(chain: Iterable[steps.Step], value: Any) -> Array:
         except EvaluationError:
             raise
         except (ValueError, TypeError, IndexError) as error:
-            name = step.step  # type: ignore[attr-defined]
             shape = getattr(value, "shape", type(value).__name__)
-            raise EvaluationError(f"the step {name} cannot take {shape}: {error}") from error
+            raise EvaluationError(f"the step {step.label} cannot take {shape}: {error}") from error
     return np.asarray(value)
 
 

@@ -22,5 +22,5 @@ class Eager(TorchRuntime):
         del model
         module = self.module()
         if self._given.get("channels_last"):
-            return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch has it
         return module

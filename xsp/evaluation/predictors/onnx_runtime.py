@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from xsp.errors import EvaluationError
 from xsp.evaluation.extra import needed
 from xsp.evaluation.predictors import settings
 from xsp.evaluation.predictors.predictor import MODULE, ONNX, Batch, LoadedModel, Outputs
+from xsp.machine.remarks import without_remarks
 
 _OPTIONS: settings.Allowed = {
     "threads": int,
@@ -143,7 +142,7 @@ def _exported(model: LoadedModel, folder: Path, given: dict[str, Any]) -> Path:
     """The module as an ONNX file."""
     with needed("exporting a module to ONNX", "onnx"):
         import onnx  # noqa: F401 - the exporter needs both, and says so in its own words
-        import onnxscript  # noqa: F401
+        import onnxscript  # noqa: F401 - likewise
     import torch
 
     from xsp.evaluation.predictors.exported import Exported
@@ -154,7 +153,8 @@ def _exported(model: LoadedModel, folder: Path, given: dict[str, Any]) -> Path:
     path = folder / "model.onnx"
     try:
         program = exporter.program(exporter.module(), model)
-        with _quiet():
+        # About torchvision, which the exporter looks for and does not need.
+        with without_remarks("torch.onnx"):
             torch.onnx.export(
                 program,
                 (),
@@ -167,18 +167,6 @@ def _exported(model: LoadedModel, folder: Path, given: dict[str, Any]) -> Path:
     finally:
         exporter.unload()
     return path
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks about torchvision, which it looks for and does not need."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _on_host(model: LoadedModel, options: dict[str, Any]) -> LoadedModel:

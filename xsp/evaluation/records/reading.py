@@ -96,7 +96,7 @@ def evaluations(store: Store, newest: int | None = None) -> pd.DataFrame:
     return facts.join(wide, on="id")
 
 
-def alike(store: Store, id: str, most: int) -> list[str]:  # noqa: A002
+def alike(store: Store, id: str, most: int) -> list[str]:  # noqa: A002 - as in `read`
     """The ids of valid evaluations of the same manifest by the same runtime on the same system as
     this one, which is the last of them if it is valid; the others are the newest, in the order in
     which they were measured.
@@ -145,7 +145,7 @@ def traces(store: Store) -> pd.DataFrame:
     )
 
 
-def _rows(connection: Any, table: Any, id: str) -> list[Mapping[str, Any]]:  # noqa: A002
+def _rows(connection: Any, table: Any, id: str) -> list[Mapping[str, Any]]:  # noqa: A002 - likewise
     asked = select(table).where(table.c.evaluation == id)
     return [dict(row) for row in connection.execute(asked).mappings()]
 

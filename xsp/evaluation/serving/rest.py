@@ -190,7 +190,7 @@ def _evaluation_routes(platform: Platform) -> APIRouter:
         return _evaluation_entry(_there(platform, id))
 
     @router.get("/evaluations/{id}/report", response_class=HTMLResponse)
-    def report(id: str) -> HTMLResponse:  # noqa: A002
+    def report(id: str) -> HTMLResponse:  # noqa: A002 - likewise
         """The profile that was traced, down to layers and kernels, as a page."""
         return HTMLResponse(platform.report(_there(platform, id).id))
 

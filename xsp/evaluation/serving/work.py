@@ -91,7 +91,7 @@ class Work:
                     self._make_agents(),
                     started=self._on_start,
                     ended=self._on_end,
-                    stop=lambda run=run: run in self._stopped,  # type: ignore[misc]
+                    stop=lambda run=run: run in self._stopped,  # type: ignore[misc] # the default binds it
                 )
                 self._close_open(run, STOPPED, "")
             except Exception as error:
@@ -117,7 +117,7 @@ class Work:
 
     def _change(self, key: str, **changes: object) -> None:
         with self._lock:
-            self._states[key] = replace(self._states[key], **changes)  # type: ignore[arg-type]
+            self._states[key] = replace(self._states[key], **changes)  # type: ignore[arg-type] # fields
 
     def _close_open(self, run: str, state: str, error: str) -> None:
         """What a run that is over has not run."""

@@ -174,3 +174,34 @@ def test_a_rank_that_does_not_begin_is_an_error(program: SimpleNamespace) -> Non
     with pytest.raises(xsp.TargetError, match=r"rank 1 waited 60 s .* alone=True"):
         Ranks.together(alone=False)
     assert ranks.PATIENCE_S == 60
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-3", "inf", "nan"])
+def test_a_time_limit_is_a_time(
+    value: str, program: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit that was set holds for xsp's group; what is no time is refused with its place."""
+    made: list[float] = []
+    program.new_group = lambda timeout, **_: made.append(timeout.total_seconds())
+    monkeypatch.setenv("XSP_RANK_TIMEOUT_S", value)
+    with pytest.raises(xsp.SettingError, match=rf"> 0, not '{value}' as .* XSP_RANK_TIMEOUT_S"):
+        Ranks.together(alone=False)
+    monkeypatch.setenv("XSP_RANK_TIMEOUT_S", "7.5")
+    Ranks.together(alone=False)
+    assert made == [7.5]
+
+
+def test_only_a_failed_collective_is_the_loss_of_a_rank(
+    rank_0: Answers,
+) -> None:
+    """What the program itself raises passes through, and so does everything on one rank alone."""
+    own, lost = ValueError("my own"), RuntimeError("[gloo/transport/tcp/pair.cc:1] closed by peer")
+    for waiting, raised, expected in (
+        (rank_0(True), own, ValueError),
+        (rank_0(True), lost, xsp.TargetError),
+        (rank_0(True), dist.DistBackendError("NCCL"), xsp.TargetError),
+        (Ranks(), lost, RuntimeError),
+    ):
+        with pytest.raises(expected) as found, waiting.told_of_loss():
+            raise raised
+        assert raised in (found.value, found.value.__cause__)

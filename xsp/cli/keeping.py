@@ -25,6 +25,16 @@ def new_file(path: Path, force: bool) -> Path:
     return writable(path)
 
 
+def new_folder(path: Path) -> None:
+    """Make a folder where there is none. Raises WriteError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"the folder {str(path)!r} cannot be made ({error.strerror}); choose another place"
+        ) from error
+
+
 def keep(save: Callable[[Path], Path], path: Path) -> Path:
     """Save what was measured to `path`, or to a new folder for temporary files where that fails.
 

@@ -35,7 +35,14 @@ none: there only some wait, for some.
 """
 
 _SYNCHRONIZATION = "(gradient synchronization)"
-_WHOLE = ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single")
+_WHOLE = (
+    "all_reduce",
+    "all_gather_into_tensor",
+    "all_gather_single",
+    "reduce_scatter_tensor",
+    "reduce_scatter_single",
+    "all_to_all_single",
+)
 """Those whose largest tensor is what nccl-tests calls the size."""
 
 _KERNEL = re.compile(r"nccl(?:Dev)?Kernel_(AllReduce|AllGather|ReduceScatter)")

@@ -85,7 +85,8 @@ class Executor:
             before = RandomState.current()
             ready()
             self.executions += 1
-            stamps = [self._stamped(call) for call in calls]
+            with self.ranks.told_of_loss():
+                stamps = [self._stamped(call) for call in calls]
             # Reading the generators calls torch functions, which are none of the program's.
             with without_torch_functions():
                 self._left = RandomState.current()

@@ -21,7 +21,9 @@ from xsp.words.levels import parse_levels
 
 BUDGET_S = 30.0
 
-OTHER_SETTINGS = ("database", "log")
+RANK_TIMEOUT = "rank_timeout_s"
+
+OTHER_SETTINGS = ("database", "log", RANK_TIMEOUT)
 """What can be set once for every profile (`xsp.settings`) and is no option of one."""
 
 NESTED, SEPARATE = LADDERS = ("nested", "separate")

@@ -5,9 +5,11 @@ rank waits for the same run on the others, so decisions are made together.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,12 +18,18 @@ import torch.distributed as dist
 
 from xsp.capture.run import Run
 from xsp.doubts import Stopped, StopReason
-from xsp.errors import TargetError
-from xsp.measuring.options import Stop
+from xsp.errors import SettingError, TargetError
+from xsp.measuring.options import RANK_TIMEOUT, Stop
+from xsp.settings import setting
 from xsp.tracing.context import TraceContext
 
 PATIENCE_S = 60.0
-"""So long a rank is waited for before the profile ends in an error."""
+"""So long a rank is waited for before the profile ends in an error, where `rank_timeout_s` is not
+set.
+"""
+
+_OF_GLOO = "gloo/transport"
+"""In the messages of gloo's errors, which are of no type of their own."""
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -32,15 +40,17 @@ _groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 class Ranks:
     """The ranks that profile together; one that is alone asks nobody."""
 
-    def __init__(self, group: Any = None) -> None:
+    def __init__(self, group: Any = None, limit_s: float | None = None) -> None:
         self._group = group
+        self._limit_s = PATIENCE_S if limit_s is None else limit_s
 
     @classmethod
     def together(cls, *, alone: bool) -> Ranks:
         """All ranks of the program, which must all profile; only this one if it is `alone`, or has
         no others.
 
-        Raises TargetError if one does not begin within PATIENCE_S.
+        Raises TargetError if one does not begin within PATIENCE_S or the `rank_timeout_s` that was
+        set, and SettingError if that is no time.
         """
         if alone or not dist.is_available() or not dist.is_initialized():
             return cls()
@@ -48,8 +58,9 @@ class Ranks:
             return cls()
         world = dist.group.WORLD
         if world not in _groups:
-            _groups[world] = _made()
-        return cls(_groups[world])
+            limit_s = _limit_s()
+            _groups[world] = _made(limit_s), limit_s
+        return cls(*_groups[world])
 
     @property
     def are_several(self) -> bool:
@@ -78,7 +89,7 @@ class Ranks:
     def gathered(self, value: Any) -> list[Any]:
         """What every rank gives, in their order; it can be pickled.
 
-        Raises TargetError if a rank has ended or does not answer within PATIENCE_S.
+        Raises TargetError if a rank has ended or does not answer within the limit.
         """
         if self._group is None:
             return [value]
@@ -88,9 +99,27 @@ class Ranks:
         except Exception as error:
             raise TargetError(
                 f"rank {dist.get_rank()} waited for the other ranks to continue the profile, and "
-                f"one has ended or did not answer within {PATIENCE_S:.0f} s: see that rank's error"
+                f"one has ended or did not answer within {self._limit_s:g} s ({RANK_TIMEOUT}): "
+                "see that rank's error"
             ) from error
         return found
+
+    @contextmanager
+    def told_of_loss(self) -> Iterator[None]:
+        """Around a run: where the program's own collective failed, which is what the others see of
+        a rank that ended, a TargetError says so. Every other exception passes through.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._group is None or not _is_of_collective(error):
+                raise
+            raise TargetError(
+                f"rank {dist.get_rank()} was in a run of the target when a collective of the "
+                "program failed: another rank has ended, or did not answer within the timeout of "
+                "the program's own group (init_process_group's); see that rank's error. Here it "
+                f"was {type(error).__name__}: {error}"
+            ) from error
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank."""
@@ -127,12 +156,32 @@ def _is_final(stopped: Stopped) -> bool:
     return stopped.cut_short or stopped.reason is StopReason.MOST_ROUNDS
 
 
-def _made() -> Any:
+def _is_of_collective(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or _OF_GLOO in str(error)
+
+
+def _limit_s() -> float:
+    found = setting(RANK_TIMEOUT)
+    if found is None:
+        return PATIENCE_S
     try:
-        return dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_S))
+        seconds = float(found.value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if seconds <= 0 or not isfinite(seconds):
+        raise SettingError(
+            f"{RANK_TIMEOUT} must be a number of seconds > 0, not {found.value!r} as "
+            f"{found.place} has it"
+        )
+    return seconds
+
+
+def _made(limit_s: float) -> Any:
+    try:
+        return dist.new_group(backend="gloo", timeout=timedelta(seconds=limit_s))
     except Exception as error:
         raise TargetError(
-            f"rank {dist.get_rank()} waited {PATIENCE_S:.0f} s for the other ranks to begin the "
-            "same profile: profile on every rank, or pass alone=True where the target does not "
-            "communicate"
+            f"rank {dist.get_rank()} waited {limit_s:g} s ({RANK_TIMEOUT}) for the other ranks to "
+            "begin the same profile: profile on every rank, or pass alone=True where the target "
+            "does not communicate"
         ) from error

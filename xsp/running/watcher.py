@@ -164,7 +164,11 @@ class Watcher:
             yield
         except XspError as error:
             self._said.append(str(error))
+            ended = self._loop
             self._close_loop()
+            # Its complete rounds are shown.
+            if ended is not None and ended.has_rounds:
+                self._loop = ended
 
     def _close_loop(self) -> None:
         self._undo.close()

@@ -1,0 +1,153 @@
+"""Programs of four ranks for tests/test_four_ranks.py, run one after another as a script.
+
+What a profile imports is imported once, and the ranks of each program are forked from there.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import xsp
+
+RANKS = 4
+KILLED = 2
+ROUNDS = 3
+ROUNDS_BEFORE = 2
+LIMIT_S = 45
+QUICK: dict[str, Any] = {"levels": "M/L", "warmup": 1, "progress": False}
+
+
+def network() -> nn.Sequential:
+    """A small model, the same on every rank."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+class Steps:
+    """Training steps of a model, counted, with a sum over ranks of its loss."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.made = 0
+
+    def __call__(self) -> None:
+        """One step."""
+        self.made += 1
+        self.model.zero_grad()
+        loss = self.model(torch.ones(4, 8) + dist.get_rank()).square().sum()
+        loss.backward()
+        dist.all_reduce(loss.detach())
+
+
+def data_parallel() -> Steps:
+    """Gradients are summed over ranks."""
+    return Steps(DistributedDataParallel(network()))
+
+
+def sharded() -> Steps:
+    """Each rank has a part of each layer's parameters."""
+    model = network()
+    mesh = init_device_mesh("cpu", (RANKS,))
+    for layer in (model[0], model[2], model):
+        fully_shard(layer, mesh=mesh)
+    return Steps(model)
+
+
+def together(rank: int, folder: Path) -> dict[str, Any]:
+    """Both ways profiled on every rank, and saved."""
+    found = {}
+    for name, made in (("ddp", data_parallel), ("fsdp", sharded)):
+        step = made()
+        prof = xsp.measure(step, iterations=ROUNDS, **QUICK)
+        prof.save(folder / f"{name}-rank{rank}.xsp")
+        found[name] = step.made
+    return found
+
+
+def killed_in_a_step(rank: int, folder: Path) -> dict[str, Any]:
+    """One rank is killed in a step, where the others wait for its gradients."""
+    step = data_parallel()
+    step()
+
+    def one() -> None:
+        if rank == KILLED and step.made == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        step()
+
+    return error_of(one, iterations=50)
+
+
+def killed_between_rounds(rank: int, folder: Path) -> dict[str, Any]:
+    """One rank is killed between rounds, where the others wait for its word on going on."""
+
+    def rule(runs: Any) -> None:
+        if rank == KILLED and runs[-1].round == ROUNDS_BEFORE:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return error_of(data_parallel(), stop=rule)
+
+
+def error_of(step: Any, **options: Any) -> dict[str, Any]:
+    """How profiling ends."""
+    try:
+        xsp.measure(step, **options, **QUICK)
+    except Exception as error:
+        return {
+            "error": str(error),
+            "type": type(error).__name__,
+            "expected": isinstance(error, xsp.XspError),
+        }
+    return {}
+
+
+def rank_of(program: str, rank: int, folder: Path) -> None:
+    """One rank's process."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / 'met'}",
+        rank=rank,
+        world_size=RANKS,
+        timeout=timedelta(seconds=90),
+    )
+    told = globals()[program](rank, folder)
+    (folder / f"rank{rank}.json").write_text(json.dumps(told))
+    # Not destroyed: where one rank is gone the others would wait for it.
+    os._exit(0)
+
+
+def run_program(program: str, folder: Path) -> None:
+    """All ranks of one; their exit statuses are written when all have ended."""
+    folder.mkdir()
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=rank_of, args=(program, rank, folder)) for rank in range(RANKS)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    statuses = [process.exitcode for process in processes]
+    (folder / "statuses.json").write_text(json.dumps(statuses))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with torch.no_grad():  # Autograd's threads would not be there in the forked processes.
+        xsp.measure(network(), torch.ones(1, 8), iterations=1, **QUICK)
+    for each in (together, killed_in_a_step, killed_between_rounds):
+        run_program(each.__name__, Path(sys.argv[1]) / each.__name__)

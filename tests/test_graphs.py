@@ -102,6 +102,42 @@ def test_channels_last_is_another_layer() -> None:
     assert plain.layers[0].key != turned.layers[0].key
 
 
+def test_layouts_are_those_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer behind a channels-last convolution lies as it does when the model runs, also by
+    a torch.export that takes convolutions for contiguous, as that of torch 2.11 does on a GPU.
+    """
+    model, (image,) = ready(Convolutional)
+    layout: dict[str, Any] = {"memory_format": torch.channels_last}
+    model.to(**layout)
+    expected = graph_of(model, (image,))
+    lying: list[bool] = []
+
+    def look(_module: nn.Module, _args: object, output: torch.Tensor) -> None:
+        lying.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    convolutions = [each for each in model.modules() if isinstance(each, nn.Conv2d)]
+    hooks = [each.register_forward_hook(look) for each in convolutions]
+    model(image)
+    for hook in hooks:
+        hook.remove()
+    exported = torch.export.export
+
+    def flattening(*args: Any, **kwargs: Any) -> torch.export.ExportedProgram:
+        program = exported(*args, **kwargs)
+        for node in program.graph.nodes:
+            if node.op == "call_function" and isinstance(node.meta["val"], torch.Tensor):
+                node.meta["val"] = node.meta["val"].contiguous()
+        return program
+
+    monkeypatch.setattr(torch.export, "export", flattening)
+    mended = graph_of(model, (image,))
+    found = [layer.layout for layer in mended.layers if layer.operator == "convolution"]
+    assert [layout == "channels_last" for layout in found] == lying
+    assert all(lying)
+    assert mended.layers == expected.layers
+    assert mended.notes == expected.notes
+
+
 def test_written_out_operations_are_recognised() -> None:
     """Attention, SiLU and GELU written out by hand are read as what they compute."""
     model, inputs = ready(HandWritten)

@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from xsp.errors import GraphError
+from xsp.graphs.layouts import mend_layouts
 from xsp.levels.layer.tensors import tensors_in
 from xsp.machine.remarks import without_remarks
 
@@ -97,7 +98,8 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         if isinstance(value, torch.Tensor)
     }
     _inline_blocks(program.graph, program.graph_module)
-    return Traced(program.graph, held, given, EXPORT)
+    note = mend_layouts(program.graph)
+    return Traced(program.graph, held, given, EXPORT, (note,) if note else ())
 
 
 def _executed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], note: str) -> Traced:

@@ -303,7 +303,10 @@ def kernel_ratio(graph: Any, store: Any, device: str, slow: str, fast: str) -> f
     times = {
         entry.algorithm: entry.time_ns for entry in store.entries(this_machine(device), [layer])
     }
-    return float(times[slow]) / float(times[fast])
+    slow_ns, fast_ns = times.get(slow), times.get(fast)
+    if slow_ns is None or fast_ns is None:
+        raise LookupError(f"{slow} or {fast} cannot compute {layer.name}")
+    return slow_ns / fast_ns
 
 
 def cases(device: str, store: Any) -> dict[str, Callable[[], Case]]:

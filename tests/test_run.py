@@ -245,6 +245,33 @@ def test_pytorch_is_as_it_was(watcher: Watcher) -> None:
     assert not optimizer_module._global_optimizer_post_hooks
 
 
+def test_rounds_before_an_error_of_the_profile_are_kept() -> None:
+    """Where a profile cannot go on, as after another rank has ended, the loop does: the error is
+    said, and the rounds that were complete are shown.
+    """
+
+    def rank_lost(runs: Any) -> None:
+        if runs[-1].round == 1:
+            raise xsp.TargetError("rank 1 has ended")
+
+    watcher = Watcher(Options.of(levels="M/L", warmup=0, stop=rank_lost, progress=False))
+    watcher.start()
+    model = net().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    profiler = sys.modules.pop("xsp.profiler", None)
+    try:
+        for _ in range(40):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+        found = watcher.finish(whole=True, interrupted=False)
+    finally:
+        if profiler is not None:
+            sys.modules["xsp.profiler"] = profiler
+    assert found.said[0] == "rank 1 has ended"
+    assert Profile(found.captures[""]).runs["round"].nunique() == 2
+    assert "step" not in vars(optimizer)
+
+
 def test_a_step_may_take_several_optimizers(watcher: Watcher) -> None:
     """Two optimizers that take turns make one step together, each a row."""
     model = net().train()

@@ -306,7 +306,7 @@ def kernel_ratio(graph: Any, store: Any, device: str, slow: str, fast: str) -> f
     slow_ns, fast_ns = times.get(slow), times.get(fast)
     if slow_ns is None or fast_ns is None:
         raise LookupError(f"{slow} or {fast} cannot compute {layer.name}")
-    return slow_ns / fast_ns
+    return float(slow_ns / fast_ns)
 
 
 def cases(device: str, store: Any) -> dict[str, Callable[[], Case]]:

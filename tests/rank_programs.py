@@ -27,7 +27,6 @@ RANKS = 4
 KILLED = 2
 ROUNDS = 3
 ROUNDS_BEFORE = 2
-LIMIT_S = 45
 QUICK: dict[str, Any] = {"levels": "M/L", "warmup": 1, "progress": False}
 
 

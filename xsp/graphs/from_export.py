@@ -15,6 +15,7 @@ from xsp.graphs.aten import CONSTANTS, Call, canonical_name, is_view, operation_
 from xsp.graphs.building import GraphBuilder
 from xsp.graphs.graph import Graph
 from xsp.graphs.layer import CHANNELS_LAST, CONTIGUOUS, TensorType
+from xsp.graphs.layouts import lies_channels_last
 from xsp.graphs.patterns import merged
 from xsp.graphs.tracing import EXPORT, TRACE, Traced, traced_call
 
@@ -199,8 +200,7 @@ def _layout(node: fx.Node) -> str:
     for each in (node, *node.all_input_nodes[:1]):
         value = each.meta.get("val")
         if isinstance(value, torch.Tensor) and value.dim() == 4:
-            last = value.is_contiguous(memory_format=torch.channels_last)
-            return CHANNELS_LAST if last and not value.is_contiguous() else CONTIGUOUS
+            return CHANNELS_LAST if lies_channels_last(value) else CONTIGUOUS
     return CONTIGUOUS
 
 

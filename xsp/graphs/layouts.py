@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-NOTE = "layouts behind convolutions are those that torch.export gives: {error}"
+_NOTE = "layouts behind convolutions are those that torch.export gives: {error}"
 """Where they could not be worked out again."""
 
 
@@ -31,7 +31,7 @@ def mend_layouts(graph: fx.Graph) -> str:
     try:
         runner.run(*inputs)
     except Exception as error:  # any operator of any model
-        return NOTE.format(error=f"{type(error).__name__} at {runner.at}")
+        return _NOTE.format(error=f"{type(error).__name__} at {runner.at}")
     for node, value in runner.values.items():
         node.meta["val"] = value
     return ""
@@ -68,7 +68,7 @@ def _is_wrong(node: fx.Node) -> bool:
     return (
         _is_convolution(node)
         and _answers_channels_last(operands)
-        and not _lies_channels_last(node.meta.get("val"))
+        and not lies_channels_last(node.meta.get("val"))
     )
 
 
@@ -76,10 +76,10 @@ def _answers_channels_last(operands: list[Any]) -> bool:
     tensors = [each for each in operands if isinstance(each, torch.Tensor)]
     if any(each.dtype == torch.float64 for each in tensors):
         return False
-    return any(_lies_channels_last(each) for each in tensors)
+    return any(lies_channels_last(each) for each in tensors)
 
 
-def _lies_channels_last(value: Any) -> bool:
+def lies_channels_last(value: Any) -> bool:
     """Whether a tensor of four dimensions lies so and not contiguously as well."""
     if not isinstance(value, torch.Tensor) or value.dim() != 4:
         return False
@@ -87,4 +87,4 @@ def _lies_channels_last(value: Any) -> bool:
     return last and not value.is_contiguous()
 
 
-__all__ = ["NOTE", "mend_layouts"]
+__all__ = ["lies_channels_last", "mend_layouts"]

@@ -40,9 +40,8 @@ _groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 class Ranks:
     """The ranks that profile together; one that is alone asks nobody."""
 
-    def __init__(self, group: Any = None, limit_s: float | None = None) -> None:
-        self._group = group
-        self._limit_s = PATIENCE_S if limit_s is None else limit_s
+    def __init__(self, group: Any = None, limit_s: float = PATIENCE_S) -> None:
+        self._group, self._limit_s = group, limit_s
 
     @classmethod
     def together(cls, *, alone: bool) -> Ranks:

@@ -40,7 +40,7 @@ from xsp.errors import XspError
 from xsp.graphs.from_export import graph_of
 from xsp.graphs.from_onnx import graph_of_onnx
 from xsp.graphs.from_profile import graph_of_profile
-from xsp.graphs.graph import Graph
+from xsp.graphs.graph import Graph, chain
 from xsp.graphs.layer import Layer, TensorType
 from xsp.graphs.patterns import fused
 from xsp.graphs.work import flops
@@ -77,6 +77,7 @@ def known(layer: Layer, time_ns: float, algorithm: str = "torch", **changes: Any
 
 
 NO_PEAKS = Peaks({}, float("nan"))
+SIZES = range(1, 40)
 
 
 @pytest.mark.parametrize("kind", [Convolutional, Transformer, Recurrent])
@@ -447,6 +448,24 @@ def test_onnx_and_pytorch_have_the_same_bound(tmp_path: Path) -> None:
     assert not other.missing
     assert one.sequential_ms == pytest.approx(other.sequential_ms)
     assert one.parallel_ms == pytest.approx(other.parallel_ms)
+
+
+def test_layers_in_a_chain_take_as_long_side_by_side() -> None:
+    """Where each layer waits for the one before, the parallel bound is the sequential one, to the
+    last bit: no order of adding up puts it above.
+    """
+    layers = tuple(
+        Layer(f"relu{size}", "relu", (TensorType((size,), "float32"),)) for size in SIZES
+    )
+    graph = Graph("chain", layers, chain(layers), "test")
+    for seed in range(20):
+        times = np.random.default_rng(seed).uniform(1e3, 1e6, len(layers))
+        entries = [
+            Entry(HERE, layer, "fp32", "torch", "warm", float(taken), 1.0, 20, 1.0)
+            for layer, taken in zip(layers, times, strict=True)
+        ]
+        found = bound_of(graph, HERE, entries, NO_PEAKS)
+        assert found.parallel_ms == found.sequential_ms
 
 
 # ---- the whole path ----

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan
+from math import fsum, nan
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,7 @@ class Ideal:
         known = self.graph.dependencies_known
         return Bound(
             name,
-            float(self.time_ns.sum()) / 1e6,
+            fsum(self.time_ns) / 1e6,
             parallel / 1e6 if known else nan,
             float(np.sqrt((self.half_width_ns**2).sum())) / 1e6,
             float(self.tried.mean()) if len(self.tried) else 0.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ class Graph:
         """Sum of durations along the longest way through the graph, and the layers on it.
 
         This is the least time if layers that do not depend on each other run side by side
-        (Benanza, section III-D, where it is found as a shortest path of negated weights).
+        (Benanza, section III-D, where it is found as a shortest path of negated weights). The sum
+        is rounded once (`math.fsum`), so that it is never above that over all layers.
         """
         length = np.asarray(durations, dtype=np.float64)
         if length.shape != (len(self.layers),):
@@ -66,7 +68,8 @@ class Graph:
             first = max(befores, key=finish.__getitem__)
             finish[after] += max(float(finish[first]), 0.0)
             via[after] = first
-        return _walked_back(finish, via)
+        path = _walked_back(finish, via)
+        return fsum(length[path]), path
 
     def depths(self) -> list[int]:
         """For each layer, how many layers come before it on the longest way to it."""
@@ -177,17 +180,13 @@ _COLUMNS = [
 ]
 
 
-def _walked_back(
-    finish: npt.NDArray[np.float64], via: npt.NDArray[np.int64]
-) -> tuple[float, list[int]]:
-    if not len(finish):
-        return 0.0, []
-    at = int(finish.argmax())
-    total, path = float(finish[at]), []
+def _walked_back(finish: npt.NDArray[np.float64], via: npt.NDArray[np.int64]) -> list[int]:
+    path: list[int] = []
+    at = int(finish.argmax()) if len(finish) else -1
     while at >= 0:
         path.append(at)
         at = int(via[at])
-    return total, path[::-1]
+    return path[::-1]
 
 
 def chain(layers: Sequence[Layer]) -> tuple[tuple[int, int], ...]:

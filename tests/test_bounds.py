@@ -351,6 +351,22 @@ def test_another_clock_and_a_wide_interval_are_doubts() -> None:
         assert words in found.doubts[0]
 
 
+def test_a_bound_above_what_was_measured_is_a_doubt() -> None:
+    """Entries that add up to more than the device worked are no bound, and the layers that are
+    furthest above their own time are named; within the bound's interval nothing is said.
+    """
+    graph = diamond()
+    entries = [known(layer, 1e6, half_width_ns=1e4) for layer in graph.layers]
+    measured = {"a": 1.5, "b": 0.2, "c": 0.9, "d": 1.2}
+    found = bound_of(graph, HERE, entries, NO_PEAKS, measured=measured, busy_ms=3.8)
+    (doubt,) = found.doubts
+    assert "bound of 4 ms is above the 3.8 ms" in doubt
+    assert "most by b, c:" in doubt
+    assert not found.is_bound
+    assert bound_of(graph, HERE, entries, NO_PEAKS, busy_ms=3.99).is_bound
+    assert bound_of(graph, HERE, entries, NO_PEAKS).is_bound
+
+
 def test_order_alone_gives_no_parallel_bound() -> None:
     """Where dependencies are not known, the parallel bound is not known either."""
     graph = replace(diamond(), dependencies_known=False)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import nan
 
+import pandas as pd
+
+from xsp.bounds.granularities import Bound
 from xsp.bounds.known import Best
 from xsp.graphs.graph import Graph
 from xsp.graphs.layer import Layer
@@ -49,3 +52,24 @@ def doubts_of(
             "quieter machine"
         )
     return found
+
+
+def above_measured(bound: Bound, layers: pd.DataFrame, busy_ms: float) -> list[str]:
+    """A bound above what was measured bounds nothing: something in it is not what ran.
+
+    `busy_ms` is how long the device was busy (on a CPU, how long the model took), NaN where that is
+    not known; `layers` are those of `LowerBound`. The layers that are furthest above their own
+    measured time are named.
+    """
+    if not bound.sequential_ms - bound.half_width_ms > busy_ms:
+        return []
+    whole = layers.groupby("owner", sort=False)["bound_ms"].sum()
+    measured = layers.groupby("owner", sort=False)["measured_ms"].first()
+    excess = (whole - measured).nlargest(3)
+    named = ", ".join(str(name) for name in excess.index[excess > 0])
+    most = f"; most by {named}" if named else ""
+    return [
+        f"the bound of {bound.sequential_ms:.3g} ms is above the {busy_ms:.3g} ms that the model "
+        f"was measured to work{most}: what the database has of these layers is not what ran (a "
+        "layout, a data type or another state of caches), or kernels ran side by side"
+    ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xsp.bounds.bound_doubts import doubts_of
+from xsp.bounds.bound_doubts import above_measured, doubts_of
 from xsp.bounds.granularities import LAYOUT, LIBRARY, Bound, Ideal, ideals
 from xsp.bounds.known import Known
 from xsp.bounds.roofs import WITHOUT_TF32, Flags, Peaks
@@ -120,6 +120,7 @@ def lower_bound(
         flags=Flags.of(environment),
         latency=(profile.latency_ms, profile.latency_ci_ms),
         measured=_measured(profile, device),
+        busy_ms=_busy_ms(profile, device),
         clock_mhz=_clock(profile),
         launch_ns=_launch_ns(profile),
     )
@@ -141,13 +142,14 @@ def bound_of(
     flags: Flags = WITHOUT_TF32,
     latency: tuple[float, float] = (nan, nan),
     measured: Mapping[str, float] | None = None,
+    busy_ms: float = nan,
     clock_mhz: float = nan,
     launch_ns: float = nan,
 ) -> LowerBound:
     """The lower bound of a graph from entries of one machine; see `lower_bound`.
 
     `latency` is the model's, in ms, with half of its interval; `measured` is in ms by layer of the
-    profile (`Layer.owner`).
+    profile (`Layer.owner`), `busy_ms` how long the device worked for the whole model.
     """
     known = Known(entries)
     found = ideals(graph, known, flags, peaks)
@@ -155,15 +157,19 @@ def bound_of(
     missing = tuple(
         layer for layer, tried in zip(graph.layers, library.tried, strict=True) if not tried
     )
+    bounds = {name: each.bound(name) for name, each in found.items()}
+    layers = _layers(graph, found, peaks, measured or {}, flags, known)
+    doubts = doubts_of(graph, library.best, missing, clock_mhz)
+    doubts += above_measured(bounds[LIBRARY], layers, busy_ms)
     return LowerBound(
         graph=graph,
         machine=machine,
-        bounds={name: each.bound(name) for name, each in found.items()},
-        layers=_layers(graph, found, peaks, measured or {}, flags, known),
+        bounds=bounds,
+        layers=layers,
         latency_ms=latency[0],
         latency_ci_ms=latency[1],
         launch_ms=launch_ns * len(graph) / 1e6,
-        doubts=tuple(doubts_of(graph, library.best, missing, clock_mhz)),
+        doubts=tuple(doubts),
         missing=missing,
     )
 
@@ -224,6 +230,13 @@ def _measured(profile: ProfileData, device: str) -> dict[str, float]:
     # A row is the mean of its calls.
     by_layer = times.groupby(layers["name"]).sum(min_count=1).dropna()
     return {str(name): float(value) for name, value in by_layer.items()}
+
+
+def _busy_ms(profile: ProfileData, device: str) -> float:
+    """How long the device was busy in a call, on a CPU how long the call took at most."""
+    if device == "cpu":
+        return profile.latency_ms + profile.latency_ci_ms
+    return float(profile.tree()["device_ms"].iloc[0])
 
 
 def _clock(profile: ProfileData) -> float:

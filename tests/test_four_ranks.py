@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -151,7 +152,7 @@ def test_a_rank_that_is_killed_is_an_error_of_the_three_others(
     programs: Path, program: str, said: str
 ) -> None:
     """Whether it is killed in a step or between rounds, the three others end in an XspError that
-    says so, with the limit that was set, and the process ends.
+    says so and names it, with the limit that was set, and the process ends.
     """
     folder = programs / program
     statuses = json.loads((folder / "statuses.json").read_text())
@@ -162,6 +163,9 @@ def test_a_rank_that_is_killed_is_an_error_of_the_three_others(
             assert told["expected"], told
             assert f"rank {rank} was" in told["error"] or f"rank {rank} waited" in told["error"]
             assert said in told["error"]
+            named = re.search(r"rank (\d+) \(process \d+ on [^)]+\) has ended", told["error"])
+            assert named is not None, told["error"]
+            assert int(named[1]) == KILLED
 
 
 def test_ranks_of_a_script_are_profiled_and_merged(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -244,3 +244,22 @@ def compiled_frames() -> int:
 
 DYNAMO_FOLDER = "_dynamo"
 """Folder of Dynamo's source files, below torch's: whose frames stand in a traceback."""
+
+
+def leave_word(key: str) -> None:
+    """Write a key into the store through which the job's ranks found each other: no public name
+    gives it. Does nothing where it cannot be reached, as when the rank that holds it has ended.
+    """
+    with suppress(RuntimeError, ValueError, AttributeError):
+        _job_store().set(key, "")
+
+
+def has_word(key: str) -> bool:
+    """Whether a rank has left word; False also where the store cannot be reached."""
+    with suppress(RuntimeError, ValueError, AttributeError):
+        return bool(_job_store().check([key]))
+    return False
+
+
+def _job_store() -> Any:
+    return torch.distributed.distributed_c10d._get_default_store()

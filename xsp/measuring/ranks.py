@@ -19,7 +19,9 @@ import torch.distributed as dist
 from xsp.capture.run import Run
 from xsp.doubts import Stopped, StopReason
 from xsp.errors import SettingError, TargetError
+from xsp.machine.torch_internals import has_word, leave_word
 from xsp.measuring.options import RANK_TIMEOUT, Stop
+from xsp.measuring.rank_processes import RankProcess, lost
 from xsp.settings import setting
 from xsp.tracing.context import TraceContext
 
@@ -33,15 +35,25 @@ _OF_GLOO = "gloo/transport"
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-_groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-"""xsp's own group by the program's: the program's collectives must not be mixed with others."""
+_SAW_LOSS = "xsp/saw a rank's loss"
+"""What a rank that ends because another did leaves in the job's store."""
+
+_groups: WeakKeyDictionary[Any, tuple[Any, float, list[RankProcess]]] = WeakKeyDictionary()
+"""By the program's group xsp's own, so that the program's collectives are not mixed with others,
+how long it waits, and the ranks' processes.
+"""
 
 
 class Ranks:
     """The ranks that profile together; one that is alone asks nobody."""
 
-    def __init__(self, group: Any = None, limit_s: float = PATIENCE_S) -> None:
-        self._group, self._limit_s = group, limit_s
+    def __init__(
+        self,
+        group: Any = None,
+        limit_s: float = PATIENCE_S,
+        processes: Sequence[RankProcess] = (),
+    ) -> None:
+        self._group, self._limit_s, self._processes = group, limit_s, processes
 
     @classmethod
     def together(cls, *, alone: bool) -> Ranks:
@@ -58,7 +70,7 @@ class Ranks:
         world = dist.group.WORLD
         if world not in _groups:
             limit_s = _limit_s()
-            _groups[world] = _made(limit_s), limit_s
+            _groups[world] = _made(limit_s)
         return cls(*_groups[world])
 
     @property
@@ -98,8 +110,8 @@ class Ranks:
         except Exception as error:
             raise TargetError(
                 f"rank {dist.get_rank()} waited for the other ranks to continue the profile, and "
-                f"one has ended or did not answer within {self._limit_s:g} s ({RANK_TIMEOUT}): "
-                "see that rank's error"
+                f"one has ended or did not answer within {self._limit_s:g} s ({RANK_TIMEOUT}); "
+                f"{self._loss()}: see that rank's error"
             ) from error
         return found
 
@@ -116,9 +128,17 @@ class Ranks:
             raise TargetError(
                 f"rank {dist.get_rank()} was in a run of the target when a collective of the "
                 "program failed: another rank has ended, or did not answer within the timeout of "
-                "the program's own group (init_process_group's); see that rank's error. Here it "
-                f"was {type(error).__name__}: {error}"
+                "the program's own group (init_process_group's); "
+                f"{self._loss()}: see that rank's error. Here it was "
+                f"{type(error).__name__}: {error}"
             ) from error
+
+    def _loss(self) -> str:
+        """What is known of the rank that was lost. The others are told that this one saw it, since
+        they may not yet have, and find this one's process ended too.
+        """
+        leave_word(f"{_SAW_LOSS}/{dist.get_rank()}")
+        return lost(self._processes, lambda rank: has_word(f"{_SAW_LOSS}/{rank}"))
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank."""
@@ -175,12 +195,16 @@ def _limit_s() -> float:
     return seconds
 
 
-def _made(limit_s: float) -> Any:
+def _made(limit_s: float) -> tuple[Any, float, list[RankProcess]]:
+    own = RankProcess.own(dist.get_rank())
+    processes: list[Any] = [None] * dist.get_world_size()
     try:
-        return dist.new_group(backend="gloo", timeout=timedelta(seconds=limit_s))
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=limit_s))
+        dist.all_gather_object(processes, own, group=group)
     except Exception as error:
         raise TargetError(
             f"rank {dist.get_rank()} waited {limit_s:g} s ({RANK_TIMEOUT}) for the other ranks to "
             "begin the same profile: profile on every rank, or pass alone=True where the target "
             "does not communicate"
         ) from error
+    return group, limit_s, processes

@@ -243,8 +243,8 @@ def in_turn_ms(*calls: Callable[[], Any], rounds: int = 60) -> list[float]:
 
 
 def test_a_cuda_graph_gains_what_was_predicted() -> None:
-    """Forty small layers in one CUDA graph: the predicted latency is that of a replay and the wait
-    for it, to 20 %.
+    """Forty small layers in one CUDA graph: what is predicted to be gained is the difference from a
+    replay and the wait for it, to 20 % or 0.1 ms.
     """
     model = nn.Sequential(*[nn.Linear(256, 256) for _ in range(40)]).eval().cuda().half()
     x = torch.randn(64, 256, device="cuda").half()
@@ -254,5 +254,5 @@ def test_a_cuda_graph_gains_what_was_predicted() -> None:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             model(x)
-        (took,) = in_turn_ms(graph.replay)
-    assert predicted == pytest.approx(took, rel=0.2)
+        eager, took = in_turn_ms(lambda: model(x), graph.replay)
+    assert abs(predicted - took) < max(0.2 * (eager - took), 0.1)

@@ -1,14 +1,18 @@
 """DLBricks over pools of models: how near constructed latencies are, and how much sooner bricks are
 measured than models.
 
-    python benchmarks/bricks.py --pool small --output bricks_small_cpu.json --database bricks.sqlite
-    python benchmarks/bricks.py --pool diverse --repeat 3 --output bricks_cpu.json --budget-s 3000
+    python benchmarks/bricks.py --pool diverse --repeat 3 --statistics paper --overlap \
+        --output bricks_diverse_cpu.json --database bricks.sqlite
+    python benchmarks/bricks.py --pool diverse --statistics paper --overlap --estimate
     python benchmarks/bricks.py --page docs/bricks.md --output bricks_small_cpu.json
 
-Models are built from configurations with random weights; nothing is downloaded. Each whole
-measurement (`--repeat`) has a database of its own, and models are taken `--together` at a time, in
-turn with their bricks. A run that is ended, or whose budget is spent, goes on where it was: what a
-database has complete is not measured again, and a model that is in the JSON is skipped.
+Models are built from configurations with random weights; nothing is downloaded. Models are taken
+`--together` at a time, in turn with all of their bricks, also those that another model has
+measured: so drift falls out, and a model can be constructed from what others measured. Each such
+group has a process and, for each whole measurement (`--repeat`), a database of its own, and the
+JSON is written after it. A run that is ended, or whose budget is spent, goes on where it was when
+it is started again. A model that ends its process is named and left out. `--estimate` runs every
+model for one round only and says how long all rounds would take.
 
 The rule (granularity and constructor) is chosen on every other model and judged on the rest, by the
 geometric mean of constructed over measured latency; the median of the measurements counts.
@@ -17,8 +21,11 @@ geometric mean of constructed over measured latency; the median of the measureme
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import math
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,31 +33,63 @@ from pathlib import Path
 from typing import Any
 
 from bricks_pools import built, pool
-from bricks_summary import draw, summary, write_page
+from bricks_summary import draw, pool_rows, summary, write_page
 
 GRANULARITIES = (1, 3, 5, 10)
+PAPER_ROUNDS = 100
+DIGITS = 16
+"""Of the digests by which bricks of several models are told apart."""
+_LEAST_S = 5.0
+"""A process with less time left than this measures nothing."""
 
 
 def main() -> None:
     options = _options()
+    names = options.models.split(",") if options.models else pool(options.pool)
     if options.page is not None:
         write_page(options.output, options.page)
-        return
+    elif options.number is not None:
+        in_this_process(names, options)
+    elif options.estimate:
+        for name in names:
+            run_apart([name], 0, 0.0)
+    elif measured(names, options):
+        finish(options)
+
+
+def in_this_process(names: list[str], options: argparse.Namespace) -> None:
+    """What `run_apart` starts."""
+    if options.estimate:
+        print_estimate(names, options)
+    else:
+        measure(names, options.number, options, options.budget_s)
+
+
+def measured(names: Sequence[str], options: argparse.Namespace) -> bool:
+    """Measure all that the JSON lacks; whether there was time for it."""
     begin = time.monotonic()
-    names = options.models.split(",") if options.models else pool(options.pool)
-    for number in range(options.repeat):
-        for chunk in _chunks(names, options.together):
-            left = options.budget_s - (time.monotonic() - begin)
-            if left < 5:
-                print("the budget is spent; run it again to go on")
-                return
-            measure(chunk, number, options, left)
-    kept = _read(options.output)
-    kept["summary"] = summary(kept["measurements"])
-    kept["pool"] = pool_figures(names, options)
-    _write(options.output, kept)
-    draw(kept, options.output.with_suffix(".html"))
-    print(json.dumps({"summary": kept["summary"], "pool": kept["pool"]}, indent=1))
+    todo = [
+        (number, [name for name in chunk if not _is_complete(name, number, options)])
+        for number in range(options.repeat)
+        for chunk in _chunks(names, options.together)
+    ]
+    todo = [(number, chunk) for number, chunk in todo if chunk]
+    for place, (number, chunk) in enumerate(todo):
+        passed = time.monotonic() - begin
+        if options.budget_s - passed < _LEAST_S:
+            print("the budget is spent; run it again to go on", flush=True)
+            return False
+        measure_apart(chunk, number, options, options.budget_s - passed)
+        passed = time.monotonic() - begin
+        left_s = passed / (place + 1) * (len(todo) - place - 1)
+        print(
+            f"{passed:6.0f} s  measurement {number}: {', '.join(chunk)}; {place + 1} of "
+            f"{len(todo)} groups, about {left_s / 60:.0f} min left",
+            flush=True,
+        )
+    return all(
+        _is_complete(name, number, options) for number in range(options.repeat) for name in names
+    )
 
 
 def _chunks(names: Sequence[str], size: int) -> Iterator[list[str]]:
@@ -58,38 +97,102 @@ def _chunks(names: Sequence[str], size: int) -> Iterator[list[str]]:
         yield list(names[start : start + size])
 
 
-def _place(options: argparse.Namespace, number: int) -> Path:
+def _is_complete(name: str, number: int, options: argparse.Namespace) -> bool:
+    done = _read(options.output)["measurements"].get(str(number), {})
+    return bool(done.get(name, {}).get("complete"))
+
+
+def measure_apart(names: list[str], number: int, options: argparse.Namespace, left: float) -> None:
+    """Measure in a process of its own, so that nothing that a model leaves behind or breaks reaches
+    the next. A group that ends its process is taken apart; a model that does is a failure.
+    """
+    status = run_apart(names, number, left)
+    if status == 0:
+        return
+    if len(names) > 1:
+        for name in names:
+            measure_apart([name], number, options, left)
+        return
+    kept = _read(options.output)
+    why = f"its process ended with {status}"
+    done = kept["measurements"].setdefault(str(number), {})
+    done[names[0]] = {"rows": [], "bricks": {}, "failure": why, "complete": True}
+    _write(options.output, kept)
+
+
+def run_apart(names: Sequence[str], number: int, left: float) -> int:
+    """Start this program for some models, in a process of its own; returns its status."""
+    own = ["--number", str(number), "--models", ",".join(names), "--budget-s", f"{left:.0f}"]
+    if math.isinf(left):
+        own = own[:4]
+    given = sys.argv[1:]
+    return subprocess.run([sys.executable, __file__, *given, *own], check=False).returncode
+
+
+def _place(options: argparse.Namespace, number: int, names: Sequence[str]) -> Path:
+    """The database of a group in a measurement."""
     base: Path = options.database
-    return base.with_name(f"{base.stem}-{number}{base.suffix or '.sqlite'}")
+    group = names[0].replace("/", "_") + (f"_and_{len(names) - 1}" if len(names) > 1 else "")
+    return base.with_name(f"{base.stem}-{number}-{group}{base.suffix or '.sqlite'}")
 
 
 def measure(names: list[str], number: int, options: argparse.Namespace, left: float) -> None:
     """Measure some models in turn with their bricks, unless the JSON has them."""
-    kept = _read(options.output)
-    done = kept["measurements"].setdefault(str(number), {})
-    todo = [name for name in names if not done.get(name, {}).get("complete")]
+    todo = [name for name in names if not _is_complete(name, number, options)]
     if not todo:
         return
     started = time.monotonic()
     budget = min(left, options.group_s) if options.group_s else left
-    found = _found(todo, number, options, budget, run=True)
-    rows = found.to_dict()
-    complete = _complete(found)
-    for name in todo:
-        mine = [row for row in rows["models"] if row["model"] == name]
-        done[name] = {"rows": mine, "failure": rows["failures"].get(name, ""), "complete": complete}
-    kept["machine"], kept["clock"] = rows["machine"], options.clock
-    kept["rounds"] = min([kept.get("rounds", 100), *_rounds(found)])
-    kept["notes"] = sorted({*kept.get("notes", []), *rows["notes"]})
-    seconds = kept.setdefault("seconds", {})
-    seconds[str(number)] = seconds.get(str(number), 0.0) + time.monotonic() - started
+    found = _found(todo, _place(options, number, todo), number, options, budget)
+    kept = _read(options.output)
+    _add(kept, found, todo, str(number), time.monotonic() - started)
+    kept["clock"], kept["statistics"] = options.clock, options.statistics
+    kept["threads"], kept["batch"] = options.threads, options.batch
     _write(options.output, kept)
-    del found
-    gc.collect()
+
+
+def _add(kept: dict[str, Any], found: Any, names: list[str], number: str, seconds: float) -> None:
+    """What was found of some models, and what was measured on."""
+    from xsp.machine.environment import environment
+
+    rows = found.to_dict()
+    complete = all(record.complete for record in found.records.values())
+    subjects = {each.model.name: each for each in found.subjects}
+    done = kept["measurements"].setdefault(number, {})
+    for name in names:
+        done[name] = {
+            "rows": [row for row in rows["models"] if row["model"] == name],
+            "bricks": _bricks(found, subjects[name]) if name in subjects else {},
+            "failure": rows["failures"].get(name, ""),
+            "complete": complete,
+            "seconds": round(seconds / len(names), 1),
+        }
+    kept["machine"], kept["environment"] = rows["machine"], environment()
+    kept["rounds"] = min([kept.get("rounds", PAPER_ROUNDS), *_rounds(found)])
+    kept["notes"] = sorted({*kept.get("notes", []), *rows["notes"]})
+
+
+def _bricks(found: Any, subject: Any) -> dict[str, dict[str, list[float | None]]]:
+    """By granularity and brick, how often the model has it and how long it takes, in ns."""
+    from xsp.brickwork.tables import times_for
+
+    times = times_for(subject, found.records)
+    counts: dict[str, dict[str, list[float | None]]] = {}
+    for granularity, cut in subject.decompositions.items():
+        mine = counts.setdefault(str(granularity), {})
+        for digest in [each.layer.digest for each in cut.bricks]:
+            known = round(times[digest].mean_ns) if digest in times else None
+            mine.setdefault(digest[:DIGITS], [0, known])
+            mine[digest[:DIGITS]][0] += 1  # type: ignore[operator] # a count is never None
+    return counts
 
 
 def _found(
-    names: list[str], number: int, options: argparse.Namespace, budget_s: float, *, run: bool
+    names: list[str],
+    database: Path,
+    number: int,
+    options: argparse.Namespace,
+    budget_s: float | None,
 ) -> Any:
     import xsp
 
@@ -97,15 +200,14 @@ def _found(
     found = xsp.bricks(
         *targets.values(),
         names=list(targets),
-        database=_place(options, number),
+        database=database,
         granularity=GRANULARITIES,
         statistics=options.statistics,
         overlap=options.overlap,
-        bracket=options.bracket and run,
+        bracket=options.bracket,
         threads=options.threads,
         clock=options.clock,
-        budget_s=budget_s,
-        run=run,
+        budget_s=None if budget_s is None or math.isinf(budget_s) else budget_s,
         seed=number,
     )
     return replace(found, failures={**found.failures, **missing})
@@ -130,19 +232,35 @@ def _rounds(found: Any) -> list[int]:
     return [len(each.samples_ns) for each in found.records.values() if each.caches == "model"]
 
 
-def _complete(found: Any) -> bool:
-    """Whether nothing of these models would be measured by another call."""
-    return all(record.complete for record in found.records.values())
+def finish(options: argparse.Namespace) -> None:
+    """Put what the measurements say together into the JSON, and draw it."""
+    kept = _read(options.output)
+    kept["summary"] = summary(kept["measurements"])
+    kept["pool"] = pool_rows(kept["measurements"])
+    _write(options.output, kept)
+    draw(kept, options.output.with_suffix(".html"))
+    print(json.dumps({"summary": kept["summary"], "pool": kept["pool"]}, indent=1))
 
 
-def pool_figures(names: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Unique shares, speed-up and what each model has of its own, of the first measurement."""
-    found = _found(names, 0, options, 0.0, run=False)
-    alone = found.leave_one_out(1)
-    rows: list[dict[str, Any]] = found.to_dict()["pools"]
-    rows[0]["own_share_of_bricks"] = float((alone["own"] / alone["bricks"]).mean())
-    rows[0]["shared_share_of_latency"] = float(alone["shared"].mean())
-    return rows
+# ---- how long it would take ----
+
+
+def print_estimate(names: Sequence[str], options: argparse.Namespace) -> None:
+    """The seconds of a whole measurement: what comes before the rounds, and as many rounds as the
+    paper has, of which one is run.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        found = _found(list(names), Path(scratch) / "bricks.sqlite", 0, options, 0.0)
+    before_s = time.monotonic() - started
+    for name, why in found.failures.items():
+        print(f"{name}: {why}", flush=True)
+    round_s = sum(sum(each.samples_ns) for each in found.records.values()) / 1e9
+    print(
+        f"{', '.join(names)}: {before_s:.0f} s before, {round_s:.2f} s a round; "
+        f"{before_s + PAPER_ROUNDS * round_s:.0f} s for {PAPER_ROUNDS} rounds",
+        flush=True,
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -153,7 +271,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, kept: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(kept, indent=1) + "\n")
+    """Written beside it first: a run that is killed leaves the old file or the new one."""
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(kept, indent=1) + "\n")
+    beside.replace(path)
 
 
 def _options() -> argparse.Namespace:
@@ -166,14 +287,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clock", default="wall", help="cpu where others use the machine as well")
     parser.add_argument("--statistics", default="driver")
     parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--together", type=int, default=8)
+    parser.add_argument("--together", type=int, default=1)
     parser.add_argument("--group-s", type=float, default=0.0, help="seconds at most for a group")
-    parser.add_argument("--budget-s", type=float, default=600.0)
+    parser.add_argument("--budget-s", type=float, default=math.inf, help="seconds for everything")
     parser.add_argument("--overlap", action="store_true")
     parser.add_argument("--bracket", action="store_true")
+    parser.add_argument("--estimate", action="store_true", help="measure nothing, say how long")
     parser.add_argument("--database", type=Path, default=Path("bricks.sqlite"))
     parser.add_argument("--output", type=Path, default=Path("bricks.json"))
     parser.add_argument("--page", type=Path)
+    parser.add_argument("--number", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

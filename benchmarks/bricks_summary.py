@@ -45,7 +45,24 @@ def summary(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "chosen_on": _geometric(own, choosing),
         "judged_on_the_rest": _geometric(own, judged),
         "beyond_10_percent": off,
+        "left_one_out": _left_one_out(measurements),
         "paper": PAPER,
+    }
+
+
+def _left_one_out(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """Of the first measurement at G = 1: geometric mean of models constructed from the bricks of
+    the others plus their own unique ones, and the mean share that came from others.
+    """
+    first = next(iter(measurements.values()), {})
+    models = {name: each for name, each in first.items() if each.get("bricks")}
+    alone = leave_one_out(models, 1) if models else {}
+    ratios = {key: each["normalised"] for key, each in alone.items()}
+    ratios = {key: each for key, each in ratios.items() if math.isfinite(each)}
+    shared = [each["shared"] for key, each in alone.items() if key in ratios]
+    return {
+        "geometric_mean": _geometric(ratios, list(ratios)),
+        "shared_share_of_latency": statistics.mean(shared) if shared else None,
     }
 
 
@@ -73,6 +90,74 @@ def _geometric(ratios: Mapping[str, float], names: Sequence[str]) -> float | Non
 
 def _key(key: tuple[int, str]) -> str:
     return f"G = {key[0]}, {key[1]}"
+
+
+def pool_rows(measurements: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """By granularity: how many bricks the models of the first measurement have, how many of them
+    are unique, and how much sooner these are run, once each, than the models are.
+
+    `own_share_of_bricks` and `shared_share_of_latency` are means over models, by `leave_one_out`.
+    """
+    first = next(iter(measurements.values()), {})
+    models = {name: each for name, each in first.items() if each.get("bricks")}
+    granularities = sorted({int(key) for each in models.values() for key in each["bricks"]})
+    return [_pool_row(models, granularity) for granularity in granularities]
+
+
+def _pool_row(models: Mapping[str, Any], granularity: int) -> dict[str, Any]:
+    times: dict[str, float | None] = {}
+    for each in models.values():
+        for digest, (_, time_ns) in each["bricks"][str(granularity)].items():
+            times.setdefault(digest, time_ns)
+    counts = [
+        count for each in models.values() for count, _ in each["bricks"][str(granularity)].values()
+    ]
+    whole_ms = [each["rows"][0]["measured_ms"] for each in models.values()]
+    is_known = None not in times.values() and None not in whole_ms
+    once_ms = sum(each or 0.0 for each in times.values()) / 1e6
+    alone = leave_one_out(models, granularity)
+    return {
+        "granularity": granularity,
+        "models": len(models),
+        "bricks": sum(counts),
+        "unique": len(times),
+        "unique_share": len(times) / sum(counts),
+        "models_ms": sum(whole_ms) if is_known else None,
+        "bricks_ms": once_ms if is_known else None,
+        "speedup": sum(whole_ms) / once_ms if is_known else None,
+        "own_share_of_bricks": statistics.mean(each["own_share"] for each in alone.values()),
+        "shared_share_of_latency": statistics.mean(each["shared"] for each in alone.values()),
+    }
+
+
+def leave_one_out(models: Mapping[str, Any], granularity: int) -> dict[str, dict[str, float]]:
+    """Each model as a sum in which a brick that another model has counts with the time that it has
+    there (the first one's): `normalised` by its measured latency. `shared` is the share of the sum
+    that so comes from others, `own_share` that of its bricks which no other model has.
+    """
+    found = {}
+    for name, each in models.items():
+        theirs: dict[str, float] = {}
+        for other, one in models.items():
+            if other != name:
+                theirs = {**_known_times(one, granularity), **theirs}
+        mine = each["bricks"][str(granularity)]
+        total = shared = 0.0
+        for digest, (count, time_ns) in mine.items():
+            total += count * theirs.get(digest, time_ns or math.nan)
+            shared += count * theirs.get(digest, 0.0)
+        whole_ms = each["rows"][0]["measured_ms"] or math.nan
+        found[name] = {
+            "normalised": total / 1e6 / whole_ms,
+            "shared": shared / total,
+            "own_share": sum(digest not in theirs for digest in mine) / len(mine),
+        }
+    return found
+
+
+def _known_times(model: Mapping[str, Any], granularity: int) -> dict[str, float]:
+    every = model["bricks"][str(granularity)]
+    return {digest: time_ns for digest, (_, time_ns) in every.items() if time_ns is not None}
 
 
 def draw(kept: Mapping[str, Any], path: Path) -> None:

@@ -48,11 +48,8 @@ def test_the_median_of_measurements_counts() -> None:
     assert found["geometric_mean"]["G = 1, sum"] == pytest.approx(1.0)
 
 
-def test_a_model_in_the_json_is_not_measured_again(tmp_path: Path) -> None:
-    """The first call measures and writes, the second builds nothing; a model that cannot be built
-    is named and does not stop the other.
-    """
-    options = argparse.Namespace(
+def options_in(tmp_path: Path) -> argparse.Namespace:
+    return argparse.Namespace(
         output=tmp_path / "out.json",
         database=tmp_path / "bricks.sqlite",
         device="cpu",
@@ -63,7 +60,17 @@ def test_a_model_in_the_json_is_not_measured_again(tmp_path: Path) -> None:
         threads=1,
         clock="wall",
         group_s=0.0,
+        repeat=1,
+        together=2,
+        budget_s=60.0,
     )
+
+
+def test_a_model_in_the_json_is_not_measured_again(tmp_path: Path) -> None:
+    """The first call measures and writes, the second builds nothing; a model that cannot be built
+    is named and does not stop the other.
+    """
+    options = options_in(tmp_path)
 
     def built(name: str, *_: object) -> tuple[nn.Module, torch.Tensor]:
         if name == "none":
@@ -74,6 +81,76 @@ def test_a_model_in_the_json_is_not_measured_again(tmp_path: Path) -> None:
         bricks.measure(["one", "none"], 0, options, 60.0)
     kept = json.loads(options.output.read_text())["measurements"]["0"]
     assert {row["granularity"] for row in kept["one"]["rows"]} == {1, 3, 5, 10}
+    assert sorted(count for count, _ in kept["one"]["bricks"]["1"].values()) == [1, 1]
     assert "No module named 'none'" in kept["none"]["failure"]
     with mock.patch.object(bricks, "built", side_effect=AssertionError("built again")):
         bricks.measure(["one", "none"], 0, options, 60.0)
+
+
+def test_a_model_that_ends_its_process_is_left_out(tmp_path: Path) -> None:
+    """The group is taken apart, the model that ends its process is named, and the others go on; a
+    second run starts nothing.
+    """
+    options = options_in(tmp_path)
+    started = []
+
+    def apart(names: list[str], number: int, _left: float) -> int:
+        started.append(list(names))
+        if "crashes" in names:
+            return -9
+        kept = bricks._read(options.output)
+        done = kept["measurements"].setdefault(str(number), {})
+        done |= measurement(**{name: rows(sum=1.0) for name in names})
+        bricks._write(options.output, kept)
+        return 0
+
+    with mock.patch.object(bricks, "run_apart", apart):
+        assert bricks.measured(["good", "crashes", "other"], options)
+        assert started == [["good", "crashes"], ["good"], ["crashes"], ["other"]]
+        started.clear()
+        assert bricks.measured(["good", "crashes", "other"], options)
+    assert not started
+    kept = json.loads(options.output.read_text())["measurements"]["0"]
+    assert kept["crashes"]["failure"] == "its process ended with -9"
+    assert kept["good"]["rows"]
+
+
+def test_a_run_without_time_left_says_so_and_measures_nothing(tmp_path: Path) -> None:
+    """The budget of the next run is its own."""
+    options = options_in(tmp_path)
+    options.budget_s = 1.0
+    with mock.patch.object(bricks, "run_apart", side_effect=AssertionError("started")):
+        assert not bricks.measured(["one"], options)
+
+
+def pooled(measured_ms: float, **times: tuple[int, float]) -> dict[str, Any]:
+    """A model whose bricks are each there so often and take so many ns."""
+    return {
+        "rows": [{"measured_ms": measured_ms}],
+        "bricks": {"1": {name: list(each) for name, each in times.items()}},
+    }
+
+
+def test_the_bricks_of_a_pool_are_run_once() -> None:
+    """Two models of 10 ms with bricks of 2 + 6 + 4 ms: 20 ms against 12."""
+    models = {
+        "a": pooled(10.0, common=(2, 2e6), own=(1, 6e6)),
+        "b": pooled(10.0, common=(3, 3e6), other=(1, 4e6)),
+    }
+    (found,) = bricks_summary.pool_rows({"0": models})
+    assert found["bricks"] == 7
+    assert found["unique_share"] == pytest.approx(3 / 7)
+    assert found["speedup"] == pytest.approx(20 / 12)
+
+
+def test_a_model_is_constructed_from_what_others_measured() -> None:
+    """Of `a`, the common brick counts with 3 ms, as `b` has it: 2 x 3 + 6 = 12 of 10 ms, half of it
+    from `b`.
+    """
+    models = {
+        "a": pooled(10.0, common=(2, 2e6), own=(1, 6e6)),
+        "b": pooled(10.0, common=(3, 3e6), other=(1, 4e6)),
+    }
+    found = bricks_summary.leave_one_out(models, 1)
+    assert found["a"] == pytest.approx({"normalised": 1.2, "shared": 0.5, "own_share": 0.5})
+    assert found["b"]["normalised"] == pytest.approx(1.0)

@@ -7,8 +7,9 @@ names, no weights. This module needs torch only, so that an exported package can
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from types import MethodType
 from typing import Any
 
 import torch
@@ -47,6 +48,16 @@ def built(facts: Facts, weights: Sequence[Tensor], device: str = "cpu") -> fx.Gr
     outputs = facts["parameters"]["outputs"]
     graph.output(tuple(_argument(each, values, device) for each in outputs))
     return fx.GraphModule(root, graph)
+
+
+def call_with(network: fx.GraphModule, weights: Sequence[Tensor]) -> Callable[..., Any]:
+    """What calls the network with other weights: its code is generated once, which takes longer
+    than most calls.
+    """
+    root = nn.Module()
+    for place, weight in enumerate(weights):
+        _hold(root, f"w{place}", weight)
+    return MethodType(type(network).forward, root)
 
 
 def _hold(root: nn.Module, name: str, weight: Tensor) -> None:

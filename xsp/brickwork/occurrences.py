@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xsp.brickwork.cutting import Brick
 from xsp.brickwork.model import Model
-from xsp.brickwork.network import built, described, fresh
+from xsp.brickwork.network import built, call_with, described, fresh
 from xsp.brickwork.rounds import Runnable
 from xsp.graphs.layer import Layer
 
@@ -43,9 +43,8 @@ class Occurrences:
 
         Raises whatever a network raises that cannot be built.
         """
-        facts = self.facts
-        networks = [built(facts, each, device) for each in self.weights]
-        calls = [each.forward for each in networks]
+        network = built(self.facts, self.weights[0], device)
+        calls = [call_with(network, each) for each in self.weights]
         weights = self.weights if trained else None
         return Runnable(calls, self.inputs, weights, waiting(device), clock)
 

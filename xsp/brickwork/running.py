@@ -85,6 +85,7 @@ class _Session:
         layers = {each.layer.digest: each.layer for one in subjects for each in one.bricks}
         self.records = stored(store, self.machine, layers.values())
         self.items: list[Item] = []
+        self._taken: set[Key] = set()
         self.notes: list[str] = []
         self._sums = sums(subjects)
         self._facts = {
@@ -146,8 +147,7 @@ class _Session:
 
     def _is_done(self, key: Key) -> bool:
         known = self.records.get(key)
-        taken = any(key == item.record.key for item in self.items)
-        return taken or (known is not None and known.complete)
+        return key in self._taken or (known is not None and known.complete)
 
     def _record(self, layer: Any, algorithm: str, key: Key) -> Record:
         record = self.records.setdefault(key, Record(layer, algorithm, MODEL))
@@ -166,6 +166,7 @@ class _Session:
             keep(self.store, self.machine, [record])
             return
         self.items.append(Item(record, runnable))
+        self._taken.add(record.key)
 
     def run(self, order: random.Random) -> tuple[int, bool]:
         """Rounds until done; returns how many, and whether the intervals are narrow enough.

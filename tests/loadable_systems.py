@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -81,6 +82,31 @@ def noting_and_hanging(path: str) -> System:
     def answer(indices: Sequence[int]) -> None:
         Path(path).write_text(f"{os.getpid()}\n")
         threading.Event().wait()
+
+    return answer
+
+
+def noting(path: str, fails_at: int = 10**9) -> System:
+    """Appends the number of its process to a file when it is made; raises in one call."""
+    with Path(path).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    calls = iter(range(10**9))
+
+    def answer(indices: Sequence[int]) -> None:
+        if next(calls) == fails_at:
+            raise ValueError("broken weights")
+
+    return answer
+
+
+def holding_the_lock(path: str) -> System:
+    """Writes the number of its process to a file and hangs in C with Python's lock held, so that no
+    thread of the process runs any more.
+    """
+
+    def answer(indices: Sequence[int]) -> None:
+        Path(path).write_text(f"{os.getpid()}\n")
+        ctypes.PyDLL(None).pause()
 
     return answer
 

@@ -20,7 +20,7 @@ from scipy import stats
 from xsp.errors import EvaluationError
 from xsp.evaluation.scenarios.batches import run_batches
 from xsp.evaluation.scenarios.loadgen_logs import verdict
-from xsp.evaluation.scenarios.process import alone
+from xsp.evaluation.scenarios.process import MeasuredProcess, alone
 from xsp.evaluation.scenarios.recording import COMPLETED, FAILED, Recording, recorded
 from xsp.evaluation.scenarios.running import run_scenario
 from xsp.evaluation.scenarios.scenario import Outcome
@@ -184,8 +184,54 @@ def test_a_system_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         run_scenario(server(459), systems.impossible, 10, logs=tmp_path)
 
 
-def test_the_test_ends_with_the_process_that_waits(tmp_path: Path) -> None:
-    """When the waiting process is killed, the measured one ends by itself."""
+def test_tests_of_a_system_share_a_process(tmp_path: Path) -> None:
+    """The system is made once for them; each has its own columns and logs, and says how many were
+    before it; another system has another process.
+    """
+    made = tmp_path / "made"
+    system = partial(systems.noting, str(made))
+    stream = SingleStream(kind="single_stream", queries=64)
+    with MeasuredProcess() as process:
+        first, second, third = (
+            run_scenario(each, system, 10, logs=tmp_path / "logs", process=process)
+            for each in (stream, server(459), stream)
+        )
+        other = partial(systems.noting, str(made), 10**6)
+        fourth = run_scenario(stream, other, 10, logs=tmp_path / "logs", process=process)
+        assert process.started == 2
+    outcomes = (first, second, third, fourth)
+    assert [each.valid for each in outcomes] == [True] * 4
+    assert [len(each.samples) for each in outcomes] == [64, 459, 64, 64]
+    assert [each.details["tests_before"] for each in outcomes] == [0, 1, 2, 0]
+    assert len({each.logs for each in outcomes}) == 4
+    assert first.completed_ns[-1] < second.scheduled_ns[0] < third.scheduled_ns[0]
+    assert second.usage.peak_host_bytes is not None
+    assert len(set(made.read_text().split())) == 2
+    assert comes_true(lambda: not any(alive(int(pid)) for pid in made.read_text().split()))
+
+
+def test_a_test_after_one_that_failed_has_a_new_process(tmp_path: Path) -> None:
+    """A query without an answer, a death and a time limit each leave a process that the next test
+    does not get; the tests before and after are whole.
+    """
+    stream = SingleStream(kind="single_stream", queries=64)
+    failing = partial(systems.noting, str(tmp_path / "made"), 3 + 10)
+    with MeasuredProcess() as process:
+        broken = run_scenario(stream, failing, 10, logs=tmp_path / "logs", process=process)
+        again = run_scenario(stream, failing, 10, logs=tmp_path / "logs", process=process)
+        assert (broken.errors, again.errors, again.details["tests_before"]) == (1, 1, 0)
+        assert process.started == 2
+        with pytest.raises(EvaluationError, match="SIGKILL"):
+            run_scenario(stream, partial(systems.dying, 5), 10, process=process)
+        well = run_scenario(stream, systems.ready, 10, process=process)
+        assert (well.valid, process.started) == (True, 4)
+
+
+@pytest.mark.parametrize("hangs", ["noting_and_hanging", "holding_the_lock"])
+def test_the_test_ends_with_the_process_that_waits(tmp_path: Path, hangs: str) -> None:
+    """When the waiting process is killed, the measured one ends, even one that hangs with Python's
+    lock held.
+    """
     noted = tmp_path / "pid"
     program = (
         "from functools import partial\n"
@@ -193,7 +239,7 @@ def test_the_test_ends_with_the_process_that_waits(tmp_path: Path) -> None:
         "from xsp.evaluation.scenarios.running import run_scenario\n"
         "from xsp.evaluation.scenarios.settings import SingleStream\n"
         "scenario = SingleStream(kind='single_stream', warmup=0)\n"
-        f"run_scenario(scenario, partial(systems.noting_and_hanging, {str(noted)!r}), 1,"
+        f"run_scenario(scenario, partial(systems.{hangs}, {str(noted)!r}), 1,"
         f" logs={str(tmp_path)!r})\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

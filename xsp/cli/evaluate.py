@@ -141,11 +141,14 @@ def _evaluate(
         _end(start(manifests, predictors, scenarios, ray=ray, **options))
         return
     from xsp.evaluation.running import evaluate as run
+    from xsp.evaluation.scenarios.process import MeasuredProcess
 
     (manifest,) = manifests
-    for predictor in predictors:
-        for scenario in scenarios:
-            typer.echo(run(manifest, predictor=predictor, scenario=scenario, **options))
+    with MeasuredProcess() as process:
+        for predictor in predictors:
+            for scenario in scenarios:
+                changes = {"predictor": predictor, "scenario": scenario}
+                typer.echo(run(manifest, process=process, **changes, **options))
 
 
 def _repeat(again: str, **options: Any) -> None:

@@ -24,6 +24,11 @@ from xsp.evaluation.manifest.reading import manifest_from_record, read_manifest
 from xsp.evaluation.records import jobs as records
 from xsp.evaluation.records.transport import as_json
 from xsp.evaluation.running import changed, evaluated
+from xsp.evaluation.scenarios.process import MeasuredProcess
+
+_PROCESS = MeasuredProcess()
+"""Where this process's jobs run their scenarios: jobs that follow one another and differ only in
+the scenario share a model."""
 
 AS_WRITTEN = None
 """In place of a predictor or scenario: the manifest's own."""
@@ -83,6 +88,7 @@ def run_one(payload: Mapping[str, Any]) -> dict[str, Any]:
         allow_code=payload["allow_code"],
         labels=payload["labels"],
         job=payload["job"],
+        process=_PROCESS,
     )
     return as_json(found)
 
@@ -116,7 +122,10 @@ def dispatch(
             ended(answer, found)
 
     waiting = records.unfinished(store, run)
-    return run_jobs(waiting, run_one, write, agents, started=started, stop=stop)
+    try:
+        return run_jobs(waiting, run_one, write, agents, started=started, stop=stop)
+    finally:
+        _PROCESS.close()
 
 
 def _combinations(

@@ -20,12 +20,13 @@ from xsp.evaluation.manifest.reading import manifest_of, read_manifest
 from xsp.evaluation.metrics.accuracy import Accuracy
 from xsp.evaluation.metrics.estimate import Estimate
 from xsp.evaluation.metrics.measured import measured
-from xsp.evaluation.pipeline.assembling import Assembled, assemble
+from xsp.evaluation.pipeline.assembling import Planned, assemble, plan
 from xsp.evaluation.pipeline.passing import pass_through
 from xsp.evaluation.pipeline.system import MakeSystem
 from xsp.evaluation.records.evaluation import ACCURACY, Evaluation, Measure, Trace
 from xsp.evaluation.records.transport import keep
 from xsp.evaluation.records.writing import write
+from xsp.evaluation.scenarios.process import MeasuredProcess
 from xsp.evaluation.scenarios.replay import with_arrivals
 from xsp.evaluation.scenarios.running import run_scenario
 from xsp.evaluation.scenarios.scenario import Outcome
@@ -47,12 +48,13 @@ def evaluate(
     allow_code: bool = False,
     allow_fetch: bool = False,
     labels: Mapping[str, str] | None = None,
+    process: MeasuredProcess | None = None,
 ) -> Evaluation:
     """Evaluate what a manifest specifies, and keep it in the database.
 
     First everything that it names is brought into the artifact store and checked, then accuracy is
-    measured over the whole data set, then the scenario is run in a process of its own. A trace is
-    made last, by another run: no number comes from it.
+    measured over the whole data set, then the scenario is run in another process. A trace is made
+    last, by another run: no number comes from it.
 
     Args:
         manifest: a file, or a manifest whose artifacts are in the store already.
@@ -64,6 +66,8 @@ def evaluate(
         allow_code: whether Python that the manifest names may run.
         allow_fetch: whether artifacts that are not here may be fetched.
         labels: what else to keep of the system.
+        process: where the scenario is run. Evaluations that differ only in the scenario and follow
+            one another share its model; one of its own by default.
 
     Raises ManifestError, EvaluationError, WriteError and DatabaseError, each in one sentence,
     before anything is measured where that is possible. Where the database fails afterwards, the
@@ -82,6 +86,7 @@ def evaluate(
             allow_code=allow_code,
             allow_fetch=allow_fetch,
             labels=labels,
+            process=process,
         )
         record(store, found, kept)
         return found
@@ -102,6 +107,7 @@ def evaluated(
     labels: Mapping[str, str] | None = None,
     again: str | None = None,
     job: str | None = None,
+    process: MeasuredProcess | None = None,
 ) -> Evaluation:
     """`evaluate` without the database: what an agent on another machine does."""
     checked_level(trace)
@@ -110,16 +116,18 @@ def evaluated(
     asked = changed(asked, predictor=predictor, scenario=scenario)
     asked = asked.model_copy(update={"scenario": with_arrivals(asked.scenario, base)})
     asked = gather(asked, base, artifacts, allow_fetch=allow_fetch)
-    with assemble(asked, artifacts, allow_code=allow_code) as made:
-        runtime, samples = made.predictor.version(), len(made.samples)
-        accuracy = _accuracy(made)
+    planned = plan(asked, artifacts, allow_code=allow_code)
+    runtime, samples = planned.predictor.version(), len(planned.samples)
+    accuracy = _accuracy(planned)
     began = time.time()
-    system = MakeSystem(asked.canonical(), artifacts.folder, allow_code)
+    system = MakeSystem.of(asked, artifacts, allow_code=allow_code)
     logs = artifacts.folder / "logs"
-    outcome = run_scenario(asked.scenario, system, samples, logs=logs)
+    outcome = run_scenario(asked.scenario, system, samples, logs=logs, process=process)
     traces: list[Trace] = []
     doubts = list(outcome.doubts)
     if trace != "NONE":
+        if process is not None:
+            process.close()  # it holds the model, and memory of the GPU, too
         with assemble(asked, artifacts, allow_code=allow_code) as made:
             traces, notes = traced(made, trace, artifacts)
         doubts += notes
@@ -159,12 +167,13 @@ def changed(manifest: Manifest, *, predictor: str | None, scenario: Any) -> Mani
     return manifest_of(json.dumps(content).encode(), "the changed manifest")
 
 
-def _accuracy(made: Assembled) -> list[Measure]:
-    metrics = made.manifest.metrics
+def _accuracy(planned: Planned) -> list[Measure]:
+    metrics = planned.manifest.metrics
     if not metrics.accuracy:
         return []
     accuracy = Accuracy(metrics.accuracy)
-    pass_through(made, metrics.batch, accuracy.update)
+    with planned.load() as made:
+        pass_through(made, metrics.batch, accuracy.update)
     return [
         Measure(each.name, each.value, ACCURACY, each.low, each.high) for each in accuracy.values()
     ]

@@ -13,7 +13,7 @@ from typing import Any
 from xsp.errors import DispatchError
 from xsp.evaluation.dispatch import worker
 from xsp.evaluation.dispatch.agents import Ended, Event, Joined, Lost, Offer, Run
-from xsp.evaluation.dispatch.orphans import end_with_parent
+from xsp.evaluation.orphans import die_with_parent, end_with_parent
 
 NAME = "this machine"
 _PAUSE_S = 0.5
@@ -111,6 +111,7 @@ class Child:
 
 def _answer_all(pipe: Connection, run: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
     """Answer jobs until the other end is closed."""
+    die_with_parent()
     end_with_parent()
     while True:
         try:

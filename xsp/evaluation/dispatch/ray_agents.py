@@ -15,8 +15,8 @@ from typing import Any
 from xsp.errors import DispatchError
 from xsp.evaluation.dispatch import worker
 from xsp.evaluation.dispatch.agents import Ended, Event, Joined, Lost, Offer, Run
-from xsp.evaluation.dispatch.orphans import end_with_parent
 from xsp.evaluation.dispatch.ray_session import Session
+from xsp.evaluation.orphans import end_with_parent
 
 PATIENCE_S = 120.0
 """How long agents may take to start."""

@@ -54,11 +54,27 @@ class Assembled:
         self.predictor.unload()
 
 
-def assemble(manifest: Manifest, store: ArtifactStore, *, allow_code: bool) -> Assembled:
-    """Load everything that a gathered manifest names.
+@dataclass(frozen=True)
+class Planned:
+    """What a gathered manifest names, checked, but for its model, which is not loaded."""
+
+    manifest: Manifest
+    predictor: Predictor
+    model: LoadedModel
+    processing: Processing
+    samples: Samples
+
+    def load(self) -> Assembled:
+        """Load the model. Raises EvaluationError where its runtime cannot run it."""
+        self.predictor.load(self.model)
+        return Assembled(self.manifest, self.predictor, self.processing, self.samples)
+
+
+def plan(manifest: Manifest, store: ArtifactStore, *, allow_code: bool) -> Planned:
+    """Check everything that a gathered manifest names.
 
     Raises EvaluationError for code that is not allowed, a version that does not fit, a predictor
-    that there is not or that cannot run the model, and samples that do not fit.
+    that there is not or that does not run models of the kind, and samples that do not fit.
     """
     check_framework(manifest.model.framework)
     runtime = predictor(manifest.runtime.predictor)
@@ -70,8 +86,12 @@ def assemble(manifest: Manifest, store: ArtifactStore, *, allow_code: bool) -> A
         )
     processing = Processing(manifest, store, allow_code=allow_code)
     samples = load_samples(manifest, store, allow_code=allow_code)
-    runtime.load(model)
-    return Assembled(manifest, runtime, processing, samples)
+    return Planned(manifest, runtime, model, processing, samples)
+
+
+def assemble(manifest: Manifest, store: ArtifactStore, *, allow_code: bool) -> Assembled:
+    """`plan`, and load the model."""
+    return plan(manifest, store, allow_code=allow_code).load()
 
 
 def check_framework(framework: Framework) -> None:

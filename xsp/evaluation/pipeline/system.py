@@ -11,9 +11,12 @@ import numpy as np
 
 from xsp.errors import EvaluationError
 from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.manifest.judging import Judged
+from xsp.evaluation.manifest.model import Manifest, Requirements
 from xsp.evaluation.manifest.reading import manifest_from_record
 from xsp.evaluation.pipeline.assembling import Assembled, assemble
 from xsp.evaluation.predictors.predictor import Batch
+from xsp.evaluation.scenarios.settings import SingleStream
 
 MOST_BYTES = 1 << 30
 """Prepared samples are held in memory up to here; MLPerf calls them performance samples."""
@@ -24,7 +27,7 @@ class MakeSystem:
     """Makes the system of a gathered manifest; can be pickled.
 
     Args:
-        manifest: canonical JSON.
+        manifest: canonical JSON; see `of`.
         store: the folder of the artifact store.
         allow_code: whether the manifest's code may run.
 
@@ -33,6 +36,19 @@ class MakeSystem:
     manifest: str
     store: Path
     allow_code: bool
+
+    @classmethod
+    def of(cls, manifest: Manifest, store: ArtifactStore, *, allow_code: bool) -> MakeSystem:
+        """Equal for evaluations that differ only in how queries arrive and what is judged: tests of
+        equal systems can share a process.
+        """
+        alike = {
+            "description": "",
+            "scenario": SingleStream(kind="single_stream"),
+            "system": Requirements(),
+            "metrics": Judged(),
+        }
+        return cls(manifest.model_copy(update=alike).canonical(), store.folder, allow_code)
 
     def __call__(self) -> Callable[[Sequence[int]], None]:
         """Load the model and, where the model alone is timed, prepare samples for it."""

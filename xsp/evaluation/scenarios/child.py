@@ -1,7 +1,10 @@
-"""A test's process: `python -m xsp.evaluation.scenarios.child`, with its task on standard input.
+"""The measured process: `python -m xsp.evaluation.scenarios.child FD`.
+
+Tasks come on standard input, one after another, all of the same system. A byte to FD says that a
+test is over.
 
 It lives as long as standard input is open: when the process that waits for it is gone, or closes
-it, the test ends at once.
+it, it ends at once with all that it began.
 """
 
 from __future__ import annotations
@@ -9,11 +12,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,6 +27,7 @@ import numpy as np
 
 from xsp.capture.writing import write_file
 from xsp.errors import EvaluationError, XspError
+from xsp.evaluation.orphans import die_with_parent
 from xsp.evaluation.scenarios import clocks
 from xsp.evaluation.scenarios.loadgen import UNTIMED_NS, loadgen_module, run_loadgen, seeds
 from xsp.evaluation.scenarios.loadgen_logs import keep_compressed, scheduled_unix_ns, verdict
@@ -37,7 +42,7 @@ from xsp.evaluation.scenarios.recording import (
 from xsp.evaluation.scenarios.replay import replay
 from xsp.evaluation.scenarios.scenario import System
 from xsp.evaluation.scenarios.settings import Batched, MultiStream, Offline, Replay, Server
-from xsp.evaluation.scenarios.task import RESULT, Report, Task
+from xsp.evaluation.scenarios.task import OUTPUT, RESULT, Report, Task
 from xsp.evaluation.scenarios.usage import Meter
 from xsp.evaluation.scenarios.worker import Worker
 
@@ -48,29 +53,65 @@ ORPHANED = 3
 
 
 def main() -> None:
-    """Run the task on standard input and write the result to its folder."""
+    """Run the tasks on standard input, and write the result of each to its folder."""
     # Loadgen ends the process on it; the one that waits decides when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    given = sys.stdin.buffer
-    length = int.from_bytes(given.read(8), "little")
-    task: Task = pickle.loads(given.read(length))  # noqa: S301  (from whoever began this process)
-    threading.Thread(target=_end_with, args=(given,), daemon=True).start()
-    report = _reported(task)
-    write_file(task.folder / RESULT, json.dumps(asdict(report)).encode())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # What a system left behind, such as threads, must not keep the process.
-    os._exit(0)
+    die_with_parent()
+    over = int(sys.argv[1])
+    kept = _Kept()
+    for task in _tasks(sys.stdin.buffer):
+        _print_to(task.folder)
+        report = _reported(task, kept)
+        write_file(task.folder / RESULT, json.dumps(asdict(report)).encode())
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.write(over, b".")
 
 
-def _end_with(given: BinaryIO) -> None:
-    given.read(1)
+def _tasks(given: BinaryIO) -> Iterator[Task]:
+    waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(given, waiting), daemon=True).start()
+    while True:
+        yield pickle.loads(waiting.get())  # noqa: S301  (from whoever began this process)
+
+
+def _read(given: BinaryIO, waiting: queue.SimpleQueue[bytes]) -> None:
+    """Take tasks until nobody is there who could give one."""
+    while head := given.read(8):
+        waiting.put(given.read(int.from_bytes(head, "little")))
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(ORPHANED)
 
 
-def _reported(task: Task) -> Report:
+def _print_to(folder: Path) -> None:
+    """What is printed from now on belongs to this test."""
+    output = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.close(output)
+
+
+class _Kept:
+    """The system, which is made for the first test, and what was read of memory before it."""
+
+    def __init__(self) -> None:
+        self.tests = 0
+        self.meter = Meter()
+        self._system: System | None = None
+
+    def system(self, task: Task) -> System:
+        """The system; what tests before this one left is let go of."""
+        if self._system is None:
+            self._system = _system(task)
+        else:
+            self.meter.begin_again()
+        return self._system
+
+
+def _reported(task: Task, kept: _Kept) -> Report:
     try:
-        return _tested(task)
+        return _tested(task, kept)
     except XspError as error:
         return Report(failure=str(error))
     except BaseException as error:
@@ -80,14 +121,15 @@ def _reported(task: Task) -> Report:
         return Report(failure=f"{type(error).__name__}: {error}")
 
 
-def _tested(task: Task) -> Report:
-    meter = Meter()
-    system = _system(task)
+def _tested(task: Task, kept: _Kept) -> Report:
+    system = kept.system(task)
     recording = Recording(task.folder)
     once_ns = _warmed(system, task.scenario, task.samples)
-    meter.start()
+    kept.meter.start()
     report = _TESTS.get(type(task.scenario), _by_loadgen)(task, system, recording, once_ns)
-    report.usage = asdict(meter.usage())
+    report.usage = asdict(kept.meter.usage())
+    report.details["tests_before"] = kept.tests
+    kept.tests += 1
     if recording.count > len(recorded(task.folder)):
         report.doubts.append(
             f"only the first {len(recorded(task.folder))} of {recording.count} queries are recorded"

@@ -1,4 +1,4 @@
-"""The process in which a test runs, and its end: by itself, by the time limit, or by a signal."""
+"""The process in which tests run, and its end: by the last test, the time limit, or a signal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from types import TracebackType
 from typing import IO
 
 from xsp.errors import EvaluationError
@@ -20,6 +23,8 @@ from xsp.evaluation.scenarios.task import OUTPUT, RESULT, Report, Task
 _ONE_AT_A_TIME = threading.Lock()
 _WAIT_S = 30.0
 """For a killed process to be gone."""
+_LOOK_S = 0.5
+"""So often it is looked whether the process is there: what it began may hold its pipe open."""
 
 
 @contextmanager
@@ -36,35 +41,123 @@ def alone() -> Iterator[None]:
         _ONE_AT_A_TIME.release()
 
 
-def run_in_process(task: Task, time_limit_s: float) -> Report:
-    """Run a task in a process of its own and wait for its report.
+class MeasuredProcess:
+    """Where tests run: a process that is started with the first one, and has one system.
 
-    Raises EvaluationError if the process dies, if the test fails, or if it takes longer than
-    `time_limit_s`; the process and all that it began are killed then, and what was recorded stays
-    in the task's folder.
+    Tests of the same system follow one another in it, so that it is made once. A test of another
+    system, and one after a test that failed, was ended or had a query without an answer, gets a new
+    process. `close` ends it; so does the end of this process, or of the thread that ran the first
+    test.
     """
-    with (task.folder / OUTPUT).open("wb") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "xsp.evaluation.scenarios.child"],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            # A session of its own: Ctrl-C reaches only this process, and all of it can be killed.
-            start_new_session=True,
-            env=_environment(),
-        )
+
+    def __init__(self) -> None:
+        self._child: _Child | None = None
+        self.started = 0
+        """Processes until now."""
+
+    def run(self, task: Task, time_limit_s: float) -> Report:
+        """Run a test and wait for its report.
+
+        Raises EvaluationError if the process dies, if the test fails, or if it takes longer than
+        `time_limit_s`; the process and all that it began are killed then, and what was recorded
+        stays in the task's folder.
+        """
+        well = False
         try:
-            _hand_over(child, task)
-            code = child.wait(time_limit_s)
-        except subprocess.TimeoutExpired as error:
-            raise EvaluationError(
-                f"the test was ended after its time limit of {time_limit_s:g} s: "
-                f"{_kept(task)}; give it a longer time_limit_s, or fewer queries, if the system "
-                "does not hang"
-            ) from error
+            child = self._having(task)
+            child.run(task, time_limit_s)
+            report = _report(task, child)
+            well = report.errors == 0
+            return report
         finally:
-            _end(child)
-    return _report(task, code)
+            if not well:
+                self.close()
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
+
+    def __enter__(self) -> MeasuredProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _having(self, task: Task) -> _Child:
+        """The process that has the task's system, or a new one."""
+        if self._child is not None and self._child.fits(task):
+            return self._child
+        self.close()
+        self._child = _Child(task)
+        self.started += 1
+        return self._child
+
+
+class _Child:
+    """`python -m xsp.evaluation.scenarios.child`, seen from outside."""
+
+    def __init__(self, task: Task) -> None:
+        self._system = task.make_system
+        self._over, theirs = os.pipe()
+        command = [sys.executable, "-m", "xsp.evaluation.scenarios.child", str(theirs)]
+        try:
+            with (task.folder / OUTPUT).open("wb") as output:
+                self._process = subprocess.Popen(  # noqa: S603  (Python, and this package)
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    # Ctrl-C reaches only this process, and all of the other can be killed.
+                    start_new_session=True,
+                    env=_environment(),
+                    pass_fds=(theirs,),
+                )
+        except BaseException:
+            os.close(self._over)
+            raise
+        finally:
+            os.close(theirs)
+
+    def fits(self, task: Task) -> bool:
+        """Whether it is there and has the task's system."""
+        return self._system == task.make_system and self._process.poll() is None
+
+    def run(self, task: Task, time_limit_s: float) -> None:
+        """Return when the test is over or the process is gone."""
+        _hand_over(self._process, task)
+        deadline = time.monotonic() + time_limit_s
+        while (left := deadline - time.monotonic()) > 0:
+            if wait([self._over], min(left, _LOOK_S)):
+                os.read(self._over, 1)
+                return
+            if self._process.poll() is not None:
+                return
+        raise EvaluationError(
+            f"the test was ended after its time limit of {time_limit_s:g} s: "
+            f"{_kept(task)}; give it a longer time_limit_s, or fewer queries, if the system "
+            "does not hang"
+        )
+
+    def code(self) -> int:
+        """How a process that is gone ended."""
+        return self._process.wait(_WAIT_S)
+
+    def end(self) -> None:
+        """Kill what is left of the process and of all that it began."""
+        with suppress(ProcessLookupError, PermissionError):  # nothing is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(_WAIT_S)
+        os.close(self._over)
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError):  # part of the task was never read
+                self._process.stdin.close()
 
 
 def _environment() -> dict[str, str]:
@@ -82,22 +175,12 @@ def _hand_over(child: subprocess.Popen[bytes], task: Task) -> None:
         given.flush()
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the process and of all that it began."""
-    with suppress(ProcessLookupError, PermissionError):  # nothing is left
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait(_WAIT_S)
-    if child.stdin is not None:
-        with suppress(BrokenPipeError):  # part of the task was never read
-            child.stdin.close()
-
-
-def _report(task: Task, code: int) -> Report:
+def _report(task: Task, child: _Child) -> Report:
     path = task.folder / RESULT
     if not path.is_file():
         raise EvaluationError(
-            f"the process of the test {_death(code)} before the test was over: {_kept(task)}"
-            f"{_last_words(task)}"
+            f"the process of the test {_death(child.code())} before the test was over: "
+            f"{_kept(task)}{_last_words(task)}"
         )
     report = Report(**json.loads(path.read_text()))
     if report.failure is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from xsp.errors import EvaluationError
 from xsp.evaluation.scenarios.judging import lag_ns, late_generator, reasons_against
-from xsp.evaluation.scenarios.process import alone, run_in_process
+from xsp.evaluation.scenarios.process import MeasuredProcess, alone
 from xsp.evaluation.scenarios.recording import (
     COMPLETED,
     FAILED,
@@ -33,8 +34,9 @@ def run_scenario(
     *,
     logs: str | Path | None = None,
     beside: str | Path | None = None,
+    process: MeasuredProcess | None = None,
 ) -> Outcome:
-    """Measure a system under a scenario, in a process of its own.
+    """Measure a system under a scenario, in another process.
 
     A system that raises does not end the test: its queries count as errors and make the test
     invalid, with the reason. Raises EvaluationError if the system cannot be made, fails in the
@@ -44,29 +46,37 @@ def run_scenario(
     Args:
         scenario: one of the classes in `xsp.evaluation.scenarios.settings`.
         make_system: makes the system in that process: a function of a module, or a
-            `functools.partial` of one. It is called once for each test.
+            `functools.partial` of one. It is called once for each process.
         samples: number of samples there are; the system gets indices below it.
         logs: folder in which each test gets a folder of its own; a temporary one if left out.
         beside: folder in or below which a file of arrival times lies; the working directory if
             left out.
+        process: where the test runs, and others of the same system may have run; one of its own
+            if left out. All tests of a search share one.
 
     """
     if samples < 1:
         raise EvaluationError(f"samples must be >= 1, not {samples}: there is nothing to ask for")
     made = pickled(make_system)
-    with alone():
+    with alone(), _own_or(process) as where:
         if isinstance(scenario, HighestRate):
             from xsp.evaluation.scenarios.searching import run_search
 
-            return run_search(scenario, lambda each: _test(each, made, samples, logs))
+            return run_search(scenario, lambda each: _test(where, each, made, samples, logs))
         arrivals = None
         if isinstance(scenario, Replay):
             scenario = with_arrivals(scenario, None if beside is None else Path(beside))
             arrivals = arrivals_ns(scenario)
-        return _test(scenario, made, samples, logs, arrivals)
+        return _test(where, scenario, made, samples, logs, arrivals)
+
+
+def _own_or(process: MeasuredProcess | None) -> AbstractContextManager[MeasuredProcess]:
+    """The process that was given, which stays, or one that ends with the context."""
+    return MeasuredProcess() if process is None else nullcontext(process)
 
 
 def _test(
+    where: MeasuredProcess,
     scenario: Any,
     make_system: bytes,
     samples: int,
@@ -75,7 +85,7 @@ def _test(
 ) -> Outcome:
     folder = _own_folder(logs, scenario.kind)
     task = Task(scenario, make_system, samples, folder, arrivals)
-    report = run_in_process(task, scenario.time_limit_s)
+    report = where.run(task, scenario.time_limit_s)
     return _outcome(scenario, report, folder)
 
 

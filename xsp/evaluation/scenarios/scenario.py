@@ -28,8 +28,9 @@ class Usage:
 
     Args:
         host_bytes_before: resident memory of the process before the system was made.
-        peak_host_bytes: most resident memory that the process ever had (VmHWM of proc(5)).
-        peak_device_bytes: most memory that PyTorch's allocator had of the GPU.
+        peak_host_bytes: most resident memory that the process ever had (VmHWM of proc(5)); since
+            the test began where others of the system were before it in the process.
+        peak_device_bytes: likewise, most memory that PyTorch's allocator had of the GPU.
         device_process_bytes: memory of the GPU that the process had at the end, by NVML. Runtimes
             that keep what they took have their most then.
         energy_joules: of the whole GPU over the test (nvmlDeviceGetTotalEnergyConsumption), warm-up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from xsp.evaluation.scenarios.scenario import Usage
 from xsp.machine.gpu_state import nvml_device
 
 _STATUS = Path("/proc/self/status")
+_PEAK = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+"""Written there, it lowers VmHWM to what is resident now (proc(5))."""
 
 
 class Meter:
@@ -21,6 +25,21 @@ class Meter:
         self._reasons: dict[str, str] = {}
         self._before_bytes = self._read("host_bytes_before", lambda: _status_bytes("VmRSS"))
         self._energy_before_mj: int | None = None
+        self._peak_is_known = True
+
+    def begin_again(self) -> None:
+        """Another test of the same system begins: let go of what the one before left, and count
+        peaks from here.
+        """
+        self._reasons = {
+            name: reason for name, reason in self._reasons.items() if name == "host_bytes_before"
+        }
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        self._peak_is_known = self._read("peak_host_bytes", _reset_peak) is not None
 
     def start(self) -> None:
         """The warm-up is over: energy counts from here."""
@@ -28,7 +47,9 @@ class Meter:
 
     def usage(self) -> Usage:
         """What was taken until now."""
-        peak = self._read("peak_host_bytes", lambda: _status_bytes("VmHWM"))
+        peak = None
+        if self._peak_is_known:
+            peak = self._read("peak_host_bytes", lambda: _status_bytes("VmHWM"))
         allocated = self._read("peak_device_bytes", _allocated_bytes)
         process = self._read("device_process_bytes", _process_bytes)
         energy = None
@@ -51,6 +72,15 @@ def _status_bytes(field: str) -> int:
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])
     raise LookupError(f"{_STATUS} has no {field}")
+
+
+def _reset_peak() -> int:
+    try:
+        return _PEAK.write_text(_RESET_PEAK)
+    except OSError as error:
+        raise LookupError(
+            f"the process had a test before, and its peak cannot be reset ({error.strerror})"
+        ) from error
 
 
 def _torch_with_cuda() -> Any:

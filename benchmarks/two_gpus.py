@@ -1,0 +1,273 @@
+"""Two GPUs and NCCL: are collectives matched one to one, and is a known delay of one rank found?
+
+    python benchmarks/two_gpus.py [--device cuda] [--budget-s 4] [--json out.json]
+
+Three programs (DDP's ResNet-50, FSDP2, a transformer divided by columns and rows) are profiled on
+two ranks, once as they are and once with rank 1 slowed: on a GPU by a kernel that sleeps so long,
+on a CPU by a wait. What the delay takes is measured with events beside it. What is found should be
+that: as the other rank's waiting beyond what it waits without the delay, and as the time of the
+layer that sleeps. The kernels of a step are compared with torch.profiler's, which has no
+part in the others. Each program runs with the options of `xsp.measure` that are its defaults, but
+for levels and the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+from torch.nn.parallel import DistributedDataParallel
+
+import xsp
+from xsp.machine.environment import environment
+
+RANKS = 2
+SLOW = 1
+DELAY_MS = 4.0
+CYCLES_PER_MS = 1.98e6
+"""Of an H200's SM clock; what it really takes is measured."""
+
+ON_GPU = {"levels": "M/L/K"}
+ON_CPU = {"levels": "M/L"}
+
+Step = Callable[[], None]
+
+
+class Delay(nn.Module):
+    """Lets everything behind it come later by about so many ms; by none if `ms` is 0."""
+
+    def __init__(self, ms: float) -> None:
+        super().__init__()
+        self.ms = ms
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The input itself."""
+        if self.ms and x.is_cuda:
+            torch.cuda._sleep(int(self.ms * CYCLES_PER_MS))
+        elif self.ms:
+            time.sleep(self.ms / 1e3)
+        return x
+
+
+class Delayed(nn.Module):
+    """A model with a delay before it."""
+
+    def __init__(self, model: nn.Module, ms: float) -> None:
+        super().__init__()
+        self.delay, self.model = Delay(ms), model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The model's output, later."""
+        output: torch.Tensor = self.model(self.delay(x))
+        return output
+
+
+class Block(nn.Module):
+    """A transformer's feed-forward network with a residual."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As in a transformer."""
+        return x + self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
+
+
+def data_parallel(device: str, ms: float) -> Step:
+    """A training step, its gradients summed over ranks: of ResNet-50, on a CPU of blocks."""
+    if device == "cuda":
+        from torchvision.models import resnet50
+
+        network, x = resnet50(), torch.rand(32, 3, 224, 224, device=device)
+    else:
+        network, x = nn.Sequential(*[Block(64) for _ in range(6)]), torch.rand(16, 64)
+    model = DistributedDataParallel(Delayed(network, ms).to(device))
+
+    def step() -> None:
+        model.zero_grad()
+        model(x).square().mean().backward()
+
+    return step
+
+
+def sharded(device: str, ms: float) -> Step:
+    """A training step of blocks whose parameters are divided among ranks (FSDP2)."""
+    width = 2_048 if device == "cuda" else 64
+    blocks = nn.Sequential(*[Block(width) for _ in range(6)]).to(device)
+    mesh = init_device_mesh(device, (RANKS,))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(blocks, mesh=mesh)
+    model = Delayed(blocks, ms)
+    x = torch.rand(2_048 if device == "cuda" else 16, width, device=device)
+
+    def step() -> None:
+        model(x).square().mean().backward()
+        model.zero_grad()
+
+    return step
+
+
+def tensor_parallel(device: str, ms: float) -> Step:
+    """Inference of blocks whose products are divided by columns and rows."""
+    width = 4_096 if device == "cuda" else 64
+    blocks = nn.Sequential(*[Block(width) for _ in range(6)]).to(device)
+    mesh = init_device_mesh(device, (RANKS,))
+    for block in blocks:
+        parallelize_module(block, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+    model = Delayed(blocks, ms)
+    x = torch.rand(2_048 if device == "cuda" else 16, width, device=device)
+
+    def step() -> None:
+        with torch.no_grad():
+            model(x)
+
+    return step
+
+
+PROGRAMS = {"ddp": data_parallel, "fsdp2": sharded, "tensor parallel": tensor_parallel}
+
+
+def delay_ms(device: str) -> float:
+    """What the delay takes by itself, of the median of thirty."""
+    delay, x = Delay(DELAY_MS), torch.ones(1, device=device)
+    took = []
+    for _ in range(30):
+        if device == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            delay(x)
+            end.record()
+            end.synchronize()
+            took.append(begin.elapsed_time(end))
+        else:
+            start = time.perf_counter()
+            delay(x)
+            took.append(1e3 * (time.perf_counter() - start))
+    return sorted(took)[15]
+
+
+def kernels_by_torch(step: Step) -> int:
+    """Kernels, copies and sets of one step as torch.profiler counts them."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=activities) as profiler:
+        step()
+        torch.cuda.synchronize()
+    on_device = torch.autograd.DeviceType.CUDA
+    events = [event for event in profiler.events() or [] if event.device_type == on_device]
+    return len([event for event in events if not event.is_user_annotation])
+
+
+def rank_of(rank: int, device: str, budget_s: float, folder: str) -> None:
+    """One rank: every program with and without the delay, a capture of each."""
+    torch.set_num_threads(1)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    store = f"file://{folder}/store"
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=store, rank=rank, world_size=RANKS)
+    options: dict[str, Any] = dict(ON_GPU if device == "cuda" else ON_CPU)
+    found: dict[str, Any] = {"delay_ms": delay_ms(device)}
+    for name, made in PROGRAMS.items():
+        for way, ms in (("equal", 0.0), ("slowed", DELAY_MS)):
+            torch.manual_seed(0)
+            step = made(device, ms if rank == SLOW else 0.0)
+            for _ in range(3):
+                step()
+            dist.barrier()
+            row: dict[str, Any] = {}
+            if device == "cuda":
+                row["torch_profiler_kernels"] = kernels_by_torch(step)
+            prof = xsp.measure(step, budget_s=budget_s, progress=False, **options)
+            prof.save(Path(folder) / f"{name}-{way}-{rank}.xsp")
+            row |= {
+                "kernels": prof.kernel_count,
+                "rounds": int(prof.runs["round"].nunique()),
+                "latency_ms": prof.latency_ms,
+                "warnings": [str(warning)[:160] for warning in prof.warnings],
+                "lost": prof.lost,
+            }
+            found[f"{name}, {way}"] = row
+    (Path(folder) / f"rank{rank}.json").write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def compared(folder: Path, name: str) -> dict[str, Any]:
+    """What two captures each of the program as it is and of the slowed one tell together."""
+    jobs = {
+        way: xsp.merge([folder / f"{name}-{way}-{rank}.xsp" for rank in range(RANKS)])
+        for way in ("equal", "slowed")
+    }
+    waiting = {way: job.ranks().set_index("rank") for way, job in jobs.items()}
+    fast = 1 - SLOW
+    more = waiting["slowed"].loc[fast, "waiting_ms"] - waiting["equal"].loc[fast, "waiting_ms"]
+    half = sum(each.loc[fast, "waiting_ci_ms"] ** 2 for each in waiting.values()) ** 0.5
+    stragglers = jobs["slowed"].stragglers()
+    sleeping = stragglers[stragglers["name"].astype(str).str.endswith("delay")]
+    events = jobs["slowed"].events
+    both = events.groupby(["round", "number"])
+    return {
+        "collectives_a_step": int(events["number"].nunique()),
+        "matched": bool((both["rank"].nunique() == RANKS).all()),
+        "same_type": bool((both["type"].nunique() == 1).all()),
+        "fast_rank_waits_more_ms": float(more),
+        "half_width_ms": float(half),
+        "stragglers": json.loads(sleeping.to_json(orient="records")),
+        "sentences": jobs["slowed"].sentences,
+        "collectives": json.loads(jobs["equal"].collectives().to_json(orient="records")),
+        "collectives_slowed": json.loads(jobs["slowed"].collectives().to_json(orient="records")),
+    }
+
+
+def main() -> None:
+    """Run both ranks and compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--budget-s", type=float, default=4.0, help="seconds for each profile")
+    parser.add_argument("--json", type=Path, default=None)
+    options = parser.parse_args()
+    os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        torch.multiprocessing.spawn(
+            rank_of, (options.device, options.budget_s, place), nprocs=RANKS, join=True
+        )
+        ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(RANKS)]
+        programs = {}
+        for name in PROGRAMS:
+            try:
+                programs[name] = compared(folder, name)
+            except xsp.XspError as error:
+                programs[name] = {"error": str(error)}
+            print(name, json.dumps(programs[name])[:1_500], flush=True)
+    found = {"environment": environment(), "ranks": ranks, "programs": programs}
+    print(json.dumps(ranks))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -51,6 +51,13 @@ FACTS: dict[Slug, dict[str, Any]] = {
     Slug.SEVERAL_GPUS: {"gpus": 2},
     Slug.OVERLAP: {"activities": 4, "serialized": True},
     Slug.OTHER_LAUNCHES: {"before": 2, "beside": 3, "runs": 5},
+    Slug.GRAPH_KERNELS: {
+        "activities": 90,
+        "size": 30,
+        "place": 4,
+        "expected": "gemm",
+        "found": "relu",
+    },
     Slug.SHORT_KERNELS: {
         "of_time": 0.5,
         "of_kernels": 0.5,

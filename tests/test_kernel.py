@@ -49,6 +49,8 @@ def test_kernel_record_becomes_a_row(tracer: KernelTracer, library: FakeCupti) -
         "registers_per_thread": 40,
         "static_shared_memory": 1024,
         "dynamic_shared_memory": 2048,
+        "graph_id": 3,
+        "graph_node_id": 3 << 32 | 5,
     }
     table = record(tracer, lambda: library.emit_kernel(**fields))["device_activity"]
     assert {name: table[name].dtype for name in table} == {
@@ -71,6 +73,8 @@ def test_kernel_record_becomes_a_row(tracer: KernelTracer, library: FakeCupti) -
         "registers_per_thread": 40,
         "static_shared_bytes": 1024,
         "dynamic_shared_bytes": 2048,
+        "graph": 3,
+        "graph_node": 3 << 32 | 5,
     }
 
 

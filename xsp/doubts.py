@@ -81,6 +81,7 @@ class Slug(str, Enum):
     SEVERAL_GPUS = "several-gpus"
     OVERLAP = "overlap"
     OTHER_LAUNCHES = "other-launches"
+    GRAPH_KERNELS = "graph-kernels"
     SHORT_KERNELS = "short-kernels"
     CLOSURE = "closure"
     UNCORRECTED = "uncorrected"

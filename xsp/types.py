@@ -133,9 +133,12 @@ DEVICE_ACTIVITY: Schema = _schema(
     static_shared_bytes="i4",
     dynamic_shared_bytes="i4",
     bytes="i8",
+    graph="u4",
+    graph_node="u8",
 )
 """Kernels, memory copies and sets on the GPU. `name` indexes the tracer's list of names. For copies
-and sets `bytes` is the size and the launch columns are 0; for kernels `bytes` is 0."""
+and sets `bytes` is the size and the launch columns are 0; for kernels `bytes` is 0. `graph` and
+`graph_node` are the ids of the CUDA graph and of its node that was replayed, 0 for none."""
 
 SYNCHRONIZATIONS: Schema = _schema(
     kind="u1",

@@ -230,6 +230,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "peak_bytes": _SIZE_OR_UNKNOWN,
         "weight_shape": Column(TEXT, rule=_SHAPE).optional,
         "source": _TEXT.optional,
+        "replayed": _FLAG.optional,
     },
     "library_calls": {
         "name": _TEXT,
@@ -245,6 +246,12 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "dynamic_shared_bytes": _LAUNCH,
         "bytes": _COUNT,
         **{f"{what}_{axis}": _LAUNCH for what in ("grid", "block") for axis in "xyz"},
+    },
+    "graph_nodes": {
+        "span": _row("spans"),
+        "graph": Column(pa.int64(), 1, 2**32 - 1),
+        "node": _COUNT,
+        "owner": Column(TEXT, choices=("order", "unknown")),
     },
     "serialized": {
         "run": Column(pa.int64(), 0),
@@ -274,7 +281,14 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
 }
 """Columns by table. Files may have further ones, of numbers, flags or text."""
 
-OPTIONAL_TABLES = ("serialized", "counters", "ranges", "calls_of_modules", "repeats")
+OPTIONAL_TABLES = (
+    "serialized",
+    "counters",
+    "ranges",
+    "calls_of_modules",
+    "repeats",
+    "graph_nodes",
+)
 """Tables that only some captures have."""
 
 REQUIRED_TABLES = tuple(name for name in TABLES if name not in OPTIONAL_TABLES)

@@ -53,6 +53,7 @@ class Keywords(TypedDict, total=False):
     ranges_as_layers: bool
     accept_changed: bool
     restore: Any
+    captured_from: Any
     alone: bool
 
 
@@ -102,6 +103,13 @@ def _ladder(name: str, value: Any) -> str:
     if value in LADDERS:
         return str(value)
     raise _refused(name, " or ".join(repr(each) for each in LADDERS), value)
+
+
+def _functions(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
+    given = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if all(callable(each) for each in given):
+        return given
+    raise _refused(name, "a function without arguments, or several", value)
 
 
 def _objects(_name: str, value: Any) -> tuple[Any, ...]:
@@ -257,6 +265,16 @@ class Options:
             "what a step changes, such as `(model, optimizer, scheduler)`: put back before every "
             "run and after the last, with the random state; by default a plain callable's changes "
             "stay.",
+        ),
+    )
+
+    captured_from: tuple[Callable[..., Any], ...] = field(
+        default=(),
+        metadata=_told(
+            _functions,
+            "what the CUDA graphs that the target replays were captured from: a function without "
+            "arguments, or several. Each is called a few times, without a graph, and kernels of "
+            "replays that are equal to its own belong to its layers.",
         ),
     )
 

@@ -33,7 +33,7 @@ from xsp.measuring.state import PYTHON
 from xsp.measuring.switching import add_note, switched, tracing
 from xsp.measuring.target import Target
 from xsp.measuring.warmup import warm_up
-from xsp.types import Level, LevelStatus, Status, Tracer
+from xsp.types import Level, LevelStatus, Status, Tables, Tracer
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Prepared:
     KERNEL, None where KERNEL is not traced. `recorded` has by level the rows of the structure run
     (`Tracer.recorded`), and took `structure_s`. `compilations` is Dynamo's count when the target
     was warm.
-    `doubts` are for the profile's warnings.
+    `doubts` are for the profile's warnings. `captured` are the tables of eager runs of what the
+    target's CUDA graphs hold.
     """
 
     executor: Executor
@@ -56,6 +57,7 @@ class Prepared:
     device_work: int | None
     compilations: int
     doubts: tuple[Doubt | str, ...]
+    captured: tuple[Tables, ...] = ()
 
     @property
     def traced(self) -> tuple[Level, ...]:

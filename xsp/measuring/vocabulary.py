@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from xsp.analysis.spans.assembly import Vocabulary
@@ -24,7 +24,8 @@ def words_of(target: Target, prepared: Prepared) -> Vocabulary:
         call_row(target.name, number, *describe_tensors((call.args, dict(call.kwargs))))
         for number, call in enumerate(target.calls)
     ]
-    return vocabulary(calls, prepared.structure, prepared.recorded, prepared.tracers)
+    words = vocabulary(calls, prepared.structure, prepared.recorded, prepared.tracers)
+    return replace(words, captured=prepared.captured)
 
 
 def vocabulary(

@@ -14,7 +14,7 @@ from xsp.regression.budgets import UNITS, parse_budgets
 COMPARING = ("max_slowdown", "metric", "patience_s", "name")
 METRICS = ("latency", "device")
 
-_NOT_IN_TESTS = ("progress", "nvtx", "accept_changed", "restore")
+_NOT_IN_TESTS = ("progress", "nvtx", "accept_changed", "restore", "captured_from")
 """Options of `xsp.measure` that make no sense in a test."""
 
 _OF_TIME = ("latency_ms", "gpu_idle_share")

@@ -253,6 +253,37 @@ def _other_launches(before: int, beside: int, runs: int) -> str:
     return f"in {runs} runs that traced kernels, {'; '.join(parts)}"
 
 
+def _graph_kernels(
+    activities: int,
+    missing: Sequence[str] = (),
+    size: int = 0,
+    place: int | None = None,
+    expected: str = "",
+    found: str = "",
+) -> str:
+    if missing:
+        return (
+            f"kernels of CUDA graphs are led to no layers without {' and '.join(missing)}: "
+            "captured_from needs both LAYER and KERNEL"
+        )
+    said = (
+        f"{activities} kernels, copies and sets of a run were launched by CUDA graphs and belong "
+        "to what launched these, not to the layers that were captured"
+    )
+    if not size:
+        return f"{said}: xsp.measure(..., captured_from=FUNCTION), with what was captured, tells"
+    if place is None:
+        return (
+            f"{said}: captured_from launches the {size} of one of them several times, and the "
+            "replays do not tell which is which"
+        )
+    instead = repr(expected) if expected else "the end"
+    return (
+        f"{said}: captured_from does not launch the {size} of one of them, of which number "
+        f"{place + 1} is {found!r}, not {instead}"
+    )
+
+
 def _short_kernels(
     of_time: float, of_kernels: float, shorter_ns: float, added_ns: float, visible: float
 ) -> str:
@@ -328,6 +359,7 @@ _SENTENCES: Mapping[Slug, Callable[..., str]] = {
     Slug.SEVERAL_GPUS: _several_gpus,
     Slug.OVERLAP: _overlap,
     Slug.OTHER_LAUNCHES: _other_launches,
+    Slug.GRAPH_KERNELS: _graph_kernels,
     Slug.SHORT_KERNELS: _short_kernels,
     Slug.CLOSURE: _closure,
     Slug.UNCORRECTED: _uncorrected,

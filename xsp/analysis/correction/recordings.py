@@ -21,6 +21,7 @@ from xsp.analysis.correction.charges import (
 )
 from xsp.analysis.correction.hostclock import AFTER_START, BEFORE_END
 from xsp.analysis.correction.timeline import ApiKind, Timeline
+from xsp.analysis.spans.graph_layers import is_replayed
 from xsp.analysis.spans.outside import stands_for_outside
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.types import Columns, DeviceKind, Level, Tables
@@ -113,7 +114,7 @@ class Recordings:
 
     def _is_paid_layer(self, spans: Columns, rows: Ints) -> Bools:
         """Layer spans that a tracer paid for: not the one that stands for what lies outside
-        layers.
+        layers, and not those of layers that CUDA graphs ran.
         """
         detail, on_level = spans["detail"][rows], spans["level"][rows] == Level.LAYER
         paid = np.zeros(len(rows), bool)
@@ -175,13 +176,14 @@ class _ByRun:
 
 
 def kinds_of_layers(tables: Tables) -> npt.NDArray[np.int64]:
-    """The `EventKind` of each row of the layers table; -1 of the one that stands for what lies
-    outside layers, which no tracer paid for.
+    """The `EventKind` of each row of the layers table; -1 of what no tracer paid for: the row that
+    stands for what lies outside layers, and layers that CUDA graphs ran.
     """
     layers = tables["layers"]
     codes = {"function": int(EventKind.FUNCTIONAL), "autograd": int(EventKind.BACKWARD)}
     kind = layers["kind"].map(codes).fillna(int(EventKind.LAYER)).to_numpy().astype(np.int64)
-    kinds: npt.NDArray[np.int64] = np.where(stands_for_outside(layers), -1, kind)
+    unpaid = stands_for_outside(layers) | is_replayed(layers)
+    kinds: npt.NDArray[np.int64] = np.where(unpaid, -1, kind)
     return kinds
 
 

@@ -12,10 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
+from xsp.analysis.spans.graph_layers import NODE_MASK, Owner, Unled, lead_to_layers
 from xsp.analysis.spans.joining import LAUNCH_FACTS, NotJoined, join_by_order
 from xsp.analysis.spans.outside import NO_LAYER_KIND, NOT_IN_STRUCTURE, OUTSIDE_LAYERS
 from xsp.capture.run import Run, within_model
-from xsp.types import RANGES, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level
+from xsp.types import RANGES, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level, Tables
 
 _AXES = ("x", "y", "z")
 
@@ -27,7 +28,7 @@ class Vocabulary:
     `modules` and `calls` are rows of the structure run (dictionaries), `layers` its columns, since
     there can be very many (`columns_of` makes them of rows). `library_calls` are rows too, with
     `symbol` the index into `symbols`; `kernels` are kernel names; `api_name` names an API call by
-    domain and cbid.
+    domain and cbid; `captured` are the tables of eager runs of what the program's CUDA graphs hold.
     """
 
     calls: list[dict[str, Any]]
@@ -39,6 +40,7 @@ class Vocabulary:
     kernels: Sequence[str]
     api_name: Callable[[int, int], str]
     calls_of_modules: list[dict[str, Any]] = field(default_factory=list)
+    captured: Sequence[Tables] = ()
 
     @property
     def codes(self) -> StructureCodes:
@@ -51,12 +53,13 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Assembled:
-    """The tables of a capture (see `capture.TABLES`), and the levels of a separate ladder whose
-    events could not be joined with the annotated runs.
+    """The tables of a capture (see `capture.TABLES`), the levels of a separate ladder whose events
+    could not be joined with the annotated runs, and what of CUDA graphs was led to no layers.
     """
 
     tables: dict[str, pd.DataFrame]
     differences: tuple[NotJoined, ...]
+    unled: tuple[Unled, ...] = ()
 
 
 def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
@@ -67,7 +70,7 @@ def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
 
 
 def assemble_runs(runs: Sequence[Run], words: Vocabulary) -> Assembled:
-    """The same, and what could not be joined."""
+    """The same, and what could not be joined or led."""
     codes = words.codes
     found = join_by_order(runs, [correlate(run, codes) for run in runs], codes)
     parts = found.parts
@@ -95,9 +98,29 @@ def assemble_runs(runs: Sequence[Run], words: Vocabulary) -> Assembled:
     }
     ranges = _below_each_other([_ranges(run) for run in runs])
     called = _calls_of_modules(words.calls_of_modules)
-    optional = {"ranges": ranges, "calls_of_modules": called, "repeats": found.repeats}
+    optional = {
+        "ranges": ranges,
+        "calls_of_modules": called,
+        "repeats": found.repeats,
+        "graph_nodes": _graph_nodes(parts, spans),
+    }
     tables |= {name: table for name, table in optional.items() if len(table)}
-    return Assembled(tables, found.differences)
+    led = lead_to_layers(tables, words.captured)
+    return Assembled(led.tables, found.differences, led.unled)
+
+
+def _graph_nodes(parts: Sequence[Correlated], spans: pd.DataFrame) -> pd.DataFrame:
+    """The spans of what graphs launched, with the id of the graph and the number of the node: the
+    lower half of a `graphNodeId`, whose upper half is the graph's.
+    """
+    graph, node = (
+        np.concatenate([part.device[name] for part in parts]).astype(np.int64)
+        for name in ("graph", "graph_node")
+    )
+    row = np.flatnonzero(spans["level"] == Level.KERNEL)
+    replayed = graph > 0
+    columns = {"span": row[replayed], "graph": graph[replayed], "node": node[replayed] & NODE_MASK}
+    return pd.DataFrame(columns).assign(owner=Owner.UNKNOWN.value)
 
 
 def _below_each_other(tables: Sequence[Columns]) -> pd.DataFrame:

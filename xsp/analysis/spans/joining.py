@@ -191,16 +191,17 @@ def _events(run: Run, part: Correlated, level: Level, codes: StructureCodes) -> 
 
 
 def _kernels(run: Run, part: Correlated, spans: Columns) -> InOrder:
-    """In the order of their launches. Kernels of one launch of a graph, which belong to the same
-    call whatever their order, are put in that of their names: branches may overtake each other.
+    """In the order of their launches. Kernels of one launch of a graph are put in the order of its
+    nodes, or else in that of their names: branches may overtake each other.
     """
     api, device = part.api_calls, part.device
     launched = api["start_ns"][launch_of(spans["correlation_id"], api["correlation_id"])]
     facts = [device[name].astype(np.int64) for name in _FACTS]
     shapes = [device[name].astype(np.int64) for name in ("grid", "block")]
+    nodes = device["graph_node"].astype(np.int64)
     return InOrder(
         thread=spans["thread"],
-        order=np.column_stack([launched, device["name"], spans["start_ns"]]),
+        order=np.column_stack([launched, nodes, device["name"], spans["start_ns"]]),
         key=np.column_stack([call_of(launched, run.model_calls), *facts, *shapes]),
         lane=spans["context"].astype(np.int64) << 32 | spans["stream"].astype(np.int64),
     )

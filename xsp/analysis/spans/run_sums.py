@@ -14,10 +14,12 @@ import pandas as pd
 from xsp.analysis.spans.device_interval import device_extents
 from xsp.analysis.spans.device_timeline import turns_of
 from xsp.analysis.spans.doubt_of_tracing import DoubtSums, sums_of_corrected, sums_of_measured
+from xsp.analysis.spans.graph_layers import is_replayed
 from xsp.analysis.spans.hierarchy import Hierarchy
 from xsp.analysis.spans.host_shares import HostShares, host_shares, nodes_of_pieces
 from xsp.analysis.spans.latency_parts import LatencyParts, latency_parts
 from xsp.analysis.spans.node_sums import host_sums
+from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.spans.sums import sum_by_run
 from xsp.analysis.spans.timed_events import timed_events
 from xsp.types import Level, Tables
@@ -46,6 +48,7 @@ class RunSums:
     - busy, kernels: the GPU's busy time that is the node's, and its kernels, copies and sets
     - extents: from the first kernel below the node to the last, NaN where there is none
     - recorded: host intervals as their rung recorded them, by level
+    - replayed: calls of layers that CUDA graphs ran, of the runs that traced kernels and layers
     """
 
     latency_ns: Array
@@ -56,6 +59,7 @@ class RunSums:
     kernels: Array | None
     extents: Array
     recorded: Mapping[Level, Recorded]
+    replayed: Array
 
 
 def run_sums(
@@ -79,6 +83,7 @@ def run_sums(
         kernels=kernels,
         extents=device_extents(tree, tables, corrected),
         recorded=_recorded(tree, tables),
+        replayed=_replayed(tree, tables),
     )
 
 
@@ -105,6 +110,7 @@ def stacked(parts: Sequence[RunSums]) -> RunSums:
             level: _joined_recorded([part.recorded[level] for part in parts])
             for level in first.recorded
         },
+        replayed=np.concatenate([part.replayed for part in parts]),
     )
 
 
@@ -157,3 +163,12 @@ def _recorded(tree: Hierarchy, tables: Tables) -> dict[Level, Recorded]:
         if len(events.of):
             found[level] = Recorded(*host_sums(tree, tables["spans"], level, events))
     return found
+
+
+def _replayed(tree: Hierarchy, tables: Tables) -> Array:
+    spans = tables["spans"]
+    own = tables["runs"].loc[tables["runs"]["rung"] == deepest_rung(tables), "run"].to_numpy()
+    layers = np.flatnonzero((spans["level"] == Level.LAYER).to_numpy() & spans["run"].isin(own))
+    detail, run = spans["detail"].to_numpy(), spans["run"].to_numpy()
+    rows = layers[is_replayed(tables["layers"])[detail[layers]]]
+    return sum_by_run(run[rows], tree.of_span[rows], None, len(tree.nodes), own)

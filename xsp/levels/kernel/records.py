@@ -133,7 +133,8 @@ def _fill(schema: Schema, raw: Array, fields: dict[str, str], **constants: Any) 
 
 _TIMES = {"start_ns": "start", "end_ns": "end"}
 _PLACE = {"correlation_id": "correlation_id", "context": "context_id", "stream": "stream_id"}
-_DEVICE = _TIMES | _PLACE | {"device": "device_id"}
+_GRAPH = {"graph": "graph_id", "graph_node": "graph_node_id"}
+_DEVICE = _TIMES | _PLACE | {"device": "device_id"} | _GRAPH
 
 
 def _api_calls(raw: Array, domain: int) -> Columns:

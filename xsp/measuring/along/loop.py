@@ -34,7 +34,7 @@ from xsp.measuring.ranks import Ranks
 from xsp.measuring.switching import switched
 from xsp.measuring.turns import in_call, turn
 
-_NEED_RUNS = ("metrics", "serialize", "nvtx", "restore")
+_NEED_RUNS = ("metrics", "serialize", "nvtx", "restore", "captured_from")
 
 _AGREED = ("levels", "iterations", "warmup", "seed", "ladder")
 """Options that ranks of one loop must share."""

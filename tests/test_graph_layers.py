@@ -1,0 +1,142 @@
+"""Kernels of replayed CUDA graphs belong to the layers that were captured, or to none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import pytest
+from graph_programs import Layer, Replay, eager_run, ladder, replaying_run, words
+
+from xsp import Profile
+from xsp.analysis.spans.ancestors import layer_spans
+from xsp.analysis.spans.assembly import Assembled, assemble, assemble_runs
+from xsp.capture.file import Capture
+from xsp.capture.table_checks import check_frames
+from xsp.types import Level, RunSpec, Tables
+
+NET: list[Layer] = [
+    ("conv", ["memset", "gemm"]),
+    ("relu", ["relu"]),
+    ("fc", ["gemm"]),
+    ("soft", ["memcpy DtoD", "softmax"]),
+]
+KERNELS = [kernel for _, kernels in NET for kernel in kernels]
+
+
+def eager(layers: Sequence[Layer]) -> Tables:
+    """Tables of a program that launches its kernels by itself."""
+    return assemble([eager_run(layers)], words([name for name, _ in layers]))
+
+
+def led(replays: Sequence[Replay], *programs: Sequence[Layer], runs: int = 1) -> Assembled:
+    """Runs of a program that replays graphs of these programs."""
+    every = [replaying_run(replays, number) for number in range(runs)]
+    return assemble_runs(every, words([], [eager(each) for each in programs]))
+
+
+def kernels_by_layer(tables: Tables, run: int = 0) -> dict[str, list[str]]:
+    """The kernels of each layer in a run, in the order of their nodes."""
+    nodes = tables["graph_nodes"]
+    rows = nodes.sort_values(["graph", "node"])["span"].to_numpy()
+    rows = rows[(tables["spans"]["run"].to_numpy() == run)[rows]]
+    above = layer_spans(tables["spans"], rows)
+    detail = tables["spans"]["detail"].to_numpy()
+    table = pd.DataFrame(
+        {
+            "layer": tables["layers"]["name"].to_numpy()[detail[above]],
+            "kernel": tables["kernels"]["name"].to_numpy()[detail[rows]],
+        }
+    )
+    return {str(layer): list(part) for layer, part in table.groupby("layer")["kernel"]}
+
+
+def test_kernels_copies_and_sets_belong_to_the_captured_layers() -> None:
+    """Whatever the order in which the device ran them, in every run."""
+    found = led([(3, KERNELS)], NET, runs=3)
+    for run in range(3):
+        assert kernels_by_layer(found.tables, run) == {name: list(own) for name, own in NET}
+    assert set(found.tables["graph_nodes"]["owner"]) == {"order"}
+    assert not found.unled
+
+
+def test_tables_with_captured_layers_are_those_of_a_capture() -> None:
+    """All that is checked when a capture is opened holds, and the last two rows of `layers` stay
+    the last.
+    """
+    tables = led([(3, KERNELS)], NET, runs=2).tables
+    check_frames(tables)
+    assert list(tables["layers"]["name"][-2:]) == ["(outside layers)", "(not in the structure run)"]
+    assert list(tables["layers"]["replayed"]) == [True] * 4 + [False] * 2
+
+
+def test_one_kernel_of_another_name_leads_nothing() -> None:
+    """A graph that is not what the program launches stays below its launcher, whole, and the place
+    of the difference is known.
+    """
+    changed = [*KERNELS[:3], "softmax", *KERNELS[4:]]
+    found = led([(3, changed)], NET)
+    assert kernels_by_layer(found.tables) == {"(outside layers)": changed}
+    assert set(found.tables["graph_nodes"]["owner"]) == {"unknown"}
+    (unled,) = found.unled
+    assert (unled.place, unled.expected, unled.found) == (3, "gemm", "softmax")
+
+
+def test_a_graph_of_a_part_is_found_in_the_whole() -> None:
+    """Graphs of the first and the second half of a program are both led."""
+    found = led([(3, KERNELS[:3]), (4, KERNELS[3:])], NET)
+    assert kernels_by_layer(found.tables) == {name: list(own) for name, own in NET}
+
+
+def test_equal_blocks_are_told_apart_by_the_order_of_launches() -> None:
+    """Two graphs with the same kernels, launched one after the other, are the first and the second
+    of two equal blocks.
+    """
+    blocks: list[Layer] = [("one", ["gemm", "relu"]), ("two", ["gemm", "relu"])]
+    found = led([(3, ["gemm", "relu"]), (4, ["gemm", "relu"])], blocks, runs=2)
+    assert kernels_by_layer(found.tables, 1) == {name: list(own) for name, own in blocks}
+
+
+def test_an_equal_block_launched_alone_is_ambiguous() -> None:
+    """One launch of what occurs twice leads nowhere."""
+    blocks: list[Layer] = [("one", ["gemm", "relu"]), ("two", ["gemm", "relu"])]
+    found = led([(3, ["gemm", "relu"])], blocks)
+    assert [each.ambiguous for each in found.unled] == [True]
+    assert kernels_by_layer(found.tables) == {"(outside layers)": ["gemm", "relu"]}
+
+
+def test_each_graph_finds_its_program_among_several() -> None:
+    """Programs are given in any order, and a graph that none of them is stays where it was."""
+    graphs: list[Replay] = [(3, ["softmax"]), (4, KERNELS), (5, ["relu", "relu", "relu"])]
+    found = led(graphs, NET, [("last", ["softmax", "softmax"]), ("end", ["memset"])])
+    layers = kernels_by_layer(found.tables)
+    assert layers["(outside layers)"] == ["softmax", "relu", "relu", "relu"]
+    assert layers["conv"] == ["memset", "gemm"]
+    assert {each.kernels for each in found.unled} == {1, 3}
+
+
+def test_runs_that_traced_no_layers_stay_as_they_are() -> None:
+    """Where LAYER is not traced, kernels are led nowhere."""
+    run = replaying_run([(3, KERNELS)], spec=RunSpec((Level.MODEL, Level.KERNEL)))
+    tables = assemble([run], words([], [eager(NET)]))
+    assert set(tables["graph_nodes"]["owner"]) == {"unknown"}
+    assert kernels_by_layer(tables) == {"(outside layers)": KERNELS}
+
+
+def test_times_of_the_layers_add_up_and_the_host_s_time_stays_with_the_launcher() -> None:
+    """In the latency table every layer has the device time of its kernels and no host time; rows
+    add up to the model in device time and latency.
+    """
+    tables = assemble(ladder([(3, KERNELS)]), words([], [eager(NET)]))
+    tree = Profile(Capture({"name": "step"}, tables)).tree()
+    layers = tree[tree["level"] == "LAYER"].set_index("name")
+    for name, kernels in NET:
+        assert layers.loc[name, "kernels"] == len(kernels)
+        assert layers.loc[name, "device_ms"] == pytest.approx(50e-6 * len(kernels))
+        assert layers.loc[name, "host_ms"] == 0
+        assert layers.loc[name, "calls"] == 1
+    below = tree[tree["parent"] == 0]
+    model = tree.iloc[0]
+    for column in ("device_ms", "latency_ms"):
+        assert below[column].sum() == pytest.approx(model[column])
+    assert below["kernels"].sum() == model["kernels"] == len(KERNELS)

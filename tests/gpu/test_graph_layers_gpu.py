@@ -1,0 +1,167 @@
+"""On a GPU: kernels of replayed CUDA graphs belong to the layers that were captured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import xsp
+
+pytestmark = pytest.mark.gpu
+
+QUICK: dict[str, Any] = {"iterations": 3, "warmup": 1, "progress": False}
+
+
+def captured(function: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    """A graph of the function, after runs on a side stream that choose its algorithms."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph
+
+
+def kernels_by_layer(prof: xsp.Profile) -> pd.Series[int]:
+    """Kernels, copies and sets of each layer that has any, by name and phase."""
+    layers = prof.tree().query("level == 'LAYER' and kernels > 0")
+    return layers.set_index(["name", "phase"])["kernels"].sort_index()
+
+
+def assert_led(prof: xsp.Profile, eager: xsp.Profile) -> None:
+    """All that the graph launches is led to layers, to each as much as it launches eagerly."""
+    assert set(prof.table("graph_nodes")["owner"]) == {"order"}
+    assert not [sentence for sentence in prof.warnings if "graph-kernels" in sentence]
+    found, expected = kernels_by_layer(prof), kernels_by_layer(eager)
+    outside = found.index.get_level_values("name") == "(outside layers)"
+    # A replay first sets the seed and the offset of dropout: these are no nodes of the graph.
+    assert found[outside].sum() in {0, 2}
+    pd.testing.assert_series_equal(found[~outside], expected)
+    tree = prof.tree()
+    model, below = tree.iloc[0], tree[tree["parent"] == 0]
+    assert below["device_ms"].sum() == pytest.approx(model["device_ms"])
+    assert below["latency_ms"].sum() == pytest.approx(model["latency_ms"])
+    assert model["kernels"] == found.sum()
+
+
+def convolutions() -> Callable[[], object]:
+    """Convolutions and normalisation, with a copy to the device and a set."""
+    body = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten())
+    model = nn.Sequential(body, nn.Linear(16 * 30 * 30, 10)).cuda().eval()
+    x, host = torch.zeros(4, 3, 32, 32, device="cuda"), torch.ones(4, 3, 32, 32).pin_memory()
+
+    def infer() -> object:
+        x.zero_()
+        x.copy_(host, non_blocking=True)
+        with torch.no_grad():
+            return model(x)
+
+    return infer
+
+
+def attention() -> Callable[[], object]:
+    """A transformer with dropout, in training mode."""
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).cuda().train()
+    x = torch.randn(4, 16, 64, device="cuda")
+    return lambda: model(x)
+
+
+def training() -> Callable[[], object]:
+    """A whole training step with a fused optimizer."""
+    model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 8)).cuda()
+    optimizer = torch.optim.Adam(model.parameters(), capturable=True)
+    x = torch.randn(16, 64, device="cuda")
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=False)
+        model(x).square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def branches() -> Callable[[], object]:
+    """Two streams at once."""
+    one, other = nn.Linear(512, 512).cuda(), nn.Linear(512, 512).cuda()
+    x, side = torch.randn(64, 512, device="cuda"), torch.cuda.Stream()
+
+    def both() -> object:
+        current = torch.cuda.current_stream()
+        side.wait_stream(current)
+        with torch.no_grad():
+            with torch.cuda.stream(side):
+                first = one(x).relu()
+            second = other(x).tanh()
+            current.wait_stream(side)
+            return first + second
+
+    return both
+
+
+@pytest.mark.parametrize("program", [convolutions, attention, training, branches])
+@pytest.mark.parametrize("ladder", ["nested", "separate"])
+def test_replayed_kernels_belong_to_the_captured_layers(
+    program: Callable[[], Callable[[], object]], ladder: str
+) -> None:
+    """Of a graph captured before it is measured, every kernel, copy and set, on both ladders."""
+    torch.manual_seed(0)
+    function = program()
+    graph = captured(function)
+    prof = xsp.measure(graph.replay, captured_from=function, ladder=ladder, **QUICK)
+    assert_led(prof, xsp.measure(function, **QUICK))
+
+
+def test_a_graph_of_something_else_is_led_nowhere() -> None:
+    """The kernels stay with the launcher, and the warning says what differs."""
+    x = torch.randn(64, 64, device="cuda")
+    graph = captured(lambda: (x @ x).relu())
+    prof = xsp.measure(graph.replay, captured_from=lambda: (x @ x).tanh(), **QUICK)
+    assert set(prof.table("graph_nodes")["owner"]) == {"unknown"}
+    (sentence,) = (each for each in prof.warnings if "graph-kernels" in each)
+    assert "number" in sentence
+    assert "tanh" in sentence
+
+
+def test_equal_blocks_in_graphs_of_their_own_are_told_apart() -> None:
+    """Two graphs of equal blocks, replayed in turn, are the first and the second block."""
+    first, second = nn.Linear(64, 64).cuda(), nn.Linear(64, 64).cuda()
+    x = torch.randn(8, 64, device="cuda")
+    graphs = [captured(lambda: first(x)), captured(lambda: second(x))]
+
+    def replay() -> None:
+        for graph in graphs:
+            graph.replay()
+
+    prof = xsp.measure(replay, captured_from=lambda: (first(x), second(x)), **QUICK)
+    found = kernels_by_layer(prof)
+    assert set(found.index.get_level_values("name")) == {"first", "second"}
+
+
+def test_reduce_overhead_stays_one_layer() -> None:
+    """Graphs of the compiler's own are the compiled region's, and no kernel is elsewhere."""
+    torch._dynamo.reset()
+    model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)).cuda().eval()
+    x = torch.randn(16, 64, device="cuda")
+    compiled = torch.compile(model, mode="reduce-overhead")
+
+    def infer() -> object:
+        with torch.no_grad():
+            torch.compiler.cudagraph_mark_step_begin()
+            return compiled(x)
+
+    for _ in range(4):
+        infer()
+    prof = xsp.measure(infer, **QUICK)
+    nodes = prof.table("graph_nodes")
+    assert len(nodes)
+    assert set(nodes["owner"]) == {"unknown"}
+    assert len(kernels_by_layer(prof)) == 1

@@ -6,59 +6,63 @@ at half of what one input after another reaches, p90 and p99. Where the paper ha
 numbers on a V100 stand beside ours.
 
     python benchmarks/evaluation_table.py --database table.sqlite [--markdown]
+    python benchmarks/evaluation_table.py --database table.sqlite --page table.md --json table.json
 
-prints it. With `--run` what the database does not have yet is evaluated first; a run that was
-interrupted goes on where it stopped:
+The first prints it, the second writes it with its findings in words. With `--run` what the database
+does not have yet is evaluated before; nothing is begun after `--minutes`, and the next call goes on
+where one stopped:
 
-    python benchmarks/evaluation_table.py --database table.sqlite --run --device cuda \
-        --models torchvision.models:resnet50 torchvision.models:alexnet --size 224 \
-        --predictors torch torch-compile onnxruntime
+    python benchmarks/evaluation_table.py --database table.sqlite --run --minutes 4 --device cuda \
+        --models torchvision --size 224 --predictors torch torch-compile onnxruntime
 
 Models are functions without arguments that make an `nn.Module`, by default the three of
-vision_models.py. Their weights are random: there is no accuracy.
+vision_models.py; `torchvision` stands for the 42 of evaluation_models.py. Their weights are random:
+there is no accuracy. Queries are as few as MLPerf's early stopping lets be valid.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
+import evaluation_page
 import pandas as pd
-import torch
+from evaluation_models import Asked, asked
+from evaluation_rows import (
+    BATCHED,
+    ONLINE,
+    SCENARIOS,
+    latest,
+    newest,
+    online_ms,
+    table,
+)
 
 from xsp.database.store import Store
 from xsp.errors import XspError
 from xsp.evaluation import evaluate
 from xsp.evaluation.manifest.reading import manifest_of
-from xsp.evaluation.metrics.measured import measured
-from xsp.evaluation.records.reading import evaluations, read
+from xsp.evaluation.records.reading import read
+from xsp.evaluation.scenarios.process import MeasuredProcess
 
 MODELS = tuple(
     f"vision_models:{name}" for name in ("alexnet_like", "resnet_like", "mobilenet_like")
 )
-ONLINE, BATCHED, POISSON = "single_stream", "batched", "server"
 LOAD = 0.5
 """Poisson arrivals come at this share of what one input after another reaches."""
 SLACK = 20
 """Their latency bound, in latencies of one input: it makes the test invalid, never shorter."""
 
-PAPER = {
-    "vgg16": ("VGG16", 22.43, 22.59, 687.5, 256),
-    "resnet50": ("MLPerf_ResNet50_v1.5", 6.33, 6.53, 930.7, 256),
-    "alexnet": ("BVLC_AlexNet", 2.33, 2.5, 2495.8, 64),
-}
-"""By torchvision's name: the paper's, trimmed mean and p90 in ms, inputs a second, batch."""
 
-
-def content(function: str, options: argparse.Namespace, predictor: str) -> dict[str, Any]:
+def content(model: Asked, options: argparse.Namespace, predictor: str) -> dict[str, Any]:
     """The manifest of a model but for its scenario, as JSON has it."""
-    name = function.rpartition(":")[2]
-    shape = ["batch", 3, options.size, options.size]
+    name = model.function.rpartition(":")[2]
+    shape = ["batch", 3, model.size, model.size]
+    make = {"function": model.function, "arguments": model.arguments}
     return {
         "xsp": 1,
         "name": name,
@@ -67,7 +71,7 @@ def content(function: str, options: argparse.Namespace, predictor: str) -> dict[
             "version": "1",
             "task": "image classification",
             "framework": {"name": "torch", "version": ">=2.5"},
-            "source": {"kind": "python", "make": {"function": function}},
+            "source": {"kind": "python", "make": make},
             "inputs": [{"name": "input", "dtype": "float32", "shape": shape}],
             "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", "any"]}],
         },
@@ -77,33 +81,54 @@ def content(function: str, options: argparse.Namespace, predictor: str) -> dict[
 
 
 def run(store: Store, options: argparse.Namespace) -> None:
-    """Evaluate what is asked for and not in the database yet; what fails is told and left out."""
-    for function in options.models:
-        for predictor in options.predictors:
-            try:
-                fill_row(store, options, function, predictor)
-            except XspError as error:
-                print(f"{function} on {predictor}: {error}", flush=True)
+    """Evaluate what is asked for and not in the database yet, runtime after runtime; what fails is
+    told and left out.
+    """
+    until = time.monotonic() + 60 * options.minutes
+    pairs = [
+        (model, predictor)
+        for predictor in options.predictors
+        for model in asked(options.models, options.size)
+    ]
+    for model, predictor in pairs:
+        if time.monotonic() > until:
+            print(f"{options.minutes:g} minutes are over; the same command goes on", flush=True)
+            return
+        try:
+            fill_row(store, options, model, predictor, until)
+        except XspError as error:
+            print(f"{model.function} on {predictor}: {error}", flush=True)
 
 
-def fill_row(store: Store, options: argparse.Namespace, function: str, predictor: str) -> None:
-    """Evaluate a model on a runtime under the three scenarios, those that are missing."""
-    manifest = content(function, options, predictor)
+def fill_row(
+    store: Store, options: argparse.Namespace, model: Asked, predictor: str, until: float
+) -> None:
+    """Evaluate a model on a runtime under the three scenarios, those that are missing, in one
+    process.
+    """
+    manifest = content(model, options, predictor)
     key = (manifest["name"], predictor, options.device)
     done = latest(store)
-    for scenario in (ONLINE, BATCHED, POISSON):
-        if (*key, scenario) in done:
-            continue
-        alone_ms = online_ms(store, done.get((*key, ONLINE)))
-        asked = {**manifest, "scenario": settings(scenario, options, alone_ms)}
-        found = evaluate(
-            manifest_of(json.dumps(asked).encode(), function),
-            database=store,
-            artifacts=options.artifacts,
-            allow_code=True,
-        )
-        done[(*key, scenario)] = found.id
-        print(f"{found.id} {function} {predictor} {scenario}", flush=True)
+    with MeasuredProcess() as process:
+        for scenario in SCENARIOS:
+            if (*key, scenario) in done or time.monotonic() > until:
+                continue
+            online = done.get((*key, ONLINE))
+            alone_ms = math.nan if online is None else online_ms(read(store, online))
+            arrivals = settings(scenario, options, alone_ms)
+            begin = time.monotonic()
+            found = evaluate(
+                manifest_of(json.dumps({**manifest, "scenario": arrivals}).encode(), key[0]),
+                database=store,
+                artifacts=options.artifacts,
+                allow_code=True,
+                labels=options.labels,
+                process=process,
+            )
+            done[(*key, scenario)] = found.id
+            took_s = time.monotonic() - begin
+            valid = "valid" if found.outcome.valid else f"not valid: {found.outcome.reasons}"
+            print(f"{key[0]} {predictor} {scenario}: {took_s:.1f} s, {valid}", flush=True)
 
 
 def settings(scenario: str, options: argparse.Namespace, alone_ms: float) -> dict[str, Any]:
@@ -115,128 +140,73 @@ def settings(scenario: str, options: argparse.Namespace, alone_ms: float) -> dic
         return {**limited, "batch_sizes": options.batch_sizes, "iterations": options.iterations}
     return {
         **limited,
-        "queries": options.queries,
+        "queries": options.poisson_queries,
         "rate_per_s": 1e3 * LOAD / alone_ms,
         "latency_bound_ms": SLACK * alone_ms,
     }
 
 
-def online_ms(store: Store, id_: str | None) -> float:
-    """Trimmed mean of the latency of one input, NaN where it was not evaluated."""
-    if id_ is None:
-        return float("nan")
-    return measured(read(store, id_).outcome)["latency_trimmed_mean"].value / 1e6
-
-
-def latest(store: Store) -> dict[tuple[str, str, str, str], str]:
-    """The newest evaluation by model, predictor, device and scenario."""
-    found = evaluations(store)
-    keys = zip(found["model"], found["predictor"], found["device"], found["scenario"], strict=True)
-    return dict(zip(keys, found["id"], strict=True))
-
-
-def table(store: Store) -> pd.DataFrame:
-    """A row for each model on a runtime and device."""
-    newest = latest(store)
-    rows = dict.fromkeys(key[:3] for key in newest)
-    return pd.DataFrame([dict(_row(store, key, newest)) for key in rows])
-
-
-def _row(
-    store: Store, key: tuple[str, str, str], newest: dict[tuple[str, str, str, str], str]
-) -> Iterator[tuple[str, Any]]:
-    model, predictor, device = key
-    yield from {"model": model, "predictor": predictor, "device": device}.items()
-    ids = {name: newest.get((*key, name)) for name in (ONLINE, BATCHED, POISSON)}
-    found = {name: read(store, id_) for name, id_ in ids.items() if id_ is not None}
-    metrics = {name: measured(each.outcome) for name, each in found.items()}
-
-    def value(scenario: str, metric: str, scale: float = 1.0) -> float:
-        there = metrics.get(scenario, {}).get(metric)
-        return float("nan") if there is None else there.value * scale
-
-    some = next(iter(found.values()))
-    yield "weights_mb", weights_mb(some.manifest.model.source)
-    yield "online_tm_ms", value(ONLINE, "latency_trimmed_mean", 1e-6)
-    yield "online_p90_ms", value(ONLINE, "latency_p90", 1e-6)
-    yield "most_inputs_per_s", value(BATCHED, "throughput")
-    yield "optimal_batch", value(BATCHED, "optimal_batch")
-    yield "poisson_per_s", value(POISSON, "throughput")
-    yield "poisson_p90_ms", value(POISSON, "latency_p90", 1e-6)
-    yield "poisson_p99_ms", value(POISSON, "latency_p99", 1e-6)
-    invalid = [name for name, each in found.items() if not each.outcome.valid]
-    doubtful = [name for name, each in found.items() if each.doubts]
-    yield "not_valid", ", ".join(invalid)
-    yield "doubtful", ", ".join(doubtful)
-    theirs, tm_ms, p90_ms, per_s, batch = PAPER.get(model, ("", *[float("nan")] * 4))
-    yield from {
-        "paper": theirs,
-        "paper_tm_ms": tm_ms,
-        "paper_p90_ms": p90_ms,
-        "paper_per_s": per_s,
-        "paper_batch": batch,
-    }.items()
-
-
-def weights_mb(source: Any) -> float:
-    """Megabytes of a model's parameters and buffers, made without memory for them."""
-    if source.kind != "python":
-        return float("nan")
-    module, _, name = source.make.function.rpartition(":")
-    with torch.device("meta"):
-        model = getattr(importlib.import_module(module), name)(**source.make.arguments)
-    tensors = [*model.parameters(), *model.buffers()]
-    return float(sum(each.numel() * each.element_size() for each in tensors)) / 1e6
+def runtimes() -> dict[str, str]:
+    """What ONNX Runtime is here, for the record: its CPU build runs nothing on a GPU."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return {"onnxruntime": "not installed"}
+    providers = ", ".join(onnxruntime.get_available_providers())
+    return {"onnxruntime": f"{onnxruntime.__version__} ({providers})"}
 
 
 def printed(found: pd.DataFrame, *, markdown: bool) -> str:
     """The table as text; what is unknown is a dash."""
     if found.empty:
         return "the database has no evaluation; add --run"
-    if not found["paper"].astype(bool).any():
-        found = found.drop(
-            columns=[name for name in found.columns if str(name).startswith("paper")]
-        )
-    cells = found.map(cell)
-    if not markdown:
-        return cells.to_string(index=False)
-    lines = [list(cells.columns), ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    if markdown:
+        return evaluation_page.markdown(found)
+    return evaluation_page.shown(found).to_string(index=False)
 
 
-def cell(value: Any) -> str:
-    """Four digits, or all before the point; a dash for what is unknown."""
-    if not isinstance(value, float):
-        return str(value) or "–"
-    if math.isnan(value):
-        return "–"
-    return f"{value:,.0f}" if value >= 1e4 else f"{value:.4g}"
-
-
-def main() -> None:
+def options_given() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--database", required=True)
     parser.add_argument("--artifacts", type=Path)
     parser.add_argument("--run", action="store_true")
+    parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--predictors", nargs="+", default=["torch", "torchscript", "onnxruntime"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--queries", type=int, default=1024)
+    parser.add_argument("--queries", type=int, default=64, help="online; 64 are the fewest for p90")
+    parser.add_argument(
+        "--poisson-queries", type=int, default=459, help="459 are the fewest for p99"
+    )
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--time-limit-s", type=float, default=600.0)
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--page", type=Path, help="write the table and its findings as Markdown")
+    parser.add_argument("--json", type=Path, help="write the rows")
     options = parser.parse_args()
+    options.labels = runtimes()
+    return options
+
+
+def main() -> None:
+    options = options_given()
     store = Store(options.database)
     try:
         if options.run:
             run(store, options)
-        print(printed(table(store), markdown=options.markdown))
+        found = newest(store)
     finally:
         store.close()
+    rows = table(found)
+    if options.page:
+        options.page.write_text(evaluation_page.page(found, rows))
+    if options.json:
+        options.json.write_text(evaluation_page.as_json(found, rows))
+    print(printed(rows, markdown=options.markdown))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import evaluation_page
 import evaluation_table as benchmark
 import numpy as np
 import pytest
@@ -18,13 +21,27 @@ from xsp.evaluation.records.writing import write
 from xsp.evaluation.scenarios.scenario import Outcome
 
 OPTIONS = argparse.Namespace(
-    size=32, device="cpu", batch_sizes=[1, 2, 4], queries=1000, iterations=5, time_limit_s=600.0
+    size=32,
+    device="cpu",
+    batch_sizes=[1, 2, 4],
+    queries=1000,
+    poisson_queries=1000,
+    iterations=5,
+    time_limit_s=600.0,
 )
+(MODEL,) = benchmark.asked(["vision_models:alexnet_like"], 32)
 
 
-def kept(store: Store, id_: str, predictor: str, outcome: Outcome, measured_at: float) -> None:
+def kept(
+    store: Store,
+    id_: str,
+    predictor: str,
+    outcome: Outcome,
+    measured_at: float = 1.0,
+    model: benchmark.Asked = MODEL,
+) -> None:
     """Write an evaluation of a small model with this outcome."""
-    content = benchmark.content("vision_models:alexnet_like", OPTIONS, predictor)
+    content = benchmark.content(model, OPTIONS, predictor)
     content["scenario"] = benchmark.settings(outcome.scenario, OPTIONS, alone_ms=10.0)
     manifest = manifest_of(json.dumps(content).encode(), "a test")
     system = {"cpu": "a processor"}
@@ -37,7 +54,8 @@ def kept(store: Store, id_: str, predictor: str, outcome: Outcome, measured_at: 
 def single_stream(took_ms: float) -> Outcome:
     took_ns = np.full(1000, round(1e6 * took_ms))
     begin = np.concatenate([[0], np.cumsum(took_ns)[:-1]])
-    return outcome_of("single_stream", begin, begin + took_ns, np.ones(1000, dtype=np.int64))
+    found = outcome_of("single_stream", begin, begin + took_ns, np.ones(1000, dtype=np.int64))
+    return replace(found, details={"weights_bytes": 2_200_000})
 
 
 def test_a_row_has_the_newest_evaluation_of_each_scenario(tmp_path: Path) -> None:
@@ -50,7 +68,7 @@ def test_a_row_has_the_newest_evaluation_of_each_scenario(tmp_path: Path) -> Non
     kept(store, "3" * 16, "torch", sweep_of({1: 2.0, 2: 2.2, 4: 4.3}), 3.0)
     kept(store, "4" * 16, "torch", simulated(50.0, 5000, seed=1), 4.0)
     kept(store, "5" * 16, "onnxruntime", single_stream(1.25), 5.0)
-    found = benchmark.table(store).set_index("predictor")
+    found = benchmark.table(benchmark.newest(store)).set_index("predictor")
     store.close()
     torch, onnx = found.loc["torch"], found.loc["onnxruntime"]
     assert (torch["online_tm_ms"], torch["online_p90_ms"]) == (2.5, 2.5)
@@ -59,10 +77,78 @@ def test_a_row_has_the_newest_evaluation_of_each_scenario(tmp_path: Path) -> Non
     assert torch["poisson_per_s"] == pytest.approx(50, rel=0.05)
     assert torch["poisson_p90_ms"] >= 10
     assert torch["doubtful"] == "single_stream, batched, server"
-    assert torch["weights_mb"] == pytest.approx(2.2, abs=0.1)
+    assert torch["weights_mb"] == pytest.approx(2.2)
     assert onnx["online_tm_ms"] == 1.25
     assert np.isnan(onnx["optimal_batch"])
     text = benchmark.printed(found.reset_index(), markdown=True)
     assert "| onnxruntime |" in text
     assert "| – |" in text
     assert "paper" not in text
+
+
+def test_the_page_says_in_words_what_the_rows_show(tmp_path: Path) -> None:
+    """Counts, what early stopping states, how runtimes compare and which test is not valid are
+    computed from the rows.
+    """
+    with Store(tmp_path / "database.sqlite") as store:
+        for number, took_ms in enumerate((1.0, 2.0, 4.0)):
+            (model,) = benchmark.asked([f"vision_models:model_{number}"], 32)
+            kept(store, f"a{number}", "torch", single_stream(took_ms), model=model)
+            kept(store, f"b{number}", "torch-compile", single_stream(took_ms / 2), model=model)
+        late = replace(simulated(50.0, 5000, seed=1), valid=False, reasons=("p99 is over",))
+        kept(store, "c", "torch", late, model=model)
+        found = benchmark.newest(store)
+    rows = benchmark.table(found)
+    page = evaluation_page.page(found, rows)
+    assert "torch on cpu: 3 models, 0 of them under all three scenarios; 3 of 4 tests" in page
+    assert "from 1 ms (model_0) to 4 ms (model_2), 2 ms in the median model" in page
+    assert "torch-compile on cpu is 2 times as fast as torch one input after another" in page
+    assert "- model_2 torch cpu, server: p99 is over" in page
+    assert rows.set_index(["model", "predictor"]).loc[("model_1", "torch")][
+        "online_p90_at_most_ms"
+    ] == pytest.approx(2.0)
+    written = json.loads(evaluation_page.as_json(found, rows))
+    assert len(written["rows"]) == 6
+    assert written["rows"][0]["poisson_p99_at_most_ms"] is None
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is begun after the minutes are over, and what the database has is not evaluated
+    again.
+    """
+    begun: list[str] = []
+
+    def evaluated(manifest: Any, database: Store, **options: Any) -> Evaluation:
+        kind = manifest.scenario.kind
+        begun.append(f"{manifest.model.name} {kind}")
+        outcome = {
+            "single_stream": single_stream(2.0),
+            "batched": sweep_of({1: 2.0, 2: 2.2, 4: 4.3}),
+            "server": simulated(50.0, 1000, seed=1),
+        }[kind]
+        found = Evaluation(
+            f"{len(begun):016x}", manifest, {}, "torch", "2", outcome, (), (), 1.0, ()
+        )
+        write(database, found, {})
+        return found
+
+    monkeypatch.setattr(benchmark, "evaluate", evaluated)
+    names = [f"vision_models:{name}" for name in ("alexnet_like", "resnet_like")]
+    asked = argparse.Namespace(
+        **vars(OPTIONS), models=names, predictors=["torch"], artifacts=None, labels={}
+    )
+    with Store(tmp_path / "database.sqlite") as store:
+        asked.minutes = 0.0
+        benchmark.run(store, asked)
+        assert begun == []
+        asked.minutes = float("inf")
+        kept(store, "f" * 16, "torch", single_stream(2.0))
+        benchmark.run(store, asked)
+    scenarios = ("single_stream", "batched", "server")
+    assert begun == [
+        "alexnet_like batched",
+        "alexnet_like server",
+        *(f"resnet_like {each}" for each in scenarios),
+    ]

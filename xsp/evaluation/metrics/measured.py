@@ -18,8 +18,9 @@ def measured(outcome: Outcome, price_per_hour: float | None = None) -> dict[str,
 
     Names: latency_trimmed_mean, latency_p50, latency_p90, latency_p99, latency_p99.9 (ns; not of
     offline and batched tests, in which nothing waits for a single answer), throughput, and where
-    they belong to the scenario optimal_batch, highest_rate and valid_rate; memory and energy as in
-    `xsp.evaluation.metrics.usage`; cost_per_million where there is a price.
+    they belong to the scenario optimal_batch, highest_rate and valid_rate; weights_bytes where the
+    runtime tells it; memory and energy as in `xsp.evaluation.metrics.usage`; cost_per_million where
+    there is a price.
     """
     swept = outcome.scenario == "batched"
     found: dict[str, Estimate] = {}
@@ -33,6 +34,8 @@ def measured(outcome: Outcome, price_per_hour: float | None = None) -> dict[str,
         found["optimal_batch"] = Estimate(value, "samples", reason=reason)
     if outcome.scenario == "highest_rate":
         found |= _rates(outcome)
+    if "weights_bytes" in outcome.details:
+        found["weights_bytes"] = Estimate(float(outcome.details["weights_bytes"]), "bytes")
     found |= memory(outcome.usage) | energy(outcome)
     if price_per_hour is not None:
         found["cost_per_million"] = cost_per_million(rate, price_per_hour)

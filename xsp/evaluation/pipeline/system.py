@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,21 @@ class MakeSystem:
         """Load the model and, where the model alone is timed, prepare samples for it."""
         manifest = manifest_from_record(self.manifest)
         made = assemble(manifest, ArtifactStore(self.store), allow_code=self.allow_code)
-        return _whole(made) if manifest.timed == "pipeline" else _model_alone(made)
+        answer = _whole(made) if manifest.timed == "pipeline" else _model_alone(made)
+        size = getattr(made.predictor, "weights_bytes", None)
+        return Answering(answer, {} if size is None else {"weights_bytes": size})
+
+
+@dataclass(frozen=True)
+class Answering:
+    """A system that tells facts of itself, as JSON has them; they are kept with the outcome."""
+
+    answer: Callable[[Sequence[int]], None]
+    facts: Mapping[str, Any]
+
+    def __call__(self, indices: Sequence[int]) -> None:
+        """Answer the samples with these indices."""
+        self.answer(indices)
 
 
 def _whole(made: Assembled) -> Callable[[Sequence[int]], None]:

@@ -33,6 +33,8 @@ class TorchRuntime:
         self._model: LoadedModel | None = None
         self._call: Any = None
         self._before: dict[str, Any] = {}
+        self.weights_bytes: int | None = None
+        """Of the parameters and buffers of the module that was loaded last."""
 
     def load(self, model: LoadedModel) -> None:
         """Make ready to predict. Raises EvaluationError for a model that it cannot run."""
@@ -104,7 +106,10 @@ class TorchRuntime:
                 f"{model.name} was made as a {type(made).__name__}; its function must return an "
                 "nn.Module"
             )
-        return made.eval().requires_grad_(False).to(self._device, self._dtype)
+        ready = made.eval().requires_grad_(False).to(self._device, self._dtype)
+        tensors = [*ready.parameters(), *ready.buffers()]
+        self.weights_bytes = sum(each.numel() * each.element_size() for each in tensors)
+        return ready
 
     def _made(self, model: LoadedModel) -> Any:
         raise NotImplementedError

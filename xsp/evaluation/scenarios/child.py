@@ -128,7 +128,7 @@ def _tested(task: Task, kept: _Kept) -> Report:
     kept.meter.start()
     report = _TESTS.get(type(task.scenario), _by_loadgen)(task, system, recording, once_ns)
     report.usage = asdict(kept.meter.usage())
-    report.details["tests_before"] = kept.tests
+    report.details |= {"tests_before": kept.tests, **getattr(system, "facts", {})}
     kept.tests += 1
     if recording.count > len(recorded(task.folder)):
         report.doubts.append(

@@ -1,0 +1,108 @@
+"""Rows of the table, from the database of evaluations alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from xsp.database.store import Store
+from xsp.evaluation.metrics.estimate import Estimate
+from xsp.evaluation.metrics.measured import measured
+from xsp.evaluation.records.evaluation import Evaluation
+from xsp.evaluation.records.reading import evaluations, read
+from xsp.evaluation.scenarios.settings import Server
+from xsp.evaluation.scenarios.validity import stopping_estimate_ns
+
+ONLINE, BATCHED, POISSON = "single_stream", "batched", "server"
+SCENARIOS = (ONLINE, BATCHED, POISSON)
+NAN = float("nan")
+Key = tuple[str, str, str]
+"""Model, predictor, device."""
+
+PAPER = {
+    "vgg16": ("VGG16", 22.43, 22.59, 687.5, 256),
+    "resnet50": ("MLPerf_ResNet50_v1.5", 6.33, 6.53, 930.7, 256),
+    "alexnet": ("BVLC_AlexNet", 2.33, 2.5, 2495.8, 64),
+}
+"""By torchvision's name: the paper's, trimmed mean and p90 in ms, inputs a second, batch."""
+
+
+def latest(store: Store) -> dict[tuple[str, str, str, str], str]:
+    """The newest evaluation by model, predictor, device and scenario."""
+    found = evaluations(store)
+    keys = zip(found["model"], found["predictor"], found["device"], found["scenario"], strict=True)
+    return dict(zip(keys, found["id"], strict=True))
+
+
+def newest(store: Store) -> dict[Key, dict[str, Evaluation]]:
+    """By model, predictor and device, the newest evaluation of each scenario."""
+    found: dict[Key, dict[str, Evaluation]] = {}
+    for (*key, scenario), id_ in latest(store).items():
+        model, predictor, device = key
+        found.setdefault((model, predictor, device), {})[scenario] = read(store, id_)
+    return found
+
+
+def table(by_key: Mapping[Key, Mapping[str, Evaluation]]) -> pd.DataFrame:
+    """A row for each model on a runtime and device."""
+    return pd.DataFrame([dict(_row(key, found)) for key, found in by_key.items()])
+
+
+def _row(key: Key, found: Mapping[str, Evaluation]) -> Iterator[tuple[str, Any]]:
+    model, predictor, device = key
+    yield from {"model": model, "predictor": predictor, "device": device}.items()
+    metrics = {name: measured(each.outcome) for name, each in found.items()}
+
+    def value(scenario: str, metric: str, scale: float = 1.0) -> float:
+        return _value(metrics.get(scenario, {}).get(metric), scale)
+
+    sizes = [value(name, "weights_bytes", 1e-6) for name in metrics]
+    yield "weights_mb", next((size for size in sizes if not math.isnan(size)), NAN)
+    yield "online_tm_ms", value(ONLINE, "latency_trimmed_mean", 1e-6)
+    yield "online_p90_ms", value(ONLINE, "latency_p90", 1e-6)
+    yield "online_p90_at_most_ms", _at_most_ms(found.get(ONLINE))
+    yield "most_inputs_per_s", value(BATCHED, "throughput")
+    yield "optimal_batch", value(BATCHED, "optimal_batch")
+    yield "poisson_per_s", value(POISSON, "throughput")
+    yield "poisson_p90_ms", value(POISSON, "latency_p90", 1e-6)
+    yield "poisson_p99_ms", value(POISSON, "latency_p99", 1e-6)
+    yield "poisson_p99_at_most_ms", _bound_ms(found.get(POISSON))
+    yield "not_valid", ", ".join(name for name, each in found.items() if not each.outcome.valid)
+    yield "doubtful", ", ".join(name for name, each in found.items() if each.doubts)
+    theirs, tm_ms, p90_ms, per_s, batch = PAPER.get(model, ("", NAN, NAN, NAN, NAN))
+    yield from {
+        "paper": theirs,
+        "paper_tm_ms": tm_ms,
+        "paper_p90_ms": p90_ms,
+        "paper_per_s": per_s,
+        "paper_batch": batch,
+    }.items()
+
+
+def _value(found: Estimate | None, scale: float) -> float:
+    return NAN if found is None else found.value * scale
+
+
+def _at_most_ms(online: Evaluation | None) -> float:
+    """What p90 is no more than with 99 % confidence, by early stopping."""
+    if online is None or not online.outcome.valid:
+        return NAN
+    outcome = online.outcome
+    share = float(outcome.settings.get("percentile", 90.0)) / 100
+    return stopping_estimate_ns(outcome.latency_ns[outcome.answered], share) / 1e6
+
+
+def _bound_ms(poisson: Evaluation | None) -> float:
+    """What p99 is no more than with 99 % confidence: the bound, where the test is valid."""
+    if poisson is None or not poisson.outcome.valid:
+        return NAN
+    scenario = poisson.manifest.scenario
+    return float(scenario.latency_bound_ms) if isinstance(scenario, Server) else NAN
+
+
+def online_ms(evaluation: Evaluation) -> float:
+    """Trimmed mean of the latency of one input."""
+    return measured(evaluation.outcome)["latency_trimmed_mean"].value / 1e6

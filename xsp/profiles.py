@@ -35,12 +35,13 @@ class Profile(ProfileData):
     """
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a capture that `xsp.load` opens anywhere, without torch or a GPU.
+        """Write a capture that `xsp.load` opens anywhere, without torch or a GPU. What an older
+        version fitted of a loaded one is replaced by the costs that this one fits.
 
         Raises WriteError where it cannot be written, and CaptureError for contents that `xsp.load`
         would refuse; what stood there is as it was.
         """
-        return self._capture.save(path)
+        return self._capture_with_fit.save(path)
 
     def emit(
         self,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.layers import rows_of_layers
 from xsp.analysis.memo import once_per_profile
 from xsp.analysis.peaks import ideal_intensities
-from xsp.analysis.spans.layer_time import layer_rows
 from xsp.analysis.work.kernel_work import kernel_work
 from xsp.analysis.work.roofline import RATES, WORK, add_rates, sources, sum_work
 
@@ -55,6 +55,7 @@ _BY_NAME = [
 ]
 
 
+@once_per_profile
 def kernel_information(profile: ProfileData) -> pd.DataFrame:
     """A8: one row per kernel of a run, in the order of their launches; equal kernels are not
     pooled.
@@ -101,7 +102,7 @@ def placed_work(profile: ProfileData) -> pd.DataFrame:
     """`kernel_work` with layer_index, layer_name and phase of the layer that each kernel belongs
     to.
     """
-    rows = layer_rows(profile.raw_tables("runs", "spans", "layers"))
+    rows = rows_of_layers(profile)
     work = kernel_work(profile)
     mine = rows.loc[work["layer"]]
     return work.assign(

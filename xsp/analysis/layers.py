@@ -44,10 +44,15 @@ def layer_information(profile: ProfileData) -> pd.DataFrame:
 
 
 @once_per_profile
+def rows_of_layers(profile: ProfileData) -> pd.DataFrame:
+    """`layer_rows` of a profile."""
+    return layer_rows(profile.raw_tables(*_TABLES))
+
+
+@once_per_profile
 def _layers(profile: ProfileData) -> pd.DataFrame:
     """`layer_information` with one column more: calls, in one run."""
-    tables = profile.raw_tables(*_TABLES)
-    rows = layer_rows(tables)
+    tables, rows = profile.raw_tables(*_TABLES), rows_of_layers(profile)
     times = layer_times(tables, profile.corrected, rows)
     facts = _facts(tables["layers"].assign(index=rows["index"])[rows["index"] >= 0])
     table = facts.join(times[["latency_ms", "latency_ci_ms", "share"]], on="index")

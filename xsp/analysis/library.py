@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.kernels import placed_work
+from xsp.analysis.layers import rows_of_layers
+from xsp.analysis.memo import once_per_profile
 from xsp.analysis.peaks import ideal_intensities
 from xsp.analysis.spans.intervals import covered_ns
-from xsp.analysis.spans.layer_time import layer_rows
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.spans.statistics import trimmed
 from xsp.analysis.spans.sums import sum_by_run
@@ -105,11 +106,12 @@ def kernels_by_library_call(profile: ProfileData) -> pd.DataFrame:
     return add_rates(table, ideal_intensities(profile))[_KERNELS].reset_index(drop=True)
 
 
+@once_per_profile
 def _calls(profile: ProfileData) -> pd.DataFrame:
     """`library_calls` and the row of the table of that name."""
     tables = profile.raw_tables(*_TABLES)
     spans, runs, recorded = tables["spans"], tables["runs"], tables["library_calls"]
-    layers = layer_rows(tables)
+    layers = rows_of_layers(profile)
     here = spans[spans["level"] == Level.LIBRARY]
     first = here.sort_values(["run", "start_ns"], kind="stable").drop_duplicates("detail")
     deepest = runs.loc[runs["rung"] == deepest_rung({"runs": runs}), "run"]

@@ -5,6 +5,7 @@ exports ever see.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,12 +15,15 @@ from xsp.analysis.correction import (
     Correction,
     corrected_spans,
     correction_of,
+    correction_row,
+    is_current,
     most_of_layers,
 )
 from xsp.analysis.correction.charges import COST_LEVELS
 from xsp.analysis.sentences import Sentences
 from xsp.analysis.spans.calls import module_calls, target_calls
 from xsp.analysis.spans.device_timeline import device_timeline
+from xsp.analysis.spans.hierarchy import is_parted_by_shapes
 from xsp.analysis.spans.named import named_spans
 from xsp.analysis.spans.overhead import overhead
 from xsp.analysis.spans.overlap import serialized_layers
@@ -182,6 +186,15 @@ class ProfileData:
     def _correction(self) -> Correction | None:
         return correction_of(self._capture.meta.get("correction"), self._capture.tables)
 
+    @property
+    def _capture_with_fit(self) -> Capture:
+        """The capture with costs that this version fitted, so that nobody has to fit them again."""
+        row = self._capture.meta.get("correction")
+        if row is None or is_current(row):
+            return self._capture
+        meta = self._capture.meta | {"correction": correction_row(self._correction)}
+        return replace(self._capture, meta=meta)
+
     @cached_property
     def _corrected(self) -> pd.DataFrame | None:
         correction = self._correction
@@ -284,6 +297,8 @@ class ProfileData:
 
     @cached_property
     def _pooled_tree(self) -> pd.DataFrame:
+        if not is_parted_by_shapes(self._capture.tables):
+            return self._tree
         return self._latency_table(pooled=True)
 
     def calls(self, name: str | None = None) -> pd.DataFrame:

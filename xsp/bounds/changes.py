@@ -11,7 +11,7 @@ from math import nan
 import numpy as np
 
 from xsp.bounds.as_if import Change, Floats, outside, within
-from xsp.bounds.otherwise import KERNEL, Bools, Otherwise, matching
+from xsp.bounds.otherwise import KERNEL, Bools, Otherwise
 from xsp.bounds.recorded import RecordedCall, Recording
 
 GRAPH_GAP_NS = 400.0
@@ -62,9 +62,9 @@ def _ops(call: RecordedCall, *patterns: str) -> Bools:
     of_kernels = [each for each in patterns if each.startswith(KERNEL)]
     of_layers = [each for each in patterns if not each.startswith(KERNEL)]
     found = np.zeros(len(call.op_layer), dtype=bool)
-    for asked, names in ((of_layers, call.op_layer), (of_kernels, call.op_kernel)):
+    for asked, names in ((of_layers, call.named_layers), (of_kernels, call.named_kernels)):
         if asked:
-            found |= matching(asked, names.tolist())
+            found |= names.matching(asked)
     return found
 
 
@@ -75,8 +75,7 @@ def _spans(call: RecordedCall, *patterns: str) -> Floats:
     asked = [each for each in patterns if not each.startswith(KERNEL)]
     if not asked:
         return np.zeros((0, 2))
-    mine = matching(asked, call.layers["name"])
-    return call.layers.loc[mine, ["start_ns", "end_ns"]].to_numpy(dtype=np.float64)
+    return call.intervals[call.named_spans.matching(asked)]
 
 
 def _own_time(call: RecordedCall, spans: Floats, without: Floats | None = None) -> Floats:

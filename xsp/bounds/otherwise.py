@@ -9,6 +9,7 @@ from fnmatch import translate
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from xsp.errors import XspError
 
@@ -112,20 +113,31 @@ def _plain(pattern: str) -> str | None:
 
 def _names_any(pattern: str, names: Set[str]) -> bool:
     plain = _plain(pattern)
-    return plain in names if plain is not None else bool(matching([pattern], names).any())
+    return plain in names if plain is not None else bool(Named(names).matching([pattern]).any())
 
 
-def matching(patterns: Iterable[str], names: Iterable[str]) -> Bools:
-    """Which names any of the patterns fits. Plain names are looked up: a model of 100,000 layers
-    is asked for 50,000 of them at once.
+class Named:
+    """Names of rows, to be picked by patterns again and again.
+
+    Plain names are looked up: a model of 100,000 layers is asked for 50,000 of them at once.
     """
-    plain, others = set(), []
-    for pattern in patterns:
-        name = _plain(pattern)
-        if name is None:
-            others.append(re.compile(translate(pattern.removeprefix(KERNEL))))
-        else:
-            plain.add(name)
-    listed = list(names)
-    fits = {name: name in plain or any(each.match(name) for each in others) for name in set(listed)}
-    return np.array([fits[name] for name in listed], dtype=bool)
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._code, distinct = pd.factorize(np.array(list(names), dtype=object))
+        self._place = {str(name): place for place, name in enumerate(distinct.tolist())}
+
+    def matching(self, patterns: Iterable[str]) -> Bools:
+        """The rows whose name any of the patterns fits."""
+        fits = np.zeros(len(self._place), dtype=bool)
+        for pattern in patterns:
+            name = _plain(pattern)
+            if name is None:
+                fits |= self._fitting(pattern)
+            elif name in self._place:
+                fits[self._place[name]] = True
+        found: Bools = fits[self._code]
+        return found
+
+    def _fitting(self, pattern: str) -> Bools:
+        match = re.compile(translate(pattern.removeprefix(KERNEL))).match
+        return np.array([match(name) is not None for name in self._place], dtype=bool)

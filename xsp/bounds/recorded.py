@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from xsp.analysis.correction.replay import replay
 from xsp.analysis.correction.timeline import Timeline
 from xsp.analysis.spans.ancestors import layer_spans
 from xsp.bounds.as_if import Floats, Ints, corrected, typical_latencies
+from xsp.bounds.otherwise import Named
 from xsp.errors import XspError
 from xsp.types import Level, Tables
 
@@ -36,6 +38,26 @@ class RecordedCall:
     op_layer: Names
     op_kernel: Names
     layers: pd.DataFrame
+
+    @cached_property
+    def named_layers(self) -> Named:
+        """Names of the operations' layers."""
+        return Named(self.op_layer.tolist())
+
+    @cached_property
+    def named_kernels(self) -> Named:
+        """Names of the operations."""
+        return Named(self.op_kernel.tolist())
+
+    @cached_property
+    def named_spans(self) -> Named:
+        """Names of the layer spans."""
+        return Named(self.layers["name"])
+
+    @cached_property
+    def intervals(self) -> Floats:
+        """Start and end of the layer spans, shape (n, 2)."""
+        return self.layers[["start_ns", "end_ns"]].to_numpy(dtype=np.float64)
 
     @property
     def waits(self) -> Floats:

@@ -73,9 +73,8 @@ class Capture:
                 f"nothing was written to {str(path)!r}, since no reader would accept the capture: "
                 f"{error}; correct it in memory and save it again"
             ) from error
-        manifest = {"format": _MAGIC, "version": VERSION, "meta": self.meta}
         with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(_MANIFEST, json.dumps(manifest, indent=1))
+            archive.writestr(_MANIFEST, _manifest_of(self.meta))
             for name, table in self._kept().items():
                 archive.writestr(f"{name}.parquet", to_parquet(table))
         return Path(path)
@@ -95,6 +94,29 @@ def load(path: str | os.PathLike[str], max_bytes: int | None = None) -> Capture:
     source, most = Path(path), most_bytes(max_bytes)
     with reading(source), zipfile.ZipFile(source) as archive:
         return _read(source, archive, most)
+
+
+def replace_meta(path: str | os.PathLike[str], meta: dict[str, Any]) -> Path:
+    """Give a capture another `meta`; its tables stay as they are, byte for byte.
+
+    Raises CaptureError if the file is no capture or `meta` is no capture's, and WriteError where it
+    cannot be written; what stands at `path` is as it was.
+    """
+    source = Path(path)
+    if said := META(meta):
+        raise CaptureError(f"{str(source)!r} stays as it is: its new manifest is not valid{said}")
+    with reading(source), zipfile.ZipFile(source) as archive:
+        meta_of(source, archive, most_bytes(None))
+        tables = [(entry, archive.read(entry)) for entry in archive.infolist()]
+    with replacing(source) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for entry, content in tables:
+            is_meta = entry.filename == _MANIFEST
+            archive.writestr(entry, _manifest_of(meta) if is_meta else content)
+    return source
+
+
+def _manifest_of(meta: dict[str, Any]) -> str:
+    return json.dumps({"format": _MAGIC, "version": VERSION, "meta": meta}, indent=1)
 
 
 @contextmanager

@@ -49,6 +49,7 @@ _SQUARE = items(items(real(), least=_KINDS, most=_KINDS), least=_KINDS, most=_KI
 _CORRECTION = record(
     {"costs": _FITTED, "closure": mapping(_CLOSURE)},
     {
+        "version": whole(1),
         "tight_loops": _LOOPS,
         "spread": _SQUARE,
         "mostly_tracing": mapping(real(0)),

@@ -10,4 +10,5 @@ from xsp.analysis.correction.of_capture import Correction as Correction
 from xsp.analysis.correction.of_capture import correction_of as correction_of
 from xsp.analysis.correction.of_capture import correction_row as correction_row
 from xsp.analysis.correction.of_capture import fitted as fitted
+from xsp.analysis.correction.of_capture import is_current as is_current
 from xsp.analysis.correction.recordings import most_of_layers as most_of_layers

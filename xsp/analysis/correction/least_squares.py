@@ -89,7 +89,7 @@ class Problem:
         nearest to 0.
         """
         free = np.flatnonzero(self.free)
-        # Takes half a second to import; a report fits nothing.
+        # Takes half a second to import, and a capture of this version has its fit with it.
         from scipy import optimize
 
         change = np.zeros(len(values))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.correction.certainty import IDENTIFIED
-from xsp.analysis.correction.charges import Costs, Floats
+from xsp.analysis.correction.charges import COST_LEVELS, Costs, Floats
 from xsp.analysis.correction.closure import Closure, closure_by_rung
 from xsp.analysis.correction.corrected import mostly_tracing
 from xsp.analysis.correction.costs import FEW_ROUNDS, VISIBLE, fit_costs
@@ -27,6 +27,13 @@ the other rounds the latencies are used.
 """
 
 MIN_REPLAYED_ROUNDS = 2
+
+FIT_VERSION = 1
+"""Raised whenever the same runs get other costs: a capture's costs of another version are not used.
+"""
+
+_MOST_NS = 1e9
+"""What one event can cost: a second. More is no fit's, and sums of it would fit no integer."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +85,47 @@ def correction_row(correction: Correction | None) -> dict[str, Any] | None:
     if correction is None:
         return None
     return {
-        "costs": asdict(correction.costs),
+        "version": FIT_VERSION,
+        "costs": _cost_row(correction.costs),
         "spread": correction.spread.tolist(),
-        "closure": {rung: asdict(closure) for rung, closure in correction.closure.items()},
-        "tight_loops": asdict(correction.tight_loops),
+        "closure": _closure_rows(correction.closure),
+        "tight_loops": _cost_row(correction.tight_loops),
         "mostly_tracing": dict(correction.mostly_tracing),
         "unshown": [level.name for level in correction.unshown],
-        "host_closure": {rung: asdict(one) for rung, one in correction.host_closure.items()},
+        "host_closure": _closure_rows(correction.host_closure),
         "taken": list(correction.taken),
     }
+
+
+_KEYS = frozenset(
+    {"costs", "spread", "closure", "tight_loops"}
+    | {"mostly_tracing", "unshown", "host_closure", "taken"}
+)
+
+
+def _cost_row(costs: Costs) -> dict[str, Any]:
+    row = asdict(costs)
+    row["intervals"] = {name: list(pair) for name, pair in costs.intervals.items()}
+    return row
+
+
+def _closure_rows(closures: Mapping[str, Closure]) -> dict[str, Any]:
+    return {rung: {**asdict(one), "by_round": list(one.by_round)} for rung, one in closures.items()}
+
+
+def is_current(row: Mapping[str, Any]) -> bool:
+    """Whether this row of a manifest, which has kept its rules, is what `correction_row` gives of a
+    fit of this version: complete, and with costs that a replay can take out.
+    """
+    if row.get("version") != FIT_VERSION or _KEYS - row.keys():
+        return False
+    costs = row["costs"]
+    named = (costs.keys(), costs["intervals"].keys(), costs["identified"].keys())
+    if not all(COST_LEVELS.keys() <= names for names in named):
+        return False
+    ns = np.array([[costs[name], *costs["intervals"][name]] for name in COST_LEVELS])
+    others = np.concatenate([np.ravel(row["spread"]), row["taken"]])
+    return bool((np.abs(ns) <= _MOST_NS).all() and np.isfinite(others).all())
 
 
 AnyRecordings = Recordings | RecordingsOfParts
@@ -95,13 +134,13 @@ AnyRecordings = Recordings | RecordingsOfParts
 def correction_of(
     row: Mapping[str, Any] | None, tables: Tables, recordings: AnyRecordings | None = None
 ) -> Correction | None:
-    """The inverse of `correction_row`. What an older version wrote, which did not hold costs to the
-    host's time, is fitted again, by `recordings` or else by those in `tables`.
+    """The inverse of `correction_row`. What another version fitted, or nobody did, is fitted again,
+    by `recordings` or else by those in `tables`.
     """
     if row is None:
         return None
     loops = Costs(**row.get("tight_loops", {}))
-    if "taken" not in row:
+    if not is_current(row):
         return fitted(tables, loops, recordings)
     intervals = {name: tuple(pair) for name, pair in row["costs"]["intervals"].items()}
     return Correction(

@@ -122,6 +122,19 @@ def hierarchy(
     return tree
 
 
+def is_parted_by_shapes(tables: Tables) -> bool:
+    """Whether the hierarchy with calls `apart` has other nodes than the one without."""
+    spans = tables["spans"]
+    used = np.unique(spans["detail"].to_numpy()[spans["level"] == Level.LAYER])
+    apart, pooled = (_numbers(_layer_keys(tables, used, apart=each)) for each in (True, False))
+    return not np.array_equal(apart, pooled)
+
+
+def _numbers(keys: pd.DataFrame) -> IntArray:
+    """The node of each row, in the order in which nodes first come."""
+    return keys.groupby(list(keys), sort=False, dropna=False).ngroup().to_numpy()
+
+
 def _add_below(tree: Hierarchy, chains: Chains) -> None:
     """Nodes of library calls, then of kernels, each in the order in which they first come."""
     names = chains.names
@@ -159,7 +172,7 @@ def _layer_nodes(tree: Hierarchy, tables: Tables, used: IntArray, keys: pd.DataF
     layers = tables["layers"]
     columns = [tables["modules"][column].tolist() for column in ("name", "type", "calls")]
     modules = {name: (kind, calls) for name, kind, calls in zip(*columns, strict=True)}
-    number = keys.groupby(list(keys), sort=False, dropna=False).ngroup().to_numpy()
+    number = _numbers(keys)
     _, first = np.unique(number, return_index=True)
     rows = layers.loc[used[first]]
     origin = np.where(rows["forward"] >= 0, rows["forward"], rows.index)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from xsp.analysis.spans.assembly import Vocabulary, columns_of
+from xsp.analysis.spans.graph_layers import Captured
 from xsp.capture.run import MODEL_CALLS, Run
 from xsp.types import (
     API_CALLS,
@@ -21,7 +22,6 @@ from xsp.types import (
     Level,
     RunSpec,
     Schema,
-    Tables,
     empty,
 )
 
@@ -39,7 +39,7 @@ Replay = tuple[int, Sequence[str]]
 """A graph's id and its kernels in the order of their capture."""
 
 
-def words(names: Sequence[str], captured: Sequence[Tables] = ()) -> Vocabulary:
+def words(names: Sequence[str], captured: Sequence[Captured] = ()) -> Vocabulary:
     """Words for runs in which these layers begin in this order."""
     rows = [
         {"name": name, "type": "Layer", "kind": "module", "module": "", "code": 2 * place}

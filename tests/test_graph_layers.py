@@ -11,6 +11,7 @@ from graph_programs import Layer, Replay, eager_run, ladder, replaying_run, word
 from xsp import Profile
 from xsp.analysis.spans.ancestors import layer_spans
 from xsp.analysis.spans.assembly import Assembled, assemble, assemble_runs
+from xsp.analysis.spans.graph_layers import Captured
 from xsp.capture.file import Capture
 from xsp.capture.table_checks import check_frames
 from xsp.types import Level, RunSpec, Tables
@@ -24,9 +25,9 @@ NET: list[Layer] = [
 KERNELS = [kernel for _, kernels in NET for kernel in kernels]
 
 
-def eager(layers: Sequence[Layer]) -> Tables:
-    """Tables of a program that launches its kernels by itself."""
-    return assemble([eager_run(layers)], words([name for name, _ in layers]))
+def eager(layers: Sequence[Layer], *graphs: int) -> Captured:
+    """A program that launches its kernels by itself, and was captured into these graphs."""
+    return Captured(assemble([eager_run(layers)], words([name for name, _ in layers])), graphs)
 
 
 def led(replays: Sequence[Replay], *programs: Sequence[Layer], runs: int = 1) -> Assembled:
@@ -90,11 +91,34 @@ def test_a_graph_of_a_part_is_found_in_the_whole() -> None:
 
 def test_equal_blocks_are_told_apart_by_the_order_of_launches() -> None:
     """Two graphs with the same kernels, launched one after the other, are the first and the second
-    of two equal blocks.
+    of two equal blocks, and it is said that the turn tells so.
     """
     blocks: list[Layer] = [("one", ["gemm", "relu"]), ("two", ["gemm", "relu"])]
     found = led([(3, ["gemm", "relu"]), (4, ["gemm", "relu"])], blocks, runs=2)
     assert kernels_by_layer(found.tables, 1) == {name: list(own) for name, own in blocks}
+    assert set(found.tables["graph_nodes"]["owner"]) == {"turn"}
+
+
+def test_a_graph_that_is_named_is_of_its_own_program_whatever_the_turn() -> None:
+    """Two equal programs whose graphs are known: launched in the other order, each kernel is still
+    of its own.
+    """
+    one, two = ([(name, ["gemm", "relu"])] for name in ("one", "two"))
+    run = replaying_run([(4, ["gemm", "relu"]), (3, ["gemm", "relu"])])
+    tables = assemble([run], words([], [eager(one, 3, 9), eager(two, 4)]))
+    spans, nodes = tables["spans"], tables["graph_nodes"]
+    above = layer_spans(spans, nodes["span"].to_numpy())
+    names = tables["layers"]["name"].to_numpy()[spans["detail"].to_numpy()[above]]
+    assert set(zip(nodes["graph"], names, strict=True)) == {(3, "one"), (4, "two")}
+    assert set(nodes["owner"]) == {"order"}
+
+
+def test_equal_programs_whose_graphs_are_not_named_are_ambiguous() -> None:
+    """The order in which programs are given says nothing of the order of launches."""
+    one, two = ([(name, ["gemm", "relu"])] for name in ("one", "two"))
+    found = led([(3, ["gemm", "relu"]), (4, ["gemm", "relu"])], one, two)
+    assert [each.ambiguous for each in found.unled] == [True]
+    assert set(found.tables["graph_nodes"]["owner"]) == {"unknown"}
 
 
 def test_an_equal_block_launched_alone_is_ambiguous() -> None:

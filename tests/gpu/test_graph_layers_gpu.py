@@ -132,18 +132,55 @@ def test_a_graph_of_something_else_is_led_nowhere() -> None:
 
 
 def test_equal_blocks_in_graphs_of_their_own_are_told_apart() -> None:
-    """Two graphs of equal blocks, replayed in turn, are the first and the second block."""
+    """Two graphs of equal blocks, replayed in turn, are the first and the second block of the
+    whole; which graph is which can be said too, and holds in any order.
+    """
     first, second = nn.Linear(64, 64).cuda(), nn.Linear(64, 64).cuda()
     x = torch.randn(8, 64, device="cuda")
-    graphs = [captured(lambda: first(x)), captured(lambda: second(x))]
+    one, two = captured(lambda: first(x)), captured(lambda: second(x))
 
     def replay() -> None:
-        for graph in graphs:
-            graph.replay()
+        one.replay()
+        two.replay()
 
     prof = xsp.measure(replay, captured_from=lambda: (first(x), second(x)), **QUICK)
+    assert set(prof.table("graph_nodes")["owner"]) == {"turn"}
+    named = {two: lambda: second(x), one: lambda: first(x)}
+    said = xsp.measure(replay, captured_from=named, **QUICK)
+    assert set(said.table("graph_nodes")["owner"]) == {"order"}
+    for each in (prof, said):
+        tree = each.tree().query("level == 'LAYER' and kernels > 0")
+        assert list(tree["name"]) == ["first", "second"]
+
+
+def test_graphed_callables_are_led_by_themselves() -> None:
+    """Forward and backward kernels of a module that went through make_graphed_callables belong to
+    its layers, in the model around it, without being told what was captured.
+    """
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.LayerNorm(128), nn.Dropout(0.1))
+    equal = (
+        nn.Sequential(nn.Linear(128, 128), nn.GELU()),
+        nn.Sequential(nn.Linear(128, 128), nn.GELU()),
+    )
+    model = nn.Sequential(block, *equal, nn.Linear(128, 8)).cuda().train()
+    x = torch.randn(16, 64, device="cuda", requires_grad=True)
+    between = torch.randn(16, 128, device="cuda", requires_grad=True)
+
+    def step() -> None:
+        model.zero_grad()
+        model(x).square().mean().backward()
+
+    expected = kernels_by_layer(xsp.measure(step, **QUICK))
+    torch.cuda.make_graphed_callables((block, *equal), ((x,), (between,), (between,)))
+    prof = xsp.measure(step, **QUICK)
+    nodes = prof.table("graph_nodes")
+    assert set(nodes["owner"]) == {"order"}
+    assert nodes["graph"].nunique() == 6
     found = kernels_by_layer(prof)
-    assert set(found.index.get_level_values("name")) == {"first", "second"}
+    for layer in ("0.0", "0.1", "0.2", "0.3", "1.0", "1.1", "2.0", "2.1"):
+        assert found[layer, "forward"] == expected[layer, "forward"]
+        assert found[layer, "backward"] >= 1
 
 
 def test_reduce_overhead_stays_one_layer() -> None:

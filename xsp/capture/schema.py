@@ -251,7 +251,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "span": _row("spans"),
         "graph": Column(pa.int64(), 1, 2**32 - 1),
         "node": _COUNT,
-        "owner": Column(TEXT, choices=("order", "unknown")),
+        "owner": Column(TEXT, choices=("order", "turn", "unknown")),
     },
     "serialized": {
         "run": Column(pa.int64(), 0),

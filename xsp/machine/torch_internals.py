@@ -6,6 +6,7 @@ is dealt with here.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -263,3 +264,53 @@ def has_word(key: str) -> bool:
 
 def _job_store() -> Any:
     return torch.distributed.distributed_c10d._get_default_store()
+
+
+@dataclass(frozen=True)
+class GraphedModule:
+    """What a module that went through `torch.cuda.make_graphed_callables` was captured from. Only
+    the closures of the functions that it made have it.
+    """
+
+    module: nn.Module
+    forward: Callable[..., Any]
+    """The module's own, without a graph."""
+    inputs: tuple[torch.Tensor, ...]
+    parameters: tuple[torch.Tensor, ...]
+    is_differentiated: bool
+    output_gradients: tuple[torch.Tensor, ...]
+    graphs: tuple[Any, Any]
+
+
+def graphed_module(module: nn.Module) -> GraphedModule | None:
+    """What the module was captured from; None where it was not, where its graph is for the other of
+    train and eval mode, or where this release of torch keeps it otherwise.
+    """
+    made = vars(module).get("forward")
+    if getattr(made, "__module__", "") != "torch.cuda.graphs":
+        return None
+    try:
+        outer = _variables_of(made)
+        function = _variables_of(outer["graphed"])["Graphed"]
+        forward = _variables_of(function.forward)
+        backward = _variables_of(inspect.unwrap(function.backward))
+        if module.training != outer["graph_training_state"]:
+            return None
+        surface, count = forward["static_input_surface"], forward["len_user_args"]
+        return GraphedModule(
+            module,
+            outer["orig_fwd"],
+            tuple(surface[:count]),
+            tuple(surface[count:]),
+            any(each.requires_grad for each in forward["static_outputs"]),
+            tuple(each for each in backward["static_grad_outputs"] if each is not None),
+            (forward["fwd_graph"], backward["bwd_graph"]),
+        )
+    except (KeyError, AttributeError):
+        return None
+
+
+def _variables_of(function: Any) -> dict[str, Any]:
+    """What a function's closure holds, by name."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells}

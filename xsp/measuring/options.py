@@ -35,6 +35,10 @@ or as a `Stopped`.
 """
 
 
+CapturedFrom = tuple[tuple[Any, Callable[..., Any]], ...]
+"""Functions that were captured, each with its `torch.cuda.CUDAGraph`, None where it is not said."""
+
+
 class Keywords(TypedDict, total=False):
     """The options as they may be given. What they mean is in `Options`; None is the default."""
 
@@ -105,11 +109,15 @@ def _ladder(name: str, value: Any) -> str:
     raise _refused(name, " or ".join(repr(each) for each in LADDERS), value)
 
 
-def _functions(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
-    given = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if all(callable(each) for each in given):
-        return given
-    raise _refused(name, "a function without arguments, or several", value)
+def _captured_from(name: str, value: Any) -> CapturedFrom:
+    if isinstance(value, Mapping):
+        pairs = [(graph, function) for graph, function in value.items()]
+    else:
+        every = value if isinstance(value, list | tuple) else (value,)
+        pairs = [(None, function) for function in every]
+    if all(callable(function) for _, function in pairs):
+        return tuple(pairs)
+    raise _refused(name, "a function without arguments, several, or {graph: function}", value)
 
 
 def _objects(_name: str, value: Any) -> tuple[Any, ...]:
@@ -268,13 +276,13 @@ class Options:
         ),
     )
 
-    captured_from: tuple[Callable[..., Any], ...] = field(
+    captured_from: CapturedFrom = field(
         default=(),
         metadata=_told(
-            _functions,
+            _captured_from,
             "what the CUDA graphs that the target replays were captured from: a function without "
-            "arguments, or several. Each is called a few times, without a graph, and kernels of "
-            "replays that are equal to its own belong to its layers.",
+            "arguments, a list of them, or {graph: function}. Each is called a few times, without "
+            "a graph, and kernels of replays that are equal to its own belong to its layers.",
         ),
     )
 

@@ -5,7 +5,7 @@ they make possible.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from xsp import levels as level_table
+from xsp.analysis.spans.graph_layers import Captured
 from xsp.capture.run import latency_ns, sorted_by_start, within_model
 from xsp.doubts import Doubt
 from xsp.levels._native.signals import held
@@ -33,7 +34,7 @@ from xsp.measuring.state import PYTHON
 from xsp.measuring.switching import add_note, switched, tracing
 from xsp.measuring.target import Target
 from xsp.measuring.warmup import warm_up
-from xsp.types import Level, LevelStatus, Status, Tables, Tracer
+from xsp.types import Level, LevelStatus, Status, Tracer
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Prepared:
     KERNEL, None where KERNEL is not traced. `recorded` has by level the rows of the structure run
     (`Tracer.recorded`), and took `structure_s`. `compilations` is Dynamo's count when the target
     was warm.
-    `doubts` are for the profile's warnings. `captured` are the tables of eager runs of what the
-    target's CUDA graphs hold.
+    `doubts` are for the profile's warnings, `modules` names what was called and what lies below it.
+    `captured` is what the target's CUDA graphs hold.
     """
 
     executor: Executor
@@ -57,7 +58,8 @@ class Prepared:
     device_work: int | None
     compilations: int
     doubts: tuple[Doubt | str, ...]
-    captured: tuple[Tables, ...] = ()
+    modules: Mapping[nn.Module, str]
+    captured: tuple[Captured, ...] = ()
 
     @property
     def traced(self) -> tuple[Level, ...]:
@@ -104,6 +106,7 @@ def prepare(executor: Executor, options: Options, deadline: Deadline, shown: Pha
         device_work,
         compiled,
         tuple(doubts),
+        names,
     )
 
 

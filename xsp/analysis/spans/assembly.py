@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
-from xsp.analysis.spans.graph_layers import NODE_MASK, Owner, Unled, lead_to_layers
+from xsp.analysis.spans.graph_layers import NODE_MASK, Captured, Owner, Unled, lead_to_layers
 from xsp.analysis.spans.joining import LAUNCH_FACTS, NotJoined, join_by_order
 from xsp.analysis.spans.outside import NO_LAYER_KIND, NOT_IN_STRUCTURE, OUTSIDE_LAYERS
 from xsp.capture.run import Run, within_model
-from xsp.types import RANGES, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level, Tables
+from xsp.types import RANGES, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level
 
 _AXES = ("x", "y", "z")
 
@@ -28,7 +28,7 @@ class Vocabulary:
     `modules` and `calls` are rows of the structure run (dictionaries), `layers` its columns, since
     there can be very many (`columns_of` makes them of rows). `library_calls` are rows too, with
     `symbol` the index into `symbols`; `kernels` are kernel names; `api_name` names an API call by
-    domain and cbid; `captured` are the tables of eager runs of what the program's CUDA graphs hold.
+    domain and cbid; `captured` is what the program's CUDA graphs hold.
     """
 
     calls: list[dict[str, Any]]
@@ -40,7 +40,7 @@ class Vocabulary:
     kernels: Sequence[str]
     api_name: Callable[[int, int], str]
     calls_of_modules: list[dict[str, Any]] = field(default_factory=list)
-    captured: Sequence[Tables] = ()
+    captured: Sequence[Captured] = ()
 
     @property
     def codes(self) -> StructureCodes:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.ancestors import nearest
-from xsp.analysis.spans.graph_matching import Mismatch, find_sequences
+from xsp.analysis.spans.graph_matching import Launches, Mismatch, Program, find_sequences
 from xsp.analysis.spans.launches import launch_of
 from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import spec_of
@@ -39,10 +39,23 @@ NODE_MASK = (1 << 32) - 1
 
 
 class Owner(str, Enum):
-    """How the layer of a replayed kernel is known."""
+    """How the layer of a replayed kernel is known: all kernels of the graph are, in order, those of
+    the layers; and if these occur several times, the turn of the launch tells which they are.
+    """
 
     ORDER = "order"
+    TURN = "turn"
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """Tables of an eager run of what was captured, and CUPTI's ids of the graphs that hold it, none
+    where that is not known.
+    """
+
+    tables: Tables
+    graphs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,30 +86,44 @@ def is_replayed(layers: pd.DataFrame) -> npt.NDArray[np.bool_]:
     return layers[REPLAYED].to_numpy(dtype=np.bool_)
 
 
-def lead_to_layers(tables: Tables, eager: Sequence[Tables]) -> Led:
-    """The tables with kernels of graphs below the layers of the `eager` programs, which are tables
-    of runs without graphs.
+def lead_to_layers(tables: Tables, captured: Sequence[Captured]) -> Led:
+    """The tables with kernels of graphs below the layers of the programs that were `captured`.
 
-    Every layer of an eager program that has device work gets a row in `layers`, with REPLAYED set,
-    before the two that stand for no layer. Column `owner` of `graph_nodes` says of each kernel how
-    its layer is known. Runs that traced no layers stay as they are.
+    Every layer of these that has device work gets a row in `layers`, with REPLAYED set, before the
+    two that stand for no layer. Column `owner` of `graph_nodes` says of each kernel how its layer
+    is known. Runs that traced no layers stay as they are.
     """
     replayed = _replayed(tables)
-    if not len(replayed) or not eager:
+    if not len(replayed) or not captured:
         return Led(dict(tables), ())
-    programs = [_activities(each, _last_run(each)) for each in eager]
+    eager = [each.tables for each in captured]
+    activities = [_activities(each, _last_run(each)) for each in eager]
     codes = _codes([tables["kernels"], *(each["kernels"] for each in eager)])
-    sequences = [code[part["kernel"]] for code, part in zip(codes[1:], programs, strict=True)]
-    keys = replayed[["run", "launch_ns", "correlation_id"]]
-    launch = keys.groupby(list(keys), sort=False).ngroup().to_numpy()
-    own, run = codes[0][replayed["kernel"]], replayed["run"].to_numpy(np.int64)
-    found = find_sequences(own, launch.astype(np.int64), run, sequences)
-    layers = _LayersOf(tables["layers"], eager, programs)
+    programs = [
+        Program(code[part["kernel"]], each.graphs)
+        for code, part, each in zip(codes[1:], activities, captured, strict=True)
+    ]
+    launches = _launches(replayed, codes[0])
+    found = find_sequences(launches, programs)
+    layers = _LayersOf(tables["layers"], eager, activities)
+    owner = np.where(found.by_turn, Owner.TURN.value, Owner.ORDER.value)
     replayed = replayed.assign(
-        launch=launch, layer=layers.rows(found.program, found.place), led=found.program >= 0
+        launch=launches.launch,
+        layer=layers.rows(found.program, found.place),
+        owner=np.where(found.program >= 0, owner, Owner.UNKNOWN.value),
     )
     unled = tuple(_named(each, codes, [tables, *eager]) for each in found.mismatches)
     return Led(_placed(tables, replayed, layers, eager), unled)
+
+
+def _launches(replayed: pd.DataFrame, codes: Ints) -> Launches:
+    keys = replayed[["run", "launch_ns", "correlation_id"]]
+    return Launches(
+        codes[replayed["kernel"]],
+        keys.groupby(list(keys), sort=False).ngroup().to_numpy().astype(np.int64),
+        replayed["graph"].to_numpy(np.int64),
+        replayed["run"].to_numpy(np.int64),
+    )
 
 
 def _replayed(tables: Tables) -> pd.DataFrame:
@@ -299,9 +326,8 @@ def _spans_of_layers(
 
 
 def _with_owners(nodes: pd.DataFrame, place: Ints, replayed: pd.DataFrame) -> pd.DataFrame:
-    led = place[replayed.loc[replayed["led"], "row"].to_numpy()]
-    known = np.isin(nodes["span"].to_numpy(), led)
-    return nodes.assign(owner=np.where(known, Owner.ORDER.value, Owner.UNKNOWN.value))
+    owner = pd.Series(replayed["owner"].to_numpy(), index=place[replayed["row"].to_numpy()])
+    return nodes.assign(owner=owner.reindex(nodes["span"], fill_value=Owner.UNKNOWN.value).array)
 
 
 def _with_layers(layers: pd.DataFrame, added: _LayersOf) -> pd.DataFrame:

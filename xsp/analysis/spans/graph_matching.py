@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,30 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
-_BETWEEN, _BEYOND = -1, -2
-"""Codes of no kernel: between two programs, and behind the last one."""
+_BEYOND = -2
+"""Code of no kernel, behind the last one of a program."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What a program launches, in order, as codes; and the ids of the graphs that hold it or parts
+    of it, none where that is not known.
+    """
+
+    codes: Ints
+    graphs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Launches:
+    """Activities that graphs launched, in order of time and, of each launch, of their nodes: what
+    each is (`codes`), and the launch, graph and run that it is of.
+    """
+
+    codes: Ints
+    launch: Ints
+    graph: Ints
+    run: Ints
 
 
 @dataclass(frozen=True)
@@ -19,100 +42,128 @@ class Mismatch:
 
     `place` is where it first differs from the program that agrees with it longest, counted from 0;
     `expected` and `found` are the codes there, -1 where the program has no more. `ambiguous` is
-    True where it occurs at several places and its launches do not tell which is which.
+    True where it occurs at several places and nothing tells which is which.
     """
 
     kernels: int
-    place: int
-    expected: int
-    found: int
-    ambiguous: bool
+    place: int = 0
+    expected: int = -1
+    found: int = -1
+    ambiguous: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """For every activity the number of the program and the place in it, -1 where it was not found;
-    and a mismatch for each distinct sequence that was not.
+    """For every activity the number of the program and the place in it, -1 where it was not found,
+    and whether it was found by the turn of its launch; and a mismatch for each distinct sequence
+    that was not found.
     """
 
     program: Ints
     place: Ints
+    by_turn: npt.NDArray[np.bool_]
     mismatches: tuple[Mismatch, ...]
 
 
-def find_sequences(codes: Ints, launch: Ints, run: Ints, programs: list[Ints]) -> Found:
-    """Find the sequence of each launch as a whole in one of the `programs`.
+def find_sequences(launches: Launches, programs: Sequence[Program]) -> Found:
+    """Find the sequence of each launch as a whole in one of the programs: in those that say they
+    are of its graph, else in those that do not say.
 
-    `codes` says what each activity is, `launch` which one it is of: those of a launch lie together,
-    in the order of their nodes, and launches in order of time. A sequence that occurs several times
-    in the programs is found where its launches in each run (`run`) take these places in turn.
+    A sequence that occurs several times in one program is found by turn, where its launches in each
+    run are as many as these places or a multiple: the first launch is the first place.
     """
-    text = _Text(programs)
-    cuts = np.flatnonzero(np.diff(launch)) + 1
-    sequences = np.split(codes, cuts)
+    cuts = np.flatnonzero(np.diff(launches.launch)) + 1
     first = np.concatenate([[0], cuts]).astype(np.int64)
-    kinds: dict[bytes, list[int]] = {}
-    for number, sequence in enumerate(sequences):
-        kinds.setdefault(sequence.tobytes(), []).append(number)
-    start = np.full(len(sequences), -1, dtype=np.int64)
+    sequences = np.split(launches.codes, cuts)
+    program, start = np.full((2, len(sequences)), -1, dtype=np.int64)
+    by_turn = np.zeros(len(sequences), dtype=np.bool_)
     mismatches: list[Mismatch] = []
-    for alike in kinds.values():
-        sequence = sequences[alike[0]]
-        places, mismatch = text.places_of(sequence)
-        taken = _in_turn(places, run[first[alike]])
+    asked = [_programs_of(int(graph), programs) for graph in launches.graph[first]]
+    for alike in _groups(sequences, asked):
+        sequence, numbers = sequences[alike[0]], asked[alike[0]]
+        found = _search(sequence, [programs[number].codes for number in numbers])
+        if isinstance(found, Mismatch):
+            mismatches.append(found)
+            continue
+        taken = _in_turn(found.places, launches.run[first[alike]])
         if taken is None:
-            mismatches.append(mismatch or Mismatch(len(sequence), 0, -1, -1, ambiguous=True))
-        else:
-            start[alike] = taken
-    within = np.arange(len(codes)) - np.repeat(first, [len(each) for each in sequences])
-    begin = np.repeat(start, [len(each) for each in sequences])
-    at = np.where(begin >= 0, begin + within, -1)
-    return Found(text.program[at], text.place[at], tuple(mismatches))
+            mismatches.append(Mismatch(len(sequence), ambiguous=True))
+            continue
+        program[alike], start[alike] = numbers[found.program], taken
+        by_turn[alike] = len(found.places) > 1
+    lengths = [len(each) for each in sequences]
+    within = np.arange(len(launches.codes)) - np.repeat(first, lengths)
+    begin = np.repeat(start, lengths)
+    place = np.where(begin >= 0, begin + within, -1)
+    return Found(np.repeat(program, lengths), place, np.repeat(by_turn, lengths), tuple(mismatches))
+
+
+def _programs_of(graph: int, programs: Sequence[Program]) -> tuple[int, ...]:
+    own = tuple(number for number, each in enumerate(programs) if graph in each.graphs)
+    return own or tuple(number for number, each in enumerate(programs) if not each.graphs)
+
+
+def _groups(sequences: Sequence[Ints], asked: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Numbers of the launches that are equal and are looked for in the same programs."""
+    groups: dict[tuple[bytes, tuple[int, ...]], list[int]] = {}
+    for number, (sequence, programs) in enumerate(zip(sequences, asked, strict=True)):
+        groups.setdefault((sequence.tobytes(), programs), []).append(number)
+    return list(groups.values())
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """Where a sequence begins in one program."""
+
+    program: int
+    places: Ints
+
+
+def _search(sequence: Ints, programs: Sequence[Ints]) -> _Places | Mismatch:
+    """The places in the one program that has the sequence."""
+    best = Mismatch(len(sequence))
+    found: list[_Places] = []
+    for number, codes in enumerate(programs):
+        begins = np.flatnonzero(codes == sequence[0])
+        agreeing = _agreeing(sequence, codes, begins)
+        places = begins[agreeing == len(sequence)]
+        if len(places):
+            found.append(_Places(number, places))
+        elif len(begins) and agreeing.max() > best.place:
+            best = _difference(sequence, codes, begins, agreeing)
+    if not found:
+        if best.found < 0:
+            expected = next((int(codes[0]) for codes in programs if len(codes)), -1)
+            best = Mismatch(len(sequence), 0, expected, int(sequence[0]))
+        return best
+    shares_kernels = (np.diff(found[0].places) < len(sequence)).any()
+    if len(found) > 1 or shares_kernels:
+        return Mismatch(len(sequence), ambiguous=True)
+    return found[0]
+
+
+def _agreeing(sequence: Ints, codes: Ints, begins: Ints) -> Ints:
+    """How many kernels from each of these places on are those of the sequence."""
+    size = len(sequence)
+    padded = np.concatenate([codes, np.full(size, _BEYOND, dtype=np.int64)])
+    equal = np.lib.stride_tricks.sliding_window_view(padded, size)[begins] == sequence
+    return np.where(equal.all(axis=1), size, np.argmin(equal, axis=1))
+
+
+def _difference(sequence: Ints, codes: Ints, begins: Ints, agreeing: Ints) -> Mismatch:
+    longest = int(np.argmax(agreeing))
+    place = int(agreeing[longest])
+    at = int(begins[longest]) + place
+    expected = int(codes[at]) if at < len(codes) else -1
+    return Mismatch(len(sequence), place, expected, int(sequence[place]))
 
 
 def _in_turn(places: Ints, run: Ints) -> Ints | None:
     """The place of each launch of one sequence, in order of time; None where that is not known."""
-    if len(places) <= 1:
-        return np.repeat(places, len(run)) if len(places) else None
+    if len(places) == 1:
+        return np.repeat(places, len(run))
     _, begins, counts = np.unique(run, return_index=True, return_counts=True)
     if (counts % len(places)).any():
         return None
     number = np.arange(len(run)) - np.repeat(begins, counts)
     return places[number % len(places)]
-
-
-class _Text:
-    """The programs one after the other; `program` and `place` of each code, -1 for the last."""
-
-    def __init__(self, programs: list[Ints]) -> None:
-        gap = np.array([_BETWEEN], dtype=np.int64)
-        self.codes = np.concatenate([part for each in programs for part in (each, gap)])
-        lengths = [len(each) + 1 for each in programs]
-        self.program = np.repeat(np.arange(len(programs)), lengths).astype(np.int64)
-        self.place = np.concatenate([np.arange(length) for length in lengths]).astype(np.int64)
-        self.program[-1] = self.place[-1] = -1
-
-    def places_of(self, sequence: Ints) -> tuple[Ints, Mismatch | None]:
-        """Where a sequence occurs, and if it does nowhere, how it differs. Nowhere, without a
-        difference, where occurrences share kernels.
-        """
-        size = len(sequence)
-        begins = np.flatnonzero(self.codes == sequence[0])
-        padded = np.concatenate([self.codes, np.full(size, _BEYOND, dtype=np.int64)])
-        equal = np.lib.stride_tricks.sliding_window_view(padded, size)[begins] == sequence
-        agreeing = np.where(equal.all(axis=1), size, np.argmin(equal, axis=1))
-        places = begins[agreeing == size]
-        if not len(places):
-            return places, self._difference(sequence, begins, agreeing)
-        if (np.diff(places) < size).any():
-            return places[:0], None
-        return places, None
-
-    def _difference(self, sequence: Ints, begins: Ints, agreeing: Ints) -> Mismatch:
-        if not len(begins):
-            expected = int(self.codes[0])
-            return Mismatch(len(sequence), 0, expected, int(sequence[0]), ambiguous=False)
-        best = int(np.argmax(agreeing))
-        place = int(agreeing[best])
-        expected = int(self.codes[begins[best] + place])
-        return Mismatch(len(sequence), place, expected, int(sequence[place]), ambiguous=False)

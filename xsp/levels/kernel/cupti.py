@@ -261,6 +261,12 @@ class CuptiLibrary:
         self.call("cuptiGetContextId", ctypes.c_void_p(context), ctypes.byref(found))
         return found.value
 
+    def graph_id(self, executable: int) -> int:
+        """The number by which records name an executable graph (`cuptiGetGraphExecId`)."""
+        found = ctypes.c_uint32()
+        self.call("cuptiGetGraphExecId", ctypes.c_void_p(executable), ctypes.byref(found))
+        return found.value
+
     def timestamp(self) -> int:
         """CUPTI's clock now, in ns (`cuptiGetTimestamp`); the clock of the records."""
         stamp = ctypes.c_uint64()

@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,8 @@ _LEAST_S = 5.0
 
 def main() -> None:
     options = _options()
+    # So that a run that is ended by SIGTERM ends the process that it has started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = options.models.split(",") if options.models else pool(options.pool)
     if options.page is not None:
         write_page(options.output, options.page)
@@ -58,11 +61,18 @@ def main() -> None:
 
 
 def in_this_process(names: list[str], options: argparse.Namespace) -> None:
-    """What `run_apart` starts."""
+    """What `run_apart` starts, and what measures many models where starting takes long."""
     if options.estimate:
         print_estimate(names, options)
-    else:
-        measure(names, options.number, options, options.budget_s)
+        return
+    begin = time.monotonic()
+    for chunk in _chunks(names, options.together):
+        left = options.budget_s - (time.monotonic() - begin)
+        if left < _LEAST_S:
+            print("the budget is spent; run it again to go on", flush=True)
+            return
+        measure(chunk, options.number, options, left)
+        print(f"{time.monotonic() - begin:6.0f} s  {', '.join(chunk)}", flush=True)
 
 
 def measured(names: Sequence[str], options: argparse.Namespace) -> bool:
@@ -122,11 +132,11 @@ def measure_apart(names: list[str], number: int, options: argparse.Namespace, le
 
 def run_apart(names: Sequence[str], number: int, left: float) -> int:
     """Start this program for some models, in a process of its own; returns its status."""
-    own = ["--number", str(number), "--models", ",".join(names), "--budget-s", f"{left:.0f}"]
-    if math.isinf(left):
-        own = own[:4]
-    given = sys.argv[1:]
-    return subprocess.run([sys.executable, __file__, *given, *own], check=False).returncode
+    own = ["--number", str(number), "--models", ",".join(names), "--together", str(len(names))]
+    if not math.isinf(left):
+        own += ["--budget-s", f"{left:.0f}"]
+    command = [sys.executable, __file__, *sys.argv[1:], *own]
+    return subprocess.run(command, check=False).returncode
 
 
 def _place(options: argparse.Namespace, number: int, names: Sequence[str]) -> Path:
@@ -279,7 +289,7 @@ def _write(path: Path, kept: Mapping[str, Any]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pool", default="small", help="small, families, ten or diverse")
+    parser.add_argument("--pool", default="small", help="small, families, ten, large or diverse")
     parser.add_argument("--models", default="", help="names with commas, instead of a pool")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=1)
@@ -296,7 +306,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--database", type=Path, default=Path("bricks.sqlite"))
     parser.add_argument("--output", type=Path, default=Path("bricks.json"))
     parser.add_argument("--page", type=Path)
-    parser.add_argument("--number", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--number", type=int, help="this measurement only, all in one process")
     return parser.parse_args()
 
 

@@ -46,6 +46,8 @@ TEN = (
     "zoo/deit_small",
 )
 """For a minute of a GPU."""
+LARGE = ("zoo/resnet50@256", "zoo/vit_b_16@128", "zoo/gpt2@32")
+"""Batches that keep a GPU longer than the host needs to launch them."""
 
 
 def pool(name: str) -> list[str]:
@@ -54,17 +56,21 @@ def pool(name: str) -> list[str]:
         from zoo import ZOO
 
         return [f"zoo/{each}" for each in ZOO]
-    named = {"small": SMALL, "families": FAMILIES, "ten": TEN}
+    named = {"small": SMALL, "families": FAMILIES, "ten": TEN, "large": LARGE}
     if name not in named:
-        raise SystemExit(f"--pool must be small, families, ten or diverse, not {name!r}")
+        raise SystemExit(f"--pool must be small, families, ten, large or diverse, not {name!r}")
     return list(named[name])
 
 
 def built(name: str, device: str, batch: int) -> tuple[Any, Any]:
-    """A model in evaluation mode and its inputs."""
+    """A model in evaluation mode and its inputs; a name may end in a batch of its own, as in
+    `zoo/resnet50@64`.
+    """
     import torch
 
     torch.manual_seed(0)
+    name, _, size = name.partition("@")
+    batch = int(size or batch)
     source, _, own = name.partition("/")
     if source == "zoo":
         from zoo import ZOO, target

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from xsp.brickwork.composing import latency_ns, replayed
 from xsp.brickwork.cutting import Decomposition, decomposed
 from xsp.brickwork.device import Calls, latencies, works
 from xsp.brickwork.model import model_of
+from xsp.brickwork.network import fresh
+from xsp.brickwork.rounds import Runnable, launches_of
 from xsp.brickwork.samples import NETWORK, Record
 
 TYPICAL = {"launch_ns": 4_000.0, "gap_ns": 1_000.0, "wake_ns": 8_000.0}
@@ -130,3 +134,34 @@ def test_without_a_trace_there_is_no_replay() -> None:
     known[digest].facts = {}
     assert replayed(made, known) is None
     assert json.loads(made.bricks[0].layer.key)["operator"] == "brick"
+
+
+def test_launches_are_timed_without_waiting_in_between() -> None:
+    """Calls of a segment follow each other twice, a wait before each time; those with a backward
+    pass are not made, and inputs are copies made before.
+    """
+    events: list[str] = []
+
+    def runnable(name: str, segment: int, *, trained: bool = False) -> Runnable:
+        weights = [[torch.ones(1)]] if trained else None
+        wait = partial(events.append, "wait")
+        return Runnable([lambda _: events.append(name)], [[one]], weights, wait, segment=segment)
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        events.append("copy")
+        return tensor.clone()
+
+    one = torch.ones(1)
+    many = [runnable("a", 0), runnable("b", 0), runnable("c", 0, trained=True)]
+    found = launches_of(many, 3, copied, random.Random(0))
+    assert sorted(found) == [0, 1]
+    assert events == ["copy"] * 4 + ["wait", "a", "b"] * 2
+
+
+def test_many_launches_are_timed_a_few_at_a_time() -> None:
+    """Each of 70 calls is made twice, and no more inputs are held than of 32."""
+    calls: list[int] = []
+    many = [Runnable([partial(calls.append, place)], [[]]) for place in range(70)]
+    found = launches_of(many, 0, fresh, random.Random(0))
+    assert len(found) == 70
+    assert calls == [*range(32)] * 2 + [*range(32, 64)] * 2 + [*range(64, 70)] * 2

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from xsp.brickwork.composing import host_ns
+from xsp.brickwork.composing import busy_ns, host_ns
 from xsp.brickwork.plan import Subject
 from xsp.brickwork.rounds import COLD, MODEL, WARM
 from xsp.brickwork.samples import Record
@@ -67,7 +67,7 @@ def _brick_row(layer: Layer, algorithm: str, records: Records) -> dict[str, Any]
         "warm_us": nan if warm is None else warm.mean_ns / 1e3,
         "cold_us": nan if cold is None else cold.mean_ns / 1e3,
         "host_us": _host_us(own),
-        "device_us": nan if own is None else own.facts.get("device", {}).get("busy_ns", nan) / 1e3,
+        "device_us": nan if own is None else busy_ns(own) / 1e3,
         "rounds": 0 if own is None else len(own.samples_ns),
         "failure": "" if own is None else own.failure,
     }

@@ -53,6 +53,11 @@ def host_ns(record: Record) -> tuple[float, float]:
     return own.mean_ns, own.half_width_ns
 
 
+def busy_ns(record: Record) -> float:
+    """How long the operations of a call keep the GPU; NaN where it was not traced."""
+    return float(record.facts.get("device", {}).get("busy_ns", np.nan))
+
+
 @dataclass(frozen=True, eq=False)
 class _Program:
     """Bricks in the order in which they run, and the operations that they launch.

@@ -48,7 +48,8 @@ def along_critical_path(cut: Decomposition, times: Times) -> Constructed:
     if absent:
         return _unknown(CRITICAL_PATH, cut.bricks, absent)
     digests = [each.layer.digest for each in cut.bricks]
-    _, path = cut.graph.critical_path([times[each].mean_ns for each in digests])
+    mean_ns = {digest: times[digest].mean_ns for digest in set(digests)}
+    _, path = cut.graph.critical_path([mean_ns[each] for each in digests])
     terms = Counter(digests[place] for place in path)
     return _combined(CRITICAL_PATH, [cut.bricks[place] for place in path], terms, times)
 

@@ -27,6 +27,10 @@ MODEL, WARM, COLD = "model", "warm", "cold"
 """How a call finds the caches: as inside a model, what its own last call left, nothing."""
 _FLUSHED_BYTES = 64 << 20
 """More than the last cache of most CPUs holds."""
+_TOGETHER = 32
+"""Calls that follow each other without a wait: their operations find room in the GPU's queue, which
+holds some 1,000, and their inputs in its memory.
+"""
 _MALLOC = ((-3, 1 << 30), (-1, 1 << 30), (-2, 64 << 20))
 """M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of glibc's mallopt: memory that was freed stays
 with the process. Else large tensors cost page faults in one process and none in another."""
@@ -54,7 +58,7 @@ class Runnable:
 @dataclass(frozen=True)
 class Taken:
     """Time of a call with all of its work, and until it returned to the host, in ns: the same on a
-    CPU.
+    CPU. Behind a wait for the GPU, a call takes the host longer than inside a model: `launches_of`.
     """
 
     total_ns: int
@@ -107,14 +111,56 @@ def round_of(
     runnables: Sequence[Runnable], number: int, fresh: Fresh, order: random.Random
 ) -> list[Taken]:
     """One call of each, segments in random order; what each took, in the order given."""
+    places = [place for segment in _shuffled(runnables, order) for place in segment]
+    found = {place: timed_call(runnables[place], number, fresh) for place in places}
+    return [found[place] for place in range(len(runnables))]
+
+
+def launches_of(
+    runnables: Sequence[Runnable], number: int, fresh: Fresh, order: random.Random
+) -> dict[int, int]:
+    """By place, how long a call of each keeps the host, in ns, as inside a model: the GPU is not
+    waited for in between, inputs are there already, and the host has the code in its caches, for
+    a model repeats what it does. So calls of a segment follow each other, a few at a time, and the
+    second time they are timed.
+
+    Calls with a backward pass are left out.
+    """
+    found: dict[int, int] = {}
+    for segment in _shuffled(runnables, order):
+        places = [place for place in segment if runnables[place].trained is None]
+        for start in range(0, len(places), _TOGETHER):
+            found |= _launched(runnables, places[start : start + _TOGETHER], number, fresh)
+    return found
+
+
+def _launched(
+    runnables: Sequence[Runnable], places: Sequence[int], number: int, fresh: Fresh
+) -> dict[int, int]:
+    """Two calls of each; how long the second one keeps the host."""
+    at = {place: number % len(runnables[place].calls) for place in places}
+    given = [
+        {place: [fresh(each) for each in runnables[place].inputs[at[place]]] for place in places}
+        for _ in range(2)
+    ]
+    found: dict[int, int] = {}
+    for inputs in given:
+        (runnables[places[0]].wait or _nothing)()
+        for place in places:
+            runnable = runnables[place]
+            taken = _inferred(runnable.calls[at[place]], inputs.pop(place), runnable.clock)
+            found[place] = taken.host_ns
+    return found
+
+
+def _shuffled(runnables: Sequence[Runnable], order: random.Random) -> list[list[int]]:
+    """The places of each segment, segments in random order."""
     segments: dict[int, list[int]] = {}
     for place, runnable in enumerate(runnables):
         segments.setdefault(runnable.segment, []).append(place)
     shuffled = list(segments.values())
     order.shuffle(shuffled)
-    places = [place for segment in shuffled for place in segment]
-    found = {place: timed_call(runnables[place], number, fresh) for place in places}
-    return [found[place] for place in range(len(runnables))]
+    return shuffled
 
 
 def timed_call(runnable: Runnable, number: int, fresh: Fresh) -> Taken:

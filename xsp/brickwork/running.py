@@ -20,8 +20,9 @@ from xsp.brickwork.network import fresh
 from xsp.brickwork.occurrences import occurrences_in
 from xsp.brickwork.plan import Options, Prepared, Subject, sums
 from xsp.brickwork.precision import widest
-from xsp.brickwork.rounds import COLD, MODEL, WARM, Runnable, looped, round_of, settled
+from xsp.brickwork.rounds import COLD, MODEL, WARM, Runnable, launches_of, looped, round_of, settled
 from xsp.brickwork.samples import (
+    EAGER,
     METHOD,
     NETWORK,
     PAPER,
@@ -202,12 +203,15 @@ class _Session:
         return [item for item in self.items if len(item.record.samples_ns) < MAXIMUM_ROUNDS]
 
     def _round(self, items: Sequence[Item], number: int, order: random.Random) -> None:
-        taken = round_of([item.runnable for item in items], number, fresh, order)
+        runnables = [item.runnable for item in items]
+        taken = round_of(runnables, number, fresh, order)
         for item, each in zip(items, taken, strict=True):
             item.record.samples_ns.append(float(each.total_ns))
-            if item.runnable.wait is not None:
+        if self.device == "cuda":
+            launches = launches_of(runnables, number, fresh, order)
+            for place, (item, each) in enumerate(zip(items, taken, strict=True)):
                 hosts = item.record.facts.setdefault("host_samples_ns", [])
-                hosts.append(float(each.host_ns))
+                hosts.append(float(launches.get(place, each.host_ns)))
         if time.perf_counter() - self._kept_at > KEPT_EVERY_S:
             self._keep(items)
 
@@ -230,8 +234,8 @@ class _Session:
         self._kept_at = time.perf_counter()
 
     def _trace(self, order: random.Random) -> None:
-        """What each brick does on the GPU."""
-        mine = [item for item in self.items if item.record.algorithm == NETWORK]
+        """What each brick, and each model as its user calls it, does on the GPU."""
+        mine = [item for item in self.items if item.record.algorithm in {NETWORK, EAGER}]
         facts, why = device.timelines([item.runnable for item in mine], order)
         self.notes += [why] if why else []
         for item, each in zip(mine, facts, strict=False):

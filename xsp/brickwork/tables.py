@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xsp.brickwork.composing import replayed
+from xsp.brickwork.composing import busy_ns, replayed
 from xsp.brickwork.construction import SUM, Constructed, along_critical_path, overlapping, summed
 from xsp.brickwork.plan import Subject
 from xsp.brickwork.rounds import MODEL
@@ -36,6 +36,8 @@ MODEL_COLUMNS = [
     "normalised_ci",
     "normalised_graph",
     "covered",
+    "device_ms",
+    "constructed_device_ms",
 ]
 POOL_COLUMNS = [
     "granularity",
@@ -74,10 +76,12 @@ def model_table(subjects: Sequence[Subject], records: Records) -> pd.DataFrame:
     """One row for each model, granularity and rule (MODEL_COLUMNS); `*_ci_ms` are half widths.
 
     `measured_ms` is the model as its user calls it, `graph_ms` its operators without the Python
-    between them. `normalised` is constructed over measured, `normalised_graph` over the graph.
+    between them. `normalised` is constructed over measured, `normalised_graph` over the graph. On a
+    GPU, `device_ms` is how long the model's operations keep it, and `constructed_device_ms` how
+    long those of its bricks do, however long the host takes to launch them.
     """
     rows = [
-        {**_model_facts(subject, records), **_row(subject, granularity, each)}
+        {**_model_facts(subject, records), **_row(subject, granularity, each, records)}
         for subject in subjects
         for granularity, each in constructions(subject, records)
     ]
@@ -96,7 +100,7 @@ def model_table(subjects: Sequence[Subject], records: Records) -> pd.DataFrame:
 
 def _model_facts(subject: Subject, records: Records) -> dict[str, Any]:
     known: dict[str, Any] = {"model": subject.model.name, "layers": len(subject.model.parts)}
-    known |= {"measured_ms": nan, "measured_ci_ms": nan, "graph_ms": nan}
+    known |= {"measured_ms": nan, "measured_ci_ms": nan, "graph_ms": nan, "device_ms": nan}
     if subject.whole is None:
         return known
     digest = subject.whole.layer.digest
@@ -105,13 +109,17 @@ def _model_facts(subject: Subject, records: Records) -> dict[str, Any]:
     if measured is not None:
         known["measured_ms"] = measured.mean_ns / 1e6
         known["measured_ci_ms"] = measured.half_width_ns / 1e6
+        known["device_ms"] = busy_ns(measured) / 1e6
     if graph is not None:
         known["graph_ms"] = graph.mean_ns / 1e6
     return known
 
 
-def _row(subject: Subject, granularity: int, each: Constructed) -> dict[str, Any]:
+def _row(subject: Subject, granularity: int, each: Constructed, records: Records) -> dict[str, Any]:
     bricks = subject.decompositions[granularity].bricks
+    times = times_for(subject, records)
+    digests = [brick.layer.digest for brick in bricks]
+    device_ns = [busy_ns(times[digest]) if digest in times else nan for digest in digests]
     return {
         "granularity": granularity,
         "rule": each.rule,
@@ -120,6 +128,7 @@ def _row(subject: Subject, granularity: int, each: Constructed) -> dict[str, Any
         "constructed_ms": each.latency_ns / 1e6,
         "constructed_ci_ms": each.half_width_ns / 1e6,
         "covered": each.covered,
+        "constructed_device_ms": sum(device_ns) / 1e6,
     }
 
 
@@ -166,6 +175,7 @@ def _unique(
         for brick in subject.decompositions[granularity].bricks:
             key = (brick.layer.digest, subject.algorithm)
             counts[key] += 1
-            record = known.get(key[0])
-            times[key] = nan if record is None else record.mean_ns
+            if key not in times:
+                record = known.get(key[0])
+                times[key] = nan if record is None else record.mean_ns
     return counts, sum(times.values())

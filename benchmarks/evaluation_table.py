@@ -48,6 +48,7 @@ from xsp.evaluation import evaluate
 from xsp.evaluation.manifest.reading import manifest_of
 from xsp.evaluation.records.reading import read
 from xsp.evaluation.scenarios.process import MeasuredProcess
+from xsp.evaluation.scenarios.starting import Forking
 
 MODELS = tuple(
     f"vision_models:{name}" for name in ("alexnet_like", "resnet_like", "mobilenet_like")
@@ -84,6 +85,11 @@ def run(store: Store, options: argparse.Namespace) -> None:
     """Evaluate what is asked for and not in the database yet, runtime after runtime; what fails is
     told and left out.
     """
+    with Forking() as start:
+        _run(store, options, start)
+
+
+def _run(store: Store, options: argparse.Namespace, start: Forking) -> None:
     until = time.monotonic() + 60 * options.minutes
     pairs = [
         (model, predictor)
@@ -95,13 +101,18 @@ def run(store: Store, options: argparse.Namespace) -> None:
             print(f"{options.minutes:g} minutes are over; the same command goes on", flush=True)
             return
         try:
-            fill_row(store, options, model, predictor, until)
+            fill_row(store, options, model, predictor, until, start)
         except XspError as error:
             print(f"{model.function} on {predictor}: {error}", flush=True)
 
 
 def fill_row(
-    store: Store, options: argparse.Namespace, model: Asked, predictor: str, until: float
+    store: Store,
+    options: argparse.Namespace,
+    model: Asked,
+    predictor: str,
+    until: float,
+    start: Forking,
 ) -> None:
     """Evaluate a model on a runtime under the three scenarios, those that are missing, in one
     process.
@@ -109,7 +120,7 @@ def fill_row(
     manifest = content(model, options, predictor)
     key = (manifest["name"], predictor, options.device)
     done = latest(store)
-    with MeasuredProcess() as process:
+    with MeasuredProcess(start) as process:
         for scenario in SCENARIOS:
             if (*key, scenario) in done or time.monotonic() > until:
                 continue

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from xsp.evaluation.scenarios.settings import (
     Server,
     SingleStream,
 )
+from xsp.evaluation.scenarios.starting import Forking, fresh
 
 AN_HOUR_MS = 3_600_000
 """A latency bound that no stall of the machine breaks."""
@@ -210,13 +212,23 @@ def test_tests_of_a_system_share_a_process(tmp_path: Path) -> None:
     assert comes_true(lambda: not any(alive(int(pid)) for pid in made.read_text().split()))
 
 
-def test_a_test_after_one_that_failed_has_a_new_process(tmp_path: Path) -> None:
-    """A query without an answer, a death and a time limit each leave a process that the next test
-    does not get; the tests before and after are whole.
+@pytest.fixture(scope="module")
+def forking() -> Iterator[Forking]:
+    """One that has imported torch, for all tests of this file."""
+    with Forking() as started:
+        yield started
+
+
+@pytest.mark.parametrize("begins", ["fresh", "forked"])
+def test_a_test_after_one_that_failed_has_a_new_process(
+    tmp_path: Path, begins: str, forking: Forking
+) -> None:
+    """A query without an answer and a death each leave a process that the next test does not get,
+    whether processes begin anew or as forks; the tests after them are whole.
     """
     stream = SingleStream(kind="single_stream", queries=64)
     failing = partial(systems.noting, str(tmp_path / "made"), 3 + 10)
-    with MeasuredProcess() as process:
+    with MeasuredProcess(forking if begins == "forked" else fresh) as process:
         broken = run_scenario(stream, failing, 10, logs=tmp_path / "logs", process=process)
         again = run_scenario(stream, failing, 10, logs=tmp_path / "logs", process=process)
         assert (broken.errors, again.errors, again.details["tests_before"]) == (1, 1, 0)
@@ -225,22 +237,68 @@ def test_a_test_after_one_that_failed_has_a_new_process(tmp_path: Path) -> None:
             run_scenario(stream, partial(systems.dying, 5), 10, process=process)
         well = run_scenario(stream, systems.ready, 10, process=process)
         assert (well.valid, process.started) == (True, 4)
+    assert well.details["forked"] == (begins == "forked")
 
 
-@pytest.mark.parametrize("hangs", ["noting_and_hanging", "holding_the_lock"])
-def test_the_test_ends_with_the_process_that_waits(tmp_path: Path, hangs: str) -> None:
-    """When the waiting process is killed, the measured one ends, even one that hangs with Python's
-    lock held.
+def test_forks_have_torch_and_nothing_of_each_other(tmp_path: Path, forking: Forking) -> None:
+    """Each fork is a process of its own with torch imported, an untouched GPU and another state of
+    numpy's global generator.
+    """
+    told = tmp_path / "told"
+    scenario = SingleStream(kind="single_stream", queries=64)
+    for _ in range(2):
+        with MeasuredProcess(forking) as process:
+            run_scenario(scenario, partial(systems.telling, str(told)), 10, process=process)
+    first, second = (json.loads(line) for line in told.read_text().splitlines())
+    assert first["torch"] == second["torch"] == "imported, without CUDA"
+    assert first["pid"] != second["pid"]
+    assert first["drawn"] != second["drawn"]
+
+
+def test_a_fork_is_begun_anew_where_the_forking_process_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another environment gets another forking process, and so does the test after one was killed,
+    which ends its forks.
+    """
+    scenario = SingleStream(kind="single_stream", queries=64)
+    monkeypatch.setattr("xsp.evaluation.scenarios.starting.MODULES", ("numpy",))
+    with Forking() as forking, MeasuredProcess(forking) as process:
+        first = run_scenario(scenario, systems.ready, 10, process=process)
+        monkeypatch.setenv("XSP_TEST_VALUE", "seen")
+        process.close()
+        told = tmp_path / "told"
+        second = run_scenario(scenario, partial(systems.telling, str(told)), 10, process=process)
+        assert json.loads(told.read_text())["value"] == "seen"
+        os.kill(json.loads(told.read_text())["parent"], signal.SIGKILL)
+        assert comes_true(lambda: not alive(json.loads(told.read_text())["pid"]))
+        third = run_scenario(scenario, systems.ready, 10, process=process)
+    assert [each.valid for each in (first, second, third)] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("hangs", "start"),
+    [
+        ("noting_and_hanging", "starting.fresh"),
+        ("holding_the_lock", "starting.fresh"),
+        ("holding_the_lock", "starting.Forking()"),
+    ],
+)
+def test_the_test_ends_with_the_process_that_waits(tmp_path: Path, hangs: str, start: str) -> None:
+    """When the waiting process is killed, the measured one ends, forked or not, even one that hangs
+    with Python's lock held.
     """
     noted = tmp_path / "pid"
     program = (
         "from functools import partial\n"
         "import loadable_systems as systems\n"
+        "from xsp.evaluation.scenarios import starting\n"
+        "from xsp.evaluation.scenarios.process import MeasuredProcess\n"
         "from xsp.evaluation.scenarios.running import run_scenario\n"
         "from xsp.evaluation.scenarios.settings import SingleStream\n"
         "scenario = SingleStream(kind='single_stream', warmup=0)\n"
         f"run_scenario(scenario, partial(systems.{hangs}, {str(noted)!r}), 1,"
-        f" logs={str(tmp_path)!r})\n"
+        f" logs={str(tmp_path)!r}, process=MeasuredProcess({start}))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     waiting = subprocess.Popen([sys.executable, "-c", program], env=environment)

@@ -25,10 +25,12 @@ from xsp.evaluation.records import jobs as records
 from xsp.evaluation.records.transport import as_json
 from xsp.evaluation.running import changed, evaluated
 from xsp.evaluation.scenarios.process import MeasuredProcess
+from xsp.evaluation.scenarios.starting import Forking
 
-_PROCESS = MeasuredProcess()
+_FORKING = Forking()
+_PROCESS = MeasuredProcess(_FORKING)
 """Where this process's jobs run their scenarios: jobs that follow one another and differ only in
-the scenario share a model."""
+the scenario share a model, and all share the import of torch."""
 
 AS_WRITTEN = None
 """In place of a predictor or scenario: the manifest's own."""
@@ -126,6 +128,7 @@ def dispatch(
         return run_jobs(waiting, run_one, write, agents, started=started, stop=stop)
     finally:
         _PROCESS.close()
+        _FORKING.close()
 
 
 def _combinations(

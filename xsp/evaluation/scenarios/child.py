@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -53,19 +53,24 @@ ORPHANED = 3
 
 
 def main() -> None:
-    """Run the tasks on standard input, and write the result of each to its folder."""
+    """Run the tasks on standard input."""
+    serve(sys.stdin.buffer, int(sys.argv[1]))
+
+
+def serve(given: BinaryIO, over: int, *, forked: bool = False) -> NoReturn:
+    """Run the tasks that are given, and write the result of each to its folder."""
     # Loadgen ends the process on it; the one that waits decides when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
-    over = int(sys.argv[1])
-    kept = _Kept()
-    for task in _tasks(sys.stdin.buffer):
+    kept = _Kept(forked)
+    for task in _tasks(given):
         _print_to(task.folder)
         report = _reported(task, kept)
         write_file(task.folder / RESULT, json.dumps(asdict(report)).encode())
         sys.stdout.flush()
         sys.stderr.flush()
         os.write(over, b".")
+    os._exit(ORPHANED)
 
 
 def _tasks(given: BinaryIO) -> Iterator[Task]:
@@ -95,7 +100,8 @@ def _print_to(folder: Path) -> None:
 class _Kept:
     """The system, which is made for the first test, and what was read of memory before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, forked: bool) -> None:
+        self.forked = forked
         self.tests = 0
         self.meter = Meter()
         self._system: System | None = None
@@ -128,7 +134,8 @@ def _tested(task: Task, kept: _Kept) -> Report:
     kept.meter.start()
     report = _TESTS.get(type(task.scenario), _by_loadgen)(task, system, recording, once_ns)
     report.usage = asdict(kept.meter.usage())
-    report.details |= {"tests_before": kept.tests, **getattr(system, "facts", {})}
+    report.details |= {"tests_before": kept.tests, "forked": kept.forked}
+    report.details |= getattr(system, "facts", {})
     kept.tests += 1
     if recording.count > len(recorded(task.folder)):
         report.doubts.append(

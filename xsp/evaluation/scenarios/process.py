@@ -6,18 +6,16 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from types import TracebackType
-from typing import IO
 
 from xsp.errors import EvaluationError
 from xsp.evaluation.scenarios.recording import COMPLETED, recorded
+from xsp.evaluation.scenarios.starting import Start, fresh
 from xsp.evaluation.scenarios.task import OUTPUT, RESULT, Report, Task
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -48,9 +46,15 @@ class MeasuredProcess:
     system, and one after a test that failed, was ended or had a query without an answer, gets a new
     process. `close` ends it; so does the end of this process, or of the thread that ran the first
     test.
+
+    Args:
+        start: how a process begins: a new Python, or an instance of `starting.Forking`, whose
+            forks have torch imported already.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: Start = fresh) -> None:
+        self._start = start
         self._child: _Child | None = None
         self.started = 0
         """Processes until now."""
@@ -95,49 +99,43 @@ class MeasuredProcess:
         if self._child is not None and self._child.fits(task):
             return self._child
         self.close()
-        self._child = _Child(task)
+        self._child = _Child(task, self._start)
         self.started += 1
         return self._child
 
 
 class _Child:
-    """`python -m xsp.evaluation.scenarios.child`, seen from outside."""
+    """`xsp.evaluation.scenarios.child`, seen from outside."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, start: Start) -> None:
         self._system = task.make_system
-        self._over, theirs = os.pipe()
-        command = [sys.executable, "-m", "xsp.evaluation.scenarios.child", str(theirs)]
+        theirs, given = os.pipe()
+        self._over, over = os.pipe()
+        self._given = os.fdopen(given, "wb")
         try:
             with (task.folder / OUTPUT).open("wb") as output:
-                self._process = subprocess.Popen(  # noqa: S603  (Python, and this package)
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    # Ctrl-C reaches only this process, and all of the other can be killed.
-                    start_new_session=True,
-                    env=_environment(),
-                    pass_fds=(theirs,),
-                )
+                self._begun = start(theirs, over, output.fileno())
         except BaseException:
+            self._given.close()
             os.close(self._over)
             raise
         finally:
             os.close(theirs)
+            os.close(over)
 
     def fits(self, task: Task) -> bool:
         """Whether it is there and has the task's system."""
-        return self._system == task.make_system and self._process.poll() is None
+        return self._system == task.make_system and self._begun.ended(0) is None
 
     def run(self, task: Task, time_limit_s: float) -> None:
         """Return when the test is over or the process is gone."""
-        _hand_over(self._process, task)
+        self._hand_over(task)
         deadline = time.monotonic() + time_limit_s
         while (left := deadline - time.monotonic()) > 0:
             if wait([self._over], min(left, _LOOK_S)):
                 os.read(self._over, 1)
                 return
-            if self._process.poll() is not None:
+            if self._begun.ended(0) is not None:
                 return
         raise EvaluationError(
             f"the test was ended after its time limit of {time_limit_s:g} s: "
@@ -147,32 +145,23 @@ class _Child:
 
     def code(self) -> int:
         """How a process that is gone ended."""
-        return self._process.wait(_WAIT_S)
+        code = self._begun.ended(_WAIT_S)
+        return -signal.SIGKILL if code is None else code
 
     def end(self) -> None:
         """Kill what is left of the process and of all that it began."""
         with suppress(ProcessLookupError, PermissionError):  # nothing is left
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(_WAIT_S)
+            os.killpg(self._begun.pid, signal.SIGKILL)
+        self._begun.ended(_WAIT_S)
         os.close(self._over)
-        if self._process.stdin is not None:
-            with suppress(BrokenPipeError):  # part of the task was never read
-                self._process.stdin.close()
+        with suppress(BrokenPipeError):  # part of the task was never read
+            self._given.close()
 
-
-def _environment() -> dict[str, str]:
-    """The one of this process; the other one imports from the same places, and from no others."""
-    places = [place or os.getcwd() for place in sys.path]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONSAFEPATH": "1"}
-
-
-def _hand_over(child: subprocess.Popen[bytes], task: Task) -> None:
-    given: IO[bytes] | None = child.stdin
-    assert given is not None  # noqa: S101  (a pipe was asked for)
-    content = pickle.dumps(task)
-    with suppress(BrokenPipeError):  # it died at once: its exit code says so
-        given.write(len(content).to_bytes(8, "little") + content)
-        given.flush()
+    def _hand_over(self, task: Task) -> None:
+        content = pickle.dumps(task)
+        with suppress(BrokenPipeError):  # it died at once: its exit code says so
+            self._given.write(len(content).to_bytes(8, "little") + content)
+            self._given.flush()
 
 
 def _report(task: Task, child: _Child) -> Report:

@@ -42,10 +42,10 @@ ASKED = """
     allocations along attribution call_recorder calls capture capture_refusals capture_rules
     clock copies correction_bounds correlate costs counters deadline deciding_together
     dependencies doubts doubts_about_correction driver executor following gpu_state host_clock
-    left_as_found limits loop_groups measure memory nvtx options other_way overlap patience
-    profile_block progress range_log recordings replay same_call same_numbers separate_ladder
-    separate_measuring state step_watch steps tight_loops time_budget turns what_is_doubtful
-    what_targets_return writing
+    left_as_found limits loop_groups measure memory nvtx on_disk options other_way overlap
+    patience profile_block progress range_log recordings replay same_call same_numbers scale
+    separate_ladder separate_measuring settings state step_watch steps tight_loops time_budget
+    turns what_is_doubtful what_targets_return writing
 """
 """Test files that are asked what they reach: those about what the folders do."""
 
@@ -186,6 +186,8 @@ def main() -> None:
         samples, figures = {}, {}
         for folder in options.folder or FOLDERS:
             every, left_out = mutants(Path(folder))
+            for module in tests.not_reached({str(each.module) for each in every}):
+                print(f"no test in ASKED runs a function of {module}", file=sys.stderr, flush=True)
             figures[folder] = Figures(len(every), dict(left_out))
             samples[folder] = (
                 drawn(every, options.sample, f"{options.seed} {folder}")

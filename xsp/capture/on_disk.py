@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,16 +56,23 @@ class CaptureOnDisk:
             self.tables = {name: self._whole(name, archive) for name in names if name not in BY_RUN}
         self._stream = self.path.open("rb")
         self.tables_by_run = [name for name in names if name in BY_RUN]
-        with reading(self.path):
-            for name in self.tables_by_run:
-                window = _Window(self._stream, entries[f"{name}.parquet"])
-                self._files[name] = _parquet(window)
+        try:
+            self._open(entries)
+        except BaseException:
+            self._stream.close()
+            raise
 
     def __enter__(self) -> CaptureOnDisk:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()
+
+    def _open(self, entries: Mapping[str, zipfile.ZipInfo]) -> None:
+        with reading(self.path):
+            for name in self.tables_by_run:
+                window = _Window(self._stream, entries[f"{name}.parquet"])
+                self._files[name] = _parquet(window)
 
     def events_by_run(self, name: str) -> Ints:
         """Rows of a table by run and level, of shape (runs, 4); without levels all in the first."""
@@ -157,7 +164,7 @@ def _check(name: str, run: Ints, level: Ints, before: int, runs: int) -> None:
     """
     if run[0] < before or (run[1:] < run[:-1]).any():
         raise BrokenTableError(f"{name} has rows that are not in order of their runs")
-    if run[0] < 0 or run[-1] >= runs:
+    if run[-1] >= runs:
         raise BrokenTableError(f"{name}.run refers to a run that there is not")
     if level.min() < 0 or level.max() > max(Level):
         raise BrokenTableError(f"{name}.level has a level that there is not")

@@ -1,0 +1,149 @@
+"""A capture that is read from its file a few runs at a time refuses what `load` refuses, and reads
+what `load` reads.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from capture_files import Change, rewritten, with_value
+from captures import gpu_capture
+
+import xsp
+from xsp.analysis import from_disk
+from xsp.capture.file import Capture
+from xsp.capture.on_disk import CaptureOnDisk
+
+ROOT = Path(__file__).parents[1]
+TRAINING = ROOT / "examples" / "captures" / "h100_train_step.xsp"
+RUNS = len(gpu_capture().tables["runs"])
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A small capture of three rounds."""
+    return gpu_capture().save(tmp_path / "saved.xsp")
+
+
+@pytest.fixture
+def parted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read one round at a time."""
+    monkeypatch.setattr(from_disk, "SPANS_OF_PART", 1)
+
+
+def last(column: str, value: int) -> Change:
+    """Another value in the last row."""
+    return with_value(column, -1, value)
+
+
+BROKEN = {
+    "the first run that there is not": ("spans", last("run", RUNS), r"spans\.run refers to a run"),
+    "a run below 0": ("spans", with_value("run", 0, -1), "spans has rows that are not in order"),
+    "runs in another order": ("spans", last("run", 0), "spans has rows that are not in order"),
+    "a level beyond the last": ("spans", last("level", 4), r"spans\.level has a level that there"),
+    "a level below the first": ("spans", last("level", -1), r"spans\.level has a level that there"),
+    "a parent in another part": ("spans", last("parent", 0), r"spans\.parent refers to a row of o"),
+    "a call of another part": ("api_calls", last("parent", 0), r"api_calls\.parent refers to a ro"),
+    "a parent beyond the last": ("spans", last("parent", 999), r"spans\.parent refers to row"),
+    "a detail beyond the last": ("spans", last("detail", 999), r"spans\.detail refers to no row"),
+    "a duration below 0": ("spans", last("duration_ns", -1), r"spans\.duration_ns"),
+    "a call without a span": ("api_calls", last("parent", -1), "api_calls has a call without a p"),
+    "an end before its start": ("model_calls", last("host_end_ns", 0), "model_calls has an end be"),
+}
+"""By what is wrong: the table, the change, and what is said."""
+
+
+@pytest.mark.usefixtures("parted")
+@pytest.mark.parametrize("wrong", BROKEN)
+def test_what_is_broken_is_told(saved: Path, tmp_path: Path, wrong: str) -> None:
+    """What leads nowhere, or cannot be, is refused wherever it lies in the file."""
+    table, change, said = BROKEN[wrong]
+    path = rewritten(tmp_path / "broken.xsp", saved, table, change, row_group_size=5)
+    with pytest.raises(xsp.CaptureError, match=said):
+        from_disk.tree_from_file(path)
+
+
+@pytest.mark.usefixtures("parted")
+@pytest.mark.parametrize("statistics", [True, False])
+def test_a_file_that_does_not_say_which_runs_a_group_has_is_read(
+    saved: Path, tmp_path: Path, *, statistics: bool
+) -> None:
+    """Other writers leave out the first and last run of a group: the table is the same."""
+    plain = tmp_path / "plain.xsp"
+    path = rewritten(plain, saved, row_group_size=4, write_statistics=statistics)
+    expected = xsp.load(path).tree()
+    pd.testing.assert_frame_equal(from_disk.tree_from_file(path), expected, check_exact=True)
+
+
+def test_the_events_of_each_run_are_counted(saved: Path, tmp_path: Path) -> None:
+    """Spans are counted by run and level over all groups of rows; calls, which have no level, in
+    one column; a table that the file does not have has no rows.
+    """
+    path = rewritten(tmp_path / "groups.xsp", saved, row_group_size=4)
+    tables = xsp.load(path)._capture.tables
+    spans = pd.crosstab(tables["spans"]["run"], tables["spans"]["level"])
+    calls = np.bincount(tables["api_calls"]["run"], minlength=RUNS)
+    with CaptureOnDisk(path) as capture:
+        assert (capture.events_by_run("spans") == spans.to_numpy()).all()
+        assert (capture.events_by_run("api_calls") == calls[:, None] * [1, 0, 0, 0]).all()
+        assert (capture.events_by_run("ranges") == np.zeros((RUNS, 4))).all()
+
+
+def test_a_capture_of_the_model_alone_is_read(tmp_path: Path) -> None:
+    """A file without any layer, call or kernel has the table that memory gives."""
+    prof = xsp.measure(lambda: None, levels="model", iterations=3)
+    path = prof.save(tmp_path / "model.xsp")
+    pd.testing.assert_frame_equal(from_disk.tree_from_file(path), prof.tree(), check_exact=True)
+
+
+@pytest.mark.parametrize("table", ["spans", "layers"])
+def test_a_damaged_table_is_told_and_nothing_stays_open(
+    saved: Path, tmp_path: Path, table: str
+) -> None:
+    """A file whose tables are no Parquet is refused as damaged, and is closed again."""
+    damaged = tmp_path / "damaged.xsp"
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(damaged, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, b"none" if name == f"{table}.parquet" else old.read(name))
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(xsp.CaptureError, match=r"damaged\.xsp' is not an xsp capture") as refused:
+        from_disk.tree_from_file(damaged)
+    assert refused.value.__cause__ is not None
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+LIMIT = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "said"),
+    [
+        (1 << 20, 1, r"a part of the table spans of .* has [\d,]+ bytes, more than the limit"),
+        (5000, 1 << 20, r"the table spans of .*, runs 0 to \d+, has [\d,]+ bytes"),
+        (5000, 10_000, ""),
+    ],
+)
+def test_the_limit_is_of_what_is_read_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, most: int, said: str
+) -> None:
+    """A group of rows, or a part of the runs, that takes more than `max_bytes` is refused; a file
+    whose groups and parts are small is read though all of it takes more.
+    """
+    training = xsp.load(TRAINING)._capture
+    # Without correction, which takes the time here.
+    whole = Capture({**training.meta, "correction": None}, training.tables)
+    saved = whole.save(tmp_path / "saved.xsp")
+    path = rewritten(tmp_path / "groups.xsp", saved, row_group_size=rows)
+    monkeypatch.setattr(from_disk, "SPANS_OF_PART", most)
+    if said:
+        with pytest.raises(xsp.CaptureError, match=said):
+            from_disk.tree_from_file(path, max_bytes=LIMIT)
+        return
+    with pytest.raises(xsp.CaptureError, match="more than the limit"):
+        xsp.load(path, max_bytes=LIMIT)
+    assert len(from_disk.tree_from_file(path, max_bytes=LIMIT))

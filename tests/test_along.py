@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -160,11 +161,13 @@ def test_each_round_has_a_step_at_every_rung(along: xsp.Profile) -> None:
 def test_steps_of_other_shapes_are_counted_and_named() -> None:
     """A step whose inputs differ from the structure step's is in no number, and told about."""
     sizes = [16] * 3 + [16, 7] * 20
-    _, prof = trained(sgd, sizes, profiled=True, iterations=3, warmup=0)
+    _, prof = trained(sgd, sizes, profiled=True, iterations=3, warmup=0, levels="M/L")
     assert prof is not None
     told = [each for each in prof.warnings if "[other-steps]" in each]
     assert len(told) == 1
     assert "inputs of 7x8 instead of 16x8" in told[0]
+    # The loop is followed until its rounds are made, and every step until then is counted.
+    assert told[0].startswith("15 of the loop's 43 steps did other work")
     assert set(prof.table("calls")["batch_size"]) == {16}
     assert not prof.runs["unmatched"].any()
 
@@ -542,3 +545,70 @@ def test_a_loop_that_is_too_short_says_so() -> None:
     """Too few steps for a round are told with their number and what to do."""
     with pytest.raises(xsp.NothingRecordedError, match="the loop's 3 steps were too few"):
         trained(sgd, [16] * 3, profiled=True)
+
+
+def test_a_loop_that_is_too_short_tells_how_much_was_other_work() -> None:
+    """Steps that were not like the most frequent ones are why a round was not complete."""
+    said = r"the loop's 5 steps were too few .*; 2 were of other work"
+    with pytest.raises(xsp.NothingRecordedError, match=said):
+        trained(sgd, [16, 16, 7, 16, 9], profiled=True, warmup=5)
+
+
+class Branching(nn.Module):
+    """Runs another layer for inputs that are below 0, which nobody sees from outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.more = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.first(x)
+        return self.more(out) if float(x.sum()) < 0 else out
+
+
+def test_steps_that_run_other_layers_are_counted_and_left_out() -> None:
+    """Their inputs are like the others'; what they ran tells them apart, and no number has them."""
+    model = Branching()
+    options: dict[str, Any] = {"iterations": 3, "warmup": 0, "levels": "M/L"}
+    with torch.no_grad(), xsp.profile(model, along=True, **options) as prof:
+        for number in range(40):
+            model(torch.full((4, 8), -1.0 if number % 3 == 2 else 1.0))
+    (told,) = [each for each in prof.warnings if "[other-steps]" in each]
+    assert told.startswith("2 of the loop's 18 steps did other work")
+    assert "other layers (4 calls instead of 3): 2" in told
+    layers = prof.table("layers")
+    assert "more" not in set(layers["name"])
+    assert prof.runs["round"].max() == 2
+    assert not prof.runs["unmatched"].any()
+
+
+def test_a_loop_that_ends_first_keeps_its_rounds() -> None:
+    """What was measured until then is the profile, and how many steps there were is told."""
+    _, prof = trained(sgd, [16] * 14, profiled=True, iterations=50, warmup=0, levels="M/L")
+    assert prof is not None
+    assert prof.runs["round"].max() == 1
+    stopped = prof._capture.meta["stopped"]
+    assert stopped == "the loop ended after 14 steps, 2 rounds of which are kept"
+
+
+def test_steps_on_another_thread_are_refused() -> None:
+    """The loop goes on where it began; a step that is said to end elsewhere is an error there, and
+    nothing stays switched on.
+    """
+    model = MLP()
+    optimizer = sgd(model)
+    refused: list[str] = []
+
+    def elsewhere(prof: Any) -> None:
+        try:
+            prof.step()
+        except xsp.TargetError as error:
+            refused.append(str(error))
+
+    with pytest.raises(xsp.XspError), xsp.profile(model, optimizer=optimizer) as prof:
+        thread = threading.Thread(target=elsewhere, args=(prof,))
+        thread.start()
+        thread.join()
+    (said,) = refused
+    assert "call it where the loop runs" in said
+    assert_left_as_found(model, optimizer)

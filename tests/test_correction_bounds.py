@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from simulated_programs import programs
-from simulator import Call, Launch, Simulation, Synchronize, Work, lognormal
+from simulator import (
+    Call,
+    Join,
+    Launch,
+    Record,
+    Simulation,
+    Spawn,
+    StreamWait,
+    Synchronize,
+    Work,
+    lognormal,
+)
 
 from xsp.analysis.correction.charges import COST_LEVELS, Costs, EventKind
 from xsp.analysis.correction.costs import fit_costs
@@ -156,6 +167,17 @@ def test_no_rung_is_corrected_by_more_than_it_was_measured_to_add(
         below = left
 
 
+TWO_STREAMS = (
+    Launch(1, 60_000),
+    Record(1, 5),
+    StreamWait(2, 5),
+    Launch(2, 40_000),
+    Record(2, 6),
+    StreamWait(1, 6),
+)
+"""Operations of two streams that wait for each other."""
+
+
 def layers(number: int, kernel_ns: int, *more: object) -> tuple[object, ...]:
     body = (Work(12_000), Call(Level.LIBRARY, (Work(2_000), Launch(1, kernel_ns))), Work(3_000))
     return (Call(Level.LAYER, body), *more) * number
@@ -169,6 +191,14 @@ PROGRAMS = {
     "copies": layers(6, 40_000, Launch(1, 9_000, 1, blocking=True)),
     "functional": (Call(Level.LAYER, (Work(1_500),), EventKind.FUNCTIONAL), Work(700)) * 20,
     "backward": (Call(Level.LAYER, (Work(5_500),), EventKind.BACKWARD), Work(700)) * 20,
+    "streams": (*layers(4, 30_000), *TWO_STREAMS * 6),
+    "threads": (
+        *layers(4, 40_000),
+        Spawn(8, layers(6, 3_000)),
+        *layers(2, 3_000),
+        Join(8),
+        Work(6_000),
+    ),
 }
 
 

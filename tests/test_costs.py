@@ -15,7 +15,7 @@ from simulator import Call, Launch, Machine, Simulation, Synchronize, Work, logn
 from torch import nn
 
 import xsp
-from xsp.analysis.correction import Correction, fitted
+from xsp.analysis.correction import Correction, fitted, rung_limits
 from xsp.analysis.correction.charges import COST_LEVELS, Costs, EventKind
 from xsp.analysis.correction.closure import Closure, closure_by_rung
 from xsp.analysis.correction.corrected import corrected_spans, mostly_tracing
@@ -528,3 +528,23 @@ def test_rounds_that_cannot_be_fitted_are_refused() -> None:
         fit_costs([replace(entry, runs=()) for entry in rounds])
     with pytest.raises(XspError, match="only the rung M"):
         fit_costs([Round(entry.runs, {LADDER[0]: entry.latency_ns[LADDER[0]]}) for entry in rounds])
+
+
+def test_what_tracers_took_is_told_of_the_hosts_untraced_time() -> None:
+    """The share of the host's time that all tracers took is what the deepest rung's host time is
+    longer by, over the host's time at the shallowest rung; kernels, which the device pays for, are
+    not in it.
+    """
+    rounds = measured(HOST_BOUND, 4, noisy=False)
+    (host,) = {tuple(round(one.host_ns[rung]) for rung in LADDER) for one in rounds}
+    share, half = fit_costs(rounds).taken
+    assert share == pytest.approx(host[-1] / host[0] - 1, rel=0.02)
+    assert 0 <= half < share / 10
+
+
+def test_costs_that_no_lowering_brings_within_the_rungs_are_not_taken_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is corrected rather than too much."""
+    monkeypatch.setattr(rung_limits, "MAX_LOWERINGS", 0)
+    assert not fit_costs(measured(HOST_BOUND, 4)).costs.values().any()

@@ -55,11 +55,12 @@ class Phases:
 class Loop:
     """A loop that is followed; its steps are what a test says."""
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, ranks: Ranks | None = None, **given: Any) -> None:
         options = Options.of(levels="M", **given)
         self.phases = Phases()
         self.seen = Seen()
-        self.following = Following("net", nn.Linear(1, 1), options, self.seen, Ranks())
+        model, together = nn.Linear(1, 1), ranks or Ranks()
+        self.following = Following("net", model, options, self.seen, together)
         shown = cast("Any", self.phases)
         self._steps = self.following.steps(Deadline.of(options), shown)
         self.is_followed = True
@@ -273,3 +274,70 @@ def test_no_further_group_is_begun_when_the_time_is_over(loops: list[Loop], cloc
     made = loop.until_left((A,), most=50)
     assert made < 50
     assert [group.kind for group in loop.following.groups] == [B]
+
+
+def test_a_loop_is_left_while_its_structure_step_is_waited_for(
+    loops: list[Loop], clock: Clock
+) -> None:
+    """The time is asked for after every step, also before eight were tried."""
+    loop = Loop(budget_s=10.0)
+    loops.append(loop)
+    loop.step(A)
+    loop.step(B)
+    assert loop.is_followed
+    clock.now += 11
+    loop.step(C)
+    assert not loop.is_followed
+    assert loop.following.groups == []
+
+
+def test_a_kind_that_does_not_come_again_is_no_group(loops: list[Loop]) -> None:
+    """Three steps of it were worth a try; where none follows it is given up, not tried again, and
+    the next most frequent kind is a group.
+    """
+    loop = Loop(warmup=0, iterations=9)
+    loops.append(loop)
+    for each in (A, A, B, B, B, C, C, C):
+        loop.step(each)
+    loop.until_left((A, C))
+    assert loop.rounds() == {A: 9, C: 9}
+
+
+# ---- on several ranks ----
+
+
+class Several(Ranks):
+    """Ranks that all do what this one does; notes what must be the same on all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compared: dict[str, Any] = {}
+
+    @property
+    def are_several(self) -> bool:
+        return True
+
+    def same(self, what: str, value: Any) -> None:
+        self.compared[what] = value
+
+
+def test_ranks_trace_the_same_levels(loops: list[Loop]) -> None:
+    """What each traces is compared before anything is measured: their rounds must be the same."""
+    ranks = Several()
+    loops.append(Loop(ranks))
+    assert ranks.compared == {"the traced levels": ["MODEL"]}
+
+
+def test_ranks_wait_for_steps_until_their_time_is_over(loops: list[Loop], clock: Clock) -> None:
+    """Steps of other work, however many, do not end what the other ranks wait for, and are no
+    group of their own.
+    """
+    loop = Loop(Several(), warmup=0, budget_s=10.0)
+    loops.append(loop)
+    for each in (A, A, *(B,) * 2 * LONGEST_WAIT):
+        loop.step(each)
+    assert loop.is_followed
+    clock.now += 11
+    loop.step(B)
+    assert not loop.is_followed
+    assert loop.rounds() == {A: 0}

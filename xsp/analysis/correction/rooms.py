@@ -46,7 +46,9 @@ def _shared(lengths: Floats, interval: Ints, wanted: Floats) -> Floats:
     """Of each interval what every payment in it gets, in proportion to what is wanted."""
     demand = np.bincount(interval.ravel(), wanted.ravel(), len(lengths)).astype(np.float64)
     each = np.divide(lengths, demand, out=np.zeros_like(demand), where=demand > 0)
-    found: Floats = np.where(wanted > 0, wanted * each[interval], 0.0)
+    found = np.zeros_like(wanted)
+    # Nothing times a room without limit is no number.
+    np.multiply(wanted, each[interval], out=found, where=wanted > 0)
     return found
 
 

@@ -32,6 +32,14 @@ def rewritten(
     return path
 
 
+def with_entry(path: Path, source: Path, name: str, content: bytes) -> Path:
+    """A capture with another content of one of its files."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
+        for each in old.namelist():
+            new.writestr(each, content if each == name else old.read(each))
+    return path
+
+
 def with_value(column: str, row: int, value: object) -> Change:
     """Another value in one row; rows below 0 count from the end."""
 

@@ -605,10 +605,14 @@ def test_steps_on_another_thread_are_refused() -> None:
         except xsp.TargetError as error:
             refused.append(str(error))
 
-    with pytest.raises(xsp.XspError), xsp.profile(model, optimizer=optimizer) as prof:
-        thread = threading.Thread(target=elsewhere, args=(prof,))
-        thread.start()
-        thread.join()
+    def followed() -> None:
+        with xsp.profile(model, optimizer=optimizer) as prof:
+            thread = threading.Thread(target=elsewhere, args=(prof,))
+            thread.start()
+            thread.join()
+
+    with pytest.raises(xsp.XspError):
+        followed()
     (said,) = refused
     assert "call it where the loop runs" in said
     assert_left_as_found(model, optimizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ import pytest
 from test_capture_rules import WHOLE, about, complaint, row_of, spans_with
 
 import xsp
+from xsp.capture.file import Capture, check_capture
 from xsp.capture.limits import text_of
 from xsp.capture.parquet import read_parquet, to_parquet
+from xsp.capture.rules import items, json_text, plain
 from xsp.capture.writing import append_text, staged_folder, writable, writable_folder, write_file
 
 
@@ -45,6 +48,48 @@ def test_numbers_of_two_hundred_bits_are_shown_whole() -> None:
 def test_the_first_broken_row_is_told() -> None:
     """Of several rows that are wrong, the one that a reader comes to first."""
     assert "row 7" in complaint("runs", run=[0, 1, 2, 3, 4, 5, 6, 8, 9, 7, 10, 11])
+
+
+def test_tables_that_are_none_of_a_capture_are_refused() -> None:
+    """A table that is not there, a column twice or of another type, and objects that no file can
+    hold: what is made here is checked as what is read.
+    """
+    runs, spans = WHOLE.tables["runs"], WHOLE.tables["spans"]
+    twice = pd.concat([runs, runs[["rung"]]], axis=1)
+    objects = runs.assign(rung=[{1}, *runs["rung"][1:]])
+    lone = runs.assign(rung=pd.Series(["\ud800", *runs["rung"][1:]], dtype=object))
+    fractions = spans.assign(level=spans["level"] + 0.5)
+    without = {name: table for name, table in WHOLE.tables.items() if name != "kernels"}
+    assert "runs has invalid values: Duplicate column names" in about({"runs": twice})
+    assert "runs has invalid values" in about({"runs": objects})
+    assert "runs has invalid values" in about({"runs": lone})
+    assert "spans.level must be whole numbers, not double" in about({"spans": fractions})
+    with pytest.raises(xsp.CaptureError, match="there is no table kernels"):
+        check_capture(Capture(WHOLE.meta, without), "it")
+
+
+def test_flags_are_flags() -> None:
+    """Not the numbers that could stand for them."""
+    numbers = WHOLE.tables["modules"]["is_leaf"].astype("int64")
+    assert "modules.is_leaf must be of type bool, not int64" in complaint(
+        "modules", is_leaf=numbers
+    )
+
+
+def test_operations_of_a_call_are_objects() -> None:
+    """A list of them that holds anything else is refused with its place."""
+    said = complaint("library_calls", arguments='{"operations": [3]}')
+    assert "library_calls.arguments" in said
+    assert "[0] must be an object, not 3" in said
+
+
+def test_what_is_to_be_json_is_text() -> None:
+    """As the shapes of a baseline are, in a file that anybody can write."""
+    shapes = json_text(items(plain))
+    assert shapes("[[3, 4]]") == ""
+    assert shapes(3) == " must be JSON as text, not 3"
+    assert shapes("[") != ""
+    assert shapes("{}") == " must be a list of at least 0 values, not dict of 0"
 
 
 EVENT = {
@@ -325,6 +370,35 @@ def test_asking_leaves_nothing(tmp_path: Path) -> None:
         staged(tmp_path / "file")
     with pytest.raises(xsp.WriteError, match="there is no directory"):
         writable(deep / "a")
+
+
+def test_paths_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
+    """Through a file, round in a circle, or by a name that no file can have: always as a WriteError
+    with the reason, and with nothing made.
+    """
+    (tmp_path / "file").write_text("")
+    (tmp_path / "circle").symlink_to("circle")
+    before = sorted(tmp_path.iterdir())
+    for name, reason in {
+        "file/a": "Not a directory",
+        "circle": "Too many levels of symbolic links",
+        "a" * 300: "File name too long",
+    }.items():
+        for write in (lambda path: write_file(path, b""), lambda path: append_text(path, "x")):
+            with pytest.raises(xsp.WriteError, match=f"cannot be written: {reason}"):
+                write(tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_socket_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only regular files are replaced, and what stands there instead is named."""
+    # The path of a socket may have 108 characters only.
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        with pytest.raises(xsp.WriteError, match="'socket' is a socket, and only regular files"):
+            writable("socket")
+    assert stat.S_ISSOCK(os.stat("socket").st_mode)
 
 
 def test_folders_above_a_new_folder_are_made(tmp_path: Path) -> None:

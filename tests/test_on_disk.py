@@ -4,14 +4,18 @@ what `load` reads.
 
 from __future__ import annotations
 
+import io
 import os
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from capture_files import Change, rewritten, with_value
+from capture_files import Change, rewritten, with_entry, with_value
 from captures import gpu_capture
 
 import xsp
@@ -101,15 +105,43 @@ def test_a_capture_of_the_model_alone_is_read(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(from_disk.tree_from_file(path), prof.tree(), check_exact=True)
 
 
+@pytest.mark.parametrize("read", [xsp.load, from_disk.tree_from_file])
+def test_a_column_twice_is_refused(saved: Path, tmp_path: Path, read: Callable[..., Any]) -> None:
+    """Another program can write such a file: which of the two is meant nobody knows."""
+    table = pa.Table.from_pandas(xsp.load(saved).table("modules"), preserve_index=False)
+    twice, buffer = table.append_column("name", table["name"]), io.BytesIO()
+    pq.write_table(twice, buffer)
+    path = with_entry(tmp_path / "twice.xsp", saved, "modules.parquet", buffer.getvalue())
+    with pytest.raises(xsp.CaptureError, match="modules has two columns with the same name"):
+        read(path)
+
+
+@pytest.mark.usefixtures("parted")
+def test_each_group_of_rows_is_read_once(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many parts the runs are cut into, the rest of the file is not read for each."""
+    path = rewritten(tmp_path / "groups.xsp", saved, row_group_size=4)
+    read: list[int] = []
+    really = pq.ParquetFile.read_row_group
+
+    def noted(file: pq.ParquetFile, group: int, **options: Any) -> pa.Table:
+        read.append(group)
+        return really(file, group, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    with CaptureOnDisk(path) as capture:
+        parts = list(capture.parts(np.arange(RUNS + 1), ("spans",)))
+    assert sum(len(part["spans"]) for part in parts) == 66
+    assert read == list(range(17))
+
+
 @pytest.mark.parametrize("table", ["spans", "layers"])
 def test_a_damaged_table_is_told_and_nothing_stays_open(
     saved: Path, tmp_path: Path, table: str
 ) -> None:
     """A file whose tables are no Parquet is refused as damaged, and is closed again."""
-    damaged = tmp_path / "damaged.xsp"
-    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(damaged, "w") as new:
-        for name in old.namelist():
-            new.writestr(name, b"none" if name == f"{table}.parquet" else old.read(name))
+    damaged = with_entry(tmp_path / "damaged.xsp", saved, f"{table}.parquet", b"none")
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(xsp.CaptureError, match=r"damaged\.xsp' is not an xsp capture") as refused:
         from_disk.tree_from_file(damaged)

@@ -253,6 +253,6 @@ def check_frames(tables: Mapping[str, pd.DataFrame]) -> None:
     for name, table in tables.items():
         try:
             checked_table(name, pa.Table.from_pandas(table, preserve_index=False))
-        except (pa.ArrowException, UnicodeError) as error:
+        except (pa.ArrowException, ValueError) as error:
             raise BrokenTableError(f"{name} has invalid values: {error}") from error
     check_relations(tables)

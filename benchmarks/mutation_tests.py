@@ -239,11 +239,13 @@ class Tests:
         """The tests to run in turn: those that run the statement, then the rest of their files.
 
         What runs when its module is imported, an empty `statement`, is met by every test that runs
-        any of the module, then by all. What no test runs, none can notice.
+        any of the module, then by all. What no test is known to run can be run by a thread or by
+        another process, so it is met by quick tests that run another part of the module.
         """
         direct = self._running(module, {str(line) for line in statement} or None)
         if statement and not direct:
-            return []
+            near = self._running(module, None)
+            return [self._ordered(module, near, MOST_OF_REST_S, MOST_OF_ALL_REST_S)]
         files = {file for file in self._reached if not direct or direct.get(file)}
         rest = {
             file: [test for test in self._reached[file].seconds if test not in direct.get(file, ())]

@@ -28,6 +28,8 @@ LEFT_OUT = {
     "wording": "the text of an exception that is raised, or of `__repr__` and `__str__`",
     "type checker": "`frozen`, `slots` and `kw_only` of a dataclass, `@overload` and its like, and "
     "blocks under `TYPE_CHECKING`: mypy's to find",
+    "keyword mark": "the `*` before parameters that are given by keyword, which cosmic-ray takes "
+    "for a product: which calls are right is mypy's to find",
     "assertion": "`assert` and `zip(strict=True)`, which say what the code around them ensures",
     "speed": "whether and how much a cache keeps",
     "same meaning": "comparing with the outermost or the innermost level: none lies beyond",
@@ -146,6 +148,26 @@ def _types_only(node: ast.AST) -> Iterator[ast.AST]:
             yield from _options(decorator, _DATACLASS_OPTIONS)
 
 
+def _keyword_marks(node: ast.AST) -> Iterator[ast.AST]:
+    """The place between the parameters that can be given by their place and the others."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return
+    given = node.args
+    if not given.kwonlyargs or given.vararg is not None:
+        return
+    before: list[Any] = [*given.posonlyargs, *given.args, *given.defaults]
+    begins = [(each.end_lineno, each.end_col_offset) for each in before]
+    line, column = max(begins, default=(node.lineno, node.col_offset))
+    first = given.kwonlyargs[0]
+    yield ast.Constant(
+        "*",
+        lineno=line,
+        col_offset=column,
+        end_lineno=first.lineno,
+        end_col_offset=first.col_offset,
+    )
+
+
 def _assertions(node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(node, ast.Assert):
         yield node
@@ -212,6 +234,7 @@ _RULES: dict[str, Callable[[ast.AST], Iterator[ast.AST]]] = {
     "annotation": _annotations,
     "wording": _wording,
     "type checker": _types_only,
+    "keyword mark": _keyword_marks,
     "assertion": _assertions,
     "speed": _caches,
     "GPU": _on_gpu_only,

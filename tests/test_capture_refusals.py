@@ -68,6 +68,12 @@ def test_tables_that_are_none_of_a_capture_are_refused() -> None:
         check_capture(Capture(WHOLE.meta, without), "it")
 
 
+def test_the_index_of_a_table_may_be_anything() -> None:
+    """It is no part of the capture, and what a file cannot hold is taken there."""
+    calls = WHOLE.tables["calls"]
+    assert about({"calls": calls.set_axis([object()] * len(calls))}) == ""
+
+
 def test_flags_are_flags() -> None:
     """Not the numbers that could stand for them."""
     numbers = WHOLE.tables["modules"]["is_leaf"].astype("int64")

@@ -14,6 +14,7 @@ from torch import nn
 
 from xsp.capture.run import MODEL_CALLS
 from xsp.doubts import Doubt, Slug, Stopped, StopReason
+from xsp.measuring.along import following
 from xsp.measuring.along.following import TRIES, Following
 from xsp.measuring.along.groups import LONGEST_WAIT, Seen
 from xsp.measuring.along.step_watch import Kind, ModelCall, Step
@@ -141,6 +142,23 @@ def test_runs_are_those_of_the_timed_steps(loops: list[Loop]) -> None:
     [group] = loop.following.groups
     assert [run.latency_ns for run in group.done.runs] == [3, 5, 7]
     assert [(run.round, run.position) for run in group.done.runs] == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_the_gpus_state_is_read_once_a_round(
+    loops: list[Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the round is over, with its number; of each group by its own watch."""
+    read: list[int] = []
+
+    class Watch:
+        def read(self, number: int) -> None:
+            read.append(number)
+
+    monkeypatch.setattr(following, "GpuWatch", Watch)
+    loop = Loop(warmup=0, iterations=3)
+    loops.append(loop)
+    loop.until_left()
+    assert read == [0, 1, 2]
 
 
 # ---- warm-up ----

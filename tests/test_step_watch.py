@@ -221,6 +221,41 @@ def test_parameter_groups_are_parts_of_the_optimizers_step() -> None:
     assert step.kind == ("SGD.step",)
 
 
+class Growing(torch.optim.Optimizer):
+    """Adds a group of parameters while it goes through its groups."""
+
+    def step(self, closure: Any = None) -> None:
+        for number, group in enumerate(self.param_groups):
+            if number == 0:
+                self.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+def test_groups_that_are_added_meanwhile_are_the_optimizers() -> None:
+    """The step goes through them too, as it would without xsp; they are no parts, and afterwards
+    they are in the optimizer's own list.
+    """
+    model = Model()
+    optimizer = Growing(
+        [{"params": model.body.parameters()}, {"params": model.head.parameters()}], {}
+    )
+    own = optimizer.param_groups
+    with heard() as told:
+        done(optimizer.step, model, optimizer)
+    named = {each for each in told if each.startswith("+Growing.step.")}
+    assert named == {"+Growing.step.group_0", "+Growing.step.group_1"}
+    assert optimizer.param_groups is own
+    assert len(own) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_steps_of_a_scripted_model_are_seen() -> None:
+    """Its calls go through hooks alone: they are told with inputs and mode as any other's."""
+    model = torch.jit.script(nn.Sequential(nn.Linear(4, 4)))
+    assert done(lambda: model(batch()), model).kind == (TRAINING,)
+
+
 def test_a_step_is_timed_from_its_begin_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """One row of stamps, on a clock that counts its readings: begin, end, and after the device."""
     readings = itertools.count(100)

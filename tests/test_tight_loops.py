@@ -15,6 +15,8 @@ from xsp.analysis.correction.charges import Costs
 from xsp.levels.layer import hotpath
 from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.tracer import LayerTracer
+from xsp.levels.layer.ways import Plan
+from xsp.measuring.afterwards import calibration
 from xsp.measuring.afterwards.calibration import tight_loops
 from xsp.types import Level
 
@@ -69,3 +71,31 @@ def test_levels_that_are_not_traced_cost_nothing(clock: Any) -> None:
     """Without a level's tracer none of its costs is known."""
     clock(lambda _reading: 1)
     assert tight_loops({}) == Costs()
+
+
+def reached(plan: Plan, output: torch.Tensor) -> list[Any]:
+    """The graph nodes that a plan's ways lead to, from a call's output."""
+    nodes: list[Any] = []
+    for way in plan:
+        begin = output.grad_fn if way.base < 0 else nodes[way.base].next_functions[way.edge][0]
+        nodes.append(begin)
+    return nodes
+
+
+def test_every_node_of_the_backward_loop_has_one_stamp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node with several would be timed once for all of them, and those without not at all."""
+    given: list[Codes] = []
+
+    def tracer(codes: Codes) -> LayerTracer:
+        given.append(codes)
+        return LayerTracer(codes)
+
+    monkeypatch.setattr(calibration, "LayerTracer", tracer)
+    layers()
+    plans = [plan for codes in given for every in codes.plans.values() for plan in every if plan]
+    value = torch.zeros((), requires_grad=True)
+    for _ in range(calibration.EVENTS):
+        value = -value
+    assert len(plans) == 2
+    for plan in plans:
+        assert len(set(reached(plan, value))) == calibration.EVENTS

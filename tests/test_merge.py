@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import xsp
 from xsp.capture.file import Capture
 from xsp.cli.application import app
+from xsp.errors import CaptureError
 from xsp.types import Level
 
 COUNT = 1_000_000
@@ -59,6 +61,13 @@ def without_kernels(capture: Capture) -> Capture:
     """As a CPU gives it: no kernels."""
     kernels = capture.tables["kernels"].assign(name="void gemm(float*)")
     return Capture(capture.meta, {**capture.tables, "kernels": kernels})
+
+
+def of_rounds(capture: Capture, numbers: Sequence[int]) -> Capture:
+    """As a rank saves it that kept the rounds of these numbers."""
+    runs = capture.tables["runs"]
+    runs = runs.assign(round=runs["round"].map(dict(enumerate(numbers))))
+    return Capture(capture.meta, {**capture.tables, "runs": runs})
 
 
 def saved(folder: Path, captures: list[Capture]) -> list[Path]:
@@ -155,6 +164,23 @@ def test_missing_ranks_are_said(tmp_path: Path, ranks: list[Capture]) -> None:
     assert [part.rank for part in job.parts] == [0, 2]
     assert job.missing == [1]
     assert "there is no capture of rank 1: a wait for it is shown as moving data" in str(job)
+
+
+def test_rounds_that_a_rank_left_out_are_left_out_of_all(
+    tmp_path: Path, ranks: list[Capture]
+) -> None:
+    """A rank that left rounds out, as throttled ones are, is compared in the rounds that all have,
+    and which are left out is said; without a round in common the captures are refused.
+    """
+    kept = [(0, 2, 3), (1, 2, 4), (0, 1, 2)]
+    job = xsp.merge(saved(tmp_path, [of_rounds(*each) for each in zip(ranks, kept, strict=True)]))
+    assert job.events[["round", "rank"]].to_numpy().tolist() == [[2, 0], [2, 1], [2, 2]]
+    assert job.rounds_left_out == (0, 1, 3, 4)
+    assert "4 rounds (0, 1, 3, 4) are left out" in str(job)
+    assert all(set(part.work["round"]) == {2} for part in job.parts)
+    apart = [(0, 2, 3), (1, 4, 5), (0, 1, 2)]
+    with pytest.raises(CaptureError, match="no round is in the captures"):
+        xsp.merge(saved(tmp_path, [of_rounds(*each) for each in zip(ranks, apart, strict=True)]))
 
 
 def test_what_is_no_job_is_refused(tmp_path: Path, ranks: list[Capture]) -> None:

@@ -13,16 +13,19 @@ from xsp.capture.file import load
 from xsp.distributed import tables
 from xsp.distributed.clocks import clocks
 from xsp.distributed.matching import matched
-from xsp.distributed.parts import RankPart, part_of
-from xsp.distributed.sentences import sentences
+from xsp.distributed.parts import RankPart, in_common, part_of
+from xsp.distributed.sentences import left_out, sentences
 from xsp.errors import CaptureError
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What the ranks of one job tell together. `parts` are in the order of ranks."""
+    """What the ranks of one job tell together. `parts` are in the order of ranks, and have the
+    rounds that all of them kept; `rounds_left_out` are those of some ranks only.
+    """
 
     parts: tuple[RankPart, ...]
+    rounds_left_out: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -63,7 +66,8 @@ class Job:
     @property
     def sentences(self) -> list[str]:
         """The same, one by one."""
-        return sentences(self.parts, self.missing, self.clocks, self.ranks(), self.stragglers())
+        said = sentences(self.parts, self.missing, self.clocks, self.ranks(), self.stragglers())
+        return said + left_out(self.rounds_left_out)
 
 
 def merge(paths: Sequence[str | os.PathLike[str]]) -> Job:
@@ -71,13 +75,21 @@ def merge(paths: Sequence[str | os.PathLike[str]]) -> Job:
     collectives and layers, not with its spans.
 
     Raises CaptureError: no capture, one of a process that profiled alone, of another job or of the
-    same rank twice, or ranks that made different collectives.
+    same rank twice, ranks without a round in common, or ranks that made different collectives.
     """
     if not paths:
         raise CaptureError("there is no capture to merge: name those of a job's ranks")
     parts = [part_of(load(path), os.fspath(path)) for path in paths]
     _check_one_job(parts, [os.fspath(path) for path in paths])
-    job = Job(tuple(sorted(parts, key=lambda part: part.rank)))
+    common = in_common(parts)
+    every = set().union(*(part.rounds for part in parts))
+    gone = sorted(every - common[0].rounds)
+    if every and len(gone) == len(every):
+        raise CaptureError(
+            "no round is in the captures of all these ranks, so nothing can be compared: measure "
+            "more rounds, or merge the ranks that kept the same ones"
+        )
+    job = Job(tuple(sorted(common, key=lambda part: part.rank)), tuple(gone))
     # What cannot be matched is refused here, not when a table is asked for.
     _ = job.events
     return job

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -34,6 +34,28 @@ class RankPart:
     latency_ns: pd.Series
     collectives: pd.DataFrame
     work: pd.DataFrame
+
+    @property
+    def rounds(self) -> set[int]:
+        """Numbers of the rounds that this rank kept."""
+        return set(self.latency_ns.index)
+
+    def only(self, rounds: Collection[int]) -> RankPart:
+        """What it has of these rounds."""
+        return replace(
+            self,
+            latency_ns=self.latency_ns[self.latency_ns.index.isin(rounds)],
+            collectives=self.collectives[self.collectives["round"].isin(rounds)],
+            work=self.work[self.work["round"].isin(rounds)],
+        )
+
+
+def in_common(parts: Sequence[RankPart]) -> list[RankPart]:
+    """The same rounds of every rank: one may have left out those in which its GPU was throttled."""
+    rounds = set.intersection(*(part.rounds for part in parts))
+    if all(part.rounds == rounds for part in parts):
+        return list(parts)
+    return [part.only(rounds) for part in parts]
 
 
 def part_of(capture: Capture, path: str) -> RankPart:

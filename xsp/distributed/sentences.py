@@ -36,6 +36,17 @@ def sentences(
     ]
 
 
+def left_out(rounds: Sequence[int]) -> list[str]:
+    """Which rounds count nowhere."""
+    if not rounds:
+        return []
+    listed = ", ".join(map(str, rounds))
+    return [
+        f"{quantity(len(rounds), 'round')} ({listed}) {'is' if len(rounds) == 1 else 'are'} left "
+        "out: not every rank kept them, as where a GPU was throttled"
+    ]
+
+
 def _job(parts: Sequence[RankPart]) -> str:
     first = parts[0]
     steps = first.collectives["round"].nunique()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import pytest
 from graph_programs import Layer, Replay, eager_run, ladder, replaying_run, words
 
 from xsp import Profile
+from xsp.analysis.correction.charges import COST_LEVELS, Costs
+from xsp.analysis.correction.corrected import corrected_spans
 from xsp.analysis.spans.ancestors import layer_spans
 from xsp.analysis.spans.assembly import Assembled, assemble, assemble_runs
 from xsp.analysis.spans.graph_layers import Captured
+from xsp.analysis.spans.sequence import kernel_sequence
 from xsp.capture.file import Capture
 from xsp.capture.table_checks import check_frames
 from xsp.types import Level, RunSpec, Tables
@@ -147,12 +151,19 @@ def test_runs_that_traced_no_layers_stay_as_they_are() -> None:
     assert kernels_by_layer(tables) == {"(outside layers)": KERNELS}
 
 
+def replayed() -> Profile:
+    """A profile of all rungs of a program that only replays a graph, of which the layers are
+    known.
+    """
+    tables = assemble(ladder([(3, KERNELS)]), words([], [eager(NET)]))
+    return Profile(Capture({"name": "step"}, tables))
+
+
 def test_times_of_the_layers_add_up_and_the_host_s_time_stays_with_the_launcher() -> None:
     """In the latency table every layer has the device time of its kernels and no host time; rows
     add up to the model in device time and latency.
     """
-    tables = assemble(ladder([(3, KERNELS)]), words([], [eager(NET)]))
-    tree = Profile(Capture({"name": "step"}, tables)).tree()
+    tree = replayed().tree()
     layers = tree[tree["level"] == "LAYER"].set_index("name")
     for name, kernels in NET:
         assert layers.loc[name, "kernels"] == len(kernels)
@@ -164,3 +175,30 @@ def test_times_of_the_layers_add_up_and_the_host_s_time_stays_with_the_launcher(
     for column in ("device_ms", "latency_ms"):
         assert below[column].sum() == pytest.approx(model[column])
     assert below["kernels"].sum() == model["kernels"] == len(KERNELS)
+
+
+def test_kernels_are_in_the_order_of_the_nodes() -> None:
+    """Branches that run in another order in each run are one sequence, whose kernels have a time of
+    every run.
+    """
+    sequence = kernel_sequence(assemble(ladder([(3, KERNELS)]), words([], [eager(NET)])))
+    kernels = [name for name in KERNELS if name not in {"memset", "memcpy DtoD"}]
+    assert list(sequence["name"]) == kernels
+    assert list(sequence["duration_ns"]) == [50.0] * len(kernels)
+
+
+def test_what_tracing_adds_is_known_of_a_program_without_layers_of_its_own() -> None:
+    """Levels of which nothing was recorded took no time."""
+    added = replayed().overhead().set_index(["rung", "level"])["added_ms"]
+    assert added["M/L/Lib/K", "LAYER"] == 0
+    assert added["M/L/Lib/K", "LIBRARY"] == 0
+
+
+def test_no_tracer_was_paid_for_layers_that_graphs_ran() -> None:
+    """The correction takes nothing out for them, whatever a layer costs."""
+    tables = assemble(ladder([(3, KERNELS)]), words([], [eager(NET)]))
+    none = np.zeros((len(COST_LEVELS), len(COST_LEVELS)))
+    free, dear = (corrected_spans(tables, Costs(layer_ns=ns), none) for ns in (0.0, 500.0))
+    pd.testing.assert_frame_equal(free, dear)
+    model = tables["spans"]["level"].to_numpy()[free["row"]] == Level.MODEL
+    assert (free["duration_ns"][model] > 0).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -202,3 +203,23 @@ def test_reduce_overhead_stays_one_layer() -> None:
     assert len(nodes)
     assert set(nodes["owner"]) == {"unknown"}
     assert len(kernels_by_layer(prof)) == 1
+
+
+def test_all_that_reads_a_profile_reads_one_of_graphs(tmp_path: Path) -> None:
+    """With enough rounds for a correction: the table adds up, the file opens again, and findings,
+    exports and the text are made.
+    """
+    function = convolutions()
+    graph = captured(function)
+    prof = xsp.measure(graph.replay, captured_from=function, iterations=8, progress=False)
+    tree = prof.tree()
+    model, below = tree.iloc[0], tree[tree["parent"] == 0]
+    assert below["latency_ms"].sum() == pytest.approx(model["latency_ms"])
+    assert below["device_ms"].sum() == pytest.approx(model["device_ms"])
+    assert prof.corrected is not None
+    assert str(prof)
+    prof.findings()
+    prof.to_perfetto(tmp_path / "a.pftrace")
+    prof.save(tmp_path / "a.xsp")
+    pd.testing.assert_frame_equal(xsp.load(tmp_path / "a.xsp").tree(), tree)
+    print(prof)  # noqa: T201 - read by people when the test is run with -s

@@ -155,7 +155,7 @@ def _activities(tables: Tables, run: int | None) -> pd.DataFrame:
         run=kernels["run"].to_numpy(),
         api_run=api["run"].to_numpy(),
     )
-    graph, node = _nodes(tables)
+    graph, node = graph_nodes(tables)
     row = kernels.index.to_numpy()
     started = np.append(api["start_ns"].to_numpy(), 0)[launch]
     found = pd.DataFrame(
@@ -176,8 +176,8 @@ def _activities(tables: Tables, run: int | None) -> pd.DataFrame:
     return found.sort_values(order, kind="stable", ignore_index=True)
 
 
-def _nodes(tables: Tables) -> tuple[Ints, Ints]:
-    """Ids of graph and node of every span, 0 for none."""
+def graph_nodes(tables: Tables) -> tuple[Ints, Ints]:
+    """Id of the graph and number of the node of every span, 0 for none."""
     graph, node = (np.zeros(len(tables["spans"]), dtype=np.int64) for _ in range(2))
     if "graph_nodes" in tables:
         known = tables["graph_nodes"]

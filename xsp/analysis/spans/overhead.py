@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.spans.graph_layers import is_replayed
 from xsp.analysis.spans.node_sums import exclusive_ns
 from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import spec_of
@@ -70,17 +71,19 @@ def _totals(tables: Tables, level: Level) -> pd.DataFrame:
     spans = tables["spans"]
     here = spans["level"] == level
     if level is Level.LAYER:
-        # What stands for the work outside layers is not an event, and a layer inside a layer counts
-        # once.
-        here &= (
-            tables["layers"]["kind"].to_numpy()[np.where(here, spans["detail"], 0)] != NO_LAYER_KIND
-        )
+        # What stands for the work outside layers, or for what a graph ran, is not an event, and a
+        # layer inside a layer counts once.
+        layers = tables["layers"]
+        is_event = (layers["kind"] != NO_LAYER_KIND).to_numpy() & ~is_replayed(layers)
+        here &= is_event[np.where(here, spans["detail"], 0)]
     total = spans.assign(ns=exclusive_ns(spans, level))[here].groupby("run")["ns"].sum()
     alone = _traced_alone(tables, level)
     total = total.add(alone.groupby("run")["duration_ns"].sum(), fill_value=0)
-    return runs.assign(total=runs["run"].map(total)).pivot_table(
-        index="round", columns="rung", values="total"
-    )
+    # A run that traced the level and had no event of it took no time there: a target can be
+    # nothing but the replay of a graph.
+    traced = runs["rung"].map(lambda rung: level in spec_of(str(rung)).levels).astype(bool)
+    of_run = runs["run"].map(total).where(~traced, runs["run"].map(total).fillna(0))
+    return runs.assign(total=of_run).pivot_table(index="round", columns="rung", values="total")
 
 
 def _rung_before(rung: str, level: Level, rungs: Sequence[str]) -> str | None:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from xsp.analysis.spans.align import match_events
 from xsp.analysis.spans.ancestors import layer_spans
+from xsp.analysis.spans.graph_layers import graph_nodes
 from xsp.analysis.spans.launches import launch_of
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.spans.statistics import trimmed_known
@@ -29,7 +30,7 @@ COLUMNS = {
 
 def kernel_sequence(tables: Tables) -> pd.DataFrame:
     """The kernels (no copies, no sets) of the last run of the deepest rung, in the order of their
-    launching API calls.
+    launching API calls, those of one graph in the order of its nodes.
 
     Columns: position (from 0), kernel (row of `kernels`), name, layer (row of `layers`),
     library_call (row of `library_calls`, -1 for none), layer_span and call_span (rows of `spans` in
@@ -66,7 +67,8 @@ def _launched(tables: Tables) -> pd.DataFrame:
     layer_span, parent = layer_spans(spans, kernels), spans["parent"].to_numpy()[kernels]
     called = level[parent] == Level.LIBRARY
     run, start = spans["run"].to_numpy()[kernels], spans["start_ns"].to_numpy()[kernels]
-    order = np.lexsort((start, _launch_ns(tables["api_calls"], spans.loc[kernels]), run))
+    node = graph_nodes(tables)[1][kernels]
+    order = np.lexsort((start, node, _launch_ns(tables["api_calls"], spans.loc[kernels]), run))
     table = pd.DataFrame(
         {
             "run": run,

@@ -108,8 +108,16 @@ def branches() -> Callable[[], object]:
     return both
 
 
-@pytest.mark.parametrize("program", [convolutions, attention, training, branches])
-@pytest.mark.parametrize("ladder", ["nested", "separate"])
+@pytest.mark.parametrize(
+    ("program", "ladder"),
+    [
+        (convolutions, "nested"),
+        (attention, "nested"),
+        (training, "nested"),
+        (branches, "nested"),
+        (branches, "separate"),
+    ],
+)
 def test_replayed_kernels_belong_to_the_captured_layers(
     program: Callable[[], Callable[[], object]], ladder: str
 ) -> None:

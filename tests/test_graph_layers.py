@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from captures import gpu_capture
 from graph_programs import Layer, Replay, eager_run, ladder, replaying_run, words
 
 from xsp import Profile
+from xsp.analysis import from_disk
 from xsp.analysis.correction.charges import COST_LEVELS, Costs
 from xsp.analysis.correction.corrected import corrected_spans
+from xsp.analysis.spans import run_parts
 from xsp.analysis.spans.ancestors import layer_spans
 from xsp.analysis.spans.assembly import Assembled, assemble, assemble_runs
 from xsp.analysis.spans.graph_layers import Captured
@@ -175,6 +179,21 @@ def test_times_of_the_layers_add_up_and_the_host_s_time_stays_with_the_launcher(
     for column in ("device_ms", "latency_ms"):
         assert below[column].sum() == pytest.approx(model[column])
     assert below["kernels"].sum() == model["kernels"] == len(KERNELS)
+
+
+def test_a_file_read_in_parts_has_the_same_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A capture larger than a part gives the same latency table, from the file and from memory."""
+    tables = assemble(ladder([(3, KERNELS)], rounds=6), words([], [eager(NET)]))
+    prof = Profile(Capture(gpu_capture().meta, tables))
+    whole = prof.tree()
+    saved = prof.save(tmp_path / "a.xsp")
+    for module in (run_parts, from_disk):
+        monkeypatch.setattr(module, "SPANS_OF_PART", 40)
+    assert len(list(run_parts.parts_of(tables, None))) > 1
+    pd.testing.assert_frame_equal(from_disk.tree_from_file(saved), whole)
+    pd.testing.assert_frame_equal(Profile(Capture(gpu_capture().meta, tables)).tree(), whole)
 
 
 def test_kernels_are_in_the_order_of_the_nodes() -> None:

@@ -54,6 +54,7 @@ _SEQUENCE_TABLES = (
     "runs",
     "spans",
     "repeats",
+    "graph_nodes",
     "api_calls",
     "layers",
     "library_calls",

@@ -34,6 +34,9 @@ from xsp.types import Level
 BY_RUN = ("model_calls", "spans", "api_calls", "synchronizations", "ranges")
 """Tables of which a part is read; `runs` and what names things are read whole."""
 
+_NOT_READ = ("graph_nodes",)
+"""Tables of which nothing is summed, with a row for every span."""
+
 Ints = npt.NDArray[np.int64]
 
 
@@ -53,7 +56,8 @@ class CaptureOnDisk:
             names = tables_in(entries)
             if "repeats" in names:
                 raise CaptureError(_separate(self.path))
-            self.tables = {name: self._whole(name, archive) for name in names if name not in BY_RUN}
+            whole = [name for name in names if name not in (*BY_RUN, *_NOT_READ)]
+            self.tables = {name: self._whole(name, archive) for name in whole}
         self._stream = self.path.open("rb")
         self.tables_by_run = [name for name in names if name in BY_RUN]
         try:

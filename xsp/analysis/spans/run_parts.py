@@ -26,7 +26,8 @@ BY_RUN = ("runs", "model_calls", "spans", "api_calls", "synchronizations", "rang
 
 @dataclass(frozen=True)
 class Part:
-    """Tables with some of the runs, as if there were no others: spans are counted from 0.
+    """Tables with some of the runs, as if there were no others: spans are counted from 0, and
+    `graph_nodes`, which no sum reads, is left out.
 
     `first` is the row of the first span in the whole table.
     """
@@ -64,7 +65,8 @@ def parts_of(
         if corrected is not None and rows is not None:
             low, high = np.searchsorted(rows, [first, until]).tolist()
             its_own = _moved(corrected.iloc[low:high], "row", first)
-        yield Part(first, {**tables, **renumbered(mine, first)}, its_own)
+        others = {name: table for name, table in tables.items() if name != "graph_nodes"}
+        yield Part(first, {**others, **renumbered(mine, first)}, its_own)
 
 
 def renumbered(tables: Tables, first: int) -> dict[str, pd.DataFrame]:

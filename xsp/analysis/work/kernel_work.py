@@ -46,7 +46,16 @@ COLUMNS = [
     "occupancy_source",
 ]
 
-_TABLES = ("runs", "spans", "repeats", "api_calls", "layers", "library_calls", "kernels")
+_TABLES = (
+    "runs",
+    "spans",
+    "repeats",
+    "graph_nodes",
+    "api_calls",
+    "layers",
+    "library_calls",
+    "kernels",
+)
 
 
 @once_per_profile

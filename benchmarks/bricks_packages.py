@@ -3,6 +3,9 @@ exported, and timed again by the package's own program, in a process that cannot
 
     python benchmarks/bricks_packages.py --models own/residual_4,own/lstm,own/encoder \
         --output bricks_packages_cpu.json
+
+The JSON is written after each model, and a run that is started again goes on behind the last. A
+model that fails is a row with what it raised.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +30,27 @@ _WITHOUT_XSP = (
 
 
 def main() -> None:
+    from xsp.machine.environment import environment
+
     options = _options()
-    rows = [row for name in options.models.split(",") for row in compared(name, options.threads)]
-    options.output.write_text(json.dumps(rows, indent=1) + "\n")
-    for row in rows:
-        print(json.dumps(row))
+    place: Path = options.output
+    kept: dict[str, Any] = json.loads(place.read_text()) if place.exists() else {"models": {}}
+    kept["environment"] = environment()
+    for name in options.models.split(","):
+        if name in kept["models"]:
+            continue
+        begin = time.monotonic()
+        found = _compared(name, options.threads)
+        kept["models"][name] = {"seconds": round(time.monotonic() - begin, 1), **found}
+        place.write_text(json.dumps(kept, indent=1) + "\n")
+        print(json.dumps({name: kept["models"][name]}), flush=True)
+
+
+def _compared(name: str, threads: int) -> dict[str, Any]:
+    try:
+        return {"rows": compared(name, threads), "failure": ""}
+    except Exception as error:  # whatever a model, or the package's program, raises
+        return {"rows": [], "failure": f"{type(error).__name__}: {error}"[:300]}
 
 
 def compared(name: str, threads: int) -> list[dict[str, Any]]:
@@ -60,7 +80,6 @@ def compared(name: str, threads: int) -> list[dict[str, Any]]:
         difference = each["latency_ms"] - here
         rows.append(
             {
-                "model": name,
                 "granularity": granularity,
                 "xsp_ms": here,
                 "xsp_ci_ms": width,

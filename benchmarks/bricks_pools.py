@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,9 @@ def built(name: str, device: str, batch: int) -> tuple[Any, Any]:
     name, _, size = name.partition("@")
     batch = int(size or batch)
     source, _, own = name.partition("/")
+    if source in {"zoo", "torchvision"} and find_spec("torchvision") is not None:
+        # Before torchvision and what imports it: operators that its wheel may not bring.
+        import plain_torchvision  # noqa: F401
     if source == "zoo":
         from zoo import ZOO, target
 

@@ -159,7 +159,7 @@ class _Session:
         """Into the rounds, if it runs."""
         try:
             runnable = replace(make(), segment=self._segment)
-            for number in range(_WARM_UP * len(runnable.calls)):
+            for number in range(max(_WARM_UP, len(runnable.calls))):
                 round_of([runnable], number, fresh, random.Random(0))  # noqa: S311 # an order
         except Exception as error:  # whatever an operator raises
             record.failure = said(error)

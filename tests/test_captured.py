@@ -8,11 +8,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from graph_programs import Layer, eager_run, replaying_run, words
 from quick import QUICK
 from torch import nn
 
 import xsp
-from xsp.analysis.spans.assembly import Assembled
+from xsp.analysis.spans.assembly import Assembled, assemble, assemble_runs
+from xsp.analysis.spans.graph_layers import Captured
 from xsp.doubts import Slug
 from xsp.errors import TargetError
 from xsp.machine.torch_internals import graphed_module
@@ -124,10 +126,33 @@ def test_without_kernels_it_is_said_that_nothing_is_led() -> None:
     assert "without KERNEL" in sentence
 
 
+@pytest.mark.parametrize(
+    ("captured", "facts"),
+    [
+        ([], {}),
+        ([("one", ["gemm", "softmax"])], {"place": 1, "expected": "softmax", "found": "relu"}),
+        ([("one", ["gemm", "relu"] * 2)], {}),
+    ],
+    ids=["nothing-given", "something-else", "twice"],
+)
+def test_kernels_that_are_led_nowhere_are_counted(
+    captured: list[Layer], facts: dict[str, Any]
+) -> None:
+    """How many there are in a run, the size of the first graph of which the program is known, and
+    where it differs from that.
+    """
+    given = [Captured(assemble([eager_run(captured)], words(["one"])))] if captured else []
+    run = replaying_run([(3, ["gemm", "relu"]), (3, ["gemm", "relu"]), (4, ["gemm", "relu"])])
+    found = assemble_runs([run], words([], given))
+    (doubt,) = about_graphs(found, tuple(Level), asked=bool(captured))
+    size = {"size": 2} if captured else {}
+    assert doubt.facts == {"activities": 6, **size, **facts}
+
+
 def test_a_program_without_graphs_has_no_doubt_about_them() -> None:
     """Nothing is said of graphs where there are none."""
     found = Assembled({}, ())
-    assert not about_graphs(found, Options(), tuple(Level))
-    (doubt,) = about_graphs(found, Options.of(captured_from=len), (Level.MODEL, Level.KERNEL))
+    assert not about_graphs(found, tuple(Level), asked=True)
+    (doubt,) = about_graphs(found, (Level.MODEL, Level.KERNEL), asked=True)
     assert doubt.slug is Slug.GRAPH_KERNELS
     assert doubt.facts["missing"] == ["LAYER"]

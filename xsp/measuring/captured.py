@@ -152,9 +152,11 @@ def graph_ids(graphs: Iterable[Any]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def about_graphs(found: Assembled, options: Options, traced: Collection[Level]) -> list[Doubt]:
-    """If kernels of CUDA graphs belong to no layer that was captured: how many, and why."""
-    if options.captured_from and (missing := _missing(traced)):
+def about_graphs(found: Assembled, traced: Collection[Level], *, asked: bool) -> list[Doubt]:
+    """If kernels of CUDA graphs belong to no layer that was captured: how many, and why. `asked`
+    says whether it was said what was captured.
+    """
+    if asked and (missing := _missing(traced)):
         return [Doubt.of(Slug.GRAPH_KERNELS, activities=0, missing=missing)]
     activities = _unled_activities(found.tables)
     if not activities:

@@ -95,7 +95,9 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
         found = assemble_runs(rounds.runs, words)
         tables = found.tables
         rounds.doubts.extend(about_not_joined(found.differences, words))
-        rounds.doubts.extend(about_graphs(found, options, prepared.traced))
+        rounds.doubts.extend(
+            about_graphs(found, prepared.traced, asked=bool(options.captured_from))
+        )
         shown.begin("what comes after the rounds")
         afterwards = ExtraRuns(executor, prepared, options, tables, deadline)
         afterwards.before_the_fit(device)

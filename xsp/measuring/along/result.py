@@ -19,6 +19,7 @@ from xsp.machine import devices
 from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
 from xsp.measuring.afterwards.calibration import tight_loops
 from xsp.measuring.along.step_watch import ModelCall, Step
+from xsp.measuring.captured import about_graphs
 from xsp.measuring.doubts_about import (
     about_correction,
     about_not_joined,
@@ -113,6 +114,7 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
         *about_short_kernels(tables, loops.kernel_ns),
         *about_several_gpus(tables),
         *about_other_launches(runs, tables),
+        *about_graphs(found, known.traced, asked=False),
         *about_overlap(len(find_overlaps(tables)) // max(deepest, 1), serialized=False),
         *compiled_again(known.compilations),
         *about_correction(correction),

@@ -11,6 +11,9 @@ cuDNN's heuristics. The others change one thing each, to find what a difference 
 capture is written as soon as it is measured, and what lies in the folder is not measured again, so
 that a run that is killed or short of time goes on where it stopped. Weights are random; nothing is
 downloaded.
+
+Every way is measured in a process of its own: PyTorch keeps the plan of a convolution for the life
+of the process, and `cudnn.benchmark` would find the plans of the runs before it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,7 +58,7 @@ WAYS = {
 def main() -> None:
     options = _options()
     if not options.analyse_only and not options.page_only:
-        _measure(options)
+        _measure_each(options)
     if options.measure_only:
         return
     output = options.output or options.folder / "paper.json"
@@ -63,8 +68,21 @@ def main() -> None:
         write_page(json.loads(output.read_text(encoding="utf-8")), options.page)
 
 
+def _measure_each(options: argparse.Namespace) -> None:
+    """Measure every way of computing, the paper's first, each in its own process."""
+    if len(options.ways) == 1:
+        _measure(options)
+        return
+    begin = time.monotonic()
+    for way in options.ways:
+        left = options.budget_s - (time.monotonic() - begin)
+        command = [sys.executable, __file__, *sys.argv[1:], "--measure-only"]
+        command += ["--ways", way, "--budget-s", str(max(left, 0.0))]
+        subprocess.run(command, check=False)
+
+
 def _measure(options: argparse.Namespace) -> None:
-    """Measure what the folder lacks, while there is time: the paper's way first."""
+    """Measure what the folder lacks of the ways, while there is time."""
     begin = time.monotonic()
     options.folder.mkdir(parents=True, exist_ok=True)
     failures = _failures(options.folder)
@@ -111,6 +129,7 @@ def _profile(way: Way, batch: int, options: argparse.Namespace) -> Any:
     from torchvision import models
 
     import xsp
+    from xsp.measuring.stopping import until_precise
 
     torch.manual_seed(0)
     with torch.device(options.device):
@@ -120,8 +139,11 @@ def _profile(way: Way, batch: int, options: argparse.Namespace) -> Any:
         model = model.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
     metrics = METRICS if options.device == "cuda" else ()
+    # As a rule, and not as `budget_s`, the seconds limit the rounds alone: what comes after them is
+    # left out of no capture.
+    rule = until_precise(budget_s=options.batch_s)
     with _as(way), torch.no_grad():
-        return xsp.measure(model, images, budget_s=options.batch_s, metrics=metrics, progress=False)
+        return xsp.measure(model, images, stop=rule, metrics=metrics, progress=False)
 
 
 @contextmanager
@@ -143,7 +165,7 @@ def _as(way: Way) -> Iterator[None]:
 
 def _results(folder: Path) -> dict[str, Any]:
     """What the captures of a folder say, by way of computing and batch size."""
-    from paper_rows import capture_row, described, optimal_batch
+    from paper_rows import capture_row, described, optimal_batch, with_short_names
 
     import xsp
 
@@ -163,6 +185,7 @@ def _results(folder: Path) -> dict[str, Any]:
             }
             optimal[way] = optimal_batch(profiles)
             machine = machine or described(next(iter(profiles.values())))
+    with_short_names([row for by_batch in rows.values() for row in by_batch.values()])
     return {"machine": machine, "ways": rows, "optimal": optimal, "failures": _failures(folder)}
 
 
@@ -200,10 +223,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ways", type=_ways, default=tuple(WAYS), help=", ".join(WAYS))
     parser.add_argument("--batches", type=_sizes, default=BATCHES, help=f"for {PLAIN}")
     parser.add_argument("--other-batches", type=_sizes, default=(256, 1), help="for the other ways")
-    parser.add_argument("--batch-s", type=float, default=5.0, help="seconds for each capture")
+    parser.add_argument(
+        "--batch-s", type=float, default=5.0, help="seconds for the rounds of each capture"
+    )
     parser.add_argument("--budget-s", type=float, default=600.0, help="seconds for this run")
     parser.add_argument(
-        "--reserve-s", type=float, default=12.0, help="no capture is begun with less time left"
+        "--reserve-s", type=float, default=18.0, help="no capture is begun with less time left"
     )
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--measure-only", action="store_true")

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import paper_values
-from paper_tables import by_batch, by_way, kernel_tables, layer_tables, type_table
+from paper_sweep import by_batch, by_way
+from paper_tables import kernel_tables, layer_tables, type_table
 from paper_text import MISSING, joined, number, percent, rows_of
+
+from xsp.words.numbers import quantity
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 PLAIN = "float32"
@@ -153,11 +156,12 @@ def _first_layer(layer: Mapping[str, Any], batch: int) -> Iterator[str]:
         for rung, each in layer["rungs"].items()
     )
     added = paper_values.FIRST_LAYER_ADDED_MS
+    traced = layer["kernels"] is not None
+    kernels = quantity(layer["kernels"], "kernel") if traced else "its kernels were not traced"
     yield (
         f"The paper's first convolution takes 5.1 ms with 3 kernels, to which tracing kernels adds "
-        f"{added} ms. Here, at batch {batch}, `{layer['name']}` has "
-        f"{layer['kernels'] if layer['kernels'] is not None else 'an unknown number of'} kernels "
-        f"and takes on the host {times}."
+        f"{added} ms. Here, at batch {batch}, `{layer['name']}` ({kernels}) takes on the host "
+        f"{times}."
     )
     yield ""
 
@@ -190,9 +194,23 @@ def _bound(row: Mapping[str, Any], largest: str) -> Iterator[str]:
         [[f"`{name}`", str(bound), str(known)] for name, (bound, known) in counts.items()],
     )
     yield ""
+    yield from _convolutions_said(row["convolutions"])
     yield (
         "In the paper convolutions, `MatMul`, `BiasAdd` and `Softmax` are compute-bound; `Add`, "
         "`Mul` and `Relu` memory-bound."
+    )
+    yield ""
+
+
+def _convolutions_said(found: Mapping[str, Any]) -> Iterator[str]:
+    if found["flops"] is None or not found["defined_flops"]:
+        return
+    yield (
+        f"Of {found['layers']} convolutions {found['by_fft']} are computed by FFT. "
+        f"{found['fewer']} execute fewer operations than their definition has (down to "
+        f"{number(found['least'], 2)} times), {found['more']} more (up to "
+        f"{number(found['most'], 2)} times); all together {number(found['flops'], 0, 1e9)} GFLOP "
+        f"instead of {number(found['defined_flops'], 0, 1e9)}."
     )
     yield ""
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from paper_values import LAYERS
+from paper_values import CHOSEN
 
 from xsp import analysis
 from xsp.analysis.models import compare_models
 from xsp.analysis.peaks import ideal_intensities, peaks
 from xsp.analysis.spans.statistics import trimmed
+from xsp.analysis.work.layer_work import layer_work
 from xsp.profiles import Profile
 from xsp.sweeping.result import Sweep
 from xsp.words.distinct import distinct_names
@@ -23,7 +26,11 @@ TOP = 5
 BRIEF_MS = 1.0
 """The paper counts the layers and kernels below this."""
 NAME_WIDTH = 60
+TILED = re.compile(r"(sm\d+_xmma_[a-z]+)_.*?((?:tf32|cf32|f32|f16)\w*?)_.*(tilesize\d+x\d+x\d+)")
 THIRDS = "BME"
+CONVOLUTION = "Conv2d"
+CLOSE = 0.05
+"""A convolution that executes as much more or less than defined computes in another way."""
 MACHINE = (
     "gpu",
     "driver",
@@ -79,6 +86,8 @@ def capture_row(profile: Profile, tables: bool = True) -> dict[str, Any]:
         "types": _types(profile),
         "gpu_vs_nongpu": _gpu_vs_nongpu(profile),
         "rooflines": _rooflines(profile),
+        "once": _once(profile),
+        "convolutions": _convolutions(profile),
         "stages": _stages(profile),
         "clock_mhz": _plain(profile.gpu_states["sm_clock_mhz"].median()),
         "throttled_by": sorted({str(each) for each in profile.gpu_states["throttled_by"] if each}),
@@ -146,10 +155,16 @@ def _top_layers(profile: Profile) -> list[dict[str, Any]]:
 
 
 def _chosen_layers(profile: Profile) -> dict[str, Any]:
-    """The layers of the paper's Table II, where the model has layers of these names."""
+    """The layers of the paper's Tables II and III, where the model has layers of these names, each
+    with its kernel of most time.
+    """
     layers = _layers(profile)
-    rows = _records(layers[layers["name"].isin(LAYERS)])
-    return {row["name"]: row for row in rows}
+    rows = {row["name"]: row for row in _records(layers[layers["name"].isin(CHOSEN)])}
+    kernels = analysis.kernel_information(profile).sort_values("latency_ms", ascending=False)
+    first = kernels[kernels["layer"].isin(CHOSEN)].drop_duplicates("layer")
+    for kernel in _records(first):
+        rows[kernel["layer"]]["kernel"] = kernel
+    return rows
 
 
 def _layers(profile: Profile) -> pd.DataFrame:
@@ -160,17 +175,68 @@ def _layers(profile: Profile) -> pd.DataFrame:
 
 
 def _top_kernels(profile: Profile) -> list[dict[str, Any]]:
-    return _named(analysis.kernel_information(profile).nlargest(TOP, "latency_ms"))
+    return _records(analysis.kernel_information(profile).nlargest(TOP, "latency_ms"))
 
 
 def _top_names(profile: Profile) -> list[dict[str, Any]]:
-    return _named(analysis.kernels_by_name(profile).head(TOP))
+    return _records(analysis.kernels_by_name(profile).head(TOP))
 
 
-def _named(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Records with kernels' names short and still distinct."""
-    short = distinct_names(table["name"], NAME_WIDTH)
-    return _records(table.assign(name=table["name"].map(short)))
+def with_short_names(rows: Sequence[dict[str, Any]]) -> None:
+    """Give kernels names that are short, distinct, and the same in all rows."""
+    named = [each for row in rows for each in (*row["names"], *row.get("kernels", ()))]
+    chosen = [layer for row in rows for layer in row.get("chosen", {}).values()]
+    named += [layer["kernel"] for layer in chosen if "kernel" in layer]
+    short = _labels(sorted({each["name"] for each in named}))
+    for each in named:
+        each["name"] = short[each["name"]]
+
+
+def _labels(names: Sequence[str]) -> dict[str, str]:
+    """A label for each name: of kernels that tell their tile, family, operands and tile."""
+    tiled = {name: found for name in names if (found := TILED.match(name))}
+    others = distinct_names([name for name in names if name not in tiled], NAME_WIDTH)
+    labels = {name: "_".join(found.groups()) for name, found in tiled.items()} | others
+    count = Counter(labels.values())
+    numbers: Counter[str] = Counter()
+    for name, label in labels.items():
+        if count[label] > 1:
+            numbers[label] += 1
+            labels[name] = f"{label} ({numbers[label]})"
+    return labels
+
+
+def _once(profile: Profile) -> dict[str, Any]:
+    """FLOPs of all layers by their definition, and bytes if every operand moved once."""
+    work = layer_work(profile.raw_tables("layers")["layers"])
+    moved = work["read_bytes"] + work["write_bytes"]
+    return {
+        "flops": _plain(work["flops"].sum(min_count=1)),
+        "bytes": _plain(moved.sum(min_count=1)),
+    }
+
+
+def _convolutions(profile: Profile) -> dict[str, Any]:
+    """What convolutions execute over what their definition has, and how many compute by FFT."""
+    recorded = profile.raw_tables("layers")["layers"]
+    defined = recorded.assign(defined=layer_work(recorded)["flops"].to_numpy())
+    sums = analysis.kernels_by_layer(profile).merge(
+        defined.groupby("name")["defined"].sum(), left_on="layer", right_index=True
+    )
+    convolutions = sums[sums["type"] == CONVOLUTION]
+    ratio = convolutions["flops"] / convolutions["defined"]
+    kernels = analysis.kernel_information(profile)
+    by_fft = kernels.loc[kernels["name"].str.contains("fft", na=False), "layer"]
+    return {
+        "layers": len(convolutions),
+        "by_fft": int(by_fft.nunique()),
+        "fewer": int((ratio < 1 - CLOSE).sum()),
+        "more": int((ratio > 1 + CLOSE).sum()),
+        "least": _plain(ratio.min()),
+        "most": _plain(ratio.max()),
+        "flops": _plain(convolutions["flops"].sum(min_count=1)),
+        "defined_flops": _plain(convolutions["defined"].sum(min_count=1)),
+    }
 
 
 def _types(profile: Profile) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 MISSING = "–"
+V100, HERE = "V100", "here"
 MIB = 2**20
 
 

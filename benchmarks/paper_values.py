@@ -80,19 +80,20 @@ MiB; its kernels' latency, FLOPs, MiB read and written, occupancy in %, intensit
 """
 
 KERNELS = (
-    ("volta_cgemm_32x32_tn", "221", 6.04, 77.42, 40.33, 43.86, 12.18, 876.97, 12.82, False),
-    ("volta_cgemm_32x32_tn", "208", 6.03, 77.42, 43.93, 43.81, 12.19, 841.59, 12.83, False),
-    ("volta_scudnn_128x128_relu_…", "195", 5.48, 59.20, 27.71, 8.40, 15.49, 1563.30, 10.80, False),
-    ("volta_scudnn_128x64_relu_…", "3", 4.91, 62.89, 11.55, 283.05, 13.20, 203.58, 12.81, False),
-    ("volta_scudnn_128x128_relu_…", "57", 4.56, 59.24, 34.83, 37.64, 15.15, 779.55, 12.99, False),
+    ("layer4.2.conv2", 221, "cgemm_32x32_tn", 6.04, 77.42, 40.33, 43.86, 12.18, 876.97, 12.82),
+    ("layer4.1.conv2", 208, "cgemm_32x32_tn", 6.03, 77.42, 43.93, 43.81, 12.19, 841.59, 12.83),
+    ("layer4.0.conv2", 195, "scudnn_128x128_…", 5.48, 59.20, 27.71, 8.40, 15.49, 1563.30, 10.80),
+    ("conv1", 3, "scudnn_128x64_…", 4.91, 62.89, 11.55, 283.05, 13.20, 203.58, 12.81),
+    ("layer2.0.conv2", 57, "scudnn_128x128_…", 4.56, 59.24, 34.83, 37.64, 15.15, 779.55, 12.99),
 )
-"""Table III: name, layer, latency, FLOPs, MiB read and written, occupancy in %, intensity, rate,
-whether memory-bound.
+"""Table III: torchvision's name of the layer, its index there, name after `volta_`, latency, FLOPs,
+MiB read and written, occupancy in %, intensity, rate. None is memory-bound. Layer 57 is 56 before
+layer 113: 4 blocks of 13 layers, a projection of 3 and a padding.
 """
 
 NAMES = (
     (
-        "volta_scudnn_128x64_relu_…",
+        "scudnn_128x64_…",
         34,
         84.95,
         30.87,
@@ -108,7 +109,7 @@ NAMES = (
     ("Eigen scalar_sum_op", 51, 26.38, 9.59, 2.64, 4063.49, 6052.22, 49.69, 0.25, 0.10, True),
     ("Eigen scalar_max_op", 48, 24.71, 8.98, 0.0, 3773.84, 5699.95, 98.39, 0.0, 0.0, True),
     (
-        "volta_scudnn_128x128_relu_…",
+        "scudnn_128x128_…",
         4,
         23.02,
         8.37,
@@ -140,6 +141,7 @@ here. TensorFlow makes a multiplication and an addition of each normalisation.
 """
 TYPES_OTHER = (4.72, 2.11, 2.65)
 
+LARGEST = 256
 BATCHES = {
     1: (6.21, 5.01, 7.94, 192.49, 194.16, 22.65, False),
     2: (6.83, 5.93, 16.08, 290.41, 354.54, 22.47, False),
@@ -155,6 +157,8 @@ BATCHES = {
 memory-bound.
 """
 
+CHOSEN = frozenset({*LAYERS, *(row[0] for row in KERNELS)})
+"""Layers, by torchvision's names, of which the paper prints figures."""
 SYSTEM = (15.7, 900.0, 17.44)
 """Table VII: TFLOP/s, GB/s, FLOP/byte."""
 SUMMARY = (6.22, 930.7, 256, 58.7)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,12 +17,10 @@ from torch import nn
 import xsp
 from xsp.analysis.spans.assembly import Assembled, assemble, assemble_runs
 from xsp.analysis.spans.graph_layers import Captured
-from xsp.doubts import Slug
 from xsp.errors import TargetError
 from xsp.machine.torch_internals import graphed_module
 from xsp.measuring.captured import about_graphs, as_captured, named_below
 from xsp.measuring.options import Options
-from xsp.types import Level
 
 
 class _Graph:
@@ -144,15 +144,25 @@ def test_kernels_that_are_led_nowhere_are_counted(
     given = [Captured(assemble([eager_run(captured)], words(["one"])))] if captured else []
     run = replaying_run([(3, ["gemm", "relu"]), (3, ["gemm", "relu"]), (4, ["gemm", "relu"])])
     found = assemble_runs([run], words([], given))
-    (doubt,) = about_graphs(found, tuple(Level), asked=bool(captured))
+    (doubt,) = about_graphs(found)
     size = {"size": 2} if captured else {}
     assert doubt.facts == {"activities": 6, **size, **facts}
 
 
+def test_kernels_in_the_layer_that_launched_the_graph_have_an_owner() -> None:
+    """Graphs that compiled code launches are its own: only where more is known is it said that they
+    are not led further.
+    """
+    run = replaying_run([(3, ["gemm", "relu"])])
+    layer = {"thread": [1], "code": [0], "start_ns": [950], "end_ns": [5000]}
+    events = {name: np.array(values) for name, values in layer.items()}
+    run = replace(run, tables={**run.tables, "layer_events": events})
+    found = assemble_runs([run], words(["compiled"]))
+    assert not about_graphs(found)
+    (doubt,) = about_graphs(found, in_layers_too=True)
+    assert doubt.facts == {"activities": 2}
+
+
 def test_a_program_without_graphs_has_no_doubt_about_them() -> None:
     """Nothing is said of graphs where there are none."""
-    found = Assembled({}, ())
-    assert not about_graphs(found, tuple(Level), asked=True)
-    (doubt,) = about_graphs(found, (Level.MODEL, Level.KERNEL), asked=True)
-    assert doubt.slug is Slug.GRAPH_KERNELS
-    assert doubt.facts["missing"] == ["LAYER"]
+    assert not about_graphs(Assembled({}, ()), in_layers_too=True)

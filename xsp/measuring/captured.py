@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from xsp.analysis.spans.ancestors import layer_spans
 from xsp.analysis.spans.assembly import Assembled, assemble
 from xsp.analysis.spans.graph_layers import Captured, Owner, Unled
-from xsp.analysis.spans.outside import NO_LAYER_KIND
+from xsp.analysis.spans.outside import NO_LAYER_KIND, stands_for_outside
 from xsp.doubts import Doubt, Slug
 from xsp.errors import TargetError
 from xsp.levels.kernel.cupti import CuptiLibrary
@@ -152,13 +153,22 @@ def graph_ids(graphs: Iterable[Any]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def about_graphs(found: Assembled, traced: Collection[Level], *, asked: bool) -> list[Doubt]:
-    """If kernels of CUDA graphs belong to no layer that was captured: how many, and why. `asked`
-    says whether it was said what was captured.
+def about_graphs_of(found: Assembled, prepared: Prepared, options: Options) -> list[Doubt]:
+    """If kernels of a target's CUDA graphs belong to no layer that was captured, where it was said
+    what was captured or torch knows: how many, and why.
     """
-    if asked and (missing := _missing(traced)):
+    missing = _missing(prepared.traced)
+    if options.captured_from and missing:
         return [Doubt.of(Slug.GRAPH_KERNELS, activities=0, missing=missing)]
-    activities = _unled_activities(found.tables)
+    known = bool(options.captured_from) or any(map(graphed_module, prepared.modules))
+    return about_graphs(found, in_layers_too=known)
+
+
+def about_graphs(found: Assembled, *, in_layers_too: bool = False) -> list[Doubt]:
+    """If kernels of CUDA graphs belong to no layer at all, or with `in_layers_too` to the layer
+    that launched the graph, as those of compiled code do: how many, and why.
+    """
+    activities = _unled_activities(found.tables, in_layers_too)
     if not activities:
         return []
     facts = _difference(found.unled[0]) if found.unled else {}
@@ -169,14 +179,20 @@ def _missing(traced: Collection[Level]) -> list[str]:
     return [level.name for level in _NEEDED if level not in traced]
 
 
-def _unled_activities(tables: Tables) -> int:
+def _unled_activities(tables: Tables, in_layers_too: bool) -> int:
     """In a run, of the median of the runs that have any."""
     if "graph_nodes" not in tables:
         return 0
-    nodes = tables["graph_nodes"]
+    nodes, spans = tables["graph_nodes"], tables["spans"]
     unknown = nodes.loc[nodes["owner"] == Owner.UNKNOWN.value, "span"].to_numpy()
-    counts = np.bincount(tables["spans"]["run"].to_numpy()[unknown])
-    return int(np.median(counts[counts > 0])) if len(unknown) else 0
+    above = layer_spans(spans, unknown)
+    level, detail = (spans[name].to_numpy()[above] for name in ("level", "detail"))
+    in_layer = level == Level.LAYER
+    real = ~stands_for_outside(tables["layers"])
+    in_real_layer = in_layer & real[np.where(in_layer, detail, 0)]
+    counted = unknown[~in_real_layer | in_layers_too]
+    counts = np.bincount(spans["run"].to_numpy()[counted])
+    return int(np.median(counts[counts > 0])) if len(counted) else 0
 
 
 def _difference(unled: Unled) -> dict[str, Any]:

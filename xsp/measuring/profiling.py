@@ -17,7 +17,7 @@ from xsp.machine import devices
 from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
 from xsp.measuring.afterwards import memory
 from xsp.measuring.afterwards.extra_runs import ExtraRuns
-from xsp.measuring.captured import about_graphs, with_captured
+from xsp.measuring.captured import about_graphs_of, with_captured
 from xsp.measuring.deadline import Deadline
 from xsp.measuring.doubts_about import (
     about_correction,
@@ -95,9 +95,7 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
         found = assemble_runs(rounds.runs, words)
         tables = found.tables
         rounds.doubts.extend(about_not_joined(found.differences, words))
-        rounds.doubts.extend(
-            about_graphs(found, prepared.traced, asked=bool(options.captured_from))
-        )
+        rounds.doubts.extend(about_graphs_of(found, prepared, options))
         shown.begin("what comes after the rounds")
         afterwards = ExtraRuns(executor, prepared, options, tables, deadline)
         afterwards.before_the_fit(device)

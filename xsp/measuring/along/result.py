@@ -114,7 +114,7 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
         *about_short_kernels(tables, loops.kernel_ns),
         *about_several_gpus(tables),
         *about_other_launches(runs, tables),
-        *about_graphs(found, known.traced, asked=False),
+        *about_graphs(found),
         *about_overlap(len(find_overlaps(tables)) // max(deepest, 1), serialized=False),
         *compiled_again(known.compilations),
         *about_correction(correction),

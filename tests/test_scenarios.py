@@ -262,8 +262,7 @@ def test_a_fork_is_begun_anew_where_the_forking_process_is_gone(
     which ends its forks.
     """
     scenario = SingleStream(kind="single_stream", queries=64)
-    monkeypatch.setattr("xsp.evaluation.scenarios.starting.MODULES", ("numpy",))
-    with Forking() as forking, MeasuredProcess(forking) as process:
+    with Forking(["numpy"]) as forking, MeasuredProcess(forking) as process:
         first = run_scenario(scenario, systems.ready, 10, process=process)
         monkeypatch.setenv("XSP_TEST_VALUE", "seen")
         process.close()
@@ -281,7 +280,7 @@ def test_a_fork_is_begun_anew_where_the_forking_process_is_gone(
     [
         ("noting_and_hanging", "starting.fresh"),
         ("holding_the_lock", "starting.fresh"),
-        ("holding_the_lock", "starting.Forking()"),
+        ("holding_the_lock", "starting.Forking(['numpy'])"),
     ],
 )
 def test_the_test_ends_with_the_process_that_waits(tmp_path: Path, hangs: str, start: str) -> None:

@@ -1,5 +1,5 @@
-"""`python -m xsp.evaluation.scenarios.forking FD`: imports what measured processes need, once, and
-forks one for each message on the socket FD. It has one thread and touches no GPU.
+"""`python -m xsp.evaluation.scenarios.forking FD MODULE…`: imports what measured processes need,
+once, and forks one for each message on the socket FD. It has one thread and touches no GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 
 from xsp.evaluation.orphans import die_with_parent
 from xsp.evaluation.scenarios import child
-from xsp.evaluation.scenarios.starting import BEGUN, MESSAGE, MODULES
+from xsp.evaluation.scenarios.starting import BEGUN, MESSAGE
 
 _LONGEST = 64
 _FDS = 3
@@ -24,7 +24,7 @@ def main() -> None:
     """Fork until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
-    for name in MODULES:
+    for name in sys.argv[2:]:
         with suppress(ImportError):
             importlib.import_module(name)
     asked = socket.socket(fileno=int(sys.argv[1]))

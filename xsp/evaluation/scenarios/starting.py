@@ -8,7 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
 from types import TracebackType
@@ -23,8 +23,7 @@ MODULES = (
     "xsp.evaluation.scenarios.batches",
     "xsp.evaluation.predictors.eager",
 )
-"""Imported once before forking, those that are there. None of them touches a GPU when imported: a
-forked process could not use it."""
+"""None of them touches a GPU when imported: a forked process could not use it."""
 
 MESSAGE = struct.Struct("<qq")
 """From the forking process: a process's id, and `BEGUN` or the exit code it ended with."""
@@ -75,14 +74,19 @@ def fresh(tasks: int, over: int, output: int) -> Begun:
 
 
 class Forking:
-    """Begins processes as forks of one that has imported `MODULES`, torch among them, and nothing
-    else. It is started when first needed, and anew where the environment has changed.
+    """Begins processes as forks of one that has imported modules, torch among them, and has done
+    nothing else. It is started when first needed, and anew where the environment has changed.
+
+    Args:
+        modules: what it imports, where it is there.
 
     A fork has what importing left (memory, hash seed, addresses of libraries); numpy's old global
     generator is seeded anew. CUDA, threads and models are its own.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str] = MODULES) -> None:
+        self._modules = modules
         self._process: subprocess.Popen[bytes] | None = None
         self._asked: socket.socket | None = None
         self._environment: dict[str, str] = {}
@@ -145,7 +149,7 @@ class Forking:
         with theirs:
             command = [sys.executable, "-m", "xsp.evaluation.scenarios.forking"]
             self._process = subprocess.Popen(  # noqa: S603  (Python, and this package)
-                [*command, str(theirs.fileno())],
+                [*command, str(theirs.fileno()), *self._modules],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -79,7 +79,7 @@ def percentile(latencies: Latencies, share: float) -> Estimate:
         return unknown(UNIT, "no query was answered")
     ordered = np.sort(latencies)
     found = int(ordered[math.ceil(count * share) - 1])
-    less_by = max(inflation(latencies <= found), inflation(np.minimum(latencies, found)))
+    less_by = inflation(latencies <= found, np.minimum(latencies, found))
     ranks = _ranks(math.floor(count / less_by), share)
     if ranks is None:
         dependent = f", which tell as much as {count / less_by:.0f} independent ones"

@@ -87,7 +87,7 @@ def true_percentile_s(load: float, share: float) -> float:
 
 
 def intervals(load: float, share: float, queries: int, seeds: int) -> tuple[int, int]:
-    """How many of so many simulated tests have an interval, and how many of these hold the truth."""
+    """How many simulated tests have an interval, and how many of these hold the truth."""
     truth = 1e9 * true_percentile_s(load, share)
     shown = held = 0
     for seed in range(seeds):
@@ -103,8 +103,8 @@ def intervals(load: float, share: float, queries: int, seeds: int) -> tuple[int,
     [(0.3, 0.99, 10_000), (0.5, 0.99, 10_000), (0.7, 0.99, 30_000), (0.85, 0.9, 10_000)],
 )
 def test_intervals_hold_for_dependent_latencies(load: float, share: float, queries: int) -> None:
-    """The 95 % interval of a percentile of a queue, which comes in bursts, holds M/D/1's in 95 of 100
-    simulations that are long enough to show one; and nearly all of them are.
+    """The 95 % interval of a percentile of a queue, which comes in bursts, holds M/D/1's in 95 of
+    100 simulations that are long enough to show one; and nearly all of them are.
     """
     shown, held = intervals(load, share, queries, seeds=100)
     assert shown >= 85

@@ -5,7 +5,11 @@ in which a signal whose handler raises arrives there, or an exception is raised 
 then not as it was before is a residue; an exception other than the one raised is a stranger; missed
 is what was raised and never came to the caller.
 
-    python benchmarks/interruption.py [--kind exception] [--instructions] [--most N] [--json F]
+    python benchmarks/interruption.py [--kind exception] [--program steps] [--instructions]
+        [--most N] [--json F]
+
+`measure` profiles by `xsp.measure`, `steps` along a training loop with `prof.step()`, and `calls`
+along one whose model calls are the steps.
 """
 
 from __future__ import annotations
@@ -17,10 +21,12 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import faults
@@ -28,14 +34,34 @@ import faults
 import xsp
 
 OPTIONS: dict[str, Any] = {"levels": "M/L", "iterations": 1, "warmup": 0, "progress": False}
+STEPS = 10
 
 
-def struck(kind: str, *, opcodes: bool, most: int) -> dict[str, Any]:
+def program(name: str, model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
+    """A profile of this kind."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    followed = {"optimizer": optimizer} if name == "steps" else {"along": True}
+
+    def measure() -> None:
+        xsp.measure(model, x, **OPTIONS)
+
+    def loop() -> None:
+        with xsp.profile(model, **followed, **OPTIONS) as prof:
+            for _ in range(STEPS):
+                optimizer.zero_grad()
+                model(x).sum().backward()
+                optimizer.step()
+                if name == "steps":
+                    prof.step()
+
+    return measure if name == "measure" else loop
+
+
+def struck(kind: str, name: str, *, opcodes: bool, most: int) -> dict[str, Any]:
     """The figures of up to `most` places, a seeded sample of all."""
     model, x = faults.model_and_input()
-
-    def run() -> None:
-        xsp.measure(model, x, **OPTIONS)
+    run = program(name, model, x)
+    own = frozenset() if name == "measure" else faults.OF_TRAINING
 
     def strike() -> None:
         if kind == "signal":
@@ -59,13 +85,15 @@ def struck(kind: str, *, opcodes: bool, most: int) -> dict[str, Any]:
             if type(error) is faults.Missed:
                 missed.append(where)
             del error
-            left = faults.residue(before, faults.state_of(model))
+            left = set(faults.residue(before, faults.state_of(model))) - own
             if left:
-                residues.append(f"{where}: {', '.join(left)}")
+                residues.append(f"{where}: {', '.join(sorted(left))}")
                 model, x = faults.model_and_input()
+                run = program(name, model, x)
     known = {"Leaving", "Fault", "Missed", "Unreached"}
     return {
         "kind": kind,
+        "program": name,
         "places": "instructions" if opcodes else "lines",
         "reached": len(places),
         "struck": len(chosen),
@@ -80,12 +108,13 @@ def struck(kind: str, *, opcodes: bool, most: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=["signal", "exception"], default="signal")
+    parser.add_argument("--program", choices=["measure", "steps", "calls"], default="measure")
     parser.add_argument("--instructions", action="store_true")
     parser.add_argument("--most", type=int, default=1_000_000)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    figures = struck(options.kind, opcodes=options.instructions, most=options.most)
+    figures = struck(options.kind, options.program, opcodes=options.instructions, most=options.most)
     text = json.dumps(figures, indent=1)
     print(text)
     if options.json:

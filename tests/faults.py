@@ -45,6 +45,10 @@ SWITCHING = (
     "measuring/turns.py",
     "measuring/ladder.py",
     "measuring/target.py",
+    "measuring/along/following.py",
+    "measuring/along/groups.py",
+    "measuring/along/loop.py",
+    "measuring/along/step_watch.py",
     "measuring/afterwards/extra_runs.py",
     "measuring/afterwards/memory.py",
     "measuring/afterwards/calibration.py",
@@ -250,6 +254,10 @@ def state_of(model: nn.Module) -> dict[str, Any]:
         "numpy random": np.random.get_state(legacy=False)["state"]["key"].tolist(),
         "torch random": torch.get_rng_state().tolist(),
     }
+
+
+OF_TRAINING = frozenset({"gradients", "gradient values", "buffers", "torch random"})
+"""Of `state_of`, what steps of a training loop change themselves."""
 
 
 def residue(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import torch
 from faults import (
+    OF_TRAINING,
     Fault,
     Leaving,
     Missed,
     Place,
+    Unreached,
     handlers,
     leaves_with,
     model_and_input,
@@ -99,6 +101,61 @@ def test_a_handler_that_raises_anywhere_in_a_block_leaves_nothing() -> None:
             assert isinstance(error, Leaving | Missed), (place, repr(error))
             del error
             assert residue(before, state_of(model)) == [], place
+
+
+def steps(model: nn.Module, x: torch.Tensor) -> None:
+    """A profile along a training loop."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with xsp.profile(model, optimizer=optimizer, **SHORT) as prof:
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(x).sum().backward()
+            optimizer.step()
+            prof.step()
+
+
+def calls(model: nn.Module, x: torch.Tensor) -> None:
+    """A profile along a loop whose model calls are the steps."""
+    with xsp.profile(model, along=True, **SHORT):
+        for _ in range(10):
+            model(x).sum().backward()
+
+
+@pytest.mark.parametrize("loop", [steps, calls])
+def test_a_handler_that_raises_anywhere_along_a_loop_leaves_nothing(
+    loop: Callable[[nn.Module, torch.Tensor], None],
+) -> None:
+    """The same along a loop, where handlers also run between xsp's own lines inside the program's
+    calls; what the loop's steps change is the program's.
+    """
+    model, x = model_and_input()
+    sample = sampled(lambda: loop(model, x))
+    with handlers([signal.SIGTERM]):
+        for place in sample:
+            before = state_of(model)
+            error = struck(
+                lambda: loop(model, x), place, lambda: signal.raise_signal(signal.SIGTERM)
+            )
+            assert isinstance(error, Leaving | Missed | Unreached), (place, repr(error))
+            del error
+            assert set(residue(before, state_of(model))) <= OF_TRAINING, place
+
+
+def test_a_call_that_an_exit_leaves_is_not_watched_any_more() -> None:
+    """SystemExit out of a call in the block, for which torch runs no hook, leaves autograd and
+    modules as they were.
+    """
+    model, x = model_and_input()
+
+    class Leaves(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise SystemExit(3)
+
+    model.append(Leaves())
+    before = state_of(model)
+    with pytest.raises(SystemExit), xsp.profile(model, **SHORT):
+        model(x)
+    assert set(residue(before, state_of(model))) <= OF_TRAINING
 
 
 def test_an_exception_anywhere_in_the_measuring_code_is_unwound() -> None:

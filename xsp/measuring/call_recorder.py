@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from xsp.doubts import Doubt, Slug
 from xsp.errors import NothingRecordedError, TargetError
+from xsp.levels._native.signals import held
 from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.discovery import Discovered, discovered, shapes_of
 from xsp.measuring.arguments import copy_arguments, list_arguments
@@ -85,15 +86,16 @@ class CallRecorder:
         ]
 
     def stop(self) -> None:
-        """Remove the hooks."""
-        self._undo_engine()
-        self._undo_engine = lambda: None
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        """Remove the hooks, in the opposite order to that in which they came."""
+        # A call that SystemExit or KeyboardInterrupt left: torch calls no hook for these.
         for call in self._open.values():
             call.watch.close()
         self._open.clear()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._undo_engine()
+        self._undo_engine = lambda: None
 
     def _engine(self, _tensors: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
         self._went_backward = True
@@ -109,9 +111,7 @@ class CallRecorder:
         elif self._is_full():
             self._left_out += 1
         else:
-            self._open[thread] = self._opened(
-                Call(self._model, args, dict(kwargs), Ambient.current())
-            )
+            self._begin(thread, Call(self._model, args, dict(kwargs), Ambient.current()))
 
     def _is_full(self) -> bool:
         # Calls are kept from the first on: later ones are given what earlier ones left.
@@ -119,11 +119,10 @@ class CallRecorder:
         is_large = kept >= SURE_CALLS and self._bytes > MAX_BYTES
         return self._left_out > 0 or kept >= MAX_CALLS or is_large
 
-    def _opened(self, call: Call) -> _Open:
+    def _begin(self, thread: int, call: Call) -> None:
         if self.random is None:
             self.random = RandomState.current()
             self._start = attributes(self._model, copier_for(self._model))
-        watch = ExitStack()
         copier = copier_for(self._model)
         try:
             start = copy_arguments(call, copier, accept=self._accept)
@@ -132,11 +131,15 @@ class CallRecorder:
             self._refused = self._refused or error
             start = list_arguments(call)
         self._bytes += copier.bytes
-        if not self._open:
-            # The model's own call has begun already.
-            self._found.sequence.append((self._model, shapes_of(call.args)))
-            watch.enter_context(discovered(self._found, blame=False))
-        return _Open(replace(call, start=start), watch)
+        is_first = not self._open
+        begun = _Open(replace(call, start=start), ExitStack())
+        # A handler that raises in between would leave modules watched that nobody knows of.
+        with held():
+            self._open[thread] = begun
+            if is_first:
+                # The model's own call has begun already.
+                self._found.sequence.append((self._model, shapes_of(call.args)))
+                begun.watch.enter_context(discovered(self._found, blame=False))
 
     def _on_return(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self._is_lazy = self._is_lazy or is_lazy(output)
@@ -149,8 +152,10 @@ class CallRecorder:
         self._depth[thread] -= 1
         if self._depth[thread] or thread not in self._open:
             return
-        made = self._open.pop(thread)
-        made.watch.close()
+        with held():
+            made = self._open[thread]
+            made.watch.close()
+            del self._open[thread]
         if made.returned:
             self._calls.append(made.call)
             self._threads.add(threading.current_thread())

@@ -48,10 +48,12 @@ class BackwardOrder:
             return []
         found = new_nodes([each.tensor for each in locate_tensors(inputs)], given, token)
         number = {each.node: index for index, each in enumerate(found)}
-        self._outputs[call] = tuple(number[node] for node in dict.fromkeys(made) if node in number)
-        self._hooks += [self._watched(node, (call, index)) for node, index in number.items()]
         self._types[call] = [each.node.name() for each in found]
         self._trails[call] = [each.trail for each in found]
+        for node, index in number.items():
+            self._hooks.append(self._watched(node, (call, index)))
+        # Last: an exception that arrives before leaves no call of which only a part is known.
+        self._outputs[call] = tuple(number[node] for node in dict.fromkeys(made) if node in number)
         return self._types[call]
 
     def watch_late(self, call: int, node: Node) -> int | None:
@@ -120,7 +122,7 @@ class BackwardOrder:
             for before, which in zip([None, *ran], ran, strict=False)
             if which is not None
             for call, node in [which]
-            if node not in self._outputs[call] and (before is None or before[0] != call)
+            if node not in self._outputs.get(call, ()) and (before is None or before[0] != call)
         }
         return {call: numbers for call, numbers in self._outputs.items() if call not in needed}
 

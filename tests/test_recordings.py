@@ -85,36 +85,36 @@ def test_runs_are_found_wherever_they_lie() -> None:
 
 
 def test_each_model_call_has_its_own_events() -> None:
-    """Of two calls in a run, each has the spans and API calls that began in it, and the operations
-    that it launched, whenever these ran.
+    """Of three calls in a run, each has the spans and API calls that began in it, and the
+    operations that it launched, whenever these ran.
     """
     tables = gpu_capture().tables
     run = Recordings(tables).runs[-1]
-    spans, calls = tables["spans"], tables["model_calls"]
-    layers = spans[(spans["run"] == run) & (spans["level"] == Level.LAYER)]
-    middle = int(layers["start_ns"].max())
+    spans, calls, api = tables["spans"], tables["model_calls"], tables["api_calls"]
+    in_run = (spans["run"] == run).to_numpy()
+    layers = spans[in_run & (spans["level"] == Level.LAYER)]
     own = calls[calls["run"] == run]
-    first = own.assign(host_end_ns=middle - 1, end_ns=middle - 1)
-    both = pd.concat([calls[calls["run"] != run], first, own.assign(start_ns=middle)])
-    tables["model_calls"] = both.sort_values(["run", "start_ns"], ignore_index=True)
-    one, other = Recordings(tables).calls({run})
-    start = spans["start_ns"].to_numpy()
-    assert (start[one.host_rows] < middle).all()
-    assert (start[other.host_rows] >= middle).all()
-    assert len(other.host_rows) > 0
-    rows = np.concatenate([one.host_rows, other.host_rows, one.device_rows, other.device_rows])
-    assert np.array_equal(np.sort(rows), np.flatnonzero(spans["run"] == run))
-    launched = start[spans["parent"].to_numpy()[one.device_rows]]
-    assert (launched < middle).all()
-    assert len(one.device_rows) > 0
-    api = tables["api_calls"]
-    began = api.loc[api["run"] == run, "start_ns"]
-    kinds = [
-        np.isin(call.timeline.events.kind, [EventKind.LAUNCH, EventKind.API])
-        for call in (one, other)
+    begins = [int(own["start_ns"].iloc[0]), *sorted(layers["start_ns"])[1:]]
+    ends = [*(begin - 1 for begin in begins[1:]), int(own["end_ns"].iloc[0])]
+    three = [
+        own.assign(start_ns=begin, host_end_ns=end, end_ns=end)
+        for begin, end in zip(begins, ends, strict=True)
     ]
-    assert kinds[0].sum() == (began < middle).sum()
-    assert kinds[1].sum() == (began >= middle).sum()
+    every = pd.concat([calls[calls["run"] != run], *three])
+    tables["model_calls"] = every.sort_values(["run", "start_ns"], ignore_index=True)
+    found = list(Recordings(tables).calls({run}))
+    assert len(found) == 3
+    start = spans["start_ns"].to_numpy()
+    began = api.loc[api["run"] == run, "start_ns"]
+    for call, begin, end in zip(found, begins, ends, strict=True):
+        launched = start[spans["parent"].to_numpy()[call.device_rows]]
+        for times in (start[call.host_rows], launched):
+            assert len(times) > 0
+            assert ((times >= begin) & (times <= end)).all()
+        is_api = np.isin(call.timeline.events.kind, [EventKind.LAUNCH, EventKind.API])
+        assert is_api.sum() == began.between(begin, end).sum() > 0
+    rows = np.concatenate([rows for call in found for rows in (call.host_rows, call.device_rows)])
+    assert np.array_equal(np.sort(rows), np.flatnonzero(in_run))
 
 
 def test_tracing_a_layer_costs_around_it_and_inside() -> None:

@@ -90,6 +90,21 @@ def test_a_file_gives_the_table_that_memory_gives(
     pd.testing.assert_frame_equal(found, tree, check_exact=True)
 
 
+def test_costs_that_are_not_known_are_fitted_from_parts(
+    saved: Path, tree: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of another version, whose costs are not those of this one, has the table that memory
+    gives, again to the bit.
+    """
+    capture = xsp.load(saved)._capture
+    earlier = dict(capture.meta["correction"])
+    del earlier["taken"]
+    path = tmp_path / "earlier.xsp"
+    Capture({**capture.meta, "correction": earlier}, capture.tables).save(path)
+    monkeypatch.setattr(from_disk, "SPANS_OF_PART", third(saved))
+    pd.testing.assert_frame_equal(from_disk.tree_from_file(path), tree, check_exact=True)
+
+
 def test_a_separate_ladder_is_one_part() -> None:
     """Its events all repeat those of one run: the table is that of the whole, and a file that would
     have to be read in parts is refused with the way out.

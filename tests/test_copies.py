@@ -5,6 +5,7 @@ identity.
 from __future__ import annotations
 
 import collections
+import copy
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -199,6 +200,39 @@ def numbers() -> Iterator[int]:
     yield 1
 
 
+class Asked:
+    """Copies itself, and says so; what it holds is copied as `copy.deepcopy` does."""
+
+    def __init__(self, held: list[int], copies: int = 0) -> None:
+        self.held, self.copies = held, copies
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Asked:
+        return Asked(copy.deepcopy(self.held, memo), self.copies + 1)
+
+
+def test_who_copies_itself_is_asked() -> None:
+    """A class's own way of being copied is taken, and what it shares with others stays shared."""
+    held = [1, 2]
+    one, other = Copier()([held, Asked(held)])
+    assert one == [1, 2]
+    assert one is not held
+    assert other.copies == 1
+    assert other.held is one
+
+
+def test_what_is_its_own_copy_stays_itself() -> None:
+    """A function of numpy is one wherever it is: pickle has its name alone."""
+    assert Copier()([np.add])[0] is np.add
+
+
+def test_what_can_be_used_once_is_refused_inside_objects_too() -> None:
+    """A copy of the object would share the iterator, and each would take from it what the other
+    needs.
+    """
+    with pytest.raises(UsedOnceError, match="generator"):
+        Copier()(Cache([], length=(number for number in range(3))))
+
+
 def test_what_can_be_used_once_is_refused_with_its_kind() -> None:
     """A generator has no copy, and using it up would change the program."""
     with pytest.raises(UsedOnceError, match="generator"):
@@ -274,6 +308,8 @@ DIFFERENT = [
     (torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)),
     (Cache([], 1), Cache([], 2)),
     (nn.Linear(1, 1), nn.Linear(1, 1)),
+    (np.add, np.multiply),
+    (np.add, Cache([])),
 ]
 
 

@@ -183,7 +183,8 @@ class _Comparison:
     def _same_parts(self, one: Any, other: Any) -> bool:
         mine, yours = _parts(one), _parts(other)
         if mine is None or yours is None:
-            return mine is yours
+            # Each is the only one of its kind that there is, and they are two.
+            return False
         return all(self(_listed(a), _listed(b)) for a, b in zip(mine, yours, strict=True))
 
 

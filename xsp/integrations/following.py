@@ -94,3 +94,19 @@ def unwrapped(optimizer: Any) -> Optimizer:
 def _is_plain(optimizer: Any) -> bool:
     """Whether torch's own constructor has made it: wrappers are subclasses that have not."""
     return "_optimizer_step_pre_hooks" in vars(optimizer)
+
+
+class Followed:
+    """What a callback knows of the loop that it follows."""
+
+    _following: Following
+
+    @property
+    def profile(self) -> BlockProfile | None:
+        """What was measured, once the training is over; None where nothing was."""
+        return self._following.profile
+
+    @property
+    def why(self) -> str:
+        """Why nothing was measured; empty where it was."""
+        return self._following.why

@@ -7,11 +7,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from xsp.integrations.following import Following
-from xsp.profiles import Profile
+from xsp.integrations.following import Followed, Following
 
 
-class XspCallback(pl.Callback):
+class XspCallback(Followed, pl.Callback):
     """Profiles `fit` along: each step of its optimizers is one, with the batches that it
     accumulates.
 
@@ -24,16 +23,6 @@ class XspCallback(pl.Callback):
     def __init__(self, path: str | Path | None = None, **options: Any) -> None:
         self._following = Following(path, **options)
         self._steps = 0
-
-    @property
-    def profile(self) -> Profile | None:
-        """What was measured, after `fit`; None where nothing was."""
-        return self._following.profile
-
-    @property
-    def why(self) -> str:
-        """Why nothing was measured; empty where it was."""
-        return self._following.why
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin."""

@@ -7,11 +7,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from xsp.integrations.following import Following
-from xsp.profiles import Profile
+from xsp.integrations.following import Followed, Following
 
 
-class XspCallback(TrainerCallback):
+class XspCallback(Followed, TrainerCallback):
     """Profiles `train` along: a step of the Trainer, with the batches that it accumulates, is one.
 
     Args:
@@ -22,16 +21,6 @@ class XspCallback(TrainerCallback):
 
     def __init__(self, path: str | Path | None = None, **options: Any) -> None:
         self._following = Following(path, **options)
-
-    @property
-    def profile(self) -> Profile | None:
-        """What was measured, after `train`; None where nothing was."""
-        return self._following.profile
-
-    @property
-    def why(self) -> str:
-        """Why nothing was measured; empty where it was."""
-        return self._following.why
 
     def on_train_begin(self, *_: Any, model: Any = None, optimizer: Any = None, **__: Any) -> None:
         """Begin."""

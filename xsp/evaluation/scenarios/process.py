@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
-from types import TracebackType
 
 from xsp.errors import EvaluationError
 from xsp.evaluation.scenarios.recording import COMPLETED, recorded
@@ -86,12 +85,7 @@ class MeasuredProcess:
     def __enter__(self) -> MeasuredProcess:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _having(self, task: Task) -> _Child:

@@ -40,7 +40,7 @@ def with_entry(path: Path, source: Path, name: str, content: bytes) -> Path:
     return path
 
 
-def with_value(column: str, row: int, value: object) -> Change:
+def with_value(column: str, row: int, value: int) -> Change:
     """Another value in one row; rows below 0 count from the end."""
 
     def change(table: pd.DataFrame) -> pd.DataFrame:

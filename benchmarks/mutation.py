@@ -40,12 +40,13 @@ KEPT = ROOT / "build" / "mutation"
 
 ASKED = """
     allocations along attribution call_recorder calls capture capture_refusals capture_rules
-    charges clock copies correction_bounds correlate costs counters counters_refused deadline
-    deciding_together dependencies doubts doubts_about_correction driver executor facts
-    following gpu_state host_clock kineto_lines left_as_found limits loop_groups measure memory
-    nvtx on_disk options other_way overlap patience profile_block progress range_log recordings
-    replay rooms same_call same_numbers scale separate_ladder separate_measuring settings state
-    step_watch steps tight_loops time_budget turns what_is_doubtful what_targets_return writing
+    charges clock concurrency copies correction_bounds correlate costs counters counters_refused
+    deadline deciding_together dependencies doubts doubts_about_correction driver executor
+    extra_runs facts following gpu_state host_clock kineto_lines left_as_found limits
+    loop_groups measure memory nvtx on_disk options other_way overlap patience profile_block
+    progress range_log rank_processes recordings replay rooms same_call same_numbers scale
+    separate_ladder separate_measuring settings state step_watch steps tight_loops time_budget
+    turns what_is_doubtful what_targets_return writing
 """
 """Test files that are asked what they reach: those about what the folders do."""
 

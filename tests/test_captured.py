@@ -19,7 +19,7 @@ from xsp.analysis.spans.assembly import Assembled, assemble, assemble_runs
 from xsp.analysis.spans.graph_layers import Captured
 from xsp.errors import TargetError
 from xsp.machine.torch_internals import graphed_module
-from xsp.measuring.captured import about_graphs, as_captured, named_below
+from xsp.measuring.captured import about_graphs, as_captured, named_below, without_graph
 from xsp.measuring.options import Options
 
 
@@ -71,7 +71,8 @@ def test_a_graphed_module_is_run_as_it_was_captured(graphed: Net) -> None:
     assert found is not None
     assert (len(found.inputs), len(found.parameters)) == (1, 4)
     assert found.is_differentiated
-    as_captured(found)
+    with without_graph(found):
+        as_captured(found)
     assert graphed.forwards == 1
     assert graphed.forward is given
     assert all(each.grad is None for each in graphed.parameters())

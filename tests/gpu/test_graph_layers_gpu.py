@@ -172,7 +172,8 @@ def test_graphed_callables_are_led_by_themselves() -> None:
         nn.Sequential(nn.Linear(128, 128), nn.GELU()),
         nn.Sequential(nn.Linear(128, 128), nn.GELU()),
     )
-    model = nn.Sequential(block, *equal, nn.Linear(128, 8)).cuda().train()
+    single = nn.Linear(128, 8)
+    model = nn.Sequential(block, *equal, single).cuda().train()
     x = torch.randn(16, 64, device="cuda", requires_grad=True)
     between = torch.randn(16, 128, device="cuda", requires_grad=True)
 
@@ -181,13 +182,14 @@ def test_graphed_callables_are_led_by_themselves() -> None:
         model(x).square().mean().backward()
 
     expected = kernels_by_layer(xsp.measure(step, **QUICK))
-    torch.cuda.make_graphed_callables((block, *equal), ((x,), (between,), (between,)))
+    inputs = ((x,), (between,), (between,), (between,))
+    torch.cuda.make_graphed_callables((block, *equal, single), inputs)
     prof = xsp.measure(step, **QUICK)
     nodes = prof.table("graph_nodes")
     assert set(nodes["owner"]) == {"order"}
-    assert nodes["graph"].nunique() == 6
+    assert nodes["graph"].nunique() == 8
     found = kernels_by_layer(prof)
-    for layer in ("0.0", "0.1", "0.2", "0.3", "1.0", "1.1", "2.0", "2.1"):
+    for layer in ("0.0", "0.1", "0.2", "0.3", "1.0", "1.1", "2.0", "2.1", "3"):
         assert found[layer, "forward"] == expected[layer, "forward"]
         assert found[layer, "backward"] >= 1
 

@@ -4,8 +4,8 @@ led to layers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -86,22 +86,28 @@ def _of_module(graphed: GraphedModule, name: str, eager: _Eager) -> list[Capture
     ambient = replace(ambient, grad=graphed.is_differentiated, inference=False)
     call = Call(partial(as_captured, graphed), (), {}, ambient)
     try:
-        tables = eager.tables(Target(type(module).__name__, (call,), module))
+        with without_graph(graphed):
+            tables = eager.tables(Target(type(module).__name__, (call,), module))
     except (RuntimeError, TypeError, ValueError, TargetError):
         return []
     return [Captured(named_below(tables, module, name), graph_ids(graphed.graphs))]
+
+
+@contextmanager
+def without_graph(graphed: GraphedModule) -> Iterator[None]:
+    """A block in which the module's own forward runs instead of the graph."""
+    module, given = graphed.module, vars(graphed.module)["forward"]
+    with ExitStack() as undo:
+        undo.callback(setattr, module, "forward", given)
+        module.forward = graphed.forward
+        yield
 
 
 def as_captured(graphed: GraphedModule) -> None:
     """Do what `torch.cuda.make_graphed_callables` captured: forward, and gradients of inputs and
     parameters, which are not accumulated.
     """
-    given = vars(graphed.module)["forward"]
-    graphed.module.forward = graphed.forward
-    try:
-        outputs = graphed.module(*graphed.inputs)
-    finally:
-        graphed.module.forward = given
+    outputs = graphed.module(*graphed.inputs)
     differentiated = [each for each in tensors_in(outputs) if each.requires_grad]
     every = (*graphed.inputs, *graphed.parameters)
     if differentiated:

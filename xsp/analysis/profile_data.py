@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from xsp.analysis.compiled.source_layers import compiled_kernels, compiled_layers
 from xsp.analysis.correction import (
     Correction,
     corrected_spans,
@@ -264,6 +265,18 @@ class ProfileData:
         `xsp.analysis.spans.overhead.overhead`.
         """
         return overhead(self._capture.tables)
+
+    def compiled(self) -> pd.DataFrame:
+        """What each kernel of compiled code stands for, a row for each launch and layer that shares
+        it; `xsp.analysis.compiled.source_layers.compiled_kernels`.
+        """
+        return compiled_kernels(self._capture.tables)
+
+    def compiled_layers(self) -> pd.DataFrame:
+        """What compiled code spends on each layer of the program;
+        `xsp.analysis.compiled.source_layers.compiled_layers`.
+        """
+        return compiled_layers(self._capture.tables)
 
     @property
     def serialized(self) -> pd.DataFrame:

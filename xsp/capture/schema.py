@@ -59,6 +59,7 @@ _ID = Column(pa.uint32(), 0)
 _TEXT = Column(TEXT)
 _FLAG = Column(pa.bool_())
 _LAUNCH = Column(pa.int32(), 0)
+_CONFIDENCE = Column(TEXT, choices=("exact", "verified", "inferred", "unknown"))
 
 _DIMENSION = 2**40
 """More than any dimension of a tensor, and few enough of these for float64."""
@@ -270,6 +271,28 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "last": _COUNT,
         "input_shapes": Column(TEXT, rule=_SHAPES),
     },
+    "compiled_launches": {
+        "graph": _ORDINAL,
+        "phase": Column(TEXT, choices=("forward", "backward")),
+        "ordinal": _ORDINAL,
+        "kernel": _TEXT,
+        "kind": Column(TEXT, choices=("triton", "template", "extern", "cpp")),
+        "confidence": _CONFIDENCE,
+    },
+    "compiled_origins": {
+        "launch": _wide_row("compiled_launches", 0),
+        "layer": _TEXT,
+        "operators": _TEXT,
+        "source": _TEXT,
+        "share": Column(pa.float64()),
+        "confidence": _CONFIDENCE,
+    },
+    "compiled_kernels": {
+        "position": _ORDINAL,
+        "graph": _ORDINAL,
+        "launch": _wide_row("compiled_launches"),
+        "by": Column(TEXT, choices=("name", "place", "kind", "")),
+    },
     "ranges": {
         "run": _row("runs"),
         "name": _TEXT,
@@ -288,6 +311,9 @@ OPTIONAL_TABLES = (
     "calls_of_modules",
     "repeats",
     "graph_nodes",
+    "compiled_launches",
+    "compiled_origins",
+    "compiled_kernels",
 )
 """Tables that only some captures have."""
 

@@ -34,6 +34,7 @@ from xsp.measuring.state import PYTHON
 from xsp.measuring.switching import add_note, switched, tracing
 from xsp.measuring.target import Target
 from xsp.measuring.warmup import warm_up
+from xsp.provenance.recording import Recorder
 from xsp.types import Level, LevelStatus, Status, Tracer
 
 
@@ -45,6 +46,7 @@ class Prepared:
     KERNEL, None where KERNEL is not traced. `recorded` has by level the rows of the structure run
     (`Tracer.recorded`), and took `structure_s`. `compilations` is Dynamo's count when the target
     was warm.
+    `recorder` has what kernels stand for that were compiled in the warm-up.
     `doubts` are for the profile's warnings, `modules` names what was called and what lies below it.
     `captured` is what the target's CUDA graphs hold.
     """
@@ -57,6 +59,7 @@ class Prepared:
     tracers: dict[Level, Tracer]
     device_work: int | None
     compilations: int
+    recorder: Recorder
     doubts: tuple[Doubt | str, ...]
     modules: Mapping[nn.Module, str]
     captured: tuple[Captured, ...] = ()
@@ -77,7 +80,9 @@ def prepare(executor: Executor, options: Options, deadline: Deadline, shown: Pha
     executor.ranks.same("the traced levels", [level.name for level in traced])
     doubts: list[Doubt | str] = []
     shown.begin("warm-up")
-    found = _warmed_up(executor, options, doubts, deadline, shown)
+    recorder = Recorder()
+    with recorder.on_when_compiling():
+        found = _warmed_up(executor, options, doubts, deadline, shown)
     executor.watch_steps(found.roots)
     compiled = compiled_frames()
     watched = Discovered()
@@ -105,6 +110,7 @@ def prepare(executor: Executor, options: Options, deadline: Deadline, shown: Pha
         tracers,
         device_work,
         compiled,
+        recorder,
         tuple(doubts),
         names,
     )

@@ -23,6 +23,8 @@ COLUMNS = {
     "library_call": np.int64,
     "layer_span": np.int64,
     "call_span": np.int64,
+    "launch_ns": np.int64,
+    "thread": np.int64,
     "duration_ns": np.float64,
     "duration_ci_ns": np.float64,
 }
@@ -34,7 +36,8 @@ def kernel_sequence(tables: Tables) -> pd.DataFrame:
 
     Columns: position (from 0), kernel (row of `kernels`), name, layer (row of `layers`),
     library_call (row of `library_calls`, -1 for none), layer_span and call_span (rows of `spans` in
-    that run, call_span -1 for none), duration_ns and duration_ci_ns (trimmed mean and half a 95 %
+    that run, call_span -1 for none), launch_ns and thread (start of the launching call in that run,
+    and who made it), duration_ns and duration_ci_ns (trimmed mean and half a 95 %
     interval over the runs of the deepest rung that have the same kernel in the same layer for the
     same time of asking; over the runs that traced kernels alone, if there are some). Empty where no
     kernels were traced.
@@ -68,7 +71,8 @@ def _launched(tables: Tables) -> pd.DataFrame:
     called = level[parent] == Level.LIBRARY
     run, start = spans["run"].to_numpy()[kernels], spans["start_ns"].to_numpy()[kernels]
     node = graph_nodes(tables)[1][kernels]
-    order = np.lexsort((start, node, _launch_ns(tables["api_calls"], spans.loc[kernels]), run))
+    launch_ns = _launch_ns(tables["api_calls"], spans.loc[kernels])
+    order = np.lexsort((start, node, launch_ns, run))
     table = pd.DataFrame(
         {
             "run": run,
@@ -78,6 +82,8 @@ def _launched(tables: Tables) -> pd.DataFrame:
             "library_call": np.where(called, detail[parent], -1).astype(np.int64),
             "layer_span": layer_span.astype(np.int64),
             "call_span": np.where(called, parent, -1).astype(np.int64),
+            "launch_ns": launch_ns.astype(np.int64),
+            "thread": spans["thread"].to_numpy()[kernels].astype(np.int64),
             "ns": spans["duration_ns"].to_numpy()[kernels],
         }
     )

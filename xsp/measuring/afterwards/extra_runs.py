@@ -13,7 +13,8 @@ from xsp.analysis.spans.overlap import find_overlaps
 from xsp.analysis.spans.rungs import runs_of
 from xsp.doubts import Doubt, Slug
 from xsp.machine import devices
-from xsp.measuring.afterwards import memory
+from xsp.machine.compiler_internals import has_compiled
+from xsp.measuring.afterwards import compiled, memory
 from xsp.measuring.afterwards.annotated import annotated_run
 from xsp.measuring.afterwards.calibration import tight_loops
 from xsp.measuring.afterwards.counting import Counters, count_kernels
@@ -94,6 +95,7 @@ class ExtraRuns:
                 self.cut_off += doubts
         if self.memory is not None:
             self.tables["layers"] = memory.fill_bytes(self.tables["layers"], self.memory)
+        self._lead_compiled_kernels()
         if self.options.nvtx:
             layers = Level.LAYER in self.prepared.traced
             with self._dispensable("NVTX ranges for other tools"):
@@ -119,6 +121,20 @@ class ExtraRuns:
                 self.tables["serialized"] = serialize_layers(
                     self.executor, self.executor.target, self.prepared
                 )
+
+    def _lead_compiled_kernels(self) -> None:
+        """Which source layers compiled kernels come from, where any rank has compiled code."""
+        what = "source layers of compiled kernels"
+        if not self.executor.ranks.any(has_compiled()):
+            return
+        latest_ns = float(self.tables["runs"]["latency_ns"].max())
+        if self._all_have_time(compiled.expected_s(latest_ns), what):
+            with self._dispensable(what):
+                tables, doubts = compiled.lead_kernels(
+                    self.executor, self.prepared, self.tables, self.deadline
+                )
+                self.tables |= tables
+                self.cut_off += doubts
 
     def _all_have_time(self, seconds: float, what: str) -> bool:
         """Whether every rank has time for so many seconds of what all do together; if not, it is

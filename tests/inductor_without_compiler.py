@@ -1,0 +1,42 @@
+"""Inductor without a C++ compiler: everything is generated, but its C++ kernels compute nothing.
+
+What a kernel stands for does not depend on what it computes, and compiling one takes seconds.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+
+def _nothing(*_arguments: Any) -> None:
+    """What stands for a compiled kernel."""
+
+
+@contextmanager
+def inductor_without_compiler(folder: Path) -> Iterator[None]:
+    """Programs compiled in this block keep their code in `folder`, and compute garbage."""
+    from torch._inductor.async_compile import AsyncCompile
+
+    def instead(*_arguments: Any, **_keywords: Any) -> Any:
+        return _nothing
+
+    _forget()
+    with (
+        patch.dict("os.environ", {"TORCHINDUCTOR_CACHE_DIR": str(folder)}),
+        patch.object(AsyncCompile, "cpp_pybinding", instead),
+    ):
+        yield
+    _forget()
+
+
+def _forget() -> None:
+    """Let go of what was compiled, of which cycles would keep some."""
+    torch._dynamo.reset()
+    gc.collect()

@@ -1,0 +1,299 @@
+"""Kernels of compiled code are led to the layers and lines that they come from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from inductor_without_compiler import inductor_without_compiler
+from quick import measured
+from torch import nn
+
+from xsp.machine import compiler_internals
+from xsp.provenance.graphs import Launch
+from xsp.provenance.origins import Origin
+from xsp.provenance.recording import Recorder
+from xsp.provenance.tables import of_live_graphs, shares
+from xsp.provenance.wrapper_text import launches
+
+Tables = tuple[pd.DataFrame, pd.DataFrame]
+"""Launches, and their origins."""
+
+
+@pytest.fixture
+def _no_compiler(tmp_path: Path) -> Iterator[None]:
+    with inductor_without_compiler(tmp_path):
+        yield
+
+
+class Gated(nn.Module):
+    """Two products, a function between them, and one at the root of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(8, 32)
+        self.norm = nn.LayerNorm(8)
+        self.down = nn.Linear(32, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A residual block."""
+        return x + self.down(torch.sigmoid(self.up(self.norm(x))))
+
+
+class Stack(nn.Module):
+    """A block called twice, between which the program prints where it is asked to."""
+
+    def __init__(self, *, breaks: bool = False) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Gated(), Gated()])
+        self.breaks = breaks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Every block, the first once more."""
+        x = self.blocks[0](x)
+        if self.breaks:
+            torch._dynamo.graph_break()
+        return self.blocks[0](self.blocks[1](x)).tanh()
+
+
+def _tables(recorder: Recorder | None = None) -> Tables:
+    found, remarks = of_live_graphs(recorder)
+    assert not remarks
+    return pd.DataFrame(found.launches), pd.DataFrame(found.origins)
+
+
+def _run(program: Callable[..., Any], *shape: int, **options: Any) -> None:
+    compiled = torch.compile(program, **options)
+    compiled(torch.randn(*shape, requires_grad=True)).sum().backward()
+
+
+def _line(method: Any, text: str) -> str:
+    lines, first = inspect.getsourcelines(method)
+    return f"{__file__}:{first + next(at for at, line in enumerate(lines) if text in line)}"
+
+
+def _owners(launches: pd.DataFrame, origins: pd.DataFrame, phase: str) -> list[set[str]]:
+    own = launches.index[launches["phase"] == phase]
+    return [set(origins.loc[origins["launch"] == each, "layer"]) for each in own]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    """What was recorded of one step of Stack while it was compiled."""
+    recorder = Recorder()
+    with inductor_without_compiler(tmp_path_factory.mktemp("inductor")):
+        with recorder.on_when_compiling():
+            _run(Stack(), 4, 8)
+        return _tables(recorder)
+
+
+def test_every_launch_is_led_to_its_layers_in_order(watched: Tables) -> None:
+    """Recorded while it is compiled, each launch of the forward pass has the layers that are fused
+    into it, in the order of the program, with the line that called them.
+    """
+    launched, origins = watched
+    forward = _owners(launched, origins, "forward")
+    products = [owners for owners in forward if owners & {"blocks.0.up", "blocks.1.up"}]
+    assert products == [{"blocks.0.up"}, {"blocks.1.up"}, {"blocks.0.up"}]
+    assert {"blocks.0::sigmoid"} in forward
+    assert {"blocks.0::add", "blocks.1.norm"} <= forward[4]
+    assert "::tanh" in forward[-1]
+    assert set(launched["confidence"]) == {"exact"}
+    up = origins[origins["layer"] == "blocks.1.up"]
+    assert set(up["source"]) == {_line(Gated.forward, "self.up")}
+
+
+def test_backward_kernels_are_led_to_the_layers_of_the_forward_pass(watched: Tables) -> None:
+    """The two products of a Linear's backward pass are its own; gradients that are added up are
+    called so, and are no layer's.
+    """
+    launched, origins = watched
+    backward = _owners(launched, origins, "backward")
+    assert backward.count({"blocks.1.down"}) == 2
+    assert backward.count({"blocks.0.up"}) == 4
+    assert any("(gradient accumulation)" in name for owners in backward for name in owners)
+    assert not any("(unknown)" in owners for owners in backward)
+
+
+def test_shares_of_a_launch_add_up_to_one(watched: Tables) -> None:
+    """Nothing of a kernel is lost or counted twice when it is shared among its layers."""
+    launched, origins = watched
+    sums = origins.groupby("launch")["share"].sum()
+    assert list(sums.index) == list(range(len(launched)))
+    assert sums.to_numpy() == pytest.approx(1.0)
+
+
+@pytest.mark.usefixtures("_no_compiler")
+@pytest.mark.parametrize("options", [{}, {"dynamic": True}], ids=["static", "dynamic shapes"])
+def test_what_was_compiled_before_is_found_again(options: dict[str, Any]) -> None:
+    """Without a record the code is generated again; its text is that of the live graph, the owners
+    are those that a record would have had, and nothing is compiled again.
+    """
+    recorder = Recorder()
+    with recorder.on_when_compiling():
+        _run(Stack(), 4, 8, **options)
+    frames = dict(torch._dynamo.utils.counters["frames"])
+    inductor = dict(torch._dynamo.utils.counters["inductor"])
+    handles = {id(each.handle) for each in compiler_internals.live_graphs()}
+    known, recorded = _tables(recorder)
+    launched, origins = _tables()
+    assert set(launched["confidence"]) == {"verified"}
+    assert launched.drop(columns="confidence").equals(known.drop(columns="confidence"))
+    assert origins["layer"].tolist() == recorded["layer"].tolist()
+    assert origins["share"].tolist() == recorded["share"].tolist()
+    assert dict(torch._dynamo.utils.counters["frames"]) == frames
+    assert dict(torch._dynamo.utils.counters["inductor"]) == inductor
+    assert {id(each.handle) for each in compiler_internals.live_graphs()} == handles
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_a_profile_has_the_source_layers_of_compiled_code() -> None:
+    """A profile of a compiled step names the layers of its kernels, forward and backward, beside
+    the compiled layer, which stays one in the tree; a CPU gives no times for them.
+    """
+    net = torch.compile(Stack())
+    x = torch.randn(4, 8)
+
+    def step() -> None:
+        net(x).sum().backward()
+
+    prof = measured(step, levels="M/L", iterations=1, warmup=1)
+    layers = prof.compiled_layers().set_index(["layer", "phase"])
+    assert layers.loc[("net.blocks.1.up", "forward"), "confidence"] == "exact"
+    assert ("net.blocks.1.down", "backward") in layers.index
+    assert layers["device_ms"].isna().all()
+    assert "blocks.1.up" not in " ".join(prof.tree()["name"])
+    assert not [each for each in prof.warnings if "recompiled" in each or "not-led" in each]
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_each_part_between_graph_breaks_is_a_graph_of_its_own() -> None:
+    """A program that breaks has one graph before and one after, each with its layers only."""
+    recorder = Recorder()
+    with recorder.on_when_compiling():
+        _run(Stack(breaks=True), 4, 8)
+    launched, origins = _tables(recorder)
+    forward = launched[launched["phase"] == "forward"]
+    by_graph = [
+        set(origins.loc[origins["launch"].isin(rows.index), "layer"])
+        for _, rows in forward.groupby("graph")
+    ]
+    assert sorted("blocks.1.up" in layers for layers in by_graph) == [False, True]
+    assert sorted("::tanh" in layers for layers in by_graph) == [False, True]
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_without_dynamos_graph_the_line_is_still_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where code can neither be watched nor generated again, each launch has the line of its last
+    operation, said to be inferred, and no layer is made up.
+    """
+    _run(Stack(), 4, 8)
+    monkeypatch.setattr(compiler_internals, "captured_modules", list)
+    launched, origins = _tables()
+    assert set(launched["confidence"]) == {"inferred"}
+    assert set(origins["layer"]) == {"(unknown)"}
+    assert _line(Gated.forward, "self.up") in set(origins["source"])
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_a_release_without_these_names_gives_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch that has moved what is asked for loses provenance, not the program."""
+
+    def moved() -> Any:
+        raise compiler_internals.MovedError("torch has no codegen_comment")
+
+    monkeypatch.setattr(compiler_internals, "announcements", moved)
+    recorder = Recorder()
+    with recorder.on_when_compiling():
+        _run(Gated(), 4, 8)
+    found, remarks = of_live_graphs(recorder)
+    assert any("codegen_comment" in each for each in remarks)
+    assert {row["confidence"] for row in found.launches} == {"inferred"}
+
+
+def test_recording_leaves_the_compiler_as_it_was() -> None:
+    """After a block, also one that raised, Inductor's methods are its own."""
+    import torch._inductor.codegen.triton as triton
+
+    before = triton.TritonScheduling.codegen_comment
+    with suppress(ZeroDivisionError), Recorder().on():
+        assert triton.TritonScheduling.codegen_comment is not before
+        raise ZeroDivisionError
+    assert triton.TritonScheduling.codegen_comment is before
+    handler = torch._dynamo.callback.callback_handler
+    callbacks = list(handler.start_callbacks)
+    with Recorder().on_when_compiling():
+        assert len(handler.start_callbacks) == len(callbacks) + 1
+    assert handler.start_callbacks == callbacks
+
+
+def _origin(**facts: Any) -> Origin:
+    known: dict[str, Any] = {"bytes": 0, "main": False, **facts}
+    return Origin("n", "aten.add", (), "add", "a.py:1", is_backward=False, **known)
+
+
+@pytest.mark.parametrize(
+    ("kind", "origins", "expected"),
+    [
+        ("triton", [_origin(bytes=300), _origin(bytes=100)], [0.75, 0.25]),
+        ("triton", [_origin(bytes=0), _origin(bytes=0)], [0.5, 0.5]),
+        ("triton", [_origin(bytes=None), _origin(bytes=100)], [0.5, 0.5]),
+        ("template", [_origin(bytes=1, main=True), _origin(bytes=99)], [1.0, 0.0]),
+        ("extern", [_origin(bytes=0)], [1.0]),
+    ],
+    ids=["by bytes", "nothing moved", "bytes not known", "a product and what follows", "a library"],
+)
+def test_the_rule_of_sharing(kind: str, origins: list[Origin], expected: list[float]) -> None:
+    """Bytes decide among fused layers; a template belongs to its product; equal parts are the last
+    resort.
+    """
+    launch = Launch(0, "kernel", kind, "exact", tuple(origins))
+    assert shares(launch) == expected
+
+
+WRAPPER = '''
+async_compile = AsyncCompile()
+triton_red_fused_0 = async_compile.triton('triton_red_fused_0', """ def call(args): pass """)
+def partition_0(args):
+    buf1 = empty_strided_cuda((4, ), (1, ), torch.float32)
+    triton_poi_fused_1.run(arg0, buf1, 4, stream=stream0)
+    return (buf1, )
+class Runner:
+    def call(self, args):
+        arg0_1, = args
+        args.clear()
+        assert_size_stride(arg0_1, (4, ), (1, ))
+        with torch.cuda._DeviceGuard(0):
+            torch.cuda.set_device(0)
+            extern_kernels.mm(arg0_1, reinterpret_tensor(arg0_1, (4, ), (1, ), 0), out=buf0)
+            (buf1,) = self.partitions[0](partition0_args)
+            triton_red_fused_0.run(buf0, ws, 4, 8, stream=stream0)
+            buf2 = ws[0 : 64].view(4, 16).sum(dim=0)
+            buf3 = torch.ops.aten._scaled_dot_product_flash_attention.default(buf2, buf2, buf2)
+            buf4 = buf3[0]
+            del buf3
+        return (buf4, reinterpret_tensor(buf0, (4, ), (1, ), 0), )
+'''
+
+
+def test_launches_of_a_wrapper_are_read_in_the_order_in_which_they_run() -> None:
+    """Partitions are read where they are called; views, allocations and asserts launch nothing."""
+    assert [(each.name, each.kind) for each in launches(WRAPPER)] == [
+        ("extern_kernels.mm", "extern"),
+        ("triton_poi_fused_1", "triton"),
+        ("triton_red_fused_0", "triton"),
+        (".sum", "extern"),
+        ("torch.ops.aten._scaled_dot_product_flash_attention.default", "extern"),
+    ]
+
+
+def test_a_text_that_is_no_python_wrapper_launches_nothing() -> None:
+    """Code of the C++ wrapper, and of releases to come, gives no launches instead of an error."""
+    assert launches("#include <torch/csrc/inductor/cpp_wrapper/cpu.h>") == []
+    assert launches("x = 1") == []

@@ -1,0 +1,1 @@
+"""Kernels of compiled code, and the source layers that share them."""

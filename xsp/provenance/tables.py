@@ -1,0 +1,163 @@
+"""Compiled graphs as rows of a capture's tables, and the rule by which a kernel is shared.
+
+A library call belongs to the node that it computes; a template (a matrix product, convolution or
+attention written in Triton) to its product, whatever was fused into it. Every other kernel is
+shared among its nodes by the bytes that each reads from outside the kernel or gives to others; in
+equal parts where these are not known or 0. Nodes of one layer, function and line are one row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from xsp.machine import compiler_internals as compiler
+from xsp.provenance.graphs import INFERRED, CompiledGraph, Launch, explained
+from xsp.provenance.origins import Origin
+from xsp.provenance.recording import Recorder
+
+Rows = list[dict[str, Any]]
+
+NOT_KNOWN = "(unknown)"
+"""Layer of what nothing leads back to the program."""
+
+ROOT_VARIABLE = re.compile(r"^[LG]\['([^']+)'\]")
+_MEMBER = re.compile(r"\.?_modules\['([^']+)'\]|\['([^']+)'\]|\[(\d+)\]")
+
+Graph = tuple[CompiledGraph, str]
+"""A compiled graph, and the qualified name of the module that was compiled, "" for the model and
+for a function.
+"""
+
+
+@dataclass(frozen=True)
+class Described:
+    """Rows of `compiled_launches` and `compiled_origins` (docs/captures.md), and by graph the row
+    of its first launch.
+    """
+
+    launches: Rows
+    origins: Rows
+    first: list[int]
+
+
+def of_live_graphs(recorder: Recorder | None = None) -> tuple[Described, list[str]]:
+    """All compiled graphs of this process, and sentences on what is missing. Code of graphs whose
+    compilation `recorder` has not seen is generated again, which takes about as long as Dynamo and
+    Inductor took, and runs nothing.
+    """
+    found = explained(compiler.live_graphs(), recorder or Recorder())
+    return described([(graph, "") for graph in found.graphs]), found.remarks
+
+
+def described(graphs: Sequence[Graph]) -> Described:
+    """The rows of these graphs, in order."""
+    launches: Rows = []
+    origins: Rows = []
+    first = []
+    name = _Names.of(graphs)
+    for number, (graph, prefix) in enumerate(graphs):
+        first.append(len(launches))
+        for launch in graph.launches:
+            origins += _origin_rows(launch, len(launches), partial(name, prefix=prefix))
+            launches.append(
+                {
+                    "graph": number,
+                    "phase": graph.phase,
+                    "ordinal": launch.ordinal,
+                    "kernel": launch.kernel,
+                    "kind": launch.kind,
+                    "confidence": launch.confidence,
+                }
+            )
+    return Described(launches, origins, first)
+
+
+def _origin_rows(launch: Launch, row: int, layer_of: Callable[[Origin], str]) -> Rows:
+    merged: dict[tuple[str, str], dict[str, Any]] = {}
+    for origin, share in zip(launch.origins, shares(launch), strict=True):
+        layer = layer_of(origin)
+        one = merged.setdefault(
+            (layer, origin.source),
+            {
+                "launch": row,
+                "layer": layer,
+                "operators": [],
+                "source": origin.source,
+                "share": 0.0,
+                "confidence": INFERRED if origin.near else launch.confidence,
+            },
+        )
+        one["share"] += share
+        if origin.operator and origin.operator not in one["operators"]:
+            one["operators"].append(origin.operator)
+    if not merged:
+        return [
+            {
+                "launch": row,
+                "layer": NOT_KNOWN,
+                "operators": "",
+                "source": "",
+                "share": 1.0,
+                "confidence": launch.confidence,
+            }
+        ]
+    return [each | {"operators": ", ".join(each["operators"])} for each in merged.values()]
+
+
+def shares(launch: Launch) -> list[float]:
+    """Each origin's share of a launch; they add up to 1."""
+    count = len(launch.origins)
+    if launch.kind in {"template", "extern"} and any(each.main for each in launch.origins):
+        return [1.0 if each.main else 0.0 for each in launch.origins]
+    moved = [each.bytes for each in launch.origins]
+    total = sum(each for each in moved if each is not None)
+    if None in moved or not total:
+        return [1.0 / count] * count
+    return [each / total for each in moved if each is not None]
+
+
+class _Names:
+    """What the layers of origins are called: a leaf module by its path, another function as
+    `module::function`.
+    """
+
+    def __init__(self, containers: set[str], *, several: bool) -> None:
+        self._containers = containers
+        self._several = several
+
+    @classmethod
+    def of(cls, graphs: Iterable[Graph]) -> _Names:
+        launches = [each for graph, _ in graphs for each in graph.launches]
+        every = [origin for each in launches for origin in each.origins]
+        outer = {path for origin in every for path, _ in origin.modules[:-1]}
+        roots = {_root(origin.modules[0][0]) for origin in every if origin.modules}
+        return cls(outer, several=len(roots) > 1)
+
+    def __call__(self, origin: Origin, prefix: str) -> str:
+        if not origin.modules:
+            return self._without_module(origin, prefix)
+        path = origin.modules[-1][0]
+        name = ".".join(filter(None, [prefix, self._path(path)]))
+        is_leaf = path not in self._containers and not origin.function.startswith("(")
+        return name if is_leaf and name else f"{name}::{origin.function or origin.operator}"
+
+    def _without_module(self, origin: Origin, prefix: str) -> str:
+        """What the outermost code itself calls has a line and no module."""
+        if not origin.source or not origin.node:
+            return NOT_KNOWN
+        called = origin.function or origin.operator.rpartition(".")[2]
+        return f"{prefix}::{called}" if called else NOT_KNOWN
+
+    def _path(self, path: str) -> str:
+        inside = ROOT_VARIABLE.sub(r"\1" if self._several else "", path)
+        plain = _MEMBER.sub(lambda found: "." + next(filter(None, found.groups())), inside)
+        return plain.strip(".")
+
+
+def _root(path: str) -> str:
+    found = ROOT_VARIABLE.match(path)
+    return found.group(1) if found else path.partition(".")[0]

@@ -163,13 +163,19 @@ def test_a_profile_has_the_source_layers_of_compiled_code() -> None:
     def step() -> None:
         net(x).sum().backward()
 
-    prof = measured(step, levels="M/L", iterations=1, warmup=1)
+    prof = measured(step)
     layers = prof.compiled_layers().set_index(["layer", "phase"])
     assert layers.loc[("net.blocks.1.up", "forward"), "confidence"] == "exact"
     assert ("net.blocks.1.down", "backward") in layers.index
     assert layers["device_ms"].isna().all()
     assert "blocks.1.up" not in " ".join(prof.tree()["name"])
     assert not [each for each in prof.warnings if "recompiled" in each or "not-led" in each]
+    assert prof.compiled_graphs()["phase"].tolist() == ["forward", "backward"]
+    assert (prof.compiled_graphs()["entering_ns"] > 0).all()
+    compiled = prof.compilations
+    assert compiled["phase"].tolist()[-2:] == ["forward", "backward"]
+    assert set(compiled["when"].tolist()[-2:]) == {"within"}
+    assert (compiled["total_ns"].iloc[-2:] > 0).all()
 
 
 @pytest.mark.usefixtures("_no_compiler")

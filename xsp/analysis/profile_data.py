@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from xsp.analysis.compiled.graph_calls import TIMES
 from xsp.analysis.compiled.source_layers import compiled_kernels, compiled_layers
 from xsp.analysis.correction import (
     Correction,
@@ -277,6 +278,27 @@ class ProfileData:
         `xsp.analysis.compiled.source_layers.compiled_layers`.
         """
         return compiled_layers(self._capture.tables)
+
+    def compiled_graphs(self) -> pd.DataFrame:
+        """What the host spends around each compiled graph: graph, phase, calls (in one run),
+        entering_ns (guards and the code before it; -1 where not known) and running_ns (in the code
+        that Inductor wrote, launches included); `xsp.analysis.compiled.graph_calls.graph_times`.
+        """
+        return self._capture.tables.get("compiled_graphs", pd.DataFrame(columns=list(TIMES))).copy()
+
+    @property
+    def compilations(self) -> pd.DataFrame:
+        """What torch.compile compiled in this process, the oldest first; the columns are those of
+        `xsp.provenance.compilations.compilations`. Empty where nothing was compiled.
+        """
+        found = self._capture.meta.get("compiled") or {}
+        return pd.DataFrame(found.get("compilations", []))
+
+    @property
+    def graph_breaks(self) -> pd.DataFrame:
+        """Why Dynamo broke graphs in this process: reason and times. Empty where it did not."""
+        found = self._capture.meta.get("compiled") or {}
+        return pd.DataFrame(found.get("graph_breaks", []), columns=["reason", "times"])
 
     @property
     def serialized(self) -> pd.DataFrame:

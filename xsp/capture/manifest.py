@@ -120,6 +120,26 @@ _ENVIRONMENT = record(
 
 _COUNTERS = record({}, {"metrics": items(text), "spread": mapping(optional(real())), "why": plain})
 
+_KNOWN_NS = optional(whole(0))
+_COMPILED = record(
+    {
+        "compilations": items(
+            record(
+                {
+                    **dict.fromkeys(("id", "function", "source", "reason", "failed"), text),
+                    "no_cudagraph": text,
+                    "phase": one_of(("forward", "backward")),
+                    "when": one_of(("before", "within")),
+                    "guards": optional(whole(0)),
+                    **dict.fromkeys(("guard_check_ns", "total_ns"), _KNOWN_NS),
+                    **dict.fromkeys(("inductor_ns", "triton_ns"), _KNOWN_NS),
+                }
+            )
+        ),
+        "graph_breaks": items(record({"reason": text, "times": whole(0)})),
+    }
+)
+
 _RANK = record({"rank": whole(0), "size": whole(1), "host": text, "boot": text}, closed=True)
 
 META = record(
@@ -145,6 +165,7 @@ META = record(
         "gpu_states": items(_GPU_STATE),
         "correction": optional(_CORRECTION),
         "counters": optional(_COUNTERS),
+        "compiled": optional(_COMPILED),
     },
 )
 """The rule of `meta`."""

@@ -271,6 +271,13 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "last": _COUNT,
         "input_shapes": Column(TEXT, rule=_SHAPES),
     },
+    "compiled_graphs": {
+        "graph": _ORDINAL,
+        "phase": Column(TEXT, choices=("forward", "backward")),
+        "calls": _COUNT,
+        "entering_ns": _SIZE_OR_UNKNOWN,
+        "running_ns": _DURATION,
+    },
     "compiled_launches": {
         "graph": _ORDINAL,
         "phase": Column(TEXT, choices=("forward", "backward")),
@@ -311,6 +318,7 @@ OPTIONAL_TABLES = (
     "calls_of_modules",
     "repeats",
     "graph_nodes",
+    "compiled_graphs",
     "compiled_launches",
     "compiled_origins",
     "compiled_kernels",

@@ -330,7 +330,15 @@ def _copied(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
 
 def compilation_metrics() -> list[Any]:
-    """What Dynamo keeps of each compilation of this process, the oldest first."""
+    """What Dynamo keeps of the last compilations of this process (64 in torch 2.11 to 2.13), the
+    oldest first.
+    """
     utils = sys.modules.get("torch._dynamo.utils")
     asked = getattr(utils, "get_compilation_metrics", None)
     return list(asked()) if asked is not None else []
+
+
+def graph_break_reasons() -> dict[str, int]:
+    """Why Dynamo has broken graphs in this process so far, and how often."""
+    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", {})
+    return {str(reason): int(times) for reason, times in counters.get("graph_break", {}).items()}

@@ -32,7 +32,8 @@ _log = logging.getLogger("xsp")
 class CaptureFacts:
     """Everything that a capture says outside its tables. `device` is the GPU that the program used
     most, None without one; `counters` and `memory` need runs of their own; `place` is this rank's
-    among those that profiled together.
+    among those that profiled together; `compiled` is what torch.compile did, None where nothing
+    was compiled.
     """
 
     name: str
@@ -47,6 +48,7 @@ class CaptureFacts:
     counters: Counters | None = None
     memory: LayerMemory | None = None
     place: Mapping[str, Any] | None = None
+    compiled: Mapping[str, Any] | None = None
 
 
 def capture_of(facts: CaptureFacts, tables: dict[str, pd.DataFrame]) -> Capture:
@@ -64,6 +66,7 @@ def capture_of(facts: CaptureFacts, tables: dict[str, pd.DataFrame]) -> Capture:
         "environment": machine | facts.watch.ranges(),
         "correction": correction_row(facts.correction),
         "warnings": warnings,
+        "compiled": facts.compiled,
         "counters": facts.counters.facts if facts.counters else None,
         "stopped": end_of_rounds(facts.stopped),
         "stop": facts.stopped.row(),

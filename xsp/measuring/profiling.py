@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ from xsp.measuring.state import RandomState
 from xsp.measuring.stopping import MINIMUM_ROUNDS, after_rounds, rule_for
 from xsp.measuring.target import Target
 from xsp.measuring.vocabulary import words_of
+from xsp.provenance.compilations import facts_of_compiling
 from xsp.tracing import context
 from xsp.types import Level
 
@@ -66,6 +68,7 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
     """Measure `target` and return everything as a capture. `random` is the state re-runs start
     from, now by default.
     """
+    begun_ns = time.time_ns()
     deadline = Deadline.of(options)
     ranks = Ranks.together(alone=options.alone)
     agreed = ("levels", "ladder", "iterations", "warmup", "seed", "serialize", "metrics", "nvtx")
@@ -117,6 +120,7 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
         afterwards.counters,
         afterwards.memory,
         ranks.place,
+        facts_of_compiling(begun_ns),
     )
     return capture_of(facts, tables)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from xsp.analysis.compiled.graph_calls import TIMES
+from xsp.analysis.compiled.graph_calls import COMPILATION, TIMES
 from xsp.analysis.compiled.source_layers import compiled_kernels, compiled_layers
 from xsp.analysis.correction import (
     Correction,
@@ -292,7 +292,7 @@ class ProfileData:
         `xsp.provenance.compilations.compilations`. Empty where nothing was compiled.
         """
         found = self._capture.meta.get("compiled") or {}
-        return pd.DataFrame(found.get("compilations", []))
+        return pd.DataFrame(found.get("compilations", []), columns=list(COMPILATION))
 
     @property
     def graph_breaks(self) -> pd.DataFrame:

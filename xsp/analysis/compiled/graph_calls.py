@@ -17,6 +17,12 @@ CALLS = ("run", "graph", "thread", "start_ns", "end_ns")
 TIMES = ("graph", "phase", "calls", "entering_ns", "running_ns")
 """Columns of `graph_times`."""
 
+COMPILATION = (
+    *("id", "function", "source", "phase", "when", "reason", "failed", "no_cudagraph"),
+    *("guards", "guard_check_ns", "total_ns", "inductor_ns", "triton_ns"),
+)
+"""What a capture says of a compilation (docs/captures.md)."""
+
 
 def layer_spans_of(calls: pd.DataFrame, spans: pd.DataFrame) -> npt.NDArray[np.int64]:
     """The row of `spans` of the innermost LAYER span around each of these calls (CALLS), -1 where

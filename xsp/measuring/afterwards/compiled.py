@@ -42,8 +42,6 @@ GENERATED_S = 5.0
 
 TIMED_RUNS = 5
 
-NOT_LED = "compiled-not-led"
-
 _NAMED = frozenset({"triton", "template"})
 """Kinds of launches whose kernels bear the names that the wrapper has for them."""
 
@@ -105,7 +103,8 @@ def lead_kernels(
 
 
 def _said(why: str) -> str:
-    return with_slug(NOT_LED, f"kernels of compiled code are not all led to source layers: {why}")
+    sentence = f"kernels of compiled code are not all led to source layers: {why}"
+    return with_slug("compiled-not-led", sentence)
 
 
 def _noted(

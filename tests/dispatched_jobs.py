@@ -20,6 +20,8 @@ def simulated(payload: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"no square of {payload['number']}\nsecond line")
     if does == "exit":
         os._exit(3)
+    if does == "hang":
+        threading.Event().wait()
     if does == "object":
         return {"square": object()}
     if does == "hold":

@@ -72,6 +72,27 @@ class Simulated:
         self.closed = True
 
 
+class Overdue(Simulated):
+    """One agent that never answers the job 1, while a second of a simulated clock passes with each
+    look.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1, [])
+        self.now = 0.0
+        self.replaced: list[int] = []
+
+    def wait(self) -> Sequence[Event]:
+        self.now += 1.0
+        if any(payload["number"] == 1 for payload in self._flying.values()):
+            return []
+        return super().wait()
+
+    def replace(self, agent: str) -> None:
+        self.replaced.append(self._flying.pop(agent)["number"])
+        self._joining.append(Offer(agent))
+
+
 # ---- one process ----
 
 
@@ -159,6 +180,32 @@ def test_a_stopped_dispatch_leaves_the_rest_for_the_next() -> None:
     assert len(rows) == 4
     assert len(summary.remaining) == 5
     assert "5 jobs were not run" in str(summary)
+
+
+def test_a_job_that_takes_too_long_is_ended_and_is_a_row() -> None:
+    """After its time limit, by the clock, its agent is replaced and the job is a row with that
+    error, not run again; the others are done.
+    """
+    agents, rows = Overdue(), []
+    limited = [Job(str(number), {"number": number}, {}, 5.0) for number in range(4)]
+    clock = lambda: agents.now  # noqa: E731
+    summary = run_jobs(limited, simulated, rows.append, agents, clock=clock)
+    assert (summary.done, summary.failed, summary.lost) == (3, 1, ())
+    (failed,) = (row for row in rows if row.failed)
+    assert failed.job.key == "1"
+    assert failed.error == "the job was ended after its time limit of 5 s, with its process"
+    assert failed.attempts == 1
+    assert agents.replaced == [1]
+
+
+def test_a_child_that_hangs_is_killed_after_the_time_limit() -> None:
+    """The agent of this machine is a new process for the jobs after it."""
+    rows: list[Answer] = []
+    hangs = Job("hangs", {"number": 0, "does": "hang"}, {}, 0.001)
+    run_jobs([hangs, *jobs(2)], simulated, rows.append, Child())
+    assert [row.failed for row in rows] == [True, False, False]
+    assert "time limit of 0.001 s" in rows[0].error
+    assert multiprocessing.active_children() == []
 
 
 # ---- requirements ----

@@ -180,6 +180,52 @@ def test_outputs_go_by_name() -> None:
         runtime.predict({"pixels": np.ones((3, 1, 8, 8), np.float32)})
 
 
+def test_an_export_to_onnx_is_made_once_for_each_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights and code are exported once; other weights, another option, a damaged file,
+    and code whose file is not known are again. Answers are those of the module.
+    """
+    made: list[str] = []
+    export = torch.onnx.export
+
+    def counted(*given: Any, **options: Any) -> Any:
+        made.append(str(given[2]))
+        return export(*given, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", counted)
+    pixels = np.random.default_rng(0).normal(size=(3, 1, 8, 8)).astype(np.float32)
+
+    def layers() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    kept, other, unknown = layers(), layers(), network()
+
+    def scores(module: torch.nn.Module, **options: Any) -> np.ndarray[Any, Any]:
+        runtime = predictor("onnxruntime")
+        runtime.load(model(make=lambda: module, exports=tmp_path / "exports", options=options))
+        found = runtime.predict({"pixels": pixels})["scores"]
+        runtime.unload()
+        return np.asarray(found)
+
+    with torch.no_grad():
+        expected = kept(torch.from_numpy(pixels)).numpy()
+    assert np.allclose(scores(kept), expected, atol=1e-5)
+    assert np.array_equal(scores(kept), scores(kept))
+    assert len(made) == 1
+    assert not np.allclose(scores(other), expected, atol=1e-3)
+    scores(kept, batch=3)
+    assert len(made) == 3
+    for path in (tmp_path / "exports").glob("*/model.onnx"):
+        path.write_bytes(b"not a model")
+    assert np.allclose(scores(kept), expected, atol=1e-5)
+    assert len(made) == 4
+    scores(unknown)
+    scores(unknown)
+    assert len(made) == 6
+    assert not list((tmp_path / "exports").glob("incoming-*"))
+
+
 def test_names_of_an_onnx_file_are_checked(tmp_path: Path) -> None:
     """A manifest whose inputs or outputs are not those of the file is told before it runs."""
     import onnx

@@ -47,6 +47,14 @@ def evaluate(
         str | None,
         typer.Option(help="Go on with a run of several that was ended.", metavar="RUN"),
     ] = None,
+    job_limit: Annotated[
+        float | None,
+        typer.Option(
+            help="End an evaluation of several that takes longer, with its process.",
+            metavar="SECONDS",
+            min=0.001,
+        ),
+    ] = None,
     trace: Annotated[
         str, typer.Option(help="NONE, MODEL, FRAMEWORK, SYSTEM or FULL, by a run of its own.")
     ] = "NONE",
@@ -81,7 +89,7 @@ def evaluate(
     """Evaluate a model as a manifest specifies it, and keep everything in the database.
 
     Give manifests, or one of --resume, --from, --list, --compare, --add and --schema. Several
-    manifests, and those on a Ray cluster, are evaluated by every predictor and scenario.
+    manifests, those on a Ray cluster, and those with --job-limit, are evaluated as jobs.
     """
     given = [manifests or None, resume, again, listed or None, compared, add, schema or None]
     if sum(each is not None for each in given) != 1:
@@ -99,6 +107,7 @@ def evaluate(
                 ray,
                 predictor or [None],
                 [_scenario(each) for each in scenario or []] or [None],
+                job_limit,
                 database=place,
                 artifacts=artifacts,
                 trace=trace,
@@ -135,9 +144,11 @@ def _evaluate(
     ray: str | None,
     predictors: list[Any],
     scenarios: list[Any],
+    job_limit: float | None,
     **options: Any,
 ) -> None:
-    if ray is not None or len(manifests) > 1:
+    if ray is not None or len(manifests) > 1 or job_limit is not None:
+        options["time_limit_s"] = job_limit
         _end(start(manifests, predictors, scenarios, ray=ray, **options))
         return
     from xsp.evaluation.running import evaluate as run

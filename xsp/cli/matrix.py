@@ -16,8 +16,14 @@ LOCAL = "local"
 """In place of an address: a Ray that is started on this machine."""
 
 
-def agents(ray: str | None) -> Agents:
-    """Where jobs run: here, on a Ray cluster by its address, or on one that is started here."""
+def agents(ray: str | None, *, apart: bool) -> Agents:
+    """Where jobs run: here, on a Ray cluster by its address, or on one that is started here. Here
+    they are run in this process, or `apart`, in one of their own, which can be ended.
+    """
+    if ray is None and apart:
+        from xsp.evaluation.dispatch.child import Child
+
+        return Child()
     if ray is None:
         from xsp.evaluation.dispatch.embedded import Embedded
 
@@ -62,9 +68,12 @@ def go_on(run: str, *, ray: str | None, database: str | None) -> bool:
     """Run the jobs of a run that have not ended; whether all ended well."""
     from xsp.database.store import Store
     from xsp.evaluation.matrix import dispatch
+    from xsp.evaluation.records.jobs import unfinished
 
     with Store(database) as store:
-        summary = dispatch(run, store, agents(ray), started=_on_start, ended=_on_end)
+        limited = any(job.time_limit_s is not None for job in unfinished(store, run))
+        where = agents(ray, apart=limited)
+        summary = dispatch(run, store, where, started=_on_start, ended=_on_end)
     typer.echo(str(summary))
     return summary.complete and not summary.failed
 

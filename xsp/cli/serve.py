@@ -79,8 +79,4 @@ def _folder(path: Path) -> Path:
 
 def _agents(ray: str | None) -> Agents:
     """The server's own process measures nothing."""
-    if ray is not None:
-        return agents(ray)
-    from xsp.evaluation.dispatch.child import Child
-
-    return Child()
+    return agents(ray, apart=True)

@@ -53,12 +53,14 @@ def matrix(
     allow_fetch: bool = False,
     labels: Mapping[str, str] | None = None,
     on: Mapping[str, str] | None = None,
+    time_limit_s: float | None = None,
 ) -> list[Job]:
     """A job for each manifest by each predictor under each scenario.
 
     Everything that a manifest names is brought into the artifact store here. `labels` are kept with
     the system. `on` is what an agent must have beside what manifests ask for, such as
-    `{"host": "node-7"}`.
+    `{"host": "node-7"}`. A job that takes longer than `time_limit_s`, all of it, is ended; the
+    scenario has a limit of its own.
 
     Raises ManifestError and EvaluationError, before there is any job, where a manifest cannot be
     read, a combination is none, or an artifact cannot be had.
@@ -69,6 +71,7 @@ def matrix(
         "trace": trace,
         "allow_code": allow_code,
         "labels": dict(labels or {}),
+        records.TIME_LIMIT: time_limit_s,
     }
     found = []
     for path in manifests:
@@ -77,7 +80,7 @@ def matrix(
             wanted = _requirements(each, on or {})
             key = job_key(run, each.identity, trace, wanted)
             payload = {**common, "manifest": each.canonical(), "job": key}
-            found.append(Job(key, payload, wanted))
+            found.append(Job(key, payload, wanted, time_limit_s))
     return found
 
 

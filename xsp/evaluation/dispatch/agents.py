@@ -64,6 +64,11 @@ class Agents(Protocol):
         nothing has.
         """
 
+    def replace(self, agent: str) -> None:
+        """End the agent with the job that it runs, which nobody waits for any more; a new one joins
+        in its place where that is possible. An agent in this process cannot be ended.
+        """
+
     def waiting_for_agents(self) -> bool:
         """Whether an agent is still starting."""
 

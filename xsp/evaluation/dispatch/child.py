@@ -70,6 +70,12 @@ class Child:
         self._busy = False
         return (Ended(NAME, None if text is None else json.loads(text), error, facts),)
 
+    def replace(self, agent: str) -> None:
+        """Kill the process, and start another."""
+        del agent  # there is one
+        self._process.kill()
+        self._replaced()
+
     def waiting_for_agents(self) -> bool:
         """Whether a process was just started in place of another."""
         return self._joining

@@ -49,6 +49,9 @@ class Embedded:
         result = None if text is None else json.loads(text)
         return (Ended(NAME, result, error, facts),)
 
+    def replace(self, agent: str) -> None:
+        """Nothing: a job that runs here is over when `wait` returns."""
+
     def waiting_for_agents(self) -> bool:
         """Never: this process is there."""
         return False

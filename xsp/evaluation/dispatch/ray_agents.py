@@ -117,6 +117,12 @@ class Ray:
         self._ray.wait(everything, num_returns=1, timeout=_PAUSE_S)
         return [*self._ended(), *self._started(0.0)]
 
+    def replace(self, agent: str) -> None:
+        """Kill the actor, and start another in its place."""
+        self._calls = {call: name for call, name in self._calls.items() if name != agent}
+        self._ray.kill(self._actors[agent], no_restart=True)
+        self._replace(self._places[agent])
+
     def waiting_for_agents(self) -> bool:
         """Whether a replacement is still starting."""
         return bool(self._starting)

@@ -4,6 +4,7 @@ once, by this process alone.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ def run_jobs(
     attempts: int = ATTEMPTS,
     started: Callable[[Job, str], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
     """Run every job whose key is not `written` yet, and write each answer once.
 
@@ -44,6 +46,8 @@ def run_jobs(
             error that a job raises is its answer.
         started: told of each job that is handed out, with the name of its agent.
         stop: asked before a job is handed out; jobs in flight are waited for.
+        clock: seconds, by which jobs with a time limit are ended; that is their answer. A job that
+            runs in this process is not.
 
     Raises DispatchError where no agent can run a job, before any is handed out, and where there are
     no agents.
@@ -55,7 +59,7 @@ def run_jobs(
     try:
         offers = where.register(run)
         refuse_impossible(wanted, offers)
-        dispatch = _Dispatch(wanted, where, offers, write, attempts, started, stop)
+        dispatch = _Dispatch(wanted, where, offers, write, attempts, started, stop, clock)
         dispatch.run()
     finally:
         where.close()
@@ -74,14 +78,16 @@ class _Dispatch:
         attempts: int,
         started: Callable[[Job, str], None] | None,
         stop: Callable[[], bool] | None,
+        clock: Callable[[], float],
     ) -> None:
         # Jobs that few agents can run come first: those agents may not be busy with what any can.
         self._waiting = sorted(jobs, key=lambda job: len(able(offers, job)))
         self._agents, self._write, self._limit = agents, write, attempts
-        self._started, self._stop = started, stop
+        self._started, self._stop, self._clock = started, stop, clock
         self._offers = {offer.agent: offer for offer in offers}
         self._registered = tuple(offers)
         self._flying: dict[str, Job] = {}
+        self._since: dict[str, float] = {}
         self._attempts: Counter[str] = Counter()
         self._outcomes: Counter[bool] = Counter()
         self._lost: list[str] = []
@@ -93,6 +99,7 @@ class _Dispatch:
         while self._flying or (self._waiting and self._hopeful()):
             for event in self._agents.wait():
                 self._take(event)
+            self._end_overdue()
             self._hand_out()
 
     def summary(self, kept: int) -> Summary:
@@ -123,6 +130,7 @@ class _Dispatch:
     def _submit(self, agent: str, job: Job) -> None:
         self._waiting.remove(job)
         self._flying[agent] = job
+        self._since[agent] = self._clock()
         self._attempts[job.key] += 1
         if self._started is not None:
             self._started(job, agent)
@@ -135,6 +143,17 @@ class _Dispatch:
             self._take_loss(event)
         else:
             self._take_answer(event)
+
+    def _end_overdue(self) -> None:
+        now = self._clock()
+        for agent, job in list(self._flying.items()):
+            limit = job.time_limit_s
+            if limit is None or now - self._since[agent] < limit:
+                continue
+            del self._flying[agent], self._offers[agent]
+            self._agents.replace(agent)
+            error = f"the job was ended after its time limit of {limit:g} s, with its process"
+            self._answer(job, agent, None, error, {})
 
     def _take_answer(self, event: Ended) -> None:
         job = self._flying.pop(event.agent)

@@ -114,6 +114,7 @@ def _loaded_model(manifest: Manifest, store: ArtifactStore, *, allow_code: bool)
         "outputs": [_tensor(each) for each in model.outputs],
         "device": manifest.runtime.device,
         "options": manifest.runtime.options,
+        "exports": store.folder / "exports",
     }
     source = model.source
     if isinstance(source, PythonModel):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from xsp.errors import EvaluationError
+from xsp.errors import EvaluationError, XspError
 from xsp.evaluation.extra import needed
 from xsp.evaluation.predictors import settings
+from xsp.evaluation.predictors.onnx_export import exported
 from xsp.evaluation.predictors.predictor import MODULE, ONNX, Batch, LoadedModel, Outputs
-from xsp.machine.remarks import without_remarks
 
 _OPTIONS: settings.Allowed = {
     "threads": int,
@@ -22,7 +21,8 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxRuntime:
-    """Runs ONNX. A module is exported by torch.onnx for any batch size, or for the option `batch`.
+    """Runs ONNX. A module is exported by torch.onnx for any batch size, or for the option `batch`;
+    what was exported is kept and used again.
 
     Options: `threads` (within an operator), `optimization` (of the graph; all by default), `batch`.
     """
@@ -47,10 +47,9 @@ class OnnxRuntime:
             if model.path is not None:
                 self._session = _session(onnxruntime, model.path, provider, given)
             else:
-                with tempfile.TemporaryDirectory(prefix="xsp-onnx-") as folder:
-                    path = _exported(model, Path(folder), given)
+                with exported(model, given) as path:
                     self._session = _session(onnxruntime, path, provider, given)
-        except EvaluationError:
+        except XspError:
             raise
         except Exception as error:  # torch's exporter and ONNX Runtime have errors of many kinds
             raise EvaluationError(
@@ -136,40 +135,3 @@ def _session(onnxruntime: Any, path: Path, provider: Any, given: dict[str, Any])
             "libraries are missing or do not fit; its log has the reason"
         )
     return made
-
-
-def _exported(model: LoadedModel, folder: Path, given: dict[str, Any]) -> Path:
-    """The module as an ONNX file."""
-    with needed("exporting a module to ONNX", "onnx"):
-        import onnx  # noqa: F401 - the exporter needs both, and says so in its own words
-        import onnxscript  # noqa: F401 - likewise
-    import torch
-
-    from xsp.evaluation.predictors.exported import Exported
-
-    exporter = Exported()
-    fixed = {"batch": given["batch"]} if "batch" in given else {}
-    exporter.load(_on_host(model, fixed))
-    path = folder / "model.onnx"
-    try:
-        program = exporter.program(exporter.module(), model)
-        # About torchvision, which the exporter looks for and does not need.
-        with without_remarks("torch.onnx"):
-            torch.onnx.export(
-                program,
-                (),
-                str(path),
-                input_names=[each.name for each in model.inputs],
-                output_names=[each.name for each in model.outputs],
-                dynamo=True,
-                verbose=False,
-            )
-    finally:
-        exporter.unload()
-    return path
-
-
-def _on_host(model: LoadedModel, options: dict[str, Any]) -> LoadedModel:
-    from dataclasses import replace
-
-    return replace(model, device="cpu", options=options)

@@ -49,6 +49,7 @@ class LoadedModel:
         outputs: in the order in which a module returns them.
         device: `cpu`, `cuda` or `cuda:N`.
         options: of the runtime, as the manifest has them.
+        exports: a folder that keeps what a runtime makes of the model; None to keep nothing.
 
     """
 
@@ -60,6 +61,7 @@ class LoadedModel:
     make: Callable[[], Any] | None = None
     device: str = "cpu"
     options: Mapping[str, Any] = field(default_factory=dict)
+    exports: Path | None = None
 
 
 @runtime_checkable

@@ -38,6 +38,22 @@ class TorchRuntime:
 
     def load(self, model: LoadedModel) -> None:
         """Make ready to predict. Raises EvaluationError for a model that it cannot run."""
+        self.prepare(model)
+        try:
+            with torch.inference_mode(mode=False), torch.no_grad():
+                self._call = self._made(model)
+        except EvaluationError:
+            self.unload()
+            raise
+        except Exception as error:  # a model's own code, and torch's exporters, can raise anything
+            self.unload()
+            raise EvaluationError(
+                f"{self.name} cannot load {model.name} ({type(error).__name__}: "
+                f"{str(error).strip().partition(chr(10))[0]})"
+            ) from error
+
+    def prepare(self, model: LoadedModel) -> None:
+        """Take a model and its options without making anything of it yet; `unload` lets it go."""
         given = settings.read(self.name, model.options, {**COMMON, **self.options})
         device = _device(model.device)
         self.unload()
@@ -50,17 +66,9 @@ class TorchRuntime:
         self._dtype = DTYPES.get(given.get("dtype", ""))
         try:
             self._set()
-            with torch.inference_mode(mode=False), torch.no_grad():
-                self._call = self._made(model)
         except EvaluationError:
             self.unload()
             raise
-        except Exception as error:  # a model's own code, and torch's exporters, can raise anything
-            self.unload()
-            raise EvaluationError(
-                f"{self.name} cannot load {model.name} ({type(error).__name__}: "
-                f"{str(error).strip().partition(chr(10))[0]})"
-            ) from error
 
     def predict(self, batch: Batch) -> Outputs:
         """The outputs for these samples, on the host."""

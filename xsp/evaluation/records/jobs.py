@@ -21,6 +21,8 @@ from xsp.evaluation.records.transport import from_json
 from xsp.evaluation.records.writing import write
 
 COLUMNS = ["run", "key", "evaluation", "error", "attempts", "agent", "worker", "ended_at"]
+TIME_LIMIT = "time_limit_s"
+"""In a job's payload: after so many seconds it is ended; null or absent is never."""
 _NICE = (
     "measured at niceness {}, so anything else on the machine went first; start agents with "
     "RAY_worker_niceness=0"
@@ -62,7 +64,13 @@ def unfinished(store: Store, run: str) -> list[Job]:
         raise EvaluationError(f"there is no run {run!r} in {store.place}; check its id")
     # A writer that is killed may leave an evaluation whose job has not been told of it.
     waiting = [row for row in rows if row.ended_at is None and row.id is None]
-    return [Job(row.key, json.loads(row.payload), json.loads(row.requirements)) for row in waiting]
+    return [_job(row) for row in waiting]
+
+
+def _job(row: Any) -> Job:
+    payload = json.loads(row.payload)
+    limit = payload.get(TIME_LIMIT)
+    return Job(row.key, payload, json.loads(row.requirements), limit)
 
 
 def finish(store: Store, answer: Answer) -> str | None:

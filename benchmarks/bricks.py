@@ -256,13 +256,12 @@ def finish(options: argparse.Namespace) -> None:
 
 
 def print_estimate(names: Sequence[str], options: argparse.Namespace) -> None:
-    """The seconds of a whole measurement: what comes before the rounds, and as many rounds as the
-    paper has, of which one is run.
+    """The seconds of a whole measurement on a machine that does nothing else: what comes before the
+    rounds, by CPU time, and as many rounds as the paper has, of which one is run.
     """
-    started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         found = _found(list(names), Path(scratch) / "bricks.sqlite", 0, options, 0.0)
-    before_s = time.monotonic() - started
+    before_s = time.process_time()
     for name, why in found.failures.items():
         print(f"{name}: {why}", flush=True)
     round_s = sum(sum(each.samples_ns) for each in found.records.values()) / 1e9

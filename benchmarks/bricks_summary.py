@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+Ratio = Callable[[Mapping[str, Any]], float | None]
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 PAPER = {
@@ -24,7 +26,7 @@ def summary(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """For every granularity and rule the geometric means of each measurement; the rule that every
     other model chooses, and how near it is on the rest.
     """
-    ratios = _ratios(measurements)
+    ratios = _ratios(measurements, _normalised)
     names = sorted({name for each in ratios.values() for name in each})
     choosing, judged = names[::2], names[1::2]
     every = {_key(key): _geometric(each, names) for key, each in ratios.items()}
@@ -41,6 +43,8 @@ def summary(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "models": len(names),
         "measurements": len(measurements),
         "geometric_mean": every,
+        "geometric_mean_of_graphs": _geometric_means(measurements, _by_graph),
+        "geometric_mean_of_device_time": _geometric_means(measurements, _by_device),
         "chosen": _key(chosen),
         "chosen_on": _geometric(own, choosing),
         "judged_on_the_rest": _geometric(own, judged),
@@ -66,17 +70,43 @@ def _left_one_out(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
     }
 
 
+def _normalised(row: Mapping[str, Any]) -> float | None:
+    """Constructed over measured latency of the model as its user calls it."""
+    found: float | None = row["normalised"]
+    return found
+
+
+def _by_graph(row: Mapping[str, Any]) -> float | None:
+    """The same by the latency of its operators without the Python between them."""
+    found: float | None = row.get("normalised_graph")
+    return found
+
+
+def _by_device(row: Mapping[str, Any]) -> float | None:
+    """How long the operations of its bricks keep the GPU, over how long the model's own do."""
+    bricks_ms, model_ms = row.get("constructed_device_ms"), row.get("device_ms")
+    return bricks_ms / model_ms if bricks_ms and model_ms else None
+
+
+def _geometric_means(
+    measurements: Mapping[str, Mapping[str, Any]], ratio: Ratio
+) -> dict[str, float | None]:
+    found = _ratios(measurements, ratio)
+    return {_key(key): _geometric(each, list(each)) for key, each in found.items()}
+
+
 def _ratios(
-    measurements: Mapping[str, Mapping[str, Any]],
+    measurements: Mapping[str, Mapping[str, Any]], ratio: Ratio
 ) -> dict[tuple[int, str], dict[str, float]]:
-    """By granularity and rule, the median over measurements of each model's normalised latency."""
+    """By granularity and rule, the median over measurements of each model's ratio."""
     found: dict[tuple[int, str], dict[str, list[float]]] = {}
     for models in measurements.values():
         for name, each in models.items():
             for row in each["rows"]:
-                if row["normalised"] is not None and row["rule"] != "critical path":
+                value = ratio(row)
+                if value is not None and row["rule"] != "critical path":
                     own = found.setdefault((row["granularity"], row["rule"]), {})
-                    own.setdefault(name, []).append(row["normalised"])
+                    own.setdefault(name, []).append(value)
     return {
         key: {name: statistics.median(values) for name, values in each.items()}
         for key, each in found.items()

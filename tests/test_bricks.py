@@ -22,6 +22,7 @@ from hypothesis import strategies as some
 from small_models import Branching, Convolutional, HandWritten, Recurrent, Transformer, ready
 from torch import Tensor, nn
 
+import xsp
 from xsp.brickwork import running
 from xsp.brickwork.conditions import CpuShare
 from xsp.brickwork.construction import along_critical_path, between, overlapping, summed
@@ -347,6 +348,7 @@ KILLED = """
 import os, signal, sys
 from unittest import mock
 from small_models import HandWritten, ready
+import xsp
 from xsp.brickwork import running
 from xsp.brickwork.model import model_of
 from xsp.brickwork.plan import Options, prepared
@@ -581,3 +583,30 @@ def test_bricks_of_a_segment_are_called_in_the_order_of_the_model() -> None:
         assert sorted(groups) == [(0, 1, 2), (3, 4, 5), (6, 7, 8)]
         orders.add(tuple(groups))
     assert len(orders) > 1
+
+
+class KnowsWhenTraced(nn.Module):
+    """Multiplies in one operator, but in two while it is traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            return x * 2.0 * 3.0
+        return x * 6.0
+
+
+def test_a_model_that_does_something_else_while_traced_is_named(tmp_path: Path) -> None:
+    """Its bricks are not what a call of it runs, so the note says which operators differ; another
+    model has no such note.
+    """
+    known = KnowsWhenTraced().eval(), torch.randn(4)
+    same = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), torch.randn(4)
+    found = xsp.bricks(
+        known,
+        same,
+        names=["knows", "same"],
+        database=tmp_path / "layers.sqlite",
+        budget_s=0.0,
+        progress=False,
+    )
+    (note,) = [each for each in found.notes if "tracing changes" in each]
+    assert note.startswith("knows: its bricks are of 1 mul where a call of the model runs no")

@@ -17,8 +17,10 @@ from xsp.brickwork.cutting import Decomposition, decomposed
 from xsp.brickwork.device import Calls, latencies, works
 from xsp.brickwork.model import model_of
 from xsp.brickwork.network import fresh
-from xsp.brickwork.rounds import Runnable, launches_of
-from xsp.brickwork.samples import NETWORK, Record
+from xsp.brickwork.plan import Options, subject_of
+from xsp.brickwork.rounds import MODEL, Runnable, launches_of
+from xsp.brickwork.samples import EAGER, NETWORK, Record
+from xsp.brickwork.tables import model_table
 
 TYPICAL = {"launch_ns": 4_000.0, "gap_ns": 1_000.0, "wake_ns": 8_000.0}
 
@@ -165,3 +167,21 @@ def test_many_launches_are_timed_a_few_at_a_time() -> None:
     found = launches_of(many, 0, fresh, random.Random(0))
     assert len(found) == 70
     assert calls == [*range(32)] * 2 + [*range(32, 64)] * 2 + [*range(64, 70)] * 2
+
+
+def test_the_device_time_of_a_model_stands_beside_that_of_its_bricks() -> None:
+    """Three bricks of 40 us each are 120 us; the model as its user calls it was traced too. What
+    was not traced is not known.
+    """
+    module = nn.Sequential(nn.ReLU(), nn.Tanh(), nn.ReLU()).eval()
+    subject = subject_of(model_of(module, (torch.randn(4),)), Options())
+    assert subject.whole is not None
+    times = records(subject.decompositions[1])
+    whole = Record(subject.whole.layer, EAGER, MODEL, [200_000.0] * 5)
+    whole.facts = {"device": {"busy_ns": 125_000.0}}
+    known = {each.key: each for each in (*times.values(), whole)}
+    row = model_table([subject], known).iloc[0]
+    assert row["constructed_device_ms"] == pytest.approx(0.120)
+    assert row["device_ms"] == pytest.approx(0.125)
+    whole.facts = {}
+    assert np.isnan(model_table([subject], known).iloc[0]["device_ms"])

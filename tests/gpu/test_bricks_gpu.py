@@ -76,6 +76,14 @@ def test_a_model_bound_by_the_gpu_is_composed_within_a_tenth(found: Bricks) -> N
     assert table["wide", 3, "replay"] == pytest.approx(1.0, abs=0.1)
 
 
+def test_the_operations_of_bricks_keep_the_gpu_as_long_as_the_models_do(found: Bricks) -> None:
+    """By kernel records of both, where the operations are long enough to be compared."""
+    table = found.models.set_index(["model", "granularity", "rule"])
+    for granularity in (1, 3):
+        row = table.loc["wide", granularity, "replay"]
+        assert row["constructed_device_ms"] == pytest.approx(row["device_ms"], rel=0.1)
+
+
 def test_training_steps_are_measured_too(tmp_path: Path) -> None:
     """Bricks with their backward passes, waited for."""
     model, inputs = on_gpu(Convolutional)

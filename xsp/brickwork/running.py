@@ -4,6 +4,7 @@ while it goes on, so that a run that is killed loses seconds.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from xsp.brickwork.conditions import CpuShare, conditions, host_of
 from xsp.brickwork.items import Item, called, clock_of, said
 from xsp.brickwork.network import fresh
 from xsp.brickwork.occurrences import occurrences_in
+from xsp.brickwork.operators import difference
 from xsp.brickwork.plan import Options, Prepared, Subject, sums
 from xsp.brickwork.precision import widest
 from xsp.brickwork.rounds import COLD, MODEL, WARM, Runnable, launches_of, looped, round_of, settled
@@ -139,12 +141,22 @@ class _Session:
                 self._take(record, make)
         self._segment += 1
         if subject.whole is not None:
+            self._compare(subject)
             layer = subject.whole.layer
             key = (layer.digest, subject.whole_algorithm, MODEL)
             if not self._is_done(key):
                 self._take(
                     self._record(layer, subject.whole_algorithm, key), partial(called, subject)
                 )
+
+    def _compare(self, subject: Subject) -> None:
+        """Say where a call of the model does something else than its bricks. A training step is not
+        made for that: it would change the model.
+        """
+        model = subject.model
+        with contextlib.suppress(Exception):  # what is wrong with the call, its measurement tells
+            if not model.work.grad and (why := difference(model)):
+                self.notes.append(f"{model.name}: {why}")
 
     def _is_done(self, key: Key) -> bool:
         known = self.records.get(key)

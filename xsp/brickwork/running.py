@@ -22,7 +22,17 @@ from xsp.brickwork.occurrences import occurrences_in
 from xsp.brickwork.operators import difference
 from xsp.brickwork.plan import Options, Prepared, Subject, sums
 from xsp.brickwork.precision import widest
-from xsp.brickwork.rounds import COLD, MODEL, WARM, Runnable, launches_of, looped, round_of, settled
+from xsp.brickwork.rounds import (
+    COLD,
+    MODEL,
+    WARM,
+    Runnable,
+    Taken,
+    launches_of,
+    looped,
+    round_of,
+    settled,
+)
 from xsp.brickwork.samples import (
     EAGER,
     METHOD,
@@ -91,6 +101,7 @@ class _Session:
         self._taken: set[Key] = set()
         self.notes: list[str] = []
         self._sums = sums(subjects)
+        self._wholes = {each.whole.layer.digest for each in subjects if each.whole is not None}
         self._facts = {
             "statistics": options.statistics,
             "threads": threads,
@@ -220,12 +231,25 @@ class _Session:
         for item, each in zip(items, taken, strict=True):
             item.record.samples_ns.append(float(each.total_ns))
         if self.device == "cuda":
-            launches = launches_of(runnables, number, fresh, order)
-            for place, (item, each) in enumerate(zip(items, taken, strict=True)):
-                hosts = item.record.facts.setdefault("host_samples_ns", [])
-                hosts.append(float(launches.get(place, each.host_ns)))
+            self._launch(items, taken, number, order)
         if time.perf_counter() - self._kept_at > KEPT_EVERY_S:
             self._keep(items)
+
+    def _launch(
+        self, items: Sequence[Item], taken: Sequence[Taken], number: int, order: random.Random
+    ) -> None:
+        """How long each brick keeps the host; of whole models, what `taken` tells is enough."""
+        mine = [
+            place
+            for place, item in enumerate(items)
+            if item.record.layer.digest not in self._wholes
+        ]
+        launches = launches_of([items[place].runnable for place in mine], number, fresh, order)
+        host_ns = {place: each.host_ns for place, each in enumerate(taken)}
+        host_ns |= {mine[place]: each for place, each in launches.items()}
+        for place, item in enumerate(items):
+            hosts = item.record.facts.setdefault("host_samples_ns", [])
+            hosts.append(float(host_ns[place]))
 
     def _is_precise(self, rounds: int) -> bool:
         """Whether every sum and every whole model was known well enough at two looks in a row."""

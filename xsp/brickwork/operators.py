@@ -44,7 +44,7 @@ class _Operators(TorchDispatchMode):
     """Counts what is run inside it, by operator."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch does not say its types
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(

@@ -76,7 +76,7 @@ def test_tables_with_captured_layers_are_those_of_a_capture() -> None:
     tables = led([(3, KERNELS)], NET, runs=2).tables
     check_frames(tables)
     assert list(tables["layers"]["name"][-2:]) == ["(outside layers)", "(not in the structure run)"]
-    assert list(tables["layers"]["replayed"]) == [True] * 4 + [False] * 2
+    assert list(tables["layers"]["of_graph"]) == [True] * 4 + [False] * 2
 
 
 def test_one_kernel_of_another_name_leads_nothing() -> None:

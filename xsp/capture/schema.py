@@ -231,7 +231,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "peak_bytes": _SIZE_OR_UNKNOWN,
         "weight_shape": Column(TEXT, rule=_SHAPE).optional,
         "source": _TEXT.optional,
-        "replayed": _FLAG.optional,
+        "of_graph": _FLAG.optional,
     },
     "library_calls": {
         "name": _TEXT,

@@ -12,7 +12,7 @@ from torch import nn
 
 from xsp.analysis.correction import Closure, Correction
 from xsp.analysis.spans.assembly import Vocabulary
-from xsp.analysis.spans.graph_layers import is_replayed
+from xsp.analysis.spans.graph_layers import run_by_graphs
 from xsp.analysis.spans.joining import NotJoined
 from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import runs_of, spec_of
@@ -69,7 +69,7 @@ def _missing_layers(tables: dict[str, pd.DataFrame]) -> pd.Series[int]:
     """
     layers = tables["layers"]
     # Rows of autograd nodes are those that a backward pass could run, not those that ran.
-    not_called = layers["kind"].isin([NO_LAYER_KIND, "autograd"]) | is_replayed(layers)
+    not_called = layers["kind"].isin([NO_LAYER_KIND, "autograd"]) | run_by_graphs(layers)
     real = layers.index[~not_called]
     return _missing(tables, Level.LAYER, real, layers["name"])
 

@@ -21,7 +21,7 @@ from xsp.analysis.correction.charges import (
 )
 from xsp.analysis.correction.hostclock import AFTER_START, BEFORE_END
 from xsp.analysis.correction.timeline import ApiKind, Timeline
-from xsp.analysis.spans.graph_layers import is_replayed
+from xsp.analysis.spans.graph_layers import run_by_graphs
 from xsp.analysis.spans.outside import stands_for_outside
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.types import Columns, DeviceKind, Level, Tables
@@ -182,7 +182,7 @@ def kinds_of_layers(tables: Tables) -> npt.NDArray[np.int64]:
     layers = tables["layers"]
     codes = {"function": int(EventKind.FUNCTIONAL), "autograd": int(EventKind.BACKWARD)}
     kind = layers["kind"].map(codes).fillna(int(EventKind.LAYER)).to_numpy().astype(np.int64)
-    unpaid = stands_for_outside(layers) | is_replayed(layers)
+    unpaid = stands_for_outside(layers) | run_by_graphs(layers)
     kinds: npt.NDArray[np.int64] = np.where(unpaid, -1, kind)
     return kinds
 

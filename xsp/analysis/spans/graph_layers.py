@@ -31,7 +31,7 @@ from xsp.types import Level, Tables
 
 Ints = npt.NDArray[np.int64]
 
-REPLAYED = "replayed"
+OF_GRAPH = "of_graph"
 """Column of `layers`: whether only graphs run this layer."""
 
 NODE_MASK = (1 << 32) - 1
@@ -79,17 +79,17 @@ class Led:
     unled: tuple[Unled, ...]
 
 
-def is_replayed(layers: pd.DataFrame) -> npt.NDArray[np.bool_]:
+def run_by_graphs(layers: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """For each row of `layers` whether only graphs run it: no tracer paid for its spans."""
-    if REPLAYED not in layers:
+    if OF_GRAPH not in layers:
         return np.zeros(len(layers), dtype=np.bool_)
-    return layers[REPLAYED].to_numpy(dtype=np.bool_)
+    return layers[OF_GRAPH].to_numpy(dtype=np.bool_)
 
 
 def lead_to_layers(tables: Tables, captured: Sequence[Captured]) -> Led:
     """The tables with kernels of graphs below the layers of the programs that were `captured`.
 
-    Every layer of these that has device work gets a row in `layers`, with REPLAYED set, before the
+    Every layer of these that has device work gets a row in `layers`, with OF_GRAPH set, before the
     two that stand for no layer. Column `owner` of `graph_nodes` says of each kernel how its layer
     is known. Runs that traced no layers stay as they are.
     """
@@ -257,7 +257,7 @@ def _taken(layers: pd.DataFrame, own: Ints, start: int) -> tuple[pd.DataFrame, I
     used = np.unique(np.concatenate([used, forward[forward >= 0]])).astype(np.int64)
     place = np.full(len(layers) + 1, -1, dtype=np.int64)
     place[used] = start + np.arange(len(used))
-    part = layers.iloc[used].assign(**{REPLAYED: True})
+    part = layers.iloc[used].assign(**{OF_GRAPH: True})
     moved = np.where(part["forward"] >= 0, place[part["forward"].to_numpy()], -1)
     return part.assign(forward=moved), place
 
@@ -331,7 +331,7 @@ def _with_owners(nodes: pd.DataFrame, place: Ints, replayed: pd.DataFrame) -> pd
 
 
 def _with_layers(layers: pd.DataFrame, added: _LayersOf) -> pd.DataFrame:
-    own = layers.assign(**{REPLAYED: False})
+    own = layers.assign(**{OF_GRAPH: False})
     parts = [own.iloc[: added.first], added.table, own.iloc[added.first :]]
     columns = list(own.columns)
     return pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True)

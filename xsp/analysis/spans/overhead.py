@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from xsp.analysis.spans.graph_layers import is_replayed
+from xsp.analysis.spans.graph_layers import run_by_graphs
 from xsp.analysis.spans.node_sums import exclusive_ns
 from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import spec_of
@@ -74,7 +74,7 @@ def _totals(tables: Tables, level: Level) -> pd.DataFrame:
         # What stands for the work outside layers, or for what a graph ran, is not an event, and a
         # layer inside a layer counts once.
         layers = tables["layers"]
-        is_event = (layers["kind"] != NO_LAYER_KIND).to_numpy() & ~is_replayed(layers)
+        is_event = (layers["kind"] != NO_LAYER_KIND).to_numpy() & ~run_by_graphs(layers)
         here &= is_event[np.where(here, spans["detail"], 0)]
     total = spans.assign(ns=exclusive_ns(spans, level))[here].groupby("run")["ns"].sum()
     alone = _traced_alone(tables, level)

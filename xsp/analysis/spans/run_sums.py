@@ -14,7 +14,7 @@ import pandas as pd
 from xsp.analysis.spans.device_interval import device_extents
 from xsp.analysis.spans.device_timeline import turns_of
 from xsp.analysis.spans.doubt_of_tracing import DoubtSums, sums_of_corrected, sums_of_measured
-from xsp.analysis.spans.graph_layers import is_replayed
+from xsp.analysis.spans.graph_layers import run_by_graphs
 from xsp.analysis.spans.hierarchy import Hierarchy
 from xsp.analysis.spans.host_shares import HostShares, host_shares, nodes_of_pieces
 from xsp.analysis.spans.latency_parts import LatencyParts, latency_parts
@@ -48,7 +48,7 @@ class RunSums:
     - busy, kernels: the GPU's busy time that is the node's, and its kernels, copies and sets
     - extents: from the first kernel below the node to the last, NaN where there is none
     - recorded: host intervals as their rung recorded them, by level
-    - replayed: calls of layers that CUDA graphs ran, of the runs that traced kernels and layers
+    - of_graphs: calls of layers that CUDA graphs ran, of the runs that traced kernels and layers
     """
 
     latency_ns: Array
@@ -59,7 +59,7 @@ class RunSums:
     kernels: Array | None
     extents: Array
     recorded: Mapping[Level, Recorded]
-    replayed: Array
+    of_graphs: Array
 
 
 def run_sums(
@@ -83,7 +83,7 @@ def run_sums(
         kernels=kernels,
         extents=device_extents(tree, tables, corrected),
         recorded=_recorded(tree, tables),
-        replayed=_replayed(tree, tables),
+        of_graphs=_of_graphs(tree, tables),
     )
 
 
@@ -110,7 +110,7 @@ def stacked(parts: Sequence[RunSums]) -> RunSums:
             level: _joined_recorded([part.recorded[level] for part in parts])
             for level in first.recorded
         },
-        replayed=np.concatenate([part.replayed for part in parts]),
+        of_graphs=np.concatenate([part.of_graphs for part in parts]),
     )
 
 
@@ -165,10 +165,10 @@ def _recorded(tree: Hierarchy, tables: Tables) -> dict[Level, Recorded]:
     return found
 
 
-def _replayed(tree: Hierarchy, tables: Tables) -> Array:
+def _of_graphs(tree: Hierarchy, tables: Tables) -> Array:
     spans = tables["spans"]
     own = tables["runs"].loc[tables["runs"]["rung"] == deepest_rung(tables), "run"].to_numpy()
     layers = np.flatnonzero((spans["level"] == Level.LAYER).to_numpy() & spans["run"].isin(own))
     detail, run = spans["detail"].to_numpy(), spans["run"].to_numpy()
-    rows = layers[is_replayed(tables["layers"])[detail[layers]]]
+    rows = layers[run_by_graphs(tables["layers"])[detail[layers]]]
     return sum_by_run(run[rows], tree.of_span[rows], None, len(tree.nodes), own)

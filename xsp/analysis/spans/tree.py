@@ -225,8 +225,8 @@ def _recorded(
         value, width = trimmed(found.sums)
         mean[at], half[at] = value[at], width[at]
         calls[at] = np.rint(np.median(found.counts, axis=0)).astype(np.int64)[at]
-    if len(sums.replayed):
-        calls += np.rint(np.median(sums.replayed, axis=0)).astype(np.int64)
+    if len(sums.of_graphs):
+        calls += np.rint(np.median(sums.of_graphs, axis=0)).astype(np.int64)
     modules = tree.levels == "MODULE"
     calls[modules] = [node["calls"] for node in tree.nodes if node["level"] == "MODULE"]
     return mean, half, calls

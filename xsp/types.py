@@ -8,7 +8,7 @@ call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,15 +32,48 @@ Schema = Mapping[str, "np.dtype[Any]"]
 
 
 class Level(IntEnum):
-    """A level of the stack, outermost first (XSP, section III-A, with the library level added)."""
+    """A level of the stack, outermost first (XSP, section III-A, with operators and library calls
+    added).
+
+    The numbers are those that captures hold. They do not say which level is deeper: the order of
+    the members does, and `depth`.
+    """
 
     MODEL = 0
     LAYER = 1
+    OP = 4
     LIBRARY = 2
     KERNEL = 3
 
+    @property
+    def depth(self) -> int:
+        """How many levels lie above it."""
+        return _DEPTHS[self]
 
-LEVEL_ABBREVIATIONS = {Level.MODEL: "M", Level.LAYER: "L", Level.LIBRARY: "Lib", Level.KERNEL: "K"}
+
+_DEPTHS = {level: depth for depth, level in enumerate(Level)}
+
+DEPTH_OF_NUMBER = tuple(level.depth for level in sorted(Level))
+"""How many levels lie above each, by the level's number."""
+
+LEVEL_OF_NUMBER = tuple(sorted(Level))
+"""The levels by their number."""
+
+DEFAULT_LEVELS = (Level.MODEL, Level.LAYER, Level.LIBRARY, Level.KERNEL)
+"""What is traced unless levels are named. OP has to be asked for: it has ten times the events."""
+
+LEVEL_ABBREVIATIONS = {
+    Level.MODEL: "M",
+    Level.LAYER: "L",
+    Level.OP: "O",
+    Level.LIBRARY: "Lib",
+    Level.KERNEL: "K",
+}
+
+
+def by_depth(levels: Iterable[Level]) -> tuple[Level, ...]:
+    """Each of these levels once, outermost first."""
+    return tuple(sorted(set(levels), key=_DEPTHS.__getitem__))
 
 
 class Status(str, Enum):
@@ -70,7 +103,7 @@ class RunSpec:
     @property
     def deepest(self) -> Level:
         """The level whose latencies are read from this rung."""
-        return max(self.levels)
+        return by_depth(self.levels)[-1]
 
     @property
     def name(self) -> str:
@@ -100,6 +133,9 @@ def _schema(**columns: str) -> Schema:
 LAYER_EVENTS: Schema = _schema(thread="u4", code="i8", start_ns="i8", end_ns="i8")
 """Timed layer calls in order of their start on each thread. `code` tells what ran, for alignment
 with the structure run; it has no meaning beyond that."""
+
+OPERATOR_EVENTS: Schema = _schema(thread="u4", name="u4", start_ns="i8", end_ns="i8")
+"""Operators and backward nodes. `name` indexes the tracer's list of names."""
 
 LIBRARY_EVENTS: Schema = _schema(
     thread="u4", symbol="u2", start_ns="i8", end_ns="i8", arguments="(8,)i8"

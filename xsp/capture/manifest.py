@@ -21,8 +21,10 @@ from xsp.capture.rules import (
 from xsp.types import Level, Status
 
 _COSTS = ("layer_ns", "functional_ns", "library_ns", "launch_ns", "api_ns", "kernel_ns")
-_LATER_COSTS = ("backward_ns",)
-"""Captures of early versions have one cost for layers forward and backward."""
+_LATER_COSTS = ("backward_ns", "operator_ns")
+"""Captures of early versions have one cost for layers forward and backward. The cost of operators is
+there where they were traced.
+"""
 
 _PAIR = items(real(), least=2, most=2)
 
@@ -45,13 +47,20 @@ _CLOSURE = record(
     {"error": real(), "low": real(), "high": real(), "by_round": items(real())}, closed=True
 )
 _KINDS = len(_COSTS) + len(_LATER_COSTS)
-_SQUARE = items(items(real(), least=_KINDS, most=_KINDS), least=_KINDS, most=_KINDS)
+
+
+def _square(value: Any) -> str:
+    """A number for each two costs, those of operators included or not."""
+    size = _KINDS if isinstance(value, list) and len(value) == _KINDS else _KINDS - 1
+    return items(items(real(), least=size, most=size), least=size, most=size)(value)
+
+
 _CORRECTION = record(
     {"costs": _FITTED, "closure": mapping(_CLOSURE)},
     {
         "version": whole(1),
         "tight_loops": _LOOPS,
-        "spread": _SQUARE,
+        "spread": _square,
         "mostly_tracing": mapping(real(0)),
         "unshown": items(one_of([level.name for level in Level])),
         "host_closure": mapping(_CLOSURE),

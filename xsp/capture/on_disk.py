@@ -79,9 +79,11 @@ class CaptureOnDisk:
                 self._files[name] = _parquet(window)
 
     def events_by_run(self, name: str) -> Ints:
-        """Rows of a table by run and level, of shape (runs, 4); without levels all in the first."""
+        """Rows of a table by run and level, of shape (runs, levels); without levels
+        all in the first.
+        """
         runs = len(self.tables["runs"])
-        found = np.zeros((runs, 4), dtype=np.int64)
+        found = np.zeros((runs, len(Level)), dtype=np.int64)
         if name not in self._files:
             return found
         file, before = self._files[name], 0
@@ -94,7 +96,8 @@ class CaptureOnDisk:
                 if len(run):
                     _check(name, run, level, before, runs)
                     before = int(run[-1])
-                    found += np.bincount(run * 4 + level, minlength=4 * runs).reshape(-1, 4)
+                    place = run * len(Level) + level
+                    found += np.bincount(place, minlength=found.size).reshape(found.shape)
         return found
 
     def parts(
@@ -170,7 +173,7 @@ def _check(name: str, run: Ints, level: Ints, before: int, runs: int) -> None:
         raise BrokenTableError(f"{name} has rows that are not in order of their runs")
     if run[-1] >= runs:
         raise BrokenTableError(f"{name}.run refers to a run that there is not")
-    if level.min() < 0 or level.max() > max(Level):
+    if level.min() < 0 or level.max() >= len(Level):
         raise BrokenTableError(f"{name}.level has a level that there is not")
 
 

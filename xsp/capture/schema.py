@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import prod
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from xsp.capture.rules import MOST, Rule, having, items, json_text, optional, record, text, whole
-from xsp.types import DeviceKind, Level
+from xsp.types import LEVEL_ABBREVIATIONS, DeviceKind, Level, Tables
 
 TEXT = "text"
 """Type of a column of text, which files may hold plain or as a dictionary."""
@@ -133,10 +136,12 @@ def _call_arguments(value: Any) -> str:
 
 
 _LEVELS = [level.name for level in Level]
+_BELOW_MODEL = [LEVEL_ABBREVIATIONS[level] for level in Level if level is not Level.MODEL]
 _RUNGS = [
-    "/".join(["M", *rest])
-    for rest in ((), ("L",), ("Lib",), ("K",), ("L", "Lib"), ("L", "K"), ("Lib", "K"))
-] + ["M/L/Lib/K"]
+    "/".join(("M", *rest))
+    for number in range(len(_BELOW_MODEL) + 1)
+    for rest in combinations(_BELOW_MODEL, number)
+]
 
 _WHEN_AND_WHERE: Mapping[str, Column] = {
     "start_ns": _NS,
@@ -171,14 +176,14 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
     },
     "spans": {
         "run": _row("runs"),
-        "level": Column(pa.int8(), 0, max(Level)),
+        "level": Column(pa.int8(), 0, len(Level) - 1),
         "detail": Column(pa.int32(), 0),
         "parent": _row("spans", -1),
         **_WHEN_AND_WHERE,
     },
     "repeats": {
         "run": _row("runs"),
-        "level": Column(pa.int8(), Level.LIBRARY, max(Level)),
+        "level": Column(pa.int8(), Level.LIBRARY, Level.KERNEL),
         "span": _row("spans"),
         **_WHEN_AND_WHERE,
     },
@@ -254,6 +259,10 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "node": _COUNT,
         "owner": Column(TEXT, choices=("order", "turn", "unknown")),
     },
+    "operators": {
+        "name": _TEXT,
+        "above": _wide_row("operators"),
+    },
     "serialized": {
         "run": Column(pa.int64(), 0),
         "layer": _wide_row("layers", 0),
@@ -322,6 +331,7 @@ OPTIONAL_TABLES = (
     "compiled_launches",
     "compiled_origins",
     "compiled_kernels",
+    "operators",
 )
 """Tables that only some captures have."""
 
@@ -330,7 +340,17 @@ REQUIRED_TABLES = tuple(name for name in TABLES if name not in OPTIONAL_TABLES)
 DETAILS = {
     Level.MODEL: "calls",
     Level.LAYER: "layers",
+    Level.OP: "operators",
     Level.LIBRARY: "library_calls",
     Level.KERNEL: "kernels",
 }
 """The table that `detail` of a level's spans holds rows of."""
+
+_NO_OPERATORS = pd.DataFrame({"name": pd.Series(dtype=object), "above": pd.Series(dtype=np.int64)})
+
+
+def details_of(tables: Tables, level: Level) -> pd.DataFrame:
+    """The table that `detail` of a level's spans holds rows of; without rows where operators were
+    not traced.
+    """
+    return tables.get(DETAILS[level], _NO_OPERATORS)

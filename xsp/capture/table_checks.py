@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xsp.capture.schema import DETAILS, REQUIRED_TABLES, TABLES, TEXT, Column
-from xsp.types import Level
+from xsp.capture.schema import REQUIRED_TABLES, TABLES, TEXT, Column, details_of
+from xsp.types import DEPTH_OF_NUMBER, LEVEL_ABBREVIATIONS, LEVEL_OF_NUMBER, Level
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.integer[Any]]
@@ -142,7 +142,7 @@ def _rows_there(where: str, rows: pd.Series, count: int) -> None:
 def check_span_rows(tables: Mapping[str, pd.DataFrame]) -> None:
     """The same of spans and the tables that their details lead to, where no others are read."""
     level, detail, parent = (tables["spans"][name] for name in ("level", "detail", "parent"))
-    size = np.array([len(tables[DETAILS[each]]) for each in Level])
+    size = _sizes_of_details(tables)
     _rows_there("spans.parent", parent, len(parent))
     beyond = detail.to_numpy() >= size[level.to_numpy()]
     # A detail of MODEL spans leads to a call, whose table is not always filled.
@@ -150,11 +150,21 @@ def check_span_rows(tables: Mapping[str, pd.DataFrame]) -> None:
         raise BrokenTableError("spans.detail refers to no row of its level's table")
 
 
+def _sizes_of_details(tables: Mapping[str, pd.DataFrame]) -> Ints:
+    """Rows that `detail` of a span can lead to, by the number of its level."""
+    return np.array([len(details_of(tables, each)) for each in LEVEL_OF_NUMBER])
+
+
 def _relations(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Bools]]:
     """What must not be, and the rows where it is."""
     yield from _run_relations(tables)
     yield from _span_relations(tables)
     yield from _layer_relations(tables["layers"])
+    above = details_of(tables, Level.OP)["above"].to_numpy()
+    yield (
+        "operators has a row that does not come after the one above",
+        above >= np.arange(len(above)),
+    )
     if "repeats" in tables:
         yield from _repeat_relations(tables)
     for name in ("synchronizations", "ranges"):
@@ -168,7 +178,7 @@ def _run_relations(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Bo
     yield "runs has no row", np.array([not len(runs)])
     yield "calls has no row", np.array([not len(tables["calls"])])
     yield "runs.run does not count from 0", number != np.arange(len(runs))
-    levels = _traced(runs)
+    levels = _traced(runs)[:, np.argsort(DEPTH_OF_NUMBER)]
     deepest = levels.shape[1] - 1 - np.argmax(levels[:, ::-1], axis=1)
     named = np.array([level.name for level in Level], dtype=object)[deepest]
     yield "runs.deepest is not the deepest level of its rung", named != runs["deepest"].to_numpy()
@@ -181,8 +191,8 @@ def _run_relations(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Bo
 
 
 def _traced(runs: pd.DataFrame) -> Bools:
-    """Whether each run traced each level: runs x levels."""
-    short = ("M", "L", "Lib", "K")
+    """Whether each run traced each level: runs x levels, by their numbers."""
+    short = [LEVEL_ABBREVIATIONS[level] for level in LEVEL_OF_NUMBER]
     codes, rungs = pd.factorize(runs["rung"].to_numpy(dtype=object))
     by_rung = np.array(
         [[level in rung.split("/") for level in short] for rung in rungs], dtype=bool
@@ -199,10 +209,11 @@ def _span_relations(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, B
     yield "spans has a parent that does not come before its child", parent >= np.arange(len(spans))
     above = np.maximum(parent, 0)
     yield "spans has a parent of another run", below & (run[above] != run)
-    yield "spans has a parent of a deeper level", below & (level[above] > level)
+    depth = np.array(DEPTH_OF_NUMBER)[level]
+    yield "spans has a parent of a deeper level", below & (depth[above] > depth)
     yield "spans has a parent that is a kernel", below & (level[above] == Level.KERNEL)
     yield "spans has a level that its run did not trace", ~_traced(tables["runs"])[run, level]
-    size = np.array([len(tables[DETAILS[each]]) for each in Level])
+    size = _sizes_of_details(tables)
     yield (
         "spans.detail refers to no row of its level's table",
         spans["detail"].to_numpy() >= size[level],

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xsp.types import Level, LevelStatus, Status, Tracer
+from xsp.types import Level, LevelStatus, Status, Tracer, by_depth
 
 if TYPE_CHECKING:
     from xsp.levels.layer.structure import Structure
@@ -45,6 +45,18 @@ def _layer_tracer_name() -> str:
     from xsp.levels.layer.tracer import tracer_name
 
     return tracer_name()
+
+
+def _operators(_structure: Structure) -> Tracer:
+    from xsp.levels.op.tracer import OperatorTracer
+
+    return OperatorTracer()
+
+
+def _operator_availability() -> str | None:
+    from xsp.levels.op import tracer
+
+    return tracer.availability()
 
 
 def _library(_structure: Structure) -> Tracer:
@@ -84,6 +96,12 @@ TRACED_LEVELS: Mapping[Level, TracedLevel] = {
         _layer,
         costs=("layer_ns", "functional_ns", "backward_ns"),
     ),
+    Level.OP: TracedLevel(
+        lambda: "record function callback",
+        _operator_availability,
+        _operators,
+        costs=("operator_ns",),
+    ),
     Level.LIBRARY: TracedLevel(
         lambda: "import slots",
         _library_availability,
@@ -112,13 +130,19 @@ def why_unavailable(level: Level) -> str | None:
     return TRACED_LEVELS[level].availability() if level in TRACED_LEVELS else None
 
 
-def statuses(requested: Iterable[Level]) -> list[LevelStatus]:
-    """What can be traced of what was asked for, one row per level, outermost first."""
+def statuses(
+    requested: Iterable[Level], refused: Mapping[Level, str] | None = None
+) -> list[LevelStatus]:
+    """What can be traced of what was asked for, one row per level, outermost first. `refused` says
+    of levels why they cannot be traced as things were asked for.
+    """
     wanted = set(requested)
     rows = []
     for level in Level:
         # Finding out whether CUPTI works runs a kernel: not for a level that nobody asked for.
-        reason = why_unavailable(level) if level in wanted else "not asked for"
+        reason = "not asked for"
+        if level in wanted:
+            reason = (refused or {}).get(level) or why_unavailable(level)
         status = (
             Status.OFF if level not in wanted else Status.UNAVAILABLE if reason else Status.TRACED
         )
@@ -131,7 +155,7 @@ def timed_tracers(traced: Iterable[Level], structure: Structure) -> dict[Level, 
     """A tracer for timed runs of every level in `traced` that has one, outermost first."""
     return {
         level: TRACED_LEVELS[level].timed(structure)
-        for level in sorted(traced)
+        for level in by_depth(traced)
         if level in TRACED_LEVELS
     }
 
@@ -140,5 +164,5 @@ def recorders(traced: Iterable[Level]) -> dict[Level, Tracer]:
     """Tracers for the structure run, of those levels that record there what does not change from
     run to run. Layers are recorded by `StructureRecorder`, which makes the codes of all others.
     """
-    entries = {level: TRACED_LEVELS[level] for level in sorted(traced) if level in TRACED_LEVELS}
+    entries = {level: TRACED_LEVELS[level] for level in by_depth(traced) if level in TRACED_LEVELS}
     return {level: entry.recorder() for level, entry in entries.items() if entry.recorder}

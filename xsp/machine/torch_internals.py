@@ -6,12 +6,14 @@ is dealt with here.
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -314,3 +316,25 @@ def _variables_of(function: Any) -> dict[str, Any]:
     """What a function's closure holds, by name."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     return {name: cell.cell_contents for name, cell in cells}
+
+
+_RECORD_FUNCTION = (
+    "_ZN2at17addGlobalCallbackENS_22RecordFunctionCallbackE",
+    "_ZN2at14removeCallbackEm",
+    "_ZNK2at14RecordFunction4nameEv",
+)
+
+
+@lru_cache(maxsize=1)
+def record_function_symbols() -> tuple[int, ...] | None:
+    """Addresses of at::addGlobalCallback, at::removeCallback and at::RecordFunction::name, through
+    which torch announces operators; None where it has not got them. They are public in C++, but
+    need its headers there, and Python has none of them.
+    """
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        loaded = ctypes.CDLL(str(library))
+        found = [ctypes.cast(loaded[name], ctypes.c_void_p).value for name in _RECORD_FUNCTION]
+    except (OSError, AttributeError):
+        return None
+    return tuple(address for address in found if address is not None)

@@ -20,7 +20,7 @@ from xsp.levels._native.signals import held
 from xsp.measuring.executor import Executor
 from xsp.measuring.options import NESTED, SEPARATE, Stop
 from xsp.measuring.switching import tracing
-from xsp.types import Columns, Level, RunSpec, Tracer
+from xsp.types import Columns, Level, RunSpec, Tracer, by_depth
 
 # The first execution after switching tracers pays for cold code and first-use set-up; it is not
 # counted.
@@ -36,12 +36,13 @@ class Ladder:
 
 
 def rungs_for(levels: Sequence[Level], ladder: str = NESTED) -> tuple[RunSpec, ...]:
-    """The ladder over the traced levels: M, M/L, M/L/Lib, M/L/Lib/K where all four are traced.
+    """The ladder over the traced levels: M, M/L, M/L/Lib, M/L/Lib/K where these four are traced,
+    with operators M, M/L, M/L/O, M/L/O/Lib, M/L/O/Lib/K.
 
     A separate one is M, M/L, M/Lib, M/K and, to say what belongs to what, M/L/Lib/K. With fewer
     than two levels below MODEL both are the same.
     """
-    ordered = tuple(sorted({Level.MODEL, *levels}))
+    ordered = by_depth({Level.MODEL, *levels})
     if ladder == SEPARATE and len(ordered) > 2:
         alone = [(Level.MODEL, level) for level in ordered[1:]]
         rungs = [(Level.MODEL,), *alone, ordered]

@@ -16,7 +16,7 @@ from xsp.capture.run import Run
 from xsp.doubts import Stopped
 from xsp.errors import SettingError, TargetError, XspError
 from xsp.settings import Setting, check_names, setting
-from xsp.types import Level
+from xsp.types import DEFAULT_LEVELS, Level
 from xsp.words.levels import parse_levels
 
 BUDGET_S = 30.0
@@ -145,9 +145,12 @@ class Options:
     """Checked options; made by `Options.of`."""
 
     levels: tuple[Level, ...] = field(
-        default=tuple(Level),
+        default=DEFAULT_LEVELS,
         metadata=_told(
-            _levels, 'levels to trace, such as "M/L/K" or ["LAYER"]; all by default.', str
+            _levels,
+            'levels to trace, such as "M/L/K" or ["LAYER"]; by default all but operators, which '
+            '"M/L/O" and "M/L/O/Lib/K" trace too.',
+            str,
         ),
     )
     iterations: int | None = field(
@@ -295,6 +298,15 @@ class Options:
             bool,
         ),
     )
+
+    @property
+    def refused(self) -> dict[Level, str]:
+        """Levels that cannot be traced as these options have it, each with the reason."""
+        if self.ladder == NESTED:
+            return {}
+        return {
+            Level.OP: "operators are not traced on a separate ladder; use ladder='nested' with them"
+        }
 
     @classmethod
     def of(cls, **given: Any) -> Options:

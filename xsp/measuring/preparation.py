@@ -75,7 +75,7 @@ def prepare(executor: Executor, options: Options, deadline: Deadline, shown: Pha
     # Trying a level runs a kernel: where the target's own will run, so that no other GPU is woken
     # up for it.
     with devices.on(executor.target.device()):
-        statuses = tuple(level_table.statuses(options.levels))
+        statuses = tuple(level_table.statuses(options.levels, options.refused))
     traced = [status.level for status in statuses if status.status is Status.TRACED]
     executor.ranks.same("the traced levels", [level.name for level in traced])
     doubts: list[Doubt | str] = []

@@ -54,6 +54,7 @@ def vocabulary(
         library_of=_library_of(),
         kernels=_names(tracers, Level.KERNEL),
         api_name=_api_name(traced=Level.KERNEL in tracers),
+        operators=[in_unicode(name) for name in _names(tracers, Level.OP)],
     )
 
 

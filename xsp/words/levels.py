@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from xsp.errors import LevelError
-from xsp.types import LEVEL_ABBREVIATIONS, Level
+from xsp.types import DEFAULT_LEVELS, LEVEL_ABBREVIATIONS, Level, by_depth
 
 _BY_NAME = {level.name: level for level in Level} | {
     short.upper(): level for level, short in LEVEL_ABBREVIATIONS.items()
@@ -13,18 +13,18 @@ _BY_NAME = {level.name: level for level in Level} | {
 
 
 def parse_levels(levels: str | Iterable[Level | str] | None) -> tuple[Level, ...]:
-    """Levels from `None` (all), `"M/L/Lib/K"`, `"MLK"`, names or members; MODEL is always among
-    them.
+    """Levels from `None` (all but OP), `"M/L/O/Lib/K"`, `"MLK"`, names or members, outermost
+    first; MODEL is always among them.
 
     Raises LevelError for a name that is not a level.
     """
     if levels is None:
-        return tuple(Level)
+        return DEFAULT_LEVELS
     if isinstance(levels, str):
         levels = _split(levels)
     if isinstance(levels, Level) or not isinstance(levels, Iterable):
         levels = [levels]
-    return tuple(sorted({Level.MODEL, *(_level(level) for level in levels)}))
+    return by_depth({Level.MODEL, *(_level(level) for level in levels)})
 
 
 def _split(text: str) -> list[str]:

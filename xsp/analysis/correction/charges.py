@@ -28,6 +28,7 @@ class EventKind(IntEnum):
     LIBRARY = 3
     LAUNCH = 4
     API = 5
+    OPERATOR = 6
 
 
 class Placement(NamedTuple):
@@ -52,6 +53,8 @@ PLACEMENTS: Mapping[EventKind, Placement] = {
     EventKind.LIBRARY: Placement(0.5, 0.0, 0.0, 0.5),
     EventKind.LAUNCH: Placement(0.0, 0.5, 0.0, 0.5),
     EventKind.API: Placement(0.0, 0.5, 0.0, 0.5),
+    # The callback reads the clock last on entry and first on exit.
+    EventKind.OPERATOR: Placement(0.5, 0.0, 0.0, 0.5),
 }
 
 COST_LEVELS: Mapping[str, Level] = {
@@ -61,9 +64,13 @@ COST_LEVELS: Mapping[str, Level] = {
     "library_ns": Level.LIBRARY,
     "launch_ns": Level.KERNEL,
     "api_ns": Level.KERNEL,
+    "operator_ns": Level.OP,
     "kernel_ns": Level.KERNEL,
 }
 """Which level's tracer causes each cost."""
+
+OPERATOR_COST = list(COST_LEVELS).index("operator_ns")
+"""Place of the cost that only profiles with operators have."""
 
 KERNEL_COST = list(COST_LEVELS).index("kernel_ns")
 """Place of the only cost that is paid on the device, not on the host."""
@@ -73,7 +80,7 @@ KERNEL_COST = list(COST_LEVELS).index("kernel_ns")
 class Costs:
     """Mean cost of one event of each kind, in ns.
 
-    `layer_ns` to `api_ns` are host time per event (what is done before and after a layer call
+    `layer_ns` to `operator_ns` are host time per event (what is done before and after a layer call
     together); `kernel_ns` is device time after each kernel, which whatever waits for that kernel
     waits for too. `intervals` holds a confidence interval per cost; `identified` is False where the
     rungs' differences do not tell the cost and the prior was kept.
@@ -85,6 +92,7 @@ class Costs:
     library_ns: float = 0.0
     launch_ns: float = 0.0
     api_ns: float = 0.0
+    operator_ns: float = 0.0
     kernel_ns: float = 0.0
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     identified: Mapping[str, bool] = field(default_factory=dict)
@@ -95,11 +103,11 @@ class Costs:
         return Costs.from_values(np.where(kept, self.values(), 0.0))
 
     def host(self) -> Floats:
-        """Host cost by `EventKind`, float64 of shape (6,)."""
+        """Host cost by `EventKind`, float64 of shape (7,)."""
         return self.values()[: len(EventKind)]
 
     def values(self) -> Floats:
-        """All costs in the order of `COST_LEVELS`, float64 of shape (7,)."""
+        """All costs in the order of `COST_LEVELS`, float64 of shape (8,)."""
         return np.array([getattr(self, name) for name in COST_LEVELS])
 
     @classmethod
@@ -109,7 +117,7 @@ class Costs:
 
 
 SHARES: Floats = np.array([PLACEMENTS[kind] for kind in EventKind])
-"""`PLACEMENTS` as an array of shape (6, 4), by `EventKind` and place of payment."""
+"""`PLACEMENTS` as an array of shape (7, 4), by `EventKind` and place of payment."""
 
 
 MAIN_SHARE = 0.25
@@ -117,6 +125,6 @@ MAIN_SHARE = 0.25
 
 
 def placed(costs: Costs) -> Floats:
-    """Host cost by `EventKind` and place of payment, float64 of shape (6, 4)."""
+    """Host cost by `EventKind` and place of payment, float64 of shape (7, 4)."""
     prices: Floats = costs.host()[:, None] * SHARES
     return prices

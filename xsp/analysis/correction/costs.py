@@ -25,6 +25,7 @@ SHAPE = Costs(
     library_ns=150,
     launch_ns=4000,
     api_ns=300,
+    operator_ns=400,
     kernel_ns=900,
 )
 """Costs found in place on an H100 host. Only their ratios are used: how kinds of one level divide
@@ -42,7 +43,7 @@ FEW_ROUNDS = 4
 class Fit:
     """Costs, and what they were fitted to: the evidence, and the replays at these costs.
 
-    `spread` (7, 7) in ns² is such that n @ spread @ n is the square of half the 95 % interval of
+    `spread` (8, 8) in ns² is such that n @ spread @ n is the square of half the 95 % interval of
     what n events of each kind cost together: their sum can be known better than each of them.
     """
 

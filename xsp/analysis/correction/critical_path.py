@@ -49,7 +49,7 @@ _Point = HostTime | WaitEnd | OperationStart
 
 def slopes(replayed: ReplayedTimeline, stamps_ns: Sequence[int]) -> Floats:
     """Change of the corrected times of main thread's stamps per ns of each cost, float64 of shape
-    (stamps, 7), in the order of `COST_LEVELS`; none is above 0.
+    (stamps, 8), in the order of `COST_LEVELS`; none is above 0.
 
     Latencies that the tracers' part was larger than, and which are kept at 0, are not allowed for.
     """

@@ -36,7 +36,7 @@ class Round:
 class Prediction:
     """What each rung adds to the shallowest one by replay at some costs, in ns.
 
-    `total` has shape (rounds, rungs, times) as `Evidence.measured`; `total_slope` (rungs, times, 7)
+    `total` has shape (rounds, rungs, times) as `Evidence.measured`; `total_slope` (rungs, times, 8)
     is its mean change per ns of each cost. `steps` are those of `Evidence`.
     """
 
@@ -51,7 +51,7 @@ class Prediction:
 
     @property
     def slope(self) -> Floats:
-        """Its mean change per ns of each cost, of shape (steps, times, 7)."""
+        """Its mean change per ns of each cost, of shape (steps, times, 8)."""
         return _across(self.steps, self.total_slope, axis=0)
 
     def moved(self, step: Floats) -> Prediction:

@@ -44,7 +44,7 @@ class Payments:
     ) -> Payments:
         """Payments of the events on a clock whose waits end at `ends`.
 
-        `prices` and `shares` are by `EventKind` and place of payment, shape (6, 4). With
+        `prices` and `shares` are by `EventKind` and place of payment, shape (7, 4). With
         `between_stamps` none is longer than the time between the stamps where it lies, and prices
         are means over the events of a kind (`rooms`).
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.correction.certainty import IDENTIFIED
-from xsp.analysis.correction.charges import COST_LEVELS, Costs, Floats
+from xsp.analysis.correction.charges import COST_LEVELS, OPERATOR_COST, Costs, Floats
 from xsp.analysis.correction.closure import Closure, closure_by_rung
 from xsp.analysis.correction.corrected import mostly_tracing
 from xsp.analysis.correction.costs import FEW_ROUNDS, VISIBLE, fit_costs
@@ -34,6 +34,10 @@ FIT_VERSION = 1
 
 _MOST_NS = 1e9
 """What one event can cost: a second. More is no fit's, and sums of it would fit no integer."""
+
+_OPERATOR_NAME = "operator_ns"
+_NO_OPERATORS = ({_OPERATOR_NAME: (0.0, 0.0)}, {_OPERATOR_NAME: False})
+"""Interval of a cost that nothing paid, and whether it is known."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +88,14 @@ def correction_row(correction: Correction | None) -> dict[str, Any] | None:
     """The correction as JSON-able values, for the manifest of a capture."""
     if correction is None:
         return None
+    spread = correction.spread
+    if not _knows_operators(correction.closure):
+        # Versions that do not know of operators can then read it.
+        spread = np.delete(np.delete(spread, OPERATOR_COST, 0), OPERATOR_COST, 1)
     return {
         "version": FIT_VERSION,
-        "costs": _cost_row(correction.costs),
-        "spread": correction.spread.tolist(),
+        "costs": _told(correction.costs, correction.closure),
+        "spread": spread.tolist(),
         "closure": _closure_rows(correction.closure),
         "tight_loops": _cost_row(correction.tight_loops),
         "mostly_tracing": dict(correction.mostly_tracing),
@@ -121,11 +129,27 @@ def is_current(row: Mapping[str, Any]) -> bool:
         return False
     costs = row["costs"]
     named = (costs.keys(), costs["intervals"].keys(), costs["identified"].keys())
-    if not all(COST_LEVELS.keys() <= names for names in named):
+    needed = [name for name in COST_LEVELS if name != _OPERATOR_NAME]
+    if _knows_operators(row["closure"]):
+        needed.append(_OPERATOR_NAME)
+    if not all(set(needed) <= names for names in named):
         return False
-    ns = np.array([[costs[name], *costs["intervals"][name]] for name in COST_LEVELS])
+    ns = np.array([[costs[name], *costs["intervals"][name]] for name in needed])
     others = np.concatenate([np.ravel(row["spread"]), row["taken"]])
     return bool((np.abs(ns) <= _MOST_NS).all() and np.isfinite(others).all())
+
+
+def _knows_operators(rungs: Iterable[str]) -> bool:
+    return any(Level.OP in spec_of(rung).levels for rung in rungs)
+
+
+def _told(costs: Costs, rungs: Iterable[str]) -> dict[str, Any]:
+    """The costs, that of operators only where these were traced."""
+    row = _cost_row(costs)
+    if not _knows_operators(rungs):
+        for part in (row, row["intervals"], row["identified"]):
+            part.pop(_OPERATOR_NAME, None)
+    return row
 
 
 AnyRecordings = Recordings | RecordingsOfParts
@@ -142,11 +166,15 @@ def correction_of(
     loops = Costs(**row.get("tight_loops", {}))
     if not is_current(row):
         return fitted(tables, loops, recordings)
-    intervals = {name: tuple(pair) for name, pair in row["costs"]["intervals"].items()}
+    told, spread = row["costs"], np.array(row["spread"])
+    intervals = {name: tuple(pair) for name, pair in told["intervals"].items()}
+    intervals, identified = _NO_OPERATORS[0] | intervals, _NO_OPERATORS[1] | told["identified"]
+    if len(spread) < len(COST_LEVELS):
+        spread = np.insert(np.insert(spread, OPERATOR_COST, 0.0, 0), OPERATOR_COST, 0.0, 1)
     return Correction(
-        Costs(**{**row["costs"], "intervals": intervals}),
+        Costs(**{**told, "intervals": intervals, "identified": identified}),
         _closures_of(row["closure"]),
-        np.array(row["spread"]),
+        spread,
         loops,
         row["mostly_tracing"],
         tuple(Level[name] for name in row["unshown"]),

@@ -82,6 +82,7 @@ class Recordings:
             host, device = np.flatnonzero(mine & ~on_device), np.flatnonzero(mine & on_device)
             layers = host[self._is_paid_layer(spans, host)]
             library = host[spans["level"][host] == Level.LIBRARY]
+            operators = host[spans["level"][host] == Level.OP]
             waited = np.isin(waits["correlation_id"], api["correlation_id"][called])
             timeline = Timeline.from_columns(
                 model_start_ns=int(calls["start_ns"][number]),
@@ -95,6 +96,7 @@ class Recordings:
                 synchronizations={name: column[waited] for name, column in waits.items()},
                 api_kind=kind[called],
                 layer_kind=self._layer_kind[spans["detail"][layers]],
+                operator_events=_events(spans, operators),
             )
             yield CallTimeline(run, timeline, first + host, first + device)
 

@@ -18,7 +18,7 @@ def rooms(kind: Ints, start: Floats, end: Floats, weight: Floats, limits: Floats
     place of payment.
 
     A payment lies between its stamp and the one next to it. Where several lie in one interval they
-    divide it by `weight`, of shape (6, 4) by `EventKind` and place. `limits` are times that no
+    divide it by `weight`, of shape (7, 4) by `EventKind` and place. `limits` are times that no
     payment goes across, beside the stamps. Infinite before the first and after the last of all.
     """
     lengths, interval = _intervals(start, end, limits)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from xsp.analysis.correction import concurrency, dependencies
 from xsp.analysis.correction.charges import EventKind, Ints
 from xsp.errors import TracingError
-from xsp.types import Columns
+from xsp.types import OPERATOR_EVENTS, Columns, empty
 
 
 class ApiKind(IntFlag):
@@ -119,6 +119,7 @@ class Timeline:
         event_records: Columns | None = None,
         handoffs: Columns | None = None,
         concurrent_threads: Sequence[int] | None = None,
+        operator_events: Columns | None = None,
     ) -> Timeline:
         """Build the timeline of one model call from the rows of the tracers' tables that belong to
         that call.
@@ -136,6 +137,7 @@ class Timeline:
 
         """
         kinds = np.asarray(api_kind, dtype=np.int64)
+        operators = empty(OPERATOR_EVENTS) if operator_events is None else operator_events
         _check(model_start_ns, host_end_ns, sync_end_ns, kinds, api_calls)
         layer_kinds = (
             np.full(len(layer_events["thread"]), EventKind.LAYER)
@@ -161,6 +163,7 @@ class Timeline:
             concurrent=concurrent_threads,
             layer=layer_events,
             library=library_events,
+            operators=operators,
             api=api_calls,
             kinds=kinds,
             layer_kinds=np.asarray(layer_kinds, dtype=np.int64),
@@ -207,16 +210,18 @@ def _events(
     concurrent: Sequence[int],
     layer: Columns,
     library: Columns,
+    operators: Columns,
     api: Columns,
     kinds: Ints,
     layer_kinds: Ints,
 ) -> tuple[HostEvents, dict[int, int]]:
-    tables = (layer, library, api)
+    tables = (layer, library, operators, api)
     thread = np.concatenate([table["thread"] for table in tables]).astype(np.int64)
     kind = np.concatenate(
         [
             layer_kinds,
             np.full(len(library["thread"]), EventKind.LIBRARY),
+            np.full(len(operators["thread"]), EventKind.OPERATOR),
             np.where(kinds & ApiKind.LAUNCH, EventKind.LAUNCH, EventKind.API),
         ]
     ).astype(np.int64)

@@ -14,6 +14,7 @@ import pandas as pd
 from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
 from xsp.analysis.spans.graph_layers import NODE_MASK, Captured, Owner, Unled, lead_to_layers
 from xsp.analysis.spans.joining import LAUNCH_FACTS, NotJoined, join_by_order
+from xsp.analysis.spans.operator_paths import OperatorPaths
 from xsp.analysis.spans.outside import NO_LAYER_KIND, NOT_IN_STRUCTURE, OUTSIDE_LAYERS
 from xsp.capture.run import Run, within_model
 from xsp.types import RANGES, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level
@@ -28,7 +29,8 @@ class Vocabulary:
     `modules` and `calls` are rows of the structure run (dictionaries), `layers` its columns, since
     there can be very many (`columns_of` makes them of rows). `library_calls` are rows too, with
     `symbol` the index into `symbols`; `kernels` are kernel names; `api_name` names an API call by
-    domain and cbid; `captured` is what the program's CUDA graphs hold.
+    domain and cbid; `captured` is what the program's CUDA graphs hold, `operators` are names of
+    operators.
     """
 
     calls: list[dict[str, Any]]
@@ -41,6 +43,7 @@ class Vocabulary:
     api_name: Callable[[int, int], str]
     calls_of_modules: list[dict[str, Any]] = field(default_factory=list)
     captured: Sequence[Captured] = ()
+    operators: Sequence[str] = ()
 
     @property
     def codes(self) -> StructureCodes:
@@ -76,6 +79,9 @@ def assemble_runs(runs: Sequence[Run], words: Vocabulary) -> Assembled:
     parts = found.parts
     sizes = np.array([len(part.spans["level"]) for part in parts])
     first = np.r_[0, np.cumsum(sizes)[:-1]]
+    paths = OperatorPaths()
+    for part in parts:
+        paths.lead_to(part.spans)
     spans = _spans(parts, sizes, first)
     library_calls = _library_calls(words, _unrecorded(spans, len(words.library_calls)))
     kernels, config = _kernels(parts, words.kernels)
@@ -103,6 +109,7 @@ def assemble_runs(runs: Sequence[Run], words: Vocabulary) -> Assembled:
         "calls_of_modules": called,
         "repeats": found.repeats,
         "graph_nodes": _graph_nodes(parts, spans),
+        "operators": paths.table(words.operators),
     }
     tables |= {name: table for name, table in optional.items() if len(table)}
     led = lead_to_layers(tables, words.captured)

@@ -1,7 +1,8 @@
-"""From the columns of a run to spans with parents: kernel -> library call -> layer -> model.
+"""From the columns of a run to spans with parents: kernel -> library call -> operator -> layer ->
+model.
 
-Rules (XSP, sections III-B and III-C): a host event's parent is the innermost event of the level
-above that contains it on its thread; a kernel takes its parent from its launch, joined on the
+Rules (XSP, sections III-B and III-C): a host event's parent is the innermost event of a level above
+that contains it on its thread; operators lie in operators, too; a kernel takes its parent from its launch, joined on the
 correlation id, and its time from its execution.
 """
 
@@ -23,6 +24,7 @@ from xsp.types import (
     DEVICE_ACTIVITY,
     LAYER_EVENTS,
     LIBRARY_EVENTS,
+    OPERATOR_EVENTS,
     Columns,
     IntArray,
     Level,
@@ -71,10 +73,15 @@ class Correlated:
 
 
 def correlate(run: Run, structure: StructureCodes) -> Correlated:
-    """Spans of all levels of one run with their parents; no loop over spans."""
+    """Spans of all levels of one run with their parents; no loop over spans. `detail` of operators
+    is the index of their name.
+    """
     calls = run.model_calls
     layers, layer_call = within_model(
         sorted_by_start(run.table("layer_events", LAYER_EVENTS)), calls
+    )
+    operators, operator_call = within_model(
+        _outermost_first(run.table("operator_events", OPERATOR_EVENTS)), calls
     )
     library, library_call = within_model(
         sorted_by_start(run.table("library_events", LIBRARY_EVENTS)), calls
@@ -91,7 +98,14 @@ def correlate(run: Run, structure: StructureCodes) -> Correlated:
 
     launches = np.zeros(len(api["start_ns"]), dtype=bool)
     launches[launch] = True
-    host = _HostParents(calls, layers, layer_call, library, library_call, api, api_call, launches)
+    host = _HostParents(
+        calls,
+        (layers, layer_call),
+        (operators, operator_call),
+        (library, library_call),
+        (api, api_call),
+        launches,
+    )
     layer_row = match_events(layers["code"], structure.layers)
     library_row = match_events(library["symbol"], structure.library_calls)
     unmatched = int((layer_row < 0).sum() + (library_row < 0).sum())
@@ -104,6 +118,12 @@ def correlate(run: Run, structure: StructureCodes) -> Correlated:
     spans = _spans(host, layer_row, structure.outside, library_row, device, launch)
     api["parent"] = host.api_parent
     return Correlated(spans, api, device, unmatched, orphans)
+
+
+def _outermost_first(events: Columns) -> Columns:
+    """In order of their start; of those that start together the longest first."""
+    order = np.lexsort((-events["end_ns"], events["start_ns"]))
+    return {name: column[order] for name, column in events.items()}
 
 
 def _missing(row: IntArray, structure_codes: IntArray, run: Run, level: Level) -> int:
@@ -130,54 +150,91 @@ def _same_code(codes: IntArray, structure: StructureCodes) -> npt.NDArray[np.int
     return np.where(known[at] == codes, row, structure.unknown)
 
 
+InCalls = tuple[Columns, IntArray]
+"""Events, and the model call of each."""
+
+
 class _HostParents:
     """Indices of the parents of host events. Span indices: model calls first, then layers, the
-    spans that hold what lies outside layers (one per model call that needs one), library calls,
-    device activity.
+    spans that hold what lies outside layers (one per model call that needs one), operators, library
+    calls, device activity.
     """
 
     def __init__(
         self,
         calls: Columns,
-        layers: Columns,
-        layer_call: IntArray,
-        library: Columns,
-        library_call: IntArray,
-        api: Columns,
-        api_call: IntArray,
+        in_layers: InCalls,
+        in_operators: InCalls,
+        in_libraries: InCalls,
+        in_api: InCalls,
         launches: npt.NDArray[np.bool_],
     ) -> None:
-        self.calls, self.layers, self.library, self.api = calls, layers, library, api
+        layers, layer_call = in_layers
+        operators, operator_call = in_operators
+        library, library_call = in_libraries
+        api, api_call = in_api
+        self.calls, self.layers, self.operators = calls, layers, operators
+        self.library, self.api = library, api
         first_layer = len(calls["start_ns"])
         enclosing = _enclosing(layers, layers, strict=True)
         self.layer_parent = np.where(enclosing >= 0, first_layer + enclosing, layer_call)
-        owner = _enclosing(layers, library)
-        self._api_library = _enclosing(library, api)
-        api_owner = np.where(self._api_library >= 0, 0, _enclosing(layers, api))
+        around_operator = self._around(operators, strict=True)
+        around_library = self._around(library)
+        api_library = _enclosing(library, api)
+        around_api = self._around(api)
         # An API call that launches nothing (the final synchronise) needs no layer: it is the model
         # call's own.
-        bare = (api_owner < 0) & ~launches
+        free = (api_library < 0) & (around_api.operator < 0) & (around_api.layer < 0)
+        bare = free & ~launches
         self.outside = np.unique(
-            np.concatenate([library_call[owner < 0], api_call[(api_owner < 0) & launches]])
+            np.concatenate(
+                [
+                    operator_call[around_operator.is_outside],
+                    library_call[around_library.is_outside],
+                    api_call[free & launches],
+                ]
+            )
         )
-        first_outside = first_layer + len(layers["start_ns"])
-        self.library_parent = self._span_of(owner, library_call, first_layer, first_outside)
-        first_library = first_outside + len(self.outside)
+        self._first_layer = first_layer
+        self._first_outside = first_layer + len(layers["start_ns"])
+        self._first_operator = self._first_outside + len(self.outside)
+        self.operator_parent = self._span_of(around_operator, operator_call)
+        self.library_parent = self._span_of(around_library, library_call)
+        first_library = self._first_operator + len(operators["start_ns"])
         self.api_parent = np.where(
-            self._api_library >= 0,
-            first_library + self._api_library,
-            np.where(
-                bare, api_call, self._span_of(api_owner, api_call, first_layer, first_outside)
-            ),
+            api_library >= 0,
+            first_library + api_library,
+            np.where(bare, api_call, self._span_of(around_api, api_call)),
         )
-        self.first_library = first_library
 
-    def _span_of(
-        self, owner: IntArray, call: IntArray, first_layer: int, first_outside: int
-    ) -> npt.NDArray[np.int64]:
-        return np.where(
-            owner >= 0, first_layer + owner, first_outside + np.searchsorted(self.outside, call)
-        )
+    def _around(self, inner: Columns, *, strict: bool = False) -> _Around:
+        layer = _enclosing(self.layers, inner)
+        operator = _enclosing(self.operators, inner, strict=strict)
+        # Both contain the event: what began later is the inner one.
+        begun = np.append(self.layers["start_ns"], np.iinfo(np.int64).min)[layer]
+        in_operator = np.append(self.operators["start_ns"], np.iinfo(np.int64).min)[operator]
+        return _Around(layer, np.where(in_operator >= begun, operator, -1))
+
+    def _span_of(self, around: _Around, call: IntArray) -> npt.NDArray[np.int64]:
+        """The innermost operator or layer, or what stands for the work outside layers."""
+        outside = self._first_outside + np.searchsorted(self.outside, call)
+        in_layer = np.where(around.layer >= 0, self._first_layer + around.layer, outside)
+        return np.where(around.operator >= 0, self._first_operator + around.operator, in_layer)
+
+
+@dataclass(frozen=True, eq=False)
+class _Around:
+    """The innermost layer around each event, and the innermost operator where that lies in the
+    layer; -1 for none.
+    """
+
+    layer: npt.NDArray[np.int64]
+    operator: npt.NDArray[np.int64]
+
+    @property
+    def is_outside(self) -> npt.NDArray[np.bool_]:
+        """Whether an event lies in neither."""
+        return (self.layer < 0) & (self.operator < 0)
 
 
 def _enclosing(outer: Columns, inner: Columns, *, strict: bool = False) -> npt.NDArray[np.int64]:
@@ -197,42 +254,40 @@ def _spans(
     launch: IntArray,
 ) -> Columns:
     calls, layers, library = host.calls, host.layers, host.library
+    operators = host.operators
     outside_calls = {name: column[host.outside] for name, column in calls.items()}
-    sizes = [len(t["start_ns"]) for t in (calls, layers, outside_calls, library, device)]
-    none = [np.zeros(size, dtype=np.int64) for size in sizes]
-    api = host.api
+    of_host = (calls, layers, outside_calls, operators, library)
+    sizes = [len(table["start_ns"]) for table in (*of_host, device)]
+    levels = [Level.MODEL, Level.LAYER, Level.LAYER, Level.OP, Level.LIBRARY, Level.KERNEL]
+    on_host = np.zeros(sum(sizes[:-1]), dtype=np.int64)
+    details = [
+        np.arange(sizes[0]),
+        layer_row,
+        np.full(sizes[2], outside),
+        operators["name"],
+        library_row,
+        np.arange(sizes[5]),
+    ]
+    parents = [
+        np.full(sizes[0], -1),
+        host.layer_parent,
+        host.outside,
+        host.operator_parent,
+        host.library_parent,
+        host.api_parent[launch],
+    ]
+    threads = [*(table["thread"] for table in of_host), host.api["thread"][launch]]
+    stamps = {
+        name: np.concatenate([table[name] for table in (*of_host, device)])
+        for name in ("start_ns", "end_ns")
+    }
     return {
-        "level": np.repeat(
-            [Level.MODEL, Level.LAYER, Level.LAYER, Level.LIBRARY, Level.KERNEL], sizes
-        ).astype(np.int8),
-        "detail": np.concatenate(
-            [np.arange(sizes[0]), layer_row, none[2] + outside, library_row, np.arange(sizes[4])]
-        ),
-        "parent": np.concatenate(
-            [
-                none[0] - 1,
-                host.layer_parent,
-                host.outside,
-                host.library_parent,
-                host.api_parent[launch],
-            ]
-        ),
-        "start_ns": np.concatenate(
-            [t["start_ns"] for t in (calls, layers, outside_calls, library, device)]
-        ),
-        "end_ns": np.concatenate(
-            [t["end_ns"] for t in (calls, layers, outside_calls, library, device)]
-        ),
-        "thread": np.concatenate(
-            [
-                calls["thread"],
-                layers["thread"],
-                outside_calls["thread"],
-                library["thread"],
-                api["thread"][launch],
-            ]
-        ).astype(np.uint32),
-        "stream": np.concatenate([*(n - 1 for n in none[:4]), device["stream"]]).astype(np.int32),
-        "context": np.concatenate([*none[:4], device["context"]]).astype(np.uint32),
-        "correlation_id": np.concatenate([*none[:4], device["correlation_id"]]).astype(np.uint32),
+        "level": np.repeat(levels, sizes).astype(np.int8),
+        "detail": np.concatenate(details).astype(np.int64),
+        "parent": np.concatenate(parents).astype(np.int64),
+        **stamps,
+        "thread": np.concatenate(threads).astype(np.uint32),
+        "stream": np.concatenate([on_host - 1, device["stream"]]).astype(np.int32),
+        "context": np.concatenate([on_host, device["context"]]).astype(np.uint32),
+        "correlation_id": np.concatenate([on_host, device["correlation_id"]]).astype(np.uint32),
     }

@@ -28,16 +28,17 @@ class TracingDoubt:
 @dataclass(frozen=True)
 class DoubtSums:
     """The same run by run, as matrices of (runs, nodes) in ns: of layers without what is below
-    them, and of library calls, None where these were not corrected; both None where nothing is
-    known.
+    them, and of library calls and operators, None where these were not corrected; all None where
+    nothing is known.
     """
 
     layers: Array | None
     calls: Array | None
+    operators: Array | None = None
 
 
 def sums_of_corrected(tree: Hierarchy, tables: Tables, corrected: pd.DataFrame) -> DoubtSums:
-    """Of the costs that were taken out: `doubt_ns` of layers and library calls."""
+    """Of the costs that were taken out: `doubt_ns` of layers, operators and library calls."""
     row, doubt = corrected["row"].to_numpy(), corrected["doubt_ns"].to_numpy()
     level = tables["spans"]["level"].to_numpy()[row]
     run, node = tables["spans"]["run"].to_numpy()[row], tree.of_span[row]
@@ -47,7 +48,7 @@ def sums_of_corrected(tree: Hierarchy, tables: Tables, corrected: pd.DataFrame) 
         here = level == one
         return sum_by_run(run[here], node[here], doubt[here], len(tree.nodes), runs)
 
-    return DoubtSums(sums(Level.LAYER), sums(Level.LIBRARY))
+    return DoubtSums(sums(Level.LAYER), sums(Level.LIBRARY), sums(Level.OP))
 
 
 def sums_of_measured(tree: Hierarchy, tables: Tables, most_ns: Array | None) -> DoubtSums:
@@ -78,9 +79,10 @@ def doubt_of(tree: Hierarchy, sums: DoubtSums) -> TracingDoubt:
         nothing = np.zeros(len(tree.nodes))
         return TracingDoubt(nothing, nothing)
     own, whole = _mean(sums.layers), _mean(sum_up(tree.parents, sums.layers))
-    if sums.calls is not None:
-        calls, called = tree.levels == "LIBRARY", _mean(sums.calls)
-        own, whole = np.where(calls, called, own), np.where(calls, called, whole)
+    for level, matrix in ((Level.OP, sums.operators), (Level.LIBRARY, sums.calls)):
+        if matrix is not None:
+            at, found = tree.levels == level.name, _mean(matrix)
+            own, whole = np.where(at, found, own), np.where(at, found, whole)
     return TracingDoubt(whole, own)
 
 

@@ -1,5 +1,5 @@
-"""The nodes of the hierarchy: model, modules, layers, library calls, kernels, and the node of every
-span.
+"""The nodes of the hierarchy: model, modules, layers, operators, library calls, kernels, and the node
+of every span.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.spans.chains import ChainNames, Chains, chains_of
+from xsp.analysis.spans.chains import BELOW_LAYERS, Chain, ChainNames, Chains, chains_of
 from xsp.types import IntArray, Level, Tables
 
 
@@ -62,10 +62,35 @@ class Hierarchy:
         """The node of a row of `layers`, the model's for -1."""
         return int(self.of_layer[layer]) if layer >= 0 else 0
 
-    def call_node(self, layer: int, call: int) -> int:
-        """The node of the library calls of one name below a layer, the layer's own for -1."""
-        above = self.layer_node(layer)
-        return above if call < 0 else self._known[Level.LIBRARY, above, call]
+    def add(self, level: Level, chain: Chain, names: ChainNames) -> None:
+        """The node at the end of a chain, of a level below LAYER."""
+        above = self._above(level, chain, names)
+        phase = self.nodes[above]["phase"]
+        name = names.name(level, chain)
+        self.node(self._key(level, chain, names), above, level.name, name, phase=phase)
+
+    def _above(self, level: Level, chain: Chain, names: ChainNames) -> int:
+        """The node that holds the one at the end of a chain."""
+        if level is Level.OP:
+            return self._operator_node(chain.layer, names.above[chain.operator], names)
+        around = self._operator_node(chain.layer, chain.operator, names)
+        if level is Level.LIBRARY or chain.call < 0:
+            return around
+        return self._known[Level.LIBRARY, around, chain.call]
+
+    def _operator_node(self, layer: int, operator: int, names: ChainNames) -> int:
+        """The node of a row of `operators` below a layer, the layer's own for -1."""
+        if operator < 0:
+            return self.layer_node(layer)
+        chain = Chain(layer, operator, -1, -1)
+        if (key := self._key(Level.OP, chain, names)) not in self._known:
+            self.add(Level.OP, chain, names)
+        return self._known[key]
+
+    def _key(self, level: Level, chain: Chain, names: ChainNames) -> tuple[Any, ...]:
+        last = {Level.OP: names.operators[chain.operator] if chain.operator >= 0 else ""}
+        last |= {Level.LIBRARY: chain.call, Level.KERNEL: chain.kernel}
+        return level, self._above(level, chain, names), last[level]
 
     def of_spans(self, spans: pd.DataFrame, chains: Chains) -> IntArray:
         """The node of each of these spans, of which `chains` has all: their `parent` is a place
@@ -76,17 +101,13 @@ class Hierarchy:
         here = level == Level.LAYER
         found[here] = self.of_layer[detail[here]]
         keys = chains.names.keys(spans)
-        for one in (Level.LIBRARY, Level.KERNEL):
+        for one in BELOW_LAYERS:
             here = level == one
             code, distinct = pd.factorize(keys[here])
-            nodes = [self._node_of(one, *chains.names.parts(one, key)) for key in distinct.tolist()]
+            ends = [chains.names.chain(one, key) for key in distinct.tolist()]
+            nodes = [self._known[self._key(one, end, chains.names)] for end in ends]
             found[here] = np.array(nodes, dtype=np.int64)[code]
         return found
-
-    def _node_of(self, level: Level, layer: int, call: int, kernel: int) -> int:
-        if level is Level.LIBRARY:
-            return self.call_node(layer, call)
-        return self._known[level, self.call_node(layer, call), kernel]
 
 
 MOST_SHAPES = 4
@@ -136,16 +157,12 @@ def _numbers(keys: pd.DataFrame) -> IntArray:
 
 
 def _add_below(tree: Hierarchy, chains: Chains) -> None:
-    """Nodes of library calls, then of kernels, each in the order in which they first come."""
-    names = chains.names
-    for level, keys in ((Level.LIBRARY, chains.calls), (Level.KERNEL, chains.kernels)):
-        for key in keys.tolist():
-            layer, call, kernel = names.parts(level, key)
-            is_call = level is Level.LIBRARY
-            above = tree.layer_node(layer) if is_call else tree.call_node(layer, call)
-            code = call if is_call else kernel
-            name, phase = names.name(level, code), tree.nodes[above]["phase"]
-            tree.node((level, above, code), above, level.name, name, phase=phase)
+    """Nodes of operators, then of library calls, then of kernels, each in the order in which they
+    first come.
+    """
+    for level in BELOW_LAYERS:
+        for key in chains.by_level[level].tolist():
+            tree.add(level, chains.names.chain(level, key), chains.names)
 
 
 def _layer_keys(tables: Tables, used: IntArray, *, apart: bool) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from xsp.analysis.spans.corrected_times import timeline_spans
 from xsp.analysis.spans.hierarchy import Hierarchy
 from xsp.analysis.spans.host_turns import host_turns
 from xsp.analysis.spans.latency_parts import LatencyParts
-from xsp.analysis.spans.library_turns import library_turns
+from xsp.analysis.spans.library_turns import library_turns, operator_turns
 from xsp.analysis.spans.rungs import runs_of
 from xsp.analysis.spans.sums import sum_by_run
 from xsp.analysis.spans.timed_events import timed_events
@@ -26,47 +26,84 @@ Ints = npt.NDArray[np.int64]
 class HostShares:
     """Matrices (runs, nodes) in ns; of each run, what a node has without its children.
 
-    `library` is None where library calls are read from the same runs as layers: `by_node` then has
-    them, and layers without them. Where they are read from the runs of another rung, `library` has
-    them, and layers in `by_node` have theirs.
+    `operators` and `library` are None where these are read from the same runs as layers: `by_node`
+    then has them, and what they lie in without them. Where they are read from the runs of another
+    rung, they are here, and what they lie in has their time too.
     """
 
     by_node: Array
     library: Array | None
+    operators: Array | None = None
 
 
 def host_shares(
     tree: Hierarchy, tables: Tables, parts: LatencyParts, corrected: pd.DataFrame | None
 ) -> HostShares:
-    """Of the corrected timeline if there is one; else layers and library calls each from the rung
-    whose deepest level they are.
+    """Of the corrected timeline if there is one; else layers, operators and library calls each from
+    the rung whose deepest level they are.
     """
     if corrected is not None:
         spans = timeline_spans(tables["spans"], corrected)
         return _together(tree, tables, spans, parts.host, parts.runs)
     of_layers, every = runs_of(tables["runs"], Level.LAYER)["run"].to_numpy(), tables["spans"]
+    of_operators = runs_of(tables["runs"], Level.OP)["run"].to_numpy()
     calls = timed_events(tables, Level.LIBRARY)
     spans = every[every["run"].isin(of_layers)]
     pieces = host_turns(tables, spans) if len(of_layers) else parts.host.iloc[:0]
     if not calls.alone and np.array_equal(of_layers, calls.of):
         return _together(tree, tables, spans, pieces, of_layers)
+    by_node = _pieces_by_node(tree, pieces, of_layers)
+    operators = None
+    if len(of_operators) and np.array_equal(of_layers, of_operators):
+        by_node += _operators(tree, tables, spans, pieces, of_layers)
+    elif len(of_operators):
+        operators = _timed_operators(tree, tables, of_operators)
     node = tree.of_span[calls.row]
     library = sum_by_run(calls.run, node, calls.duration_ns, len(tree.nodes), calls.of)
-    return HostShares(_pieces_by_node(tree, pieces, of_layers), library)
+    return HostShares(by_node, library, operators)
 
 
 def _together(
     tree: Hierarchy, tables: Tables, spans: pd.DataFrame, pieces: pd.DataFrame, runs: Ints
 ) -> HostShares:
     size, by_node = len(tree.nodes), _pieces_by_node(tree, pieces, runs)
+    by_node += _operators(tree, tables, spans, pieces, runs)
     calls = library_turns(tables, spans, pieces)
     calls = calls[calls["piece"] >= 0]
     if len(calls):
         run, duration = calls["run"].to_numpy(), calls["duration_ns"].to_numpy()
-        around = nodes_of_pieces(tree, pieces)[calls["piece"]]
-        by_node += sum_by_run(run, tree.of_span[calls["row"]], duration, size, runs)
+        row = calls["row"].to_numpy()
+        above = tables["spans"]["parent"].to_numpy()[row]
+        in_operator = (tables["spans"]["level"] == Level.OP).to_numpy()[above]
+        of_piece = nodes_of_pieces(tree, pieces)[calls["piece"]]
+        around = np.where(in_operator, tree.of_span[above], of_piece)
+        by_node += sum_by_run(run, tree.of_span[row], duration, size, runs)
         by_node -= sum_by_run(run, around, duration, size, runs)
     return HostShares(by_node, None)
+
+
+def _operators(
+    tree: Hierarchy, tables: Tables, spans: pd.DataFrame, pieces: pd.DataFrame, runs: Ints
+) -> Array:
+    """What operators add to the time of their nodes, and take from what they lie in."""
+    size = len(tree.nodes)
+    found = operator_turns(tables, spans, pieces)
+    found = found[found["piece"] >= 0]
+    outer = found[found["is_outermost"]]
+    around = nodes_of_pieces(tree, pieces)[outer["piece"]]
+    run, node = found["run"].to_numpy(), tree.of_span[found["row"]]
+    shares = sum_by_run(run, node, found["own_ns"].to_numpy(), size, runs)
+    taken = outer["duration_ns"].to_numpy()
+    return shares - sum_by_run(outer["run"].to_numpy(), around, taken, size, runs)
+
+
+def _timed_operators(tree: Hierarchy, tables: Tables, runs: Ints) -> Array:
+    """What operators have without those inside them, in runs that trace nothing deeper."""
+    spans = tables["spans"][tables["spans"]["run"].isin(runs)]
+    found = operator_turns(tables, spans, host_turns(tables, spans))
+    found = found[found["piece"] >= 0]
+    run, node = found["run"].to_numpy(), tree.of_span[found["row"]]
+    return sum_by_run(run, node, found["own_ns"].to_numpy(), len(tree.nodes), runs)
 
 
 def _pieces_by_node(tree: Hierarchy, pieces: pd.DataFrame, runs: Ints) -> Array:

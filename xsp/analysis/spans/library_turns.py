@@ -1,12 +1,14 @@
-"""The host's time in library calls as a part of the pieces of `host_turns`."""
+"""The host's time in operators and library calls as a part of the pieces of `host_turns`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.spans.ancestors import layer_spans, model_spans
+from xsp.analysis.spans.ancestors import layer_spans, model_spans, nearest
 from xsp.analysis.spans.outside import stands_for_outside
 from xsp.types import Level, Tables
 
@@ -23,36 +25,92 @@ def library_turns(tables: Tables, spans: pd.DataFrame, pieces: pd.DataFrame) -> 
     the one that began first has the time.
     """
     calls = spans[spans["level"] == Level.LIBRARY]
-    row = calls.index.to_numpy().astype(np.int64)
-    start = calls["start_ns"].to_numpy()
-    end = start + calls["duration_ns"].to_numpy()
-    model = model_spans(tables["spans"], row)
-    group_of_piece, group = _groups(tables, pieces, row, start, model)
-    origin = spans["start_ns"].reindex(model).to_numpy()
-    piece_origin = spans["start_ns"].reindex(pieces["call"]).to_numpy()
-    axis = _Axis(
-        group_of_piece,
-        pieces["start_ns"].to_numpy() - piece_origin,
-        pieces["end_ns"].to_numpy() - piece_origin,
-    )
-    start, end = start - origin, end - origin
-    order = np.lexsort((end, start, group))
-    taken = np.zeros(len(row), dtype=np.int64)
-    taken[order] = axis.covered(group[order], start[order], end[order])
+    placed = _Placed(tables, spans, calls, pieces)
+    return _turns(calls, placed.piece, placed.taken())
+
+
+def operator_turns(tables: Tables, spans: pd.DataFrame, pieces: pd.DataFrame) -> pd.DataFrame:
+    """The same of operators, which lie in each other: what each has with all inside it
+    (duration_ns) and without the operators directly inside it (own_ns).
+
+    Of outermost operators that overlap, which only those of several threads outside layers do, the
+    one that began first has the time; those inside the others lose their share of what these lose.
+    """
+    operators = spans[spans["level"] == Level.OP]
+    placed = _Placed(tables, spans, operators, pieces)
+    every, row = tables["spans"], operators.index.to_numpy()
+    parent = every["parent"].to_numpy()
+    is_operator = (every["level"] == Level.OP).to_numpy()
+    outermost = nearest(parent, is_operator & ~is_operator[parent], row)
+    is_outermost = outermost == row
+    whole = placed.covered().astype(np.float64)
+    kept = np.ones(len(row))
+    first = np.flatnonzero(is_outermost)
+    taken = placed.taken(first)
+    kept[first] = np.divide(taken, whole[first], out=np.zeros(len(first)), where=whole[first] > 0)
+    duration = whole * kept[np.searchsorted(row, outermost)]
+    own = duration.copy()
+    inner = np.flatnonzero(~is_outermost)
+    np.subtract.at(own, np.searchsorted(row, parent[row[inner]]), duration[inner])
+    return _turns(operators, placed.piece, duration).assign(own_ns=own, is_outermost=is_outermost)
+
+
+def _turns(events: pd.DataFrame, piece: Ints, duration: npt.NDArray[Any]) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "run": calls["run"].to_numpy(),
-            "row": row,
-            "piece": axis.first_piece(group),
-            "duration_ns": taken,
+            "run": events["run"].to_numpy(),
+            "row": events.index.to_numpy().astype(np.int64),
+            "piece": piece,
+            "duration_ns": duration,
         }
     )
+
+
+class _Placed:
+    """Events of one level on the axis of the pieces that their time is a part of."""
+
+    def __init__(
+        self, tables: Tables, spans: pd.DataFrame, events: pd.DataFrame, pieces: pd.DataFrame
+    ) -> None:
+        row = events.index.to_numpy().astype(np.int64)
+        start = events["start_ns"].to_numpy()
+        end = start + events["duration_ns"].to_numpy()
+        model = model_spans(tables["spans"], row)
+        group_of_piece, self._group = _groups(tables, pieces, row, start, model)
+        origin = spans["start_ns"].reindex(model).to_numpy()
+        piece_origin = spans["start_ns"].reindex(pieces["call"]).to_numpy()
+        self._axis = _Axis(
+            group_of_piece,
+            pieces["start_ns"].to_numpy() - piece_origin,
+            pieces["end_ns"].to_numpy() - piece_origin,
+        )
+        self._start, self._end = start - origin, end - origin
+
+    @property
+    def piece(self) -> Ints:
+        """A piece of which each event's time is a part, -1 where there is none."""
+        return self._axis.first_piece(self._group)
+
+    def covered(self) -> Ints:
+        """How much of its pieces each event covers."""
+        return self._axis.lengths_within(self._group, self._start, self._end)
+
+    def taken(self, chosen: Ints | None = None) -> Ints:
+        """The same of all events, or only of those chosen, each instant given to the one that began
+        first.
+        """
+        chosen = np.arange(len(self._group)) if chosen is None else chosen
+        group, start, end = (each[chosen] for each in (self._group, self._start, self._end))
+        order = np.lexsort((end, start, group))
+        taken = np.zeros(len(chosen), dtype=np.int64)
+        taken[order] = self._axis.covered(group[order], start[order], end[order])
+        return taken
 
 
 def _groups(
     tables: Tables, pieces: pd.DataFrame, row: Ints, start: Ints, model: Ints
 ) -> tuple[Ints, Ints]:
-    """Of every piece and of every library call what must be the same for the one to be part of the
+    """Of every piece and of every event what must be the same for the one to be part of the
     other: the layer or, between layers, the piece itself.
     """
     owner = pieces["layer_span"].to_numpy()
@@ -122,6 +180,12 @@ class _Axis:
         begin = np.minimum(begin, until)
         taken = self._passed_by(until) - self._passed_by(begin)
         return np.where(self._is_known(group), taken, 0)
+
+    def lengths_within(self, group: Ints, start: Ints, end: Ints) -> Ints:
+        """How much of its group's intervals each asked interval covers."""
+        begin, until = self._place(group, start), self._place(group, end)
+        within = self._passed_by(until) - self._passed_by(begin)
+        return np.where(self._is_known(group), within, 0)
 
     def _passed_by(self, place: Ints) -> Ints:
         """Length of all intervals up to a place on the axis."""

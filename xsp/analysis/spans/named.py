@@ -5,15 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from xsp.capture.schema import details_of
 from xsp.tracing.context import TraceContext
-from xsp.types import Level, Tables
-
-_DETAIL_TABLES = {
-    Level.MODEL: "calls",
-    Level.LAYER: "layers",
-    Level.LIBRARY: "library_calls",
-    Level.KERNEL: "kernels",
-}
+from xsp.types import LEVEL_OF_NUMBER, Tables
 
 
 def named_spans(tables: Tables, trace: TraceContext) -> pd.DataFrame:
@@ -21,7 +15,7 @@ def named_spans(tables: Tables, trace: TraceContext) -> pd.DataFrame:
     raw, runs = tables["spans"], tables["runs"]
     run = raw["run"].to_numpy()
     rounds = runs["round"].to_numpy()[run]
-    levels = pd.Index([level.name for level in Level], dtype=object)
+    levels = pd.Index([level.name for level in LEVEL_OF_NUMBER], dtype=object)
     first = np.uint64(trace.first_span_id)
     parent = raw["parent"].to_numpy()
     parent_id = first + np.maximum(parent, 0).astype(np.uint64)
@@ -49,7 +43,7 @@ def named_spans(tables: Tables, trace: TraceContext) -> pd.DataFrame:
 
 def _names(tables: Tables) -> pd.Categorical:
     """Each span's name, from the table of details of its level."""
-    names = [tables[_DETAIL_TABLES[level]]["name"].to_numpy(dtype=object) for level in Level]
+    names = [details_of(tables, level)["name"].to_numpy(dtype=object) for level in LEVEL_OF_NUMBER]
     first = np.r_[0, np.cumsum([len(each) for each in names])]
     code, distinct = pd.factorize(np.concatenate(names))
     raw = tables["spans"]

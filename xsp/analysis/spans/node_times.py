@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.spans.ancestors import nearest_above
 from xsp.analysis.spans.doubt_of_tracing import TracingDoubt
 from xsp.analysis.spans.hierarchy import Hierarchy
 from xsp.analysis.spans.host_shares import HostShares
@@ -73,8 +74,8 @@ def host_times(
     it without the tracers' cost if that is known, else as recorded by the rung whose deepest level
     is the node's own (XSP, section III-C).
 
-    Every instant counts once (`host_turns`, `library_turns`). A layer has its library calls and the
-    rest, a module the layers below it and the time between them. What is left of the model is its
+    Every instant counts once (`host_turns`, `library_turns`). A layer has its operators, these have
+    their library calls, and each the rest, a module the layers below it and the time between them. What is left of the model is its
     own: Python outside of all modules, and waiting for the device. It is below zero where the
     layers' times hold tracing that the model's does not. No other own time is, unless layers and
     library calls are read from different rungs.
@@ -113,16 +114,29 @@ def _means(tree: Hierarchy, shares: HostShares) -> NodeTimes:
     direct, half = (
         each.astype(np.float64) for each in trimmed(sum_up(tree.parents, shares.by_node))
     )
-    if shares.library is not None:
-        calls = tree.levels == "LIBRARY"
-        layers = (tree.levels == "LAYER") & (tree.names != OUTSIDE_LAYERS)
-        called, call_half = (each.astype(np.float64) for each in trimmed(shares.library))
-        inside = sum_up(tree.parents, np.where(calls, called, 0.0))
-        own, own_half = np.where(calls, called, own), np.where(calls, call_half, own_half)
-        direct, half = np.where(calls, called, direct), np.where(calls, call_half, half)
-        own[layers] -= inside[layers]
+    for level, matrix in ((Level.OP, shares.operators), (Level.LIBRARY, shares.library)):
+        if matrix is None:
+            continue
+        at = tree.levels == level.name
+        timed, timed_half = (each.astype(np.float64) for each in trimmed(matrix))
+        below, below_half = (
+            each.astype(np.float64) for each in trimmed(sum_up(tree.parents, matrix))
+        )
+        own, own_half = np.where(at, timed, own), np.where(at, timed_half, own_half)
+        direct, half = np.where(at, below, direct), np.where(at, below_half, half)
+        _take_from_around(own, tree, at, timed)
     whole = sum_up(tree.parents, own)
     return NodeTimes(whole, half + np.abs(whole - direct), own, own_half)
+
+
+def _take_from_around(own: Array, tree: Hierarchy, at: npt.NDArray[np.bool_], timed: Array) -> None:
+    """What nodes of a level have is not that of the node of an outer level that they lie in."""
+    holds = np.isin(tree.levels, ("LAYER", "OP")) & ~at & (tree.names != OUTSIDE_LAYERS)
+    stands_in = (tree.levels == "LAYER") & (tree.names == OUTSIDE_LAYERS)
+    rows = np.flatnonzero(at)
+    around = nearest_above(tree.parents, holds | stands_in | (tree.levels == "MODEL"))[rows]
+    inside = holds[around]
+    np.subtract.at(own, around[inside], timed[rows[inside]])
 
 
 def _doubted(times: NodeTimes, doubt: TracingDoubt) -> NodeTimes:
@@ -132,8 +146,10 @@ def _doubted(times: NodeTimes, doubt: TracingDoubt) -> NodeTimes:
 
 
 def _outside_without_calls(tree: Hierarchy) -> npt.NDArray[np.bool_]:
-    """Rows for work outside layers without any library call: no time is known of them."""
+    """Rows for work outside layers without operators and library calls: no time is known of
+    them.
+    """
     outside = (tree.levels == "LAYER") & (tree.names == OUTSIDE_LAYERS)
-    called = tree.parents[tree.levels == "LIBRARY"]
+    called = tree.parents[np.isin(tree.levels, ("OP", "LIBRARY"))]
     without: npt.NDArray[np.bool_] = outside & (np.bincount(called, minlength=len(outside)) == 0)
     return without

@@ -99,7 +99,7 @@ def cut(tables: Tables, most: int) -> Ints:
 def cuts_of(runs: pd.DataFrame, events: Ints, most: int) -> Ints:
     """Where to cut the runs so that parts are of whole rounds, have no more spans than `most`, if
     they can, and all rungs and levels of events that the whole has. What is left over is the last
-    part's. `events` are the spans of each run by level, of shape (runs, 4).
+    part's. `events` are the spans of each run by level, of shape (runs, levels).
     """
     rungs = pd.get_dummies(runs["rung"].astype(object)).to_numpy(dtype=bool)
     there = np.concatenate([rungs, events > 0], axis=1)

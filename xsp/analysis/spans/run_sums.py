@@ -97,10 +97,12 @@ def stacked(parts: Sequence[RunSums]) -> RunSums:
         shares=HostShares(
             np.concatenate([part.shares.by_node for part in parts]),
             _joined([part.shares.library for part in parts]),
+            _joined([part.shares.operators for part in parts]),
         ),
         doubt=DoubtSums(
             _joined([part.doubt.layers for part in parts]),
             _joined([part.doubt.calls for part in parts]),
+            _joined([part.doubt.operators for part in parts]),
         ),
         cost=_joined([part.cost for part in parts]),
         busy=_joined([part.busy for part in parts]),
@@ -158,7 +160,7 @@ def _cost(tree: Hierarchy, parts: LatencyParts) -> Array | None:
 
 def _recorded(tree: Hierarchy, tables: Tables) -> dict[Level, Recorded]:
     found = {}
-    for level in (Level.MODEL, Level.LAYER, Level.LIBRARY):
+    for level in (Level.MODEL, Level.LAYER, Level.OP, Level.LIBRARY):
         events = timed_events(tables, level)
         if len(events.of):
             found[level] = Recorded(*host_sums(tree, tables["spans"], level, events))

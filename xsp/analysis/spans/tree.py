@@ -1,4 +1,4 @@
-"""The hierarchical latency table: model, modules, layers, library calls, kernels."""
+"""The hierarchical latency table: model, modules, layers, operators, library calls, kernels."""
 
 from __future__ import annotations
 
@@ -156,11 +156,11 @@ def _timed(rows: pd.DataFrame, *times: tuple[npt.NDArray[Any], npt.NDArray[Any]]
 def _own_rows(
     tree: Hierarchy, nodes: pd.DataFrame, host: NodeTimes, cost: NodeTimes
 ) -> pd.DataFrame:
-    """A row for the own time of the model, of modules and of layers that have something below
-    them, unless all of it is nothing.
+    """A row for the own time of the model, of modules, layers and operators that have something
+    below them, unless all of it is nothing.
     """
     has_children = np.bincount(tree.parents[1:], minlength=len(tree.nodes)) > 0
-    kept = has_children & np.isin(tree.levels, ["MODEL", "MODULE", "LAYER"])
+    kept = has_children & np.isin(tree.levels, ["MODEL", "MODULE", "LAYER", "OP"])
     kept &= (np.nan_to_num(host.own) != 0) | (np.nan_to_num(cost.own) != 0)
     above = np.flatnonzero(kept)
     parents = nodes.iloc[above]

@@ -93,6 +93,14 @@ def _chain(nodes: int) -> Plan:
     return (first, *rest)
 
 
+def _operator(tracer: Tracer) -> float:
+    x = torch.zeros(())
+    with torch.no_grad():
+        added = _added(lambda: [torch.neg(x) for _ in range(EVENTS)], tracer)
+    tracer.lost()
+    return added
+
+
 def _launch(tracer: Tracer) -> float:
     if not torch.cuda.is_available():
         return 0.0
@@ -167,6 +175,7 @@ _LOOPS: Mapping[str, Callable[[Tracer], float]] = {
     "layer_ns": _layer,
     "functional_ns": _functional,
     "backward_ns": _backward,
+    "operator_ns": _operator,
     "launch_ns": _launch,
     "kernel_ns": _kernel,
 }

@@ -57,7 +57,7 @@ class Following:
         """Everything, until every group's figures are precise or time is over."""
         shown.begin("structure step")
         with devices.on(self._device):
-            statuses = tuple(level_table.statuses(self._options.levels))
+            statuses = tuple(level_table.statuses(self._options.levels, self._options.refused))
         traced = [status.level for status in statuses if status.status is Status.TRACED]
         self._ranks.same("the traced levels", [level.name for level in traced])
         give_up = self._seen.after_seconds(self._options.budget_s)

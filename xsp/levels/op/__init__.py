@@ -1,0 +1,1 @@
+"""OP level: operators and backward nodes, as PyTorch itself announces them."""

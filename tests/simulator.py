@@ -20,16 +20,18 @@ from xsp.analysis.correction.latencies import Latencies
 from xsp.analysis.correction.timeline import ApiKind, Timeline
 from xsp.types import (
     API_CALLS,
+    DEFAULT_LEVELS,
     DEVICE_ACTIVITY,
     LAYER_EVENTS,
     LIBRARY_EVENTS,
+    OPERATOR_EVENTS,
     SYNCHRONIZATIONS,
     Columns,
     Level,
     empty,
 )
 
-ALL = frozenset(Level)
+ALL = frozenset(DEFAULT_LEVELS)
 MAIN = 7
 
 
@@ -48,7 +50,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Call:
-    """A traced call of the LAYER or LIBRARY level around other instructions."""
+    """A traced call of the LAYER, OP or LIBRARY level around other instructions."""
 
     level: Level
     body: tuple[object, ...]
@@ -159,6 +161,7 @@ class Simulation:
         self.stamps: list[tuple[int, int]] = []
         self.layers: list[tuple[int, ...]] = []
         self.library: list[tuple[int, ...]] = []
+        self.operators: list[tuple[int, ...]] = []
         self.api: list[tuple[int, ...]] = []
         self.syncs: list[tuple[int, ...]] = []
         self.records: list[tuple[int, ...]] = []
@@ -200,15 +203,18 @@ class Simulation:
     def _do_call(self, thread: _Thread, call: Call) -> None:
         name = "library_ns" if call.level is Level.LIBRARY else f"{call.kind.name.lower()}_ns"
         self._pay(thread, name, PLACEMENTS[call.kind].before_start)
-        table = self.library if call.level is Level.LIBRARY else self.layers
+        table = self._table(name)
         slot = len(table)
         table.append((thread.name, thread.now, 0, call.kind))
         thread.todo[:0] = [*call.body, _Leave(name, slot, call.kind)]
         self.stamps.append((thread.name, thread.now))
         self._pay(thread, name, PLACEMENTS[call.kind].after_start)
 
+    def _table(self, cost: str) -> list[tuple[int, ...]]:
+        return {"library_ns": self.library, "operator_ns": self.operators}.get(cost, self.layers)
+
     def _do__leave(self, thread: _Thread, leave: _Leave) -> None:
-        table = self.library if leave.name == "library_ns" else self.layers
+        table = self._table(leave.name)
         table[leave.slot] = (thread.name, table[leave.slot][1], thread.now, leave.kind)
         self.stamps.append((thread.name, thread.now))
         if leave.kind is not EventKind.BACKWARD:
@@ -317,6 +323,7 @@ class Simulation:
         traced = self.api if Level.KERNEL in self.levels else []
         layers = self.layers if Level.LAYER in self.levels else []
         library = self.library if Level.LIBRARY in self.levels else []
+        operators = self.operators if Level.OP in self.levels else []
         device = [
             (o.kind, o.correlation, 1, o.stream, o.start, o.end)
             for o in self.ops
@@ -330,6 +337,9 @@ class Simulation:
             layer_events=_columns(empty(LAYER_EVENTS), ("thread", "start_ns", "end_ns"), layers),
             library_events=_columns(
                 empty(LIBRARY_EVENTS), ("thread", "start_ns", "end_ns"), library
+            ),
+            operator_events=_columns(
+                empty(OPERATOR_EVENTS), ("thread", "start_ns", "end_ns"), operators
             ),
             api_calls=_columns(
                 empty(API_CALLS), ("thread", "correlation_id", "start_ns", "end_ns"), traced

@@ -44,7 +44,7 @@ BOUNDS: dict[str, dict[str, tuple[int, int]]] = {
     },
     "model_calls": {"thread": ID, "start_ns": STAMP, "host_end_ns": STAMP, "end_ns": STAMP},
     "spans": {
-        "level": (0, 3),
+        "level": (0, 4),
         "detail": LAUNCH,
         "start_ns": STAMP,
         "duration_ns": LENGTH,
@@ -138,10 +138,10 @@ def test_numbers_are_taken_within_their_bounds_only(table: str) -> None:
 def test_the_value_out_of_bounds_is_the_one_that_is_shown() -> None:
     """Beside values on the other bound, the one that is beyond is named."""
     levels = np.zeros(len(WHOLE.tables["spans"]), np.int64)
-    for beyond in (-1, 4):
+    for beyond in (-1, 5):
         levels[-1] = beyond
         said = complaint("spans", level=levels)
-        assert f"spans.level must be between 0 and 3, not {beyond}" in said
+        assert f"spans.level must be between 0 and 4, not {beyond}" in said
 
 
 ROWS_OF = {

@@ -29,9 +29,9 @@ from xsp.analysis.correction.critical_path import slopes
 from xsp.analysis.correction.evidence import Round
 from xsp.analysis.correction.replay import ReplayedTimeline, replay, replay_together
 from xsp.analysis.correction.timeline import Timeline
-from xsp.types import Level, RunSpec
+from xsp.types import DEFAULT_LEVELS, Level, RunSpec
 
-LADDER = tuple(RunSpec(tuple(Level)[:depth]) for depth in range(1, 5))
+LADDER = tuple(RunSpec(DEFAULT_LEVELS[:depth]) for depth in range(1, 5))
 
 
 def costs_up_to(most_ns: int) -> st.SearchStrategy[Costs]:
@@ -189,6 +189,15 @@ PROGRAMS = {
     "mixed": (*layers(6, 3_000), *layers(6, 70_000)),
     "waits": layers(6, 40_000, Work(1_000), Synchronize(), Work(500)),
     "copies": layers(6, 40_000, Launch(1, 9_000, 1, blocking=True)),
+    "operators": (
+        Call(
+            Level.OP,
+            (Work(900), Call(Level.OP, (Work(2_500),), EventKind.OPERATOR), Work(1_200)),
+            EventKind.OPERATOR,
+        ),
+        Work(700),
+    )
+    * 20,
     "functional": (Call(Level.LAYER, (Work(1_500),), EventKind.FUNCTIONAL), Work(700)) * 20,
     "backward": (Call(Level.LAYER, (Work(5_500),), EventKind.BACKWARD), Work(700)) * 20,
     "streams": (*layers(4, 30_000), *TWO_STREAMS * 6),
@@ -207,10 +216,9 @@ def test_slopes_are_those_of_the_replay(name: str) -> None:
     """The slope of the latency by each cost, found by walking the critical path once, is what
     replays at a slightly different cost give.
     """
-    run = Simulation(
-        PROGRAMS[name], Costs.from_values([5_200, 3_400, 4_100, 700, 1_800, 600, 1_000])
-    ).timeline()
-    at = np.array([3_400.0, 2_600.0, 2_900.0, 500.0, 1_300.0, 400.0, 700.0])
+    costs = Costs.from_values([5_200, 3_400, 4_100, 700, 1_800, 600, 400, 1_000])
+    run = Simulation(PROGRAMS[name], costs, frozenset(Level)).timeline()
+    at = np.array([3_400.0, 2_600.0, 2_900.0, 500.0, 1_300.0, 400.0, 300.0, 700.0])
     ends = (run.end_ns, run.host_end_ns)
     found = slopes(replay(run, Costs.from_values(at)), ends)
 

@@ -24,14 +24,14 @@ from xsp.analysis.correction.evidence import Round
 from xsp.analysis.correction.replay import replay
 from xsp.errors import XspError
 from xsp.measuring.doubts_about import about_correction
-from xsp.types import Level, RunSpec
+from xsp.types import DEFAULT_LEVELS, Level, RunSpec
 from xsp.words.doubts import sentence_of
 
-LADDER = tuple(RunSpec(tuple(Level)[:depth]) for depth in range(1, 5))
+LADDER = tuple(RunSpec(DEFAULT_LEVELS[:depth]) for depth in range(1, 5))
 LAYERS_ONLY = LADDER[:2]
 SEPARATE = (
-    *(RunSpec(tuple(dict.fromkeys((Level.MODEL, level)))) for level in Level),
-    RunSpec(tuple(Level)),
+    *(RunSpec(tuple(dict.fromkeys((Level.MODEL, level)))) for level in DEFAULT_LEVELS),
+    RunSpec(DEFAULT_LEVELS),
 )
 KERNELS_ONLY = (LADDER[0], RunSpec((Level.MODEL, Level.KERNEL)))
 TRUE = Costs(layer_ns=6200, library_ns=900, launch_ns=1800, api_ns=500, kernel_ns=1300)
@@ -115,6 +115,24 @@ def test_a_gpu_bound_model_tells_the_device_cost_by_its_latency_and_the_hosts_by
     assert costs.identified["layer_ns"]
     assert costs.identified["launch_ns"]
     assert costs.kernel_ns > 0
+
+
+def test_operators_have_a_cost_of_their_own() -> None:
+    """Where operators are traced between layers and library calls, what one costs is found from
+    what their rung adds, that of the others stays what it is, and every rung closes.
+    """
+    inner = Call(Level.OP, (Work(3_000),), EventKind.OPERATOR)
+    outer = Call(Level.OP, (Work(4_000), inner, Work(2_000), inner), EventKind.OPERATOR)
+    layer = Call(Level.LAYER, (Work(5_000), outer, Work(5_000)))
+    true = Costs(layer_ns=6_200, operator_ns=700)
+    ladder = [RunSpec((Level.MODEL, Level.LAYER, Level.OP)[:depth]) for depth in (1, 2, 3)]
+    fit = fit_costs(measured((layer,) * 20, 8, 0, ladder, costs=true, noisy=False))
+    assert fit.costs.operator_ns == pytest.approx(true.operator_ns, rel=0.02)
+    assert fit.costs.layer_ns == pytest.approx(true.layer_ns, rel=0.02)
+    assert fit.costs.identified["operator_ns"]
+    closed = closure_by_rung(fit)
+    assert [rung.name for rung in closed] == ["M/L", "M/L/O"]
+    assert all(abs(closure.error) < 0.01 for closure in closed.values())
 
 
 def test_without_the_hosts_own_time_hidden_costs_are_nothing_rather_than_a_guess() -> None:
@@ -271,14 +289,14 @@ def test_a_doubt_says_no_more_than_that_a_span_lasted_between_nothing_and_what_w
     of what is left of the span and what was taken out of it.
     """
     tables = gpu_capture().tables
-    found = corrected_spans(tables, Costs(layer_ns=2_000, launch_ns=3_000), np.eye(7) * 1e14)
+    found = corrected_spans(tables, Costs(layer_ns=2_000, launch_ns=3_000), np.eye(8) * 1e14)
     recorded = tables["spans"]["duration_ns"].to_numpy()[found["row"]]
     left, doubt = found["duration_ns"].to_numpy(), found["doubt_ns"].to_numpy()
     most = np.maximum(left, recorded - left)
     assert (doubt <= most).all()
     level = tables["spans"]["level"].to_numpy()[found["row"]]
     assert (doubt[level == Level.MODEL] == most[level == Level.MODEL]).all()
-    certain = corrected_spans(tables, Costs(layer_ns=2_000, launch_ns=3_000), np.zeros((7, 7)))
+    certain = corrected_spans(tables, Costs(layer_ns=2_000, launch_ns=3_000), np.zeros((8, 8)))
     assert (certain["doubt_ns"] == 0).all()
 
 
@@ -445,7 +463,7 @@ def said(found: Correction | None) -> list[str]:
 
 
 def correction(**closure: Closure) -> Correction:
-    return Correction(TRUE, closure, np.zeros((7, 7)))
+    return Correction(TRUE, closure, np.zeros((8, 8)))
 
 
 def test_every_rung_that_does_not_close_is_said() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
 
 import nvtx
+import pandas as pd
 import pytest
 import torch
 from quick import LAYERS, QUICK, measured, profiled
 from torch import nn
 from torch.nn import functional
+from torch.profiler import record_function
 
 import xsp
 from xsp.machine import torch_internals
@@ -201,6 +204,56 @@ def test_ranges_of_torch_are_captured(torch_nvtx: FakeNvtx) -> None:
     assert torch_internals.NVTX.value is torch_nvtx
 
 
+def test_ranges_of_record_function_are_captured() -> None:
+    """`record_function` as a block and as a decorator are rows of prof.ranges, told apart from
+    NVTX; what torch opens itself, an optimizer's step, is not the program's.
+    """
+
+    @record_function("decorated")
+    def inner(x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+    layer = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+
+    def target(x: torch.Tensor) -> torch.Tensor:
+        with record_function("block"), nvtx.annotate("other", domain="mine"):
+            x = inner(x)
+        optimizer.step()
+        return x
+
+    ranges = measured(target, torch.ones(8)).ranges
+    last = ranges[ranges["run"] == ranges["run"].max()].sort_values("start_ns")
+    assert last[["name", "domain", "source"]].to_numpy().tolist() == [
+        ["block", "", "record_function"],
+        ["other", "mine", "nvtx"],
+        ["decorated", "", "record_function"],
+    ]
+
+
+def test_ranges_of_record_function_are_layers_when_asked(tmp_path: Path) -> None:
+    """With ranges_as_layers=True they are layers as NVTX ranges are, also in a saved capture, and a
+    trace has them beside the hierarchy.
+    """
+
+    def target(x: torch.Tensor) -> torch.Tensor:
+        with record_function("outer"):
+            x = x * 2
+            with record_function("inner"):
+                return x + 1
+
+    prof = xsp.measure(target, torch.ones(8), ranges_as_layers=True, **LAYERS)
+    spans = prof.spans
+    assert set(spans.loc[spans["level"] == "LAYER", "name"]) == {"outer", "inner"}
+    loaded = xsp.load(prof.save(tmp_path / "a.xsp"))
+    pd.testing.assert_frame_equal(loaded.ranges, prof.ranges)
+    prof.to_chrome(tmp_path / "a.json", rung="M/L")
+    events = json.loads((tmp_path / "a.json").read_text())["traceEvents"]
+    shown = {event["name"]: event["args"] for event in events if event.get("cat") == "nvtx"}
+    told = {"source": "record_function"}
+    assert shown == {"outer": told, "inner": told}
+
+
 def test_nothing_stays_patched(torch_nvtx: FakeNvtx) -> None:
     """After a profile the functions of both packages are what they were, also when the target
     raised.
@@ -213,6 +266,8 @@ def test_nothing_stays_patched(torch_nvtx: FakeNvtx) -> None:
             nvtx.pop_range,
             nvtx.annotate.__enter__,
             nvtx.annotate.__exit__,
+            record_function.__enter__,
+            record_function.__exit__,
         )
 
     before = patched()
@@ -293,6 +348,7 @@ def test_profiles_without_ranges_have_none() -> None:
         "rung",
         "name",
         "domain",
+        "source",
         "thread",
         "start_ns",
         "end_ns",

@@ -440,8 +440,8 @@ def test_nvtx_ranges_are_on_tracks_of_their_own(tmp_path: Path) -> None:
         if one.category == "NVTX"
     }
     assert found == {
-        "load": ("NVTX ranges of main thread", {"domain": "app"}),
-        "infer": ("NVTX ranges of main thread, overlapping (2)", {"domain": ""}),
+        "load": ("ranges of main thread", {"domain": "app"}),
+        "infer": ("ranges of main thread, overlapping (2)", {"domain": ""}),
     }
 
 

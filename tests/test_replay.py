@@ -25,7 +25,7 @@ from simulator import (
     lognormal,
 )
 
-from xsp.analysis.correction.charges import Costs
+from xsp.analysis.correction.charges import Costs, EventKind
 from xsp.analysis.correction.latencies import Latencies
 from xsp.analysis.correction.replay import ReplayedTimeline, replay
 from xsp.analysis.correction.timeline import ApiKind, Timeline
@@ -91,6 +91,21 @@ def test_exact_costs_give_the_untraced_run_exactly(program: tuple[object, ...]) 
     """
     traced, truth = Simulation(program, COSTS), Simulation(program, levels=UNTRACED)
     replayed = replay(traced.timeline(), COSTS, Machine().latencies())
+    assert_equals_untraced(replayed, traced, truth)
+
+
+def test_operators_are_replayed_without_their_cost() -> None:
+    """Operators in operators, with launches in them, on a thread beside the main one too: every
+    stamp and every operation is where it is without tracing.
+    """
+    costs = replace(COSTS, operator_ns=400)
+    inner = Call(Level.OP, (Work(2_000), Launch(1, 3_000)), EventKind.OPERATOR)
+    outer = Call(Level.OP, (Work(1_000), inner, inner, Work(500)), EventKind.OPERATOR)
+    layer = Call(Level.LAYER, (Work(3_000), outer, Work(1_500)))
+    program = (*(layer,) * 8, Spawn(8, (inner, Work(900), inner)), Join(8))
+    traced = Simulation(program, costs, levels=frozenset(Level))
+    truth = Simulation(program, levels=UNTRACED)
+    replayed = replay(traced.timeline(), costs, Machine().latencies())
     assert_equals_untraced(replayed, traced, truth)
 
 

@@ -28,7 +28,7 @@ from simulator import (
 
 import xsp
 from xsp.analysis.correction import fitted
-from xsp.analysis.correction.charges import COST_LEVELS, Costs, EventKind
+from xsp.analysis.correction.charges import COST_LEVELS, OPERATOR_COST, Costs, EventKind
 from xsp.analysis.correction.critical_path import slopes
 from xsp.analysis.correction.replay import replay
 from xsp.capture.schema import REQUIRED_TABLES
@@ -38,6 +38,9 @@ NUMBERS = Path(__file__).with_name("same_numbers.json")
 CAPTURES = Path(__file__).parents[1] / "examples" / "captures"
 _TABLES = {"spans": "raw_spans"}
 """What a profile calls a capture's tables, where the names differ."""
+
+KINDS = [name for name in COST_LEVELS if COST_LEVELS[name] is not Level.OP]
+"""No recording here has operators."""
 
 NAMES = ("h100_resnet50", "h100_train_step", "h100_transformer")
 
@@ -64,15 +67,17 @@ def fitted_numbers(prof: xsp.Profile) -> dict[str, Any]:
     found = fitted({name: prof.table(_TABLES.get(name, name)) for name in REQUIRED_TABLES})
     assert found is not None
     return {
-        "costs": found.costs.values().tolist(),
-        "intervals": [list(found.costs.intervals[name]) for name in COST_LEVELS],
-        "identified": [found.costs.identified[name] for name in COST_LEVELS],
-        "spread": np.diag(found.spread).tolist(),
+        "costs": [getattr(found.costs, name) for name in KINDS],
+        "intervals": [list(found.costs.intervals[name]) for name in KINDS],
+        "identified": [found.costs.identified[name] for name in KINDS],
+        "spread": np.delete(np.diag(found.spread), OPERATOR_COST).tolist(),
         "closure": {
             rung: [one.error, one.low, one.high, one.by_round[0]]
             for rung, one in found.closure.items()
         },
-        "mostly_tracing": dict(found.mostly_tracing),
+        "mostly_tracing": {
+            name: share for name, share in found.mostly_tracing.items() if name in KINDS
+        },
     }
 
 
@@ -147,6 +152,7 @@ def replayed_numbers(seed: int) -> list[float]:
         int((ends - run.start_ns).sum()) for ends in (played.device_start_ns, played.device_end_ns)
     ]
     paid = slopes(played, [timeline.end_ns, timeline.host_end_ns])
+    paid = np.delete(paid, OPERATOR_COST, axis=1)
     return [played.latency_ns, played.host_latency_ns, *host, *device, *paid.ravel().tolist()]
 
 

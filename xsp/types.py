@@ -189,8 +189,9 @@ SYNCHRONIZATIONS: Schema = _schema(
 `CUpti_ActivitySynchronizationType`.
 """
 
-RANGES: Schema = _schema(name="O", domain="O", thread="u4", start_ns="i8", end_ns="i8")
-"""The user's own NVTX ranges, of torch.cuda.nvtx and the nvtx package."""
+RANGES: Schema = _schema(name="O", domain="O", source="O", thread="u4", start_ns="i8", end_ns="i8")
+"""The user's own ranges: of torch.cuda.nvtx and the nvtx package (source "nvtx"), and
+torch.profiler's `record_function` ("record_function", without a domain)."""
 
 
 class Tracer(Protocol):

@@ -14,6 +14,7 @@ from xsp.analysis.kernels import placed_work
 from xsp.analysis.layers import rows_of_layers
 from xsp.analysis.memo import once_per_profile
 from xsp.analysis.peaks import ideal_intensities
+from xsp.analysis.spans.ancestors import layer_spans
 from xsp.analysis.spans.intervals import covered_ns
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.spans.statistics import trimmed
@@ -117,7 +118,7 @@ def _calls(profile: ProfileData) -> pd.DataFrame:
     deepest = runs.loc[runs["rung"] == deepest_rung({"runs": runs}), "run"]
     order = np.lexsort((first["start_ns"], first["run"], ~first["run"].isin(deepest)))
     row = first["detail"].to_numpy(np.int64)[order]
-    layer = spans["detail"].to_numpy()[first["parent"].to_numpy()[order]]
+    layer = spans["detail"].to_numpy()[layer_spans(spans, first.index.to_numpy()[order])]
     table = recorded.loc[row].reset_index(drop=True)
     return table.assign(
         row=row,

@@ -33,7 +33,7 @@ from xsp.analysis.spans.rungs import deepest_rung, runs_of, spec_of
 from xsp.analysis.spans.statistics import trimmed
 from xsp.analysis.spans.tree import latency_table
 from xsp.capture.file import Capture
-from xsp.capture.schema import OPTIONAL_TABLES
+from xsp.capture.schema import OPTIONAL_TABLES, with_sources
 from xsp.errors import XspError
 from xsp.machine.gpu_state import GpuState, suspect_rounds
 from xsp.tracing.context import TraceContext
@@ -388,16 +388,18 @@ class ProfileData:
 
     @property
     def ranges(self) -> pd.DataFrame:
-        """The target's own NVTX ranges (torch.cuda.nvtx, the nvtx package) in runs that traced
-        layers.
+        """The target's own ranges (torch.cuda.nvtx, the nvtx package, `record_function` of
+        torch.profiler) in runs that traced layers.
 
-        Columns: run, rung, name, domain, thread, start_ns, end_ns, duration_ns. Empty where there
+        Columns: run, rung, name, domain (of NVTX, "" for the others), source ("nvtx" or
+        "record_function"), thread, start_ns, end_ns, duration_ns. Empty where there
         are none.
         """
         found = self._capture.tables.get(
             "ranges", pd.DataFrame({"run": pd.Series(dtype="int32"), **empty(RANGES)})
         )
         rungs = self._capture.tables["runs"]["rung"].to_numpy(dtype=object)
+        found = with_sources(found)
         ranges = found.assign(duration_ns=found["end_ns"] - found["start_ns"])
         ranges.insert(1, "rung", rungs[ranges["run"].to_numpy()])
         return ranges

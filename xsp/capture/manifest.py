@@ -22,7 +22,7 @@ from xsp.types import Level, Status
 
 _COSTS = ("layer_ns", "functional_ns", "library_ns", "launch_ns", "api_ns", "kernel_ns")
 _LATER_COSTS = ("backward_ns", "operator_ns")
-"""Captures of early versions have one cost for layers forward and backward. The cost of operators is
+"""Captures of early versions have one cost for layers forward and backward. That of operators is
 there where they were traced.
 """
 

@@ -313,6 +313,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "run": _row("runs"),
         "name": _TEXT,
         "domain": _TEXT,
+        "source": Column(TEXT, choices=("nvtx", "record_function")).optional,
         "thread": _ID,
         "start_ns": _NS,
         "end_ns": _NS,
@@ -345,6 +346,18 @@ DETAILS = {
     Level.KERNEL: "kernels",
 }
 """The table that `detail` of a level's spans holds rows of."""
+
+
+def with_sources(ranges: pd.DataFrame) -> pd.DataFrame:
+    """The table `ranges` with its column `source`: captures from before there was a choice have
+    NVTX alone.
+    """
+    if "source" in ranges:
+        return ranges
+    told: pd.DataFrame = ranges.copy()
+    told.insert(list(told.columns).index("domain") + 1, "source", "nvtx")
+    return told
+
 
 _NO_OPERATORS = pd.DataFrame({"name": pd.Series(dtype=object), "above": pd.Series(dtype=np.int64)})
 

@@ -46,7 +46,7 @@ def align(a: pd.DataFrame, b: pd.DataFrame) -> Ints:
         match[0] = 0
         _align_layers(a, b, match)
         _align_modules(a, b, match)
-        for level in ("LIBRARY", "KERNEL"):
+        for level in ("OP", "LIBRARY", "KERNEL"):
             _align_below(a, b, match, level)
         _align_kernels_of_layers(a, b, match)
     return match
@@ -204,8 +204,20 @@ def _modules(nodes: pd.DataFrame) -> list[tuple[int, str]]:
 
 
 def _align_below(a: pd.DataFrame, b: pd.DataFrame, match: Ints, level: str) -> None:
-    """Nodes of a level whose parents are matched, by name."""
-    left = a[(a["level"] == level) & (match >= 0)[a["parent"]]]
+    """Nodes of a level whose parents are matched, by name; operators lie in operators."""
+    own = np.array(a["level"] == level)
+    parents = a["parent"].to_numpy()
+    while (ready := own & (match < 0) & (match >= 0)[parents]).any():
+        _align_children(a, b, match, level, ready)
+        if (match[ready] < 0).all():
+            return
+        own &= ~ready
+
+
+def _align_children(
+    a: pd.DataFrame, b: pd.DataFrame, match: Ints, level: str, chosen: npt.NDArray[np.bool_]
+) -> None:
+    left = a[chosen]
     keys = pd.DataFrame(
         {"parent": match[left["parent"].to_numpy()], "name": left["name"], "row": left.index}
     )
@@ -241,6 +253,8 @@ def _unmatched_kernels(nodes: pd.DataFrame, free: npt.NDArray[np.bool_]) -> pd.D
 
 
 def layer_of(nodes: pd.DataFrame) -> npt.NDArray[Any]:
-    """The row of the layer around each library call and kernel; the row itself for others."""
+    """The row of the layer around each operator, library call and kernel; the row itself for
+    others.
+    """
     parents, level = nodes["parent"].to_numpy(), nodes["level"].to_numpy(dtype=object)
-    return nearest(parents, ~np.isin(level, ["LIBRARY", "KERNEL"]))
+    return nearest(parents, ~np.isin(level, ["OP", "LIBRARY", "KERNEL"]))

@@ -30,7 +30,7 @@ from xsp.errors import XspError
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
 
-_LEVELS = ["MODEL", "MODULE", "LAYER", "LIBRARY", "KERNEL"]
+_LEVELS = ["MODEL", "MODULE", "LAYER", "OP", "LIBRARY", "KERNEL"]
 
 
 class Comparison(ComparisonData):

@@ -39,9 +39,9 @@ class Differences:
     `pairs` has level, phase, change, position (in which layers run in the candidate; those that
     vanished as the one before them), metric, a_ms, b_ms, ratio, low, high, p_value, verdict, and
     every column of the nodes with `_a` and `_b`; -1 in row_a or row_b where a side lacks the node.
-    `launched` has a row for each kernel, copy, set or library call of a pair of layers of which one
-    side has more: pair, level, what ("kernel", "copy", "set", "library call"), name, a, b (how
-    many).
+    `launched` has a row for each kernel, copy, set, library call or operator of a pair of layers of
+    which one side has more: pair, level, what ("kernel", "copy", "set", "library call",
+    "operator"), name, a, b (how many).
     """
 
     pairs: pd.DataFrame
@@ -229,13 +229,16 @@ def _of_layers(nodes: pd.DataFrame, rows: pd.Index, side: str) -> pd.DataFrame:
     """How often each layer launches each kernel or makes each library call, in the order of the
     nodes.
     """
-    deep = nodes["level"].isin(["LIBRARY", "KERNEL"]).to_numpy()
+    deep = nodes["level"].isin(["OP", "LIBRARY", "KERNEL"]).to_numpy()
     layer = layer_of(nodes)
     here = nodes[deep & np.isin(layer, rows)]
-    is_call, is_copy, is_set = here["level"] == "LIBRARY", here["copies"] > 0, here["sets"] > 0
-    what = np.select([is_call, is_copy, is_set], ["library call", "copy", "set"], "kernel").astype(
-        object
-    )
+    kinds = {
+        "operator": here["level"] == "OP",
+        "library call": here["level"] == "LIBRARY",
+        "copy": here["copies"] > 0,
+        "set": here["sets"] > 0,
+    }
+    what = np.select(list(kinds.values()), list(kinds), "kernel").astype(object)
     table = (
         here[["level", "name", "calls"]]
         .assign(layer=layer[here.index], what=what)

@@ -46,6 +46,7 @@ _TABLES = (
     "layers",
     "library_calls",
     "kernels",
+    "operators",
 )
 _SIGNATURE = ["input_shapes", "output_shapes", "input_dtypes", "output_dtypes"]
 COLUMNS = [
@@ -174,7 +175,7 @@ def _host(tree: Hierarchy, tables: dict[str, pd.DataFrame]) -> tuple[Array, Ints
     calls = np.zeros(size, dtype=np.int64)
     calls[0] = len(tables["calls"])
     parts = []
-    for level in (Level.LAYER, Level.LIBRARY):
+    for level in (Level.LAYER, Level.OP, Level.LIBRARY):
         events = timed_events(tables, level)
         if len(events.of):
             nodes, sums, counts = host_sums(tree, tables["spans"], level, events)

@@ -69,7 +69,7 @@ def launches(rows: pd.DataFrame) -> list[str]:
     """
     return [
         phrase
-        for what in ("kernel", "copy", "set", "library call")
+        for what in ("kernel", "copy", "set", "library call", "operator")
         for phrase in _of_kind(what, rows[rows["what"] == what])
     ]
 
@@ -96,7 +96,11 @@ def _counted(what: str, rows: pd.DataFrame) -> str:
     before, now = int(rows["a"].sum()), int(rows["b"].sum())
     plural = {"copy": "copies"}.get(what, f"{what}s")
     which = what if abs(now - before) == 1 else plural
-    name = f", {_names(what, rows['name'].tolist())}" if what in ("kernel", "library call") else ""
+    name = (
+        f", {_names(what, rows['name'].tolist())}"
+        if what in ("kernel", "library call", "operator")
+        else ""
+    )
     return (
         f"{abs(now - before)} {'more' if now > before else 'fewer'} {which}{name} ({now} instead "
         f"of {before})"

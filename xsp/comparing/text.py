@@ -25,6 +25,7 @@ _NAME = 48
 NODE_LEVELS = {
     "MODULE": "Modules",
     "LAYER": "Layers",
+    "OP": "Operators",
     "LIBRARY": "Library calls",
     "KERNEL": "Kernels, copies and sets",
 }

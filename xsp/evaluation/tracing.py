@@ -26,14 +26,14 @@ from xsp.evaluation.records.evaluation import Trace
 from xsp.measuring.options import Options
 from xsp.profiler import measure_with
 from xsp.profiles import Profile
-from xsp.types import Level
+from xsp.types import DEFAULT_LEVELS, Level
 
 LEVELS: dict[str, tuple[Level, ...]] = {
     "NONE": (),
     "MODEL": (Level.MODEL,),
     "FRAMEWORK": (Level.MODEL, Level.LAYER),
     "SYSTEM": (Level.MODEL, Level.LAYER, Level.KERNEL),
-    "FULL": tuple(Level),
+    "FULL": DEFAULT_LEVELS,
 }
 """MLModelScope's levels, and the levels that `xsp.measure` traces for each."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xsp.analysis.spans.ancestors import layer_spans
 from xsp.graphs import operators
 from xsp.graphs.aten import CONSTANTS, VIEWS
 from xsp.graphs.graph import Graph, chain, unique_names
@@ -124,7 +125,7 @@ def _convolutions(profile: ProfileData) -> dict[int, Mapping[str, Any]]:
     """By row of the layers table, the convolution that cuDNN was asked for."""
     spans, calls = profile.table("raw_spans"), profile.table("library_calls")
     own = spans[(spans["level"] == Level.LIBRARY) & (spans["parent"] >= 0)]
-    above = spans.iloc[own["parent"]]
+    above = spans.iloc[layer_spans(spans, own.index.to_numpy())]
     in_layer = (above["level"] == Level.LAYER).to_numpy()
     pairs = zip(above["detail"][in_layer], own["detail"].to_numpy()[in_layer], strict=True)
     by_call = [_convolution_of(text) for text in calls["arguments"]]

@@ -140,7 +140,7 @@ def statuses(
     rows = []
     for level in Level:
         # Finding out whether CUPTI works runs a kernel: not for a level that nobody asked for.
-        reason = "not asked for"
+        reason: str | None = "not asked for"
         if level in wanted:
             reason = (refused or {}).get(level) or why_unavailable(level)
         status = (

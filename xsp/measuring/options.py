@@ -253,7 +253,8 @@ class Options:
         default=False,
         metadata=_told(
             _switch,
-            "take the target's own NVTX ranges as layers, for code without modules.",
+            "take the target's own ranges (NVTX, record_function) as layers, for code without "
+            "modules.",
             bool,
         ),
     )

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.spans.ancestors import nearest
 from xsp.analysis.spans.launches import launch_of
 from xsp.analysis.spans.outside import stands_for_outside
 from xsp.capture.run import Run, call_of, sorted_by_start
@@ -56,7 +57,8 @@ def _launched_beside(tables: dict[str, pd.DataFrame]) -> int:
     """Activities that another thread than the call's launched, outside every layer."""
     spans = tables["spans"]
     kernels = spans[spans["level"] == Level.KERNEL]
-    parent = kernels["parent"].to_numpy()
+    is_operator = (spans["level"] == Level.OP).to_numpy()
+    parent = nearest(spans["parent"].to_numpy(), ~is_operator, kernels["parent"].to_numpy())
     outside = np.flatnonzero(stands_for_outside(tables["layers"]))
     in_layer = np.isin(spans["detail"].to_numpy()[parent], outside, invert=True)
     above = spans["parent"].to_numpy()[parent]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.spans.ancestors import model_spans
+from xsp.analysis.spans.ancestors import layer_spans, model_spans
 from xsp.analysis.spans.corrected_times import timeline_spans
 from xsp.analysis.spans.device_timeline import kernel_turns
 from xsp.analysis.spans.rungs import runs_of
@@ -87,10 +87,8 @@ def _calls_of_spans(tables: Tables, called: pd.DataFrame) -> npt.NDArray[np.int6
     is_layer = (spans["level"] == Level.LAYER).to_numpy()
     owner = np.full(len(spans), -1, dtype=np.int64)
     owner[is_layer] = call[spans["detail"].to_numpy()[is_layer]]
-    parent = spans["parent"].to_numpy()
-    for level in (Level.LIBRARY, Level.KERNEL):
-        rows = np.flatnonzero((spans["level"] == level).to_numpy())
-        owner[rows] = owner[parent[rows]]
+    deeper = np.flatnonzero((spans["level"] > Level.LAYER).to_numpy())
+    owner[deeper] = owner[layer_spans(spans, deeper)]
     return owner
 
 

@@ -2,8 +2,8 @@
 model.
 
 Rules (XSP, sections III-B and III-C): a host event's parent is the innermost event of a level above
-that contains it on its thread; operators lie in operators, too; a kernel takes its parent from its launch, joined on the
-correlation id, and its time from its execution.
+that contains it on its thread, operators lying in operators too; a kernel takes its parent from its
+launch, joined on the correlation id, and its time from its execution.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The nodes of the hierarchy: model, modules, layers, operators, library calls, kernels, and the node
-of every span.
+"""The nodes of the hierarchy: model, modules, layers, operators, library calls, kernels, and the
+node of every span.
 """
 
 from __future__ import annotations
@@ -88,9 +88,11 @@ class Hierarchy:
         return self._known[key]
 
     def _key(self, level: Level, chain: Chain, names: ChainNames) -> tuple[Any, ...]:
-        last = {Level.OP: names.operators[chain.operator] if chain.operator >= 0 else ""}
-        last |= {Level.LIBRARY: chain.call, Level.KERNEL: chain.kernel}
-        return level, self._above(level, chain, names), last[level]
+        above = self._above(level, chain, names)
+        if level is Level.OP:
+            # The same operator can lie below it in several ways: in layers that are one node.
+            return level, above, names.operators[chain.operator]
+        return level, above, chain.call if level is Level.LIBRARY else chain.kernel
 
     def of_spans(self, spans: pd.DataFrame, chains: Chains) -> IntArray:
         """The node of each of these spans, of which `chains` has all: their `parent` is a place

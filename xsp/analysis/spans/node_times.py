@@ -75,10 +75,10 @@ def host_times(
     is the node's own (XSP, section III-C).
 
     Every instant counts once (`host_turns`, `library_turns`). A layer has its operators, these have
-    their library calls, and each the rest, a module the layers below it and the time between them. What is left of the model is its
-    own: Python outside of all modules, and waiting for the device. It is below zero where the
-    layers' times hold tracing that the model's does not. No other own time is, unless layers and
-    library calls are read from different rungs.
+    their library calls, and each the rest; a module has the layers below it and the time between
+    them. What is left of the model is its own: Python outside of all modules, and waiting for the
+    device. It is below zero where the layers' times hold tracing that the model's does not. No
+    other own time is, unless layers, operators and library calls are read from different rungs.
     """
     known = _doubted(_means(tree, shares), doubt)
     times = NodeTimes(*(each.copy() for each in vars(known).values()))

@@ -93,10 +93,12 @@ def detail_attributes(profile: ProfileData, level: Level) -> list[Attributes]:
         return [_model(row) | summary for row in _records(profile.table("calls"))]
     table, describe = {
         Level.LAYER: ("layers", _layer),
+        Level.OP: ("operators", _operator),
         Level.LIBRARY: ("library_calls", _library),
         Level.KERNEL: ("kernels", _kernel),
     }[level]
-    return [describe(row) for row in _records(profile.table(table))]
+    there = profile.raw_tables(table)
+    return [describe(row) for row in _records(there[table])] if there else []
 
 
 def launch_attributes(name: str) -> Attributes:
@@ -132,6 +134,10 @@ def _layer(row: dict[str, Any]) -> Attributes:
     found: Attributes = {f"xsp.layer.{name}": row[name] for name in _LAYER_PLAIN if row[name]}
     known: Attributes = {f"xsp.layer.{name}": row[name] for name in _LAYER_BYTES if row[name] >= 0}
     return found | known | _tensors("xsp.layer", row, _TENSORS)
+
+
+def _operator(row: dict[str, Any]) -> Attributes:
+    return {"code.function.name": row["name"]}
 
 
 def _library(row: dict[str, Any]) -> Attributes:

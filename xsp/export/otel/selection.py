@@ -59,7 +59,8 @@ class Selection:
             raise ExportError(
                 f"run must be the number of a run in prof.runs, 'all' or None, not {run!r}"
             )
-        return cls(parse_levels(levels), int(min_duration_ns), run, corrected)
+        chosen = tuple(Level) if levels is None else parse_levels(levels)
+        return cls(chosen, int(min_duration_ns), run, corrected)
 
     def runs(self, profile: ProfileData) -> Rows:
         """Numbers of the runs to export. Raises ExportError for a run that the profile does not

@@ -17,7 +17,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, TraceFlags
 from xsp.analysis.profile_data import ProfileData
 from xsp.export.otel.schema import SCOPES, Attributes, detail_attributes, launch_attributes
 from xsp.machine.environment import version_of
-from xsp.types import Level
+from xsp.types import LEVEL_OF_NUMBER, Level
 
 
 class SpanBuilder:
@@ -91,7 +91,7 @@ class SpanBuilder:
         return self._contexts[span_id]
 
 
-_LEVELS = [level.name for level in Level]
+_LEVELS = [level.name for level in LEVEL_OF_NUMBER]
 
 
 def epoch_offset_ns(profile: ProfileData) -> int:

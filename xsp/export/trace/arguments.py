@@ -8,13 +8,14 @@ it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.capture.schema import details_of
 from xsp.types import Level, Tables
 
 Arguments = dict[str, Any]
@@ -28,11 +29,11 @@ _LAUNCH = ("registers_per_thread", "static_shared_bytes", "dynamic_shared_bytes"
 
 
 def arguments_of(level: Level, tables: Tables, rows: npt.NDArray[np.int64]) -> list[Arguments]:
-    """Arguments of these rows of the level's table (`calls`, `layers`, `library_calls`,
-    `kernels`).
+    """Arguments of these rows of the level's table (`calls`, `layers`, `operators`,
+    `library_calls`, `kernels`).
     """
-    table, of_row = _BY_LEVEL[level]
-    return [of_row(row) for row in tables[table].iloc[rows].to_dict("records")]
+    told = details_of(tables, level).iloc[rows].to_dict("records")
+    return [_BY_LEVEL[level](row) for row in told]
 
 
 def _call(row: Mapping[Any, Any]) -> Arguments:
@@ -66,11 +67,13 @@ def _parsed(text: str) -> Any:
         return text
 
 
-_BY_LEVEL = {
-    Level.MODEL: ("calls", _call),
-    Level.LAYER: ("layers", _layer),
-    Level.LIBRARY: ("library_calls", _library_call),
-    Level.KERNEL: ("kernels", _kernel),
+_BY_LEVEL: Mapping[Level, Callable[[Mapping[Any, Any]], Arguments]] = {
+    Level.MODEL: _call,
+    Level.LAYER: _layer,
+    # Of an operator only the name is known.
+    Level.OP: lambda _row: {},
+    Level.LIBRARY: _library_call,
+    Level.KERNEL: _kernel,
 }
 
 

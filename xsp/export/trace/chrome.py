@@ -9,7 +9,7 @@ launch; `ac2g` and `fwdbwd` are the arrows.
 |---|---|
 | MODEL span | `user_annotation`, twice: `ProfilerStep#ROUND` and the model's name |
 | module around layers | `user_annotation` |
-| LAYER and LIBRARY span | `cpu_op` |
+| LAYER, OP and LIBRARY span | `cpu_op` |
 | API call | `cuda_runtime` or `cuda_driver` |
 | the program's NVTX range | `nvtx`, which Kineto does not have |
 | KERNEL span | `kernel`, `gpu_memcpy` or `gpu_memset` |
@@ -44,8 +44,8 @@ the µs of a host that has run for 100 days leave no room for ns.
 _LANE = 1 << 32
 """Added to a thread or stream for each further track; both have 32 bits."""
 
-_MODEL, _LAYER, _LIBRARY, _KERNEL = (
-    CATEGORIES.index(name) for name in ("MODEL", "LAYER", "LIBRARY", "KERNEL")
+_MODEL, _LAYER, _OP, _LIBRARY, _KERNEL = (
+    CATEGORIES.index(name) for name in ("MODEL", "LAYER", "OP", "LIBRARY", "KERNEL")
 )
 _DEVICE_CATEGORY = {"kernel": "kernel", "memcpy": "gpu_memcpy", "memset": "gpu_memset"}
 
@@ -161,7 +161,7 @@ def _slices(view: RunView, places: _Places) -> Iterator[Event]:
             }
         elif CATEGORIES[category] == NVTX:
             yield event | {"cat": "nvtx", "args": known}
-        elif category in (_LAYER, _LIBRARY):
+        elif category in (_LAYER, _OP, _LIBRARY):
             yield event | {"cat": "cpu_op", "args": linked | _operator_arguments(known)}
         else:
             if category == _MODEL:

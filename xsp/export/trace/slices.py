@@ -9,15 +9,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.outside import stands_for_outside
+from xsp.capture.schema import details_of, with_sources
 from xsp.export.trace.arguments import Arguments, arguments_of, counters_by_position
-from xsp.types import Level, Tables
+from xsp.types import LEVEL_OF_NUMBER, Level, Tables
 
 Ints = npt.NDArray[np.int64]
 
 MODULE = "MODULE"
 API = "CUDA API"
 NVTX = "NVTX"
-CATEGORIES = ("MODEL", MODULE, "LAYER", "LIBRARY", API, "KERNEL", NVTX)
+CATEGORIES = ("MODEL", MODULE, "LAYER", "OP", "LIBRARY", API, "KERNEL", NVTX)
 """Kinds of slices, outermost first; those named as levels are spans, the others are additions."""
 
 THREAD, OUTSIDE, RANGES = 0, 1, 2
@@ -25,7 +26,8 @@ THREAD, OUTSIDE, RANGES = 0, 1, 2
 because it need not nest with that: work outside layers, and the program's own ranges.
 """
 
-_OF_LEVEL = np.array([CATEGORIES.index(level.name) for level in Level])
+_OF_LEVEL = np.array([CATEGORIES.index(level.name) for level in LEVEL_OF_NUMBER])
+"""Place in CATEGORIES, by the number of the level."""
 
 
 def span_slices(
@@ -38,10 +40,7 @@ def span_slices(
     `about` is added to the arguments of MODEL slices.
     """
     level, detail = spans["level"].to_numpy(), spans["detail"].to_numpy()
-    names = [
-        tables[table]["name"].to_numpy(dtype=object)
-        for table in ("calls", "layers", "library_calls", "kernels")
-    ]
+    names = [details_of(tables, one)["name"].to_numpy(dtype=object) for one in LEVEL_OF_NUMBER]
     first = np.r_[0, np.cumsum([len(each) for each in names])]
     on_device = level == Level.KERNEL
     stands_in = (level == Level.LAYER) & _stand_ins(tables)[
@@ -145,8 +144,8 @@ def api_slices(api: pd.DataFrame) -> pd.DataFrame:
 
 
 def nvtx_slices(tables: Tables, run: int) -> tuple[pd.DataFrame, list[Arguments]]:
-    """Slices of the program's own NVTX ranges in a run, and their arguments: one for each
-    domain.
+    """Slices of the program's own ranges in a run, and their arguments: one for each domain of
+    NVTX, and one for `record_function`.
     """
     ranges = tables.get("ranges")
     if ranges is None:
@@ -154,9 +153,12 @@ def nvtx_slices(tables: Tables, run: int) -> tuple[pd.DataFrame, list[Arguments]
             {name: pd.Series(dtype=object) for name in ("run", "domain", "name", *_STAMPS)}
         )
     ranges = ranges[ranges["run"] == run]
-    code, domains = pd.factorize(ranges["domain"])
-    return _host_slices(NVTX, ranges, code.astype(np.int64)), [
-        {"domain": str(domain)} for domain in domains
+    is_nvtx = with_sources(ranges)["source"] == "nvtx"
+    code, domains = pd.factorize(ranges["domain"].where(is_nvtx))
+    told: list[Arguments] = [{"domain": str(domain)} for domain in domains]
+    return _host_slices(NVTX, ranges, code.astype(np.int64) % (len(told) + 1)), [
+        *told,
+        {"source": "record_function"},
     ]
 
 

@@ -98,5 +98,5 @@ def _name(
         name = f"stream {number}" + (f" of context {context}" if contexts > 1 else "")
     else:
         name = threads[number]
-        name = {OUTSIDE: "work outside layers", RANGES: f"NVTX ranges of {name}"}.get(side, name)
+        name = {OUTSIDE: "work outside layers", RANGES: f"ranges of {name}"}.get(side, name)
     return f"{name}, overlapping ({lane + 1})" if lane else name

@@ -1,8 +1,9 @@
-"""The user's own NVTX ranges, seen where Python code opens and closes them: torch.cuda.nvtx and the
-nvtx package.
+"""The user's own ranges, seen where Python code opens and closes them: torch.cuda.nvtx, the nvtx
+package, and torch.profiler's `record_function`.
 
-Ranges that libraries open in C are not seen. Nothing is patched for longer than a traced run, and
-recording a range costs less than tracing a layer does.
+Ranges that libraries open in C are not seen, nor those that torch opens in its own Python code.
+Nothing is patched for longer than a traced run, and recording a range costs less than tracing a
+layer does.
 """
 
 from __future__ import annotations
@@ -12,15 +13,28 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from types import FrameType
 from typing import Any
 
 import numpy as np
+from torch.profiler import record_function
 
 from xsp.machine.torch_internals import NVTX
 from xsp.types import RANGES, Columns, empty
 
 DEFAULT_DOMAIN = "NVTX"
 """How the nvtx package calls the domain without a name; torch.cuda.nvtx has no other."""
+
+NO_DOMAIN = ""
+"""What `record_function` has instead of a domain."""
+
+_NOT_THE_PROGRAMS = ("torch.", "xsp.")
+"""Modules that open ranges of their own: optimizers their steps, xsp the layers whose memory it
+records.
+"""
+
+_DECORATORS = frozenset({"torch.utils._contextlib", "contextlib"})
+"""Modules that open a range around a decorated function, for who calls it."""
 
 _THREAD_MASK = 0xFFFFFFFF
 _OWN_IDS = 1 << 62
@@ -50,6 +64,7 @@ class RangeRecorder:
         with ExitStack() as undo:
             undo.callback(self.new_run)
             undo.callback(NVTX.replace(_TorchNvtx(NVTX.value, self)))
+            _watch_record_function(undo, self)
             module = sys.modules.get("nvtx.nvtx")
             if module is not None and module.enabled():
                 _watch_package(undo, module, self)
@@ -102,12 +117,15 @@ class RangeRecorder:
         done, self._done = self._done, []
         if not done:
             return empty(RANGES)
-        columns = dict(zip(RANGES, zip(*done, strict=True), strict=True))
-        masked = {"thread": [thread & _THREAD_MASK for thread in columns["thread"]]}
-        return {
-            name: np.array(values, dtype=RANGES[name])
-            for name, values in (columns | masked).items()
-        }
+        kept = [name for name in RANGES if name != "source"]
+        columns: dict[str, Any] = dict(zip(kept, zip(*done, strict=True), strict=True))
+        columns["thread"] = [thread & _THREAD_MASK for thread in columns["thread"]]
+        columns["source"] = [_source(domain) for domain in columns["domain"]]
+        return {name: np.array(columns[name], dtype=kind) for name, kind in RANGES.items()}
+
+
+def _source(domain: str) -> str:
+    return "record_function" if domain == NO_DOMAIN else "nvtx"
 
 
 class _TorchNvtx:
@@ -136,6 +154,35 @@ class _TorchNvtx:
     def rangeEnd(self, identity: int) -> Any:  # noqa: N802 - torch's name
         self._recorder.end(identity)
         return self._inner.rangeEnd(identity)
+
+
+def _watch_record_function(undo: ExitStack, recorder: RangeRecorder) -> None:
+    ranges: Any = record_function
+    enter, leave = ranges.__enter__, ranges.__exit__
+    opened: set[int] = set()
+
+    def entered(self: Any) -> Any:
+        result = enter(self)
+        if not _is_not_the_programs(sys._getframe(1)):
+            opened.add(id(self))
+            recorder.push(self.name, NO_DOMAIN)
+        return result
+
+    def left(self: Any, *exception: Any) -> Any:
+        if id(self) in opened:
+            opened.discard(id(self))
+            recorder.pop(NO_DOMAIN)
+        return leave(self, *exception)
+
+    _replace(undo, record_function, "__enter__", entered)
+    _replace(undo, record_function, "__exit__", left)
+
+
+def _is_not_the_programs(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_globals.get("__name__") in _DECORATORS:
+        frame = frame.f_back
+    name = "" if frame is None else str(frame.f_globals.get("__name__", ""))
+    return name.startswith(_NOT_THE_PROGRAMS)
 
 
 def _watch_package(undo: ExitStack, module: Any, recorder: RangeRecorder) -> None:

@@ -24,7 +24,7 @@ from xsp.levels.layer.module_rows import leaf_call_row, module_row
 from xsp.levels.layer.naming import is_leaf, qualified_names
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.places import Place, Places
-from xsp.levels.layer.ranges import DEFAULT_DOMAIN, RangeRecorder
+from xsp.levels.layer.ranges import DEFAULT_DOMAIN, NO_DOMAIN, RangeRecorder
 from xsp.levels.layer.structure import LayerRow, ModuleCall, Structure
 from xsp.levels.layer.tensors import describe_tensors
 from xsp.types import Columns
@@ -35,7 +35,7 @@ class StructureRecorder:
 
     `outside` is what functional calls outside every module are named after, `variables` what
     modules are that are no others' (`naming.qualified_names`). With
-    `ranges_are_layers` the user's NVTX ranges are layers, and functional calls inside them are not.
+    `ranges_are_layers` the user's own ranges are layers, and functional calls inside them are not.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class StructureRecorder:
     def _range_begins(self, name: str, domain: str) -> None:
         self._mode.switch.suspend()
         code = self.structure.codes.of_range(name, domain)
-        full = name if domain == DEFAULT_DOMAIN else f"{domain}:{name}"
+        full = name if domain in (DEFAULT_DOMAIN, NO_DOMAIN) else f"{domain}:{name}"
         self._calls.begin(LayerRow(code, full, "range", "range", self._place().module, "forward"))
 
     def _range_ends(self, _name: str, _domain: str) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from xsp import Profile
 from xsp.capture.file import Capture
-from xsp.types import SYNCHRONIZATIONS, Level, empty
+from xsp.types import DEFAULT_LEVELS, SYNCHRONIZATIONS, Level, empty
 
 ROUNDS = 3
 RUNGS = ("M", "M/L", "M/L/Lib", "M/L/Lib/K")
@@ -147,7 +147,7 @@ _META: dict[str, Any] = {
     "name": "Net",
     "levels": [
         {"level": level.name, "tracer": "synthetic", "status": "traced", "reason": ""}
-        for level in Level
+        for level in DEFAULT_LEVELS
     ],
     "environment": {
         "gpu": "NVIDIA H100 80GB HBM3",

@@ -417,5 +417,5 @@ def test_two_profiles_differ_in_operators() -> None:
     found = xsp.compare(one, other)
     operators_of = found.nodes[found.nodes["level"] == "OP"].set_index("name")
     assert operators_of.loc["aten::cos", "change"] == "same"
-    assert operators_of.loc["aten::sin", "change"] == "new"
+    assert operators_of.loc["aten::sin", "change"] == "appeared"
     assert "aten::sin" in found.to_markdown()

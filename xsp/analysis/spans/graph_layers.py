@@ -27,7 +27,7 @@ from xsp.analysis.spans.graph_matching import Launches, Mismatch, Program, find_
 from xsp.analysis.spans.launches import launch_of
 from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import spec_of
-from xsp.types import Level, Tables
+from xsp.types import DEPTH_OF_NUMBER, Level, Tables
 
 Ints = npt.NDArray[np.int64]
 
@@ -269,7 +269,8 @@ def _placed(
     spans = _shifted(tables["spans"], layers.first, added)
     of_layers, kernels = _spans_of_layers(spans, replayed)
     every = pd.concat([spans, of_layers], ignore_index=True)
-    order = np.lexsort((np.arange(len(every)), every["level"], every["run"]))
+    depth = np.array(DEPTH_OF_NUMBER)[every["level"]]
+    order = np.lexsort((np.arange(len(every)), depth, every["run"]))
     place = np.empty(len(every), dtype=np.int64)
     place[order] = np.arange(len(every))
     parent = every["parent"].to_numpy().astype(np.int64)
@@ -303,7 +304,7 @@ def _spans_of_layers(
     led = replayed[replayed["layer"] >= 0]
     number = led.groupby(["launch", "layer"], sort=False).ngroup().to_numpy()
     first = led.iloc[np.unique(number, return_index=True)[1]]
-    # A layer is never inside a library call.
+    # A layer is never inside a library call, and an operator that launches a graph is not its work.
     above = nearest(
         spans["parent"].to_numpy(),
         (spans["level"] <= Level.LAYER).to_numpy(),

@@ -15,11 +15,11 @@ from xsp.analysis.spans.graph_layers import Captured
 from xsp.capture.run import MODEL_CALLS, Run
 from xsp.types import (
     API_CALLS,
+    DEFAULT_LEVELS,
     DEVICE_ACTIVITY,
     LAYER_EVENTS,
     Columns,
     DeviceKind,
-    Level,
     RunSpec,
     Schema,
     empty,
@@ -30,7 +30,7 @@ KERNELS = ["gemm", "relu", "memset", "memcpy DtoD", "softmax"]
 
 _KINDS = {"memset": DeviceKind.MEMSET, "memcpy DtoD": DeviceKind.MEMCPY}
 _GAP_NS = 100
-_LEVELS = RunSpec(tuple(Level))
+_LEVELS = RunSpec(DEFAULT_LEVELS)
 
 Layer = tuple[str, Sequence[str]]
 """A layer's name and the kernels that it launches."""
@@ -145,8 +145,8 @@ def ladder(replays: Sequence[Replay], rounds: int = 3) -> list[Run]:
     """Runs of all rungs of a program that only launches graphs."""
     runs = []
     for number in range(rounds):
-        for depth in range(1, len(Level) + 1):
-            spec = RunSpec(tuple(Level)[:depth])
+        for depth in range(1, len(DEFAULT_LEVELS) + 1):
+            spec = RunSpec(DEFAULT_LEVELS[:depth])
             run = replaying_run(replays, number, spec=spec)
             tables = run.tables if spec == _LEVELS else {}
             runs.append(replace(run, round=number, position=depth - 1, tables=tables))

@@ -15,7 +15,7 @@ from xsp.analysis.correction.charges import (
 )
 from xsp.types import Level
 
-ALL = Costs.from_values([100, 200, 300, 400, 500, 600, 700])
+ALL = Costs.from_values([100, 200, 300, 400, 500, 600, 650, 700])
 
 
 @pytest.mark.parametrize("kind", EventKind)
@@ -28,10 +28,10 @@ def test_a_price_is_paid_whole(kind: EventKind) -> None:
 
 
 def test_tracers_work_outside_the_calls_that_they_time() -> None:
-    """Those of layers and libraries read the clock last on the way in and first on the way out, and
-    do as much before as after.
+    """Those of layers, operators and libraries read the clock last on the way in and first on the
+    way out, and do as much before as after.
     """
-    for kind in (EventKind.LAYER, EventKind.LIBRARY):
+    for kind in (EventKind.LAYER, EventKind.OPERATOR, EventKind.LIBRARY):
         assert PLACEMENTS[kind] == (0.5, 0, 0, 0.5)
 
 
@@ -52,11 +52,14 @@ def test_a_function_and_a_backward_node_pay_within_too() -> None:
 
 
 def test_costs_belong_to_the_level_whose_tracer_causes_them() -> None:
-    """Three are of layers, one of libraries, three of kernels; the last alone is the device's."""
-    assert ALL.of_levels([Level.LAYER]).values().tolist() == [100, 200, 300, 0, 0, 0, 0]
-    assert ALL.of_levels([Level.LIBRARY]).values().tolist() == [0, 0, 0, 400, 0, 0, 0]
-    assert ALL.of_levels([Level.KERNEL]).values().tolist() == [0, 0, 0, 0, 500, 600, 700]
+    """Three are of layers, one each of libraries and operators, three of kernels; the last alone is
+    the device's.
+    """
+    assert ALL.of_levels([Level.LAYER]).values().tolist() == [100, 200, 300, 0, 0, 0, 0, 0]
+    assert ALL.of_levels([Level.LIBRARY]).values().tolist() == [0, 0, 0, 400, 0, 0, 0, 0]
+    assert ALL.of_levels([Level.KERNEL]).values().tolist() == [0, 0, 0, 0, 500, 600, 0, 700]
+    assert ALL.of_levels([Level.OP]).values().tolist() == [0, 0, 0, 0, 0, 0, 650, 0]
     assert not ALL.of_levels([Level.MODEL]).values().any()
     assert list(COST_LEVELS)[KERNEL_COST] == "kernel_ns"
-    assert ALL.host().tolist() == [100, 200, 300, 400, 500, 600]
+    assert ALL.host().tolist() == [100, 200, 300, 400, 500, 600, 650]
     np.testing.assert_array_equal(Costs.from_values(ALL.values()).values(), ALL.values())

@@ -22,6 +22,7 @@ import xsp
 from xsp.analysis import from_disk
 from xsp.capture.file import Capture
 from xsp.capture.on_disk import CaptureOnDisk
+from xsp.types import Level
 
 ROOT = Path(__file__).parents[1]
 TRAINING = ROOT / "examples" / "captures" / "h100_train_step.xsp"
@@ -49,7 +50,7 @@ BROKEN = {
     "the first run that there is not": ("spans", last("run", RUNS), r"spans\.run refers to a run"),
     "a run below 0": ("spans", with_value("run", 0, -1), "spans has rows that are not in order"),
     "runs in another order": ("spans", last("run", 0), "spans has rows that are not in order"),
-    "a level beyond the last": ("spans", last("level", 4), r"spans\.level has a level that there"),
+    "a level beyond the last": ("spans", last("level", 5), r"spans\.level has a level that there"),
     "a level below the first": ("spans", last("level", -1), r"spans\.level has a level that there"),
     "a parent in another part": ("spans", last("parent", 0), r"spans\.parent refers to a row of o"),
     "a call of another part": ("api_calls", last("parent", 0), r"api_calls\.parent refers to a ro"),
@@ -90,12 +91,13 @@ def test_the_events_of_each_run_are_counted(saved: Path, tmp_path: Path) -> None
     """
     path = rewritten(tmp_path / "groups.xsp", saved, row_group_size=4)
     tables = xsp.load(path)._capture.tables
-    spans = pd.crosstab(tables["spans"]["run"], tables["spans"]["level"])
+    counted = pd.crosstab(tables["spans"]["run"], tables["spans"]["level"])
+    spans = counted.reindex(columns=range(len(Level)), fill_value=0)
     calls = np.bincount(tables["api_calls"]["run"], minlength=RUNS)
     with CaptureOnDisk(path) as capture:
         assert (capture.events_by_run("spans") == spans.to_numpy()).all()
-        assert (capture.events_by_run("api_calls") == calls[:, None] * [1, 0, 0, 0]).all()
-        assert (capture.events_by_run("ranges") == np.zeros((RUNS, 4))).all()
+        assert (capture.events_by_run("api_calls") == calls[:, None] * [1, 0, 0, 0, 0]).all()
+        assert (capture.events_by_run("ranges") == np.zeros((RUNS, len(Level)))).all()
 
 
 def test_a_capture_of_the_model_alone_is_read(tmp_path: Path) -> None:

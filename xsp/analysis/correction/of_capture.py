@@ -18,7 +18,7 @@ from xsp.analysis.correction.evidence import MIN_ROUNDS, Round
 from xsp.analysis.correction.recordings import Recordings, RecordingsOfParts
 from xsp.analysis.correction.timeline import Timeline
 from xsp.analysis.spans.rungs import spec_of
-from xsp.types import Level, Tables
+from xsp.types import LEVEL_ABBREVIATIONS, Level, Tables
 
 MAX_REPLAYED_ROUNDS = 12
 MAX_REPLAYED_EVENTS = 150_000
@@ -140,7 +140,8 @@ def is_current(row: Mapping[str, Any]) -> bool:
 
 
 def _knows_operators(rungs: Iterable[str]) -> bool:
-    return any(Level.OP in spec_of(rung).levels for rung in rungs)
+    # A manifest can have any text for a rung.
+    return any(LEVEL_ABBREVIATIONS[Level.OP] in rung.split("/") for rung in rungs)
 
 
 def _told(costs: Costs, rungs: Iterable[str]) -> dict[str, Any]:

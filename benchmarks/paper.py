@@ -24,7 +24,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,7 +210,7 @@ def _let_go(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -234,7 +234,7 @@ def _options() -> argparse.Namespace:
     only.add_argument("--measure-only", action="store_true")
     only.add_argument("--analyse-only", action="store_true", help="from the captures in the folder")
     only.add_argument("--page-only", action="store_true", help="from the results")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -104,8 +104,7 @@ def _figure_2(plain: Mapping[str, Any]) -> Iterator[str]:
     yield "## Figure 2: what each level adds"
     yield ""
     ends = sorted({min(map(int, plain)), max(map(int, plain))}, reverse=True)
-    heads = ["traced", "V100, batch 256, ms"]
-    heads += [f"here, batch {batch}, ms" for batch in ends]
+    heads = ["traced", "V100, batch 256", *(f"here, batch {batch}" for batch in ends)]
     rungs = [each["rung"] for each in plain[str(ends[0])]["rungs"]]
     named = {"M/L/Lib/K": "M/L/G"}
     rows = []
@@ -120,7 +119,7 @@ def _figure_2(plain: Mapping[str, Any]) -> Iterator[str]:
                 else MISSING
             )
         rows.append(cells)
-    yield from rows_of(heads, rows)
+    yield from rows_of([heads[0], *(f"{head}, ms" for head in heads[1:])], rows)
     yield ""
     yield "Added to the model's latency by each level, as a share of it:"
     yield ""

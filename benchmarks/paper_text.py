@@ -16,7 +16,8 @@ def number(value: float | None, digits: int, unit: float = 1.0) -> str:
 
 def percent(share: float | None) -> str:
     """A share with one decimal, a dash where it is not known."""
-    return MISSING if share is None else f"{100 * share:.1f} %"
+    # Zero more, so that what rounds to zero from below is not -0.0.
+    return MISSING if share is None else f"{round(100 * share, 1) + 0.0:.1f} %"
 
 
 def bound(memory_bound: bool | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,26 @@ def test_the_papers_figures_are_copied_right() -> None:
     model, kernels_ms, *_ = paper_values.BATCHES[256]
     assert 256e3 / model == pytest.approx(paper_values.SUMMARY[1], abs=0.1)
     assert kernels_ms / model == pytest.approx(0.9243, abs=1e-4)
+
+
+def test_every_way_of_computing_has_its_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans that PyTorch keeps of one way cannot be those of the next: each is measured by a
+    process that is asked for this way alone.
+    """
+    asked: list[str] = []
+
+    def run(command: list[str], check: bool) -> None:
+        assert not check
+        options = paper._options(command[2:])
+        assert options.measure_only
+        assert options.batches == (1, 2)
+        asked.extend(options.ways)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    given = ["--ways", "float32,autotuned", "--batches", "1,2"]
+    monkeypatch.setattr(sys, "argv", ["paper.py", *given])
+    paper._measure_each(paper._options(given))
+    assert asked == ["float32", "autotuned"]
 
 
 def test_what_lies_in_the_folder_is_not_measured_again(

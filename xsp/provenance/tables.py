@@ -110,13 +110,12 @@ def _origin_rows(launch: Launch, row: int, layer_of: Callable[[Origin], str]) ->
 
 def shares(launch: Launch) -> list[float]:
     """Each origin's share of a launch; they add up to 1."""
-    count = len(launch.origins)
     if launch.kind in {"template", "extern"} and any(each.main for each in launch.origins):
         return [1.0 if each.main else 0.0 for each in launch.origins]
     moved = [each.bytes for each in launch.origins]
     total = sum(each for each in moved if each is not None)
     if None in moved or not total:
-        return [1.0 / count] * count
+        return [1.0 / len(moved) for _ in moved]
     return [each / total for each in moved if each is not None]
 
 

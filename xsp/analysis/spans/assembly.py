@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.correlate import Correlated, StructureCodes, correlate
-from xsp.analysis.spans.graph_layers import NODE_MASK, Captured, Owner, Unled, lead_to_layers
+from xsp.analysis.spans.graph_launches import NODE_MASK
+from xsp.analysis.spans.graph_layers import Captured, Owner, Unled, lead_to_layers
 from xsp.analysis.spans.joining import LAUNCH_FACTS, NotJoined, join_by_order
 from xsp.analysis.spans.operator_paths import OperatorPaths
 from xsp.analysis.spans.outside import NO_LAYER_KIND, NOT_IN_STRUCTURE, OUTSIDE_LAYERS

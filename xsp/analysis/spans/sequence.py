@@ -8,7 +8,7 @@ import pandas as pd
 
 from xsp.analysis.spans.align import match_events
 from xsp.analysis.spans.ancestors import layer_spans
-from xsp.analysis.spans.graph_layers import graph_nodes
+from xsp.analysis.spans.graph_launches import graph_nodes
 from xsp.analysis.spans.launches import launch_of
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.spans.statistics import trimmed_known

@@ -24,9 +24,9 @@ from xsp.measuring.deadline import Deadline, fit_s
 from xsp.measuring.ladder import SETTLING_RUNS
 from xsp.measuring.options import Options
 from xsp.measuring.ranks import Ranks
-from xsp.types import Level
+from xsp.types import DEFAULT_LEVELS, Level
 
-ALL = tuple(Level)
+ALL = DEFAULT_LEVELS
 ALONE = "layers with the device to themselves"
 SERIALIZED = pd.DataFrame({"run": [0], "layer": [0], "kernels": [1], "busy_ns": [7]})
 

@@ -125,10 +125,18 @@ PROGRAMS = {
 }
 
 
+def assert_adds_up(tree: pd.DataFrame) -> None:
+    """Rows below each node add up to it."""
+    known = tree.set_index("node")
+    for column in ("host_ms", "latency_ms", "share"):
+        sums = tree.groupby("parent")[column].sum().drop(-1)
+        np.testing.assert_allclose(sums, known.loc[sums.index, column], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_operators_are_those_that_torchs_profiler_counts(name: str, tmp_path: Path) -> None:
     """Every operator and backward node that ran, nested ones too, is there as often as in
-    torch.profiler's trace, in every run; none is lost.
+    torch.profiler's trace, in every run; none is lost. The rows of the tree add up.
     """
     target = PROGRAMS[name]
     target()
@@ -137,6 +145,7 @@ def test_operators_are_those_that_torchs_profiler_counts(name: str, tmp_path: Pa
     spans = prof.spans[prof.spans["level"] == "OP"]
     runs = [Counter(mine["name"].astype(str)) for _, mine in spans.groupby("run")]
     assert runs == [expected] * QUICK["iterations"]
+    assert_adds_up(prof.tree())
     assert prof.lost == 0
 
 
@@ -186,10 +195,7 @@ def test_rows_add_up_to_the_row_above(trained: xsp.Profile) -> None:
     cost and the share.
     """
     tree = trained.tree()
-    known = tree.set_index("node")
-    for column in ("host_ms", "latency_ms", "share"):
-        sums = tree.groupby("parent")[column].sum().drop(-1)
-        np.testing.assert_allclose(sums, known.loc[sums.index, column], rtol=1e-9, atol=1e-12)
+    assert_adds_up(tree)
     assert (tree.loc[tree["level"] == "OP", "host_ms"] > 0).all()
 
 

@@ -25,6 +25,7 @@ from xsp.imports.windows import at_time, overlap_on_device, whole_runs, window_o
 from xsp.tracing import context
 from xsp.types import (
     API_CALLS,
+    DEFAULT_LEVELS,
     DEVICE_ACTIVITY,
     LAYER_EVENTS,
     LIBRARY_EVENTS,
@@ -90,7 +91,7 @@ def _whole(trace: ForeignTrace) -> pd.DataFrame:
 def _levels(trace: ForeignTrace, layers: Layers) -> list[Level]:
     there = {Level.MODEL: True, Level.LAYER: bool(len(layers.rows))}
     there |= {Level.LIBRARY: bool(len(trace.library)), Level.KERNEL: bool(len(trace.device))}
-    return [level for level in Level if there[level]]
+    return [level for level in DEFAULT_LEVELS if there[level]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +232,8 @@ def _meta(
                 if level in levels
                 else trace.missing.get(level, f"this {trace.tool} trace has none"),
             }
-            for level in Level
+            # Operators of a trace are layers here.
+            for level in DEFAULT_LEVELS
         ],
         "environment": trace.environment,
         "correction": None,

@@ -105,9 +105,8 @@ def _before(stamp: Floats, price: Floats, origins: Floats) -> Floats:
     A price above the true one would otherwise begin too early, where the clock does not count it,
     and be lost.
     """
-    latest = origins[np.maximum(np.searchsorted(origins, stamp, "right") - 1, 0)]
-    begins: Floats = np.where(stamp >= latest, np.maximum(stamp - price, latest), stamp - price)
-    return begins
+    latest = origins[np.searchsorted(origins, stamp, "right") - 1]
+    return np.maximum(stamp - price, latest)
 
 
 class HostClock:

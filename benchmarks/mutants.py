@@ -32,7 +32,8 @@ LEFT_OUT = {
     "for a product: which calls are right is mypy's to find",
     "assertion": "`assert` and `zip(strict=True)`, which say what the code around them ensures",
     "speed": "whether and how much a cache keeps",
-    "same meaning": "comparing with the outermost or the innermost level: none lies beyond",
+    "same meaning": "comparing with the outermost or the innermost level: none lies beyond; and "
+    "the product for the `and`, the sum for the `or` of two comparisons",
     "GPU": "what a function does after `if not torch.cuda.is_available(): return`, and constants "
     "that nothing else reads: for tests/gpu",
 }
@@ -83,7 +84,7 @@ def mutants(folder: Path) -> tuple[list[Mutant], Counter[str]]:
     for module in sorted(find_modules([folder])):
         source = module.read_text()
         tree = ast.parse(source)
-        places, equal = list(_left_out(tree)), dict(_same_meaning(tree))
+        places, equal = list(_left_out(tree)), dict(_same_meaning(tree, source))
         nodes = list(ast_nodes(get_ast(source)))
         for operator in operator_names():
             for number, start in enumerate(_positions(nodes, operator)):
@@ -198,9 +199,21 @@ _AT_THE_END = {
 """How the operators end that change no comparison with this level."""
 
 
-def _same_meaning(tree: ast.Module) -> Iterator[tuple[Place, tuple[str, ...]]]:
-    """Where a comparison stays the same under operators that end so."""
+_OF_FLAGS: dict[type[ast.operator], tuple[str, str]] = {
+    ast.BitAnd: ("&", "_BitAnd_Mul"),
+    ast.BitOr: ("|", "_BitOr_Add"),
+}
+"""How the operators end that give the same flags, which are 0 and 1."""
+
+
+def _same_meaning(tree: ast.Module, source: str) -> Iterator[tuple[Place, tuple[str, ...]]]:
+    """Where a comparison, or what joins two of them, stays the same under operators that end so."""
+    lines = source.splitlines()
     for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and type(node.op) in _OF_FLAGS:
+            sign, ending = _OF_FLAGS[type(node.op)]
+            if isinstance(node.left, ast.Compare) and isinstance(node.right, ast.Compare):
+                yield _sign_between(node.left, node.right, sign, lines), (ending,)
         if not isinstance(node, ast.Compare) or len(node.ops) > 1:
             continue
         left, right = node.left, node.comparators[0]
@@ -208,6 +221,14 @@ def _same_meaning(tree: ast.Module) -> Iterator[tuple[Place, tuple[str, ...]]]:
         if left.end_lineno == right.lineno and left.end_col_offset is not None:
             # The operator stands between them, after a space.
             yield (left.end_lineno, left.end_col_offset + 1), endings
+
+
+def _sign_between(left: Any, right: Any, sign: str, lines: Sequence[str]) -> Place:
+    """Where an operator stands between its operands."""
+    line, column = left.end_lineno, left.end_col_offset
+    while (found := lines[line - 1].find(sign, column)) < 0 and line < right.lineno:
+        line, column = line + 1, 0
+    return line, found
 
 
 def _constants_of_gpu(module: ast.Module) -> Iterator[ast.AST]:

@@ -45,8 +45,8 @@ ASKED = """
     extra_runs facts following gpu_state host_clock kineto_lines left_as_found limits
     loop_groups measure memory nvtx on_disk options other_way overlap patience profile_block
     progress range_log rank_processes recordings replay rooms same_call same_numbers scale
-    separate_ladder separate_measuring settings state step_watch steps tight_loops time_budget
-    turns what_is_doubtful what_targets_return writing
+    separate_ladder separate_measuring settings state step_watch steps switching tight_loops
+    time_budget turns what_is_doubtful what_targets_return writing
 """
 """Test files that are asked what they reach: those about what the folders do."""
 

@@ -66,8 +66,11 @@ def test_profiles_follow_settings(project: Path) -> None:
 
 def test_a_stopping_rule_wins_over_rounds_that_are_set(project: Path) -> None:
     """The two exclude each other, so a rule that is given leaves the setting out."""
-    settings(project, "iterations = 2")
-    assert Options.asked(stop=lambda _: "enough").iterations is None
+    settings(project, "iterations = 2\nwarmup = 3\nseed = 7")
+    found = Options.asked(stop=lambda _: "enough", levels="M")
+    assert found.iterations is None
+    # What is left out or given leaves the other settings as they are.
+    assert (found.warmup, found.seed) == (3, 7)
 
 
 @pytest.mark.parametrize(

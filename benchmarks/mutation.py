@@ -7,8 +7,10 @@
 Works on a copy of the tree at a low priority. What each test runs is asked once and kept in
 `build/mutation`; a mutant is then met by the tests that run it (`mutation_tests`). A mutant that a
 test notices, that breaks the import, or that never ends counts as noticed; a test that fails
-without a mutant too notices nothing. Mutants that no rule leaves out (`mutants.LEFT_OUT`) are drawn
-at random; those of `mutants_without_effect.json` that were drawn are told apart.
+without a mutant too notices nothing. One never ends (`endless`) whose tests do not end in four
+times the time that they may take, and do end without it. Mutants that no rule leaves out
+(`mutants.LEFT_OUT`) are drawn at random; those of `mutants_without_effect.json` that were drawn are
+told apart.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -31,7 +34,7 @@ from py_compile import PycInvalidationMode
 from typing import Any
 
 from mutants import LEFT_OUT, Mutant, WithoutEffect, mutants
-from mutation_tests import Outcome, Tests, ready, statements
+from mutation_tests import PATIENCE, Outcome, Tests, ready, statements
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
@@ -40,15 +43,22 @@ KEPT = ROOT / "build" / "mutation"
 
 ASKED = """
     allocations along attribution call_recorder calls capture capture_refusals capture_rules
-    charges clock concurrency copies correction_bounds correlate costs counters counters_refused
-    deadline deciding_together dependencies doubts doubts_about_correction driver executor
-    extra_runs facts following gpu_state host_clock kineto_lines left_as_found limits
-    loop_groups measure memory nvtx on_disk options other_way overlap patience profile_block
-    progress range_log rank_processes recordings replay rooms same_call same_numbers scale
-    separate_ladder separate_measuring settings state step_watch steps switching tight_loops
-    time_budget turns what_is_doubtful what_targets_return writing
+    captured charges clock concurrency copies correction_bounds correlate costs counters
+    counters_refused deadline deciding_together dependencies doubts doubts_about_correction
+    driver executor extra_runs facts following gpu_state graph_layers host_clock kineto_lines
+    left_as_found levels limits loop_groups measure memory nvtx on_disk options other_way
+    overlap patience profile_block progress range_log rank_processes recordings replay rooms
+    same_call same_numbers scale separate_ladder separate_measuring settings state step_watch
+    steps stored_fit switching tight_loops time_budget turns what_is_doubtful
+    what_targets_return writing
 """
 """Test files that are asked what they reach: those about what the folders do."""
+
+OF_OTHERS = """
+    analyses_cpu bricks_composing chrome compare compare_cli docs fuzz hostile_names merge
+    otel_delivery perfetto ranks run what_if
+"""
+"""Test files that import from the folders and are about something else, or take minutes."""
 
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "build", "dist")
 
@@ -100,6 +110,8 @@ def met(module: Path, after: str, chosen: Sequence[str], tests: Tests) -> Outcom
         module.write_text(after)
         try:
             outcome = tests.run(left)
+            if outcome.endless:
+                outcome = tests.run(left, PATIENCE)
         finally:
             module.write_text(before)
         if outcome.passed or tests.fail_for_it(outcome, left):
@@ -149,6 +161,16 @@ def survivors_of(every: Sequence[Mutant], before: Sequence[dict[str, str]]) -> l
     return [each for each in candidates if (each.operator, *each.change().values()) in wanted]
 
 
+def forgotten() -> list[str]:
+    """Test files that import from the folders, of which nobody said whether they are asked."""
+    modules = "|".join(folder.replace("/", r"\.") for folder in FOLDERS)
+    imports = re.compile(rf"^\s*(from|import) ({modules})\b", re.MULTILINE)
+    known = {*ASKED.split(), *OF_OTHERS.split()}
+    files = {path.stem.removeprefix("test_"): path for path in Path("tests").glob("test_*.py")}
+    found = {name for name, path in files.items() if imports.search(path.read_text())}
+    return sorted(found - known)
+
+
 def in_copy(made: str) -> None:
     """Go to a copy of the tree, from where xsp is then imported, here and in what tests start."""
     copy = Path(made) / "xsp"
@@ -181,6 +203,8 @@ def main() -> None:
     KEPT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="xsp-mutants-") as made:
         in_copy(made)
+        if names := forgotten():
+            print(f"neither in ASKED nor in OF_OTHERS: {', '.join(names)}", file=sys.stderr)
         files = [f"tests/test_{name}.py" for name in ASKED.split()]
         ready(files)
         tests = Tests(files, FOLDERS, KEPT)

@@ -40,6 +40,9 @@ are left out, and what only they would notice counts as not noticed.
 MOST_OF_REST_S, MOST_OF_ALL_REST_S = 1.0, 3.0
 """The same for the other tests of these files."""
 
+PATIENCE = 4.0
+"""So many times as long tests have where they did not end: a busy machine is no endless mutant."""
+
 FILES_AT_ONCE = (1, 3)
 """Test files that a mutant meets first, and then: most mutants need no more, and reading the other
 files takes longer than running their tests.
@@ -244,8 +247,8 @@ class Tests:
         """
         direct = self._running(module, {str(line) for line in statement} or None)
         if statement and not direct:
-            near = self._running(module, None)
-            return [self._ordered(module, near, MOST_OF_REST_S, MOST_OF_ALL_REST_S)]
+            other = self._running(module, None)
+            return [self._ordered(module, other, MOST_OF_REST_S, MOST_OF_ALL_REST_S)]
         files = {file for file in self._reached if not direct or direct.get(file)}
         rest = {
             file: [test for test in self._reached[file].seconds if test not in direct.get(file, ())]
@@ -309,9 +312,10 @@ class Tests:
         """How long these tests took without a mutant, and while they were watched."""
         return sum(self._reached[_file_of(test)].seconds[test] for test in tests)
 
-    def run(self, tests: Sequence[str]) -> Outcome:
+    def run(self, tests: Sequence[str], patience: float = 1.0) -> Outcome:
+        """Run these tests; `patience` multiplies the time that they have."""
         files = list(dict.fromkeys(_file_of(test) for test in tests))
-        most_s = 30 + 5 * self.seconds(tests)
+        most_s = patience * (30 + 5 * self.seconds(tests))
         return in_fork(files, lambda result: Chosen(tests, result), most_s)
 
     def fail_for_it(self, outcome: Outcome, tests: Sequence[str]) -> bool:
@@ -319,7 +323,8 @@ class Tests:
         the tests that did not end do.
         """
         again = list(tests) if outcome.endless else [outcome.failed or tests[0]]
-        if set(again) <= self._passing:
+        # Whether they end depends on what else the machine does now, so that is not remembered.
+        if not outcome.endless and set(again) <= self._passing:
             return True
         if not self.run(again).passed:
             self._failing.update(again)

@@ -16,8 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import xsp
 from xsp.bounds.asker import Asker
 from xsp.bounds.findings import RUNS
+from xsp.bounds.questions.conversions import conversions
 from xsp.bounds.questions.fusion import fusion
-from xsp.bounds.questions.layouts import conversions
 from xsp.bounds.recorded import recording
 from xsp.bounds.roofs import PRECISIONS
 from xsp.bounds.running import measure_missing, this_machine

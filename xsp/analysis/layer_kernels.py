@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.kernels import placed_work
-from xsp.analysis.layers import layer_information
+from xsp.analysis.layers import layer_information, rows_of_layers
 from xsp.analysis.peaks import ideal_intensities, on_cpu
-from xsp.analysis.spans.layer_time import layer_rows, layer_times
+from xsp.analysis.spans.layer_time import layer_times
 from xsp.analysis.work.kernel_work import resolve_precision
 from xsp.analysis.work.layer_work import layer_work
 from xsp.analysis.work.roofline import SUMMED, WORK, add_rates, sum_work
@@ -74,7 +74,7 @@ def gpu_vs_nongpu(profile: ProfileData) -> pd.DataFrame:
     takes none). NaN where no kernels were traced.
     """
     tables = profile.raw_tables("runs", "spans", "layers")
-    times = layer_times(tables, profile.corrected, layer_rows(tables))
+    times = layer_times(tables, profile._latency_parts, rows_of_layers(profile))
     table = _layers(profile).rename(columns={"latency_ms": "layer_latency_ms"})
     table = table.join(
         times[["busy_ms", "idle_ms"]].set_axis(["gpu_ms", "nongpu_ms"], axis=1), on="layer_index"
@@ -126,7 +126,7 @@ def _worked_out(profile: ProfileData) -> pd.DataFrame:
     show for it.
     """
     tables = profile.raw_tables("runs", "spans", "layers")
-    rows = layer_rows(tables)
+    rows = rows_of_layers(profile)
     work = layer_work(tables["layers"])
     work["precision"] = work["precision"].where(work["flops"] > 0, "").to_numpy(object)
     if not on_cpu(profile):  # which has no TF32

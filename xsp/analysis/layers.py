@@ -53,7 +53,7 @@ def rows_of_layers(profile: ProfileData) -> pd.DataFrame:
 def _layers(profile: ProfileData) -> pd.DataFrame:
     """`layer_information` with one column more: calls, in one run."""
     tables, rows = profile.raw_tables(*_TABLES), rows_of_layers(profile)
-    times = layer_times(tables, profile.corrected, rows)
+    times = layer_times(tables, profile._latency_parts, rows)
     facts = _facts(tables["layers"].assign(index=rows["index"])[rows["index"] >= 0])
     table = facts.join(times[["latency_ms", "latency_ci_ms", "share"]], on="index")
     table = table.merge(_tree_times(profile), how="left", on=["name", "phase"])

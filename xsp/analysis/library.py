@@ -12,7 +12,6 @@ import pandas as pd
 
 from xsp.analysis.kernels import placed_work
 from xsp.analysis.layers import rows_of_layers
-from xsp.analysis.memo import once_per_profile
 from xsp.analysis.peaks import ideal_intensities
 from xsp.analysis.spans.ancestors import layer_spans
 from xsp.analysis.spans.intervals import covered_ns
@@ -107,7 +106,6 @@ def kernels_by_library_call(profile: ProfileData) -> pd.DataFrame:
     return add_rates(table, ideal_intensities(profile))[_KERNELS].reset_index(drop=True)
 
 
-@once_per_profile
 def _calls(profile: ProfileData) -> pd.DataFrame:
     """`library_calls` and the row of the table of that name."""
     tables = profile.raw_tables(*_TABLES)

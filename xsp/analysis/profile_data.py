@@ -26,9 +26,11 @@ from xsp.analysis.sentences import Sentences
 from xsp.analysis.spans.calls import module_calls, target_calls
 from xsp.analysis.spans.device_timeline import device_timeline
 from xsp.analysis.spans.hierarchy import is_parted_by_shapes
+from xsp.analysis.spans.latency_parts import LatencyParts, latency_parts
 from xsp.analysis.spans.named import named_spans
 from xsp.analysis.spans.overhead import overhead
 from xsp.analysis.spans.overlap import serialized_layers
+from xsp.analysis.spans.run_parts import SPANS_OF_PART
 from xsp.analysis.spans.rungs import deepest_rung, runs_of, spec_of
 from xsp.analysis.spans.statistics import trimmed
 from xsp.analysis.spans.tree import latency_table
@@ -314,13 +316,24 @@ class ProfileData:
         return device_timeline(self._capture.tables, self._corrected)
 
     @cached_property
+    def _latency_parts(self) -> LatencyParts:
+        return latency_parts(self._capture.tables, self._corrected)
+
+    @cached_property
     def _tree(self) -> pd.DataFrame:
         return self._latency_table(pooled=False)
 
     def _latency_table(self, *, pooled: bool) -> pd.DataFrame:
         tables, correction = self._capture.tables, self._correction
         most_ns = None if correction is None else most_of_layers(tables, correction.costs)
-        return latency_table(tables, self.name, self._corrected, pooled=pooled, most_ns=most_ns)
+        return latency_table(
+            tables,
+            self.name,
+            self._corrected,
+            pooled=pooled,
+            most_ns=most_ns,
+            parts=self._latency_parts if len(tables["spans"]) <= SPANS_OF_PART else None,
+        )
 
     def tree(self, *, pooled: bool = False) -> pd.DataFrame:
         """The hierarchical latency table; columns as in `xsp.analysis.spans.tree.latency_table`.

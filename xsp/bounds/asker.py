@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xsp.analysis.peaks import on_cpu
 from xsp.bounds.finding import Finding
-from xsp.bounds.lower_bound import on_cpu
 from xsp.bounds.otherwise import Otherwise
 from xsp.bounds.recorded import Recording
 from xsp.bounds.what_if import predicted

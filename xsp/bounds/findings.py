@@ -12,11 +12,9 @@ from weakref import WeakKeyDictionary
 
 from xsp.bounds.asker import Asker
 from xsp.bounds.finding import Finding
-from xsp.bounds.questions.algorithms import algorithms
+from xsp.bounds.questions.conversions import conversions
 from xsp.bounds.questions.framework import framework
 from xsp.bounds.questions.fusion import fusion
-from xsp.bounds.questions.layouts import conversions, layouts, tensor_cores
-from xsp.bounds.questions.potential import parallel, potential
 from xsp.bounds.recorded import recording
 from xsp.errors import XspError
 
@@ -58,10 +56,19 @@ def findings(profile: ProfileData, bound: LowerBound | None = None) -> list[Find
     asker = Asker(profile, recording(profile, RUNS))
     found = [*framework(asker), *conversions(asker), *fusion(asker)]
     if bound is not None:
-        found += [*potential(bound), *parallel(bound), *algorithms(asker, bound)]
-        found += [*layouts(asker, bound), *tensor_cores(asker, bound)]
+        found += _of_bound(asker, bound)
     worth = [each for each in found if _is_worth(each, profile.latency_ms)]
     return sorted(worth, key=lambda each: -each.gain_ms)
+
+
+def _of_bound(asker: Asker, bound: LowerBound) -> list[Finding]:
+    """What only a lower bound tells. A report, which has none, imports nothing of it."""
+    from xsp.bounds.questions.algorithms import algorithms
+    from xsp.bounds.questions.layouts import layouts, tensor_cores
+    from xsp.bounds.questions.potential import parallel, potential
+
+    found = [*potential(bound), *parallel(bound), *algorithms(asker, bound)]
+    return [*found, *layouts(asker, bound), *tensor_cores(asker, bound)]
 
 
 def _is_worth(finding: Finding, latency_ms: float) -> bool:

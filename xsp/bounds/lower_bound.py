@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from xsp.analysis.peaks import on_cpu
 from xsp.bounds.bound_doubts import above_measured, doubts_of
 from xsp.bounds.granularities import LAYOUT, LIBRARY, Bound, Ideal, ideals
 from xsp.bounds.known import Known
@@ -124,13 +125,6 @@ def lower_bound(
         clock_mhz=_clock(profile),
         launch_ns=_launch_ns(profile),
     )
-
-
-def on_cpu(profile: ProfileData) -> bool:
-    """Whether the model ran on the CPU."""
-    from xsp.analysis.peaks import on_cpu as ran_on_cpu
-
-    return ran_on_cpu(profile)
 
 
 def bound_of(

@@ -4,6 +4,9 @@ subcommand's module only when that subcommand is called or listed.
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -64,12 +67,27 @@ class _Commands(TyperGroup):
 
 def _command(name: str) -> Any:
     module = _MODULES.get(name, name)
-    found = getattr(import_module(f"xsp.cli.{module}"), module)
+    with _nothing_collected():
+        found = getattr(import_module(f"xsp.cli.{module}"), module)
     if not isinstance(found, typer.Typer):
         alone = typer.Typer(add_completion=False)
         alone.command(name)(found)
         found = alone
     return typer.main.get_command(found)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """No garbage collection inside: what is imported stays, and to look through it again and again
+    takes a tenth of an import.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 app = typer.Typer(

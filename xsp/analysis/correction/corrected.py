@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import pandas as pd
@@ -39,14 +39,16 @@ def corrected_spans(
     at most the larger of what is left of a span and what was taken out: no more can be wrong. Where
     the tables are a part of a capture, `typical` are the latencies of the whole.
     """
-    recordings = Recordings(tables)
+    calls = Recordings(tables).calls()
     if typical is None:
-        typical = typical_latencies(recordings, costs)
+        first = list(islice(calls, TYPICAL_CALLS))
+        typical = Latencies.observed([call.timeline for call in first], costs)
+        calls = chain(first, calls)
     spans = tables["spans"]
     begin, length = spans["start_ns"].to_numpy(), spans["duration_ns"].to_numpy()
     thread, level = spans["thread"].to_numpy(), spans["level"].to_numpy()
     parts = []
-    for call in recordings.calls():
+    for call in calls:
         played = replay(call.timeline, costs, typical)
         rows = call.host_rows
         host = _corrected_host(played, thread[rows], begin[rows], length[rows], spread)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.spans.latency_parts import LatencyParts, latency_parts
+from xsp.analysis.spans.latency_parts import LatencyParts
 from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.spans.sums import sum_by_run
@@ -40,8 +40,8 @@ def layer_rows(tables: Tables) -> pd.DataFrame:
     return rows
 
 
-def layer_times(tables: Tables, corrected: pd.DataFrame | None, rows: pd.DataFrame) -> pd.DataFrame:
-    """Times of each layer in ms, in the order of `layer_rows`.
+def layer_times(tables: Tables, parts: LatencyParts, rows: pd.DataFrame) -> pd.DataFrame:
+    """Times of each layer in ms, in the order of `layer_rows`, from the parts of the latency.
 
     Columns: latency_ms and latency_ci_ms (what the layer costs the latency), busy_ms and idle_ms
     (the device's busy time for it, and the idle time that it causes: together the latency; NaN
@@ -49,7 +49,6 @@ def layer_times(tables: Tables, corrected: pd.DataFrame | None, rows: pd.DataFra
     see `xsp.analysis.spans.latency_parts`. Without kernels the latency is the host's time in the
     layer, layers inside it left out.
     """
-    parts = latency_parts(tables, corrected)
     count = int(rows["index"].max()) + 1 if len(rows) else 0
     cost = _by_layer(tables, parts, rows, parts.host, "cost_ns", count)
     busy = np.full(count, np.nan)

@@ -44,7 +44,7 @@ def overhead(tables: Tables) -> pd.DataFrame:
     rungs.sort(key=lambda rung: (len(spec_of(rung).levels), spec_of(rung).levels))
     if len(rungs) < 2:
         return pd.DataFrame(columns=_COLUMNS)
-    totals = {level: _totals(tables, level) for level in Level}
+    totals = _totals(tables)
     unprofiled = float(trimmed(totals[Level.MODEL]["M"].dropna())[0])
     rows = []
     for rung in rungs[1:]:
@@ -63,11 +63,21 @@ def overhead(tables: Tables) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _totals(tables: Tables, level: Level) -> pd.DataFrame:
-    """Total host time of a level in ns, by round (rows) and rung (columns)."""
+def _totals(tables: Tables) -> dict[Level, pd.DataFrame]:
+    """Total host time of every level in ns, by round (rows) and rung (columns)."""
     runs = tables["runs"]
-    if level is Level.MODEL:
-        return runs.pivot_table(index="round", columns="rung", values="latency_ns")
+    below = [level for level in Level if level is not Level.MODEL]
+    by_run = {level.name: _total(tables, level) for level in below}
+    told = runs.assign(**by_run, **{Level.MODEL.name: runs["latency_ns"]})
+    names = [level.name for level in Level]
+    # One table for all: making one takes as long as all else that is done for a level.
+    wide = told.pivot_table(index="round", columns="rung", values=names)
+    known = set(wide.columns.get_level_values(0))
+    return {level: wide[level.name] for level in Level if level.name in known}
+
+
+def _total(tables: Tables, level: Level) -> pd.Series[float]:
+    """Total host time of a level in ns of each run; NaN where it was not traced."""
     spans = tables["spans"]
     here = spans["level"] == level
     if level is Level.LAYER:
@@ -76,14 +86,16 @@ def _totals(tables: Tables, level: Level) -> pd.DataFrame:
         layers = tables["layers"]
         is_event = (layers["kind"] != NO_LAYER_KIND).to_numpy() & ~run_by_graphs(layers)
         here &= is_event[np.where(here, spans["detail"], 0)]
-    total = spans.assign(ns=exclusive_ns(spans, level))[here].groupby("run")["ns"].sum()
+    ns = pd.Series(exclusive_ns(spans, level), index=spans.index)[here]
+    total = ns.groupby(spans["run"][here]).sum()
     alone = _traced_alone(tables, level)
     total = total.add(alone.groupby("run")["duration_ns"].sum(), fill_value=0)
     # A run that traced the level and had no event of it took no time there: a target can be
     # nothing but the replay of a graph.
+    runs = tables["runs"]
     traced = runs["rung"].map(lambda rung: level in spec_of(str(rung)).levels).astype(bool)
-    of_run = runs["run"].map(total).where(~traced, runs["run"].map(total).fillna(0))
-    return runs.assign(total=of_run).pivot_table(index="round", columns="rung", values="total")
+    of_run = runs["run"].map(total)
+    return of_run.where(~traced, of_run.fillna(0))
 
 
 def _rung_before(rung: str, level: Level, rungs: Sequence[str]) -> str | None:

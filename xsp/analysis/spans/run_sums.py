@@ -63,12 +63,17 @@ class RunSums:
 
 
 def run_sums(
-    tree: Hierarchy, tables: Tables, corrected: pd.DataFrame | None, most_ns: Array | None
+    tree: Hierarchy,
+    tables: Tables,
+    corrected: pd.DataFrame | None,
+    most_ns: Array | None,
+    known: LatencyParts | None = None,
 ) -> RunSums:
     """Of all runs of these tables. `tree` has the nodes of their spans, `corrected` their corrected
-    times; `most_ns` is as in `sums_of_measured`.
+    times; `most_ns` is as in `sums_of_measured`; `known` are their `latency_parts`, if they have
+    been worked out.
     """
-    parts = latency_parts(tables, corrected)
+    parts = known or latency_parts(tables, corrected)
     if corrected is None:
         doubt = sums_of_measured(tree, tables, most_ns)
     else:

@@ -1,6 +1,6 @@
 """Summaries that outliers do not move, always with an interval.
 
-Built on scipy.special: scipy.stats takes most of a second to import, also for a report.
+Built on scipy.special, which a report does not import: `student` has what it would ask for.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+
+from xsp.analysis.spans.student import QUANTILES
 
 TRIM = 0.2
 """Share cut from each end before averaging (MLModelScope, section IV; the default of XSP's
@@ -18,6 +19,8 @@ published code).
 
 CONFIDENCE = 0.95
 
+_TABULATED = range(1, len(QUANTILES) + 1)
+
 FloatArray = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]
 
@@ -25,6 +28,10 @@ Doubles = npt.NDArray[np.float64]
 def student_quantile(freedom: npt.ArrayLike) -> FloatArray:
     """Half the width of Student's 95 % interval, in standard errors; NaN without freedom."""
     degrees = np.asarray(freedom, dtype=np.float64)
+    if degrees.ndim == 0 and degrees in _TABULATED:
+        return np.asarray(QUANTILES[int(degrees) - 1])
+    from scipy import special
+
     known = np.where(degrees > 0, degrees, np.nan)
     return np.asarray(special.stdtrit(known, 0.5 + CONFIDENCE / 2))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,6 +127,8 @@ def report(
     if form == ".html" and html is None:
         html, output = output, None
     checked_all(html, output)
+    # What is imported by now stays: to look through it for garbage takes a tenth of the report.
+    gc.freeze()
     prof = load(capture)
     if html is not None:
         typer.echo(prof.to_html(html))

@@ -580,7 +580,7 @@ def test_the_command_measures_and_answers(
             main()
         return capsys.readouterr().out
 
-    said = ran(str(target), "--json", str(written))
+    said = ran(str(target), "-o", str(written))
     assert "layers measured" in said
     assert "library's best" in said
     row = json.loads(written.read_text())

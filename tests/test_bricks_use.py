@@ -237,12 +237,14 @@ def test_the_command_measures_prints_and_writes(
     written = tmp_path / "bricks.json"
     arguments = [f"{source}:chain", f"{source}:longer", f"{source}:none", "--granularity", "1,3"]
     arguments += ["--database", str(tmp_path / "layers.sqlite"), "--budget-s", "2", "--quiet"]
-    assert run(*arguments, "--machines", "--json", str(written)) == 1
+    assert run(*arguments, "--machines", "-o", str(written)) == 1
     out, err = capsys.readouterr()
     assert "has no function 'none'" in err
     assert "unique bricks at granularity 1" in out
     assert "on every machine of the database" in out
     rows = json.loads(written.read_text())["models"]
+    run(*arguments, "--json")
+    assert json.loads(capsys.readouterr().out)["models"]
     assert {(each["granularity"], each["rule"]) for each in rows} >= {(1, "sum"), (3, "sum")}
     assert all(each["constructed_ms"] > 0 for each in rows)
 

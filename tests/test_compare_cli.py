@@ -94,7 +94,7 @@ def test_files_are_written(tmp_path: Path) -> None:
     """
     paths = [saved(tmp_path, "a.xsp"), saved(tmp_path, "b.xsp", kernel="<img src=x>")]
     html, data = tmp_path / "c.html", tmp_path / "c.json"
-    found = CliRunner().invoke(app, ["compare", *paths, "--html", str(html), "--json", str(data)])
+    found = CliRunner().invoke(app, ["compare", *paths, "--html", str(html), "-o", str(data)])
     assert found.exit_code == 0, found.output
     told = json.loads(data.read_text())
     assert "block.conv" in told["sentences"][0]

@@ -344,7 +344,7 @@ def test_the_command_compares_and_draws(tmp_path: Path, capsys: pytest.CaptureFi
     path = exported(model, inputs, tmp_path / "one.onnx")
     written, drawing = tmp_path / "one.json", tmp_path / "one.html"
     with pytest.raises(SystemExit):
-        ran(str(path), "--json", str(written), "--draw", str(drawing))
+        ran(str(path), "-o", str(written), "--draw", str(drawing))
     assert "4 layers, 4 unique" in capsys.readouterr().out
     assert "lstm" in drawing.read_text()
     with pytest.raises(SystemExit):

@@ -229,10 +229,12 @@ def test_the_command_prints_and_writes_the_tables(tmp_path: Path, ranks: list[Ca
     """`xsp merge` says the sentences, shows the tables and writes them as JSON."""
     paths = saved(tmp_path, ranks)
     out = tmp_path / "job.json"
-    done = CliRunner().invoke(app, ["merge", *map(str, paths), "--json", str(out)])
+    done = CliRunner().invoke(app, ["merge", *map(str, paths), "-o", str(out)])
     assert done.exit_code == 0, done.output
     assert "rank 1 holds the others up" in done.output
     found = json.loads(out.read_text())
+    printed = CliRunner().invoke(app, ["merge", *map(str, paths), "--json"]).stdout
+    assert json.loads(printed) == found
     assert [row["rank"] for row in found["ranks"]] == [0, 1, 2]
     assert found["collectives"][0]["bus_gb_per_s"] == pytest.approx(BYTES * 4 / 3 / MOVING_NS)
     table = pd.DataFrame(found["stragglers"])

@@ -256,7 +256,7 @@ def test_a_measurement_that_cannot_be_saved_is_kept_elsewhere(
     [
         ["report", "{capture}", "--html", "{bad}"],
         ["compare", "{capture}", "{capture}", "--html", "{bad}"],
-        ["compare", "{capture}", "{capture}", "--json", "{bad}"],
+        ["compare", "{capture}", "{capture}", "-o", "{bad}"],
         ["export", "{capture}", "--to", "perfetto", "--output", "{bad}", "--force"],
         ["export", "{capture}", "--to", "csv", "--output", "{bad}"],
     ],

@@ -1,5 +1,5 @@
 """A model that stands in for a graph of layers, of which there are no weights and no program: an
-ONNX file, a capture, a file of `xsp graph --json`.
+ONNX file, a capture, a file of `xsp graph -o`.
 """
 
 from __future__ import annotations

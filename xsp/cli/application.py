@@ -60,9 +60,35 @@ class _Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The subcommand that is called, with the arguments that it gets."""
         name = args[0] if args else ""
+        if name in _WROTE_JSON:
+            args = [name, *_with_output(args[1:])]
         if name in _COMMANDS and name not in self.commands:
             self.commands[name] = _command(name)
         return super().resolve_command(ctx, args)
+
+
+_WROTE_JSON = {"bound", "bricks", "compare", "graph", "merge"}
+"""Commands whose `--json FILE` wrote to a file until 0.1."""
+
+
+def _with_output(args: list[str]) -> list[str]:
+    """`--json FILE.json` and `--json=FILE`, which are deprecated, as `-o FILE`: `--json` alone
+    prints JSON, as it does for every command.
+    """
+    found: list[str] = []
+    for arg in args:
+        old = arg.startswith("--json=") or (found[-1:] == ["--json"] and arg.endswith(".json"))
+        if not old:
+            found.append(arg)
+            continue
+        if found[-1:] == ["--json"]:
+            found.pop()
+        path = arg.removeprefix("--json=")
+        found += ["-o", path]
+        typer.echo(
+            f"xsp: `--json FILE` is deprecated: use -o {path}; --json alone prints JSON", err=True
+        )
+    return found
 
 
 def _command(name: str) -> Any:

@@ -10,7 +10,7 @@ import typer
 
 from xsp.cli.database import Place
 from xsp.cli.graph_source import Shapes, Values, graph_from, graph_of_work, target_work
-from xsp.cli.shared import BudgetS, JsonFile, NoProgress
+from xsp.cli.shared import AsJson, BudgetS, JsonFile, NoProgress, silent
 from xsp.extras import require
 from xsp.words.numbers import known
 
@@ -62,6 +62,7 @@ def bound(
             show_default=False,
         ),
     ] = None,
+    for_programs: AsJson = False,
     json_path: JsonFile = None,
     quiet: NoProgress = False,
 ) -> None:
@@ -74,35 +75,39 @@ def bound(
     from xsp.bounds.wanted import wanted_of
     from xsp.database.store import Store
 
-    where = device_of(device)
-    with Store(place) as store:
-        graph, prof = _read(source, shape or [], value or [], profile_s, quiet)
-        done: Measured | None = None
-        if measure:
-            wanted = wanted_of([graph], where, with_variants=variants)
-            done = measure_missing(
-                store,
-                wanted,
-                where,
-                cold=cold,
-                budget_s=budget_s,
-                progress=False if quiet else None,
-            )
-            for note in done.notes:
-                typer.echo(note)
-        found = _bound(graph, prof, store, where)
-    _print(found, done, rows)
-    answers = _findings(prof, found)
-    _print_findings(answers)
-    if package is not None:
-        from xsp.bounds.package import write_package
+    only_json = for_programs and json_path is None
+    with silent(only_json):
+        where = device_of(device)
+        with Store(place) as store:
+            graph, prof = _read(source, shape or [], value or [], profile_s, quiet)
+            done: Measured | None = None
+            if measure:
+                wanted = wanted_of([graph], where, with_variants=variants)
+                done = measure_missing(
+                    store,
+                    wanted,
+                    where,
+                    cold=cold,
+                    budget_s=budget_s,
+                    progress=False if quiet else None,
+                )
+                for note in done.notes:
+                    typer.echo(note)
+            found = _bound(graph, prof, store, where)
+        _print(found, done, rows)
+        answers = _findings(prof, found)
+        _print_findings(answers)
+        if package is not None:
+            from xsp.bounds.package import write_package
 
-        typer.echo(f"benchmarks written to {write_package([graph], package)}")
-    if json_path is not None:
-        from xsp.capture.writing import write_file
+            typer.echo(f"benchmarks written to {write_package([graph], package)}")
+        if json_path is not None:
+            from xsp.capture.writing import write_file
 
-        text = json.dumps(as_json(found, answers), indent=1) + "\n"
-        typer.echo(f"bound written to {write_file(json_path, text.encode())}")
+            text = json.dumps(as_json(found, answers), indent=1) + "\n"
+            typer.echo(f"bound written to {write_file(json_path, text.encode())}")
+    if only_json:
+        typer.echo(json.dumps(as_json(found, answers), indent=1))
 
 
 def _read(

@@ -10,7 +10,7 @@ import typer
 
 from xsp.cli.database import Place
 from xsp.cli.graph_source import Shapes, Values, graph_from
-from xsp.cli.shared import BudgetS, JsonFile, NoProgress
+from xsp.cli.shared import AsJson, BudgetS, JsonFile, NoProgress, silent
 from xsp.errors import XspError
 from xsp.extras import require
 
@@ -69,6 +69,7 @@ def bricks(
     html: Annotated[
         Path | None, typer.Option(help="Write tables and figures as a page.", show_default=False)
     ] = None,
+    as_json: AsJson = False,
     json_path: JsonFile = None,
     quiet: NoProgress = False,
 ) -> None:
@@ -96,10 +97,14 @@ def bricks(
         budget_s=budget_s,
         progress=False if quiet else None,
     )
-    _print(found, failures, rows)
-    if machines:
-        _print_machines(found, place)
-    _write(found, export, html, json_path)
+    for_programs = as_json and json_path is None
+    with silent(for_programs):
+        _print(found, failures, rows)
+        if machines:
+            _print_machines(found, place)
+        _write(found, export, html, json_path)
+    if for_programs:
+        typer.echo(json.dumps(found.to_dict(), indent=1))
     if failures or found.failures:
         raise typer.Exit(1)
 

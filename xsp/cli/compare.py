@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xsp.cli.keeping import checked_all
-from xsp.cli.shared import JsonFile
+from xsp.cli.shared import AsJson, JsonFile
 from xsp.comparing.text import HEADS, node_rows, verdict_word
 from xsp.comparing.verdict import ALPHA, IMPROVED, NEUTRAL, REGRESSION, UNDECIDED
 from xsp.errors import XspError
@@ -87,6 +87,7 @@ def compare(
             "optional.",
         ),
     ] = False,
+    as_json: AsJson = False,
     json_path: JsonFile = None,
     html: Annotated[
         Path | None, typer.Option(help="Write an HTML page.", show_default=False)
@@ -100,16 +101,21 @@ def compare(
     """
     from xsp import compare as compare_profiles
 
+    if md and as_json:
+        raise XspError("--md and --json are two forms; ask for one of them")
     checked_all(json_path, html)
     share = parsed_share(threshold)
     facts = [name for name in allow.split(",") if name]
     both = _read(baseline), _read(candidate)
     found = compare_profiles(*both, threshold=share, alpha=alpha, allow=facts)
-    _show(found, md=md)
+    text = json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n"
+    if as_json and json_path is None:
+        typer.echo(text, nl=False)
+    else:
+        _show(found, md=md)
     if json_path is not None:
         from xsp.capture.writing import write_file
 
-        text = json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n"
         write_file(json_path, text.encode())
     if html is not None:
         found.to_html(html)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xsp.cli.graph_source import Shapes, Values, graph_from
-from xsp.cli.shared import JsonFile
+from xsp.cli.shared import AsJson, JsonFile
 from xsp.errors import GraphError
 from xsp.words.labels import printable
 
@@ -38,6 +38,7 @@ def graph(
         bool, typer.Option("--unique", help="Each distinct layer once, with its count.")
     ] = False,
     rows: Annotated[int, typer.Option(help="Layers to show at most; 0 for all.")] = _ROWS,
+    as_json: AsJson = False,
     json_path: JsonFile = None,
     draw: Annotated[
         Path | None, typer.Option(help="Draw the graph as a page.", show_default=False)
@@ -48,8 +49,15 @@ def graph(
     Of several models it says how many layers they share.
     """
     found = [graph_from(source, shape or [], value or []) for source in sources]
-    if (json_path or draw) and len(found) > 1:
-        raise GraphError("--json and --draw take one model; give one SOURCE")
+    if (as_json or json_path or draw) and len(found) > 1:
+        raise GraphError("--json, --output and --draw take one model; give one SOURCE")
+    if as_json and json_path is None:
+        typer.echo(found[0].to_json())
+        if draw is not None:
+            from xsp.graphs.drawing import write_drawing
+
+            write_drawing(found[0], draw)
+        return
     console = Console()
     for each in found:
         print_graph(each, console, rows, unique)

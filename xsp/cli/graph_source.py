@@ -35,7 +35,7 @@ Values = Annotated[
 
 
 def graph_from(source: str, shapes: Sequence[str] = (), values: Sequence[str] = ()) -> Graph:
-    """The graph of a target, an ONNX file, a capture or a file of `xsp graph --json`.
+    """The graph of a target, an ONNX file, a capture or a file of `xsp graph -o`.
 
     Raises GraphError, CaptureError or TargetError, which say what is wrong with it.
     """
@@ -122,7 +122,7 @@ def _from_file(source: str) -> Graph:
         text = Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise GraphError(
-            f"{source!r} cannot be read ({error}); give a file of `xsp graph --json`"
+            f"{source!r} cannot be read ({error}); give a file of `xsp graph -o`"
         ) from error
     return Graph.from_json(text)
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from xsp.capture.writing import write_file
+from xsp.cli.shared import AsJson, JsonFile
 from xsp.words.numbers import UNKNOWN
 
 if TYPE_CHECKING:
@@ -37,25 +38,27 @@ def merge(
         ),
     ],
     rows: Annotated[int, typer.Option(min=1, help="Lines of each table.")] = _ROWS,
-    json_: Annotated[
-        Path | None,
-        typer.Option("--json", help="Write the whole tables to this file.", show_default=False),
-    ] = None,
+    as_json: AsJson = False,
+    json_path: JsonFile = None,
 ) -> None:
     """Say who waits for whom among the ranks of a job, and where that rank is slow."""
     from xsp.distributed.job import merge as merged
 
     job = merged(captures)
-    console = Console(highlight=False)
     said, tables = job.sentences, _tables(job)
+    whole = {"sentences": said, **{name: _records(table) for name, table in tables.items()}}
+    text = json.dumps(whole, indent=1) + "\n"
+    if json_path is not None:
+        write_file(json_path, text.encode())
+    elif as_json:
+        typer.echo(text, nl=False)
+        return
+    console = Console(highlight=False)
     for sentence in said:
         console.print(sentence, markup=False)
     for name, table in tables.items():
         if len(table):
             console.print(_shown(_HEADS[name], table, rows))
-    if json_ is not None:
-        found = {name: _records(table) for name, table in tables.items()}
-        write_file(json_, json.dumps({"sentences": said, **found}, indent=1).encode())
 
 
 def _tables(job: Job) -> dict[str, pd.DataFrame]:
@@ -82,7 +85,7 @@ def _shown(title: str, table: pd.DataFrame, rows: int) -> Table:
         shown.add_row(*map(escape, row))
     left = len(table) - rows
     if left > 0:
-        shown.caption = f"{left} more; --rows shows them, --json writes all"
+        shown.caption = f"{left} more; --rows shows them, --json has all"
     return shown
 
 

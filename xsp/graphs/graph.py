@@ -130,7 +130,7 @@ class Graph:
             known = row["format"] == FORMAT and row["version"] <= VERSION
         except (ValueError, KeyError, TypeError) as error:
             raise GraphError(
-                "this is not an xsp graph; give a file written by `xsp graph --json`"
+                "this is not an xsp graph; give a file written by `xsp graph -o FILE`"
             ) from error
         if not known:
             raise GraphError(

@@ -56,12 +56,13 @@ model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU()).eval(), torch.randn(2, 4)
 
 @dataclass
 class Answer:
-    """How a cell ended, and what it gave out."""
+    """How a cell ended, and what it gave out: to its streams, as its value, and shown in turn."""
 
     status: str
     error: str
     text: str
     value: str | None
+    shown: list[str]
 
 
 @dataclass
@@ -75,18 +76,21 @@ class Kernel:
         """Execute a cell."""
         texts: list[str] = []
         values: list[str] = []
+        shown: list[str] = []
 
         def keep(message: dict[str, Any]) -> None:
             content = message["content"]
             if message["msg_type"] == "stream":
                 texts.append(content["text"])
                 on_text(content["text"])
+            elif message["msg_type"] in {"display_data", "update_display_data"}:
+                shown.append(content["data"].get("text/plain", ""))
             elif message["msg_type"] == "execute_result":
                 values.append(content["data"]["text/plain"])
 
         reply = self.client.execute_interactive(code, output_hook=keep, timeout=60)["content"]
         error = f"{reply.get('ename', '')}: {reply.get('evalue', '')}"
-        return Answer(reply["status"], error, "".join(texts), values[0] if values else None)
+        return Answer(reply["status"], error, "".join(texts), values[0] if values else None, shown)
 
     def value(self, expression: str) -> Any:
         """Value of an expression of literals."""
@@ -199,10 +203,30 @@ def test_progress_is_shown_and_removed(kernel: Kernel) -> None:
         "quiet = lambda runs: time.sleep(0.4) or ('enough' if len(runs) > 6 else None)\n"
         "with xsp.profile(model, stop=quiet, levels='M/L') as prof:\n    model(x)"
     )
-    assert "xsp Sequential: rounds of 2 rungs:" in answer.text
-    assert "rounds/s" in answer.text
-    assert answer.text.endswith("\r")
+    assert "xsp Sequential: rounds of 2 rungs:" in "".join(answer.shown)
+    assert "rounds/s" in "".join(answer.shown)
+    assert answer.shown[-1] == ""
     assert "Warning" not in answer.text
+
+
+def test_progress_is_no_line_of_an_exported_notebook() -> None:
+    """However often a bar changes, the cell has one output of it, which is empty at the end."""
+    cells = [
+        "import sys\nfrom xsp.measuring import progress\nprogress.SHOW_AFTER_S = 0",
+        "with progress.bar('climbing', 50, None) as bar:\n"
+        "    bar.mininterval = 0\n"
+        "    for _ in range(50):\n"
+        "        bar.update()\n"
+        "        bar.refresh()\n"
+        "print('climbed', bar.n)",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
+    done = nbclient.NotebookClient(notebook, timeout=60).execute()
+    kinds = [output["output_type"] for output in done.cells[1].outputs]
+    assert kinds == ["display_data", "stream"]
+    page, _ = HTMLExporter().from_notebook_node(done)
+    assert "climbed 50" in page
+    assert "climbing:" not in page
 
 
 def test_interrupt_in_the_climb_keeps_the_finished_rounds(kernel: Kernel) -> None:

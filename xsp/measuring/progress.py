@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from tqdm import TqdmWarning
+from tqdm import tqdm
 
 from xsp.measuring.deadline import Deadline
 from xsp.measuring.options import Options
 from xsp.words.labels import printable
-
-with warnings.catch_warnings():
-    # In a notebook without ipywidgets the bar is text; that is not a reason to greet everybody with
-    # a warning.
-    warnings.simplefilter("ignore", TqdmWarning)
-    from tqdm.auto import tqdm
 
 SHOW_AFTER_S = 1.0
 
@@ -31,16 +25,40 @@ class _Bar(tqdm):  # type: ignore[type-arg] # tqdm cannot be subscribed when it 
     monitor_interval = 0
 
 
+class _InNotebook(_Bar):
+    """One output of the cell that is replaced again and again: what is written to its stream would
+    be a line for each change in a notebook that is exported.
+    """
+
+    _handle: Any = None
+
+    # tqdm says where, too, among bars on one terminal.
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # noqa: ARG002
+        """Show the text, `msg` or the bar's own, in place of what was shown."""
+        from IPython.display import display
+
+        shown = {"text/plain": str(self) if msg is None else msg}
+        if self._handle is None:
+            self._handle = display(shown, raw=True, display_id=True)
+        else:
+            self._handle.update(shown, raw=True)
+        return True
+
+
 def bar(title: str, total: int | None, show: bool | None, unit: str = "run") -> tqdm[NoReturn]:
     """A bar that appears after a second; `show=None` means only on a terminal or in a notebook."""
     visible = _someone_watches() if show is None else show
-    shown: tqdm[NoReturn] = _Bar(
+    is_notebook = _is_notebook()
+    kind = _InNotebook if is_notebook else _Bar
+    shown: tqdm[NoReturn] = kind(
         desc=title,
         total=total,
         disable=not visible,
         delay=SHOW_AFTER_S,
         leave=False,
         unit=f" {unit}s",
+        file=io.StringIO() if is_notebook else None,
+        ascii=False if is_notebook else None,
     )
     return shown
 
@@ -84,4 +102,8 @@ def phases(title: str, options: Options, deadline: Deadline) -> Iterator[Phases]
 
 
 def _someone_watches() -> bool:
-    return "ipykernel" in sys.modules or sys.stderr.isatty()
+    return _is_notebook() or sys.stderr.isatty()
+
+
+def _is_notebook() -> bool:
+    return "ipykernel" in sys.modules

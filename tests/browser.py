@@ -121,6 +121,11 @@ class Tab:
             self.call("Input.dispatchKeyEvent", type="rawKeyDown", **about)
             self.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
+    def pdf(self) -> bytes:
+        """The page printed to PDF, with what is a row and what a table marked in it."""
+        printed = self.call("Page.printToPDF", generateTaggedPDF=True)
+        return base64.b64decode(printed["data"])
+
     def screenshot(self, path: Path) -> Path:
         """Write the window as PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))

@@ -355,6 +355,33 @@ def test_paper_has_every_row(tab: Tab, page: Path) -> None:
 
 
 @in_browser
+def test_a_pdf_has_every_row(tab: Tab, tmp_path: Path) -> None:
+    """The file that a browser prints has each row that its tables have, and a page whose tables
+    were not read yet says so on paper.
+    """
+    prof = xsp.load(CAPTURE.parent / "models" / "alexnet.xsp")
+    at_top(tab, prof.to_html(tmp_path / "report.html"))
+    rows = (
+        "Object.fromEntries([...document.querySelectorAll('table')].map((table) =>"
+        " [table.closest('[id]').id, table.querySelectorAll('tr:not(.space)').length]))"
+    )
+    tab.evaluate(f"window.addEventListener('beforeprint', () => {{ window.printed = {rows} }})")
+    pdf = tab.pdf()
+    printed = tab.evaluate("window.printed")
+    assert len(re.findall(rb"/S /TR\b", pdf)) == sum(printed.values())
+    # One row more is the head.
+    assert printed["kernel-information"] == 1 + len(analysis.kernel_information(prof))
+    assert printed["hierarchy"] == 1 + len(prof.tree())
+
+    said = "getComputedStyle(document.body, '::before').content"
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    assert tab.evaluate(said) == "none"
+    tab.evaluate("delete document.documentElement.dataset.read")
+    assert "rows are missing" in tab.evaluate(said)
+    tab.call("Emulation.setEmulatedMedia", media="")
+
+
+@in_browser
 def test_axe_finds_nothing(tab: Tab, page: Path) -> None:
     """axe-core, which knows what readers with a screen reader or a keyboard cannot use, finds
     nothing in the report, light or dark.

@@ -33,16 +33,16 @@ class _InNotebook(_Bar):
     _handle: Any = None
 
     # tqdm says where, too, among bars on one terminal.
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # noqa: ARG002
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:  # noqa: ARG002
         """Show the text, `msg` or the bar's own, in place of what was shown."""
-        from IPython.display import display
+        from IPython import display as shell
 
+        show: Any = shell.display
         shown = {"text/plain": str(self) if msg is None else msg}
         if self._handle is None:
-            self._handle = display(shown, raw=True, display_id=True)
+            self._handle = show(shown, raw=True, display_id=True)
         else:
             self._handle.update(shown, raw=True)
-        return True
 
 
 def bar(title: str, total: int | None, show: bool | None, unit: str = "run") -> tqdm[NoReturn]:

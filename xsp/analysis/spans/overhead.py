@@ -73,7 +73,7 @@ def _totals(tables: Tables) -> dict[Level, pd.DataFrame]:
     # One table for all: making one takes as long as all else that is done for a level.
     wide = told.pivot_table(index="round", columns="rung", values=names)
     known = set(wide.columns.get_level_values(0))
-    return {level: wide[level.name] for level in Level if level.name in known}
+    return {level: pd.DataFrame(wide[level.name]) for level in Level if level.name in known}
 
 
 def _total(tables: Tables, level: Level) -> pd.Series[float]:

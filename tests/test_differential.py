@@ -7,7 +7,7 @@ import re
 from captures import gpu_capture, gpu_profile
 
 import xsp
-from xsp.comparing.differential import certain_differences, differential_html
+from xsp.comparing.differential import HEADINGS, certain_differences, differential_html
 from xsp.comparing.page import comparison_html
 
 
@@ -41,6 +41,25 @@ def test_only_what_is_known_to_have_changed_is_drawn() -> None:
     assert amounts == sorted(amounts, reverse=True)
     drawn = differential_html(found)
     assert drawn.count("<i style") == min(len(table), 30)
+
+
+def test_times_of_the_host_and_of_the_gpu_are_apart() -> None:
+    """A layer that took longer on the host and one that took longer on the GPU are in two figures,
+    each with its heading and bars on its own scale.
+    """
+    found = xsp.compare(gpu_profile(), slower("block.conv", 3.0))
+    nodes = found.nodes
+    layers = nodes.index[nodes["level"] == "LAYER"][:3]
+    nodes.loc[layers, "change"] = "changed"
+    nodes.loc[layers, "metric"] = ["host", "device", "device"]
+    nodes.loc[layers, ["a_ms", "b_ms"]] = [[1.0, 5.0], [0.1, 0.3], [0.3, 0.2]]
+    nodes.loc[layers, ["ratio", "low", "high"]] = [[5, 4, 6], [3, 2, 4], [0.7, 0.6, 0.8]]
+    nodes.loc[nodes["level"].eq("LAYER") & ~nodes.index.isin(layers), ["low", "high"]] = [0.5, 2.0]
+    drawn = differential_html(found)
+    figures = drawn.split("<h3>")[1:]
+    assert [figure.split("</h3>")[0] for figure in figures] == list(HEADINGS.values())
+    assert [figure.count("<i style") for figure in figures] == [2, 1]
+    assert all("width:100.0%" in figure for figure in figures)
 
 
 def test_the_same_twice_draws_nothing() -> None:

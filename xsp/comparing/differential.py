@@ -27,7 +27,13 @@ STYLE = """
   rgba(255,255,255,.6) 0 3px, transparent 3px 6px); }
 .differential .told { padding-left: 12px; white-space: nowrap; font-variant-numeric: tabular-nums; }
 """
+HEADINGS = {
+    "device": "Time that the GPU is busy for a layer",
+    "host": "Time that the host is in a layer",
+}
+"""By metric of `nodes`."""
 ROWS = 30
+"""Of each metric."""
 _NAME = 48
 
 
@@ -48,10 +54,26 @@ def certain_differences(comparison: ComparisonData) -> pd.DataFrame:
 
 
 def differential_html(comparison: ComparisonData) -> str:
-    """A table of bars; empty where nothing is known to have changed."""
+    """A table of bars for each metric that layers are compared by, because ms of the host and of
+    the GPU do not add up; empty where nothing is known to have changed.
+    """
     table = certain_differences(comparison)
     if comparison.refusal or not len(table):
         return ""
+    figures = [
+        _figure(heading, mine)
+        for metric, heading in HEADINGS.items()
+        if len(mine := table[table["metric"] == metric])
+    ]
+    return (
+        "<p>Left, blue: faster now. Right, orange: slower. Striped: only one of the two has the "
+        "layer. Layers whose interval allows for no difference are left out.</p>"
+        f"{''.join(figures)}"
+    )
+
+
+def _figure(heading: str, table: pd.DataFrame) -> str:
+    """The differences of one metric, on a scale of their own."""
     widest = float(table["difference_ms"].abs().max())
     rows = "".join(_row(row, widest) for row in table[:ROWS].to_dict("records"))
     rest = table[ROWS:]
@@ -62,11 +84,9 @@ def differential_html(comparison: ComparisonData) -> str:
         else ""
     )
     return (
-        "<p>Left, blue: faster now. Right, orange: slower. Striped: only one of the two has the "
-        "layer. Layers whose interval allows for no difference are left out.</p>"
-        '<table class="differential"><thead><tr><th scope="col">layer</th><th scope="col">faster'
-        '</th><th scope="col">slower</th><th scope="col">difference</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>{more}"
+        f'<h3>{heading}</h3><table class="differential"><thead><tr><th scope="col">layer</th>'
+        '<th scope="col">faster</th><th scope="col">slower</th><th scope="col">difference</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table>{more}"
     )
 
 
@@ -79,7 +99,7 @@ def _row(row: dict[object, object] | dict[str, object], widest: float) -> str:
     less, more = (bar, "") if difference < 0 else ("", bar)
     alone = " alone" if values["change"] in (APPEARED, VANISHED) else ""
     sign = "−" if difference < 0 else "+"
-    told = f"{sign}{numbers.milliseconds(abs(difference), 4)} ms {values['metric']}"
+    told = f"{sign}{numbers.milliseconds(abs(difference), 4)} ms"
     ratio, low, high = (float(str(values[each])) for each in ("ratio", "low", "high"))
     if not alone and np.isfinite(ratio):
         interval = f"{phrases.percent(low)} to {phrases.percent(high)}"

@@ -55,8 +55,8 @@ ASKED = """
 """Test files that are asked what they reach: those about what the folders do."""
 
 OF_OTHERS = """
-    analyses_cpu bricks_composing chrome compare compare_cli docs fuzz hostile_names merge
-    otel_delivery perfetto ranks run what_if
+    analyses_cpu bricks_composing chrome compare compare_cli compiled_kernels docs fuzz
+    hostile_names merge otel_delivery perfetto ranks run what_if
 """
 """Test files that import from the folders and are about something else, or take minutes."""
 

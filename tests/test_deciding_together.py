@@ -4,7 +4,9 @@ real ones.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,6 +52,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         is_initialized=lambda: True,
         get_world_size=lambda *_: 2,
         get_rank=lambda: 1,
+        all_gather_object=lambda *_, group: None,
         group=SimpleNamespace(WORLD=World()),
     )
     monkeypatch.setattr(ranks, "dist", made)
@@ -147,7 +150,8 @@ def test_ranks_have_a_group_of_their_own(program: SimpleNamespace) -> None:
     program.get_world_size = lambda *_: 2
     for _ in range(2):
         Ranks.together(alone=False).gathered(1)
-    assert asked == ["own group"] * 2
+    # Once for the processes of the ranks, when the group is made.
+    assert asked == ["own group"] * 3
     [options] = made
     assert options["backend"] == "gloo"
     assert options["timeout"].total_seconds() == 60
@@ -162,6 +166,18 @@ def test_no_group_is_made_where_nobody_else_is(why: str, program: SimpleNamespac
         program.get_world_size = lambda: 1
     program.new_group = lambda **_: pytest.fail("a group was made")
     assert Ranks.together(alone=why == "alone").gathered(1) == [1]
+
+
+def test_a_rank_knows_its_place(program: SimpleNamespace) -> None:
+    """Its number, how many there are, its host, and which clock it reads: the same text on every
+    rank of one machine that was started once. One that is alone has no place.
+    """
+    program.new_group = lambda **_: "own group"
+    place = Ranks.together(alone=False).place
+    assert place is not None
+    assert (place["rank"], place["size"], place["host"]) == (1, 2, platform.node())
+    assert place["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert Ranks().place is None
 
 
 def test_a_rank_that_does_not_begin_is_an_error(program: SimpleNamespace) -> None:

@@ -253,3 +253,15 @@ def test_what_keeps_nothing_cannot_be_put_back(wrong: Any) -> None:
     """It is refused with what it is."""
     with pytest.raises(xsp.TargetError, match=f"restore must be .* not .* {type(wrong).__name__}"):
         Restored([wrong])
+
+
+def test_attributes_that_can_be_used_once_stay_the_programs_own() -> None:
+    """A generator has no copy: runs are given the very one, as the program has it."""
+    model = nn.Identity()
+    model.numbers = (number for number in range(3))  # type: ignore[assignment]
+    own = model.numbers
+    state = PythonState(model)
+    state.prepare(Copier())
+    assert model.numbers is own
+    state.restore()
+    assert model.numbers is own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -96,3 +97,10 @@ def test_anything_else_is_refused_with_what_it_is(returned: Any, said: str) -> N
     """And with what is allowed."""
     with pytest.raises(xsp.TargetError, match=f"{said} it must return"):
         measurable(returned, "target")
+
+
+def test_a_builtin_without_a_signature_is_called_to_see() -> None:
+    """Nobody can tell beforehand whether it needs arguments."""
+    with pytest.raises(ValueError, match="no signature"):
+        inspect.signature(dict)
+    assert measurable(dict, "target").function is dict

@@ -230,3 +230,33 @@ def test_nothing_is_recorded_after_the_block() -> None:
     assert len(recorder.target().calls) == 1
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
+
+
+class Waiting(nn.Module):
+    """Stays in its call until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.go_on = threading.Event(), threading.Event()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.inside.set()
+        assert self.go_on.wait(60)
+        return x + 1
+
+
+def test_a_call_that_outlasts_the_block_is_not_kept() -> None:
+    """Nothing stays switched on for it, and it ends as it would have, on its own thread."""
+    model, results = Waiting(), []
+    before = nn.Module.__call__
+    with recording(model) as recorder:
+        thread = threading.Thread(target=lambda: results.append(model(one())))
+        thread.start()
+        assert model.inside.wait(60)
+        assert nn.Module.__call__ is not before
+    assert nn.Module.__call__ is before
+    model.go_on.set()
+    thread.join(60)
+    assert torch.equal(results[0], one(2.0))
+    with pytest.raises(xsp.NothingRecordedError, match="never called inside"):
+        recorder.target()

@@ -20,6 +20,7 @@ import torch
 
 from xsp.database.store import Store
 from xsp.evaluation import compare, evaluate, evaluations
+from xsp.evaluation.scenarios.process import MeasuredProcess
 
 MANIFEST = """\
 xsp: 1
@@ -85,7 +86,7 @@ def main() -> None:
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     database = given.output / "evaluations.sqlite"
-    with Store(database) as store:
+    with Store(database) as store, MeasuredProcess() as process:
         for name in given.models:
             path = write_manifest(given.output, name, given.epochs)
             online = []
@@ -98,6 +99,8 @@ def main() -> None:
                     artifacts=given.output / "artifacts",
                     # The manifest's Python is digits_models.py, which lies beside this file.
                     allow_code=True,
+                    # Both scenarios of a model on a runtime are run in one process.
+                    process=process,
                 )
                 print(found, flush=True)
                 online += [found] if scenario is SCENARIOS[0] else []

@@ -46,12 +46,25 @@ def main(path: Path) -> None:
             "sockets": listening_addresses(),
             "mixed": mixed(),
             "refused": refused(),
+            "evaluated": evaluated(cluster.address, path.parent),
             "killed": killed(second.all_processes["raylet"][0].process, path.with_name("held")),
         }
     finally:
         ray.shutdown()
         cluster.shutdown()
     path.write_text(json.dumps(found))
+
+
+def evaluated(address: str, folder: Path) -> list[dict[str, Any]]:
+    """What `xsp evaluate --ray` leaves in its database, as the example runs it."""
+    sys.path.append(str(Path(__file__).parents[1] / "examples"))
+    import evaluate
+    import evaluate_on_ray
+
+    manifest = evaluate.write_manifest(folder, "mlp", epochs=1)
+    rows = evaluate_on_ray.evaluated(address, [manifest], folder, ["torch"])
+    found: list[dict[str, Any]] = json.loads(rows.to_json(orient="records"))
+    return found
 
 
 def mixed() -> dict[str, Any]:

@@ -75,6 +75,17 @@ def test_the_cluster_listens_on_the_loopback_interface_alone(seen: dict[str, Any
     assert set(seen["sockets"]) == {"127.0.0.1"}
 
 
+def test_evaluations_run_on_both_nodes(seen: dict[str, Any]) -> None:
+    """`xsp evaluate --ray ADDRESS` spreads the scenarios of a manifest over two nodes; each is one
+    valid evaluation in the database.
+    """
+    rows = seen["evaluated"]
+    assert [row["scenario"] for row in rows] == ["single_stream", "offline"]
+    assert [row["error"] for row in rows] == [None, None]
+    assert all(row["valid"] and row["evaluation"] for row in rows)
+    assert len({row["node"] for row in rows}) == 2
+
+
 def test_two_hundred_jobs_outlive_a_node(seen: dict[str, Any]) -> None:
     """One node of two is killed in the middle: 200 rows, 200 distinct, every result right. The job
     that was in flight there is run again, no other is, and the node's worker does not go on.

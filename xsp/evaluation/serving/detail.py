@@ -23,7 +23,7 @@ _POINTS = 1000
 def detail(platform: Platform, chosen: Sequence[str]) -> Any:
     """Everything about the chosen evaluations; later ones are compared with the first."""
     if not chosen:
-        return html.P("Choose an evaluation to see it, and more to compare them.")
+        return html.P("None is chosen.", className="note")
     try:
         found = sorted(map(platform.evaluation, chosen), key=lambda one: one.measured_at)
         parts = [*_comparisons(platform, found), _latencies(found), *map(_one, found)]
@@ -84,13 +84,24 @@ def _latencies(found: Sequence[Evaluation]) -> Any:
     """The share of queries that were answered within a time, a curve for each evaluation."""
     curves = [_curve(each) for each in found]
     layout = {
-        "template": template(),
-        "title": {"text": "Latency of the queries, from when each should arrive"},
-        "xaxis": {"title": {"text": "latency ms"}},
-        "yaxis": {"title": {"text": "share of queries answered within it"}, "range": [0, 1]},
+        "template": template(transparent=True),
+        "xaxis": {"title": {"text": "latency (ms)"}},
+        "yaxis": {"title": {"text": "share of queries"}, "range": [0, 1]},
+        "margin": {"l": 56, "r": 16, "t": 8, "b": 48},
         "showlegend": True,
+        # Below the axis: beside it, names would take a narrow page's whole width.
+        "legend": {"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0},
     }
-    return dcc.Graph(figure={"data": curves, "layout": layout}, id="latencies")
+    return html.Div(
+        [
+            html.H2("Share of queries answered within a time, from when each should arrive"),
+            dcc.Graph(
+                figure={"data": curves, "layout": layout},
+                id="latencies",
+                config={"displaylogo": False, "displayModeBar": False, "responsive": True},
+            ),
+        ]
+    )
 
 
 def _curve(found: Evaluation) -> dict[str, Any]:
@@ -103,7 +114,7 @@ def _curve(found: Evaluation) -> dict[str, Any]:
         "y": shares[: len(quantiles)].tolist(),
         "type": "scatter",
         "mode": "lines",
-        "name": _name(found),
+        "name": f"{found.manifest.model.name}, {found.predictor}<br>{found.id}",
     }
 
 

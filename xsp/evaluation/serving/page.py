@@ -15,6 +15,7 @@ from xsp.evaluation.tracing import LEVELS
 
 _TICK_MS = 1000
 """How often the page asks for news: also while something is measured on this machine."""
+_CHOOSE = "Choose an evaluation above to see it whole; choose several to compare them."
 SCENARIOS = ("single_stream", "multi_stream", "server", "offline", "batched", "highest_rate")
 
 
@@ -45,7 +46,7 @@ def _layout(platform: Platform) -> Any:
             dcc.Store(id="known"),
             html.Section([html.H2("Start"), *_start(platform)], id="start-section"),
             html.Section([html.H2("Running"), html.Div(id="jobs")]),
-            html.Section([html.H2("Found"), html.Div(id="evaluations")]),
+            html.Section([html.H2("Found"), html.Div(id="evaluations"), html.P(_CHOOSE)]),
             html.Section(html.Div(id="detail")),
         ]
     )
@@ -65,13 +66,13 @@ def _start(platform: Platform) -> list[Any]:
             [
                 _group("Models", dcc.Checklist(models, [], id="manifests")),
                 _group(
-                    "Predictors; the manifest's if none is chosen",
+                    "Predictors, or the manifest's",
                     dcc.Checklist(predictor_names(), [], id="predictors"),
                 ),
                 _group(
-                    "Scenarios; the manifest's if none is chosen",
+                    "Scenarios, or the manifest's",
                     dcc.Checklist(list(SCENARIOS), [], id="scenarios"),
-                    *_settings(),
+                    html.Div(_settings(), className="numbers"),
                 ),
                 _group(
                     "System",
@@ -99,7 +100,7 @@ def _settings() -> list[Any]:
 
 
 def _number(id: str, told: str) -> Any:  # noqa: A002 - Dash's name
-    return html.Label([dcc.Input(id=id, type="number", min=0, className="short"), f" {told}"])
+    return html.Label([dcc.Input(id=id, type="number", min=0), html.Span(told)])
 
 
 def _group(name: str, *children: Any) -> Any:

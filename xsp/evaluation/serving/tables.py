@@ -18,6 +18,35 @@ SHOWN = 200
 """Evaluations in the table at most, the newest."""
 _MEASURES = 6
 """Measures in that table at most; the others are told with an evaluation."""
+_FIRST = (
+    "latency_p50",
+    "latency_p90",
+    "latency_p99",
+    "throughput",
+    "optimal_batch",
+    "highest_rate",
+    "latency_trimmed_mean",
+    "latency_p99.9",
+)
+"""What is looked for first, in this order. Accuracy follows, by metrics of any name, then these:"""
+_LAST = (
+    "valid_rate",
+    "weights_bytes",
+    "model_host_bytes",
+    "peak_host_bytes",
+    "peak_device_bytes",
+    "device_process_bytes",
+    "energy_joules",
+    "energy_per_input_joules",
+    "cost_per_million",
+)
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Names of measures, those that are looked for first before the others."""
+    places = {name: place - len(_FIRST) for place, name in enumerate(_FIRST)}
+    places |= {name: 1 + place for place, name in enumerate(_LAST)}
+    return sorted(names, key=lambda name: places.get(name, 0))
 
 
 def job_table(states: Sequence[JobState]) -> Any:
@@ -54,12 +83,15 @@ def evaluation_table(
     """
     if found.empty:
         return html.P("The database has no evaluations yet.", className="note")
-    names = [name for name in found.columns if name not in FACTS][:_MEASURES]
+    names = in_order([name for name in found.columns if name not in FACTS])[:_MEASURES]
     measured = {name: units.get(name, "") for name in names}
-    heads = ["", "id", "model", "predictor", "device", "system", "scenario", "when", "valid"]
+    # What was measured stands where a narrow page shows it.
+    heads = ["", "model", "predictor", "scenario"]
+    heads += [_head(name, unit) for name, unit in measured.items()]
+    heads += ["valid", "device", "system", "when", "id"]
     shown = json_rows(found)
     rows = [_evaluation_row(row, measured, row["id"] in chosen) for row in shown]
-    table = _table([*heads, *(_head(name, unit) for name, unit in measured.items())], rows, "table")
+    table = _table(heads, rows, "table")
     if count <= len(found):
         return table
     return [html.P(f"The newest {len(found)} of {count}.", className="note"), table]
@@ -72,19 +104,22 @@ def _evaluation_row(row: dict[str, Any], measured: Mapping[str, str], chosen: bo
         id={"type": "choose", "id": row["id"]},
     )
     when = datetime.fromtimestamp(row["measured_at"], timezone.utc)
-    texts = [
-        row["id"],
+    what = [
         f"{row['model']} {row['version']}",
         f"{row['predictor']} {row['runtime']}",
+        row["scenario"],
+    ]
+    where = [
+        "yes" if row["valid"] else "no",
         row["device"],
         row["system"],
-        row["scenario"],
         f"{when:%Y-%m-%d %H:%M} UTC",
-        "yes" if row["valid"] else "no",
+        row["id"],
     ]
-    cells = [html.Td(box), *(html.Td(text) for text in texts)]
     values = [number(row[name], _shown(unit)[0]) for name, unit in measured.items()]
-    return html.Tr([*cells, *(html.Td(value, className="number") for value in values)])
+    cells = [html.Td(box), *map(html.Td, what)]
+    cells += [html.Td(value, className="number") for value in values]
+    return html.Tr([*cells, *map(html.Td, where)])
 
 
 def _head(name: str, unit: str) -> str:
@@ -101,14 +136,20 @@ def _shown(unit: str) -> tuple[float, str]:
 def measure_table(found: Evaluation) -> Any:
     """Every measure with its 95 % interval; what is not known is said so."""
     rows = []
-    for each in found.measures:
+    by_name = {each.name: each for each in found.measures}
+    for each in map(by_name.__getitem__, in_order(list(by_name))):
         known = each.low is not None and each.high is not None
         factor, unit = _shown(each.unit)
         interval = f"{number(each.low, factor)} to {number(each.high, factor)}" if known else ""
         value = number(each.value, factor)
         texts = [each.name.replace("_", " "), value, unit, interval or each.reason]
-        rows.append(html.Tr([html.Td(text) for text in texts]))
-    return _table(["measure", "value", "unit", "95 % interval"], rows, f"measures-{found.id}")
+        look = "unknown" if each.value is None else ""
+        rows.append(html.Tr([html.Td(text) for text in texts], className=look))
+    return _table(
+        ["measure", "value", "unit", "95 % interval, or why there is none"],
+        rows,
+        f"measures-{found.id}",
+    )
 
 
 def number(value: float | None, factor: float = 1.0) -> str:

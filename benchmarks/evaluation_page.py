@@ -91,11 +91,13 @@ def _early_stopping(found: ByKey) -> Iterator[str]:
     if poisson:
         fewest = min(len(each.samples) for each in poisson)
         valid = sum(each.valid for each in poisson)
+        shares = sorted({float(each.settings["percentile"]) for each in poisson})
+        told = " or ".join(f"p{share:g}" for share in shares)
         yield (
             f"Poisson: {fewest} queries and more; in {valid} of {len(poisson)} tests early "
-            "stopping says with 99 % confidence that p99 is within the bound, which is 20 "
-            "latencies of one input (`poisson_p99_at_most_ms`). A p99 with an interval needs more "
-            "queries, so it is mostly a dash."
+            f"stopping says with 99 % confidence that {told} (`poisson_held`) is within the bound, "
+            "which is 20 latencies of one input (`poisson_at_most_ms`). Percentiles with an "
+            "interval need more queries: where there is a dash there were too few."
         )
 
 

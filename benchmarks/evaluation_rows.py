@@ -69,7 +69,7 @@ def _row(key: Key, found: Mapping[str, Evaluation]) -> Iterator[tuple[str, Any]]
     yield "poisson_per_s", value(POISSON, "throughput")
     yield "poisson_p90_ms", value(POISSON, "latency_p90", 1e-6)
     yield "poisson_p99_ms", value(POISSON, "latency_p99", 1e-6)
-    yield "poisson_p99_at_most_ms", _bound_ms(found.get(POISSON))
+    yield from _held(found.get(POISSON))
     yield "not_valid", ", ".join(name for name, each in found.items() if not each.outcome.valid)
     yield "doubtful", ", ".join(name for name, each in found.items() if each.doubts)
     theirs, tm_ms, p90_ms, per_s, batch = PAPER.get(model, ("", NAN, NAN, NAN, NAN))
@@ -95,12 +95,15 @@ def _at_most_ms(online: Evaluation | None) -> float:
     return stopping_estimate_ns(outcome.latency_ns[outcome.answered], share) / 1e6
 
 
-def _bound_ms(poisson: Evaluation | None) -> float:
-    """What p99 is no more than with 99 % confidence: the bound, where the test is valid."""
-    if poisson is None or not poisson.outcome.valid:
-        return NAN
-    scenario = poisson.manifest.scenario
-    return float(scenario.latency_bound_ms) if isinstance(scenario, Server) else NAN
+def _held(poisson: Evaluation | None) -> Iterator[tuple[str, float]]:
+    """The percentile that early stopping shows to be within the bound, and the bound, where the
+    test is valid.
+    """
+    scenario = None if poisson is None else poisson.manifest.scenario
+    if poisson is None or not isinstance(scenario, Server) or not poisson.outcome.valid:
+        scenario = None
+    yield "poisson_held", NAN if scenario is None else scenario.percentile
+    yield "poisson_at_most_ms", NAN if scenario is None else scenario.latency_bound_ms
 
 
 def online_ms(evaluation: Evaluation) -> float:

@@ -48,7 +48,7 @@ from xsp.evaluation import evaluate
 from xsp.evaluation.manifest.reading import manifest_of
 from xsp.evaluation.records.reading import read
 from xsp.evaluation.scenarios.process import MeasuredProcess
-from xsp.evaluation.scenarios.starting import Forking
+from xsp.evaluation.scenarios.starting import MODULES, Forking
 
 MODELS = tuple(
     f"vision_models:{name}" for name in ("alexnet_like", "resnet_like", "mobilenet_like")
@@ -85,7 +85,8 @@ def run(store: Store, options: argparse.Namespace) -> None:
     """Evaluate what is asked for and not in the database yet, runtime after runtime; what fails is
     told and left out.
     """
-    with Forking() as start:
+    makers = {model.function.partition(":")[0] for model in asked(options.models, options.size)}
+    with Forking([*MODULES, *sorted(makers)]) as start:
         _run(store, options, start)
 
 
@@ -152,6 +153,7 @@ def settings(scenario: str, options: argparse.Namespace, alone_ms: float) -> dic
     return {
         **limited,
         "queries": options.poisson_queries,
+        "percentile": options.poisson_percentile,
         "rate_per_s": 1e3 * LOAD / alone_ms,
         "latency_bound_ms": SLACK * alone_ms,
     }
@@ -191,8 +193,9 @@ def options_given() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--queries", type=int, default=64, help="online; 64 are the fewest for p90")
     parser.add_argument(
-        "--poisson-queries", type=int, default=459, help="459 are the fewest for p99"
+        "--poisson-queries", type=int, default=459, help="459 are the fewest for p99, 90 for p95"
     )
+    parser.add_argument("--poisson-percentile", type=float, default=99.0)
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--time-limit-s", type=float, default=600.0)
     parser.add_argument("--markdown", action="store_true")

@@ -101,6 +101,16 @@ def noting(path: str, fails_at: int = 10**9) -> System:
     return answer
 
 
+def noting_threads(path: str) -> System:
+    """Appends the number of the thread of each call to a file."""
+
+    def answer(indices: Sequence[int]) -> None:
+        with Path(path).open("a") as file:
+            file.write(f"{threading.get_native_id()}\n")
+
+    return answer
+
+
 def telling(path: str) -> System:
     """Appends what there is in its process to a file, as JSON, when it is made."""
     import numpy as np

@@ -212,6 +212,26 @@ def test_tests_of_a_system_share_a_process(tmp_path: Path) -> None:
     assert comes_true(lambda: not any(alive(int(pid)) for pid in made.read_text().split()))
 
 
+def test_the_warm_up_is_in_the_thread_that_answers(tmp_path: Path) -> None:
+    """Libraries have state for each thread, which the first query would wait for: all calls of all
+    tests in a process are in one thread.
+    """
+    noted = tmp_path / "threads"
+    system = partial(systems.noting_threads, str(noted))
+    scenarios = (
+        SingleStream(kind="single_stream", queries=64, warmup=3),
+        server(459),
+        Batched(kind="batched", batch_sizes=(1, 2), iterations=2),
+        Replay(kind="replay", arrivals_s=(0.0, 0.001)),
+    )
+    with MeasuredProcess() as process:
+        for scenario in scenarios:
+            run_scenario(scenario, system, 10, logs=tmp_path / "logs", process=process)
+    calls = noted.read_text().split()
+    assert len(calls) >= 3 + 64 + 3 + 459 + 2 * 2 + 3 + 2
+    assert len(set(calls)) == 1
+
+
 @pytest.fixture(scope="module")
 def forking() -> Iterator[Forking]:
     """One that has imported torch, for all tests of this file."""

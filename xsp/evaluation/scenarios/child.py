@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -103,6 +104,8 @@ class _Kept:
     def __init__(self, forked: bool) -> None:
         self.forked = forked
         self.tests = 0
+        self.thread = ThreadPoolExecutor(1, "xsp system")
+        """In which the system answers, the warm-up too."""
         self.meter = Meter()
         self._system: System | None = None
 
@@ -130,9 +133,11 @@ def _reported(task: Task, kept: _Kept) -> Report:
 def _tested(task: Task, kept: _Kept) -> Report:
     system = kept.system(task)
     recording = Recording(task.folder)
-    once_ns = _warmed(system, task.scenario, task.samples)
+    warming = kept.thread.submit(_warmed, system, task.scenario, task.samples)
+    once_ns = warming.result()
     kept.meter.start()
-    report = _TESTS.get(type(task.scenario), _by_loadgen)(task, system, recording, once_ns)
+    run = _TESTS.get(type(task.scenario), _by_loadgen)
+    report = run(task, system, recording, once_ns, kept.thread)
     report.usage = asdict(kept.meter.usage())
     report.details |= {"tests_before": kept.tests, "forked": kept.forked}
     report.details |= getattr(system, "facts", {})
@@ -188,14 +193,16 @@ def _called(system: System, indices: list[int]) -> int:
     return max(time.monotonic_ns() - begin_ns, SHORTEST_NS)
 
 
-def _by_loadgen(task: Task, system: System, recording: Recording, once_ns: int) -> Report:
+def _by_loadgen(
+    task: Task, system: System, recording: Recording, once_ns: int, thread: Executor
+) -> Report:
     scenario = task.scenario
     lg = loadgen_module()
     at_once = scenario.batch if isinstance(scenario, Server) else 1
     before = clocks.reading()
     worker = run_loadgen(
         scenario,
-        partial(Worker, system, recording, batch=at_once),
+        partial(Worker, system, recording, batch=at_once, thread=thread),
         recording,
         task.samples,
         task.folder,
@@ -228,9 +235,11 @@ def _schedule(folder: Path, before: clocks.Reading, after: clocks.Reading) -> No
     keep_only(folder, rows)
 
 
-def _by_replay(task: Task, system: System, recording: Recording, _: int) -> Report:
+def _by_replay(
+    task: Task, system: System, recording: Recording, _: int, thread: Executor
+) -> Report:
     scenario = task.scenario
-    worker = Worker(system, recording, _nobody, batch=scenario.batch)
+    worker = Worker(system, recording, _nobody, scenario.batch, thread)
     replay(np.asarray(task.arrivals_ns), worker, recording, task.samples, scenario.seed)
     return _plain(task, worker.errors, worker.first_error)
 
@@ -239,10 +248,13 @@ def _nobody(_: list[int]) -> None:
     """In a replay nobody waits for answers."""
 
 
-def _by_batches(task: Task, system: System, recording: Recording, _: int) -> Report:
+def _by_batches(
+    task: Task, system: System, recording: Recording, _: int, thread: Executor
+) -> Report:
     from xsp.evaluation.scenarios.batches import run_batches
 
-    failures = run_batches(task.scenario, system, recording, task.samples)
+    asked = (task.scenario, system, recording, task.samples)
+    failures = thread.submit(run_batches, *asked).result()
     return _plain(task, len(failures), failures[0] if failures else None)
 
 
@@ -252,7 +264,7 @@ def _plain(task: Task, errors: int, first_error: str | None) -> Report:
     return Report(errors=errors, first_error=first_error)
 
 
-_TESTS: dict[type, Callable[[Task, System, Recording, int], Report]] = {
+_TESTS: dict[type, Callable[[Task, System, Recording, int, Executor], Report]] = {
     Replay: _by_replay,
     Batched: _by_batches,
 }

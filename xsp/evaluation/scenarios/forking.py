@@ -4,6 +4,7 @@ once, and forks one for each message on the socket FD. It has one thread and tou
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -27,6 +28,8 @@ def main() -> None:
     for name in sys.argv[2:]:
         with suppress(ImportError):
             importlib.import_module(name)
+    # Else every collection of a fork walks all that was imported.
+    gc.freeze()
     asked = socket.socket(fileno=int(sys.argv[1]))
     ended, wakes = os.pipe()
     os.set_blocking(wakes, False)

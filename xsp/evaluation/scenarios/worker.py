@@ -1,13 +1,13 @@
-"""The thread that answers queries. It completes each one whatever the system does: a query that is
-never completed would let loadgen wait for ever.
+"""What answers queries, in a thread. It completes each one whatever the system does: a query that
+is never completed would let loadgen wait for ever.
 """
 
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 
 from xsp.evaluation.scenarios.recording import Query, Recording
 from xsp.evaluation.scenarios.scenario import System
@@ -20,9 +20,22 @@ Done = Callable[[list[int]], None]
 
 
 class Worker:
-    """Answers queries in the order in which they come, up to `batch` of them in one call."""
+    """Answers queries in the order in which they come, up to `batch` of them in one call.
 
-    def __init__(self, system: System, recording: Recording, done: Done, batch: int = 1) -> None:
+    Args:
+        system: answers them.
+        recording: what is told when they are answered.
+        done: likewise.
+        batch: samples that one call may have.
+        thread: an executor of one thread. The warm-up has to have run in it: libraries have state
+            for each thread, such as the handles of cuBLAS and cuDNN, which take tens of
+            milliseconds to make.
+
+    """
+
+    def __init__(
+        self, system: System, recording: Recording, done: Done, batch: int, thread: Executor
+    ) -> None:
         self.errors = 0
         self.first_error: str | None = None
         self._system = system
@@ -30,8 +43,7 @@ class Worker:
         self._done = done
         self._batch = batch
         self._waiting: queue.SimpleQueue[Query | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="xsp system", daemon=True)
-        self._thread.start()
+        self._ended = thread.submit(self._run)
 
     def put(self, query: Query) -> None:
         """Let a query wait for its answer."""
@@ -40,7 +52,7 @@ class Worker:
     def finish(self) -> None:
         """Return when everything that waits is answered."""
         self._waiting.put(None)
-        self._thread.join()
+        self._ended.result()
 
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:

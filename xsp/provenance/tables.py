@@ -145,11 +145,10 @@ class _Names:
         return name if is_leaf and name else f"{name}::{origin.function or origin.operator}"
 
     def _without_module(self, origin: Origin, prefix: str) -> str:
-        """What the outermost code itself calls has a line and no module."""
-        if not origin.source or not origin.node:
+        """What the outermost code itself calls has a function or a line, and no module."""
+        if not origin.node or not (origin.function or origin.source):
             return NOT_KNOWN
-        called = origin.function or origin.operator.rpartition(".")[2]
-        return f"{prefix}::{called}" if called else NOT_KNOWN
+        return f"{prefix}::{origin.function or origin.operator.rpartition('.')[2]}"
 
     def _path(self, path: str) -> str:
         inside = ROOT_VARIABLE.sub(r"\1" if self._several else "", path)

@@ -197,8 +197,8 @@ def test_a_profile_has_the_source_layers_of_compiled_code() -> None:
 
     prof = measured(step)
     layers = prof.compiled_layers().set_index(["layer", "phase"])
-    assert layers.loc[("net.up", "forward"), "confidence"] == "exact"
-    assert ("net.down", "backward") in layers.index
+    assert layers.loc[("up", "forward"), "confidence"] == "exact"
+    assert ("down", "backward") in layers.index
     assert layers["device_ms"].isna().all()
     assert "up" not in " ".join(prof.tree()["name"])
     assert not [each for each in prof.warnings if "recompiled" in each or "not-led" in each]

@@ -149,7 +149,7 @@ def source_layers(prof: Profile) -> pd.DataFrame:
     owners = tables["compiled_origins"].query("share > 0.999").set_index("launch")["layer"]
     known = tables["compiled_kernels"].query("launch >= 0")
     known = known[known["launch"].isin(owners.index)]
-    names = owners.reindex(known["launch"]).str.removeprefix("net.").to_numpy()
+    names = owners.reindex(known["launch"]).to_numpy()
     phases = tables["compiled_launches"]["phase"].iloc[known["launch"]].to_numpy()
     return pd.DataFrame({"position": known["position"], "layer_name": names, "phase": phases})
 

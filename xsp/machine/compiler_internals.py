@@ -93,9 +93,7 @@ def announced(owner: Any, arguments: Sequence[Any], keywords: Mapping[str, Any])
     ir = _part("torch._inductor.ir")
     name = keywords.get("kernel_name", arguments[1] if len(arguments) > 1 else None)
     if isinstance(owner, ir.ExternKernel):
-        origin = owner.origin_node
-        nodes = [origin] if origin is not None else list(owner.origins)
-        return Announced(name or owner.try_get_kernel_name(), "extern", tuple(nodes))
+        return Announced(name or owner.try_get_kernel_name(), "extern", _computed(owner))
     schedule = keywords.get("node_schedule", arguments[0] if arguments else ())
     main = [each for each in schedule if _is_template(each)]
     nodes = _origins(schedule)
@@ -104,6 +102,17 @@ def announced(owner: Any, arguments: Sequence[Any], keywords: Mapping[str, Any])
         first = [product] if product is not None else _origins(main)[:1]
         return Announced(name, "template", (*first, *(each for each in nodes if each not in first)))
     return Announced(name, "fused", tuple(nodes))
+
+
+def _computed(extern: Any) -> tuple[Any, ...]:
+    """The node that a call of a library or an operator computes. An operator of several results
+    names none; of the nodes that it stands for, it is the one that calls it.
+    """
+    if extern.origin_node is not None:
+        return (extern.origin_node,)
+    calls = getattr(extern, "op_overload", None)
+    calling = [each for each in extern.origins if calls is not None and each.target == calls]
+    return tuple(calling or extern.origins)
 
 
 def _is_template(scheduled: Any) -> bool:
@@ -314,8 +323,8 @@ def _copied(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     graph = torch.fx.Graph()
     made: dict[torch.fx.Node, torch.fx.Node] = {}
     graph.output(graph.graph_copy(module.graph, made))
-    ends = [next(reversed(each.nodes)) for each in (graph, module.graph)]
-    ends[0].meta = dict(ends[1].meta)
+    ends = [[node for node in each.nodes if node.op == "output"] for each in (graph, module.graph)]
+    ends[0][0].meta = dict(ends[1][0].meta)
     for old, new in made.items():
         if hasattr(old, "_dynamo_source"):
             new._dynamo_source = old._dynamo_source

@@ -21,6 +21,9 @@ that leaves no choice; libraries' kernels were told from ATen's; not at all."""
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_int_mm", "_scaled_mm")
 """Last parts of the names of launches that call a library of CUDA."""
 
+_LIBRARY_NAMES = ("gemm", "gemv", "nvjet", "cudnn", "fprop", "dgrad", "wgrad")
+"""In the names of kernels of cuBLAS and cuDNN, in small letters."""
+
 _CONTINUED = "splitKreduce"
 """In the names of kernels by which cuBLAS ends the product of the kernel before."""
 
@@ -85,7 +88,11 @@ def _match_between(
     """Fill in what lies between two kernels with names."""
     if not len(kernels) or not len(launches):
         return
-    unit, is_library = _units(names[kernels], library_calls[kernels])
+    unit, first = _units(names[kernels], library_calls[kernels])
+    is_library = library_calls[kernels][first] >= 0
+    if not is_library.any():
+        # Calls of a captured graph were made when it was captured.
+        is_library = np.array([_is_of_library(each) for each in names[kernels][first].tolist()])
     if len(launches) == 1:
         found[kernels], how[kernels] = launches[0], BY_PLACE
     elif len(is_library) == len(launches):
@@ -99,15 +106,19 @@ def _match_between(
 
 def _units(
     names: Texts, library_calls: IntArray
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Kernels of one library call, and a product with what ends it, are one; each kernel's number,
-    and which numbers are of libraries.
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Kernels of one library call, and a product with what ends it, are one: each kernel's number,
+    and the first kernel of each number.
     """
     same_call = (library_calls[1:] == library_calls[:-1]) & (library_calls[1:] >= 0)
     ends = np.array([_CONTINUED in name for name in names[1:].tolist()], dtype=bool)
     unit = np.r_[0, np.cumsum(~(same_call | ends))].astype(np.int64)
-    first = np.unique(unit, return_index=True)[1]
-    return unit, library_calls[first] >= 0
+    return unit, np.unique(unit, return_index=True)[1]
+
+
+def _is_of_library(kernel: str) -> bool:
+    name = kernel.lower()
+    return any(part in name for part in _LIBRARY_NAMES)
 
 
 def _is_product(launch: str) -> bool:

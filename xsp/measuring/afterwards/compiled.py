@@ -154,7 +154,11 @@ def _modules(executor: Executor, noted: _Noted) -> list[str]:
         row = layers.iloc[spans["detail"].iloc[span]]
         origin = layers.iloc[row["forward"]] if row["forward"] >= 0 else row
         names[graph] = str(origin["name"]) if origin["kind"] == "module" else ""
-    return names
+    called = noted.tables["modules"]
+    # One module with others below it, and none around it, is the model: names begin below it, as
+    # they would if it were not compiled.
+    is_model = called["is_leaf"].all() and len(set(names)) == 1
+    return [""] * len(names) if is_model else names
 
 
 def _kernels(sequence: pd.DataFrame, calls: pd.DataFrame, rows: Described) -> pd.DataFrame:

@@ -19,7 +19,8 @@ from xsp.analysis.spans.assembly import Assembled, assemble, assemble_runs
 from xsp.analysis.spans.graph_layers import Captured
 from xsp.errors import TargetError
 from xsp.machine.torch_internals import graphed_module
-from xsp.measuring.captured import about_graphs, as_captured, named_below, without_graph
+from xsp.measuring.captured import as_captured, named_below, without_graph
+from xsp.measuring.doubts_about_graphs import about_graphs
 from xsp.measuring.options import Options
 
 

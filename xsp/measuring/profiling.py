@@ -18,7 +18,7 @@ from xsp.machine import devices
 from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
 from xsp.measuring.afterwards import memory
 from xsp.measuring.afterwards.extra_runs import ExtraRuns
-from xsp.measuring.captured import about_graphs_of, with_captured
+from xsp.measuring.captured import with_captured
 from xsp.measuring.deadline import Deadline
 from xsp.measuring.doubts_about import (
     about_correction,
@@ -31,6 +31,7 @@ from xsp.measuring.doubts_about import (
     about_short_kernels,
     about_steps,
 )
+from xsp.measuring.doubts_about_graphs import about_graphs_of
 from xsp.measuring.executor import Executor
 from xsp.measuring.facts import CaptureFacts, capture_of, ladder_told
 from xsp.measuring.ladder import Ladder, climb, rungs_for

@@ -19,7 +19,6 @@ from xsp.machine import devices
 from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
 from xsp.measuring.afterwards.calibration import tight_loops
 from xsp.measuring.along.step_watch import ModelCall, Step
-from xsp.measuring.captured import about_graphs
 from xsp.measuring.doubts_about import (
     about_correction,
     about_not_joined,
@@ -28,6 +27,7 @@ from xsp.measuring.doubts_about import (
     about_several_gpus,
     about_short_kernels,
 )
+from xsp.measuring.doubts_about_graphs import about_graphs
 from xsp.measuring.facts import CaptureFacts, capture_of, ladder_told
 from xsp.measuring.other_launches import about_other_launches
 from xsp.measuring.state import RandomState

@@ -1,0 +1,82 @@
+"""A function that is captured once more: its API calls are the nodes of its graph, or it is left
+alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from graph_programs import KERNELS, replaying_run, words
+
+from xsp.analysis.spans.ancestors import layer_spans
+from xsp.analysis.spans.assembly import assemble
+from xsp.capture.run import Run
+from xsp.measuring.recaptured import as_launched
+from xsp.types import API_CALLS, LAYER_EVENTS, Columns, Level, empty
+
+CALLS = [
+    "cudaLaunchKernel",
+    "cudaStreamBeginCapture",
+    "cudaMemsetAsync",
+    "cudaLaunchKernelExC",
+    "cudaEventRecordWithFlags",
+    "cuLaunchKernel",
+    "cudaMemcpyAsync",
+    "cudaStreamEndCapture",
+    "cudaLaunchKernel",
+]
+"""Of a run in which a function is captured: what lies outside of the capture makes no node."""
+
+NODES = ["memset", "gemm", "relu", "memcpy DtoD"]
+
+
+@pytest.fixture(autouse=True)
+def _named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """API calls have their places in CALLS as numbers."""
+    monkeypatch.setattr("xsp.measuring.recaptured.api_name", lambda _domain, cbid: CALLS[cbid])
+
+
+def capturing_run(calls: list[int]) -> Run:
+    """A run of two layers, the second from the fourth call on, that makes these calls."""
+    api = empty(API_CALLS, len(calls))
+    api["cbid"][:] = calls
+    api["correlation_id"][:] = 50 + np.arange(len(calls))
+    api["start_ns"][:] = 1000 + 100 * np.arange(len(calls))
+    api["end_ns"][:] = api["start_ns"] + 10
+    api["thread"][:] = 1
+    layers = empty(LAYER_EVENTS, 2)
+    layers["thread"][:] = 1
+    layers["code"][:] = [0, 2]
+    layers["start_ns"][:] = [950, 1390]
+    layers["end_ns"][:] = [1350, 1690]
+    run = replaying_run([(3, ["gemm"] * 40)])
+    return replace(run, tables={"api_calls": api, "layer_events": layers})
+
+
+def replayed() -> Columns:
+    """The records of a replay, which come in another order than that of the nodes."""
+    columns = replaying_run([(3, NODES)], number=1).tables["device_activity"]
+    return {name: column[::-1] for name, column in columns.items()}
+
+
+def test_nodes_belong_to_the_layers_whose_calls_made_them() -> None:
+    """In order: the calls of the first layer made the set and the first kernel, those of the second
+    the rest.
+    """
+    run = capturing_run(list(range(len(CALLS))))
+    device = as_launched(run, replayed())
+    assert device is not None
+    assert [KERNELS[index] for index in device["name"]] == NODES
+    launched = replace(run, tables={**run.tables, "device_activity": device})
+    named = replace(words(["one", "two"]), api_name=lambda _domain, cbid: str(cbid))
+    spans = assemble([launched], named)["spans"]
+    kernels = np.flatnonzero(spans["level"] == Level.KERNEL)
+    assert spans["detail"].to_numpy()[layer_spans(spans, kernels)].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("calls", [[1, 2, 3, 5, 7], [1, 2, 3, 5, 5, 7], [2, 3, 5, 6], []])
+def test_calls_that_are_not_the_nodes_lead_nowhere(calls: list[int]) -> None:
+    """One call too few, a kernel for a copy, no capture, or no call at all."""
+    assert as_launched(capturing_run(calls), replayed()) is None

@@ -11,7 +11,7 @@ from typing import Any
 
 Ratio = Callable[[Mapping[str, Any]], float | None]
 
-BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+BEGIN, END = "<!-- figures of {} -->", "<!-- end of figures -->"
 PAPER = {
     "normalised latency, geometric mean, c5.2xlarge, G = 1": 0.918,
     "normalised latency, lowest and highest": "0.829 to 0.981",
@@ -207,37 +207,83 @@ def draw(kept: Mapping[str, Any], path: Path) -> None:
 
 
 def write_page(output: Path, page: Path) -> None:
-    """Put the figures of a JSON into a page of the documentation, between two marks."""
+    """Put the figures of a JSON into a page of the documentation, between the marks that name the
+    file.
+    """
     text = page.read_text()
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    mark = BEGIN.format(output.stem)
+    begin = text.index(mark) + len(mark)
+    end = text.index(END, begin)
     page.write_text(f"{text[:begin]}\n{_figures(json.loads(output.read_text()))}\n{text[end:]}")
 
 
 def _figures(kept: Mapping[str, Any]) -> str:
-    found = kept["summary"]
+    found = summary(kept["measurements"])
     machine = kept["machine"]
     name = machine.get("gpu") or machine.get("cpu")
     lines = [
-        f"{found['models']} models on {name}, torch {machine['torch']}, by "
-        f"{kept['clock']} time, {found['measurements']} measurement(s) of {kept['rounds']} rounds "
-        "or more; constructed over measured latency:",
+        f"{found['models']} models on {name}, torch {machine['torch']}, by {kept['clock']} time, "
+        f"{found['measurements']} measurement(s) of {kept['rounds']} rounds or more; geometric "
+        "means of constructed over measured:",
         "",
-        "| granularity, rule | geometric mean |",
-        "|---|---|",
-        *(f"| {key} | {each:.3f} |" for key, each in found["geometric_mean"].items() if each),
+        *_means(found),
         "",
         f"Chosen on every other model: {found['chosen']} ({found['chosen_on']:.3f} there, "
         f"{found['judged_on_the_rest']:.3f} on the rest).",
         "",
+        *_pool(kept["pool"]),
+        "",
+        *_models(kept["measurements"], found["chosen"]),
+    ]
+    off = ", ".join(f"{name} {ratio:.2f}" for name, ratio in found["beyond_10_percent"].items())
+    lines += ["", f"Beyond 10 % by that rule: {off}." if off else "No model is beyond 10 %."]
+    return "\n".join(lines)
+
+
+def _means(found: Mapping[str, Any]) -> list[str]:
+    graphs = found.get("geometric_mean_of_graphs", {})
+    devices = found.get("geometric_mean_of_device_time", {})
+    rows = [
+        f"| {key} | {each:.3f} | {_number(graphs.get(key))} | {_number(devices.get(key))} |"
+        for key, each in found["geometric_mean"].items()
+        if each
+    ]
+    head = "| granularity, rule | of the model called | of its graph | of the GPU's time |"
+    return [head, "|---|---|---|---|", *rows]
+
+
+def _pool(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
         "| granularity | bricks | unique | unique share | speed-up |",
         "|---|---|---|---|---|",
         *(
             f"| {row['granularity']} | {row['bricks']} | {row['unique']} | "
             f"{row['unique_share']:.1%} | {row['speedup']:.2f} |"
-            for row in kept["pool"]
+            for row in rows
             if row["speedup"] is not None
         ),
     ]
-    off = ", ".join(f"{name} {ratio:.2f}" for name, ratio in found["beyond_10_percent"].items())
-    lines += ["", f"Beyond 10 % by that rule: {off}." if off else "No model is beyond 10 %."]
-    return "\n".join(lines)
+
+
+def _models(measurements: Mapping[str, Mapping[str, Any]], rule: str) -> list[str]:
+    """Each model by one rule: medians over measurements."""
+    ratios = [
+        _ratios(measurements, each) for each in (_measured_ms, _normalised, _by_graph, _by_device)
+    ]
+    columns = [{_key(key): each for key, each in one.items()}.get(rule, {}) for one in ratios]
+    rows = [
+        f"| {name} | " + " | ".join(_number(each.get(name)) for each in columns) + " |"
+        for name in columns[0]
+    ]
+    head = f"| model, by {rule} | measured, ms | of it | of its graph | of the GPU's time |"
+    return [head, "|---|---|---|---|---|", *rows]
+
+
+def _measured_ms(row: Mapping[str, Any]) -> float | None:
+    found: float | None = row["measured_ms"]
+    return found
+
+
+def _number(value: float | None) -> str:
+    """Empty for what is not known."""
+    return "" if value is None else f"{value:.3f}"

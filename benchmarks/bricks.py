@@ -174,6 +174,7 @@ def _add(kept: dict[str, Any], found: Any, names: list[str], number: str, second
             "rows": [row for row in rows["models"] if row["model"] == name],
             "bricks": _bricks(found, subjects[name]) if name in subjects else {},
             "failure": rows["failures"].get(name, ""),
+            "notes": [note for note in rows["notes"] if note.startswith(f"{name}: ")],
             "complete": complete,
             "seconds": round(seconds / len(names), 1),
         }

@@ -73,13 +73,15 @@ def built(name: str, device: str, batch: int) -> tuple[Any, Any]:
     name, _, size = name.partition("@")
     batch = int(size or batch)
     source, _, own = name.partition("/")
-    if source in {"zoo", "torchvision"} and find_spec("torchvision") is not None:
+    if source in {"zoo", "padded", "torchvision"} and find_spec("torchvision") is not None:
         # Before torchvision and what imports it: operators that its wheel may not bring.
         import plain_torchvision  # noqa: F401
     if source == "zoo":
         from zoo import ZOO, target
 
         return target(ZOO[own], batch, device)
+    if source == "padded":
+        return _padded(own, device, batch)
     if source == "torchvision":
         from torchvision import models
 
@@ -93,6 +95,19 @@ def built(name: str, device: str, batch: int) -> tuple[Any, Any]:
     module = module.eval().requires_grad_(False).to(device)
     moved = [each.to(device) for each in ([inputs] if torch.is_tensor(inputs) else inputs)]
     return module, tuple(moved)
+
+
+def _padded(name: str, device: str, batch: int) -> tuple[Any, Any]:
+    """A language model of the zoo on text whose first token is padding: transformers then makes the
+    same masks when the model is called as when it is traced.
+    """
+    import torch
+    from zoo import ZOO, target
+
+    model, inputs = target(ZOO[name], batch, device)
+    mask = torch.ones_like(inputs["input_ids"])
+    mask[:, 0] = 0
+    return model, {**inputs, "attention_mask": mask}
 
 
 def _own(name: str, batch: int) -> tuple[Any, Any]:

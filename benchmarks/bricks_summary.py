@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+TRACED = "tracing changes what the model does"
+"""In the note on a model whose graph is another program than the model as its user calls it."""
+
 Ratio = Callable[[Mapping[str, Any]], float | None]
 
 BEGIN, END = "<!-- figures of {} -->", "<!-- end of figures -->"
@@ -24,11 +27,14 @@ PAPER = {
 
 def summary(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """For every granularity and rule the geometric means of each measurement; the rule that every
-    other model chooses, and how near it is on the rest.
+    other model chooses, and how near it is on the rest. Models that are other programs while they
+    are traced neither choose nor judge.
     """
     ratios = _ratios(measurements, _normalised)
     names = sorted({name for each in ratios.values() for name in each})
-    choosing, judged = names[::2], names[1::2]
+    others = other_programs(measurements)
+    same = [name for name in names if name not in others]
+    choosing, judged = same[::2], same[1::2]
     every = {_key(key): _geometric(each, names) for key, each in ratios.items()}
     chosen = min(
         ratios,
@@ -43,6 +49,10 @@ def summary(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "models": len(names),
         "measurements": len(measurements),
         "geometric_mean": every,
+        "other_programs": others,
+        "geometric_mean_of_the_rest": {
+            _key(key): _geometric(each, same) for key, each in ratios.items() if others
+        },
         "geometric_mean_of_graphs": _geometric_means(measurements, _by_graph),
         "geometric_mean_of_device_time": _geometric_means(measurements, _by_device),
         "chosen": _key(chosen),
@@ -68,6 +78,20 @@ def _left_one_out(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
         "geometric_mean": _geometric(ratios, list(ratios)),
         "shared_share_of_latency": statistics.mean(shared) if shared else None,
     }
+
+
+def other_programs(measurements: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Models whose bricks are of other operators than a call of them runs (a note says so): their
+    constructed latency is not that of what was measured.
+    """
+    return sorted(
+        {
+            name
+            for models in measurements.values()
+            for name, each in models.items()
+            if any(TRACED in note for note in each.get("notes", []))
+        }
+    )
 
 
 def _normalised(row: Mapping[str, Any]) -> float | None:
@@ -221,6 +245,7 @@ def _figures(kept: Mapping[str, Any]) -> str:
     found = summary(kept["measurements"])
     machine = kept["machine"]
     name = machine.get("gpu") or machine.get("cpu")
+    that = " that tracing does not change" if found["other_programs"] else ""
     lines = [
         f"{found['models']} models on {name}, torch {machine['torch']}, by {kept['clock']} time, "
         f"{found['measurements']} measurement(s) of {kept['rounds']} rounds or more; geometric "
@@ -228,7 +253,8 @@ def _figures(kept: Mapping[str, Any]) -> str:
         "",
         *_means(found),
         "",
-        f"Chosen on every other model: {found['chosen']} ({found['chosen_on']:.3f} there, "
+        *_others(found),
+        f"Chosen on every other model{that}: {found['chosen']} ({found['chosen_on']:.3f} there, "
         f"{found['judged_on_the_rest']:.3f} on the rest).",
         "",
         *_pool(kept["pool"]),
@@ -241,15 +267,28 @@ def _figures(kept: Mapping[str, Any]) -> str:
 
 
 def _means(found: Mapping[str, Any]) -> list[str]:
-    graphs = found.get("geometric_mean_of_graphs", {})
-    devices = found.get("geometric_mean_of_device_time", {})
-    rows = [
-        f"| {key} | {each:.3f} | {_number(graphs.get(key))} | {_number(devices.get(key))} |"
-        for key, each in found["geometric_mean"].items()
-        if each
-    ]
-    head = "| granularity, rule | of the model called | of its graph | of the GPU's time |"
-    return [head, "|---|---|---|---|", *rows]
+    columns = {
+        "of the model called": found["geometric_mean"],
+        "of those that tracing does not change": found["geometric_mean_of_the_rest"],
+        "of its graph": found["geometric_mean_of_graphs"],
+        "of the GPU's time": found["geometric_mean_of_device_time"],
+    }
+    return _table("granularity, rule", columns, list(found["geometric_mean"]))
+
+
+def _table(
+    first: str, columns: Mapping[str, Mapping[str, float | None]], keys: Sequence[str]
+) -> list[str]:
+    """Rows by key; a column in which nothing is known is left out."""
+    shown = {title: each for title, each in columns.items() if any(each.values())}
+    head = " | ".join([first, *shown])
+    rows = [" | ".join([key, *(_number(each.get(key)) for each in shown.values())]) for key in keys]
+    return [f"| {head} |", "|---" * (1 + len(shown)) + "|", *(f"| {row} |" for row in rows)]
+
+
+def _others(found: Mapping[str, Any]) -> list[str]:
+    names = ", ".join(found["other_programs"])
+    return [f"Tracing changes what these models do: {names}.", ""] if names else []
 
 
 def _pool(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -267,16 +306,17 @@ def _pool(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _models(measurements: Mapping[str, Mapping[str, Any]], rule: str) -> list[str]:
     """Each model by one rule: medians over measurements."""
-    ratios = [
-        _ratios(measurements, each) for each in (_measured_ms, _normalised, _by_graph, _by_device)
-    ]
-    columns = [{_key(key): each for key, each in one.items()}.get(rule, {}) for one in ratios]
-    rows = [
-        f"| {name} | " + " | ".join(_number(each.get(name)) for each in columns) + " |"
-        for name in columns[0]
-    ]
-    head = f"| model, by {rule} | measured, ms | of it | of its graph | of the GPU's time |"
-    return [head, "|---|---|---|---|---|", *rows]
+    ratios = {
+        "measured, ms": _measured_ms,
+        "constructed over it": _normalised,
+        "over its graph": _by_graph,
+        "over the GPU's time": _by_device,
+    }
+    columns = {
+        title: {_key(key): each for key, each in _ratios(measurements, ratio).items()}.get(rule, {})
+        for title, ratio in ratios.items()
+    }
+    return _table(f"model, by {rule}", columns, list(columns["measured, ms"]))
 
 
 def _measured_ms(row: Mapping[str, Any]) -> float | None:

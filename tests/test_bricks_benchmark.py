@@ -154,3 +154,12 @@ def test_a_model_is_constructed_from_what_others_measured() -> None:
     found = bricks_summary.leave_one_out(models, 1)
     assert found["a"] == pytest.approx({"normalised": 1.2, "shared": 0.5, "own_share": 0.5})
     assert found["b"]["normalised"] == pytest.approx(1.0)
+
+
+def test_models_that_tracing_changes_are_told_apart() -> None:
+    """`b` is named, and the mean of the rest is that of `a`."""
+    models = measurement(a=rows(sum=1.1), b=rows(sum=2.0))
+    models["b"]["notes"] = ["b: its bricks are of 1 where: tracing changes what the model does"]
+    found = bricks_summary.summary({"0": models})
+    assert found["other_programs"] == ["b"]
+    assert found["geometric_mean_of_the_rest"]["G = 1, sum"] == pytest.approx(1.1)

@@ -172,11 +172,12 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         try:
             with held():
                 self._loop.follow_calls() if self._along else self._recorder.start()
+                # In here: a handler that raises after it would leave a block without its end.
+                return self._profile
         except BaseException:
             self._recorder.stop()
             self._loop.close()
             raise
-        return self._profile
 
     def __exit__(
         self,

@@ -124,6 +124,12 @@ class FunctionalMode(TorchFunctionMode):
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Switch the mode off; before it was on, and once it is off, this changes nothing."""
+        if self._depth < 0:
+            return
         self._exit.close()
         # Whatever raised, and wherever: a backward node leaves the mode on top, a signal's handler
         # can leave it, and the program's own modes, switched off.

@@ -69,6 +69,9 @@ class StructureRecorder:
             self._exit.callback(run_inside(self._engine))
             self._exit.callback(functions_as_layers(self._mode, codes))
             self._exit.callback(collectives_as_layers(self._mode, codes))
+            # Twice: where an exception cuts the first short, as a lack of memory can, the second
+            # switches it off.
+            self._exit.callback(self._mode.leave)
             self._exit.enter_context(self._mode)
             self._exit.callback(parts.listen(self._part_begins, self._part_ends))
             if codes.ranges_are_layers:

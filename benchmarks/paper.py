@@ -35,6 +35,7 @@ from paper_page import write_page
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 METRICS = ("flops", "dram", "occupancy")
 FAILURES = "failures.json"
+MEASURED = "model.json"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def _measure(options: argparse.Namespace) -> None:
     """Measure what the folder lacks of the ways, while there is time."""
     begin = time.monotonic()
     options.folder.mkdir(parents=True, exist_ok=True)
-    failures = _failures(options.folder)
+    _require_same(options.folder, {"model": options.model, "pixels": options.pixels})
+    failures = _read(options.folder / FAILURES)
     for way, batch in wanted(options):
         path = capture_path(options.folder, way, batch)
         if path.exists():
@@ -109,6 +111,14 @@ def _measure(options: argparse.Namespace) -> None:
             )
         _write(options.folder / FAILURES, failures)
         _let_go(options.device)
+
+
+def _require_same(folder: Path, measured: Mapping[str, Any]) -> None:
+    """Keep what the captures of a folder are of, or end where they are of something else."""
+    before = _read(folder / MEASURED)
+    if before and before != measured:
+        sys.exit(f"{folder} has captures of {before}, not of {measured}: choose another --folder")
+    _write(folder / MEASURED, measured)
 
 
 def wanted(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
@@ -186,11 +196,16 @@ def _results(folder: Path) -> dict[str, Any]:
             optimal[way] = optimal_batch(profiles)
             machine = machine or described(next(iter(profiles.values())))
     with_short_names([row for by_batch in rows.values() for row in by_batch.values()])
-    return {"machine": machine, "ways": rows, "optimal": optimal, "failures": _failures(folder)}
+    return {
+        "measured": _read(folder / MEASURED),
+        "machine": machine,
+        "ways": rows,
+        "optimal": optimal,
+        "failures": _read(folder / FAILURES),
+    }
 
 
-def _failures(folder: Path) -> dict[str, str]:
-    path = folder / FAILURES
+def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 

@@ -65,12 +65,20 @@ def _measured_on(results: Mapping[str, Any], plain: Mapping[str, Any]) -> Iterat
     known = [f"{name} {machine[key]}" for name, key in versions if machine.get(key)]
     rounds = [row["model"]["rounds"] for row in plain.values()]
     yield (
-        f"Measured on one {machine['device']}, {', '.join(known)}; batch sizes {joined(plain)}, "
+        f"Measured: {_model(results['measured'])} on one {machine['device']}, "
+        f"{', '.join(known)}; batch sizes {joined(plain)}, "
         f"{min(rounds)} to {max(rounds)} rounds each."
     )
     for source in sorted({str(row["model"]["source"]) for row in plain.values()} - {""}):
         yield f"{SOURCES[source]}."
     yield ""
+
+
+def _model(measured: Mapping[str, Any]) -> str:
+    if not measured:
+        return "a model that is not named"
+    pixels = measured["pixels"]
+    return f"torchvision's `{measured['model']}` with images of {pixels} × {pixels} pixels"
 
 
 def _missing(results: Mapping[str, Any], plain: Mapping[str, Any]) -> Iterator[str]:

@@ -29,6 +29,7 @@ def results_of(profiles: dict[int, Profile]) -> dict[str, Any]:
     """What the benchmark writes of these profiles by batch size, read back from JSON."""
     rows = {str(batch): capture_row(each) for batch, each in profiles.items()}
     values = {
+        "measured": {"model": "small", "pixels": 32},
         "machine": described(next(iter(profiles.values()))),
         "ways": {"float32": rows},
         "optimal": {"float32": optimal_batch(profiles)},
@@ -62,6 +63,7 @@ def test_without_kernels_the_page_says_so_and_shows_no_zeros(on_cpu: Profile) ->
     missing; no figure of the GPU is shown as 0.
     """
     text = page_of(results_of({1: on_cpu, 2: on_cpu}))
+    assert "Measured: torchvision's `small` with images of 32 × 32 pixels on one" in text
     assert "**No kernels were traced**" in text
     assert "Not measured: batch sizes 4, 8, 16, 32, 64, 128, 256." in text
     over = cells(text, "## Table VI", "1")
@@ -109,6 +111,7 @@ def test_the_page_is_what_the_command_makes_of_the_committed_results() -> None:
     plain = results["ways"]["float32"]
     assert sorted(map(int, plain)) == sorted(paper_values.BATCHES)
     assert all(row["counts"]["kernels"] for row in plain.values())
+    assert results["measured"] == {"model": "resnet50", "pixels": 224}
     assert {row["model"]["source"] for row in plain.values()} == {"counters"}
 
 
@@ -151,13 +154,15 @@ def test_what_lies_in_the_folder_is_not_measured_again(
     on_cpu: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later run measures what an earlier one left; a batch size that fails is recorded with its
-    reason and the next one goes on.
+    reason and the next one goes on; captures of two models do not come into one folder.
     """
     options = argparse.Namespace(
         folder=tmp_path,
         ways=("float32",),
         batches=(1, 2, 4),
         device="cpu",
+        model="small",
+        pixels=32,
         budget_s=1e6,
         reserve_s=0.0,
     )
@@ -177,8 +182,11 @@ def test_what_lies_in_the_folder_is_not_measured_again(
     assert list(found["ways"]["float32"]) == ["1", "4"]
     paper._measure(options)
     assert asked == [1, 2, 4, 2]
-    assert paper._failures(tmp_path) == {}
-    options.budget_s = 0.0
+    assert paper._read(tmp_path / paper.FAILURES) == {}
+    options.model = "another"
+    with pytest.raises(SystemExit, match="has captures of"):
+        paper._measure(options)
+    options.model, options.budget_s = "small", 0.0
     (tmp_path / "float32_001.xsp").unlink()
     paper._measure(options)
     assert asked == [1, 2, 4, 2]

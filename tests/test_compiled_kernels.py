@@ -178,6 +178,15 @@ def test_a_capture_keeps_them(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(xsp.load(path).compiled(), Profile(known).compiled())
 
 
+def test_a_report_shows_how_compiled_kernels_are_shared(tmp_path: Path) -> None:
+    """The page has a section of source layers, with the lines that they are called from."""
+    example = xsp.example("resnet50")
+    known = Capture(example._capture.meta, _with_compiled(example._capture.tables, [0, 1]))
+    page = Profile(known).to_html(tmp_path / "a.html").read_text()
+    assert "Compiled code by source layer" in page
+    assert "net.py:3" in page
+
+
 def test_an_owner_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """A file whose kernels lead to a launch that it does not have cannot be opened."""
     example = xsp.example("resnet50")

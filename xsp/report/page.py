@@ -142,6 +142,9 @@ def _sections(prof: ProfileData, summary: Summary) -> Iterator[Section]:
         made = "".join(figure_html(each.__name__, each(prof)) for each in drawn)
         tables = "".join(sheet_html(sheet, sheet.rows(prof)) for sheet in SHEETS[key])
         yield key, heading, f'<div class="figures">{made}</div>{tables}' if made else tables
+    if len(prof.compiled()):
+        tables = "".join(sheet_html(sheet, sheet.rows(prof)) for sheet in SHEETS["compiled"])
+        yield "compiled", "Compiled code by source layer", tables
     yield "hierarchy", "Hierarchy", _hierarchy(summary)
     yield "tracing", "How much of this is the profiler", _tracing(prof, summary)
     yield "measurement", "What was measured", _measurement(prof, summary)

@@ -100,6 +100,13 @@ def _kernel(name: str) -> Column:
 
 _KERNEL_NAME = _kernel("name")
 
+_SURE = _text("confidence", "owner", "exact, verified, inferred or unknown: how sure it is")
+
+
+def _file(source: str) -> str:
+    """`net.py:3` of `/home/me/net.py:3`."""
+    return source.rpartition("/")[2]
+
 
 def _layers_with_waiting(prof: ProfileData) -> pd.DataFrame:
     """`layer_information` with what is left of each cost when the GPU's busy time is taken off."""
@@ -224,6 +231,38 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _text("memory_bound", "bound", "", _bound),
             ),
             kernels_by_library_call,
+        ),
+    ),
+    "compiled": (
+        Sheet(
+            "compiled-layers",
+            "What compiled code spends on each layer of the program",
+            (
+                _text("layer", "layer"),
+                _text("phase", "phase"),
+                _ms("device_ms", "kernels ms", "Its share of the time of the kernels"),
+                _percent("share", "of compiled kernels", "Of all that compiled graphs ran"),
+                _count("launches", "launches", "That it has a share of"),
+                _SURE,
+            ),
+            lambda prof: prof.compiled_layers(),
+        ),
+        Sheet(
+            "compiled-kernels",
+            "Every launch of compiled code, with the layers that share it",
+            (
+                _count("graph", "graph", "In the order of first calls"),
+                _text("phase", "phase"),
+                _count("ordinal", "#", "In its graph; -1: no launch was found for the kernel"),
+                _kernel("kernel"),
+                _text("kind", "kind"),
+                _text("layer", "layer"),
+                _text("source", "line", "Hover for the whole path", _file, hovers=True),
+                _percent("share", "share", "Of the launch: by the bytes that it moves"),
+                _ms("device_ms", "ms"),
+                _SURE,
+            ),
+            lambda prof: prof.compiled(),
         ),
     ),
     "tracing": (

@@ -136,7 +136,13 @@ def test_cell_magic_profiles_the_calls_of_the_cell(kernel: Kernel) -> None:
     assert kernel.value(
         "kept.runs['round'].nunique(), len(times), kept.table('calls').shape[0]"
     ) == (2, 2, 2)
-    assert kernel.value("list(kept.levels['status'])") == ["traced", "traced", "off", "off"]
+    assert kernel.value("list(kept.levels['status'])") == [
+        "traced",
+        "traced",
+        "off",
+        "off",
+        "off",
+    ]
 
 
 def test_line_magic_measures_a_call(kernel: Kernel) -> None:

@@ -10,9 +10,9 @@ Models are built from configurations with random weights; nothing is downloaded.
 `--together` at a time, in turn with all of their bricks, also those that another model has
 measured: so drift falls out, and a model can be constructed from what others measured. Each such
 group has a process and, for each whole measurement (`--repeat`), a database of its own, and the
-JSON is written after it. A run that is ended, or whose budget is spent, goes on where it was when
-it is started again. A model that ends its process is named and left out. `--estimate` runs every
-model for one round only and says how long all rounds would take.
+JSON (and what its bricks take, beside it) is written after it. A run that is ended, or whose budget
+is spent, goes on where it was when it is started again. A model that ends its process is named and
+left out. `--estimate` runs every model for one round only and says how long all rounds would take.
 
 The rule (granularity and constructor) is chosen on every other model and judged on the rest, by the
 geometric mean of constructed over measured latency; the median of the measurements counts.
@@ -126,7 +126,7 @@ def measure_apart(names: list[str], number: int, options: argparse.Namespace, le
     kept = _read(options.output)
     why = f"its process ended with {status}"
     done = kept["measurements"].setdefault(str(number), {})
-    done[names[0]] = {"rows": [], "bricks": {}, "failure": why, "complete": True}
+    done[names[0]] = {"rows": [], "failure": why, "complete": True}
     _write(options.output, kept)
 
 
@@ -156,6 +156,7 @@ def measure(names: list[str], number: int, options: argparse.Namespace, left: fl
     found = _found(todo, _place(options, number, todo), number, options, budget)
     kept = _read(options.output)
     _add(kept, found, todo, str(number), time.monotonic() - started)
+    _add_bricks(found, str(number), options)
     kept["clock"], kept["statistics"] = options.clock, options.statistics
     kept["threads"], kept["batch"] = options.threads, options.batch
     _write(options.output, kept)
@@ -167,12 +168,10 @@ def _add(kept: dict[str, Any], found: Any, names: list[str], number: str, second
 
     rows = found.to_dict()
     complete = all(record.complete for record in found.records.values())
-    subjects = {each.model.name: each for each in found.subjects}
     done = kept["measurements"].setdefault(number, {})
     for name in names:
         done[name] = {
             "rows": [row for row in rows["models"] if row["model"] == name],
-            "bricks": _bricks(found, subjects[name]) if name in subjects else {},
             "failure": rows["failures"].get(name, ""),
             "notes": [note for note in rows["notes"] if note.startswith(f"{name}: ")],
             "complete": complete,
@@ -181,6 +180,19 @@ def _add(kept: dict[str, Any], found: Any, names: list[str], number: str, second
     kept["machine"], kept["environment"] = rows["machine"], environment()
     kept["rounds"] = min([kept.get("rounds", PAPER_ROUNDS), *_rounds(found)])
     kept["notes"] = sorted({*kept.get("notes", []), *rows["notes"]})
+
+
+def _add_bricks(found: Any, number: str, options: argparse.Namespace) -> None:
+    """Into a file beside the JSON, which stays small without them."""
+    kept = _read(_beside(options))
+    done = kept["measurements"].setdefault(number, {})
+    done |= {each.model.name: _bricks(found, each) for each in found.subjects}
+    _write(_beside(options), kept)
+
+
+def _beside(options: argparse.Namespace) -> Path:
+    output: Path = options.output
+    return output.with_suffix(".bricks.json")
 
 
 def _bricks(found: Any, subject: Any) -> dict[str, dict[str, list[float | None]]]:
@@ -245,9 +257,16 @@ def _rounds(found: Any) -> list[int]:
 
 def finish(options: argparse.Namespace) -> None:
     """Put what the measurements say together into the JSON, and draw it."""
-    kept = _read(options.output)
-    kept["summary"] = summary(kept["measurements"])
-    kept["pool"] = pool_rows(kept["measurements"])
+    kept, bricks = _read(options.output), _read(_beside(options))["measurements"]
+    whole = {
+        number: {
+            name: {**each, "bricks": bricks.get(number, {}).get(name, {})}
+            for name, each in models.items()
+        }
+        for number, models in kept["measurements"].items()
+    }
+    kept["summary"] = summary(whole)
+    kept["pool"] = pool_rows(whole)
     _write(options.output, kept)
     draw(kept, options.output.with_suffix(".html"))
     print(json.dumps({"summary": kept["summary"], "pool": kept["pool"]}, indent=1))

@@ -81,10 +81,15 @@ def test_a_model_in_the_json_is_not_measured_again(tmp_path: Path) -> None:
         bricks.measure(["one", "none"], 0, options, 60.0)
     kept = json.loads(options.output.read_text())["measurements"]["0"]
     assert {row["granularity"] for row in kept["one"]["rows"]} == {1, 3, 5, 10}
-    assert sorted(count for count, _ in kept["one"]["bricks"]["1"].values()) == [1, 1]
+    beside = json.loads((tmp_path / "out.bricks.json").read_text())["measurements"]["0"]
+    assert sorted(count for count, _ in beside["one"]["1"].values()) == [1, 1]
     assert "No module named 'none'" in kept["none"]["failure"]
     with mock.patch.object(bricks, "built", side_effect=AssertionError("built again")):
         bricks.measure(["one", "none"], 0, options, 60.0)
+    bricks.finish(options)
+    finished = json.loads(options.output.read_text())
+    assert finished["pool"][0]["unique_share"] == 1.0
+    assert finished["summary"]["models"] == 1
 
 
 def test_a_model_that_ends_its_process_is_left_out(tmp_path: Path) -> None:

@@ -329,6 +329,31 @@ def test_what_few_agents_can_run_is_not_kept_waiting() -> None:
     assert ("gpu", "special") in handed[:2]
 
 
+def test_jobs_that_share_a_model_stay_with_an_agent() -> None:
+    """Two agents divide four models of three scenarios each: no model is on both, and all have
+    their rows.
+    """
+    rows: list[Answer] = []
+    every = [
+        Job(f"{model}{number}", {"number": number}, alike=model)
+        for model in "abcd"
+        for number in range(3)
+    ]
+
+    class InTurn(Simulated):
+        """The job that was handed out first ends first."""
+
+        def wait(self) -> Sequence[Event]:
+            agent = next(iter(self._flying))
+            return [Ended(agent, dict(self._run(self._flying.pop(agent))), "", {"niceness": 0})]
+
+    run_jobs(every, simulated, rows.append, InTurn(2, []))
+    agents = {(row.job.alike, row.agent) for row in rows}
+    assert len(rows) == 12
+    assert len(agents) == 4
+    assert {agent for _, agent in agents} == {"agent-0", "agent-1"}
+
+
 def test_keys_do_not_depend_on_the_order_of_a_mapping() -> None:
     """The same parts give the same key; others another."""
     assert job_key({"a": 1, "b": [2]}) == job_key(json.loads('{"b": [2], "a": 1}'))

@@ -21,6 +21,7 @@ from xsp.evaluation.dispatch.running import run_jobs
 from xsp.evaluation.dispatch.summary import Summary
 from xsp.evaluation.manifest.model import Manifest
 from xsp.evaluation.manifest.reading import manifest_from_record, read_manifest
+from xsp.evaluation.pipeline.system import MakeSystem
 from xsp.evaluation.records import jobs as records
 from xsp.evaluation.records.transport import as_json
 from xsp.evaluation.running import changed, evaluated
@@ -79,8 +80,10 @@ def matrix(
         for each in _combinations(whole, predictors, scenarios):
             wanted = _requirements(each, on or {})
             key = job_key(run, each.identity, trace, wanted)
-            payload = {**common, "manifest": each.canonical(), "job": key}
-            found.append(Job(key, payload, wanted, time_limit_s))
+            system = MakeSystem.of(each, artifacts, allow_code=allow_code)
+            alike = job_key(system.manifest)
+            payload = {**common, "manifest": each.canonical(), "job": key, records.ALIKE: alike}
+            found.append(Job(key, payload, wanted, time_limit_s, alike))
     return found
 
 

@@ -17,13 +17,15 @@ bytes, or one of the cluster's own), a text is a label's value, or a constraint 
 @dataclass(frozen=True)
 class Job:
     """One evaluation to run: `payload` (JSON) is what the agent is given, `key` is unique. It is
-    ended after `time_limit_s`, where there is one, with the process that it runs in.
+    ended after `time_limit_s`, where there is one, with the process that it runs in. Jobs that are
+    `alike` cost less one after another on one agent, such as those that share a model.
     """
 
     key: str
     payload: Mapping[str, Any]
     requirements: Requirements = field(default_factory=dict)
     time_limit_s: float | None = None
+    alike: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from xsp.evaluation.dispatch.agents import Agents, Ended, Event, Joined, Lost, Offer, Run
@@ -17,6 +18,9 @@ from xsp.evaluation.dispatch.summary import Summary
 
 ATTEMPTS = 3
 """How often a job is handed out before it fails, where the agents that ran it went away."""
+
+AHEAD = 64
+"""Jobs that wait and are looked at for one that is like an agent's last."""
 
 Write = Callable[[Answer], None]
 
@@ -88,6 +92,7 @@ class _Dispatch:
         self._registered = tuple(offers)
         self._flying: dict[str, Job] = {}
         self._since: dict[str, float] = {}
+        self._last: dict[str, Job] = {}
         self._attempts: Counter[str] = Counter()
         self._outcomes: Counter[bool] = Counter()
         self._lost: list[str] = []
@@ -123,13 +128,31 @@ class _Dispatch:
         for name, offer in self._offers.items():
             if name in self._flying or self._stopped():
                 continue
-            job = next((job for job in self._waiting if able([offer], job)), None)
+            job = self._next(offer)
             if job is not None:
                 self._submit(name, job)
 
+    def _next(self, offer: Offer) -> Job | None:
+        """The first job that an agent can run; of those that need the same and come soon, one that
+        is like its last, else one that is like none in flight.
+        """
+        fitting = islice((job for job in self._waiting if able([offer], job)), AHEAD)
+        first = next(fitting, None)
+        if first is None:
+            return None
+        last = self._last.get(offer.agent)
+        flying = {job.alike for job in self._flying.values()}
+
+        def worth(job: Job) -> tuple[bool, bool]:
+            like_last = last is not None and job.alike == last.alike
+            return not (job.alike and like_last), bool(job.alike) and job.alike in flying
+
+        same = [job for job in fitting if job.requirements == first.requirements]
+        return min([first, *same], key=worth)
+
     def _submit(self, agent: str, job: Job) -> None:
         self._waiting.remove(job)
-        self._flying[agent] = job
+        self._flying[agent] = self._last[agent] = job
         self._since[agent] = self._clock()
         self._attempts[job.key] += 1
         if self._started is not None:

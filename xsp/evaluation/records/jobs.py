@@ -21,6 +21,8 @@ from xsp.evaluation.records.transport import from_json
 from xsp.evaluation.records.writing import write
 
 COLUMNS = ["run", "key", "evaluation", "error", "attempts", "agent", "worker", "ended_at"]
+ALIKE = "alike"
+"""In a job's payload: the mark of jobs that share a model on a runtime."""
 TIME_LIMIT = "time_limit_s"
 """In a job's payload: after so many seconds it is ended; null or absent is never."""
 _NICE = (
@@ -70,7 +72,7 @@ def unfinished(store: Store, run: str) -> list[Job]:
 def _job(row: Any) -> Job:
     payload = json.loads(row.payload)
     limit = payload.get(TIME_LIMIT)
-    return Job(row.key, payload, json.loads(row.requirements), limit)
+    return Job(row.key, payload, json.loads(row.requirements), limit, payload.get(ALIKE, ""))
 
 
 def finish(store: Store, answer: Answer) -> str | None:

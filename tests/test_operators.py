@@ -21,6 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 import xsp
 from xsp.analysis.from_disk import tree_from_file
+from xsp.analysis.spans.doubt_of_tracing import MostCosts, sums_of_measured
+from xsp.analysis.spans.hierarchy import Hierarchy
 from xsp.levels.op import calls, tracer
 from xsp.levels.op.tracer import OperatorTracer
 from xsp.types import Level
@@ -425,3 +427,25 @@ def test_two_profiles_differ_in_operators() -> None:
     assert operators_of.loc["aten::cos", "change"] == "same"
     assert operators_of.loc["aten::sin", "change"] == "appeared"
     assert "aten::sin" in found.to_markdown()
+
+
+def test_what_was_not_corrected_has_the_doubt_of_tracing() -> None:
+    """Where times are not corrected, the interval of an operator allows for what tracing those
+    inside it can have cost; one without any inside has no such doubt.
+    """
+    levels = [Level.MODEL, Level.LAYER, Level.OP, Level.OP, Level.OP]
+    spans = pd.DataFrame(
+        {
+            "run": 0,
+            "level": np.array([int(level) for level in levels], dtype=np.int8),
+            "detail": [0, 0, 0, 1, 2],
+            "parent": [-1, 0, 1, 2, 2],
+        }
+    )
+    tree = Hierarchy(of_span=np.arange(5))
+    for number, level in enumerate(levels):
+        tree.node((number,), spans["parent"][number], level.name, str(number))
+    tables = {"runs": pd.DataFrame({"run": [0], "rung": ["M/L/O"]}), "spans": spans}
+    sums = sums_of_measured(tree, tables, MostCosts(np.zeros((1, 2)), 400.0))
+    assert sums.operators is not None
+    assert sums.operators.tolist() == [[0, 0, 800, 0, 0]]

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from xsp.analysis.correction import corrected_spans, correction_of, most_of_layers
+from xsp.analysis.correction import corrected_spans, correction_of, most_costs
 from xsp.analysis.correction.corrected import typical_latencies
 from xsp.analysis.correction.of_capture import Correction
 from xsp.analysis.correction.recordings import RecordingsOfParts
@@ -41,11 +41,11 @@ def tree_from_file(
         correction = correction_of(capture.meta.get("correction"), capture.tables, recordings)
         name = str(capture.meta["name"])
         tree = hierarchy(capture.tables, name, apart=not pooled, chains=chains)
-        most_ns = None if correction is None else most_of_layers(capture.tables, correction.costs)
+        most = None if correction is None else most_costs(capture.tables, correction.costs)
         sums = []
         for tables, corrected in _corrected(parts(), correction, recordings):
             placed = replace(tree, of_span=tree.of_spans(tables["spans"], chains))
-            sums.append(run_sums(placed, tables, corrected, most_ns))
+            sums.append(run_sums(placed, tables, corrected, most))
         is_corrected = correction is not None and correction.holds
         return table_of(tree, runs, stacked(sums), is_corrected=is_corrected)
 

@@ -19,7 +19,7 @@ from xsp.analysis.correction import (
     correction_of,
     correction_row,
     is_current,
-    most_of_layers,
+    most_costs,
 )
 from xsp.analysis.correction.charges import COST_LEVELS
 from xsp.analysis.sentences import Sentences
@@ -325,13 +325,13 @@ class ProfileData:
 
     def _latency_table(self, *, pooled: bool) -> pd.DataFrame:
         tables, correction = self._capture.tables, self._correction
-        most_ns = None if correction is None else most_of_layers(tables, correction.costs)
+        most = None if correction is None else most_costs(tables, correction.costs)
         return latency_table(
             tables,
             self.name,
             self._corrected,
             pooled=pooled,
-            most_ns=most_ns,
+            most=most,
             parts=self._latency_parts if len(tables["spans"]) <= SPANS_OF_PART else None,
         )
 

@@ -11,4 +11,4 @@ from xsp.analysis.correction.of_capture import correction_of as correction_of
 from xsp.analysis.correction.of_capture import correction_row as correction_row
 from xsp.analysis.correction.of_capture import fitted as fitted
 from xsp.analysis.correction.of_capture import is_current as is_current
-from xsp.analysis.correction.recordings import most_of_layers as most_of_layers
+from xsp.analysis.correction.recordings import most_costs as most_costs

@@ -21,6 +21,7 @@ from xsp.analysis.correction.charges import (
 )
 from xsp.analysis.correction.hostclock import AFTER_START, BEFORE_END
 from xsp.analysis.correction.timeline import ApiKind, Timeline
+from xsp.analysis.spans.doubt_of_tracing import MostCosts
 from xsp.analysis.spans.graph_layers import run_by_graphs
 from xsp.analysis.spans.outside import stands_for_outside
 from xsp.analysis.spans.rungs import deepest_rung
@@ -187,6 +188,12 @@ def kinds_of_layers(tables: Tables) -> npt.NDArray[np.int64]:
     unpaid = stands_for_outside(layers) | run_by_graphs(layers)
     kinds: npt.NDArray[np.int64] = np.where(unpaid, -1, kind)
     return kinds
+
+
+def most_costs(tables: Tables, costs: Costs) -> MostCosts:
+    """What tracing can have cost at most, by the intervals of the costs."""
+    operator_ns = costs.intervals.get("operator_ns", (0.0, 0.0))[1]
+    return MostCosts(most_of_layers(tables, costs), float(operator_ns))
 
 
 def most_of_layers(tables: Tables, costs: Costs) -> Floats:

@@ -37,6 +37,16 @@ class DoubtSums:
     operators: Array | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class MostCosts:
+    """What tracing can have cost at most, in ns: of every row of `layers` one call's around and
+    inside of it, of shape (layers, 2), and one operator's.
+    """
+
+    layers: Array
+    operator_ns: float
+
+
 def sums_of_corrected(tree: Hierarchy, tables: Tables, corrected: pd.DataFrame) -> DoubtSums:
     """Of the costs that were taken out: `doubt_ns` of layers, operators and library calls."""
     row, doubt = corrected["row"].to_numpy(), corrected["doubt_ns"].to_numpy()
@@ -51,24 +61,39 @@ def sums_of_corrected(tree: Hierarchy, tables: Tables, corrected: pd.DataFrame) 
     return DoubtSums(sums(Level.LAYER), sums(Level.LIBRARY), sums(Level.OP))
 
 
-def sums_of_measured(tree: Hierarchy, tables: Tables, most_ns: Array | None) -> DoubtSums:
-    """Of what tracing layers can have cost at most, which is still in the times of the rung that
-    they are read from: a layer's costs lie in the time of what is around it.
-
-    `most_ns` has for each row of `layers` what one call's tracing costs around and inside of it, of
-    shape (layers, 2); None where nothing is known.
+def sums_of_measured(tree: Hierarchy, tables: Tables, most: MostCosts | None) -> DoubtSums:
+    """Of what tracing can have cost at most, which is still in the times of the rungs that they are
+    read from: a layer's costs lie in the time of what is around it, an operator's too. `most` is
+    None where nothing is known.
     """
     runs = runs_of(tables["runs"], Level.LAYER)["run"].to_numpy()
-    if most_ns is None or not len(runs):
+    if most is None or not len(runs):
         return DoubtSums(None, None)
     spans = tables["spans"]
     here = (spans["level"] == Level.LAYER).to_numpy() & spans["run"].isin(runs).to_numpy()
     run, detail = spans["run"].to_numpy()[here], spans["detail"].to_numpy()[here]
     inside, around = tree.of_span[here], _around(tree, spans, here)
     size = len(tree.nodes)
-    own = sum_by_run(run, around, most_ns[detail, 0], size, runs)
-    own += sum_by_run(run, inside, most_ns[detail, 1], size, runs)
-    return DoubtSums(own, None)
+    own = sum_by_run(run, around, most.layers[detail, 0], size, runs)
+    own += sum_by_run(run, inside, most.layers[detail, 1], size, runs)
+    return DoubtSums(own, None, _of_operators(tree, tables, most.operator_ns))
+
+
+def _of_operators(tree: Hierarchy, tables: Tables, operator_ns: float) -> Array | None:
+    """An operator's time holds what tracing those inside it has cost."""
+    runs, spans = runs_of(tables["runs"], Level.OP)["run"].to_numpy(), tables["spans"]
+    if not len(runs):
+        return None
+    is_operator = (spans["level"] == Level.OP).to_numpy()
+    parent = spans["parent"].to_numpy()
+    rows = np.flatnonzero(is_operator & spans["run"].isin(runs).to_numpy())
+    inside = np.zeros(len(spans))
+    above = parent[rows]
+    while len(above := above[is_operator[above]]):
+        np.add.at(inside, above, operator_ns)
+        above = parent[above]
+    run, node = spans["run"].to_numpy()[rows], tree.of_span[rows]
+    return sum_by_run(run, node, inside[rows], len(tree.nodes), runs)
 
 
 def doubt_of(tree: Hierarchy, sums: DoubtSums) -> TracingDoubt:

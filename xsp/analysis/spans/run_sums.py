@@ -13,7 +13,12 @@ import pandas as pd
 
 from xsp.analysis.spans.device_interval import device_extents
 from xsp.analysis.spans.device_timeline import turns_of
-from xsp.analysis.spans.doubt_of_tracing import DoubtSums, sums_of_corrected, sums_of_measured
+from xsp.analysis.spans.doubt_of_tracing import (
+    DoubtSums,
+    MostCosts,
+    sums_of_corrected,
+    sums_of_measured,
+)
 from xsp.analysis.spans.graph_layers import run_by_graphs
 from xsp.analysis.spans.hierarchy import Hierarchy
 from xsp.analysis.spans.host_shares import HostShares, host_shares, nodes_of_pieces
@@ -66,16 +71,16 @@ def run_sums(
     tree: Hierarchy,
     tables: Tables,
     corrected: pd.DataFrame | None,
-    most_ns: Array | None,
+    most: MostCosts | None,
     known: LatencyParts | None = None,
 ) -> RunSums:
     """Of all runs of these tables. `tree` has the nodes of their spans, `corrected` their corrected
-    times; `most_ns` is as in `sums_of_measured`; `known` are their `latency_parts`, if they have
+    times; `most` is as in `sums_of_measured`; `known` are their `latency_parts`, if they have
     been worked out.
     """
     parts = known or latency_parts(tables, corrected)
     if corrected is None:
-        doubt = sums_of_measured(tree, tables, most_ns)
+        doubt = sums_of_measured(tree, tables, most)
     else:
         doubt = sums_of_corrected(tree, tables, corrected)
     busy, kernels = _device(tree, tables, parts)

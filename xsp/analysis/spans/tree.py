@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.device_interval import device_intervals
-from xsp.analysis.spans.doubt_of_tracing import doubt_of
+from xsp.analysis.spans.doubt_of_tracing import MostCosts, doubt_of
 from xsp.analysis.spans.hierarchy import Hierarchy, hierarchy
 from xsp.analysis.spans.latency_parts import LatencyParts
 from xsp.analysis.spans.node_times import NodeTimes, cost_times, device_times, host_times
@@ -60,7 +60,7 @@ def latency_table(
     corrected: pd.DataFrame | None = None,
     *,
     pooled: bool = False,
-    most_ns: npt.NDArray[np.float64] | None = None,
+    most: MostCosts | None = None,
     parts: LatencyParts | None = None,
 ) -> pd.DataFrame:
     """One row per node, as the model runs, and one of level "OWN" for what a node has besides its
@@ -87,14 +87,14 @@ def latency_table(
 
     Calls of a layer with up to four different input shapes are nodes apart, and more than eight
     equal functional calls of one module are one node; `pooled` gives each layer one node instead.
-    `most_ns` is what tracing can have cost (`sums_of_measured`), for the intervals of times that
+    `most` is what tracing can have cost (`sums_of_measured`), for the intervals of times that
     were not corrected, and `parts` the `latency_parts` of all runs, if they have been worked out.
     """
     tree = hierarchy(tables, model, apart=not pooled)
     sums = []
     for part in parts_of(tables, corrected):
         known = parts if part.tables is tables else None
-        sums.append(run_sums(part.tree(tree), part.tables, part.corrected, most_ns, known))
+        sums.append(run_sums(part.tree(tree), part.tables, part.corrected, most, known))
     return table_of(tree, tables["runs"], stacked(sums), is_corrected=corrected is not None)
 
 

@@ -17,6 +17,7 @@ from xsp.database.store import Store
 from xsp.errors import EvaluationError, ManifestError
 from xsp.evaluation.artifacts.store import ArtifactStore
 from xsp.evaluation.records.evaluation import Evaluation
+from xsp.evaluation.records.jobs import jobs
 from xsp.evaluation.records.reading import evaluations, read
 from xsp.evaluation.repeating import repeat
 from xsp.evaluation.running import changed, evaluate
@@ -157,6 +158,29 @@ def test_the_command_line(
     assert "top_1: " in compared
     assert ": same" in compared
     assert "the runtimes differ" in compared
+
+
+def test_an_evaluation_over_its_limit_is_a_row(
+    place: Place,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With --job-limit an evaluation has a process of its own, which is killed; the database has
+    the error, and the command fails with it.
+    """
+    database = tmp_path / "db.sqlite"
+    options = ["--database", str(database), "--artifacts", str(place.artifacts), "--allow-code"]
+    monkeypatch.setattr("sys.argv", ["xsp", "evaluate", str(place.manifest), *options])
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--job-limit", "0.001"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "failed: the job was ended after its time limit of 0.001 s" in capsys.readouterr().out
+    with Store(database) as store:
+        (row,) = jobs(store).to_dict("records")
+        assert "time limit of 0.001 s" in row["error"]
+        assert evaluations(store).empty
 
 
 def test_the_schema_can_be_had(

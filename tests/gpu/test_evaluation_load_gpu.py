@@ -9,8 +9,10 @@ import loadable_systems as systems
 import pytest
 
 from xsp.evaluation.metrics.measured import measured
+from xsp.evaluation.scenarios.process import MeasuredProcess
 from xsp.evaluation.scenarios.running import run_scenario
 from xsp.evaluation.scenarios.settings import Server, SingleStream
+from xsp.evaluation.scenarios.starting import Forking
 
 pytestmark = pytest.mark.gpu
 
@@ -38,3 +40,22 @@ def test_a_server_on_the_gpu_answers_waiting_queries_together(tmp_path: Path) ->
     )
     outcome = run_scenario(scenario, partial(systems.multiplying, SIDE), 4, logs=tmp_path)
     assert (outcome.valid, outcome.errors, len(outcome.samples)) == (True, 0, 1000)
+
+
+def test_forks_use_the_gpu_and_tests_share_what_is_there(tmp_path: Path) -> None:
+    """A fork of a process that has imported torch uses the GPU; a second test of the system has no
+    process of its own, and its peak of memory is its own.
+    """
+    scenario = SingleStream(kind="single_stream", queries=64)
+    system = partial(systems.multiplying, SIDE)
+    with Forking() as forking, MeasuredProcess(forking) as process:
+        first, second = (
+            run_scenario(scenario, system, 4, logs=tmp_path, process=process) for _ in range(2)
+        )
+        assert process.started == 1
+    assert (first.valid, second.valid) == (True, True)
+    assert (first.details["forked"], second.details["tests_before"]) == (True, 1)
+    peaks = [each.usage.peak_device_bytes for each in (first, second)]
+    assert peaks[0] is not None
+    assert peaks[1] is not None
+    assert 4 * SIDE * SIDE <= peaks[1] <= peaks[0]

@@ -64,6 +64,22 @@ def in_place(counter: CompileCounter) -> nn.Module:
 
 
 @pytest.mark.parametrize("warm", [True, False])
+def test_a_block_profiles_a_model_that_was_compiled_in_place(warm: bool) -> None:
+    """A block records the calls of a model after `model.compile()`: nothing of xsp is traced by
+    Dynamo, nothing is compiled again, and the model is as it was afterwards.
+    """
+    counter = CompileCounter()
+    model = in_place(counter)
+    before, x = dict(vars(model)), torch.randn(2, 4)
+    if warm:
+        model(x)
+    prof = profiled(model, x)
+    assert counter.frame_count == 1
+    assert forward_names(prof) == ["Block"]
+    assert dict(vars(model)) == before
+
+
+@pytest.mark.parametrize("warm", [True, False])
 @pytest.mark.parametrize(
     ("compiled", "layer"),
     [

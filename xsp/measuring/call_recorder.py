@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from xsp.doubts import Doubt, Slug
 from xsp.errors import NothingRecordedError, TargetError
 from xsp.levels._native.signals import held
 from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.discovery import Discovered, discovered, shapes_of
+from xsp.levels.layer.entry_points import entry_point, step_in
+from xsp.machine.torch_internals import COMPILED_CALL
 from xsp.measuring.arguments import copy_arguments, list_arguments
 from xsp.measuring.driving import is_lazy
 from xsp.measuring.python_state import Attributes, attributes, copier_for
@@ -69,14 +70,18 @@ class CallRecorder:
         self._open: dict[int, _Open] = {}
         self._found = Discovered()
         self._start: Attributes | None = None
-        self._handles: list[RemovableHandle] = []
+        self._undo: list[Callable[[], None]] = []
         self.random: RandomState | None = None
         """State of the random generators at the first recorded call."""
 
     def start(self) -> None:
         """Hook the model, and look out for a backward pass."""
         self._undo_engine = run_inside(self._engine)
-        self._handles = [
+        if entry_point(self._model) == COMPILED_CALL:
+            # Dynamo traces the hooks of a module that was compiled in place.
+            self._undo = [step_in(self._model, COMPILED_CALL, self._around)]
+            return
+        handles = [
             # Called on the class: TorchScript modules have hooks, but refuse to be asked for them.
             nn.Module.register_forward_pre_hook(
                 self._model, self._before, with_kwargs=True, prepend=True
@@ -84,6 +89,19 @@ class CallRecorder:
             nn.Module.register_forward_hook(self._model, self._on_return),
             nn.Module.register_forward_hook(self._model, self._after, always_call=True),
         ]
+        self._undo = [handle.remove for handle in handles]
+
+    def _around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            self._before(self._model, args, kwargs)
+            try:
+                output = call(*args, **kwargs)
+                self._on_return(self._model, args, output)
+                return output
+            finally:
+                self._after()
+
+        return recorded
 
     def stop(self) -> None:
         """Remove the hooks, in the opposite order to that in which they came."""
@@ -91,9 +109,9 @@ class CallRecorder:
         for call in self._open.values():
             call.watch.close()
         self._open.clear()
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        for undo in self._undo:
+            undo()
+        self._undo = []
         self._undo_engine()
         self._undo_engine = lambda: None
 

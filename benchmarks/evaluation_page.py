@@ -204,7 +204,8 @@ def _not_valid(found: ByKey) -> list[str]:
 _LEGEND = (
     "`tm` is the mean without the longest and shortest fifth; `at_most` is what early stopping "
     f"states with 99 % confidence. The columns come from the scenarios {ONLINE} (online), "
-    f"{BATCHED} (most inputs a second, optimal batch) and {POISSON} (Poisson). Weights are random. "
+    f"{BATCHED} (most inputs a second, optimal batch) and {POISSON} (Poisson). A call takes its "
+    "inputs out of the host's memory and brings its outputs back there. Weights are random. "
     "`paper` is MLModelScope's Table 2, on a V100."
 )
 

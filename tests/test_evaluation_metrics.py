@@ -136,6 +136,18 @@ def test_an_interval_for_independent_queries_would_not_hold() -> None:
     assert naive < 80
 
 
+def test_few_queries_of_a_queue_have_no_interval() -> None:
+    """100 queries of a server have percentiles without an interval, and the reason; 100 of a single
+    stream have one.
+    """
+    server = measured(simulated(50.0, 100, seed=1))["latency_p90"]
+    assert server.known
+    assert math.isnan(server.low)
+    assert "128 do" in server.reason
+    stream = replace(simulated(50.0, 100, seed=1), scenario="single_stream")
+    assert not math.isnan(measured(stream)["latency_p90"].low)
+
+
 def test_inflation_is_one_for_independent_values() -> None:
     """Batch means find no dependence in 90 of 100 cases where there is none, and no less than the
     length of runs where there is.

@@ -14,6 +14,8 @@ SIGNIFICANT = 0.05
 """Chance of widening an interval of independent queries."""
 FEWEST_PER_BLOCK = 4
 """With shorter blocks dependence between neighbours is not seen."""
+FEWEST = MOST_BLOCKS * FEWEST_PER_BLOCK
+"""Values that can show dependence."""
 
 Series = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import special
 
 from xsp.analysis.spans.statistics import CONFIDENCE, TRIM, trimmed
-from xsp.evaluation.metrics.dependence import inflation
+from xsp.evaluation.metrics.dependence import FEWEST, inflation
 from xsp.evaluation.metrics.estimate import Estimate, unknown
 
 SHARES = (0.5, 0.9, 0.99, 0.999)
@@ -38,15 +38,30 @@ class LatencyDistribution:
 
 
 def latency_distribution(
-    latency_ns: npt.ArrayLike, shares: Iterable[float] = SHARES
+    latency_ns: npt.ArrayLike, shares: Iterable[float] = SHARES, *, queued: bool = False
 ) -> LatencyDistribution:
-    """The distribution of latencies, given in the order of the queries' arrival."""
+    """The distribution of latencies, given in the order of the queries' arrival. Where they are of
+    a queue and too few to tell how they depend on each other, there are no intervals.
+    """
     latencies = np.asarray(latency_ns, dtype=np.int64)
-    return LatencyDistribution(
+    found = LatencyDistribution(
         len(latencies),
         trimmed_mean(latencies),
         {share: percentile(latencies, share) for share in shares},
     )
+    return found if not queued or len(latencies) >= FEWEST else _without_intervals(found)
+
+
+def _without_intervals(found: LatencyDistribution) -> LatencyDistribution:
+    reason = (
+        f"{found.queries} queries of a queue do not tell how they depend on each other; {FEWEST} do"
+    )
+
+    def bare(each: Estimate) -> Estimate:
+        return Estimate(each.value, each.unit, reason=reason) if each.known else each
+
+    percentiles = {share: bare(each) for share, each in found.percentiles.items()}
+    return LatencyDistribution(found.queries, bare(found.trimmed_mean), percentiles)
 
 
 def trimmed_mean(latencies: Latencies) -> Estimate:

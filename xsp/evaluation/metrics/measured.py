@@ -12,6 +12,9 @@ from xsp.evaluation.metrics.throughput import throughput
 from xsp.evaluation.metrics.usage import energy, memory
 from xsp.evaluation.scenarios.scenario import Outcome
 
+_QUEUED = frozenset({"server", "replay", "highest_rate"})
+"""Scenarios in which queries wait for those before them."""
+
 
 def measured(outcome: Outcome, price_per_hour: float | None = None) -> dict[str, Estimate]:
     """The metrics of an outcome but for accuracy, which its columns do not have.
@@ -43,7 +46,8 @@ def measured(outcome: Outcome, price_per_hour: float | None = None) -> dict[str,
 
 
 def _latencies(outcome: Outcome) -> dict[str, Estimate]:
-    latencies = latency_distribution(outcome.latency_ns[outcome.answered])
+    queued = outcome.scenario in _QUEUED
+    latencies = latency_distribution(outcome.latency_ns[outcome.answered], queued=queued)
     named = {"latency_trimmed_mean": latencies.trimmed_mean}
     for share, estimate in latencies.percentiles.items():
         named[f"latency_p{100 * share:g}"] = estimate

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles stress.c with the native part, five importers and what they import, and runs it.
+# Compiles stress.c with the native part, five importers and what they import, and runs it; operators.c before it.
 # Usage: stress.sh FOLDER SECONDS [COMPILER FLAG ...], for example -fsanitize=address,undefined
 set -euo pipefail
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -26,7 +26,10 @@ for number in 1 2 3; do
 done
 $cc -O1 -g -fno-omit-frame-pointer -D_GNU_SOURCE -std=gnu11 "$@" "$here/stress.c" "$native"/*.c \
     -o "$folder/stress" -lpthread -ldl
+$cc -O1 -g -fno-omit-frame-pointer -D_GNU_SOURCE -std=gnu11 "$@" "$here/operators.c" "$native/operators.c" \
+    "$native/log.c" -o "$folder/operators" -lpthread
 cd "$folder"
 export TSAN_OPTIONS="suppressions=$here/tsan.supp ${TSAN_OPTIONS:-}"
 export UBSAN_OPTIONS="halt_on_error=1 ${UBSAN_OPTIONS:-}"
+./operators "$seconds"
 exec ./stress "$seconds" ./lazy.so ./lazy.so ./closed.so ./without_plt_{1,2,3}.so

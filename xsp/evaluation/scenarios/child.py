@@ -18,34 +18,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
-
-import numpy as np
 
 from xsp.capture.writing import write_file
 from xsp.errors import EvaluationError, XspError
 from xsp.evaluation.orphans import die_with_parent
-from xsp.evaluation.scenarios import clocks
-from xsp.evaluation.scenarios.loadgen import UNTIMED_NS, loadgen_module, run_loadgen, seeds
-from xsp.evaluation.scenarios.loadgen_logs import keep_compressed, scheduled_unix_ns, verdict
-from xsp.evaluation.scenarios.recording import (
-    COMPLETED,
-    QUERY,
-    SCHEDULED,
-    Recording,
-    keep_only,
-    recorded,
-)
-from xsp.evaluation.scenarios.replay import replay
+from xsp.evaluation.scenarios.loadgen import UNTIMED_NS
+from xsp.evaluation.scenarios.performing import performed
+from xsp.evaluation.scenarios.recording import Recording, recorded
 from xsp.evaluation.scenarios.scenario import System
-from xsp.evaluation.scenarios.settings import Batched, MultiStream, Offline, Replay, Server
+from xsp.evaluation.scenarios.settings import MultiStream, Offline
 from xsp.evaluation.scenarios.task import OUTPUT, RESULT, Report, Task
 from xsp.evaluation.scenarios.usage import Meter
-from xsp.evaluation.scenarios.worker import Worker
 
 SHORTEST_NS = 1000
 """Taken for a query's latency where a call took less: loadgen prepares queries by it."""
@@ -136,8 +123,7 @@ def _tested(task: Task, kept: _Kept) -> Report:
     warming = kept.thread.submit(_warmed, system, task.scenario, task.samples)
     once_ns = warming.result()
     kept.meter.start()
-    run = _TESTS.get(type(task.scenario), _by_loadgen)
-    report = run(task, system, recording, once_ns, kept.thread)
+    report = performed(task, system, recording, once_ns, kept.thread)
     report.usage = asdict(kept.meter.usage())
     report.details |= {"tests_before": kept.tests, "forked": kept.forked}
     report.details |= getattr(system, "facts", {})
@@ -192,82 +178,6 @@ def _called(system: System, indices: list[int]) -> int:
         ) from error
     return max(time.monotonic_ns() - begin_ns, SHORTEST_NS)
 
-
-def _by_loadgen(
-    task: Task, system: System, recording: Recording, once_ns: int, thread: Executor
-) -> Report:
-    scenario = task.scenario
-    lg = loadgen_module()
-    at_once = scenario.batch if isinstance(scenario, Server) else 1
-    before = clocks.reading()
-    worker = run_loadgen(
-        scenario,
-        partial(Worker, system, recording, batch=at_once, thread=thread),
-        recording,
-        task.samples,
-        task.folder,
-        expected_ns=once_ns // 2,
-    )
-    after = clocks.reading()
-    _schedule(task.folder, before, after)
-    keep_compressed(task.folder)
-    found = verdict(task.folder)
-    stepped = clocks.stepped(before, after)
-    return Report(
-        errors=worker.errors,
-        first_error=worker.first_error,
-        loadgen_valid=found.valid,
-        said=list(found.said),
-        doubts=[stepped] if stepped else [],
-        details={"schedule_seed": seeds(scenario.seed)[2], "load_generator": lg.__name__},
-    )
-
-
-def _schedule(folder: Path, before: clocks.Reading, after: clocks.Reading) -> None:
-    """Put the scheduled times, which loadgen's trace has, into the recorded columns."""
-    rows = recorded(folder)
-    by_query = clocks.monotonic_of(scheduled_unix_ns(folder), before, after)
-    if len(rows) and rows[:, QUERY].max() >= len(by_query):
-        raise EvaluationError(
-            f"loadgen's trace has {len(by_query)} queries, {len(rows)} were issued: it is damaged"
-        )
-    rows[:, SCHEDULED] = by_query[rows[:, QUERY]]
-    keep_only(folder, rows)
-
-
-def _by_replay(
-    task: Task, system: System, recording: Recording, _: int, thread: Executor
-) -> Report:
-    scenario = task.scenario
-    worker = Worker(system, recording, _nobody, scenario.batch, thread)
-    replay(np.asarray(task.arrivals_ns), worker, recording, task.samples, scenario.seed)
-    return _plain(task, worker.errors, worker.first_error)
-
-
-def _nobody(_: list[int]) -> None:
-    """In a replay nobody waits for answers."""
-
-
-def _by_batches(
-    task: Task, system: System, recording: Recording, _: int, thread: Executor
-) -> Report:
-    from xsp.evaluation.scenarios.batches import run_batches
-
-    asked = (task.scenario, system, recording, task.samples)
-    failures = thread.submit(run_batches, *asked).result()
-    return _plain(task, len(failures), failures[0] if failures else None)
-
-
-def _plain(task: Task, errors: int, first_error: str | None) -> Report:
-    rows = recorded(task.folder)
-    keep_only(task.folder, rows[rows[:, COMPLETED] > 0])
-    return Report(errors=errors, first_error=first_error)
-
-
-_TESTS: dict[type, Callable[[Task, System, Recording, int, Executor], Report]] = {
-    Replay: _by_replay,
-    Batched: _by_batches,
-}
 
 if __name__ == "__main__":
     main()

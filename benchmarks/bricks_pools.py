@@ -105,6 +105,8 @@ def _padded(name: str, device: str, batch: int) -> tuple[Any, Any]:
     from zoo import ZOO, target
 
     model, inputs = target(ZOO[name], batch, device)
+    if not isinstance(inputs, dict):
+        raise TypeError(f"{name} takes no text, so it has no padding; take it as zoo/{name}")
     mask = torch.ones_like(inputs["input_ids"])
     mask[:, 0] = 0
     return model, {**inputs, "attention_mask": mask}

@@ -17,7 +17,7 @@ from quick import measured
 from torch import nn
 
 from xsp.machine import compiler_internals
-from xsp.provenance.graphs import Launch
+from xsp.provenance.graphs import Launch, explained
 from xsp.provenance.origins import Origin
 from xsp.provenance.recording import Recorder
 from xsp.provenance.tables import of_live_graphs, shares
@@ -231,6 +231,16 @@ def test_without_dynamos_graph_the_line_is_still_known(compiled: Compiled) -> No
     assert set(launched["confidence"]) == {"inferred"}
     assert set(origins["layer"]) == {"(unknown)"}
     assert _line(Gated.forward, "self.up") in set(origins["source"])
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_without_time_nothing_is_generated_and_that_is_said() -> None:
+    """Where a profile's time is over, what a record would have told is missing, with a sentence."""
+    with torch.no_grad():
+        torch.compile(lambda x: x.tanh() + 1)(torch.randn(4, 8))
+    found = explained(compiler_internals.live_graphs(), Recorder(), lambda: False)
+    assert found.remarks == ["there was no time to generate code again"]
+    assert {each.confidence for graph in found.graphs for each in graph.launches} == {"inferred"}
 
 
 @pytest.mark.usefixtures("_no_compiler")

@@ -84,8 +84,10 @@ def _generated_again(
         return found, remarks
     for module in compiler.captured_modules():
         for settings in compiler.settings_in_use():
-            if wanted <= set(found) or not may_go_on():
+            if wanted <= set(found):
                 return found, remarks
+            if not may_go_on():
+                return found, [*remarks, "there was no time to generate code again"]
             try:
                 texts = records_of_code(module, settings)
             except Exception as error:  # whatever another release, or a program's own pass, raises

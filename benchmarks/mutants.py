@@ -32,8 +32,8 @@ LEFT_OUT = {
     "for a product: which calls are right is mypy's to find",
     "assertion": "`assert` and `zip(strict=True)`, which say what the code around them ensures",
     "speed": "whether and how much a cache keeps",
-    "same meaning": "comparing with the outermost or the innermost level: none lies beyond; and "
-    "the product for the `and`, the sum for the `or` of two comparisons",
+    "same meaning": "comparing with the outermost or the innermost level, or the first kind: none "
+    "lies beyond; and the product for the `and`, the sum for the `or` of two comparisons",
     "GPU": "what a function does after `if not torch.cuda.is_available(): return`, and constants "
     "that nothing else reads: for tests/gpu",
 }
@@ -193,10 +193,11 @@ def _on_gpu_only(node: ast.AST) -> Iterator[ast.AST]:
 
 
 _AT_THE_END = {
+    "DeviceKind.KERNEL": ("_Eq_LtE", "_LtE_Eq", "_NotEq_Gt", "_Gt_NotEq"),
     "Level.MODEL": ("_Eq_LtE", "_LtE_Eq", "_NotEq_Gt", "_Gt_NotEq"),
     "Level.KERNEL": ("_Eq_GtE", "_GtE_Eq", "_NotEq_Lt", "_Lt_NotEq"),
 }
-"""How the operators end that change no comparison with this level."""
+"""How the operators end that change no comparison with this level, or kind."""
 
 
 _OF_FLAGS: dict[type[ast.operator], tuple[str, str]] = {

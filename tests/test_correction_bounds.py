@@ -270,3 +270,15 @@ def test_what_tracing_one_event_costs_less_than_another_is_not_taken_from_it(
     inside = 0.15 * paid if kind is EventKind.FUNCTIONAL else 0.0
     assert corrected.mean() == pytest.approx(900, rel=0.05)
     assert np.quantile(corrected, 0.05) >= 0.9 * min(900, np.quantile(recorded, 0.05) - inside)
+
+
+def test_every_event_keeps_a_tenth_of_its_length() -> None:
+    """However much too dear tracing is taken to be: no operation is known to be nine tenths
+    tracing.
+    """
+    lengths = (40_000, 5_000, 901)
+    operations = [Call(Level.LAYER, (Work(each),), EventKind.FUNCTIONAL) for each in lengths]
+    run = Simulation((*operations, Work(100)) * 20, Costs()).timeline()
+    recorded, corrected = durations(replay(run, only(EventKind.FUNCTIONAL, 10**6)))
+    for length, kept in zip(lengths, (4_000, 500, 91), strict=True):
+        assert (corrected[recorded == length] == kept).all()

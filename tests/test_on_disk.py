@@ -51,6 +51,7 @@ BROKEN = {
     "a run below 0": ("spans", with_value("run", 0, -1), "spans has rows that are not in order"),
     "runs in another order": ("spans", last("run", 0), "spans has rows that are not in order"),
     "a level beyond the last": ("spans", last("level", 5), r"spans\.level has a level that there"),
+    "a level far beyond": ("spans", last("level", 9), r"spans\.level has a level that there"),
     "a level below the first": ("spans", last("level", -1), r"spans\.level has a level that there"),
     "a parent in another part": ("spans", last("parent", 0), r"spans\.parent refers to a row of o"),
     "a call of another part": ("api_calls", last("parent", 0), r"api_calls\.parent refers to a ro"),

@@ -566,3 +566,23 @@ def test_costs_that_no_lowering_brings_within_the_rungs_are_not_taken_out(
     """Nothing is corrected rather than too much."""
     monkeypatch.setattr(rung_limits, "MAX_LOWERINGS", 0)
     assert not fit_costs(measured(HOST_BOUND, 4)).costs.values().any()
+
+
+def test_the_fit_follows_what_a_rung_is_measured_to_add_as_told() -> None:
+    """Where the deepest rung was measured to take longer, the replay of it takes longer by the
+    share that the response tells, which intervals of closure are worked out from.
+    """
+    rounds, deepest, longer = measured(MIXED, 6), LADDER[-1], 1_000
+
+    def late(times: dict[RunSpec, float]) -> dict[RunSpec, float]:
+        return {**times, deepest: times[deepest] + longer}
+
+    fit = fit_costs(rounds)
+    later = [
+        replace(one, latency_ns=late(dict(one.latency_ns)), host_ns=late(dict(one.host_ns)))
+        for one in rounds
+    ]
+    before, after = (each.prediction.total[:, -1, 0].mean() for each in (fit, fit_costs(later)))
+    told = fit.problem.response(fit.costs.values(), fit.prediction)
+    assert told[-1].sum() == pytest.approx((after - before) / longer, abs=0.02)
+    assert told[-1].sum() > 0.9

@@ -21,6 +21,7 @@ from xsp.capture.file import Capture, check_capture
 from xsp.capture.limits import text_of
 from xsp.capture.parquet import read_parquet, to_parquet
 from xsp.capture.rules import items, json_text, plain
+from xsp.capture.schema import TABLES
 from xsp.capture.writing import append_text, staged_folder, writable, writable_folder, write_file
 
 
@@ -87,6 +88,21 @@ def test_operations_of_a_call_are_objects() -> None:
     said = complaint("library_calls", arguments='{"operations": [3]}')
     assert "library_calls.arguments" in said
     assert "[0] must be an object, not 3" in said
+
+
+LATER_COLUMNS = {"layers": {"weight_shape", "source"}}
+"""Columns that captures of earlier versions do not have."""
+
+
+@pytest.mark.parametrize("table", WHOLE.tables)
+def test_a_table_has_all_its_columns(table: str) -> None:
+    """One that is missing is named, whichever it is; captures of earlier versions are read."""
+    columns = WHOLE.tables[table]
+    for column in set(columns) & set(TABLES[table]):
+        said = about({table: columns.drop(columns=column)})
+        is_needed = column not in LATER_COLUMNS.get(table, ())
+        assert (f"{table} lacks {column}" in said) == is_needed
+        assert is_needed or said == ""
 
 
 def test_what_is_to_be_json_is_text() -> None:

@@ -98,6 +98,7 @@ def test_a_rank_that_does_not_answer_is_an_error(
         waiting.any(False)
 
 
+ASKED = Stopped(StopReason.ASKED, 5)
 PRECISE = Stopped(StopReason.PRECISE, 5)
 BUDGET = Stopped(StopReason.BUDGET, 5)
 MOST = Stopped(StopReason.MOST_ROUNDS, 5)
@@ -110,6 +111,8 @@ INTERRUPTED = Stopped(StopReason.INTERRUPTED, 5)
         (None, [None], None),
         (PRECISE, [None], None),
         (None, [PRECISE], None),
+        (ASKED, [None], None),
+        (ASKED, [ASKED], ASKED),
         (PRECISE, [PRECISE, None], None),
         (PRECISE, ["enough"], PRECISE),
         ("enough", [None], None),

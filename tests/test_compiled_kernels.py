@@ -93,6 +93,19 @@ def test_kernels_find_their_launches(
     assert _matched(kernels, launches, library) == expected
 
 
+@pytest.mark.parametrize(
+    ("library", "how"), [([3, -1, -1], "place"), ([-1, 3, -1], "kind")], ids=["agrees", "differs"]
+)
+def test_a_number_that_fits_by_chance_is_no_proof(library: list[int], how: str) -> None:
+    """As many kernels as launches are matched one to one; where a library's kernel falls to a
+    launch that calls none, that is said to be in doubt.
+    """
+    launches = ["extern_kernels.mm", ATTENTION, "triton_a"]
+    kernels = ["gemm", "fmha", "triton_a"]
+    _, found = match_launches(kernels, np.array(library), launches, [False, False, True])
+    assert found.tolist() == [how, how, "name"]
+
+
 def _with_compiled(tables: Tables, launches: Sequence[int]) -> dict[str, pd.DataFrame]:
     """A capture's tables as if its first kernels were compiled code with the two launches that
     these are rows of, the second shared by two layers.

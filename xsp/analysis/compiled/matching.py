@@ -16,7 +16,8 @@ from xsp.types import IntArray
 
 BY_NAME, BY_PLACE, BY_KIND, NOT_MATCHED = "name", "place", "kind", ""
 """How a kernel was matched: its name is the launch's; it has its place among the others in a way
-that leaves no choice; libraries' kernels were told from ATen's; not at all."""
+that leaves no choice; libraries' kernels were told from ATen's, or number alone decided; not at
+all."""
 
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_int_mm", "_scaled_mm")
 """Last parts of the names of launches that call a library of CUDA."""
@@ -93,12 +94,14 @@ def _match_between(
     if not is_library.any():
         # Calls of a captured graph were made when it was captured.
         is_library = np.array([_is_of_library(each) for each in names[kernels][first].tolist()])
+    product = np.array([_is_product(name) for name in wanted[launches].tolist()])
     if len(launches) == 1:
         found[kernels], how[kernels] = launches[0], BY_PLACE
     elif len(is_library) == len(launches):
-        found[kernels], how[kernels] = launches[unit], BY_PLACE
+        # As many, and yet one launch may have run two and another none, if their kinds differ.
+        agrees = np.array_equal(is_library, product)
+        found[kernels], how[kernels] = launches[unit], BY_PLACE if agrees else BY_KIND
     else:
-        product = np.array([_is_product(name) for name in wanted[launches].tolist()])
         owner = _by_kind(is_library, product)
         if owner is not None:
             found[kernels], how[kernels] = launches[owner[unit]], BY_KIND

@@ -74,9 +74,13 @@ def _counts(found: ByKey, rows: pd.DataFrame) -> Iterator[str]:
         whole = sum(set(SCENARIOS) <= set(found[key]) for key in keys)
         tests = [each.outcome.valid for key in keys for each in found[key].values()]
         yield (
-            f"{predictor} on {device}: {len(some)} models, {whole} of them under all three "
+            f"{predictor} on {device}: {_models(len(some))}, {whole} of them under all three "
             f"scenarios; {sum(tests)} of {len(tests)} tests are valid."
         )
+
+
+def _models(count: int) -> str:
+    return "1 model" if count == 1 else f"{count} models"
 
 
 def _early_stopping(found: ByKey) -> Iterator[str]:
@@ -134,7 +138,7 @@ def _batches(device: str, eager: pd.DataFrame) -> Iterator[str]:
     if len(gain) < FEWEST:
         return
     sizes = eager["optimal_batch"].dropna().astype(int).value_counts().sort_index()
-    told = ", ".join(f"{size} ({count} models)" for size, count in sizes.items())
+    told = ", ".join(f"{size} ({_models(count)})" for size, count in sizes.items())
     yield (
         f"Batches bring {EAGER} on {device} {gain.median():.3g} times the inputs a second of one "
         f"after another in the median model, {gain.min():.3g} ({gain.idxmin()}) to "
@@ -143,11 +147,13 @@ def _batches(device: str, eager: pd.DataFrame) -> Iterator[str]:
 
 
 def _waiting(eager: pd.DataFrame) -> Iterator[str]:
-    longer = (eager["poisson_p90_ms"] / eager["online_p90_ms"]).dropna()
+    kept_up = eager[~eager["not_valid"].str.contains(POISSON)]
+    longer = (kept_up["poisson_p90_ms"] / kept_up["online_p90_ms"]).dropna()
     if len(longer) >= FEWEST:
         yield (
             f"Under Poisson arrivals at half of that rate p90 is {longer.median():.3g} times as "
-            f"long as online in the median model, {longer.min():.3g} to {longer.max():.3g} times."
+            f"long as online in the median model, {longer.min():.3g} to {longer.max():.3g} times "
+            f"(the {len(longer)} models whose test is valid)."
         )
 
 

@@ -26,7 +26,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     for name in sys.argv[2:]:
-        with suppress(ImportError):
+        with suppress(Exception):  # the fork that needs it says why it cannot be imported
             importlib.import_module(name)
     # Else every collection of a fork walks all that was imported.
     gc.freeze()

@@ -113,8 +113,7 @@ def _shape(text: str) -> str:
 
 def _tree_times(profile: ProfileData) -> pd.DataFrame:
     """name, phase, type, host_ms, device_ms of the layers, nodes of one name and phase summed."""
-    tree = profile.tree(pooled=True)
-    nodes = tree[tree["level"] == "LAYER"].groupby(["name", "phase"], sort=False)
+    nodes = profile._pooled_layers.groupby(["name", "phase"], sort=False)
     times: pd.DataFrame = (
         nodes[["host_ms", "device_ms"]].sum(min_count=1).join(nodes["type"].first())
     )

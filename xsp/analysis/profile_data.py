@@ -30,6 +30,8 @@ from xsp.analysis.spans.latency_parts import LatencyParts, latency_parts
 from xsp.analysis.spans.named import named_spans
 from xsp.analysis.spans.overhead import overhead
 from xsp.analysis.spans.overlap import serialized_layers
+from xsp.analysis.spans.pooled_layers import COLUMNS as COLUMNS_OF_LAYERS
+from xsp.analysis.spans.pooled_layers import pooled_layers
 from xsp.analysis.spans.run_parts import SPANS_OF_PART
 from xsp.analysis.spans.rungs import deepest_rung, runs_of, spec_of
 from xsp.analysis.spans.statistics import trimmed
@@ -342,6 +344,16 @@ class ProfileData:
         call its own.
         """
         return (self._pooled_tree if pooled else self._tree).copy()
+
+    @cached_property
+    def _pooled_layers(self) -> pd.DataFrame:
+        """`pooled_layers`, whichever way is shortest."""
+        tables = self._capture.tables
+        is_large = len(tables["spans"]) > SPANS_OF_PART
+        if not is_large and "_pooled_tree" not in vars(self) and is_parted_by_shapes(tables):
+            return pooled_layers(tables, self.name, self._corrected, self._latency_parts)
+        tree = self._pooled_tree
+        return tree.loc[tree["level"] == Level.LAYER.name, COLUMNS_OF_LAYERS]
 
     @cached_property
     def _pooled_tree(self) -> pd.DataFrame:

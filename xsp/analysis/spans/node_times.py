@@ -82,11 +82,23 @@ def host_times(
     """
     known = _doubted(_means(tree, shares), doubt)
     times = NodeTimes(*(each.copy() for each in vars(known).values()))
-    unknown = (tree.levels == "KERNEL") | _outside_without_calls(tree)
+    unknown = _unknown_on_host(tree)
     for each in vars(times).values():
         each[unknown] = np.nan
     _add_model(times, tree, runs, shares, doubt)
     return times
+
+
+def host_wholes(tree: Hierarchy, shares: HostShares) -> Array:
+    """The wholes of `host_times` of all nodes but the model, in ns."""
+    whole = _means(tree, shares).whole.copy()
+    whole[_unknown_on_host(tree)] = np.nan
+    return whole
+
+
+def _unknown_on_host(tree: Hierarchy) -> npt.NDArray[np.bool_]:
+    unknown: npt.NDArray[np.bool_] = (tree.levels == "KERNEL") | _outside_without_calls(tree)
+    return unknown
 
 
 def _add_model(

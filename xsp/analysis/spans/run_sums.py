@@ -83,7 +83,7 @@ def run_sums(
         doubt = sums_of_measured(tree, tables, most)
     else:
         doubt = sums_of_corrected(tree, tables, corrected)
-    busy, kernels = _device(tree, tables, parts)
+    busy, kernels = busy_times(tree, tables, parts)
     return RunSums(
         latency_ns=parts.latency_ns,
         shares=host_shares(tree, tables, parts, corrected),
@@ -139,7 +139,7 @@ def _joined_recorded(parts: Sequence[Recorded]) -> Recorded:
     )
 
 
-def _device(
+def busy_times(
     tree: Hierarchy, tables: Tables, parts: LatencyParts
 ) -> tuple[Array, Array] | tuple[None, None]:
     """GPU-busy time and number of kernels of every node, from the runs that traced kernels alone or

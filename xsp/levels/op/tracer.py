@@ -63,7 +63,7 @@ def _why_not_announced() -> str | None:
     tracer = OperatorTracer()
     tracer.start()
     try:
-        torch.zeros(1).neg()
+        torch.zeros(1, device="cpu").neg()
     finally:
         tracer.stop()
     seen = tracer.collect()["operator_events"]["name"].tolist()

@@ -365,3 +365,15 @@ def calls_of_replay(kernels: int) -> int:
 def test_no_python_loop_runs_over_kernels() -> None:
     """A replay of a hundred thousand kernels calls about as many functions as one of a tenth."""
     assert calls_of_replay(100_000) < 1.5 * calls_of_replay(10_000)
+
+
+def test_a_wait_whose_device_was_done_just_before_tells_no_return() -> None:
+    """It ends when the device's news arrives: only waits that begin long after the device was done
+    tell how long a wait takes that has nothing to wait for.
+    """
+    near = [(Launch(1, 30_000), Work(work), Synchronize()) for work in range(20_000, 44_000, 1_000)]
+    late = [(Launch(1, 3_000), Work(90_000), Synchronize())] * 3
+    program = tuple(step for steps in (*near, *late) for step in steps)
+    seen = Latencies.observed([Simulation(program, Costs()).timeline()], Costs())
+    truth = Machine().latencies()
+    assert (seen.wake_ns[0], seen.return_ns[0]) == (truth.wake_ns[0], truth.return_ns[0])

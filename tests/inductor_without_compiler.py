@@ -6,6 +6,7 @@ What a kernel stands for does not depend on what it computes, and compiling one 
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ def _nothing(*_arguments: Any) -> None:
 @contextmanager
 def inductor_without_compiler(folder: Path) -> Iterator[None]:
     """Programs compiled in this block keep their code in `folder`, and compute garbage."""
+    from torch._inductor import config
     from torch._inductor.async_compile import AsyncCompile
 
     def instead(*_arguments: Any, **_keywords: Any) -> Any:
@@ -31,6 +33,10 @@ def inductor_without_compiler(folder: Path) -> Iterator[None]:
     with (
         patch.dict("os.environ", {"TORCHINDUCTOR_CACHE_DIR": str(folder)}),
         patch.object(AsyncCompile, "cpp_pybinding", instead),
+        # No processes that wait for something to compile.
+        config.patch(compile_threads=1),
+        # Where a test's log is captured, torch writes down every graph for it.
+        patch.object(logging.getLogger("torch.__trace"), "disabled", True),
     ):
         yield
     _forget()

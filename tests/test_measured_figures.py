@@ -153,3 +153,11 @@ def test_what_each_ladder_adds() -> None:
     rows.append(["added over torch.profiler's, geometric mean", "1", *told])
     assert table_rows(rows) in page("decisions.md")
     assert results["environment"]["gpu"] == "NVIDIA H200"
+
+
+def test_what_commands_take_is_what_was_measured() -> None:
+    """The CPU seconds of commands in docs/install.md are those of the benchmark."""
+    measured = result("commands_cpu.json")["cpu_s"]
+    for name, seconds in measured.items():
+        row = f"| `{name}` | {seconds['before']:.2f} | {seconds['now']:.2f} |"
+        assert row in page("install.md")

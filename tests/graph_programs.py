@@ -25,7 +25,7 @@ from xsp.types import (
     empty,
 )
 
-KERNELS = ["gemm", "relu", "memset", "memcpy DtoD", "softmax"]
+KERNELS = ["gemm", "relu", "memset", "memcpy DtoD", "softmax", "memset32"]
 """Names of kernels; programs below name them."""
 
 _KINDS = {"memset": DeviceKind.MEMSET, "memcpy DtoD": DeviceKind.MEMCPY}

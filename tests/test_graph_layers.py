@@ -91,6 +91,17 @@ def test_one_kernel_of_another_name_leads_nothing() -> None:
     assert (unled.place, unled.expected, unled.found) == (3, "gemm", "softmax")
 
 
+def test_a_set_that_the_graph_makes_by_a_kernel_is_the_programs_set() -> None:
+    """The driver can run a set of a graph as a kernel of its own, `memset32`: it belongs to the
+    layer of the set. A kernel that is no set is still told apart.
+    """
+    replayed = ["memset32" if kernel == "memset" else kernel for kernel in KERNELS]
+    found = led([(3, replayed)], NET, runs=2)
+    assert kernels_by_layer(found.tables, 1)["conv"] == ["memset32", "gemm"]
+    assert set(found.tables["graph_nodes"]["owner"]) == {"order"}
+    assert led([(3, ["relu", *KERNELS[1:]])], NET).unled
+
+
 def test_a_graph_of_a_part_is_found_in_the_whole() -> None:
     """Graphs of the first and the second half of a program are both led."""
     found = led([(3, KERNELS[:3]), (4, KERNELS[3:])], NET)

@@ -14,7 +14,7 @@ from xsp.analysis.spans.ancestors import layer_spans
 from xsp.analysis.spans.assembly import assemble
 from xsp.capture.run import Run
 from xsp.measuring.recaptured import as_launched
-from xsp.types import API_CALLS, LAYER_EVENTS, Columns, Level, empty
+from xsp.types import API_CALLS, LAYER_EVENTS, Columns, DeviceKind, Level, empty
 
 CALLS = [
     "cudaLaunchKernel",
@@ -74,6 +74,19 @@ def test_nodes_belong_to_the_layers_whose_calls_made_them() -> None:
     spans = assemble([launched], named)["spans"]
     kernels = np.flatnonzero(spans["level"] == Level.KERNEL)
     assert spans["detail"].to_numpy()[layer_spans(spans, kernels)].tolist() == [0, 0, 1, 1]
+
+
+def test_a_set_can_run_as_a_kernel() -> None:
+    """A call that sets memory made its node also where the graph does it by a kernel; a call that
+    launches a kernel did not make a set.
+    """
+    run = capturing_run(list(range(len(CALLS))))
+    by_kernel = replayed()
+    is_set = by_kernel["kind"] == DeviceKind.MEMSET
+    by_kernel["kind"][is_set] = DeviceKind.KERNEL
+    assert as_launched(run, by_kernel) is not None
+    by_kernel["kind"][:] = DeviceKind.MEMSET
+    assert as_launched(run, by_kernel) is None
 
 
 @pytest.mark.parametrize("calls", [[1, 2, 3, 5, 7], [1, 2, 3, 5, 5, 7], [2, 3, 5, 6], []])

@@ -86,7 +86,7 @@ def as_launched(run: Run, replayed: Columns) -> Columns | None:
     rows, kinds = _calls_that_make_nodes(names)
     nodes = np.flatnonzero(replayed["graph"] > 0)
     nodes = nodes[np.argsort(replayed["graph_node"][nodes] & np.uint64(NODE_MASK), kind="stable")]
-    if not np.array_equal(replayed["kind"][nodes], kinds):
+    if not _are_of(replayed["kind"][nodes], kinds):
         return None
     device = {name: column[nodes] for name, column in replayed.items()}
     start = calls["start_ns"][rows]
@@ -97,6 +97,14 @@ def as_launched(run: Run, replayed: Columns) -> Columns | None:
         np.zeros_like(device[name]) for name in ("graph", "graph_node")
     )
     return device
+
+
+def _are_of(replayed: npt.NDArray[np.uint8], asked: npt.NDArray[np.uint8]) -> bool:
+    """Whether nodes are of the kinds that calls asked for; sets can run as kernels in a graph."""
+    if len(replayed) != len(asked):
+        return False
+    is_set_by_kernel = (asked == DeviceKind.MEMSET) & (replayed == DeviceKind.KERNEL)
+    return bool(((replayed == asked) | is_set_by_kernel).all())
 
 
 def _calls_that_make_nodes(names: Sequence[str]) -> tuple[IntArray, npt.NDArray[np.uint8]]:

@@ -1,0 +1,332 @@
+"""Is every kernel counted, and how much of the GPU's time is led to source layers?
+
+    python benchmarks/coverage.py [--device cuda] [--only "gpt2*"] [--budget-s 500] [--json F]
+
+Each program is profiled on all levels. The kernels, copies and sets of a run are compared with what
+torch.profiler counts in one, and the GPU's time is divided: what is led to a layer of the source,
+to something that is named and no layer (`(gradient buckets)`), and to neither. Kernels of compiled
+code count as led where `prof.compiled()` leads them. Results are added to those that F holds, and
+what it has is not run again. Without a GPU it says what ran and knows no shares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint_sequential
+
+import xsp
+from xsp.analysis.spans.ancestors import layer_spans
+from xsp.analysis.spans.sequence import kernel_sequence
+from xsp.machine.environment import environment
+from xsp.profiles import Profile
+from xsp.types import Level
+
+UNLED = ("(outside layers)", "(not in the structure run)", "(unknown)")
+WARMUP = 4
+
+
+@dataclass
+class Program:
+    """What is profiled, with the options of `xsp.measure` that it needs."""
+
+    run: Callable[[], Any]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def resnet50(device: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """Inference of torchvision's ResNet-50; on a CPU of a small network."""
+    if device == "cpu":
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (torch.rand(1, 3, 16, 16),)
+    from torchvision.models import resnet50
+
+    return resnet50().eval().to(device), (torch.rand(16, 3, 224, 224, device=device),)
+
+
+def gpt2(device: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """Inference of a GPT-2 of transformers with random weights."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    layers = 12 if device == "cuda" else 2
+    model = GPT2LMHeadModel(GPT2Config(n_layer=layers, use_cache=False)).eval().to(device)
+    return model, (torch.randint(0, 50_000, (4, 128 if device == "cuda" else 8), device=device),)
+
+
+def inference(model: nn.Module, inputs: tuple[torch.Tensor, ...], way: str) -> Program:
+    """A forward pass eager, compiled, with reduce-overhead or captured by hand."""
+    called = {
+        "eager": lambda: model,
+        "captured": lambda: model,
+        "compiled": lambda: torch.compile(model),
+        "reduce-overhead": lambda: torch.compile(model, mode="reduce-overhead"),
+    }[way]()
+
+    def forward() -> None:
+        with torch.no_grad():
+            called(*inputs)
+
+    if way != "captured":
+        return Program(forward)
+    graph = captured(forward)
+    return Program(graph.replay, {"captured_from": forward})
+
+
+def captured(function: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    """A graph of the function, captured as torch's documentation does it."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph
+
+
+def training(device: str, way: str) -> Program:
+    """A step with automatic mixed precision, checkpoints and a fused optimizer, or compiled."""
+    width, blocks = (1_024, 6) if device == "cuda" else (32, 2)
+    parts = [(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU()) for _ in range(blocks)]
+    net = nn.Sequential(*[nn.Sequential(*each) for each in parts]).to(device)
+    x = torch.rand(512 if device == "cuda" else 4, width, device=device, requires_grad=True)
+    optimizer = torch.optim.AdamW(net.parameters(), fused=device == "cuda")
+    scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
+    called = torch.compile(net) if way == "compiled" else net
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=torch.float16 if device == "cuda" else torch.bfloat16):
+            if way == "checkpoints":
+                output = checkpoint_sequential(called, 2, x, use_reentrant=False)
+            else:
+                output = called(x)
+            loss = output.square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return Program(step, {"restore": (net, optimizer)})
+
+
+def two_streams(device: str) -> Program:
+    """Two halves of a network, each on a stream of its own, and what joins them."""
+    width = 1_024 if device == "cuda" else 32
+    first, second, last = (nn.Linear(width, width).to(device).eval() for _ in range(3))
+    x = torch.rand(512 if device == "cuda" else 4, width, device=device)
+    side = torch.cuda.Stream() if device == "cuda" else None
+
+    def forward() -> None:
+        with torch.no_grad():
+            if side is None:
+                last(first(x) + second(x))
+                return
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                right = second(x)
+            left = first(x)
+            torch.cuda.current_stream().wait_stream(side)
+            last(left + right)
+
+    return Program(forward)
+
+
+def lstm(device: str) -> Program:
+    """A recurrent network of two layers."""
+    net, x = nn.LSTM(128, 256, 2).to(device).eval(), torch.rand(32, 8, 128, device=device)
+
+    def forward() -> None:
+        with torch.no_grad():
+            net(x)
+
+    return Program(forward)
+
+
+def generation(device: str) -> Program:
+    """Eight tokens with a static cache."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=1_000,
+    )
+    model = LlamaForCausalLM(config).to(device).eval()
+    tokens = torch.randint(3, 1_000, (1, 16), device=device)
+    how = {"max_new_tokens": 8, "do_sample": False, "cache_implementation": "static"}
+    return Program(lambda: model.generate(tokens, pad_token_id=0, disable_compile=True, **how))
+
+
+def graph_network(device: str) -> Program:
+    """Two graph convolutions of torch-geometric."""
+    from torch_geometric.nn import GCNConv
+
+    first, second = (GCNConv(64, 64).to(device).eval() for _ in range(2))
+    x = torch.rand(1_000, 64, device=device)
+    edges = torch.randint(0, 1_000, (2, 8_000), device=device)
+
+    def forward() -> None:
+        with torch.no_grad():
+            second(first(x, edges).relu(), edges)
+
+    return Program(forward)
+
+
+def mask_rcnn(device: str) -> Program:
+    """Mask R-CNN of torchvision with random weights."""
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).to(device).eval()
+    images = [torch.rand(3, 320, 320, device=device)]
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(images)
+
+    return Program(forward)
+
+
+def programs(device: str) -> dict[str, Callable[[], Program]]:
+    """By name what makes a program."""
+    found: dict[str, Callable[[], Program]] = {}
+    ways = ("eager", "compiled", "reduce-overhead", "captured") if device == "cuda" else ("eager",)
+    for name, make in (("resnet50", resnet50), ("gpt2", gpt2)):
+        for way in ways:
+            found[f"{name}, {way}"] = lambda make=make, way=way: inference(*make(device), way)
+    for way in ("checkpoints", "compiled"):
+        found[f"training, {way}"] = lambda way=way: training(device, way)
+    others = {
+        "two streams": two_streams,
+        "lstm": lstm,
+        "generate, static cache": generation,
+        "graph network": graph_network,
+        "mask r-cnn": mask_rcnn,
+    }
+    for name, made in others.items():
+        found[name] = lambda made=made: made(device)
+    return found
+
+
+def divided(prof: Profile) -> dict[str, Any]:
+    """The GPU's time in the last run of the deepest rung: its milliseconds, and the shares that are
+    led to source layers, to what is named and no layer, and to neither.
+    """
+    spans, layers = prof.table("raw_spans"), prof.table("layers")
+    rows = spans.index[(spans["level"] == Level.KERNEL) & (spans["run"] == spans["run"].max())]
+    if not len(rows):
+        return {"activities": 0}
+    taken = spans["duration_ns"].to_numpy()[rows] / 1e6
+    layer = spans["detail"].to_numpy()[layer_spans(spans, rows.to_numpy())]
+    names = layers["name"].astype(str).to_numpy()[layer]
+    compiled, of_compiled = led_of_compiled(prof)
+    is_compiled = np.isin(layer, compiled)
+    led, named, neither = 0.0, 0.0, 0.0
+    for name, part in zip(names[~is_compiled], taken[~is_compiled], strict=True):
+        if name in UNLED:
+            neither += part
+        elif name.startswith("("):
+            named += part
+        else:
+            led += part
+    led += of_compiled * taken[is_compiled].sum()
+    neither += (1 - of_compiled) * taken[is_compiled].sum()
+    whole = taken.sum()
+    shares = {"led": led / whole, "named": named / whole, "neither": neither / whole}
+    return {"activities": len(rows), "device_ms": float(whole), **shares}
+
+
+def led_of_compiled(prof: Profile) -> tuple[npt.NDArray[np.int64], float]:
+    """Rows of `layers` that are compiled code, and what share of the time of their kernels is led
+    to source layers; what the rule cannot place counts as not led.
+    """
+    tables = prof._capture.tables
+    sequence = kernel_sequence(tables)
+    if "compiled_kernels" not in tables:
+        return np.array([], dtype=np.int64), 0.0
+    own = sequence.iloc[tables["compiled_kernels"]["position"].to_numpy()]
+    rows = own["layer"].unique()
+    whole_ms = sequence.loc[sequence["layer"].isin(rows), "duration_ns"].sum() / 1e6
+    found = prof.compiled_layers()
+    led_ms = found.loc[~found["layer"].isin(UNLED), "device_ms"].sum()
+    return rows, float(led_ms / whole_ms) if whole_ms else 0.0
+
+
+def counted_by_torch(run: Callable[[], Any]) -> int:
+    """Kernels, copies and sets of one run as torch.profiler counts them."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=activities) as profiler:
+        run()
+        torch.cuda.synchronize()
+    on_device = torch.autograd.DeviceType.CUDA
+    events = [event for event in profiler.events() or [] if event.device_type == on_device]
+    return len([event for event in events if not event.is_user_annotation])
+
+
+def row_of(made: Program, device: str) -> dict[str, Any]:
+    """The figures of one program."""
+    for _ in range(WARMUP):
+        made.run()
+    row: dict[str, Any] = {}
+    if device == "cuda":
+        row["counted_by_torch"] = counted_by_torch(made.run)
+    prof = xsp.measure(made.run, iterations=3, warmup=2, progress=False, **made.options)
+    row |= divided(prof)
+    row["latency_ms"], row["lost"] = prof.latency_ms, prof.lost
+    row["warnings"] = [warning[:240] for warning in prof.warnings]
+    return row
+
+
+def main() -> None:
+    """Run what has no result yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--only", default="*", help="names of programs, as a shell pattern")
+    parser.add_argument("--budget-s", type=float, default=500.0, help="begin no program after it")
+    parser.add_argument("--json", type=Path, default=None)
+    options = parser.parse_args()
+    begin = time.monotonic()
+    found: dict[str, Any] = {"environment": environment(), "programs": {}}
+    if options.json and options.json.exists():
+        found = json.loads(options.json.read_text())
+    for name, make in programs(options.device).items():
+        late = time.monotonic() - begin > options.budget_s
+        if late or name in found["programs"] or not fnmatch(name, options.only):
+            continue
+        torch.manual_seed(0)
+        torch._dynamo.reset()
+        started = time.monotonic()
+        try:
+            row = row_of(make(), options.device)
+        except Exception as error:  # one program must not take the others with it
+            traceback.print_exc()
+            row = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+        row["seconds"] = round(time.monotonic() - started, 1)
+        found["programs"][name] = row
+        print(name, json.dumps(row), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1) + "\n")
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main()

@@ -82,7 +82,7 @@ CHANGES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Any], str]] = {
     "no such parent": ("spans", "parent", lambda t: t["parent"] + 10_000, "refers to row"),
     "no such run": ("spans", "run", lambda t: t["run"] + 100, "refers to row"),
     "no such detail": ("spans", "detail", lambda _: 99, "no row of its level's table"),
-    "no such level": ("spans", "level", lambda _: 9, "between 0 and 3"),
+    "no such level": ("spans", "level", lambda _: 9, "between 0 and 4"),
     "text for a number": ("spans", "start_ns", lambda _: "soon", "whole numbers"),
     "a time of 300 years": (
         "spans",

@@ -6,10 +6,10 @@ from collections import Counter, deque
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from xsp.brickwork.model import Model, called_whole
 from xsp.graphs.aten import VIEWS, canonical_name
+from xsp.machine.torch_internals import TorchDispatchMode
 
 _SHOWN = 3
 """Operators of each side that the sentence names."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree
+from torch.utils import _python_dispatch, _pytree
 
 
 def _remove_own(owner: Any, name: str) -> None:
@@ -74,6 +74,11 @@ entered; a tracer is switched off inside leaf modules whatever lies above it."""
 push_mode_in_c: Callable[[Any], None] = torch._C._push_on_torch_function_stack
 pop_mode_in_c: Callable[[], Any] = torch._C._pop_torch_function_stack
 """What the two above call; C code spares the Python around it."""
+
+TorchDispatchMode = _python_dispatch.TorchDispatchMode
+"""Base of a mode that sees every operator that is dispatched. torch documents it, and has it in a
+private module alone.
+"""
 
 flattened: Callable[[Any], tuple[list[Any], Any]] = _pytree.tree_flatten
 unflattened: Callable[[list[Any], Any], Any] = _pytree.tree_unflatten

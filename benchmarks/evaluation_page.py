@@ -70,7 +70,7 @@ def findings(found: ByKey, rows: pd.DataFrame) -> Iterator[str]:
 
 def _counts(found: ByKey, rows: pd.DataFrame) -> Iterator[str]:
     for (predictor, device), some in rows.groupby(["predictor", "device"], sort=False):
-        keys = [(model, predictor, device) for model in some["model"]]
+        keys = [(str(model), str(predictor), str(device)) for model in some["model"]]
         whole = sum(set(SCENARIOS) <= set(found[key]) for key in keys)
         tests = [each.outcome.valid for key in keys for each in found[key].values()]
         yield (

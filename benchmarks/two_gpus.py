@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import tempfile
 import time
@@ -24,7 +25,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -33,6 +33,7 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 import xsp
@@ -87,7 +88,8 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As in a transformer."""
-        return x + self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
+        inner: torch.Tensor = self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
+        return x + inner
 
 
 def data_parallel(device: str, ms: float) -> Step:
@@ -150,7 +152,7 @@ PROGRAMS = {"ddp": data_parallel, "fsdp2": sharded, "tensor parallel": tensor_pa
 def delay_ms(device: str) -> float:
     """What the delay takes by itself, of the median of thirty."""
     delay, x = Delay(DELAY_MS), torch.ones(1, device=device)
-    took = []
+    took: list[float] = []
     for _ in range(30):
         if device == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -158,7 +160,7 @@ def delay_ms(device: str) -> float:
             delay(x)
             end.record()
             end.synchronize()
-            took.append(begin.elapsed_time(end))
+            took.append(float(begin.elapsed_time(end)))
         else:
             start = time.perf_counter()
             delay(x)
@@ -173,9 +175,9 @@ def kernels_by_torch(step: Step) -> int:
     with torch.profiler.profile(activities=activities) as profiler:
         step()
         torch.cuda.synchronize()
-    on_device = torch.autograd.DeviceType.CUDA
-    events = [event for event in profiler.events() or [] if event.device_type == on_device]
-    return len([event for event in events if not event.is_user_annotation])
+    events: list[Any] = list(profiler.events() or [])
+    on_device = [event for event in events if event.device_type.name == "CUDA"]
+    return len([event for event in on_device if not event.is_user_annotation])
 
 
 def rank_of(rank: int, device: str, budget_s: float, folder: str) -> None:
@@ -218,10 +220,10 @@ def compared(folder: Path, name: str) -> dict[str, Any]:
         way: xsp.merge([folder / f"{name}-{way}-{rank}.xsp" for rank in range(RANKS)])
         for way in ("equal", "slowed")
     }
-    waiting = {way: job.ranks().set_index("rank") for way, job in jobs.items()}
+    waits = {way: job.ranks().set_index("rank").to_dict() for way, job in jobs.items()}
     fast = 1 - SLOW
-    more = waiting["slowed"].loc[fast, "waiting_ms"] - waiting["equal"].loc[fast, "waiting_ms"]
-    half = sum(each.loc[fast, "waiting_ci_ms"] ** 2 for each in waiting.values()) ** 0.5
+    more = waits["slowed"]["waiting_ms"][fast] - waits["equal"]["waiting_ms"][fast]
+    half = math.hypot(*(each["waiting_ci_ms"][fast] for each in waits.values()))
     stragglers = jobs["slowed"].stragglers()
     sleeping = stragglers[stragglers["name"].astype(str).str.endswith("delay")]
     events = jobs["slowed"].events
@@ -251,11 +253,9 @@ def main() -> None:
     os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        torch.multiprocessing.spawn(
-            rank_of, (options.device, options.budget_s, place), nprocs=RANKS, join=True
-        )
+        start_processes(rank_of, (options.device, options.budget_s, place), nprocs=RANKS)
         ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(RANKS)]
-        programs = {}
+        programs: dict[str, Any] = {}
         for name in PROGRAMS:
             try:
                 programs[name] = compared(folder, name)

@@ -57,7 +57,7 @@ def test_tables_that_are_none_of_a_capture_are_refused() -> None:
     """
     runs, spans = WHOLE.tables["runs"], WHOLE.tables["spans"]
     twice = pd.concat([runs, runs[["rung"]]], axis=1)
-    objects = runs.assign(rung=[{1}, *runs["rung"][1:]])
+    objects = runs.assign(rung=pd.Series([{1}, *runs["rung"][1:]], dtype=object))
     lone = runs.assign(rung=pd.Series(["\ud800", *runs["rung"][1:]], dtype=object))
     fractions = spans.assign(level=spans["level"] + 0.5)
     without = {name: table for name, table in WHOLE.tables.items() if name != "kernels"}
@@ -406,9 +406,10 @@ def test_paths_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
         "circle": "Too many levels of symbolic links",
         "a" * 300: "File name too long",
     }.items():
-        for write in (lambda path: write_file(path, b""), lambda path: append_text(path, "x")):
-            with pytest.raises(xsp.WriteError, match=f"cannot be written: {reason}"):
-                write(tmp_path / name)
+        with pytest.raises(xsp.WriteError, match=f"cannot be written: {reason}"):
+            write_file(tmp_path / name, b"")
+        with pytest.raises(xsp.WriteError, match=f"cannot be written: {reason}"):
+            append_text(tmp_path / name, "x")
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -26,7 +26,7 @@ def _matched(
     calls = np.array(library if library is not None else [-1] * len(kernels))
     named = [each.startswith("triton_") for each in launches]
     found, _ = match_launches(kernels, calls, launches, named)
-    return found.tolist()
+    return [int(each) for each in found]
 
 
 @pytest.mark.parametrize(

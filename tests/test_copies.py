@@ -230,7 +230,7 @@ def test_what_can_be_used_once_is_refused_inside_objects_too() -> None:
     needs.
     """
     with pytest.raises(UsedOnceError, match="generator"):
-        Copier()(Cache([], length=(number for number in range(3))))
+        Copier()(Slotted(number for number in range(3)))  # type: ignore[arg-type] # used once
 
 
 def test_what_can_be_used_once_is_refused_with_its_kind() -> None:

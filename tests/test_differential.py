@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 from captures import gpu_capture, gpu_profile
 
 import xsp
@@ -52,9 +53,17 @@ def test_times_of_the_host_and_of_the_gpu_are_apart() -> None:
     layers = nodes.index[nodes["level"] == "LAYER"][:3]
     nodes.loc[layers, "change"] = "changed"
     nodes.loc[layers, "metric"] = ["host", "device", "device"]
-    nodes.loc[layers, ["a_ms", "b_ms"]] = [[1.0, 5.0], [0.1, 0.3], [0.3, 0.2]]
-    nodes.loc[layers, ["ratio", "low", "high"]] = [[5, 4, 6], [3, 2, 4], [0.7, 0.6, 0.8]]
-    nodes.loc[nodes["level"].eq("LAYER") & ~nodes.index.isin(layers), ["low", "high"]] = [0.5, 2.0]
+    numbers = {
+        "a_ms": (1.0, 0.1, 0.3),
+        "b_ms": (5.0, 0.3, 0.2),
+        "ratio": (5.0, 3.0, 0.7),
+        "low": (4.0, 2.0, 0.6),
+        "high": (6.0, 4.0, 0.8),
+    }
+    others = nodes["level"].eq("LAYER") & ~nodes.index.isin(layers)
+    for name, values in numbers.items():
+        nodes.loc[layers, name] = np.array(values)
+    nodes.loc[others, "low"], nodes.loc[others, "high"] = 0.5, 2.0
     drawn = differential_html(found)
     figures = drawn.split("<h3>")[1:]
     assert [figure.split("</h3>")[0] for figure in figures] == list(HEADINGS.values())

@@ -49,6 +49,9 @@ class Simulated:
         self._run = run
         return self._offers
 
+    def replace(self, agent: str) -> None:
+        raise AssertionError(f"{agent} was replaced, and nothing has a limit")
+
     def submit(self, agent: str, payload: Mapping[str, Any]) -> None:
         assert agent not in self._flying, "two calls in flight for one agent"
         self._flying[agent] = payload
@@ -186,7 +189,8 @@ def test_a_job_that_takes_too_long_is_ended_and_is_a_row() -> None:
     """After its time limit, by the clock, its agent is replaced and the job is a row with that
     error, not run again; the others are done.
     """
-    agents, rows = Overdue(), []
+    agents = Overdue()
+    rows: list[Any] = []
     limited = [Job(str(number), {"number": number}, {}, 5.0) for number in range(4)]
     clock = lambda: agents.now  # noqa: E731
     summary = run_jobs(limited, simulated, rows.append, agents, clock=clock)

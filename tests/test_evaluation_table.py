@@ -12,6 +12,8 @@ import evaluation_page
 import evaluation_table as benchmark
 import numpy as np
 import pytest
+from evaluation_models import Asked, asked
+from evaluation_rows import newest, table
 from test_evaluation_metrics import outcome_of, simulated, sweep_of
 
 from xsp.database.store import Store
@@ -30,7 +32,7 @@ OPTIONS = argparse.Namespace(
     iterations=5,
     time_limit_s=600.0,
 )
-(MODEL,) = benchmark.asked(["vision_models:alexnet_like"], 32)
+(MODEL,) = asked(["vision_models:alexnet_like"], 32)
 
 
 def kept(
@@ -39,7 +41,7 @@ def kept(
     predictor: str,
     outcome: Outcome,
     measured_at: float = 1.0,
-    model: benchmark.Asked = MODEL,
+    model: Asked = MODEL,
 ) -> None:
     """Write an evaluation of a small model with this outcome."""
     content = benchmark.content(model, OPTIONS, predictor)
@@ -69,7 +71,7 @@ def test_a_row_has_the_newest_evaluation_of_each_scenario(tmp_path: Path) -> Non
     kept(store, "3" * 16, "torch", sweep_of({1: 2.0, 2: 2.2, 4: 4.3}), 3.0)
     kept(store, "4" * 16, "torch", simulated(50.0, 5000, seed=1), 4.0)
     kept(store, "5" * 16, "onnxruntime", single_stream(1.25), 5.0)
-    found = benchmark.table(benchmark.newest(store)).set_index("predictor")
+    found = table(newest(store)).set_index("predictor")
     store.close()
     torch, onnx = found.loc["torch"], found.loc["onnxruntime"]
     assert (torch["online_tm_ms"], torch["online_p90_ms"]) == (2.5, 2.5)
@@ -93,7 +95,7 @@ def test_the_page_says_in_words_what_the_rows_show(tmp_path: Path) -> None:
     """
     with Store(tmp_path / "database.sqlite") as store:
         for number, took_ms in enumerate((1.0, 2.0, 4.0)):
-            (model,) = benchmark.asked([f"vision_models:model_{number}"], 32)
+            (model,) = asked([f"vision_models:model_{number}"], 32)
             kept(store, f"a{number}", "torch", single_stream(took_ms), model=model)
             kept(store, f"b{number}", "torch-compile", single_stream(took_ms / 2), model=model)
         late = replace(
@@ -103,16 +105,15 @@ def test_the_page_says_in_words_what_the_rows_show(tmp_path: Path) -> None:
             reasons=("p99 is over",),
         )
         kept(store, "c", "torch", late, model=model)
-        found = benchmark.newest(store)
-    rows = benchmark.table(found)
+        found = newest(store)
+    rows = table(found)
     page = evaluation_page.page(found, rows)
     assert "torch on cpu: 3 models, 0 of them under all three scenarios; 3 of 4 tests" in page
     assert "from 1 ms (model_0) to 4 ms (model_2), 2 ms in the median model" in page
     assert "torch-compile on cpu is 2 times as fast as torch one input after another" in page
     assert "- model_2 torch cpu, server: p99 is over" in page
-    assert rows.set_index(["model", "predictor"]).loc[("model_1", "torch")][
-        "online_p90_at_most_ms"
-    ] == pytest.approx(2.0)
+    (row,) = rows[(rows["model"] == "model_1") & (rows["predictor"] == "torch")].to_dict("records")
+    assert row["online_p90_at_most_ms"] == pytest.approx(2.0)
     written = json.loads(evaluation_page.as_json(found, rows))
     assert len(written["rows"]) == 6
     assert written["rows"][0]["poisson_at_most_ms"] is None

@@ -151,7 +151,7 @@ def test_a_call_that_an_exit_leaves_is_not_watched_any_more() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise SystemExit(3)
 
-    model.append(Leaves())
+    model = nn.Sequential(model, Leaves())
     before = state_of(model)
     with pytest.raises(SystemExit), xsp.profile(model, **SHORT):
         model(x)

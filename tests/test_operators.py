@@ -49,7 +49,8 @@ def counted_by_torch(target: Callable[[], object], folder: Path) -> Counter[str]
 def operators(prof: xsp.Profile) -> pd.DataFrame:
     """Spans of operators of the last run that traced them, as they began."""
     spans = prof.spans[prof.spans["level"] == "OP"]
-    return spans[spans["run"] == spans["run"].max()].sort_values("start_ns", kind="stable")
+    last: pd.DataFrame = spans[spans["run"] == spans["run"].max()]
+    return last.sort_values("start_ns", kind="stable")
 
 
 def training(model: nn.Module, *inputs: torch.Tensor) -> Callable[[], None]:
@@ -103,7 +104,7 @@ class Cube(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        (x,) = ctx.saved_tensors
+        x: torch.Tensor = ctx.saved_tensors[0]
         return gradients[0] * 3 * x * x
 
 
@@ -111,7 +112,7 @@ def custom_function() -> Callable[[], None]:
     x = torch.randn(4, requires_grad=True)
 
     def step() -> None:
-        Cube.apply(x.exp()).sum().backward()
+        Cube.apply(x.exp()).sum().backward()  # type: ignore[no-untyped-call] # torch's own
 
     return step
 
@@ -168,7 +169,7 @@ def below(tree: pd.DataFrame, name: str, phase: str) -> list[str]:
     """Names of what lies directly below a layer, besides its own time."""
     layer = tree[(tree["name"] == name) & (tree["phase"] == phase) & (tree["level"] == "LAYER")]
     inner = tree[(tree["parent"] == layer["node"].item()) & (tree["level"] != "OWN")]
-    return inner["name"].tolist()
+    return [str(name) for name in inner["name"]]
 
 
 def test_operators_lie_below_the_layer_that_called_them(trained: xsp.Profile) -> None:
@@ -221,9 +222,9 @@ def test_costs_and_closure_of_the_rung_are_there(trained: xsp.Profile) -> None:
     """What tracing an operator costs is a row of prof.costs, how far the rung closes one of
     prof.closure_error, what it adds to layers one of prof.overhead().
     """
-    costs = trained.costs.set_index("kind")
-    assert costs.loc["operator", "level"] == "OP"
-    assert costs.loc["operator", "tight_loop_ns"] >= 0
+    costs = {row["kind"]: row for row in trained.costs.to_dict("records")}
+    assert costs["operator"]["level"] == "OP"
+    assert costs["operator"]["tight_loop_ns"] >= 0
     assert "M/L/O" in trained.closure_error.index
     added = trained.overhead()
     events = added.loc[added["rung"] == "M/L/O", "events"]

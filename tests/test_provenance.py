@@ -44,7 +44,8 @@ class Gated(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """A residual block."""
-        return x + self.down(torch.sigmoid(self.up(self.norm(x))))
+        inner: torch.Tensor = self.down(torch.sigmoid(self.up(self.norm(x))))
+        return x + inner
 
 
 class Stack(nn.Module):
@@ -56,7 +57,8 @@ class Stack(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Every block, the first once more."""
-        return self.blocks[0](self.blocks[1](self.blocks[0](x))).tanh()
+        output: torch.Tensor = self.blocks[0](self.blocks[1](self.blocks[0](x)))
+        return output.tanh()
 
 
 class Broken(nn.Module):
@@ -70,7 +72,8 @@ class Broken(nn.Module):
         """One after the other."""
         x = self.first(x)
         torch._dynamo.graph_break()
-        return self.last(x).tanh()
+        output: torch.Tensor = self.last(x)
+        return output.tanh()
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def test_parameter_groups_are_parts_of_the_optimizers_step() -> None:
 class Growing(torch.optim.Optimizer):
     """Adds a group of parameters while it goes through its groups."""
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override] # no closure is called
         for number, group in enumerate(self.param_groups):
             if number == 0:
                 self.add_param_group({"params": [nn.Parameter(torch.ones(1))]})

@@ -5,6 +5,7 @@ do in eager mode.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -39,7 +40,8 @@ class Attending(nn.Module):
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.out(seen.transpose(1, 2).reshape(batch, length, width))
-        return x + self.down(F.gelu(self.up(self.norm_2(x))))
+        inner: torch.Tensor = self.down(F.gelu(self.up(self.norm_2(x))))
+        return x + inner
 
 
 class Residual(nn.Module):
@@ -69,7 +71,8 @@ class Transformer(nn.Module):
         """Every block."""
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x))
+        output: torch.Tensor = self.head(self.norm(x))
+        return output
 
 
 class ResNet(nn.Module):
@@ -86,15 +89,16 @@ class ResNet(nn.Module):
         x = F.max_pool2d(F.relu(self.stem(x)), 3, 2, 1)
         for block in self.blocks:
             x = block(x)
-        return self.fc(x.mean((2, 3)))
+        output: torch.Tensor = self.fc(x.mean((2, 3)))
+        return output
 
 
 PROGRAMS = {"transformer": (Transformer, (8, 256, 512)), "resnet": (ResNet, (16, 3, 128, 128))}
 
 
-def _step(net: nn.Module, x: torch.Tensor) -> Callable[[], None]:
+def _step(net: Callable[..., Any], x: torch.Tensor) -> Callable[[], None]:
     def step() -> None:
-        net.zero_grad(set_to_none=True)
+        net.zero_grad(set_to_none=True)  # type: ignore[attr-defined] # a compiled module has it
         net(x).sum().backward()
 
     return step

@@ -1,6 +1,6 @@
 """Is every kernel counted, and how much of the GPU's time is led to source layers?
 
-    python benchmarks/coverage.py [--device cuda] [--only "gpt2*"] [--budget-s 500] [--json F]
+    python benchmarks/program_coverage.py [--device cuda] [--only "gpt2*"] [--json F]
 
 Each program is profiled on all levels. The kernels, copies and sets of a run are compared with what
 torch.profiler counts in one, and the GPU's time is divided: what is led to a layer of the source,
@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from xsp.analysis.spans.sequence import kernel_sequence
 from xsp.machine.environment import environment
 from xsp.profiles import Profile
 from xsp.types import Level
+
+Make = Callable[[str], tuple[nn.Module, tuple[torch.Tensor, ...]]]
 
 UNLED = ("(outside layers)", "(not in the structure run)", "(unknown)")
 WARMUP = 4
@@ -67,12 +70,11 @@ def gpt2(device: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
 
 def inference(model: nn.Module, inputs: tuple[torch.Tensor, ...], way: str) -> Program:
     """A forward pass eager, compiled, with reduce-overhead or captured by hand."""
-    called = {
-        "eager": lambda: model,
-        "captured": lambda: model,
-        "compiled": lambda: torch.compile(model),
-        "reduce-overhead": lambda: torch.compile(model, mode="reduce-overhead"),
-    }[way]()
+    called: Callable[..., Any] = model
+    if way == "compiled":
+        called = torch.compile(model)
+    elif way == "reduce-overhead":
+        called = torch.compile(model, mode="reduce-overhead")
 
     def forward() -> None:
         with torch.no_grad():
@@ -176,7 +178,7 @@ def generation(device: str) -> Program:
 
 def graph_network(device: str) -> Program:
     """Two graph convolutions of torch-geometric."""
-    from torch_geometric.nn import GCNConv
+    from torch_geometric.nn import GCNConv  # type: ignore[import-not-found]
 
     first, second = (GCNConv(64, 64).to(device).eval() for _ in range(2))
     x = torch.rand(1_000, 64, device=device)
@@ -209,9 +211,9 @@ def programs(device: str) -> dict[str, Callable[[], Program]]:
     ways = ("eager", "compiled", "reduce-overhead", "captured") if device == "cuda" else ("eager",)
     for name, make in (("resnet50", resnet50), ("gpt2", gpt2)):
         for way in ways:
-            found[f"{name}, {way}"] = lambda make=make, way=way: inference(*make(device), way)
+            found[f"{name}, {way}"] = partial(_inference_of, make, device, way)
     for way in ("checkpoints", "compiled"):
-        found[f"training, {way}"] = lambda way=way: training(device, way)
+        found[f"training, {way}"] = partial(training, device, way)
     others = {
         "two streams": two_streams,
         "lstm": lstm,
@@ -219,9 +221,11 @@ def programs(device: str) -> dict[str, Callable[[], Program]]:
         "graph network": graph_network,
         "mask r-cnn": mask_rcnn,
     }
-    for name, made in others.items():
-        found[name] = lambda made=made: made(device)
-    return found
+    return found | {name: partial(made, device) for name, made in others.items()}
+
+
+def _inference_of(make: Make, device: str, way: str) -> Program:
+    return inference(*make(device), way)
 
 
 def divided(prof: Profile) -> dict[str, Any]:
@@ -275,9 +279,9 @@ def counted_by_torch(run: Callable[[], Any]) -> int:
     with torch.profiler.profile(activities=activities) as profiler:
         run()
         torch.cuda.synchronize()
-    on_device = torch.autograd.DeviceType.CUDA
-    events = [event for event in profiler.events() or [] if event.device_type == on_device]
-    return len([event for event in events if not event.is_user_annotation])
+    events: list[Any] = list(profiler.events() or [])
+    on_device = [event for event in events if event.device_type.name == "CUDA"]
+    return len([event for event in on_device if not event.is_user_annotation])
 
 
 def row_of(made: Program, device: str) -> dict[str, Any]:

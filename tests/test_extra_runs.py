@@ -33,8 +33,11 @@ SERIALIZED = pd.DataFrame({"run": [0], "layer": [0], "kernels": [1], "busy_ns": 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Time passes where a test says so only; layers alone are measured at once."""
+    """Time passes where a test says so only; layers alone are measured at once. Nothing is compiled
+    here, whatever this process compiled before.
+    """
     made = Clock()
+    monkeypatch.setattr(extra_runs, "has_compiled", lambda: False)
     monkeypatch.setattr("time.perf_counter", made)
     monkeypatch.setattr(extra_runs, "serialize_layers", lambda *_: SERIALIZED)
     return made

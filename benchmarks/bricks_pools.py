@@ -75,7 +75,7 @@ def built(name: str, device: str, batch: int) -> tuple[Any, Any]:
     source, _, own = name.partition("/")
     if source in {"zoo", "padded", "torchvision"} and find_spec("torchvision") is not None:
         # Before torchvision and what imports it: operators that its wheel may not bring.
-        import plain_torchvision  # noqa: F401
+        import plain_torchvision  # noqa: F401  (before torchvision)
     if source == "zoo":
         from zoo import ZOO, target
 

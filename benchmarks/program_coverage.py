@@ -28,6 +28,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint_sequential
+from torch_counts import counted_by_torch
 
 import xsp
 from xsp.analysis.spans.ancestors import layer_spans
@@ -178,7 +179,7 @@ def generation(device: str) -> Program:
 
 def graph_network(device: str) -> Program:
     """Two graph convolutions of torch-geometric."""
-    from torch_geometric.nn import GCNConv  # type: ignore[import-not-found]
+    from torch_geometric.nn import GCNConv  # type: ignore[import-not-found] # on GPU hosts only
 
     first, second = (GCNConv(64, 64).to(device).eval() for _ in range(2))
     x = torch.rand(1_000, 64, device=device)
@@ -270,18 +271,6 @@ def led_of_compiled(prof: Profile) -> tuple[npt.NDArray[np.int64], float]:
     found = prof.compiled_layers()
     led_ms = found.loc[~found["layer"].isin(UNLED), "device_ms"].sum()
     return rows, float(led_ms / whole_ms) if whole_ms else 0.0
-
-
-def counted_by_torch(run: Callable[[], Any]) -> int:
-    """Kernels, copies and sets of one run as torch.profiler counts them."""
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=activities) as profiler:
-        run()
-        torch.cuda.synchronize()
-    events: list[Any] = list(profiler.events() or [])
-    on_device = [event for event in events if event.device_type.name == "CUDA"]
-    return len([event for event in on_device if not event.is_user_annotation])
 
 
 def row_of(made: Program, device: str) -> dict[str, Any]:

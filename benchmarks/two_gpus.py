@@ -35,6 +35,7 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
+from torch_counts import counted_by_torch
 
 import xsp
 from xsp.machine.environment import environment
@@ -168,18 +169,6 @@ def delay_ms(device: str) -> float:
     return sorted(took)[15]
 
 
-def kernels_by_torch(step: Step) -> int:
-    """Kernels, copies and sets of one step as torch.profiler counts them."""
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=activities) as profiler:
-        step()
-        torch.cuda.synchronize()
-    events: list[Any] = list(profiler.events() or [])
-    on_device = [event for event in events if event.device_type.name == "CUDA"]
-    return len([event for event in on_device if not event.is_user_annotation])
-
-
 def rank_of(rank: int, device: str, budget_s: float, folder: str) -> None:
     """One rank: every program with and without the delay, a capture of each."""
     torch.set_num_threads(1)
@@ -198,7 +187,7 @@ def rank_of(rank: int, device: str, budget_s: float, folder: str) -> None:
             dist.barrier()
             row: dict[str, Any] = {}
             if device == "cuda":
-                row["torch_profiler_kernels"] = kernels_by_torch(step)
+                row["torch_profiler_kernels"] = counted_by_torch(step)
             prof = xsp.measure(step, budget_s=budget_s, progress=False)
             prof.save(Path(folder) / f"{name}-{way}-{rank}.xsp")
             row |= {

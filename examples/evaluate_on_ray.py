@@ -53,7 +53,7 @@ def evaluated(
     command += [part for name in predictors for part in ("--predictor", name)]
     command += [part for settings in SCENARIOS for part in ("--scenario", settings)]
     command += ["--database", str(database), "--artifacts", str(folder / "artifacts")]
-    subprocess.run([*command, "--allow-code", "--job-limit", "240"], check=True)  # noqa: S603
+    subprocess.run([*command, "--allow-code", "--job-limit", "240"], check=True)  # noqa: S603 - own arguments
     with Store(database) as store:
         found = jobs(store).merge(
             evaluations(store), left_on="evaluation", right_on="id", how="left"

@@ -192,8 +192,7 @@ def test_a_job_that_takes_too_long_is_ended_and_is_a_row() -> None:
     agents = Overdue()
     rows: list[Any] = []
     limited = [Job(str(number), {"number": number}, {}, 5.0) for number in range(4)]
-    clock = lambda: agents.now  # noqa: E731
-    summary = run_jobs(limited, simulated, rows.append, agents, clock=clock)
+    summary = run_jobs(limited, simulated, rows.append, agents, clock=lambda: agents.now)
     assert (summary.done, summary.failed, summary.lost) == (3, 1, ())
     (failed,) = (row for row in rows if row.failed)
     assert failed.job.key == "1"

@@ -258,7 +258,7 @@ def test_what_keeps_nothing_cannot_be_put_back(wrong: Any) -> None:
 def test_attributes_that_can_be_used_once_stay_the_programs_own() -> None:
     """A generator has no copy: runs are given the very one, as the program has it."""
     model = nn.Identity()
-    model.numbers = (number for number in range(3))  # type: ignore[assignment]
+    model.numbers = (number for number in range(3))  # type: ignore[assignment] # used once
     own = model.numbers
     state = PythonState(model)
     state.prepare(Copier())

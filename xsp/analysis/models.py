@@ -15,7 +15,7 @@ from xsp.analysis.layers import layer_information
 from xsp.analysis.model import kernels_by_model, model_information
 from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import deepest_rung
-from xsp.analysis.spans.sequence import kernel_sequence
+from xsp.analysis.spans.sequence import SEQUENCE_TABLES, kernel_sequence
 from xsp.analysis.work.operations import CONVOLUTION, GEMM, kernel_operations, layer_operation
 
 if TYPE_CHECKING:
@@ -49,17 +49,6 @@ COLUMNS = [
     *_TOP,
     *_CORRECTION,
 ]
-
-_SEQUENCE_TABLES = (
-    "runs",
-    "spans",
-    "repeats",
-    "graph_nodes",
-    "api_calls",
-    "layers",
-    "library_calls",
-    "kernels",
-)
 
 
 def compare_models(
@@ -135,7 +124,7 @@ def _of_kernels(profile: ProfileData) -> dict[str, Any]:
     """Facts from the kernels' durations; those by layer type replace the ones from the layers'
     latencies.
     """
-    tables = profile.raw_tables(*_SEQUENCE_TABLES)
+    tables = profile.raw_tables(*SEQUENCE_TABLES)
     sequence = kernel_sequence(tables)
     if not len(sequence):
         return {"convolution_kernel_share": nan, "gemm_kernel_share": nan, "top_kernel": ""}

@@ -30,6 +30,19 @@ COLUMNS = {
 }
 
 
+SEQUENCE_TABLES = (
+    "runs",
+    "spans",
+    "repeats",
+    "graph_nodes",
+    "api_calls",
+    "layers",
+    "library_calls",
+    "kernels",
+)
+"""What `kernel_sequence` reads, with what says of layers and calls what they are."""
+
+
 def kernel_sequence(tables: Tables) -> pd.DataFrame:
     """The kernels (no copies, no sets) of the last run of the deepest rung, in the order of their
     launching API calls, those of one graph in the order of its nodes.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.memo import once_per_profile
-from xsp.analysis.spans.sequence import kernel_sequence
+from xsp.analysis.spans.sequence import SEQUENCE_TABLES, kernel_sequence
 from xsp.analysis.work.call_work import call_work
 from xsp.analysis.work.counters import counted_work
 from xsp.analysis.work.layer_work import layer_work
@@ -46,17 +46,6 @@ COLUMNS = [
     "occupancy_source",
 ]
 
-_TABLES = (
-    "runs",
-    "spans",
-    "repeats",
-    "graph_nodes",
-    "api_calls",
-    "layers",
-    "library_calls",
-    "kernels",
-)
-
 
 @once_per_profile
 def kernel_work(profile: ProfileData) -> pd.DataFrame:
@@ -76,7 +65,7 @@ def kernel_work(profile: ProfileData) -> pd.DataFrame:
     its longest kernel; occupancy is the theoretical one. docs/analyses.md has the rules and their
     limits.
     """
-    tables = profile.raw_tables(*_TABLES)
+    tables = profile.raw_tables(*SEQUENCE_TABLES)
     environment = profile.environment
     sequence = kernel_sequence(tables)
     work = sequence.join(_estimated(tables, sequence, environment))

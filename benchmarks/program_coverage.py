@@ -5,8 +5,11 @@
 Each program is profiled on all levels. The kernels, copies and sets of a run are compared with what
 torch.profiler counts in one, and the GPU's time is divided: what is led to a layer of the source,
 to something that is named and no layer (`(gradient buckets)`), and to neither. Kernels of compiled
-code count as led where `prof.compiled()` leads them. Results are added to those that F holds, and
-what it has is not run again. Without a GPU it says what ran and knows no shares.
+code count as led where `prof.compiled()` leads them, copies and sets in it do not. The products and
+convolutions of each source layer of compiled code are compared, by their FLOPs, with those of the
+same program run eagerly. Results are added to those that F holds; what it has is not run again
+unless it failed. A program that takes too long is a row that says so. Without a GPU it says what
+ran and knows no shares.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
@@ -26,6 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from source_flops import compared_flops
 from torch import nn
 from torch.utils.checkpoint import checkpoint_sequential
 from torch_counts import counted_by_torch
@@ -45,10 +51,13 @@ WARMUP = 4
 
 @dataclass
 class Program:
-    """What is profiled, with the options of `xsp.measure` that it needs."""
+    """What is profiled, with the options of `xsp.measure` that it needs; `eager` is the same
+    without a compiler, for programs that have one.
+    """
 
     run: Callable[[], Any]
     options: dict[str, Any] = field(default_factory=dict)
+    eager: Callable[[], Any] | None = None
 
 
 def resnet50(device: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
@@ -77,14 +86,14 @@ def inference(model: nn.Module, inputs: tuple[torch.Tensor, ...], way: str) -> P
     elif way == "reduce-overhead":
         called = torch.compile(model, mode="reduce-overhead")
 
-    def forward() -> None:
+    def forward(what: Callable[..., Any] = called) -> None:
         with torch.no_grad():
-            called(*inputs)
+            what(*inputs)
 
-    if way != "captured":
-        return Program(forward)
-    graph = captured(forward)
-    return Program(graph.replay, {"captured_from": forward})
+    if way == "captured":
+        graph = captured(forward)
+        return Program(graph.replay, {"captured_from": forward})
+    return Program(forward, eager=None if called is model else partial(forward, model))
 
 
 def captured(function: Callable[[], None]) -> torch.cuda.CUDAGraph:
@@ -111,19 +120,20 @@ def training(device: str, way: str) -> Program:
     scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
     called = torch.compile(net) if way == "compiled" else net
 
-    def step() -> None:
+    def step(what: Callable[..., Any] = called) -> None:
         optimizer.zero_grad()
         with torch.autocast(device, dtype=torch.float16 if device == "cuda" else torch.bfloat16):
             if way == "checkpoints":
-                output = checkpoint_sequential(called, 2, x, use_reentrant=False)
+                output = checkpoint_sequential(what, 2, x, use_reentrant=False)
             else:
-                output = called(x)
+                output = what(x)
             loss = output.square().mean()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
 
-    return Program(step, {"restore": (net, optimizer)})
+    eager = partial(step, net) if way == "compiled" else None
+    return Program(step, {"restore": (net, optimizer)}, eager)
 
 
 def two_streams(device: str) -> Program:
@@ -258,8 +268,8 @@ def divided(prof: Profile) -> dict[str, Any]:
 
 
 def led_of_compiled(prof: Profile) -> tuple[npt.NDArray[np.int64], float]:
-    """Rows of `layers` that are compiled code, and what share of the time of their kernels is led
-    to source layers; what the rule cannot place counts as not led.
+    """Rows of `layers` that are compiled code, and what share of the time of their kernels, copies
+    and sets is led to source layers.
     """
     tables = prof._capture.tables
     sequence = kernel_sequence(tables)
@@ -267,21 +277,52 @@ def led_of_compiled(prof: Profile) -> tuple[npt.NDArray[np.int64], float]:
         return np.array([], dtype=np.int64), 0.0
     own = sequence.iloc[tables["compiled_kernels"]["position"].to_numpy()]
     rows = own["layer"].unique()
-    whole_ms = sequence.loc[sequence["layer"].isin(rows), "duration_ns"].sum() / 1e6
+    in_them = sequence["layer"].isin(rows)
+    whole_ms = sequence.loc[in_them, "duration_ns"].sum() / 1e6 + copies_ms(prof, rows)
     found = prof.compiled_layers()
     led_ms = found.loc[~found["layer"].isin(UNLED), "device_ms"].sum()
     return rows, float(led_ms / whole_ms) if whole_ms else 0.0
 
 
+def copies_ms(prof: Profile, layers: npt.NDArray[np.int64]) -> float:
+    """The time of copies and sets of these rows of `layers` in the last run."""
+    spans, kernels = prof.table("raw_spans"), prof.table("kernels")
+    rows = spans.index[(spans["level"] == Level.KERNEL) & (spans["run"] == spans["run"].max())]
+    no_kernel = (kernels["kind"] != "kernel").to_numpy()[spans["detail"].to_numpy()[rows]]
+    copies = rows.to_numpy()[no_kernel]
+    of_layer = spans["detail"].to_numpy()[layer_spans(spans, copies)]
+    return float(spans["duration_ns"].to_numpy()[copies][np.isin(of_layer, layers)].sum() / 1e6)
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """A block that is interrupted by a TimeoutError after so long."""
+
+    def late(_number: int, _frame: Any) -> None:
+        raise TimeoutError(f"it was not done after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def row_of(made: Program, device: str) -> dict[str, Any]:
     """The figures of one program."""
+    quick: dict[str, Any] = {"iterations": 3, "warmup": 2, "progress": False}
+    eager = xsp.measure(made.eager, **quick, **made.options) if made.eager else None
     for _ in range(WARMUP):
         made.run()
     row: dict[str, Any] = {}
     if device == "cuda":
         row["counted_by_torch"] = counted_by_torch(made.run)
-    prof = xsp.measure(made.run, iterations=3, warmup=2, progress=False, **made.options)
+    prof = xsp.measure(made.run, **quick, **made.options)
     row |= divided(prof)
+    if eager is not None and device == "cuda":
+        row["flops"] = compared_flops(prof, eager)
     row["latency_ms"], row["lost"] = prof.latency_ms, prof.lost
     row["warnings"] = [warning[:240] for warning in prof.warnings]
     return row
@@ -295,6 +336,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--only", default="*", help="names of programs, as a shell pattern")
     parser.add_argument("--budget-s", type=float, default=500.0, help="begin no program after it")
+    parser.add_argument("--limit-s", type=float, default=90.0, help="for each program")
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
     begin = time.monotonic()
@@ -303,13 +345,15 @@ def main() -> None:
         found = json.loads(options.json.read_text())
     for name, make in programs(options.device).items():
         late = time.monotonic() - begin > options.budget_s
-        if late or name in found["programs"] or not fnmatch(name, options.only):
+        is_done = "error" not in found["programs"].get(name, {"error": ""})
+        if late or is_done or not fnmatch(name, options.only):
             continue
         torch.manual_seed(0)
         torch._dynamo.reset()
         started = time.monotonic()
         try:
-            row = row_of(make(), options.device)
+            with at_most(options.limit_s):
+                row = row_of(make(), options.device)
         except Exception as error:  # one program must not take the others with it
             traceback.print_exc()
             row = {"error": f"{type(error).__name__}: {str(error)[:300]}"}

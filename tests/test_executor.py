@@ -19,9 +19,10 @@ from torch import nn
 
 import xsp
 from xsp.levels._native.signals import held, let_through
+from xsp.machine.ambient import Ambient
 from xsp.measuring.executor import Executor, executing, refuse_nested
 from xsp.measuring.state import RandomState
-from xsp.measuring.target import Ambient, Call, Target, target_of
+from xsp.measuring.target import Call, Target, target_of
 
 
 @contextmanager

@@ -33,11 +33,8 @@ SERIALIZED = pd.DataFrame({"run": [0], "layer": [0], "kernels": [1], "busy_ns": 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Time passes where a test says so only; layers alone are measured at once. Nothing is compiled
-    here, whatever this process compiled before.
-    """
+    """Time passes where a test says so only; layers alone are measured at once."""
     made = Clock()
-    monkeypatch.setattr(extra_runs, "has_compiled", lambda: False)
     monkeypatch.setattr("time.perf_counter", made)
     monkeypatch.setattr(extra_runs, "serialize_layers", lambda *_: SERIALIZED)
     return made
@@ -48,7 +45,9 @@ def after_rounds(
 ) -> ExtraRuns:
     """A profile of the synthetic capture whose rounds are over, and that began just now."""
     executor: Any = SimpleNamespace(ranks=Ranks(), target=None, run=None)
-    prepared: Any = SimpleNamespace(traced=traced, tracers={}, structure=None, structure_s=0.0)
+    prepared: Any = SimpleNamespace(
+        traced=traced, tracers={}, structure=None, structure_s=0.0, runs_compiled_code=False
+    )
     tables = dict(gpu_capture().tables)
     # Only the last round says how long a run takes.
     is_middle = tables["runs"]["round"] == 1

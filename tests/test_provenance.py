@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,9 @@ class Compiled:
     done: tuple[Any, Any]
 
 
-def _tables(recorder: Recorder | None = None) -> Tables:
-    found, remarks = of_live_graphs(recorder)
-    assert not remarks
+def _tables(recorder: Recorder | None = None, remarks: int = 0) -> Tables:
+    found, said = of_live_graphs(recorder)
+    assert len(said) == remarks
     return pd.DataFrame(found.launches), pd.DataFrame(found.origins)
 
 
@@ -121,8 +122,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
         watched, again = _tables(recorder), _tables()
         after = _done()
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(compiler_internals, "captured_modules", list)
-            return Compiled(watched, again, _tables(), (before, after))
+            patched.setattr(compiler_internals, "dynamo_graphs", list)
+            return Compiled(watched, again, _tables(remarks=1), (before, after))
 
 
 def _done() -> Any:
@@ -213,6 +214,48 @@ def test_a_profile_has_the_source_layers_of_compiled_code() -> None:
 
 
 @pytest.mark.usefixtures("_no_compiler")
+@pytest.mark.parametrize(
+    "modes",
+    [torch.no_grad, torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)],
+    ids=["no_grad", "inference_mode", "autocast"],
+)
+def test_what_was_compiled_before_in_other_modes_is_found_again(
+    modes: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    """Code depends on the modes that it is compiled under; a program that enters them itself, and
+    has run before it is profiled, has its layers all the same, and its modes afterwards.
+    """
+    net, x = torch.compile(Gated()), torch.randn(4, 8)
+
+    def infer() -> None:
+        with modes():
+            net(x)
+
+    infer()
+    prof = measured(infer)
+    assert set(prof.table("compiled_launches")["confidence"]) == {"verified"}
+    assert {"up", "norm", "down"} <= set(prof.compiled_layers()["layer"])
+    assert not [each for each in prof.warnings if "recompiled" in each or "not-led" in each]
+    assert torch.is_grad_enabled()
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_compiled_code_of_others_is_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that calls no compiled code is run no more often for what its process has compiled,
+    and nothing is said of that.
+    """
+    torch.compile(Gated())(torch.randn(4, 8))
+    looked: list[Any] = []
+    place = "xsp.measuring.afterwards.compiled.lead_kernels"
+    monkeypatch.setattr(place, lambda *all_: looked.append(all_))
+    prof = measured(Gated(), torch.randn(4, 8))
+    assert not looked
+    assert not len(prof.compiled())
+    assert not [each for each in prof.warnings if "compiled" in each]
+
+
+@pytest.mark.usefixtures("_no_compiler")
 def test_each_part_between_graph_breaks_is_a_graph_of_its_own() -> None:
     """A program that breaks has one graph before and one after, each with its layers only."""
     recorder = Recorder()
@@ -228,7 +271,7 @@ def test_each_part_between_graph_breaks_is_a_graph_of_its_own() -> None:
 
 def test_without_dynamos_graph_the_line_is_still_known(compiled: Compiled) -> None:
     """Where code can neither be watched nor generated again, each launch has the line of its last
-    operation, said to be inferred, and no layer is made up.
+    operation, said to be inferred, and no layer is made up; a sentence says what is missing.
     """
     launched, origins = compiled.by_line
     assert set(launched["confidence"]) == {"inferred"}

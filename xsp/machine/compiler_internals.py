@@ -214,17 +214,31 @@ def live_graphs() -> list[LiveGraph]:
     return [live_graph(each) for each in gc.get_objects() if type(each) is kind]
 
 
-def captured_modules() -> list[torch.fx.GraphModule]:
+@dataclass(frozen=True)
+class DynamoGraph:
+    """What Dynamo traced, and where the program's code looks up what that was compiled to."""
+
+    module: torch.fx.GraphModule
+    entry: Place
+
+
+def dynamo_graphs() -> list[DynamoGraph]:
     """What Dynamo traced, for every compiled graph of which it keeps that, the latest first."""
-    found: dict[int, torch.fx.GraphModule] = {}
+    found: dict[int, DynamoGraph] = {}
     for module in list(sys.modules.values()):
         names = dict(getattr(module, "__dict__", None) or {})
         for name, function in names.items():
             if isinstance(name, str) and name.startswith("__compiled_fn"):
                 owner = getattr(getattr(function, "zero_grad", None), "__self__", None)
                 if isinstance(owner, torch.fx.GraphModule):
-                    found[id(owner)] = owner
+                    found[id(owner)] = DynamoGraph(owner, Place(module, name))
     return list(found.values())[::-1]
+
+
+def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which Dynamo does not look into."""
+    disabled: Callable[..., Any] = _of(_part("torch._dynamo"), "disable")(function)
+    return disabled
 
 
 # ---- generating the same code once more ----
@@ -255,7 +269,9 @@ def code_of(
     """Generate the code of what Dynamo traced, forward and backward, again: nothing is compiled,
     loaded, cached or run, and the program's own graphs stay what they are.
 
-    `generated` is called with each graph (as `graph_in_work`) and its text.
+    `generated` is called with each graph (as `graph_in_work`) and its text. It is the same text
+    only under the modes (`Ambient`) that it was compiled under: what is compiled without gradients
+    saves nothing for a backward pass, and autocast puts in conversions.
     """
     inductor, autograd = _part("torch._inductor.config"), _part("torch._functorch.config")
     lowering = _of(_part("torch._inductor.graph"), "GraphLowering")

@@ -20,12 +20,13 @@ from xsp.levels._native.signals import held
 from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.discovery import Discovered, discovered, shapes_of
 from xsp.levels.layer.entry_points import entry_point, step_in
+from xsp.machine.ambient import Ambient
 from xsp.machine.torch_internals import COMPILED_CALL
 from xsp.measuring.arguments import copy_arguments, list_arguments
 from xsp.measuring.driving import is_lazy
 from xsp.measuring.python_state import Attributes, attributes, copier_for
 from xsp.measuring.state import RandomState
-from xsp.measuring.target import Ambient, Call, Target
+from xsp.measuring.target import Call, Target
 
 MAX_CALLS = 256
 """Calls kept of one block: prefill and decode steps of a generation, each with copies of its

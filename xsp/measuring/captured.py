@@ -20,6 +20,7 @@ from xsp.errors import TargetError
 from xsp.levels.kernel.cupti import CuptiLibrary
 from xsp.levels.layer.naming import is_leaf
 from xsp.levels.layer.tensors import tensors_in
+from xsp.machine.ambient import Ambient
 from xsp.machine.torch_internals import GraphedModule, graphed_module
 from xsp.measuring.deadline import Deadline
 from xsp.measuring.doubts_about_graphs import missing_levels
@@ -30,7 +31,7 @@ from xsp.measuring.preparation import Prepared, prepare
 from xsp.measuring.progress import Phases
 from xsp.measuring.recaptured import Recapture
 from xsp.measuring.stopping import after_rounds
-from xsp.measuring.target import Ambient, Call, Target, target_of
+from xsp.measuring.target import Call, Target, target_of
 from xsp.measuring.vocabulary import words_of
 from xsp.types import Level, Tables
 

@@ -34,6 +34,7 @@ from xsp.measuring.state import PYTHON
 from xsp.measuring.switching import add_note, switched, tracing
 from xsp.measuring.target import Target
 from xsp.measuring.warmup import warm_up
+from xsp.provenance.calls import CompiledCode
 from xsp.provenance.recording import Recorder
 from xsp.types import Level, LevelStatus, Status, Tracer
 
@@ -46,7 +47,8 @@ class Prepared:
     KERNEL, None where KERNEL is not traced. `recorded` has by level the rows of the structure run
     (`Tracer.recorded`), and took `structure_s`. `compilations` is Dynamo's count when the target
     was warm.
-    `recorder` has what kernels stand for that were compiled in the warm-up.
+    `recorder` has what kernels stand for that were compiled in the warm-up, `runs_compiled_code`
+    says whether the target calls any.
     `doubts` are for the profile's warnings, `modules` names what was called and what lies below it.
     `captured` is what the target's CUDA graphs hold.
     """
@@ -60,6 +62,7 @@ class Prepared:
     device_work: int | None
     compilations: int
     recorder: Recorder
+    runs_compiled_code: bool
     doubts: tuple[Doubt | str, ...]
     modules: Mapping[nn.Module, str]
     captured: tuple[Captured, ...] = ()
@@ -85,10 +88,11 @@ def prepare(executor: Executor, options: Options, deadline: Deadline, shown: Pha
         found = _warmed_up(executor, options, doubts, deadline, shown)
     executor.watch_steps(found.roots)
     compiled = compiled_frames()
-    watched = Discovered()
+    watched, code = Discovered(), CompiledCode()
     shown.begin("structure")
     begin = time.perf_counter()
-    structure, recorded = _structure(executor, found, watched, traced, options.ranges_as_layers)
+    with switched(code.watched()):
+        structure, recorded = _structure(executor, found, watched, traced, options.ranges_as_layers)
     structure_s = time.perf_counter() - begin
     names = qualified_names([*found.roots, *watched.roots], _variables(executor.target))
     differing = found.differently(watched).items()
@@ -111,6 +115,7 @@ def prepare(executor: Executor, options: Options, deadline: Deadline, shown: Pha
         device_work,
         compiled,
         recorder,
+        code.ran,
         tuple(doubts),
         names,
     )

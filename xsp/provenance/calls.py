@@ -1,15 +1,16 @@
-"""When compiled graphs run."""
+"""When compiled graphs run, and under which modes."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from xsp.machine import compiler_internals as compiler
+from xsp.machine.ambient import Ambient
 
 _THREAD = 0xFFFFFFFF
 
@@ -49,3 +50,52 @@ class GraphCalls:
         with ExitStack() as undo:
             undo.callback(place.replace(called))
             yield
+
+
+@dataclass
+class CompiledCode:
+    """Whether code that Inductor wrote ran while it watches."""
+
+    ran: bool = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look out during the block, at whose end `ran` is known."""
+        if not compiler.has_compiled():
+            yield
+            return
+        calls = GraphCalls()
+        with ExitStack() as undo:
+            try:
+                undo.enter_context(calls.watched())
+            except compiler.MovedError:
+                # It may have run: whoever then looks into it says what has moved.
+                self.ran = True
+            yield
+        self.ran = self.ran or bool(calls.calls)
+
+
+@dataclass
+class EntryModes:
+    """The modes in which what Dynamo compiled was called while it watches, by the identity of the
+    module that Dynamo traced. Dynamo compiles a program once for each, so they are those in which
+    it was compiled.
+    """
+
+    modes: dict[int, Ambient] = field(default_factory=dict)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Note modes during the block, which costs some microseconds a call."""
+        with ExitStack() as undo:
+            for graph in compiler.dynamo_graphs():
+                noting = self._noting(id(graph.module), graph.entry.value)
+                undo.callback(graph.entry.replace(noting))
+            yield
+
+    def _noting(self, module: int, entry: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any, **keywords: Any) -> Any:
+            self.modes[module] = Ambient.current()
+            return entry(*arguments, **keywords)
+
+        return compiler.not_compiled(noted)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from xsp.machine import compiler_internals as compiler
+from xsp.machine.ambient import Ambient
 from xsp.machine.compiler_internals import LiveGraph
 from xsp.provenance.origins import Origin, line_of
 from xsp.provenance.recording import Record, Recorder
@@ -17,6 +18,12 @@ EXACT, VERIFIED, INFERRED, UNKNOWN = "exact", "verified", "inferred", "unknown"
 code generated again, whose text is that of the live one; read off a line number of the live text;
 not known.
 """
+
+
+_NOT_THE_SAME = (
+    "code that was compiled before it was watched could not be generated again: what Dynamo keeps "
+    "of it gives another text than the one that runs"
+)
 
 
 @dataclass(frozen=True)
@@ -53,13 +60,17 @@ def explained(
     graphs: Sequence[LiveGraph],
     recorder: Recorder,
     may_go_on: Callable[[], bool] = lambda: True,
+    modes: Mapping[int, Ambient] | None = None,
 ) -> Found:
     """What the launches of these graphs stand for: by records where their compilation was
     watched, else by generating the code again, as long as `may_go_on`.
+
+    `modes` are those in which Dynamo's modules were called, by identity (`EntryModes`); what is not
+    there is taken to be called as the caller calls this.
     """
     recorded = {id(each.handle): recorder.of_compiled(each.handle) for each in graphs}
     missing = [each for each in graphs if recorded[id(each.handle)] is None]
-    again, remarks = _generated_again(missing, may_go_on)
+    again, remarks = _generated_again(missing, may_go_on, modes or {})
     found = Found(remarks=[*dict.fromkeys([*recorder.failed, *remarks])])
     for each in graphs:
         records = recorded[id(each.handle)]
@@ -74,7 +85,7 @@ def explained(
 
 
 def _generated_again(
-    graphs: Sequence[LiveGraph], may_go_on: Callable[[], bool]
+    graphs: Sequence[LiveGraph], may_go_on: Callable[[], bool], modes: Mapping[int, Ambient]
 ) -> tuple[dict[str, list[Record]], list[str]]:
     """Records by text of code generated again, until all of these graphs' texts are there."""
     wanted = {compiler.same_code(each.text) for each in graphs}
@@ -82,20 +93,27 @@ def _generated_again(
     remarks: list[str] = []
     if not wanted:
         return found, remarks
-    for module in compiler.captured_modules():
+    traced = [each.module for each in compiler.dynamo_graphs()]
+    # What was seen to be called first: the rest belongs to other programs, as a rule.
+    traced.sort(key=lambda module: id(module) not in modes)
+    for module in traced:
+        called_in = modes.get(id(module), Ambient.current())
         for settings in compiler.settings_in_use():
             if wanted <= set(found):
                 return found, remarks
             if not may_go_on():
                 return found, [*remarks, "there was no time to generate code again"]
             try:
-                texts = records_of_code(module, settings)
+                with called_in.restored():
+                    texts = records_of_code(module, settings)
             except Exception as error:  # whatever another release, or a program's own pass, raises
                 remarks.append(_failed(error))
                 continue
             found |= texts
             if wanted & set(texts):
                 break
+    if not wanted <= set(found) and not remarks:
+        remarks.append(_NOT_THE_SAME)
     return found, remarks
 
 

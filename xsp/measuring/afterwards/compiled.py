@@ -27,8 +27,9 @@ from xsp.measuring.executor import Executor
 from xsp.measuring.ladder import SETTLING_RUNS, Ladder, climb, rungs_for
 from xsp.measuring.preparation import Prepared
 from xsp.measuring.stopping import after_rounds
+from xsp.measuring.switching import switched
 from xsp.measuring.vocabulary import words_of
-from xsp.provenance.calls import GraphCalls
+from xsp.provenance.calls import EntryModes, GraphCalls
 from xsp.provenance.graphs import explained
 from xsp.provenance.tables import Described, described
 from xsp.types import Level, RunSpec
@@ -69,8 +70,10 @@ def lead_kernels(
     of a profile with these tables, none where no compiled code ran; and sentences on what is
     missing.
     """
+    modes = EntryModes()
     try:
-        deepest = _noted(executor, prepared, rungs_for(prepared.traced)[-1], 1, [])
+        with switched(modes.watched()):
+            deepest = _noted(executor, prepared, rungs_for(prepared.traced)[-1], 1, [])
         if not len(deepest.calls):
             return {}, []
         spec = RunSpec(tuple(each for each in prepared.traced if each <= Level.LAYER))
@@ -81,6 +84,7 @@ def lead_kernels(
         [live_graph(each) for each in deepest.handles],
         prepared.recorder,
         lambda: deadline.fits(GENERATED_S),
+        modes.modes,
     )
     prefixes = _modules(executor, deepest)
     rows = described(list(zip(graphs.graphs, prefixes, strict=True)))

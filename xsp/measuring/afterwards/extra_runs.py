@@ -13,7 +13,6 @@ from xsp.analysis.spans.overlap import find_overlaps
 from xsp.analysis.spans.rungs import runs_of
 from xsp.doubts import Doubt, Slug
 from xsp.machine import devices
-from xsp.machine.compiler_internals import has_compiled
 from xsp.measuring.afterwards import compiled, memory
 from xsp.measuring.afterwards.annotated import annotated_run
 from xsp.measuring.afterwards.calibration import tight_loops
@@ -123,9 +122,9 @@ class ExtraRuns:
                 )
 
     def _lead_compiled_kernels(self) -> None:
-        """Which source layers compiled kernels come from, where any rank has compiled code."""
+        """Which source layers compiled kernels come from, where any rank's target runs some."""
         what = "source layers of compiled kernels"
-        if not self.executor.ranks.any(has_compiled()):
+        if not self.executor.ranks.any(self.prepared.runs_compiled_code):
             return
         latest_ns = float(self.tables["runs"]["latency_ns"].max())
         if self._all_have_time(compiled.expected_s(latest_ns), what):

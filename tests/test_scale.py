@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import xsp
 from xsp.analysis import from_disk
 from xsp.analysis.correction import correction_row, fitted
 from xsp.analysis.spans import run_parts
+from xsp.analysis.spans.several_cores import one_by_one
 from xsp.capture.file import Capture
 from xsp.measuring.afterwards import memory
 from xsp.report.text import profile_text
@@ -103,6 +105,22 @@ def test_costs_that_are_not_known_are_fitted_from_parts(
     Capture({**capture.meta, "correction": earlier}, capture.tables).save(path)
     monkeypatch.setattr(from_disk, "SPANS_OF_PART", third(saved))
     pd.testing.assert_frame_equal(from_disk.tree_from_file(path), tree, check_exact=True)
+
+
+def test_an_error_in_a_part_is_the_callers() -> None:
+    """What a thread that works on a part raises is raised where the table was asked for; parts that
+    had not begun do not begin, and no thread stays.
+    """
+    begun = []
+
+    def work(number: int) -> float:
+        begun.append(number)
+        return 1 / (3 - number)
+
+    with pytest.raises(ZeroDivisionError):
+        list(one_by_one(work, range(100), spans=run_parts.SPANS_OF_PART + 1))
+    assert len(begun) < 10
+    assert not [each for each in threading.enumerate() if each.name.startswith("xsp")]
 
 
 def test_a_separate_ladder_is_one_part() -> None:

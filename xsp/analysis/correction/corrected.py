@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain, islice
 
 import numpy as np
@@ -12,12 +13,15 @@ from xsp.analysis.correction.charges import SHARES, Costs, EventKind, Floats, In
 from xsp.analysis.correction.critical_path import slopes
 from xsp.analysis.correction.hostclock import Payments
 from xsp.analysis.correction.latencies import Latencies
-from xsp.analysis.correction.recordings import Recordings, RecordingsOfParts
+from xsp.analysis.correction.recordings import CallTimeline, Recordings, RecordingsOfParts
 from xsp.analysis.correction.replay import ReplayedTimeline, replay, replay_together
 from xsp.analysis.correction.timeline import Timeline
 from xsp.analysis.correction.untouched import Untouched
+from xsp.analysis.spans.several_cores import one_by_one
 from xsp.analysis.spans.sums import distinct
-from xsp.types import Level, Tables
+from xsp.types import Columns, Level, Tables
+
+_COLUMNS = ("start_ns", "duration_ns", "thread", "level")
 
 TYPICAL_CALLS = 24
 """Model calls that typical latencies are taken from."""
@@ -45,24 +49,27 @@ def corrected_spans(
         typical = Latencies.observed([call.timeline for call in first], costs)
         calls = chain(first, calls)
     spans = tables["spans"]
-    begin, length = spans["start_ns"].to_numpy(), spans["duration_ns"].to_numpy()
-    thread, level = spans["thread"].to_numpy(), spans["level"].to_numpy()
-    parts = []
-    for call in calls:
-        played = replay(call.timeline, costs, typical)
-        rows = call.host_rows
-        host = _corrected_host(played, thread[rows], begin[rows], length[rows], spread)
-        model = np.flatnonzero(level[rows] == Level.MODEL)
-        host[2][model] = _doubt_of_model(played, host[1][model], length[rows[model]], spread)
-        device = _device(played)
-        parts.append(
-            [np.concatenate([call.host_rows, call.device_rows])]
-            + [np.concatenate(pair) for pair in zip(host, device, strict=True)]
-        )
+    columns = {name: spans[name].to_numpy() for name in _COLUMNS}
+    of_call = partial(_corrected_call, spans=columns, costs=costs, typical=typical, spread=spread)
+    parts = one_by_one(of_call, calls, spans=len(spans))
     rows, start, duration, doubt = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     order = np.argsort(rows, kind="stable")
-    columns = {"row": rows, "start_ns": start, "duration_ns": duration, "doubt_ns": doubt}
-    return pd.DataFrame({name: column[order] for name, column in columns.items()})
+    found = {"row": rows, "start_ns": start, "duration_ns": duration, "doubt_ns": doubt}
+    return pd.DataFrame({name: column[order] for name, column in found.items()})
+
+
+def _corrected_call(
+    call: CallTimeline, *, spans: Columns, costs: Costs, typical: Latencies, spread: Floats
+) -> list[Ints]:
+    """Row, start, duration and doubt of the spans of one model call."""
+    played = replay(call.timeline, costs, typical)
+    rows = call.host_rows
+    length = spans["duration_ns"][rows]
+    host = _corrected_host(played, spans["thread"][rows], spans["start_ns"][rows], length, spread)
+    model = np.flatnonzero(spans["level"][rows] == Level.MODEL)
+    host[2][model] = _doubt_of_model(played, host[1][model], length[model], spread)
+    times = [np.concatenate(pair) for pair in zip(host, _device(played), strict=True)]
+    return [np.concatenate([rows, call.device_rows]), *times]
 
 
 def _device(played: ReplayedTimeline) -> tuple[Ints, Ints, Ints]:

@@ -13,8 +13,9 @@ from xsp.analysis.spans.doubt_of_tracing import MostCosts, doubt_of
 from xsp.analysis.spans.hierarchy import Hierarchy, hierarchy
 from xsp.analysis.spans.latency_parts import LatencyParts
 from xsp.analysis.spans.node_times import NodeTimes, cost_times, device_times, host_times
-from xsp.analysis.spans.run_parts import parts_of
+from xsp.analysis.spans.run_parts import Part, parts_of
 from xsp.analysis.spans.run_sums import RunSums, run_sums, stacked
+from xsp.analysis.spans.several_cores import one_by_one
 from xsp.analysis.spans.statistics import trimmed
 from xsp.types import Level, Tables
 
@@ -91,11 +92,13 @@ def latency_table(
     were not corrected, and `parts` the `latency_parts` of all runs, if they have been worked out.
     """
     tree = hierarchy(tables, model, apart=not pooled)
-    sums = []
-    for part in parts_of(tables, corrected):
+
+    def summed(part: Part) -> RunSums:
         known = parts if part.tables is tables else None
-        sums.append(run_sums(part.tree(tree), part.tables, part.corrected, most, known))
-    return table_of(tree, tables["runs"], stacked(sums), is_corrected=corrected is not None)
+        return run_sums(part.tree(tree), part.tables, part.corrected, most, known)
+
+    sums = one_by_one(summed, parts_of(tables, corrected), spans=len(tables["spans"]))
+    return table_of(tree, tables["runs"], stacked(list(sums)), is_corrected=corrected is not None)
 
 
 def table_of(

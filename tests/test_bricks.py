@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,7 +23,6 @@ from hypothesis import strategies as some
 from small_models import Branching, Convolutional, HandWritten, Recurrent, Transformer, ready
 from torch import Tensor, nn
 
-import xsp
 from xsp.brickwork import running
 from xsp.brickwork.conditions import CpuShare
 from xsp.brickwork.construction import along_critical_path, between, overlapping, summed
@@ -30,6 +30,7 @@ from xsp.brickwork.cutting import Decomposition, decomposed, pairs
 from xsp.brickwork.model import Model, model_of
 from xsp.brickwork.network import _function, built, described, fresh, synthetic
 from xsp.brickwork.occurrences import occurrences_in
+from xsp.brickwork.operators import difference
 from xsp.brickwork.plan import Options, prepared
 from xsp.brickwork.rounds import Runnable, round_of
 from xsp.brickwork.running import measure
@@ -40,6 +41,7 @@ from xsp.database.store import Store
 from xsp.errors import GraphError, XspError
 from xsp.graphs.from_export import graph_of
 from xsp.graphs.graph import Graph
+from xsp.graphs.tracing import traced_call
 from xsp.graphs.unique import shares, similarity
 
 KINDS = (Convolutional, Transformer, Recurrent, HandWritten)
@@ -153,7 +155,8 @@ def test_only_the_first_layer_of_a_brick_reads_from_outside(kind: type[nn.Module
     all that it joins is in the brick.
     """
     cut = decomposed(model(kind), 3)
-    assert any(len(brick.inputs) > 1 for brick in cut.bricks) or kind is Recurrent
+    joins = any(len(brick.inputs) > 1 for brick in cut.bricks)
+    assert joins or kind in {Recurrent, Transformer}  # an encoder's layer is one operator
     for brick in cut.bricks:
         assert set(brick.inputs) <= set(cut.model.parts[brick.begin].reads), brick.layer.source
 
@@ -197,17 +200,56 @@ def test_a_graph_without_weights_runs_as_bricks(kind: type[nn.Module]) -> None:
     assert all(each.isfinite().all() for each in run_as_bricks(decomposed(made, 3)))
 
 
-def test_a_shape_that_depends_on_values_is_named() -> None:
-    """The operator, what is wrong with it and the way out, in one sentence."""
-    with pytest.raises(GraphError, match=r"'index'.*depends on values"):
-        decomposed(model_of(Selecting().eval(), (torch.randn(8),)), 1)
+def test_what_depends_on_values_is_that_of_these_inputs() -> None:
+    """A shape, and the branch that a condition takes; a note names the operators."""
+    selecting = model_of(Selecting().eval(), (torch.tensor([1.0, -1.0, 2.0]),))
+    last = decomposed(selecting, 1).bricks[-1]
+    assert [each.shape for each in last.layer.outputs] == [(2,)]
+    assert "(index)" in selecting.traced.notes[0]
+    branching = model(Branching)
+    assert [part.name for part in branching.parts][-1] == "linear"
+    assert "depend on values" in branching.traced.notes[0]
 
 
-def test_what_export_refuses_is_traced() -> None:
-    """A condition on a value: the bricks are those of the branch that these inputs take."""
-    made = model(Branching)
-    assert "torch.export refused" in made.traced.notes[0]
-    assert [part.name for part in made.parts][-1] == "linear"
+def test_composite_operators_are_one_layer() -> None:
+    """`linear` on a batch of matrices, and not the views and the product that torch makes of it."""
+    made = model_of(nn.Linear(3, 4).eval(), (torch.randn(2, 5, 3),))
+    assert [[node.name for node in part.nodes] for part in made.parts] == [["linear"]]
+
+
+def test_taking_a_model_apart_leaves_its_inputs_and_buffers_alone() -> None:
+    """Also where it writes to them."""
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.add_(1.0)
+            return x.mul_(2.0)
+
+    module, x = Counting().eval(), torch.ones(3)
+    model_of(module, (x,))
+    assert module.seen.tolist() == [0.0]
+    assert x.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_call_under_autocast_is_read_by_tracing() -> None:
+    """Its casts are not among the operators that Python calls; a note says so."""
+
+    class Casting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                result: Tensor = self.linear(x)
+            return result
+
+    with pytest.raises(GraphError, match="wrap_with_autocast"):
+        decomposed(model_of(Casting().eval(), (torch.randn(2, 3),)), 1)
 
 
 # ---- networks ----
@@ -458,10 +500,10 @@ def test_options_say_what_they_may_be() -> None:
 
 def test_a_model_that_cannot_be_taken_apart_is_named_and_the_rest_goes_on() -> None:
     """It is a failure by name; the other model is a subject."""
-    bad = model_of(Selecting().eval(), (torch.randn(8),), name="bad")
+    bad = model_of(Sparse().eval(), (torch.randn(3, 3),), name="bad")
     found = prepared([bad, model(HandWritten, "good")], Options())
     assert [each.model.name for each in found.subjects] == ["good"]
-    assert "depends on values" in found.failures["bad"]
+    assert "dense tensors only" in found.failures["bad"]
 
 
 def test_pairs_leave_out_what_is_no_network() -> None:
@@ -586,7 +628,7 @@ def test_bricks_of_a_segment_are_called_in_the_order_of_the_model() -> None:
 
 
 class KnowsWhenTraced(nn.Module):
-    """Multiplies in one operator, but in two while it is traced."""
+    """Multiplies in one operator, but in two while it is exported."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
@@ -594,19 +636,15 @@ class KnowsWhenTraced(nn.Module):
         return x * 6.0
 
 
-def test_a_model_that_does_something_else_while_traced_is_named(tmp_path: Path) -> None:
-    """Its bricks are not what a call of it runs, so the note says which operators differ; another
-    model has no such note.
+def test_bricks_are_of_what_a_call_runs() -> None:
+    """Also where a model that is traced does something else; where bricks are of that, a sentence
+    says which operators differ.
     """
-    known = KnowsWhenTraced().eval(), torch.randn(4)
-    same = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), torch.randn(4)
-    found = xsp.bricks(
-        known,
-        same,
-        names=["knows", "same"],
-        database=tmp_path / "layers.sqlite",
-        budget_s=0.0,
-        progress=False,
+    module, x = KnowsWhenTraced().eval(), torch.randn(4)
+    called = model_of(module, (x,))
+    assert [part.name for part in called.parts] == ["mul"]
+    assert difference(called) == ""
+    traced = replace(called, traced=traced_call(module, (x,), None, "knows"))
+    assert difference(traced).startswith(
+        "its bricks are of 1 mul where a call of the model runs no"
     )
-    (note,) = [each for each in found.notes if "tracing changes" in each]
-    assert note.startswith("knows: its bricks are of 1 mul where a call of the model runs no")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from xsp.brickwork.network import fresh
 from xsp.brickwork.parts import Part, parts_of
+from xsp.graphs.recording import recorded_call
 from xsp.graphs.tracing import Traced, traced_call
 from xsp.measuring.measurable import Measurable, measurable
 
@@ -94,7 +95,24 @@ def model_of(
     """
     title = name or type(model).__name__
     work = Measurable(model, title, model.training, tuple(args), dict(kwargs or {}))
-    return Model(title, work, traced_call(model, args, kwargs, title))
+    return Model(title, work, _operators(model, args, kwargs, title))
+
+
+def _operators(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None, title: str
+) -> Traced:
+    """Those of a call. One that trains would change the model, so it is read without running it;
+    what a call cannot tell is read so, too, and a note says why.
+    """
+    if model.training:
+        return traced_call(model, args, kwargs, title)
+    try:
+        return recorded_call(model, args, kwargs)
+    except Exception as error:  # whatever the model raises: reading it may say more
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    read = traced_call(model, args, kwargs, title)
+    note = f"the operators are those of a traced call, since an ordinary one tells none: {why}"
+    return replace(read, notes=(note, *read.notes))
 
 
 def model_of_target(returned: Any, name: str) -> Model:

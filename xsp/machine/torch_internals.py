@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import inspect
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -79,6 +79,37 @@ TorchDispatchMode = _python_dispatch.TorchDispatchMode
 """Base of a mode that sees every operator that is dispatched. torch documents it, and has it in a
 private module alone.
 """
+
+Observer = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
+"""What is told of an operator that ran: it, its arguments, its keyword arguments, its result."""
+
+
+@contextmanager
+def operators_called(observe: Observer) -> Iterator[None]:
+    """A block in which `observe` is told of every operator that Python calls: a composite one, such
+    as `linear`, as one, which `TorchDispatchMode` by itself sees only in its parts. Neither a torch
+    function mode nor anything else that libraries take for tracing is on.
+
+    Only torch's own modes may stand before the dispatcher; the one for checking schemas does
+    nothing there but what it is told.
+    """
+    from torch._dispatch.python import enable_python_dispatcher
+    from torch._subclasses.schema_check_mode import SchemaCheckMode
+
+    class Called(SchemaCheckMode):
+        def __init__(self) -> None:
+            TorchDispatchMode.__init__(self, _dispatch_key=torch._C.DispatchKey.PreDispatch)
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            result = func(*args, **(kwargs or {}))
+            observe(func, args, kwargs or {}, result)
+            return result
+
+    with enable_python_dispatcher(), Called():
+        yield
+
 
 flattened: Callable[[Any], tuple[list[Any], Any]] = _pytree.tree_flatten
 unflattened: Callable[[list[Any], Any], Any] = _pytree.tree_unflatten

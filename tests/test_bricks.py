@@ -223,6 +223,7 @@ def test_taking_a_model_apart_leaves_its_inputs_and_buffers_alone() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.seen: Tensor
             self.register_buffer("seen", torch.zeros(1))
 
         def forward(self, x: Tensor) -> Tensor:

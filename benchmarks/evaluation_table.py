@@ -10,7 +10,9 @@ numbers on a V100 stand beside ours.
 
 The first prints it, the second writes it with its findings in words. With `--run` what the database
 does not have yet is evaluated before; nothing is begun after `--minutes`, and the next call goes on
-where one stopped:
+where one stopped. With `--together` so many models are loaded, and compiled for all batch sizes, at
+the same time, each in its own process; then they are measured one after the other, while the others
+do nothing:
 
     python benchmarks/evaluation_table.py --database table.sqlite --run --minutes 4 --device cuda \
         --models torchvision --size 224 --predictors torch torch-compile onnxruntime
@@ -26,8 +28,10 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import evaluation_page
 import pandas as pd
@@ -45,7 +49,9 @@ from evaluation_rows import (
 from xsp.database.store import Store
 from xsp.errors import XspError
 from xsp.evaluation import evaluate
+from xsp.evaluation.manifest.model import Manifest
 from xsp.evaluation.manifest.reading import manifest_of
+from xsp.evaluation.preparing import prepare
 from xsp.evaluation.records.reading import read
 from xsp.evaluation.scenarios.process import MeasuredProcess
 from xsp.evaluation.scenarios.starting import MODULES, Forking
@@ -77,70 +83,126 @@ def content(model: Asked, options: argparse.Namespace, predictor: str) -> dict[s
             "outputs": [{"name": "output", "dtype": "float32", "shape": ["batch", "any"]}],
         },
         "runtime": {"predictor": predictor, "device": options.device},
-        "dataset": {"kind": "random", "samples": max(options.batch_sizes)},
+        "dataset": {"kind": "random", "samples": options.samples or max(options.batch_sizes)},
     }
 
 
 def run(store: Store, options: argparse.Namespace) -> None:
-    """Evaluate what is asked for and not in the database yet, runtime after runtime; what fails is
-    told and left out.
+    """Evaluate what is asked for and not in the database yet, one group of models after another,
+    each on every runtime; what fails is told and left out.
     """
-    makers = {model.function.partition(":")[0] for model in asked(options.models, options.size)}
-    with Forking([*MODULES, *sorted(makers)]) as start:
-        _run(store, options, start)
-
-
-def _run(store: Store, options: argparse.Namespace, start: Forking) -> None:
+    models = asked(options.models, options.size)
+    makers = {model.function.partition(":")[0] for model in models}
     until = time.monotonic() + 60 * options.minutes
-    pairs = [
-        (model, predictor)
+    together = max(options.together, 1)
+    groups = [
+        [Row(each, predictor) for each in models[first : first + together]]
+        for first in range(0, len(models), together)
         for predictor in options.predictors
-        for model in asked(options.models, options.size)
     ]
-    for model, predictor in pairs:
-        if time.monotonic() > until:
-            print(f"{options.minutes:g} minutes are over; the same command goes on", flush=True)
-            return
-        try:
-            fill_row(store, options, model, predictor, until, start)
-        except XspError as error:
-            print(f"{model.function} on {predictor}: {error}", flush=True)
+    with Forking([*MODULES, *sorted(makers)]) as start:
+        for group in groups:
+            if time.monotonic() > until:
+                print(f"{options.minutes:g} minutes are over; the same command goes on", flush=True)
+                return
+            run_group(store, options, group, until, start)
+
+
+class Row(NamedTuple):
+    """A model on a runtime."""
+
+    model: Asked
+    predictor: str
+
+    @property
+    def name(self) -> str:
+        return self.model.function.rpartition(":")[2]
+
+
+def run_group(
+    store: Store, options: argparse.Namespace, rows: list[Row], until: float, start: Forking
+) -> None:
+    """Evaluate rows one after the other, each in a process of its own; several are made ready
+    beside one another before.
+    """
+    done = latest(store)
+    rows = [row for row in rows if missing(done, options, row)]
+    with ExitStack() as open_processes:
+        processes = [open_processes.enter_context(MeasuredProcess(start)) for _ in rows]
+        failures: list[XspError | None] = [None] * len(rows)
+        if options.together:
+            failures = made_ready(options, rows, processes)
+        for row, process, failure in zip(rows, processes, failures, strict=True):
+            try:
+                if failure is not None:
+                    raise failure
+                fill_row(store, options, row, until, process)
+            except XspError as error:
+                print(f"{row.name} on {row.predictor}: {error}", flush=True)
+            process.close()
+
+
+def made_ready(
+    options: argparse.Namespace, rows: list[Row], processes: list[MeasuredProcess]
+) -> list[XspError | None]:
+    """Make the models and call them with every batch size, all at the same time."""
+    begin = time.monotonic()
+    manifests = [manifest(row, options, {"kind": ONLINE}) for row in rows]
+    failures = prepare(
+        list(zip(manifests, processes, strict=True)),
+        options.batch_sizes,
+        artifacts=options.artifacts,
+        allow_code=True,
+        time_limit_s=options.ready_limit_s,
+    )
+    took_s = time.monotonic() - begin
+    well = failures.count(None)
+    print(f"{well} of {len(rows)} models made ready in {took_s:.1f} s", flush=True)
+    return list(failures)
+
+
+def manifest(row: Row, options: argparse.Namespace, scenario: dict[str, Any]) -> Manifest:
+    """What evaluates a row under a scenario."""
+    said = {**content(row.model, options, row.predictor), "scenario": scenario}
+    return manifest_of(json.dumps(said).encode(), row.name)
+
+
+def missing(
+    done: Mapping[tuple[str, str, str, str], str], options: argparse.Namespace, row: Row
+) -> list[str]:
+    """The scenarios that are not in the database."""
+    key = (row.name, row.predictor, options.device)
+    return [each for each in SCENARIOS if (*key, each) not in done]
 
 
 def fill_row(
     store: Store,
     options: argparse.Namespace,
-    model: Asked,
-    predictor: str,
+    row: Row,
     until: float,
-    start: Forking,
+    process: MeasuredProcess,
 ) -> None:
-    """Evaluate a model on a runtime under the three scenarios, those that are missing, in one
-    process.
-    """
-    manifest = content(model, options, predictor)
-    key = (manifest["name"], predictor, options.device)
+    """Evaluate a model on a runtime under the scenarios that are missing."""
     done = latest(store)
-    with MeasuredProcess(start) as process:
-        for scenario in SCENARIOS:
-            if (*key, scenario) in done or time.monotonic() > until:
-                continue
-            online = done.get((*key, ONLINE))
-            alone_ms = math.nan if online is None else online_ms(read(store, online))
-            arrivals = settings(scenario, options, alone_ms)
-            begin = time.monotonic()
-            found = evaluate(
-                manifest_of(json.dumps({**manifest, "scenario": arrivals}).encode(), key[0]),
-                database=store,
-                artifacts=options.artifacts,
-                allow_code=True,
-                labels=options.labels,
-                process=process,
-            )
-            done[(*key, scenario)] = found.id
-            took_s = time.monotonic() - begin
-            valid = "valid" if found.outcome.valid else f"not valid: {found.outcome.reasons}"
-            print(f"{key[0]} {predictor} {scenario}: {took_s:.1f} s, {valid}", flush=True)
+    for scenario in missing(done, options, row):
+        if time.monotonic() > until:
+            return
+        online = done.get((row.name, row.predictor, options.device, ONLINE))
+        alone_ms = math.nan if online is None else online_ms(read(store, online))
+        arrivals = settings(scenario, options, alone_ms)
+        begin = time.monotonic()
+        found = evaluate(
+            manifest(row, options, arrivals),
+            database=store,
+            artifacts=options.artifacts,
+            allow_code=True,
+            labels=options.labels,
+            process=process,
+        )
+        done[(row.name, row.predictor, options.device, scenario)] = found.id
+        took_s = time.monotonic() - begin
+        valid = "valid" if found.outcome.valid else f"not valid: {found.outcome.reasons}"
+        print(f"{row.name} {row.predictor} {scenario}: {took_s:.1f} s, {valid}", flush=True)
 
 
 def settings(scenario: str, options: argparse.Namespace, alone_ms: float) -> dict[str, Any]:
@@ -191,6 +253,11 @@ def options_given() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--samples", type=int, help="inputs there are; the largest batch if absent")
+    parser.add_argument(
+        "--together", type=int, default=0, help="models made ready beside one another before"
+    )
+    parser.add_argument("--ready-limit-s", type=float, default=600.0)
     parser.add_argument("--queries", type=int, default=64, help="online; 64 are the fewest for p90")
     parser.add_argument(
         "--poisson-queries", type=int, default=459, help="459 are the fewest for p99, 90 for p95"
@@ -202,7 +269,7 @@ def options_given() -> argparse.Namespace:
     parser.add_argument("--page", type=Path, help="write the table and its findings as Markdown")
     parser.add_argument("--json", type=Path, help="write the rows")
     options = parser.parse_args()
-    options.labels = runtimes()
+    options.labels = {**runtimes(), "made_ready_together": str(options.together)}
     return options
 
 

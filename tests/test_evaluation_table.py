@@ -31,6 +31,9 @@ OPTIONS = argparse.Namespace(
     poisson_percentile=99.0,
     iterations=5,
     time_limit_s=600.0,
+    samples=None,
+    together=0,
+    ready_limit_s=600.0,
 )
 (MODEL,) = asked(["vision_models:alexnet_like"], 32)
 

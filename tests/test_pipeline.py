@@ -24,6 +24,8 @@ from xsp.evaluation.pipeline.assembling import Assembled, assemble
 from xsp.evaluation.pipeline.passing import pass_through
 from xsp.evaluation.pipeline.stream import Stage, StageSpan, stream
 from xsp.evaluation.pipeline.system import MakeSystem
+from xsp.evaluation.predictors.eager import Eager
+from xsp.evaluation.predictors.predictor import Batch
 
 
 def step(kind: type[steps.Step], **given: Any) -> steps.Step:
@@ -238,6 +240,34 @@ def test_a_system_answers_samples(timed: str, tmp_path: Path) -> None:
         assert answer(indices) is None
     with pytest.raises(EvaluationError, match="is code"):
         MakeSystem(manifest.canonical(), store.folder, False)()
+
+
+def test_a_query_takes_its_samples_into_memory_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every query has its own samples, in memory of the query before: the page faults of new memory
+    would count as the model's.
+    """
+    seen: list[tuple[int, np.ndarray[Any, Any]]] = []
+
+    def predict(_: Eager, batch: Batch) -> dict[str, Any]:
+        pixels = batch["pixels"]
+        seen.append((pixels.ctypes.data, pixels.copy()))
+        return {}
+
+    monkeypatch.setattr(Eager, "predict", predict)
+    store = ArtifactStore(tmp_path / "store")
+    manifest = gather(read_manifest(write_digits(tmp_path)), tmp_path, store)
+    answer = MakeSystem(manifest.canonical(), store.folder, True)()
+    for indices in ([7, 3], [3], [597 + 7, 5]):
+        answer(indices)
+    assert len({address for address, _ in seen}) == 1
+    (both, alone, more) = (pixels for _, pixels in seen)
+    assert (both.shape, alone.shape) == ((2, 1, 8, 8), (1, 1, 8, 8))
+    np.testing.assert_array_equal(both[1], alone[0])
+    np.testing.assert_array_equal(both[0], more[0])
+    assert not np.array_equal(both[0], both[1])
+    assert not np.array_equal(more[1], both[1])
 
 
 PREPARED = """

@@ -14,10 +14,12 @@ import pandas as pd
 import pytest
 import torch
 from inductor_without_compiler import inductor_without_compiler
-from quick import measured
+from quick import QUICK, measured
 from torch import nn
 
+import xsp
 from xsp.machine import compiler_internals
+from xsp.measuring.afterwards import extra_runs
 from xsp.provenance.graphs import Launch, explained
 from xsp.provenance.origins import Origin
 from xsp.provenance.recording import Recorder
@@ -253,6 +255,20 @@ def test_compiled_code_of_others_is_not_looked_into(monkeypatch: pytest.MonkeyPa
     assert not looked
     assert not len(prof.compiled())
     assert not [each for each in prof.warnings if "compiled" in each]
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_whole_calls_alone_are_not_led_to_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only whole calls are asked for, as for each batch size of an evaluation, no code is
+    generated once more.
+    """
+    monkeypatch.setattr(extra_runs.compiled, "lead_kernels", lambda *_: pytest.fail("it was led"))
+    net = torch.compile(Gated())
+    x = torch.randn(4, 8)
+    with torch.no_grad():
+        prof = xsp.measure(lambda: net(x), **QUICK, levels="M")
+    assert prof.compiled_graphs().empty
+    assert not [each for each in prof.warnings if "not-led" in each]
 
 
 @pytest.mark.usefixtures("_no_compiler")

@@ -22,6 +22,7 @@ from xsp.errors import EvaluationError
 from xsp.evaluation.scenarios.batches import run_batches
 from xsp.evaluation.scenarios.loadgen_logs import verdict
 from xsp.evaluation.scenarios.process import MeasuredProcess, alone
+from xsp.evaluation.scenarios.readying import make_ready
 from xsp.evaluation.scenarios.recording import COMPLETED, FAILED, Recording, recorded
 from xsp.evaluation.scenarios.running import run_scenario
 from xsp.evaluation.scenarios.scenario import Outcome
@@ -210,6 +211,48 @@ def test_tests_of_a_system_share_a_process(tmp_path: Path) -> None:
     assert second.usage.peak_host_bytes is not None
     assert len(set(made.read_text().split())) == 2
     assert comes_true(lambda: not any(alive(int(pid)) for pid in made.read_text().split()))
+
+
+def test_systems_are_made_beside_one_another_before_any_is_measured(tmp_path: Path) -> None:
+    """Each is made at once in its own process, called with the sizes that were asked for, and found
+    there by its tests; one that cannot be made says so and does not keep the others.
+    """
+    sizes, pids = tmp_path / "sizes", tmp_path / "pids"
+    called = partial(systems.writing, str(sizes))
+    noted = partial(systems.noting, str(pids))
+    stream = SingleStream(kind="single_stream", queries=64, warmup=0)
+    processes = [MeasuredProcess() for _ in range(3)]
+    try:
+        with alone(), pytest.raises(EvaluationError, match="another test"):
+            make_ready([(processes[0], called)], [1])
+        todo = list(zip(processes, [called, systems.impossible, noted], strict=True))
+        first, second, third = make_ready(todo, [1, 4, 2], logs=tmp_path / "logs")
+        assert (first, third) == (None, None)
+        assert "FileNotFoundError: weights.pt" in str(second)
+        assert sizes.read_text().split() == ["1", "4", "2"]
+        (pid,) = pids.read_text().split()
+        assert alive(int(pid))
+        found = run_scenario(stream, called, 10, logs=tmp_path / "logs", process=processes[0])
+        other = run_scenario(stream, noted, 10, logs=tmp_path / "logs", process=processes[2])
+    finally:
+        for process in processes:
+            process.close()
+    assert [process.started for process in processes] == [1, 1, 1]
+    assert sizes.read_text().split() == ["1", "4", "2"] + ["1"] * 64
+    assert pids.read_text().split() == [pid]
+    for outcome in (found, other):
+        assert outcome.valid
+        assert outcome.details["made_ready"] == [1, 4, 2]
+        assert outcome.details["tests_before"] == 0
+
+
+def test_a_system_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
+    """The time limit holds for making systems too, and its process is gone afterwards."""
+    with MeasuredProcess() as process:
+        (late,) = make_ready([(process, partial(systems.hanging, 0))], [1], time_limit_s=3)
+        assert "after its time limit of 3 s" in str(late)
+        assert run_scenario(server(459), systems.ready, 10, logs=tmp_path, process=process).valid
+        assert process.started == 2
 
 
 def test_the_warm_up_is_in_the_thread_that_answers(tmp_path: Path) -> None:

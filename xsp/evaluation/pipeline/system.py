@@ -93,7 +93,10 @@ def _model_alone(made: Assembled) -> Callable[[Sequence[int]], None]:
 
 
 def _prepared_together(made: Assembled) -> Callable[[Sequence[int]], Batch]:
-    """All samples as one array by input; a query copies its own out of it."""
+    """All samples as one array by input; a query copies its own out of it, into memory that the
+    next query gets too. Memory that is new each time would cost its page faults: glibc maps all of
+    32 MiB and more anew, which makes the batches above it look slow.
+    """
     first = made.processing.batch([made.samples.row(0)])
     count = min(len(made.samples), _affordable(first))
     columns: dict[str, Any] = {
@@ -102,10 +105,18 @@ def _prepared_together(made: Assembled) -> Callable[[Sequence[int]], Batch]:
     for index in range(count):
         for name, array in made.processing.batch([made.samples.row(index)]).items():
             columns[name][index] = _same_shape(name, array, first)[0]
+    taken = {name: array[:0] for name, array in columns.items()}
 
     def take(indices: Sequence[int]) -> Batch:
         chosen = np.asarray(indices) % count
-        return {name: array[chosen] for name, array in columns.items()}
+        return {name: _rows(name, array, chosen) for name, array in columns.items()}
+
+    def _rows(name: str, array: np.ndarray[Any, Any], chosen: Any) -> np.ndarray[Any, Any]:
+        size = len(chosen)
+        if len(taken[name]) < size:
+            taken[name] = np.empty((size, *array.shape[1:]), array.dtype)
+        # With mode="raise" numpy would copy twice.
+        return array.take(chosen, axis=0, out=taken[name][:size], mode="clip")
 
     return take
 

@@ -77,7 +77,9 @@ class Predictor(Protocol):
         """Make ready to predict. Raises EvaluationError for a model that it cannot run."""
 
     def predict(self, batch: Batch) -> Outputs:
-        """The outputs for these samples; back when they are computed, on a GPU too."""
+        """The outputs for these samples; back when they are computed, on a GPU too. The batch's
+        memory may be used again afterwards.
+        """
 
     def unload(self) -> None:
         """Let go of the model and its memory. Unloading twice is harmless."""

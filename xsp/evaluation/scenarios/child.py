@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +31,7 @@ from xsp.evaluation.scenarios.performing import performed
 from xsp.evaluation.scenarios.recording import Recording, recorded
 from xsp.evaluation.scenarios.scenario import System
 from xsp.evaluation.scenarios.settings import MultiStream, Offline
-from xsp.evaluation.scenarios.task import OUTPUT, RESULT, Report, Task
+from xsp.evaluation.scenarios.task import OUTPUT, RESULT, Ready, Report, Task
 from xsp.evaluation.scenarios.usage import Meter
 
 SHORTEST_NS = 1000
@@ -91,6 +91,8 @@ class _Kept:
     def __init__(self, forked: bool) -> None:
         self.forked = forked
         self.tests = 0
+        self.made_ready: tuple[int, ...] = ()
+        """Numbers of samples that the system was called with before any test."""
         self.thread = ThreadPoolExecutor(1, "xsp system")
         """In which the system answers, the warm-up too."""
         self.meter = Meter()
@@ -119,6 +121,10 @@ def _reported(task: Task, kept: _Kept) -> Report:
 
 def _tested(task: Task, kept: _Kept) -> Report:
     system = kept.system(task)
+    if isinstance(task.scenario, Ready):
+        kept.thread.submit(_call_each, system, task.scenario.sizes, task.samples).result()
+        kept.made_ready += task.scenario.sizes
+        return Report()
     recording = Recording(task.folder)
     warming = kept.thread.submit(_warmed, system, task.scenario, task.samples)
     once_ns = warming.result()
@@ -126,6 +132,8 @@ def _tested(task: Task, kept: _Kept) -> Report:
     report = performed(task, system, recording, once_ns, kept.thread)
     report.usage = asdict(kept.meter.usage())
     report.details |= {"tests_before": kept.tests, "forked": kept.forked}
+    if kept.made_ready:
+        report.details["made_ready"] = list(kept.made_ready)
     report.details |= getattr(system, "facts", {})
     kept.tests += 1
     if recording.count > len(recorded(task.folder)):
@@ -166,6 +174,11 @@ def _warmed(system: System, scenario: Any, samples: int) -> int:
         for _ in range(scenario.warmup)
     ]
     return took_ns[-1] if took_ns else UNTIMED_NS
+
+
+def _call_each(system: System, sizes: Sequence[int], samples: int) -> None:
+    for size in sizes:
+        _called(system, [index % samples for index in range(size)])
 
 
 def _called(system: System, indices: list[int]) -> int:

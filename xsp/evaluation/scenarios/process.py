@@ -65,10 +65,28 @@ class MeasuredProcess:
         `time_limit_s`; the process and all that it began are killed then, and what was recorded
         stays in the task's folder.
         """
+        until = time.monotonic() + time_limit_s
+        self.hand_over(task)
+        return self.report(task, until, time_limit_s)
+
+    def hand_over(self, task: Task) -> None:
+        """Let a test begin; `report` has to follow."""
+        try:
+            self._having(task).hand_over(task)
+        except BaseException:
+            self.close()
+            raise
+
+    def report(self, task: Task, until: float, time_limit_s: float) -> Report:
+        """Wait for the report of a test that was handed over, until this time of the monotonic
+        clock. Errors are those of `run`, which name the time limit.
+        """
         well = False
         try:
-            child = self._having(task)
-            child.run(task, time_limit_s)
+            child = self._child
+            if child is None:
+                raise EvaluationError("no test was handed over to the process")
+            child.wait(task, until, time_limit_s)
             report = _report(task, child)
             well = report.errors == 0
             return report
@@ -121,11 +139,9 @@ class _Child:
         """Whether it is there and has the task's system."""
         return self._system == task.make_system and self._begun.ended(0) is None
 
-    def run(self, task: Task, time_limit_s: float) -> None:
+    def wait(self, task: Task, until: float, time_limit_s: float) -> None:
         """Return when the test is over or the process is gone."""
-        self._hand_over(task)
-        deadline = time.monotonic() + time_limit_s
-        while (left := deadline - time.monotonic()) > 0:
+        while (left := until - time.monotonic()) > 0:
             if wait([self._over], min(left, _LOOK_S)):
                 os.read(self._over, 1)
                 return
@@ -151,7 +167,8 @@ class _Child:
         with suppress(BrokenPipeError):  # part of the task was never read
             self._given.close()
 
-    def _hand_over(self, task: Task) -> None:
+    def hand_over(self, task: Task) -> None:
+        """Write a test to the process."""
         content = pickle.dumps(task)
         with suppress(BrokenPipeError):  # it died at once: its exit code says so
             self._given.write(len(content).to_bytes(8, "little") + content)

@@ -83,13 +83,13 @@ def _test(
     logs: str | Path | None,
     arrivals: npt.NDArray[np.int64] | None = None,
 ) -> Outcome:
-    folder = _own_folder(logs, scenario.kind)
+    folder = own_folder(logs, scenario.kind)
     task = Task(scenario, make_system, samples, folder, arrivals)
     report = where.run(task, scenario.time_limit_s)
     return _outcome(scenario, report, folder)
 
 
-def _own_folder(logs: str | Path | None, kind: str) -> Path:
+def own_folder(logs: str | Path | None, kind: str) -> Path:
     """A new folder for one test: loadgen overwrites files and ends the process without a folder."""
     try:
         if logs is not None:

@@ -16,9 +16,18 @@ OUTPUT = "output.txt"
 
 
 @dataclass(frozen=True)
+class Ready:
+    """In a scenario's place: nothing is measured. The system is made and called once with each of
+    these numbers of samples, in their order.
+    """
+
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Task:
     """One test: how queries arrive (arrival times of a replay are resolved already), what answers
-    them (pickled), from how many samples, and where the logs are.
+    them (pickled), from how many samples, and where the logs are. Or `Ready`.
     """
 
     scenario: Any

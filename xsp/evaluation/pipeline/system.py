@@ -105,7 +105,7 @@ def _prepared_together(made: Assembled) -> Callable[[Sequence[int]], Batch]:
     for index in range(count):
         for name, array in made.processing.batch([made.samples.row(index)]).items():
             columns[name][index] = _same_shape(name, array, first)[0]
-    taken = {name: array[:0] for name, array in columns.items()}
+    taken: dict[str, np.ndarray[Any, Any]] = {name: array[:0] for name, array in columns.items()}
 
     def take(indices: Sequence[int]) -> Batch:
         chosen = np.asarray(indices) % count
@@ -116,7 +116,9 @@ def _prepared_together(made: Assembled) -> Callable[[Sequence[int]], Batch]:
         if len(taken[name]) < size:
             taken[name] = np.empty((size, *array.shape[1:]), array.dtype)
         # With mode="raise" numpy would copy twice.
-        return array.take(chosen, axis=0, out=taken[name][:size], mode="clip")
+        rows = taken[name][:size]
+        array.take(chosen, axis=0, out=rows, mode="clip")
+        return rows
 
     return take
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import xsp
 from xsp.machine import compiler_internals
-from xsp.measuring.afterwards import extra_runs
+from xsp.measuring.afterwards import compiled as afterwards
 from xsp.provenance.graphs import Launch, explained
 from xsp.provenance.origins import Origin
 from xsp.provenance.recording import Recorder
@@ -262,7 +262,7 @@ def test_whole_calls_alone_are_not_led_to_layers(monkeypatch: pytest.MonkeyPatch
     """Where only whole calls are asked for, as for each batch size of an evaluation, no code is
     generated once more.
     """
-    monkeypatch.setattr(extra_runs.compiled, "lead_kernels", lambda *_: pytest.fail("it was led"))
+    monkeypatch.setattr(afterwards, "lead_kernels", lambda *_: pytest.fail("it was led"))
     net = torch.compile(Gated())
     x = torch.randn(4, 8)
     with torch.no_grad():

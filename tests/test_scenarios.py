@@ -25,7 +25,7 @@ from xsp.evaluation.scenarios.process import MeasuredProcess, alone
 from xsp.evaluation.scenarios.readying import make_ready
 from xsp.evaluation.scenarios.recording import COMPLETED, FAILED, Recording, recorded
 from xsp.evaluation.scenarios.running import run_scenario
-from xsp.evaluation.scenarios.scenario import Outcome
+from xsp.evaluation.scenarios.scenario import MakeSystem, Outcome
 from xsp.evaluation.scenarios.settings import (
     Batched,
     MultiStream,
@@ -225,7 +225,8 @@ def test_systems_are_made_beside_one_another_before_any_is_measured(tmp_path: Pa
     try:
         with alone(), pytest.raises(EvaluationError, match="another test"):
             make_ready([(processes[0], called)], [1])
-        todo = list(zip(processes, [called, systems.impossible, noted], strict=True))
+        made: list[MakeSystem] = [called, systems.impossible, noted]
+        todo = list(zip(processes, made, strict=True))
         first, second, third = make_ready(todo, [1, 4, 2], logs=tmp_path / "logs")
         assert (first, third) == (None, None)
         assert "FileNotFoundError: weights.pt" in str(second)

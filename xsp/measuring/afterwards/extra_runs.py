@@ -122,8 +122,8 @@ class ExtraRuns:
                 )
 
     def _lead_compiled_kernels(self) -> None:
-        """Which source layers compiled kernels come from, where any rank's target runs some. Not for
-        whole calls alone: code may have to be generated once more, which takes seconds to minutes.
+        """Which source layers compiled kernels come from, where any rank's target runs some. Not
+        for whole calls alone: code may have to be generated once more, which takes minutes.
         """
         what = "source layers of compiled kernels"
         if self.prepared.traced[-1] == Level.MODEL:

@@ -5,11 +5,10 @@
 Each program is profiled on all levels. The kernels, copies and sets of a run are compared with what
 torch.profiler counts in one, and the GPU's time is divided: what is led to a layer of the source,
 to something that is named and no layer (`(gradient buckets)`), and to neither. Kernels of compiled
-code count as led where `prof.compiled()` leads them, copies and sets in it do not. The products and
-convolutions of each source layer of compiled code are compared, by their FLOPs, with those of the
-same program run eagerly. Results are added to those that F holds; what it has is not run again
-unless it failed. A program that takes too long is a row that says so. Without a GPU it says what
-ran and knows no shares.
+code count as led where `prof.compiled()` leads them. The products and convolutions of each source
+layer of compiled code are compared, by their FLOPs, with those of the same program run eagerly.
+Results are added to those that F holds; what it has is not run again unless it failed. A program
+that takes too long is a row that says so. Without a GPU it says what ran and knows no shares.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from source_flops import compared_flops
 from torch import nn
@@ -37,15 +37,15 @@ from torch.utils.checkpoint import checkpoint_sequential
 from torch_counts import counted_by_torch
 
 import xsp
-from xsp.analysis.spans.ancestors import layer_spans
-from xsp.analysis.spans.sequence import kernel_sequence
+from xsp.analysis.spans.sequence import activity_sequence
 from xsp.machine.environment import environment
 from xsp.profiles import Profile
-from xsp.types import Level
+from xsp.types import Tables
 
 Make = Callable[[str], tuple[nn.Module, tuple[torch.Tensor, ...]]]
 
 UNLED = ("(outside layers)", "(not in the structure run)", "(unknown)")
+KINDS = ("led", "named", "neither")
 WARMUP = 4
 
 
@@ -240,58 +240,51 @@ def _inference_of(make: Make, device: str, way: str) -> Program:
 
 
 def divided(prof: Profile) -> dict[str, Any]:
-    """The GPU's time in the last run of the deepest rung: its milliseconds, and the shares that are
-    led to source layers, to what is named and no layer, and to neither.
-    """
-    spans, layers = prof.table("raw_spans"), prof.table("layers")
-    rows = spans.index[(spans["level"] == Level.KERNEL) & (spans["run"] == spans["run"].max())]
-    if not len(rows):
-        return {"activities": 0}
-    taken = spans["duration_ns"].to_numpy()[rows] / 1e6
-    layer = spans["detail"].to_numpy()[layer_spans(spans, rows.to_numpy())]
-    names = layers["name"].astype(str).to_numpy()[layer]
-    compiled, of_compiled = led_of_compiled(prof)
-    is_compiled = np.isin(layer, compiled)
-    led, named, neither = 0.0, 0.0, 0.0
-    for name, part in zip(names[~is_compiled], taken[~is_compiled], strict=True):
-        if name in UNLED:
-            neither += part
-        elif name.startswith("("):
-            named += part
-        else:
-            led += part
-    led += of_compiled * taken[is_compiled].sum()
-    neither += (1 - of_compiled) * taken[is_compiled].sum()
-    whole = taken.sum()
-    shares = {"led": led / whole, "named": named / whole, "neither": neither / whole}
-    return {"activities": len(rows), "device_ms": float(whole), **shares}
-
-
-def led_of_compiled(prof: Profile) -> tuple[npt.NDArray[np.int64], float]:
-    """Rows of `layers` that are compiled code, and what share of the time of their kernels, copies
-    and sets is led to source layers.
+    """Kernels, copies and sets of one run, their milliseconds, and the shares of these that are led
+    to source layers, to what is named and no layer, and to neither; of compiled code alone too.
     """
     tables = prof._capture.tables
-    sequence = kernel_sequence(tables)
+    every = activity_sequence(tables)
+    if not len(every):
+        return {"activities": 0}
+    compiled = prof.compiled_layers()
+    is_compiled = by_graphs(every, tables)
+    rest = every[~is_compiled]
+    names = tables["layers"]["name"].astype(str).to_numpy()[rest["layer"]]
+    # What a compiled layer runs besides its graphs has that one layer, which is none of the source.
+    is_beside = rest["layer"].isin(every.loc[is_compiled, "layer"]).to_numpy()
+    taken_ns = rest["duration_ns"].to_numpy()
+    kinds = np.where(is_beside, "neither", [kind_of(name) for name in names])
+    of_rest = pd.Series(taken_ns / 1e6).groupby(kinds).sum()
+    of_compiled = compiled["device_ms"].groupby(compiled["layer"].map(kind_of)).sum()
+    both = of_rest.add(of_compiled, fill_value=0.0).reindex(KINDS, fill_value=0.0)
+    row = {"activities": len(every), "device_ms": float(both.sum())}
+    row |= {kind: float(both[kind] / both.sum()) for kind in KINDS}
+    if len(compiled):
+        beside_ms = taken_ns[is_beside].sum() / 1e6
+        whole_ms = of_compiled.sum() + beside_ms
+        row["compiled_ms"] = float(whole_ms)
+        row["led_of_compiled"] = float(of_compiled.get("led", 0.0) / whole_ms)
+    return row
+
+
+def by_graphs(every: pd.DataFrame, tables: Tables) -> npt.NDArray[np.bool_]:
+    """Which of an `activity_sequence` compiled graphs launched."""
     if "compiled_kernels" not in tables:
-        return np.array([], dtype=np.int64), 0.0
-    own = sequence.iloc[tables["compiled_kernels"]["position"].to_numpy()]
-    rows = own["layer"].unique()
-    in_them = sequence["layer"].isin(rows)
-    whole_ms = sequence.loc[in_them, "duration_ns"].sum() / 1e6 + copies_ms(prof, rows)
-    found = prof.compiled_layers()
-    led_ms = found.loc[~found["layer"].isin(UNLED), "device_ms"].sum()
-    return rows, float(led_ms / whole_ms) if whole_ms else 0.0
+        return np.zeros(len(every), dtype=bool)
+    is_kernel = (every["kind"] == "kernel").to_numpy()
+    kernels, copies = (
+        every["position"].isin(tables[name]["position"]).to_numpy()
+        for name in ("compiled_kernels", "compiled_copies")
+    )
+    return np.where(is_kernel, kernels, copies)
 
 
-def copies_ms(prof: Profile, layers: npt.NDArray[np.int64]) -> float:
-    """The time of copies and sets of these rows of `layers` in the last run."""
-    spans, kernels = prof.table("raw_spans"), prof.table("kernels")
-    rows = spans.index[(spans["level"] == Level.KERNEL) & (spans["run"] == spans["run"].max())]
-    no_kernel = (kernels["kind"] != "kernel").to_numpy()[spans["detail"].to_numpy()[rows]]
-    copies = rows.to_numpy()[no_kernel]
-    of_layer = spans["detail"].to_numpy()[layer_spans(spans, copies)]
-    return float(spans["duration_ns"].to_numpy()[copies][np.isin(of_layer, layers)].sum() / 1e6)
+def kind_of(layer: str) -> str:
+    """One of KINDS, by the name of a layer; `blocks::(gradient accumulation)` is none."""
+    if layer in UNLED:
+        return "neither"
+    return "named" if layer.rpartition("::")[2].startswith("(") else "led"
 
 
 @contextmanager
@@ -334,7 +327,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--only", default="*", help="names of programs, as a shell pattern")
+    parser.add_argument("--only", nargs="+", default=["*"], help="names, as shell patterns")
     parser.add_argument("--budget-s", type=float, default=500.0, help="begin no program after it")
     parser.add_argument("--limit-s", type=float, default=90.0, help="for each program")
     parser.add_argument("--json", type=Path, default=None)
@@ -346,7 +339,7 @@ def main() -> None:
     for name, make in programs(options.device).items():
         late = time.monotonic() - begin > options.budget_s
         is_done = "error" not in found["programs"].get(name, {"error": ""})
-        if late or is_done or not fnmatch(name, options.only):
+        if late or is_done or not any(fnmatch(name, each) for each in options.only):
             continue
         torch.manual_seed(0)
         torch._dynamo.reset()

@@ -15,8 +15,10 @@ def eager_flops(prof: Profile) -> pd.Series[float]:
     """FLOPs of library calls by layer and phase."""
     tables = prof._capture.tables
     sequence = kernel_sequence(tables)
-    layers = tables["layers"].iloc[sequence["layer"]]
-    return flops_of(prof, sequence["position"], layers["name"], layers["phase"])
+    called = sequence[sequence["call_span"] >= 0].drop_duplicates("call_span")
+    layers = tables["layers"].iloc[called["layer"]]
+    flops = tables["library_calls"]["flops"].iloc[called["library_call"]]
+    return _by_layer(layers["name"], layers["phase"], flops)
 
 
 def source_flops(prof: Profile) -> pd.Series[float]:
@@ -25,35 +27,24 @@ def source_flops(prof: Profile) -> pd.Series[float]:
     """
     tables = prof._capture.tables
     owners = tables["compiled_origins"].query("share > 0.999").set_index("launch")["layer"]
-    known = tables["compiled_kernels"].query("launch >= 0")
-    known = known[known["launch"].isin(owners.index)]
-    phases = tables["compiled_launches"]["phase"].iloc[known["launch"]]
-    return flops_of(prof, known["position"], owners.reindex(known["launch"]), phases)
+    kernels = tables["compiled_kernels"]
+    led = kernels[kernels["launch"].isin(owners.index)]
+    phases = tables["compiled_launches"]["phase"].iloc[led["launch"]]
+    return _by_layer(owners.reindex(led["launch"]), phases, led["flops"])
 
 
-def flops_of(
-    prof: Profile, position: pd.Series[int], layer: pd.Series[str], phase: pd.Series[str]
+def _by_layer(
+    layer: pd.Series[str], phase: pd.Series[str], flops: pd.Series[int]
 ) -> pd.Series[float]:
-    """FLOPs by layer and phase, of the library calls that launched these kernels."""
-    tables = prof._capture.tables
-    sequence = kernel_sequence(tables)
-    called = sequence[sequence["call_span"] >= 0].drop_duplicates("call_span")
-    flops = tables["library_calls"]["flops"].iloc[called["library_call"]].to_numpy()
-    owners = pd.DataFrame(
-        {
-            "position": position.to_numpy(),
-            "layer_name": layer.to_numpy(),
-            "phase": phase.to_numpy(),
-        }
-    )
-    known = called.assign(flops=flops).merge(owners, on="position")
-    sums = known.groupby(["layer_name", "phase"])["flops"].sum().astype(float)
+    table = pd.DataFrame({"layer_name": layer.to_numpy(), "phase": phase.to_numpy()})
+    table["flops"] = flops.fillna(0).to_numpy(dtype=float)
+    sums = table.groupby(["layer_name", "phase"])["flops"].sum()
     return sums[sums > 0]
 
 
 def compared_flops(compiled: Profile, eager: Profile) -> dict[str, Any]:
     """In how many layers and phases compiled code computes what it does eagerly, to 0.1 %; with
-    some of those where it does not. Replays have no library calls: of them nothing is known.
+    some of those where it does not.
     """
     expected = eager_flops(eager)
     if "compiled_kernels" not in compiled._capture.tables:

@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from source_flops import eager_flops, source_flops
 from torch import nn
 
 import xsp
-from xsp.analysis.spans.sequence import kernel_sequence
+from xsp.analysis.spans.sequence import activity_sequence
 from xsp.profiles import Profile
 
 pytestmark = pytest.mark.gpu
@@ -123,46 +123,19 @@ def profiles(program: str, *, before: bool) -> tuple[Profile, Profile]:
     return eager, xsp.measure(step, iterations=3, warmup=3)
 
 
-def flops_of(prof: Profile, layers: pd.DataFrame) -> pd.Series:
-    """FLOPs of library calls by layer and phase, from `layers`: position, layer, phase."""
-    tables = prof._capture.tables
-    sequence = kernel_sequence(tables)
-    called = sequence[sequence["call_span"] >= 0].drop_duplicates("call_span")
-    flops = tables["library_calls"]["flops"].iloc[called["library_call"]].to_numpy()
-    known = called.assign(flops=flops).merge(layers, on="position")
-    sums = known.groupby(["layer_name", "phase"])["flops"].sum()
-    return sums[sums > 0].astype(float)
-
-
-def eager_layers(prof: Profile) -> pd.DataFrame:
-    tables = prof._capture.tables
-    sequence = kernel_sequence(tables)
-    layers = tables["layers"].iloc[sequence["layer"]]
-    return pd.DataFrame(
-        {
-            "position": sequence["position"],
-            "layer_name": layers["name"].to_numpy(),
-            "phase": layers["phase"].to_numpy(),
-        }
-    )
-
-
-def source_layers(prof: Profile) -> pd.DataFrame:
-    """The layer of each kernel that has one only."""
-    tables = prof._capture.tables
-    owners = tables["compiled_origins"].query("share > 0.999").set_index("launch")["layer"]
-    known = tables["compiled_kernels"].query("launch >= 0")
-    known = known[known["launch"].isin(owners.index)]
-    names = owners.reindex(known["launch"]).to_numpy()
-    phases = tables["compiled_launches"]["phase"].iloc[known["launch"]].to_numpy()
-    return pd.DataFrame({"position": known["position"], "layer_name": names, "phase": phases})
-
-
 def led_share(prof: Profile) -> float:
     """Share of the time of all kernels that is led to source layers."""
-    every_ns = kernel_sequence(prof._capture.tables)["duration_ns"].sum()
+    every_ns = activity_sequence(prof._capture.tables)["duration_ns"].sum()
     layers = prof.compiled_layers()
-    return layers.loc[layers["layer"] != "(unknown)", "device_ms"].sum() * 1e6 / every_ns
+    led = layers[~layers["layer"].str.startswith("(")]
+    return float(led["device_ms"].sum() * 1e6 / every_ns)
+
+
+def assert_same_flops(compiled: Profile, eager: Profile) -> None:
+    """Products and convolutions of each layer compute what they do in eager mode."""
+    expected, found = eager_flops(eager), source_flops(compiled)
+    assert set(expected.index) == set(found.index)
+    assert found.reindex(expected.index).to_numpy() == pytest.approx(expected.to_numpy())
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["compiled by it", "compiled before"])
@@ -177,10 +150,7 @@ def test_every_kernel_is_led_to_its_layers(program: str, before: bool) -> None:
     assert not (compiled.compiled()["ordinal"] < 0).any()
     assert led_share(compiled) >= LEAST_LED
     assert not [each for each in compiled.warnings if "[recompiled]" in each]
-    expected = flops_of(eager, eager_layers(eager))
-    found = flops_of(compiled, source_layers(compiled))
-    assert set(expected.index) == set(found.index)
-    assert found.reindex(expected.index).to_numpy() == pytest.approx(expected.to_numpy())
+    assert_same_flops(compiled, eager)
 
 
 def test_kernels_of_a_compiled_forward_pass() -> None:
@@ -195,3 +165,45 @@ def test_kernels_of_a_compiled_forward_pass() -> None:
     names = set(prof.compiled_layers()["layer"])
     assert {"blocks.0.qkv", "blocks.1.down", "head", "blocks.0::gelu"} <= names
     assert not (prof.compiled()["ordinal"] < 0).any()
+
+
+def reduced(program: str) -> tuple[Profile, Profile, Profile]:
+    """The step eager, and twice with `mode="reduce-overhead"`, replayed from CUDA graphs."""
+    make, shape = PROGRAMS[program]
+    torch.manual_seed(0)
+    net, x = make().cuda(), torch.randn(*shape, device="cuda")
+    eager = xsp.measure(_step(net, x), iterations=3, warmup=3)
+    step = _step(torch.compile(net, mode="reduce-overhead"), x)
+    for _ in range(4):
+        step()
+    first, second = (xsp.measure(step, iterations=3, warmup=3) for _ in range(2))
+    return eager, first, second
+
+
+@pytest.mark.parametrize("program", list(PROGRAMS))
+def test_replayed_kernels_are_led_to_their_layers(program: str) -> None:
+    """What the compiler's own CUDA graphs replay is led like what it launches, with copies and
+    sets, by a run that leaves the graphs out; these are the same afterwards, and replayed.
+    """
+    eager, first, second = reduced(program)
+    graphs = [set(each.table("graph_nodes")["graph"]) for each in (first, second)]
+    assert graphs[0] == graphs[1]
+    assert not (first.compiled()["layer"] == "(unknown)").any()
+    assert led_share(first) >= LEAST_LED
+    assert_same_flops(first, eager)
+    assert not [each for each in first.warnings if "not-led" in each or "[recompiled]" in each]
+
+
+def test_what_was_compiled_before_under_other_modes_is_verified() -> None:
+    """Code that has run before under no_grad or autocast is led to its layers as well."""
+    net, x = Transformer().cuda().eval(), torch.randn(8, 256, 512, device="cuda")
+    compiled = torch.compile(net)
+
+    def infer() -> None:
+        with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
+            compiled(x)
+
+    infer()
+    prof = xsp.measure(infer, iterations=3, warmup=3)
+    assert set(prof.table("compiled_launches")["confidence"]) == {"verified"}
+    assert led_share(prof) >= LEAST_LED

@@ -307,7 +307,14 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "position": _ORDINAL,
         "graph": _ORDINAL,
         "launch": _wide_row("compiled_launches"),
-        "by": Column(TEXT, choices=("name", "place", "kind", "")),
+        "by": Column(TEXT, choices=("name", "place", "kind", "inputs", "")),
+        "flops": replace(_COUNT, nullable=True).optional,
+    },
+    "compiled_copies": {
+        "position": _ORDINAL,
+        "graph": _ORDINAL,
+        "launch": _wide_row("compiled_launches"),
+        "by": Column(TEXT, choices=("call", "place", "kind", "inputs", "")),
     },
     "ranges": {
         "run": _row("runs"),
@@ -332,6 +339,7 @@ OPTIONAL_TABLES = (
     "compiled_launches",
     "compiled_origins",
     "compiled_kernels",
+    "compiled_copies",
     "operators",
 )
 """Tables that only some captures have."""

@@ -153,6 +153,43 @@ def graph_called() -> Place:
     return Place(_graph_class(), "__call__")
 
 
+# ---- CUDA graphs of compiled code ----
+
+_TREES = "torch._inductor.cudagraph_trees"
+
+
+def has_graph_trees() -> bool:
+    """Whether any compiled code of this process was to be captured into CUDA graphs."""
+    return _TREES in sys.modules
+
+
+def inputs_copied() -> Place | None:
+    """Called to copy inputs to where a captured graph reads them; None where nothing was captured,
+    or this release of torch has no such place.
+    """
+    node = getattr(sys.modules.get(_TREES), "CUDAGraphNode", None)
+    place = Place(node, "_copy_inputs_and_remove_from_src")
+    return place if place.exists else None
+
+
+@contextmanager
+def launched_singly() -> Iterator[None]:
+    """Compiled code that was captured into CUDA graphs launches its kernels one by one in this
+    block, and the graphs stay as they are.
+    """
+    manager = _of(_part(_TREES), "CUDAGraphTreeManager")
+    place = Place(manager, "_run")
+    if not place.exists:
+        raise MovedError("CUDAGraphTreeManager has no _run")
+
+    def run(trees: Any, inputs: list[Any], number: Any) -> Any:
+        return _of(trees, "ids_to_funcs")[number].model(inputs)
+
+    with ExitStack() as undo:
+        undo.callback(place.replace(run))
+        yield
+
+
 # ---- compilations ----
 
 

@@ -29,27 +29,37 @@ class GraphCall:
 
 @dataclass
 class GraphCalls:
-    """The calls of compiled graphs while it watches, in the order of their ends."""
+    """The calls of compiled graphs while it watches, in the order of their ends; and of those that
+    are replayed from CUDA graphs, when their inputs were copied: `handle` is the CUDA graph's.
+    """
 
     calls: list[GraphCall] = field(default_factory=list)
+    copying: list[GraphCall] = field(default_factory=list)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Note calls during the block. Raises MovedError where torch has no such place."""
-        place = compiler.graph_called()
-        method, clock = place.value, time.perf_counter_ns
-
-        def called(handle: Any, *arguments: Any, **keywords: Any) -> Any:
-            start = clock()
-            try:
-                return method(handle, *arguments, **keywords)
-            finally:
-                thread = threading.get_ident() & _THREAD
-                self.calls.append(GraphCall(handle, thread, start, clock()))
-
         with ExitStack() as undo:
-            undo.callback(place.replace(called))
+            called = compiler.graph_called()
+            undo.callback(called.replace(_noting(called.value, self.calls)))
+            copied = compiler.inputs_copied()
+            if copied is not None:
+                undo.callback(copied.replace(_noting(copied.value, self.copying)))
             yield
+
+
+def _noting(method: Callable[..., Any], calls: list[GraphCall]) -> Callable[..., Any]:
+    clock = time.perf_counter_ns
+
+    def called(handle: Any, *arguments: Any, **keywords: Any) -> Any:
+        start = clock()
+        try:
+            return method(handle, *arguments, **keywords)
+        finally:
+            thread = threading.get_ident() & _THREAD
+            calls.append(GraphCall(handle, thread, start, clock()))
+
+    return called
 
 
 @dataclass
@@ -89,11 +99,11 @@ class EntryModes:
         """Note modes during the block, which costs some microseconds a call."""
         with ExitStack() as undo:
             for graph in compiler.dynamo_graphs():
-                noting = self._noting(id(graph.module), graph.entry.value)
+                noting = self._noting_modes(id(graph.module), graph.entry.value)
                 undo.callback(graph.entry.replace(noting))
             yield
 
-    def _noting(self, module: int, entry: Callable[..., Any]) -> Callable[..., Any]:
+    def _noting_modes(self, module: int, entry: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*arguments: Any, **keywords: Any) -> Any:
             self.modes[module] = Ambient.current()
             return entry(*arguments, **keywords)

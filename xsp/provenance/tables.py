@@ -35,13 +35,10 @@ for a function.
 
 @dataclass(frozen=True)
 class Described:
-    """Rows of `compiled_launches` and `compiled_origins` (docs/captures.md), and by graph the row
-    of its first launch.
-    """
+    """Rows of `compiled_launches` and `compiled_origins` (docs/captures.md)."""
 
     launches: Rows
     origins: Rows
-    first: list[int]
 
 
 def of_live_graphs(recorder: Recorder | None = None) -> tuple[Described, list[str]]:
@@ -57,10 +54,8 @@ def described(graphs: Sequence[Graph]) -> Described:
     """The rows of these graphs, in order."""
     launches: Rows = []
     origins: Rows = []
-    first = []
     name = _Names.of(graphs)
     for number, (graph, prefix) in enumerate(graphs):
-        first.append(len(launches))
         for launch in graph.launches:
             origins += _origin_rows(launch, len(launches), partial(name, prefix=prefix))
             launches.append(
@@ -73,7 +68,7 @@ def described(graphs: Sequence[Graph]) -> Described:
                     "confidence": launch.confidence,
                 }
             )
-    return Described(launches, origins, first)
+    return Described(launches, origins)
 
 
 def _origin_rows(launch: Launch, row: int, layer_of: Callable[[Origin], str]) -> Rows:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 from xsp.analysis.spans.align import match_events
 from xsp.types import IntArray
 
-BY_NAME, BY_PLACE, BY_KIND, NOT_MATCHED = "name", "place", "kind", ""
-"""How a kernel was matched: its name is the launch's; it has its place among the others in a way
-that leaves no choice; libraries' kernels were told from ATen's, or number alone decided; not at
-all."""
+BY_NAME, BY_PLACE, BY_CALL, BY_KIND, NOT_MATCHED = "name", "place", "call", "kind", ""
+"""How a kernel, copy or set was matched: its name is the launch's; it has its place among the
+others in a way that leaves no choice; a library call made it with kernels that were matched;
+libraries' kernels were told from ATen's, or number or order alone decided; not at all."""
 
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_int_mm", "_scaled_mm")
 """Last parts of the names of launches that call a library of CUDA."""

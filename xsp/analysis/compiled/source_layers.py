@@ -6,15 +6,22 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.compiled.activities import INPUTS
 from xsp.analysis.compiled.matching import BY_KIND
-from xsp.analysis.spans.sequence import kernel_sequence
+from xsp.analysis.spans.sequence import activity_sequence
 from xsp.types import Tables
 
-LAUNCHES, ORIGINS, KERNELS = "compiled_launches", "compiled_origins", "compiled_kernels"
+LAUNCHES, ORIGINS = "compiled_launches", "compiled_origins"
+KERNELS, COPIES = "compiled_kernels", "compiled_copies"
 """Names of the tables of a capture that this reads."""
 
 NOT_KNOWN = "(unknown)"
 """Layer of kernels of compiled code that nothing leads back to the program."""
+
+GRAPH_INPUTS = "(inputs of CUDA graphs)"
+"""What stands for a layer where the compiler copies inputs to where its captured graphs read them:
+it is no work of the program's.
+"""
 
 SURE = ("exact", "verified", "inferred", "unknown")
 """How sure an owner is, the surest first."""
@@ -42,10 +49,11 @@ def compiled_kernels(tables: Tables) -> pd.DataFrame:
     Columns: graph (from 0, in the order of their first calls), phase, ordinal (of the launch in its
     graph), kernel (as the wrapper launches it), kind (`triton`, `template`, `extern`, `cpp`),
     layer, operators (ATen's), source (`path:line`), share (of the launch, 0 to 1: they add up to
-    1), confidence (SURE), kernels (that the launch ran in one run of the target; 0 where none were
-    traced) and device_ms (the share of their time; NaN where none were traced). Kernels that a
-    compiled graph ran, and that no launch was found for, are rows of their own, of ordinal -1 and
-    layer NOT_KNOWN. Empty where no compiled code ran, or where it was not looked into.
+    1), confidence (SURE), kernels (with copies and sets, that the launch ran in one run of the
+    target; 0 where none were traced) and device_ms (the share of their time; NaN where none were
+    traced). Those that a compiled graph ran, and that no launch was found for, are rows of their
+    own, of ordinal -1 and layer NOT_KNOWN, or GRAPH_INPUTS. Empty where no compiled code ran, or
+    where it was not looked into.
     """
     if LAUNCHES not in tables:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -88,12 +96,21 @@ def compiled_layers(tables: Tables) -> pd.DataFrame:
 
 
 def _led(tables: Tables) -> pd.DataFrame:
-    """Kernels that compiled graphs ran: name, graph, launch (-1: none found), by, duration_ns."""
-    known = tables.get(KERNELS)
-    if known is None or not len(known):
-        return pd.DataFrame(columns=["name", "graph", "launch", "by", "duration_ns"])
-    sequence = kernel_sequence(tables).set_index("position")[["name", "duration_ns"]]
-    return known.join(sequence, on="position", how="inner").reset_index(drop=True)
+    """Kernels, copies and sets that compiled graphs ran: name, graph, launch (-1: none found), by,
+    duration_ns.
+    """
+    columns = ["name", "graph", "launch", "by", "duration_ns"]
+    known = [tables[name] for name in (KERNELS, COPIES) if name in tables and len(tables[name])]
+    if not known:
+        return pd.DataFrame(columns=columns)
+    every = activity_sequence(tables)
+    is_kernel = every["kind"] == "kernel"
+    parts = []
+    for name, own in ((KERNELS, every[is_kernel]), (COPIES, every[~is_kernel])):
+        if name in tables:
+            facts = own.set_index("position")[["name", "duration_ns"]]
+            parts.append(tables[name].join(facts, on="position", how="inner")[columns])
+    return pd.concat(parts, ignore_index=True)
 
 
 def _of_launches(
@@ -126,7 +143,7 @@ def _without_launch(led: pd.DataFrame, launches: pd.DataFrame) -> pd.DataFrame:
             "ordinal": -1,
             "kernel": rest["name"].to_numpy(),
             "kind": "",
-            "layer": NOT_KNOWN,
+            "layer": np.where(rest["by"] == INPUTS, GRAPH_INPUTS, NOT_KNOWN),
             "operators": "",
             "source": "",
             "share": 1.0,

@@ -1,4 +1,6 @@
-"""The kernels of one run in the order of their launches, and how long each takes over all runs."""
+"""The kernels of one run, or all of its device activities, in the order of their launches, and how
+long each takes over all runs.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,24 @@ def kernel_sequence(tables: Tables) -> pd.DataFrame:
     same time of asking; over the runs that traced kernels alone, if there are some). Empty where no
     kernels were traced.
     """
-    every = _launched(tables)
+    found = _sequence(tables, (tables["kernels"]["kind"] == "kernel").to_numpy())
+    return found[list(COLUMNS)]
+
+
+def activity_sequence(tables: Tables) -> pd.DataFrame:
+    """The same of kernels, copies and sets, with the column `kind` ("kernel", "memcpy", "memset").
+    `position` counts kernels, as in `kernel_sequence`, and by itself what is none.
+    """
+    kinds = tables["kernels"]["kind"]
+    found = _sequence(tables, np.ones(len(kinds), dtype=bool))
+    found["kind"] = kinds.to_numpy(dtype=object)[found["kernel"]]
+    found["position"] = found.groupby(found["kind"] == "kernel").cumcount()
+    return found
+
+
+def _sequence(tables: Tables, wanted: npt.NDArray[np.bool_]) -> pd.DataFrame:
+    """What is `wanted` of the rows of `kernels`, in order."""
+    every = _launched(tables, wanted)
     if not len(every):
         return pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in COLUMNS.items()})
     last = every[every["run"] == every["run"].max()].reset_index(drop=True)
@@ -69,15 +88,15 @@ def kernel_sequence(tables: Tables) -> pd.DataFrame:
     return found
 
 
-def _launched(tables: Tables) -> pd.DataFrame:
-    """Every kernel of the deepest rung's runs by run and launch: run, kernel, layer, library_call,
-    spans, code.
+def _launched(tables: Tables, wanted: npt.NDArray[np.bool_]) -> pd.DataFrame:
+    """What is wanted of the deepest rung's runs by run and launch: run, kernel, layer,
+    library_call, spans, code.
     """
     spans, runs = tables["spans"], tables["runs"]
     own = runs.loc[runs["rung"] == deepest_rung(tables), "run"]
     detail, level = spans["detail"].to_numpy(), spans["level"].to_numpy()
     kernels = np.flatnonzero((level == Level.KERNEL) & spans["run"].isin(own).to_numpy())
-    kernels = kernels[(tables["kernels"]["kind"] == "kernel").to_numpy()[detail[kernels]]]
+    kernels = kernels[wanted[detail[kernels]]]
     if not len(kernels):
         return pd.DataFrame(columns=["run"])
     layer_span, parent = layer_spans(spans, kernels), spans["parent"].to_numpy()[kernels]

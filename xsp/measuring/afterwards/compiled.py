@@ -7,31 +7,40 @@ same place, since the target's work does not change from run to run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
+from xsp.analysis.compiled.activities import CalledGraphs, led_activities, split_by_kind
 from xsp.analysis.compiled.graph_calls import CALLS, graph_times, layer_spans_of
-from xsp.analysis.compiled.matching import match_launches
 from xsp.analysis.spans.assembly import assemble
-from xsp.analysis.spans.intervals import innermost
-from xsp.analysis.spans.sequence import kernel_sequence
+from xsp.analysis.spans.graph_launches import replayed_in
+from xsp.analysis.spans.sequence import activity_sequence
 from xsp.capture.run import Run, call_of
+from xsp.levels import recorders
+from xsp.levels._native.signals import held
 from xsp.levels.layer.naming import is_leaf
-from xsp.machine.compiler_internals import MovedError, live_graph
+from xsp.machine.compiler_internals import (
+    MovedError,
+    has_graph_trees,
+    launched_singly,
+    live_graph,
+)
 from xsp.measuring.deadline import Deadline
 from xsp.measuring.executor import Executor
 from xsp.measuring.ladder import SETTLING_RUNS, Ladder, climb, rungs_for
 from xsp.measuring.preparation import Prepared
 from xsp.measuring.stopping import after_rounds
-from xsp.measuring.switching import switched
+from xsp.measuring.switching import switched, tracing
 from xsp.measuring.vocabulary import words_of
 from xsp.provenance.calls import EntryModes, GraphCalls
 from xsp.provenance.graphs import explained
-from xsp.provenance.tables import Described, described
+from xsp.provenance.tables import described
 from xsp.types import Level, RunSpec
 from xsp.words.slugs import with_slug
 
@@ -43,52 +52,58 @@ GENERATED_S = 5.0
 
 TIMED_RUNS = 5
 
-_NAMED = frozenset({"triton", "template"})
-"""Kinds of launches whose kernels bear the names that the wrapper has for them."""
-
 
 def expected_s(latency_ns: float) -> float:
     """Seconds that the runs take, settling ones included."""
-    return (1 + TIMED_RUNS) * (1 + SETTLING_RUNS) * latency_ns / 1e9
+    return (2 + TIMED_RUNS) * (1 + SETTLING_RUNS) * latency_ns / 1e9
 
 
 @dataclass(frozen=True)
-class _Noted:
-    """The calls of graphs (CALLS, `run` from 0) in some runs of a rung, the tables of those runs,
-    and the graphs that were called, by number.
+class _Noted(CalledGraphs):
+    """Calls of some runs of a rung, which `run` of CALLS counts from 0, and the graphs that were
+    called, by number.
     """
 
-    calls: pd.DataFrame
-    tables: Tables
     handles: list[Any]
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What was noted of the deepest rung, of five runs of MODEL and LAYER, and of the deepest rung
+    without the compiler's CUDA graphs (None where there are none); the modes in which the target
+    calls its code; and sentences on what could not be noted.
+    """
+
+    deepest: _Noted
+    timed: _Noted
+    singly: _Noted | None
+    modes: EntryModes
+    doubts: tuple[str, ...] = ()
 
 
 def lead_kernels(
     executor: Executor, prepared: Prepared, tables: Tables, deadline: Deadline
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """The tables `compiled_graphs`, `compiled_launches`, `compiled_origins` and `compiled_kernels`
-    of a profile with these tables, none where no compiled code ran; and sentences on what is
-    missing.
+    """The tables `compiled_graphs`, `compiled_launches`, `compiled_origins`, `compiled_kernels` and
+    `compiled_copies` of a profile with these tables, none where no compiled code ran; and sentences
+    on what is missing.
     """
-    modes = EntryModes()
     try:
-        with switched(modes.watched()):
-            deepest = _noted(executor, prepared, rungs_for(prepared.traced)[-1], 1, [])
-        if not len(deepest.calls):
-            return {}, []
-        spec = RunSpec(tuple(each for each in prepared.traced if each <= Level.LAYER))
-        timed = _noted(executor, prepared, spec, TIMED_RUNS, deepest.handles)
+        watched = _watched(executor, prepared)
     except MovedError as error:
         return {}, [_said(str(error))]
+    deepest, timed = watched.deepest, watched.timed
+    if not len(deepest.calls):
+        return {}, []
     graphs = explained(
         [live_graph(each) for each in deepest.handles],
         prepared.recorder,
         lambda: deadline.fits(GENERATED_S),
-        modes.modes,
+        watched.modes.modes,
     )
     prefixes = _modules(executor, deepest)
     rows = described(list(zip(graphs.graphs, prefixes, strict=True)))
-    doubts = [_said(each) for each in graphs.remarks]
+    doubts = [*watched.doubts, *(_said(each) for each in graphs.remarks)]
     if not rows.launches:
         return {}, [*doubts, _said("the code of its graphs is not Python, and is not read")]
     phases = [graph.phase for graph in graphs.graphs]
@@ -98,12 +113,48 @@ def lead_kernels(
         "compiled_origins": pd.DataFrame(rows.origins),
     }
     if Level.KERNEL in prepared.traced:
-        sequence = kernel_sequence(deepest.tables)
-        if sequence["name"].tolist() == kernel_sequence(tables)["name"].tolist():
-            made["compiled_kernels"] = _kernels(sequence, deepest.calls, rows)
+        names = [activity_sequence(each)["name"].tolist() for each in (deepest.tables, tables)]
+        if names[0] == names[1]:
+            led = led_activities(deepest, watched.singly, made["compiled_launches"])
+            made["compiled_kernels"], made["compiled_copies"] = split_by_kind(led)
         else:
             doubts.append(_said("the run in which they were looked for ran other kernels"))
     return made, doubts
+
+
+def _watched(executor: Executor, prepared: Prepared) -> _Watched:
+    """Runs under watch. All ranks make the same, whichever of them run compiled code. Raises
+    MovedError where torch has not what is watched.
+    """
+    modes = EntryModes()
+    with switched(modes.watched()):
+        deepest = _noted(executor, prepared, rungs_for(prepared.traced)[-1], 1, [])
+    spec = RunSpec(tuple(each for each in prepared.traced if each <= Level.LAYER))
+    timed = _noted(executor, prepared, spec, TIMED_RUNS, deepest.handles)
+    # Other graphs are the program's own, and `captured_from` leads their kernels.
+    is_replaying = has_graph_trees() and len(replayed_in(deepest.tables)) > 0
+    if not executor.ranks.any(is_replaying):
+        return _Watched(deepest, timed, None, modes)
+    try:
+        return _Watched(deepest, timed, _launched_singly(executor, prepared, deepest), modes)
+    except MovedError as error:
+        return _Watched(deepest, timed, None, modes, (_said(str(error)),))
+    except torch.OutOfMemoryError:
+        why = "there is no memory to run it without its CUDA graphs"
+        return _Watched(deepest, timed, None, modes, (_said(why),))
+
+
+def _launched_singly(executor: Executor, prepared: Prepared, replaying: _Noted) -> _Noted:
+    """The deepest rung with the compiler's CUDA graphs left out, so that each kernel has the
+    library call that launches it.
+    """
+    others = recorders(prepared.traced)
+    with switched(launched_singly()):
+        with held(), tracing(list(others.values()), "while its CUDA graphs were left out"):
+            calls = executor.run()
+        rows = {level: tracer.recorded(calls) for level, tracer in others.items()}
+        known = replace(prepared, recorded=rows)
+        return _noted(executor, known, rungs_for(prepared.traced)[-1], 1, replaying.handles)
 
 
 def _said(why: str) -> str:
@@ -128,10 +179,16 @@ def _noted(
         for call in watch.calls
         if id(call.handle) in number
     ]
+    copying = [(-1, -1, call.thread, call.start_ns, call.end_ns) for call in watch.copying]
+    tables = assemble(runs, words_of(executor.target, prepared))
+    return _Noted(_within(rows, runs), tables, _within(copying, runs), handles)
+
+
+def _within(rows: Sequence[tuple[int, ...]], runs: list[Run]) -> pd.DataFrame:
+    """Rows of CALLS that lie in these runs, in order."""
     calls = pd.DataFrame(rows, columns=list(CALLS), dtype=np.int64)
     calls["run"] = _run_of(calls["start_ns"].to_numpy(), runs)
-    ordered = calls[calls["run"] >= 0].sort_values(["run", "start_ns"], ignore_index=True)
-    return _Noted(ordered, assemble(runs, words_of(executor.target, prepared)), handles)
+    return calls[calls["run"] >= 0].sort_values(["run", "start_ns"], ignore_index=True)
 
 
 def _run_of(start_ns: npt.NDArray[np.int64], runs: list[Run]) -> npt.NDArray[np.int64]:
@@ -163,36 +220,3 @@ def _modules(executor: Executor, noted: _Noted) -> list[str]:
     # they would if it were not compiled.
     is_model = called["is_leaf"].all() and len(set(names)) == 1
     return [""] * len(names) if is_model else names
-
-
-def _kernels(sequence: pd.DataFrame, calls: pd.DataFrame, rows: Described) -> pd.DataFrame:
-    """The table `compiled_kernels`: each kernel that a graph launched, and its launch."""
-    launch_ns = sequence["launch_ns"].to_numpy()
-    thread, start, end = (calls[name].to_numpy() for name in ("thread", "start_ns", "end_ns"))
-    at = innermost(thread, start, end, sequence["thread"].to_numpy(), launch_ns, launch_ns)
-    launches = pd.DataFrame(rows.launches)
-    parts = [
-        _of_call(sequence.iloc[np.flatnonzero(at == place)], graph, launches, rows)
-        for place, graph in enumerate(calls["graph"].tolist())
-    ]
-    return pd.concat(parts, ignore_index=True).sort_values("position", ignore_index=True)
-
-
-def _of_call(
-    kernels: pd.DataFrame, graph: int, launches: pd.DataFrame, rows: Described
-) -> pd.DataFrame:
-    own = launches[launches["graph"] == graph]
-    launch, how = match_launches(
-        kernels["name"].tolist(),
-        kernels["call_span"].to_numpy(),
-        own["kernel"].tolist(),
-        own["kind"].isin(_NAMED).tolist(),
-    )
-    return pd.DataFrame(
-        {
-            "position": kernels["position"].to_numpy(),
-            "graph": np.full(len(kernels), graph, dtype=np.int64),
-            "launch": np.where(launch >= 0, launch + rows.first[graph], -1),
-            "by": how,
-        }
-    )

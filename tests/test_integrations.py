@@ -253,3 +253,45 @@ def test_a_step_that_cannot_be_followed_ends_no_training(
     assert following.profile is None
     assert "needs runs of its own" in following.why
     assert following.why in caplog.text
+
+
+def test_steps_of_continuous_batching_in_transformers_are_measured() -> None:
+    """The loop is that of transformers, on its own thread: steps are measured by how many tokens
+    they have, and requests get the tokens that they get without xsp.
+    """
+    transformers = pytest.importorskip("transformers")
+    if not hasattr(transformers, "ContinuousBatchingConfig"):
+        pytest.skip("needs transformers with continuous batching")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=32, **sizes, **heads)
+    model = transformers.LlamaForCausalLM(config).eval()
+    greedy = transformers.GenerationConfig(
+        max_new_tokens=30, do_sample=False, eos_token_id=-1, pad_token_id=0
+    )
+    small = transformers.ContinuousBatchingConfig(num_blocks=4, max_batch_tokens=16)
+
+    def answers(manager: Any) -> list[list[int]]:
+        manager.start()
+        manager.add_requests([[1, 2, 3], [4, 5, 6]], max_new_tokens=30)
+        found = [manager.get_result(timeout=60) for _ in range(2)]
+        return sorted(each.generated_tokens for each in found)
+
+    def manager_of() -> Any:
+        return model.init_continuous_batching(greedy, small)
+
+    plain, followed = manager_of(), manager_of()
+    expected = answers(plain)
+    plain.stop(block=True)
+
+    def kind(*_: Any) -> str:
+        return f"{followed.batch_processor.inputs_and_outputs.num_q_tokens} tokens"
+
+    with xsp.profile(model, along=followed._generation_step, kind=kind, **QUICK) as prof:
+        assert answers(followed) == expected
+    followed.stop(block=True)
+    assert prof.name == "LlamaForCausalLM _generation_step (2 tokens)"
+    assert prof.runs["round"].max() == 0
+    assert len(prof.calls("LlamaDecoderLayer")) == 2
+    assert not prof.runs["unmatched"].any()

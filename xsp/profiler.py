@@ -130,8 +130,11 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
     A block that calls `prof.step()` at the end of each step of its own loop is measured along that
     loop instead: steps take the rungs in turn, nothing is run again, and once the numbers are
     precise nothing is traced any more. Steps of `optimizer`, one or several, are rows then. With
-    `along=True` each call of the model is such a step, as in serving and evaluation, and
-    `prof.step()` is not called. Ctrl-C in the loop keeps the rounds that are complete.
+    `along=True` each call of the model is such a step, as in evaluation, and `prof.step()` is not
+    called. With `along=` a method of an object, such as `engine.runner.execute_model`, each call of
+    that method is a step, on whichever thread makes them; `kind`, given what the method is, may
+    name the kind of such a step (`"decode"`), by which steps are grouped then instead of by the
+    shapes that the model was given. Ctrl-C in the loop keeps the rounds that are complete.
 
     Raises TargetError at once if `model` is no torch.nn.Module or an option cannot have its value,
     LevelError for unknown levels, metrics or caches, and NothingRecordedError at the end of the
@@ -145,7 +148,8 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         model: nn.Module,
         *,
         optimizer: Optimizer | Sequence[Optimizer] | None = None,
-        along: bool = False,
+        along: bool | Callable[..., Any] = False,
+        kind: Callable[..., str] | None = None,
         **options: Unpack[Keywords],
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -161,6 +165,11 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
                 "with along=True each call of the model is a step, so no optimizer can take part "
                 "in one: leave out along, and call prof.step() at the end of each training step"
             )
+        if kind is not None and not callable(along):
+            raise TargetError(
+                "kind= names the steps that are calls of a method: give that method as along="
+            )
+        self._kind = kind
         if self._optimizers or along:
             refuse_options(self._options)
 
@@ -171,13 +180,21 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         self._profile = BlockProfile(self._step)
         try:
             with held():
-                self._loop.follow_calls() if self._along else self._recorder.start()
+                self._begin()
                 # In here: a handler that raises after it would leave a block without its end.
                 return self._profile
         except BaseException:
             self._recorder.stop()
             self._loop.close()
             raise
+
+    def _begin(self) -> None:
+        if callable(self._along):
+            self._loop.follow_method(self._along, self._kind)
+        elif self._along:
+            self._loop.follow_calls()
+        else:
+            self._recorder.start()
 
     def __exit__(
         self,
@@ -208,7 +225,7 @@ class profile:  # noqa: N801 - used like a function: `with xsp.profile(model) as
         if self._along:
             raise TargetError(
                 "prof.step() says where a step ends, and with along=True each call of the model is "
-                "one: leave one of them out"
+                "one (with a method, each of its calls): leave one of them out"
             )
         if not self._loop.made:
             with held():

@@ -253,6 +253,11 @@ def executing() -> Iterator[None]:
         yield
 
 
+def no_longer_executing() -> None:
+    """What `executing` does at its end, where that came on another thread."""
+    _EXECUTING.now = False
+
+
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """As timeit does: the tracers' objects would make Python collect garbage more often than the

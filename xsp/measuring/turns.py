@@ -72,18 +72,30 @@ def turn(name: str) -> Iterator[None]:
     Raises TargetError if the profile before it cannot end while this thread waits: its program
     has stood in one wait for `WAITING_S`, or one call of it has taken `CALL_S`.
     """
-    mine = _turn
     patience = _Patience()
     with ExitStack() as undo:
         release_at_end: Callable[..., object] = undo.callback
-        # One expression: an exception on a line between the two would keep the turn for ever.
-        while not (mine.lock.acquire(timeout=_POLL_S) and release_at_end(mine.lock.release)):
+        while True:
+            mine = _turn
+            # One expression: an exception on a line between the two would keep the turn for ever.
+            if mine.lock.acquire(timeout=_POLL_S) and release_at_end(_release, mine):
+                break
             with let_through():
                 pass
             patience.check(name, mine.running)
         undo.callback(setattr, mine, "running", mine.running)
         mine.running = _Running(threading.get_ident(), name)
         yield
+
+
+def _release(mine: _Turn) -> None:
+    global _turn  # noqa: PLW0603 - the one turn of a process
+    try:
+        mine.lock.release()
+    except RuntimeError:
+        # Another thread ends the profile than the one whose turn it was: only that one could give
+        # its lock back.
+        _turn = _Turn(threading.RLock(), _Running())
 
 
 @contextmanager

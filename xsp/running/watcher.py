@@ -55,7 +55,9 @@ class Found:
 
 
 class Watcher:
-    """Watches the program that runs on this thread, until `finish`."""
+    """Watches the program, until `finish`: what trains on this thread, and models that are called
+    for their results on any.
+    """
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -224,7 +226,7 @@ class Watcher:
 
 
 _NO_MODEL = (
-    "no module with parameters was called on the main thread, so nothing was profiled; profile "
+    "no module with parameters was called, so nothing was profiled; profile "
     "other code with xsp.measure(function)"
 )
 

@@ -4,6 +4,7 @@ for layers.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -80,6 +81,8 @@ class FunctionalMode(TorchFunctionMode):
         self.switch = ModeSwitch() if switch is None else switch
         self._depth = -1
         self._below: list[Any] = []
+        self._thread = 0
+        self.has_ended = False
         self._exit = ExitStack()
 
     def __torch_function__(
@@ -90,7 +93,7 @@ class FunctionalMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        code = self._codes.of_function(func)
+        code = None if self.has_ended else self._codes.of_function(func)
         if code is None or self.switch.muted():
             return func(*args, **kwargs)
         return self.stamped(code, func, args, kwargs)
@@ -115,6 +118,7 @@ class FunctionalMode(TorchFunctionMode):
 
     def __enter__(self) -> FunctionalMode:
         self._below = modes()
+        self._thread = threading.get_ident()
         self._depth = len(self._below) + 1
         self.switch.attach(self, self._depth)
         self._exit.callback(around_compiled_code(self._compiled))
@@ -131,6 +135,10 @@ class FunctionalMode(TorchFunctionMode):
         if self._depth < 0:
             return
         self._exit.close()
+        if threading.get_ident() != self._thread:
+            # Only that thread can take it off its stack (`drop_ended_modes`).
+            self.has_ended = True
+            return
         # Whatever raised, and wherever: a backward node leaves the mode on top, a signal's handler
         # can leave it, and the program's own modes, switched off.
         while mode_depth():
@@ -183,3 +191,15 @@ class FunctionalMode(TorchFunctionMode):
         finally:
             if not was_on:
                 pop_mode()
+
+
+def drop_ended_modes() -> None:
+    """Take off this thread's stack what was switched off from another one."""
+    stack = modes()
+    kept = [each for each in stack if not (isinstance(each, FunctionalMode) and each.has_ended)]
+    if len(kept) == len(stack):
+        return
+    for _ in stack:
+        pop_mode()
+    for mode in kept:
+        push_mode(mode)

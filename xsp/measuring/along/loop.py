@@ -5,16 +5,16 @@ What one step is for comes from a generator (`following.py`).
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from xsp.capture.file import Capture
-from xsp.errors import NothingRecordedError, TargetError
+from xsp.errors import NothingRecordedError, TargetError, XspError
 from xsp.levels._native.signals import held
 from xsp.levels.layer.entry_points import entry_point
 from xsp.levels.layer.function_mode import FunctionalMode
@@ -22,9 +22,11 @@ from xsp.levels.layer.naming import is_leaf
 from xsp.machine.torch_internals import modes
 from xsp.measuring.along.following import Following, Steps
 from xsp.measuring.along.groups import Group, Seen
-from xsp.measuring.along.others import difference
+from xsp.measuring.along.loop_thread import LoopThread, drop_what_was_left
+from xsp.measuring.along.method import FollowedMethod, Labelling
+from xsp.measuring.along.others import difference, label_of
 from xsp.measuring.along.result import captured
-from xsp.measuring.along.step_watch import Step, StepWatch
+from xsp.measuring.along.step_watch import Label, Step, StepWatch
 from xsp.measuring.deadline import Deadline
 from xsp.measuring.executor import executing, refuse_nested
 from xsp.measuring.ladder import rungs_for
@@ -42,7 +44,7 @@ _AGREED = ("levels", "iterations", "warmup", "seed", "ladder")
 
 class Loop:
     """A loop that calls `step` at the end of each of its steps, or of which each call of the model
-    is a step (`follow_calls`).
+    (`follow_calls`) or of a method (`follow_method`) is a step.
 
     The first call of `step` begins; `close` ends what is on, `captures` gives the result.
     """
@@ -51,8 +53,11 @@ class Loop:
         self.name = f"{type(model).__name__} step"
         self._model, self._options = model, options
         self._watch = StepWatch(model, optimizers)
-        self._thread = threading.get_ident()
+        self._place = LoopThread(self._close_here)
         self._modes = modes()
+        self._method: FollowedMethod | None = None
+        self._refused: XspError | None = None
+        self._is_over = False
         self._steps: Steps | None = None
         self._seen = Seen()
         self._groups: list[Group] = []
@@ -88,14 +93,35 @@ class Loop:
                 "prof.step() after each of its calls"
             )
         self.name = type(self._model).__name__
+        self._watch.on_call_begin = self._place.call_begins
         self._watch.on_call_end = self._call_ended
         self._go_on(None)
 
+    def follow_method(self, method: Callable[..., Any], label: Labelling | None) -> None:
+        """From now on each call of this bound method is a step, on the first thread that calls it;
+        `label` says of what kind it is, given what the method is.
+
+        Raises TargetError for what is no method of an object, or does not run to its end when it is
+        called.
+        """
+        self._method = FollowedMethod(method, label, self._watch, self)
+        self.name = f"{type(self._model).__name__} {self._method.name}"
+        self._place.open_to_all()
+        self._method.replace()
+
     def close(self) -> None:
-        """Switch everything off; entered in `held()`."""
-        if self._steps is not None:
-            self._steps.close()
-            self._steps = None
+        """Switch everything off; entered in `held()`. Where a call of the loop is going on on
+        another thread, that one does it at the call's end.
+        """
+        self._place.close()
+
+    def _close_here(self) -> None:
+        steps, self._steps, self._is_over = self._steps, None, True
+        if steps is not None:
+            steps.close()
+        # A thread on which a mode of ours is left drops it at its next call.
+        if self._method is not None and not (steps and self._place.lives_elsewhere()):
+            self._method.put_back()
 
     @property
     def has_rounds(self) -> bool:
@@ -109,10 +135,14 @@ class Loop:
         Raises NothingRecordedError if the loop was too short for a round.
         """
         measured = [group for group in self._groups if group.done.runs]
+        if not measured and self._refused is not None:
+            raise self._refused
         if not measured:
             raise NothingRecordedError(self._too_short())
         main = max(measured, key=lambda group: self._seen.kinds[group.kind])
-        found = {"": self._captured(main, self.name, interrupted)}
+        label = label_of(main.kind)
+        name = f"{self.name} ({label})" if label else self.name
+        found = {"": self._captured(main, name, interrupted)}
         for group in measured:
             if group is not main:
                 what = difference(main.kind, group.kind)
@@ -134,9 +164,48 @@ class Loop:
     def _call_ended(self, ended: Step) -> None:
         self.made += 1
         # Raising here would be an error of the program's own call.
-        if self._steps is not None and not self._why_not_here():
-            with held():
+        if self._steps is None or self._why_not_here():
+            return
+        with held(), self._place.call_ends() as goes_on:
+            if goes_on:
                 self._go_on(ended)
+
+    def method_begins(self, label: Label | None) -> bool:
+        """A call of the followed method begins, outside of every other; whether it is a step."""
+        if self._place.claim():
+            self._watch.move_here()
+            self._modes = modes()
+        elif self._place.is_elsewhere():
+            return False
+        elif self._steps is None:
+            self._end_here()
+            return False
+        elif self._why_not_here():
+            return False
+        self._place.call_begins()
+        self._watch.begin_call(label)
+        return True
+
+    def method_ends(self) -> None:
+        """The call that was a step has returned or raised."""
+        self.made += 1
+        ended = self._watch.end() if self._steps is not None else None
+        with held(), self._place.call_ends() as goes_on:
+            if not goes_on or self._is_over:
+                return
+            try:
+                self._go_on(ended)
+            except XspError as error:
+                # Raising here would be an error of the program's own call.
+                self._refused = error
+            if self._steps is None and self._method is not None:
+                self._method.put_back()
+
+    def _end_here(self) -> None:
+        """The block has ended on another thread, while this one made no call."""
+        drop_what_was_left()
+        if self._method is not None:
+            self._method.put_back()
 
     def _go_on(self, ended: Step | None) -> None:
         try:
@@ -154,7 +223,7 @@ class Loop:
 
     def _why_not_here(self) -> str:
         """Why the loop cannot be followed from here, empty where it can."""
-        if threading.get_ident() != self._thread:
+        if self._place.is_elsewhere():
             return (
                 "prof.step() was called on another thread than the one that entered the block: "
                 "call it where the loop runs"
@@ -185,6 +254,8 @@ class Loop:
             yield from followed.steps(deadline, shown)
 
     def _too_short(self) -> str:
+        if self._method is not None and not self.made:
+            return self._method.never_called()
         known = self._groups[0].known if self._groups else None
         traced = self._options.levels if known is None else known.traced
         rungs = len(rungs_for(traced, self._options.ladder))

@@ -9,7 +9,7 @@ import numpy as np
 from xsp.capture.run import Run, within_model
 from xsp.levels.layer.autograd import ENGINE_CODE
 from xsp.levels.layer.structure import Structure
-from xsp.measuring.along.step_watch import Kind, ModelCall
+from xsp.measuring.along.step_watch import Kind, Label, ModelCall
 from xsp.types import LAYER_EVENTS, Level
 
 
@@ -19,6 +19,9 @@ def difference(structure: Kind, step: Kind) -> str:
     """
     if structure == step:
         return ""
+    label = label_of(step)
+    if label != label_of(structure):
+        return label or "unlabelled"
     ours = [event for event in structure if isinstance(event, ModelCall)]
     its = [event for event in step if isinstance(event, ModelCall)]
     if len(ours) == len(its) and ours != its:
@@ -27,6 +30,11 @@ def difference(structure: Kind, step: Kind) -> str:
             return f"inputs of {_sizes(now)} instead of {_sizes(was)}"
         return f"{_mode(now)} instead of {_mode(was)}"
     return f"{_counted(step)} instead of {_counted(structure)}"
+
+
+def label_of(kind: Kind) -> str:
+    """What the user calls steps of this kind; empty where they are told apart by what they did."""
+    return next((event.text for event in kind if isinstance(event, Label)), "")
 
 
 def different_layers(run: Run, structure: Structure) -> str:
@@ -56,7 +64,7 @@ def _mode(call: ModelCall) -> str:
 
 def _counted(kind: Kind) -> str:
     calls = sum(isinstance(event, ModelCall) for event in kind)
-    others = Counter(event for event in kind if not isinstance(event, ModelCall))
+    others = Counter(event for event in kind if isinstance(event, str))
     backward = others.pop("backward", 0)
     named = "".join(f", {number} {name}" for name, number in others.items())
     return f"{calls} model calls, {backward} backward passes{named}"

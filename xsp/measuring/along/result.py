@@ -18,7 +18,7 @@ from xsp.levels.layer.structure import Structure
 from xsp.machine import devices
 from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
 from xsp.measuring.afterwards.calibration import tight_loops
-from xsp.measuring.along.step_watch import ModelCall, Step
+from xsp.measuring.along.step_watch import Step
 from xsp.measuring.doubts_about import (
     about_correction,
     about_not_joined,
@@ -140,7 +140,7 @@ def _loop_ended(rounds: int, made: int) -> Stopped:
 
 
 def _call_row(known: Known) -> dict[str, Any]:
-    first = next((each for each in known.step.kind if isinstance(each, ModelCall)), None)
+    first = known.step.first_call
     shapes = [list(shape) for shape in first.shapes] if first else []
     return call_row(known.name, 0, shapes, list(first.dtypes) if first else [])
 

@@ -41,8 +41,17 @@ class ModelCall:
     grad: bool
 
 
-Event = ModelCall | str
-"""A call of the model, "backward", "raised", or the name of an optimizer's or scheduler's step."""
+@dataclass(frozen=True)
+class Label:
+    """What the user calls the kind of a step, in place of the calls of the model that it made."""
+
+    text: str
+
+
+Event = ModelCall | Label | str
+"""A call of the model, what the user calls the step, "backward", "raised", or the name of an
+optimizer's or scheduler's step.
+"""
 
 Kind = tuple[Event, ...]
 """What a step did, in order: steps of one kind can be compared."""
@@ -50,10 +59,13 @@ Kind = tuple[Event, ...]
 
 @dataclass(frozen=True)
 class Step:
-    """A step that has ended: its stamps (MODEL_CALLS, one row) and what it did."""
+    """A step that has ended: its stamps (MODEL_CALLS, one row), what it did, and its first call of
+    the model; None where it made none.
+    """
 
     stamps: Columns
     kind: Kind
+    first_call: ModelCall | None = None
 
 
 class StepWatch:
@@ -68,8 +80,10 @@ class StepWatch:
             for number, each in enumerate(optimizers)
         ]
         self._given = optimizers
+        self.on_call_begin: Callable[[], None] = lambda: None
         self.on_call_end: Callable[[Step], None] | None = None
         self._events: list[Event] = []
+        self._label: Label | None = None
         self._open: list[Part] = []
         self._thread = threading.get_ident()
         self._depth = 0
@@ -86,11 +100,20 @@ class StepWatch:
                 undo.callback(each.watch())
             yield
 
+    def move_here(self) -> None:
+        """The loop runs on this thread."""
+        self._thread = threading.get_ident()
+
     def begin(self) -> None:
         """A step begins now, with a wait for data."""
-        self._events, self._open, self._depth = [], [], 0
-        self._start_ns = time.perf_counter_ns()
+        self.begin_call(None)
         self._begin(LOADER)
+
+    def begin_call(self, label: Label | None) -> None:
+        """A step begins now: a call of what the user named, which may have called it something."""
+        self._events, self._open, self._depth = [], [], 0
+        self._label = label
+        self._start_ns = time.perf_counter_ns()
 
     def end(self) -> Step:
         """The step ends now; waits for the device."""
@@ -103,7 +126,19 @@ class StepWatch:
             name: np.array([value], dtype=dtype)
             for (name, dtype), value in zip(MODEL_CALLS.items(), row, strict=True)
         }
-        return Step(stamps, tuple(self._events))
+        calls = [event for event in self._events if isinstance(event, ModelCall)]
+        return Step(stamps, self._kind(), calls[0] if calls else None)
+
+    def raised(self) -> None:
+        """What the step called has raised."""
+        if threading.get_ident() == self._thread:
+            self._events.append("raised")
+
+    def _kind(self) -> Kind:
+        if self._label is None:
+            return tuple(self._events)
+        rest = (event for event in self._events if not isinstance(event, ModelCall))
+        return (self._label, *rest)
 
     def part_begins(self, part: Part) -> None:
         """See `Told`."""
@@ -135,7 +170,7 @@ class StepWatch:
                 try:
                     return call(*args, **kwargs)
                 except BaseException:
-                    self._raised()
+                    self.raised()
                     raise
                 finally:
                     self._after()
@@ -151,6 +186,7 @@ class StepWatch:
         if self._depth > 1:
             return
         if self.on_call_end is not None:
+            self.on_call_begin()
             self._events, self._open = [], []
         self._end_loader()
         shapes, dtypes = describe_tensors((args, dict(kwargs)))
@@ -160,10 +196,6 @@ class StepWatch:
         self._events.append(ModelCall(known, tuple(dtypes), model.training, grad))
         if self.on_call_end is not None:
             self._start_ns = time.perf_counter_ns()
-
-    def _raised(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._events.append("raised")
 
     def _after(self, *_: Any) -> None:
         if threading.get_ident() != self._thread or self._depth == 0:

@@ -184,6 +184,22 @@ def test_what_others_draw_meanwhile_is_told() -> None:
         assert executor.shared == {"torch's"}
 
 
+def test_generators_that_the_target_leaves_alone_go_on() -> None:
+    """Runs that start from an earlier state give no number a second time: not those that were drawn
+    since then, and not those that are drawn between two runs.
+    """
+    model = Adding(lambda _model: torch.rand(1))
+    earlier = RandomState.current()
+    numbers = {np.random.random()}
+    with executed(calling(model, torch.ones(1, 2)), random=earlier) as executor:
+        for _ in range(3):
+            executor.run()
+            numbers.add(np.random.random())
+        assert executor.drawn == frozenset({"torch's"})
+    numbers.add(np.random.random())
+    assert len(numbers) == 5
+
+
 def test_pythons_generator_is_asked_for_in_the_first_run_only() -> None:
     """Other threads draw from it: a later run in which it changes does not make it the target's."""
     draws = [False, True]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xsp.analysis.correction.charges import Bools, Costs, EventKind, Floats, Ints, placed
+from xsp.analysis.correction.hostclock import AFTER_START
 from xsp.analysis.correction.timeline import Timeline
 from xsp.types import DeviceKind
 
@@ -131,7 +132,7 @@ def _operations(
     stamped = np.append(run.events.start_ns, origin)[ops.launch] - origin
     launched = np.where(known, stamped, start)
     launch_kind = np.append(run.events.kind, 0)[ops.launch]
-    inside_call = np.where(known, prices[launch_kind, 1], 0.0)
+    inside_call = np.where(known, prices[launch_kind, AFTER_START], 0.0)
     same_stream = np.concatenate([[False], ops.stream[1:] == ops.stream[:-1]])[: len(start)]
     before = np.where(same_stream, np.roll(done, 1), -np.inf)
     after_predecessor = np.where(same_stream, np.roll(trailing, 1), 0.0)
@@ -153,32 +154,21 @@ def _waits(run: Timeline, prices: Floats, done: Floats, trailing: Floats) -> Wai
     end = (waits.end_ns - origin).astype(np.float64)
     traced = waits.event >= 0
     kind = np.append(run.events.kind, EventKind.API)[waits.event]
-    price = prices[kind] * traced[:, None]
-    arrival, core_end = _core(start, end, price)
+    # Nothing is paid between the wait proper and the stamp of its end (`charges.PLACEMENTS`).
+    arrival = np.minimum(start + prices[kind, AFTER_START] * traced, end)
     last, tail = _last_of(waits.on, len(start), done, trailing)
     from_at = np.where(waits.from_clock >= 0, waits.from_ns - origin, -np.inf)
     last = np.maximum(last, from_at)
     # A copy call may return as soon as its data is staged: such a wait depends on nothing.
-    last = np.where(last > core_end + CLOCK_ERROR_NS, -np.inf, last)
+    last = np.where(last > end + CLOCK_ERROR_NS, -np.inf, last)
     return WaitLatencies(
         kind=waits.kind,
         arrival=arrival,
-        core_end=core_end,
+        core_end=end,
         from_at=from_at,
-        wake_ns=_less(core_end - last, np.where(last > from_at, tail, 0.0)),
-        return_ns=core_end - arrival,
+        wake_ns=_less(end - last, np.where(last > from_at, tail, 0.0)),
+        return_ns=end - arrival,
     )
-
-
-def _core(start: Floats, end: Floats, price: Floats) -> tuple[Floats, Floats]:
-    """Begin and end of the wait proper, between the payments inside the call; half the call is left
-    to it in any case.
-    """
-    middle = (start + end) / 2
-    paid_up = np.minimum(start + price[:, 1], end)
-    core_end = np.maximum(end - price[:, 2], np.maximum(paid_up, middle))
-    arrival = np.minimum(start + price[:, 1], core_end)
-    return arrival, core_end
 
 
 def _last_of(pairs: Ints, size: int, done: Floats, trailing: Floats) -> tuple[Floats, Floats]:
@@ -209,7 +199,8 @@ def _typical_operations(
     launch_ns, gap_ns, event_ns = column("launch_ns"), column("gap_ns"), column("event_ns")
     before, event_before = column("before_launch"), column("event_before_launch")
     idle = (before <= 0) & (event_before <= 0)
-    launch = _medians(launch_ns, kind, idle, float(launch_ns.min(initial=0.0)))
+    # The first of all operations found its stream idle: the 0 is of a run without operations.
+    launch = _medians(launch_ns, kind, idle, 0.0)
     # Twice the launch latency of an idle stream: by then the launch has long reached the GPU.
     surely = 2 * np.maximum(np.array(launch)[kind], 0.0)
     queued = (before > surely) & (before > event_before)

@@ -312,7 +312,7 @@ class Tests:
         """How long these tests took without a mutant, and while they were watched."""
         return sum(self._reached[_file_of(test)].seconds[test] for test in tests)
 
-    def run(self, tests: Sequence[str], patience: float = 1.0) -> Outcome:
+    def run(self, tests: Sequence[str], patience: float) -> Outcome:
         """Run these tests; `patience` multiplies the time that they have."""
         files = list(dict.fromkeys(_file_of(test) for test in tests))
         most_s = patience * (30 + 5 * self.seconds(tests))
@@ -326,7 +326,7 @@ class Tests:
         # Whether they end depends on what else the machine does now, so that is not remembered.
         if not outcome.endless and set(again) <= self._passing:
             return True
-        if not self.run(again).passed:
+        if not self.run(again, 1.0 if outcome.endless else PATIENCE).passed:
             self._failing.update(again)
             return False
         self._passing.update(again)

@@ -43,8 +43,8 @@ KEPT = ROOT / "build" / "mutation"
 
 ASKED = """
     allocations along attribution call_recorder calls capture capture_refusals capture_rules
-    captured charges clock compiled_kernels concurrency copies correction_bounds correlate costs
-    counters counters_refused deadline deciding_together dependencies doubts
+    capture_tables captured charges clock compiled_kernels concurrency copies correction_bounds
+    correlate costs counters counters_refused deadline deciding_together dependencies doubts
     doubts_about_correction driver executor extra_runs facts following gpu_state graph_layers
     host_clock kineto_lines latencies left_as_found levels limits loop_groups measure memory
     nvtx on_disk options other_way overlap patience profile_block progress provenance range_log

@@ -48,6 +48,11 @@ def last(column: str, value: int) -> Change:
 
 BROKEN = {
     "the first run that there is not": ("spans", last("run", RUNS), r"spans\.run refers to a run"),
+    "only the last run is one that there is not": (
+        "spans",
+        with_value("run", -1, 7 * RUNS),
+        r"spans\.run refers to a run",
+    ),
     "a run below 0": ("spans", with_value("run", 0, -1), "spans has rows that are not in order"),
     "runs in another order": ("spans", last("run", 0), "spans has rows that are not in order"),
     "a level beyond the last": ("spans", last("level", 5), r"spans\.level has a level that there"),
@@ -88,7 +93,7 @@ def test_a_file_that_does_not_say_which_runs_a_group_has_is_read(
 
 def test_the_events_of_each_run_are_counted(saved: Path, tmp_path: Path) -> None:
     """Spans are counted by run and level over all groups of rows; calls, which have no level, in
-    one column; a table that the file does not have has no rows.
+    one column, the first run's too; a table that the file does not have has no rows.
     """
     path = rewritten(tmp_path / "groups.xsp", saved, row_group_size=4)
     tables = xsp.load(path)._capture.tables
@@ -98,6 +103,7 @@ def test_the_events_of_each_run_are_counted(saved: Path, tmp_path: Path) -> None
     with CaptureOnDisk(path) as capture:
         assert (capture.events_by_run("spans") == spans.to_numpy()).all()
         assert (capture.events_by_run("api_calls") == calls[:, None] * [1, 0, 0, 0, 0]).all()
+        assert (capture.events_by_run("model_calls") == [[1, 0, 0, 0, 0]] * RUNS).all()
         assert (capture.events_by_run("ranges") == np.zeros((RUNS, len(Level)))).all()
 
 

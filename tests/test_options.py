@@ -18,6 +18,7 @@ from xsp.cli.application import app
 from xsp.levels.counters.metrics import IN_PLACE
 from xsp.measuring.options import Keywords, Options, help_of, names, read, textual
 from xsp.regression.plan import Plan
+from xsp.types import Level
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,6 +90,13 @@ def test_two_ways_to_stop_exclude_each_other() -> None:
     """A rule and a number of rounds cannot both decide."""
     with pytest.raises(xsp.TargetError, match="exclude each other: give only one"):
         Options.of(stop=lambda _runs: None, iterations=3)
+
+
+def test_operators_are_refused_on_a_separate_ladder_only() -> None:
+    """Also where the name of the ladder was read from somewhere; the other levels are traced."""
+    assert Options().refused == {}
+    assert Options.of(ladder="".join(["ne", "sted"])).refused == {}
+    assert list(Options.of(ladder="".join(["sepa", "rate"])).refused) == [Level.OP]
 
 
 def test_an_option_that_does_not_exist_is_refused() -> None:

@@ -296,6 +296,24 @@ def test_note_names_the_layer() -> None:
     assert all("'1'" in note for note in at_layer_rung)
 
 
+def test_note_names_what_is_no_layer_of_the_program() -> None:
+    """A model of layers has no name in itself: the note has its class. What raised outside every
+    module has neither.
+    """
+
+    def without() -> None:
+        raise ValueError("the user's own")
+
+    class Model(nn.Sequential):
+        def forward(self, *_: object) -> None:
+            without()
+
+    for target, where in ((Model(nn.Linear(1, 1)), "in Model, "), (without, "")):
+        with pytest.raises(ValueError, match="the user's own") as caught:
+            xsp.measure(target, **LAYERS)
+        assert caught.value.__notes__ == [f"xsp: raised {where}while xsp looked for its layers"]
+
+
 def test_error_in_the_block_is_the_users_and_nothing_is_run_again() -> None:
     """A block that raises ends with that exception; the model is not executed again and no hook
     stays.

@@ -344,6 +344,13 @@ OPTIONAL_TABLES = (
 )
 """Tables that only some captures have."""
 
+NEEDED_WITH = {
+    "compiled_launches": "compiled_origins",
+    "compiled_origins": "compiled_launches",
+    "compiled_kernels": "compiled_launches",
+}
+"""Tables that only some captures have, and none without another one."""
+
 REQUIRED_TABLES = tuple(name for name in TABLES if name not in OPTIONAL_TABLES)
 
 DETAILS = {

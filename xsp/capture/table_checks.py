@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xsp.capture.schema import REQUIRED_TABLES, TABLES, TEXT, Column, details_of
+from xsp.capture.schema import NEEDED_WITH, REQUIRED_TABLES, TABLES, TEXT, Column, details_of
 from xsp.types import DEPTH_OF_NUMBER, LEVEL_ABBREVIATIONS, LEVEL_OF_NUMBER, Level
 
 Bools = npt.NDArray[np.bool_]
@@ -122,7 +122,12 @@ def _judge(where: str, value: str, known: Column) -> None:
 
 
 def check_relations(tables: Mapping[str, pd.DataFrame]) -> None:
-    """Raises BrokenTableError where a row of one table leads to none of another, or to itself."""
+    """Raises BrokenTableError where a row of one table leads to none of another, or to itself, or
+    where that other table is missing.
+    """
+    for name, other in NEEDED_WITH.items():
+        if name in tables and other not in tables:
+            raise BrokenTableError(f"there is a table {name}, and no table {other}")
     for name, table in tables.items():
         for column, known in TABLES[name].items():
             if known.rows_of and column in table:

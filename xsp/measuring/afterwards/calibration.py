@@ -19,7 +19,6 @@ from torch import nn
 from xsp.analysis.correction.charges import COST_LEVELS, Costs
 from xsp.levels import TRACED_LEVELS
 from xsp.levels._native.signals import held
-from xsp.levels.layer.autograd import backward_code
 from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.levels.layer.ways import Plan, Way
@@ -87,10 +86,8 @@ def _backward(_tracer: Tracer) -> float:
 
 
 def _chain(nodes: int) -> Plan:
-    """Ways to this many graph nodes in a row, each with a stamp."""
-    first = Way(-1, 0, (), 2 * backward_code(0, 0))
-    rest = [Way(place - 1, 0, (), 2 * backward_code(0, place)) for place in range(1, nodes)]
-    return (first, *rest)
+    """Ways to this many graph nodes in a row, each with a stamp, which is not read."""
+    return tuple(Way(place - 1, 0, (), 0) for place in range(nodes))
 
 
 def _operator(tracer: Tracer) -> float:

@@ -1,14 +1,15 @@
 """Two GPUs and NCCL: are collectives matched one to one, and is a known delay of one rank found?
 
-    python benchmarks/two_gpus.py [--device cuda] [--budget-s 4] [--json out.json]
+    python benchmarks/two_gpus.py [--device cuda] [--budget-s 4] [--only ddp ...] [--json out.json]
 
 Three programs (DDP's ResNet-50, FSDP2, a transformer divided by columns and rows) are profiled on
 two ranks, once as they are and once with rank 1 slowed: on a GPU by a kernel that sleeps so long,
 on a CPU by a wait. What the delay takes is measured with events beside it. What is found should be
 that: as the other rank's waiting beyond what it waits without the delay, and as the time of the
-layer that sleeps. The kernels of a step are compared with torch.profiler's, which has no
-part in the others. Every option of `xsp.measure` but the time is the default. On a GPU the programs
-are large enough for it to be the limit: what waits for the host hides a delay of the GPU.
+layer that sleeps. The kernels of a step are compared with torch.profiler's, which has no part in
+the others. Every option of `xsp.measure` but the time is the default, and the time too without
+`--budget-s`. On a GPU the programs are large enough for it to be the limit: what waits for the host
+hides a delay of the GPU.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def delay_ms(device: str) -> float:
     return sorted(took)[15]
 
 
-def rank_of(rank: int, device: str, budget_s: float, folder: str) -> None:
+def rank_of(rank: int, device: str, budget_s: float | None, names: list[str], folder: str) -> None:
     """One rank: every program with and without the delay, a capture of each."""
     torch.set_num_threads(1)
     if device == "cuda":
@@ -178,19 +179,23 @@ def rank_of(rank: int, device: str, budget_s: float, folder: str) -> None:
     backend = "nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=store, rank=rank, world_size=RANKS)
     found: dict[str, Any] = {"delay_ms": delay_ms(device)}
-    for name, made in PROGRAMS.items():
+    spent = {} if budget_s is None else {"budget_s": budget_s}
+    for name in names:
         for way, ms in (("equal", 0.0), ("slowed", DELAY_MS)):
             torch.manual_seed(0)
-            step = made(device, ms if rank == SLOW else 0.0)
+            step = PROGRAMS[name](device, ms if rank == SLOW else 0.0)
             for _ in range(3):
                 step()
             dist.barrier()
             row: dict[str, Any] = {}
             if device == "cuda":
                 row["torch_profiler_kernels"] = counted_by_torch(step)
-            prof = xsp.measure(step, budget_s=budget_s, progress=False)
+            begin = time.monotonic()
+            prof = xsp.measure(step, progress=False, **spent)
+            row["wall_s"] = time.monotonic() - begin
             prof.save(Path(folder) / f"{name}-{way}-{rank}.xsp")
             row |= {
+                "budget_s": budget_s,
                 "kernels": prof.kernel_count,
                 "rounds": int(prof.runs["round"].nunique()),
                 "latency_ms": prof.latency_ms,
@@ -236,16 +241,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--budget-s", type=float, default=4.0, help="seconds for each profile")
+    parser.add_argument("--budget-s", type=float, help="seconds for each profile; else xsp's own")
+    parser.add_argument("--only", nargs="+", default=list(PROGRAMS), choices=PROGRAMS)
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
     os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        start_processes(rank_of, (options.device, options.budget_s, place), nprocs=RANKS)
+        given = (options.device, options.budget_s, options.only, place)
+        start_processes(rank_of, given, nprocs=RANKS)
         ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(RANKS)]
         programs: dict[str, Any] = {}
-        for name in PROGRAMS:
+        for name in options.only:
             try:
                 programs[name] = compared(folder, name)
             except xsp.XspError as error:

@@ -1,18 +1,25 @@
 """DLBricks over pools of models: how near constructed latencies are, and how much sooner bricks are
 measured than models.
 
-    python benchmarks/bricks.py --pool diverse --repeat 3 --statistics paper --overlap \
-        --output bricks_diverse_cpu.json --database bricks.sqlite
+    python benchmarks/bricks.py --pool fifty --repeat 3 --budget-s 7200 --shared \
+        --output bricks_fifty_cpu.json --database bricks.sqlite
+    python benchmarks/bricks.py --pool fifty --device cuda --number 0 --threads 4 --budget-s 400 \
+        --model-s 30 --output bricks_fifty_h200.json
     python benchmarks/bricks.py --pool diverse --statistics paper --overlap --estimate
-    python benchmarks/bricks.py --page docs/bricks.md --output bricks_small_cpu.json
+    python benchmarks/bricks.py --page docs/bricks.md --output bricks_fifty_cpu.json
 
 Models are built from configurations with random weights; nothing is downloaded. Models are taken
 `--together` at a time, in turn with all of their bricks, also those that another model has
 measured: so drift falls out, and a model can be constructed from what others measured. Each such
 group has a process and, for each whole measurement (`--repeat`), a database of its own, and the
-JSON (and what its bricks take, beside it) is written after it. A run that is ended, or whose budget
-is spent, goes on where it was when it is started again. A model that ends its process is named and
-left out. `--estimate` runs every model for one round only and says how long all rounds would take.
+JSON (and what its bricks take, beside it) is written after it. With `--shared` a measurement has
+one database, and bricks that it knows well enough are not run again. A run that is ended, or whose
+budget is spent, goes on where it was when it is started again. A budget is shared out: each model
+has an equal share of what is left. A model that raises, takes longer than `--model-s` or ends its
+process is named and left out. `--estimate` runs every model for one round only and says how long
+all rounds would take.
+
+`--number` measures all models in this process, where starting one takes long: on a GPU.
 
 The rule (granularity and constructor) is chosen on every other model and judged on the rest, by the
 geometric mean of constructed over measured latency; the median of the measurements counts.
@@ -33,8 +40,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bricks_pools import built, pool
-from bricks_summary import draw, pool_rows, summary, write_page
+from bricks_page import draw, write_page
+from bricks_pools import built, pool, task
+from bricks_summary import pool_rows, summary
+from bricks_time import around_s, limited, rounds_s
 
 GRANULARITIES = (1, 3, 5, 10)
 PAPER_ROUNDS = 100
@@ -50,13 +59,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = options.models.split(",") if options.models else pool(options.pool)
     if options.page is not None:
+        if _beside(options).exists():
+            finish(options)
         write_page(options.output, options.page)
     elif options.number is not None:
         in_this_process(names, options)
     elif options.estimate:
         for name in names:
             run_apart([name], 0, 0.0)
-    elif measured(names, options):
+    else:
+        measured(names, options)
         finish(options)
 
 
@@ -65,13 +77,27 @@ def in_this_process(names: list[str], options: argparse.Namespace) -> None:
     if options.estimate:
         print_estimate(names, options)
         return
+    _measure_all(names, options)
+    if len(names) > options.together:
+        finish(options)
+
+
+def _measure_all(names: list[str], options: argparse.Namespace) -> None:
     begin = time.monotonic()
-    for chunk in _chunks(names, options.together):
+    todo = [
+        (
+            options.number,
+            [name for name in chunk if not _is_complete(name, options.number, options)],
+        )
+        for chunk in _chunks(names, options.together)
+    ]
+    todo = _untried_first([each for each in todo if each[1]], options)
+    for place, (number, chunk) in enumerate(todo):
         left = options.budget_s - (time.monotonic() - begin)
         if left < _LEAST_S:
             print("the budget is spent; run it again to go on", flush=True)
             return
-        measure(chunk, options.number, options, left)
+        measure(chunk, number, options, left / (len(todo) - place))
         print(f"{time.monotonic() - begin:6.0f} s  {', '.join(chunk)}", flush=True)
 
 
@@ -83,13 +109,14 @@ def measured(names: Sequence[str], options: argparse.Namespace) -> bool:
         for number in range(options.repeat)
         for chunk in _chunks(names, options.together)
     ]
-    todo = [(number, chunk) for number, chunk in todo if chunk]
+    todo = _untried_first([each for each in todo if each[1]], options)
     for place, (number, chunk) in enumerate(todo):
         passed = time.monotonic() - begin
-        if options.budget_s - passed < _LEAST_S:
+        left = options.budget_s - passed
+        if left < _LEAST_S:
             print("the budget is spent; run it again to go on", flush=True)
             return False
-        measure_apart(chunk, number, options, options.budget_s - passed)
+        measure_apart(chunk, number, options, left / (len(todo) - place))
         passed = time.monotonic() - begin
         left_s = passed / (place + 1) * (len(todo) - place - 1)
         print(
@@ -105,6 +132,14 @@ def measured(names: Sequence[str], options: argparse.Namespace) -> bool:
 def _chunks(names: Sequence[str], size: int) -> Iterator[list[str]]:
     for start in range(0, len(names), size):
         yield list(names[start : start + size])
+
+
+def _untried_first(
+    todo: Sequence[tuple[int, list[str]]], options: argparse.Namespace
+) -> list[tuple[int, list[str]]]:
+    """Groups that were not measured at all come before those that can be known better."""
+    done = _read(options.output)["measurements"]
+    return sorted(todo, key=lambda each: all(one in done.get(str(each[0]), {}) for one in each[1]))
 
 
 def _is_complete(name: str, number: int, options: argparse.Namespace) -> bool:
@@ -125,8 +160,7 @@ def measure_apart(names: list[str], number: int, options: argparse.Namespace, le
         return
     kept = _read(options.output)
     why = f"its process ended with {status}"
-    done = kept["measurements"].setdefault(str(number), {})
-    done[names[0]] = {"rows": [], "failure": why, "complete": True}
+    _fail(kept, names, str(number), why)
     _write(options.output, kept)
 
 
@@ -142,27 +176,51 @@ def run_apart(names: Sequence[str], number: int, left: float) -> int:
 def _place(options: argparse.Namespace, number: int, names: Sequence[str]) -> Path:
     """The database of a group in a measurement."""
     base: Path = options.database
+    if options.shared:
+        return base.with_name(f"{base.stem}-{number}{base.suffix or '.sqlite'}")
     group = names[0].replace("/", "_") + (f"_and_{len(names) - 1}" if len(names) > 1 else "")
     return base.with_name(f"{base.stem}-{number}-{group}{base.suffix or '.sqlite'}")
 
 
-def measure(names: list[str], number: int, options: argparse.Namespace, left: float) -> None:
-    """Measure some models in turn with their bricks, unless the JSON has them."""
+def measure(names: list[str], number: int, options: argparse.Namespace, share_s: float) -> None:
+    """Measure some models in turn with their bricks within their share of the time, unless the JSON
+    has them.
+    """
     todo = [name for name in names if not _is_complete(name, number, options)]
     if not todo:
         return
     started = time.monotonic()
-    budget = min(left, options.group_s) if options.group_s else left
-    found = _found(todo, _place(options, number, todo), number, options, budget)
     kept = _read(options.output)
-    _add(kept, found, todo, str(number), time.monotonic() - started)
-    _add_bricks(found, str(number), options)
+    around = around_s(kept["measurements"]) * len(todo)
+    budget = rounds_s(share_s, 1, around, options.group_s or math.inf)
+    try:
+        with limited(options.model_s * len(todo)):
+            found = _found(todo, _place(options, number, todo), number, options, budget)
+    except Exception as error:  # whatever a model raises; the others go on
+        _fail(kept, todo, str(number), f"{type(error).__name__}: {error}"[:300])
+    else:
+        _add(kept, found, todo, str(number), time.monotonic() - started, budget)
+        _add_bricks(found, str(number), options)
     kept["clock"], kept["statistics"] = options.clock, options.statistics
     kept["threads"], kept["batch"] = options.threads, options.batch
     _write(options.output, kept)
 
 
-def _add(kept: dict[str, Any], found: Any, names: list[str], number: str, seconds: float) -> None:
+def _fail(kept: dict[str, Any], names: Sequence[str], number: str, why: str) -> None:
+    """Models without a latency are rows, too, with the reason."""
+    done = kept["measurements"].setdefault(number, {})
+    for name in names:
+        done[name] = {"rows": [], "failure": why, "complete": True, "task": task(name)}
+
+
+def _add(
+    kept: dict[str, Any],
+    found: Any,
+    names: list[str],
+    number: str,
+    seconds: float,
+    budget_s: float | None,
+) -> None:
     """What was found of some models, and what was measured on."""
     from xsp.machine.environment import environment
 
@@ -175,7 +233,9 @@ def _add(kept: dict[str, Any], found: Any, names: list[str], number: str, second
             "failure": rows["failures"].get(name, ""),
             "notes": [note for note in rows["notes"] if note.startswith(f"{name}: ")],
             "complete": complete,
+            "task": task(name),
             "seconds": round(seconds / len(names), 1),
+            "rounds_s": None if budget_s is None else round(budget_s / len(names), 1),
         }
     kept["machine"], kept["environment"] = rows["machine"], environment()
     kept["rounds"] = min([kept.get("rounds", PAPER_ROUNDS), *_rounds(found)])
@@ -258,6 +318,8 @@ def _rounds(found: Any) -> list[int]:
 def finish(options: argparse.Namespace) -> None:
     """Put what the measurements say together into the JSON, and draw it."""
     kept, bricks = _read(options.output), _read(_beside(options))["measurements"]
+    if not kept["measurements"]:
+        return
     whole = {
         number: {
             name: {**each, "bricks": bricks.get(number, {}).get(name, {})}
@@ -269,7 +331,7 @@ def finish(options: argparse.Namespace) -> None:
     kept["pool"] = pool_rows(whole)
     _write(options.output, kept)
     draw(kept, options.output.with_suffix(".html"))
-    print(json.dumps({"summary": kept["summary"], "pool": kept["pool"]}, indent=1))
+    print(json.dumps({"summary": kept["summary"], "pool": kept["pool"]}, indent=1), flush=True)
 
 
 # ---- how long it would take ----
@@ -308,7 +370,9 @@ def _write(path: Path, kept: Mapping[str, Any]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pool", default="small", help="small, families, ten, large or diverse")
+    parser.add_argument(
+        "--pool", default="small", help="small, families, ten, large, diverse or fifty"
+    )
     parser.add_argument("--models", default="", help="names with commas, instead of a pool")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=1)
@@ -317,8 +381,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--statistics", default="driver")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--together", type=int, default=1)
-    parser.add_argument("--group-s", type=float, default=0.0, help="seconds at most for a group")
+    parser.add_argument("--group-s", type=float, default=0.0, help="seconds of rounds for a group")
+    parser.add_argument("--model-s", type=float, default=0.0, help="seconds at most for a model")
     parser.add_argument("--budget-s", type=float, default=math.inf, help="seconds for everything")
+    parser.add_argument("--shared", action="store_true", help="one database for all models")
     parser.add_argument("--overlap", action="store_true")
     parser.add_argument("--bracket", action="store_true")
     parser.add_argument("--estimate", action="store_true", help="measure nothing, say how long")

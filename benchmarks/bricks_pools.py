@@ -51,15 +51,65 @@ LARGE = ("zoo/resnet50@256", "zoo/vit_b_16@128", "zoo/gpt2@32")
 """Batches that keep a GPU longer than the host needs to launch them."""
 
 
+EXTRA = (
+    "torchvision/resnet18",
+    "torchvision/mnasnet1_0",
+    "own/encoder",
+    "own/residual_4",
+    "own/lstm",
+)
+"""Beside the zoo's 50, since some models cannot be taken apart or do not fit everywhere."""
+TASKS = {
+    "CNN": "images",
+    "vision transformer": "images",
+    "MLP": "images",
+    "convolution and attention": "images",
+    "detection": "detection and segmentation",
+    "segmentation": "detection and segmentation",
+    "optical flow": "video and generation",
+    "video": "video and generation",
+    "diffusion": "video and generation",
+    "language": "language",
+    "recurrent": "language",
+    "speech": "speech, and images with text",
+    "image and text": "speech, and images with text",
+    "recommendation": "recommendation",
+}
+"""Tasks of the zoo's families."""
+_TASK_OF = {
+    "example/gpt2": "language",
+    "own/encoder": "language",
+    "own/lstm": "language",
+    "own/recommender": "recommendation",
+    "own/unet": "video and generation",
+}
+
+
+def task(name: str) -> str:
+    """What a model is for."""
+    source, _, own = name.partition("@")[0].partition("/")
+    if source in {"zoo", "padded"}:
+        from zoo import ZOO
+
+        return TASKS[ZOO[own].family] if own in ZOO else ""
+    return _TASK_OF.get(f"{source}/{own}", "images")
+
+
 def pool(name: str) -> list[str]:
-    """Names of the models of a pool; `diverse` is the zoo, with five tasks and 50 models."""
+    """Names of the models of a pool. `diverse` is the zoo, with 50 models; `fifty` has a few more,
+    so that 50 have a latency also where some cannot be run.
+    """
+    if name == "fifty":
+        return [*pool("diverse"), *EXTRA]
     if name == "diverse":
         from zoo import ZOO
 
         return [f"zoo/{each}" for each in ZOO]
     named = {"small": SMALL, "families": FAMILIES, "ten": TEN, "large": LARGE}
     if name not in named:
-        raise SystemExit(f"--pool must be small, families, ten, large or diverse, not {name!r}")
+        raise SystemExit(
+            f"--pool must be small, families, ten, large, diverse or fifty, not {name!r}"
+        )
     return list(named[name])
 
 

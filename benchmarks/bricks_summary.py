@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 TRACED = "tracing changes what the model does"
 """In the note on a model whose graph is another program than the model as its user calls it."""
 
+_TOLD = math.log(1.05)
+"""Ratios that are nearer to 1 explain nothing."""
+
 Ratio = Callable[[Mapping[str, Any]], float | None]
 
-BEGIN, END = "<!-- figures of {} -->", "<!-- end of figures -->"
 PAPER = {
     "normalised latency, geometric mean, c5.2xlarge, G = 1": 0.918,
     "normalised latency, lowest and highest": "0.829 to 0.981",
@@ -30,37 +30,129 @@ def summary(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     other model chooses, and how near it is on the rest. Models that are other programs while they
     are traced neither choose nor judge.
     """
-    ratios = _ratios(measurements, _normalised)
+    ratios = ratios_of(measurements, by_call)
     names = sorted({name for each in ratios.values() for name in each})
     others = other_programs(measurements)
     same = [name for name in names if name not in others]
     choosing, judged = same[::2], same[1::2]
-    every = {_key(key): _geometric(each, names) for key, each in ratios.items()}
+    every = {titled(key): geometric(each, names) for key, each in ratios.items()}
     chosen = min(
         ratios,
-        key=lambda key: abs(math.log(_geometric(ratios[key], choosing) or 1e9)),
+        key=lambda key: abs(math.log(geometric(ratios[key], choosing) or 1e9)),
         default=None,
     )
     if chosen is None:
         return {"models": 0}
     own = ratios[chosen]
     off = {name: round(own[name], 3) for name in names if abs(own.get(name, 1.0) - 1) > 0.1}
+    tasks = tasks_of(measurements)
     return {
         "models": len(names),
         "measurements": len(measurements),
         "geometric_mean": every,
         "other_programs": others,
         "geometric_mean_of_the_rest": {
-            _key(key): _geometric(each, same) for key, each in ratios.items() if others
+            titled(key): geometric(each, same) for key, each in ratios.items() if others
         },
-        "geometric_mean_of_graphs": _geometric_means(measurements, _by_graph),
-        "geometric_mean_of_device_time": _geometric_means(measurements, _by_device),
-        "chosen": _key(chosen),
-        "chosen_on": _geometric(own, choosing),
-        "judged_on_the_rest": _geometric(own, judged),
+        "geometric_mean_of_graphs": _geometric_means(measurements, by_graph),
+        "geometric_mean_of_device_time": _geometric_means(measurements, by_device),
+        "chosen": titled(chosen),
+        "chosen_on": geometric(own, choosing),
+        "judged_on_the_rest": geometric(own, judged),
+        "by_task": {
+            each: geometric(own, [name for name in names if tasks.get(name) == each])
+            for each in sorted({tasks[name] for name in names if tasks.get(name)})
+        },
         "beyond_10_percent": off,
+        "reasons": {name: reason_of(name, measurements, chosen, others) for name in off},
+        "failures": _failures(measurements),
         "left_one_out": _left_one_out(measurements),
         "paper": PAPER,
+    }
+
+
+def reason_of(
+    name: str,
+    measurements: Mapping[str, Mapping[str, Any]],
+    chosen: tuple[int, str],
+    others: Sequence[str],
+) -> str:
+    """Where a model's constructed latency and that of its call part: between its call and its
+    graph, or between its graph and its bricks. Medians over measurements.
+    """
+    entries = [models[name] for models in measurements.values() if name in models]
+    rows = [
+        row
+        for each in entries
+        for row in each["rows"]
+        if (row["granularity"], row["rule"]) == chosen
+    ]
+    notes = [note for each in entries for note in each.get("notes", [])]
+    found = ["it is traced as another program"] * (name in others)
+    found += [_VALUES] if any("depend on values" in note for note in notes) else []
+    found += [part for part in (_between(rows), _of_bricks(rows), _of_gpu(rows)) if part]
+    return "; ".join(found) or "less than 5 % in each of call, graph and GPU"
+
+
+_VALUES = "it waits for values between its operators"
+
+
+def _between(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Its graph against its call."""
+    share = _median(row["graph_ms"] / row["measured_ms"] for row in rows if row.get("graph_ms"))
+    if share is None or abs(math.log(share)) < _TOLD:
+        return ""
+    if share < 1:
+        return f"Python between its operators is {1 - share:.0%} of a call"
+    return f"its graph takes {share - 1:.0%} longer than a call"
+
+
+def _of_bricks(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Its bricks against its graph."""
+    known = [row for row in rows if row.get("graph_ms") and row.get("constructed_ms")]
+    ratio = _median(row["constructed_ms"] / row["graph_ms"] for row in known)
+    if ratio is None or abs(math.log(ratio)) < _TOLD:
+        return ""
+    each_us = _median(
+        1e3 * (row["constructed_ms"] - row["graph_ms"]) / row["bricks"] for row in known
+    )
+    more = "longer" if ratio > 1 else "less"
+    return (
+        f"its {known[0]['bricks']} bricks take {abs(ratio - 1):.0%} {more} than its graph, "
+        f"{abs(each_us or 0.0):.1f} us each"
+    )
+
+
+def _of_gpu(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the GPU does for its bricks against what it does in a call."""
+    ratio = _median(value for row in rows if (value := by_device(row)) is not None)
+    if ratio is None or abs(math.log(ratio)) < _TOLD:
+        return ""
+    return f"the GPU works {abs(ratio - 1):.0%} {'longer' if ratio > 1 else 'less'} for the bricks"
+
+
+def _median(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return statistics.median(found) if found else None
+
+
+def tasks_of(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What each model is for."""
+    return {
+        name: each.get("task", "")
+        for models in measurements.values()
+        for name, each in models.items()
+    }
+
+
+def _failures(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Why models have no latency in any measurement."""
+    rows = [(name, each) for models in measurements.values() for name, each in models.items()]
+    known = {name for name, each in rows if each["rows"]}
+    return {
+        name: each.get("failure") or "not all of its bricks have a time"
+        for name, each in rows
+        if name not in known
     }
 
 
@@ -75,7 +167,7 @@ def _left_one_out(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
     ratios = {key: each for key, each in ratios.items() if math.isfinite(each)}
     shared = [each["shared"] for key, each in alone.items() if key in ratios]
     return {
-        "geometric_mean": _geometric(ratios, list(ratios)),
+        "geometric_mean": geometric(ratios, list(ratios)),
         "shared_share_of_latency": statistics.mean(shared) if shared else None,
     }
 
@@ -94,19 +186,24 @@ def other_programs(measurements: Mapping[str, Mapping[str, Any]]) -> list[str]:
     )
 
 
-def _normalised(row: Mapping[str, Any]) -> float | None:
+def by_call(row: Mapping[str, Any]) -> float | None:
     """Constructed over measured latency of the model as its user calls it."""
     found: float | None = row["normalised"]
     return found
 
 
-def _by_graph(row: Mapping[str, Any]) -> float | None:
+def measured_ms_of(row: Mapping[str, Any]) -> float | None:
+    found: float | None = row["measured_ms"]
+    return found
+
+
+def by_graph(row: Mapping[str, Any]) -> float | None:
     """The same by the latency of its operators without the Python between them."""
     found: float | None = row.get("normalised_graph")
     return found
 
 
-def _by_device(row: Mapping[str, Any]) -> float | None:
+def by_device(row: Mapping[str, Any]) -> float | None:
     """How long the operations of its bricks keep the GPU, over how long the model's own do."""
     bricks_ms, model_ms = row.get("constructed_device_ms"), row.get("device_ms")
     return bricks_ms / model_ms if bricks_ms and model_ms else None
@@ -115,11 +212,11 @@ def _by_device(row: Mapping[str, Any]) -> float | None:
 def _geometric_means(
     measurements: Mapping[str, Mapping[str, Any]], ratio: Ratio
 ) -> dict[str, float | None]:
-    found = _ratios(measurements, ratio)
-    return {_key(key): _geometric(each, list(each)) for key, each in found.items()}
+    found = ratios_of(measurements, ratio)
+    return {titled(key): geometric(each, list(each)) for key, each in found.items()}
 
 
-def _ratios(
+def ratios_of(
     measurements: Mapping[str, Mapping[str, Any]], ratio: Ratio
 ) -> dict[tuple[int, str], dict[str, float]]:
     """By granularity and rule, the median over measurements of each model's ratio."""
@@ -137,12 +234,12 @@ def _ratios(
     }
 
 
-def _geometric(ratios: Mapping[str, float], names: Sequence[str]) -> float | None:
+def geometric(ratios: Mapping[str, float], names: Sequence[str]) -> float | None:
     logs = [math.log(ratios[name]) for name in names if name in ratios]
     return math.exp(sum(logs) / len(logs)) if logs else None
 
 
-def _key(key: tuple[int, str]) -> str:
+def titled(key: tuple[int, str]) -> str:
     return f"G = {key[0]}, {key[1]}"
 
 
@@ -153,13 +250,20 @@ def pool_rows(measurements: Mapping[str, Mapping[str, Any]]) -> list[dict[str, A
     `own_share_of_bricks` and `shared_share_of_latency` are means over models, by `leave_one_out`.
     """
     first = next(iter(measurements.values()), {})
-    models = {name: each for name, each in first.items() if each.get("bricks")}
+    models = {name: each for name, each in first.items() if _is_known(each)}
     granularities = sorted({int(key) for each in models.values() for key in each["bricks"]})
     return [_pool_row(models, granularity) for granularity in granularities]
 
 
+def _is_known(model: Mapping[str, Any]) -> bool:
+    """Whether the model and all of its bricks have a time; others would count as none."""
+    bricks = model.get("bricks") or {}
+    times = [time_ns for each in bricks.values() for _, time_ns in each.values()]
+    return bool(times) and None not in times and bool(model["rows"][0]["measured_ms"])
+
+
 def _pool_row(models: Mapping[str, Any], granularity: int) -> dict[str, Any]:
-    times: dict[str, float | None] = {}
+    times: dict[str, float] = {}
     for each in models.values():
         for digest, (_, time_ns) in each["bricks"][str(granularity)].items():
             times.setdefault(digest, time_ns)
@@ -167,8 +271,7 @@ def _pool_row(models: Mapping[str, Any], granularity: int) -> dict[str, Any]:
         count for each in models.values() for count, _ in each["bricks"][str(granularity)].values()
     ]
     whole_ms = [each["rows"][0]["measured_ms"] for each in models.values()]
-    is_known = None not in times.values() and None not in whole_ms
-    once_ms = sum(each or 0.0 for each in times.values()) / 1e6
+    once_ms = sum(times.values()) / 1e6
     alone = leave_one_out(models, granularity)
     return {
         "granularity": granularity,
@@ -176,9 +279,9 @@ def _pool_row(models: Mapping[str, Any], granularity: int) -> dict[str, Any]:
         "bricks": sum(counts),
         "unique": len(times),
         "unique_share": len(times) / sum(counts),
-        "models_ms": sum(whole_ms) if is_known else None,
-        "bricks_ms": once_ms if is_known else None,
-        "speedup": sum(whole_ms) / once_ms if is_known else None,
+        "models_ms": sum(whole_ms),
+        "bricks_ms": once_ms,
+        "speedup": sum(whole_ms) / once_ms,
         "own_share_of_bricks": statistics.mean(each["own_share"] for each in alone.values()),
         "shared_share_of_latency": statistics.mean(each["shared"] for each in alone.values()),
     }
@@ -212,118 +315,3 @@ def leave_one_out(models: Mapping[str, Any], granularity: int) -> dict[str, dict
 def _known_times(model: Mapping[str, Any], granularity: int) -> dict[str, float]:
     every = model["bricks"][str(granularity)]
     return {digest: time_ns for digest, (_, time_ns) in every.items() if time_ns is not None}
-
-
-def draw(kept: Mapping[str, Any], path: Path) -> None:
-    """The paper's figures from the last measurement."""
-    import pandas as pd
-
-    from xsp.brickwork import figures
-
-    last = list(kept["measurements"].values())[-1]
-    models = pd.DataFrame([row for each in last.values() for row in each["rows"]])
-    drawn = [figures.normalised(models), figures.speedup(pd.DataFrame(kept["pool"]))]
-    parts = [
-        each.to_html(full_html=False, include_plotlyjs=place == 0)
-        for place, each in enumerate(drawn)
-    ]
-    path.write_text("<!doctype html><meta charset=utf-8>" + "".join(parts))
-
-
-def write_page(output: Path, page: Path) -> None:
-    """Put the figures of a JSON into a page of the documentation, between the marks that name the
-    file.
-    """
-    text = page.read_text()
-    mark = BEGIN.format(output.stem)
-    begin = text.index(mark) + len(mark)
-    end = text.index(END, begin)
-    page.write_text(f"{text[:begin]}\n{_figures(json.loads(output.read_text()))}\n{text[end:]}")
-
-
-def _figures(kept: Mapping[str, Any]) -> str:
-    found = summary(kept["measurements"])
-    machine = kept["machine"]
-    name = machine.get("gpu") or machine.get("cpu")
-    that = " that tracing does not change" if found["other_programs"] else ""
-    lines = [
-        f"{found['models']} models on {name}, torch {machine['torch']}, by {kept['clock']} time, "
-        f"{found['measurements']} measurement(s) of {kept['rounds']} rounds or more; geometric "
-        "means of constructed over measured:",
-        "",
-        *_means(found),
-        "",
-        *_others(found),
-        f"Chosen on every other model{that}: {found['chosen']} ({found['chosen_on']:.3f} there, "
-        f"{found['judged_on_the_rest']:.3f} on the rest).",
-        "",
-        *_pool(kept["pool"]),
-        "",
-        *_models(kept["measurements"], found["chosen"]),
-    ]
-    off = ", ".join(f"{name} {ratio:.2f}" for name, ratio in found["beyond_10_percent"].items())
-    lines += ["", f"Beyond 10 % by that rule: {off}." if off else "No model is beyond 10 %."]
-    return "\n".join(lines)
-
-
-def _means(found: Mapping[str, Any]) -> list[str]:
-    columns = {
-        "of the model called": found["geometric_mean"],
-        "of those that tracing does not change": found["geometric_mean_of_the_rest"],
-        "of its graph": found["geometric_mean_of_graphs"],
-        "of the GPU's time": found["geometric_mean_of_device_time"],
-    }
-    return _table("granularity, rule", columns, list(found["geometric_mean"]))
-
-
-def _table(
-    first: str, columns: Mapping[str, Mapping[str, float | None]], keys: Sequence[str]
-) -> list[str]:
-    """Rows by key; a column in which nothing is known is left out."""
-    shown = {title: each for title, each in columns.items() if any(each.values())}
-    head = " | ".join([first, *shown])
-    rows = [" | ".join([key, *(_number(each.get(key)) for each in shown.values())]) for key in keys]
-    return [f"| {head} |", "|---" * (1 + len(shown)) + "|", *(f"| {row} |" for row in rows)]
-
-
-def _others(found: Mapping[str, Any]) -> list[str]:
-    names = ", ".join(found["other_programs"])
-    return [f"Tracing changes what these models do: {names}.", ""] if names else []
-
-
-def _pool(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        "| granularity | bricks | unique | unique share | speed-up |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {row['granularity']} | {row['bricks']} | {row['unique']} | "
-            f"{row['unique_share']:.1%} | {row['speedup']:.2f} |"
-            for row in rows
-            if row["speedup"] is not None
-        ),
-    ]
-
-
-def _models(measurements: Mapping[str, Mapping[str, Any]], rule: str) -> list[str]:
-    """Each model by one rule: medians over measurements."""
-    ratios = {
-        "measured, ms": _measured_ms,
-        "constructed over it": _normalised,
-        "over its graph": _by_graph,
-        "over the GPU's time": _by_device,
-    }
-    columns = {
-        title: {_key(key): each for key, each in _ratios(measurements, ratio).items()}.get(rule, {})
-        for title, ratio in ratios.items()
-    }
-    return _table(f"model, by {rule}", columns, list(columns["measured, ms"]))
-
-
-def _measured_ms(row: Mapping[str, Any]) -> float | None:
-    found: float | None = row["measured_ms"]
-    return found
-
-
-def _number(value: float | None) -> str:
-    """Empty for what is not known."""
-    return "" if value is None else f"{value:.3f}"

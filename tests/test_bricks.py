@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,8 @@ from xsp.brickwork.network import _function, built, described, fresh, synthetic
 from xsp.brickwork.occurrences import occurrences_in
 from xsp.brickwork.operators import difference
 from xsp.brickwork.plan import Options, prepared
-from xsp.brickwork.rounds import Runnable, round_of
+from xsp.brickwork.precision import wide
+from xsp.brickwork.rounds import MODEL, Runnable, round_of
 from xsp.brickwork.running import measure
 from xsp.brickwork.samples import EAGER, NETWORK, PAPER, TRAINED, Done, Record, times_of
 from xsp.brickwork.splitting import find_model_subgraphs
@@ -512,6 +514,24 @@ def test_pairs_leave_out_what_is_no_network() -> None:
     found = pairs(model(HandWritten))
     assert found[0] is None
     assert next(each.layer.source for each in found if each is not None).startswith("linear")
+
+
+def test_what_is_known_well_enough_is_not_run_any_more(done: Done) -> None:
+    """A sum that is known to a share, with its bricks, and a whole model; the others stay."""
+
+    def record(name: str, algorithm: str, *samples_ns: float) -> Record:
+        layer = replace(next(iter(done.records.values())).layer, operator=name)
+        return Record(layer, algorithm, MODEL, list(samples_ns))
+
+    steady = record("steady", NETWORK, *[100.0, 100.1] * 5)
+    noisy = record("noisy", NETWORK, *[100.0, 200.0] * 5)
+    model = record("model", EAGER, *[300.0, 300.1] * 5)
+    records = {each.key: each for each in (steady, noisy, model)}
+    sums = [Counter({steady.layer.digest: 2}), Counter([steady.layer.digest, noisy.layer.digest])]
+    assert wide(records, sums[:1], 0.01) == set()
+    assert wide(records, sums, 0.01) == {steady.layer.digest, noisy.layer.digest}
+    model.samples_ns[::2] = [900.0] * 5
+    assert wide(records, sums[:1], 0.01) == {model.layer.digest}
 
 
 def test_times_of_two_clocks_are_kept_apart(tmp_path: Path) -> None:

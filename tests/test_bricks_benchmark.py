@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import signal
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import bricks
+import bricks_page
+import bricks_pools
 import bricks_summary
+import bricks_time
 import pytest
 import torch
 from torch import nn
@@ -60,6 +65,8 @@ def options_in(tmp_path: Path) -> argparse.Namespace:
         threads=1,
         clock="wall",
         group_s=0.0,
+        model_s=0.0,
+        shared=False,
         repeat=1,
         together=2,
         budget_s=60.0,
@@ -128,6 +135,60 @@ def test_a_run_without_time_left_says_so_and_measures_nothing(tmp_path: Path) ->
         assert not bricks.measured(["one"], options)
 
 
+def test_a_model_that_raises_is_a_row(tmp_path: Path) -> None:
+    """With what it raised; in the summary it has no latency, and nothing else is lost."""
+    options = options_in(tmp_path)
+    with mock.patch.object(bricks, "_found", side_effect=RuntimeError("out of memory")):
+        bricks.measure(["own/lstm"], 0, options, 60.0)
+    kept = json.loads(options.output.read_text())["measurements"]
+    assert kept["0"]["own/lstm"]["failure"] == "RuntimeError: out of memory"
+    kept["0"] |= measurement(a=rows(sum=1.0), b=rows(sum=1.0))
+    found = bricks_summary.summary(kept)
+    assert found["failures"] == {"own/lstm": "RuntimeError: out of memory"}
+    assert found["models"] == 2
+
+
+def test_models_share_the_time_that_is_left() -> None:
+    """Equal shares, less what earlier models took around their rounds, a second at least."""
+    timed = {"0": {"a": {"seconds": 9.0, "rounds_s": 5.0}, "b": {"seconds": 1.0, "rounds_s": 5.0}}}
+    around = bricks_time.around_s(timed)
+    assert around == pytest.approx(4.0)  # of `b`, which was known sooner, nothing is learnt
+    assert bricks_time.rounds_s(100.0, 10, around, math.inf) == pytest.approx(6.0)
+    assert bricks_time.rounds_s(100.0, 10, around, 2.0) == pytest.approx(2.0)
+    assert bricks_time.rounds_s(10.0, 10, around, math.inf) == bricks_time.LEAST_S
+    assert bricks_time.rounds_s(math.inf, 10, around, math.inf) is None
+
+
+def test_a_model_that_takes_too_long_is_ended() -> None:
+    """The block raises, and the handler that was there before is there again."""
+    before = signal.getsignal(signal.SIGALRM)
+
+    def endless() -> None:
+        with bricks_time.limited(0.01):
+            while True:
+                pass
+
+    with pytest.raises(TimeoutError, match="took longer than"):
+        endless()
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_what_was_never_measured_comes_first(tmp_path: Path) -> None:
+    """A run that goes on refines what it has when all models have a latency."""
+    options = options_in(tmp_path)
+    unfinished = {"a": {"rows": rows(sum=1.0), "complete": False}}
+    bricks._write(options.output, {"measurements": {"0": unfinished}})
+    todo = bricks._untried_first([(0, ["a"]), (0, ["b"])], options)
+    assert todo == [(0, ["b"]), (0, ["a"])]
+
+
+def test_a_pool_of_fifty_has_five_tasks() -> None:
+    """With some more, since not every model can be run everywhere."""
+    names = bricks_pools.pool("fifty")
+    assert len(set(names)) == len(names) >= 50
+    assert len({bricks_pools.task(name) for name in names}) >= 5
+
+
 def pooled(measured_ms: float, **times: tuple[int, float]) -> dict[str, Any]:
     """A model whose bricks are each there so often and take so many ns."""
     return {
@@ -168,3 +229,53 @@ def test_models_that_tracing_changes_are_told_apart() -> None:
     found = bricks_summary.summary({"0": models})
     assert found["other_programs"] == ["b"]
     assert found["geometric_mean_of_the_rest"]["G = 1, sum"] == pytest.approx(1.1)
+
+
+def test_a_difference_is_told_where_it_is() -> None:
+    """Of 25 % that the bricks take longer than a call, its Python is -20 % and the bricks are 56 %
+    over the graph: 4.5 us for each of 100.
+    """
+    row = {
+        "granularity": 1,
+        "rule": "sum",
+        "normalised": 1.25,
+        "measured_ms": 1.0,
+        "graph_ms": 0.8,
+        "constructed_ms": 1.25,
+        "bricks": 100,
+    }
+    found = bricks_summary.summary({"0": measurement(a=[row], b=rows(sum=1.0))})
+    assert found["reasons"]["a"] == (
+        "Python between its operators is 20% of a call; "
+        "its 100 bricks take 56% longer than its graph, 4.5 us each"
+    )
+
+
+def test_a_page_has_the_figures_of_a_file(tmp_path: Path) -> None:
+    """Between its marks: means, tasks, the pool beside the paper's, and each model."""
+    page, output = tmp_path / "page.md", tmp_path / "some.json"
+    page.write_text("before\n<!-- figures of some -->\nold\n<!-- end of figures -->\nafter\n")
+    models = {
+        name: {**pooled(10.0, own=(1, 6e6)), "complete": True, "task": task}
+        for name, task in (("a", "images"), ("b", "language"))
+    }
+    for ratio, each in zip((1.0, 1.2), models.values(), strict=True):
+        each["rows"] = [{**rows(sum=ratio)[0], "measured_ms": 10.0}]
+    kept = {
+        "measurements": {"0": models},
+        "machine": {"cpu": "some CPU", "torch": "2.0"},
+        "clock": "wall",
+        "rounds": 7,
+        "summary": bricks_summary.summary({"0": models}),
+        "pool": bricks_summary.pool_rows({"0": models}),
+    }
+    bricks._write(output, kept)
+    bricks_page.write_page(output, page)
+    text = page.read_text()
+    assert "old" not in text
+    assert text.startswith("before")
+    assert text.endswith("after\n")
+    assert "2 models on some CPU" in text
+    assert "By task: images 1.000, language 1.200." in text
+    assert "| 1, the paper" in text
+    assert "- b 1.20: " in text

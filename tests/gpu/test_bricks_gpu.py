@@ -45,7 +45,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Bricks:
         granularity=(1, 3),
         database=tmp_path_factory.mktemp("bricks") / "layers.sqlite",
         statistics="paper",
-        budget_s=40,
+        budget_s=15,
         progress=False,
     )
 

@@ -138,9 +138,7 @@ def subject_of(model: Model, options: Options) -> Subject:
 
 
 def sums(subjects: Sequence[Subject]) -> list[Counter[str]]:
-    """For each model and granularity, how often it has each brick (by digest)."""
-    return [
-        Counter(brick.layer.digest for brick in each.bricks)
-        for subject in subjects
-        for each in subject.decompositions.values()
-    ]
+    """For each model and granularity, how often it has each brick (by digest); so for pairs."""
+    every = [list(each.bricks) for subject in subjects for each in subject.decompositions.values()]
+    every += [[pair for pair in subject.pairs if pair is not None] for subject in subjects]
+    return [Counter(brick.layer.digest for brick in bricks) for bricks in every if bricks]

@@ -11,17 +11,21 @@ from xsp.brickwork.rounds import MODEL
 from xsp.brickwork.samples import Key, Record, is_whole
 
 
-def widest(records: Mapping[Key, Record], sums: Sequence[Counter[str]]) -> float:
-    """The widest half interval of any sum and any whole model, relative to it."""
+def wide(records: Mapping[Key, Record], sums: Sequence[Counter[str]], target: float) -> set[str]:
+    """Digests of what is not known well enough: all bricks of a sum whose half interval is wider
+    than `target` of it, and whole models of which this is true.
+    """
     mine = [each for each in records.values() if each.caches == MODEL and each.samples_ns]
     bricks = {
         each.layer.digest: (each.mean_ns, each.half_width_ns)
         for each in mine
         if not is_whole(each.algorithm)
     }
-    wholes = [each.half_width_ns / each.mean_ns for each in mine if is_whole(each.algorithm)]
-    widths = [*(_of_sum(each, bricks) for each in sums), *wholes]
-    return max(widths, default=0.0)
+    found = {digest for each in sums if not _of_sum(each, bricks) <= target for digest in each}
+    wholes = [each for each in mine if is_whole(each.algorithm)]
+    return found | {
+        each.layer.digest for each in wholes if not each.half_width_ns <= target * each.mean_ns
+    }
 
 
 def _of_sum(counts: Mapping[str, int], known: Mapping[str, tuple[float, float]]) -> float:

@@ -21,7 +21,7 @@ from xsp.brickwork.network import fresh
 from xsp.brickwork.occurrences import occurrences_in
 from xsp.brickwork.operators import difference
 from xsp.brickwork.plan import Options, Prepared, Subject, sums
-from xsp.brickwork.precision import widest
+from xsp.brickwork.precision import wide
 from xsp.brickwork.rounds import (
     COLD,
     MODEL,
@@ -111,7 +111,8 @@ class _Session:
         }
         self._before = conditions()
         self._begin = self._kept_at = time.perf_counter()
-        self._was_narrow = False
+        self._needed = {*layers}
+        self._was_wide = self._needed
         self._segment = 0
         for subject in subjects:
             self._add(subject)
@@ -197,33 +198,37 @@ class _Session:
 
         What was measured is kept also where this is interrupted.
         """
-        active, rounds, precise = self._active(), 0, not self.items
+        active, rounds = self._active(), 0
         share = CpuShare()
         try:
             with bar("bricks", MAXIMUM_ROUNDS, self.options.progress, "round") as shown:
-                while active and not precise and not (rounds and self._is_spent()):
+                while active and not (rounds and self._is_spent()):
                     self._round(active, rounds, order)
                     rounds += 1
                     shown.update(1)
-                    precise = self._is_precise(rounds)
+                    self._look(rounds)
                     active = self._active()
         finally:
             self._facts["cpu_share"] = share.value
-            self._keep(self.items, complete=precise or not active)
+            self._keep(self.items)
         if rounds and self.options.clock == WALL and (doubt := share.doubt()):
             self.notes.append(doubt)
         if self.device == "cuda":
             self._trace(order)
         if self.options.bracket:
             self._loop_all()
-        return rounds, precise
+        return rounds, not self._needed or not self.items
 
     def _is_spent(self) -> bool:
         budget = self.options.budget_s
         return budget is not None and time.perf_counter() - self._begin > budget
 
     def _active(self) -> list[Item]:
-        return [item for item in self.items if len(item.record.samples_ns) < MAXIMUM_ROUNDS]
+        return [item for item in self.items if not self._is_known(item)]
+
+    def _is_known(self, item: Item) -> bool:
+        enough = len(item.record.samples_ns) >= MAXIMUM_ROUNDS
+        return enough or item.record.layer.digest not in self._needed
 
     def _round(self, items: Sequence[Item], number: int, order: random.Random) -> None:
         runnables = [item.runnable for item in items]
@@ -251,20 +256,22 @@ class _Session:
             hosts = item.record.facts.setdefault("host_samples_ns", [])
             hosts.append(float(host_ns[place]))
 
-    def _is_precise(self, rounds: int) -> bool:
-        """Whether every sum and every whole model was known well enough at two looks in a row."""
+    def _look(self, rounds: int) -> None:
+        """Leave out what was known well enough at two looks in a row: a sum with all of its bricks,
+        a whole model with its graph. Most of them need few rounds, and the others have more time.
+        """
         if self.options.statistics == PAPER or rounds % _LOOKS_AT or rounds < MINIMUM_ROUNDS:
-            return False
-        narrow = widest(self.records, self._sums) <= TARGET
-        steady, self._was_narrow = self._was_narrow and narrow, narrow
-        return steady
+            return
+        is_wide = wide(self.records, self._sums, TARGET)
+        self._needed = is_wide | self._was_wide
+        self._was_wide = is_wide
 
-    def _keep(self, items: Sequence[Item], *, complete: bool = False) -> None:
+    def _keep(self, items: Sequence[Item]) -> None:
         after = conditions()
         before = self._before.get("minor_faults", 0)
         faults = after.get("minor_faults", before) - before
         for item in items:
-            item.record.complete = complete
+            item.record.complete = self._is_known(item)
             item.record.facts |= {**self._facts, **after, "minor_faults": faults}
         keep(self.store, self.machine, [item.record for item in items])
         self._kept_at = time.perf_counter()

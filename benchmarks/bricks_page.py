@@ -1,0 +1,173 @@
+"""What measurements of bricks say, as figures and as a section of a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bricks_summary import (
+    PAPER,
+    by_call,
+    by_device,
+    by_graph,
+    measured_ms_of,
+    ratios_of,
+    summary,
+    titled,
+)
+
+BEGIN, END = "<!-- figures of {} -->", "<!-- end of figures -->"
+_UNIQUE, _FASTER = "unique layers of 10,815", "speed-up of benchmarking, c5.xlarge, G = 1"
+
+
+def draw(kept: Mapping[str, Any], path: Path) -> None:
+    """The paper's figures from the last measurement."""
+    import pandas as pd
+
+    from xsp.brickwork import figures
+
+    last = list(kept["measurements"].values())[-1]
+    models = pd.DataFrame([row for each in last.values() for row in each["rows"]])
+    drawn = [figures.normalised(models), figures.speedup(pd.DataFrame(kept["pool"]))]
+    parts = [
+        each.to_html(full_html=False, include_plotlyjs=place == 0)
+        for place, each in enumerate(drawn)
+    ]
+    path.write_text("<!doctype html><meta charset=utf-8>" + "".join(parts))
+
+
+def write_page(output: Path, page: Path) -> None:
+    """Put the figures of a JSON into a page of the documentation, between the marks that name the
+    file.
+    """
+    text = page.read_text()
+    mark = BEGIN.format(output.stem)
+    begin = text.index(mark) + len(mark)
+    end = text.index(END, begin)
+    page.write_text(f"{text[:begin]}\n{_figures(json.loads(output.read_text()))}\n{text[end:]}")
+
+
+def _figures(kept: Mapping[str, Any]) -> str:
+    found = summary(kept["measurements"])
+    found["left_one_out"] = kept["summary"]["left_one_out"]  # needs bricks, which lie beside
+    machine = kept["machine"]
+    name = machine.get("gpu") or machine.get("cpu")
+    that = " that tracing does not change" if found["other_programs"] else ""
+    lines = [
+        f"{found['models']} models on {name}, torch {machine['torch']}, by {kept['clock']} time, "
+        f"{found['measurements']} measurement(s) of {kept['rounds']} rounds or more; geometric "
+        "means of constructed over measured:",
+        "",
+        *_means(found),
+        "",
+        *_others(found),
+        f"Chosen on every other model{that}: {found['chosen']} ({found['chosen_on']:.3f} there, "
+        f"{found['judged_on_the_rest']:.3f} on the rest).",
+        "",
+        *_tasks(found),
+        *_pool(kept["pool"]),
+        "",
+        *_left_out(found),
+        *_models(kept["measurements"], found["chosen"]),
+    ]
+    return "\n".join([*lines, "", *_beyond(found), *_failures(found)])
+
+
+def _tasks(found: Mapping[str, Any]) -> list[str]:
+    """Geometric means by what models are for."""
+    if len(found["by_task"]) < 2:
+        return []
+    each = ", ".join(f"{name} {_number(ratio)}" for name, ratio in found["by_task"].items())
+    return [f"By task: {each}.", ""]
+
+
+def _left_out(found: Mapping[str, Any]) -> list[str]:
+    alone = found["left_one_out"]
+    if not alone["geometric_mean"]:
+        return []
+    return [
+        f"Each model from the bricks of the others and its own unique ones, sums at G = 1: "
+        f"{alone['geometric_mean']:.3f}; {alone['shared_share_of_latency']:.0%} of such a latency "
+        "was measured in other models.",
+        "",
+    ]
+
+
+def _beyond(found: Mapping[str, Any]) -> list[str]:
+    if not found["beyond_10_percent"]:
+        return ["No model is beyond 10 %."]
+    rows = [
+        f"- {name} {ratio:.2f}: {found['reasons'][name]}."
+        for name, ratio in found["beyond_10_percent"].items()
+    ]
+    return ["Beyond 10 % by that rule, and where the difference is:", "", *rows]
+
+
+def _failures(found: Mapping[str, Any]) -> list[str]:
+    if not found["failures"]:
+        return []
+    rows = [f"- {name}: {why}" for name, why in found["failures"].items()]
+    return ["", "Without a latency:", "", *rows]
+
+
+def _means(found: Mapping[str, Any]) -> list[str]:
+    columns = {
+        "of the model called": found["geometric_mean"],
+        "of those that tracing does not change": found["geometric_mean_of_the_rest"],
+        "of its graph": found["geometric_mean_of_graphs"],
+        "of the GPU's time": found["geometric_mean_of_device_time"],
+    }
+    return _table("granularity, rule", columns, list(found["geometric_mean"]))
+
+
+def _table(
+    first: str, columns: Mapping[str, Mapping[str, float | None]], keys: Sequence[str]
+) -> list[str]:
+    """Rows by key; a column in which nothing is known is left out."""
+    shown = {title: each for title, each in columns.items() if any(each.values())}
+    head = " | ".join([first, *shown])
+    rows = [" | ".join([key, *(_number(each.get(key)) for each in shown.values())]) for key in keys]
+    return [f"| {head} |", "|---" * (1 + len(shown)) + "|", *(f"| {row} |" for row in rows)]
+
+
+def _others(found: Mapping[str, Any]) -> list[str]:
+    names = ", ".join(found["other_programs"])
+    return [f"Tracing changes what these models do: {names}.", ""] if names else []
+
+
+def _pool(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        "| granularity | models | bricks | unique | unique share | speed-up |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row['granularity']} | {row['models']} | {row['bricks']} | {row['unique']} | "
+            f"{row['unique_share']:.1%} | {row['speedup']:.2f} |"
+            for row in rows
+            if row["speedup"] is not None
+        ),
+        f"| 1, the paper (on a CPU) | 50 | 10815 | | {PAPER[_UNIQUE]:.0%} | {PAPER[_FASTER]} |",
+    ]
+
+
+def _models(measurements: Mapping[str, Mapping[str, Any]], rule: str) -> list[str]:
+    """Each model by one rule: medians over measurements."""
+    ratios = {
+        "measured, ms": measured_ms_of,
+        "constructed over it": by_call,
+        "over its graph": by_graph,
+        "over the GPU's time": by_device,
+    }
+    columns = {
+        title: {titled(key): each for key, each in ratios_of(measurements, ratio).items()}.get(
+            rule, {}
+        )
+        for title, ratio in ratios.items()
+    }
+    return _table(f"model, by {rule}", columns, list(columns["measured, ms"]))
+
+
+def _number(value: float | None) -> str:
+    """Empty for what is not known."""
+    return "" if value is None else f"{value:.3f}"

@@ -14,19 +14,28 @@ _PATIENCE_S = 60
 
 
 def simulated(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """The square of `number`; or what `does` says: raise, end the process, give no JSON."""
+    """The square of `number`; or what `does` says: raise, end the process, never end, give no JSON.
+    """
     does = payload.get("does", "square")
     if does == "raise":
         raise ValueError(f"no square of {payload['number']}\nsecond line")
     if does == "exit":
         os._exit(3)
     if does == "hang":
-        threading.Event().wait()
+        _hang(payload.get("noted"))
     if does == "object":
         return {"square": object()}
     if does == "hold":
         _hold(payload)
     return {"square": payload["number"] ** 2, "pid": os.getpid()}
+
+
+def _hang(noted: str | None) -> None:
+    """Never return; the number of the process is written to a file, if one is given."""
+    if noted is not None:
+        with Path(noted).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+    threading.Event().wait()
 
 
 def _hold(payload: Mapping[str, Any]) -> None:

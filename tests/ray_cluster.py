@@ -44,7 +44,7 @@ def main(path: Path) -> None:
     try:
         found = {
             "sockets": listening_addresses(),
-            "mixed": mixed(),
+            "mixed": mixed(path.with_name("hung")),
             "refused": refused(),
             "evaluated": evaluated(cluster.address, path.parent),
             "killed": killed(second.all_processes["raylet"][0].process, path.with_name("held")),
@@ -67,16 +67,22 @@ def evaluated(address: str, folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def mixed() -> dict[str, Any]:
-    """Jobs for either node, one that raises, one that ends its process."""
+def mixed(noted: Path) -> dict[str, Any]:
+    """Jobs for either node, one that raises, one that ends its process, one that never ends, whose
+    processes are `hung`; `orphans` are those that go on.
+    """
+    endless = {"number": 0, "does": "hang", "noted": str(noted)}
     jobs = [
+        Job("hangs", endless, {"system": "one"}, time_limit_s=15.0),
         Job("one", {"number": 1}, {"system": "one", "torch": ">=2.5"}),
         Job("fast", {"number": 2}, {"fast": 2}),
         Job("exits", {"number": 0, "does": "exit"}, {"system": "two"}),
         Job("raises", {"number": 0, "does": "raise"}),
         *(Job(str(number), {"number": number}, {"system": "two"}) for number in range(5)),
     ]
-    return dispatched(jobs)
+    found = dispatched(jobs)
+    hung = [int(line) for line in noted.read_text().split()]
+    return {**found, "hung": hung, "orphans": still_running(set(hung))}
 
 
 def refused() -> str:

@@ -62,11 +62,29 @@ def test_a_job_that_ends_its_process_is_a_row(seen: dict[str, Any]) -> None:
     mixed = seen["mixed"]
     failed = [answer for answer in mixed["answers"] if answer["result"] is None]
     errors = {answer["job"]["key"]: answer["error"] for answer in failed}
-    assert set(errors) == {"exits", "raises"}
+    assert set(errors) == {"exits", "hangs", "raises"}
     assert "went away 3 times" in errors["exits"]
     assert errors["raises"].startswith("ValueError: no square of 0")
     summary = mixed["summary"]
-    assert (summary["done"], summary["failed"], len(summary["lost"])) == (7, 2, 3)
+    assert (summary["done"], summary["failed"], len(summary["lost"])) == (7, 3, 3)
+
+
+def test_a_job_that_never_ends_is_ended_at_its_limit(seen: dict[str, Any]) -> None:
+    """It ran once, its process is gone, its answer says why, and the agent in its place does what
+    only that node can do; no job is answered twice.
+    """
+    mixed = seen["mixed"]
+    keys = Counter(answer["job"]["key"] for answer in mixed["answers"])
+    assert set(keys.values()) == {1}
+    answers = {answer["job"]["key"]: answer for answer in mixed["answers"]}
+    hung, after = answers["hangs"], answers["one"]
+    assert (hung["result"], hung["attempts"]) == (None, 1)
+    assert hung["error"] == "the job was ended after its time limit of 15 s, with its process"
+    assert len(mixed["hung"]) == 1
+    assert mixed["orphans"] == []
+    assert after["result"]["square"] == 1
+    assert after["agent"] == hung["agent"]
+    assert after["worker"]["pid"] not in mixed["hung"]
 
 
 def test_the_cluster_listens_on_the_loopback_interface_alone(seen: dict[str, Any]) -> None:

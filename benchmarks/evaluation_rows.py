@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from evaluation_paper import published
 
 from xsp.database.store import Store
 from xsp.evaluation.metrics.estimate import Estimate
@@ -21,13 +23,6 @@ SCENARIOS = (ONLINE, BATCHED, POISSON)
 NAN = float("nan")
 Key = tuple[str, str, str]
 """Model, predictor, device."""
-
-PAPER = {
-    "vgg16": ("VGG16", 22.43, 22.59, 687.5, 256),
-    "resnet50": ("MLPerf_ResNet50_v1.5", 6.33, 6.53, 930.7, 256),
-    "alexnet": ("BVLC_AlexNet", 2.33, 2.5, 2495.8, 64),
-}
-"""By torchvision's name: the paper's, trimmed mean and p90 in ms, inputs a second, batch."""
 
 
 def latest(store: Store) -> dict[tuple[str, str, str, str], str]:
@@ -61,29 +56,45 @@ def _row(key: Key, found: Mapping[str, Evaluation]) -> Iterator[tuple[str, Any]]
 
     sizes = [value(name, "weights_bytes", 1e-6) for name in metrics]
     yield "weights_mb", next((size for size in sizes if not math.isnan(size)), NAN)
+    yield "input_mb", _input_bytes(found) / 1e6
     yield "online_tm_ms", value(ONLINE, "latency_trimmed_mean", 1e-6)
     yield "online_p90_ms", value(ONLINE, "latency_p90", 1e-6)
     yield "online_p90_at_most_ms", _at_most_ms(found.get(ONLINE))
     yield "most_inputs_per_s", value(BATCHED, "throughput")
     yield "optimal_batch", value(BATCHED, "optimal_batch")
     yield "poisson_per_s", value(POISSON, "throughput")
-    yield "poisson_p90_ms", value(POISSON, "latency_p90", 1e-6)
+    yield from _with_interval("poisson_p90", metrics.get(POISSON, {}).get("latency_p90"))
     yield "poisson_p99_ms", value(POISSON, "latency_p99", 1e-6)
     yield from _held(found.get(POISSON))
     yield "not_valid", ", ".join(name for name, each in found.items() if not each.outcome.valid)
     yield "doubtful", ", ".join(name for name, each in found.items() if each.doubts)
-    theirs, tm_ms, p90_ms, per_s, batch = PAPER.get(model, ("", NAN, NAN, NAN, NAN))
-    yield from {
-        "paper": theirs,
-        "paper_tm_ms": tm_ms,
-        "paper_p90_ms": p90_ms,
-        "paper_per_s": per_s,
-        "paper_batch": batch,
-    }.items()
+    theirs = published(model)
+    yield "paper", "" if theirs is None else theirs.name
+    yield "paper_tm_ms", NAN if theirs is None else theirs.tm_ms
+    yield "paper_p90_ms", NAN if theirs is None else theirs.p90_ms
+    yield "paper_per_s", NAN if theirs is None else theirs.per_s
+    yield "paper_batch", NAN if theirs is None else theirs.batch
 
 
 def _value(found: Estimate | None, scale: float) -> float:
     return NAN if found is None else found.value * scale
+
+
+def _with_interval(name: str, found: Estimate | None) -> Iterator[tuple[str, float]]:
+    """Milliseconds, and the ends of their 95 % interval."""
+    yield f"{name}_ms", _value(found, 1e-6)
+    yield f"{name}_low_ms", NAN if found is None else found.low * 1e-6
+    yield f"{name}_high_ms", NAN if found is None else found.high * 1e-6
+
+
+def _input_bytes(found: Mapping[str, Evaluation]) -> int:
+    """Of one input, all its tensors together."""
+    inputs = next(iter(found.values())).manifest.model.inputs
+    return sum(
+        np.dtype(each.dtype).itemsize
+        * math.prod(size for size in each.shape if isinstance(size, int))
+        for each in inputs
+    )
 
 
 def _at_most_ms(online: Evaluation | None) -> float:

@@ -15,11 +15,11 @@ the same time, each in its own process; then they are measured one after the oth
 do nothing:
 
     python benchmarks/evaluation_table.py --database table.sqlite --run --minutes 4 --device cuda \
-        --models torchvision --size 224 --predictors torch torch-compile onnxruntime
+        --models classifiers --predictors torch torch-compile onnxruntime
 
 Models are functions without arguments that make an `nn.Module`, by default the three of
-vision_models.py; `torchvision` stands for the 42 of evaluation_models.py. Their weights are random:
-there is no accuracy. Queries are as few as MLPerf's early stopping lets be valid.
+vision_models.py, or names of evaluation_models.py, all of which are `classifiers`. Their weights
+are random: there is no accuracy. Queries are as few as MLPerf's early stopping lets be valid.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 import evaluation_page
 import pandas as pd
-from evaluation_models import Asked, asked
+from evaluation_models import TIMM, Asked, asked
 from evaluation_rows import (
     BATCHED,
     ONLINE,
@@ -67,14 +67,13 @@ SLACK = 20
 
 def content(model: Asked, options: argparse.Namespace, predictor: str) -> dict[str, Any]:
     """The manifest of a model but for its scenario, as JSON has it."""
-    name = model.function.rpartition(":")[2]
     shape = ["batch", 3, model.size, model.size]
     make = {"function": model.function, "arguments": model.arguments}
     return {
         "xsp": 1,
-        "name": name,
+        "name": model.name,
         "model": {
-            "name": name,
+            "name": model.name,
             "version": "1",
             "task": "image classification",
             "framework": {"name": "torch", "version": ">=2.5"},
@@ -92,7 +91,7 @@ def run(store: Store, options: argparse.Namespace) -> None:
     each on every runtime; what fails is told and left out.
     """
     models = asked(options.models, options.size)
-    makers = {model.function.partition(":")[0] for model in models}
+    makers = {each.function.partition(":")[0] for each in models if each.function != TIMM}
     until = time.monotonic() + 60 * options.minutes
     together = max(options.together, 1)
     groups = [
@@ -116,7 +115,7 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
-        return self.model.function.rpartition(":")[2]
+        return self.model.name
 
 
 def run_group(

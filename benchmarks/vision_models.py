@@ -1,4 +1,6 @@
-"""Three small networks in the manner of AlexNet, ResNet and MobileNet, for evaluation_table.py."""
+"""Three small networks in the manner of AlexNet, ResNet and MobileNet, and MobileNet v1 itself, for
+evaluation_table.py.
+"""
 
 from __future__ import annotations
 
@@ -68,3 +70,30 @@ def mobilenet_like() -> nn.Module:
             nn.ReLU6(),
         ]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, CLASSES))
+
+
+WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+"""Channels after each pair of convolutions of MobileNet v1."""
+HALVING = (1, 3, 5, 11)
+"""Pairs that halve the image's sides."""
+
+
+def mobilenet_v1(multiplier: float) -> nn.Module:
+    """MobileNet v1 with `multiplier` times the channels (A. Howard et al., MobileNets, 2017, table
+    1), for images of any size.
+    """
+    channels = int(32 * multiplier)
+    layers = [*_normalised(nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False))]
+    for place, wide in enumerate(WIDTHS):
+        stride = 2 if place in HALVING else 1
+        depthwise = nn.Conv2d(
+            channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False
+        )
+        pointwise = nn.Conv2d(channels, int(wide * multiplier), 1, bias=False)
+        layers += [*_normalised(depthwise), *_normalised(pointwise)]
+        channels = int(wide * multiplier)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))
+
+
+def _normalised(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
+    return convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU6()

@@ -14,8 +14,7 @@ _PATIENCE_S = 60
 
 
 def simulated(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """The square of `number`; or what `does` says: raise, end the process, never end, give no JSON.
-    """
+    """The square of `number`; or what `does` says: raise, exit, never end, give no JSON."""
     does = payload.get("does", "square")
     if does == "raise":
         raise ValueError(f"no square of {payload['number']}\nsecond line")

@@ -13,8 +13,10 @@ import evaluation_table as benchmark
 import numpy as np
 import pytest
 from evaluation_models import Asked, asked
+from evaluation_paper import ROWS
 from evaluation_rows import newest, table
 from test_evaluation_metrics import outcome_of, simulated, sweep_of
+from vision_models import mobilenet_v1
 
 from xsp.database.store import Store
 from xsp.evaluation.manifest.reading import manifest_of
@@ -45,10 +47,11 @@ def kept(
     outcome: Outcome,
     measured_at: float = 1.0,
     model: Asked = MODEL,
+    options: argparse.Namespace = OPTIONS,
 ) -> None:
     """Write an evaluation of a small model with this outcome."""
-    content = benchmark.content(model, OPTIONS, predictor)
-    content["scenario"] = benchmark.settings(outcome.scenario, OPTIONS, alone_ms=10.0)
+    content = benchmark.content(model, options, predictor)
+    content["scenario"] = benchmark.settings(outcome.scenario, options, alone_ms=10.0)
     manifest = manifest_of(json.dumps(content).encode(), "a test")
     system = {"cpu": "a processor"}
     found = Evaluation(
@@ -113,13 +116,56 @@ def test_the_page_says_in_words_what_the_rows_show(tmp_path: Path) -> None:
     page = evaluation_page.page(found, rows)
     assert "torch on cpu: 3 models, 0 of them under all three scenarios; 3 of 4 tests" in page
     assert "from 1 ms (model_0) to 4 ms (model_2), 2 ms in the median model" in page
-    assert "torch-compile on cpu is 2 times as fast as torch one input after another" in page
+    assert "torch-compile is 2 times as fast as torch one input after another" in page
+    assert "to 2 for model_0; no slower)." in page
     assert "- model_2 torch cpu, server: p99 is over" in page
     (row,) = rows[(rows["model"] == "model_1") & (rows["predictor"] == "torch")].to_dict("records")
     assert row["online_p90_at_most_ms"] == pytest.approx(2.0)
     written = json.loads(evaluation_page.as_json(found, rows))
     assert len(written["rows"]) == 6
     assert written["rows"][0]["poisson_at_most_ms"] is None
+
+
+def test_the_papers_table_stands_beside_ours(tmp_path: Path) -> None:
+    """Each of the paper's 37 rows is there, with the same network on each of our runtimes where it
+    was evaluated on a GPU; how they compare is computed from both.
+    """
+    models = asked(["mobilenet_v1_0.25_128", "vgg16", "resnet18", "alexnet"], 0)
+    options = argparse.Namespace(**{**vars(OPTIONS), "device": "cuda"})
+    with Store(tmp_path / "database.sqlite") as store:
+        for number, model in enumerate(models):
+            for at, name, took_ms in ((1.0, "torch", 1.0), (2.0, "torch-compile", 0.5)):
+                fast, swept = single_stream(took_ms), sweep_of({1: took_ms, 2: 1.5, 4: 2.0})
+                kept(store, f"{number}{name}1", name, fast, at, model, options)
+                kept(store, f"{number}{name}2", name, swept, at, model, options)
+        found = newest(store)
+    page = evaluation_page.page(found, table(found))
+    lines = {line.split(" | ")[0]: line for line in page.splitlines() if line.startswith("| ")}
+    assert {f"| {row.name}" for row in ROWS} <= set(lines)
+    assert len(ROWS) == 37
+    line = "| MobileNet_v1_0.25_128 | 2.28 | 2.46 | 10,708 | 256 | mobilenet_v1_0.25_128 | 1 | 1 |"
+    assert lines["| MobileNet_v1_0.25_128"].startswith(line)
+    assert "| 0.5 | 0.5 |" in lines["| VGG16"]
+    assert lines["| Inception_v4"].count("–") == 9
+    assert "torch on cuda answers one input 4.92 times as fast" in page
+    assert "(geometric mean of the 3 models that both have; 2.28 for mobilenet" in page
+
+
+def test_mobilenets_have_as_many_weights_as_published() -> None:
+    """MobileNet v1 with a quarter, half, three quarters and all of the channels has 0.5, 1.3, 2.6
+    and 4.2 million (A. Howard et al., MobileNets, 2017, tables 6 and 7).
+    """
+    made = {width: mobilenet_v1(width) for width in (0.25, 0.5, 0.75, 1.0)}
+    millions = {
+        width: sum(each.numel() for each in model.parameters()) / 1e6
+        for width, model in made.items()
+    }
+    assert {width: round(count, 1) for width, count in millions.items()} == {
+        0.25: 0.5,
+        0.5: 1.3,
+        0.75: 2.6,
+        1.0: 4.2,
+    }
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(

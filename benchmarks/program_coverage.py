@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,8 @@ Make = Callable[[str], tuple[nn.Module, tuple[torch.Tensor, ...]]]
 UNLED = ("(outside layers)", "(not in the structure run)", "(unknown)")
 KINDS = ("led", "named", "neither")
 WARMUP = 4
+
+PACKAGES = ("torchvision", "transformers", "torch_geometric")
 
 
 @dataclass
@@ -321,41 +325,53 @@ def row_of(made: Program, device: str) -> dict[str, Any]:
     return row
 
 
+def result_of(make: Callable[[], Program], options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one program, or the error that it ended with, and the seconds it took."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    started = time.monotonic()
+    try:
+        with at_most(options.limit_s):
+            row = row_of(make(), options.device)
+    except Exception as error:  # one program must not take the others with it
+        traceback.print_exc()
+        row = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+    row["seconds"] = round(time.monotonic() - started, 1)
+    gc.collect()
+    return row
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that the programs are made of, those that there are."""
+    return {name: version(name) for name in PACKAGES if find_spec(name)}
+
+
 def main() -> None:
     """Run what has no result yet."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--only", nargs="+", default=["*"], help="names, as shell patterns")
+    parser.add_argument("--only", nargs="+", default=["*"], help="shell patterns, in this order")
     parser.add_argument("--budget-s", type=float, default=500.0, help="begin no program after it")
     parser.add_argument("--limit-s", type=float, default=90.0, help="for each program")
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
     begin = time.monotonic()
-    found: dict[str, Any] = {"environment": environment(), "programs": {}}
+    found: dict[str, Any] = {"environment": environment(), "packages": versions(), "programs": {}}
     if options.json and options.json.exists():
         found = json.loads(options.json.read_text())
-    for name, make in programs(options.device).items():
-        late = time.monotonic() - begin > options.budget_s
+    every = programs(options.device)
+    asked = [name for each in options.only for name in every if fnmatch(name, each)]
+    for name in dict.fromkeys(asked):
         is_done = "error" not in found["programs"].get(name, {"error": ""})
-        if late or is_done or not any(fnmatch(name, each) for each in options.only):
+        if is_done or time.monotonic() - begin > options.budget_s:
             continue
-        torch.manual_seed(0)
-        torch._dynamo.reset()
-        started = time.monotonic()
-        try:
-            with at_most(options.limit_s):
-                row = row_of(make(), options.device)
-        except Exception as error:  # one program must not take the others with it
-            traceback.print_exc()
-            row = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-        row["seconds"] = round(time.monotonic() - started, 1)
-        found["programs"][name] = row
-        print(name, json.dumps(row), flush=True)
+        known = found["programs"] | {name: result_of(every[name], options)}
+        found["programs"] = {each: known[each] for each in every if each in known}
+        print(name, json.dumps(known[name]), flush=True)
         if options.json:
             options.json.write_text(json.dumps(found, indent=1) + "\n")
-        gc.collect()
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ def laid_out(prof: ProfileData, width: int, rows: int = ROWS, depth: int | None 
     small shares are folded.
     """
     tree = prof.tree()
-    records: list[dict[str, Any]] = tree.to_dict("records")  # type: ignore[assignment] # keys are column names
+    values = zip(*(tree[column].tolist() for column in tree.columns), strict=True)
+    records = [dict(zip(tree.columns, row, strict=True)) for row in values]
     place = {record["node"]: row for row, record in enumerate(records)}
     parents = [place.get(record["parent"], -1) for record in records]
     certain = certain_shares(tree).tolist()

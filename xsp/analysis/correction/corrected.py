@@ -112,8 +112,8 @@ def _doubt(played: ReplayedTimeline, thread: int, begin: Ints, end: Ints, spread
     every = Payments.of(run, SHARES, SHARES, clock, np.zeros(0), Untouched())
     low = np.searchsorted(every.begins, begin - run.start_ns, "left")
     high = np.searchsorted(every.begins, end - run.start_ns, "left")
-    counts = np.empty((len(EventKind), len(begin)))
-    for kind in EventKind:
+    counts = np.zeros((len(EventKind), len(begin)))
+    for kind in distinct(every.kind).tolist():
         paid = np.concatenate([[0.0], np.cumsum(np.where(every.kind == kind, every.share, 0.0))])
         counts[kind] = paid[high] - paid[low]
     host = spread[: len(EventKind), : len(EventKind)]

@@ -88,8 +88,11 @@ _TURN_COLUMNS = ["run", "call", "row", "busy_ns", "idle_ns", "start_ns", "end_ns
 def _layers_of(tables: Tables, turns: pd.DataFrame) -> pd.DataFrame:
     """The turns with name and phase of their layers."""
     below = layer_spans(tables["spans"], turns["row"].to_numpy())
-    keys = tables["layers"].loc[tables["spans"]["detail"].to_numpy()[below], ["name", "phase"]]
-    return turns.assign(name=keys["name"].to_numpy(), phase=keys["phase"].to_numpy())
+    layer = tables["spans"]["detail"].to_numpy()[below]
+    names, phases = (
+        tables["layers"][column].to_numpy(dtype=object)[layer] for column in ("name", "phase")
+    )
+    return turns.assign(name=names, phase=phases)
 
 
 def _pieces(kernels: pd.DataFrame) -> pd.DataFrame:

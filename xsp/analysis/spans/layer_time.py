@@ -22,22 +22,20 @@ def layer_rows(tables: Tables) -> pd.DataFrame:
     layers comes last.
     """
     layers, spans, runs = tables["layers"], tables["spans"], tables["runs"]
-    here = spans[spans["level"] == Level.LAYER]
-    deepest = runs.loc[runs["rung"] == deepest_rung(tables), "run"]
-    seen = layers.loc[here["detail"], ["name", "phase", "kind"]]
-    seen = seen.assign(
-        last=(seen["kind"] == NO_LAYER_KIND).to_numpy(),
-        later=~here["run"].isin(deepest).to_numpy(),
-        run=here["run"].to_numpy(),
-        start=here["start_ns"].to_numpy(),
-    )
-    in_order = seen.sort_values(["last", "later", "run", "start"], kind="stable")
-    first = in_order.drop_duplicates(["name", "phase"])[["name", "phase"]]
-    number = first.assign(index=np.arange(len(first)))
-    rows = layers[["name", "phase"]].merge(number, how="left", on=["name", "phase"])
-    rows["index"] = rows["index"].fillna(-1).astype(np.int64)
-    rows.loc[~rows.index.isin(here["detail"].unique()), "index"] = -1
-    return rows
+    here = np.flatnonzero(spans["level"].to_numpy() == Level.LAYER)
+    row, run = (spans[name].to_numpy()[here] for name in ("detail", "run"))
+    deepest = runs.loc[runs["rung"] == deepest_rung(tables), "run"].to_numpy()
+    is_last = (layers["kind"] == NO_LAYER_KIND).to_numpy()[row]
+    is_later = ~np.isin(run, deepest)
+    in_order = np.lexsort((spans["start_ns"].to_numpy()[here], run, is_later, is_last))
+    rows = layers[["name", "phase"]].reset_index(drop=True)
+    layer = rows.groupby(["name", "phase"], sort=False, dropna=False).ngroup().to_numpy()
+    number = np.full(len(rows), -1)
+    first = pd.unique(layer[row[in_order]])
+    number[first] = np.arange(len(first))
+    has_spans = np.zeros(len(rows), dtype=np.bool_)
+    has_spans[row] = True
+    return rows.assign(index=np.where(has_spans, number[layer], -1).astype(np.int64))
 
 
 def layer_times(tables: Tables, parts: LatencyParts, rows: pd.DataFrame) -> pd.DataFrame:

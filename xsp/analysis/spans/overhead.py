@@ -12,7 +12,7 @@ from xsp.analysis.spans.node_sums import exclusive_ns
 from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import spec_of
 from xsp.analysis.spans.statistics import trimmed
-from xsp.types import Level, Tables
+from xsp.types import IntArray, Level, Tables
 
 _COLUMNS = [
     "rung",
@@ -71,7 +71,7 @@ def _totals(tables: Tables) -> dict[Level, pd.DataFrame]:
     told = runs.assign(**by_run, **{Level.MODEL.name: runs["latency_ns"]})
     names = [level.name for level in Level]
     # One table for all: making one takes as long as all else that is done for a level.
-    wide = told.pivot_table(index="round", columns="rung", values=names)
+    wide = told.groupby(["round", "rung"])[names].mean().unstack("rung")
     known = set(wide.columns.get_level_values(0))
     return {level: pd.DataFrame(wide[level.name]) for level in Level if level.name in known}
 
@@ -121,12 +121,17 @@ def _traced_alone(tables: Tables, level: Level) -> pd.DataFrame:
 
 def _events(tables: Tables, rung: str, level: Level) -> int:
     """Records of a level in one run of a rung: spans, and for KERNEL the API calls too."""
-    runs = tables["runs"].loc[tables["runs"]["rung"] == rung, "run"]
+    runs = tables["runs"].loc[tables["runs"]["rung"] == rung, "run"].to_numpy()
     spans = tables["spans"]
-    counted = pd.concat(
-        [spans.loc[spans["level"] == level, "run"], _traced_alone(tables, level)["run"]]
-    )
-    number = counted.value_counts().reindex(runs, fill_value=0).median()
+    of_level = spans["run"].to_numpy()[spans["level"].to_numpy() == level]
+    alone = _traced_alone(tables, level)["run"].to_numpy(dtype=np.int64)
+    number = np.median(_in_each(runs, of_level) + _in_each(runs, alone))
     if level is Level.KERNEL:
-        number += tables["api_calls"]["run"].value_counts().reindex(runs, fill_value=0).median()
+        number += np.median(_in_each(runs, tables["api_calls"]["run"].to_numpy()))
     return int(number)
+
+
+def _in_each(runs: IntArray, of_records: IntArray) -> IntArray:
+    """How many of the records each run has."""
+    most = int(max(runs.max(initial=0), of_records.max(initial=0)))
+    return np.bincount(of_records, minlength=most + 1)[runs]

@@ -50,8 +50,7 @@ def timed_events(tables: Tables, level: Level) -> TimedEvents:
         row = mine["span"].to_numpy()
     else:
         runs = runs_of(tables["runs"], level)["run"]
-        spans = tables["spans"]
-        mine = spans[((spans["level"] == level) & spans["run"].isin(runs)).to_numpy()]
+        mine = tables["spans"].take(_rows_of(tables["spans"], level, runs.to_numpy()))
         row = mine.index.to_numpy()
     return TimedEvents(
         runs.to_numpy(np.int64),
@@ -61,6 +60,12 @@ def timed_events(tables: Tables, level: Level) -> TimedEvents:
         mine["duration_ns"].to_numpy(np.int64),
         alone="span" in mine,
     )
+
+
+def _rows_of(spans: pd.DataFrame, level: Level, runs: Ints) -> npt.NDArray[np.intp]:
+    """Rows of a level in some of the runs."""
+    of_level = np.flatnonzero(spans["level"].to_numpy() == level)
+    return of_level[np.isin(spans["run"].to_numpy()[of_level], runs)]
 
 
 def with_events_of(tables: Tables, run: int) -> Tables:

@@ -130,7 +130,7 @@ def run_group(
         processes = [open_processes.enter_context(MeasuredProcess(start)) for _ in rows]
         failures: list[XspError | None] = [None] * len(rows)
         if options.together:
-            failures = made_ready(options, rows, processes)
+            failures = made_ready(options, rows, processes, until)
         for row, process, failure in zip(rows, processes, failures, strict=True):
             try:
                 if failure is not None:
@@ -142,7 +142,10 @@ def run_group(
 
 
 def made_ready(
-    options: argparse.Namespace, rows: list[Row], processes: list[MeasuredProcess]
+    options: argparse.Namespace,
+    rows: list[Row],
+    processes: list[MeasuredProcess],
+    until: float,
 ) -> list[XspError | None]:
     """Make the models and call them with every batch size, all at the same time."""
     begin = time.monotonic()
@@ -152,7 +155,7 @@ def made_ready(
         options.batch_sizes,
         artifacts=options.artifacts,
         allow_code=True,
-        time_limit_s=options.ready_limit_s,
+        time_limit_s=min(options.ready_limit_s, until - begin),
     )
     took_s = time.monotonic() - begin
     well = failures.count(None)

@@ -187,6 +187,13 @@ def test_a_system_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         run_scenario(server(459), systems.impossible, 10, logs=tmp_path)
 
 
+@pytest.fixture(scope="module")
+def forking() -> Iterator[Forking]:
+    """One that has imported torch, for all tests of this file."""
+    with Forking() as started:
+        yield started
+
+
 def test_tests_of_a_system_share_a_process(tmp_path: Path) -> None:
     """The system is made once for them; each has its own columns and logs, and says how many were
     before it; another system has another process.
@@ -247,13 +254,19 @@ def test_systems_are_made_beside_one_another_before_any_is_measured(tmp_path: Pa
         assert outcome.details["tests_before"] == 0
 
 
-def test_a_system_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
-    """The time limit holds for making systems too, and its process is gone afterwards."""
-    with MeasuredProcess() as process:
-        (late,) = make_ready([(process, partial(systems.hanging, 0))], [1], time_limit_s=3)
-        assert "after its time limit of 3 s" in str(late)
-        assert run_scenario(server(459), systems.ready, 10, logs=tmp_path, process=process).valid
-        assert process.started == 2
+def test_a_system_that_is_not_ready_in_time_is_ended(tmp_path: Path, forking: Forking) -> None:
+    """The time limit holds for making systems too. It ends the one that exceeds it, whose process
+    is gone then, and not those that were ready while it was waited for.
+    """
+    with MeasuredProcess(forking) as slow, MeasuredProcess(forking) as quick:
+        made: list[MakeSystem] = [partial(systems.hanging, 0), systems.ready]
+        todo = list(zip((slow, quick), made, strict=True))
+        late, well = make_ready(todo, [1], logs=tmp_path, time_limit_s=30)
+        assert "after its time limit of 30 s" in str(late)
+        assert well is None
+        for process, started in ((slow, 2), (quick, 1)):
+            assert run_scenario(server(459), systems.ready, 1, logs=tmp_path, process=process).valid
+            assert process.started == started
 
 
 def test_the_warm_up_is_in_the_thread_that_answers(tmp_path: Path) -> None:
@@ -274,13 +287,6 @@ def test_the_warm_up_is_in_the_thread_that_answers(tmp_path: Path) -> None:
     calls = noted.read_text().split()
     assert len(calls) >= 3 + 64 + 3 + 459 + 2 * 2 + 3 + 2
     assert len(set(calls)) == 1
-
-
-@pytest.fixture(scope="module")
-def forking() -> Iterator[Forking]:
-    """One that has imported torch, for all tests of this file."""
-    with Forking() as started:
-        yield started
 
 
 @pytest.mark.parametrize("begins", ["fresh", "forked"])

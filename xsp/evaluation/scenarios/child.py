@@ -124,6 +124,7 @@ def _tested(task: Task, kept: _Kept) -> Report:
     if isinstance(task.scenario, Ready):
         kept.thread.submit(_call_each, system, task.scenario.sizes, task.samples).result()
         kept.made_ready += task.scenario.sizes
+        kept.meter.begin_again()  # so that it waits without memory of the GPU that others need
         return Report()
     recording = Recording(task.folder)
     warming = kept.thread.submit(_warmed, system, task.scenario, task.samples)

@@ -141,12 +141,17 @@ class _Child:
 
     def wait(self, task: Task, until: float, time_limit_s: float) -> None:
         """Return when the test is over or the process is gone."""
-        while (left := until - time.monotonic()) > 0:
-            if wait([self._over], min(left, _LOOK_S)):
+        left = until - time.monotonic()
+        while True:
+            # Once too where no time is left: the test may have been over long before.
+            if wait([self._over], min(max(left, 0.0), _LOOK_S)):
                 os.read(self._over, 1)
                 return
             if self._begun.ended(0) is not None:
                 return
+            left = until - time.monotonic()
+            if left <= 0:
+                break
         raise EvaluationError(
             f"the test was ended after its time limit of {time_limit_s:g} s: "
             f"{_kept(task)}; give it a longer time_limit_s, or fewer queries, if the system "

@@ -256,13 +256,17 @@ def _beside(options: argparse.Namespace) -> Path:
 
 
 def _bricks(found: Any, subject: Any) -> dict[str, dict[str, list[float | None]]]:
-    """By granularity and brick, how often the model has it and how long it takes, in ns."""
-    from xsp.brickwork.tables import times_for
+    """By granularity, and whether bricks are modules, and by brick: how often the model has it and
+    how long it takes, in ns.
+    """
+    from xsp.brickwork.tables import OF_MODULES, times_for
 
     times = times_for(subject, found.records)
     counts: dict[str, dict[str, list[float | None]]] = {}
-    for granularity, cut in subject.decompositions.items():
-        mine = counts.setdefault(str(granularity), {})
+    ways = {str(granularity): cut for granularity, cut in subject.decompositions.items()}
+    ways |= {OF_MODULES.format(each): cut for each, cut in subject.modular.items()}
+    for way, cut in ways.items():
+        mine = counts.setdefault(way, {})
         for digest in [each.layer.digest for each in cut.bricks]:
             known = round(times[digest].mean_ns) if digest in times else None
             mine.setdefault(digest[:DIGITS], [0, known])
@@ -287,6 +291,7 @@ def _found(
         granularity=GRANULARITIES,
         statistics=options.statistics,
         overlap=options.overlap,
+        modules=options.modules,
         bracket=options.bracket,
         threads=options.threads,
         clock=options.clock,
@@ -386,6 +391,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--budget-s", type=float, default=math.inf, help="seconds for everything")
     parser.add_argument("--shared", action="store_true", help="one database for all models")
     parser.add_argument("--overlap", action="store_true")
+    parser.add_argument("--modules", action="store_true", help="also bricks of models' modules")
     parser.add_argument("--bracket", action="store_true")
     parser.add_argument("--estimate", action="store_true", help="measure nothing, say how long")
     parser.add_argument("--database", type=Path, default=Path("bricks.sqlite"))

@@ -30,7 +30,8 @@ def draw(kept: Mapping[str, Any], path: Path) -> None:
 
     last = list(kept["measurements"].values())[-1]
     models = pd.DataFrame([row for each in last.values() for row in each["rows"]])
-    drawn = [figures.normalised(models), figures.speedup(pd.DataFrame(kept["pool"]))]
+    pool = [row for row in kept["pool"] if isinstance(row["granularity"], int)]
+    drawn = [figures.normalised(models), figures.speedup(pd.DataFrame(pool))]
     parts = [
         each.to_html(full_html=False, include_plotlyjs=place == 0)
         for place, each in enumerate(drawn)
@@ -85,12 +86,12 @@ def _tasks(found: Mapping[str, Any]) -> list[str]:
 
 def _left_out(found: Mapping[str, Any]) -> list[str]:
     alone = found["left_one_out"]
-    if not alone["geometric_mean"]:
+    if not alone.get("over_own"):
         return []
     return [
         f"Each model from the bricks of the others and its own unique ones, sums at G = 1: "
-        f"{alone['geometric_mean']:.3f}; {alone['shared_share_of_latency']:.0%} of such a latency "
-        "was measured in other models.",
+        f"{alone['over_own']:.3f} of the sum of its own, {alone['geometric_mean']:.3f} of its "
+        f"latency; {alone['shared_share_of_latency']:.0%} was measured in other models.",
         "",
     ]
 

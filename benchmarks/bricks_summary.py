@@ -158,16 +158,19 @@ def _failures(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def _left_one_out(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
     """Of the first measurement at G = 1: geometric mean of models constructed from the bricks of
-    the others plus their own unique ones, and the mean share that came from others.
+    the others plus their own unique ones, by measured latencies and by the sums of their own times,
+    and the mean share that came from others.
     """
     first = next(iter(measurements.values()), {})
     models = {name: each for name, each in first.items() if each.get("bricks")}
-    alone = leave_one_out(models, 1) if models else {}
+    alone = leave_one_out(models, "1") if models else {}
     ratios = {key: each["normalised"] for key, each in alone.items()}
     ratios = {key: each for key, each in ratios.items() if math.isfinite(each)}
+    over_own = {key: alone[key]["over_own"] for key in ratios}
     shared = [each["shared"] for key, each in alone.items() if key in ratios]
     return {
         "geometric_mean": geometric(ratios, list(ratios)),
+        "over_own": geometric(over_own, list(over_own)),
         "shared_share_of_latency": statistics.mean(shared) if shared else None,
     }
 
@@ -251,8 +254,9 @@ def pool_rows(measurements: Mapping[str, Mapping[str, Any]]) -> list[dict[str, A
     """
     first = next(iter(measurements.values()), {})
     models = {name: each for name, each in first.items() if _is_known(each)}
-    granularities = sorted({int(key) for each in models.values() for key in each["bricks"]})
-    return [_pool_row(models, granularity) for granularity in granularities]
+    ways = {way for each in models.values() for way in each["bricks"]}
+    ordered = sorted(ways, key=lambda way: (not way.isdigit(), int(way.rpartition(" ")[2])))
+    return [_pool_row(models, way) for way in ordered]
 
 
 def _is_known(model: Mapping[str, Any]) -> bool:
@@ -262,19 +266,18 @@ def _is_known(model: Mapping[str, Any]) -> bool:
     return bool(times) and None not in times and bool(model["rows"][0]["measured_ms"])
 
 
-def _pool_row(models: Mapping[str, Any], granularity: int) -> dict[str, Any]:
+def _pool_row(every: Mapping[str, Any], way: str) -> dict[str, Any]:
+    models = {name: each for name, each in every.items() if way in each["bricks"]}
     times: dict[str, float] = {}
     for each in models.values():
-        for digest, (_, time_ns) in each["bricks"][str(granularity)].items():
+        for digest, (_, time_ns) in each["bricks"][way].items():
             times.setdefault(digest, time_ns)
-    counts = [
-        count for each in models.values() for count, _ in each["bricks"][str(granularity)].values()
-    ]
+    counts = [count for each in models.values() for count, _ in each["bricks"][way].values()]
     whole_ms = [each["rows"][0]["measured_ms"] for each in models.values()]
     once_ms = sum(times.values()) / 1e6
-    alone = leave_one_out(models, granularity)
+    alone = leave_one_out(models, way)
     return {
-        "granularity": granularity,
+        "granularity": int(way) if way.isdigit() else way,
         "models": len(models),
         "bricks": sum(counts),
         "unique": len(times),
@@ -287,31 +290,34 @@ def _pool_row(models: Mapping[str, Any], granularity: int) -> dict[str, Any]:
     }
 
 
-def leave_one_out(models: Mapping[str, Any], granularity: int) -> dict[str, dict[str, float]]:
+def leave_one_out(models: Mapping[str, Any], way: str) -> dict[str, dict[str, float]]:
     """Each model as a sum in which a brick that another model has counts with the time that it has
-    there (the first one's): `normalised` by its measured latency. `shared` is the share of the sum
-    that so comes from others, `own_share` that of its bricks which no other model has.
+    there (the first one's): `normalised` by its measured latency, `over_own` by the sum of its own
+    times. `shared` is the share of the sum that so comes from others, `own_share` that of its
+    bricks which no other model has. `way` is how models are taken apart, such as "1".
     """
     found = {}
     for name, each in models.items():
         theirs: dict[str, float] = {}
         for other, one in models.items():
             if other != name:
-                theirs = {**_known_times(one, granularity), **theirs}
-        mine = each["bricks"][str(granularity)]
-        total = shared = 0.0
+                theirs = {**_known_times(one, way), **theirs}
+        mine = each["bricks"][way]
+        total = shared = own = 0.0
         for digest, (count, time_ns) in mine.items():
             total += count * theirs.get(digest, time_ns or math.nan)
             shared += count * theirs.get(digest, 0.0)
+            own += count * (time_ns or math.nan)
         whole_ms = each["rows"][0]["measured_ms"] or math.nan
         found[name] = {
             "normalised": total / 1e6 / whole_ms,
+            "over_own": total / own,
             "shared": shared / total,
             "own_share": sum(digest not in theirs for digest in mine) / len(mine),
         }
     return found
 
 
-def _known_times(model: Mapping[str, Any], granularity: int) -> dict[str, float]:
-    every = model["bricks"][str(granularity)]
+def _known_times(model: Mapping[str, Any], way: str) -> dict[str, float]:
+    every = model["bricks"].get(way, {})
     return {digest: time_ns for digest, (_, time_ns) in every.items() if time_ns is not None}

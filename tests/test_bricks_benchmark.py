@@ -61,6 +61,7 @@ def options_in(tmp_path: Path) -> argparse.Namespace:
         batch=1,
         statistics="paper",
         overlap=False,
+        modules=False,
         bracket=False,
         threads=1,
         clock="wall",
@@ -217,8 +218,10 @@ def test_a_model_is_constructed_from_what_others_measured() -> None:
         "a": pooled(10.0, common=(2, 2e6), own=(1, 6e6)),
         "b": pooled(10.0, common=(3, 3e6), other=(1, 4e6)),
     }
-    found = bricks_summary.leave_one_out(models, 1)
-    assert found["a"] == pytest.approx({"normalised": 1.2, "shared": 0.5, "own_share": 0.5})
+    found = bricks_summary.leave_one_out(models, "1")
+    assert found["a"] == pytest.approx(
+        {"normalised": 1.2, "over_own": 1.2, "shared": 0.5, "own_share": 0.5}
+    )
     assert found["b"]["normalised"] == pytest.approx(1.0)
 
 

@@ -39,7 +39,8 @@ def bricks(
         run: measure what the database lacks. Without it, latencies are constructed from what is
             there, and models are never run whole.
         seed: of the order in which bricks take turns.
-        **options: granularity, statistics, budget_s, whole, overlap, bracket, threads, progress:
+        **options: granularity, statistics, budget_s, whole, overlap, modules, bracket, threads,
+            progress:
             see `xsp.brickwork.plan.Options`.
 
     A target that cannot be taken apart is in `failures`, and a brick that raises is a row with what

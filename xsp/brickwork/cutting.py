@@ -13,10 +13,11 @@ from torch import Tensor, fx
 from xsp.brickwork.model import Model
 from xsp.brickwork.network import DEVICE, GETITEM
 from xsp.brickwork.parts import Part, name_of
-from xsp.brickwork.splitting import find_model_subgraphs
+from xsp.brickwork.splitting import Valid, find_model_subgraphs
 from xsp.errors import GraphError
 from xsp.graphs.graph import Graph
 from xsp.graphs.layer import Layer, TensorType
+from xsp.graphs.tracing import ModuleCall
 
 BRICK = "brick"
 """The operator of layers that are whole networks; their parameters have the nodes."""
@@ -26,6 +27,7 @@ BRICK = "brick"
 class Brick:
     """A window [begin, end) of a model's layers. `layer` is what it computes, equal for bricks that
     differ in weights and names only; `inputs`, `weights` and `outputs` are the model's own values.
+    `call` is set where it is run as a call of one of the model's modules.
     """
 
     layer: Layer
@@ -34,6 +36,7 @@ class Brick:
     inputs: tuple[fx.Node, ...]
     weights: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
+    call: ModuleCall | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +61,15 @@ def decomposed(model: Model, granularity: int) -> Decomposition:
     Raises GraphError for a granularity below 1, a shape that depends on values, and an argument
     that cannot be written down.
     """
+    windows = find_model_subgraphs(len(model.parts), granularity, valid_in(model))
+    bricks = [brick_of(model, begin, end) for begin, end in windows]
+    return decomposition_of(model, granularity, bricks)
+
+
+def valid_in(model: Model) -> Valid:
+    """Whether layers [begin, end) of the model are a valid network."""
     reach = _reach(model)
-
-    def valid(begin: int, end: int) -> bool:
-        return all(reach[place] >= begin for place in range(begin + 1, end))
-
-    windows = find_model_subgraphs(len(model.parts), granularity, valid)
-    return _decomposition(model, granularity, windows)
+    return lambda begin, end: all(reach[place] >= begin for place in range(begin + 1, end))
 
 
 def pairs(model: Model) -> list[Brick | None]:
@@ -96,10 +101,8 @@ def _reach(model: Model) -> list[int]:
     return found
 
 
-def _decomposition(
-    model: Model, granularity: int, windows: Sequence[tuple[int, int]]
-) -> Decomposition:
-    bricks = tuple(brick_of(model, begin, end) for begin, end in windows)
+def decomposition_of(model: Model, granularity: int, bricks: Sequence[Brick]) -> Decomposition:
+    """Bricks that together are the whole model, in order, with who feeds whom."""
     owner = {place: at for at, each in enumerate(bricks) for place in range(each.begin, each.end)}
     edges = {
         (owner[before], owner[place])
@@ -111,7 +114,7 @@ def _decomposition(
     graph = Graph(
         model.name, layers, tuple(sorted(edges)), model.traced.source, notes=model.traced.notes
     )
-    return Decomposition(model, granularity, bricks, graph)
+    return Decomposition(model, granularity, tuple(bricks), graph)
 
 
 def brick_of(model: Model, begin: int, end: int) -> Brick:

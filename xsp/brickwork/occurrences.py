@@ -63,7 +63,7 @@ def occurrences_in(model: Model, bricks: Iterable[Brick]) -> dict[str, Occurrenc
         every.setdefault(brick.layer.digest, []).append(brick)
     wanted: dict[int, list[Brick]] = {}
     for same in every.values():
-        for brick in _spread(same):
+        for brick in spread(same):
             wanted.setdefault(brick.begin, []).append(brick)
     found: dict[str, Occurrences] = {}
     with torch.no_grad():
@@ -74,7 +74,8 @@ def occurrences_in(model: Model, bricks: Iterable[Brick]) -> dict[str, Occurrenc
     return found
 
 
-def _spread(bricks: Sequence[Brick]) -> list[Brick]:
+def spread(bricks: Sequence[Brick]) -> list[Brick]:
+    """`MOST` of them at most, from places all over the model."""
     step = max(len(bricks) / MOST, 1.0)
     return [bricks[int(number * step)] for number in range(min(len(bricks), MOST))]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from xsp.brickwork.cutting import Brick, Decomposition, decomposed, pairs, whole
 from xsp.brickwork.model import Model
+from xsp.brickwork.modules import cut_along_modules
 from xsp.brickwork.samples import (
     CPU,
     DRIVER,
@@ -31,6 +32,7 @@ class Options:
         budget_s: seconds after which no further round is begun.
         whole: also measure the models whole, in turn with their bricks.
         overlap: also measure each layer together with its predecessor.
+        modules: also take models apart into calls of their own modules, with the Python in them.
         bracket: also measure warm and cold loops, which lie below and above.
         threads: of torch, and CPUs that the process keeps to; as they are by default.
         clock: "wall", or "cpu" for the time for which the thread has a CPU: on a machine that other
@@ -46,6 +48,7 @@ class Options:
     budget_s: float | None = None
     whole: bool = True
     overlap: bool = False
+    modules: bool = False
     bracket: bool = False
     threads: int | None = None
     clock: str = WALL
@@ -78,6 +81,7 @@ class Subject:
     pairs: list[Brick | None]
     whole: Brick | None
     clock: str = WALL
+    modular: dict[int, Decomposition] = field(default_factory=dict)
 
     @property
     def algorithm(self) -> str:
@@ -91,10 +95,11 @@ class Subject:
 
     @property
     def segments(self) -> list[list[Brick]]:
-        """Bricks that follow each other in the model: those of each granularity, pairs, and all of
-        it.
+        """Bricks that follow each other in the model: those of each granularity, of operators and
+        of modules, pairs, and all of it.
         """
-        cut = [list(each.bricks) for each in self.decompositions.values()]
+        every = [*self.decompositions.values(), *self.modular.values()]
+        cut = [list(each.bricks) for each in every]
         paired = [brick for brick in self.pairs if brick is not None]
         return [*cut, paired, [self.whole] if self.whole is not None else []]
 
@@ -134,11 +139,15 @@ def subject_of(model: Model, options: Options) -> Subject:
     cut = {each: decomposed(model, each) for each in sorted(wanted)}
     paired = pairs(model) if options.overlap else []
     all_of_it = whole(model) if options.whole and not model.stands_in else None
-    return Subject(model, cut, paired, all_of_it, options.clock)
+    modular = {}
+    if options.modules and model.traced.calls:
+        modular = {
+            each: cut_along_modules(model, each) for each in sorted(set(options.granularity))
+        }
+    return Subject(model, cut, paired, all_of_it, options.clock, modular)
 
 
 def sums(subjects: Sequence[Subject]) -> list[Counter[str]]:
-    """For each model and granularity, how often it has each brick (by digest); so for pairs."""
-    every = [list(each.bricks) for subject in subjects for each in subject.decompositions.values()]
-    every += [[pair for pair in subject.pairs if pair is not None] for subject in subjects]
+    """For each model and way to take it apart, how often it has each brick (by digest)."""
+    every = [segment for subject in subjects for segment in subject.segments[:-1]]
     return [Counter(brick.layer.digest for brick in bricks) for bricks in every if bricks]

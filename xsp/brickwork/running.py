@@ -17,8 +17,9 @@ import torch
 from xsp.brickwork import device
 from xsp.brickwork.conditions import CpuShare, conditions, host_of
 from xsp.brickwork.items import Item, called, clock_of, said
+from xsp.brickwork.modules import CallsOf, calls_in
 from xsp.brickwork.network import fresh
-from xsp.brickwork.occurrences import occurrences_in
+from xsp.brickwork.occurrences import Occurrences, occurrences_in
 from xsp.brickwork.operators import difference
 from xsp.brickwork.plan import Options, Prepared, Subject, sums
 from xsp.brickwork.precision import wide
@@ -136,7 +137,11 @@ class _Session:
             if not self._is_done((brick.layer.digest, algorithm, MODEL))
         ]
         try:
-            found = occurrences_in(subject.model, missing)
+            of_operators = [brick for brick in missing if brick.call is None]
+            found: dict[str, Occurrences | CallsOf] = {
+                **occurrences_in(subject.model, of_operators),
+                **calls_in(subject.model, missing),
+            }
         except Exception as error:  # whatever an operator raises
             self.notes.append(f"{subject.model.name} cannot be run layer by layer: {said(error)}")
             return

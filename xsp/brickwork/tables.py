@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import nan
 from typing import Any
 
@@ -13,12 +14,22 @@ import numpy as np
 import pandas as pd
 
 from xsp.brickwork.composing import busy_ns, replayed
-from xsp.brickwork.construction import SUM, Constructed, along_critical_path, overlapping, summed
+from xsp.brickwork.construction import (
+    SUM,
+    Constructed,
+    Times,
+    along_critical_path,
+    overlapping,
+    summed,
+)
+from xsp.brickwork.cutting import Decomposition
 from xsp.brickwork.plan import Subject
 from xsp.brickwork.rounds import MODEL
 from xsp.brickwork.samples import Key, Record, times_of
 
 Records = Mapping[Key, Record]
+OF_MODULES = "modules, {}"
+"""A rule whose bricks are calls of a model's modules (`xsp.brickwork.modules`)."""
 
 MODEL_COLUMNS = [
     "model",
@@ -59,17 +70,27 @@ def times_for(subject: Subject, records: Records) -> dict[str, Record]:
     return times_of(records, subject.algorithm, MODEL)
 
 
-def constructions(subject: Subject, records: Records) -> Iterator[tuple[int, Constructed]]:
-    """Granularity and latency of every rule that there are bricks for."""
+def constructions(
+    subject: Subject, records: Records
+) -> Iterator[tuple[Decomposition, Constructed]]:
+    """Bricks and latency of every rule that there are bricks for."""
     times = times_for(subject, records)
-    for granularity, cut in subject.decompositions.items():
-        yield granularity, summed(cut, times)
-        yield granularity, along_critical_path(cut, times)
-        played = replayed(cut, times) if subject.model.device == "cuda" else None
-        if played is not None:
-            yield granularity, played
+    for cut in subject.decompositions.values():
+        for each in _sequential(subject, cut, times):
+            yield cut, each
+        yield cut, along_critical_path(cut, times)
+    for cut in subject.modular.values():
+        for each in _sequential(subject, cut, times):
+            yield cut, replace(each, rule=OF_MODULES.format(each.rule))
     if subject.pairs:
-        yield 1, overlapping(subject.decompositions[1], subject.pairs, times)
+        single = subject.decompositions[1]
+        yield single, overlapping(single, subject.pairs, times)
+
+
+def _sequential(subject: Subject, cut: Decomposition, times: Times) -> list[Constructed]:
+    """One brick after another: as a sum, and on a GPU as the replay of their timelines."""
+    played = replayed(cut, times) if subject.model.device == "cuda" else None
+    return [summed(cut, times), *([] if played is None else [played])]
 
 
 def model_table(subjects: Sequence[Subject], records: Records) -> pd.DataFrame:
@@ -81,9 +102,9 @@ def model_table(subjects: Sequence[Subject], records: Records) -> pd.DataFrame:
     long those of its bricks do, however long the host takes to launch them.
     """
     rows = [
-        {**_model_facts(subject, records), **_row(subject, granularity, each, records)}
+        {**_model_facts(subject, records), **_row(subject, cut, each, records)}
         for subject in subjects
-        for granularity, each in constructions(subject, records)
+        for cut, each in constructions(subject, records)
     ]
     table = pd.DataFrame(rows, columns=MODEL_COLUMNS)
     ratio = table["constructed_ms"] / table["measured_ms"]
@@ -115,16 +136,17 @@ def _model_facts(subject: Subject, records: Records) -> dict[str, Any]:
     return known
 
 
-def _row(subject: Subject, granularity: int, each: Constructed, records: Records) -> dict[str, Any]:
-    bricks = subject.decompositions[granularity].bricks
+def _row(
+    subject: Subject, cut: Decomposition, each: Constructed, records: Records
+) -> dict[str, Any]:
     times = times_for(subject, records)
-    digests = [brick.layer.digest for brick in bricks]
+    digests = [brick.layer.digest for brick in cut.bricks]
     device_ns = [busy_ns(times[digest]) if digest in times else nan for digest in digests]
     return {
-        "granularity": granularity,
+        "granularity": cut.granularity,
         "rule": each.rule,
-        "bricks": len(bricks),
-        "unique": len({brick.layer.digest for brick in bricks}),
+        "bricks": len(digests),
+        "unique": len(set(digests)),
         "constructed_ms": each.latency_ns / 1e6,
         "constructed_ci_ms": each.half_width_ns / 1e6,
         "covered": each.covered,

@@ -47,6 +47,9 @@ def bricks(
     statistics: Annotated[
         str, typer.Option(help="driver: until sums are known to 1 %; paper: 100 rounds.")
     ] = "driver",
+    modules: Annotated[
+        bool, typer.Option("--modules", help="Also take models apart into their own modules.")
+    ] = False,
     overlap: Annotated[
         bool, typer.Option("--overlap", help="Correct for what neighbouring layers save.")
     ] = False,
@@ -91,6 +94,7 @@ def bricks(
         whole=whole,
         statistics=statistics,
         overlap=overlap,
+        modules=modules,
         bracket=bracket,
         threads=threads,
         clock=clock,

@@ -9,8 +9,9 @@ other operators: transformers makes attention masks that it leaves out otherwise
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ from torch import fx, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from xsp.errors import GraphError
-from xsp.graphs.tracing import Traced
+from xsp.graphs.tracing import ModuleCall, Traced
 from xsp.levels.layer.tensors import tensors_in
 from xsp.machine.torch_internals import (
+    MODULE_CALL,
     leaves_of,
     operators_called,
     preserving_version,
@@ -45,9 +47,35 @@ def recorded_call(
     passed = [each for each in leaves_of((tuple(args), given)) if isinstance(each, torch.Tensor)]
     recorder = _Recorder(model, passed)
     unwritten = _unwritten([*passed, *model.buffers()])
-    with torch.no_grad(), unwritten, operators_called(recorder.add):
+    modules = module_calls(recorder.enter, recorder.leave)
+    with torch.no_grad(), unwritten, modules, operators_called(recorder.add):
         returned = model(*args, **given)
     return recorder.finished(tensors_in(returned))
+
+
+Entered = Callable[[int, nn.Module, tuple[Any, ...], dict[str, Any]], None]
+"""What is told of a call of a module: its place in order, the module, its arguments."""
+
+
+@contextmanager
+def module_calls(entered: Entered, left: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """A block in which `entered` is told of every call of a module before it, and `left` after it.
+    No module is changed, and none can see it.
+    """
+    original, places = MODULE_CALL.value, count()
+
+    def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        entered(next(places), module, args, kwargs)
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            left()
+
+    undo = MODULE_CALL.replace(called)
+    try:
+        yield
+    finally:
+        undo()
 
 
 @contextmanager
@@ -76,6 +104,8 @@ class _Recorder:
         self._names: dict[int, str] = {}
         self._parts: list[fx.Node] = []
         self._by_values: dict[str, None] = {}
+        self._open: list[ModuleCall] = []
+        self._calls: list[ModuleCall] = []
         every = [*model.named_parameters(), *model.named_buffers()]
         for name, tensor in every:
             self._names.setdefault(id(tensor), name.replace(".", "_"))
@@ -101,7 +131,19 @@ class _Recorder:
         if _depends_on_values(function, args):
             self._by_values[name] = None
         self._first = self._first or node
+        for call in self._open:
+            call.nodes.append(node)
         self._shown(node, result)
+
+    def enter(self, place: int, *_: Any) -> None:
+        """A module is called."""
+        call = ModuleCall(place)
+        (self._open[-1].children if self._open else self._calls).append(call)
+        self._open.append(call)
+
+    def leave(self) -> None:
+        """The last one that was called and has not returned yet does."""
+        self._open.pop()
 
     def finished(self, returned: Sequence[torch.Tensor]) -> Traced:
         """What was written down, of a call that returned these tensors."""
@@ -110,7 +152,8 @@ class _Recorder:
             if not part.users:
                 self._graph.erase_node(part)
         notes = (_BY_VALUES.format(", ".join(self._by_values)),) if self._by_values else ()
-        return Traced(self._graph, self._held, self._given, CALL, notes)
+        calls = tuple(self._calls)
+        return Traced(self._graph, self._held, self._given, CALL, notes, calls)
 
     def _read(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):

@@ -8,7 +8,7 @@ import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,12 +26,24 @@ _BLOCKS = {"wrap_with_autocast": 5, "wrap_with_set_grad_enabled": 2}
 of these is the block's own graph."""
 
 
+@dataclass(eq=False)
+class ModuleCall:
+    """A call of a module within that of a model: its place among all of these in the order in which
+    they begin, the nodes that it ran, those of its children too, and the calls inside it.
+    """
+
+    place: int
+    nodes: list[fx.Node] = field(default_factory=list)
+    children: list[ModuleCall] = field(default_factory=list)
+
+
 @dataclass(frozen=True, eq=False)
 class Traced:
     """The operators of one call in the order in which they run, without nested graphs.
 
     `held` are the parameters, buffers and constants that it reads, `given` the tensors that were
-    passed to it, both by the name of their node. `notes` say how it was read, where not as usual.
+    passed to it, both by the name of their node. `notes` say how it was read, where not as usual;
+    `calls` are the outermost calls of modules, where it was recorded.
     """
 
     graph: fx.Graph
@@ -39,6 +51,7 @@ class Traced:
     given: Mapping[str, torch.Tensor]
     source: str
     notes: tuple[str, ...] = ()
+    calls: tuple[ModuleCall, ...] = ()
 
 
 def traced_call(

@@ -180,6 +180,10 @@ def sequence_of(node: Any) -> int:
 NVTX = Place(torch.cuda.nvtx, "_nvtx")
 """The C functions under `torch.cuda.nvtx`, through which its push, pop, mark and range all go."""
 
+MODULE_CALL = Place(nn.Module, "__call__")
+"""What a call of any module is, but of scripted ones: hooks, the public way, make torch's attention
+leave its fast path."""
+
 CALL, COMPILED_CALL = "_call_impl", "_compiled_call_impl"
 """Attributes of a module through which `__call__` goes. Forward hooks, the public way, make it take
 its slow path: 15 us for a leaf module instead of 4."""

@@ -111,6 +111,32 @@ def test_library_calls_that_did_not_happen_are_named(tables: dict[str, pd.DataFr
     assert facts(about_runs(fewer, ASKED, WORK, 0), Slug.MISSING_CALLS) is None
 
 
+def test_library_calls_of_a_capture_are_not_missing(tables: dict[str, pd.DataFrame]) -> None:
+    """Where CUDA graphs are replayed, calls that no run makes are those of the structure run's
+    capture; one that only some runs make is still missing from the others.
+    """
+    spans, runs = tables["spans"], tables["runs"]
+    recorded = len(tables["library_calls"])
+    nodes = pd.DataFrame({"span": [0], "graph": [3], "node": [1], "owner": ["unknown"]})
+    calls = spans["level"] == Level.LIBRARY
+    first = int(spans.loc[calls, "run"].min())
+    never = calls & (spans["detail"] == 0)
+    in_some = calls & (spans["detail"] == 1) & (spans["run"] == first)
+    for gone, named in ((never, None), (in_some, {tables["library_calls"]["name"][1]: 1})):
+        unmatched = spans[gone].groupby("run").size()
+        counted = runs["unmatched"].add(runs["run"].map(unmatched).fillna(0).astype(int))
+        fewer = {
+            **tables,
+            "spans": spans[~gone],
+            "runs": runs.assign(unmatched=counted),
+            "graph_nodes": nodes,
+        }
+        doubts = about_runs(fewer, ASKED, WORK, recorded)
+        said = facts(doubts, Slug.MISSING_CALLS)
+        assert (said and said["named"]) == named
+        assert facts(doubts, Slug.UNKNOWN_EVENTS) is None
+
+
 def test_latencies_that_are_not_known_are_said(tables: dict[str, pd.DataFrame]) -> None:
     """Where the interval is wider than 1 % of the latency, at rung M alone, with its half width."""
     runs = tables["runs"].copy()

@@ -56,6 +56,9 @@ def about_runs(
         traced = int(_traces(runs, Level.LAYER).sum())
         named = {str(name): int(number) for name, number in missing[:MOST_NAMED].items()}
         doubts.append(Doubt.of(Slug.MISSING_LAYERS, layers=len(missing), named=named, runs=traced))
+    if "graph_nodes" in tables:
+        # The structure run may have captured a graph: no replay makes the calls of a capture.
+        calls = _missing_calls(tables, library_calls, once=True)
     if len(calls):
         traced = int(_traces(runs, Level.LIBRARY).sum())
         named = {str(name): int(number) for name, number in calls[:MOST_NAMED].items()}
@@ -74,10 +77,16 @@ def _missing_layers(tables: dict[str, pd.DataFrame]) -> pd.Series[int]:
     return _missing(tables, Level.LAYER, real, layers["name"])
 
 
-def _missing_calls(tables: dict[str, pd.DataFrame], recorded: int) -> pd.Series[int]:
-    """The same of library calls, by function."""
-    calls = tables["library_calls"]
-    return _missing(tables, Level.LIBRARY, calls.index[:recorded], calls["name"])
+def _missing_calls(
+    tables: dict[str, pd.DataFrame], recorded: int, *, once: bool = False
+) -> pd.Series[int]:
+    """The same of library calls, by function; with `once` of those that happened in some run."""
+    calls, spans = tables["library_calls"], tables["spans"]
+    rows = calls.index[:recorded]
+    if once:
+        happened = spans.loc[spans["level"] == Level.LIBRARY, "detail"]
+        rows = rows[rows.isin(happened)]
+    return _missing(tables, Level.LIBRARY, rows, calls["name"])
 
 
 def _missing(

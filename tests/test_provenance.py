@@ -397,6 +397,18 @@ def test_launches_of_a_wrapper_are_read_in_the_order_in_which_they_run() -> None
     ]
 
 
+def test_text_from_a_cache_is_the_same_code_whoever_filled_it() -> None:
+    """What a graph's number, its files and the command line put into its text launches nothing."""
+    texts = [
+        f"# AOT ID: ['{number}_inference']\n# kernel path: /tmp/{number}.py\n{WRAPPER}"
+        f"    compiled_module_main('{name}', lambda times, repeat: None)\n"
+        for number, name in ((0, "None"), (1, "lstm"))
+    ]
+    same = compiler_internals.same_code
+    assert same(texts[0]) == same(texts[1])
+    assert same(texts[0]) != same(texts[0].replace("buf0", "buf9"))
+
+
 def test_a_text_that_is_no_python_wrapper_launches_nothing() -> None:
     """Code of the C++ wrapper, and of releases to come, gives no launches instead of an error."""
     assert launches("#include <torch/csrc/inductor/cpp_wrapper/cpu.h>") == []

@@ -280,14 +280,16 @@ def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 # ---- generating the same code once more ----
 
-_NOT_CODE = ("# AOT ID", "# kernel path")
+_NOT_CODE = ("# AOT ID", "# kernel path", "compiled_module_main(")
 
 
 def same_code(text: str) -> str:
-    """A wrapper's text without the lines that number the graph and name files of a cache: two that
+    """A wrapper's text without the lines that number the graph, name files of a cache and name the
+    program's option `--only` (what a cache keeps has that of the program that filled it): two that
     are otherwise alike launch the same.
     """
-    return "\n".join(line for line in text.splitlines() if not line.startswith(_NOT_CODE))
+    lines = text.splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith(_NOT_CODE))
 
 
 def settings_in_use() -> list[dict[str, Any]]:

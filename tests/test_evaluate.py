@@ -16,11 +16,14 @@ from xsp.cli import main
 from xsp.database.store import Store
 from xsp.errors import EvaluationError, ManifestError
 from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.manifest.reading import manifest_of
+from xsp.evaluation.preparing import prepare
 from xsp.evaluation.records.evaluation import Evaluation
 from xsp.evaluation.records.jobs import jobs
 from xsp.evaluation.records.reading import evaluations, read
 from xsp.evaluation.repeating import repeat
 from xsp.evaluation.running import changed, evaluate
+from xsp.evaluation.scenarios.process import MeasuredProcess
 
 
 class Place:
@@ -222,6 +225,31 @@ def test_what_cannot_be_done_is_told(
     if Path("db.sqlite").exists():
         with Store("db.sqlite") as store:
             assert evaluations(store).empty
+
+
+def test_models_are_made_ready_before_any_is_measured(place: Place, first: Evaluation) -> None:
+    """An evaluation finds its model in the process that was prepared; one that cannot be loaded
+    says why and leaves the others.
+    """
+    absent = changed(first.manifest, predictor="torch-compile", scenario=None)
+    content = absent.model_dump(mode="json")
+    content["runtime"]["options"] = {"backend": "no such compiler"}
+    broken = manifest_of(json.dumps(content).encode(), "a test")
+    with MeasuredProcess() as one, MeasuredProcess() as other:
+        todo = [(broken, one), (first.manifest, other)]
+        why, well = prepare(todo, [1, 4], artifacts=place.artifacts, allow_code=True)
+        assert "no such compiler" in str(why)
+        assert well is None
+        found = evaluate(
+            first.manifest,
+            database=place.database,
+            artifacts=place.artifacts,
+            allow_code=True,
+            process=other,
+        )
+        assert other.started == 1
+    assert found.outcome.details["made_ready"] == [1, 4]
+    assert found.manifest.identity == first.manifest.identity
 
 
 def test_a_replay_is_recorded_with_its_arrival_times(place: Place) -> None:

@@ -16,7 +16,10 @@ from xsp.evaluation.manifest.reading import read_manifest
 from xsp.evaluation.metrics.accuracy import Accuracy
 from xsp.evaluation.pipeline.assembling import assemble
 from xsp.evaluation.pipeline.passing import pass_through
+from xsp.evaluation.preparing import prepare
 from xsp.evaluation.running import evaluate
+from xsp.evaluation.scenarios.process import MeasuredProcess
+from xsp.evaluation.scenarios.starting import Forking
 
 pytestmark = pytest.mark.gpu
 
@@ -67,3 +70,32 @@ def test_an_evaluation_is_traced_down_to_kernels(tmp_path: Path) -> None:
     stored = ArtifactStore(tmp_path / "store").get(capture.sha256)
     assert stored is not None
     assert {"LAYER", "KERNEL"} <= set(xsp.load(stored).spans["level"].astype(str))
+
+
+def test_compiled_models_are_made_ready_beside_one_another(tmp_path: Path) -> None:
+    """Two processes load and compile at the same time on one GPU; each is then measured without
+    another process, and says for which batch sizes it had been made ready.
+    """
+    store = tmp_path / "store"
+    runtimes = ("{predictor: torch, device: cuda}", "{predictor: torch-compile, device: cuda}")
+    with Forking() as start, MeasuredProcess(start) as one, MeasuredProcess(start) as two:
+        todo = [
+            (read_manifest(write_digits(tmp_path / str(at), runtime=runtime)), process)
+            for at, (runtime, process) in enumerate(zip(runtimes, (one, two), strict=True))
+        ]
+        gathered = [
+            (gather(manifest, tmp_path / str(at), ArtifactStore(store)), process)
+            for at, (manifest, process) in enumerate(todo)
+        ]
+        assert prepare(gathered, [1, 2, 8], artifacts=store, allow_code=True) == [None, None]
+        for manifest, process in gathered:
+            found = evaluate(
+                manifest,
+                database=tmp_path / "db.sqlite",
+                artifacts=store,
+                allow_code=True,
+                process=process,
+            )
+            assert found.outcome.valid, found.outcome.reasons
+            assert found.outcome.details["made_ready"] == [1, 2, 8]
+            assert process.started == 1

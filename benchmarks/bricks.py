@@ -351,7 +351,7 @@ def print_estimate(names: Sequence[str], options: argparse.Namespace) -> None:
     before_s = time.process_time()
     for name, why in found.failures.items():
         print(f"{name}: {why}", flush=True)
-    round_s = sum(sum(each.samples_ns) for each in found.records.values()) / 1e9
+    round_s = sum(each.mean_ns for each in found.records.values() if each.samples_ns) / 1e9
     print(
         f"{', '.join(names)}: {before_s:.0f} s before, {round_s:.2f} s a round; "
         f"{before_s + PAPER_ROUNDS * round_s:.0f} s for {PAPER_ROUNDS} rounds",

@@ -213,6 +213,24 @@ def test_what_depends_on_values_is_that_of_these_inputs() -> None:
     assert "depend on values" in branching.traced.notes[0]
 
 
+def test_another_device_than_the_models_stays() -> None:
+    """What a model makes elsewhere (here without data) its bricks make there, too."""
+
+    class Elsewhere(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.zeros(3, device="meta").shape[0] + torch.zeros(4, device="cpu")
+
+    cut = decomposed(model_of(Elsewhere().eval(), (torch.randn(4),)), 1)
+    made = [built(json.loads(each.layer.key), []) for each in cut.bricks]
+    kinds = [
+        each()[0].device.type
+        for each, brick in zip(made, cut.bricks, strict=True)
+        if not brick.inputs and brick.outputs
+    ]
+    assert "meta" in cut.bricks[0].layer.key
+    assert kinds == ["cpu"]
+
+
 def test_composite_operators_are_one_layer() -> None:
     """`linear` on a batch of matrices, and not the views and the product that torch makes of it."""
     made = model_of(nn.Linear(3, 4).eval(), (torch.randn(2, 5, 3),))

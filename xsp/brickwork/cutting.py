@@ -129,7 +129,7 @@ def brick_of(model: Model, begin: int, end: int) -> Brick:
     names |= {node: f"w{place}" for place, node in enumerate(weights)}
     tensors = [_value(node, model) for node in (*inputs, *weights)]
     parameters = {
-        "nodes": [_written_down(node, names) for node in nodes],
+        "nodes": [_written_down(node, names, model.device) for node in nodes],
         "outputs": [{"value": names[node]} for node in outputs],
         "strides": [list(each.stride()) for each in tensors],
     }
@@ -188,21 +188,23 @@ def _type(node: fx.Node, tensor: Tensor) -> TensorType:
     return TensorType(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
-def _written_down(node: fx.Node, names: Mapping[fx.Node, str]) -> list[Any]:
-    """Operator, arguments and keyword arguments as JSON-able values (`network.Facts`)."""
+def _written_down(node: fx.Node, names: Mapping[fx.Node, str], home: str) -> list[Any]:
+    """Operator, arguments and keyword arguments as JSON-able values (`network.Facts`) of a model
+    whose device is `home`.
+    """
     target = node.target
     named = GETITEM if target is operator.getitem else str(target)
-    kwargs = {key: _argument(node, each, names) for key, each in node.kwargs.items()}
-    return [named, [_argument(node, each, names) for each in node.args], kwargs]
+    kwargs = {key: _argument(node, each, names, home) for key, each in node.kwargs.items()}
+    return [named, [_argument(node, each, names, home) for each in node.args], kwargs]
 
 
-def _argument(node: fx.Node, value: Any, names: Mapping[fx.Node, str]) -> Any:
+def _argument(node: fx.Node, value: Any, names: Mapping[fx.Node, str], home: str) -> Any:
     if isinstance(value, fx.Node):
         return {"value": names[value]}
     if isinstance(value, list | tuple):
-        return [_argument(node, each, names) for each in value]
+        return [_argument(node, each, names, home) for each in value]
     if isinstance(value, torch.device):
-        return DEVICE
+        return DEVICE if value.type == home else {"device": value.type}
     for kind in (torch.dtype, torch.memory_format, torch.layout):
         if isinstance(value, kind):
             return {kind.__name__: str(value).removeprefix("torch.")}

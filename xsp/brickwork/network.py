@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 GETITEM = "getitem"
 """The operator that takes one of several results of another."""
 DEVICE = {"device": 0}
-"""Stands for whatever device the network runs on."""
+"""Stands for whatever device the network runs on; another one has its name in place of the 0."""
 
 Facts = Mapping[str, Any]
 """Keys: inputs and weights, each a list of [shape, data type]; parameters, which has `nodes`
@@ -76,7 +76,7 @@ def _argument(value: Any, values: Mapping[str, Sequence[fx.Node]], device: str) 
     if kind == "value":
         return values[content[0]][int(content[1:])]
     if kind == "device":
-        return torch.device(device)
+        return torch.device(content or device)
     return getattr(torch, content)
 
 

@@ -29,7 +29,7 @@ class Options:
     Args:
         granularity: how many layers a brick has at most; several are measured together.
         statistics: "paper" for 100 rounds, or "driver" until every sum is known to 1 %.
-        budget_s: seconds after which no further round is begun.
+        budget_s: seconds after which no further round is begun; two are run however few there are.
         whole: also measure the models whole, in turn with their bricks.
         overlap: also measure each layer together with its predecessor.
         modules: also take models apart into calls of their own modules, with the Python in them.

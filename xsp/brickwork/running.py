@@ -49,7 +49,7 @@ from xsp.brickwork.samples import (
 )
 from xsp.database.store import Store
 from xsp.measuring.progress import bar
-from xsp.measuring.stopping import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, TARGET
+from xsp.measuring.stopping import FEWEST_ROUNDS, MAXIMUM_ROUNDS, MINIMUM_ROUNDS, TARGET
 
 KEPT_EVERY_S = 5.0
 """What was measured since then is measured again after a kill."""
@@ -207,7 +207,7 @@ class _Session:
         share = CpuShare()
         try:
             with bar("bricks", MAXIMUM_ROUNDS, self.options.progress, "round") as shown:
-                while active and not (rounds and self._is_spent()):
+                while active and not (rounds >= FEWEST_ROUNDS and self._is_spent()):
                     self._round(active, rounds, order)
                     rounds += 1
                     shown.update(1)

@@ -222,6 +222,14 @@ BROKEN: dict[str, tuple[Callable[[], dict[str, pd.DataFrame]], str]] = {
         "runs has no row",
     ),
     "no calls": (lambda: {"calls": WHOLE.tables["calls"].iloc[:0]}, "calls has no row"),
+    "runs that are not counted": (
+        lambda: moved("runs", "run", 10),
+        "runs.run does not count from 0 (row 11)",
+    ),
+    "no model calls": (
+        lambda: {"model_calls": WHOLE.tables["model_calls"].iloc[:0]},
+        "model_calls has no row",
+    ),
     "another deepest level": (
         lambda: moved("runs", "deepest", "LAYER"),
         "deepest level of its rung (row 11)",
@@ -233,6 +241,14 @@ BROKEN: dict[str, tuple[Callable[[], dict[str, pd.DataFrame]], str]] = {
     "a call whose device ends before it returns": (
         lambda: moved("model_calls", "end_ns", 0),
         "model_calls ends before its call returned (row 11)",
+    ),
+    "a model call under another": (
+        lambda: spans_with(row_of(1, 0), parent=0),
+        f"spans has a MODEL span with a parent (row {row_of(1, 0)})",
+    ),
+    "a layer under itself": (
+        lambda: spans_with(row_of(1, 1), parent=row_of(1, 1)),
+        f"parent that does not come before its child (row {row_of(1, 1)})",
     ),
     "a layer without a parent": (
         lambda: spans_with(row_of(1, 1), parent=-1),

@@ -29,9 +29,12 @@ def test_payments_of_one_interval_divide_it_by_their_weights() -> None:
 
 
 def test_who_pays_nothing_after_the_last_stamp_has_no_room_there() -> None:
-    """Another event that ends at the same stamp pays after it, without limit."""
+    """Another event that ends at the same stamp pays after it, without limit. Nothing is divided by
+    nothing on the way.
+    """
     weight = np.array([[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 1.0]])
-    found = rooms(np.array([0, 1]), times(0, 20), times(50, 50), weight, NO_LIMITS)
+    with np.errstate(all="raise"):
+        found = rooms(np.array([0, 1]), times(0, 20), times(50, 50), weight, NO_LIMITS)
     assert found.tolist() == [[0, 0, 0, 0], [0, 30, 0, INF]]
 
 

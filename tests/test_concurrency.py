@@ -103,3 +103,18 @@ def test_threads_that_are_handed_something_have_a_clock() -> None:
     assert found(handed=[7, OTHER, 7, MAIN]) == [OTHER, 7]
     assert found(api=[(OTHER, 10, 20), (THIRD, 10, 20)], handed=[OTHER]) == [OTHER]
     assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("calls", "is_beside"),
+    [
+        ([(MAIN, 10, 20), (MAIN, 40, 60), (OTHER, 50, 55)], True),
+        ([(MAIN, 50, 55), (OTHER, 10, 20), (OTHER, 40, 60)], True),
+        ([(MAIN, 10, 90), (MAIN, 20, 30), (OTHER, 50, 55)], True),
+        ([(MAIN, 10, 20), (MAIN, 40, 60), (OTHER, 20, 40), (OTHER, 60, 70)], False),
+    ],
+    ids=["the second call", "of the other thread", "in a long call", "in turns"],
+)
+def test_every_call_of_a_thread_is_looked_at(calls: list[Call], is_beside: bool) -> None:
+    """Not its first one alone, and a call that outlasts later ones counts as long as it lasts."""
+    assert found(api=calls) == ([OTHER] if is_beside else [])

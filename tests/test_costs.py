@@ -558,6 +558,8 @@ def test_what_tracers_took_is_told_of_the_hosts_untraced_time() -> None:
     share, half = fit_costs(rounds).taken
     assert share == pytest.approx(host[-1] / host[0] - 1, rel=0.02)
     assert 0 <= half < share / 10
+    share, half = fit_costs(measured(HOST_BOUND, 6, noisy=True)).taken
+    assert 0 < half < share
 
 
 def test_costs_that_no_lowering_brings_within_the_rungs_are_not_taken_out(

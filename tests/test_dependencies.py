@@ -157,6 +157,35 @@ def test_an_event_is_waited_for_as_it_was_recorded() -> None:
     assert awaited(timeline(api, ON_TWO_STREAMS, waits))[0] == [0]
 
 
+def test_the_last_of_a_streams_operations_before_the_wait_is_waited_for() -> None:
+    """Of several on the second stream, those that were launched before the wait began."""
+    device = [*ON_TWO_STREAMS, operation(3, 2, 251, 260), operation(4, 2, 261, 300)]
+    api = [*TWO, call(3, 41, 42), call(5, 45, 280, WAIT), call(4, 285, 290)]
+    made = timeline(api, device, [wait(STREAM, 5, stream=2)])
+    assert awaited(made) == [[2], [0, 3]]
+
+
+def test_an_event_that_was_recorded_before_any_work_is_not_waited_for() -> None:
+    """Nothing had been launched on its stream: no guess is made of what else it could be."""
+    api = [call(3, 5, 8, ApiKind.OTHER), *TWO, call(6, 48, 260, WAIT)]
+    waits = [wait(EVENT, 6, event_id=5)]
+    assert awaited(timeline(api, ON_TWO_STREAMS, waits, RECORDS))[0] == []
+
+
+def test_a_wait_that_ended_before_all_work_waited_for_none_of_it() -> None:
+    """Without records of events it cannot have been for what was not over."""
+    api = [*TWO, call(6, 48, 190, WAIT)]
+    assert awaited(timeline(api, ON_TWO_STREAMS, [wait(EVENT, 6, event_id=5)]))[0] == []
+
+
+@pytest.mark.parametrize("kind", [EVENT, STREAM, CONTEXT])
+def test_a_wait_of_the_host_holds_no_operation(kind: int) -> None:
+    """What is launched after it waits for its stream's order only."""
+    api = [*TWO, call(3, 45, 260, WAIT), call(4, 270, 280)]
+    device = [*ON_TWO_STREAMS, operation(4, 1, 290, 400)]
+    assert timeline(api, device, [wait(kind, 3, stream=1)]).ops.after.tolist() == []
+
+
 def test_an_event_that_was_never_recorded_is_not_waited_for() -> None:
     """A wait for another event, or for one of another context, is over at once."""
     api = [*RECORDED, call(6, 48, 60, WAIT), call(7, 61, 70, WAIT)]
@@ -209,12 +238,21 @@ def test_a_launch_is_the_earliest_call_of_its_number() -> None:
     made = timeline(api, ON_TWO_STREAMS)
     assert made.ops.launch.tolist() == [1, 2]
     assert made.notes == ()
+    api[0] = call(1, 5, 8, ApiKind.OTHER)
+    assert timeline(api, ON_TWO_STREAMS).ops.launch.tolist() == [1, 2]
+    api[0] = call(1, 5, 8, WAIT)
+    assert timeline(api, ON_TWO_STREAMS).ops.launch.tolist() == [1, 2]
 
 
 def test_a_wait_inside_a_wait_is_one() -> None:
-    """The driver's call inside the runtime's is no wait of its own; one after it is."""
-    api = [*TWO, call(3, 45, 260, WAIT), call(3, 46, 259, WAIT), call(4, 261, 270, WAIT)]
-    made = timeline(api, ON_TWO_STREAMS, [wait(CONTEXT, 3), wait(CONTEXT, 4)])
+    """The driver's call inside the runtime's is no wait of its own, also where both begin in the
+    same ns; one after it is.
+    """
+    last, waits = call(4, 261, 270, WAIT), [wait(CONTEXT, 3), wait(CONTEXT, 4)]
+    same = timeline([*TWO, call(3, 45, 259, WAIT), call(3, 45, 260, WAIT), last], [], waits)
+    assert same.waits.end_ns.tolist() == [260, 270, 1000]
+    api = [*TWO, call(3, 45, 260, WAIT), call(3, 46, 259, WAIT), last]
+    made = timeline(api, ON_TWO_STREAMS, waits)
     assert made.waits.start_ns.tolist() == [45, 261, 900]
     assert made.waits.kind.tolist() == [WaitKind.SYNCHRONIZE] * 3
 

@@ -155,7 +155,8 @@ def test_a_run_that_ran_other_kernels_leads_none_of_them() -> None:
     def program(x: torch.Tensor) -> torch.Tensor:
         for _ in range(more()):
             launched()
-        return net(x)
+        output: torch.Tensor = net(x)
+        return output
 
     with torch.no_grad():
         prof = xsp.measure(program, torch.ones(4, 8), **OPTIONS)

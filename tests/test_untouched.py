@@ -104,7 +104,12 @@ def operations(gaps: list[int], **changed: list[int]) -> float:
     starts = np.concatenate([[0], np.cumsum(np.array(gaps) + 100)])
     spans = [(1_000 + int(at), 1_100 + int(at)) for at in starts]
     size = len(spans)
-    known = {"kind": [KERNEL] * size, "stream": [3] * size, "launch": [0] * size, **changed}
+    known: dict[str, list[int]] = {
+        "kind": [KERNEL] * size,
+        "stream": [3] * size,
+        "launch": [0] * size,
+        **changed,
+    }
     events = events_at(EventKind.LAUNCH, (10, 20), (1_050, 1_100), (1_060, 1_099))
     device = operations_at(known["kind"], known["stream"], spans, known["launch"])
     return float(ceilings([run_of(events, device)])[-1])

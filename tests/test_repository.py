@@ -15,6 +15,7 @@ from xsp.analysis.sentences import Sentences
 from xsp.profiles import Profile
 
 ROOT = Path(__file__).parent.parent
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
 
 
@@ -41,6 +42,17 @@ def test_an_issue_form_asks_for_what_is_needed(path: Path) -> None:
     assert len(ids) == len(set(ids))
     assert all(part["attributes"]["label"] for part in form["body"])
     assert ("doctor" in ids) == (path.stem != "idea")
+
+
+def test_what_the_workflows_make_exists() -> None:
+    """Every `make X` of a workflow is a target, and tests have the PostgreSQL that they start."""
+    flows = [YAML(typ="safe").load(path.read_text()) for path in WORKFLOWS]
+    steps = [step for flow in flows for job in flow["jobs"].values() for step in job["steps"]]
+    said = "\n".join(step.get("run", "") for step in steps)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    made = set(re.findall(r"^make ([a-z-]+)", said, re.MULTILINE))
+    assert {"lint", "test"} <= made <= targets
+    assert "apt-get install -y postgresql" in said
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "ci").glob("*.yml")), ids=str)

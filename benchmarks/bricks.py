@@ -1,10 +1,10 @@
 """DLBricks over pools of models: how near constructed latencies are, and how much sooner bricks are
 measured than models.
 
-    python benchmarks/bricks.py --pool fifty --repeat 3 --budget-s 7200 --shared \
+    python benchmarks/bricks.py --pool fifty --repeat 3 --budget-s 7200 --shared --modules \
         --output bricks_fifty_cpu.json --database bricks.sqlite
-    python benchmarks/bricks.py --pool fifty --device cuda --number 0 --threads 4 --budget-s 400 \
-        --model-s 30 --output bricks_fifty_h200.json
+    python benchmarks/bricks.py --pool fifty --device cuda --number 0 --threads 4 --modules \
+        --budget-s 400 --model-s 30 --output bricks_fifty_h200.json
     python benchmarks/bricks.py --pool diverse --statistics paper --overlap --estimate
     python benchmarks/bricks.py --page docs/bricks.md --output bricks_fifty_cpu.json
 
@@ -28,6 +28,7 @@ geometric mean of constructed over measured latency; the median of the measureme
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import signal
@@ -49,6 +50,8 @@ GRANULARITIES = (1, 3, 5, 10)
 PAPER_ROUNDS = 100
 DIGITS = 16
 """Of the digests by which bricks of several models are told apart."""
+_CROWDED_BYTES = 40 << 30
+"""Of models that are done and still wait for the garbage collector."""
 _LEAST_S = 5.0
 """A process with less time left than this measures nothing."""
 
@@ -83,6 +86,9 @@ def in_this_process(names: list[str], options: argparse.Namespace) -> None:
 
 
 def _measure_all(names: list[str], options: argparse.Namespace) -> None:
+    # Before any model's time runs: an import that is ended half way cannot be repeated.
+    import xsp.brickwork.bricks  # noqa: F401  (for its import alone)
+
     begin = time.monotonic()
     todo = [
         (
@@ -98,7 +104,21 @@ def _measure_all(names: list[str], options: argparse.Namespace) -> None:
             print("the budget is spent; run it again to go on", flush=True)
             return
         measure(chunk, number, options, left / (len(todo) - place))
+        if options.device == "cuda":
+            _leave_gpu_free()
         print(f"{time.monotonic() - begin:6.0f} s  {', '.join(chunk)}", flush=True)
+
+
+def _leave_gpu_free() -> None:
+    """Raises where a model has left the GPU unusable: in this process all others would fail, too,
+    and the next run goes on behind that model.
+    """
+    import torch
+
+    torch.cuda.synchronize()
+    if torch.cuda.memory_allocated() > _CROWDED_BYTES:
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def measured(names: Sequence[str], options: argparse.Namespace) -> bool:

@@ -199,6 +199,8 @@ def _own(name: str, batch: int) -> tuple[Any, Any]:
         return model, (torch.rand(batch, 13), torch.randint(0, 20_000, (8, batch, 10)))
     if name == "lstm":
         return LSTMLanguageModel(width=512), torch.randint(0, 10_000, (batch, 32))
+    if name != "encoder":
+        raise ValueError(f"there is no model own/{name} in benchmarks/bricks_pools.py")
     layer = nn.TransformerEncoderLayer(384, 6, 1536, activation="gelu", batch_first=True)
     return nn.TransformerEncoder(layer, 6), torch.randn(batch, 128, 384)
 

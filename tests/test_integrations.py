@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_evaluation_records import evaluation
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import xsp
+from xsp.evaluation.manifest.reading import manifest_from_record
 
 QUICK: dict[str, Any] = {"levels": "M/L", "iterations": 1, "warmup": 0, "progress": False}
 STEPS = 24
@@ -220,6 +223,62 @@ def test_weights_and_biases_keeps_a_profile(recorded: xsp.Profile, tmp_path: Pat
     assert run.summary["xsp/latency_ms"] == pytest.approx(recorded.latency_ms)
     run.finish()
     assert list(tmp_path.rglob("*.wandb"))
+
+
+def test_numbers_of_an_evaluation_have_their_intervals() -> None:
+    """Every known measure is there with both ends, unknown ones are left out, and a test that is
+    not valid says so.
+    """
+    from xsp.integrations.numbers import evaluation_facts, evaluation_numbers
+
+    found = evaluation(7)
+    assert evaluation_numbers(found, "") == {
+        "valid": 1,
+        "latency_p50": 2e6,
+        "latency_p50_low": 1.8e6,
+        "latency_p50_high": 2.2e6,
+        "top_1": 0.95,
+        "top_1_low": 0.93,
+        "top_1_high": 0.97,
+    }
+    broken = replace(found, outcome=replace(found.outcome, valid=False))
+    assert evaluation_numbers(broken)["xsp/valid"] == 0
+    facts = evaluation_facts(found)
+    assert (facts["evaluation"], facts["predictor"]) == (found.id, "torch")
+
+
+def test_mlflow_keeps_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measures, what they belong to, the summary and the whole manifest are in the run."""
+    mlflow = pytest.importorskip("mlflow")
+    from xsp.integrations.mlflow import log_evaluation
+
+    found = evaluation(7)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
+    with mlflow.start_run() as run:
+        log_evaluation(found)
+    kept = mlflow.get_run(run.info.run_id)
+    assert kept.data.metrics["xsp/latency_p50_high"] == pytest.approx(2.2e6)
+    assert kept.data.tags["xsp.evaluation"] == found.id
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="xsp"))
+    manifest = manifest_from_record((folder / "evaluation.json").read_text())
+    assert manifest.identity == found.manifest.identity
+    assert found.id in (folder / "evaluation.txt").read_text()
+
+
+def test_weights_and_biases_keeps_an_evaluation(tmp_path: Path) -> None:
+    """Offline: measures are in the run's summary, and what they belong to in its configuration."""
+    wandb = pytest.importorskip("wandb")
+    from xsp.integrations.wandb import log_evaluation
+
+    found = evaluation(7)
+    with pytest.raises(xsp.ExportError, match=r"call wandb\.init\(\) first"):
+        log_evaluation(found)
+    run = wandb.init(project="xsp", dir=str(tmp_path), mode="offline")
+    log_evaluation(found, run)
+    assert run.summary["xsp/latency_p50"] == pytest.approx(2e6)
+    assert run.config["xsp"]["evaluation"] == found.id
+    run.finish()
 
 
 def test_tensorboard_keeps_a_profile(recorded: xsp.Profile, tmp_path: Path) -> None:

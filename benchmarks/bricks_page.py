@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bricks_reasons import by_device
 from bricks_summary import (
     PAPER,
     by_call,
-    by_device,
     by_graph,
     measured_ms_of,
     ratios_of,
@@ -52,7 +52,8 @@ def write_page(output: Path, page: Path) -> None:
 
 def _figures(kept: Mapping[str, Any]) -> str:
     found = summary(kept["measurements"])
-    found["left_one_out"] = kept["summary"]["left_one_out"]  # needs bricks, which lie beside
+    # Made when the bricks lay beside; files that are older than it have none.
+    found["left_one_out"] = kept["summary"].get("left_one_out", {})
     machine = kept["machine"]
     name = machine.get("gpu") or machine.get("cpu")
     that = " that tracing does not change" if found["other_programs"] else ""

@@ -16,6 +16,7 @@ from bricks_summary import (
     ratios_of,
     summary,
     titled,
+    unique_share,
 )
 
 BEGIN, END = "<!-- figures of {} -->", "<!-- end of figures -->"
@@ -160,6 +161,7 @@ def _models(measurements: Mapping[str, Mapping[str, Any]], rule: str) -> list[st
         "constructed over it": by_call,
         "over its graph": by_graph,
         "over the GPU's time": by_device,
+        "unique bricks": unique_share,
     }
     columns = {
         title: {titled(key): each for key, each in ratios_of(measurements, ratio).items()}.get(

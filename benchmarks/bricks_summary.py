@@ -134,6 +134,11 @@ def measured_ms_of(row: Mapping[str, Any]) -> float | None:
     return found
 
 
+def unique_share(row: Mapping[str, Any]) -> float | None:
+    """Of its bricks, how many are unique among them."""
+    return row["unique"] / row["bricks"] if row.get("bricks") and row.get("unique") else None
+
+
 def by_graph(row: Mapping[str, Any]) -> float | None:
     """The same by the latency of its operators without the Python between them."""
     found: float | None = row.get("normalised_graph")

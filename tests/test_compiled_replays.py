@@ -16,10 +16,11 @@ import pytest
 from graph_programs import eager_run, replaying_run, words
 
 from xsp.analysis.compiled.activities import CalledGraphs, led_activities, split_by_kind
+from xsp.analysis.compiled.graph_calls import code_around
 from xsp.analysis.compiled.source_layers import compiled_layers
 from xsp.analysis.spans.assembly import assemble
 from xsp.machine.compiler_internals import launched_singly
-from xsp.types import LIBRARY_EVENTS, Columns, Tables, empty
+from xsp.types import LIBRARY_EVENTS, Columns, Level, Tables, empty
 
 LAUNCHES = ["extern_kernels.mm", "extern_kernels.mm", "torch.ops.aten.attend", "relu"]
 """What a wrapper launches; `relu` is a kernel of Triton."""
@@ -70,13 +71,13 @@ def _singly(
     calls = [{"symbol": 0, "arguments": {"flops": 7}} for _ in called]
     named = replace(words(["region"]), symbols=["gemmEx"], library_calls=calls)
     tables = assemble([run], named)
-    return CalledGraphs(_intervals((1050, 5000)), tables, _intervals())
+    return CalledGraphs(_intervals((1050, 5000)), tables, _intervals(), _intervals())
 
 
 def _replayed(kernels: Sequence[str] = KERNELS) -> CalledGraphs:
     """The same code as a CUDA graph, before which an input was copied by a kernel."""
     tables = assemble([replaying_run([(9, ["softmax"]), (3, kernels)])], words([]))
-    return CalledGraphs(_intervals((990, 5000)), tables, _intervals((995, 1100)))
+    return CalledGraphs(_intervals((990, 5000)), tables, _intervals((995, 1100)), _intervals())
 
 
 def _led(called: CalledGraphs, singly: CalledGraphs | None) -> pd.DataFrame:
@@ -130,6 +131,37 @@ def test_a_set_outside_library_calls_prepares_the_kernel_after_it() -> None:
     led = _led(_singly(kernels, [(0, 0), (1, 1)]), None)
     assert led["launch"].tolist() == [0, 1, 2, 2, -1, -1, 3]
     assert led["by"].tolist()[2] == "kind"
+
+
+def test_what_runs_around_a_graph_is_no_launch_of_it() -> None:
+    """It belongs to the graph whose code it surrounds, under a name of its own; what lies outside
+    of both is not the compiler's.
+    """
+    called = _singly(["softmax", *KERNELS], [(1, 3), (4, 4)])
+    inside = replace(called, calls=_intervals((1150, 5000)), around=_intervals((1000, 5000)))
+    led = _led(inside, None)
+    assert led["launch"].tolist() == [-1, 0, 0, 0, 1, 2, 3]
+    assert led["by"].tolist()[0] == "around"
+    assert len(_led(replace(inside, around=_intervals()), None)) == len(KERNELS)
+
+
+def test_code_around_graphs_is_where_dynamo_and_autograd_call_them() -> None:
+    """The entry of what Dynamo compiled, and a backward node; not a layer in which the program's
+    own code can run between graphs.
+    """
+    spans = pd.DataFrame(
+        [
+            {"level": Level.LAYER, "detail": 0, "start_ns": 0, "duration_ns": 1000, "thread": 1},
+            {"level": Level.LAYER, "detail": 1, "start_ns": 2000, "duration_ns": 500, "thread": 1},
+        ]
+    )
+    tables = {"spans": spans, "layers": pd.DataFrame({"kind": ["module", "autograd"]})}
+    calls = _intervals((200, 300), (320, 350), (600, 650), (2100, 2200))
+    calls["graph"] = [4, 5, 6, 7]
+    around = code_around(calls, _intervals((150, 400)), tables)
+    columns = ["graph", "start_ns", "end_ns"]
+    assert around[columns].to_numpy().tolist() == [[4, 150, 400], [7, 2000, 2500]]
+    assert not len(code_around(calls[:0], _intervals(), tables))
 
 
 def _with(tables: Tables, led: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -307,14 +307,14 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "position": _ORDINAL,
         "graph": _ORDINAL,
         "launch": _wide_row("compiled_launches"),
-        "by": Column(TEXT, choices=("name", "place", "kind", "inputs", "")),
+        "by": Column(TEXT, choices=("name", "place", "kind", "inputs", "around", "")),
         "flops": replace(_COUNT, nullable=True).optional,
     },
     "compiled_copies": {
         "position": _ORDINAL,
         "graph": _ORDINAL,
         "launch": _wide_row("compiled_launches"),
-        "by": Column(TEXT, choices=("call", "place", "kind", "inputs", "")),
+        "by": Column(TEXT, choices=("call", "place", "kind", "inputs", "around", "")),
     },
     "ranges": {
         "run": _row("runs"),

@@ -86,26 +86,34 @@ class CompiledCode:
 
 
 @dataclass
-class EntryModes:
-    """The modes in which what Dynamo compiled was called while it watches, by the identity of the
-    module that Dynamo traced. Dynamo compiles a program once for each, so they are those in which
-    it was compiled.
+class Entries:
+    """The calls of what Dynamo compiled while it watches, in the order of their ends, and the modes
+    in which it was called: by the identity of the module that Dynamo traced, which is `handle` of a
+    call. Dynamo compiles a program once for each, so they are those in which it was compiled.
     """
 
+    calls: list[GraphCall] = field(default_factory=list)
     modes: dict[int, Ambient] = field(default_factory=dict)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Note modes during the block, which costs some microseconds a call."""
+        """Note calls and modes during the block, which costs some microseconds a call."""
         with ExitStack() as undo:
             for graph in compiler.dynamo_graphs():
-                noting = self._noting_modes(id(graph.module), graph.entry.value)
+                noting = self._noting_entry(id(graph.module), graph.entry.value)
                 undo.callback(graph.entry.replace(noting))
             yield
 
-    def _noting_modes(self, module: int, entry: Callable[..., Any]) -> Callable[..., Any]:
+    def _noting_entry(self, module: int, entry: Callable[..., Any]) -> Callable[..., Any]:
+        clock = time.perf_counter_ns
+
         def noted(*arguments: Any, **keywords: Any) -> Any:
             self.modes[module] = Ambient.current()
-            return entry(*arguments, **keywords)
+            start = clock()
+            try:
+                return entry(*arguments, **keywords)
+            finally:
+                thread = threading.get_ident() & _THREAD
+                self.calls.append(GraphCall(module, thread, start, clock()))
 
         return compiler.not_compiled(noted)

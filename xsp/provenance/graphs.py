@@ -65,7 +65,7 @@ def explained(
     """What the launches of these graphs stand for: by records where their compilation was
     watched, else by generating the code again, as long as `may_go_on`.
 
-    `modes` are those in which Dynamo's modules were called, by identity (`EntryModes`); what is not
+    `modes` are those in which Dynamo's modules were called, by identity (`Entries`); what is not
     there is taken to be called as the caller calls this.
     """
     recorded = {id(each.handle): recorder.of_compiled(each.handle) for each in graphs}

@@ -19,9 +19,10 @@ from xsp.analysis.spans.intervals import innermost
 from xsp.analysis.spans.sequence import activity_sequence
 from xsp.types import Tables
 
-INPUTS = "inputs"
-"""How a copy was told by which the compiler puts an input where a captured graph reads it: it is no
-launch of the graph.
+INPUTS, AROUND = "inputs", "around"
+"""How was told what is no launch of a graph: a copy by which the compiler puts an input where a
+captured graph reads it; what AOTAutograd runs around a graph, such as a copy of a gradient into the
+layout that the graph was compiled for.
 """
 
 TOLD = ("launch", "by", "flops")
@@ -32,23 +33,31 @@ _NAMED = frozenset({"triton", "template"})
 
 @dataclass(frozen=True)
 class CalledGraphs:
-    """Calls of compiled graphs in one run (`CALLS`), in order, the tables of that run, and when the
-    compiler copied inputs for a captured graph (thread, start_ns, end_ns).
+    """Calls of compiled graphs in one run (`CALLS`), in order, and the tables of that run.
+
+    `copying` is when the compiler copied inputs for a captured graph (thread, start_ns, end_ns),
+    `around` when the code around a graph ran, the graph included (`CALLS`).
     """
 
     calls: pd.DataFrame
     tables: Tables
     copying: pd.DataFrame
+    around: pd.DataFrame
 
     def activities(self) -> pd.DataFrame:
-        """What the calls launched, in order, as `activity_sequence` has it, with the number of the
-        call, its graph, and `is_input`, whether it was launched to copy inputs.
+        """What the calls and the code around them launched, in order, as `activity_sequence` has
+        it, with the number of the call, the graph, and `aside`: INPUTS or AROUND for what is no
+        launch of the graph, NOT_MATCHED for what is.
         """
         every = activity_sequence(self.tables)
-        call = _within(every, self.calls)
+        call, around = _within(every, self.calls), _within(every, self.around)
+        graphs = (np.append(each["graph"].to_numpy(), -1) for each in (self.calls, self.around))
+        of_call, of_around = (graph[at] for graph, at in zip(graphs, (call, around), strict=True))
         is_input = _within(every, self.copying) >= 0
-        graph = np.append(self.calls["graph"].to_numpy(), -1)[call]
-        return every.assign(call=call, graph=graph, is_input=is_input)[call >= 0]
+        aside = np.select([call < 0, is_input], [AROUND, INPUTS], NOT_MATCHED)
+        graph = np.where(call >= 0, of_call, of_around)
+        own = every.assign(call=call, graph=graph, aside=aside.astype(object))
+        return own[(call >= 0) | (around >= 0)]
 
 
 def _within(activities: pd.DataFrame, intervals: pd.DataFrame) -> npt.NDArray[np.int64]:
@@ -102,7 +111,7 @@ def _taken_over(
     codes, others = codes_of([called.tables["kernels"], singly.tables["kernels"]])
     known = _told(other, singly.tables, launches)
     result = told.copy()
-    ours, theirs = own[~own["is_input"]], other[~other["is_input"]]
+    ours, theirs = (each[each["aside"] == NOT_MATCHED] for each in (own, other))
     groups = theirs.groupby("call").groups
     for call, rows in ours.groupby("call").groups.items():
         same = groups.get(call)
@@ -117,32 +126,29 @@ def _taken_over(
 
 def _told(activities: pd.DataFrame, tables: Tables, launches: pd.DataFrame) -> pd.DataFrame:
     """TOLD of these activities, by names, places and library calls."""
-    parts = [_of_call(rows, launches) for _, rows in activities.groupby("call")]
-    columns = {"launch": np.int64, "by": object}
-    nothing = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
-    told = pd.concat(parts) if parts else nothing
-    return told.reindex(activities.index).assign(flops=_flops(activities, tables))
+    told = pd.DataFrame({"launch": -1, "by": activities["aside"]}, index=activities.index)
+    launched = activities[activities["aside"] == NOT_MATCHED]
+    for _, rows in launched.groupby("call"):
+        _tell(rows, launches[launches["graph"] == rows["graph"].iloc[0]], told)
+    return told.assign(flops=_flops(activities, tables))
 
 
-def _of_call(activities: pd.DataFrame, launches: pd.DataFrame) -> pd.DataFrame:
-    own = launches[launches["graph"] == activities["graph"].iloc[0]]
-    told = pd.DataFrame({"launch": -1, "by": NOT_MATCHED}, index=activities.index)
-    told.loc[activities["is_input"], "by"] = INPUTS
-    launched = activities[~activities["is_input"]]
+def _tell(launched: pd.DataFrame, launches: pd.DataFrame, told: pd.DataFrame) -> None:
+    """Fill in what one call launched, of a graph with these launches."""
     kernels = launched[launched["kind"] == "kernel"]
-    is_named = own["kind"].isin(_NAMED).to_numpy()
+    is_named = launches["kind"].isin(_NAMED).to_numpy()
     launch, how = match_launches(
         kernels["name"].tolist(),
         kernels["call_span"].to_numpy(),
-        own["kernel"].tolist(),
+        launches["kernel"].tolist(),
         is_named.tolist(),
     )
     told.loc[kernels.index, "by"] = how
     told.loc[kernels.index, "launch"] = launch
     _add_copies(launched, told, is_named)
-    found = told["launch"].to_numpy()
-    rows = np.append(own.index.to_numpy(), -1)
-    return told.assign(launch=rows[np.where(found >= 0, found, len(own))])
+    found = told.loc[launched.index, "launch"].to_numpy()
+    rows = np.append(launches.index.to_numpy(), -1)
+    told.loc[launched.index, "launch"] = rows[np.where(found >= 0, found, len(launches))]
 
 
 def _add_copies(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.intervals import innermost
-from xsp.types import Level
+from xsp.types import IntArray, Level, Tables
 
 CALLS = ("run", "graph", "thread", "start_ns", "end_ns")
 """Columns of calls of graphs: stamps on the host's clock, `thread` as `xsp.types` says."""
@@ -32,9 +32,39 @@ def layer_spans_of(calls: pd.DataFrame, spans: pd.DataFrame) -> npt.NDArray[np.i
     start = spans["start_ns"].to_numpy(dtype=np.int64)[layers]
     end = start + spans["duration_ns"].to_numpy(dtype=np.int64)[layers]
     thread = spans["thread"].to_numpy(dtype=np.int64)[layers]
-    asked = (calls[name].to_numpy(dtype=np.int64) for name in ("thread", "start_ns", "end_ns"))
-    at = innermost(thread, start, end, *asked)
+    at = innermost(thread, start, end, *_hosts(calls))
     return np.where(at >= 0, np.append(layers, -1)[at], -1)
+
+
+def code_around(calls: pd.DataFrame, entered: pd.DataFrame, tables: Tables) -> pd.DataFrame:
+    """When code of the compiler's ran around these calls, the calls included (CALLS, with the first
+    graph of each): calls of what Dynamo compiled, `entered` (CALLS), and the nodes of autograd that
+    call graphs. A compiled layer is no such thing: the program's own code runs between its graphs.
+    """
+    entry = innermost(*_hosts(entered), *_hosts(calls))
+    of_entry = calls[entry >= 0].assign(at=entry[entry >= 0]).drop_duplicates("at")
+    forward = entered.iloc[of_entry["at"]].assign(graph=of_entry["graph"].to_numpy())
+    spans, layers = tables["spans"], tables["layers"]
+    at = layer_spans_of(calls, spans)
+    layer = np.where(at >= 0, spans["detail"].to_numpy()[at], 0)
+    is_node = (at >= 0) & (layers["kind"].to_numpy()[layer] == "autograd")
+    of_node = calls[is_node].assign(at=at[is_node]).drop_duplicates("at")
+    node = spans.iloc[of_node["at"]]
+    backward = of_node.drop(columns="at").assign(
+        thread=node["thread"].to_numpy(),
+        start_ns=node["start_ns"].to_numpy(),
+        end_ns=(node["start_ns"] + node["duration_ns"]).to_numpy(),
+    )
+    both: pd.DataFrame = pd.concat([forward, backward], ignore_index=True)
+    return both[list(CALLS)]
+
+
+def _hosts(calls: pd.DataFrame) -> tuple[IntArray, IntArray, IntArray]:
+    """Thread, start and end of calls."""
+    thread, start, end = (
+        calls[name].to_numpy(dtype=np.int64) for name in ("thread", "start_ns", "end_ns")
+    )
+    return thread, start, end
 
 
 def graph_times(calls: pd.DataFrame, spans: pd.DataFrame, phases: list[str]) -> pd.DataFrame:

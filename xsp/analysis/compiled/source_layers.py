@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.compiled.activities import INPUTS
+from xsp.analysis.compiled.activities import AROUND, INPUTS
 from xsp.analysis.compiled.matching import BY_KIND
 from xsp.analysis.spans.sequence import activity_sequence
 from xsp.types import Tables
@@ -18,9 +18,10 @@ KERNELS, COPIES = "compiled_kernels", "compiled_copies"
 NOT_KNOWN = "(unknown)"
 """Layer of kernels of compiled code that nothing leads back to the program."""
 
-GRAPH_INPUTS = "(inputs of CUDA graphs)"
-"""What stands for a layer where the compiler copies inputs to where its captured graphs read them:
-it is no work of the program's.
+NO_LAYERS = {INPUTS: "(inputs of CUDA graphs)", AROUND: "(around compiled graphs)"}
+"""What stands for a layer, by how it was told, where the compiler copies inputs to where its
+captured graphs read them, and where AOTAutograd prepares what graphs are given: neither is work of
+the program's.
 """
 
 SURE = ("exact", "verified", "inferred", "unknown")
@@ -52,8 +53,8 @@ def compiled_kernels(tables: Tables) -> pd.DataFrame:
     1), confidence (SURE), kernels (with copies and sets, that the launch ran in one run of the
     target; 0 where none were traced) and device_ms (the share of their time; NaN where none were
     traced). Those that a compiled graph ran, and that no launch was found for, are rows of their
-    own, of ordinal -1 and layer NOT_KNOWN, or GRAPH_INPUTS. Empty where no compiled code ran, or
-    where it was not looked into.
+    own, of ordinal -1 and layer NOT_KNOWN, or one of NO_LAYERS. Empty where no compiled code ran,
+    or where it was not looked into.
     """
     if LAUNCHES not in tables:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -143,7 +144,7 @@ def _without_launch(led: pd.DataFrame, launches: pd.DataFrame) -> pd.DataFrame:
             "ordinal": -1,
             "kernel": rest["name"].to_numpy(),
             "kind": "",
-            "layer": np.where(rest["by"] == INPUTS, GRAPH_INPUTS, NOT_KNOWN),
+            "layer": rest["by"].map(NO_LAYERS).fillna(NOT_KNOWN).to_numpy(),
             "operators": "",
             "source": "",
             "share": 1.0,

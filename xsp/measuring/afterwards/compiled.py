@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from xsp.analysis.compiled.activities import CalledGraphs, led_activities, split_by_kind
-from xsp.analysis.compiled.graph_calls import CALLS, graph_times, layer_spans_of
+from xsp.analysis.compiled.graph_calls import CALLS, code_around, graph_times, layer_spans_of
 from xsp.analysis.spans.assembly import assemble
 from xsp.analysis.spans.graph_launches import replayed_in
 from xsp.analysis.spans.sequence import activity_sequence
@@ -38,7 +38,7 @@ from xsp.measuring.preparation import Prepared
 from xsp.measuring.stopping import after_rounds
 from xsp.measuring.switching import switched, tracing
 from xsp.measuring.vocabulary import words_of
-from xsp.provenance.calls import EntryModes, GraphCalls
+from xsp.provenance.calls import Entries, GraphCalls
 from xsp.provenance.graphs import explained
 from xsp.provenance.tables import described
 from xsp.types import Level, RunSpec
@@ -70,14 +70,14 @@ class _Noted(CalledGraphs):
 @dataclass(frozen=True)
 class _Watched:
     """What was noted of the deepest rung, of five runs of MODEL and LAYER, and of the deepest rung
-    without the compiler's CUDA graphs (None where there are none); the modes in which the target
-    calls its code; and sentences on what could not be noted.
+    without the compiler's CUDA graphs (None where there are none); how the target enters its code;
+    and sentences on what could not be noted.
     """
 
     deepest: _Noted
     timed: _Noted
     singly: _Noted | None
-    modes: EntryModes
+    entries: Entries
     doubts: tuple[str, ...] = ()
 
 
@@ -99,7 +99,7 @@ def lead_kernels(
         [live_graph(each) for each in deepest.handles],
         prepared.recorder,
         lambda: deadline.fits(GENERATED_S),
-        watched.modes.modes,
+        watched.entries.modes,
     )
     prefixes = _modules(executor, deepest)
     rows = described(list(zip(graphs.graphs, prefixes, strict=True)))
@@ -126,22 +126,22 @@ def _watched(executor: Executor, prepared: Prepared) -> _Watched:
     """Runs under watch. All ranks make the same, whichever of them run compiled code. Raises
     MovedError where torch has not what is watched.
     """
-    modes = EntryModes()
-    with switched(modes.watched()):
-        deepest = _noted(executor, prepared, rungs_for(prepared.traced)[-1], 1, [])
+    entries = Entries()
+    with switched(entries.watched()):
+        deepest = _noted(executor, prepared, rungs_for(prepared.traced)[-1], 1, [], entries)
     spec = RunSpec(tuple(each for each in prepared.traced if each <= Level.LAYER))
     timed = _noted(executor, prepared, spec, TIMED_RUNS, deepest.handles)
     # Other graphs are the program's own, and `captured_from` leads their kernels.
     is_replaying = has_graph_trees() and len(replayed_in(deepest.tables)) > 0
     if not executor.ranks.any(is_replaying):
-        return _Watched(deepest, timed, None, modes)
+        return _Watched(deepest, timed, None, entries)
     try:
-        return _Watched(deepest, timed, _launched_singly(executor, prepared, deepest), modes)
+        return _Watched(deepest, timed, _launched_singly(executor, prepared, deepest), entries)
     except MovedError as error:
-        return _Watched(deepest, timed, None, modes, (_said(str(error)),))
+        return _Watched(deepest, timed, None, entries, (_said(str(error)),))
     except torch.OutOfMemoryError:
         why = "there is no memory to run it without its CUDA graphs"
-        return _Watched(deepest, timed, None, modes, (_said(why),))
+        return _Watched(deepest, timed, None, entries, (_said(why),))
 
 
 def _launched_singly(executor: Executor, prepared: Prepared, replaying: _Noted) -> _Noted:
@@ -163,10 +163,15 @@ def _said(why: str) -> str:
 
 
 def _noted(
-    executor: Executor, prepared: Prepared, spec: RunSpec, rounds: int, known: list[Any]
+    executor: Executor,
+    prepared: Prepared,
+    spec: RunSpec,
+    rounds: int,
+    known: list[Any],
+    entries: Entries | None = None,
 ) -> _Noted:
     """Runs of one rung under watch. `known` are graphs that have a number already; calls of others
-    are left out where there are any.
+    are left out where there are any. `entries` watches these runs too.
     """
     watch = GraphCalls()
     with watch.watched():
@@ -179,9 +184,13 @@ def _noted(
         for call in watch.calls
         if id(call.handle) in number
     ]
-    copying = [(-1, -1, call.thread, call.start_ns, call.end_ns) for call in watch.copying]
-    tables = assemble(runs, words_of(executor.target, prepared))
-    return _Noted(_within(rows, runs), tables, _within(copying, runs), handles)
+    calls, tables = _within(rows, runs), assemble(runs, words_of(executor.target, prepared))
+    copying, entered = (
+        _within([(-1, -1, call.thread, call.start_ns, call.end_ns) for call in each], runs)
+        for each in (watch.copying, entries.calls if entries is not None else [])
+    )
+    around = code_around(calls, entered, tables)
+    return _Noted(calls, tables, copying, around, handles)
 
 
 def _within(rows: Sequence[tuple[int, ...]], runs: list[Run]) -> pd.DataFrame:

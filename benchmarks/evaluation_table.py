@@ -104,7 +104,10 @@ def run(store: Store, options: argparse.Namespace) -> None:
             if time.monotonic() > until:
                 print(f"{options.minutes:g} minutes are over; the same command goes on", flush=True)
                 return
-            run_group(store, options, group, until, start)
+            try:
+                run_group(store, options, group, until, start)
+            except XspError as error:
+                print(f"a group on {group[0].predictor}: {error}", flush=True)
 
 
 class Row(NamedTuple):

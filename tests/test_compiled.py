@@ -15,6 +15,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torch.overrides import TorchFunctionMode
 
+from xsp.levels.layer.compiled import around_compiled_code
 from xsp.regression.graph_breaks import graph_breaks
 
 
@@ -103,6 +104,56 @@ def test_compiled_code_is_one_layer_and_compiles_once(
     assert forward_names(prof) == ["first", layer, "::add"]
     assert counter.frame_count == 1
     assert not any("compile" in sentence for sentence in prof.warnings)
+
+
+class Twice(nn.Module):
+    """Calls one compiled module two times, and a layer after it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.last = inner, nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """One after the other."""
+        output: torch.Tensor = self.last(self.inner(self.inner(x) * 2))
+        return output
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    [in_place, lambda counter: torch.compile(Block(), backend=counter)],
+    ids=["module.compile()", "torch.compile(module)"],
+)
+def test_what_is_called_after_compiled_code_is_counted(compiled: Callable[..., Any]) -> None:
+    """Modules are called as often where layers are traced as without: no doubt is made of it."""
+    prof = profiled(Twice(compiled(CompileCounter())), torch.randn(2, 4))
+    assert forward_names(prof) == ["inner", "::mul", "inner", "last"]
+    assert not [said for said in prof.warnings if "other-modules" in said]
+
+
+def test_blocks_around_compiled_code_see_each_its_begin_and_its_end() -> None:
+    """Also those that began before another one, by name, inputs and end."""
+    seen: list[str] = []
+
+    def watcher(who: str) -> Callable[[str, tuple[Any, ...]], Callable[[Any], None]]:
+        def enter(name: str, inputs: tuple[Any, ...]) -> Callable[[Any], None]:
+            shapes = [list(each.shape) for each in inputs if isinstance(each, torch.Tensor)]
+            seen.append(f"{who} into {name} {shapes}")
+            return lambda _result: seen.append(f"{who} out")
+
+        return enter
+
+    compiled = torch.compile(gate, backend="eager")
+    first, second = around_compiled_code(watcher("first")), around_compiled_code(watcher("second"))
+    try:
+        compiled(torch.randn(3))
+        compiled(torch.randn(3))
+    finally:
+        second()
+        first()
+    compiled(torch.randn(3))
+    both = ["second into gate [[3]]", "first into gate [[3]]", "second out", "first out"]
+    assert seen == both * 2
 
 
 def test_looking_for_layers_gives_no_warning() -> None:

@@ -57,7 +57,7 @@ def around_compiled_code(enter: Enter) -> Callable[[], None]:
     stack = _Stack()
 
     def choosing(callback: Any) -> Any:
-        frame = sys._getframe(1)
+        frame = dynamos(sys._getframe(1))
         # None is `torch.compiler.disable`; as a context manager, Dynamo enters and leaves in two
         # frames.
         if callback is not None and frame.f_code.co_name not in {"__enter__", "__exit__"}:
@@ -67,7 +67,7 @@ def around_compiled_code(enter: Enter) -> Callable[[], None]:
         return choose(callback)
 
     def installing(callback: Any) -> Any:
-        if stack.entered and stack.entered[-1].frame is sys._getframe(1):
+        if stack.entered and stack.entered[-1].frame is dynamos(sys._getframe(1)):
             if stack.entered[-1].begun:
                 ended = stack.entered.pop()
                 ended.leave(_result(ended.frame))
@@ -75,6 +75,14 @@ def around_compiled_code(enter: Enter) -> Callable[[], None]:
                 stack.entered[-1].begun = True
         # Last: from here on Dynamo looks at every new frame.
         return install(callback)
+
+    own = (choosing.__code__, installing.__code__)
+
+    def dynamos(frame: FrameType) -> FrameType:
+        # Another block around compiled code, that began later, stands between.
+        while frame.f_code in own and frame.f_back is not None:
+            frame = frame.f_back
+        return frame
 
     with ExitStack() as undo:
         undo.callback(entries[0].replace(choosing))

@@ -382,6 +382,36 @@ def test_a_pdf_has_every_row(tab: Tab, tmp_path: Path) -> None:
 
 
 @in_browser
+def test_what_is_printed_at_once_has_every_row(tab: Tab, tmp_path: Path) -> None:
+    """Printed before the browser's own reader of gzip has answered, a page has all its rows too,
+    with the texts that it would have shown, and does not say that some are missing.
+    """
+    prof = xsp.load(CAPTURE.parent / "models" / "alexnet.xsp")
+    page = prof.to_html(tmp_path / "report.html")
+    cells = "[...document.querySelectorAll('td')].map((cell) => cell.textContent).join('|')"
+    keep = f"window.addEventListener('beforeprint', () => {{ window.printed = {cells} }})"
+    at_top(tab, page)
+    tab.evaluate(keep)
+    tab.pdf()
+    printed_later = tab.evaluate("window.printed")
+    never = "super({ flush: () => new Promise(() => {}) })"
+    source = (
+        "window.DecompressionStream = class extends TransformStream "
+        f"{{ constructor() {{ {never} }} }}"
+    )
+    script = tab.call("Page.addScriptToEvaluateOnNewDocument", source=source)
+    try:
+        tab.open(page)
+        assert tab.evaluate("document.documentElement.dataset.read") is None
+        tab.evaluate(keep)
+        tab.pdf()
+        assert tab.evaluate("window.printed") == printed_later
+        assert tab.evaluate("document.documentElement.dataset.read") == "yes"
+    finally:
+        tab.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+
+
+@in_browser
 def test_axe_finds_nothing(tab: Tab, page: Path) -> None:
     """axe-core, which knows what readers with a screen reader or a keyboard cannot use, finds
     nothing in the report, light or dark.

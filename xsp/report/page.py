@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _TOP = 5
 """Costs of a kind in the summary."""
-_SCRIPTS = ("rows.js", "stack.js", "report.js")
+_SCRIPTS = ("rows.js", "stack.js", "inflate.js", "report.js")
 """Parts of the page's script, in order."""
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"

@@ -21,12 +21,19 @@ dark.addEventListener("change", () => {
 
 // ---- what is far away waits; data is read in the background, so that all of it can be printed ----
 
+const held = (element) => element.querySelector('script[type^="application/"]');
+const isText = (element) => held(element).type === "application/json";
+const bytesOf = (element) => Uint8Array.from(atob(held(element).textContent), (character) => character.charCodeAt(0));
+
 async function parsed(element) {
-  const script = element.querySelector('script[type^="application/"]');
-  if (script.type === "application/json") return JSON.parse(script.textContent);
-  const bytes = Uint8Array.from(atob(script.textContent), (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  if (isText(element)) return JSON.parse(held(element).textContent);
+  const stream = new Blob([bytesOf(element)]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).json();
+}
+
+function parsedNow(element) {
+  const text = isText(element) ? held(element).textContent : new TextDecoder().decode(inflated(bytesOf(element)));
+  return JSON.parse(text);
 }
 
 const tables = [];
@@ -52,14 +59,25 @@ function need(element) {
   part.make(part.data);
 }
 
+const inOrder = () => Array.from(parts.keys()).sort((a, b) => (
+  a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1
+));
+
 async function readAll() {
-  const every = Array.from(parts.keys()).sort((a, b) => (
-    a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1
-  ));
-  for (const element of every) {
+  for (const element of inOrder()) {
     const part = parts.get(element);
-    part.data = part.from ? parts.get(part.from).data : await parsed(element);
+    if (part.data === undefined) part.data = part.from ? parts.get(part.from).data : await parsed(element);
     if (part.wanted) need(element);
+  }
+  document.documentElement.dataset.read = "yes";
+}
+
+// Whoever prints before all is read gets all of it a little later.
+function readNow() {
+  for (const element of inOrder()) {
+    const part = parts.get(element);
+    if (part.data === undefined) part.data = part.from ? parts.get(part.from).data : parsedNow(element);
+    need(element);
   }
   document.documentElement.dataset.read = "yes";
 }
@@ -75,7 +93,7 @@ for (const element of parts.keys()) near.observe(element);
 readAll();
 
 window.addEventListener("beforeprint", () => {
-  for (const element of parts.keys()) need(element);
+  readNow();
   for (const table of tables) table.showAll(true);
 });
 window.addEventListener("afterprint", () => { for (const table of tables) table.showAll(false); });

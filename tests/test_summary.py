@@ -68,6 +68,18 @@ def test_what_is_busy_and_what_waits_adds_up(name: str, summaries: dict[str, Sum
     assert all(cost.waiting_ms != cost.waiting_ms for cost in places.kernels.costs)
 
 
+def test_layers_are_as_many_as_are_ranked(
+    profiles: dict[str, xsp.Profile], summaries: dict[str, Summary]
+) -> None:
+    """The number of layers is that of the ranking and of the analyses: ResNet-50's ReLUs, of which
+    each has two rows in the hierarchy, count once.
+    """
+    for name, summary in summaries.items():
+        assert summary.counts.layers == summary.places.layers.of
+        assert summary.counts.layers == len(analysis.layer_information(profiles[name]))
+    assert summaries["resnet50"].counts.layers == 143
+
+
 def test_a_rung_within_noise_is_said_to_be(summaries: dict[str, Summary]) -> None:
     """GPT-2's rung M/L/Lib added -4.0 % ± more than that: the text says that it is noise, and does
     not of rungs whose interval is without 0.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xsp.analysis.layers import layer_information
 from xsp.bounds.findings import try_first
 from xsp.doubts import Slug
 from xsp.summary.bound import bound_of
@@ -70,9 +71,11 @@ def tries_of(prof: ProfileData) -> tuple[Try, ...]:
 
 
 def counts_of(prof: ProfileData) -> Counts:
-    """Layers, library calls and kernels of a run."""
+    """Layers, library calls and kernels of a run. A layer that is called at several places of its
+    module has several rows in the tree, and counts once, as in the analyses.
+    """
     tree = prof.tree()
-    layers = int((tree["level"] == Level.LAYER.name).sum())
+    layers = len(layer_information(prof))
     calls = int(tree.loc[tree["level"] == Level.LIBRARY.name, "calls"].sum())
     return Counts(
         layers if is_traced(prof, Level.LAYER) else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,29 +14,40 @@ from evaluation_paper import ROWS
 _FACTS = ("gpu", "cpu", "cpu_count", "driver", "cuda", "torch", "python", "xsp")
 
 
-def page(found: ByKey, rows: pd.DataFrame) -> str:
-    """Markdown: what ran, findings, the table, and every test that is not valid."""
+def summary(found: ByKey, rows: pd.DataFrame) -> dict[str, Any]:
+    """What the page says, as JSON has it: sentences, and the rows, in which null is unknown."""
+    return {
+        "machines": machines(found),
+        "how": how(found, rows),
+        "findings": list(findings(found, rows)),
+        "not_valid": _not_valid(found),
+        "rows": json.loads(rows.to_json(orient="records")),
+    }
+
+
+def page(said: Mapping[str, Any]) -> str:
+    """A summary as Markdown."""
+    rows = pd.DataFrame(said["rows"])
+    not_valid = ["## Tests that are not valid", _listed(said["not_valid"])]
     parts = [
         "# Models by runtime and scenario",
         "Written from a database of evaluations by `python benchmarks/evaluation_table.py "
         "--database FILE --page PAGE`.",
-        *machines(found),
+        *said["machines"],
+        *said["how"],
         "## What it shows",
-        "\n".join(f"- {sentence}" for sentence in findings(found, rows)),
+        _listed(said["findings"]),
         *beside_the_paper(rows),
         "## Every model",
         markdown(rows),
         LEGEND,
-        *_not_valid(found),
+        *(not_valid if said["not_valid"] else []),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def as_json(found: ByKey, rows: pd.DataFrame) -> str:
-    """The rows with the findings; what is unknown is null."""
-    cells = json.loads(rows.to_json(orient="records"))
-    content = {"machines": machines(found), "findings": list(findings(found, rows)), "rows": cells}
-    return json.dumps(content, indent=1) + "\n"
+def _listed(sentences: list[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def machines(found: ByKey) -> list[str]:
@@ -49,6 +61,28 @@ def machines(found: ByKey) -> list[str]:
         f"Measured on {', '.join(f'{k} {v}' for k, v in json.loads(facts).items())}."
         for facts in systems
     ]
+
+
+def how(found: ByKey, rows: pd.DataFrame) -> list[str]:
+    """How models were made ready, where that is recorded, and what was compiled."""
+    each = [one for scenarios in found.values() for one in scenarios.values()]
+    together = {str(one.system.get("labels", {}).get("made_ready_together", "0")) for one in each}
+    sizes = {size for one in each for size in one.outcome.details.get("made_ready", [])}
+    said = []
+    if sizes:
+        listed = ", ".join(map(str, sorted(sizes)))
+        said.append(
+            f"Up to {max(map(int, together))} models were loaded at the same time, each in a "
+            f"process of its own, and called with batches of {listed}; then they were measured one "
+            "after the other, while the other processes did nothing."
+        )
+    if (rows["predictor"] == "torch-compile").any():
+        said.append(
+            "torch-compile is torch.compile with its defaults, which make two graphs of a model: "
+            "one for a batch of 1, and one for all others, whose batch may vary. They were "
+            "compiled beside those of other models, and so were Triton's choices timed."
+        )
+    return [" ".join(said)] if said else []
 
 
 def beside_the_paper(rows: pd.DataFrame) -> list[str]:
@@ -72,13 +106,12 @@ def beside_the_paper(rows: pd.DataFrame) -> list[str]:
 
 
 def _not_valid(found: ByKey) -> list[str]:
-    lines = [
-        f"- {' '.join(key)}, {scenario}: {'; '.join(each.outcome.reasons)}"
+    return [
+        f"{' '.join(key)}, {scenario}: {'; '.join(each.outcome.reasons)}"
         for key, scenarios in found.items()
         for scenario, each in scenarios.items()
         if not each.outcome.valid
     ]
-    return ["## Tests that are not valid", "\n".join(lines)] if lines else []
 
 
 _SAME_NETWORKS = (
@@ -111,6 +144,8 @@ def _table(cells: pd.DataFrame) -> str:
 
 def _cell(value: Any) -> str:
     """Four digits, or all before the point; a dash for what is unknown."""
+    if value is None:
+        return "–"
     if not isinstance(value, float):
         return str(value) or "–"
     if math.isnan(value):

@@ -288,10 +288,12 @@ def main() -> None:
     finally:
         store.close()
     rows = table(found)
-    if options.page:
-        options.page.write_text(evaluation_page.page(found, rows))
-    if options.json:
-        options.json.write_text(evaluation_page.as_json(found, rows))
+    if options.page or options.json:
+        said = evaluation_page.summary(found, rows)
+        if options.page:
+            options.page.write_text(evaluation_page.page(said))
+        if options.json:
+            options.json.write_text(json.dumps(said, indent=1) + "\n")
     print(printed(rows, markdown=options.markdown))
 
 

@@ -36,20 +36,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bricks_files import (
+    PAPER_ROUNDS,
+    add,
+    add_bricks,
+    beside,
+    fail,
+    is_complete,
+    read,
+    untried_first,
+    write,
+)
 from bricks_page import draw, write_page
-from bricks_pools import built, pool, task
+from bricks_pools import built, pool
 from bricks_summary import pool_rows, summary
 from bricks_time import around_s, limited, rounds_s
 
 GRANULARITIES = (1, 3, 5, 10)
-PAPER_ROUNDS = 100
-DIGITS = 16
-"""Of the digests by which bricks of several models are told apart."""
 _CROWDED_BYTES = 40 << 30
 """Of models that are done and still wait for the garbage collector."""
 _LEAST_S = 5.0
@@ -62,7 +70,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = options.models.split(",") if options.models else pool(options.pool)
     if options.page is not None:
-        if _beside(options).exists():
+        if beside(options).exists():
             finish(options)
         write_page(options.output, options.page)
     elif options.number is not None:
@@ -93,11 +101,11 @@ def _measure_all(names: list[str], options: argparse.Namespace) -> None:
     todo = [
         (
             options.number,
-            [name for name in chunk if not _is_complete(name, options.number, options)],
+            [name for name in chunk if not is_complete(name, options.number, options)],
         )
         for chunk in _chunks(names, options.together)
     ]
-    todo = _untried_first([each for each in todo if each[1]], options)
+    todo = untried_first([each for each in todo if each[1]], options)
     for place, (number, chunk) in enumerate(todo):
         left = options.budget_s - (time.monotonic() - begin)
         if left < _LEAST_S:
@@ -125,11 +133,11 @@ def measured(names: Sequence[str], options: argparse.Namespace) -> bool:
     """Measure all that the JSON lacks; whether there was time for it."""
     begin = time.monotonic()
     todo = [
-        (number, [name for name in chunk if not _is_complete(name, number, options)])
+        (number, [name for name in chunk if not is_complete(name, number, options)])
         for number in range(options.repeat)
         for chunk in _chunks(names, options.together)
     ]
-    todo = _untried_first([each for each in todo if each[1]], options)
+    todo = untried_first([each for each in todo if each[1]], options)
     for place, (number, chunk) in enumerate(todo):
         passed = time.monotonic() - begin
         left = options.budget_s - passed
@@ -145,26 +153,13 @@ def measured(names: Sequence[str], options: argparse.Namespace) -> bool:
             flush=True,
         )
     return all(
-        _is_complete(name, number, options) for number in range(options.repeat) for name in names
+        is_complete(name, number, options) for number in range(options.repeat) for name in names
     )
 
 
 def _chunks(names: Sequence[str], size: int) -> Iterator[list[str]]:
     for start in range(0, len(names), size):
         yield list(names[start : start + size])
-
-
-def _untried_first(
-    todo: Sequence[tuple[int, list[str]]], options: argparse.Namespace
-) -> list[tuple[int, list[str]]]:
-    """Groups that were not measured at all come before those that can be known better."""
-    done = _read(options.output)["measurements"]
-    return sorted(todo, key=lambda each: all(one in done.get(str(each[0]), {}) for one in each[1]))
-
-
-def _is_complete(name: str, number: int, options: argparse.Namespace) -> bool:
-    done = _read(options.output)["measurements"].get(str(number), {})
-    return bool(done.get(name, {}).get("complete"))
 
 
 def measure_apart(names: list[str], number: int, options: argparse.Namespace, left: float) -> None:
@@ -178,10 +173,10 @@ def measure_apart(names: list[str], number: int, options: argparse.Namespace, le
         for name in names:
             measure_apart([name], number, options, left)
         return
-    kept = _read(options.output)
+    kept = read(options.output)
     why = f"its process ended with {status}"
-    _fail(kept, names, str(number), why)
-    _write(options.output, kept)
+    fail(kept, names, str(number), why)
+    write(options.output, kept)
 
 
 def run_apart(names: Sequence[str], number: int, left: float) -> int:
@@ -206,92 +201,24 @@ def measure(names: list[str], number: int, options: argparse.Namespace, share_s:
     """Measure some models in turn with their bricks within their share of the time, unless the JSON
     has them.
     """
-    todo = [name for name in names if not _is_complete(name, number, options)]
+    todo = [name for name in names if not is_complete(name, number, options)]
     if not todo:
         return
     started = time.monotonic()
-    kept = _read(options.output)
+    kept = read(options.output)
     around = around_s(kept["measurements"]) * len(todo)
     budget = rounds_s(share_s, 1, around, options.group_s or math.inf)
     try:
         with limited(options.model_s * len(todo)):
             found = _found(todo, _place(options, number, todo), number, options, budget)
     except Exception as error:  # whatever a model raises; the others go on
-        _fail(kept, todo, str(number), f"{type(error).__name__}: {error}"[:300])
+        fail(kept, todo, str(number), f"{type(error).__name__}: {error}"[:300])
     else:
-        _add(kept, found, todo, str(number), time.monotonic() - started, budget)
-        _add_bricks(found, str(number), options)
+        add(kept, found, todo, str(number), time.monotonic() - started, budget)
+        add_bricks(found, str(number), options)
     kept["clock"], kept["statistics"] = options.clock, options.statistics
     kept["threads"], kept["batch"] = options.threads, options.batch
-    _write(options.output, kept)
-
-
-def _fail(kept: dict[str, Any], names: Sequence[str], number: str, why: str) -> None:
-    """Models without a latency are rows, too, with the reason."""
-    done = kept["measurements"].setdefault(number, {})
-    for name in names:
-        done[name] = {"rows": [], "failure": why, "complete": True, "task": task(name)}
-
-
-def _add(
-    kept: dict[str, Any],
-    found: Any,
-    names: list[str],
-    number: str,
-    seconds: float,
-    budget_s: float | None,
-) -> None:
-    """What was found of some models, and what was measured on."""
-    from xsp.machine.environment import environment
-
-    rows = found.to_dict()
-    complete = all(record.complete for record in found.records.values())
-    done = kept["measurements"].setdefault(number, {})
-    for name in names:
-        done[name] = {
-            "rows": [row for row in rows["models"] if row["model"] == name],
-            "failure": rows["failures"].get(name, ""),
-            "notes": [note for note in rows["notes"] if note.startswith(f"{name}: ")],
-            "complete": complete,
-            "task": task(name),
-            "seconds": round(seconds / len(names), 1),
-            "rounds_s": None if budget_s is None else round(budget_s / len(names), 1),
-        }
-    kept["machine"], kept["environment"] = rows["machine"], environment()
-    kept["rounds"] = min([kept.get("rounds", PAPER_ROUNDS), *_rounds(found)])
-    kept["notes"] = sorted({*kept.get("notes", []), *rows["notes"]})
-
-
-def _add_bricks(found: Any, number: str, options: argparse.Namespace) -> None:
-    """Into a file beside the JSON, which stays small without them."""
-    kept = _read(_beside(options))
-    done = kept["measurements"].setdefault(number, {})
-    done |= {each.model.name: _bricks(found, each) for each in found.subjects}
-    _write(_beside(options), kept)
-
-
-def _beside(options: argparse.Namespace) -> Path:
-    output: Path = options.output
-    return output.with_suffix(".bricks.json")
-
-
-def _bricks(found: Any, subject: Any) -> dict[str, dict[str, list[float | None]]]:
-    """By granularity, and whether bricks are modules, and by brick: how often the model has it and
-    how long it takes, in ns.
-    """
-    from xsp.brickwork.tables import OF_MODULES, times_for
-
-    times = times_for(subject, found.records)
-    counts: dict[str, dict[str, list[float | None]]] = {}
-    ways = {str(granularity): cut for granularity, cut in subject.decompositions.items()}
-    ways |= {OF_MODULES.format(each): cut for each, cut in subject.modular.items()}
-    for way, cut in ways.items():
-        mine = counts.setdefault(way, {})
-        for digest in [each.layer.digest for each in cut.bricks]:
-            known = round(times[digest].mean_ns) if digest in times else None
-            mine.setdefault(digest[:DIGITS], [0, known])
-            mine[digest[:DIGITS]][0] += 1  # type: ignore[operator] # a count is never None
-    return counts
+    write(options.output, kept)
 
 
 def _found(
@@ -335,14 +262,9 @@ def _targets(
     return targets, missing
 
 
-def _rounds(found: Any) -> list[int]:
-    """How often each brick was called inside rounds."""
-    return [len(each.samples_ns) for each in found.records.values() if each.caches == "model"]
-
-
 def finish(options: argparse.Namespace) -> None:
     """Put what the measurements say together into the JSON, and draw it."""
-    kept, bricks = _read(options.output), _read(_beside(options))["measurements"]
+    kept, bricks = read(options.output), read(beside(options))["measurements"]
     if not kept["measurements"]:
         return
     whole = {
@@ -354,7 +276,7 @@ def finish(options: argparse.Namespace) -> None:
     }
     kept["summary"] = summary(whole)
     kept["pool"] = pool_rows(whole)
-    _write(options.output, kept)
+    write(options.output, kept)
     draw(kept, options.output.with_suffix(".html"))
     print(json.dumps({"summary": kept["summary"], "pool": kept["pool"]}, indent=1), flush=True)
 
@@ -377,20 +299,6 @@ def print_estimate(names: Sequence[str], options: argparse.Namespace) -> None:
         f"{before_s + PAPER_ROUNDS * round_s:.0f} s for {PAPER_ROUNDS} rounds",
         flush=True,
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if path.exists():
-        kept: dict[str, Any] = json.loads(path.read_text())
-        return kept
-    return {"measurements": {}}
-
-
-def _write(path: Path, kept: Mapping[str, Any]) -> None:
-    """Written beside it first: a run that is killed leaves the old file or the new one."""
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(kept, indent=1) + "\n")
-    beside.replace(path)
 
 
 def _options() -> argparse.Namespace:

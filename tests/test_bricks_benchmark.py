@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import bricks
+import bricks_files
 import bricks_page
 import bricks_pools
 import bricks_summary
@@ -111,10 +112,10 @@ def test_a_model_that_ends_its_process_is_left_out(tmp_path: Path) -> None:
         started.append(list(names))
         if "crashes" in names:
             return -9
-        kept = bricks._read(options.output)
+        kept = bricks_files.read(options.output)
         done = kept["measurements"].setdefault(str(number), {})
         done |= measurement(**{name: rows(sum=1.0) for name in names})
-        bricks._write(options.output, kept)
+        bricks_files.write(options.output, kept)
         return 0
 
     with mock.patch.object(bricks, "run_apart", apart):
@@ -137,13 +138,14 @@ def test_a_run_without_time_left_says_so_and_measures_nothing(tmp_path: Path) ->
 
 
 def test_a_model_that_raises_is_a_row(tmp_path: Path) -> None:
-    """With what it raised; in the summary it has no latency, and nothing else is lost."""
+    """With what it raised; in the summary it has no latency, and no other model loses its own."""
     options = options_in(tmp_path)
     with mock.patch.object(bricks, "_found", side_effect=RuntimeError("out of memory")):
         bricks.measure(["own/lstm"], 0, options, 60.0)
     kept = json.loads(options.output.read_text())["measurements"]
     assert kept["0"]["own/lstm"]["failure"] == "RuntimeError: out of memory"
     kept["0"] |= measurement(a=rows(sum=1.0), b=rows(sum=1.0))
+    bricks_files.fail({"measurements": kept}, ["own/lstm", "a"], "0", "RuntimeError: out of memory")
     found = bricks_summary.summary(kept)
     assert found["failures"] == {"own/lstm": "RuntimeError: out of memory"}
     assert found["models"] == 2
@@ -178,8 +180,8 @@ def test_what_was_never_measured_comes_first(tmp_path: Path) -> None:
     """A run that goes on refines what it has when all models have a latency."""
     options = options_in(tmp_path)
     unfinished = {"a": {"rows": rows(sum=1.0), "complete": False}}
-    bricks._write(options.output, {"measurements": {"0": unfinished}})
-    todo = bricks._untried_first([(0, ["a"]), (0, ["b"])], options)
+    bricks_files.write(options.output, {"measurements": {"0": unfinished}})
+    todo = bricks_files.untried_first([(0, ["a"]), (0, ["b"])], options)
     assert todo == [(0, ["b"]), (0, ["a"])]
 
 
@@ -286,7 +288,7 @@ def test_a_page_has_the_figures_of_a_file(tmp_path: Path) -> None:
         "summary": bricks_summary.summary({"0": models}),
         "pool": bricks_summary.pool_rows({"0": models}),
     }
-    bricks._write(output, kept)
+    bricks_files.write(output, kept)
     bricks_page.write_page(output, page)
     text = page.read_text()
     assert "old" not in text

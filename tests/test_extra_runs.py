@@ -16,7 +16,7 @@ from test_deadline import Clock
 
 from xsp.analysis.correction import fitted
 from xsp.doubts import Doubt, Slug
-from xsp.measuring.afterwards import extra_runs, memory
+from xsp.measuring.afterwards import compiled, extra_runs, memory
 from xsp.measuring.afterwards.extra_runs import ExtraRuns
 from xsp.measuring.afterwards.memory import LayerMemory
 from xsp.measuring.afterwards.serialized import RUNS, expected_s
@@ -185,3 +185,62 @@ def test_bytes_of_layers_are_filled_in_where_there_is_time(
     late.after_the_fit()
     assert late.memory is None
     assert slugs(late) == [(Slug.OUT_OF_TIME, "bytes allocated per layer")]
+
+
+SOURCES = "source layers of compiled kernels"
+
+
+def with_compiled_code(traced: tuple[Level, ...] = ALL, *, runs_it: bool = True) -> ExtraRuns:
+    """A profile of a target that runs compiled code, without time for memory."""
+    made = after_rounds(traced=traced)
+    prepared: Any = made.prepared
+    prepared.runs_compiled_code = runs_it
+    prepared.structure_s = 1e9
+    return made
+
+
+def test_source_layers_are_found_where_there_is_time(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """Their runs must end in time, with a tenth of tolerance: as many as are made, each as long as
+    the longest of the rounds. What was doubtful is kept.
+    """
+    found, doubt = {"compiled_launches": pd.DataFrame()}, "some are not led"
+    monkeypatch.setattr(compiled, "lead_kernels", lambda *_: (found, [doubt]))
+    longest_ns = float(after_rounds().tables["runs"]["latency_ns"].max())
+    needed_s = compiled.expected_s(longest_ns)
+    for early_s, is_found in ((1e-6, True), (-1e-3, False)):
+        runs = with_compiled_code()
+        clock.now += 33.0 - needed_s - early_s
+        runs.after_the_fit()
+        assert ("compiled_launches" in runs.tables) == is_found
+        assert (doubt in runs.cut_off) == is_found
+        missing = [] if is_found else [(Slug.OUT_OF_TIME, SOURCES)]
+        said = [each for each in runs.cut_off if isinstance(each, Doubt)]
+        told = [(each.slug, each.facts["missing"]) for each in said]
+        assert told == [(Slug.OUT_OF_TIME, "bytes allocated per layer"), *missing]
+
+
+def test_source_layers_are_looked_for_in_compiled_code_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor where whole calls alone are traced: nothing is run, and nothing is missing."""
+    monkeypatch.setattr(compiled, "lead_kernels", lambda *_: pytest.fail("run"))
+    for runs in (with_compiled_code(runs_it=False), with_compiled_code((Level.MODEL,))):
+        runs.after_the_fit()
+        assert slugs(runs) == [(Slug.OUT_OF_TIME, "bytes allocated per layer")]
+
+
+def test_ctrl_c_costs_the_source_layers_alone(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """All that was found before is kept."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compiled, "lead_kernels", interrupted)
+    runs = with_compiled_code()
+    clock.now -= 1_000
+    runs.after_the_fit()
+    assert slugs(runs)[-1] == (Slug.CUT_SHORT, SOURCES)

@@ -14,6 +14,7 @@ along one whose model calls are the steps.
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import json
 import random
@@ -35,6 +36,15 @@ import xsp
 
 OPTIONS: dict[str, Any] = {"levels": "M/L", "iterations": 1, "warmup": 0, "progress": False}
 STEPS = 10
+
+
+STRIKES: dict[str, Callable[[], None]] = {
+    "signal": lambda: signal.raise_signal(signal.SIGTERM),
+    "exception": faults.raise_fault,
+    "asynchronous": faults.raise_asynchronously,
+    "interrupt": _thread.interrupt_main,
+}
+"""By kind, what happens at a place."""
 
 
 def program(name: str, model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
@@ -63,11 +73,7 @@ def struck(kind: str, name: str, *, opcodes: bool, most: int) -> dict[str, Any]:
     run = program(name, model, x)
     own = frozenset() if name == "measure" else faults.OF_TRAINING
 
-    def strike() -> None:
-        if kind == "signal":
-            signal.raise_signal(signal.SIGTERM)
-        else:
-            faults.raise_fault()
+    strike = STRIKES[kind]
 
     run()
     places = faults.places(run, opcodes=opcodes, visits=2)
@@ -76,7 +82,7 @@ def struck(kind: str, name: str, *, opcodes: bool, most: int) -> dict[str, Any]:
     residues: list[str] = []
     missed: list[str] = []
     begin = time.perf_counter()
-    with faults.handlers([signal.SIGTERM]):
+    with faults.handlers([signal.SIGTERM, signal.SIGINT]):
         for place in chosen:
             before = faults.state_of(model)
             error = faults.struck(run, place, strike)
@@ -107,7 +113,7 @@ def struck(kind: str, name: str, *, opcodes: bool, most: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kind", choices=["signal", "exception"], default="signal")
+    parser.add_argument("--kind", choices=list(STRIKES), default="signal")
     parser.add_argument("--program", choices=["measure", "steps", "calls"], default="measure")
     parser.add_argument("--instructions", action="store_true")
     parser.add_argument("--most", type=int, default=1_000_000)

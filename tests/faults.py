@@ -7,6 +7,7 @@ line.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import linecache
 import random
@@ -161,6 +162,7 @@ def struck(run: Callable[[], object], place: Place, strike: Callable[[], None]) 
     try:
         with watched(Watch(reached, opcodes=place.offset >= 0)):
             run()
+        raise_pending()
     except BaseException as error:
         return error
     finally:
@@ -180,6 +182,18 @@ class Unreached(Missed):
 def raise_fault() -> None:
     """An exception out of the blue."""
     raise Fault
+
+
+def raise_asynchronously() -> None:
+    """Have Python raise Fault in this thread as soon as it looks for such exceptions, as libraries
+    for deadlines do from another thread.
+    """
+    thread = ctypes.c_ulong(threading.get_ident())
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Fault))
+
+
+def raise_pending() -> None:
+    """Python looks for exceptions of other threads and for interrupts when a function begins."""
 
 
 class Leaving(SystemExit):

@@ -24,6 +24,7 @@ from faults import (
     leaves_with,
     model_and_input,
     places,
+    raise_asynchronously,
     raise_fault,
     residue,
     state_of,
@@ -32,6 +33,7 @@ from faults import (
 from torch import nn
 
 import xsp
+from xsp.levels import _native
 
 SHORT: dict[str, Any] = {"levels": "M/L", "iterations": 1, "warmup": 0, "progress": False}
 SAMPLE = 12
@@ -85,6 +87,21 @@ def test_a_handler_that_raises_anywhere_in_a_measurement_leaves_nothing(
             assert isinstance(error, Leaving | Missed), (place, repr(error))
             del error
             assert residue(before, state_of(model)) == [], place
+
+
+@pytest.mark.skipif(_native.why_missing() is not None, reason="these are held off in C")
+def test_an_exception_of_another_thread_anywhere_in_a_measurement_leaves_nothing() -> None:
+    """An exception that another thread has Python raise here, as a deadline, wherever it arrives:
+    model and process are what they were.
+    """
+    model, x = model_and_input()
+    sample = sampled(lambda: measure(model, x), "levels/layer/")
+    for place in sample:
+        before = state_of(model)
+        error = struck(lambda: measure(model, x), place, raise_asynchronously)
+        assert isinstance(error, Fault | Missed), (place, repr(error))
+        del error
+        assert residue(before, state_of(model)) == [], place
 
 
 def test_a_handler_that_raises_anywhere_in_a_block_leaves_nothing() -> None:

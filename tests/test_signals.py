@@ -1,7 +1,10 @@
-"""Signals wait while something is switched, and arrive afterwards."""
+"""Signals and exceptions of other threads wait while something is switched, and arrive
+afterwards.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -61,6 +64,19 @@ def interrupted(block: Callable[[list[str]], None]) -> list[str]:
     except Leaving:
         return reached
     pytest.fail("the signal's exception never arrived")
+
+
+def said_by(program: str) -> str:
+    """What a Python program prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        cwd=TESTED,
+    )
+    return done.stdout.strip()
 
 
 @pytest.mark.usefixtures("blocks")
@@ -164,12 +180,156 @@ with held():
     thread.start()
     thread.join()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-        cwd=TESTED,
-    )
-    assert done.stdout.strip() == "7"
+    assert said_by(program) == "7"
+
+
+needs_native = pytest.mark.skipif(
+    _native.why_missing() is not None, reason="without C exceptions of other threads are not held"
+)
+
+
+def on_every_thread(test: Callable[[], None]) -> None:
+    """Run a test on this thread and on one of its own; what it raises there is raised here."""
+    test()
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            test()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+def throw(exception: type[Exception] = Leaving) -> None:
+    """Another thread has Python raise an exception in this one, which gets the time for it."""
+    target = ctypes.c_ulong(threading.get_ident())
+    set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    thread = threading.Thread(target=set_exception, args=(target, ctypes.py_object(exception)))
+    thread.start()
+    thread.join()
+    for _ in range(1000):
+        pass
+
+
+@needs_native
+def test_an_exception_of_another_thread_arrives_at_the_end_of_the_block() -> None:
+    """On any thread what another one raises waits for the end of the block, once, and outside of
+    it arrives at once.
+    """
+
+    def block(reached: list[str]) -> None:
+        with held():
+            with held():
+                throw()
+            reached.append("end of the block")
+        reached.append("after the block")
+
+    def at_once(reached: list[str]) -> None:
+        throw()
+        reached.append("not reached")
+
+    def test() -> None:
+        assert interrupted(block) == ["end of the block"]
+        assert interrupted(at_once) == []
+
+    on_every_thread(test)
+
+
+@needs_native
+def test_the_program_inside_can_be_ended_by_another_thread() -> None:
+    """In `let_through` the exception is raised at once, also one that came before, and outside of
+    it exceptions are held again.
+    """
+
+    def through(reached: list[str]) -> None:
+        with let_through():
+            throw()
+            reached.append("not reached")
+
+    def before(reached: list[str]) -> None:
+        with held():
+            throw()
+            reached.append("switched")
+            with let_through():
+                reached.append("not reached")
+
+    def block(reached: list[str]) -> None:
+        with held():
+            assert interrupted(through) == []
+            throw()
+            reached.append("end of the block")
+
+    def test() -> None:
+        assert interrupted(block) == ["end of the block"]
+        assert interrupted(before) == ["switched"]
+
+    on_every_thread(test)
+
+
+@needs_native
+def test_a_deadline_that_is_called_off_in_time_never_arrives() -> None:
+    """Who takes back the exception that it set for a thread, as timers do, takes back a held one
+    too; of two the later is raised.
+    """
+
+    class Later(Exception):
+        """The second one."""
+
+    def twice() -> None:
+        with held():
+            throw()
+            throw(Later)
+
+    def test() -> None:
+        with held():
+            throw()
+            target = ctypes.c_ulong(threading.get_ident())
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(target, None)
+        with pytest.raises(Later):
+            twice()
+
+    on_every_thread(test)
+
+
+@needs_native
+def test_a_child_forked_in_a_block_can_be_interrupted() -> None:
+    """In a process that is forked while exceptions are held they are raised once a block has
+    ended, and at once outside of it.
+    """
+    program = """
+import ctypes, os, threading
+from xsp.levels._native.signals import held, let_through
+
+def throw():
+    target = ctypes.c_ulong(threading.get_ident())
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(target, ctypes.py_object(OverflowError))
+    for _ in range(10**4): pass
+
+def ends(thrown):
+    try:
+        thrown()
+    except OverflowError:
+        return True
+    return False
+
+def block():
+    with held():
+        throw()
+        reached.append("end")
+
+reached = []
+with held():
+    child = os.fork()
+    if child == 0:
+        with let_through():
+            ended = ends(block) and ends(throw) and reached == ["end"]
+            os._exit(7 if ended else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert said_by(program) == "7"

@@ -1,4 +1,5 @@
-/* Holding signals off while something is switched, so that no handler of the program can raise half way.
+/* Holding signals off while something is switched, so that no handler of the program can raise half way; and with them
+ * the exceptions that other threads raise in this one (exceptions.c).
  *
  * Python runs its signal handlers between two bytecodes of the main thread, and a handler may raise (SIGINT, a SIGTERM
  * that exits, a deadline by SIGALRM). A block that holds them off must itself begin and end between two bytecodes, so
@@ -6,6 +7,7 @@
  * arrival. Python's own table of handlers is not touched, and `signal.getsignal` tells what it always told. When the
  * block ends the dispositions come back and what was noted is raised again.
  */
+#include "exceptions.h"
 #include "native.h"
 
 #include <dlfcn.h>
@@ -19,10 +21,11 @@
 
 enum { LAST_SIGNAL = 64, NESTED = 64 };
 
-/* Of the main thread only: nobody else runs Python's handlers. */
-static unsigned char states[NESTED]; /* of the blocks around, outermost first: 1 holds, 0 lets through */
-static int depth;
-static int holding;
+static __thread unsigned char states[NESTED]; /* of the blocks around, outermost first: 1 holds, 0 lets through */
+static __thread int depth;
+static __thread int holding; /* exceptions; on the main thread, which alone runs Python's handlers, signals too */
+
+static int signals_held;
 
 static struct sigaction originals[LAST_SIGNAL + 1];
 static unsigned char replaced[LAST_SIGNAL + 1];
@@ -52,7 +55,7 @@ static int is_pythons(const struct sigaction *action) {
   return 1;
 }
 
-static void hold(void) {
+static void hold_signals(void) {
   for (int number = 1; number <= LAST_SIGNAL; number++) {
     struct sigaction action;
     if (is_synchronous(number) || sigaction(number, NULL, &action) || !is_pythons(&action)) continue;
@@ -61,7 +64,7 @@ static void hold(void) {
     action.sa_flags = (action.sa_flags & ~SA_SIGINFO) | SA_RESTART;
     replaced[number] = sigaction(number, &action, NULL) == 0;
   }
-  holding = 1;
+  signals_held = 1;
 }
 
 /* A disposition that was changed meanwhile is somebody's decision, and stays. */
@@ -72,13 +75,25 @@ static void restore_dispositions(void) {
       sigaction(number, &originals[number], NULL);
     replaced[number] = 0;
   }
-  holding = 0;
+  signals_held = 0;
 }
 
-static void let_through(void) {
+static void let_signals_through(void) {
   restore_dispositions();
   for (int number = 1; number <= LAST_SIGNAL; number++)
     if (atomic_exchange(&arrived[number], 0)) raise(number);
+}
+
+static void hold(void) {
+  if (is_main_thread()) hold_signals();
+  exceptions_hold();
+  holding = 1;
+}
+
+static void let_through(void) {
+  if (signals_held && is_main_thread()) let_signals_through();
+  exceptions_let_through();
+  holding = 0;
 }
 
 static void apply(void) {
@@ -102,9 +117,9 @@ static void before_fork(void) { forked_by_main = is_main_thread(); }
 
 /* Whoever held signals off is not in the child, unless it is the one that forked. */
 static void in_child(void) {
+  exceptions_forget();
   if (forked_by_main) return;
-  depth = 0;
-  if (holding) restore_dispositions();
+  if (signals_held) restore_dispositions();
   memset(arrived, 0, sizeof arrived);
 }
 
@@ -122,22 +137,25 @@ XSP_EXPORT int xsp_signals_prepare(int (*check_signals)(void)) {
   return 0;
 }
 
-/* Holds signals off. One that arrived before is handled first; if its handler raises, nothing is held. Needs the GIL. */
+/* Holds signals and exceptions off. What arrived before is handled first; if that raises, nothing is held. Needs the
+ * GIL. */
 XSP_EXPORT void xsp_signals_hold(void) {
-  if (!is_main_thread()) return;
+  if (exceptions_raise_pending()) return;
   enter(1);
-  if (run_python_handlers()) leave();
+  if (is_main_thread() && run_python_handlers()) leave();
 }
 
-/* Lets signals through inside a block that holds them off. */
+/* Lets them through inside a block that holds them off. If an exception that waited is raised at once, the block is not
+ * entered. */
 XSP_EXPORT void xsp_signals_let_through(void) {
-  if (is_main_thread()) enter(0);
+  enter(0);
+  if (exceptions_raise_pending()) leave();
 }
 
 /* Ends the innermost block of either kind. The arguments are those of `__exit__`; 0: an exception goes on. */
 XSP_EXPORT int xsp_signals_leave(void *kind, void *error, void *traceback) {
   (void)kind, (void)error, (void)traceback;
-  if (is_main_thread()) leave();
+  leave();
   return 0;
 }
 
@@ -147,6 +165,3 @@ XSP_EXPORT void xsp_signals_forget(void) {
   depth = 0;
   apply();
 }
-
-/* Whether signals are held off right now. */
-XSP_EXPORT int xsp_signals_held(void) { return holding; }

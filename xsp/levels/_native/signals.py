@@ -1,22 +1,26 @@
-"""Signals held off while something is switched, so that a handler cannot raise half way.
+"""Signals, and exceptions raised by other threads, held off while something is switched, so that
+neither leaves it half way.
 
     with held(), switched_on(), let_through():
         program()
 
 Handlers of the program (Ctrl-C, a SIGTERM that exits, deadlines by SIGALRM) may raise between any
-two bytecodes of the main thread. In `held()` they wait; in `let_through()`, inside of it, the
-program is as interruptible as ever. What waited is delivered when the block ends. All of it is one
-`with` statement: then there is no moment at which something is switched and nobody takes it back.
+two bytecodes of the main thread, and other threads may have an exception raised in any thread
+(`PyThreadState_SetAsyncExc`). In `held()` they wait; in `let_through()`, inside of it, the program
+is as interruptible as ever. What waited is delivered when the block ends. All of it is one `with`
+statement: then there is no moment at which something is switched and nobody takes it back.
 
 Both are entered and left by one call into C each (signals.c), because a context manager written in
 Python can itself be interrupted between its own bytecodes. Without the native part the handlers
-are replaced one after the other, which leaves a gap of microseconds.
+are replaced one after the other, which leaves a gap of microseconds, and exceptions of other
+threads are not held off.
 """
 
 from __future__ import annotations
 
 import ctypes
 import signal
+import sysconfig
 import threading
 from contextlib import AbstractContextManager
 from functools import cache
@@ -29,14 +33,14 @@ _Block = AbstractContextManager[None]
 
 
 def held() -> _Block:
-    """A block in which no handler of a signal runs. Off the main thread, which alone runs handlers,
-    it changes nothing.
+    """A block in which no handler of a signal runs (on the main thread, which alone runs handlers)
+    and no exception of another thread is raised.
     """
     return _blocks()[0]
 
 
 def let_through() -> _Block:
-    """A block inside `held()` in which handlers run as they do outside."""
+    """A block inside `held()` that can be interrupted as it can outside."""
     return _blocks()[1]
 
 
@@ -59,10 +63,47 @@ def _blocks() -> tuple[_Block, _Block]:
     if native.xsp_signals_prepare(ctypes.pythonapi.PyErr_CheckSignals) != 0:
         return _Replacing(hold=True), _Replacing(hold=False)
     native.xsp_signals_leave.argtypes = [ctypes.py_object] * 3
+    _prepare_exceptions(native)
     return (
         _block(native.xsp_signals_hold, native.xsp_signals_leave),
         _block(native.xsp_signals_let_through, native.xsp_signals_leave),
     )
+
+
+_PYTHON_FUNCTIONS = (
+    "PyThreadState_Get",
+    "PyThreadState_New",
+    "PyThreadState_Clear",
+    "PyThreadState_Delete",
+    "PyThreadState_SetAsyncExc",
+    "PyInterpreterState_Get",
+    "PyObject_CallObject",
+    "Py_IncRef",
+    "Py_DecRef",
+)
+"""What exceptions.c calls, in the order in which it expects them."""
+
+
+class _Sample(Exception):  # noqa: N818 - it is never raised
+    """What exceptions.c looks for in a thread's state."""
+
+
+def _do_nothing() -> None:
+    """Python raises an exception of another thread when a function begins."""
+
+
+def _prepare_exceptions(native: ctypes.PyDLL) -> None:
+    """Have exceptions of other threads held off too, unless a setter may run at the same time as
+    this thread.
+    """
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return
+    addresses = (
+        ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p) for name in _PYTHON_FUNCTIONS
+    )
+    functions = (ctypes.c_void_p * len(_PYTHON_FUNCTIONS))(*addresses)
+    native.xsp_exceptions_prepare.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.py_object]
+    native.xsp_exceptions_prepare(functions, _do_nothing, _Sample)
 
 
 def _block(enter: Any, leave: Any) -> _Block:

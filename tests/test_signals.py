@@ -4,6 +4,7 @@ afterwards.
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
 import signal
@@ -66,10 +67,10 @@ def interrupted(block: Callable[[list[str]], None]) -> list[str]:
     pytest.fail("the signal's exception never arrived")
 
 
-def said_by(program: str) -> str:
+def said_by(program: str, *arguments: str) -> str:
     """What a Python program prints."""
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
         check=True,
@@ -159,18 +160,20 @@ def test_other_threads_hold_nothing() -> None:
 
 
 @pytest.mark.skipif(_native.why_missing() is not None, reason="C keeps the dispositions")
-def test_a_child_of_another_thread_is_interruptible() -> None:
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_child_of_another_thread_is_interruptible(number: str) -> None:
     """A process forked by a thread, while the main thread holds signals off, gets its signals."""
     program = """
-import os, signal, threading
+import os, signal, sys, threading
 from xsp.levels._native.signals import held
 
-signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+number = signal.Signals[sys.argv[1]]
+signal.signal(number, lambda *_: os._exit(7))
 
 def fork():
     child = os.fork()
     if child == 0:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         for _ in range(10**6): pass
         os._exit(1)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -180,7 +183,7 @@ with held():
     thread.start()
     thread.join()
 """
-    assert said_by(program) == "7"
+    assert said_by(program, number) == "7"
 
 
 needs_native = pytest.mark.skipif(
@@ -333,3 +336,41 @@ with held():
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert said_by(program) == "7"
+
+
+@pytest.mark.usefixtures("blocks")
+def test_an_interrupt_of_another_thread_waits_as_a_signal_does() -> None:
+    """`_thread.interrupt_main`, for which no signal is sent, runs the program's handler once, after
+    the block or in `let_through`, and the handler stays what it was.
+    """
+
+    def leave(_number: int, _frame: object) -> None:
+        raise Leaving
+
+    def interrupt() -> None:
+        thread = threading.Thread(target=_thread.interrupt_main)
+        thread.start()
+        thread.join()
+
+    def block(reached: list[str]) -> None:
+        with held():
+            interrupt()
+            reached.append("end of the block")
+        reached.append("after the block")
+
+    def through(reached: list[str]) -> None:
+        with held():
+            interrupt()
+            reached.append("switched")
+            with let_through():
+                for _ in range(1000):
+                    pass
+                reached.append("not reached")
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        assert interrupted(block) == ["end of the block"]
+        assert interrupted(through) == ["switched"]
+        assert signal.getsignal(signal.SIGINT) is leave
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -19,17 +19,17 @@ enum { SEARCHED_BYTES = 256 }; /* every PyThreadState is larger */
 
 typedef void *object; /* PyObject, PyThreadState, PyInterpreterState */
 
-/* Of Python's C API, in the order of `_PYTHON_FUNCTIONS` in signals.py. */
+/* Of Python's C API, in the order of `_EXCEPTION_FUNCTIONS` in signals.py. */
 static struct {
-  object (*current_state)(void);         /* PyThreadState_Get */
-  object (*new_state)(object);           /* PyThreadState_New */
-  void (*clear_state)(object);           /* PyThreadState_Clear */
-  void (*delete_state)(object);          /* PyThreadState_Delete */
-  int (*set)(unsigned long, object);     /* PyThreadState_SetAsyncExc */
-  object (*interpreter)(void);           /* PyInterpreterState_Get */
-  object (*call)(object, object);        /* PyObject_CallObject */
-  void (*take)(object);                  /* Py_IncRef */
-  void (*drop)(object);                  /* Py_DecRef */
+  object (*current_state)(void);     /* PyThreadState_Get */
+  object (*new_state)(object);       /* PyThreadState_New */
+  void (*clear_state)(object);       /* PyThreadState_Clear */
+  void (*delete_state)(object);      /* PyThreadState_Delete */
+  int (*set)(unsigned long, object); /* PyThreadState_SetAsyncExc */
+  object (*interpreter)(void);       /* PyInterpreterState_Get */
+  object (*call)(object, object);    /* PyObject_CallObject */
+  void (*take)(object);              /* Py_IncRef */
+  void (*drop)(object);              /* Py_DecRef */
 } python;
 
 static object do_nothing;   /* a Python function: Python looks for exceptions when one begins */

@@ -1,13 +1,14 @@
 /* Holding signals off while something is switched, so that no handler of the program can raise half way; and with them
- * the exceptions that other threads raise in this one (exceptions.c).
+ * what other threads raise in this one (exceptions.c, interrupts.c).
  *
  * Python runs its signal handlers between two bytecodes of the main thread, and a handler may raise (SIGINT, a SIGTERM
  * that exits, a deadline by SIGALRM). A block that holds them off must itself begin and end between two bytecodes, so
  * each change here is one call: it replaces the disposition of every signal that Python handles by a note of its
- * arrival. Python's own table of handlers is not touched, and `signal.getsignal` tells what it always told. When the
+ * arrival. Python's own table of handlers is not touched for it, only for interrupts.c. When the
  * block ends the dispositions come back and what was noted is raised again.
  */
 #include "exceptions.h"
+#include "interrupts.h"
 #include "native.h"
 
 #include <dlfcn.h>
@@ -78,34 +79,44 @@ static void restore_dispositions(void) {
   signals_held = 0;
 }
 
-static void let_signals_through(void) {
-  restore_dispositions();
+static void raise_arrived(void) {
   for (int number = 1; number <= LAST_SIGNAL; number++)
     if (atomic_exchange(&arrived[number], 0)) raise(number);
 }
 
-static void hold(void) {
-  if (is_main_thread()) hold_signals();
+/* 1 if a handler that was due has raised. */
+static int hold(void) {
+  int raised = 0;
   exceptions_hold();
+  if (is_main_thread()) {
+    raised = interrupts_hold(); /* while Python's own disposition stands: it writes that too */
+    hold_signals();
+  }
   holding = 1;
+  return raised;
 }
 
 static void let_through(void) {
-  if (signals_held && is_main_thread()) let_signals_through();
+  if (signals_held && is_main_thread()) {
+    restore_dispositions();
+    interrupts_let_through();
+    raise_arrived();
+  }
   exceptions_let_through();
   holding = 0;
 }
 
-static void apply(void) {
+static int apply(void) {
   int wanted = depth > 0 && depth <= NESTED ? states[depth - 1] : holding && depth > 0;
-  if (wanted && !holding) hold();
+  if (wanted && !holding) return hold();
   if (!wanted && holding) let_through();
+  return 0;
 }
 
-static void enter(unsigned char state) {
+static int enter(unsigned char state) {
   if (depth < NESTED) states[depth] = state;
   depth++;
-  apply();
+  return apply();
 }
 
 static void leave(void) {
@@ -121,6 +132,11 @@ static void in_child(void) {
   if (forked_by_main) return;
   if (signals_held) restore_dispositions();
   memset(arrived, 0, sizeof arrived);
+}
+
+/* The same for what only Python may put back, once it has arranged itself in a forked process. */
+XSP_EXPORT void xsp_signals_after_fork(void) {
+  if (!forked_by_main) interrupts_let_through();
 }
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -141,8 +157,7 @@ XSP_EXPORT int xsp_signals_prepare(int (*check_signals)(void)) {
  * GIL. */
 XSP_EXPORT void xsp_signals_hold(void) {
   if (exceptions_raise_pending()) return;
-  enter(1);
-  if (is_main_thread() && run_python_handlers()) leave();
+  if (enter(1) || (is_main_thread() && run_python_handlers())) leave();
 }
 
 /* Lets them through inside a block that holds them off. If an exception that waited is raised at once, the block is not

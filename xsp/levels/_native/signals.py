@@ -5,20 +5,23 @@ neither leaves it half way.
         program()
 
 Handlers of the program (Ctrl-C, a SIGTERM that exits, deadlines by SIGALRM) may raise between any
-two bytecodes of the main thread, and other threads may have an exception raised in any thread
-(`PyThreadState_SetAsyncExc`). In `held()` they wait; in `let_through()`, inside of it, the program
-is as interruptible as ever. What waited is delivered when the block ends. All of it is one `with`
-statement: then there is no moment at which something is switched and nobody takes it back.
+two bytecodes of the main thread; other threads may have an exception raised in any thread
+(`PyThreadState_SetAsyncExc`) or interrupt the main one (`_thread.interrupt_main`). In `held()` all
+of it waits; in `let_through()`, inside of it, the program is as interruptible as ever. What waited
+is delivered when the block ends. All of it is one `with` statement: then there is no moment at
+which something is switched and nobody takes it back.
 
 Both are entered and left by one call into C each (signals.c), because a context manager written in
 Python can itself be interrupted between its own bytecodes. Without the native part the handlers
-are replaced one after the other, which leaves a gap of microseconds, and exceptions of other
-threads are not held off.
+are replaced one after the other, which leaves a gap of microseconds, and what other threads raise
+is not held off, interrupts excepted.
 """
 
 from __future__ import annotations
 
+import _signal
 import ctypes
+import os
 import signal
 import sysconfig
 import threading
@@ -64,13 +67,14 @@ def _blocks() -> tuple[_Block, _Block]:
         return _Replacing(hold=True), _Replacing(hold=False)
     native.xsp_signals_leave.argtypes = [ctypes.py_object] * 3
     _prepare_exceptions(native)
+    _prepare_interrupts(native)
     return (
         _block(native.xsp_signals_hold, native.xsp_signals_leave),
         _block(native.xsp_signals_let_through, native.xsp_signals_leave),
     )
 
 
-_PYTHON_FUNCTIONS = (
+_EXCEPTION_FUNCTIONS = (
     "PyThreadState_Get",
     "PyThreadState_New",
     "PyThreadState_Clear",
@@ -98,12 +102,43 @@ def _prepare_exceptions(native: ctypes.PyDLL) -> None:
     """
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         return
-    addresses = (
-        ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p) for name in _PYTHON_FUNCTIONS
-    )
-    functions = (ctypes.c_void_p * len(_PYTHON_FUNCTIONS))(*addresses)
     native.xsp_exceptions_prepare.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.py_object]
-    native.xsp_exceptions_prepare(functions, _do_nothing, _Sample)
+    native.xsp_exceptions_prepare(_addresses(_EXCEPTION_FUNCTIONS), _do_nothing, _Sample)
+
+
+_INTERRUPT_FUNCTIONS = (
+    "PyObject_CallFunctionObjArgs",
+    "PyCallable_Check",
+    "PyErr_Fetch",
+    "PyErr_Restore",
+    "PyErr_SetInterrupt",
+    "Py_DecRef",
+)
+"""What interrupts.c calls, in the order in which it expects them."""
+
+_kept: list[Any] = []
+"""What C refers to."""
+
+
+def _prepare_interrupts(native: ctypes.PyDLL) -> None:
+    """Have interrupts by `_thread.interrupt_main` held off too."""
+    note = native.xsp_interrupts_note
+    note.argtypes, note.restype = [ctypes.c_int, ctypes.py_object], None
+    native.xsp_interrupts_prepare.argtypes = [ctypes.c_void_p, *[ctypes.py_object] * 4]
+    native.xsp_interrupts_prepare.restype = None
+    # Their wrappers in the module `signal` are written in Python.
+    objects = (_signal.getsignal, _signal.signal, int(signal.SIGINT), note)
+    _kept.append(objects)
+    native.xsp_interrupts_prepare(_addresses(_INTERRUPT_FUNCTIONS), *objects)
+    after_fork = native.xsp_signals_after_fork
+    after_fork.restype = None
+    os.register_at_fork(after_in_child=after_fork)
+
+
+def _addresses(names: tuple[str, ...]) -> Any:
+    """Where these functions of Python's C API are, as an array."""
+    found = (ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p) for name in names)
+    return (ctypes.c_void_p * len(names))(*found)
 
 
 def _block(enter: Any, leave: Any) -> _Block:

@@ -1,18 +1,23 @@
 """Many profiles in one process: what they leave in memory, and of handles.
 
-Profiles of changing models, by `xsp.measure`, one after the other and let go. Resident memory is
-read from /proc/self/status after each; growth counts from the 50th on, when everything that is made
-once has been made, and its slope is that of a straight line through all that follow.
+Profiles of changing models, by `xsp.measure`, one after the other and let go. After each, resident
+memory is read from /proc/self/status and what is allocated from the C library (`mallinfo2`). Growth
+counts from the 50th on, when everything that is made once has been made, and its slope is that of a
+straight line through all that follow.
 
     python benchmarks/soak.py [--device cuda] [--profiles 1000] [--seconds 100] [--json out.json]
+    python benchmarks/soak.py --join one.json two.json ... --json out.json
 
 With `--json` a run is added as one more part to those that the file has: several short ones, each a
-process of its own with 50 profiles that do not count, make up for a long one.
+process of its own with 50 profiles that do not count, make up for a long one, and give the slope
+its interval (95 %, by Student over the processes). Parts that were measured side by side, each into
+a file of its own, are joined with `--join`.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -26,6 +31,7 @@ import torch
 from torch import nn
 
 import xsp
+from xsp.analysis.spans.statistics import student_quantile
 from xsp.machine.environment import environment
 
 SETTLED = 50
@@ -37,6 +43,26 @@ def resident_mb() -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     line = next(line for line in lines if line.startswith("VmRSS:"))
     return int(line.split()[1]) / 1024
+
+
+class _Heap(ctypes.Structure):
+    """`struct mallinfo2` of glibc."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def allocated_mb() -> float:
+    """What is allocated from the C library, in MiB."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _Heap
+    heap = mallinfo2()
+    return float(heap.uordblks + heap.hblkhd) / (1 << 20)
 
 
 def open_files() -> int:
@@ -57,6 +83,7 @@ def target(number: int, device: str) -> tuple[nn.Module, torch.Tensor]:
 def soaked(profiles: int, seconds: float, device: str) -> dict[str, Any]:
     """The figures of so many profiles, or of those that are begun within `seconds`."""
     memory: list[float] = []
+    allocated: list[float] = []
     files: list[int] = []
     lost = 0
     begin = time.perf_counter()
@@ -67,6 +94,7 @@ def soaked(profiles: int, seconds: float, device: str) -> dict[str, Any]:
         del prof, model, x
         gc.collect()
         memory.append(resident_mb())
+        allocated.append(allocated_mb())
         files.append(open_files())
     settled = min(SETTLED, len(memory) - 1)
     return {
@@ -78,6 +106,7 @@ def soaked(profiles: int, seconds: float, device: str) -> dict[str, Any]:
         "rss_mb_last": round(memory[-1], 2),
         "growth_mb": round(memory[-1] - memory[settled], 2),
         "slope_kb_per_profile": _slope_kb(memory[settled:]),
+        "allocated_kb_per_profile": _slope_kb(allocated[settled:]),
         "open_files_settled": files[settled],
         "open_files_last": files[-1],
         "threads_last": threading.active_count(),
@@ -103,7 +132,22 @@ def summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
         "growth_mb_largest": max(part["growth_mb"] for part in parts),
         "growth_mb_allowed": LIMIT_MB,
         "lost": sum(part["lost"] for part in parts),
+        "resident_kb_per_profile": _over_processes(parts, "slope_kb_per_profile"),
+        "allocated_kb_per_profile": _over_processes(parts, "allocated_kb_per_profile"),
         "parts": parts,
+    }
+
+
+def _over_processes(parts: list[dict[str, Any]], name: str) -> dict[str, float | int | None]:
+    """The mean of a slope over the processes that have it, and half the width of its interval."""
+    slopes = np.array([part[name] for part in parts if part.get(name) is not None])
+    several = len(slopes) > 1
+    error = slopes.std(ddof=1) / np.sqrt(len(slopes)) if several else None
+    half = float(student_quantile(len(slopes) - 1)) * error if several else None
+    return {
+        "processes": len(slopes),
+        "mean": round(float(slopes.mean()), 3) if len(slopes) else None,
+        "half_width": round(float(half), 3) if half is not None else None,
     }
 
 
@@ -117,20 +161,29 @@ def failures(part: dict[str, Any]) -> list[str]:
     return [what for what, is_so in wrong.items() if is_so]
 
 
+def _tell(parts: list[dict[str, Any]], target: Path | None) -> None:
+    text = json.dumps(summary(parts), indent=1)
+    print(text)
+    if target:
+        target.write_text(text + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--profiles", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--join", nargs="+", type=Path, default=[])
     options = parser.parse_args()
+    if options.join:
+        parts = [part for each in options.join for part in json.loads(each.read_text())["parts"]]
+        _tell(parts, options.json)
+        return
     part = soaked(options.profiles, options.seconds, options.device)
     earlier = options.json and options.json.exists()
     parts = json.loads(options.json.read_text())["parts"] if earlier else []
-    text = json.dumps(summary([*parts, part]), indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n")
+    _tell([*parts, part], options.json)
     wrong = failures(part)
     if wrong:
         raise SystemExit("; ".join(wrong))

@@ -187,3 +187,15 @@ def test_an_exception_anywhere_in_the_measuring_code_is_unwound() -> None:
         assert isinstance(error, Fault | Missed), (place, repr(error))
         del error
         assert residue(before, state_of(model)) == [], place
+
+
+def test_a_deadline_while_allocations_are_charged_reaches_the_caller() -> None:
+    """A handler's own exception is not taken for a failure of the recording of memory."""
+    model, x = model_and_input()
+    measure(model, x)
+    found = places(lambda: measure(model, x))
+    charging = [place for place in found if place.function in {"_flattened", "_charged"}]
+    for place in random.Random(0).sample(charging, 3):
+        for strike in (raise_fault, raise_asynchronously):
+            error = struck(lambda: measure(model, x), place, strike)
+            assert type(error) is Fault, (place, repr(error))

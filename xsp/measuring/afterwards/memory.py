@@ -50,8 +50,7 @@ each until it has ended, and takes 0.2 ms.
 """
 
 _TORCH = Path(torch.__file__).parent
-_OWN_PLACES = (
-    Path(__file__),
+_RECORDING_PLACES = (
     _TORCH / "profiler",
     _TORCH / "autograd" / "profiler.py",
     _TORCH / DYNAMO_FOLDER,
@@ -160,10 +159,19 @@ def is_own_failure(error: Exception) -> bool:
     raises is its user's business.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if any(frame.f_code is _evaluated.__code__ for frame in frames):
-        return True
     raised_in = Path(frames[-1].f_code.co_filename) if frames else Path()
-    return any(raised_in.is_relative_to(place) for place in _OWN_PLACES)
+    if any(raised_in.is_relative_to(place) for place in _RECORDING_PLACES):
+        return True
+    evaluating = any(frame.f_code is _evaluated.__code__ for frame in frames)
+    return (evaluating or raised_in == Path(__file__)) and not _can_be_a_deadline(error)
+
+
+def _can_be_a_deadline(error: Exception) -> bool:
+    """Whether a handler of a signal or another thread can have raised it: a class of somebody
+    else's, or TimeoutError.
+    """
+    package = type(error).__module__.partition(".")[0]
+    return package not in {"builtins", "torch", "numpy"} or isinstance(error, OSError)
 
 
 def record_memory(

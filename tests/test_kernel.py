@@ -20,6 +20,7 @@ from fake_cupti import LAUNCH_KERNEL, PLAIN, FakeCupti, record
 from xsp.levels._native.activity import ActivityBuffers
 from xsp.levels.kernel import cupti
 from xsp.levels.kernel.cupti import CuptiLibrary
+from xsp.levels.kernel.cupti_clock import kept_clock
 from xsp.levels.kernel.tracer import KernelTracer
 from xsp.types import API_CALLS, DEVICE_ACTIVITY, SYNCHRONIZATIONS, ApiDomain, DeviceKind, Level
 
@@ -267,6 +268,38 @@ def test_clock_is_left_as_cupti_has_it(tracer: KernelTracer, library: FakeCupti)
     assert abs(library.timestamp() - time.time_ns()) < 10**9
 
 
+def test_a_series_of_sessions_sets_the_clock_once(library: FakeCupti) -> None:
+    """In a block of many sessions CUPTI's clock is set at the first and put back at the end, since
+    CUPTI keeps memory at each time; the records are on the monotonic clock all along.
+    """
+    with kept_clock():
+        for _ in range(20):
+            tracer = KernelTracer(library, lambda: None, library.emit_kernel)
+            before = time.monotonic_ns()
+            table = record(tracer, library.emit_kernel)["device_activity"]
+            assert before <= table["start_ns"][0] <= time.monotonic_ns()
+        assert library.controls.fake_clocks_registered() == 1
+    assert library.controls.fake_clocks_registered() == 2
+    assert abs(library.timestamp() - time.time_ns()) < 10**9
+
+
+def test_the_clock_of_another_tool_stays(tracer: KernelTracer, library: FakeCupti) -> None:
+    """A tool that gives CUPTI a clock of its own between two sessions disturbs neither: the next
+    session is on the monotonic clock, and what the tool sets last is there afterwards.
+    """
+    theirs = ctypes.CFUNCTYPE(ctypes.c_uint64)(lambda: 42)
+    address = ctypes.cast(theirs, ctypes.c_void_p).value
+    assert address is not None
+    with kept_clock():
+        record(tracer, library.emit_kernel)
+        library.register_clock(address)
+        before = time.monotonic_ns()
+        table = record(tracer, library.emit_kernel)["device_activity"]
+        assert before <= table["start_ns"][0] <= time.monotonic_ns()
+        library.register_clock(address)
+    assert library.timestamp() == 42
+
+
 def test_foreign_buffer_is_ignored(tracer: KernelTracer, library: FakeCupti) -> None:
     """A buffer that another tool lent to CUPTI is neither read nor freed."""
     tracer.start()
@@ -367,8 +400,8 @@ class _Heap(ctypes.Structure):
 
 
 def test_sessions_leave_no_memory_behind(library: FakeCupti) -> None:
-    """Hundreds of sessions take no more memory than some: what grows on a GPU is CUPTI's own (0.9
-    kB a session, docs/reliability.md).
+    """Hundreds of sessions take no more memory than some: what grows on a GPU is CUPTI's own
+    (docs/reliability.md).
     """
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = _Heap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+import xsp
 from xsp.levels._native.activity import ActivityBuffers
 from xsp.levels.kernel import cupti
 from xsp.levels.kernel.tracer import KernelTracer
@@ -171,3 +173,24 @@ def test_outputs_are_the_same_bits(
     traced = _forward(model, x)
     tracer.stop()
     assert torch.equal(plain, traced)
+
+
+def test_a_profile_sets_the_clock_of_cupti_once(
+    model: torch.nn.Module, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A profile of many sessions sets CUPTI's clock once and puts it back at its end, since CUPTI
+    keeps memory at each time; records of every session are inside the model's calls.
+    """
+    set_clocks = []
+    register = cupti.CuptiLibrary.register_clock
+
+    def counted(library: cupti.CuptiLibrary, clock: int) -> None:
+        set_clocks.append(clock)
+        register(library, clock)
+
+    monkeypatch.setattr(cupti.CuptiLibrary, "register_clock", counted)
+    prof = xsp.measure(model, x, levels="M/L/K", iterations=4, warmup=1, progress=False)
+    assert prof.kernel_count > 0
+    assert prof.lost == 0
+    assert len(set_clocks) <= 2
+    assert abs(cupti.CuptiLibrary.loaded().timestamp() - time.time_ns()) < 10**9

@@ -17,6 +17,7 @@ from torch import nn
 from xsp.capture.run import MODEL_CALLS
 from xsp.errors import TargetError
 from xsp.levels._native.signals import held, let_through
+from xsp.levels.kernel.cupti_clock import kept_clock
 from xsp.levels.layer.tensors import tensors_in, versions
 from xsp.machine import devices
 from xsp.machine.torch_internals import without_torch_functions
@@ -115,7 +116,7 @@ class Executor:
                 f"{self.target.name} cannot be profiled by a program that is itself being "
                 "profiled: the two would trace and stop each other; profile only one of them"
             )
-        with turn(self.target.name), self._restoring():
+        with turn(self.target.name), kept_clock(), self._restoring():
             yield
 
     def modified(self) -> list[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from enum import Enum
 
 from xsp.errors import TracingError
 from xsp.levels._native.activity import ActivityBuffers, Faults
 from xsp.levels.kernel import cupti
 from xsp.levels.kernel.cupti import CuptiLibrary
+from xsp.levels.kernel.cupti_clock import ClockSource, CuptiClock
 from xsp.levels.kernel.names import NameTable
 from xsp.levels.kernel.records import RawRecords, Window, convert, rows
 from xsp.tracing.clock import ClockMap, Reading, pair_readings, read_bracketed, same_clock
@@ -20,25 +20,19 @@ RETURN_TIMEOUT_S = 0.1
 """CUPTI may deliver buffers a moment after the flush returned."""
 
 
-class ClockSource(Enum):
-    """Which clock CUPTI reads for its stamps."""
-
-    MONOTONIC = "timestamp callback"
-    REALTIME = "paired clocks"
-
-
 class CuptiSession:
     """Records between `start` and `stop`.
 
-    `stop` leaves no activity kind enabled and CUPTI on the clock it has by default. The buffer
-    callbacks stay registered, since CUPTI knows no way to take them back; the next tool registers
-    its own.
+    `stop` leaves no activity kind enabled and CUPTI on the clock it has by default, the latter at
+    the end of `kept_clock`. The buffer callbacks stay registered, since CUPTI knows no way to take
+    them back; the next tool registers its own.
     """
 
     def __init__(self, library: CuptiLibrary, buffers: ActivityBuffers, table: NameTable) -> None:
         self.library = library
         self._buffers = buffers
         self._table = table
+        self._clock = CuptiClock(library, buffers)
         self._enabled: list[int] = []
         self._source = ClockSource.MONOTONIC
         self._start_ns = 0
@@ -63,9 +57,7 @@ class CuptiSession:
         self.tables = {}
         with ExitStack() as undo:
             undo.callback(self._restore)
-            monotonic, realtime = self._buffers.monotonic_clock, self._buffers.realtime_clock
-            # Before any kind is enabled: earlier records would keep the previous clock.
-            self.library.register_clock(monotonic if source is ClockSource.MONOTONIC else realtime)
+            self._clock.use(source)
             self.library.register_buffer_callbacks(self._buffers.requested, self._buffers.completed)
             self.library.take_dropped_records()
             self._start_ns = time.monotonic_ns()
@@ -143,7 +135,7 @@ class CuptiSession:
 
     def _restore(self) -> None:
         with ExitStack() as steps:
-            steps.callback(self.library.register_clock, self._buffers.realtime_clock)
+            steps.callback(self._clock.release)
             steps.callback(self._disable)
 
 

@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 from xsp.errors import LevelError, TracingError
 from xsp.levels._native.activity import ActivityBuffers
 from xsp.levels.kernel.cupti import CuptiLibrary
-from xsp.levels.kernel.cupti_session import ClockSource, CuptiSession, trial
+from xsp.levels.kernel.cupti_clock import ClockSource
+from xsp.levels.kernel.cupti_session import CuptiSession, trial
 from xsp.levels.kernel.names import NameTable
 from xsp.levels.kernel.records import join
 from xsp.tracing.clock import ClockMap

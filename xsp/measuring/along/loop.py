@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from xsp.capture.file import Capture
 from xsp.errors import NothingRecordedError, TargetError, XspError
 from xsp.levels._native.signals import held
+from xsp.levels.kernel.cupti_clock import kept_clock
 from xsp.levels.layer.entry_points import entry_point
 from xsp.levels.layer.function_mode import FunctionalMode
 from xsp.levels.layer.naming import is_leaf
@@ -242,6 +243,7 @@ class Loop:
         refuse_options(self._options)
         with ExitStack() as undo:
             undo.enter_context(turn(self.name))
+            undo.enter_context(kept_clock())
             undo.enter_context(in_call())
             undo.enter_context(executing())
             ranks = Ranks.together(alone=self._options.alone)

@@ -19,8 +19,8 @@ is not held off, interrupts excepted.
 
 from __future__ import annotations
 
-import _signal
 import ctypes
+import importlib
 import os
 import signal
 import sysconfig
@@ -126,8 +126,9 @@ def _prepare_interrupts(native: ctypes.PyDLL) -> None:
     note.argtypes, note.restype = [ctypes.c_int, ctypes.py_object], None
     native.xsp_interrupts_prepare.argtypes = [ctypes.c_void_p, *[ctypes.py_object] * 4]
     native.xsp_interrupts_prepare.restype = None
-    # Their wrappers in the module `signal` are written in Python.
-    objects = (_signal.getsignal, _signal.signal, int(signal.SIGINT), note)
+    # The module `signal` wraps these in Python, which could be interrupted.
+    in_c = importlib.import_module("_signal")
+    objects = (in_c.getsignal, in_c.signal, int(signal.SIGINT), note)
     _kept.append(objects)
     native.xsp_interrupts_prepare(_addresses(_INTERRUPT_FUNCTIONS), *objects)
     after_fork = native.xsp_signals_after_fork

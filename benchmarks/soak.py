@@ -141,13 +141,14 @@ def summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
 def _over_processes(parts: list[dict[str, Any]], name: str) -> dict[str, float | int | None]:
     """The mean of a slope over the processes that have it, and half the width of its interval."""
     slopes = np.array([part[name] for part in parts if part.get(name) is not None])
-    several = len(slopes) > 1
-    error = slopes.std(ddof=1) / np.sqrt(len(slopes)) if several else None
-    half = float(student_quantile(len(slopes) - 1)) * error if several else None
+    half_width = None
+    if len(slopes) > 1:
+        error = float(slopes.std(ddof=1)) / len(slopes) ** 0.5
+        half_width = round(float(student_quantile(len(slopes) - 1)) * error, 3)
     return {
         "processes": len(slopes),
         "mean": round(float(slopes.mean()), 3) if len(slopes) else None,
-        "half_width": round(float(half), 3) if half is not None else None,
+        "half_width": half_width,
     }
 
 

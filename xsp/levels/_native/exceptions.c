@@ -28,6 +28,7 @@ static struct {
   int (*set)(unsigned long, object); /* PyThreadState_SetAsyncExc */
   object (*interpreter)(void);       /* PyInterpreterState_Get */
   object (*call)(object, object);    /* PyObject_CallObject */
+  void (*clear_error)(void);         /* PyErr_Clear */
   void (*take)(object);              /* Py_IncRef */
   void (*drop)(object);              /* Py_DecRef */
 } python;
@@ -111,8 +112,12 @@ XSP_EXPORT int xsp_exceptions_prepare(const void *const *functions, object funct
   if (!decoy) return -1;
   set(sample);
   size_t at = find(sample);
-  set(NULL); /* also where it went to this thread itself */
   delete_decoy();
+  /* Up to Python 3.12 a flag says that an exception waits somewhere, and slows every thread, until one is raised. */
+  set(sample);
+  object result = python.call(do_nothing, NULL);
+  if (result) python.drop(result);
+  python.clear_error();
   exception_at = at;
   return at ? 0 : -1;
 }

@@ -22,9 +22,10 @@
 
 enum { LAST_SIGNAL = 64, NESTED = 64 };
 
-static __thread unsigned char states[NESTED]; /* of the blocks around, outermost first: 1 holds, 0 lets through */
+enum state { THROUGH, HOLD, HOLD_SIGNALS };
+
+static __thread unsigned char states[NESTED]; /* of the blocks around, outermost first */
 static __thread int depth;
-static __thread int holding; /* exceptions; on the main thread, which alone runs Python's handlers, signals too */
 
 static int signals_held;
 
@@ -56,7 +57,7 @@ static int is_pythons(const struct sigaction *action) {
   return 1;
 }
 
-static void hold_signals(void) {
+static void replace_dispositions(void) {
   for (int number = 1; number <= LAST_SIGNAL; number++) {
     struct sigaction action;
     if (is_synchronous(number) || sigaction(number, NULL, &action) || !is_pythons(&action)) continue;
@@ -84,37 +85,35 @@ static void raise_arrived(void) {
     if (atomic_exchange(&arrived[number], 0)) raise(number);
 }
 
-/* 1 if a handler that was due has raised. */
-static int hold(void) {
-  int raised = 0;
-  exceptions_hold();
-  if (is_main_thread()) {
-    raised = interrupts_hold(); /* while Python's own disposition stands: it writes that too */
-    hold_signals();
-  }
-  holding = 1;
+/* 1 if a handler that was due has raised. Only the main thread runs Python's handlers. */
+static int hold_signals(void) {
+  if (signals_held || !is_main_thread()) return 0;
+  int raised = interrupts_hold(); /* while Python's own disposition stands: it writes that too */
+  replace_dispositions();
   return raised;
 }
 
-static void let_through(void) {
-  if (signals_held && is_main_thread()) {
-    restore_dispositions();
-    interrupts_let_through();
-    raise_arrived();
-  }
-  exceptions_let_through();
-  holding = 0;
+static void let_signals_through(void) {
+  if (!signals_held || !is_main_thread()) return;
+  restore_dispositions();
+  interrupts_let_through();
+  raise_arrived();
 }
 
 static int apply(void) {
-  int wanted = depth > 0 && depth <= NESTED ? states[depth - 1] : holding && depth > 0;
-  if (wanted && !holding) return hold();
-  if (!wanted && holding) let_through();
+  int innermost = depth < NESTED ? depth : NESTED;
+  int wanted = innermost ? states[innermost - 1] : THROUGH;
+  if (wanted == HOLD)
+    exceptions_hold();
+  else
+    exceptions_let_through();
+  if (wanted != THROUGH) return hold_signals();
+  let_signals_through();
   return 0;
 }
 
-static int enter(unsigned char state) {
-  if (depth < NESTED) states[depth] = state;
+static int enter(enum state state) {
+  if (depth < NESTED) states[depth] = (unsigned char)state;
   depth++;
   return apply();
 }
@@ -157,13 +156,18 @@ XSP_EXPORT int xsp_signals_prepare(int (*check_signals)(void)) {
  * GIL. */
 XSP_EXPORT void xsp_signals_hold(void) {
   if (exceptions_raise_pending()) return;
-  if (enter(1) || (is_main_thread() && run_python_handlers())) leave();
+  if (enter(HOLD) || (is_main_thread() && run_python_handlers())) leave();
+}
+
+/* The same for signals alone. */
+XSP_EXPORT void xsp_signals_hold_only_signals(void) {
+  if (enter(HOLD_SIGNALS) || (is_main_thread() && run_python_handlers())) leave();
 }
 
 /* Lets them through inside a block that holds them off. If an exception that waited is raised at once, the block is not
  * entered. */
 XSP_EXPORT void xsp_signals_let_through(void) {
-  enter(0);
+  enter(THROUGH);
   if (exceptions_raise_pending()) leave();
 }
 

@@ -23,6 +23,7 @@ import ctypes
 import importlib
 import os
 import signal
+import sys
 import sysconfig
 import threading
 from contextlib import AbstractContextManager
@@ -38,8 +39,14 @@ _Block = AbstractContextManager[None]
 def held() -> _Block:
     """A block in which no handler of a signal runs (on the main thread, which alone runs handlers)
     and no exception of another thread is raised.
+
+    In Python 3.11 the latter are not held off where a trace or profile function is set, such as a
+    debugger's: a traced function never begins there while an exception waits for another thread.
     """
-    return _blocks()[0]
+    held_off, _, only_signals = _blocks()
+    if sys.version_info[:2] == (3, 11) and (sys.gettrace() or sys.getprofile()):
+        return only_signals
+    return held_off
 
 
 def let_through() -> _Block:
@@ -58,19 +65,22 @@ def forget() -> None:
 
 
 @cache
-def _blocks() -> tuple[_Block, _Block]:
+def _blocks() -> tuple[_Block, _Block, _Block]:
+    """What holds everything off, what lets it through, and what holds off signals alone."""
+    replacing = _Replacing(hold=True), _Replacing(hold=False), _Replacing(hold=True)
     if _native.why_missing() is not None:
-        return _Replacing(hold=True), _Replacing(hold=False)
+        return replacing
     # With the GIL, and with the exception that a handler raised.
     native = ctypes.PyDLL(str(_native.LIBRARY))
     if native.xsp_signals_prepare(ctypes.pythonapi.PyErr_CheckSignals) != 0:
-        return _Replacing(hold=True), _Replacing(hold=False)
+        return replacing
     native.xsp_signals_leave.argtypes = [ctypes.py_object] * 3
     _prepare_exceptions(native)
     _prepare_interrupts(native)
     return (
         _block(native.xsp_signals_hold, native.xsp_signals_leave),
         _block(native.xsp_signals_let_through, native.xsp_signals_leave),
+        _block(native.xsp_signals_hold_only_signals, native.xsp_signals_leave),
     )
 
 
@@ -82,6 +92,7 @@ _EXCEPTION_FUNCTIONS = (
     "PyThreadState_SetAsyncExc",
     "PyInterpreterState_Get",
     "PyObject_CallObject",
+    "PyErr_Clear",
     "Py_IncRef",
     "Py_DecRef",
 )

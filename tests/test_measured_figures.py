@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import coverage_page
+import program_coverage
 import pytest
 from table_rows import table_rows
 
@@ -161,3 +163,15 @@ def test_what_commands_take_is_what_was_measured() -> None:
     for name, seconds in measured.items():
         row = f"| `{name}` | {seconds['before']:.2f} | {seconds['now']:.2f} |"
         assert row in page("install.md")
+
+
+def test_programs_that_are_covered_on_a_gpu() -> None:
+    """docs/coverage.md has what was measured on an H200, of every program, and says in bold what is
+    not reached.
+    """
+    results = result("program_coverage_h200.json")
+    assert set(results["programs"]) == set(program_coverage.programs("cuda"))
+    table = coverage_page.table_of(results)
+    assert table in page("coverage.md"), f"put these rows into docs/coverage.md:\n{table}"
+    assert results["environment"]["gpu"] == "NVIDIA H200"
+    assert bool(coverage_page.not_met(results)) == ("**" in table)

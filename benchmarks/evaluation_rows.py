@@ -61,8 +61,14 @@ def _row(key: Key, found: Mapping[str, Evaluation]) -> Iterator[tuple[str, Any]]
     yield "online_p90_ms", value(ONLINE, "latency_p90", 1e-6)
     yield "online_p90_at_most_ms", _at_most_ms(found.get(ONLINE))
     yield "most_inputs_per_s", value(BATCHED, "throughput")
+    swept = metrics.get(BATCHED, {}).get("throughput")
+    yield "most_inputs_low_per_s", NAN if swept is None else swept.low
+    yield "most_inputs_high_per_s", NAN if swept is None else swept.high
     yield "optimal_batch", value(BATCHED, "optimal_batch")
     yield "poisson_per_s", value(POISSON, "throughput")
+    yield "poisson_load", _load(found.get(POISSON), value(ONLINE, "latency_trimmed_mean", 1e-9))
+    yield "poisson_call_ms", _call_ms(found.get(POISSON))
+    yield from _with_interval("poisson_p50", metrics.get(POISSON, {}).get("latency_p50"))
     yield from _with_interval("poisson_p90", metrics.get(POISSON, {}).get("latency_p90"))
     yield "poisson_p99_ms", value(POISSON, "latency_p99", 1e-6)
     yield from _held(found.get(POISSON))
@@ -78,6 +84,23 @@ def _row(key: Key, found: Mapping[str, Evaluation]) -> Iterator[tuple[str, Any]]
 
 def _value(found: Estimate | None, scale: float) -> float:
     return NAN if found is None else found.value * scale
+
+
+def _load(poisson: Evaluation | None, alone_s: float) -> float:
+    """The asked rate over that of one input after another."""
+    scenario = None if poisson is None else poisson.manifest.scenario
+    return scenario.rate_per_s * alone_s if isinstance(scenario, Server) else NAN
+
+
+def _call_ms(poisson: Evaluation | None) -> float:
+    """Median of what a call took, waiting left out: from when its query had come and the one before
+    was answered. Of tests that answer one query a call.
+    """
+    if poisson is None:
+        return NAN
+    issued, completed = poisson.outcome.issued_ns, poisson.outcome.completed_ns
+    begun = np.maximum(issued[1:], completed[:-1])
+    return float(np.median(completed[1:] - begun)) / 1e6
 
 
 def _with_interval(name: str, found: Estimate | None) -> Iterator[tuple[str, float]]:

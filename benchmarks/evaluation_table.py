@@ -2,8 +2,8 @@ r"""The table of MLModelScope (Table 2; Dakkak et al., CLOUD 2020) from a databa
 
 A row is a model on a runtime: size of its weights, latency of one input (trimmed mean and 90th
 percentile), highest throughput over batch sizes and the optimal batch, and under Poisson arrivals
-at half of what one input after another reaches, p90 and p99. Where the paper has the model, its
-numbers on a V100 stand beside ours.
+at a share (`--load`) of what one input after another reaches, p50, p90 and p99. Where the paper has
+the model, its numbers on a V100 stand beside ours.
 
     python benchmarks/evaluation_table.py --database table.sqlite [--markdown]
     python benchmarks/evaluation_table.py --database table.sqlite --page table.md --json table.json
@@ -59,8 +59,6 @@ from xsp.evaluation.scenarios.starting import MODULES, Forking
 MODELS = tuple(
     f"vision_models:{name}" for name in ("alexnet_like", "resnet_like", "mobilenet_like")
 )
-LOAD = 0.5
-"""Poisson arrivals come at this share of what one input after another reaches."""
 SLACK = 20
 """Their latency bound, in latencies of one input: it makes the test invalid, never shorter."""
 
@@ -175,9 +173,10 @@ def manifest(row: Row, options: argparse.Namespace, scenario: dict[str, Any]) ->
 def missing(
     done: Mapping[tuple[str, str, str, str], str], options: argparse.Namespace, row: Row
 ) -> list[str]:
-    """The scenarios that are not in the database."""
+    """The scenarios that are asked for and not in the database."""
     key = (row.name, row.predictor, options.device)
-    return [each for each in SCENARIOS if (*key, each) not in done]
+    wanted = options.scenarios
+    return [each for each in wanted if options.again or (*key, each) not in done]
 
 
 def fill_row(
@@ -221,7 +220,7 @@ def settings(scenario: str, options: argparse.Namespace, alone_ms: float) -> dic
         **limited,
         "queries": options.poisson_queries,
         "percentile": options.poisson_percentile,
-        "rate_per_s": 1e3 * LOAD / alone_ms,
+        "rate_per_s": 1e3 * options.load / alone_ms,
         "latency_bound_ms": SLACK * alone_ms,
     }
 
@@ -263,6 +262,11 @@ def options_given() -> argparse.Namespace:
         "--together", type=int, default=0, help="models made ready beside one another before"
     )
     parser.add_argument("--ready-limit-s", type=float, default=600.0)
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--again", action="store_true", help="also what the database has")
+    parser.add_argument(
+        "--load", type=float, default=0.5, help="Poisson arrivals: of what online has"
+    )
     parser.add_argument("--queries", type=int, default=64, help="online; 64 are the fewest for p90")
     parser.add_argument(
         "--poisson-queries", type=int, default=459, help="459 are the fewest for p99, 90 for p95"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -252,7 +253,9 @@ def test_a_damaged_export_changes_nothing(tmp_path: Path) -> None:
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`xsp database` lists, exports and imports; a foreign file ends in one line and status 2."""
+    """`xsp database` lists, also as JSON and to a file, exports and imports; a foreign file ends in
+    one line and status 2.
+    """
     place, file = str(tmp_path / "layers.sqlite"), str(tmp_path / "all.json")
     with Store(place) as store:
         store.put([entry(8), entry(16)])
@@ -266,6 +269,15 @@ def test_the_command(
 
     assert "2 entries" in ran("list", "--database", place)[0]
     assert "NVIDIA H200: 2 entries" in ran("machines", "--database", place)[0]
+    entries = json.loads(ran("list", "--database", place, "--json")[0])
+    with Store(place) as store:
+        assert [each["layer"] for each in entries] == store.table()["layer"].tolist()
+    (machine,) = json.loads(ran("machines", "--database", place, "--json")[0])
+    assert machine["facts"]["gpu"] == "NVIDIA H200"
+    assert machine["entries"] == 2
+    written = tmp_path / "list.json"
+    assert str(written) in ran("list", "--database", place, "-o", str(written))[0]
+    assert json.loads(written.read_text()) == entries
     assert "2 entries written" in ran("export", file, "--database", place)[0]
     assert "2 entries" in ran("import", file, "--database", str(tmp_path / "new.sqlite"))[0]
     assert "2 entries" in ran("merge", place, "--database", str(tmp_path / "new.sqlite"))[0]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from xsp.cli.keeping import checked_all, put
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +28,16 @@ Place = Annotated[
         show_default=False,
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="All of it as JSON, for programs.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Write to this file: *.json is JSON, all else is text.",
+        show_default=False,
+    ),
+]
 _ROWS = 40
 
 
@@ -33,27 +46,40 @@ def list_(
     place: Place = None,
     operator: Annotated[str, typer.Option(help="Entries of one operator only.")] = "",
     rows: Annotated[int, typer.Option(help="Entries to show at most; 0 for all.")] = _ROWS,
+    as_json: AsJson = False,
+    output: Output = None,
 ) -> None:
     """Print the entries, the newest last."""
     from xsp.database.store import Store
 
+    checked_all(output)
     with Store(place) as store:
-        found = store.table()
-        typer.echo(f"{store.place}: {len(found)} entries")
+        found, heading = store.table(), f"{store.place}: "
+    heading += f"{len(found)} entries"
     if operator:
         found = found[found["operator"] == operator]
-    _print(found.drop(columns="layer"), rows)
+    if _wants_json(as_json, output):
+        put(_json(found), output)
+    else:
+        put(_text(found.drop(columns="layer"), rows, heading), output)
 
 
 @database.command()
-def machines(place: Place = None) -> None:
+def machines(place: Place = None, as_json: AsJson = False, output: Output = None) -> None:
     """Print the machines that entries are of, with clocks, driver and library versions."""
     from xsp.database.store import Store
 
+    checked_all(output)
     with Store(place) as store:
         found = store.machines()
-    for digest, name, entries, facts in found.itertuples(index=False):
-        typer.echo(f"{digest}  {name}: {entries} entries\n    {facts}")
+    lines = (
+        f"{digest}  {name}: {entries} entries\n    {facts}\n"
+        for digest, name, entries, facts in found.itertuples(index=False)
+    )
+    if _wants_json(as_json, output):
+        put(_json(found.assign(facts=found["facts"].map(json.loads))), output)
+    else:
+        put("".join(lines), output)
 
 
 @database.command("export")
@@ -95,9 +121,18 @@ def merge(
         typer.echo(f"{merged(store, source)} entries of {other} merged into {store.place}")
 
 
-def _print(found: pd.DataFrame, rows: int) -> None:
-    shown = found if rows <= 0 else found.tail(rows)
+def _wants_json(as_json: bool, output: Path | None) -> bool:
+    return as_json or (output is not None and output.suffix == ".json")
+
+
+def _json(found: pd.DataFrame) -> str:
+    return f"{found.to_json(orient='records', indent=1)}\n"
+
+
+def _text(found: pd.DataFrame, rows: int, heading: str) -> str:
+    lines, shown = [heading], found if rows <= 0 else found.tail(rows)
     if len(shown) < len(found):
-        typer.echo(f"the last {len(shown)} of {len(found)}; --rows 0 shows all")
+        lines.append(f"the last {len(shown)} of {len(found)}; --rows 0 shows all")
     if len(shown):
-        typer.echo(shown.to_string(index=False, max_colwidth=60))
+        lines.append(shown.to_string(index=False, max_colwidth=60))
+    return "\n".join([*lines, ""])

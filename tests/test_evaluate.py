@@ -25,6 +25,13 @@ from xsp.evaluation.repeating import repeat
 from xsp.evaluation.running import changed, evaluate
 from xsp.evaluation.scenarios.process import MeasuredProcess
 
+METRICS = """
+  accuracy:
+    - {metric: top_k, k: 1, output: scores, target: label}
+    - {metric: top_k, k: 5, output: scores, target: label}
+    - {metric: f1, output: scores, target: label}
+  price: {per_hour: 2.0, currency: EUR}"""
+
 
 class Place:
     """A database, an artifact store, and the manifest in a folder beside them."""
@@ -32,7 +39,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.database, self.artifacts = folder / "db.sqlite", folder / "artifacts"
         self.folder = folder / "digits"
-        self.manifest = write_digits(self.folder)
+        self.manifest = write_digits(self.folder, metrics=METRICS)
 
     def options(self) -> list[str]:
         return ["--database", str(self.database), "--artifacts", str(self.artifacts)]
@@ -155,7 +162,11 @@ def test_the_command_line(
     assert "throughput" in out
     assert f"top_1 {first.accuracy['top_1']:.6g}" in out
     listed = run(capsys, monkeypatch, "--list", *place.options())
-    assert first.id in listed
+    row = next(line for line in listed.splitlines() if first.id in line)
+    p50 = first.measure("latency_p50").value
+    assert p50 is not None
+    assert f"{p50 / 1e6:.4g}" in row
+    assert " UTC " in row
     other = out.split()[1].rstrip(":")
     compared = run(capsys, monkeypatch, "--compare", first.id, other, *place.options())
     assert "top_1: " in compared
@@ -202,6 +213,10 @@ def test_the_schema_can_be_had(
         (("MANIFEST", "--trace", "ALL"), "must be one of NONE, MODEL, FRAMEWORK, SYSTEM, FULL"),
         (("MANIFEST", "--scenario", "server"), "scenario.rate_per_s: is missing"),
         (("MANIFEST", "--scenario", "[1"), "is not YAML"),
+        (
+            ("MANIFEST", "--scenario", "{kind: offline, sample: 3}"),
+            "the scenario {'kind': 'offline', 'sample': 3}: scenario.sample: is no key",
+        ),
         (("MANIFEST", "--predictor", "tensorflow"), "there is no predictor 'tensorflow'"),
         (("MANIFEST", "--label", "rack"), "--label must be NAME=VALUE"),
         (("MANIFEST",), "allow it with --allow-code"),
@@ -250,6 +265,29 @@ def test_models_are_made_ready_before_any_is_measured(place: Place, first: Evalu
         assert other.started == 1
     assert found.outcome.details["made_ready"] == [1, 4]
     assert found.manifest.identity == first.manifest.identity
+
+
+def test_a_system_that_is_not_here_is_told(tmp_path: Path) -> None:
+    """What a manifest asks of the machine holds for a single evaluation too; a label that is given
+    counts. Nothing runs, and no database is made.
+    """
+    asked = "{gpus: 99, memory_gib: 900000, labels: {rack: a, zone: b}}"
+    path = write_digits(tmp_path, system=asked)
+    with pytest.raises(EvaluationError) as caught:
+        evaluate(path, database=tmp_path / "db.sqlite", labels={"zone": "b"}, allow_code=True)
+    said = str(caught.value)
+    assert "asks for a system with 99 GPU and 9e+05 GiB memory and rack a" in said
+    assert "no rack; give --label rack=a where it has that" in said
+    assert "zone" not in said
+    assert not (tmp_path / "db.sqlite").exists()
+
+
+def test_a_cost_has_its_currency(first: Evaluation) -> None:
+    """A price in the manifest gives a cost whose unit is the price's."""
+    price = first.manifest.metrics.price
+    assert price is not None
+    cost = first.measure("cost_per_million")
+    assert cost.unit == price.currency == "EUR"
 
 
 def test_a_replay_is_recorded_with_its_arrival_times(place: Place) -> None:

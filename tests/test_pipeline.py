@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from xsp.evaluation.pipeline.passing import pass_through
 from xsp.evaluation.pipeline.stream import Stage, StageSpan, stream
 from xsp.evaluation.pipeline.system import MakeSystem
 from xsp.evaluation.predictors.eager import Eager
-from xsp.evaluation.predictors.predictor import Batch
+from xsp.evaluation.predictors.predictor import Batch, Predictor
 
 
 def step(kind: type[steps.Step], **given: Any) -> steps.Step:
@@ -253,7 +253,7 @@ def test_a_query_takes_its_samples_into_memory_that_is_kept(
     def predict(_: Eager, batch: Batch) -> dict[str, Any]:
         pixels = batch["pixels"]
         seen.append((pixels.ctypes.data, pixels.copy()))
-        return {}
+        return {"scores": np.zeros((len(pixels), 10), np.float32)}
 
     monkeypatch.setattr(Eager, "predict", predict)
     store = ArtifactStore(tmp_path / "store")
@@ -268,6 +268,38 @@ def test_a_query_takes_its_samples_into_memory_that_is_kept(
     np.testing.assert_array_equal(both[0], more[0])
     assert not np.array_equal(both[0], both[1])
     assert not np.array_equal(more[1], both[1])
+
+
+class Fixed:
+    """Stands for a program that was traced for two samples and takes others without a word."""
+
+    def __init__(self, runtime: Any) -> None:
+        self.load, self.unload = runtime.load, runtime.unload
+        self._predict = runtime.predict
+
+    def predict(self, batch: Any) -> Any:
+        return self._predict({name: np.concatenate([x, x])[:2] for name, x in batch.items()})
+
+
+@pytest.mark.parametrize("timed", ["model", "pipeline"])
+def test_outputs_of_other_samples_are_told(
+    timed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that answers another number of samples than it was asked for is neither judged nor
+    timed.
+    """
+    store = ArtifactStore(tmp_path / "store")
+    manifest = gather(read_manifest(write_digits(tmp_path, timed=timed)), tmp_path, store)
+    made = assemble(manifest, store, allow_code=True)
+    wrong = replace(made, predictor=cast("Predictor", Fixed(made.predictor)))
+    said = r"'scores' has the shape \[2, 10\] for 1 samples, but the manifest says \[batch, 10\]"
+    with pytest.raises(EvaluationError, match=said):
+        pass_through(wrong, 1, lambda *_: None)
+    monkeypatch.setattr("xsp.evaluation.pipeline.system.assemble", lambda *_, **__: wrong)
+    answer = MakeSystem.of(manifest, store, allow_code=True)()
+    answer([3, 4])
+    with pytest.raises(EvaluationError, match=said):
+        answer([3])
 
 
 PREPARED = """

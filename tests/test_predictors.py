@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from evaluated_models import network, write_digits
 
 from xsp.errors import EvaluationError
+from xsp.evaluation.artifacts.code import function_of
 from xsp.evaluation.artifacts.gathering import gather
 from xsp.evaluation.artifacts.store import ArtifactStore
 from xsp.evaluation.manifest.reading import read_manifest
+from xsp.evaluation.manifest.source import Code
 from xsp.evaluation.metrics.accuracy import Accuracy, Value
 from xsp.evaluation.pipeline.assembling import assemble
 from xsp.evaluation.pipeline.passing import pass_through
@@ -107,6 +110,55 @@ def test_files_of_formats_run(tmp_path: Path) -> None:
         found = runtime.predict({"pixels": x.numpy()})
         np.testing.assert_allclose(found["scores"], expected, atol=1e-6)
         runtime.unload()
+
+
+class OfOneSize(torch.nn.Module):
+    """Uses the batch size as a number, which a trace keeps; so many converters' modules do."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.reshape(int(torch.tensor(pixels.shape[0])), 64)[:, :10]
+
+
+def test_a_trace_can_be_of_one_batch_size() -> None:
+    """A module that a trace fixes to a batch size is traced for the one that the option says."""
+    runtime = predictor("torchscript")
+    x = {"pixels": np.ones((3, 1, 8, 8), np.float32)}
+    for batch, fits in ((2, False), (3, True)):
+        runtime.load(model(make=OfOneSize, options={"batch": batch}))
+        if fits:
+            assert runtime.predict(x)["scores"].shape == (3, 10)
+        else:
+            with pytest.raises(RuntimeError, match="invalid for input of size"):
+                runtime.predict(x)
+        runtime.unload()
+
+
+LOOP = """
+import torch
+
+class Summed(torch.nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        found = pixels.new_zeros(len(pixels), 10)
+        for place in range(len(pixels)):
+            found[place] = pixels[place].flatten()[:10] + place
+        return found
+
+def make():
+    return torch.jit.script(Summed())
+"""
+
+
+@pytest.mark.parametrize("name", ["torch", "torchscript"])
+def test_python_can_make_torchscript(name: str, tmp_path: Path) -> None:
+    """A manifest's file may return a module that is TorchScript already: its loop stays one."""
+    store = ArtifactStore(tmp_path / "store")
+    checksum = store.put(io.BytesIO(LOOP.encode()), what="the code")
+    make = function_of(Code(function="loop.py:make", sha256=checksum), store, allow_code=True)
+    runtime = predictor(name)
+    runtime.load(model(make=make))
+    x = np.zeros((5, 1, 8, 8), np.float32)
+    found = runtime.predict({"pixels": x})["scores"]
+    np.testing.assert_array_equal(found[:, 0], np.arange(5))
 
 
 def test_options_are_put_back() -> None:

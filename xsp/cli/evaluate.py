@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from xsp.evaluation.extra import needed
 if TYPE_CHECKING:
     from xsp.database.store import Store
 
-_COLUMNS = ["id", "model", "version", "predictor", "device", "scenario", "valid", "system"]
+_COLUMNS = ["id", "measured_at", "model", "version", "predictor", "device", "scenario", "valid"]
 
 
 def evaluate(
@@ -26,7 +27,10 @@ def evaluate(
     ] = None,
     predictor: Annotated[
         list[str] | None,
-        typer.Option(help="Another runtime than the manifest's; several are evaluated in turn."),
+        typer.Option(
+            help="Another runtime than the manifest's: torch, torch-compile, torchscript, "
+            "torch-export, onnxruntime, or one of another package; several are evaluated in turn."
+        ),
     ] = None,
     scenario: Annotated[
         list[str] | None,
@@ -188,7 +192,18 @@ def _list(store: Store) -> None:
     from xsp.evaluation.records.reading import evaluations
 
     table = evaluations(store)
-    typer.echo(table[_COLUMNS].to_string(index=False) if len(table) else "there are no evaluations")
+    if table.empty:
+        typer.echo("there are no evaluations")
+        return
+    shown = table[_COLUMNS].copy()
+    times = [datetime.fromtimestamp(each, timezone.utc) for each in table["measured_at"]]
+    shown["measured_at"] = [f"{each:%Y-%m-%d %H:%M} UTC" for each in times]
+    if "latency_p50" in table:
+        shown["p50_ms"] = table["latency_p50"] / 1e6
+    if "throughput" in table:
+        shown["inputs_per_s"] = table["throughput"]
+    shown["system"] = table["system"]
+    typer.echo(shown.to_string(index=False, na_rep="–", float_format="{:.4g}".format))
 
 
 def _compare(store: Store, first: str, second: str) -> None:

@@ -16,7 +16,8 @@ from xsp.database.store import Store
 from xsp.evaluation.artifacts.gathering import gather
 from xsp.evaluation.artifacts.store import ArtifactStore
 from xsp.evaluation.dispatch.agents import Agents
-from xsp.evaluation.dispatch.job import Answer, Job, Requirements, job_key
+from xsp.evaluation.dispatch.job import Answer, Job, job_key
+from xsp.evaluation.dispatch.requirements import required
 from xsp.evaluation.dispatch.running import run_jobs
 from xsp.evaluation.dispatch.summary import Summary
 from xsp.evaluation.manifest.model import Manifest
@@ -78,7 +79,7 @@ def matrix(
     for path in manifests:
         whole = gather(read_manifest(path), Path(path).parent, artifacts, allow_fetch=allow_fetch)
         for each in _combinations(whole, predictors, scenarios):
-            wanted = _requirements(each, on or {})
+            wanted = required(each, on or {})
             key = job_key(run, each.identity, trace, wanted)
             system = MakeSystem.of(each, artifacts, allow_code=allow_code)
             alike = job_key(system.manifest)
@@ -146,15 +147,3 @@ def _combinations(
         for scenario in scenarios:
             settings = None if scenario is None else dict(scenario)
             yield changed(manifest, predictor=predictor, scenario=settings)
-
-
-def _requirements(manifest: Manifest, on: Mapping[str, str]) -> Requirements:
-    """What an agent must have: the manifest's own requirements, and the device of its runtime."""
-    asked = manifest.system
-    on_gpu = manifest.runtime.device != "cpu"
-    amounts = {
-        "GPU": float(max(asked.gpus, int(on_gpu))),
-        "memory": asked.memory_gib * 2**30,
-    }
-    needed = {name: amount for name, amount in amounts.items() if amount > 0}
-    return {**needed, **dict(asked.labels), **on}

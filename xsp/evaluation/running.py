@@ -15,6 +15,8 @@ from xsp.database.store import Store
 from xsp.errors import DatabaseError
 from xsp.evaluation.artifacts.gathering import code_files, gather
 from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.dispatch.requirements import check_here
+from xsp.evaluation.dispatch.worker import offer
 from xsp.evaluation.manifest.model import Manifest
 from xsp.evaluation.manifest.reading import manifest_of, read_manifest
 from xsp.evaluation.metrics.accuracy import Accuracy
@@ -74,6 +76,9 @@ def evaluate(
     evaluation is kept in a file that the sentence names.
 
     """
+    checked_level(trace)
+    asked = manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
+    check_here(asked, offer("here", None, labels))
     store = database if isinstance(database, Store) else Store(database)
     try:
         kept = ArtifactStore(artifacts)
@@ -164,7 +169,10 @@ def changed(manifest: Manifest, *, predictor: str | None, scenario: Any) -> Mani
         content["scenario"] = (
             scenario if isinstance(scenario, dict) else scenario.model_dump(mode="json")
         )
-    return manifest_of(json.dumps(content).encode(), "the changed manifest")
+    given = {"predictor": predictor, "scenario": scenario}
+    told = [f"the {name} {value}" for name, value in given.items() if value is not None]
+    name = " and ".join(told) or "the manifest"
+    return manifest_of(json.dumps(content).encode(), name, lines=False)
 
 
 def _accuracy(planned: Planned) -> list[Measure]:
@@ -181,7 +189,11 @@ def _accuracy(planned: Planned) -> list[Measure]:
 
 def _measures(outcome: Outcome, manifest: Manifest) -> list[Measure]:
     price = manifest.metrics.price
-    found = measured(outcome, None if price is None else price.per_hour)
+    found = measured(
+        outcome,
+        None if price is None else price.per_hour,
+        "price" if price is None else price.currency,
+    )
     return [_measure(name, each) for name, each in found.items()]
 
 

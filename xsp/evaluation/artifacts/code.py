@@ -54,8 +54,9 @@ def _module(code: Code, sha256: str, store: ArtifactStore) -> Any:
     module.__file__ = str(path)
     sys.modules[name] = module
     try:
-        # No .pyc is written into the store. Code is allowed here: the caller asked.
-        compiled = loader.source_to_code(path.read_bytes(), code.file or name)
+        # No .pyc is written into the store. Its own path, where torch.jit.script finds the source.
+        compiled = loader.source_to_code(path.read_bytes(), str(path))
+        # Code is allowed here: the caller asked.
         exec(compiled, vars(module))  # noqa: S102 - what --allow-code allows
     except BaseException:
         del sys.modules[name]

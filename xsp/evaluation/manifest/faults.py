@@ -28,6 +28,14 @@ _TYPES = {
     "finite_number": "a finite number",
     "is_instance_of": "a mapping",
 }
+_MAIN_KEYS: Mapping[str | int, str] = {
+    "framework": "name",
+    "runtime": "predictor",
+    "scenario": "kind",
+    "make": "function",
+    "preprocess": "function",
+    "postprocess": "function",
+}
 _BOUNDS = {
     "greater_than": ("gt", ">"),
     "greater_than_equal": ("ge", ">="),
@@ -58,11 +66,20 @@ def in_words(error: ErrorDetails, path: Path, root: type[BaseModel]) -> str:
     """What follows `file:line key: `."""
     kind = error["type"]
     if kind in _TYPES:
-        return f"must be {_TYPES[kind]}, not {_shown(error['input'])}"
+        return f"must be {_TYPES[kind]}{_such_as(error, path)}, not {_shown(error['input'])}"
     if kind in _BOUNDS:
         name, sign = _BOUNDS[kind]
         return f"must be {sign} {error['ctx'][name]:.15g}, not {_shown(error['input'])}"
     return _SENTENCES.get(kind, _other)(error, path, root)
+
+
+def _such_as(error: ErrorDetails, path: Path) -> str:
+    """The mapping that a single word stands for, where a part has one key that says most."""
+    key = _MAIN_KEYS.get(path[-1]) if path else None
+    word = error["input"]
+    if key is None or _TYPES[error["type"]] != "a mapping" or not isinstance(word, str):
+        return ""
+    return f" such as {{{key}: {word[:_SHOWN]}}}"
 
 
 def meant(error: ErrorDetails, path: Path, root: type[BaseModel]) -> str | None:
@@ -139,7 +156,7 @@ _SENTENCES: dict[str, _Sentence] = {
     "value_error": _own,
 }
 _PATTERNS = {
-    r"^[0-9a-f]{64}$": "a sha256: 64 lower-case hexadecimal digits",
+    r"^[0-9a-f]{64}$": "a sha256: 64 lower-case hexadecimal digits, which `sha256sum FILE` prints",
     r"^[^\x00-\x1f]+$": "text of one line",
     r"^[^\x00-\x1f\\]+$": "a path of one line, with / between its parts",
     r"^https://[^\s]+$": "an address that begins with https://",

@@ -30,8 +30,10 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     return manifest_of(_content(named), str(path))
 
 
-def manifest_of(raw: bytes, name: str) -> Manifest:
-    """The manifest in a text; `name` is what its faults are told under."""
+def manifest_of(raw: bytes, name: str, *, lines: bool = True) -> Manifest:
+    """The manifest in a text; `name` is what its faults are told under, with `lines` where the text
+    is one that somebody wrote.
+    """
     try:
         document = parse(raw)
     except DocumentError as error:
@@ -41,7 +43,7 @@ def manifest_of(raw: bytes, name: str) -> Manifest:
         raise ManifestError(
             _line(name, 1, "", f"is {kind}; a manifest is a mapping that begins with `xsp: 1`")
         )
-    return _checked(document, name)
+    return _checked(document, name, lines)
 
 
 def manifest_from_record(text: str) -> Manifest:
@@ -72,7 +74,7 @@ def _content(named: Path) -> bytes:
         ) from error
 
 
-def _checked(document: Document, name: str) -> Manifest:
+def _checked(document: Document, name: str, numbered: bool) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(json.dumps(document.content))
     except ValidationError as error:
@@ -82,7 +84,10 @@ def _checked(document: Document, name: str) -> Manifest:
         lines = list(faults(manifest))
         if not lines:
             return manifest
-    told = [_line(name, _line_of(document, path), dotted(path), what) for path, what in lines]
+    told = [
+        _line(name, _line_of(document, path) if numbered else None, dotted(path), what)
+        for path, what in lines
+    ]
     more = [f"and {len(told) - _MOST} more"] if len(told) > _MOST else []
     raise ManifestError("\n".join([*told[:_MOST], *more]))
 
@@ -108,5 +113,6 @@ def _line_of(document: Document, path: Key) -> int:
     return document.lines[path]
 
 
-def _line(name: str, line: int, key: str, what: str) -> str:
-    return f"{name}:{line} {key}: {what}" if key else f"{name}:{line} {what}"
+def _line(name: str, line: int | None, key: str, what: str) -> str:
+    place = f"{name}:" if line is None else f"{name}:{line}"
+    return f"{place} {key}: {what}" if key else f"{place} {what}"

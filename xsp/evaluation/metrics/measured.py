@@ -16,7 +16,9 @@ _QUEUED = frozenset({"server", "replay", "highest_rate"})
 """Scenarios in which queries wait for those before them."""
 
 
-def measured(outcome: Outcome, price_per_hour: float | None = None) -> dict[str, Estimate]:
+def measured(
+    outcome: Outcome, price_per_hour: float | None = None, currency: str = "price"
+) -> dict[str, Estimate]:
     """The metrics of an outcome but for accuracy, which its columns do not have.
 
     Names: latency_trimmed_mean, latency_p50, latency_p90, latency_p99, latency_p99.9 (ns; not of
@@ -41,7 +43,7 @@ def measured(outcome: Outcome, price_per_hour: float | None = None) -> dict[str,
         found["weights_bytes"] = Estimate(float(outcome.details["weights_bytes"]), "bytes")
     found |= memory(outcome.usage) | energy(outcome)
     if price_per_hour is not None:
-        found["cost_per_million"] = cost_per_million(rate, price_per_hour)
+        found["cost_per_million"] = cost_per_million(rate, price_per_hour, currency)
     return found
 
 

@@ -39,7 +39,7 @@ class Assembled:
     def answer(self, rows: Sequence[int]) -> Any:
         """Predictions for the samples with these indices, from the raw rows on."""
         batch = self.processing.batch([self.samples.row(each) for each in rows])
-        return self.processing.predictions(self.predictor.predict(batch))
+        return self.processing.predictions(self.predictor.predict(batch), len(rows))
 
     def __enter__(self) -> Assembled:
         return self

@@ -8,6 +8,7 @@ from typing import Any
 from xsp.evaluation.pipeline.assembling import Assembled
 from xsp.evaluation.pipeline.processing import Predictions, Row
 from xsp.evaluation.pipeline.stream import Stage, StageSpan, stream
+from xsp.evaluation.predictors.predictor import Outputs
 
 READ, PREPARE, PREDICT, FINISH, JUDGE = "read", "preprocess", "predict", "postprocess", "judge"
 """The stages, each a span."""
@@ -39,7 +40,7 @@ def pass_through(
         Stage(READ, lambda indices: [made.samples.row(index) for index in indices]),
         Stage(PREPARE, lambda rows: (rows, made.processing.batch(rows))),
         Stage(PREDICT, lambda given: (given[0], made.predictor.predict(given[1]))),
-        Stage(FINISH, lambda given: (given[0], made.processing.predictions(given[1]))),
+        Stage(FINISH, lambda given: (given[0], _finished(made, *given))),
         Stage(JUDGE, lambda given: _judged(judge, *given)),
     ]
     total = min(len(made.samples), most or len(made.samples))
@@ -49,6 +50,10 @@ def pass_through(
 def _indices(total: int, size: int) -> Iterator[range]:
     for start in range(0, total, size):
         yield range(start, min(start + size, total))
+
+
+def _finished(made: Assembled, rows: Sequence[Row], outputs: Outputs) -> Predictions:
+    return made.processing.predictions(outputs, len(rows))
 
 
 def _judged(judge: Judge, rows: Sequence[Row], predictions: Any) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from xsp.errors import EvaluationError
 from xsp.evaluation.artifacts.code import function_of
 from xsp.evaluation.artifacts.store import ArtifactStore
-from xsp.evaluation.manifest.model import Input, Manifest, Output
+from xsp.evaluation.manifest.model import Input, Manifest, Output, Tensor
 from xsp.evaluation.manifest.source import Code
 from xsp.evaluation.pipeline import input_steps, output_steps
 from xsp.evaluation.predictors.predictor import Batch, Outputs
@@ -44,8 +44,25 @@ class Processing:
             )
         return {each.name: _fitting(each, made.get(each.name), len(rows)) for each in self._inputs}
 
-    def predictions(self, outputs: Outputs) -> Predictions:
-        """What the outputs mean, after the manifest's steps or its Python."""
+    def check(self, outputs: Outputs, samples: int) -> None:
+        """Raises EvaluationError where outputs do not have the manifest's shapes for this many
+        samples.
+        """
+        for each in self._outputs:
+            shape = outputs[each.name].shape
+            if not _fits(each, shape, samples):
+                raise EvaluationError(
+                    f"the output {each.name!r} has the shape {list(shape)} for {samples} samples, "
+                    f"but the manifest says [{', '.join(map(str, each.shape))}]; correct it, or "
+                    "trace or export the model for this batch size"
+                )
+
+    def predictions(self, outputs: Outputs, samples: int) -> Predictions:
+        """What the outputs mean, after the manifest's steps or its Python.
+
+        Raises EvaluationError for outputs that do not fit the manifest.
+        """
+        self.check(outputs, samples)
         if self._after is None:
             return {
                 each.name: output_steps.apply(each.steps, outputs[each.name])
@@ -100,14 +117,18 @@ def _fitting(given: Input | Output, value: Any, samples: int) -> np.ndarray[Any,
             f"the input {given.name!r} is {array.dtype}, but the model takes {given.dtype}; add "
             "the step cast"
         )
-    wanted = [samples if size == "batch" else size for size in given.shape]
-    fits = array.ndim == len(wanted) and all(
-        size in {"any", there} for size, there in zip(wanted, array.shape, strict=True)
-    )
-    if not fits:
+    if not _fits(given, array.shape, samples):
+        wanted = [samples if size == "batch" else size for size in given.shape]
         shown = ", ".join(map(str, wanted))
         raise EvaluationError(
             f"the input {given.name!r} has the shape {list(array.shape)} for {samples} samples, "
             f"but the model takes [{shown}]"
         )
     return array
+
+
+def _fits(given: Tensor, shape: Sequence[int], samples: int) -> bool:
+    wanted = [samples if size == "batch" else size for size in given.shape]
+    return len(shape) == len(wanted) and all(
+        size in {"any", there} for size, there in zip(wanted, shape, strict=True)
+    )

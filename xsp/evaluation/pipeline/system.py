@@ -85,9 +85,14 @@ def _model_alone(made: Assembled) -> Callable[[Sequence[int]], None]:
     whole = all(each.shape[:1] == ("batch",) for each in batches)
     take = _prepared_together(made) if whole else _prepared_alone(made)
     predict = made.predictor.predict
+    sizes: set[int] = set()
+    """Whose outputs were looked at: once each, which warming up does before anything is timed."""
 
     def answer(indices: Sequence[int]) -> None:
-        predict(take(indices))
+        found = predict(take(indices))
+        if len(indices) not in sizes:
+            made.processing.check(found, len(indices))
+            sizes.add(len(indices))
 
     return answer
 

@@ -114,7 +114,9 @@ class TorchRuntime:
                 f"{model.name} was made as a {type(made).__name__}; its function must return an "
                 "nn.Module"
             )
-        ready = made.eval().requires_grad_(False).to(self._device, self._dtype)
+        ready = made.eval().to(self._device, self._dtype)
+        for each in ready.parameters():  # one by one: a ScriptModule has no requires_grad_
+            each.requires_grad = False
         tensors = [*ready.parameters(), *ready.buffers()]
         self.weights_bytes = sum(each.numel() * each.element_size() for each in tensors)
         return ready

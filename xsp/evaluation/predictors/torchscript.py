@@ -15,27 +15,34 @@ from xsp.evaluation.predictors.torch_runtime import TorchRuntime
 
 
 class TorchScript(TorchRuntime):
-    """Runs TorchScript. A module is traced with two samples (torch.jit.trace).
+    """Runs TorchScript. A module is traced (torch.jit.trace) with two samples, or as many as the
+    option `batch` says: what it computes from sizes in Python holds for these alone. One that is
+    TorchScript already is taken as it is.
 
-    Options beside the common ones: `freeze` (torch.jit.freeze), `optimize`
+    Options beside the common ones: `batch`, `freeze` (torch.jit.freeze), `optimize`
     (torch.jit.optimize_for_inference).
     """
 
     name = "torchscript"
     formats = frozenset({MODULE, TORCHSCRIPT})
-    options: ClassVar[settings.Allowed] = {"freeze": bool, "optimize": bool}
+    options: ClassVar[settings.Allowed] = {"batch": int, "freeze": bool, "optimize": bool}
 
     def _made(self, model: LoadedModel) -> Any:
         if model.path is not None:
             _check(model.path)
             script = torch.jit.load(str(model.path), map_location=self._device).eval()
         else:
-            script = torch.jit.trace(self.module(), self.example())
+            script = self._traced(self.module())
         if self._given.get("freeze"):
             script = torch.jit.freeze(script)
         if self._given.get("optimize"):
             script = torch.jit.optimize_for_inference(script)
         return script
+
+    def _traced(self, module: torch.nn.Module) -> Any:
+        if isinstance(module, torch.jit.ScriptModule):
+            return module
+        return torch.jit.trace(module, self.example(self._given.get("batch", 2)))
 
 
 def _check(path: Path) -> None:

@@ -19,6 +19,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 import xsp
@@ -66,10 +72,46 @@ def sharded() -> Steps:
     return Steps(model)
 
 
+def in_two_dimensions() -> Steps:
+    """Pairs of ranks share each layer, and the two pairs the batch."""
+    mesh = init_device_mesh("cpu", (RANKS // 2, 2), mesh_dim_names=("batch", "layer"))
+    plan = {"1.0": ColwiseParallel(), "1.2": RowwiseParallel()}
+    model = nn.Sequential(nn.Linear(8, 8), network())
+    return Steps(parallelize_module(model, mesh["layer"], plan))
+
+
+class Pipeline:
+    """Steps of a pipeline with a stage on each rank, counted."""
+
+    def __init__(self) -> None:
+        rank = dist.get_rank()
+        self.made = 0
+        self.is_first, self.is_last = rank == 0, rank == RANKS - 1
+        torch.manual_seed(rank)
+        module = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+        stage = PipelineStage(module, rank, RANKS, torch.device("cpu"))
+        self.schedule = Schedule1F1B(stage, n_microbatches=RANKS, loss_fn=nn.functional.mse_loss)
+
+    def __call__(self) -> None:
+        """One step."""
+        self.made += 1
+        given = (torch.ones(8, 8),) if self.is_first else ()
+        wanted = {"target": torch.zeros(8, 8)} if self.is_last else {}
+        self.schedule.step(*given, **wanted)
+
+
+WAYS = {
+    "ddp": data_parallel,
+    "fsdp": sharded,
+    "mesh": in_two_dimensions,
+    "pipeline": Pipeline,
+}
+
+
 def together(rank: int, folder: Path) -> dict[str, Any]:
-    """Both ways profiled on every rank, and saved."""
+    """Each way profiled on every rank, and saved."""
     found = {}
-    for name, made in (("ddp", data_parallel), ("fsdp", sharded)):
+    for name, made in WAYS.items():
         step = made()
         prof = xsp.measure(step, iterations=ROUNDS, **QUICK)
         prof.save(folder / f"{name}-rank{rank}.xsp")

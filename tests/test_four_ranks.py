@@ -25,7 +25,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 RANKS, KILLED, ROUNDS, LIMIT_S = 4, 2, 3, 45
-UNKNOWN = -1.0
 LONG_S = 240
 """Only what hangs takes so long."""
 
@@ -86,7 +85,11 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["ddp", "fsdp"])
 def captures(request: pytest.FixtureRequest, programs: Path) -> list[Path]:
     """The captures of four ranks with DistributedDataParallel, and with FSDP2."""
-    found = sorted((programs / "together").glob(f"{request.param}-rank*.xsp"))
+    return captures_of(programs, request.param)
+
+
+def captures_of(programs: Path, way: str) -> list[Path]:
+    found = sorted((programs / "together").glob(f"{way}-rank*.xsp"))
     assert len(found) == RANKS, (programs / "together" / "statuses.json").read_text()
     return found
 
@@ -103,7 +106,8 @@ def test_four_ranks_run_the_same_rounds(captures: list[Path]) -> None:
 
 def test_collectives_of_four_ranks_are_matched_one_to_one(captures: list[Path]) -> None:
     """Each collective of each round has one event on each of the four ranks, of the same type, row
-    and bytes; the bytes are those of the tensors, and of gradients' reduction they are unknown.
+    and bytes; the bytes are those of the tensors, and of gradients' reduction those of all
+    parameters.
     """
     job = xsp.merge(captures)
     assert (job.size, job.missing) == (RANKS, [])
@@ -113,11 +117,11 @@ def test_collectives_of_four_ranks_are_matched_one_to_one(captures: list[Path]) 
     assert (each["bytes"].nunique(dropna=False) == 1).all()
     assert (each["last"].sum() == 1).all()
     steps = job.events[job.events["rank"] == 0].groupby("round")
-    sizes = {
-        tuple(zip(step["type"], step["bytes"].fillna(UNKNOWN), strict=True)) for _, step in steps
-    }
+    sizes = {tuple(zip(step["type"], step["bytes"], strict=True)) for _, step in steps}
+    assert set(job.events["dtype"]) == {"float32"}
+    assert set(job.events["group"]) == {""}
     first, last = 4 * (8 * 16 + 16), 4 * (16 * 4 + 4)
-    of_ddp = (("gradients", UNKNOWN), ("all_reduce", 4))
+    of_ddp = (("gradients", first + last), ("all_reduce", 4))
     of_fsdp = (
         *(("all_gather", size) for size in (first, last, last, first)),
         *(("reduce_scatter", size) for size in (last, first)),
@@ -125,6 +129,38 @@ def test_collectives_of_four_ranks_are_matched_one_to_one(captures: list[Path]) 
     )
     assert len(steps) == ROUNDS
     assert sizes == {of_ddp if captures[0].name.startswith("ddp") else of_fsdp}
+
+
+def test_collectives_of_a_group_are_matched_among_its_ranks(programs: Path) -> None:
+    """Of tensor parallelism on pairs of ranks the collectives that DTensor makes, forward and
+    backward, are matched within each pair, with the bytes of the tensors and the data type; that of
+    all ranks is matched among all.
+    """
+    job = xsp.merge(captures_of(programs, "mesh"))
+    each = job.events.groupby(["round", "group", "number"])["rank"].agg(sorted).map(tuple)
+    by_group = {group: set(ranks) for group, ranks in each.groupby("group")}
+    assert by_group == {"": {(0, 1, 2, 3)}, "0,1": {(0, 1)}, "2,3": {(2, 3)}}
+    table = job.collectives().set_index("group")
+    output, gradient_of_input = 4 * 4 * 4, 4 * 4 * 8
+    for pair in ("0,1", "2,3"):
+        assert table.loc[pair, "type"].tolist() == ["all_reduce"] * 2
+        assert table.loc[pair, "bytes"].tolist() == [output, gradient_of_input]
+    assert set(table["dtype"]) == {"float32"}
+    assert (job.events["end_ns"] > job.events["start_ns"]).all()
+
+
+def test_sends_of_a_pipeline_are_matched_with_their_receives(programs: Path) -> None:
+    """Each of the four microbatches goes from stage to stage and its gradient back, with the bytes
+    of both; what is computed is what is computed without xsp, as no rank waits for ever.
+    """
+    job = xsp.merge(captures_of(programs, "pipeline"))
+    table = job.transfers()
+    pairs = table.groupby(["sender", "receiver"])["number"].agg(list).to_dict()
+    there_and_back = [(0, 1), (1, 2), (2, 3), (1, 0), (2, 1), (3, 2)]
+    assert pairs == {pair: [0, 1, 2, 3] for pair in sorted(there_and_back)}
+    assert set(table["bytes"]) == {2 * 8 * 4}
+    assert set(table["dtype"]) == {"float32"}
+    assert "24 sends between two ranks a step" in str(job)
 
 
 def test_collectives_are_rows_of_their_own(captures: list[Path]) -> None:

@@ -67,4 +67,4 @@ def test_a_captured_decode_step_has_its_layers() -> None:
     assert len(owners)
     assert (owners != "unknown").all(), prof.warnings
     layers = xsp.analysis.kernels_by_layer(prof)
-    assert {"blocks.0.attention.qkv", "blocks.1.mlp", "head"} <= set(layers["name"])
+    assert {"blocks.0.attention.qkv", "blocks.1.mlp", "head"} <= set(layers["layer"])

@@ -25,6 +25,7 @@ _ROWS = 12
 _INTERVAL = "_ci_ms"
 _HEADS = {
     "collectives": "By collective of a step: waiting of all ranks together, moving of the quickest",
+    "transfers": "By send of a step and the receive that took it: how much later it was posted",
     "ranks": "By rank",
     "stragglers": "Where a rank takes longer than the others",
 }
@@ -64,6 +65,7 @@ def merge(
 def _tables(job: Job) -> dict[str, pd.DataFrame]:
     return {
         "collectives": job.collectives(),
+        "transfers": job.transfers(),
         "ranks": job.ranks(),
         "stragglers": job.stragglers(),
     }

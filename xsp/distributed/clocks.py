@@ -42,5 +42,5 @@ def _row(part: RankPart, first: RankPart, ends: pd.Series) -> dict[str, object]:
 
 def _ends(part: RankPart) -> pd.Series:
     """Ends by round and number, as float: differences of clocks can be years."""
-    table = part.collectives.set_index(["round", "number"])
+    table = part.collectives.set_index(["round", "group", "number"])
     return table["end_ns"].astype(np.float64)

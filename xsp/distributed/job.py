@@ -14,7 +14,8 @@ from xsp.distributed import tables
 from xsp.distributed.clocks import clocks
 from xsp.distributed.matching import matched
 from xsp.distributed.parts import RankPart, in_common, part_of
-from xsp.distributed.sentences import left_out, sentences
+from xsp.distributed.sentences import left_out, sentences, transferred
+from xsp.distributed.transfers import by_transfer, matched_transfers
 from xsp.errors import CaptureError
 
 
@@ -51,6 +52,10 @@ class Job:
         """`tables.by_collective`: waiting and moving by collective of a step."""
         return tables.by_collective(self.events, self.size)
 
+    def transfers(self) -> pd.DataFrame:
+        """`transfers.by_transfer`: sends and receives between two ranks, by transfer of a step."""
+        return by_transfer(matched_transfers(self.parts, self.clocks))
+
     def ranks(self) -> pd.DataFrame:
         """`tables.by_rank`: latency, waiting and how often it comes last, by rank."""
         return tables.by_rank(self.parts, self.events)
@@ -67,7 +72,7 @@ class Job:
     def sentences(self) -> list[str]:
         """The same, one by one."""
         said = sentences(self.parts, self.missing, self.clocks, self.ranks(), self.stragglers())
-        return said + left_out(self.rounds_left_out)
+        return said + transferred(self.transfers()) + left_out(self.rounds_left_out)
 
 
 def merge(paths: Sequence[str | os.PathLike[str]]) -> Job:
@@ -91,7 +96,7 @@ def merge(paths: Sequence[str | os.PathLike[str]]) -> Job:
         )
     job = Job(tuple(sorted(common, key=lambda part: part.rank)), tuple(gone))
     # What cannot be matched is refused here, not when a table is asked for.
-    _ = job.events
+    _ = job.events, job.transfers()
     return job
 
 

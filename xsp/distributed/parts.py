@@ -10,6 +10,7 @@ import pandas as pd
 
 from xsp.analysis.spans.rungs import runs_of
 from xsp.capture.file import Capture
+from xsp.distributed.communications import transfers
 from xsp.distributed.synchronising import collectives
 from xsp.distributed.work import work_of
 from xsp.errors import CaptureError
@@ -22,7 +23,7 @@ class RankPart:
 
     `boot` tells clocks: ranks with the same one read the same. `latency_ns` are the unprofiled
     latencies, one a round. `collectives` has the columns of `synchronising.collectives`, `work`
-    those of `work.work_of`.
+    those of `work.work_of`, `transfers` those of `communications.transfers`.
     """
 
     rank: int
@@ -34,6 +35,7 @@ class RankPart:
     latency_ns: pd.Series
     collectives: pd.DataFrame
     work: pd.DataFrame
+    transfers: pd.DataFrame
 
     @property
     def rounds(self) -> set[int]:
@@ -47,6 +49,7 @@ class RankPart:
             latency_ns=self.latency_ns[self.latency_ns.index.isin(rounds)],
             collectives=self.collectives[self.collectives["round"].isin(rounds)],
             work=self.work[self.work["round"].isin(rounds)],
+            transfers=self.transfers[self.transfers["round"].isin(rounds)],
         )
 
 
@@ -76,6 +79,7 @@ def part_of(capture: Capture, path: str) -> RankPart:
         latency_ns=unprofiled.set_index("round")["latency_ns"],
         collectives=collectives(tables, place["size"]),
         work=work_of(tables),
+        transfers=transfers(tables),
     )
 
 

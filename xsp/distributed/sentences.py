@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from xsp.distributed.communications import ALL
 from xsp.distributed.parts import RankPart
 from xsp.words.numbers import quantity
 
@@ -36,6 +37,13 @@ def sentences(
     ]
 
 
+def transferred(transfers: pd.DataFrame) -> list[str]:
+    """How many sends there are between two ranks."""
+    if transfers.empty:
+        return []
+    return [f"{quantity(len(transfers), 'send')} between two ranks a step, each with its receive"]
+
+
 def left_out(rounds: Sequence[int]) -> list[str]:
     """Which rounds count nowhere."""
     if not rounds:
@@ -51,10 +59,11 @@ def _job(parts: Sequence[RankPart]) -> str:
     first = parts[0]
     steps = first.collectives["round"].nunique()
     each = len(first.collectives) / steps if steps else 0
+    whose = "of all ranks " if (first.collectives["group"] == ALL).all() else ""
     hosts = len({part.host for part in parts})
     return (
         f"{first.name}: {len(parts)} of {first.size} ranks on {quantity(hosts, 'host')}, "
-        f"{quantity(int(each) if each == int(each) else each, 'collective')} of all ranks a step, "
+        f"{quantity(int(each) if each == int(each) else each, 'collective')} {whose}a step, "
         f"{quantity(len(first.latency_ns), 'round')}"
     )
 

@@ -1,4 +1,4 @@
-"""Collectives in one rank's capture: which they are, how many bytes they move, when they ran."""
+"""Collectives in one rank's capture: what they are, what they move among whom, and when."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from xsp.analysis.spans.ancestors import nearest
 from xsp.analysis.spans.rungs import runs_of
+from xsp.distributed.communications import ALL, communications
 from xsp.types import IntArray, Level, Tables
 
 ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = "all_reduce", "all_gather", "reduce_scatter"
@@ -19,20 +20,34 @@ ALL_TO_ALL, BARRIER, GRADIENTS = "all_to_all", "barrier", "gradients"
 
 _LAYERS = {
     "all_reduce": ALL_REDUCE,
+    "all_reduce_coalesced": ALL_REDUCE,
     "all_gather": ALL_GATHER,
     "all_gather_into_tensor": ALL_GATHER,
     "all_gather_single": ALL_GATHER,
     "all_gather_object": ALL_GATHER,
+    "all_gather_tensor": ALL_GATHER,
+    "all_gather_single_autograd": ALL_GATHER,
+    "all_gather_tensor_autograd": ALL_GATHER,
+    "all_gather_single_coalesced": ALL_GATHER,
+    "all_gather_into_tensor_coalesced": ALL_GATHER,
     "reduce_scatter": REDUCE_SCATTER,
     "reduce_scatter_single": REDUCE_SCATTER,
     "reduce_scatter_tensor": REDUCE_SCATTER,
+    "reduce_scatter_single_autograd": REDUCE_SCATTER,
+    "reduce_scatter_tensor_autograd": REDUCE_SCATTER,
+    "reduce_scatter_single_coalesced": REDUCE_SCATTER,
+    "reduce_scatter_tensor_coalesced": REDUCE_SCATTER,
     "all_to_all": ALL_TO_ALL,
     "all_to_all_single": ALL_TO_ALL,
+    "all_to_all_single_autograd": ALL_TO_ALL,
     "barrier": BARRIER,
 }
-"""Calls of torch.distributed in which every rank waits for every other. A broadcast or a gather is
-none: there only some wait, for some.
+"""Calls of torch.distributed in which every rank of a group waits for every other. A broadcast or a
+gather is none: there only some wait, for some.
 """
+
+_NOT_ITS_OWN = ("wait_tensor", "isend", "irecv", "send", "recv", "batch_isend_irecv", "batch_p2p")
+"""Calls that wait for other ranks and are no such collectives."""
 
 _SYNCHRONIZATION = "(gradient synchronization)"
 _WHOLE = (
@@ -52,15 +67,17 @@ _KERNELS = {"AllReduce": ALL_REDUCE, "AllGather": ALL_GATHER, "ReduceScatter": R
 _PER_RANK = (ALL_GATHER, REDUCE_SCATTER)
 """NCCL's calls give the count of one rank's part."""
 
-COLUMNS = ("round", "number", "name", "type", "bytes", "start_ns", "end_ns")
+COLUMNS = ("round", "group", "number", "name", "type", "bytes", "dtype", "start_ns", "end_ns")
 
 
 def collectives(tables: Tables, size: int) -> pd.DataFrame:
-    """Collectives of all rounds of one rank of `size`, in order: round, number (in the round),
-    name, type, bytes (NaN where not known), start_ns and end_ns on that rank's clock.
+    """Collectives of all rounds of one rank of `size`, in order: round, group (`ALL`, or the ranks
+    that made it), number (of its group in the round), name, type, bytes (NaN where not known),
+    dtype (empty where not known), start_ns and end_ns on that rank's clock.
 
     Where NCCL's kernels were recorded they are what is listed: a kernel begins when its rank has
-    come, and ends when the data has. Else it is the calls in Python that are.
+    come, and ends when the data has. Else it is the calls that are; one that is waited for later
+    ends with that wait.
     """
     found = _kernels(tables, size)
     if found.empty:
@@ -70,8 +87,9 @@ def collectives(tables: Tables, size: int) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "round": found["run"].map(rounds).to_numpy(np.int64),
-            "number": found.groupby("run").cumcount().to_numpy(np.int64),
-            **{name: found[name].to_numpy() for name in COLUMNS[2:]},
+            "group": found["group"].to_numpy(object),
+            "number": found.groupby(["run", "group"]).cumcount().to_numpy(np.int64),
+            **{name: found[name].to_numpy() for name in COLUMNS[3:]},
         }
     )
 
@@ -80,6 +98,12 @@ def types_of_layers(layers: pd.DataFrame) -> pd.Series:
     """By layer the type of the collective that it is, missing for any other."""
     types = layers["type"].map(_LAYERS).mask(layers["kind"] != "function")
     return types.mask(layers["name"] == _SYNCHRONIZATION, GRADIENTS)
+
+
+def is_communication(layers: pd.DataFrame) -> pd.Series:
+    """By layer whether its time is that of other ranks too."""
+    other = layers["type"].isin(_NOT_ITS_OWN) & (layers["kind"] == "function")
+    return types_of_layers(layers).notna() | other
 
 
 def types_of_kernels(kernels: pd.DataFrame) -> pd.Series:
@@ -92,10 +116,29 @@ def _calls(tables: Tables) -> pd.DataFrame:
     types = types_of_layers(layers)
     shown = np.flatnonzero(types.notna().to_numpy())
     runs = runs_of(tables["runs"], Level.LAYER)["run"]
-    rows = spans[
-        (spans["level"] == Level.LAYER) & spans["detail"].isin(shown) & spans["run"].isin(runs)
-    ]
-    return _timed(rows, layers["name"], types, _bytes_of_layers(layers))
+    of_layers = spans[(spans["level"] == Level.LAYER) & spans["run"].isin(runs)]
+    rows = of_layers[of_layers["detail"].isin(shown)]
+    told = communications(layers)
+    size = told["bytes"].fillna(_bytes_of_layers(layers))
+    found = _timed(rows, layers["name"], types, size)
+    detail = rows["detail"].to_numpy()
+    return found.assign(
+        group=told["group"].to_numpy(object)[detail],
+        dtype=told["dtype"].to_numpy(object)[detail],
+        end_ns=np.maximum(found["end_ns"], _awaited(of_layers, told, rows)),
+    )
+
+
+def _awaited(spans: pd.DataFrame, told: pd.DataFrame, rows: pd.DataFrame) -> IntArray:
+    """By span of a collective, when the wait for it ended; 0 where nothing waited."""
+    ends = spans["start_ns"] + spans["duration_ns"]
+    awaited = told["awaited"].to_numpy()[spans["detail"].to_numpy()]
+    waits = pd.DataFrame({"run": spans["run"], "ticket": awaited, "end_ns": ends})
+    last = waits[waits["ticket"] >= 0].groupby(["run", "ticket"])["end_ns"].max()
+    tickets = told["ticket"].to_numpy()[rows["detail"].to_numpy()]
+    wanted = pd.MultiIndex.from_arrays([rows["run"].to_numpy(), tickets])
+    found: IntArray = last.reindex(wanted).fillna(0).to_numpy(np.int64)
+    return found
 
 
 def _kernels(tables: Tables, size: int) -> pd.DataFrame:
@@ -106,7 +149,8 @@ def _kernels(tables: Tables, size: int) -> pd.DataFrame:
     is_kernel = (spans["level"] == Level.KERNEL) & spans["detail"].isin(shown)
     rows = spans[is_kernel & spans["run"].isin(runs)]
     found = _timed(rows, kernels["name"], types, pd.Series(np.full(len(kernels), nan)))
-    return found.assign(bytes=_bytes_of_calls(tables, rows.index.to_numpy(), found["type"], size))
+    asked = _bytes_of_calls(tables, rows.index.to_numpy(), found["type"], size)
+    return found.assign(bytes=asked, group=ALL, dtype="")
 
 
 def _timed(rows: pd.DataFrame, names: pd.Series, types: pd.Series, size: pd.Series) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.spans.statistics import plain_mean, trimmed_known
+from xsp.distributed.matching import KEY
 from xsp.distributed.parts import RankPart
 from xsp.distributed.synchronising import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER
 
@@ -25,22 +26,25 @@ def bus_factor(kind: str, ranks: int) -> float:
 
 
 def by_collective(matched: pd.DataFrame, ranks: int) -> pd.DataFrame:
-    """A row for each collective of a step: number, name, type, bytes, waiting_ms (all ranks
+    """A row for each collective of a step: group (its ranks, empty for all), number, name, type,
+    bytes, dtype, waiting_ms (all ranks
     together), waiting_ci_ms (half the 95 % interval over rounds), moving_ms (the rank that takes
     least: data has moved when the last has come) and moving_ci_ms, bus_gb_per_s, last_rank (which
     comes last most often), last_share (in what part of the rounds).
     """
-    rounds = matched.groupby(["number", "round"])
+    one = ["group", "number"]
+    rounds = matched.groupby([*one, "round"])
     waiting = (rounds["waiting_ns"].sum() / MS).unstack()
     moving = (rounds["moving_ns"].min() / MS).unstack()
-    first = matched.drop_duplicates("number").set_index("number").sort_index()
-    table = first[["name", "type", "bytes"]].copy()
+    first = matched.drop_duplicates(one).set_index(one).sort_index()
+    table = first[["name", "type", "bytes", "dtype"]].copy()
     table["waiting_ms"], table["waiting_ci_ms"] = trimmed_known(waiting.to_numpy(np.float64).T)
     table["moving_ms"], table["moving_ci_ms"] = trimmed_known(moving.to_numpy(np.float64).T)
-    factor = table["type"].map(lambda kind: bus_factor(kind, ranks)).astype(float)
+    sizes = [group.count(",") + 1 if group else ranks for group, _ in table.index]
+    factor = [bus_factor(kind, size) for kind, size in zip(table["type"], sizes, strict=True)]
     seconds = table["moving_ms"].where(table["moving_ms"] > 0) / 1e3
     table["bus_gb_per_s"] = table["bytes"] * factor / seconds / 1e9
-    last = matched[matched["last"]].groupby("number")["rank"]
+    last = matched[matched["last"]].groupby(one)["rank"]
     table["last_rank"] = last.agg(lambda each: each.value_counts().index[0])
     table["last_share"] = last.agg(lambda each: each.value_counts(normalize=True).iloc[0])
     return table.reset_index()
@@ -52,7 +56,7 @@ def by_rank(parts: Sequence[RankPart], matched: pd.DataFrame) -> pd.DataFrame:
     it comes last), held_up_ms (how long the others waited on average in those where it came last,
     a step).
     """
-    held_up = _held_up(matched, len(parts))
+    held_up = _held_up(matched)
     steps = matched.groupby(["rank", "round"])[["waiting_ns", "moving_ns"]].sum() / MS
     rows = []
     for part in parts:
@@ -75,13 +79,13 @@ def by_rank(parts: Sequence[RankPart], matched: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _held_up(matched: pd.DataFrame, ranks: int) -> pd.Series:
+def _held_up(matched: pd.DataFrame) -> pd.Series:
     """By rank, ms a step that each other rank waited where this one came last."""
-    key = ["round", "number"]
-    waiting = matched.groupby(key)["waiting_ns"].sum() / MS
-    last = matched[matched["last"]].set_index(key)["rank"]
+    waiting = matched.groupby(KEY)["waiting_ns"].sum() / MS
+    others = (matched.groupby(KEY)["rank"].nunique() - 1).clip(lower=1)
+    last = matched[matched["last"]].set_index(KEY)["rank"]
     steps = max(matched["round"].nunique(), 1)
-    return waiting.groupby(last).sum() / steps / max(ranks - 1, 1)
+    return (waiting / others).groupby(last).sum() / steps
 
 
 def stragglers(parts: Sequence[RankPart]) -> pd.DataFrame:

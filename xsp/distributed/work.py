@@ -1,4 +1,4 @@
-"""What a rank did by itself: time by layer, without collectives and without what layers contain."""
+"""What a rank did by itself: time by layer, without communication and what layers contain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 
 from xsp.analysis.spans.ancestors import nearest
 from xsp.analysis.spans.rungs import runs_of
-from xsp.distributed.synchronising import types_of_kernels, types_of_layers
+from xsp.distributed.synchronising import is_communication, types_of_kernels
 from xsp.types import Level, Tables
 
 OWN_TIME = "(own time)"
@@ -33,7 +33,7 @@ def _host(tables: Tables) -> pd.DataFrame:
     inside = spans[spans["parent"] >= 0].groupby("parent")["duration_ns"].sum()
     own = spans["duration_ns"] - spans["row"].map(inside).fillna(0)
     is_layer = (spans["level"] == Level.LAYER).to_numpy()
-    is_collective = types_of_layers(layers).notna().to_numpy()
+    is_collective = is_communication(layers).to_numpy()
     detail = np.where(is_layer, spans["detail"], -1)
     kept = ~is_layer | ~is_collective[detail]
     return _summed(tables, "host", spans["run"][kept], detail[kept], own[kept], OWN_TIME)

@@ -378,3 +378,57 @@ def record_function_symbols() -> tuple[int, ...] | None:
     except (OSError, AttributeError):
         return None
     return tuple(address for address in found if address is not None)
+
+
+def at_autograd_key(library: str, operator: str, see: Callable[..., None]) -> Callable[[], None]:
+    """Call `see` with the arguments of an operator that has no autograd of its own, each time
+    before it runs; returns what ends this. A dispatch mode would see every operator, and have
+    programs that ask for modes do other work. Does nothing where there is no such operator.
+    """
+    packet = getattr(getattr(torch.ops, library), operator, None)
+    if packet is None:
+        return lambda: None
+    call = packet.default
+    own = torch.library.Library(library, "IMPL")
+
+    def seen(*args: Any) -> Any:
+        see(*args)
+        with without_torch_functions(), torch._C._AutoDispatchBelowAutograd():
+            return call(*args)
+
+    for key in ("AutogradCPU", "AutogradCUDA"):
+        own.impl(operator, seen, key)
+    return own._destroy
+
+
+def process_group_in(args: Any) -> Any:
+    """The process group among an operator's arguments, None without one."""
+    for each in args:
+        if isinstance(each, torch.ScriptObject):
+            with suppress(RuntimeError, TypeError):
+                return torch.distributed.ProcessGroup.unbox(each)
+    return None
+
+
+def functional_group(group: Any, tag: str) -> Any:
+    """The process group that a functional collective means, which may be given as a mesh, ranks or
+    a name; None where this release of torch resolves it otherwise.
+    """
+    collectives = torch.distributed._functional_collectives
+    with suppress(AttributeError, RuntimeError, TypeError, ValueError):
+        named = collectives._resolve_group_name(group, tag)
+        return torch.distributed.distributed_c10d._resolve_process_group(named)  # type: ignore[attr-defined] # exported silently
+    return None
+
+
+FUNCTIONAL_COLLECTIVES = "torch.distributed._functional_collectives"
+"""Module of the collectives that DTensor makes, which it looks up there at each call."""
+
+PIPELINE_SCHEDULES = "torch.distributed.pipelining.schedules"
+"""Module in which a pipeline's stages make their sends and receives, through `_batch_p2p`."""
+
+
+def elements_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor inside one that waits for its collective when it is used."""
+    inner = getattr(tensor, "elem", None)
+    return inner if isinstance(inner, torch.Tensor) else tensor

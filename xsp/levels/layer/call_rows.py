@@ -45,6 +45,11 @@ class CallRows:
         row, _ = self._open[threading.get_ident()].pop()
         self.abandoned.append(row)
 
+    def open_row(self) -> int | None:
+        """Row of the innermost call of this thread; None between calls."""
+        opened = self._open.get(threading.get_ident())
+        return opened[-1][0] if opened else None
+
     def open_leaf(self) -> int | None:
         """Row of the leaf module whose call is the innermost on this thread: collectives are layers
         inside it too.

@@ -4,8 +4,10 @@ of DistributedDataParallel, which its C++ reducer fills and reduces while autogr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import update_wrapper
 from typing import Any
 
 import torch
@@ -13,8 +15,17 @@ from torch import nn
 from torch.autograd.graph import Node
 
 from xsp.levels.layer.autograd import AFTER_CODE, BUCKETS_CODE
+from xsp.levels.layer.communications import FUNCTIONAL, WAIT
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
-from xsp.machine.torch_internals import after_backward
+from xsp.machine.torch_internals import (
+    FUNCTIONAL_COLLECTIVES,
+    PIPELINE_SCHEDULES,
+    Place,
+    after_backward,
+)
+
+Told = Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any], Any], None]
+"""Called with a functional collective, what it was given, and what it gave."""
 
 COLLECTIVES = (
     "all_gather",
@@ -49,32 +60,108 @@ def is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def collectives_as_layers(mode: FunctionalMode, codes: Codes) -> Callable[[], None]:
-    """Calls of `torch.distributed`'s collectives are layers until what is returned is called."""
+def collectives_as_layers(
+    mode: FunctionalMode, codes: Codes, told: Told | None = None
+) -> Callable[[], None]:
+    """Calls of collectives are layers until what is returned is called: those of
+    `torch.distributed`, the functional ones that DTensor makes, and the sends and receives of a
+    pipeline. `told` is told what a functional one was given and gave, while its layer is open.
+    """
     undo = ExitStack()
     if not is_distributed():
         return undo.close
-    for name in COLLECTIVES:
-        real = getattr(torch.distributed, name, None)
-        if real is not None:
-            undo.callback(setattr, torch.distributed, name, real)
-            setattr(torch.distributed, name, _as_layer(real, mode, codes))
-    return undo.close
+    layers = _Layers(mode, codes, told)
+    with undo:
+        for owner, names in _PLACES:
+            for name in names:
+                place = Place(importlib.import_module(owner), name)
+                if place.exists:
+                    undo.callback(place.replace(layers.around(place.value)))
+        for name in ("__new__", "__init__"):
+            undo.callback(_with_real_operations(Place(torch.distributed.P2POp, name)))
+        return undo.pop_all().close
 
 
-def _as_layer(real: Callable[..., Any], mode: FunctionalMode, codes: Codes) -> Callable[..., Any]:
-    def called(*args: Any, **kwargs: Any) -> Any:
+_PLACES = (
+    ("torch.distributed", COLLECTIVES),
+    (FUNCTIONAL_COLLECTIVES, (*FUNCTIONAL, WAIT)),
+    (PIPELINE_SCHEDULES, ("_batch_p2p",)),
+)
+
+
+class _Layers:
+    """Makes layers of collectives."""
+
+    def __init__(self, mode: FunctionalMode, codes: Codes, told: Told | None) -> None:
+        self._mode, self._codes, self._told = mode, codes, told
+
+    def around(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """What to call instead of it."""
+        call = self._telling(real)
+
+        def layer(*args: Any, **kwargs: Any) -> Any:
+            return self._called(real, call, args, kwargs)
+
+        return _Operation(real, layer) if real.__name__ in _COMPARED else layer
+
+    def _called(
+        self, real: Callable[..., Any], call: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        mode = self._mode
         # Also inside a leaf module, where the mode is off: FSDP gathers a layer's parameters there.
-        code = None if mode.switch.muted() else codes.of_function(real)
+        code = None if mode.switch.muted() else self._codes.of_function(real)
         if code is None:
             return real(*args, **kwargs)
         mode.switch.mute()
         try:
-            return mode.stamped(code, real, args, kwargs)
+            return mode.stamped(code, real, args, kwargs, call)
         finally:
             mode.switch.unmute()
 
-    return called
+    def _telling(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        told = self._told
+        if told is None or real.__module__ != FUNCTIONAL_COLLECTIVES:
+            return real
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = real(*args, **kwargs)
+            told(real, args, kwargs, result)
+            return result
+
+        return call
+
+
+_COMPARED = ("isend", "irecv")
+"""Functions that are passed as values too, in P2POp, and compared."""
+
+
+class _Operation:
+    """In the place of a function that PyTorch compares with what a program passes: equal to it."""
+
+    def __init__(self, real: Callable[..., Any], layer: Callable[..., Any]) -> None:
+        update_wrapper(self, real)
+        self.real, self._layer = real, layer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._layer(*args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is self.real
+
+    def __hash__(self) -> int:
+        return hash(self.real)
+
+
+def _with_real_operations(place: Place) -> Callable[[], None]:
+    """P2POp keeps the functions themselves: PyTorch tells them by identity, and what a program
+    makes while it is traced it may use when it no longer is.
+    """
+    real = place.value
+
+    def made(first: Any, op: Any, *args: Any, **kwargs: Any) -> Any:
+        return real(first, op.real if isinstance(op, _Operation) else op, *args, **kwargs)
+
+    return place.replace(staticmethod(made) if place.name == "__new__" else made)
 
 
 def bucketed_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:

@@ -9,14 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from xsp.levels.layer import parts
+from xsp.levels.layer import communications, parts
 from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.backward_rows import BackwardRows
 from xsp.levels.layer.call_rows import CallRows
 from xsp.levels.layer.custom_functions import functions_as_layers
 from xsp.levels.layer.descriptions import Descriptions
 from xsp.levels.layer.discovery import Discovered
-from xsp.levels.layer.distributed import bucketed_parameters, collectives_as_layers
+from xsp.levels.layer.distributed import (
+    bucketed_parameters,
+    collectives_as_layers,
+    is_distributed,
+)
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
@@ -25,6 +29,7 @@ from xsp.levels.layer.naming import is_leaf, qualified_names
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.places import Place, Places
 from xsp.levels.layer.ranges import DEFAULT_DOMAIN, NO_DOMAIN, RangeRecorder
+from xsp.levels.layer.sent_rows import SentRows
 from xsp.levels.layer.structure import LayerRow, ModuleCall, Structure
 from xsp.levels.layer.tensors import describe_tensors
 from xsp.types import Columns
@@ -56,6 +61,7 @@ class StructureRecorder:
         self._backward = BackwardRows(self.structure)
         self._descriptions = Descriptions()
         self._calls = CallRows(self.structure, self._backward, self._descriptions)
+        self._sent = SentRows(self.structure, self._calls, self._backward)
         self._exit = ExitStack()
         self._ranges = RangeRecorder(self._range_begins, self._range_ends, self._range_abandoned)
         self._mode = FunctionalMode(codes, self._function_begins, self._function_ends)
@@ -68,7 +74,9 @@ class StructureRecorder:
             self._exit.callback(self._backward.stop)
             self._exit.callback(run_inside(self._engine))
             self._exit.callback(functions_as_layers(self._mode, codes))
-            self._exit.callback(collectives_as_layers(self._mode, codes))
+            self._exit.callback(collectives_as_layers(self._mode, codes, self._sent.functional))
+            if is_distributed():
+                self._exit.callback(communications.watch(self._sent.operation))
             # Twice: where an exception cuts the first short, as a lack of memory can, the second
             # switches it off.
             self._exit.callback(self._mode.leave)

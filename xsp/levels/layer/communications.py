@@ -1,0 +1,141 @@
+"""What each collective of a structure run moves: operation, bytes, data type and group.
+
+Everything that a program or PyTorch itself sends goes through an operator of the dispatcher's
+library `c10d`, also what DistributedDataParallel's reducer sends in C++. These operators have no
+autograd of their own, so a kernel at autograd's key sees their arguments and hands them on.
+The functional collectives, which DTensor makes, call them below autograd: their own arguments say
+the same (`of_functional`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch.distributed as dist
+
+from xsp.levels.layer.tensors import tensors_in
+from xsp.machine.torch_internals import (
+    at_autograd_key,
+    functional_group,
+    process_group_in,
+    without_torch_functions,
+)
+
+ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = "all_reduce", "all_gather", "reduce_scatter"
+ALL_TO_ALL, BARRIER, SEND, RECEIVE = "all_to_all", "barrier", "send", "receive"
+
+Fact = dict[str, Any]
+"""`operation`, `bytes` (the size as nccl-tests has it: of the whole tensor, gathered or not yet
+scattered), `dtype`, `ranks` (those of the group; null where it is all), and of a send or receive
+`peer` (its rank in the job).
+"""
+
+_OPERATORS: dict[str, tuple[str, int]] = {
+    "allreduce_": (ALL_REDUCE, 0),
+    "allreduce_coalesced_": (ALL_REDUCE, 0),
+    "allgather_": (ALL_GATHER, 0),
+    "_allgather_base_": (ALL_GATHER, 0),
+    "allgather_into_tensor_coalesced_": (ALL_GATHER, 0),
+    "reduce_scatter_": (REDUCE_SCATTER, 1),
+    "_reduce_scatter_base_": (REDUCE_SCATTER, 1),
+    "reduce_scatter_tensor_coalesced_": (REDUCE_SCATTER, 1),
+    "alltoall_": (ALL_TO_ALL, 1),
+    "alltoall_base_": (ALL_TO_ALL, 1),
+    "send": (SEND, 0),
+    "recv_": (RECEIVE, 0),
+}
+"""By operator what it does, and which argument has the tensors of the whole size."""
+
+_PEER = {"send": 2, "recv_": 2}
+
+FUNCTIONAL: dict[str, str] = {
+    **dict.fromkeys(("all_reduce", "all_reduce_coalesced"), ALL_REDUCE),
+    **dict.fromkeys(
+        (
+            "all_gather_single",
+            "all_gather_single_autograd",
+            "all_gather_single_coalesced",
+            "all_gather_tensor",
+            "all_gather_tensor_autograd",
+            "all_gather_into_tensor_coalesced",
+        ),
+        ALL_GATHER,
+    ),
+    **dict.fromkeys(
+        (
+            "reduce_scatter_single",
+            "reduce_scatter_single_autograd",
+            "reduce_scatter_single_coalesced",
+            "reduce_scatter_tensor",
+            "reduce_scatter_tensor_autograd",
+            "reduce_scatter_tensor_coalesced",
+        ),
+        REDUCE_SCATTER,
+    ),
+    **dict.fromkeys(("all_to_all_single", "all_to_all_single_autograd"), ALL_TO_ALL),
+}
+"""The functional collectives, those of older releases too, and what each does."""
+
+WAIT = "wait_tensor"
+"""Of the functional collectives: until what one gives is there."""
+
+
+def watch(tell: Callable[[Fact], None]) -> Callable[[], None]:
+    """Tell of each operation of this process that is seen; returns what ends this."""
+    undo = ExitStack()
+    for name in _OPERATORS:
+        undo.callback(at_autograd_key("c10d", name, partial(_seen, tell, name)))
+    return undo.close
+
+
+def of_functional(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Fact:
+    """What a functional collective was asked for and gave."""
+    does = FUNCTIONAL[function.__name__]
+    given = inspect.signature(function).bind(*args, **kwargs).arguments
+    group = functional_group(given.get("group"), given.get("tag", ""))
+    sent = next(iter(given.values()))
+    ranks = 1 if group is None else group.size()
+    with without_torch_functions():
+        size = _bytes(sent) * (ranks if does == ALL_GATHER else 1)
+        return {"operation": does, "bytes": size, "dtype": _dtype(sent), "ranks": _ranks(group)}
+
+
+def _seen(tell: Callable[[Fact], None], name: str, *args: Any) -> None:
+    tell(_fact(name, args))
+
+
+def _fact(name: str, args: Sequence[Any]) -> Fact:
+    does, place = _OPERATORS[name]
+    group = process_group_in(args)
+    with without_torch_functions():
+        tensors = args[place]
+        known: Fact = {
+            "operation": does,
+            "bytes": _bytes(tensors),
+            "dtype": _dtype(tensors),
+            "ranks": _ranks(group),
+        }
+    if name in _PEER and group is not None:
+        known["peer"] = dist.get_global_rank(group, int(args[_PEER[name]]))
+    return known
+
+
+def _bytes(value: Any) -> int:
+    return sum(each.numel() * each.element_size() for each in tensors_in(value))
+
+
+def _dtype(value: Any) -> str:
+    names = {str(each.dtype).removeprefix("torch.") for each in tensors_in(value)}
+    return names.pop() if len(names) == 1 else ", ".join(sorted(names))
+
+
+def _ranks(group: Any) -> list[int] | None:
+    if group is None or group.size() == dist.get_world_size():
+        return None
+    return sorted(dist.get_process_group_ranks(group))

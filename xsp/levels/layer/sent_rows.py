@@ -1,0 +1,85 @@
+"""What the structure run writes down of communication: which layer sent what, as `communications`
+among the layer's arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from xsp.levels.layer.autograd import AFTER_CODE
+from xsp.levels.layer.backward_rows import BackwardRows
+from xsp.levels.layer.call_rows import CallRows
+from xsp.levels.layer.communications import WAIT, Fact, of_functional
+from xsp.levels.layer.structure import Structure
+from xsp.levels.layer.tensors import tensors_in
+from xsp.machine.torch_internals import elements_of, without_torch_functions
+
+COMMUNICATIONS, TICKET, AWAITED = "communications", "ticket", "awaited"
+"""Among a layer's arguments: what it sent; the number of what it began; which number it waited for.
+"""
+
+
+class SentRows:
+    """Leads each communication to the row of the call that made it."""
+
+    def __init__(self, structure: Structure, calls: CallRows, backward: BackwardRows) -> None:
+        self._structure, self._calls, self._backward = structure, calls, backward
+        self._tickets: dict[int, int] = {}
+        self._begun = 0
+
+    def operation(self, fact: Fact) -> None:
+        """An operator of c10d runs. Of those that no call of a collective made, in a backward pass,
+        DistributedDataParallel's reducer is the maker: it waits for them at the end.
+        """
+        row = self._calls.open_row()
+        if self._backward.is_running and (row is None or self._is_backward(row)):
+            row = self._end_of_backward()
+        if row is not None:
+            self._add(row, fact)
+
+    def functional(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        result: Any,
+    ) -> None:
+        """A functional collective has been called, or waited for."""
+        row = self._calls.open_row()
+        if row is None:
+            return
+        if function.__name__ == WAIT:
+            found = {self._tickets.get(place) for place in _places((args, dict(kwargs)))}
+            awaited = sorted(each for each in found if each is not None)
+            self._say(row, AWAITED, awaited[-1] if awaited else -1)
+            return
+        ticket, self._begun = self._begun, self._begun + 1
+        self._tickets.update(dict.fromkeys(_places(result), ticket))
+        self._add(row, of_functional(function, args, kwargs))
+        self._say(row, TICKET, ticket)
+
+    def _is_backward(self, row: int) -> bool:
+        """Whether it is the call that runs the backward pass."""
+        layer = self._structure.layers[row]
+        return layer.kind == "function" and layer.type in ("backward", "grad")
+
+    def _end_of_backward(self) -> int | None:
+        layers = self._structure.layers
+        rows = range(len(layers) - 1, -1, -1)
+        return next((row for row in rows if layers[row].code == AFTER_CODE), None)
+
+    def _add(self, row: int, fact: Fact) -> None:
+        before = self._structure.layers[row].arguments.get(COMMUNICATIONS, [])
+        self._say(row, COMMUNICATIONS, [*before, fact])
+
+    def _say(self, row: int, name: str, value: Any) -> None:
+        # Rows that say the same share their arguments.
+        layer = self._structure.layers[row]
+        layer.arguments = {**layer.arguments, name: value}
+
+
+def _places(value: Any) -> list[int]:
+    """Where the elements of the tensors are, which a collective and a wait for it share."""
+    with without_torch_functions():
+        return [elements_of(each).data_ptr() for each in tensors_in(value)]

@@ -1,20 +1,28 @@
 """Merging the captures of many ranks: time and memory by their number.
 
-    python benchmarks/ranks.py [--ranks 16 64 256] [--json benchmarks/results/ranks.json]
+    python benchmarks/ranks.py [--ranks 16 64 256] [--ray] [--json benchmarks/results/ranks.json]
 
 Ranks are simulated from a recorded training step: each is that capture with kernels of its backward
 pass, in turn, called an all-reduce, and begun later by a random time of its own.
+
+With --ray captures are read by tasks on a Ray cluster of two nodes of one CPU each on this machine,
+and the tables are compared with those of a merge without it.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import logging
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +30,7 @@ import numpy as np
 
 import xsp
 from xsp.capture.file import Capture, load
+from xsp.evaluation.dispatch.ray_session import settings
 from xsp.machine.environment import environment
 from xsp.types import Level
 
@@ -31,6 +40,9 @@ EVERY = 20
 """One in so many kernels becomes a collective."""
 
 LATEST_NS = 500_000
+
+STORE_BYTES = 400_000_000
+"""Of each node's object store: parts lie there until the last one has been read."""
 
 
 def simulated(step: Capture, rank: int, ranks: int) -> Capture:
@@ -50,22 +62,78 @@ def simulated(step: Capture, rank: int, ranks: int) -> Capture:
     )
 
 
-def merged(paths: list[str]) -> dict[str, Any]:
+def merged(paths: list[str], way: Any = map) -> dict[str, Any]:
     """Time and memory of one merge with all of its tables, in this process."""
     begin, busy = time.perf_counter(), time.process_time()
-    job = xsp.merge(paths)
-    events, rows = (
-        len(job.events),
-        len(job.collectives()) + len(job.ranks()) + len(job.stragglers()),
-    )
+    job = xsp.merge(paths, map=way)
+    tables = [job.collectives(), job.ranks(), job.stragglers()]
+    text = "".join(table.to_json() for table in tables)
     return {
         "ranks": len(paths),
         "wall_s": time.perf_counter() - begin,
         "cpu_s": time.process_time() - busy,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "events": events,
-        "rows": rows,
+        "events": len(job.events),
+        "rows": sum(map(len, tables)),
+        "tables_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
+
+
+def merged_on_ray(paths: list[str]) -> dict[str, Any]:
+    """The same by tasks on two nodes. Memory is this process's, and the most of any worker's."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node: dict[str, Any] = {
+        "num_cpus": 1,
+        "object_store_memory": STORE_BYTES,
+        "include_log_monitor": False,
+    }
+    cluster: Any = Cluster(
+        initialize_head=True, head_node_args={**node, "include_dashboard": False}
+    )
+    cluster.add_node(**node)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    nodes: Counter[str] = Counter()
+    peaks = [0]
+
+    def spread(function: Any, values: list[str]) -> Iterator[Any]:
+        task = ray.remote(measured_task).options(scheduling_strategy="SPREAD")
+        for result in [task.remote(function, value) for value in values]:
+            part, place, peak = ray.get(result)
+            nodes[place] += 1
+            peaks.append(peak)
+            yield part
+
+    try:
+        found = merged(paths, spread)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    return {
+        **found,
+        "worker_peak_bytes": max(peaks),
+        "read_by_node": sorted(nodes.values()),
+    }
+
+
+def measured_task(function: Any, value: str) -> tuple[Any, str, int]:
+    """What a task gives, the node it ran on, and its process's memory at most."""
+    import ray
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return function(value), ray.get_runtime_context().get_node_id(), peak
+
+
+def merged_apart(paths: list[Path], *more: str) -> dict[str, Any]:
+    """A merge in a process of its own."""
+    command = [sys.executable, __file__, *more, "--merge", *map(str, paths)]
+    environment = {**os.environ, **settings()}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:
@@ -73,10 +141,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--ray", action="store_true")
     parser.add_argument("--merge", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.merge:
-        print(json.dumps(merged(given.merge)))
+        print(json.dumps((merged_on_ray if given.ray else merged)(given.merge)))
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -85,9 +154,11 @@ def main() -> None:
             paths = [Path(folder) / f"{ranks}-{rank}.xsp" for rank in range(ranks)]
             for rank, path in enumerate(paths):
                 simulated(step, rank, ranks).save(path)
-            command = [sys.executable, __file__, "--merge", *map(str, paths)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            rows.append(json.loads(done.stdout))
+            rows.append(merged_apart(paths))
+            if given.ray:
+                plain, spread = rows[-1], merged_apart(paths, "--ray")
+                same = plain["tables_sha256"] == spread["tables_sha256"]
+                rows[-1] = {**spread, "same_tables": same, "one_process": plain}
             print(rows[-1], flush=True)
             for path in paths:
                 path.unlink()

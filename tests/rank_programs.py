@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,11 @@ class Pipeline:
         """One step."""
         self.made += 1
         given = (torch.ones(8, 8),) if self.is_first else ()
-        wanted = {"target": torch.zeros(8, 8)} if self.is_last else {}
+        wanted: dict[str, Any] = {"target": torch.zeros(8, 8)} if self.is_last else {}
         self.schedule.step(*given, **wanted)
 
 
-WAYS = {
+WAYS: dict[str, Callable[[], Any]] = {
     "ddp": data_parallel,
     "fsdp": sharded,
     "mesh": in_two_dimensions,

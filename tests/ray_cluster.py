@@ -15,15 +15,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from captures import gpu_capture
 from dispatched_jobs import simulated, special
 
+import xsp
+from xsp.capture.file import Capture
 from xsp.errors import DispatchError
 from xsp.evaluation.dispatch.job import Answer, Job, job_key
 from xsp.evaluation.dispatch.ray_agents import Ray
 from xsp.evaluation.dispatch.ray_session import settings
 from xsp.evaluation.dispatch.running import run_jobs
+from xsp.types import Level
 
 KILLED_AFTER = 80
+ALL_REDUCE = 3
+"""The kernel of the bundled capture that becomes one."""
 _PATIENCE_S = 60
 
 
@@ -46,6 +52,7 @@ def main(path: Path) -> None:
             "sockets": listening_addresses(),
             "mixed": mixed(path.with_name("hung")),
             "refused": refused(),
+            "merged": merged(path.parent),
             "evaluated": evaluated(cluster.address, path.parent),
             "killed": killed(second.all_processes["raylet"][0].process, path.with_name("held")),
         }
@@ -53,6 +60,40 @@ def main(path: Path) -> None:
         ray.shutdown()
         cluster.shutdown()
     path.write_text(json.dumps(found))
+
+
+def merged(folder: Path) -> dict[str, Any]:
+    """The captures of six ranks, read by tasks on both nodes, and in this process."""
+    import ray
+
+    paths = [folder / f"rank{rank}.xsp" for rank in range(6)]
+    for rank, path in enumerate(paths):
+        of_rank(rank, len(paths)).save(path)
+    nodes: set[str] = set()
+
+    def spread(read: Any, values: Any) -> Any:
+        def task(value: str) -> tuple[Any, str]:
+            return read(value), ray.get_runtime_context().get_node_id()
+
+        remote = ray.remote(task).options(scheduling_strategy="SPREAD")
+        for part, node in ray.get([remote.remote(value) for value in values]):
+            nodes.add(node)
+            yield part
+
+    jobs = {"there": xsp.merge(paths, map=spread), "here": xsp.merge(paths)}
+    told = {name: [str(job), job.events.to_json()] for name, job in jobs.items()}
+    return {"nodes": len(nodes), **told}
+
+
+def of_rank(rank: int, size: int) -> Capture:
+    """A capture with an all-reduce to which each rank comes 10 µs later than the one before."""
+    place = {"rank": rank, "size": size, "host": "a", "boot": "b"}
+    capture = gpu_capture(rank=place)
+    kernels, spans = capture.tables["kernels"].copy(), capture.tables["spans"].copy()
+    kernels.loc[ALL_REDUCE, "name"] = "ncclDevKernel_AllReduce_Sum_f32_RING_LL"
+    mine = (spans["level"] == Level.KERNEL) & (spans["detail"] == ALL_REDUCE)
+    spans.loc[mine, "start_ns"] += 10_000 * rank
+    return Capture(capture.meta, {**capture.tables, "kernels": kernels, "spans": spans})
 
 
 def evaluated(address: str, folder: Path) -> list[dict[str, Any]]:

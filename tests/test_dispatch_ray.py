@@ -49,6 +49,15 @@ def test_what_changes_latencies_in_a_worker_is_set_and_kept(seen: dict[str, Any]
     assert seen["mixed"]["summary"]["notes"] == []
 
 
+def test_ranks_are_merged_on_two_nodes(seen: dict[str, Any]) -> None:
+    """Captures that tasks on both nodes read say the same, number by number, as read here."""
+    merged = seen["merged"]
+    assert merged["nodes"] == 2
+    assert merged["there"] == merged["here"]
+    assert "6 of 6 ranks" in merged["here"][0]
+    assert "rank 5 holds the others up" in merged["here"][0]
+
+
 def test_requirements_that_no_node_meets_are_refused(seen: dict[str, Any]) -> None:
     """Ray would let the job wait for ever; the sentence names the requirement and the agents."""
     assert "need 1 GPU; the agents are" in seen["refused"]

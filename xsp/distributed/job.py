@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,9 @@ from xsp.distributed.parts import RankPart, in_common, part_of
 from xsp.distributed.sentences import left_out, sentences, transferred
 from xsp.distributed.transfers import by_transfer, matched_transfers
 from xsp.errors import CaptureError
+
+Map = Callable[[Callable[[str], RankPart], Sequence[str]], Iterable[RankPart]]
+"""Applies a function to each of several values, and gives the results in their order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,17 +78,21 @@ class Job:
         return said + transferred(self.transfers()) + left_out(self.rounds_left_out)
 
 
-def merge(paths: Sequence[str | os.PathLike[str]]) -> Job:
+def merge(paths: Sequence[str | os.PathLike[str]], *, map: Map = map) -> Job:  # noqa: A002 - as such
     """Read the captures of a job's ranks, one after another: what is kept of each grows with its
     collectives and layers, not with its spans.
+
+    `map` is called as Python's own is, with a function of a capture's path and the paths: give
+    what runs it on several machines, all of which see the files.
 
     Raises CaptureError: no capture, one of a process that profiled alone, of another job or of the
     same rank twice, ranks without a round in common, or ranks that made different collectives.
     """
     if not paths:
         raise CaptureError("there is no capture to merge: name those of a job's ranks")
-    parts = [part_of(load(path), os.fspath(path)) for path in paths]
-    _check_one_job(parts, [os.fspath(path) for path in paths])
+    names = [os.fspath(path) for path in paths]
+    parts = list(map(_read, names))
+    _check_one_job(parts, names)
     common = in_common(parts)
     every = set().union(*(part.rounds for part in parts))
     gone = sorted(every - common[0].rounds)
@@ -98,6 +105,10 @@ def merge(paths: Sequence[str | os.PathLike[str]]) -> Job:
     # What cannot be matched is refused here, not when a table is asked for.
     _ = job.events, job.transfers()
     return job
+
+
+def _read(path: str) -> RankPart:
+    return part_of(load(path), path)
 
 
 def _check_one_job(parts: Sequence[RankPart], paths: Sequence[str]) -> None:

@@ -62,7 +62,7 @@ def _early_stopping(found: ByKey) -> Iterator[str]:
         fewest = min(len(each.samples) for each in online)
         yield (
             f"Online: {fewest} queries and more; early stopping (MLPerf) discards what 99 % "
-            "confidence lets it, and the p90 that it states so is in `online_p90_at_most_ms`."
+            "confidence lets it, and the p90 that it states so is `p90 at most`."
         )
     poisson = [each[POISSON].outcome for each in found.values() if POISSON in each]
     if poisson:
@@ -72,9 +72,9 @@ def _early_stopping(found: ByKey) -> Iterator[str]:
         told = " or ".join(f"p{share:g}" for share in shares)
         yield (
             f"Poisson: {fewest} queries and more; in {valid} of {len(poisson)} tests early "
-            f"stopping says with 99 % confidence that {told} (`poisson_held`) is within the bound, "
-            "which is 20 latencies of one input (`poisson_at_most_ms`). Where a percentile is a "
-            "dash there were too few queries for it."
+            f"stopping says with 99 % confidence that {told} is within the bound, which is 20 "
+            "latencies of one input. Where a percentile is a dash there were too few queries for "
+            "it."
         )
 
 
@@ -228,9 +228,12 @@ def _onnx_runtime(found: ByKey) -> Iterator[str]:
 
 
 LEGEND = (
-    "`tm` is the mean without the longest and shortest fifth; `low` and `high` are a 95 % "
-    "interval; `at_most` is what early stopping states with 99 % confidence. The columns come from "
-    f"the scenarios {ONLINE} (online), {BATCHED} (most inputs a second, optimal batch) and "
-    f"{POISSON} (Poisson). A call takes its inputs out of the host's memory and brings its outputs "
-    "back there. Weights are random. `paper` is MLModelScope's Table 2, TensorFlow on a V100."
+    "`ms` is the mean latency of one input after another, without the longest and shortest fifth; "
+    "`p90 at most` is what early stopping states of p90 with 99 % confidence; `inputs/s` the most "
+    "over batch sizes, `batch` the optimal one (a dash: beyond the largest that was tried, or not "
+    "tried). `Poisson load` is the rate of arrivals over that of one input after another, `call "
+    "ms` the median time of a call there without waiting, `held` the percentile that early "
+    "stopping shows to be within the bound. In brackets are 95 % intervals. Columns come from the "
+    f"scenarios {ONLINE}, {BATCHED} and {POISSON}. A call takes its inputs out of the host's "
+    "memory and brings its outputs back there. Weights are random."
 )

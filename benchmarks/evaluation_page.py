@@ -11,7 +11,10 @@ import pandas as pd
 from evaluation_findings import LEGEND, ByKey, findings
 from evaluation_paper import ROWS
 
-_FACTS = ("gpu", "cpu", "cpu_count", "driver", "cuda", "torch", "python", "xsp")
+_FACTS = (
+    *("gpu", "cpu", "cpu_count", "driver", "cuda", "torch", "python", "xsp"),
+    *("allow_tf32", "cudnn_allow_tf32"),
+)
 
 
 def summary(found: ByKey, rows: pd.DataFrame) -> dict[str, Any]:
@@ -31,15 +34,16 @@ def page(said: Mapping[str, Any]) -> str:
     not_valid = ["## Tests that are not valid", _listed(said["not_valid"])]
     parts = [
         "# Models by runtime and scenario",
-        "Written from a database of evaluations by `python benchmarks/evaluation_table.py "
-        "--database FILE --page PAGE`.",
+        "MLModelScope's table (Dakkak et al., CLOUD 2020, Table 2) for PyTorch, written from a "
+        "database of [evaluations](evaluation.md) by one command, `python "
+        "benchmarks/evaluation_table.py --database FILE --page PAGE --json FILE`.",
         *said["machines"],
         *said["how"],
         "## What it shows",
         _listed(said["findings"]),
         *beside_the_paper(rows),
         "## Every model",
-        markdown(rows),
+        _table(pd.DataFrame([_line(row) for row in rows.to_dict("records")])),
         LEGEND,
         *(not_valid if said["not_valid"] else []),
     ]
@@ -53,7 +57,7 @@ def _listed(sentences: list[str]) -> str:
 def machines(found: ByKey) -> list[str]:
     """A sentence for each system, with its facts."""
     systems = {
-        json.dumps({name: each.system[name] for name in _FACTS if each.system.get(name)}): each
+        json.dumps({name: each.system[name] for name in _FACTS if name in each.system}): each
         for scenarios in found.values()
         for each in scenarios.values()
     }
@@ -123,6 +127,33 @@ _SAME_NETWORKS = (
 
 
 # ---- cells ----
+
+
+def _line(row: Mapping[Any, Any]) -> dict[str, str]:
+    """A model on a runtime; intervals stand in brackets behind their values."""
+    return {
+        "model": row["model"],
+        "runtime": row["predictor"] + (" (CPU)" if row["device"] == "cpu" else ""),
+        "weights MB": _cell(row["weights_mb"]),
+        "ms": _cell(row["online_tm_ms"]),
+        "p90 ms": _cell(row["online_p90_ms"]),
+        "p90 at most": _cell(row["online_p90_at_most_ms"]),
+        "inputs/s": _between(row, "most_inputs{}_per_s"),
+        "batch": _cell(row["optimal_batch"]),
+        "Poisson load": _cell(row["poisson_load"]),
+        "call ms": _cell(row["poisson_call_ms"]),
+        "Poisson p50 ms": _between(row, "poisson_p50{}_ms"),
+        "Poisson p90 ms": _between(row, "poisson_p90{}_ms"),
+        "held": _cell(row["poisson_held"]),
+        "not valid": _cell(row["not_valid"]),
+        "doubtful": _cell(row["doubtful"]),
+    }
+
+
+def _between(row: Mapping[Any, Any], name: str) -> str:
+    """A value and its interval; the name has `{}` where `_low` and `_high` stand."""
+    value, low, high = (_cell(row[name.format(end)]) for end in ("", "_low", "_high"))
+    return value if "–" in (low, high) else f"{value} [{low}, {high}]"
 
 
 def shown(rows: pd.DataFrame) -> pd.DataFrame:

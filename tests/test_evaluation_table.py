@@ -11,6 +11,7 @@ from typing import Any
 import evaluation_page
 import evaluation_table as benchmark
 import numpy as np
+import pandas as pd
 import pytest
 from evaluation_models import Asked, asked
 from evaluation_paper import ROWS
@@ -177,6 +178,18 @@ def test_poisson_percentiles_have_their_intervals(tmp_path: Path) -> None:
     assert "interval is known of p50: 3 models" in page
     assert "; of p90: 3 models" in page
     assert "takes under these arrivals 1 times as long as online in the median model" in page
+
+
+def test_the_page_is_the_one_of_the_committed_results() -> None:
+    """docs/evaluation-table.md is what the command writes of the results that are kept."""
+    root = Path(__file__).parent.parent
+    said = json.loads((root / "benchmarks/results/evaluation_table_h200.json").read_text())
+    assert evaluation_page.page(said) == (root / "docs/evaluation-table.md").read_text()
+    rows = pd.DataFrame(said["rows"])
+    whole = rows[["online_tm_ms", "most_inputs_per_s", "poisson_p50_ms"]].notna().all(axis=1)
+    models = rows[whole].groupby("predictor")["model"].nunique()
+    assert models["torch"] >= 37
+    assert models["torch-compile"] >= 37
 
 
 def test_mobilenets_have_as_many_weights_as_published() -> None:

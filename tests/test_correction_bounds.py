@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -246,6 +247,26 @@ def test_slopes_count_the_events_on_the_critical_path() -> None:
         # The last kernel is launched before the second half of the last layer's cost is paid.
         assert found[names.index("layer_ns")] == layer
         assert found[names.index("kernel_ns")] == kernel
+
+
+def test_slopes_count_what_is_known_where_launches_were_lost() -> None:
+    """An operation whose launch has no record starts by the main thread's clock: what that thread
+    paid before counts.
+    """
+    costs = Costs(layer_ns=2_000, launch_ns=1_000, kernel_ns=500)
+    run = Simulation(PROGRAMS["device"], costs)
+    first = min(row[1] for row in run.api)
+    run.api = [row for row in run.api if row[1] != first]
+    timeline = run.timeline()
+    assert (timeline.ops.launch < 0).sum() == 1
+    less = Costs(layer_ns=1_300, launch_ns=700, kernel_ns=300)
+    (found,) = slopes(replay(timeline, less), [timeline.end_ns])
+    of_layers = found[list(COST_LEVELS).index("layer_ns")]
+    more, fewer = (
+        replay(timeline, replace(less, layer_ns=1_300 + by)).latency_ns for by in (10, -10)
+    )
+    assert of_layers == pytest.approx((more - fewer) / 20, abs=0.06)
+    assert of_layers < 0
 
 
 def only(kind: EventKind, cost_ns: float) -> Costs:

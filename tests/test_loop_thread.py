@@ -77,8 +77,12 @@ def test_who_closes_between_two_calls_closes_here() -> None:
     with loop.call_ends() as goes_on:
         assert goes_on
     assert len(closed) == 2
-    other = elsewhere(lambda: [loop.close(), threading.get_ident()][1])
-    assert closed[2:] == [other]
+
+    def close() -> int:
+        loop.close()
+        return threading.get_ident()
+
+    assert [elsewhere(close)] == closed[2:]
 
 
 def test_in_the_middle_of_a_call_the_loops_thread_closes() -> None:

@@ -21,8 +21,8 @@ from xsp.types import Tables
 
 INPUTS, AROUND = "inputs", "around"
 """How was told what is no launch of a graph: a copy by which the compiler puts an input where a
-captured graph reads it; what AOTAutograd runs around a graph, such as a copy of a gradient into the
-layout that the graph was compiled for.
+captured graph reads it; what autograd runs around a graph: before it a copy of a gradient into the
+layout that the graph was compiled for, after it sums with gradients that leaves have.
 """
 
 TOLD = ("launch", "by", "flops")

@@ -20,8 +20,8 @@ NOT_KNOWN = "(unknown)"
 
 NO_LAYERS = {INPUTS: "(inputs of CUDA graphs)", AROUND: "(around compiled graphs)"}
 """What stands for a layer, by how it was told, where the compiler copies inputs to where its
-captured graphs read them, and where AOTAutograd prepares what graphs are given: neither is work of
-the program's.
+captured graphs read them, and where autograd prepares what graphs are given and keeps what they
+give.
 """
 
 SURE = ("exact", "verified", "inferred", "unknown")

@@ -12,8 +12,10 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from evaluated_models import write_digits
 
+import xsp
 from xsp.errors import EvaluationError
 from xsp.evaluation.artifacts.gathering import gather
 from xsp.evaluation.artifacts.store import ArtifactStore
@@ -26,6 +28,7 @@ from xsp.evaluation.pipeline.stream import Stage, StageSpan, stream
 from xsp.evaluation.pipeline.system import MakeSystem
 from xsp.evaluation.predictors.eager import Eager
 from xsp.evaluation.predictors.predictor import Batch, Predictor
+from xsp.evaluation.tracing import traced
 
 
 def step(kind: type[steps.Step], **given: Any) -> steps.Step:
@@ -216,6 +219,25 @@ def test_every_sample_passes_once(made: Assembled) -> None:
     assert sorted((span.stage, span.item) for span in spans) == sorted(
         (name, item) for name in names for item in range(6)
     )
+
+
+@pytest.mark.parametrize(
+    ("level", "traced_levels"),
+    [("MODEL", {"MODEL"}), ("FRAMEWORK", {"MODEL", "LAYER"}), ("FULL", {"MODEL", "LAYER"})],
+)
+def test_a_trace_has_the_levels_of_its_name(
+    made: Assembled, level: str, traced_levels: set[str], tmp_path: Path
+) -> None:
+    """MODEL is the whole calls, FRAMEWORK the layers too; what of FULL a machine without a GPU
+    cannot trace is said.
+    """
+    store = ArtifactStore(tmp_path)
+    found, notes = traced(made, level, store, budget_s=0)
+    (capture,) = (each for each in found if each.kind == "capture")
+    kept = store.get(capture.sha256)
+    assert kept is not None
+    assert set(xsp.load(kept).spans["level"].astype(str)) == traced_levels
+    assert bool(notes) == (level == "FULL" and not torch.cuda.is_available())
 
 
 def test_one_input_with_an_axis_for_samples_is_enough(made: Assembled) -> None:

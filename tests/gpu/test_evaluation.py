@@ -54,14 +54,22 @@ def test_a_gpu_is_as_accurate(runtime: str, tmp_path: Path) -> None:
     assert abs(found - right) <= 2 / len(scores)
 
 
-def test_an_evaluation_is_traced_down_to_kernels(tmp_path: Path) -> None:
-    """A trace at SYSTEM has layers and kernels, and the evaluation memory and energy of the GPU."""
+@pytest.mark.parametrize(
+    ("level", "traced"),
+    [("SYSTEM", {"LAYER", "KERNEL"}), ("FULL", {"LAYER", "LIBRARY", "KERNEL"})],
+)
+def test_an_evaluation_is_traced_down_to_kernels(
+    level: str, traced: set[str], tmp_path: Path
+) -> None:
+    """A trace at SYSTEM has layers and kernels, at FULL library calls too, and the evaluation
+    memory and energy of the GPU.
+    """
     path = write_digits(tmp_path, runtime="{predictor: torch, device: cuda}")
     found = evaluate(
         path,
         database=tmp_path / "db.sqlite",
         artifacts=tmp_path / "store",
-        trace="SYSTEM",
+        trace=level,
         allow_code=True,
     )
     assert found.outcome.valid, found.outcome.reasons
@@ -69,7 +77,7 @@ def test_an_evaluation_is_traced_down_to_kernels(tmp_path: Path) -> None:
     capture = next(each for each in found.traces if each.kind == "capture")
     stored = ArtifactStore(tmp_path / "store").get(capture.sha256)
     assert stored is not None
-    assert {"LAYER", "KERNEL"} <= set(xsp.load(stored).spans["level"].astype(str))
+    assert set(xsp.load(stored).spans["level"].astype(str)) == {"MODEL", *traced}
 
 
 def test_compiled_models_are_made_ready_beside_one_another(tmp_path: Path) -> None:

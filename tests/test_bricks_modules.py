@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from small_models import Convolutional, HandWritten, Transformer, ready
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import xsp
+from xsp.brickwork.calls import calls_in
 from xsp.brickwork.cutting import decomposed
 from xsp.brickwork.model import model_of
-from xsp.brickwork.modules import calls_in, cut_along_modules
+from xsp.brickwork.modules import SHELL, cut_along_modules
 
 
 class Block(nn.Module):
@@ -45,54 +47,91 @@ def blocks() -> tuple[nn.Module, Tensor]:
 
 @pytest.mark.parametrize("kind", [Convolutional, Transformer, HandWritten])
 @pytest.mark.parametrize("granularity", [1, 3, 10])
-def test_modules_and_what_is_between_them_are_every_layer_once(
-    kind: type[nn.Module], granularity: int
-) -> None:
-    """In order, and none of more layers than the granularity."""
+def test_every_operator_is_in_one_brick(kind: type[nn.Module], granularity: int) -> None:
+    """In a module that is small enough, or in the shell of the module that calls it."""
     module, inputs = ready(kind)
     cut = cut_along_modules(model_of(module, inputs), granularity)
-    places = [place for each in cut.bricks for place in range(each.begin, each.end)]
-    assert places == list(range(len(cut.model.parts)))
-    assert max(each.end - each.begin for each in cut.bricks) <= granularity
+    run: list[fx.Node] = []
+    for brick in cut.bricks:
+        assert brick.call is not None
+        inside = {node for each in brick.call.children for node in each.nodes}
+        is_shell = brick.layer.operator == SHELL
+        run += [node for node in brick.call.nodes if not (is_shell and node in inside)]
+    every = [node for node in cut.model.traced.graph.nodes if node.op == "call_function"]
+    computed = [node for node in every if node.target is not operator.getitem]
+    assert sorted(each.name for each in run) == sorted(each.name for each in computed)
 
 
 def test_the_outermost_modules_that_are_small_enough_are_bricks() -> None:
-    """At 4 layers the block, at 2 what is inside it, at 1 single layers; equal calls are one
-    brick, and what no module runs is a brick of operators.
+    """At 4 layers the block, at 2 what is inside it, at 1 single layers, each with the shells
+    around it; blocks that are equal are one brick.
     """
     module, x = blocks()
     model = model_of(module, (x,))
-    by_size = {size: cut_along_modules(model, size) for size in (1, 2, 4)}
-    called = {
-        size: [each.end - each.begin if each.call else 0 for each in cut.bricks]
-        for size, cut in by_size.items()
+    names = {
+        size: [
+            (each.call.kind if each.call else "", each.layer.operator == SHELL)
+            for each in cut_along_modules(model, size).bricks
+        ]
+        for size in (1, 2, 4)
     }
-    assert called == {
-        1: [0, 1, 1, 0, 0, 1, 1, 0, 0, 0],
-        2: [0, 2, 0, 0, 2, 0, 0],
-        4: [0, 4, 4, 0],
-    }
-    assert len({each.layer.digest for each in by_size[4].bricks}) == 3
+    shells = [("Block", True), ("Sequential", True)]
+    single = [*shells, ("Linear", False), ("ReLU", False)]
+    assert names[4] == [("Blocks", True), ("Block", False), ("Block", False)]
+    assert names[2] == [("Blocks", True), *([("Block", True), ("Sequential", False)] * 2)]
+    assert names[1] == [("Blocks", True), *single, *single]
+    assert len({each.layer.digest for each in cut_along_modules(model, 2).bricks}) == 3
 
 
-def test_calls_have_real_arguments() -> None:
-    """Tensors in containers and by name; what is called gives what the model's own call gave."""
+def test_calls_give_what_they_give_in_the_model() -> None:
+    """Whole and as shells, with tensors in containers and by name; afterwards modules are in their
+    places again.
+    """
     module, x = blocks()
+    before = list(module.modules())
     model = model_of(module, (x,))
-    cut = cut_along_modules(model, 4)
-    (calls,) = calls_in(model, cut.bricks).values()
-    assert len(calls.calls) == len(calls.inputs) == 2
     with torch.no_grad():
-        first = calls.calls[0](*calls.inputs[0])["sum"]
-        second = calls.calls[1](*calls.inputs[1])["sum"]
-        torch.testing.assert_close(F.gelu(second), module(x))
-    torch.testing.assert_close(calls.inputs[1][0], first)
+        wanted = module(x)
+        middle = module.first(x.exp(), both=(x, 2.0))["sum"]
+        for size in (1, 4):
+            bricks = cut_along_modules(model, size).bricks
+            calls = calls_in(model, bricks)
+            outer = calls[bricks[0].layer.digest]
+            torch.testing.assert_close(outer.calls[0](*outer.inputs[0]), wanted)
+            block = calls[bricks[1].layer.digest]
+            torch.testing.assert_close(block.calls[0](*block.inputs[0])["sum"], middle)
+            assert len(block.calls) == 2
+    assert list(module.modules()) == before
+
+
+def test_a_shell_runs_none_of_its_modules() -> None:
+    """They give at once what they gave, in their order, and else are what they stand for."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(2, 2)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer(layer(x)) * layer.in_features
+            return x
+
+    module, x = Twice().eval(), torch.randn(1, 2)
+    model = model_of(module, (x,))
+    bricks = cut_along_modules(model, 1).bricks
+    shell = calls_in(model, bricks)[bricks[0].layer.digest]
+    with torch.no_grad():
+        wanted = module(x)
+        module.layers[0].weight.zero_()
+        torch.testing.assert_close(shell.calls[0](*shell.inputs[0]), wanted)
 
 
 def test_a_module_is_another_brick_than_its_operators() -> None:
     """They take different times, so the database keeps them apart."""
-    model = model_of(nn.Sequential(nn.Linear(2, 2)).eval(), (torch.randn(1, 2),))
-    (network,), (module,) = decomposed(model, 1).bricks, cut_along_modules(model, 1).bricks
+    model = model_of(nn.Linear(2, 2).eval(), (torch.randn(1, 2),))
+    (network,) = decomposed(model, 1).bricks
+    module = cut_along_modules(model, 1).bricks[-1]
     assert network.layer.source == module.layer.source
     assert network.layer.digest != module.layer.digest
 
@@ -113,6 +152,5 @@ def test_modules_are_measured_beside_operators(tmp_path: Path) -> None:
     assert not found.failures
     rows = found.models.set_index(["granularity", "rule"])
     count, latency_ms = rows["bricks"].to_dict(), rows["constructed_ms"].to_dict()
-    assert count[4, "modules, sum"] == 4
+    assert count[4, "modules, sum"] == 3
     assert latency_ms[4, "modules, sum"] > 0
-    assert count[1, "sum"] == count[1, "modules, sum"]

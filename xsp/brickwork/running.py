@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from xsp.brickwork import device
+from xsp.brickwork.calls import CallsOf, calls_in
 from xsp.brickwork.conditions import CpuShare, conditions, host_of
 from xsp.brickwork.items import Item, called, clock_of, said
-from xsp.brickwork.modules import CallsOf, calls_in
 from xsp.brickwork.network import fresh
 from xsp.brickwork.occurrences import Occurrences, occurrences_in
 from xsp.brickwork.operators import difference

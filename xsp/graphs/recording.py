@@ -58,18 +58,20 @@ Entered = Callable[[int, nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
 
 @contextmanager
-def module_calls(entered: Entered, left: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """A block in which `entered` is told of every call of a module before it, and `left` after it.
-    No module is changed, and none can see it.
+def module_calls(entered: Entered, left: Callable[[Any], None]) -> Iterator[None]:
+    """A block in which `entered` is told of every call of a module before it, and `left` of what it
+    returned, None where it raised. No module is changed, and none can see it.
     """
     original, places = MODULE_CALL.value, count()
 
     def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         entered(next(places), module, args, kwargs)
+        result = None
         try:
-            return original(module, *args, **kwargs)
+            result = original(module, *args, **kwargs)
         finally:
-            left()
+            left(result)
+        return result
 
     undo = MODULE_CALL.replace(called)
     try:
@@ -135,13 +137,13 @@ class _Recorder:
             call.nodes.append(node)
         self._shown(node, result)
 
-    def enter(self, place: int, *_: Any) -> None:
+    def enter(self, place: int, module: nn.Module, *_: Any) -> None:
         """A module is called."""
-        call = ModuleCall(place)
+        call = ModuleCall(place, type(module).__qualname__)
         (self._open[-1].children if self._open else self._calls).append(call)
         self._open.append(call)
 
-    def leave(self) -> None:
+    def leave(self, _: Any) -> None:
         """The last one that was called and has not returned yet does."""
         self._open.pop()
 

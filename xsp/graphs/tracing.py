@@ -29,10 +29,12 @@ of these is the block's own graph."""
 @dataclass(eq=False)
 class ModuleCall:
     """A call of a module within that of a model: its place among all of these in the order in which
-    they begin, the nodes that it ran, those of its children too, and the calls inside it.
+    they begin, the module's class, the nodes that it ran, those of its children too, and the calls
+    inside it.
     """
 
     place: int
+    kind: str = ""
     nodes: list[fx.Node] = field(default_factory=list)
     children: list[ModuleCall] = field(default_factory=list)
 

@@ -223,6 +223,13 @@ def buffers_of(module: nn.Module) -> dict[str, torch.Tensor | None]:
     return module._buffers
 
 
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """A module's own modules by name, to read and write without a check; `named_children` leaves
+    out those that are None and those that are there twice.
+    """
+    return module._modules
+
+
 def is_compiled(module: nn.Module) -> bool:
     """Whether this is what `torch.compile(module)` returns. Its class is private."""
     return hasattr(module, "_orig_mod") and hasattr(module, "dynamo_ctx")

@@ -41,8 +41,10 @@ class Blocks(nn.Module):
         return F.gelu(self.second(middle, both=(x, 2.0))["sum"])
 
 
-def blocks() -> tuple[nn.Module, Tensor]:
-    return Blocks().eval(), torch.randn(3, 4)
+def blocks() -> tuple[Blocks, Tensor]:
+    module = Blocks()
+    module.eval()
+    return module, torch.randn(3, 4)
 
 
 @pytest.mark.parametrize("kind", [Convolutional, Transformer, HandWritten])
@@ -113,7 +115,7 @@ def test_a_shell_runs_none_of_its_modules() -> None:
             self.layers = nn.ModuleList([nn.Linear(2, 2)])
 
         def forward(self, x: Tensor) -> Tensor:
-            for layer in self.layers:
+            for layer in self.layers[:1]:
                 x = layer(layer(x)) * layer.in_features
             return x
 
@@ -123,7 +125,8 @@ def test_a_shell_runs_none_of_its_modules() -> None:
     shell = calls_in(model, bricks)[bricks[0].layer.digest]
     with torch.no_grad():
         wanted = module(x)
-        module.layers[0].weight.zero_()
+        for weight in module.parameters():
+            weight.zero_()
         torch.testing.assert_close(shell.calls[0](*shell.inputs[0]), wanted)
 
 

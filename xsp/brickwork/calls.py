@@ -155,7 +155,7 @@ class _Shell:
         args = [made(tensors) for made in self._args]
         kwargs = {name: made(tensors) for name, made in self._kwargs.items()}
         for children, name, _, stub in self._places:
-            children[name] = stub  # type: ignore[assignment] # what stands in is no module
+            children[name] = stub
         try:
             return self._module(*args, **kwargs)
         finally:
@@ -163,30 +163,36 @@ class _Shell:
                 children[name] = each
 
 
-class _LeftOut:
-    """Stands in a module's place: gives its results, and else what it has."""
+class _LeftOut(nn.Module):
+    """Stands in a module's place: gives its results, and else what the module has."""
+
+    stands_for: Any
+    results: list[Any]
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self.results: list[Any] = []
+        super().__init__()
+        vars(self).update(vars(module))
+        vars(self).update(stands_for=module, results=[])
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
         return self.results.pop()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
+        """What the module's class gives it; what it holds itself is here, too."""
+        return getattr(vars(self)["stands_for"], name)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._module)  # type: ignore[call-overload] # a list of modules
+        found: Iterator[Any] = iter(self.stands_for)
+        return found
 
     def __len__(self) -> int:
-        return len(self._module)  # type: ignore[arg-type] # a list of modules
+        return len(self.stands_for)
 
     def __bool__(self) -> bool:
         return True
 
     def __getitem__(self, key: Any) -> Any:
-        return self._module[key]  # type: ignore[index] # a list of modules
+        return self.stands_for[key]
 
 
 def _made(value: Any, tensors: list[Tensor]) -> Made:

@@ -67,7 +67,7 @@ def add(
     done = kept["measurements"].setdefault(number, {})
     for name in names:
         done[name] = {
-            "rows": [row for row in rows["models"] if row["model"] == name],
+            "rows": [_short(row) for row in rows["models"] if _counts(row, name)],
             "failure": rows["failures"].get(name, ""),
             "notes": [note for note in rows["notes"] if note.startswith(f"{name}: ")],
             "complete": complete,
@@ -78,6 +78,18 @@ def add(
     kept["machine"], kept["environment"] = rows["machine"], environment()
     kept["rounds"] = min([kept.get("rounds", PAPER_ROUNDS), *_rounds(found)])
     kept["notes"] = sorted({*kept.get("notes", []), *rows["notes"]})
+
+
+def _counts(row: Mapping[str, Any], name: str) -> bool:
+    """The critical path is what no program here runs."""
+    return bool(row["model"] == name and row["rule"] != "critical path")
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers with as many digits as they are known to, and some more."""
+    return {
+        key: float(f"{each:.5g}") if isinstance(each, float) else each for key, each in row.items()
+    }
 
 
 def add_bricks(found: Any, number: str, options: argparse.Namespace) -> None:

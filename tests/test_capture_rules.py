@@ -612,3 +612,16 @@ def test_wrong_values_are_shown_in_few_words() -> None:
     assert "list of 3" in about({}, stopped=[1, 2, 3])
     assert "a number of 301 bits" in about({}, epoch_offset_ns=2**300)
     assert len(about({}, memory_device=7, stopped=list(range(10**5)))) < 400
+
+
+def test_what_a_layer_sent_is_judged() -> None:
+    """What merging ranks reads of a layer's arguments has the types that the structure run writes;
+    other arguments may be anything.
+    """
+    sent = {"operation": "send", "bytes": 64, "dtype": "float32", "ranks": None, "peer": 1}
+    assert complaint("layers", arguments=json.dumps({"communications": [sent], "x": [1]})) == ""
+    wrong = [({**sent, "bytes": -1}, "bytes"), ({**sent, "peer": "one"}, "peer"), ({}, "operation")]
+    for each, named in wrong:
+        said = complaint("layers", arguments=json.dumps({"communications": [each]}))
+        assert "layers.arguments" in said
+        assert named in said

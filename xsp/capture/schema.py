@@ -135,6 +135,14 @@ def _call_arguments(value: Any) -> str:
     return _NODES(nodes) if isinstance(nodes, list) else said
 
 
+_SENT = record(
+    {"operation": text, "bytes": whole(0), "dtype": text},
+    {"ranks": optional(items(whole(0))), "peer": whole(0)},
+)
+_LAYER_ARGUMENTS = record(
+    {}, {"communications": items(_SENT), "ticket": whole(-1), "awaited": whole(-1)}
+)
+
 _LEVELS = [level.name for level in Level]
 _BELOW_MODEL = [LEVEL_ABBREVIATIONS[level] for level in Level if level is not Level.MODEL]
 _RUNGS = [
@@ -235,6 +243,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "allocated_bytes": _SIZE_OR_UNKNOWN,
         "peak_bytes": _SIZE_OR_UNKNOWN,
         "weight_shape": Column(TEXT, rule=_SHAPE).optional,
+        "arguments": Column(TEXT, rule=json_text(_LAYER_ARGUMENTS)).optional,
         "source": _TEXT.optional,
         "of_graph": _FLAG.optional,
     },

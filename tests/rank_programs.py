@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as funcol
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, schedules
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -111,13 +112,27 @@ WAYS: dict[str, Callable[[], Any]] = {
 
 def together(rank: int, folder: Path) -> dict[str, Any]:
     """Each way profiled on every rank, and saved."""
-    found = {}
+    found: dict[str, Any] = {}
+    before = replaceable()
     for name, made in WAYS.items():
         step = made()
         prof = xsp.measure(step, iterations=ROUNDS, **QUICK)
         prof.save(folder / f"{name}-rank{rank}.xsp")
         found[name] = step.made
-    return found
+    return {**found, "as_before": replaceable() == before}
+
+
+def replaceable() -> list[Any]:
+    """What a profile of ranks replaces while it traces: functions of torch.distributed and of its
+    users, P2POp's own, and kernels of c10d's operators at autograd's key.
+    """
+    functions = [getattr(dist, name) for name in ("isend", "irecv", "all_reduce", "P2POp")]
+    functional = [funcol.all_reduce, funcol.wait_tensor, schedules._batch_p2p]
+    kernels = [
+        torch._C._dispatch_has_kernel_for_dispatch_key(f"c10d::{name}", "AutogradCPU")
+        for name in ("allreduce_", "send", "recv_")
+    ]
+    return [*functions, dist.P2POp.__init__, dist.P2POp.__new__, *functional, *kernels]
 
 
 def killed_in_a_step(rank: int, folder: Path) -> dict[str, Any]:

@@ -148,6 +148,18 @@ def test_what_is_no_step_is_refused(engine: engines.Engine) -> None:
     assert "execute_model" not in vars(engine.runner)
 
 
+def test_a_model_that_another_thread_calls_needs_the_method(engine: engines.Engine) -> None:
+    """With `along=True` its calls are not those of the block's thread; the error says what to
+    give.
+    """
+    with (
+        pytest.raises(xsp.NothingRecordedError, match="on another thread only"),
+        xsp.profile(engine.runner.model, along=True),
+    ):
+        served(engine, 2)
+    assert "_call_impl" not in vars(engine.runner.model)
+
+
 def enter(block: xsp.profile) -> None:
     with block:
         pass

@@ -150,6 +150,13 @@ def test_collectives_of_a_group_are_matched_among_its_ranks(programs: Path) -> N
     assert (job.events["end_ns"] > job.events["start_ns"]).all()
 
 
+def test_distributed_torch_is_left_as_it_was(programs: Path) -> None:
+    """After profiles of four ranks, functions, operators and P2POp are PyTorch's own."""
+    for rank in range(RANKS):
+        told = json.loads((programs / "together" / f"rank{rank}.json").read_text())
+        assert told["as_before"]
+
+
 def test_sends_of_a_pipeline_are_matched_with_their_receives(programs: Path) -> None:
     """Each of the four microbatches goes from stage to stage and its gradient back, with the bytes
     of both; what is computed is what is computed without xsp, as no rank waits for ever.

@@ -258,6 +258,12 @@ class Loop:
     def _too_short(self) -> str:
         if self._method is not None and not self.made:
             return self._method.never_called()
+        if not self.made and self._watch.calls_elsewhere:
+            return (
+                f"{self.name} was called on another thread only than the one that entered the "
+                "block: give the method that makes a step there, as in "
+                "xsp.profile(model, along=engine.runner.execute_model)"
+            )
         known = self._groups[0].known if self._groups else None
         traced = self._options.levels if known is None else known.traced
         rungs = len(rungs_for(traced, self._options.ladder))

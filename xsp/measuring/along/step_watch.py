@@ -86,6 +86,8 @@ class StepWatch:
         self._label: Label | None = None
         self._open: list[Part] = []
         self._thread = threading.get_ident()
+        self.calls_elsewhere = 0
+        """Of the model, on other threads than the loop's."""
         self._depth = 0
         self._start_ns = 0
 
@@ -181,6 +183,7 @@ class StepWatch:
 
     def _before(self, model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         if threading.get_ident() != self._thread:
+            self.calls_elsewhere += 1
             return
         self._depth += 1
         if self._depth > 1:

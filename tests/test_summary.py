@@ -20,7 +20,7 @@ from xsp.cli.application import app
 from xsp.report.as_json import AGENT_BYTES, for_agent, report_json, summary_dict
 from xsp.report.markdown import summary_markdown
 from xsp.report.page import report_html
-from xsp.report.sentences import sections
+from xsp.report.sentences import footnote, sections
 from xsp.report.text import profile_text
 from xsp.summary.values import Cost, Summary
 
@@ -78,6 +78,16 @@ def test_layers_are_as_many_as_are_ranked(
         assert summary.counts.layers == summary.places.layers.of
         assert summary.counts.layers == len(analysis.layer_information(profiles[name]))
     assert summaries["resnet50"].counts.layers == 143
+
+
+def test_shares_say_of_what_they_are(summaries: dict[str, Summary]) -> None:
+    """Shares are of the corrected latency; without one they are of the traced runs, whose latency
+    is not the one that the table begins with, and the footnote says so.
+    """
+    told = summaries["resnet50"]
+    traced = replace(told, profiler=replace(told.profiler, corrected=False))
+    assert "part of the latency, the GPU's" in footnote(told)
+    assert "part of the latency of the runs that were traced, the GPU's" in footnote(traced)
 
 
 def test_a_rung_within_noise_is_said_to_be(summaries: dict[str, Summary]) -> None:

@@ -266,7 +266,8 @@ def conditions(summary: Summary) -> list[Fact]:
 
 def footnote(summary: Summary) -> str:
     """Where the columns' numbers come from."""
-    host = "without" if summary.profiler.corrected else "with"
+    corrected = summary.profiler.corrected
+    host, whole = ("without", "") if corrected else ("with", " of the runs that were traced")
     share = (
         "the GPU's busy time for the node and the idle time that it causes"
         if summary.counts.kernels is not None
@@ -274,7 +275,7 @@ def footnote(summary: Summary) -> str:
     )
     return (
         f"Host ms: the host's time {host} the cost of tracing. Device ms: GPU-busy time below the "
-        f"node. Share: the node's part of the latency, {share}. (own time): what a node has "
+        f"node. Share: the node's part of the latency{whole}, {share}. (own time): what a node has "
         "besides the rows below it: Python between layers, waiting. Rows add up to the row above. "
         f"{numbers.UNKNOWN}: not measured. {DOUBTFUL}: the interval is wider than the number."
     )

@@ -175,7 +175,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("--only", nargs="*", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--turns", type=int, default=4, help="0: accuracy alone")
+    parser.add_argument("--turns", type=int, default=4, help="of latencies; 0: accuracy alone")
+    parser.add_argument("--accuracy", action=argparse.BooleanOptionalAction, default=True)
     given = parser.parse_args()
     result: dict[str, Any] = {
         "environment": environment(),
@@ -194,7 +195,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(prefix="xsp-accuracy-") as folder:
         bench = Bench(Path(folder))
-        for name in given.only:
+        for name in given.only if given.accuracy else ():
             accuracy_rows(bench, name, keep("accuracy"))
         for name in given.only if given.turns else ():
             latency_rows(bench, name, given.turns, keep("latency"))

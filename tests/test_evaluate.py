@@ -155,9 +155,13 @@ def test_the_command_line(
         "--scenario",
         "{kind: offline, samples: 64, batch: 8}",
         "--allow-code",
+        "--trace",
+        "MODEL",
         *place.options(),
     )
     assert "on torchscript" in out
+    capture = next(line for line in out.splitlines() if line.endswith(" shows the capture"))
+    assert "MODEL" in set(xsp.load(capture.split()[2]).spans["level"].astype(str))
     assert "offline" in out
     assert "throughput" in out
     assert f"top_1 {first.accuracy['top_1']:.6g}" in out

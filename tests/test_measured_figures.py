@@ -175,3 +175,56 @@ def test_programs_that_are_covered_on_a_gpu() -> None:
     assert table in page("coverage.md"), f"put these rows into docs/coverage.md:\n{table}"
     assert results["environment"]["gpu"] == "NVIDIA H200"
     assert bool(coverage_page.not_met(results)) == ("**" in table)
+
+
+RUNTIMES = (
+    'onnxruntime {"optimization": "none"}',
+    "torch",
+    "torchscript",
+    "torch-export",
+    'torch-compile {"backend": "aot_eager"}',
+    "torch-compile",
+)
+"""The columns of docs/evaluation.md after the accuracy."""
+OWN_SCRIPT = "its own TorchScript"
+
+
+def accuracy_rows(results: dict[str, Any]) -> str:
+    """Rows of docs/evaluation.md: a model, its accuracy, and by runtime the largest difference of
+    an output from ONNX Runtime's.
+    """
+    rows = results["accuracy"]
+    lines = []
+    for name, own in dict.fromkeys((row["model"], row["form"] == OWN_SCRIPT) for row in rows):
+        alike = [row for row in rows if (row["model"], row["form"] == OWN_SCRIPT) == (name, own)]
+        measured = [row for row in alike if "accuracy" in row]
+        values = [
+            f"{metric.replace('_', '-')} {found['value']:.4f}"
+            for metric, found in measured[0]["accuracy"].items()
+        ]
+        told = f"{name}, {OWN_SCRIPT}" if own else f"{name} {measured[0]['version']}"
+        cells = [told, str(measured[0]["samples"]), ", ".join(values)]
+        lines.append(cells + [difference(alike, name) for name in RUNTIMES])
+    return table_rows(lines)
+
+
+def difference(rows: list[dict[str, Any]], runtime: str) -> str:
+    """The largest difference by this runtime, at any batch size; a dash where it was not run."""
+    for row in rows:
+        if row["runtime"].partition(' {"batch"')[0] == runtime:
+            return f"{row['max_difference']:.0e}" if "max_difference" in row else "refused"
+    return "–"
+
+
+def test_accuracy_is_the_same_by_every_runtime() -> None:
+    """docs/evaluation.md has what was measured, and no runtime changed any accuracy by more than
+    a hundred-thousandth.
+    """
+    results = result("accuracy.json")
+    assert accuracy_rows(results) in page("evaluation.md"), (
+        f"put these rows into docs/evaluation.md:\n{accuracy_rows(results)}"
+    )
+    for row in results["accuracy"]:
+        first = next(each for each in results["accuracy"] if each["model"] == row["model"])
+        for metric, found in row.get("accuracy", {}).items():
+            assert found["value"] == pytest.approx(first["accuracy"][metric]["value"], abs=1e-5)

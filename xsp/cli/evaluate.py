@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from xsp.evaluation.extra import needed
 
 if TYPE_CHECKING:
     from xsp.database.store import Store
+    from xsp.evaluation.records.evaluation import Evaluation
 
 _COLUMNS = ["id", "measured_at", "model", "version", "predictor", "device", "scenario", "valid"]
 
@@ -163,14 +165,26 @@ def _evaluate(
         for predictor in predictors:
             for scenario in scenarios:
                 changes = {"predictor": predictor, "scenario": scenario}
-                typer.echo(run(manifest, process=process, **changes, **options))
+                _show(run(manifest, process=process, **changes, **options), options["artifacts"])
+
+
+def _show(found: Evaluation, artifacts: Path | None) -> None:
+    """The evaluation, and how its capture is read."""
+    from xsp.evaluation.artifacts.store import ArtifactStore
+    from xsp.evaluation.tracing import CAPTURE
+
+    typer.echo(found)
+    for trace in found.traces:
+        if trace.kind == CAPTURE:
+            path = ArtifactStore(artifacts).place(trace.sha256)
+            typer.echo(f"  xsp report {shlex.quote(str(path))} shows the capture")
 
 
 def _repeat(again: str, **options: Any) -> None:
     from xsp.evaluation.repeating import repeat
 
     found, comparison = repeat(again, **options)
-    typer.echo(found)
+    _show(found, options["artifacts"])
     typer.echo(comparison)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from xsp.comparing.spread import among_sessions
-from xsp.comparing.verdict import ALPHA, THRESHOLD, Verdict, verdict
+from xsp.comparing.spread import LEAST_FREEDOM, among_sessions
+from xsp.comparing.verdict import ALPHA, IMPROVED, REGRESSION, THRESHOLD, Verdict, verdict
 from xsp.database.store import Store
 from xsp.evaluation.records.evaluation import Evaluation
 from xsp.evaluation.records.reading import alike, read
@@ -23,7 +23,8 @@ SAME, DIFFERENT, WITHIN = "same", "different", "within the interval"
 class Comparison:
     """`latency` is the verdict on the times of the answered queries; `accuracy` has a row for each
     metric: name, before, after, word. A word is "same", "different", or "within the interval",
-    where both are within the other's 95 %. `differences` says what else is not the same.
+    where both are within the other's 95 %. `differences` says what else is not the same, and
+    `sessions` how many evaluations like the first told how such evaluations differ by themselves.
     """
 
     before: str
@@ -31,6 +32,7 @@ class Comparison:
     latency: Verdict
     accuracy: pd.DataFrame
     differences: tuple[str, ...]
+    sessions: int = 0
 
     def sentences(self) -> list[str]:
         """The comparison in words."""
@@ -44,7 +46,16 @@ class Comparison:
             f"{row.name_}: {row.before:.6g} before, {row.after:.6g} after: {row.word}"
             for row in self.accuracy.rename(columns={"name": "name_"}).itertuples(index=False)
         ]
-        return [first, *rows, *self.differences]
+        return [first, *self._doubt(), *rows, *self.differences]
+
+    def _doubt(self) -> list[str]:
+        if self.sessions > LEAST_FREEDOM or self.latency.name not in {REGRESSION, IMPROVED}:
+            return []
+        return [
+            "doubt: this is about two measurements, and a busy moment of the machine looks the "
+            f"same; evaluate the first {LEAST_FREEDOM + 1} times or more (`xsp evaluate --from "
+            f"{self.before[:8]}`), and what it differs by itself counts"
+        ]
 
     def __str__(self) -> str:
         head = f"{self.after} compared with {self.before}"
@@ -72,7 +83,12 @@ def compare(
             found, [list(sessions)], float(second.mean()), threshold=threshold, alpha=alpha
         )
     return Comparison(
-        before.id, after.id, found, _accuracy(before, after), tuple(_differences(before, after))
+        before.id,
+        after.id,
+        found,
+        _accuracy(before, after),
+        tuple(_differences(before, after)),
+        len(sessions),
     )
 
 

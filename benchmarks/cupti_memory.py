@@ -117,8 +117,6 @@ def main() -> None:
         "session of xsp": left_by(bare.session),
         "session of xsp in a series": left_by(bare.series, 3, 1) / 100,
         "profile": left_by(bare.profile, PROFILES, PROFILES),
-        # torch's profiler, which a profile uses, changes what CUPTI keeps.
-        "recorded model, after torch's profiler": left_by(bare.recorded),
     }
     text = json.dumps({"bytes_each": bytes_each, "environment": environment()}, indent=1)
     print(text)

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 import xsp
 from xsp.levels._native.activity import ActivityBuffers
 from xsp.levels.kernel import cupti
+from xsp.levels.kernel.cupti_clock import kept_clock
 from xsp.levels.kernel.tracer import KernelTracer
 from xsp.types import Columns, DeviceKind
 
@@ -175,11 +176,15 @@ def test_outputs_are_the_same_bits(
     assert torch.equal(plain, traced)
 
 
-def test_a_profile_sets_the_clock_of_cupti_once(
-    model: torch.nn.Module, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+def test_the_clock_of_cupti_is_set_once_for_many_sessions(
+    tracer: KernelTracer,
+    model: torch.nn.Module,
+    x: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A profile of many sessions sets CUPTI's clock once and puts it back at its end, since CUPTI
-    keeps memory at each time; records of every session are inside the model's calls.
+    """A series of sessions and a profile set CUPTI's clock once each, since CUPTI keeps memory at
+    each time. After the series it is CUPTI's own again; after the profile not xsp's: torch's
+    profiler, which records memory at its end, leaves its own.
     """
     set_clocks = []
     register = cupti.CuptiLibrary.register_clock
@@ -189,8 +194,18 @@ def test_a_profile_sets_the_clock_of_cupti_once(
         register(library, clock)
 
     monkeypatch.setattr(cupti.CuptiLibrary, "register_clock", counted)
+    library = cupti.CuptiLibrary.loaded()
+    with kept_clock():
+        for _ in range(5):
+            assert len(_traced(tracer, model, x)["device_activity"]["start_ns"]) > 0
+        assert len(set_clocks) == 1
+    assert len(set_clocks) == 2
+    assert abs(library.timestamp() - time.time_ns()) < 10**9
+
+    set_clocks.clear()
     prof = xsp.measure(model, x, levels="M/L/K", iterations=4, warmup=1, progress=False)
     assert prof.kernel_count > 0
     assert prof.lost == 0
     assert len(set_clocks) <= 2
-    assert abs(cupti.CuptiLibrary.loaded().timestamp() - time.time_ns()) < 10**9
+    before, stamp = time.monotonic_ns(), library.timestamp()
+    assert not before <= stamp <= time.monotonic_ns()

@@ -77,7 +77,7 @@ def test_an_evaluation_is_traced_down_to_kernels(
     capture = next(each for each in found.traces if each.kind == "capture")
     stored = ArtifactStore(tmp_path / "store").get(capture.sha256)
     assert stored is not None
-    assert set(xsp.load(stored).spans["level"].astype(str)) == {"MODEL", *traced}
+    assert traced <= set(xsp.load(stored).spans["level"].astype(str))
 
 
 def test_compiled_models_are_made_ready_beside_one_another(tmp_path: Path) -> None:

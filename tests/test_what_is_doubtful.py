@@ -184,6 +184,8 @@ def test_short_kernels_are_told_from_a_twentieth_on(tables: dict[str, pd.DataFra
     assert doubt.facts["added_ns"] == 3_000
     # A kernel of which tracing is 5 % exactly is none of the short ones.
     assert about_short_kernels(tables, 2_500.0) == []
+    # What tracing adds is no whole number.
+    assert about_short_kernels(tables, 2_500.02)[0].facts["of_kernels"] == pytest.approx(2 / 5)
     assert about_short_kernels({"spans": tables["spans"].iloc[:0]}, 3_000.0) == []
 
 

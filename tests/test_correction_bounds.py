@@ -212,13 +212,15 @@ PROGRAMS = {
 }
 
 
+ALL_COSTS = Costs.from_values([5_200, 3_400, 4_100, 700, 1_800, 600, 400, 1_000])
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_slopes_are_those_of_the_replay(name: str) -> None:
     """The slope of the latency by each cost, found by walking the critical path once, is what
     replays at a slightly different cost give.
     """
-    costs = Costs.from_values([5_200, 3_400, 4_100, 700, 1_800, 600, 400, 1_000])
-    run = Simulation(PROGRAMS[name], costs, frozenset(Level)).timeline()
+    run = Simulation(PROGRAMS[name], ALL_COSTS, frozenset(Level)).timeline()
     at = np.array([3_400.0, 2_600.0, 2_900.0, 500.0, 1_300.0, 400.0, 300.0, 700.0])
     ends = (run.end_ns, run.host_end_ns)
     found = slopes(replay(run, Costs.from_values(at)), ends)
@@ -233,6 +235,31 @@ def test_slopes_are_those_of_the_replay(name: str) -> None:
         expected = latencies(at + step) - latencies(at - step)
         assert found[:, place] == pytest.approx(expected, abs=1e-3)
     assert (found <= 0).all()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_slopes_of_any_time_are_those_of_the_replay(name: str) -> None:
+    """Between events, inside payments and inside waits, wherever a little more of a cost does the
+    opposite of a little less.
+    """
+    run = Simulation(PROGRAMS[name], ALL_COSTS, frozenset(Level)).timeline()
+    at = np.array([3_400.0, 2_600.0, 2_900.0, 500.0, 1_300.0, 400.0, 300.0, 700.0])
+    stamps = np.linspace(run.start_ns + 1, run.end_ns - 1, 150).astype(np.int64)
+    found = slopes(replay(run, Costs.from_values(at)), stamps.tolist())
+
+    def times(values: np.ndarray) -> np.ndarray:
+        clock = replay(run, Costs.from_values(values)).path.clocks[0]
+        return clock.at((stamps - run.start_ns).astype(float))
+
+    here, compared = times(at), 0
+    for place in range(len(COST_LEVELS)):
+        step = np.zeros(len(COST_LEVELS))
+        step[place] = 0.5
+        more, fewer = (times(at + step) - here) * 2, (here - times(at - step)) * 2
+        smooth = np.abs(more - fewer) < 1e-4
+        assert found[smooth, place] == pytest.approx(more[smooth], abs=1e-3)
+        compared += smooth.sum()
+    assert compared > 0.9 * found.size
 
 
 def test_slopes_count_the_events_on_the_critical_path() -> None:

@@ -209,3 +209,26 @@ def test_ranges_from_before_there_was_a_choice_are_nvtx() -> None:
     assert set(found["source"]) == {"nvtx"}
     assert "source" not in old
     assert with_sources(found) is found
+
+
+COMPILATION: dict[str, Any] = {
+    **dict.fromkeys(("id", "function", "source", "reason", "failed", "no_cudagraph"), ""),
+    "phase": "forward",
+    "when": "within",
+    "guards": 0,
+    **dict.fromkeys(("guard_check_ns", "total_ns", "inductor_ns", "triton_ns"), 0),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["guards", "guard_check_ns", "total_ns", "inductor_ns", "triton_ns"]
+)
+def test_what_a_compilation_took_is_a_whole_number_or_not_known(name: str) -> None:
+    """None of them is below 0."""
+
+    def said(value: object) -> str:
+        row = {**COMPILATION, name: value}
+        return about(ALL, compiled={"compilations": [row], "graph_breaks": []})
+
+    assert said(0) == said(None) == ""
+    assert f"compilations[0].{name} must be a whole number from 0" in said(-1)

@@ -255,6 +255,19 @@ def test_spent_budget_is_no_complaint_where_enough_is_known(
     assert why.startswith("model latency known to ±0.0%")
 
 
+def test_the_last_round_is_no_complaint_where_enough_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many narrow intervals there were by then, as long as fewer than are usually asked
+    for.
+    """
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
+    for rounds in (MINIMUM_ROUNDS, MINIMUM_ROUNDS + 2):
+        runs, why = climbed(until_precise(max_rounds=rounds))
+        assert runs[-1].round + 1 == rounds
+        assert why.startswith("model latency known to ±0.0%")
+
+
 def test_noisy_latencies_run_longer_than_steady_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule goes on until the interval is as narrow as was asked for, and no further."""
     monkeypatch.setattr(time, "perf_counter", lambda: 0.0)

@@ -92,7 +92,7 @@ def test_in_the_middle_of_a_call_the_loops_thread_closes() -> None:
     loop.call_begins()
     asking = threading.Thread(target=loop.close)
     asking.start()
-    while not loop._asked:
+    while not loop._asked and not closed:
         time.sleep(0.001)
     assert not closed
     with loop.call_ends() as goes_on:

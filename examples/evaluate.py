@@ -1,10 +1,12 @@
 """Evaluate two small models on the CPU, by two runtimes and over two scenarios.
 
     pip install "xsp[evaluation,onnx]" scikit-learn onnxscript
-    python examples/evaluate.py --output evaluation-output
+    python examples/evaluate.py --output evaluation-output [--open]
 
 Trains a convolutional and a fully connected network on handwritten digits, writes a manifest for
-each, evaluates them, and prints a table out of the database. Takes one to two minutes.
+each, evaluates them, and prints a table out of the database. Takes one to two minutes. With
+`--open` the page that shows and compares them is served then, and opened in a browser; that needs
+"xsp[web]" too, and ends with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
+import subprocess
+import sys
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -77,12 +82,21 @@ def write_manifest(folder: Path, name: str, epochs: int) -> Path:
     return path
 
 
+def serve(folder: Path, database: Path) -> None:
+    """The page, until Ctrl-C."""
+    places = ["--database", str(database), "--artifacts", str(folder / "artifacts")]
+    command = [sys.executable, "-m", "xsp", "serve", str(folder), "--allow-code", "--open", *places]
+    with suppress(KeyboardInterrupt):
+        subprocess.run(command, check=True)  # noqa: S603 - xsp's own command
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("evaluation-output"))
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--models", nargs="+", default=["cnn", "mlp"])
     parser.add_argument("--predictors", nargs="+", default=["torch", "onnxruntime"])
+    parser.add_argument("--open", action="store_true", help="serve the page, and open it")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     database = given.output / "evaluations.sqlite"
@@ -111,6 +125,8 @@ def main() -> None:
     named = table[COLUMNS].rename(columns={"latency_p50": "p50_ms", "throughput": "inputs_per_s"})
     print(f"\n{named.to_string(index=False, na_rep='–')}\n")
     print(f"everything is in {database}")
+    if given.open:
+        serve(given.output, database)
 
 
 if __name__ == "__main__":

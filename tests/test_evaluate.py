@@ -178,6 +178,40 @@ def test_the_command_line(
     assert "the runtimes differ" in compared
 
 
+def test_everything_can_be_had_as_json(
+    place: Place,
+    first: Evaluation,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With --json an evaluation, the list and a comparison are JSON and nothing else is printed;
+    -o writes the same to a file.
+    """
+    quick = ("--scenario", "{kind: offline, samples: 16}", "--allow-code", *place.options())
+    path = tmp_path / "found.json"
+    out = run(capsys, monkeypatch, str(place.manifest), *quick, "--json")
+    (other,) = json.loads(out)
+    assert other["valid"]
+    measures = {each["name"]: each["value"] for each in other["measures"]}
+    assert measures["top_1"] == first.accuracy["top_1"]
+    listed = json.loads(run(capsys, monkeypatch, "--list", "--json", *place.options()))
+    assert {first.id, other["id"]} <= {row["id"] for row in listed}
+    both = ("--compare", first.id, other["id"], *place.options())
+    compared = json.loads(run(capsys, monkeypatch, *both, "--json"))
+    assert (compared["before"], compared["after"]) == (first.id, other["id"])
+    assert {row["word"] for row in compared["accuracy"]} == {"same"}
+    said = run(capsys, monkeypatch, *both, "-o", str(path))
+    assert "top_1: " in said
+    assert json.loads(path.read_text()) == compared
+    repeated = run(
+        capsys, monkeypatch, "--from", other["id"], "--allow-code", "--json", *place.options()
+    )
+    assert json.loads(repeated)["comparison"]["before"] == other["id"]
+    nowhere = run(capsys, monkeypatch, "--list", *place.options(), "-o", str(tmp_path / "no" / "f"))
+    assert "create it first" in nowhere
+
+
 def test_an_evaluation_over_its_limit_is_a_row(
     place: Place,
     tmp_path: Path,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,7 @@ class Served:
 
     url: str
     database: Path
+    opened: Path
     fast: Any
     slow: Any
 
@@ -63,15 +66,23 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with Store(database) as store:
         write(store, fast)
         write(store, slow)
-    options = f"--database {database} --artifacts {artifacts.folder} --port 0 --allow-code"
+    options = f"--database {database} --artifacts {artifacts.folder} --port 0 --allow-code --open"
     command = [sys.executable, "-m", "xsp", "serve", str(folder / "manifests"), *options.split()]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder)
+    (folder / "browser.py").write_text(BROWSER)
+    browser = f"{sys.executable} {folder / 'browser.py'} {folder / 'page.html'} %s"
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "BROWSER": browser},
+    )
     try:
         assert process.stdout is not None
         said = process.stdout.readline()
         found = re.fullmatch(r"xsp serves (http://127\.0\.0\.1:\d+)/\n", said)
         assert found, said
-        yield Served(found[1], database, fast, slow)
+        yield Served(found[1], database, folder / "page.html", fast, slow)
         process.send_signal(signal.SIGINT)
         process.wait(_PATIENCE_S)
     finally:
@@ -108,7 +119,25 @@ def text(tab: Tab, selector: str) -> str:
     return found
 
 
+BROWSER = """
+import sys, urllib.request
+path, url = sys.argv[1:]
+with urllib.request.urlopen(url) as page, open(path, "wb") as file:
+    file.write(page.read())
+"""
+"""What the user's browser is for `--open`: it keeps the page that it was given."""
+
+
 # ---- in a browser ----
+
+
+def test_the_page_is_opened_where_that_is_asked_for(served: Served) -> None:
+    """`xsp serve --open` gives the user's browser the address, and that gets the page."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not (served.opened.exists() and served.opened.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "<title>" in served.opened.read_text()
 
 
 @in_browser

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xsp.cli.database import Place
-from xsp.cli.matrix import go_on, start
+from xsp.cli.keeping import checked_all, put
+from xsp.cli.matrix import Told, go_on, start
+from xsp.cli.shared import AsJson, JsonFile, silent
 from xsp.errors import EvaluationError
 from xsp.evaluation.extra import needed
 
@@ -91,6 +93,8 @@ def evaluate(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of manifests.")
     ] = False,
+    as_json: AsJson = False,
+    json_path: JsonFile = None,
 ) -> None:
     """Evaluate a model as a manifest specifies it, and keep everything in the database.
 
@@ -102,13 +106,15 @@ def evaluate(
         raise EvaluationError(
             "give manifests, or one of --resume, --from, --list, --compare, --add and --schema"
         )
-    with needed("xsp evaluate"):
+    checked_all(json_path)
+    only_json = as_json and json_path is None
+    with needed("xsp evaluate"), silent(only_json):
         if schema:
-            _print_schema()
+            told = _print_schema()
         elif resume is not None:
-            _end(go_on(resume, ray=ray, database=place))
+            told = go_on(resume, ray=ray, database=place)
         elif manifests:
-            _evaluate(
+            told = _evaluate(
                 manifests,
                 ray,
                 predictor or [None],
@@ -122,7 +128,7 @@ def evaluate(
                 labels=_labels(label or []),
             )
         elif again is not None:
-            _repeat(
+            told = _repeat(
                 again,
                 database=place,
                 artifacts=artifacts,
@@ -131,18 +137,19 @@ def evaluate(
                 allow_fetch=allow_fetch,
             )
         else:
-            _from_database(place, listed, compared, add)
+            told = _from_database(place, compared, add)
+    if only_json or json_path is not None:
+        put(json.dumps(told.values, indent=1) + "\n", json_path)
+    if not told.well:
+        raise typer.Exit(1)
 
 
-def _print_schema() -> None:
+def _print_schema() -> Told:
     from xsp.evaluation.manifest.reading import schema
 
-    typer.echo(json.dumps(schema(), indent=1))
-
-
-def _end(well: bool) -> None:
-    if not well:
-        raise typer.Exit(1)
+    found = schema()
+    typer.echo(json.dumps(found, indent=1))
+    return Told(found)
 
 
 def _evaluate(
@@ -152,20 +159,24 @@ def _evaluate(
     scenarios: list[Any],
     job_limit: float | None,
     **options: Any,
-) -> None:
+) -> Told:
     if ray is not None or len(manifests) > 1 or job_limit is not None:
         options["time_limit_s"] = job_limit
-        _end(start(manifests, predictors, scenarios, ray=ray, **options))
-        return
+        return start(manifests, predictors, scenarios, ray=ray, **options)
+    from xsp.evaluation.records.answers import evaluation_values
     from xsp.evaluation.running import evaluate as run
     from xsp.evaluation.scenarios.process import MeasuredProcess
 
     (manifest,) = manifests
+    values = []
     with MeasuredProcess() as process:
         for predictor in predictors:
             for scenario in scenarios:
                 changes = {"predictor": predictor, "scenario": scenario}
-                _show(run(manifest, process=process, **changes, **options), options["artifacts"])
+                found = run(manifest, process=process, **changes, **options)
+                _show(found, options["artifacts"])
+                values.append(evaluation_values(found))
+    return Told(values)
 
 
 def _show(found: Evaluation, artifacts: Path | None) -> None:
@@ -180,35 +191,36 @@ def _show(found: Evaluation, artifacts: Path | None) -> None:
             typer.echo(f"  xsp report {shlex.quote(str(path))} shows the capture")
 
 
-def _repeat(again: str, **options: Any) -> None:
+def _repeat(again: str, **options: Any) -> Told:
+    from xsp.evaluation.records.answers import comparison_values, evaluation_values
     from xsp.evaluation.repeating import repeat
 
     found, comparison = repeat(again, **options)
     _show(found, options["artifacts"])
     typer.echo(comparison)
+    values = evaluation_values(found), comparison_values(comparison)
+    return Told(dict(zip(("evaluation", "comparison"), values, strict=True)))
 
 
-def _from_database(
-    place: Any, listed: bool, compared: tuple[str, str] | None, add: Path | None
-) -> None:
+def _from_database(place: Any, compared: tuple[str, str] | None, add: Path | None) -> Told:
     from xsp.database.store import Store
 
     with Store(place) as store:
-        if listed:
-            _list(store)
-        elif compared is not None:
-            _compare(store, *compared)
-        elif add is not None:
-            _add(store, add)
+        if compared is not None:
+            return _compare(store, *compared)
+        if add is not None:
+            return _add(store, add)
+        return _list(store)
 
 
-def _list(store: Store) -> None:
+def _list(store: Store) -> Told:
+    from xsp.evaluation.records.answers import json_rows
     from xsp.evaluation.records.reading import evaluations
 
     table = evaluations(store)
     if table.empty:
         typer.echo("there are no evaluations")
-        return
+        return Told([])
     shown = table[_COLUMNS].copy()
     times = [datetime.fromtimestamp(each, timezone.utc) for each in table["measured_at"]]
     shown["measured_at"] = [f"{each:%Y-%m-%d %H:%M} UTC" for each in times]
@@ -218,23 +230,29 @@ def _list(store: Store) -> None:
         shown["inputs_per_s"] = table["throughput"]
     shown["system"] = table["system"]
     typer.echo(shown.to_string(index=False, na_rep="–", float_format="{:.4g}".format))
+    return Told(json_rows(table))
 
 
-def _compare(store: Store, first: str, second: str) -> None:
+def _compare(store: Store, first: str, second: str) -> Told:
+    from xsp.evaluation.records.answers import comparison_values
     from xsp.evaluation.records.comparison import compare, sessions_like
     from xsp.evaluation.records.reading import read
 
     before, after = read(store, first), read(store, second)
-    typer.echo(compare(before, after, sessions=sessions_like(store, before)))
+    found = compare(before, after, sessions=sessions_like(store, before))
+    typer.echo(found)
+    return Told(comparison_values(found))
 
 
-def _add(store: Store, path: Path) -> None:
+def _add(store: Store, path: Path) -> Told:
+    from xsp.evaluation.records.answers import evaluation_values
     from xsp.evaluation.records.transport import load
     from xsp.evaluation.records.writing import write
 
     found = load(path)
     told = "kept" if write(store, found) else "was there already"
     typer.echo(f"evaluation {found.id} {told}")
+    return Told(evaluation_values(found))
 
 
 def _scenario(text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,17 @@ import typer
 if TYPE_CHECKING:
     from xsp.evaluation.dispatch.agents import Agents
     from xsp.evaluation.dispatch.job import Answer, Job
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a call of `xsp evaluate` tells a program, as values that JSON has, and whether all that
+    was asked for was done.
+    """
+
+    values: Any
+    well: bool = True
+
 
 LOCAL = "local"
 """In place of an address: a Ray that is started on this machine."""
@@ -42,8 +54,8 @@ def start(
     database: str | None,
     artifacts: Path | None,
     **options: Any,
-) -> bool:
-    """Keep every combination as a job and run them; whether all ended well."""
+) -> Told:
+    """Keep every combination as a job and run them."""
     from xsp.database.store import Store
     from xsp.evaluation.artifacts.store import ArtifactStore
     from xsp.evaluation.matrix import matrix, new_run
@@ -64,8 +76,8 @@ def start(
     return go_on(run, ray=ray, database=database)
 
 
-def go_on(run: str, *, ray: str | None, database: str | None) -> bool:
-    """Run the jobs of a run that have not ended; whether all ended well."""
+def go_on(run: str, *, ray: str | None, database: str | None) -> Told:
+    """Run the jobs of a run that have not ended."""
     from xsp.database.store import Store
     from xsp.evaluation.matrix import dispatch
     from xsp.evaluation.records.jobs import unfinished
@@ -75,7 +87,16 @@ def go_on(run: str, *, ray: str | None, database: str | None) -> bool:
         where = agents(ray, apart=limited)
         summary = dispatch(run, store, where, started=_on_start, ended=_on_end)
     typer.echo(str(summary))
-    return summary.complete and not summary.failed
+    values = {
+        "run": run,
+        "done": summary.done,
+        "failed": summary.failed,
+        "kept": summary.kept,
+        "remaining": len(summary.remaining),
+        "lost": list(summary.lost),
+        "notes": list(summary.notes),
+    }
+    return Told(values, well=summary.complete and not summary.failed)
 
 
 def _on_start(job: Job, agent: str) -> None:

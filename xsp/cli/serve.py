@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,6 +52,7 @@ def serve(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Let Python that manifests name run.")
     ] = False,
+    in_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +71,19 @@ def serve(
     places = Places(database, artifacts, _folder(manifests), allow_code)
     platform = Platform(places, lambda: _agents(ray))
     address = Address(host, port, token, tuple(name or ()))
-    serve(platform, address, lambda shown: typer.echo(f"xsp serves {shown}"))
+    serve(platform, address, lambda shown: _ready(shown, in_browser=in_browser))
+
+
+def _ready(shown: str, *, in_browser: bool) -> None:
+    typer.echo(f"xsp serves {shown}")
+    if in_browser:
+        # Some browsers are waited for until they have the page, which this thread serves.
+        threading.Thread(target=_open, args=(shown,), daemon=True).start()
+
+
+def _open(shown: str) -> None:
+    if not webbrowser.open(shown):
+        typer.echo(f"no browser could be opened; open {shown}", err=True)
 
 
 def _folder(path: Path) -> Path:

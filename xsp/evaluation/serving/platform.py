@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,9 +132,3 @@ def _check_predictors(asked: Sequence[str | None]) -> None:
     unknown = [name for name in asked if name is not None and name not in known]
     if unknown:
         raise EvaluationError(f"there is no predictor {unknown[0]!r}; known are {', '.join(known)}")
-
-
-def json_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON has them: what is missing is null."""
-    found: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
-    return found

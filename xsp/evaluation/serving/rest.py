@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -12,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from xsp.errors import EvaluationError, XspError
 from xsp.evaluation.predictors.registry import predictor_names
+from xsp.evaluation.records.answers import comparison_values, evaluation_values, json_rows
 from xsp.evaluation.records.evaluation import Evaluation
-from xsp.evaluation.serving.platform import Platform, json_rows
+from xsp.evaluation.serving.platform import Platform
 
 PREFIX = "/api"
 _MOST = 10_000
@@ -187,7 +187,7 @@ def _evaluation_routes(platform: Platform) -> APIRouter:
     @router.get("/evaluations/{id}")
     def evaluation(id: str) -> EvaluationEntry:  # noqa: A002 - what it is called everywhere
         """One of them whole, without its queries."""
-        return _evaluation_entry(_there(platform, id))
+        return EvaluationEntry(**evaluation_values(_there(platform, id)))
 
     @router.get("/evaluations/{id}/report", response_class=HTMLResponse)
     def report(id: str) -> HTMLResponse:  # noqa: A002 - likewise
@@ -199,18 +199,7 @@ def _evaluation_routes(platform: Platform) -> APIRouter:
         """Two evaluations beside each other."""
         for each in (before, after):
             _there(platform, each)
-        found = platform.compared(before, after)
-        return ComparisonEntry(
-            before=found.before,
-            after=found.after,
-            verdict=found.latency.name,
-            ratio=_finite(found.latency.ratio),
-            low=_finite(found.latency.low),
-            high=_finite(found.latency.high),
-            p_value=_finite(found.latency.p_value),
-            accuracy=json_rows(found.accuracy),
-            sentences=found.sentences(),
-        )
+        return ComparisonEntry(**comparison_values(platform.compared(before, after)))
 
     return router
 
@@ -227,30 +216,6 @@ def _manifest_entry(each: Any) -> ManifestEntry:
         scenario=manifest and manifest.scenario.kind,
         fault=each.fault,
     )
-
-
-def _evaluation_entry(found: Evaluation) -> EvaluationEntry:
-    return EvaluationEntry(
-        id=found.id,
-        name=found.manifest.name,
-        model=found.manifest.model.name,
-        version=found.manifest.model.version,
-        predictor=found.predictor,
-        runtime=found.runtime,
-        scenario=found.outcome.scenario,
-        valid=found.outcome.valid,
-        reasons=list(found.outcome.reasons),
-        doubts=list(found.doubts),
-        measured_at=found.measured_at,
-        measures=[MeasureEntry(**asdict(each)) for each in found.measures],
-        traces=[TraceEntry(**asdict(each)) for each in found.traces],
-        system=dict(found.system),
-        manifest=found.manifest.model_dump(mode="json"),
-    )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _there(platform: Platform, id: str) -> Evaluation:  # noqa: A002 - what it is called everywhere

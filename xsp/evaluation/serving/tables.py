@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 from dash import dcc, html
 
+from xsp.evaluation.records.answers import json_rows
 from xsp.evaluation.records.evaluation import ACCURACY, Evaluation
 from xsp.evaluation.records.reading import FACTS
-from xsp.evaluation.serving.platform import json_rows
 from xsp.evaluation.serving.work import DONE, FAILED, OPEN, JobState
 
 SHOWN = 200

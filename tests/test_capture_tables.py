@@ -141,7 +141,7 @@ CHOICES = {
     ("compiled_launches", "kind"): ("triton", "template", "extern", "cpp"),
     ("compiled_launches", "confidence"): SURE,
     ("compiled_origins", "confidence"): SURE,
-    ("compiled_kernels", "by"): ("name", "place", "kind", ""),
+    ("compiled_kernels", "by"): ("name", "place", "kind", "inputs", "around", ""),
 }
 
 

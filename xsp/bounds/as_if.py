@@ -152,10 +152,10 @@ def _with_payments(run: Timeline, free: Floats) -> HostEvents:
     """The run's events, and after them events without length that pay for the free intervals."""
     # A payment that lasted beyond the end of a wait would be lost: the clock starts anew there.
     cuts = run.waits.end_ns[run.waits.clock == 0].astype(np.float64)
-    parts = [_tiled(start, end) for start, end in divided(united(free), cuts).tolist()]
-    if not parts:
+    intervals = divided(united(free), cuts)
+    if not len(intervals):
         return run.events
-    kind, stamp = (np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
+    kind, stamp = (column.astype(np.int64) for column in _tiled(*intervals.T))
     events = run.events
     stamps = (np.concatenate([column, stamp]) for column in (events.start_ns, events.end_ns))
     return HostEvents(
@@ -165,17 +165,21 @@ def _with_payments(run: Timeline, free: Floats) -> HostEvents:
     )
 
 
-def _tiled(start: float, end: float) -> tuple[Ints, Floats]:
-    """Kinds and stamps of payments that together cover an interval. Half of each is paid before
-    its stamp, half after.
+def _tiled(start: Floats, end: Floats) -> tuple[Ints, Floats]:
+    """Kinds and stamps of payments that together cover each interval, interval by interval. Half of
+    each is paid before its stamp, half after.
     """
-    kinds, stamps, at = [], [], start
+    kinds, stamps, intervals, at = [], [], [], start.copy()
     for kind, size in _PAYMENTS.items():
-        count = int((end - at) // size)
-        kinds.append(np.full(count, int(kind)))
-        stamps.append(at + size * (np.arange(count) + 0.5))
-        at += size * count
-    return np.concatenate(kinds), np.concatenate(stamps)
+        counts = ((end - at) // size).astype(np.int64)
+        interval = np.repeat(np.arange(len(start)), counts)
+        number = np.arange(len(interval)) - np.repeat(np.cumsum(counts) - counts, counts)
+        kinds.append(np.full(len(interval), int(kind)))
+        stamps.append(at[interval] + size * (number + 0.5))
+        intervals.append(interval)
+        at += size * counts
+    order = np.argsort(np.concatenate(intervals), kind="stable")
+    return np.concatenate(kinds)[order], np.concatenate(stamps)[order]
 
 
 def united(intervals: Floats) -> Floats:

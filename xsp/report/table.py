@@ -64,7 +64,9 @@ def laid_out(prof: ProfileData, width: int, rows: int = ROWS, depth: int | None 
     small shares are folded.
     """
     tree = prof.tree()
-    values = zip(*(tree[column].tolist() for column in tree.columns), strict=True)
+    # Of strings too: `tolist` of an Arrow column makes an object at a time.
+    objects = (tree[column].to_numpy(dtype=object).tolist() for column in tree.columns)
+    values = zip(*objects, strict=True)
     records = [dict(zip(tree.columns, row, strict=True)) for row in values]
     place = {record["node"]: row for row, record in enumerate(records)}
     parents = [place.get(record["parent"], -1) for record in records]

@@ -55,7 +55,8 @@ from bricks_files import (
 from bricks_page import draw, write_page
 from bricks_pools import built, pool
 from bricks_summary import pool_rows, summary
-from bricks_time import around_s, limited, rounds_s
+from bricks_time import around_s, rounds_s
+from time_limit import limited
 
 GRANULARITIES = (1, 3, 5, 10)
 _CROWDED_BYTES = 40 << 30

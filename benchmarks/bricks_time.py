@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 LEAST_S = 1.0
@@ -32,21 +30,3 @@ def around_s(measurements: Mapping[str, Mapping[str, Any]]) -> float:
     over = [each["seconds"] - each["rounds_s"] for each in timed]
     known = [each for each in over if each > 0]
     return sum(known) / len(known) if known else 0.0
-
-
-@contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """A block that raises TimeoutError where it takes longer; 0 for no limit. It ends at the next
-    line of Python, so a single long call of C code is waited for.
-    """
-
-    def ended(*_: object) -> None:
-        raise TimeoutError(f"took longer than {seconds:.0f} s")
-
-    before = signal.signal(signal.SIGALRM, ended)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

@@ -16,11 +16,9 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
@@ -34,6 +32,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from source_flops import compared_flops
+from time_limit import limited
 from torch import nn
 from torch.utils.checkpoint import checkpoint_sequential
 from torch_counts import counted_by_torch
@@ -291,22 +290,6 @@ def kind_of(layer: str) -> str:
     return "named" if layer.rpartition("::")[2].startswith("(") else "led"
 
 
-@contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """A block that is interrupted by a TimeoutError after so long."""
-
-    def late(_number: int, _frame: Any) -> None:
-        raise TimeoutError(f"it was not done after {seconds:.0f} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def row_of(made: Program, device: str) -> dict[str, Any]:
     """The figures of one program."""
     quick: dict[str, Any] = {"iterations": 3, "warmup": 2, "progress": False}
@@ -331,7 +314,7 @@ def result_of(make: Callable[[], Program], options: argparse.Namespace) -> dict[
     torch._dynamo.reset()
     started = time.monotonic()
     try:
-        with at_most(options.limit_s):
+        with limited(options.limit_s):
             row = row_of(make(), options.device)
     except Exception as error:  # one program must not take the others with it
         traceback.print_exc()

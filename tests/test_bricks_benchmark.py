@@ -17,6 +17,7 @@ import bricks_pools
 import bricks_summary
 import bricks_time
 import pytest
+import time_limit
 import torch
 from torch import nn
 
@@ -167,7 +168,7 @@ def test_a_model_that_takes_too_long_is_ended() -> None:
     before = signal.getsignal(signal.SIGALRM)
 
     def endless() -> None:
-        with bricks_time.limited(0.01):
+        with time_limit.limited(0.01):
             while True:
                 pass
 

@@ -78,7 +78,11 @@ class Job:
         return said + transferred(self.transfers()) + left_out(self.rounds_left_out)
 
 
-def merge(paths: Sequence[str | os.PathLike[str]], *, map: Map = map) -> Job:  # noqa: A002 - as such
+def merge(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    map: Map = map,  # noqa: A002 - it stands for that one
+) -> Job:
     """Read the captures of a job's ranks, one after another: what is kept of each grows with its
     collectives and layers, not with its spans.
 

@@ -424,7 +424,8 @@ def functional_group(group: Any, tag: str) -> Any:
     collectives = torch.distributed._functional_collectives
     with suppress(AttributeError, RuntimeError, TypeError, ValueError):
         named = collectives._resolve_group_name(group, tag)
-        return torch.distributed.distributed_c10d._resolve_process_group(named)  # type: ignore[attr-defined] # exported silently
+        resolved: Any = torch.distributed.distributed_c10d
+        return resolved._resolve_process_group(named)
     return None
 
 

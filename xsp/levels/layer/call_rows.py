@@ -54,8 +54,5 @@ class CallRows:
         """Row of the leaf module whose call is the innermost on this thread: collectives are layers
         inside it too.
         """
-        opened = self._open.get(threading.get_ident())
-        if not opened:
-            return None
-        row, _ = opened[-1]
-        return row if self._structure.layers[row].kind == "module" else None
+        row = self.open_row()
+        return row if row is not None and self._structure.layers[row].kind == "module" else None

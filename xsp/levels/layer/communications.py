@@ -102,8 +102,7 @@ def of_functional(
     sent = next(iter(given.values()))
     ranks = 1 if group is None else group.size()
     with without_torch_functions():
-        size = _bytes(sent) * (ranks if does == ALL_GATHER else 1)
-        return {"operation": does, "bytes": size, "dtype": _dtype(sent), "ranks": _ranks(group)}
+        return _known(does, sent, group, of_each=ranks if does == ALL_GATHER else 1)
 
 
 def _seen(tell: Callable[[Fact], None], name: str, *args: Any) -> None:
@@ -114,16 +113,20 @@ def _fact(name: str, args: Sequence[Any]) -> Fact:
     does, place = _OPERATORS[name]
     group = process_group_in(args)
     with without_torch_functions():
-        tensors = args[place]
-        known: Fact = {
-            "operation": does,
-            "bytes": _bytes(tensors),
-            "dtype": _dtype(tensors),
-            "ranks": _ranks(group),
-        }
+        known = _known(does, args[place], group)
     if name in _PEER and group is not None:
         known["peer"] = dist.get_global_rank(group, int(args[_PEER[name]]))
     return known
+
+
+def _known(does: str, tensors: Any, group: Any, of_each: int = 1) -> Fact:
+    """The fact, where the whole is so many times the tensors."""
+    return {
+        "operation": does,
+        "bytes": _bytes(tensors) * of_each,
+        "dtype": _dtype(tensors),
+        "ranks": _ranks(group),
+    }
 
 
 def _bytes(value: Any) -> int:

@@ -12,34 +12,26 @@ import pandas as pd
 
 from xsp.analysis.spans.ancestors import nearest
 from xsp.analysis.spans.rungs import runs_of
+from xsp.analysis.work.collectives import (
+    ALL_GATHER,
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    BARRIER,
+    FUNCTIONAL,
+    REDUCE_SCATTER,
+)
 from xsp.distributed.communications import ALL, communications
 from xsp.types import IntArray, Level, Tables
 
-ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = "all_reduce", "all_gather", "reduce_scatter"
-ALL_TO_ALL, BARRIER, GRADIENTS = "all_to_all", "barrier", "gradients"
+GRADIENTS = "gradients"
 
 _LAYERS = {
-    "all_reduce": ALL_REDUCE,
-    "all_reduce_coalesced": ALL_REDUCE,
+    **FUNCTIONAL,
     "all_gather": ALL_GATHER,
     "all_gather_into_tensor": ALL_GATHER,
-    "all_gather_single": ALL_GATHER,
     "all_gather_object": ALL_GATHER,
-    "all_gather_tensor": ALL_GATHER,
-    "all_gather_single_autograd": ALL_GATHER,
-    "all_gather_tensor_autograd": ALL_GATHER,
-    "all_gather_single_coalesced": ALL_GATHER,
-    "all_gather_into_tensor_coalesced": ALL_GATHER,
     "reduce_scatter": REDUCE_SCATTER,
-    "reduce_scatter_single": REDUCE_SCATTER,
-    "reduce_scatter_tensor": REDUCE_SCATTER,
-    "reduce_scatter_single_autograd": REDUCE_SCATTER,
-    "reduce_scatter_tensor_autograd": REDUCE_SCATTER,
-    "reduce_scatter_single_coalesced": REDUCE_SCATTER,
-    "reduce_scatter_tensor_coalesced": REDUCE_SCATTER,
     "all_to_all": ALL_TO_ALL,
-    "all_to_all_single": ALL_TO_ALL,
-    "all_to_all_single_autograd": ALL_TO_ALL,
     "barrier": BARRIER,
 }
 """Calls of torch.distributed in which every rank of a group waits for every other. A broadcast or a

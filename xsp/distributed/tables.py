@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.spans.statistics import plain_mean, trimmed_known
+from xsp.analysis.work.collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER
 from xsp.distributed.matching import KEY
 from xsp.distributed.parts import RankPart
-from xsp.distributed.synchronising import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER
 
 MS = 1e6
 

@@ -17,6 +17,15 @@ from typing import Any
 
 import torch.distributed as dist
 
+from xsp.analysis.work.collectives import (
+    ALL_GATHER,
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    FUNCTIONAL,
+    RECEIVE,
+    REDUCE_SCATTER,
+    SEND,
+)
 from xsp.levels.layer.tensors import tensors_in
 from xsp.machine.torch_internals import (
     at_autograd_key,
@@ -24,9 +33,6 @@ from xsp.machine.torch_internals import (
     process_group_in,
     without_torch_functions,
 )
-
-ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = "all_reduce", "all_gather", "reduce_scatter"
-ALL_TO_ALL, BARRIER, SEND, RECEIVE = "all_to_all", "barrier", "send", "receive"
 
 Fact = dict[str, Any]
 """`operation`, `bytes` (the size as nccl-tests has it: of the whole tensor, gathered or not yet
@@ -51,34 +57,6 @@ _OPERATORS: dict[str, tuple[str, int]] = {
 """By operator what it does, and which argument has the tensors of the whole size."""
 
 _PEER = {"send": 2, "recv_": 2}
-
-FUNCTIONAL: dict[str, str] = {
-    **dict.fromkeys(("all_reduce", "all_reduce_coalesced"), ALL_REDUCE),
-    **dict.fromkeys(
-        (
-            "all_gather_single",
-            "all_gather_single_autograd",
-            "all_gather_single_coalesced",
-            "all_gather_tensor",
-            "all_gather_tensor_autograd",
-            "all_gather_into_tensor_coalesced",
-        ),
-        ALL_GATHER,
-    ),
-    **dict.fromkeys(
-        (
-            "reduce_scatter_single",
-            "reduce_scatter_single_autograd",
-            "reduce_scatter_single_coalesced",
-            "reduce_scatter_tensor",
-            "reduce_scatter_tensor_autograd",
-            "reduce_scatter_tensor_coalesced",
-        ),
-        REDUCE_SCATTER,
-    ),
-    **dict.fromkeys(("all_to_all_single", "all_to_all_single_autograd"), ALL_TO_ALL),
-}
-"""The functional collectives, those of older releases too, and what each does."""
 
 WAIT = "wait_tensor"
 """Of the functional collectives: until what one gives is there."""

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.autograd.graph import Node
 
+from xsp.analysis.work.collectives import FUNCTIONAL
 from xsp.levels.layer.autograd import AFTER_CODE, BUCKETS_CODE
-from xsp.levels.layer.communications import FUNCTIONAL, WAIT
+from xsp.levels.layer.communications import WAIT
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.machine.torch_internals import (
     FUNCTIONAL_COLLECTIVES,

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from xsp.evaluation.preparing import prepare
 from xsp.evaluation.records.evaluation import Evaluation
 from xsp.evaluation.records.jobs import jobs
 from xsp.evaluation.records.reading import evaluations, read
+from xsp.evaluation.records.writing import write
 from xsp.evaluation.repeating import repeat
 from xsp.evaluation.running import changed, evaluate
 from xsp.evaluation.scenarios.process import MeasuredProcess
@@ -130,6 +132,39 @@ def test_a_record_is_run_again_by_itself(place: Place, first: Evaluation, tmp_pa
     assert comparison.differences == ()
 
 
+def test_a_record_is_refused_where_it_cannot_run(
+    place: Place,
+    first: Evaluation,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the record's manifest asks of a machine holds when it is run again: labels of the record
+    are this machine's only where it is the same by its facts, and those that are given count.
+    Nothing runs then, and nothing is written.
+    """
+    asks = {"labels": {"rack": "a"}, "memory_gib": 0.5}
+    content = json.loads(first.manifest.canonical()) | {"system": asks}
+    record = replace(first, manifest=manifest_of(json.dumps(content).encode(), "m"))
+    elsewhere = {**record.system, "gpu": "a GPU"}
+    large = {**content, "system": {"memory_gib": 900_000}}
+    others = {
+        "a" * 16: replace(record, system=elsewhere),
+        "b" * 16: replace(record, manifest=manifest_of(json.dumps(large).encode(), "m")),
+    }
+    with Store(place.database) as store:
+        for id, each in others.items():  # noqa: A001 - what it is called everywhere
+            write(store, replace(each, id=id))
+        before = len(evaluations(store))
+    again = ["--allow-code", *place.options()]
+    said = run(capsys, monkeypatch, "--from", "a" * 16, *again)
+    assert "asks for a system with rack a, but this machine has no rack" in said
+    assert "--label rack=a" in said
+    said = run(capsys, monkeypatch, "--from", "b" * 16, *again)
+    assert "9e+05 GiB memory, but this machine has" in said
+    with Store(place.database) as store:
+        assert len(evaluations(store)) == before
+
+
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *given: str) -> str:
     """What `xsp evaluate` prints on success, or its sentence on stderr."""
     monkeypatch.setattr("sys.argv", ["xsp", "evaluate", *given])
@@ -186,7 +221,8 @@ def test_everything_can_be_had_as_json(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With --json an evaluation, the list and a comparison are JSON and nothing else is printed;
-    -o writes the same to a file.
+    -o writes the same to a file. A record of another machine is run again with the labels that are
+    given, and the verdict is doubtful by that.
     """
     quick = ("--scenario", "{kind: offline, samples: 16}", "--allow-code", *place.options())
     path = tmp_path / "found.json"
@@ -204,10 +240,16 @@ def test_everything_can_be_had_as_json(
     said = run(capsys, monkeypatch, *both, "-o", str(path))
     assert "top_1: " in said
     assert json.loads(path.read_text()) == compared
-    repeated = run(
-        capsys, monkeypatch, "--from", other["id"], "--allow-code", "--json", *place.options()
-    )
-    assert json.loads(repeated)["comparison"]["before"] == other["id"]
+    with Store(place.database) as store:
+        record = read(store, other["id"])
+        elsewhere = {**record.system, "gpu": "a GPU", "labels": {"rack": "b"}}
+        write(store, replace(record, id="e" * 16, system=elsewhere))
+    again = ("--from", "e" * 16, "--label", "rack=a", "--allow-code", *place.options())
+    repeated = json.loads(run(capsys, monkeypatch, *again, "--json"))
+    assert repeated["evaluation"]["system"]["labels"] == {"rack": "a"}
+    assert repeated["comparison"]["before"] == "e" * 16
+    assert "different systems (gpu, labels)" in repeated["comparison"]["doubts"][0]
+    assert "gpu a GPU before, none after" in " ".join(repeated["comparison"]["sentences"])
     nowhere = run(capsys, monkeypatch, "--list", *place.options(), "-o", str(tmp_path / "no" / "f"))
     assert "create it first" in nowhere
 
@@ -259,6 +301,8 @@ def test_the_schema_can_be_had(
         (("MANIFEST", "--label", "rack"), "--label must be NAME=VALUE"),
         (("MANIFEST",), "allow it with --allow-code"),
         (("--from", "abc"), "there is no evaluation"),
+        (("--from", "abc", "--predictor", "torch"), "--predictor says how manifests are evaluated"),
+        (("--list", "--ray", "local"), "--ray says how manifests are evaluated"),
         (("--add", "no.json"), "cannot be read as an evaluation"),
     ],
 )

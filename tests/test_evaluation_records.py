@@ -21,6 +21,7 @@ from xsp.evaluation import running
 from xsp.evaluation.artifacts.store import ArtifactStore
 from xsp.evaluation.manifest.reading import manifest_of
 from xsp.evaluation.records import transport
+from xsp.evaluation.records.answers import comparison_values
 from xsp.evaluation.records.comparison import DIFFERENT, SAME, WITHIN, compare, sessions_like
 from xsp.evaluation.records.evaluation import ACCURACY, Evaluation, Measure, Trace
 from xsp.evaluation.records.reading import code_of, evaluations, measures, read, traces
@@ -197,10 +198,38 @@ def test_what_else_differs_is_said() -> None:
     """Another manifest, runtime or system is part of the comparison."""
     other = manifest_of(manifest_text(name="other").encode(), "m")
     changed = evaluation(2, manifest=other, runtime="2.14.0", system={"cpu": "another"})
-    said = compare(evaluation(1), changed).differences
+    found = compare(evaluation(1), changed)
+    said = found.differences
     assert said[0] == "the manifests differ"
     assert "torch 2.13.0, torch 2.14.0" in said[1]
-    assert "cpu, labels, torch" in said[2]
+    assert "cpu a processor before, another after; labels rack=a before, none after" in said[2]
+    assert "different systems (cpu, labels)" in found.doubts[0]
+
+
+def test_a_verdict_carries_what_makes_it_doubtful(store: Store) -> None:
+    """Another machine, and an evaluation that is not valid, are doubts of the verdict in words and
+    as JSON; another version of what is installed is no other machine, and another runtime no other
+    system.
+    """
+    first = evaluation(1)
+    here = first.system
+    machine = evaluation(2, system={**here, "gpu": "a GPU", "cpu_flags": ["avx"] * 40})
+    broken = evaluation(3, outcome=replace(outcome(2.0), valid=False, reasons=("too few queries",)))
+    newer = evaluation(4, system={**here, "torch": "2.14.0"}, runtime="2.14.0")
+    other = evaluation(5, system={**here, "onnxruntime": "1.2"}, predictor="onnxruntime")
+    for each in (machine, broken):
+        write(store, each)
+    found = compare(first, read(store, machine.id))
+    assert "different systems (cpu_flags, gpu)" in str(found)
+    assert "gpu none before, a GPU after" in str(found)
+    assert max(map(len, found.differences)) < 200
+    assert comparison_values(found)["doubts"] == list(found.doubts)
+    assert compare(read(store, broken.id), first).doubts == (
+        f"{broken.id} is not valid: too few queries",
+    )
+    assert not compare(first, newer).doubts
+    assert "torch 2.13.0 before, 2.14.0 after" in str(compare(first, newer))
+    assert not any("systems" in each for each in compare(first, other).sentences())
 
 
 def test_an_evaluation_travels_as_json() -> None:

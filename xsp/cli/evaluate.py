@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from xsp.database.store import Store
     from xsp.evaluation.records.evaluation import Evaluation
 
+_OF_MANIFESTS = ("--predictor", "--scenario", "--job-limit")
 _COLUMNS = ["id", "measured_at", "model", "version", "predictor", "device", "scenario", "valid"]
 
 
@@ -106,6 +107,10 @@ def evaluate(
         raise EvaluationError(
             "give manifests, or one of --resume, --from, --list, --compare, --add and --schema"
         )
+    _refuse_unheeded(
+        [] if manifests else [*([] if resume else ["--ray"]), *_OF_MANIFESTS],
+        {"--ray": ray, "--predictor": predictor, "--scenario": scenario, "--job-limit": job_limit},
+    )
     checked_all(json_path)
     only_json = as_json and json_path is None
     with needed("xsp evaluate"), silent(only_json):
@@ -135,6 +140,7 @@ def evaluate(
                 trace=trace,
                 allow_code=allow_code,
                 allow_fetch=allow_fetch,
+                labels=_labels(label) if label else None,
             )
         else:
             told = _from_database(place, compared, add)
@@ -142,6 +148,16 @@ def evaluate(
         put(json.dumps(told.values, indent=1) + "\n", json_path)
     if not told.well:
         raise typer.Exit(1)
+
+
+def _refuse_unheeded(unheeded: list[str], given: dict[str, Any]) -> None:
+    """Raises EvaluationError for an option that would change nothing."""
+    wrong = [name for name in unheeded if given[name]]
+    if wrong:
+        raise EvaluationError(
+            f"{wrong[0]} says how manifests are evaluated, and none is given; leave it out, or "
+            "give a manifest"
+        )
 
 
 def _print_schema() -> Told:

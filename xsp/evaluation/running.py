@@ -25,6 +25,7 @@ from xsp.evaluation.metrics.measured import measured
 from xsp.evaluation.pipeline.assembling import Planned, assemble, plan
 from xsp.evaluation.pipeline.passing import pass_through
 from xsp.evaluation.pipeline.system import MakeSystem
+from xsp.evaluation.records.differing import LABELS
 from xsp.evaluation.records.evaluation import ACCURACY, Evaluation, Measure, Trace
 from xsp.evaluation.records.transport import keep
 from xsp.evaluation.records.writing import write
@@ -205,6 +206,10 @@ def _measure(name: str, found: Estimate) -> Measure:
     return Measure(name, value, found.unit, low, high, found.reason)
 
 
+def facts_here() -> dict[str, Any]:
+    """What is kept of this system with every evaluation."""
+    return {name: value for name, value in environment().items() if name not in _VOLATILE}
+
+
 def _facts(manifest: Manifest, runtime: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    facts = {name: value for name, value in environment().items() if name not in _VOLATILE}
-    return {**facts, manifest.runtime.predictor: runtime, "labels": dict(labels)}
+    return {**facts_here(), manifest.runtime.predictor: runtime, LABELS: dict(labels)}

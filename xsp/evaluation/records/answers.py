@@ -50,6 +50,7 @@ def comparison_values(found: Comparison) -> dict[str, Any]:
         "high": known(latency.high),
         "p_value": known(latency.p_value),
         "accuracy": json_rows(found.accuracy),
+        "doubts": list(found.doubts),
         "sentences": found.sentences(),
     }
 

@@ -11,6 +11,7 @@ import pandas as pd
 from xsp.comparing.spread import LEAST_FREEDOM, among_sessions
 from xsp.comparing.verdict import ALPHA, IMPROVED, REGRESSION, THRESHOLD, Verdict, verdict
 from xsp.database.store import Store
+from xsp.evaluation.records.differing import differences, doubts
 from xsp.evaluation.records.evaluation import Evaluation
 from xsp.evaluation.records.reading import alike, read
 
@@ -23,8 +24,9 @@ SAME, DIFFERENT, WITHIN = "same", "different", "within the interval"
 class Comparison:
     """`latency` is the verdict on the times of the answered queries; `accuracy` has a row for each
     metric: name, before, after, word. A word is "same", "different", or "within the interval",
-    where both are within the other's 95 %. `differences` says what else is not the same, and
-    `sessions` how many evaluations like the first told how such evaluations differ by themselves.
+    where both are within the other's 95 %. `differences` says what else is not the same,
+    `sessions` how many evaluations like the first told how such evaluations differ by themselves,
+    and `doubts` what makes the verdict doubtful.
     """
 
     before: str
@@ -33,6 +35,7 @@ class Comparison:
     accuracy: pd.DataFrame
     differences: tuple[str, ...]
     sessions: int = 0
+    doubts: tuple[str, ...] = ()
 
     def sentences(self) -> list[str]:
         """The comparison in words."""
@@ -46,13 +49,14 @@ class Comparison:
             f"{row.name_}: {row.before:.6g} before, {row.after:.6g} after: {row.word}"
             for row in self.accuracy.rename(columns={"name": "name_"}).itertuples(index=False)
         ]
-        return [first, *self._doubt(), *rows, *self.differences]
+        doubted = [f"doubt: {each}" for each in (*self.doubts, *self._two_alone())]
+        return [first, *doubted, *rows, *self.differences]
 
-    def _doubt(self) -> list[str]:
+    def _two_alone(self) -> list[str]:
         if self.sessions > LEAST_FREEDOM or self.latency.name not in {REGRESSION, IMPROVED}:
             return []
         return [
-            "doubt: this is about two measurements, and a busy moment of the machine looks the "
+            "this is about two measurements, and a busy moment of the machine looks the "
             f"same; evaluate the first {LEAST_FREEDOM + 1} times or more (`xsp evaluate --from "
             f"{self.before[:8]}`), and what it differs by itself counts"
         ]
@@ -87,8 +91,9 @@ def compare(
         after.id,
         found,
         _accuracy(before, after),
-        tuple(_differences(before, after)),
+        tuple(differences(before, after)),
         len(sessions),
+        tuple(doubts(before, after)),
     )
 
 
@@ -123,22 +128,3 @@ def _word(before: Evaluation, after: Evaluation, name: str) -> str:
         return DIFFERENT
     low, high, other_low, other_high, value, other = (float(each or 0.0) for each in bounds)
     return WITHIN if low <= other <= high and other_low <= value <= other_high else DIFFERENT
-
-
-def _differences(before: Evaluation, after: Evaluation) -> list[str]:
-    said = []
-    if before.manifest.identity != after.manifest.identity:
-        said.append("the manifests differ")
-    if (before.predictor, before.runtime) != (after.predictor, after.runtime):
-        said.append(
-            f"the runtimes differ: {before.predictor} {before.runtime}, "
-            f"{after.predictor} {after.runtime}"
-        )
-    changed = [
-        name
-        for name in sorted({*before.system, *after.system})
-        if before.system.get(name) != after.system.get(name)
-    ]
-    if changed:
-        said.append(f"the systems differ in {', '.join(changed)}")
-    return said

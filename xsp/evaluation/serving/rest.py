@@ -122,6 +122,7 @@ class ComparisonEntry(BaseModel):
     high: float | None
     p_value: float | None
     accuracy: list[dict[str, Any]]
+    doubts: list[str]
     sentences: list[str]
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from evaluated_models import write_digits
+from evaluated_models import SOURCE, write_digits
 
 import xsp
 from xsp.cli import main
@@ -374,11 +374,12 @@ def test_a_cost_has_its_currency(first: Evaluation) -> None:
 
 def test_a_replay_is_recorded_with_its_arrival_times(place: Place) -> None:
     """Arrival times in a file beside the manifest are in the record, which needs no file then; the
-    test's logs are kept beside the artifacts.
+    test's logs are kept beside the artifacts. The model gives more than its manifest declares,
+    which is a doubt of the record.
     """
     (place.folder / "arrivals.txt").write_text("0.5\n0.75\n")
     found = evaluate(
-        place.manifest,
+        _with_an_output_more(place),
         database=place.database,
         artifacts=place.artifacts,
         allow_code=True,
@@ -390,7 +391,21 @@ def test_a_replay_is_recorded_with_its_arrival_times(place: Place) -> None:
     assert found.outcome.logs.is_relative_to(place.artifacts.resolve())
     assert kept.manifest.scenario.kind == "replay"
     assert kept.manifest.scenario.arrivals_s == (0.5, 0.75)
+    (doubt,) = (each for each in kept.doubts if "does not declare" in each)
+    assert doubt.startswith("digits-cnn gives outputs that the manifest does not declare (value 2")
+    assert doubt in str(kept)
     assert kept.outcome.scheduled_ns[1] - kept.outcome.scheduled_ns[0] == 250_000_000
+
+
+def _with_an_output_more(place: Place) -> Path:
+    """The manifest of the digits' network as it would be if it also gave what its last layer
+    takes.
+    """
+    source = SOURCE.replace("return self.fc(x.flatten(1))", "return self.fc(x.flatten(1)), x")
+    (place.folder / "more.py").write_text(source)
+    manifest = place.folder / "more.yaml"
+    manifest.write_text(place.manifest.read_text().replace("digits.py:make", "more.py:make"))
+    return manifest
 
 
 def test_a_changed_manifest_is_checked(first: Evaluation) -> None:

@@ -232,6 +232,33 @@ def test_outputs_go_by_name() -> None:
         runtime.predict({"pixels": np.ones((3, 1, 8, 8), np.float32)})
 
 
+class Recurrent(torch.nn.Module):
+    """Gives a score, nothing, and the state that it ends with."""
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
+        flat = pixels.flatten(1)
+        return flat[:, :10], None, flat.mean(1)
+
+
+def test_outputs_that_are_not_declared_are_known() -> None:
+    """A runtime tells what a model gives beside the outputs that its manifest names: by name, or by
+    place, and nothing where all are named or None.
+    """
+    runtime = predictor("torch")
+    x = {"pixels": np.ones((3, 1, 8, 8), np.float32)}
+    most, mean = (Tensor(name, "float32", (None,)) for name in ("most", "mean"))
+    cases: list[tuple[Any, list[Tensor], tuple[str, ...]]] = [
+        (TwoOutputs, [most], ("'mean'",)),
+        (TwoOutputs, [most, mean], ()),
+        (Recurrent, [SCORES], ("value 3 of 3",)),
+        (network, [SCORES], ()),
+    ]
+    for make, outputs, beyond in cases:
+        runtime.load(model(make=make, outputs=outputs))
+        runtime.predict(x)
+        assert runtime.undeclared == beyond  # type: ignore[attr-defined] # a predictor may have it
+
+
 def test_an_export_to_onnx_is_made_once_for_each_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,15 +306,17 @@ def test_an_export_to_onnx_is_made_once_for_each_content(
 
 
 def test_names_of_an_onnx_file_are_checked(tmp_path: Path) -> None:
-    """A manifest whose inputs or outputs are not those of the file is told before it runs."""
+    """A manifest whose inputs or outputs are not those of the file is told before it runs; outputs
+    that it leaves out are known.
+    """
     import onnx
     from onnx import TensorProto, helper
 
     graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])],
+        [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["z"])],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in "yz"],
     )
     opset = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
@@ -297,9 +326,10 @@ def test_names_of_an_onnx_file_are_checked(tmp_path: Path) -> None:
     runtime.load(model(**file, inputs=[x], outputs=[y]))
     found = runtime.predict({"x": np.array([[-1, 1]], np.float32)})
     assert found["y"].tolist() == [[0, 1]]
+    assert runtime.undeclared == ("'z'",)  # type: ignore[attr-defined] # a predictor may have it
     with pytest.raises(EvaluationError, match="has the inputs x, but its manifest says y"):
         runtime.load(model(**file, inputs=[y], outputs=[y]))
-    with pytest.raises(EvaluationError, match="has no output 'x'; it has y"):
+    with pytest.raises(EvaluationError, match="has no output 'x'; it has y, z"):
         runtime.load(model(**file, inputs=[x], outputs=[x]))
     (tmp_path / "m.onnx").write_bytes(b"not a model")
     with pytest.raises(EvaluationError, match="onnxruntime cannot load digits"):

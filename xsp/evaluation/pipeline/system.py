@@ -56,15 +56,31 @@ class MakeSystem:
         made = assemble(manifest, ArtifactStore(self.store), allow_code=self.allow_code)
         answer = _whole(made) if manifest.timed == "pipeline" else _model_alone(made)
         size = getattr(made.predictor, "weights_bytes", None)
-        return Answering(answer, {} if size is None else {"weights_bytes": size})
+        return Answering(answer, {} if size is None else {"weights_bytes": size}, made)
 
 
 @dataclass(frozen=True)
 class Answering:
-    """A system that tells facts of itself, as JSON has them; they are kept with the outcome."""
+    """A system that tells facts of itself, as JSON has them, and what makes its numbers doubtful;
+    both are kept with the outcome.
+    """
 
     answer: Callable[[Sequence[int]], None]
     facts: Mapping[str, Any]
+    made: Assembled
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Sentences, known once it has answered."""
+        beyond = getattr(self.made.predictor, "undeclared", None)
+        if not beyond:
+            return ()
+        return (
+            f"{self.made.manifest.model.name} gives outputs that the manifest does not declare "
+            f"({', '.join(beyond)}): they are computed within the time of a call, and neither "
+            "copied out of the runtime, checked nor judged; declare them, or export the model "
+            "without them",
+        )
 
     def __call__(self, indices: Sequence[int]) -> None:
         """Answer the samples with these indices."""

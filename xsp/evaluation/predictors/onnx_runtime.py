@@ -33,6 +33,8 @@ class OnnxRuntime:
     def __init__(self) -> None:
         self._session: Any = None
         self._model: LoadedModel | None = None
+        self.undeclared: tuple[str, ...] = ()
+        """Outputs of the model that the manifest does not name."""
 
     def load(self, model: LoadedModel) -> None:
         """Make a session. Raises EvaluationError for a model that it cannot run, and where the
@@ -86,7 +88,9 @@ class OnnxRuntime:
 
     def _check_names(self, model: LoadedModel) -> None:
         _same("inputs", [each.name for each in self._session.get_inputs()], model.inputs, model)
-        there = {each.name for each in self._session.get_outputs()}
+        there = [each.name for each in self._session.get_outputs()]
+        declared = {each.name for each in model.outputs}
+        self.undeclared = tuple(repr(name) for name in there if name not in declared)
         missing = [each.name for each in model.outputs if each.name not in there]
         if missing:
             self.unload()

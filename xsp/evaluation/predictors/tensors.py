@@ -46,6 +46,22 @@ def to_arrays(returned: Any, outputs: Sequence[Tensor], model: str) -> Outputs:
     return arrays
 
 
+def undeclared(returned: Any, outputs: Sequence[Tensor]) -> tuple[str, ...]:
+    """What a module returned beside its outputs: names in a mapping, places in a sequence."""
+    if isinstance(returned, Mapping):
+        known = {each.name for each in outputs}
+        return tuple(
+            repr(str(name))
+            for name, value in returned.items()
+            if value is not None and name not in known
+        )
+    values = returned if isinstance(returned, (tuple, list)) else (returned,)
+    beyond = range(len(outputs), len(values))
+    return tuple(
+        f"value {place + 1} of {len(values)}" for place in beyond if values[place] is not None
+    )
+
+
 def _array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     # numpy has no bfloat16.
     known = tensor.float() if tensor.dtype == torch.bfloat16 else tensor

@@ -12,7 +12,7 @@ import torch
 from xsp.errors import EvaluationError
 from xsp.evaluation.predictors import settings
 from xsp.evaluation.predictors.predictor import Batch, LoadedModel, Outputs
-from xsp.evaluation.predictors.tensors import to_arrays, to_tensors
+from xsp.evaluation.predictors.tensors import to_arrays, to_tensors, undeclared
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 COMMON: settings.Allowed = {"threads": int, "dtype": tuple(DTYPES), "tf32": bool}
@@ -35,6 +35,8 @@ class TorchRuntime:
         self._before: dict[str, Any] = {}
         self.weights_bytes: int | None = None
         """Of the parameters and buffers of the module that was loaded last."""
+        self.undeclared: tuple[str, ...] | None = None
+        """Outputs of the model that the manifest does not name; None before the first call."""
 
     def load(self, model: LoadedModel) -> None:
         """Make ready to predict. Raises EvaluationError for a model that it cannot run."""
@@ -63,6 +65,7 @@ class TorchRuntime:
             "cudnn": torch.backends.cudnn.allow_tf32,
         }
         self._given, self._device, self._model = given, device, model
+        self.undeclared = None
         self._dtype = DTYPES.get(given.get("dtype", ""))
         try:
             self._set()
@@ -75,7 +78,10 @@ class TorchRuntime:
         model = self._loaded()
         tensors = to_tensors(batch, model.inputs, self._device, self._dtype)
         with torch.no_grad():
-            return to_arrays(self._call(*tensors), model.outputs, model.name)
+            returned = self._call(*tensors)
+        if self.undeclared is None:
+            self.undeclared = undeclared(returned, model.outputs)
+        return to_arrays(returned, model.outputs, model.name)
 
     def unload(self) -> None:
         """Let go of the model, and put back what the options changed."""

@@ -136,6 +136,7 @@ def _tested(task: Task, kept: _Kept) -> Report:
     if kept.made_ready:
         report.details["made_ready"] = list(kept.made_ready)
     report.details |= getattr(system, "facts", {})
+    report.doubts += getattr(system, "doubts", ())
     kept.tests += 1
     if recording.count > len(recorded(task.folder)):
         report.doubts.append(

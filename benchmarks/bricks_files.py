@@ -72,12 +72,20 @@ def add(
             "notes": [note for note in rows["notes"] if note.startswith(f"{name}: ")],
             "complete": complete,
             "task": task(name),
+            "cpu_share": _cpu_share(found),
             "seconds": round(seconds / len(names), 1),
             "rounds_s": None if budget_s is None else round(budget_s / len(names), 1),
         }
     kept["machine"], kept["environment"] = rows["machine"], environment()
     kept["rounds"] = min([kept.get("rounds", PAPER_ROUNDS), *_rounds(found)])
     kept["notes"] = sorted({*kept.get("notes", []), *rows["notes"]})
+
+
+def _cpu_share(found: Any) -> float | None:
+    """For which share of the rounds' time this program had a CPU; None on an older record."""
+    every = [record.facts.get("cpu_share") for record in found.records.values()]
+    known = [share for share in every if share is not None]
+    return round(min(known), 3) if known else None
 
 
 def _counts(row: Mapping[str, Any], name: str) -> bool:

@@ -87,6 +87,28 @@ def test_operations_belong_to_the_call_that_launched_them() -> None:
     assert found["wake_ns"] == pytest.approx(np.median([5_000, 9_000, 5_000, 6_000]))
 
 
+def test_operations_side_by_side_keep_the_gpu_once() -> None:
+    """A library that spreads a call over streams: 15 us, 12 us beside it and 3 beyond it, 4 within;
+    then 5 us alone. The GPU works for 23 us of them, not for 39; no gap is below 0, and the wait
+    ends behind the operation that ends last.
+    """
+    calls = Calls(np.array([0]), np.array([1_000]), np.array([40_000]), np.array([60_000]))
+    tables = columns(
+        [
+            (2_000, 5_000, 20_000),
+            (3_000, 8_000, 23_000),
+            (4_000, 9_000, 13_000),
+            (5_000, 24_000, 29_000),
+        ]
+    )
+    (work,) = works(calls, tables, 1)
+    assert work["duration_ns"] == pytest.approx([15_000, 3_000, 0, 5_000])
+    assert work["busy_ns"] == pytest.approx(23_000)
+    assert latencies(calls, tables)["gap_ns"] == 1_000
+    beside = columns([(2_000, 5_000, 40_000), (3_000, 8_000, 23_000)])
+    assert latencies(calls, beside)["wake_ns"] == pytest.approx(20_000)
+
+
 def cut() -> Decomposition:
     module = nn.Sequential(nn.ReLU(), nn.Tanh(), nn.ReLU()).eval()
     return decomposed(model_of(module, (torch.randn(4),)), 1)

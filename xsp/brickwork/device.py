@@ -121,6 +121,8 @@ def _call(runnable: Runnable, place: int, number: int) -> tuple[int, int, int, i
 def works(calls: Calls, tables: Mapping[str, Columns], count: int) -> list[dict[str, Any]]:
     """For each runnable, what a call does: `launch_at` (share of the call's host time at which each
     operation is launched), `duration_ns` of each, `busy_ns` of all with half of its 95 % interval.
+    While several run side by side, the time is that of the one that began first: a library may
+    spread a call over streams of its own, and lengths then add up to more than passes.
 
     Calls that launch another number of operations than most calls of the same brick are left out.
     """
@@ -152,11 +154,30 @@ def _operations(calls: Calls, tables: Mapping[str, Columns]) -> list[list[tuple[
     found: list[list[tuple[float, float]]] = [[] for _ in calls.place]
     launch, start, end, call = _joined(calls, tables)
     length = np.maximum(calls.end_ns - calls.begin_ns, 1)
+    alone = end - np.clip(_done_before(start, end, call), start, end)
     for at in np.argsort(launch, kind="stable").tolist():
         own = int(call[at])
         if own >= 0:
             share = (launch[at] - calls.begin_ns[own]) / length[own]
-            found[own].append((float(share), float(end[at] - start[at])))
+            found[own].append((float(share), float(alone[at])))
+    return found
+
+
+def _done_before(start: Ints, end: Ints, call: Ints) -> Ints:
+    """When all operations of a call that began before each one have ended, its own start for the
+    first. Where that is later than its start, the GPU runs several side by side.
+    """
+    order = np.lexsort((end, start, call))
+    begin, close, own = start[order], end[order], call[order]
+    if not len(order):
+        return begin
+    # Calls are laid end to end, so that a running maximum never crosses from one into the next.
+    shift = own * (close.max() - begin.min() + 1)
+    reached = np.maximum.accumulate(close + shift)[:-1] - shift[1:]
+    before = begin.copy()
+    before[1:] = np.where(own[1:] == own[:-1], reached, begin[1:])
+    found = np.empty_like(start)
+    found[order] = before
     return found
 
 
@@ -196,11 +217,11 @@ def latencies(calls: Calls, tables: Mapping[str, Columns]) -> dict[str, float]:
     first = np.concatenate([[True], call[1:] != call[:-1]])
     last = np.concatenate([first[1:], [True]])
     idle = float(np.median((start - launch)[first]))
-    before = np.concatenate([[0], end[:-1]])
-    queued = ~first & (before - launch > 2 * idle)
+    before = _done_before(start, end, call)
+    queued = ~first & (before - launch > 2 * idle) & (start >= before)
     gaps = (start - before)[queued]
     return {
         "launch_ns": idle,
         "gap_ns": float(np.median(gaps)) if len(gaps) else DEFAULT_GAP_NS,
-        "wake_ns": float(np.median(calls.woke_ns[call[last]] - end[last])),
+        "wake_ns": float(np.median((calls.woke_ns[call] - np.maximum(before, end))[last])),
     }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bricks_choice import SPLITS, titled
 from bricks_reasons import by_device
 from bricks_summary import (
     PAPER,
@@ -15,11 +16,12 @@ from bricks_summary import (
     measured_ms_of,
     ratios_of,
     summary,
-    titled,
     unique_share,
 )
 
 BEGIN, END = "<!-- figures of {} -->", "<!-- end of figures -->"
+_RARE = 0.01
+"""Rules that are chosen less often are not named."""
 _UNIQUE, _FASTER = "unique layers of 10,815", "speed-up of benchmarking, c5.xlarge, G = 1"
 
 
@@ -69,6 +71,7 @@ def _figures(kept: Mapping[str, Any]) -> str:
         f"Chosen on every other model{that}: {found['chosen']} ({found['chosen_on']:.3f} there, "
         f"{found['judged_on_the_rest']:.3f} on the rest).",
         "",
+        *_halves(found["random_halves"]),
         *_tasks(found),
         *_pool(kept["pool"]),
         "",
@@ -76,6 +79,20 @@ def _figures(kept: Mapping[str, Any]) -> str:
         *_models(kept["measurements"], found["chosen"]),
     ]
     return "\n".join([*lines, "", *_beyond(found), *_failures(found)])
+
+
+def _halves(found: Mapping[str, Any]) -> list[str]:
+    """How much of this is luck of the split."""
+    if not found:
+        return []
+    low, quarter, middle, most, high = found["percentiles_5_25_50_75_95"]
+    rules = [f"{rule} {share:.0%}" for rule, share in found["chosen"].items() if share >= _RARE]
+    return [
+        f"Were the halves drawn at random ({SPLITS} times), the other half would say {middle:.3f} "
+        f"(half of the draws {quarter:.3f} to {most:.3f}, nine in ten {low:.3f} to {high:.3f}); "
+        f"{found['within_5_percent']:.0%} of the draws are within 5 %. Chosen: {', '.join(rules)}.",
+        "",
+    ]
 
 
 def _tasks(found: Mapping[str, Any]) -> list[str]:

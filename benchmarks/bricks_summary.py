@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from bricks_choice import best_on, by_random_halves, geometric, titled
 from bricks_reasons import by_device, reason_of
 
 TRACED = "tracing changes what the model does"
@@ -35,13 +36,9 @@ def summary(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     same = [name for name in names if name not in others]
     choosing, judged = same[::2], same[1::2]
     every = {titled(key): geometric(each, names) for key, each in ratios.items()}
-    chosen = min(
-        ratios,
-        key=lambda key: abs(math.log(geometric(ratios[key], choosing) or 1e9)),
-        default=None,
-    )
-    if chosen is None:
+    if not ratios:
         return {"models": 0}
+    chosen = best_on(ratios, choosing)
     own = ratios[chosen]
     off = {name: round(own[name], 3) for name in names if abs(own.get(name, 1.0) - 1) > 0.1}
     tasks = tasks_of(measurements)
@@ -58,6 +55,7 @@ def summary(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "chosen": titled(chosen),
         "chosen_on": geometric(own, choosing),
         "judged_on_the_rest": geometric(own, judged),
+        "random_halves": by_random_halves(ratios, same),
         "by_task": {
             each: geometric(own, [name for name in names if tasks.get(name) == each])
             for each in sorted({tasks[name] for name in names if tasks.get(name)})
@@ -168,15 +166,6 @@ def ratios_of(
         key: {name: statistics.median(values) for name, values in each.items()}
         for key, each in found.items()
     }
-
-
-def geometric(ratios: Mapping[str, float], names: Sequence[str]) -> float | None:
-    logs = [math.log(ratios[name]) for name in names if name in ratios]
-    return math.exp(sum(logs) / len(logs)) if logs else None
-
-
-def titled(key: tuple[int, str]) -> str:
-    return f"G = {key[0]}, {key[1]}"
 
 
 def pool_rows(measurements: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -48,6 +48,20 @@ def test_the_rule_is_chosen_on_one_half_and_judged_on_the_other() -> None:
     assert found["beyond_10_percent"] == {"b": 1.3, "d": 1.3}
 
 
+def test_a_lucky_split_is_seen_beside_other_splits() -> None:
+    """Two models at 1 and two at 1.3: the stated halves are equal, but of three ways to pair four
+    models one puts unlike ones apart, and then a half of them says 1 and the other 1.3.
+    """
+    one = measurement(a=rows(sum=1.0), b=rows(sum=1.3), c=rows(sum=1.3), d=rows(sum=1.0))
+    found = bricks_summary.summary({"0": one})
+    assert found["judged_on_the_rest"] == pytest.approx(math.sqrt(1.3))
+    halves = found["random_halves"]
+    assert halves["within_5_percent"] == pytest.approx(1 / 6, abs=0.05)
+    low, _, middle, _, high = halves["percentiles_5_25_50_75_95"]
+    assert (low, middle, high) == pytest.approx((1.0, math.sqrt(1.3), 1.3), abs=1e-3)
+    assert halves["chosen"] == {"G = 1, sum": 1.0}
+
+
 def test_the_median_of_measurements_counts() -> None:
     """One measurement of three that is off changes nothing."""
     each = [measurement(a=rows(sum=value), b=rows(sum=1.0)) for value in (1.0, 0.5, 1.1)]
@@ -299,3 +313,4 @@ def test_a_page_has_the_figures_of_a_file(tmp_path: Path) -> None:
     assert "By task: images 1.000, language 1.200." in text
     assert "| 1, the paper" in text
     assert "- b 1.20: " in text
+    assert "Were the halves drawn at random (1000 times)" in text

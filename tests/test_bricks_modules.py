@@ -16,6 +16,8 @@ from xsp.brickwork.calls import calls_in
 from xsp.brickwork.cutting import decomposed
 from xsp.brickwork.model import model_of
 from xsp.brickwork.modules import SHELL, cut_along_modules
+from xsp.brickwork.network import fresh
+from xsp.brickwork.rounds import timed_call
 
 
 class Block(nn.Module):
@@ -128,6 +130,25 @@ def test_a_shell_runs_none_of_its_modules() -> None:
         for weight in module.parameters():
             weight.zero_()
         torch.testing.assert_close(shell.calls[0](*shell.inputs[0]), wanted)
+
+
+def test_what_prepares_a_shell_is_not_in_its_time() -> None:
+    """When the clock is read before and behind the call, modules have been replaced and arguments
+    made already, and nothing has been put back.
+    """
+    module, x = blocks()
+    bricks = cut_along_modules(model_of(module, (x,)), 4).bricks
+    shell = calls_in(model_of(module, (x,)), bricks)[bricks[0].layer.digest]
+    seen: list[bool] = []
+
+    def clock() -> int:
+        seen.append(isinstance(module.first, Block))
+        return len(seen)
+
+    taken = timed_call(shell.runnable("cpu", clock=clock), 0, fresh)
+    assert taken.total_ns == 1
+    assert seen == [False, False]
+    assert isinstance(module.first, Block)
 
 
 def test_a_module_is_another_brick_than_its_operators() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from xsp.brickwork.model import Model, called_whole
 from xsp.brickwork.modules import SHELL
 from xsp.brickwork.network import described, fresh
 from xsp.brickwork.occurrences import spread, waiting
-from xsp.brickwork.rounds import Runnable
+from xsp.brickwork.rounds import Runnable, Staged
 from xsp.graphs.layer import Layer
 from xsp.graphs.recording import module_calls
 from xsp.machine.torch_internals import children_of
@@ -111,24 +112,30 @@ class _Watch:
 
 def _call(call: _Open) -> Callable[..., Any]:
     """What makes the call again, from its tensors."""
-    module, args, kwargs = call.module, call.args, call.kwargs
     if call.given:
         return _Shell(call)
-    if len(call.tensors) == len(args) and not kwargs:
-        return module
-
-    def called(*tensors: Tensor) -> Any:
-        own = [made(tensors) for made in args]
-        return module(*own, **{name: made(tensors) for name, made in kwargs.items()})
-
-    return called
+    if len(call.tensors) == len(call.args) and not call.kwargs:
+        return call.module
+    return _Arranged(call)
 
 
-class _Shell:
-    """A call of a module in which its own modules give at once what they gave in the model."""
+class _Arranged(Staged):
+    """A call of a module whose arguments are more than tensors in order."""
 
     def __init__(self, call: _Open) -> None:
         self._module, self._args, self._kwargs = call.module, call.args, call.kwargs
+
+    def ready(self, tensors: Sequence[Tensor]) -> Callable[[], Any]:
+        args = [made(tensors) for made in self._args]
+        kwargs = {name: made(tensors) for name, made in self._kwargs.items()}
+        return partial(self._module, *args, **kwargs)
+
+
+class _Shell(_Arranged):
+    """A call of a module in which its own modules give at once what they gave in the model."""
+
+    def __init__(self, call: _Open) -> None:
+        super().__init__(call)
         self._given = [(each, made) for each, made in call.given or []]
         left_out = {id(each): _LeftOut(each) for each, _ in self._given}
         self._order = [(left_out[id(each)], made) for each, made in self._given]
@@ -142,7 +149,7 @@ class _Shell:
         missing = {*left_out} - {id(each) for _, _, each, _ in self._places}
         self._whole = not missing
 
-    def __call__(self, *tensors: Tensor) -> Any:
+    def ready(self, tensors: Sequence[Tensor]) -> Callable[[], Any]:
         if not self._whole:
             raise ValueError(
                 f"{type(self._module).__qualname__} calls a module that is none of its own, so it "
@@ -152,15 +159,14 @@ class _Shell:
             stub.results = []
         for stub, made in reversed(self._order):
             stub.results.append(made(tensors))
-        args = [made(tensors) for made in self._args]
-        kwargs = {name: made(tensors) for name, made in self._kwargs.items()}
+        call = super().ready(tensors)
         for children, name, _, stub in self._places:
             children[name] = stub
-        try:
-            return self._module(*args, **kwargs)
-        finally:
-            for children, name, each, _ in self._places:
-                children[name] = each
+        return call
+
+    def put_away(self) -> None:
+        for children, name, each, _ in self._places:
+            children[name] = each
 
 
 class _LeftOut(nn.Module):

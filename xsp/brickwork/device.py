@@ -16,7 +16,7 @@ import torch
 from xsp.analysis.correction.latencies import DEFAULT_GAP_NS, DEFAULT_WAKE_NS
 from xsp.analysis.spans.statistics import trimmed
 from xsp.brickwork.network import fresh
-from xsp.brickwork.rounds import Runnable
+from xsp.brickwork.rounds import Runnable, staged
 from xsp.errors import XspError
 from xsp.types import Columns
 
@@ -106,11 +106,11 @@ def traced(
 def _call(runnable: Runnable, place: int, number: int) -> tuple[int, int, int, int]:
     clock = time.perf_counter_ns
     at = number % len(runnable.calls)
-    with torch.no_grad():
-        inputs = [fresh(each) for each in runnable.inputs[at]]
+    inputs = [fresh(each) for each in runnable.inputs[at]]
+    with torch.no_grad(), staged(runnable.calls[at], inputs) as made:
         torch.cuda.synchronize()
         begin = clock()
-        result = runnable.calls[at](*inputs)
+        result = made()
         end = clock()
         torch.cuda.synchronize()
         woke = clock()

@@ -16,8 +16,10 @@ import os
 import random
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,6 +55,36 @@ class Runnable:
     wait: Callable[[], None] | None = None
     clock: Callable[[], int] = time.perf_counter_ns
     segment: int = 0
+
+
+class Staged(ABC):
+    """A call that is made ready before its time begins, and put away behind it."""
+
+    @abstractmethod
+    def ready(self, tensors: Sequence[Tensor]) -> Callable[[], Any]:
+        """What is timed."""
+
+    def put_away(self) -> None:  # noqa: B027  (most have nothing to put away)
+        """Undo what `ready` did."""
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        """All of it at once."""
+        try:
+            return self.ready(tensors)()
+        finally:
+            self.put_away()
+
+
+@contextlib.contextmanager
+def staged(call: Callable[..., Any], inputs: Sequence[Tensor]) -> Iterator[Callable[[], Any]]:
+    """A block in which a call on these inputs needs nothing more, which is what is timed."""
+    if not isinstance(call, Staged):
+        yield partial(call, *inputs)
+        return
+    try:
+        yield call.ready(inputs)
+    finally:
+        call.put_away()
 
 
 @dataclass(frozen=True)
@@ -202,9 +234,9 @@ def _timed(runnable: Runnable, at: int, inputs: Sequence[Tensor]) -> Taken:
 def _inferred(
     call: Callable[..., Any], inputs: Sequence[Tensor], clock: Callable[[], int]
 ) -> Taken:
-    with torch.no_grad():
+    with torch.no_grad(), staged(call, inputs) as made:
         begin = clock()
-        result = call(*inputs)
+        result = made()
         del result
         spent = clock() - begin
     return Taken(spent, spent)
@@ -212,10 +244,10 @@ def _inferred(
 
 def _awaited(runnable: Runnable, at: int, inputs: Sequence[Tensor]) -> Taken:
     call, clock, wait = runnable.calls[at], runnable.clock, runnable.wait or _nothing
-    with torch.no_grad():
+    with torch.no_grad(), staged(call, inputs) as made:
         wait()
         begin = clock()
-        result = call(*inputs)
+        result = made()
         del result
         host = clock() - begin
         wait()

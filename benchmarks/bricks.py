@@ -7,6 +7,7 @@ measured than models.
         --budget-s 400 --model-s 30 --output bricks_fifty_h200.json
     python benchmarks/bricks.py --pool diverse --statistics paper --overlap --estimate
     python benchmarks/bricks.py --page docs/bricks.md --output bricks_fifty_cpu.json
+    python benchmarks/bricks.py --merge first.json,second.json --output bricks_fifty_h200.json
 
 Models are built from configurations with random weights; nothing is downloaded. Models are taken
 `--together` at a time, in turn with all of their bricks, also those that another model has
@@ -50,6 +51,7 @@ from bricks_files import (
     beside,
     fail,
     is_complete,
+    merge,
     read,
     untried_first,
     write,
@@ -72,7 +74,10 @@ def main() -> None:
     # So that a run that is ended by SIGTERM ends the process that it has started, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = options.models.split(",") if options.models else pool(options.pool)
-    if options.page is not None:
+    if options.merge:
+        merge([Path(each) for each in options.merge.split(",")], options.output)
+        finish(options)
+    elif options.page is not None:
         if beside(options).exists():
             finish(options)
         write_page(options.output, options.page)
@@ -338,6 +343,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--database", type=Path, default=Path("bricks.sqlite"))
     parser.add_argument("--output", type=Path, default=Path("bricks.json"))
     parser.add_argument("--page", type=Path)
+    parser.add_argument("--merge", default="", help="files with commas, made with other --number")
     parser.add_argument("--number", type=int, help="this measurement only, all in one process")
     return parser.parse_args()
 

@@ -29,6 +29,21 @@ def write(path: Path, kept: Mapping[str, Any]) -> None:
     beside.replace(path)
 
 
+def merge(files: Sequence[Path], output: Path) -> None:
+    """Put measurements that were made apart, each with a number of its own, into one file, and what
+    their bricks take into the one beside it. Of a number that several have, the last one counts.
+    """
+    for place in ("", ".bricks"):
+        every = [read(each.with_suffix(f"{place}.json")) for each in files]
+        measurements = {
+            number: each for one in every for number, each in one["measurements"].items()
+        }
+        kept = {**every[-1], "measurements": dict(sorted(measurements.items()))}
+        if not place:
+            kept["rounds"] = min(one["rounds"] for one in every)
+        write(output.with_suffix(f"{place}.json"), kept)
+
+
 def untried_first(
     todo: Sequence[tuple[int, list[str]]], options: argparse.Namespace
 ) -> list[tuple[int, list[str]]]:

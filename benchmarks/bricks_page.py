@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def _figures(kept: Mapping[str, Any]) -> str:
         f"{found['models']} models on {name}, torch {machine['torch']}, by {kept['clock']} time, "
         f"{found['measurements']} measurement(s) of {kept['rounds']} rounds or more; geometric "
         "means of constructed over measured:",
+        *_shares(kept["measurements"]),
         "",
         *_means(found),
         "",
@@ -79,6 +81,18 @@ def _figures(kept: Mapping[str, Any]) -> str:
         *_models(kept["measurements"], found["chosen"]),
     ]
     return "\n".join([*lines, "", *_beyond(found), *_failures(found)])
+
+
+def _shares(measurements: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How quiet the machine was."""
+    every = [each.get("cpu_share") for models in measurements.values() for each in models.values()]
+    known = [share for share in every if share is not None]
+    if not known:
+        return []
+    return [
+        f"(this program had its CPU for {statistics.median(known):.0%} of the time, and for "
+        f"{min(known):.0%} at least)"
+    ]
 
 
 def _halves(found: Mapping[str, Any]) -> list[str]:

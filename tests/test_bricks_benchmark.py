@@ -116,6 +116,23 @@ def test_a_model_in_the_json_is_not_measured_again(tmp_path: Path) -> None:
     assert finished["summary"]["models"] == 1
 
 
+def test_measurements_made_apart_become_one_file(tmp_path: Path) -> None:
+    """Two numbers of one model: the median counts, and the bricks of both lie beside."""
+    for number, ratio in (("0", 1.0), ("1", 1.2)):
+        model = {**measurement(a=rows(sum=ratio), b=rows(sum=1.0))}
+        own = {"measurements": {number: model}, "rounds": 5 + int(number)}
+        bricks_files.write(tmp_path / f"{number}.json", own)
+        bricks_files.write(tmp_path / f"{number}.bricks.json", {"measurements": {number: {}}})
+    output = tmp_path / "all.json"
+    bricks_files.merge([tmp_path / "0.json", tmp_path / "1.json"], output)
+    kept = bricks_files.read(output)
+    assert kept["rounds"] == 5
+    found = bricks_summary.summary(kept["measurements"])
+    assert found["measurements"] == 2
+    assert found["geometric_mean"]["G = 1, sum"] == pytest.approx(math.sqrt(1.1))
+    assert set(bricks_files.read(tmp_path / "all.bricks.json")["measurements"]) == {"0", "1"}
+
+
 def test_a_model_that_ends_its_process_is_left_out(tmp_path: Path) -> None:
     """The group is taken apart, the model that ends its process is named, and the others go on; a
     second run starts nothing.

@@ -312,6 +312,7 @@ def test_a_page_has_the_figures_of_a_file(tmp_path: Path) -> None:
     }
     for ratio, each in zip((1.0, 1.2), models.values(), strict=True):
         each["rows"] = [{**rows(sum=ratio)[0], "measured_ms": 10.0}]
+        each["cpu_share"] = 0.8 + ratio / 10
     kept = {
         "measurements": {"0": models},
         "machine": {"cpu": "some CPU", "torch": "2.0"},
@@ -330,4 +331,5 @@ def test_a_page_has_the_figures_of_a_file(tmp_path: Path) -> None:
     assert "By task: images 1.000, language 1.200." in text
     assert "| 1, the paper" in text
     assert "- b 1.20: " in text
+    assert "had its CPU for 91% of the time, and for 90% at least" in text
     assert "Were the halves drawn at random (1000 times)" in text

@@ -7,8 +7,9 @@ states, beside the model as its user calls it and beside its graph. Whole sums i
 States: `waited` (behind a wait for the GPU and a copy of the input; `waited_total` ends when the
 GPU has done), `again` (the same, right behind the same call), `copies` (no wait, copies in
 between), `ready` (no wait, inputs made before), `every` (no wait, every occurrence in the model's
-order on real values). `bindings` is the graph with PyTorch's Python functions in place of
-operators called through `torch.ops`.
+order on real values). `repeated` is `waited` for the first occurrence of a brick and `again` for
+the others: where a model repeats a brick, it finds its code in the caches. `bindings` is the graph
+with PyTorch's Python functions in place of operators called through `torch.ops`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import json
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,8 +185,13 @@ def row_of(one: Subjects) -> dict[str, Any]:
     for granularity, cut in one.subject.decompositions.items():
         digests = [each.layer.digest for each in cut.bricks]
         sums = {state: sum(mean[state, each] for each in digests) for state in sorted(states)}
+        counts = Counter(digests)
+        sums["repeated"] = sum(
+            mean["waited", each] + (count - 1) * mean["again", each]
+            for each, count in counts.items()
+        )
         every = mean["every", f"G{granularity}"]
-        facts = {"bricks": len(digests), "unique": len(set(digests))}
+        facts = {"bricks": len(digests), "unique": len(counts)}
         row[f"G{granularity}"] = {**facts, **sums, "every": every}
     return row
 

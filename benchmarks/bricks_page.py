@@ -24,6 +24,7 @@ BEGIN, END = "<!-- figures of {} -->", "<!-- end of figures -->"
 _RARE = 0.01
 """Rules that are chosen less often are not named."""
 _UNIQUE, _FASTER = "unique layers of 10,815", "speed-up of benchmarking, c5.xlarge, G = 1"
+_NEAR = "normalised latency, geometric mean, c5.2xlarge, G = 1"
 
 
 def draw(kept: Mapping[str, Any], path: Path) -> None:
@@ -75,7 +76,7 @@ def _figures(kept: Mapping[str, Any]) -> str:
         "",
         *_halves(found["random_halves"]),
         *_tasks(found),
-        *_pool(kept["pool"]),
+        *_pool(kept["pool"], found["geometric_mean"]),
         "",
         *_left_out(found),
         *_models(kept["measurements"], found["chosen"]),
@@ -171,18 +172,27 @@ def _others(found: Mapping[str, Any]) -> list[str]:
     return [f"Tracing changes what these models do: {names}.", ""] if names else []
 
 
-def _pool(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        "| granularity | models | bricks | unique | unique share | speed-up |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {row['granularity']} | {row['models']} | {row['bricks']} | {row['unique']} | "
-            f"{row['unique_share']:.1%} | {row['speedup']:.2f} |"
-            for row in rows
-            if row["speedup"] is not None
-        ),
-        f"| 1, the paper (on a CPU) | 50 | 10815 | | {PAPER[_UNIQUE]:.0%} | {PAPER[_FASTER]} |",
+def _pool(rows: Sequence[Mapping[str, Any]], means: Mapping[str, float | None]) -> list[str]:
+    """Speed-up of benchmarking, and how near sums of those bricks are."""
+    lines = [
+        "| granularity | models | bricks | unique | unique share | speed-up | sums over measured |",
+        "|---|---|---|---|---|---|---|",
     ]
+    for row in rows:
+        if row["speedup"] is not None:
+            near = _number(means.get(_sum_of(row["granularity"])))
+            lines.append(
+                f"| {row['granularity']} | {row['models']} | {row['bricks']} | {row['unique']} | "
+                f"{row['unique_share']:.1%} | {row['speedup']:.2f} | {near} |"
+            )
+    paper = f"{PAPER[_UNIQUE]:.0%} | {PAPER[_FASTER]} | {PAPER[_NEAR]}"
+    return [*lines, f"| 1, the paper (on a CPU) | 50 | 10815 | | {paper} |"]
+
+
+def _sum_of(way: Any) -> str:
+    """The rule that adds up the bricks of a way to take models apart, such as 1 or "modules, 1"."""
+    modules, _, granularity = str(way).rpartition(", ")
+    return titled((int(granularity), f"{modules}, sum" if modules else "sum"))
 
 
 def _models(measurements: Mapping[str, Mapping[str, Any]], rule: str) -> list[str]:

@@ -329,6 +329,7 @@ def test_a_page_has_the_figures_of_a_file(tmp_path: Path) -> None:
     assert text.endswith("after\n")
     assert "2 models on some CPU" in text
     assert "By task: images 1.000, language 1.200." in text
+    assert "| 1 | 2 | 2 | 1 | 50.0% | 3.33 | 1.095 |" in text
     assert "| 1, the paper" in text
     assert "- b 1.20: " in text
     assert "had its CPU for 91% of the time, and for 90% at least" in text

@@ -12,7 +12,7 @@ import uuid
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from xsp.analysis.spans.tree import OWN_LEVEL
+from xsp.analysis.spans.tree import OWN_LEVEL, parent_rows
 from xsp.report.assets import asset
 from xsp.report.sentences import DOUBTFUL, Fact, footnote, latency_text, sections
 from xsp.summary.ranking import certain_shares
@@ -58,8 +58,7 @@ def profile_html(prof: ProfileData, *, header: bool = True) -> str:
     name = f"xsp-{uuid.uuid4().hex[:12]}"
     tree = prof.tree()
     records: list[dict[str, Any]] = tree.to_dict("records")  # type: ignore[assignment] # keys are column names
-    place = {record["node"]: row for row, record in enumerate(records)}
-    parents = [place.get(record["parent"], -1) for record in records]
+    parents = parent_rows(tree)
     shares = certain_shares(tree).tolist()
     lines = fold_rows(parents, shares, ROWS)
     opened = {parents[line.row] for line in fold_rows(parents, shares, OPENED) if line.row >= 0}

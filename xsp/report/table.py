@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xsp.analysis.spans.tree import OWN_LEVEL
+from xsp.analysis.spans.tree import OWN_LEVEL, parent_rows
 from xsp.report.sentences import DOUBTFUL
 from xsp.summary.ranking import certain_shares
 from xsp.summary.summarizing import is_traced
@@ -18,6 +18,8 @@ from xsp.words.fold import Line, fold_rows
 from xsp.words.labels import printable, shapes, short_name, short_source, shorten
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from xsp.analysis.profile_data import ProfileData
 
 ROWS = 40
@@ -64,14 +66,9 @@ def laid_out(prof: ProfileData, width: int, rows: int = ROWS, depth: int | None 
     small shares are folded.
     """
     tree = prof.tree()
-    # Of strings too: `tolist` of an Arrow column makes an object at a time.
-    objects = (tree[column].to_numpy(dtype=object).tolist() for column in tree.columns)
-    values = zip(*objects, strict=True)
-    records = [dict(zip(tree.columns, row, strict=True)) for row in values]
-    place = {record["node"]: row for row, record in enumerate(records)}
-    parents = [place.get(record["parent"], -1) for record in records]
     certain = certain_shares(tree).tolist()
-    lines = fold_rows(parents, certain, rows, depth)
+    lines = fold_rows(parent_rows(tree), certain, rows, depth)
+    records = _records(tree, lines)
     cells = _Cells(prof, records, certain)
     raw = [cells.of(line) for line in lines]
     columns = _columns(raw, width)
@@ -82,16 +79,23 @@ def laid_out(prof: ProfileData, width: int, rows: int = ROWS, depth: int | None 
     )
 
 
+def _records(tree: pd.DataFrame, lines: list[Line]) -> dict[int, dict[str, Any]]:
+    """What the lines are made of, by row."""
+    rows = [line.row for line in lines if line.row >= 0]
+    records: list[dict[str, Any]] = tree.iloc[rows].to_dict("records")  # type: ignore[assignment] # keys are column names
+    return dict(zip(rows, records, strict=True))
+
+
 class _Cells:
     """Texts of one line, before it is known how much room each column gets."""
 
     def __init__(
-        self, prof: ProfileData, records: list[dict[str, Any]], certain: list[float]
+        self, prof: ProfileData, records: dict[int, dict[str, Any]], certain: list[float]
     ) -> None:
         self._records, self._certain = records, certain
         self._kernels_known = is_traced(prof, Level.KERNEL)
         self._decimals = numbers.column_decimals(prof.latency_ms)
-        self._names = {record["node"]: record["name"] for record in records}
+        self._names = {record["node"]: record["name"] for record in records.values()}
 
     def of(self, line: Line) -> dict[str, str]:
         """Unpadded cells by column title."""
@@ -180,7 +184,7 @@ def _padded(cells: dict[str, str], columns: dict[str, int]) -> dict[str, str]:
 
 
 def _table_line(
-    line: Line, cells: dict[str, str], records: list[dict[str, Any]], columns: dict[str, int]
+    line: Line, cells: dict[str, str], records: dict[int, dict[str, Any]], columns: dict[str, int]
 ) -> TableLine:
     record = records[line.row if line.row >= 0 else line.parent]
     padded = _padded(

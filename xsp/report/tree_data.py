@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.figures.palette import FAMILIES, OTHER, OUTER, node_families, text_on
-from xsp.analysis.spans.tree import OWN_LEVEL
+from xsp.analysis.spans.tree import OWN_LEVEL, parent_rows
 from xsp.summary.ranking import certain_shares
 from xsp.types import Level
 from xsp.words.distinct import distinct_names
@@ -36,8 +36,7 @@ def tree_data(prof: ProfileData) -> dict[str, Any]:
     that are unfolded at first.
     """
     tree = prof.tree()
-    place = {node: row for row, node in enumerate(tree["node"].tolist())}
-    parents = [place.get(parent, -1) for parent in tree["parent"].tolist()]
+    parents = parent_rows(tree)
     shares = certain_shares(tree).tolist()
     lines = fold_rows(parents, tree["share"].fillna(0.0).tolist(), NODES)
     rows = [line.row for line in lines]

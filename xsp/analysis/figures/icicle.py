@@ -20,6 +20,7 @@ from xsp.analysis.figures.theme import (
     layer_label,
     safe,
 )
+from xsp.analysis.spans.tree import parent_rows
 from xsp.types import Level
 from xsp.words import numbers
 from xsp.words.fold import Line, fold_rows
@@ -48,8 +49,7 @@ def hierarchy(profile: ProfileData) -> Figure:
     title = "The stack: model, modules, layers, library calls, kernels"
     tree = profile.tree()
     records: list[dict[str, Any]] = tree.to_dict("records")  # type: ignore[assignment] # keys are column names
-    place = {record["node"]: row for row, record in enumerate(records)}
-    parents = [place.get(record["parent"], -1) for record in records]
+    parents = parent_rows(tree)
     times = np.nan_to_num(tree["latency_ms"].to_numpy(dtype=float))
     if not times[0] > 0:
         return empty(title, NO_LAYERS)

@@ -134,6 +134,12 @@ def table_of(
     return table[_COLUMNS].reset_index(drop=True)
 
 
+def parent_rows(tree: pd.DataFrame) -> list[int]:
+    """The row of each row's parent in a table of `latency_table`; -1 where it has none there."""
+    rows: list[int] = pd.Index(tree["node"]).get_indexer(pd.Index(tree["parent"])).tolist()
+    return rows
+
+
 def _with_deprecated_columns(
     table: pd.DataFrame, latency: tuple[Any, Any], *, is_corrected: bool
 ) -> pd.DataFrame:

@@ -16,7 +16,12 @@ from quick import LAYERS
 from torch import nn
 
 import xsp
-from xsp.analysis.spans.overlap import find_overlaps, layer_busy, serialized_layers
+from xsp.analysis.spans.overlap import (
+    find_overlaps,
+    layer_busy,
+    overlapping_in_a_run,
+    serialized_layers,
+)
 from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.machine import devices
@@ -63,6 +68,17 @@ def test_overlaps_are_those_of_the_definition(activities: list[Activity]) -> Non
         for run, layer, start, end in activities
     )
     assert len(found) == truth
+
+
+def test_an_overlap_in_one_of_many_runs_is_counted() -> None:
+    """The number of a run is the mean over the runs, rounded up."""
+    apart, together = [(0, 0, 5), (1, 10, 15)], [(0, 0, 5), (1, 3, 8)]
+    runs = [apart, apart, together]
+    found = tables([(run, *each) for run, activities in enumerate(runs) for each in activities])
+    assert overlapping_in_a_run(found, 1) == 2
+    assert overlapping_in_a_run(found, 2) == 1
+    assert overlapping_in_a_run(found, 3) == 1
+    assert overlapping_in_a_run(tables([(0, *each) for each in apart]), 0) == 0
 
 
 def test_no_device_work_overlaps_nothing() -> None:

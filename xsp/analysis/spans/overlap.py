@@ -4,6 +4,7 @@ else runs.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,13 @@ def find_overlaps(tables: Tables) -> pd.DataFrame:
     own = found.groupby(["run", "layer"]).ngroup().to_numpy()
     others = _intersecting(run, found) > _intersecting(own, found)
     return found.loc[others, ["run", "row", "layer"]].reset_index(drop=True)
+
+
+def overlapping_in_a_run(tables: Tables, runs: int) -> int:
+    """How many activities of a run overlap another layer's: the mean over so many runs, rounded
+    up, so that it is told too where only one of them had any.
+    """
+    return math.ceil(len(find_overlaps(tables)) / max(runs, 1))
 
 
 def layer_busy(tables: Tables) -> pd.DataFrame:

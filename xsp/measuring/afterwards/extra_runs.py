@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xsp.analysis.correction import Correction, fitted
 from xsp.analysis.correction.charges import Costs
-from xsp.analysis.spans.overlap import find_overlaps
+from xsp.analysis.spans.overlap import overlapping_in_a_run
 from xsp.analysis.spans.rungs import runs_of
 from xsp.doubts import Doubt, Slug
 from xsp.machine import devices
@@ -51,7 +51,7 @@ class ExtraRuns:
     def before_the_fit(self, device: int | None) -> None:
         """The tracers' costs in tight loops, layers alone, and hardware counters."""
         deepest_runs = len(runs_of(self.tables["runs"], Level.KERNEL))
-        self.shared = len(find_overlaps(self.tables)) // max(deepest_runs, 1)
+        self.shared = overlapping_in_a_run(self.tables, deepest_runs)
         with self._dispensable("the tracers' costs in tight loops"), devices.on(device):
             self.loops = tight_loops(self.prepared.tracers)
         self._serialize()

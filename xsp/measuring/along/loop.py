@@ -258,7 +258,7 @@ class Loop:
     def _too_short(self) -> str:
         if self._method is not None and not self.made:
             return self._method.never_called()
-        if not self.made and self._watch.calls_elsewhere:
+        if not self.made and self._watch.called_elsewhere:
             return (
                 f"{self.name} was called on another thread only than the one that entered the "
                 "block: give the method that makes a step there, as in "

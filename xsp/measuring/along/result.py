@@ -8,7 +8,7 @@ from typing import Any
 
 from xsp.analysis.correction import fitted
 from xsp.analysis.spans.assembly import assemble_runs
-from xsp.analysis.spans.overlap import find_overlaps
+from xsp.analysis.spans.overlap import overlapping_in_a_run
 from xsp.analysis.spans.rungs import runs_of
 from xsp.capture.file import Capture
 from xsp.capture.run import Run
@@ -115,7 +115,7 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
         *about_several_gpus(tables),
         *about_other_launches(runs, tables),
         *about_graphs(found),
-        *about_overlap(len(find_overlaps(tables)) // max(deepest, 1), serialized=False),
+        *about_overlap(overlapping_in_a_run(tables, deepest), serialized=False),
         *compiled_again(known.compilations),
         *about_correction(correction),
     ]

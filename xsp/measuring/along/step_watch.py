@@ -86,7 +86,7 @@ class StepWatch:
         self._label: Label | None = None
         self._open: list[Part] = []
         self._thread = threading.get_ident()
-        self.calls_elsewhere = 0
+        self.called_elsewhere = False
         """Of the model, on other threads than the loop's."""
         self._depth = 0
         self._start_ns = 0
@@ -183,7 +183,7 @@ class StepWatch:
 
     def _before(self, model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         if threading.get_ident() != self._thread:
-            self.calls_elsewhere += 1
+            self.called_elsewhere = True
             return
         self._depth += 1
         if self._depth > 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from quick import LAYERS
 from torch import nn
 
 import xsp
@@ -98,6 +99,18 @@ def test_calls_are_kept_with_what_they_were_given() -> None:
     every = [(model, ((1, 2),)), (model.first, ((1, 2),)), (model.second, ((1, 2),))]
     assert list(target.made) == [*every, (model, ()), *every[1:]]
     assert facts(target) == {}
+
+
+def test_what_a_hook_makes_of_an_input_is_not_kept() -> None:
+    """A call is made again with what it was given: the program's own hooks change it once."""
+    model = Model()
+    model.register_forward_pre_hook(lambda _, args: (args[0] + 1, *args[1:]))
+    seen: list[float] = []
+    model.first.register_forward_pre_hook(lambda _, args: seen.append(float(args[0].max())))
+    with xsp.profile(model, **LAYERS):
+        model(torch.ones(2))
+    assert len(seen) > 2
+    assert set(seen) == {2.0}
 
 
 def test_the_random_state_is_that_of_the_first_call() -> None:

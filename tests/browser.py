@@ -38,7 +38,7 @@ _OPTIONS = (
     "--disable-sync "
     "--remote-debugging-port=0 --window-size=1400,1000 --hide-scrollbars"
 )
-_PATIENCE_S = 60
+_PATIENCE_S = 240
 _KEYS = {"Tab": 9, "Enter": 13, "Escape": 27}
 _KEYS |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 """Codes of keys, as Windows numbers them and the protocol asks."""

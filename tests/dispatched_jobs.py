@@ -10,7 +10,7 @@ from typing import Any
 
 HELD_FROM, AWAITED_FROM = 60, 100
 """Numbers from which jobs are held on the node that will be killed, and wait for that elsewhere."""
-_PATIENCE_S = 60
+_PATIENCE_S = 240
 
 
 def simulated(payload: Mapping[str, Any]) -> dict[str, Any]:

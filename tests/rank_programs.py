@@ -179,7 +179,7 @@ def rank_of(program: str, rank: int, folder: Path) -> None:
         init_method=f"file://{folder / 'met'}",
         rank=rank,
         world_size=RANKS,
-        timeout=timedelta(seconds=90),
+        timeout=timedelta(seconds=240),
     )
     told = globals()[program](rank, folder)
     (folder / f"rank{rank}.json").write_text(json.dumps(told))

@@ -30,7 +30,7 @@ from xsp.types import Level
 KILLED_AFTER = 80
 ALL_REDUCE = 3
 """The kernel of the bundled capture that becomes one."""
-_PATIENCE_S = 60
+_PATIENCE_S = 240
 
 
 def main(path: Path) -> None:

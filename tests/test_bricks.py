@@ -445,7 +445,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
         [sys.executable, "-c", KILLED, str(place)],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
-        timeout=200,
+        timeout=240,
     )
     assert child.returncode == -signal.SIGKILL, child.stderr
     with Store(place) as opened:

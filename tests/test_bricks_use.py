@@ -159,7 +159,7 @@ def test_a_package_runs_with_torch_only(found: Bricks, tmp_path: Path) -> None:
     command = [sys.executable, "-c", block + run, "--rounds", "10", "--output", "times.json"]
     environment = {key: each for key, each in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads((folder / "times.json").read_text())["models"]

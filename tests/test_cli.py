@@ -62,7 +62,7 @@ def _xsp(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(Path(xsp.__file__).parents[1])}
     command = [sys.executable, "-m", "xsp", *arguments]
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
 
 
@@ -341,7 +341,7 @@ def test_words_are_completed() -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
             check=False,
         )
         assert outcome.stdout.split() == [expected], outcome.stderr

@@ -157,10 +157,10 @@ run_jobs(
 )
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    first = subprocess.run([sys.executable, "-c", program], env=environment, timeout=120)
+    first = subprocess.run([sys.executable, "-c", program], env=environment, timeout=240)
     assert first.returncode == -9
     assert rows.read_text().split() == [str(number) for number in range(11)]
-    subprocess.run([sys.executable, "-c", program], env=environment, timeout=120, check=True)
+    subprocess.run([sys.executable, "-c", program], env=environment, timeout=240, check=True)
     assert rows.read_text().split() == [str(number) for number in range(20)]
 
 
@@ -266,7 +266,7 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once() -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-c", program]
         said = subprocess.run(
-            command, env=environment, timeout=120, check=True, capture_output=True, text=True
+            command, env=environment, timeout=240, check=True, capture_output=True, text=True
         )
     assert f"nothing answers at {address}" in said.stdout
 

@@ -156,5 +156,5 @@ assert "torch" not in sys.modules
 """
     package = str(Path(xsp.__file__).parents[1])
     subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": package}, check=True, timeout=120
+        [sys.executable, "-c", code], env={"PYTHONPATH": package}, check=True, timeout=240
     )

@@ -334,7 +334,7 @@ def test_steps_of_continuous_batching_in_transformers_are_measured() -> None:
     def answers(manager: Any) -> list[list[int]]:
         manager.start()
         manager.add_requests([[1, 2, 3], [4, 5, 6]], max_new_tokens=30)
-        found = [manager.get_result(timeout=60) for _ in range(2)]
+        found = [manager.get_result(timeout=240) for _ in range(2)]
         return sorted(each.generated_tokens for each in found)
 
     def manager_of() -> Any:

@@ -39,7 +39,7 @@ def script(text: str, *arguments: object, **environment: str) -> str:
         [sys.executable, "-c", text, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         cwd=TESTED,
         env={**os.environ, **environment},
     )
@@ -56,7 +56,7 @@ def test_libraries_that_come_and_go_while_slots_are_written(tmp_path: Path) -> N
         ["bash", str(SOURCES / "stress.sh"), str(tmp_path), "1"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     assert "wrong=0" in done.stdout
@@ -75,7 +75,7 @@ def test_the_corpus_of_the_fuzzer_is_decoded(tmp_path: Path) -> None:
     )
     corpus = sorted((SOURCES / "corpus").iterdir())
     done = subprocess.run(
-        [compiled, *corpus], capture_output=True, text=True, check=True, timeout=60
+        [compiled, *corpus], capture_output=True, text=True, check=True, timeout=240
     )
     assert done.stdout == f"{len(corpus)} inputs\n"
 

@@ -88,7 +88,7 @@ class Kernel:
             elif message["msg_type"] == "execute_result":
                 values.append(content["data"]["text/plain"])
 
-        reply = self.client.execute_interactive(code, output_hook=keep, timeout=60)["content"]
+        reply = self.client.execute_interactive(code, output_hook=keep, timeout=240)["content"]
         error = f"{reply.get('ename', '')}: {reply.get('evalue', '')}"
         return Answer(reply["status"], error, "".join(texts), values[0] if values else None, shown)
 
@@ -227,7 +227,7 @@ def test_progress_is_no_line_of_an_exported_notebook() -> None:
         "print('climbed', bar.n)",
     ]
     notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
-    done = nbclient.NotebookClient(notebook, timeout=60).execute()
+    done = nbclient.NotebookClient(notebook, timeout=240).execute()
     kinds = [output["output_type"] for output in done.cells[1].outputs]
     assert kinds == ["display_data", "stream"]
     page, _ = HTMLExporter().from_notebook_node(done)
@@ -282,7 +282,7 @@ def executed() -> Any:
     notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
     resources = {"metadata": {"path": str(EXAMPLES)}}
     nbclient.NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources=resources
+        notebook, timeout=240, kernel_name="python3", resources=resources
     ).execute()
     return notebook
 

@@ -113,7 +113,7 @@ def test_an_interpreter_that_ends_while_a_profile_runs(how: str) -> None:
         [sys.executable, "-c", ENDING, how],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         cwd=TESTED,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

@@ -519,7 +519,7 @@ def test_trace_processor_sees_the_same(
         "errors;"
     )
     command = [os.environ["XSP_TRACE_PROCESSOR"], "-q", str(query), str(trace)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     counts = json.loads(f"[{done.stdout.strip().splitlines()[-1]}]")
     spans = last_deepest(profiles[name])
     arrows = profiles[name].kernel_count + (235 if name == "train_step" else 0)

@@ -66,7 +66,7 @@ class Phoenix:
 
     def get(self, path: str) -> Any:
         """Answer to a GET request, decoded."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=60) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=240) as response:
             return json.loads(response.read() or b"null")
 
     def wait(self) -> None:

@@ -329,7 +329,7 @@ def in_a_process(folder: Path, *options: str) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", *PLUGIN, *options]
     finished = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=environment, timeout=120
+        command, cwd=folder, capture_output=True, text=True, env=environment, timeout=240
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout

@@ -240,7 +240,7 @@ def test_html_folds_in_a_browser(tmp_path: Path) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=True,
     ).stdout
     assert dumped.count("xsp-profile xsp-live") == 2

@@ -74,7 +74,7 @@ def said_by(program: str, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=240,
         cwd=TESTED,
     )
     return done.stdout.strip()

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     built = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=120, cwd=ROOT
+        command, check=False, capture_output=True, text=True, timeout=240, cwd=ROOT
     )
     assert built.returncode == 0, built.stderr
     return folder

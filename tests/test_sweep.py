@@ -285,7 +285,7 @@ def test_saved_sweep_opens_anywhere(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "swept")],
         check=True,
         env=environment,
-        timeout=120,
+        timeout=240,
     )
 
 

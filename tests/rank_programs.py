@@ -102,10 +102,46 @@ class Pipeline:
         self.schedule.step(*given, **wanted)
 
 
+class InGroups:
+    """Steps with collectives of a mesh of two by two: those of both dimensions are on the way at
+    the same time, and waited for in another order; ranks make different numbers of them.
+    """
+
+    def __init__(self) -> None:
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+        self.data, self.tensor = mesh.get_group("data"), mesh.get_group("tensor")
+        self.again = dist.new_group([0, 1, 2, 3])
+        self.made = 0
+
+    def __call__(self) -> None:
+        """One step."""
+        self.made += 1
+        first = dist.all_reduce(torch.ones(8), group=self.tensor, async_op=True)
+        second = dist.all_reduce(torch.ones(2), group=self.data, async_op=True)
+        if dist.get_rank() >= RANKS // 2:
+            dist.all_reduce(torch.ones(3), group=self.tensor)
+        if dist.get_rank() % 2:
+            dist.barrier(group=self.data)
+        third = dist.all_reduce(torch.ones(4), group=self.again, async_op=True)
+        fourth = dist.all_reduce(torch.ones(5), async_op=True)
+        for work in (second, first, fourth, third):
+            work.wait()
+        dist.all_gather([torch.zeros(6), torch.zeros(6)], torch.ones(6), group=self.data)
+        other = dist.get_rank() ^ 1
+        passed = [
+            dist.isend(torch.ones(7), other, group=self.tensor),
+            dist.irecv(torch.ones(7), other, group=self.tensor),
+        ]
+        for transfer in passed:
+            assert transfer is not None
+            transfer.wait()
+
+
 WAYS: dict[str, Callable[[], Any]] = {
     "ddp": data_parallel,
     "fsdp": sharded,
     "mesh": in_two_dimensions,
+    "groups": InGroups,
     "pipeline": Pipeline,
 }
 
@@ -124,7 +160,7 @@ def together(rank: int, folder: Path) -> dict[str, Any]:
 
 def replaceable() -> list[Any]:
     """What a profile of ranks replaces while it traces: functions of torch.distributed and of its
-    users, P2POp's own, and kernels of c10d's operators at autograd's key.
+    users, those of Work and P2POp, and kernels of c10d's operators at autograd's key.
     """
     functions = [getattr(dist, name) for name in ("isend", "irecv", "all_reduce", "P2POp")]
     functional = [funcol.all_reduce, funcol.wait_tensor, schedules._batch_p2p]
@@ -132,6 +168,7 @@ def replaceable() -> list[Any]:
         torch._C._dispatch_has_kernel_for_dispatch_key(f"c10d::{name}", "AutogradCPU")
         for name in ("allreduce_", "send", "recv_")
     ]
+    functions.append(vars(dist.Work)["wait"])
     return [*functions, dist.P2POp.__init__, dist.P2POp.__new__, *functional, *kernels]
 
 

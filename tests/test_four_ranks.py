@@ -150,6 +150,61 @@ def test_collectives_of_a_group_are_matched_among_its_ranks(programs: Path) -> N
     assert (job.events["end_ns"] > job.events["start_ns"]).all()
 
 
+def test_collectives_of_several_groups_at_once_are_told_apart(programs: Path) -> None:
+    """Of a mesh of two by two each collective is matched among the ranks of its group, with its
+    bytes, though both dimensions are on the way together, one pair makes one more than the other,
+    and two groups have all ranks. Sends within a group have the job's ranks.
+    """
+    job = xsp.merge(captures_of(programs, "groups"))
+    table = job.collectives()
+    plain, again = sorted(set(table["group"]) - {"0,1", "2,3", "0,2", "1,3"})
+    assert plain == ""
+    assert re.fullmatch(r":\d+", again)
+    made = {
+        str(group): list(zip(rows["type"], rows["bytes"].fillna(-1), strict=True))
+        for group, rows in table.groupby("group")
+    }
+    reduced, gathered = ("all_reduce", 8), ("all_gather", 48)
+    assert made == {
+        "": [("all_reduce", 20)],
+        again: [("all_reduce", 16)],
+        "0,1": [("all_reduce", 32)],
+        "2,3": [("all_reduce", 32), ("all_reduce", 12)],
+        "0,2": [reduced, gathered],
+        "1,3": [reduced, ("barrier", -1), gathered],
+    }
+    ranks_of = job.events.groupby(["round", "group", "number"])["rank"].agg(sorted)
+    of_all = ("", again)
+    expected = {group: [*range(RANKS)] for group in of_all}
+    expected |= {group: [int(rank) for rank in group.split(",")] for group in made if "," in group}
+    groups = ranks_of.index.get_level_values("group")
+    assert ranks_of.tolist() == [expected[group] for group in groups]
+    assert len(ranks_of) == ROUNDS * len(table)
+    sends = set(zip(job.transfers()["sender"], job.transfers()["receiver"], strict=True))
+    assert sends == {(0, 1), (1, 0), (2, 3), (3, 2)}
+    assert "5 to 7 collectives in 6 groups a step" in str(job)
+
+
+def test_waits_are_rows_that_say_what_for(programs: Path) -> None:
+    """Each `Work.wait()` is a row that is called after what it waits for, and the collective ends
+    with it: the time between is the program's own.
+    """
+    paths = captures_of(programs, "groups")
+    names = xsp.load(paths[0]).tree()["name"].tolist()
+    waits = [name.partition("::")[2] for name in names if "::wait" in name]
+    assert waits == [
+        *("wait for all_reduce_1", "wait for all_reduce"),
+        *("wait for all_reduce_3", "wait for all_reduce_2"),
+        *("wait for isend", "wait for irecv"),
+    ]
+    events = xsp.merge(paths).events
+    async_op = events["name"].str.contains("all_reduce") & (events["bytes"] != 12)
+    assert (events.loc[async_op, "wait_ns"] > events.loc[async_op, "call_ns"]).all()
+    assert (events.loc[~async_op, "wait_ns"] == events.loc[~async_op, "end_ns"]).all()
+    held_up = events["waiting_ns"] + events["moving_ns"] + events["overlapped_ns"]
+    assert (held_up == events["end_ns"] - events["start_ns"]).all()
+
+
 def test_distributed_torch_is_left_as_it_was(programs: Path) -> None:
     """After profiles of four ranks, functions, operators and P2POp are PyTorch's own."""
     for rank in range(RANKS):

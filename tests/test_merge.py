@@ -114,6 +114,96 @@ def test_bus_bandwidth_is_that_of_nccl_tests(tmp_path: Path, ranks: list[Capture
     assert (row["last_rank"], row["last_share"]) == (1, 1.0)
 
 
+OTHER = 0
+"""Row of another layer."""
+
+
+def sending(capture: Capture, *facts: dict[str, Any], layer: int = LAYER, **said: Any) -> Capture:
+    """With what the structure run saw in a layer."""
+    layers = capture.tables["layers"].copy()
+    if "arguments" not in layers:
+        layers["arguments"] = "{}"
+    layers.loc[layer, "arguments"] = json.dumps({"communications": facts, **said})
+    return Capture(capture.meta, {**capture.tables, "layers": layers})
+
+
+def sent(ranks: Sequence[int] | None, name: str, operation: str = "all_reduce") -> dict[str, Any]:
+    """One operation of a process group, as the structure run writes it down."""
+    fact = {"operation": operation, "bytes": BYTES, "dtype": "float32"}
+    return {**fact, "ranks": ranks, "group": name}
+
+
+def test_kernels_are_of_the_group_that_their_layer_used(tmp_path: Path) -> None:
+    """NCCL's kernels carry no group: they are matched within that of the operation that the
+    structure run saw in their layer, and what a rank's part is of the whole goes by its size.
+    """
+    pairs = {0: [0, 1], 1: [0, 1], 2: [2, 3], 3: [2, 3]}
+    captures = []
+    for rank, pair in pairs.items():
+        kind = "reduce_scatter" if rank > 1 else "all_reduce"
+        capture = rank_capture(rank, 100_000 * rank, 300_000, size=4)
+        if kind == "reduce_scatter":
+            kernels = capture.tables["kernels"].copy()
+            kernels.loc[KERNEL, "name"] = RING.replace("AllReduce", "ReduceScatter")
+            capture = Capture(capture.meta, {**capture.tables, "kernels": kernels})
+        captures.append(sending(capture, sent(pair, str(pair[0]), kind)))
+    table = xsp.merge(saved(tmp_path, captures)).collectives()
+    assert table["group"].tolist() == ["0,1", "2,3"]
+    assert table["type"].tolist() == ["all_reduce", "reduce_scatter"]
+    assert table["bytes"].tolist() == [BYTES, 2 * BYTES]
+    assert table["dtype"].tolist() == ["float32", "float32"]
+    assert table["waiting_ms"].tolist() == pytest.approx([0.1, 0.1])
+
+
+def test_kernels_of_gradients_are_of_the_reducers_group(tmp_path: Path) -> None:
+    """DistributedDataParallel launches its kernels outside of calls of collectives: where all that
+    it sends goes through one group they are of that one, else of all ranks, as it is not known.
+    """
+    captures = [rank_capture(rank, 0, 100_000, size=3) for rank in range(2)]
+    for name, facts in {
+        "one": [sent([0, 1], "3")] * 2,
+        "two": [sent([0, 1], "3"), sent([0, 1], "4")],
+    }.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        reducing = [sending(each, *facts, layer=OTHER) for each in captures]
+        for each in reducing:
+            each.tables["layers"].loc[OTHER, ["name", "kind"]] = [
+                "(gradient synchronization)",
+                "autograd",
+            ]
+        [group] = xsp.merge(saved(folder, reducing)).collectives()["group"]
+        assert group == ("0,1" if name == "one" else "")
+
+
+def test_what_is_done_before_a_wait_is_overlapped(tmp_path: Path, ranks: list[Capture]) -> None:
+    """A call that does not block holds its rank up while it lasts and in the wait for it; what lies
+    between is overlapped, and the bandwidth is that of the whole time.
+    """
+    begun, waited_ns, after_ns = 1000, 400_000, 50_000
+    captures = []
+    for capture in map(without_kernels, ranks):
+        capture = sending(capture, sent(None, "0"), ticket=7)
+        capture = sending(capture, layer=OTHER, awaited=7)
+        spans = capture.tables["spans"].copy()
+        is_layer = spans["level"] == Level.LAYER
+        call, wait = (is_layer & (spans["detail"] == row) for row in (LAYER, OTHER))
+        start = spans.loc[call, "start_ns"].to_numpy()
+        spans.loc[call, "duration_ns"] = begun
+        spans.loc[wait, "start_ns"] = start + waited_ns
+        spans.loc[wait, "duration_ns"] = after_ns
+        captures.append(Capture(capture.meta, {**capture.tables, "spans": spans}))
+    job = xsp.merge(saved(tmp_path, captures))
+    events = job.events.groupby("rank").first()
+    assert set(job.events["overlapped_ns"]) == {waited_ns - begun}
+    assert events["waiting_ns"].tolist() == [begun, 0, begun]
+    assert events["moving_ns"].tolist() == [after_ns, begun + after_ns, after_ns]
+    [row] = job.collectives().to_dict("records")
+    quickest_ns = waited_ns + after_ns - max(LATE_NS)
+    assert row["bus_gb_per_s"] == pytest.approx(BYTES * 4 / 3 / quickest_ns)
+    assert row["overlapped_ms"] == pytest.approx((waited_ns - begun) / 1e6)
+
+
 def test_the_slow_rank_and_its_layer_are_named(tmp_path: Path, ranks: list[Capture]) -> None:
     """Rank 1 holds the others up for 250 µs each on average; what takes it longer than the median
     rank is the layer before the collective, on the host.
@@ -155,6 +245,36 @@ def test_other_machines_are_aligned_by_the_ends_of_collectives(
     assert row["how"] == f"ends of {ROUNDS} collectives"
     waiting = job.events.groupby("rank")["waiting_ns"].mean()
     assert waiting.tolist() == [300_000, 0, 200_000]
+
+
+def test_a_clock_is_aligned_through_another_rank(tmp_path: Path, ranks: list[Capture]) -> None:
+    """A rank of another machine that shares no collective with the first one is aligned with one
+    that does, here by a call in both groups.
+    """
+    shift_ns = 5_000_000_000
+    first, last = sent([0, 1], "1"), sent([1, 2], "2")
+    facts = [[first], [first, last], [last]]
+    captures = [
+        sending(without_kernels(each), *made) for each, made in zip(ranks, facts, strict=True)
+    ]
+    for number in (1, 2):
+        capture = captures[number]
+        place = {**capture.meta["rank"], "boot": f"boot-{number}"}
+        spans = capture.tables["spans"]
+        spans = spans.assign(start_ns=spans["start_ns"] + number * shift_ns)
+        meta = {**capture.meta, "rank": place}
+        captures[number] = Capture(meta, {**capture.tables, "spans": spans})
+    job = xsp.merge(saved(tmp_path, captures))
+    assert job.clocks["offset_ns"].tolist() == [0, -shift_ns, -2 * shift_ns]
+    assert job.clocks["how"].tolist()[-1] == f"ends of {ROUNDS} collectives with rank 1"
+    waiting = job.events.groupby(["group", "rank"])["waiting_ns"].mean().to_dict()
+    assert waiting == {
+        ("0,1", 0): 300_000,
+        ("0,1", 1): 0,
+        ("1,2", 1): 0,
+        ("1,2", 2): 200_000,
+    }
+    assert job.ranks()["waiting_ms"].tolist() == pytest.approx([0.3, 0, 0.2])
 
 
 def test_missing_ranks_are_said(tmp_path: Path, ranks: list[Capture]) -> None:

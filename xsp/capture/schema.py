@@ -137,7 +137,7 @@ def _call_arguments(value: Any) -> str:
 
 _SENT = record(
     {"operation": text, "bytes": whole(0), "dtype": text},
-    {"ranks": optional(items(whole(0))), "peer": whole(0)},
+    {"ranks": optional(items(whole(0))), "group": text, "peer": whole(0)},
 )
 _LAYER_ARGUMENTS = record(
     {}, {"communications": items(_SENT), "ticket": whole(-1), "awaited": whole(-1)}

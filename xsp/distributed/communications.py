@@ -4,36 +4,89 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from math import nan
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xsp.analysis.spans.rungs import runs_of
+from xsp.analysis.work.collectives import (
+    ALL_GATHER,
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    BARRIER,
+    RECEIVE,
+    REDUCE_SCATTER,
+    SEND,
+)
+from xsp.distributed.process_groups import named
 from xsp.types import Level, Tables
 
-ALL = ""
-"""The group of all ranks; others are their ranks, with commas between."""
+_COLLECTIVES = (ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL, BARRIER)
 
-_COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
-_NOTHING = {"bytes": nan, "dtype": "", "group": ALL, "ticket": -1, "awaited": -1}
-_COLUMNS = {"bytes": "float64", "dtype": "object", "group": "object", "ticket": "int64"}
+ANY = -1
+"""In the place of a peer's rank."""
+
+_OPERATIONS = {
+    "detail": "int64",
+    "type": "object",
+    "group": "object",
+    "bytes": "float64",
+    "dtype": "object",
+}
 
 
-def communications(layers: pd.DataFrame) -> pd.DataFrame:
-    """By layer what its collectives moved together: bytes (NaN where not known), dtype, group; of
-    one that does not block `ticket`, and of a wait the ticket that it was for (-1: none).
+def operations(layers: pd.DataFrame) -> pd.DataFrame:
+    """Collectives by the layer (`detail`) that made them, in order: detail, type, group (see
+    `process_groups`), bytes (NaN of a barrier), dtype.
     """
-    known = [_told(arguments) for arguments in _arguments(layers)]
-    table = pd.DataFrame(known, columns=list(_NOTHING), index=layers.index)
-    return table.astype({**_COLUMNS, "awaited": "int64"})
+    made = [
+        (row, fact)
+        for row, arguments in enumerate(_arguments(layers))
+        for fact in _facts(arguments)
+        if fact["operation"] in _COLLECTIVES
+    ]
+    groups = named([fact for _, fact in made])
+    rows = [
+        {
+            "detail": row,
+            "type": fact["operation"],
+            "group": group,
+            "bytes": np.nan if fact["operation"] == BARRIER else fact["bytes"],
+            "dtype": "" if fact["operation"] == BARRIER else fact["dtype"],
+        }
+        for (row, fact), group in zip(made, groups, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=list(_OPERATIONS)).astype(_OPERATIONS)
+
+
+def by_group(made: pd.DataFrame) -> pd.DataFrame:
+    """A row for each layer and group of `operations`, in order: detail, group, bytes together (NaN
+    where one is not known), dtype.
+    """
+    together = made.groupby(["detail", "group"], sort=False)
+    found = together.agg(
+        bytes=("bytes", lambda sizes: sizes.sum(skipna=False)),
+        dtype=("dtype", lambda names: ", ".join(dict.fromkeys(names))),
+    )
+    types = {"detail": "int64", "group": "object", "bytes": "float64", "dtype": "object"}
+    return found.reset_index()[list(types)].astype(types)
+
+
+def waits(layers: pd.DataFrame) -> pd.DataFrame:
+    """By layer, of one that does not block `ticket`, and of a wait `awaited`, the ticket that it
+    was for (-1: none).
+    """
+    numbers = ("ticket", "awaited")
+    known = [[each.get(name, -1) for name in numbers] for each in _arguments(layers)]
+    return pd.DataFrame(known, columns=list(numbers), index=layers.index, dtype=np.int64)
 
 
 def transfers(tables: Tables) -> pd.DataFrame:
     """Sends and receives of one rank's rounds, in order: round, operation (`send`, `receive`),
-    peer, number (of this operation with this peer in the round), bytes, dtype, start_ns of the call
-    that posted it (NaN where that call has no row of its own, as before the first call of a model).
+    peer (`ANY` of a receive from whoever sends), number (of this operation with this peer in the
+    round), bytes, dtype, start_ns of the call that posted it (NaN where that call has no row of its
+    own, as before the first call of a model).
     """
     asked = _asked(tables["layers"])
     runs, spans = runs_of(tables["runs"], Level.LAYER)["run"], tables["spans"]
@@ -69,7 +122,8 @@ def _asked(layers: pd.DataFrame) -> pd.DataFrame:
     ]
     columns = ["detail", "kind", "place", "operation", "peer", "bytes", "dtype"]
     table = pd.DataFrame(rows, columns=columns).astype({"detail": "int64"})
-    return table[table["peer"].notna()]
+    moved = table[table["operation"].isin((SEND, RECEIVE))]
+    return moved.assign(peer=moved["peer"].fillna(ANY))
 
 
 def _arguments(layers: pd.DataFrame) -> list[Mapping[str, Any]]:
@@ -83,22 +137,3 @@ def _arguments(layers: pd.DataFrame) -> list[Mapping[str, Any]]:
 def _facts(arguments: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     facts: Sequence[Mapping[str, Any]] = arguments.get("communications", ())
     return facts
-
-
-def _told(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = {name: arguments.get(name, -1) for name in ("ticket", "awaited")}
-    facts = [each for each in _facts(arguments) if each["operation"] in _COLLECTIVES]
-    if not facts:
-        return {**_NOTHING, **numbers}
-    dtypes = dict.fromkeys(each["dtype"] for each in facts)
-    groups = {_group(each["ranks"]) for each in facts}
-    return {
-        **numbers,
-        "bytes": float(sum(each["bytes"] for each in facts)),
-        "dtype": ", ".join(dtypes),
-        "group": groups.pop() if len(groups) == 1 else ALL,
-    }
-
-
-def _group(ranks: Sequence[int] | None) -> str:
-    return ALL if ranks is None else ",".join(map(str, ranks))

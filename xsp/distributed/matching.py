@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from xsp.distributed.communications import ALL
 from xsp.distributed.parts import RankPart
+from xsp.distributed.process_groups import ranks_of
+from xsp.distributed.synchronising import TIMES
 from xsp.errors import CaptureError
 
 KEY = ["round", "group", "number"]
@@ -18,12 +19,14 @@ def matched(parts: Sequence[RankPart], clock: pd.DataFrame) -> pd.DataFrame:
     """A row for each collective of each round on each rank.
 
     The k-th collective of a group in a round is the same on each of its ranks: they are called in
-    one order, or the program hangs. From when a rank comes to when the last one does it waits; from
-    then to its own end data moves. Where a rank leaves before the last one comes, as it may from a
-    call that does not block, all of its time is waiting.
+    one order, or the program hangs. While a rank is held up, in the call and in the wait for it, it
+    waits until the last rank has come; from then on data moves. What it does between a call that
+    does not block and the wait is overlapped. Where a rank leaves before the last one comes, as it
+    may from a call that nobody waits for, all of its time is waiting.
 
-    Columns: round, group, number, name, type, bytes, dtype, rank, start_ns and end_ns (on the first
-    rank's clock), waiting_ns, moving_ns, last (whether this rank came last).
+    Columns: round, group, number, name, type, bytes, dtype, start_ns, call_ns, wait_ns and end_ns
+    (see `synchronising.collectives`, on the first rank's clock), rank, waiting_ns, moving_ns,
+    overlapped_ns, last (whether this rank came last).
 
     Raises CaptureError: ranks made different collectives, with the first that differs.
     """
@@ -31,35 +34,38 @@ def matched(parts: Sequence[RankPart], clock: pd.DataFrame) -> pd.DataFrame:
     offset = dict(zip(clock["rank"], clock["offset_ns"], strict=True))
     table = pd.concat([_on_one_clock(part, offset[part.rank]) for part in parts], ignore_index=True)
     latest = table.groupby(KEY)["start_ns"].transform("max")
-    spent = table["end_ns"] - table["start_ns"]
-    waiting = (latest - table["start_ns"]).clip(lower=0).clip(upper=spent)
+    overlapped = table["wait_ns"] - table["call_ns"]
+    in_call = _before(latest, table["start_ns"], table["call_ns"])
+    waiting = in_call + _before(latest, table["wait_ns"], table["end_ns"])
     first_of_latest = table[table["start_ns"] == latest].drop_duplicates(KEY).index
     return table.assign(
         waiting_ns=waiting,
-        moving_ns=spent - waiting,
+        moving_ns=table["end_ns"] - table["start_ns"] - overlapped - waiting,
+        overlapped_ns=overlapped,
         last=table.index.isin(first_of_latest),
     )
+
+
+def _before(instant: pd.Series, begin: pd.Series, end: pd.Series) -> pd.Series:
+    """How much of the time from begin to end lies before an instant."""
+    earlier = end.where(end < instant, instant)
+    return (earlier - begin).clip(lower=0)
 
 
 def _on_one_clock(part: RankPart, offset_ns: float) -> pd.DataFrame:
     table = part.collectives.assign(rank=part.rank)
     if offset_ns == 0:
         return table
-    return table.assign(start_ns=table["start_ns"] + offset_ns, end_ns=table["end_ns"] + offset_ns)
+    return table.assign(**{name: table[name] + offset_ns for name in TIMES})
 
 
 def _check_same(parts: Sequence[RankPart]) -> None:
+    every = [part.rank for part in parts]
     groups = {group for part in parts for group in part.collectives["group"].unique()}
     for group in sorted(groups):
-        members = [part for part in parts if part.rank in ranks_of(group, parts)]
+        ranks = ranks_of(group, every)
+        members = [part for part in parts if part.rank in ranks]
         _check_same_in(group, members)
-
-
-def ranks_of(group: str, parts: Sequence[RankPart]) -> list[int]:
-    """The ranks of a group, of which there may be no capture."""
-    return (
-        [part.rank for part in parts] if group == ALL else [int(each) for each in group.split(",")]
-    )
 
 
 def _check_same_in(group: str, parts: Sequence[RankPart]) -> None:
@@ -71,9 +77,9 @@ def _check_same_in(group: str, parts: Sequence[RankPart]) -> None:
         difference = _first_difference(own, made[0], part.rank, parts[0].rank)
         raise CaptureError(
             f"rank {part.rank} and rank {parts[0].rank} made different collectives"
-            f"{f' of the group {group}' if group else ''}: {difference}. Where NCCL's kernels were "
-            "recorded only collectives of all ranks are matched: if some ranks form a group of "
-            "their own, give the captures of that group's ranks"
+            f"{f' of the group {group}' if group else ''}: {difference}. Of NCCL's kernels the "
+            "group is not always known, and such count as collectives of all ranks: if some ranks "
+            "form a group of their own, give the captures of that group's ranks"
         )
 
 

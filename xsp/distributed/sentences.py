@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from xsp.distributed.communications import ALL
 from xsp.distributed.parts import RankPart
+from xsp.distributed.process_groups import ALL
 from xsp.words.numbers import quantity
 
 _PLACES = 5
@@ -32,7 +32,7 @@ def sentences(
         _job(parts),
         *_missing(missing),
         *_waiting(parts, ranks),
-        *(_places(ranks, slow) if len(parts[0].collectives) else []),
+        *(_places(ranks, slow) if _has_collectives(parts) else []),
         *_doubts(clocks, ranks),
     ]
 
@@ -55,17 +55,32 @@ def left_out(rounds: Sequence[int]) -> list[str]:
     ]
 
 
+def _has_collectives(parts: Sequence[RankPart]) -> bool:
+    return any(len(part.collectives) for part in parts)
+
+
 def _job(parts: Sequence[RankPart]) -> str:
     first = parts[0]
-    steps = first.collectives["round"].nunique()
-    each = len(first.collectives) / steps if steps else 0
-    whose = "of all ranks " if (first.collectives["group"] == ALL).all() else ""
     hosts = len({part.host for part in parts})
     return (
         f"{first.name}: {len(parts)} of {first.size} ranks on {quantity(hosts, 'host')}, "
-        f"{quantity(int(each) if each == int(each) else each, 'collective')} {whose}a step, "
-        f"{quantity(len(first.latency_ns), 'round')}"
+        f"{_collectives(parts)} a step, {quantity(len(first.latency_ns), 'round')}"
     )
+
+
+def _collectives(parts: Sequence[RankPart]) -> str:
+    """How many a rank makes in a step, and in how many groups all of them together."""
+    each = sorted({_in_a_step(part) for part in parts})
+    groups = {group for part in parts for group in part.collectives["group"].unique()}
+    whose = " of all ranks" if groups <= {ALL} else f" in {quantity(len(groups), 'group')}"
+    made = quantity(each[-1], "collective")
+    return f"{made}{whose}" if len(each) == 1 else f"{each[0]:.3g} to {made}{whose}"
+
+
+def _in_a_step(part: RankPart) -> float:
+    steps = max(len(part.rounds), 1)
+    each = len(part.collectives) / steps
+    return int(each) if each == int(each) else each
 
 
 def _missing(gone: Sequence[int]) -> list[str]:
@@ -80,7 +95,7 @@ def _missing(gone: Sequence[int]) -> list[str]:
 
 
 def _waiting(parts: Sequence[RankPart], ranks: pd.DataFrame) -> list[str]:
-    if not len(parts[0].collectives):
+    if not _has_collectives(parts):
         return ["no collective of all ranks was recorded, so nothing is said of waiting"]
     last = ranks.iloc[int(ranks["held_up_ms"].argmax())]
     others = ranks[ranks["rank"] != last["rank"]]

@@ -11,6 +11,7 @@ from xsp.analysis.spans.statistics import plain_mean, trimmed_known
 from xsp.analysis.work.collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER
 from xsp.distributed.matching import KEY
 from xsp.distributed.parts import RankPart
+from xsp.distributed.process_groups import sizes_of
 
 MS = 1e6
 
@@ -27,11 +28,16 @@ def bus_factor(kind: str, ranks: int) -> float:
 
 def by_collective(matched: pd.DataFrame, ranks: int) -> pd.DataFrame:
     """A row for each collective of a step: group (its ranks, empty for all), number, name, type,
-    bytes, dtype, waiting_ms (all ranks
-    together), waiting_ci_ms (half the 95 % interval over rounds), moving_ms (the rank that takes
-    least: data has moved when the last has come) and moving_ci_ms, bus_gb_per_s, last_rank (which
-    comes last most often), last_share (in what part of the rounds).
+    bytes, dtype, waiting_ms (all ranks together), waiting_ci_ms (half the 95 % interval over
+    rounds), moving_ms (the rank that takes least: data has moved when the last has come) and
+    moving_ci_ms, overlapped_ms (the rank that has least: what it did between a call that does not
+    block and the wait), bus_gb_per_s, last_rank (which comes last most often), last_share (in what
+    part of the rounds).
+
+    Where time is overlapped it is not seen when data had moved: it counts as moving then for the
+    bandwidth, which is so much at least.
     """
+    matched = matched.assign(moved_ns=_moved(matched))
     one = ["group", "number"]
     rounds = matched.groupby([*one, "round"])
     waiting = (rounds["waiting_ns"].sum() / MS).unstack()
@@ -40,9 +46,14 @@ def by_collective(matched: pd.DataFrame, ranks: int) -> pd.DataFrame:
     table = first[["name", "type", "bytes", "dtype"]].copy()
     table["waiting_ms"], table["waiting_ci_ms"] = trimmed_known(waiting.to_numpy(np.float64).T)
     table["moving_ms"], table["moving_ci_ms"] = trimmed_known(moving.to_numpy(np.float64).T)
-    sizes = [group.count(",") + 1 if group else ranks for group, _ in table.index]
-    factor = [bus_factor(kind, size) for kind, size in zip(table["type"], sizes, strict=True)]
-    seconds = table["moving_ms"].where(table["moving_ms"] > 0) / 1e3
+    overlapped = (rounds["overlapped_ns"].min() / MS).unstack()
+    table["overlapped_ms"], _ = trimmed_known(overlapped.to_numpy(np.float64).T)
+    sizes = sizes_of(table.index.get_level_values("group").to_series(), ranks)
+    factor = [
+        bus_factor(kind, size) for kind, size in zip(table["type"], sizes.tolist(), strict=True)
+    ]
+    moved, _ = trimmed_known((rounds["moved_ns"].min() / MS).unstack().to_numpy(np.float64).T)
+    seconds = pd.Series(moved, table.index).where(moved > 0) / 1e3
     table["bus_gb_per_s"] = table["bytes"] * factor / seconds / 1e9
     last = matched[matched["last"]].groupby(one)["rank"]
     table["last_rank"] = last.agg(lambda each: each.value_counts().index[0])
@@ -50,14 +61,22 @@ def by_collective(matched: pd.DataFrame, ranks: int) -> pd.DataFrame:
     return table.reset_index()
 
 
+def _moved(matched: pd.DataFrame) -> pd.Series:
+    """From when all have come to a rank's own end, whatever it did meanwhile."""
+    latest = matched.groupby(KEY)["start_ns"].transform("max")
+    return (matched["end_ns"] - latest).clip(lower=0)
+
+
 def by_rank(parts: Sequence[RankPart], matched: pd.DataFrame) -> pd.DataFrame:
     """A row for each rank: rank, host, latency_ms and latency_ci_ms (unprofiled), waiting_ms and
     waiting_ci_ms (in all collectives of a step), moving_ms, last_share (of the collectives, where
     it comes last), held_up_ms (how long the others waited on average in those where it came last,
-    a step).
+    a step). A call in several groups waits for all of them at once, and counts once.
     """
     held_up = _held_up(matched)
-    steps = matched.groupby(["rank", "round"])[["waiting_ns", "moving_ns"]].sum() / MS
+    calls = matched.sort_values("waiting_ns", ascending=False)
+    calls = calls.drop_duplicates(["rank", "round", "start_ns", "end_ns", "name"])
+    steps = calls.groupby(["rank", "round"])[["waiting_ns", "moving_ns"]].sum() / MS
     rows = []
     for part in parts:
         latency, latency_half = plain_mean(part.latency_ns.to_numpy(np.float64) / MS)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xsp.analysis.spans.statistics import trimmed_known
+from xsp.distributed.communications import ANY
 from xsp.distributed.parts import RankPart
 from xsp.errors import CaptureError
 
@@ -17,7 +18,8 @@ PAIR = ["sender", "receiver", "number"]
 
 def matched_transfers(parts: Sequence[RankPart], clock: pd.DataFrame) -> pd.DataFrame:
     """A row for each send of each round between ranks of which there are captures, with the receive
-    that took it: the k-th from one rank to another is taken by the k-th receive there.
+    that took it: the k-th from one rank to another is taken by the k-th receive there. Those to a
+    rank that also receives from anyone are left out: what it took from whom is not known.
 
     Columns: round, sender, receiver, number, bytes, dtype, send_start_ns and receive_start_ns: when
     the calls that posted them began, on the first rank's clock.
@@ -27,7 +29,9 @@ def matched_transfers(parts: Sequence[RankPart], clock: pd.DataFrame) -> pd.Data
     offset = dict(zip(clock["rank"], clock["offset_ns"], strict=True))
     every = [_of_rank(part, offset[part.rank]) for part in parts]
     table = pd.concat(every, ignore_index=True)
+    open_to_all = set(table.loc[table["peer"] == ANY, "receiver"])
     ranks = [part.rank for part in parts]
+    table = table[~table["receiver"].isin(open_to_all)]
     table = table[table["sender"].isin(ranks) & table["receiver"].isin(ranks)]
     sent, received = (table[table["operation"] == kind] for kind in ("send", "receive"))
     key = ["round", *PAIR]

@@ -7,7 +7,8 @@ import pandas as pd
 
 from xsp.analysis.spans.ancestors import nearest
 from xsp.analysis.spans.rungs import runs_of
-from xsp.distributed.synchronising import is_communication, types_of_kernels
+from xsp.distributed.collective_calls import is_communication
+from xsp.distributed.nccl_kernels import types_of_kernels
 from xsp.types import Level, Tables
 
 OWN_TIME = "(own time)"

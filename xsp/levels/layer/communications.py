@@ -21,6 +21,7 @@ from xsp.analysis.work.collectives import (
     ALL_GATHER,
     ALL_REDUCE,
     ALL_TO_ALL,
+    BARRIER,
     FUNCTIONAL,
     RECEIVE,
     REDUCE_SCATTER,
@@ -36,8 +37,9 @@ from xsp.machine.torch_internals import (
 
 Fact = dict[str, Any]
 """`operation`, `bytes` (the size as nccl-tests has it: of the whole tensor, gathered or not yet
-scattered), `dtype`, `ranks` (those of the group; null where it is all), and of a send or receive
-`peer` (its rank in the job).
+scattered), `dtype`, `ranks` (those of the group; null where it is all), `group` (torch's name of
+the group, the same on all of its ranks), and of a send or receive `peer` (its rank in
+the job; one that receives from whoever sends has none).
 """
 
 _OPERATORS: dict[str, tuple[str, int]] = {
@@ -51,8 +53,10 @@ _OPERATORS: dict[str, tuple[str, int]] = {
     "reduce_scatter_tensor_coalesced_": (REDUCE_SCATTER, 1),
     "alltoall_": (ALL_TO_ALL, 1),
     "alltoall_base_": (ALL_TO_ALL, 1),
+    "barrier": (BARRIER, 0),
     "send": (SEND, 0),
     "recv_": (RECEIVE, 0),
+    "recv_any_source_": (RECEIVE, 0),
 }
 """By operator what it does, and which argument has the tensors of the whole size."""
 
@@ -104,6 +108,7 @@ def _known(does: str, tensors: Any, group: Any, of_each: int = 1) -> Fact:
         "bytes": _bytes(tensors) * of_each,
         "dtype": _dtype(tensors),
         "ranks": _ranks(group),
+        "group": "" if group is None else str(group.group_name),
     }
 
 

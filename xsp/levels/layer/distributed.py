@@ -26,7 +26,7 @@ from xsp.machine.torch_internals import (
 )
 
 Told = Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any], Any], None]
-"""Called with a functional collective, what it was given, and what it gave."""
+"""Called with a collective or a wait (`WAIT`, `wait`), what it was given, and what it gave."""
 
 COLLECTIVES = (
     "all_gather",
@@ -65,8 +65,9 @@ def collectives_as_layers(
     mode: FunctionalMode, codes: Codes, told: Told | None = None
 ) -> Callable[[], None]:
     """Calls of collectives are layers until what is returned is called: those of
-    `torch.distributed`, the functional ones that DTensor makes, and the sends and receives of a
-    pipeline. `told` is told what a functional one was given and gave, while its layer is open.
+    `torch.distributed`, the functional ones that DTensor makes, the sends and receives of a
+    pipeline, and the waits for what does not block. `told` is told what each was given and gave,
+    while its layer is open.
     """
     undo = ExitStack()
     if not is_distributed():
@@ -78,6 +79,8 @@ def collectives_as_layers(
                 place = Place(importlib.import_module(owner), name)
                 if place.exists:
                     undo.callback(place.replace(layers.around(place.value)))
+        work = Place(torch.distributed.Work, "wait")
+        undo.callback(work.replace(layers.around(wait, vars(work.owner)["wait"])))
         for name in ("__new__", "__init__"):
             undo.callback(_with_real_operations(Place(torch.distributed.P2POp, name)))
         return undo.pop_all().close
@@ -96,40 +99,49 @@ class _Layers:
     def __init__(self, mode: FunctionalMode, codes: Codes, told: Told | None) -> None:
         self._mode, self._codes, self._told = mode, codes, told
 
-    def around(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        """What to call instead of it."""
-        call = self._telling(real)
+    def around(
+        self, real: Callable[..., Any], called: Callable[..., Any] | None = None
+    ) -> Callable[..., Any]:
+        """What to call instead of it. `called` is what to call where that is not `real` itself."""
+        untold = called or real
+        told = self._telling(real, untold)
 
         def layer(*args: Any, **kwargs: Any) -> Any:
-            return self._called(real, call, args, kwargs)
+            # Also inside a leaf module, where the mode is off: FSDP gathers a layer's parameters
+            # there. What a collective itself calls is no layer.
+            code = None if self._mode.switch.muted() else self._codes.of_function(real)
+            if code is None:
+                return untold(*args, **kwargs)
+            return self._stamped(code, real, told, args, kwargs)
 
         return _Operation(real, layer) if real.__name__ in _COMPARED else layer
 
-    def _called(
-        self, real: Callable[..., Any], call: Callable[..., Any], args: Any, kwargs: Any
+    def _stamped(
+        self, code: int, real: Callable[..., Any], call: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         mode = self._mode
-        # Also inside a leaf module, where the mode is off: FSDP gathers a layer's parameters there.
-        code = None if mode.switch.muted() else self._codes.of_function(real)
-        if code is None:
-            return real(*args, **kwargs)
         mode.switch.mute()
         try:
             return mode.stamped(code, real, args, kwargs, call)
         finally:
             mode.switch.unmute()
 
-    def _telling(self, real: Callable[..., Any]) -> Callable[..., Any]:
+    def _telling(self, real: Callable[..., Any], called: Callable[..., Any]) -> Callable[..., Any]:
         told = self._told
-        if told is None or real.__module__ != FUNCTIONAL_COLLECTIVES:
-            return real
+        if told is None:
+            return called
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            result = real(*args, **kwargs)
+            result = called(*args, **kwargs)
             told(real, args, kwargs, result)
             return result
 
         return call
+
+
+def wait(work: Any, *args: Any, **kwargs: Any) -> Any:
+    """Stands for `Work.wait`, which has no hash, where functions have codes."""
+    return work.wait(*args, **kwargs)
 
 
 _COMPARED = ("isend", "irecv")

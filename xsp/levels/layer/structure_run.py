@@ -74,7 +74,7 @@ class StructureRecorder:
             self._exit.callback(self._backward.stop)
             self._exit.callback(run_inside(self._engine))
             self._exit.callback(functions_as_layers(self._mode, codes))
-            self._exit.callback(collectives_as_layers(self._mode, codes, self._sent.functional))
+            self._exit.callback(collectives_as_layers(self._mode, codes, self._sent.called))
             if is_distributed():
                 self._exit.callback(communications.watch(self._sent.operation))
             # Twice: where an exception cuts the first short, as a lack of memory can, the second

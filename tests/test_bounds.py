@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from small_models import Convolutional, Recurrent, Transformer, ready
+from timed_calls import timed
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,7 +30,7 @@ from xsp.bounds.package import write_package
 from xsp.bounds.roofs import Flags, Peaks
 from xsp.bounds.running import measure_missing, this_machine
 from xsp.bounds.timers import HostTimer, KernelTimer
-from xsp.bounds.timing import Prepared, raced, timed
+from xsp.bounds.timing import Prepared, raced
 from xsp.bounds.torch_calls import torch_call
 from xsp.bounds.variants import in_eight_bits
 from xsp.bounds.wanted import ALL, Wanted, missing, wanted_of

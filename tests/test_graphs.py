@@ -46,6 +46,22 @@ def of(*names: str) -> Graph:
     return Graph("made", layers, chain(layers), "test")
 
 
+def alike(one: Graph, other: Graph) -> bool:
+    """Whether both have the same layers with the same edges, up to names and the order of layers
+    that do not depend on each other.
+    """
+    return sorted(signatures(one)) == sorted(signatures(other))
+
+
+def signatures(graph: Graph) -> list[str]:
+    """Each layer with everything above it, as text that does not depend on names."""
+    found: list[str] = []
+    for place, layer in enumerate(graph.layers):
+        above = sorted(found[before] for before, after in graph.edges if after == place)
+        found.append(f"{layer.key}({', '.join(above)})")
+    return found
+
+
 @pytest.mark.parametrize("kind", [Transformer, Recurrent])
 def test_onnx_and_pytorch_give_the_same_graph(kind: type[nn.Module], tmp_path: Path) -> None:
     """The same model by ONNX and by torch.export has the same layers and edges up to names."""
@@ -53,7 +69,7 @@ def test_onnx_and_pytorch_give_the_same_graph(kind: type[nn.Module], tmp_path: P
     read = graph_of(model, inputs)
     again = graph_of_onnx(exported(model, inputs, tmp_path / "model.onnx"))
     assert read.source == EXPORT
-    assert read.same_as(again), set(read.keys) ^ set(again.keys)
+    assert alike(read, again), set(read.keys) ^ set(again.keys)
 
 
 def test_a_folded_export_is_the_folded_graph(tmp_path: Path) -> None:
@@ -61,9 +77,9 @@ def test_a_folded_export_is_the_folded_graph(tmp_path: Path) -> None:
     model, inputs = ready(Convolutional)
     read = graph_of(model, inputs)
     again = graph_of_onnx(exported(model, inputs, tmp_path / "model.onnx"))
-    assert not read.same_as(again)
+    assert not alike(read, again)
     assert len(read) == len(again) + 1
-    assert folded(read).same_as(again), set(folded(read).keys) ^ set(again.keys)
+    assert alike(folded(read), again), set(folded(read).keys) ^ set(again.keys)
 
 
 def test_the_newer_exporter_gives_the_same_graph(tmp_path: Path) -> None:
@@ -71,7 +87,7 @@ def test_the_newer_exporter_gives_the_same_graph(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     model, inputs = ready(Convolutional)
     path = exported(model, inputs, tmp_path / "model.onnx", dynamo=True, verbose=False)
-    assert folded(graph_of(model, inputs)).same_as(folded(graph_of_onnx(path)))
+    assert alike(folded(graph_of(model, inputs)), folded(graph_of_onnx(path)))
 
 
 def test_layers_have_shapes_parameters_and_users() -> None:
@@ -212,7 +228,7 @@ def test_json_gives_the_graph_back() -> None:
     model, inputs = ready(Transformer)
     read = graph_of(model, inputs)
     again = Graph.from_json(read.to_json())
-    assert again.same_as(read)
+    assert alike(again, read)
     assert again.layers[0].name == read.layers[0].name
     assert Layer.from_key(read.layers[1].key).key == read.layers[1].key
     for text in ("", "{}", '{"format": "other", "version": 1}'):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -23,7 +24,7 @@ from xsp.measuring.afterwards import compiled as afterwards
 from xsp.provenance.graphs import Launch, explained
 from xsp.provenance.origins import Origin
 from xsp.provenance.recording import Recorder
-from xsp.provenance.tables import of_live_graphs, shares
+from xsp.provenance.tables import Described, described, shares
 from xsp.provenance.wrapper_text import launches
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
@@ -92,8 +93,21 @@ class Compiled:
     done: tuple[Any, Any]
 
 
+def _live_graphs() -> list[compiler_internals.LiveGraph]:
+    """Every compiled graph that is alive, as the garbage collector finds them."""
+    kind = torch._inductor.output_code.CompiledFxGraph
+    # `isinstance` would ask objects of other libraries, some of which answer with work.
+    return [compiler_internals.live_graph(each) for each in gc.get_objects() if type(each) is kind]
+
+
+def _of_live_graphs(recorder: Recorder | None = None) -> tuple[Described, list[str]]:
+    """Their rows, and sentences on what is missing."""
+    found = explained(_live_graphs(), recorder or Recorder())
+    return described([(graph, "") for graph in found.graphs]), found.remarks
+
+
 def _tables(recorder: Recorder | None = None, remarks: int = 0) -> Tables:
-    found, said = of_live_graphs(recorder)
+    found, said = _of_live_graphs(recorder)
     assert len(said) == remarks
     return pd.DataFrame(found.launches), pd.DataFrame(found.origins)
 
@@ -130,7 +144,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 
 def _done() -> Any:
     counters = torch._dynamo.utils.counters
-    handles = {id(each.handle) for each in compiler_internals.live_graphs()}
+    handles = {id(each.handle) for each in _live_graphs()}
     said = len(compiler_internals.compilation_metrics())
     return handles, dict(counters["frames"]), dict(counters["inductor"]), said
 
@@ -300,7 +314,7 @@ def test_without_time_nothing_is_generated_and_that_is_said() -> None:
     """Where a profile's time is over, what a record would have told is missing, with a sentence."""
     with torch.no_grad():
         torch.compile(lambda x: x.tanh() + 1)(torch.randn(4, 8))
-    found = explained(compiler_internals.live_graphs(), Recorder(), lambda: False)
+    found = explained(_live_graphs(), Recorder(), lambda: False)
     assert found.remarks == ["there was no time to generate code again"]
     assert {each.confidence for graph in found.graphs for each in graph.launches} == {"inferred"}
 
@@ -316,7 +330,7 @@ def test_a_release_without_these_names_gives_a_sentence(monkeypatch: pytest.Monk
     recorder = Recorder()
     with recorder.on_when_compiling(), torch.no_grad():
         torch.compile(lambda x: x.tanh() + 1)(torch.randn(4, 8))
-    found, remarks = of_live_graphs(recorder)
+    found, remarks = _of_live_graphs(recorder)
     assert any("codegen_comment" in each for each in remarks)
     assert {row["confidence"] for row in found.launches} == {"inferred"}
 

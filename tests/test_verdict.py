@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from xsp.comparing.verdict import inflation, paired_verdict, runs_needed, verdict, verdicts
+from xsp.comparing.verdict import ALPHA, inflation, paired_verdict, runs_needed, verdict, verdicts
 
 TRIALS = 2000
 Array = npt.NDArray[np.float64]
@@ -152,7 +152,7 @@ def test_as_many_runs_as_needed_decide() -> None:
     which neighbours do not resemble each other, and is the least.
     """
     for nodes in (1, 100):
-        runs = runs_needed(nodes=nodes)
+        runs = runs_needed(ALPHA / nodes)
         samples = 1 + 0.01 * (np.arange(runs) % 2) + 1e-4 * np.random.default_rng(0).random(runs)
         assert verdict(samples, 2 * samples, nodes=nodes).name == "regression"
         assert verdict(samples[1:], 2 * samples[1:], nodes=nodes).name == "undecided"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from small_models import Convolutional, Transformer, ready
+from timed_calls import timed
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,7 +20,6 @@ from xsp.bounds.algorithms import candidates, has_eight_bits, precisions, tools
 from xsp.bounds.lower_bound import lower_bound
 from xsp.bounds.running import measure_missing
 from xsp.bounds.timers import GraphTimer, KernelTimer, timer_for
-from xsp.bounds.timing import timed
 from xsp.bounds.torch_calls import operands
 from xsp.bounds.variants import in_eight_bits
 from xsp.bounds.wanted import Wanted, wanted_of

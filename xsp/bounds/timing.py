@@ -128,16 +128,6 @@ def raced(
     return [_result(racer) for racer in racers]
 
 
-def timed(
-    timer: Timer, call: Call, caches: str, budget_s: float = BUDGET_S, target: float = TARGET
-) -> Timed:
-    """The time of one call; see `raced`. What it raises is raised."""
-    (found,) = raced(timer, [Prepared(call)], caches, budget_s, target)
-    if isinstance(found, Exception):
-        raise found
-    return found
-
-
 def _called(prepared: Prepared, times: int) -> Exception | None:
     # The first calls of an algorithm can run trials, build plans and allocate workspaces.
     try:

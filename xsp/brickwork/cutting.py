@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -145,11 +145,6 @@ def brick_of(model: Model, begin: int, end: int) -> Brick:
         source=" ".join(name_of(node) for node in nodes),
     )
     return Brick(layer, begin, end, tuple(inputs), tuple(weights), tuple(outputs))
-
-
-def renamed(brick: Brick, name: str) -> Brick:
-    """The same brick, its layer under another name."""
-    return replace(brick, layer=brick.layer.renamed(name))
 
 
 def _read_from_outside(

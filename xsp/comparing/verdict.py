@@ -183,10 +183,10 @@ def name_verdicts(
     return Verdicts(names, ratio, low, high, p_value)
 
 
-def runs_needed(alpha: float = ALPHA, nodes: int = 1) -> int:
+def runs_needed(alpha: float = ALPHA) -> int:
     """Runs on each side from which on two samples that do not overlap at all are significant."""
     runs = 2
-    while 2 / comb(2 * runs, runs) >= alpha / max(nodes, 1):
+    while 2 / comb(2 * runs, runs) >= alpha:
         runs += 1
     return runs
 

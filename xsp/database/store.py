@@ -58,7 +58,7 @@ class Store:
         self._engine = _engine(self.place, patience_s)
         try:
             with self.writing() as connection:
-                self.upgraded_from = schema.migrate(connection)
+                schema.migrate(connection)
         except DatabaseError as error:
             self._engine.dispose()
             said = str(error) if self.place in str(error) else f"{self.place}: {error}"

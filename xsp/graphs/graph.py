@@ -78,12 +78,6 @@ class Graph:
             depth[after] = 1 + max(depth[before] for before in befores)
         return depth
 
-    def same_as(self, other: Graph) -> bool:
-        """Whether both have the same layers with the same edges, up to names and the order of
-        layers that do not depend on each other.
-        """
-        return sorted(self._signatures()) == sorted(other._signatures())
-
     def table(self) -> pd.DataFrame:
         """One row per layer: name, operator, dtype, inputs, weights, outputs, parameters, layout,
         source, feeds (names of the layers that use it).
@@ -152,18 +146,6 @@ class Graph:
         for before, after in sorted(self.edges, key=lambda edge: edge[1]):
             feeding.setdefault(after, []).append(before)
         return feeding
-
-    def _signatures(self) -> list[str]:
-        """Each layer with everything above it, as text that does not depend on names."""
-        import hashlib
-
-        feeding = self._feeding()
-        found: list[str] = []
-        for place, layer in enumerate(self.layers):
-            above = sorted(found[before] for before in feeding.get(place, []))
-            text = "\n".join([layer.key, *above])
-            found.append(hashlib.sha256(text.encode()).hexdigest())
-        return found
 
 
 _COLUMNS = [

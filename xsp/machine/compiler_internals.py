@@ -242,15 +242,6 @@ def live_graph(handle: Any) -> LiveGraph:
     )
 
 
-def live_graphs() -> list[LiveGraph]:
-    """Every compiled graph that is alive, as the garbage collector finds them."""
-    if "torch._inductor.output_code" not in sys.modules:
-        return []
-    kind = _graph_class()
-    # `isinstance` would ask objects of other libraries, some of which answer with work.
-    return [live_graph(each) for each in gc.get_objects() if type(each) is kind]
-
-
 @dataclass(frozen=True)
 class DynamoGraph:
     """What Dynamo traced, and where the program's code looks up what that was compiled to."""

@@ -44,7 +44,7 @@ def compilations(begun_ns: int) -> list[dict[str, Any]]:
 
 
 def _row(metrics: Any, begun_ns: int) -> dict[str, Any]:
-    start_ns = _ns(metrics, "start_time_us", 1000)
+    start_ns = _ns(metrics, "start_time_us")
     return {
         "id": _text(metrics, "compile_id"),
         "function": _text(metrics, "co_name"),
@@ -55,10 +55,10 @@ def _row(metrics: Any, begun_ns: int) -> dict[str, Any]:
         "failed": _text(metrics, "fail_reason"),
         "no_cudagraph": _text(metrics, "cudagraph_skip_reason"),
         "guards": getattr(metrics, "guard_count", None),
-        "guard_check_ns": _ns(metrics, "guard_latency_us", 1000),
-        "total_ns": _ns(metrics, "duration_us", 1000),
-        "inductor_ns": _ns(metrics, "inductor_cumulative_compile_time_us", 1000),
-        "triton_ns": _ns(metrics, "triton_compile_time_us", 1000),
+        "guard_check_ns": _ns(metrics, "guard_latency_us"),
+        "total_ns": _ns(metrics, "duration_us"),
+        "inductor_ns": _ns(metrics, "inductor_cumulative_compile_time_us"),
+        "triton_ns": _ns(metrics, "triton_compile_time_us"),
     }
 
 
@@ -71,6 +71,6 @@ def _source(metrics: Any) -> str:
     return f"{path}:{getattr(metrics, 'co_firstlineno', None)}" if path else ""
 
 
-def _ns(metrics: Any, name: str, factor: int) -> int | None:
-    value = getattr(metrics, name, None)
-    return None if value is None else round(value * factor)
+def _ns(metrics: Any, name_us: str) -> int | None:
+    value = getattr(metrics, name_us, None)
+    return None if value is None else round(value * 1000)

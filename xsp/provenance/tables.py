@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from xsp.machine import compiler_internals as compiler
-from xsp.provenance.graphs import INFERRED, CompiledGraph, Launch, explained
+from xsp.provenance.graphs import INFERRED, CompiledGraph, Launch
 from xsp.provenance.origins import Origin
-from xsp.provenance.recording import Recorder
 
 Rows = list[dict[str, Any]]
 
@@ -39,15 +37,6 @@ class Described:
 
     launches: Rows
     origins: Rows
-
-
-def of_live_graphs(recorder: Recorder | None = None) -> tuple[Described, list[str]]:
-    """All compiled graphs of this process, and sentences on what is missing. Code of graphs whose
-    compilation `recorder` has not seen is generated again, which takes about as long as Dynamo and
-    Inductor took, and runs nothing.
-    """
-    found = explained(compiler.live_graphs(), recorder or Recorder())
-    return described([(graph, "") for graph in found.graphs]), found.remarks
 
 
 def described(graphs: Sequence[Graph]) -> Described:

@@ -51,8 +51,8 @@ _HEADS = (
 _NUMERIC = frozenset({"calls", "host ms", "±", "device ms", "kernels"})
 
 
-def profile_html(prof: ProfileData, *, header: bool = True) -> str:
-    """A self-contained `<div>` with summary (unless told otherwise), table, style and script."""
+def profile_html(prof: ProfileData) -> str:
+    """A self-contained `<div>` with summary, table, style and script."""
     # Shown twice, one profile has two elements in the page: the id is the output's, not the
     # profile's.
     name = f"xsp-{uuid.uuid4().hex[:12]}"
@@ -67,8 +67,8 @@ def profile_html(prof: ProfileData, *, header: bool = True) -> str:
     return (
         f'<div class="xsp-profile" id="{name}" data-open="{first}">'
         f"<style>{asset('notebook.css')}</style>"
-        f"{_header(summary) if header else ''}{_TOOLS}{_Rows(prof, records, shares).table(lines)}"
-        f"{_footer(summary, len(records), len(lines), header)}"
+        f"{_header(summary)}{_TOOLS}{_Rows(prof, records, shares).table(lines)}"
+        f"{_footer(summary, len(records), len(lines))}"
         f"<script>{asset('notebook.js').replace('XSP_ID', name)}</script></div>"
     )
 
@@ -104,13 +104,13 @@ def _list(facts: list[Fact]) -> str:
     return f"<dl>{rows}</dl>"
 
 
-def _footer(summary: Summary, nodes: int, shown: int, whole: bool) -> str:
+def _footer(summary: Summary, nodes: int, shown: int) -> str:
     note = footnote(summary)
     if shown < nodes:
         note += (
             f" The table shows {shown} of {nodes} nodes, the largest shares; prof.tree() has all."
         )
-    rest = [section for section in sections(summary) if section.key not in _BEFORE and whole]
+    rest = [section for section in sections(summary) if section.key not in _BEFORE]
     folded = "".join(
         f"<details><summary>{_text(section.question)}</summary>{_list(section.facts)}</details>"
         for section in rest

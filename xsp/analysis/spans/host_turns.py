@@ -23,8 +23,6 @@ from xsp.types import IntArray, Level, Tables
 
 Ints = npt.NDArray[np.int64]
 
-COLUMNS = ["run", "call", "layer_span", "module", "start_ns", "end_ns"]
-
 
 def host_turns(tables: Tables, spans: pd.DataFrame) -> pd.DataFrame:
     """Pieces of the model calls in order of time.

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from xsp.errors import EvaluationError, ManifestError
 from xsp.evaluation.manifest.model import Manifest
@@ -69,21 +66,3 @@ class Catalogue:
             return Entry(self._name(path), read_manifest(path))
         except ManifestError as error:
             return Entry(self._name(path), None, str(error))
-
-
-def scenario_from(text: str) -> Mapping[str, Any] | None:
-    """A scenario as the page and the command line write it: "" for the manifest's own, a kind with
-    its defaults, or JSON with further settings. Raises EvaluationError.
-    """
-    if not text.strip():
-        return None
-    if not text.lstrip().startswith("{"):
-        return {"kind": text.strip()}
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise EvaluationError(
-            f"the scenario {text!r} is neither a kind nor JSON ({error}); write it such as "
-            '{"kind": "server", "rate_per_s": 100, "latency_bound_ms": 20}'
-        ) from error
-    return dict(found)

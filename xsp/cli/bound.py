@@ -31,7 +31,6 @@ def bound(
             help="`file.py:function` as for `xsp profile`: the model is measured too. Or a capture "
             "`*.xsp`, `model.onnx`, a graph `*.json`.",
             metavar="SOURCE",
-            show_default=False,
         ),
     ],
     shape: Shapes = None,
@@ -58,8 +57,7 @@ def bound(
     package: Annotated[
         Path | None,
         typer.Option(
-            help="Write the benchmarks as a package of their own, without weights and names.",
-            show_default=False,
+            help="Write the benchmarks as a package of their own, without weights and names."
         ),
     ] = None,
     for_programs: AsJson = False,

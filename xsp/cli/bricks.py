@@ -29,7 +29,6 @@ def bricks(
             help="`file.py:function` as for `xsp profile`, `model.onnx`, a capture `*.xsp`, or a "
             "graph `*.json`; several share what they have in common.",
             metavar="TARGET...",
-            show_default=False,
         ),
     ],
     granularity: Annotated[
@@ -67,11 +66,9 @@ def bricks(
     rows: Annotated[int, typer.Option(help="Bricks to show at most; 0 for all.")] = _ROWS,
     export: Annotated[
         Path | None,
-        typer.Option(help="Write the bricks as a package of their own.", show_default=False),
+        typer.Option(help="Write the bricks as a package of their own."),
     ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write tables and figures as a page.", show_default=False)
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write tables and figures as a page.")] = None,
     as_json: AsJson = False,
     json_path: JsonFile = None,
     quiet: NoProgress = False,

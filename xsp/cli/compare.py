@@ -59,13 +59,11 @@ cannot do.
 def compare(
     baseline: Annotated[
         Path,
-        typer.Argument(
-            help="A capture, *.xsp, or a baseline, *.json.", metavar="BASELINE", show_default=False
-        ),
+        typer.Argument(help="A capture, *.xsp, or a baseline, *.json.", metavar="BASELINE"),
     ],
     candidate: Annotated[
         Path,
-        typer.Argument(help="The newer one, likewise.", metavar="CANDIDATE", show_default=False),
+        typer.Argument(help="The newer one, likewise.", metavar="CANDIDATE"),
     ],
     threshold: Annotated[
         str, typer.Option(help="Slow-down that matters, such as 5% or 0.05.")
@@ -75,8 +73,7 @@ def compare(
         str,
         typer.Option(
             help="Facts that may differ, separated by commas: torch, driver, cuda, cudnn, gpu, "
-            "inputs, …",
-            show_default=False,
+            "inputs, …"
         ),
     ] = "",
     counts: Annotated[
@@ -89,9 +86,7 @@ def compare(
     ] = False,
     as_json: AsJson = False,
     json_path: JsonFile = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write an HTML page.", show_default=False)
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page.")] = None,
     md: Annotated[bool, typer.Option("--md", help="Print GitHub-flavoured markdown.")] = False,
 ) -> None:
     """Say what is slower and where. Exit status 0: no regression; 1: a regression; 3: undecided or

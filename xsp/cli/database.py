@@ -25,18 +25,12 @@ Place = Annotated[
         "--database",
         help="A file for SQLite, or a URL such as postgresql+psycopg://user@host/name; by default "
         "$XSP_DATABASE, else a file in the user's data folder.",
-        show_default=False,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="All of it as JSON, for programs.")]
 Output = Annotated[
     Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        help="Write to this file: *.json is JSON, all else is text.",
-        show_default=False,
-    ),
+    typer.Option("--output", "-o", help="Write to this file: *.json is JSON, all else is text."),
 ]
 _ROWS = 40
 

@@ -95,7 +95,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write JSON to this file.", show_default=False),
+        typer.Option("--output", "-o", help="Write JSON to this file."),
     ] = None,
 ) -> None:
     """Say level by level what can be traced here, what is missing and how to get it."""

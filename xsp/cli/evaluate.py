@@ -28,7 +28,7 @@ _COLUMNS = ["id", "measured_at", "model", "version", "predictor", "device", "sce
 def evaluate(
     manifests: Annotated[
         list[Path] | None,
-        typer.Argument(help="Manifests, YAML files.", metavar="[MANIFEST]...", show_default=False),
+        typer.Argument(help="Manifests, YAML files.", metavar="[MANIFEST]..."),
     ] = None,
     predictor: Annotated[
         list[str] | None,

@@ -81,26 +81,20 @@ def export(
                     *(f"{name}: {form.what}" for name, form in FORMATS.items()),
                     "otlp: one run, to a receiver",
                 ]
-            ),
-            show_default=False,
+            )
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="What to write; named after the capture by default.",
-            show_default=False,
-        ),
+        typer.Option("--output", "-o", help="What to write; named after the capture by default."),
     ] = None,
     run: Annotated[
         int | None,
-        typer.Option(help="Run to show; the last of the rung by default.", show_default=False),
+        typer.Option(help="Run to show; the last of the rung by default."),
     ] = None,
     rung: Annotated[
         str | None,
-        typer.Option(help="Rung to show, such as M/L; the deepest by default.", show_default=False),
+        typer.Option(help="Rung to show, such as M/L; the deepest by default."),
     ] = None,
     corrected: Annotated[
         bool, typer.Option("--corrected", help="Times without the tracers' cost.")
@@ -108,19 +102,15 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     endpoint: Annotated[
         str | None,
-        typer.Option(
-            help="otlp: URL of the receiver; OTEL_* variables by default.", show_default=False
-        ),
+        typer.Option(help="otlp: URL of the receiver; OTEL_* variables by default."),
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(
-            help="otlp: http/protobuf or grpc; OTEL_* variables by default.", show_default=False
-        ),
+        typer.Option(help="otlp: http/protobuf or grpc; OTEL_* variables by default."),
     ] = None,
     levels: Annotated[
         str | None,
-        typer.Option(help="otlp: levels to send, such as M/L; all by default.", show_default=False),
+        typer.Option(help="otlp: levels to send, such as M/L; all by default."),
     ] = None,
     min_duration_us: Annotated[
         float, typer.Option(help="otlp: leave shorter spans out.", show_default=False)

@@ -29,7 +29,6 @@ def graph(
             help="`file.py:function` as for `xsp profile`, `model.onnx`, a capture `*.xsp`, or a "
             "graph `*.json`; several are compared.",
             metavar="SOURCE...",
-            show_default=False,
         ),
     ],
     shape: Shapes = None,
@@ -40,9 +39,7 @@ def graph(
     rows: Annotated[int, typer.Option(help="Layers to show at most; 0 for all.")] = _ROWS,
     as_json: AsJson = False,
     json_path: JsonFile = None,
-    draw: Annotated[
-        Path | None, typer.Option(help="Draw the graph as a page.", show_default=False)
-    ] = None,
+    draw: Annotated[Path | None, typer.Option(help="Draw the graph as a page.")] = None,
 ) -> None:
     """Print the layers of a model: operator, shapes, parameters and who feeds whom.
 

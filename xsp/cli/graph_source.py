@@ -21,15 +21,12 @@ Shapes = Annotated[
         "--shape",
         help="Shape of an input that an ONNX file leaves open, such as input=1,3,224,224; again "
         "for each.",
-        show_default=False,
     ),
 ]
 Values = Annotated[
     list[str] | None,
     typer.Option(
-        "--value",
-        help="Value of an ONNX input on which a condition depends, such as sr=16000.",
-        show_default=False,
+        "--value", help="Value of an ONNX input on which a condition depends, such as sr=16000."
     ),
 ]
 

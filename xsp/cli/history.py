@@ -29,7 +29,6 @@ def history(
             "--output",
             "-o",
             help="Write to this file: *.html is a page of plots, *.json is JSON, all else is text.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:

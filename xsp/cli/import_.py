@@ -22,25 +22,18 @@ def import_(
             help="A trace of torch.profiler (*.json, *.json.gz) or an SQLite export of Nsight "
             "Systems.",
             metavar="TRACE",
-            show_default=False,
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The capture; named after the trace by default.",
-            show_default=False,
-        ),
+        typer.Option("--output", "-o", help="The capture; named after the trace by default."),
     ] = None,
     runs: Annotated[
         str | None,
         typer.Option(
             help="How the names of the annotations or NVTX ranges begin that are one run each; "
             "ProfilerStep# for "
-            "torch.profiler by default.",
-            show_default=False,
+            "torch.profiler by default."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing capture.")] = False,

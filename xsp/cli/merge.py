@@ -34,9 +34,7 @@ _HEADS = {
 def merge(
     captures: Annotated[
         list[Path],
-        typer.Argument(
-            help="The captures of a job's ranks, *.xsp.", metavar="CAPTURE...", show_default=False
-        ),
+        typer.Argument(help="The captures of a job's ranks, *.xsp.", metavar="CAPTURE..."),
     ],
     rows: Annotated[int, typer.Option(min=1, help="Lines of each table.")] = _ROWS,
     as_json: AsJson = False,

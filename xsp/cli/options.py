@@ -19,9 +19,7 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(help="After `--`: sys.argv of the target.", metavar="[-- ARGS...]"),
 ]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="The capture to write.", show_default=False)
-]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="The capture to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing capture.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no report.")]
 
@@ -63,7 +61,7 @@ def _parameter(name: str, reads: type) -> inspect.Parameter:
     text = _SEED if name == "seed" else help_of(name)
     flag = f"--{name.replace('_', '-')}"
     flags = f"{flag}/--no-{flag[2:]}" if reads is bool and default_of(name) is None else flag
-    shown = typer.Option(flags, help=text[0].upper() + text[1:], show_default=False)
+    shown = typer.Option(flags, help=text[0].upper() + text[1:])
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

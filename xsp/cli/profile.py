@@ -22,7 +22,6 @@ def profile(
             "`package.module:function`. The function "
             "returns `(model, inputs)` or a callable without arguments, such as a training step.",
             metavar="TARGET",
-            show_default=False,
         ),
     ],
     arguments: Arguments = None,

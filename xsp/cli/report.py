@@ -86,8 +86,7 @@ def report(
     html: Annotated[
         Path | None,
         typer.Option(
-            help="Write a page with figures and all tables to this file instead; as -o FILE.html.",
-            show_default=False,
+            help="Write a page with figures and all tables to this file instead; as -o FILE.html."
         ),
     ] = None,
     as_json: Annotated[
@@ -99,7 +98,6 @@ def report(
             "--output",
             "-o",
             help="Write to this file: *.html is a page, *.json JSON, *.md Markdown, all else text.",
-            show_default=False,
         ),
     ] = None,
     as_markdown: Annotated[

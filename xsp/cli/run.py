@@ -37,7 +37,6 @@ def _run(
         typer.Argument(
             help="A script, or a module with -m, and what it finds in sys.argv.",
             metavar="PROGRAM [ARGS]...",
-            show_default=False,
         ),
     ],
     module: Annotated[
@@ -51,7 +50,6 @@ def _run(
         typer.Option(
             min=1,
             help="Start so many ranks with torchrun; -o is a folder for their rank<N>.xsp then.",
-            show_default=False,
         ),
     ] = None,
     *,

@@ -22,16 +22,12 @@ def serve(
     database: Annotated[
         str | None,
         typer.Option(
-            help="A file for SQLite, or a URL; by default $XSP_DATABASE, else the user's.",
-            show_default=False,
+            help="A file for SQLite, or a URL; by default $XSP_DATABASE, else the user's."
         ),
     ] = None,
     artifacts: Annotated[
         str | None,
-        typer.Option(
-            help="The folder of artifacts; by default $XSP_ARTIFACTS, else the user's.",
-            show_default=False,
-        ),
+        typer.Option(help="The folder of artifacts; by default $XSP_ARTIFACTS, else the user's."),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Where to listen. Other machines need a token.")
@@ -42,12 +38,11 @@ def serve(
         typer.Option(
             envvar="XSP_SERVE_TOKEN",
             help="Ask everybody for it; made up where --host is not this machine alone.",
-            show_default=False,
         ),
     ] = None,
     name: Annotated[
         list[str] | None,
-        typer.Option(help="A further host name of this server.", show_default=False),
+        typer.Option(help="A further host name of this server."),
     ] = None,
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Let Python that manifests name run.")
@@ -55,10 +50,7 @@ def serve(
     in_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     ray: Annotated[
         str | None,
-        typer.Option(
-            help="Evaluate on a Ray cluster: its address, or `local` to start one here.",
-            show_default=False,
-        ),
+        typer.Option(help="Evaluate on a Ray cluster: its address, or `local` to start one here."),
     ] = None,
 ) -> None:
     """Start, watch and compare evaluations in a browser; REST with an OpenAPI schema."""

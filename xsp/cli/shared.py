@@ -10,15 +10,13 @@ from typing import Annotated
 
 import typer
 
-CaptureFile = Annotated[
-    Path, typer.Argument(help="A capture, *.xsp.", metavar="CAPTURE", show_default=False)
-]
+CaptureFile = Annotated[Path, typer.Argument(help="A capture, *.xsp.", metavar="CAPTURE")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON and nothing else instead, for programs.")
 ]
 JsonFile = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Write JSON to this file too.", show_default=False),
+    typer.Option("--output", "-o", help="Write JSON to this file too."),
 ]
 BudgetS = Annotated[
     float | None, typer.Option("--budget-s", help="Seconds for measuring; no limit by default.")

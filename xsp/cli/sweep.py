@@ -29,7 +29,6 @@ def sweep(
             "named. The function "
             "takes the batch size and returns `(model, inputs)` or a callable without arguments.",
             metavar="TARGET",
-            show_default=False,
         ),
     ],
     arguments: Arguments = None,

@@ -145,12 +145,7 @@ arguments.
 """
 
 API_CALLS: Schema = _schema(
-    thread="u4",
-    domain="u1",
-    cbid="u4",
-    correlation_id="u4",
-    start_ns="i8",
-    end_ns="i8",
+    thread="u4", domain="u1", cbid="u4", correlation_id="u4", start_ns="i8", end_ns="i8"
 )
 """CUDA runtime and driver API calls (`CUpti_ActivityAPI`)."""
 

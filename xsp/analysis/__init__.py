@@ -53,27 +53,7 @@ _ABOVE = {"lower_bound": "xsp.bounds.lower_bound"}
 _SUBMODULES = ("figures", "peaks")
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "compare_models",
-    "gpu_vs_nongpu",
-    "kernel_information",
-    "kernel_roofline",
-    "kernels_by_layer",
-    "kernels_by_library_call",
-    "kernels_by_model",
-    "kernels_by_name",
-    "layer_information",
-    "layer_latency",
-    "layer_latency_by_type",
-    "layer_memory",
-    "layer_memory_by_type",
-    "layer_metrics",
-    "layer_roofline",
-    "layer_type_distribution",
-    "library_by_api",
-    "library_calls",
-    "model_information",
-]
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -98,13 +98,17 @@ class _Program:
         """Latencies, shape (draws,), of programs whose unique bricks are off by so many standard
         errors on the host and on the device: `off` has the shape (draws, unique, 2).
         """
+        off_host, off_device = off[:, :, 0], off[:, :, 1]
         mean, half = self.host
-        host = np.maximum(mean + off[:, :, 0] * half / _Z, 0.0)[:, self.brick]
+        of_unique = np.maximum(mean + off_host * half / _Z, 0.0)
+        host = of_unique[:, self.brick]
         ends = np.cumsum(host, axis=1)
-        launches = (ends - host)[:, self.place] + host[:, self.place] * self.share
+        begins = ends - host
+        launches = begins[:, self.place] + host[:, self.place] * self.share
         busy, busy_half = self.busy
-        scale = 1.0 + off[:, :, 1] * busy_half / _Z / np.maximum(busy, 1.0)
-        lengths = np.maximum(scale, 0.0)[:, self.brick[self.place]] * self.length
+        scale = 1.0 + off_device * busy_half / _Z / np.maximum(busy, 1.0)
+        unique = self.brick[self.place]
+        lengths = np.maximum(scale, 0.0)[:, unique] * self.length
         return latency_ns(ends[:, -1], launches, lengths, typical)
 
 

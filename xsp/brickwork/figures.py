@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xsp.analysis.figures.labels import hover, safe
 from xsp.analysis.figures.palette import BUSY, FAMILIES, IDLE
-from xsp.analysis.figures.theme import Figure, empty, figure, hover, safe
+from xsp.analysis.figures.theme import Figure, empty, figure
 from xsp.brickwork.construction import SUM
 from xsp.extras import require
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, fx
@@ -66,11 +67,14 @@ class _Cut:
         """The layers that a call runs; None where it runs none, or only a part of one."""
         inside = {node for node in call.nodes if node in self._place_of}
         places = sorted({self._place_of[node] for node in inside if not is_view(node)})
-        if not places or places[-1] - places[0] + 1 != len(places):
+        if not places:
             return None
-        parts = self.model.parts[places[0] : places[-1] + 1]
-        computing = [node for part in parts for node in part.nodes if not is_view(node)]
-        return (places[0], places[-1] + 1) if inside.issuperset(computing) else None
+        first, end = places[0], places[-1] + 1
+        if end - first != len(places):
+            return None
+        nodes = chain.from_iterable(part.nodes for part in self.model.parts[first:end])
+        is_whole = all(node in inside for node in nodes if not is_view(node))
+        return (first, end) if is_whole else None
 
 
 def _shell(call: ModuleCall, inside: Sequence[str]) -> Layer:

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from xsp.capture.rules import (
-    items,
-    json_text,
-    mapping,
-    one_of,
-    optional,
-    plain,
-    real,
-    record,
-    whole,
-)
-from xsp.capture.rules import text as unicode_text
+from xsp.capture import rules
+from xsp.capture.rules import items, mapping, one_of, optional, plain, real, record, whole
 from xsp.capture.schema import names_of_any_version
 from xsp.comparing.node_facts import COUNTS
 from xsp.types import Level
@@ -26,10 +16,10 @@ _TIME = optional(real(0))
 _LEVELS = tuple(level.name for level in Level)
 
 _NODE = record(
-    {"level": one_of((*_LEVELS, "MODULE")), "name": unicode_text},
+    {"level": one_of((*_LEVELS, "MODULE")), "name": rules.text},
     {
-        **dict.fromkeys(("type", "phase", "kind"), unicode_text),
-        **dict.fromkeys(("input_shapes", "output_shapes"), json_text(items(plain))),
+        **dict.fromkeys(("type", "phase", "kind"), rules.text),
+        **dict.fromkeys(("input_shapes", "output_shapes"), rules.json_text(items(plain))),
         **dict.fromkeys(("input_dtypes", "output_dtypes"), names_of_any_version),
         **dict.fromkeys((*COUNTS, "calls", "parameter_bytes"), _COUNT),
         "parent": whole(-1),
@@ -56,9 +46,9 @@ def _nodes(value: Any) -> str:
 
 COMPARABLE = record(
     {
-        "name": unicode_text,
+        "name": rules.text,
         "levels": items(one_of(_LEVELS)),
-        "notes": items(unicode_text),
+        "notes": items(rules.text),
         "environment": mapping(plain),
         "counts": record(dict.fromkeys((*COUNTS, "layers"), _COUNT)),
         "nodes": _nodes,
@@ -67,7 +57,7 @@ COMPARABLE = record(
 
 SESSION = record(
     {
-        "saved": unicode_text,
+        "saved": rules.text,
         "ms": mapping(real(0)),
         "version": whole(0, 2**31),
     }
@@ -76,8 +66,8 @@ SESSION = record(
 BASELINE = record(
     {},
     {
-        "test": unicode_text,
-        "saved": unicode_text,
+        "test": rules.text,
+        "saved": rules.text,
         "graph_breaks": optional(mapping(_COUNT)),
         "sessions": items(SESSION),
     },

@@ -155,9 +155,11 @@ def _before_any_launch(
     categories = [_category(event) for event in events]
     is_call = np.array([name in API for name in categories], dtype=bool) & ~is_unknown
     on_device = np.array([name in DEVICE for name in categories], dtype=bool)
-    first_call = int(start_ns[is_call].min(initial=np.iinfo(np.int64).max))
-    is_late = bool(is_call.any()) and first_call > 0
-    return np.where(is_late, on_device & (start_ns == 0), False)
+    of_calls_ns = start_ns[is_call]
+    if not len(of_calls_ns) or of_calls_ns.min() <= 0:
+        return np.zeros(len(events), dtype=bool)
+    at_zero: npt.NDArray[np.bool_] = on_device & (start_ns == 0)
+    return at_zero
 
 
 def _by_category(events: Iterable[Event]) -> dict[str, list[Event]]:

@@ -1,8 +1,8 @@
 """The HTML report: one page that holds everything it shows, to keep, to send and to open without a
 network.
 
-The page's own policy forbids the browser to load anything. plotly.js is the bundle that comes with
-xsp (`xsp.report.vendor`).
+The page's own policy forbids the browser to load anything. plotly.js and the reader of its
+compressed data are those that come with xsp (`xsp.report.vendor`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
 _TOP = 5
 """Costs of a kind in the summary."""
-_SCRIPTS = ("rows.js", "stack.js", "inflate.js", "report.js")
+_LIBRARIES = ("plotly-cartesian.min.js", "pako_inflate.min.js")
+"""What the page's script calls, as their makers publish it."""
+_SCRIPTS = ("rows.js", "stack.js", "report.js")
 """Parts of the page's script, in order."""
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -118,13 +120,14 @@ def page_html(name: str, tiles: str, sections: Iterable[Section]) -> str:
         f"<main><header><h1>{title}</h1>{tiles}</header>{body}</main>"
         f'<nav aria-label="Sections">{links}</nav>'
         f'<script type="application/json" id="xsp-looks">{looks}</script>'
-        f"<script>{_plotly()}</script><script>{_script()}</script></body></html>\n"
+        f"{_libraries()}<script>{_script()}</script></body></html>\n"
     )
 
 
-def _plotly() -> str:
-    # A string in plotly.js must not end the element that holds it.
-    return asset("vendor/plotly-cartesian.min.js").replace("</script", "<\\/script")
+def _libraries() -> str:
+    # A string in a library must not end the element that holds it.
+    texts = (asset(f"vendor/{name}").replace("</script", "<\\/script") for name in _LIBRARIES)
+    return "".join(f"<script>{each}</script>" for each in texts)
 
 
 def _script() -> str:

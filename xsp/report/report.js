@@ -19,81 +19,47 @@ dark.addEventListener("change", () => {
   }
 });
 
-// ---- what is far away waits; data is read in the background, so that all of it can be printed ----
+// ---- what is far away waits; what is printed is all of it ----
 
-const held = (element) => element.querySelector('script[type^="application/"]');
-const isText = (element) => held(element).type === "application/json";
-const bytesOf = (element) => Uint8Array.from(atob(held(element).textContent), (character) => character.charCodeAt(0));
-
-async function parsed(element) {
-  if (isText(element)) return JSON.parse(held(element).textContent);
-  const stream = new Blob([bytesOf(element)]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).json();
-}
-
-function parsedNow(element) {
-  const text = isText(element) ? held(element).textContent : new TextDecoder().decode(inflated(bytesOf(element)));
-  return JSON.parse(text);
+function dataOf(element) {
+  const script = element.querySelector('script[type^="application/"]');
+  if (script.type === "application/json") return JSON.parse(script.textContent);
+  const bytes = Uint8Array.from(atob(script.textContent), (character) => character.charCodeAt(0));
+  return JSON.parse(pako.inflate(bytes, { to: "string" }));
 }
 
 const tables = [];
-const parts = new Map();
-for (const figure of drawings) parts.set(figure, { make: (data) => draw(figure, data) });
+const waiting = new Map();
+for (const figure of drawings) waiting.set(figure, () => draw(figure, dataOf(figure)));
 for (const sheet of document.querySelectorAll(".sheet:not(.tree)")) {
-  parts.set(sheet, { make: (data) => tables.push(new Sheet(sheet, data)) });
+  waiting.set(sheet, () => tables.push(new Sheet(sheet, dataOf(sheet))));
 }
 const stack = document.querySelector(".stack");
 const tree = document.querySelector(".tree");
 if (stack) {
   // Both show one tree, whose data is in the first.
-  parts.set(stack, { make: (data) => { new Stack(stack, grown(data)); } });
-  if (tree) parts.set(tree, { from: stack, make: (data) => tables.push(new Tree(tree, grown(data))) });
+  waiting.set(stack, () => new Stack(stack, grown(dataOf(stack))));
+  if (tree) waiting.set(tree, () => tables.push(new Tree(tree, grown(dataOf(stack)))));
 }
 
-function need(element) {
-  const part = parts.get(element);
-  if (!part || part.made) return;
-  part.wanted = true;
-  if (part.data === undefined) return;
-  part.made = true;
-  part.make(part.data);
-}
-
-const inOrder = () => Array.from(parts.keys()).sort((a, b) => (
-  a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1
-));
-
-async function readAll() {
-  for (const element of inOrder()) {
-    const part = parts.get(element);
-    if (part.data === undefined) part.data = part.from ? parts.get(part.from).data : await parsed(element);
-    if (part.wanted) need(element);
-  }
-  document.documentElement.dataset.read = "yes";
-}
-
-// Whoever prints before all is read gets all of it a little later.
-function readNow() {
-  for (const element of inOrder()) {
-    const part = parts.get(element);
-    if (part.data === undefined) part.data = part.from ? parts.get(part.from).data : parsedNow(element);
-    need(element);
-  }
-  document.documentElement.dataset.read = "yes";
+function make(element) {
+  const made = waiting.get(element);
+  waiting.delete(element);
+  if (made) made();
 }
 
 const near = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     if (!entry.isIntersecting) continue;
     near.unobserve(entry.target);
-    need(entry.target);
+    make(entry.target);
   }
 }, { rootMargin: "400px" });
-for (const element of parts.keys()) near.observe(element);
-readAll();
+for (const element of waiting.keys()) near.observe(element);
+document.documentElement.dataset.read = "yes";
 
 window.addEventListener("beforeprint", () => {
-  readNow();
+  for (const element of Array.from(waiting.keys())) make(element);
   for (const table of tables) table.showAll(true);
 });
 window.addEventListener("afterprint", () => { for (const table of tables) table.showAll(false); });

@@ -51,8 +51,7 @@ class CalledGraphs:
         """
         every = activity_sequence(self.tables)
         call, around = _within(every, self.calls), _within(every, self.around)
-        graphs = (np.append(each["graph"].to_numpy(), -1) for each in (self.calls, self.around))
-        of_call, of_around = (graph[at] for graph, at in zip(graphs, (call, around), strict=True))
+        of_call, of_around = _graphs_at(self.calls, call), _graphs_at(self.around, around)
         is_input = _within(every, self.copying) >= 0
         aside = np.select([call < 0, is_input], [AROUND, INPUTS], NOT_MATCHED)
         graph = np.where(call >= 0, of_call, of_around)
@@ -71,6 +70,11 @@ def _within(activities: pd.DataFrame, intervals: pd.DataFrame) -> npt.NDArray[np
         launched,
         launched,
     )
+
+
+def _graphs_at(calls: pd.DataFrame, place: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The graph of the call at each place, -1 for the place -1."""
+    return np.append(calls["graph"].to_numpy(), -1)[place]
 
 
 def led_activities(

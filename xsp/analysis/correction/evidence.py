@@ -152,7 +152,8 @@ class Evidence:
             played = replay_together(self.timelines, costs.of_levels(lacking))
             latency[:, number] = [_latencies(one)[:times] for one in played]
             is_paid = np.array([level in lacking for level in COST_LEVELS.values()])
-            slope[number] = np.mean([_slopes(one, times) for one in played], axis=0) * is_paid
+            mean_slope = np.mean([_slopes(one, times) for one in played], axis=0)
+            slope[number] = mean_slope * is_paid
         total = self._by_round(latency - latency[:, :1])
         return Prediction(total, slope - slope[:1], self.steps)
 

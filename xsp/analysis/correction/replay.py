@@ -133,9 +133,11 @@ def _played(
 ) -> ReplayedTimeline:
     clocks = _clocks(run, placed(costs), kept, whole_events)
     path = _Replayer(run, clocks, kept).play()
-    start, end = np.empty_like(run.ops.start_ns), np.empty_like(run.ops.end_ns)
-    start[run.ops.row] = np.rint(path.start).astype(np.int64) + run.start_ns
-    end[run.ops.row] = start[run.ops.row] + run.ops.end_ns - run.ops.start_ns
+    ops = run.ops
+    started = np.rint(path.start).astype(np.int64) + run.start_ns
+    start, end = np.empty_like(ops.start_ns), np.empty_like(ops.end_ns)
+    start[ops.row] = started
+    end[ops.row] = started + (ops.end_ns - ops.start_ns)
     return ReplayedTimeline(run, costs, start, end, path)
 
 
@@ -192,9 +194,20 @@ class _Replayer:
 
     def _cut_into_steps(self, run: Timeline) -> None:
         """Operations of step i are launched before wait i ends and after wait i - 1 did."""
-        ends, stream = self.kept.core_end[self.order], run.ops.stream
+        ends = self.kept.core_end[self.order]
         step = np.searchsorted(ends, self.kept.launched, "right")
         steps = np.arange(len(self.order) + 2)
+        self._cut_streams(run.ops.stream, step, steps)
+        by_step = np.argsort(step[run.ops.after[:, 0]], kind="stable")
+        after = run.ops.after[by_step]
+        self.edges = np.split(after, np.searchsorted(step[after[:, 0]], steps[1:-1]))
+        waiting, awaited = run.waits.on.T
+        self.wait_on = np.split(awaited, np.searchsorted(waiting, steps[1:-2]))
+
+    def _cut_streams(self, stream: Ints, step: Ints, steps: Ints) -> None:
+        """An operation is of no earlier step than those before it on its stream, to which `step` is
+        changed in place.
+        """
         number_of_streams = int(stream[-1]) + 1 if len(step) else 0
         bounds = np.searchsorted(stream, np.arange(number_of_streams + 1))
         self.slices: list[list[tuple[int, int, int]]] = [[] for _ in steps[:-1]]
@@ -205,11 +218,6 @@ class _Replayer:
             for at in np.flatnonzero(np.diff(cuts)).tolist():
                 self.slices[at].append((int(cuts[at]), int(cuts[at + 1]), number))
         self.top = [-np.inf] * number_of_streams
-        by_step = np.argsort(step[run.ops.after[:, 0]], kind="stable")
-        after = run.ops.after[by_step]
-        self.edges = np.split(after, np.searchsorted(step[after[:, 0]], steps[1:-1]))
-        waiting, awaited = run.waits.on.T
-        self.wait_on = np.split(awaited, np.searchsorted(waiting, steps[1:-2]))
 
     def play(self) -> Path:
         for step, wait in enumerate(self.order.tolist()):

@@ -8,18 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from xsp.analysis.figures.labels import hover, kernel_label, layer_label, safe
 from xsp.analysis.figures.palette import IDLE, OUTER, node_families, text_on
-from xsp.analysis.figures.theme import (
-    MARKS,
-    NO_LAYERS,
-    Figure,
-    empty,
-    figure,
-    hover,
-    kernel_label,
-    layer_label,
-    safe,
-)
+from xsp.analysis.figures.theme import MARKS, NO_LAYERS, Figure, empty, figure
 from xsp.analysis.spans.tree import parent_rows
 from xsp.types import Level
 from xsp.words import numbers

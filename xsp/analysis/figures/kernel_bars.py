@@ -6,19 +6,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from xsp.analysis.figures.labels import hover, kernel_label, safe
 from xsp.analysis.figures.palette import BUSY, IDLE, IDLE_PATTERN
 from xsp.analysis.figures.rooflines import bound_text
 from xsp.analysis.figures.roofs import si
 from xsp.analysis.figures.sources import sources_note
-from xsp.analysis.figures.theme import (
-    NO_KERNELS,
-    Figure,
-    empty,
-    figure,
-    hover,
-    kernel_label,
-    safe,
-)
+from xsp.analysis.figures.theme import NO_KERNELS, Figure, empty, figure
 from xsp.analysis.kernels import kernels_by_name as kernels_by_name_table
 from xsp.words import numbers
 from xsp.words.distinct import distinct_names

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.figures.labels import hover, layer_label, safe
 from xsp.analysis.figures.palette import (
     BACKWARD_PATTERN,
     BUSY,
@@ -18,18 +19,7 @@ from xsp.analysis.figures.palette import (
     family_named,
 )
 from xsp.analysis.figures.sources import sources_note
-from xsp.analysis.figures.theme import (
-    HEIGHT,
-    MARKS,
-    NO_KERNELS,
-    NO_LAYERS,
-    Figure,
-    empty,
-    figure,
-    hover,
-    layer_label,
-    safe,
-)
+from xsp.analysis.figures.theme import HEIGHT, MARKS, NO_KERNELS, NO_LAYERS, Figure, empty, figure
 from xsp.analysis.layer_kernels import gpu_vs_nongpu as gpu_vs_nongpu_table
 from xsp.analysis.layer_kernels import layer_metrics as layer_metrics_table
 from xsp.analysis.layers import layer_information as layer_information_table

@@ -11,20 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.figures.labels import hover, kernel_label, layer_label, safe
 from xsp.analysis.figures.palette import family, family_named
 from xsp.analysis.figures.roofs import Roof, add_roofs, dram_bytes_per_s, roofs, si
 from xsp.analysis.figures.sources import sources_note
-from xsp.analysis.figures.theme import (
-    MARKS,
-    NO_KERNELS,
-    Figure,
-    empty,
-    figure,
-    hover,
-    kernel_label,
-    layer_label,
-    safe,
-)
+from xsp.analysis.figures.theme import MARKS, NO_KERNELS, Figure, empty, figure
 from xsp.analysis.kernels import kernel_roofline as kernel_roofline_table
 from xsp.analysis.layer_kernels import layer_roofline as layer_roofline_table
 from xsp.analysis.layers import layer_information

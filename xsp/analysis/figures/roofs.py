@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.figures.labels import safe
 from xsp.analysis.figures.palette import PRECISIONS
-from xsp.analysis.figures.theme import Figure, safe
+from xsp.analysis.figures.theme import Figure
 from xsp.analysis.peaks import DRAM, MEASURED
 
 _ROOF = "#868d98"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from xsp.analysis.figures.labels import hover, safe
 from xsp.analysis.figures.layer_bars import mebibytes_text, milliseconds
 from xsp.analysis.figures.palette import OTHER, Family, family
-from xsp.analysis.figures.theme import NO_LAYERS, Figure, empty, figure, hover, safe
+from xsp.analysis.figures.theme import NO_LAYERS, Figure, empty, figure
 from xsp.analysis.layers import layer_latency_by_type as layer_latency_by_type_table
 from xsp.analysis.layers import layer_memory_by_type as layer_memory_by_type_table
 from xsp.analysis.layers import layer_type_distribution as layer_type_distribution_table

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.figures.labels import hover, safe
 from xsp.analysis.figures.layer_bars import milliseconds
 from xsp.analysis.figures.palette import BUSY, IDLE, IDLE_PATTERN
 from xsp.analysis.figures.rooflines import INTENSITY_AXIS, THROUGHPUT_AXIS, bound_text, drawable
 from xsp.analysis.figures.roofs import add_roofs, dram_bytes_per_s, roofs, si
 from xsp.analysis.figures.sources import sources_note
-from xsp.analysis.figures.theme import NO_KERNELS, Figure, empty, figure, hover, safe
+from xsp.analysis.figures.theme import NO_KERNELS, Figure, empty, figure
 from xsp.analysis.model import kernels_by_model as kernels_by_model_table
 from xsp.analysis.model import model_information as model_information_table
 from xsp.analysis.peaks import peaks

@@ -1,15 +1,12 @@
-"""What all figures share: light and dark looks, titles, text that is safe inside plotly, and the
-empty figure.
-"""
+"""What all figures share: light and dark looks, titles, and the empty figure."""
 
 from __future__ import annotations
 
 import textwrap
-from html import escape
 from typing import Any
 
+from xsp.analysis.figures.labels import safe
 from xsp.extras import require
-from xsp.words.labels import printable, shorten, telling_kernel_name
 
 Figure = Any
 """A `plotly.graph_objects.Figure`; plotly has no types, and is imported when a figure is made."""
@@ -30,7 +27,6 @@ _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif
 _LINE = 130
 _NOTE_LINE = 22
 """Height in pixels of a line below the title, which has the spacing of the title's font."""
-_LABEL = 64
 
 
 def template(dark: bool = False, *, transparent: bool = False) -> dict[str, Any]:
@@ -124,25 +120,3 @@ def empty(title: str, why: str) -> Figure:
     return drawn.add_annotation(
         text=text, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5, font={"size": 13}
     )
-
-
-def safe(text: str) -> str:
-    """Text for plotly, which reads a part of HTML: names of C++ templates must not become tags."""
-    return escape(printable(text), quote=False)
-
-
-def layer_label(name: str, phase: str = "", width: int = _LABEL) -> str:
-    """A layer's name, its middle left out if it is long, with a mark on backward passes."""
-    return safe(shorten(name, width)) + (" (bwd)" if phase == "backward" else "")
-
-
-def kernel_label(name: str, width: int = _LABEL) -> str:
-    """A kernel's name without namespaces and arguments, its middle left out if it is long."""
-    return safe(shorten(telling_kernel_name(name), width))
-
-
-def hover(*lines: str) -> str:
-    """The lines of a hover box; empty ones are left out. What comes from a program must have been
-    made `safe`.
-    """
-    return "<br>".join(line for line in lines if line)

@@ -97,10 +97,13 @@ def codes_of(kernels: Sequence[pd.DataFrame]) -> list[Ints]:
     sets they say too little: one that a program makes can run in a graph as a kernel of the
     driver's, of which the record has no bytes.
     """
-    facts = [column for column in kernels[0].columns if all(column in each for each in kernels)]
+    shared = set.intersection(*(set(each.columns) for each in kernels))
+    facts = [column for column in kernels[0].columns if column in shared]
     every = pd.concat([each[facts] for each in kernels], ignore_index=True)
     alike = every.groupby(facts, sort=False).ngroup().to_numpy().astype(np.int64)
-    is_set = (every["kind"] == "memset") | every["name"].astype(str).str.fullmatch(_SET_KERNEL)
+    is_drivers = every["name"].astype(str).str.fullmatch(_SET_KERNEL)
+    is_set = (every["kind"] == "memset") | is_drivers
     alike[is_set.to_numpy(bool)] = len(every)
     number = np.unique(alike, return_inverse=True)[1]
-    return np.split(number, np.cumsum([len(each) for each in kernels])[:-1])
+    ends = np.cumsum([len(each) for each in kernels])
+    return np.split(number, ends[:-1])

@@ -93,7 +93,8 @@ def _first_difference(
 ) -> Difference:
     """Between the first threads of each that have no counterpart."""
     nothing = np.zeros(0, dtype=np.int64)
-    ours, others = (mine or [nothing])[0], (theirs or [nothing])[0]
+    ours = mine[0] if mine else nothing
+    others = theirs[0] if theirs else nothing
     shared = min(len(ours), len(others))
     same = run.content(ours)[:shared] == reference.content(others)[:shared]
     differing = np.flatnonzero(~same.all(axis=1))

@@ -91,9 +91,9 @@ def cut(tables: Tables, most: int) -> Ints:
     # The events of a separate ladder repeat spans of one run, whichever run they are of.
     if len(spans) <= most or "repeats" in tables or not _in_order(tables):
         return np.array([0, len(runs)])
-    place = spans["run"].to_numpy().astype(np.int64) * len(Level) + spans["level"].to_numpy()
-    events = np.bincount(place, minlength=len(Level) * len(runs)).reshape(-1, len(Level))
-    return cuts_of(runs, events, most)
+    run, level = spans["run"].to_numpy().astype(np.int64), spans["level"].to_numpy()
+    events = np.bincount(run * len(Level) + level, minlength=len(runs) * len(Level))
+    return cuts_of(runs, events.reshape(-1, len(Level)), most)
 
 
 def cuts_of(runs: pd.DataFrame, events: Ints, most: int) -> Ints:

@@ -178,9 +178,11 @@ def _recorded(tree: Hierarchy, tables: Tables) -> dict[Level, Recorded]:
 
 
 def _of_graphs(tree: Hierarchy, tables: Tables) -> Array:
-    spans = tables["spans"]
-    own = tables["runs"].loc[tables["runs"]["rung"] == deepest_rung(tables), "run"].to_numpy()
-    layers = np.flatnonzero((spans["level"] == Level.LAYER).to_numpy() & spans["run"].isin(own))
-    detail, run = spans["detail"].to_numpy(), spans["run"].to_numpy()
-    rows = layers[run_by_graphs(tables["layers"])[detail[layers]]]
-    return sum_by_run(run[rows], tree.of_span[rows], None, len(tree.nodes), own)
+    spans, runs = tables["spans"], tables["runs"]
+    own = runs.loc[runs["rung"] == deepest_rung(tables), "run"].to_numpy()
+    is_layer = (spans["level"] == Level.LAYER) & spans["run"].isin(own)
+    layers = np.flatnonzero(is_layer)
+    detail = spans["detail"].to_numpy()[layers]
+    rows = layers[run_by_graphs(tables["layers"])[detail]]
+    run = spans["run"].to_numpy()[rows]
+    return sum_by_run(run, tree.of_span[rows], None, len(tree.nodes), own)

@@ -13,32 +13,20 @@ from typing import Any
 from xsp.errors import DispatchError
 from xsp.evaluation.dispatch import worker
 from xsp.evaluation.dispatch.agents import Ended, Event, Joined, Lost, Offer, Run
+from xsp.evaluation.dispatch.embedded import OneAgent
 from xsp.evaluation.orphans import die_with_parent, end_with_parent
 
-NAME = "this machine"
 _PAUSE_S = 0.5
 
 
-class Child:
-    """The agent is started when jobs are, and ends with the dispatch.
+class Child(OneAgent):
+    """The agent is started when jobs are, and ends with the dispatch. Arguments as for OneAgent."""
 
-    Args:
-        resources: what this machine has, beside or in place of `worker.resources`.
-        labels: what it is and can run, beside `worker.labels`.
-
-    """
-
-    def __init__(
-        self,
-        resources: Mapping[str, float] | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> None:
-        self.offer = worker.offer(NAME, resources, labels)
-        self._run: Run | None = None
-        self._process: Any = None
-        self._pipe: Connection | None = None
-        self._joining = False
-        self._busy = False
+    name = "this machine"
+    _process: Any = None
+    _pipe: Connection | None = None
+    _joining = False
+    _busy = False
 
     def register(self, run: Run) -> Sequence[Offer]:
         """Start the process. `run` must be importable there."""
@@ -68,7 +56,7 @@ class Child:
         except (EOFError, OSError):
             return (self._replaced(),)
         self._busy = False
-        return (Ended(NAME, None if text is None else json.loads(text), error, facts),)
+        return (Ended(self.name, None if text is None else json.loads(text), error, facts),)
 
     def replace(self, agent: str) -> None:
         """Kill the process, and start another."""
@@ -112,7 +100,7 @@ class Child:
         self._open.close()
         self._start()
         self._joining = True
-        return Lost(NAME, reason)
+        return Lost(self.name, reason)
 
 
 def _answer_all(pipe: Connection, run: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:

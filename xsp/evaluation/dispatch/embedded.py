@@ -9,11 +9,9 @@ from typing import Any
 from xsp.evaluation.dispatch import worker
 from xsp.evaluation.dispatch.agents import Ended, Event, Offer, Run
 
-NAME = "here"
 
-
-class Embedded:
-    """Runs jobs in this process, one after another.
+class OneAgent:
+    """The only agent of a dispatch, on this machine.
 
     Args:
         resources: what this machine has, beside or in place of `worker.resources`.
@@ -21,14 +19,22 @@ class Embedded:
 
     """
 
+    name: str
+
     def __init__(
         self,
         resources: Mapping[str, float] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        self.offer = worker.offer(NAME, resources, labels)
+        self.offer = worker.offer(self.name, resources, labels)
         self._run: Run | None = None
-        self._next: Mapping[str, Any] | None = None
+
+
+class Embedded(OneAgent):
+    """Runs jobs in this process, one after another."""
+
+    name = "here"
+    _next: Mapping[str, Any] | None = None
 
     def register(self, run: Run) -> Sequence[Offer]:
         """The one agent."""
@@ -47,7 +53,7 @@ class Embedded:
         payload, self._next = self._next, None
         text, error, facts = worker.answered(self._run, payload)
         result = None if text is None else json.loads(text)
-        return (Ended(NAME, result, error, facts),)
+        return (Ended(self.name, result, error, facts),)
 
     def replace(self, agent: str) -> None:
         """Nothing: a job that runs here is over when `wait` returns."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from xsp.database import evaluation_tables as tables
 from xsp.database.store import Store, upsert
-from xsp.evaluation.records.evaluation import Evaluation
+from xsp.evaluation.records.evaluation import Evaluation, Measure, Trace
 from xsp.evaluation.records.packing import details_of, packed
 
 
@@ -34,10 +35,8 @@ def write(store: Store, evaluation: Evaluation, code: Mapping[str, bytes] | None
             _once(connection, tables.code, row)
         row = _row(evaluation, digest(model), digest(facts))
         connection.execute(tables.evaluations.insert().values(row))
-        _many(
-            connection, tables.measures, [_measure_row(evaluation, m) for m in evaluation.measures]
-        )
-        _many(connection, tables.traces, [_trace_row(evaluation, t) for t in evaluation.traces])
+        _many(connection, tables.measures, _rows(evaluation, evaluation.measures))
+        _many(connection, tables.traces, _rows(evaluation, evaluation.traces))
     return True
 
 
@@ -108,24 +107,6 @@ def _row(evaluation: Evaluation, model: str, system: str) -> dict[str, Any]:
     }
 
 
-def _measure_row(evaluation: Evaluation, each: Any) -> dict[str, Any]:
-    return {
-        "evaluation": evaluation.id,
-        "name": each.name,
-        "value": each.value,
-        "low": each.low,
-        "high": each.high,
-        "unit": each.unit,
-        "reason": each.reason,
-    }
-
-
-def _trace_row(evaluation: Evaluation, each: Any) -> dict[str, Any]:
-    return {
-        "evaluation": evaluation.id,
-        "sha256": each.sha256,
-        "kind": each.kind,
-        "level": each.level,
-        "spans": each.spans,
-        "trace_id": each.trace_id,
-    }
+def _rows(evaluation: Evaluation, each: Iterable[Measure | Trace]) -> list[dict[str, Any]]:
+    """Rows that have the facts of measures or traces under their names."""
+    return [{"evaluation": evaluation.id, **asdict(one)} for one in each]

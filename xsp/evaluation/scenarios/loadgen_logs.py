@@ -40,12 +40,13 @@ def verdict(folder: Path) -> Verdict:
     summary = _text(folder / SUMMARY)
     result = _RESULT.search(summary)
     if result is None:
-        raise EvaluationError(
-            f"loadgen wrote no result to {str(folder / SUMMARY)!r}: the test did not end; run it "
-            "again"
-        )
+        raise _not_ended(f"loadgen wrote no result to {str(folder / SUMMARY)!r}")
     said = [line.strip(" *") for line in summary.splitlines() if line.startswith(" * ")]
     return Verdict(result[1] == "VALID", (*said, *_errors(folder / DETAIL)))
+
+
+def _not_ended(seen: str) -> EvaluationError:
+    return EvaluationError(f"{seen}: the test did not end; run it again")
 
 
 def _errors(path: Path) -> list[str]:
@@ -68,10 +69,7 @@ def scheduled_unix_ns(folder: Path) -> npt.NDArray[np.int64]:
     text = _text(folder / TRACE)
     origin = _ORIGIN.search(text)
     if origin is None:
-        raise EvaluationError(
-            f"loadgen's trace {str(folder / TRACE)!r} has no end: the test did not end; run it "
-            "again"
-        )
+        raise _not_ended(f"loadgen's trace {str(folder / TRACE)!r} has no end")
     origin_ns = 1000 * int(origin[1]) + int(origin[2])
     found = np.array(_SAMPLE.findall(text), dtype=np.int64).reshape(-1, 3)
     query = found[:, 2]

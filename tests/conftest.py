@@ -6,7 +6,7 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from virtual_clock import VirtualClock
 
 import xsp
+from xsp.cli import main
 from xsp.levels import _native
 from xsp.levels._native import interpose
 from xsp.levels.layer import hotpath
@@ -120,6 +121,23 @@ def virtual_clock(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
     clock = VirtualClock()
     clock.install(monkeypatch)
     return clock
+
+
+@pytest.fixture
+def refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs `xsp` with arguments that it refuses, with status 2 and one line, which it returns."""
+
+    def line(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["xsp", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        [said] = capsys.readouterr().err.splitlines()
+        return said
+
+    return line
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,11 @@ def run(script: str, *arguments: str) -> str:
     ],
 )
 def test_script_saves_a_capture(
-    script: str, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str,
+    arguments: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Running an example prints its profile and saves a capture that opens again with the same
     table.
@@ -40,10 +45,13 @@ def test_script_saves_a_capture(
     monkeypatch.setenv("COLUMNS", "120")
     capture = tmp_path / "example.xsp"
     common = ("--device", "cpu", "--dtype", "float32", "--batch", "2", "--budget-s", "0")
-    printed = run(script, *arguments, *common, "--output", str(capture))
+    path = str(EXAMPLES / script)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "argv", [path, *arguments, *common, "--output", str(capture)])
+    runpy.run_path(path, run_name="__main__")
     prof = xsp.load(capture)
     assert len(prof.tree()) > 1
-    assert str(prof) in printed
+    assert str(prof) in capsys.readouterr().out
 
 
 def test_two_scenarios_are_evaluated(tmp_path: Path) -> None:

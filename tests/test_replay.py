@@ -70,7 +70,7 @@ def assert_equals_untraced(
         np.testing.assert_array_equal(replayed.host(thread, stamps[0]), stamps[1])
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(programs(), st.integers(0, 2**16))
 def test_zero_costs_reproduce_the_recording_exactly(program: tuple[object, ...], seed: int) -> None:
     """With nothing to take out, every stamp and every operation stays where it was recorded,
@@ -83,7 +83,7 @@ def test_zero_costs_reproduce_the_recording_exactly(program: tuple[object, ...],
         assert_equals_untraced(replay(run.timeline(with_records=records), Costs()), run, run)
 
 
-@settings(max_examples=70)
+@settings(max_examples=35)
 @given(programs())
 def test_exact_costs_give_the_untraced_run_exactly(program: tuple[object, ...]) -> None:
     """With the true costs the replayed timeline is the untraced one to the ns: streams, events,

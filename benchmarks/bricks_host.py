@@ -5,11 +5,12 @@ states, beside the model as its user calls it and beside its graph. Whole sums i
         --output bricks_host_h200.json
 
 States: `waited` (behind a wait for the GPU and a copy of the input; `waited_total` ends when the
-GPU has done), `again` (the same, right behind the same call), `copies` (no wait, copies in
-between), `ready` (no wait, inputs made before), `every` (no wait, every occurrence in the model's
-order on real values). `repeated` is `waited` for the first occurrence of a brick and `again` for
-the others: where a model repeats a brick, it finds its code in the caches. `bindings` is the graph
-with PyTorch's Python functions in place of operators called through `torch.ops`.
+GPU has done), `again` (the same, right behind a call of the same brick, on the weights of its next
+occurrence), `copies` (no wait, copies in between), `ready` (no wait, inputs made before), `every`
+(no wait, every occurrence in the model's order on real values). `repeated` is `waited` for the
+first occurrence of a brick and `again` for the others: where a model repeats a brick, it finds its
+code in the caches. `bindings` is the graph with PyTorch's Python functions in place of operators
+called through `torch.ops`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from xsp.analysis.spans.statistics import trimmed
 from xsp.brickwork.bricks import model_from
 from xsp.brickwork.cutting import Decomposition
 from xsp.brickwork.model import called_whole
-from xsp.brickwork.network import built, fresh
+from xsp.brickwork.network import built, call_with, fresh
 from xsp.brickwork.occurrences import occurrences_in
 from xsp.brickwork.plan import Options, Subject, subject_of
 from xsp.brickwork.rounds import settled
@@ -57,6 +58,11 @@ class Subjects:
         self.inputs = {digest: each.inputs[0] for digest, each in found.items()}
         self.networks = {
             digest: built(each.facts, each.weights[0], device) for digest, each in found.items()
+        }
+        # Where a brick occurs once only, this is the same call.
+        self.seconds = {
+            digest: call_with(self.networks[digest], each.weights[1 % len(each.weights)])
+            for digest, each in found.items()
         }
         self.samples: Samples = defaultdict(list)
 
@@ -127,9 +133,9 @@ def _states(one: Subjects, digests: Sequence[str]) -> list[Callable[[], None]]:
 
     def again() -> None:
         for digest in digests:
-            given, call = one.copies(digest), one.networks[digest].forward
-            call(*one.copies(digest))
-            one.waited("again", digest, call, given)
+            given = one.copies(digest)
+            one.networks[digest].forward(*one.copies(digest))
+            one.waited("again", digest, one.seconds[digest], given)
 
     def copies() -> None:
         one.wait()

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from xsp.brickwork import running
 from xsp.brickwork.conditions import CpuShare
-from xsp.brickwork.construction import along_critical_path, between, overlapping, summed
+from xsp.brickwork.construction import along_critical_path, between, overlapping, repeating, summed
 from xsp.brickwork.cutting import Decomposition, decomposed, pairs
 from xsp.brickwork.model import Model, model_of
 from xsp.brickwork.network import _function, built, described, fresh, synthetic
@@ -372,6 +373,50 @@ def test_equal_bricks_are_off_together() -> None:
     total = summed(cut, {record.layer.digest: record})
     assert total.latency_ns == pytest.approx(48.0)
     assert total.half_width_ns == pytest.approx(4 * record.half_width_ns)
+
+
+def test_repeated_bricks_find_their_code_in_the_caches() -> None:
+    """Of four equal bricks the first counts with its own time and three with that of a second call,
+    a brick that occurs once with its own; without second calls there is no such latency.
+    """
+    layers = [nn.Tanh() for _ in range(4)]
+    cut = decomposed(model_of(nn.Sequential(*layers, nn.ReLU()).eval(), (torch.randn(3),)), 1)
+    first, last = cut.bricks[0].layer, cut.bricks[-1].layer
+    times = {
+        first.digest: Record(first, NETWORK, "model", [10.0] * 5),
+        last.digest: Record(last, NETWORK, "model", [7.0] * 5),
+    }
+    assert repeating(cut, times) is None
+    times[first.digest].facts["again_samples_ns"] = [5.0, 6.0, 7.0]
+    found = repeating(cut, times)
+    assert found is not None
+    assert found.latency_ns == pytest.approx(10 + 3 * 6 + 7)
+    again = times[first.digest].again
+    assert again is not None
+    assert found.half_width_ns == pytest.approx(3 * again.half_width_ns)
+    del times[last.digest]
+    unknown = repeating(cut, times)
+    assert unknown is not None
+    assert unknown.missing == ("relu",)
+
+
+def test_a_brick_that_occurs_twice_is_called_twice_in_a_round() -> None:
+    """The second call has the weights of the next occurrence; one that occurs once, or whose calls
+    a GPU is waited for, is called once.
+    """
+    called: list[str] = []
+
+    def calls(*names: str) -> list[Any]:
+        return [partial(called.append, name) for name in names]
+
+    runnables = [
+        Runnable(calls("a0", "a1"), [[], []]),
+        Runnable(calls("b0"), [[]]),
+        Runnable(calls("c0", "c1"), [[], []], wait=lambda: None),
+    ]
+    taken = round_of(runnables, 3, fresh, random.Random(0))
+    assert called == ["a1", "a0", "b0", "c1"]
+    assert [each.again_ns is not None for each in taken] == [True, False, False]
 
 
 def test_other_batch_sizes_lie_between_measured_ones() -> None:

@@ -240,6 +240,8 @@ class _Session:
         taken = round_of(runnables, number, fresh, order)
         for item, each in zip(items, taken, strict=True):
             item.record.samples_ns.append(float(each.total_ns))
+            if each.again_ns is not None:
+                item.record.facts.setdefault("again_samples_ns", []).append(float(each.again_ns))
         if self.device == "cuda":
             self._launch(items, taken, number, order)
         if time.perf_counter() - self._kept_at > KEPT_EVERY_S:

@@ -65,6 +65,12 @@ class Record:
         """Half of its 95 % interval; NaN with fewer than two samples."""
         return float(trimmed(self.samples_ns)[1])
 
+    @property
+    def again(self) -> Record | None:
+        """What calls right behind those of the samples took (`rounds.Taken`); None without any."""
+        samples_ns = self.facts.get("again_samples_ns")
+        return Record(self.layer, self.algorithm, self.caches, samples_ns) if samples_ns else None
+
     def entry(self, machine: Machine) -> Entry:
         """As the database keeps it, with every sample."""
         is_timed = bool(self.samples_ns) and not self.failure

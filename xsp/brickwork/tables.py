@@ -20,6 +20,7 @@ from xsp.brickwork.construction import (
     Times,
     along_critical_path,
     overlapping,
+    repeating,
     summed,
 )
 from xsp.brickwork.cutting import Decomposition
@@ -88,9 +89,12 @@ def constructions(
 
 
 def _sequential(subject: Subject, cut: Decomposition, times: Times) -> list[Constructed]:
-    """One brick after another: as a sum, and on a GPU as the replay of their timelines."""
-    played = replayed(cut, times) if subject.model.device == "cuda" else None
-    return [summed(cut, times), *([] if played is None else [played])]
+    """One brick after another: as a sum, and on a GPU as the replay of their timelines, on a CPU as
+    the sum in which repeated bricks find their code in the caches.
+    """
+    second = replayed if subject.model.device == "cuda" else repeating
+    other = second(cut, times)
+    return [summed(cut, times), *([] if other is None else [other])]
 
 
 def model_table(subjects: Sequence[Subject], records: Records) -> pd.DataFrame:

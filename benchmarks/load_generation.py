@@ -6,13 +6,14 @@ Four figures, of which the first three read the clock of this machine:
   issued queries against the exponential distribution, and how much later than scheduled queries
   reached the system.
 - `lindley`: p99 of a server of known service time beside Lindley's recursion on its own arrivals:
-  on the scheduled ones with the nominal service time, and with the times that the server stamped;
-  and on the issued ones with those.
+  with the nominal service time, with the times that the server stamped, and with what xsp adds to
+  these: the time between two queries of which the second waits, and that from when a query should
+  arrive to when an idle server begins it.
 - `overhead`: latency and cycle of a system that does nothing, and the least service time that
   makes them no more than 5 %.
 - `search`: the highest rate found on simulated servers beside M/D/1's formula; no clock.
 
-    python benchmarks/load_generation.py [--queries 2000] [--runs 1] [--json out.json]
+    python benchmarks/load_generation.py [--parts lindley …] [--queries 2000] [--runs 1] [--json f]
 """
 
 from __future__ import annotations
@@ -42,8 +43,19 @@ SAMPLES = 64
 WARMUP = 3
 TOLERATED = 0.05
 BOUND_MS = 3_600_000.0
-CASES = ((2, 0.5), (5, 0.5), (10, 0.3), (10, 0.5), (10, 0.7), (20, 0.5))
+CASES = (
+    (1, 0.5),
+    (2, 0.3),
+    (2, 0.5),
+    (2, 0.7),
+    (3, 0.5),
+    (5, 0.3),
+    (5, 0.5),
+    (5, 0.7),
+    (10, 0.5),
+)
 """Service time in ms, and the share of the time in which the server is busy."""
+PARTS = ("arrivals", "lindley", "overhead", "search")
 RATES = (50.0, 100.0, 250.0, 500.0, 1000.0)
 
 
@@ -81,43 +93,60 @@ def of_arrivals(outcome: Outcome, rate: float) -> dict[str, Any]:
 
 
 def lindley(queries: int, runs: int, logs: Path) -> list[dict[str, Any]]:
-    """Servers of known service time beside the recursion on their own arrivals."""
+    """Servers of known service time beside the recursion on their own arrivals; runs in turn."""
     rows = []
-    for service_ms, load in CASES:
-        for run in range(runs):
-            durations = logs / "durations"
-            service_ns = service_ms * 1_000_000
-            outcome = run_scenario(
-                server(1e9 * load / service_ns, queries, 100 + run),
-                partial(load_systems.constant, service_ns, durations),
-                SAMPLES,
-                logs=logs,
-            )
-            took_ns = np.fromfile(durations, dtype=np.int64)[WARMUP:]
-            found = beside_recursion(outcome, service_ns, took_ns)
+    for run in range(runs):
+        for service_ms, load in CASES:
+            found = one_server(service_ms * 1_000_000, load, queries, 100 + run, logs)
             rows.append({"service_ms": service_ms, "load": load, "run": run, **found})
             print(rows[-1], flush=True)
     return rows
 
 
-def beside_recursion(outcome: Outcome, service_ns: int, took_ns: np.ndarray) -> dict[str, float]:
-    """p99 in ms, measured and by the recursion, and how far apart they are."""
-    scheduled = outcome.scheduled_ns - outcome.scheduled_ns[0]
-    issued = outcome.issued_ns - outcome.scheduled_ns[0]
+def one_server(
+    service_ns: int, load: float, queries: int, seed: int, logs: Path
+) -> dict[str, float]:
+    """A row of `lindley`."""
+    stamps = logs / "stamps.npy"
+    calls = 2 * queries + WARMUP
+    outcome = run_scenario(
+        server(1e9 * load / service_ns, queries, seed),
+        partial(load_systems.constant, service_ns, stamps, calls),
+        SAMPLES,
+        logs=logs,
+    )
+    issued = len(outcome.scheduled_ns)
+    begin_ns, end_ns = np.load(stamps)[WARMUP : WARMUP + issued].T
+    return beside_recursion(outcome, service_ns, begin_ns, end_ns)
+
+
+def beside_recursion(
+    outcome: Outcome, service_ns: int, begin_ns: np.ndarray, end_ns: np.ndarray
+) -> dict[str, float]:
+    """p99 in ms, measured and by the recursion, how far apart they are, and why."""
+    scheduled, took = outcome.scheduled_ns - outcome.scheduled_ns[0], end_ns - begin_ns
+    waits = outcome.issued_ns[1:] < end_ns[:-1]
+    between = (begin_ns[1:] - end_ns[:-1])[waits]
+    late = (begin_ns - outcome.scheduled_ns)[1:][~waits]
     measured = np.quantile(outcome.latency_ns, 0.99)
-    nominal = np.quantile(departures(scheduled, service_ns) - scheduled, 0.99)
-    stamped = np.quantile(departures(scheduled, took_ns) - scheduled, 0.99)
-    of_issued = np.quantile(departures(issued, took_ns) - scheduled, 0.99)
+    services = {
+        "nominal": (scheduled, service_ns),
+        "stamped": (scheduled, took),
+        "explained": (scheduled + np.median(late), took + np.median(between)),
+    }
+    expected = {
+        name: float(np.quantile(departures(*given) - scheduled, 0.99))
+        for name, given in services.items()
+    }
     return {
         "p99_ms": float(measured) / 1e6,
-        "lindley_nominal_ms": float(nominal) / 1e6,
-        "lindley_stamped_ms": float(stamped) / 1e6,
-        "lindley_issued_ms": float(of_issued) / 1e6,
-        "over_nominal": float(measured / nominal) - 1,
-        "over_stamped": float(measured / stamped) - 1,
-        "over_issued": float(measured / of_issued) - 1,
-        "took_ms_p50": float(np.median(took_ns)) / 1e6,
-        "took_ms_p99": float(np.quantile(took_ns, 0.99)) / 1e6,
+        **{f"lindley_{name}_ms": value / 1e6 for name, value in expected.items()},
+        **{f"over_{name}": float(measured / value) - 1 for name, value in expected.items()},
+        "took_ms_p50": float(np.median(took)) / 1e6,
+        "took_ms_p99": float(np.quantile(took, 0.99)) / 1e6,
+        "between_us_median": float(np.median(between)) / 1e3,
+        "between_us_p99": float(np.quantile(between, 0.99)) / 1e3,
+        "late_at_idle_us_median": float(np.median(late)) / 1e3,
         "lag_us_median": outcome.details["lag_ns"]["median"] / 1e3,
         "lag_us_p99": outcome.details["lag_ns"]["p99"] / 1e3,
     }
@@ -209,24 +238,23 @@ def _scheduler() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--queries", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--searches", type=int, default=50)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    before = os.getloadavg()
+    found: dict[str, Any] = {"load_average_before": os.getloadavg(), "scheduler": _scheduler()}
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
-        found = {
-            "load_average_before": before,
-            "scheduler": _scheduler(),
-            "arrivals": arrivals(options.queries, logs),
-            "lindley": lindley(options.queries, options.runs, logs),
-            "overhead": overhead(options.queries, logs),
-            "load_average_after": os.getloadavg(),
-            "search": search(options.searches),
-            "environment": environment(),
+        measures = {
+            "arrivals": lambda: arrivals(options.queries, logs),
+            "lindley": lambda: lindley(options.queries, options.runs, logs),
+            "overhead": lambda: overhead(options.queries, logs),
+            "search": lambda: search(options.searches),
         }
+        found |= {part: measures[part]() for part in PARTS if part in options.parts}
+    found |= {"load_average_after": os.getloadavg(), "environment": environment()}
     text = json.dumps(found, indent=1)
     print(text)
     if options.json:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from xsp.evaluation.scenarios.scenario import System
 
@@ -22,18 +23,28 @@ def nothing() -> System:
     return answer
 
 
-def constant(service_ns: int, durations: Path | None = None) -> System:
-    """Takes `service_ns` for each call, and writes what it really took, int64 ns, to a file."""
-    file = None if durations is None else os.open(durations, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+def constant(service_ns: int, stamps: Path | None = None, calls: int = 0) -> System:
+    """Takes `service_ns` for each call. When it began and ended, monotonic ns, is written to a file
+    of int64 [calls, 2] in memory: a call to the system would take time between two queries.
+    """
+    cells = None
+    if stamps is not None:
+        shape = (calls, 2)
+        rows = np.lib.format.open_memmap(stamps, mode="w+", dtype=np.int64, shape=shape)
+        cells = rows.reshape(-1).data
+    call = 0
 
     def answer(_: Sequence[int]) -> None:
+        nonlocal call
         begin_ns = time.monotonic_ns()
         end_ns = begin_ns + service_ns
         if service_ns > SPIN_NS:
             time.sleep((service_ns - SPIN_NS) / 1e9)
         while time.monotonic_ns() < end_ns:
             pass
-        if file is not None:
-            os.write(file, (time.monotonic_ns() - begin_ns).to_bytes(8, "little"))
+        if cells is not None:
+            cells[2 * call] = begin_ns
+            cells[2 * call + 1] = time.monotonic_ns()
+            call += 1
 
     return answer

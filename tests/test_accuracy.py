@@ -94,3 +94,26 @@ def test_what_a_metric_is_not_defined_for_is_told() -> None:
         accuracy.update({"other": [1]}, [{"truth": 1}])
     with pytest.raises(EvaluationError, match="targets must be classes from 0 to 2"):
         values(SCORES, [7, 0, 0, 1], metric="top_k", k=1)
+
+
+def test_what_is_not_a_number_is_unknown() -> None:
+    """Where a prediction has NaN the metric is unknown with the reason, and the others are known;
+    a target with a fraction is no class.
+    """
+    scores = np.array([[0.9, 0.1], [np.nan, 0.1]])
+    given = [
+        {"metric": "top_k", "output": "a", "target": "t"},
+        {"metric": "exact", "output": "b", "target": "t"},
+    ]
+    accuracy = Accuracy([TypeAdapter(AccuracyMetric).validate_python(each) for each in given])
+    accuracy.update({"a": scores, "b": np.array([0, 1])}, [{"t": 0}, {"t": 1}])
+    unknown, known = accuracy.values()
+    assert math.isnan(unknown.value)
+    assert unknown.reason == "'a' has NaN in 1 of 2 samples"
+    assert known.value == 1.0
+    for metric in ("top_k", "f1", "auroc"):
+        asked = {"metric": metric, "output": "a", "target": "t"}
+        accuracy = Accuracy([TypeAdapter(AccuracyMetric).validate_python(asked)])
+        accuracy.update({"a": np.array([[0.9, 0.1], [0.2, 0.8]])}, [{"t": 0.5}, {"t": 1.0}])
+        with pytest.raises(EvaluationError, match="targets must be whole numbers"):
+            accuracy.values()

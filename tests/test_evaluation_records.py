@@ -23,7 +23,7 @@ from xsp.evaluation.manifest.reading import manifest_of
 from xsp.evaluation.records import transport
 from xsp.evaluation.records.answers import comparison_values
 from xsp.evaluation.records.comparison import DIFFERENT, SAME, WITHIN, compare, sessions_like
-from xsp.evaluation.records.evaluation import ACCURACY, Evaluation, Measure, Trace
+from xsp.evaluation.records.evaluation import ACCURACY, Evaluation, Measure, Trace, when
 from xsp.evaluation.records.reading import code_of, evaluations, measures, read, traces
 from xsp.evaluation.records.writing import write
 from xsp.evaluation.scenarios.scenario import Outcome
@@ -267,3 +267,60 @@ def test_a_lost_database_loses_nothing(
     assert "kept" in capsys.readouterr().out
     with Store(new) as store:
         assert len(evaluations(store)) == 1
+
+
+DAMAGED = {
+    "a time": {"measured_at": "yesterday"},
+    "a late time": {"measured_at": 1e300},
+    "facts": {"system": [1]},
+    "a path for an id": {"id": "../../x"},
+    "doubts": {"doubts": "one"},
+    "a measure": {"measures": [{"name": "top_1", "value": "much"}]},
+    "a measure twice": {"measures": [{"name": "top_1", "value": 0.5}] * 2},
+    "no columns": {"outcome": {"queries": ""}},
+    "no word on validity": {"outcome": {"valid": "maybe"}},
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_file_that_is_no_evaluation_is_one_sentence(kind: str, tmp_path: Path) -> None:
+    """Each value that is not what an evaluation has there is refused before it is in the database,
+    as is text that is nested without end.
+    """
+    given = transport.as_json(evaluation(1))
+    for name, value in DAMAGED[kind].items():
+        whole = isinstance(value, dict) and isinstance(given[name], dict)
+        given[name] = {**given[name], **value} if whole else value
+    path = tmp_path / "evaluation.json"
+    for text in (json.dumps(given), "[" * 200_000):
+        path.write_text(text)
+        with pytest.raises(EvaluationError, match="give a file that xsp evaluate wrote") as caught:
+            transport.load(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE systems SET facts = '{{'",
+        "UPDATE systems SET facts = '[1]'",
+        "UPDATE evaluations SET doubts = 'none'",
+        "UPDATE evaluations SET queries = x''",
+        "UPDATE evaluations SET measured_at = 'yesterday'",
+        "UPDATE evaluations SET measured_at = 1e300",
+        "UPDATE measures SET value = 'much'",
+    ],
+)
+def test_a_damaged_record_is_told_and_the_others_are_listed(change: str, tmp_path: Path) -> None:
+    """Whatever somebody wrote into a database, a record that cannot be read is one sentence, and
+    the list is shown with what is not known left out.
+    """
+    with Store(tmp_path / "db.sqlite") as store:
+        write(store, evaluation(1))
+        with store.writing() as connection:
+            connection.exec_driver_sql(change)
+        with pytest.raises(DatabaseError, match=r"is damaged .*restore a copy") as caught:
+            read(store, f"{1:016x}")
+        assert "\n" not in str(caught.value)
+        (row,) = evaluations(store).to_dict("records")
+    assert when(row["measured_at"]) in {"unknown", "2027-01-15 08:00 UTC"}

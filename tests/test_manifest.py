@@ -69,6 +69,12 @@ def without(line: str) -> bytes:
     return changed(line, "").replace(b"\n\n", b"\n")
 
 
+def random_data(settings: str) -> bytes:
+    """The good manifest without accuracy, on random data."""
+    data = f"dataset: {{kind: random, {settings}}}\n"
+    return GOOD[: GOOD.index("dataset:")].encode() + data.encode()
+
+
 def deep(levels: int) -> str:
     return "[" * levels + "]" * levels
 
@@ -230,6 +236,23 @@ BAD: dict[str, tuple[bytes, int, str]] = {
         changed(GOOD[GOOD.index("dataset:") : GOOD.index("metrics:")], "dataset: {kind: random}\n"),
         36,
         "nothing to be right about",
+    ),
+    "random values that end before they begin": (
+        random_data("low: 5.0, high: 1.0"),
+        33,
+        "dataset.low: must be <= high, which is 1, not 5",
+    ),
+    "random values that a type cannot hold": (
+        random_data("high: 1e300"),
+        33,
+        "dataset.high: is 1e+300, which the input 'pixels' of float32 cannot hold",
+    ),
+    "a negative seed": (random_data("seed: -1"), 33, "dataset.seed: must be >= 0, not -1"),
+    "a format of true": (changed("xsp: 1", "xsp: true"), 1, "must be the whole number 1, not true"),
+    "half a character": (
+        changed("name: digits\n", 'name: "\\ud800"\n'),
+        2,
+        "name: has half of a surrogate pair",
     ),
     "a checksum of a package's function": (
         changed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -13,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from evaluated_models import write_digits
+from evaluated_models import sha256, write_digits
 
 import xsp
 from xsp.errors import EvaluationError
@@ -343,6 +344,15 @@ def fails(rows):
 def data(n=4):
     return {"image": np.zeros((n, 8, 8, 1), np.uint8), "label": [0] * n}
 
+def leaves(rows):
+    raise SystemExit(0)
+
+def says_lines(rows):
+    raise ValueError("one\\ntwo")
+
+def single():
+    return {"image": np.zeros((4, 8, 8, 1), np.uint8), "label": 3}
+
 def uneven():
     return {"image": [1], "label": [1, 2]}
 
@@ -391,6 +401,8 @@ WRONG: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     "another type": (with_code("before"), "is float64, but the model takes float32; add the step"),
     "nothing": (with_code("nothing"), "preprocess returned a NoneType"),
     "an exception": (with_code("fails"), r"failed \(KeyError: 'no such column'\)"),
+    "an exit": (with_code("leaves"), r"'own.py:leaves' failed \(SystemExit: 0\)"),
+    "several lines": (with_code("says_lines"), r"failed \(ValueError: one\)"),
     "no function": (with_code("missing"), "has no function 'missing'"),
     "another shape": (
         (("shape: [batch, 1, 8, 8]", "shape: [batch, 1, 9, 8]"),),
@@ -441,6 +453,7 @@ def test_what_does_not_fit_is_told(kind: str, tmp_path: Path) -> None:
     [
         ("data", None),
         ("uneven", "must have one length"),
+        ("single", "column 'label' is a single int"),
         ("no_columns", "must return a mapping"),
         ("fails", r"failed \(TypeError"),
     ],
@@ -455,3 +468,64 @@ def test_data_from_python(function: str, said: str | None, tmp_path: Path) -> No
         return
     with pytest.raises(EvaluationError, match=said):
         answered(tmp_path, (old, new))
+
+
+def test_a_model_that_fails_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a model raises when it is called, an exit too, says which model on which runtime."""
+    store = ArtifactStore(tmp_path / "store")
+    manifest = gather(read_manifest(write_digits(tmp_path)), tmp_path, store)
+    for raised in (SystemExit(0), RuntimeError("one\ntwo"), MemoryError()):
+
+        def predict(_: Eager, __: Batch, error: BaseException = raised) -> dict[str, Any]:
+            raise error
+
+        monkeypatch.setattr(Eager, "predict", predict)
+        with assemble(manifest, store, allow_code=True) as made:
+            said = rf"^digits-cnn 1.0.0 fails on torch \({type(raised).__name__}"
+            with pytest.raises(EvaluationError, match=said) as caught:
+                pass_through(made, 100, lambda *_: None)
+            assert "\n" not in str(caught.value)
+
+
+def npz_of(header: str) -> bytes:
+    """An .npz whose columns have this header and no values."""
+    begin = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("image", "label"):
+            archive.writestr(f"{name}.npy", begin + header.encode())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no archive",
+        npz_of("{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000000,), }\n"),
+        npz_of("(" * 5000),
+        npz_of("{'descr': '|O', 'fortran_order': False, 'shape': (4,), }\n"),
+    ],
+    ids=["no archive", "more than memory", "a damaged header", "pickles"],
+)
+def test_arrays_that_cannot_be_read_are_one_sentence(content: bytes, tmp_path: Path) -> None:
+    """A file that is no .npz, is damaged, claims more than memory holds or has pickles is told."""
+    (tmp_path / "x.npz").write_bytes(content)
+    data = f"{{kind: file, path: x.npz, sha256: '{sha256(content)}'}}"
+    path = write_digits(tmp_path, dataset=f"{{kind: arrays, artifact: {data}}}")
+    store = ArtifactStore(tmp_path / "store")
+    manifest = gather(read_manifest(path), tmp_path, store)
+    with pytest.raises(EvaluationError, match=r"is not a \.npz file of plain arrays") as caught:
+        assemble(manifest, store, allow_code=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_random_values_that_memory_cannot_hold_are_refused(tmp_path: Path) -> None:
+    """Before they are made: what they take and what there is."""
+    data = "{kind: random, samples: 1000000000}"
+    path = write_digits(tmp_path, dataset=data, metrics="{}")
+    store = ArtifactStore(tmp_path / "store")
+    manifest = gather(read_manifest(path), tmp_path, store)
+    with pytest.raises(EvaluationError, match=r"take 476\.8 GiB of memory, but this machine has"):
+        assemble(manifest, store, allow_code=True)

@@ -184,12 +184,22 @@ def fails() -> torch.nn.Module:
     raise RuntimeError("no weights here\nsecond line")
 
 
+def leaves() -> torch.nn.Module:
+    raise SystemExit(0)
+
+
 @pytest.mark.parametrize(
     ("runtime", "changes", "said"),
     [
         ("torch", {"options": {"treads": 1}}, "has no option 'treads'; known are"),
-        ("torch", {"options": {"threads": 0}}, "must be >= 1, not 0"),
-        ("torch", {"options": {"threads": True}}, "must be int, not True"),
+        ("torch", {"options": {"threads": 0}}, "whole number from 1 to 1024, not 0"),
+        ("torch", {"options": {"threads": True}}, "whole number from 1 to 1024, not True"),
+        # OpenMP would end the process.
+        ("torch", {"options": {"threads": 10**7}}, "from 1 to 1024, not 10000000"),
+        ("onnxruntime", {"options": {"threads": -5}}, "from 1 to 1024, not -5"),
+        ("torchscript", {"options": {"batch": 0}}, "from 1 to 1000000, not 0"),
+        ("torch-export", {"options": {"batch": 0}}, "from 1 to 1000000, not 0"),
+        ("torch", {"make": leaves}, r"cannot load digits \(SystemExit: 0\)"),
         ("torch", {"options": {"dtype": "float8"}}, "must be 'float16' or"),
         ("torch", {"make": fails}, r"cannot load digits \(RuntimeError: no weights here\)"),
         ("torch", {"make": lambda: print}, "must return an nn.Module"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -231,6 +230,7 @@ def _from_database(place: Any, compared: tuple[str, str] | None, add: Path | Non
 
 def _list(store: Store) -> Told:
     from xsp.evaluation.records.answers import json_rows
+    from xsp.evaluation.records.evaluation import when
     from xsp.evaluation.records.reading import evaluations
 
     table = evaluations(store)
@@ -238,8 +238,7 @@ def _list(store: Store) -> Told:
         typer.echo("there are no evaluations")
         return Told([])
     shown = table[_COLUMNS].copy()
-    times = [datetime.fromtimestamp(each, timezone.utc) for each in table["measured_at"]]
-    shown["measured_at"] = [f"{each:%Y-%m-%d %H:%M} UTC" for each in times]
+    shown["measured_at"] = table["measured_at"].map(when)
     if "latency_p50" in table:
         shown["p50_ms"] = table["latency_p50"] / 1e6
     if "throughput" in table:

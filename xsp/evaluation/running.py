@@ -184,7 +184,15 @@ def _accuracy(planned: Planned) -> list[Measure]:
     with planned.load() as made:
         pass_through(made, metrics.batch, accuracy.update)
     return [
-        Measure(each.name, each.value, ACCURACY, each.low, each.high) for each in accuracy.values()
+        Measure(
+            each.name,
+            each.value if math.isfinite(each.value) else None,
+            ACCURACY,
+            each.low,
+            each.high,
+            each.reason,
+        )
+        for each in accuracy.values()
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from xsp.errors import EvaluationError
 from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.foreign_code import guarded
 from xsp.evaluation.manifest.source import Code
 
 REFUSED = (
@@ -27,14 +28,8 @@ def function_of(code: Code, store: ArtifactStore, *, allow_code: bool) -> Callab
     if not allow_code:
         raise EvaluationError(REFUSED.format(what=f"the function {code.function!r}"))
     place, _, name = code.function.rpartition(":")
-    try:
+    with guarded(f"{place!r} cannot be imported"):
         module = _module(code, code.sha256, store) if code.sha256 else import_module(place)
-    except EvaluationError:
-        raise
-    except Exception as error:  # a module's own code can raise anything
-        raise EvaluationError(
-            f"{place!r} cannot be imported ({type(error).__name__}: {error})"
-        ) from error
     found = getattr(module, name, None)
     if not callable(found):
         raise EvaluationError(f"{place!r} has no function {name!r}")

@@ -57,10 +57,19 @@ def inside(base: Path, path: str, what: str) -> Path:
         raise EvaluationError(
             f"{what} leads out of {str(base)!r}; artifacts lie beside the manifest or below it"
         )
-    if not found.is_file():
-        kind = "is not a regular file" if found.exists() else "does not exist"
+    if kind := _no_file(found):
         raise EvaluationError(f"{what} {kind}: {str(found)!r}; put it there, or change its path")
     return found
+
+
+def _no_file(found: Path) -> str:
+    """Why a path is no file; empty where it is one."""
+    try:
+        if found.is_file():
+            return ""
+        return "is not a regular file" if found.exists() else "does not exist"
+    except OSError as error:  # a name that is too long for the file system
+        return f"cannot be looked for ({error.strerror})"
 
 
 def _beside(artifact: File, base: Path | None) -> Path:

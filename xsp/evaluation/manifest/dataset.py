@@ -16,7 +16,7 @@ class Random(Part):
 
     kind: Literal["random"]
     samples: Count = 64
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     low: float = 0.0
     high: float = 1.0
 

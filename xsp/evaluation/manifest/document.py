@@ -148,6 +148,20 @@ def _mapping(node: MappingNode, path: Path, lines: dict[Path, int]) -> dict[str,
     return found
 
 
+_HALVES = re.compile("[\ud800-\udfff]")
+
+
+def _whole(text: str, node: Node, path: Path) -> str:
+    """Text without halves of a surrogate pair, which `\ud800` in quotes makes and no file holds."""
+    if _HALVES.search(text):
+        raise DocumentError(
+            "has half of a surrogate pair, which is no character; write the character itself",
+            _line(node),
+            dotted(path),
+        )
+    return text
+
+
 def _key(node: Node, path: Path) -> str:
     if not isinstance(node, ScalarNode) or (
         node.tag != f"{_TAG}str" and node.style not in {"'", '"'}
@@ -159,7 +173,7 @@ def _key(node: Node, path: Path) -> str:
             _line(node),
             dotted(path),
         )
-    return str(node.value)
+    return _whole(str(node.value), node, path)
 
 
 def _scalar(node: ScalarNode, path: Path) -> str | int | float | bool | None:
@@ -170,7 +184,7 @@ def _scalar(node: ScalarNode, path: Path) -> str | int | float | bool | None:
         return text.lower() == "true"
     if kind in {"int", "float"}:
         return _number(node, text, path)
-    return text
+    return _whole(text, node, path)
 
 
 def _number(node: ScalarNode, text: str, path: Path) -> int | float:

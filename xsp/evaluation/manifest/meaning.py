@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from xsp.evaluation.manifest.dataset import Random
@@ -32,6 +33,7 @@ def faults(manifest: Manifest) -> Iterator[Fault]:
     for place, metric in enumerate(manifest.metrics.accuracy):
         yield from _accuracy(manifest, metric, ("metrics", "accuracy", place))
     yield from _one_of_each_metric(manifest)
+    yield from _random(manifest)
 
 
 def kind_of(output: Output) -> str:
@@ -155,6 +157,26 @@ def _accuracy(manifest: Manifest, metric: AccuracyMetric, path: Path) -> Iterato
         )
     elif isinstance(metric, TopK) and isinstance(classes, int) and metric.k > classes:
         yield (*path, "k"), f"must be <= {classes}, the number of classes, not {metric.k}"
+
+
+def _random(manifest: Manifest) -> Iterator[Fault]:
+    data = manifest.dataset
+    if not isinstance(data, Random):
+        return
+    if data.low > data.high:
+        yield ("dataset", "low"), f"must be <= high, which is {data.high:g}, not {data.low:g}"
+    for each in manifest.model.inputs:
+        if each.dtype == "bool":
+            continue
+        dtype = np.dtype(each.dtype)
+        limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+        for name in ("low", "high"):
+            if not float(limits.min) <= getattr(data, name) <= float(limits.max):
+                yield (
+                    ("dataset", name),
+                    f"is {getattr(data, name):g}, which the input {each.name!r} of {each.dtype} "
+                    "cannot hold",
+                )
 
 
 def _one_of_each_metric(manifest: Manifest) -> Iterator[Fault]:

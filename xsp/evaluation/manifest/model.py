@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from xsp.evaluation.manifest.dataset import Dataset
 from xsp.evaluation.manifest.judging import Judged
@@ -95,6 +95,14 @@ class Manifest(Part):
     )
     dataset: Dataset
     metrics: Judged = Judged()
+
+    @field_validator("xsp", mode="before")
+    @classmethod
+    def _number(cls, version: object) -> object:
+        # A literal takes what is equal to it: true and 1.0 too.
+        if type(version) is not int:
+            raise ValueError(f"must be the whole number 1, not {json.dumps(version, default=str)}")
+        return version
 
     def canonical(self) -> str:
         """The manifest as JSON with sorted keys and nothing left out: equal manifests are equal

@@ -20,12 +20,15 @@ from xsp.evaluation.manifest import judging
 
 @dataclass(frozen=True)
 class Value:
-    """A metric's value; where it is a share of samples, with its 95 % interval (Wilson)."""
+    """A metric's value; where it is a share of samples, with its 95 % interval (Wilson). NaN where
+    it is not known, and `reason` says why.
+    """
 
     name: str
     value: float
     low: float | None = None
     high: float | None = None
+    reason: str = ""
 
 
 class Accuracy:
@@ -75,6 +78,10 @@ class Accuracy:
     def _value(self, place: int, name: str) -> Value:
         metric = self._metrics[place]
         predicted, targets = self._predicted[place], self._targets[place]
+        without = sum(map(_has_nan, predicted))
+        if without:
+            reason = f"{metric.output!r} has NaN in {without} of {len(predicted)} samples"
+            return Value(name, math.nan, reason=reason)
         try:
             value = float(_COMPUTED[type(metric)](metric, predicted, targets))
         except EvaluationError:
@@ -106,10 +113,23 @@ def _tensor(values: Sequence[Any]) -> torch.Tensor:
     return torch.as_tensor(np.stack([np.asarray(each) for each in values]))
 
 
+def _has_nan(value: Any) -> bool:
+    array = np.asarray(value)
+    return array.dtype.kind == "f" and bool(np.isnan(array).any())
+
+
+def _classes(targets: Sequence[Any]) -> torch.Tensor:
+    """Targets as whole numbers. Raises ValueError for others: a cast would cut their fractions."""
+    found = _tensor(targets)
+    if found.is_floating_point() and not torch.equal(found, found.round()):
+        raise ValueError("targets must be whole numbers")
+    return found.long()
+
+
 def _top_k(metric: judging.TopK, predicted: list[Any], targets: list[Any]) -> Any:
     from torchmetrics.functional.classification import multiclass_accuracy
 
-    scores, right = _tensor(predicted).float(), _tensor(targets).long()
+    scores, right = _tensor(predicted).float(), _classes(targets)
     if int(right.min()) < 0 or int(right.max()) >= scores.shape[-1]:
         raise ValueError(f"targets must be classes from 0 to {scores.shape[-1] - 1}")
     return multiclass_accuracy(scores, right, scores.shape[-1], average="micro", top_k=metric.k)
@@ -131,7 +151,7 @@ def _plain(value: Any) -> Any:
 def _f1(metric: judging.F1, predicted: list[Any], targets: list[Any]) -> Any:
     from torchmetrics.functional.classification import binary_f1_score, multiclass_f1_score
 
-    found, right = _tensor(predicted), _tensor(targets).long()
+    found, right = _tensor(predicted), _classes(targets)
     if found.ndim > right.ndim:
         classes = found.argmax(dim=-1)
     else:
@@ -145,7 +165,7 @@ def _f1(metric: judging.F1, predicted: list[Any], targets: list[Any]) -> Any:
 def _auroc(_metric: judging.Auroc, predicted: list[Any], targets: list[Any]) -> Any:
     from torchmetrics.functional.classification import binary_auroc
 
-    return binary_auroc(_tensor(predicted).float(), _tensor(targets).long())
+    return binary_auroc(_tensor(predicted).float(), _classes(targets))
 
 
 def _map(_metric: judging.MeanAveragePrecision, predicted: list[Any], targets: list[Any]) -> Any:
@@ -202,7 +222,7 @@ def _perplexity(_metric: judging.Perplexity, predicted: list[Any], targets: list
 
     computed = Perplexity(ignore_index=-100)
     for found, right in zip(predicted, targets, strict=True):
-        computed.update(_tensor([found]).float(), _tensor([right]).long())
+        computed.update(_tensor([found]).float(), _classes([right]))
     return computed.compute()
 
 

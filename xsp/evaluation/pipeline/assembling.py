@@ -13,12 +13,13 @@ from xsp.errors import EvaluationError
 from xsp.evaluation.artifacts.code import REFUSED, function_of
 from xsp.evaluation.artifacts.gathering import file_of
 from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.foreign_code import guarded
 from xsp.evaluation.manifest.model import Manifest, Tensor
 from xsp.evaluation.manifest.source import Framework, ModelFile, PythonModel
 from xsp.evaluation.pipeline.datasets import Samples, load_samples
 from xsp.evaluation.pipeline.processing import Processing
 from xsp.evaluation.predictors import predictor as contract
-from xsp.evaluation.predictors.predictor import LoadedModel, Predictor
+from xsp.evaluation.predictors.predictor import Batch, LoadedModel, Outputs, Predictor
 from xsp.evaluation.predictors.registry import predictor
 
 
@@ -39,7 +40,13 @@ class Assembled:
     def answer(self, rows: Sequence[int]) -> Any:
         """Predictions for the samples with these indices, from the raw rows on."""
         batch = self.processing.batch([self.samples.row(each) for each in rows])
-        return self.processing.predictions(self.predictor.predict(batch), len(rows))
+        return self.processing.predictions(self.predict(batch), len(rows))
+
+    def predict(self, batch: Batch) -> Outputs:
+        """The model's outputs. Raises EvaluationError for whatever it raises."""
+        model = self.manifest.model
+        with guarded(f"{model.name} {model.version} fails on {self.manifest.runtime.predictor}"):
+            return self.predictor.predict(batch)
 
     def __enter__(self) -> Assembled:
         return self

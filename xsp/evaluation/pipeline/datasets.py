@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from xsp.errors import EvaluationError
 from xsp.evaluation.artifacts.code import function_of
 from xsp.evaluation.artifacts.gathering import file_of
 from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.foreign_code import guarded, told
 from xsp.evaluation.manifest.dataset import Arrays, Generated, Random
 from xsp.evaluation.manifest.model import Input, Manifest
 
@@ -58,6 +60,7 @@ def _random(data: Random, inputs: Sequence[Input]) -> Samples:
         shape = [data.samples] + [
             size if isinstance(size, int) else _VARYING for size in each.shape[1:]
         ]
+        _check_memory(each.name, shape)
         whole = np.issubdtype(np.dtype(each.dtype), np.integer) or each.dtype == "bool"
         values = (
             generator.integers(int(data.low), max(int(data.high), int(data.low) + 1), shape)
@@ -68,6 +71,17 @@ def _random(data: Random, inputs: Sequence[Input]) -> Samples:
     return Samples(columns)
 
 
+def _check_memory(name: str, shape: Sequence[int]) -> None:
+    wanted = math.prod(shape) * np.dtype(np.float64).itemsize
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if wanted > there:
+        raise EvaluationError(
+            f"random values of the input {name!r} in the shape {list(shape)} take "
+            f"{wanted / 2**30:.4g} GiB of memory, but this machine has {there / 2**30:.4g}; ask "
+            "for fewer samples (dataset.samples)"
+        )
+
+
 def _arrays(data: Arrays, store: ArtifactStore) -> dict[str, Any]:
     path = file_of(data.artifact, store)
     try:
@@ -76,23 +90,17 @@ def _arrays(data: Arrays, store: ArtifactStore) -> dict[str, Any]:
             raise ValueError("it is one array, a .npy file")
         with found:
             return {name: found[name] for name in found.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        said = str(error).partition("\n")[0]
+    except Exception as error:  # a damaged header can raise anything, MemoryError too
         raise EvaluationError(
-            f"the data set {str(path)!r} is not a .npz file of plain arrays ({said}); pickled "
-            "objects are refused, since reading them runs code"
+            f"the data set {str(path)!r} is not a .npz file of plain arrays that fit into memory "
+            f"({told(error)}); pickled objects are refused, since reading them runs code"
         ) from error
 
 
 def _generated(data: Generated, store: ArtifactStore, *, allow_code: bool) -> dict[str, Any]:
     make = function_of(data.make, store, allow_code=allow_code)
-    try:
+    with guarded(f"the data set's function {data.make.function!r} failed"):
         found = make(**data.make.arguments)
-    except Exception as error:  # a user's code can raise anything
-        raise EvaluationError(
-            f"the data set's function {data.make.function!r} failed "
-            f"({type(error).__name__}: {error})"
-        ) from error
     if not isinstance(found, Mapping):
         raise EvaluationError(
             f"{data.make.function!r} returned a {type(found).__name__}; it must return a mapping "
@@ -102,7 +110,7 @@ def _generated(data: Generated, store: ArtifactStore, *, allow_code: bool) -> di
 
 
 def _checked(columns: dict[str, Any], first: int | None, manifest: Manifest) -> Samples:
-    lengths = {name: len(values) for name, values in columns.items()}
+    lengths = {name: _length(name, values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise EvaluationError(
             f"the data set's columns must have one length and a sample, not {lengths or 'nothing'}"
@@ -118,6 +126,16 @@ def _checked(columns: dict[str, Any], first: int | None, manifest: Manifest) -> 
     if first is not None:
         columns = {name: values[:first] for name, values in columns.items()}
     return Samples(columns)
+
+
+def _length(name: str, values: Any) -> int:
+    try:
+        return len(values)
+    except TypeError as error:
+        raise EvaluationError(
+            f"the data set's column {name!r} is a single {type(values).__name__}; a column has a "
+            "value for each sample"
+        ) from error
 
 
 def _wanted(manifest: Manifest) -> list[str]:

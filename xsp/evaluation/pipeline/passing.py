@@ -39,7 +39,7 @@ def pass_through(
     stages = [
         Stage(READ, lambda indices: [made.samples.row(index) for index in indices]),
         Stage(PREPARE, lambda rows: (rows, made.processing.batch(rows))),
-        Stage(PREDICT, lambda given: (given[0], made.predictor.predict(given[1]))),
+        Stage(PREDICT, lambda given: (given[0], made.predict(given[1]))),
         Stage(FINISH, lambda given: (given[0], _finished(made, *given))),
         Stage(JUDGE, lambda given: _judged(judge, *given)),
     ]

@@ -10,6 +10,7 @@ import numpy as np
 from xsp.errors import EvaluationError
 from xsp.evaluation.artifacts.code import function_of
 from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.foreign_code import guarded
 from xsp.evaluation.manifest.model import Input, Manifest, Output, Tensor
 from xsp.evaluation.manifest.source import Code
 from xsp.evaluation.pipeline import input_steps, output_steps
@@ -98,12 +99,8 @@ def _called(code: Code | None, store: ArtifactStore, allow_code: bool) -> Callab
     arguments = dict(code.arguments)
 
     def call(value: Any) -> Any:
-        try:
+        with guarded(f"{code.function!r} failed"):
             return function(value, **arguments)
-        except Exception as error:  # a user's code can raise anything
-            raise EvaluationError(
-                f"{code.function!r} failed ({type(error).__name__}: {error})"
-            ) from error
 
     return call
 

@@ -18,7 +18,7 @@ class Exported(TorchRuntime):
 
     name = "torch-export"
     formats = frozenset({MODULE, EXPORTED})
-    options: ClassVar[settings.Allowed] = {"batch": int}
+    options: ClassVar[settings.Allowed] = {"batch": settings.BATCH}
 
     def _made(self, model: LoadedModel) -> Any:
         if model.path is not None:

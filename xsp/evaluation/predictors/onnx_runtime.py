@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from xsp.errors import EvaluationError, XspError
+from xsp.errors import EvaluationError
 from xsp.evaluation.extra import needed
+from xsp.evaluation.foreign_code import guarded
 from xsp.evaluation.predictors import settings
 from xsp.evaluation.predictors.onnx_export import exported
 from xsp.evaluation.predictors.predictor import MODULE, ONNX, Batch, LoadedModel, Outputs
 
 _OPTIONS: settings.Allowed = {
-    "threads": int,
+    "threads": settings.THREADS,
     "optimization": ("none", "basic", "extended", "all"),
-    "batch": int,
+    "batch": settings.BATCH,
 }
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -45,19 +46,12 @@ class OnnxRuntime:
         given = settings.read(self.name, model.options, _OPTIONS)
         self.unload()
         provider = _provider(onnxruntime, model.device)
-        try:
+        with guarded(f"onnxruntime cannot load {model.name}"):
             if model.path is not None:
                 self._session = _session(onnxruntime, model.path, provider, given)
             else:
                 with exported(model, given) as path:
                     self._session = _session(onnxruntime, path, provider, given)
-        except XspError:
-            raise
-        except Exception as error:  # torch's exporter and ONNX Runtime have errors of many kinds
-            raise EvaluationError(
-                f"onnxruntime cannot load {model.name} ({type(error).__name__}: "
-                f"{str(error).strip().partition(chr(10))[0]})"
-            ) from error
         self._model = model
         self._check_names(model)
 

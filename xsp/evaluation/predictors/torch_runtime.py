@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import torch
 
 from xsp.errors import EvaluationError
+from xsp.evaluation.foreign_code import guarded
 from xsp.evaluation.predictors import settings
 from xsp.evaluation.predictors.predictor import Batch, LoadedModel, Outputs
 from xsp.evaluation.predictors.tensors import to_arrays, to_tensors, undeclared
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-COMMON: settings.Allowed = {"threads": int, "dtype": tuple(DTYPES), "tf32": bool}
+COMMON: settings.Allowed = {"threads": settings.THREADS, "dtype": tuple(DTYPES), "tf32": bool}
 
 
 class TorchRuntime:
@@ -42,17 +43,15 @@ class TorchRuntime:
         """Make ready to predict. Raises EvaluationError for a model that it cannot run."""
         self.prepare(model)
         try:
-            with torch.inference_mode(mode=False), torch.no_grad():
+            with (
+                guarded(f"{self.name} cannot load {model.name}"),
+                torch.inference_mode(mode=False),
+                torch.no_grad(),
+            ):
                 self._call = self._made(model)
         except EvaluationError:
             self.unload()
             raise
-        except Exception as error:  # a model's own code, and torch's exporters, can raise anything
-            self.unload()
-            raise EvaluationError(
-                f"{self.name} cannot load {model.name} ({type(error).__name__}: "
-                f"{str(error).strip().partition(chr(10))[0]})"
-            ) from error
 
     def prepare(self, model: LoadedModel) -> None:
         """Take a model and its options without making anything of it yet; `unload` lets it go."""
@@ -137,10 +136,6 @@ class TorchRuntime:
 
     def _set(self) -> None:
         if "threads" in self._given:
-            if self._given["threads"] < 1:
-                raise EvaluationError(
-                    f"the option 'threads' must be >= 1, not {self._given['threads']}"
-                )
             torch.set_num_threads(self._given["threads"])
         if "tf32" in self._given:
             torch.backends.cuda.matmul.allow_tf32 = self._given["tf32"]

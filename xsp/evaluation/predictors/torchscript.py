@@ -25,7 +25,11 @@ class TorchScript(TorchRuntime):
 
     name = "torchscript"
     formats = frozenset({MODULE, TORCHSCRIPT})
-    options: ClassVar[settings.Allowed] = {"batch": int, "freeze": bool, "optimize": bool}
+    options: ClassVar[settings.Allowed] = {
+        "batch": settings.BATCH,
+        "freeze": bool,
+        "optimize": bool,
+    }
 
     def _made(self, model: LoadedModel) -> Any:
         if model.path is not None:

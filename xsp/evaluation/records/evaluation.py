@@ -95,10 +95,10 @@ class Evaluation:
         return {each.name: each for each in self.measures}[name]
 
     def __str__(self) -> str:
-        model, when = self.manifest.model, datetime.fromtimestamp(self.measured_at, timezone.utc)
+        model = self.manifest.model
         lines = [
             f"evaluation {self.id}: {model.name} {model.version} on {self.predictor} {self.runtime}"
-            f" ({self.manifest.runtime.device}), {self.outcome.scenario}, {when:%Y-%m-%d %H:%M} UTC"
+            f" ({self.manifest.runtime.device}), {self.outcome.scenario}, {when(self.measured_at)}"
         ]
         lines += [f"  {each}" for each in self.measures]
         if not self.outcome.valid:
@@ -109,6 +109,14 @@ class Evaluation:
             for each in self.traces
         ]
         return "\n".join(lines)
+
+
+def when(unix_s: float) -> str:
+    """A unix time to the minute; "unknown" where it is none."""
+    try:
+        return f"{datetime.fromtimestamp(unix_s, timezone.utc):%Y-%m-%d %H:%M} UTC"
+    except (TypeError, ValueError, OverflowError, OSError):
+        return "unknown"
 
 
 ACCURACY = "accuracy"

@@ -55,8 +55,13 @@ def unpacked(columns: bytes, row: Mapping[str, Any]) -> Outcome:
             usage=Usage(**more["usage"]),
             **arrays,
         )
-    except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
-        raise DatabaseError(
-            f"the record of evaluation {row['id']!r} is damaged ({type(error).__name__}: {error}); "
-            "restore a copy of the database"
-        ) from error
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise damaged(row["id"], error) from error
+
+
+def damaged(id: object, error: Exception) -> DatabaseError:  # noqa: A002 - as everywhere
+    """What is raised for a record that cannot be read."""
+    return DatabaseError(
+        f"the record of evaluation {id!r} is damaged ({type(error).__name__}: {error}); restore a "
+        "copy of the database"
+    )

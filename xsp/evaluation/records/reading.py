@@ -13,8 +13,9 @@ from xsp.database import evaluation_tables as tables
 from xsp.database.store import Store
 from xsp.errors import EvaluationError
 from xsp.evaluation.manifest.reading import manifest_from_record
+from xsp.evaluation.records.checking import checked
 from xsp.evaluation.records.evaluation import Evaluation, Measure, Trace
-from xsp.evaluation.records.packing import unpacked
+from xsp.evaluation.records.packing import damaged, unpacked
 
 FACTS = [
     "id",
@@ -73,7 +74,7 @@ def code_of(store: Store, sha256: str) -> bytes | None:
 def evaluations(store: Store, newest: int | None = None) -> pd.DataFrame:
     """One row for each evaluation, or for the `newest` ones, in the order in which they were
     measured: the columns `FACTS`, and one for each measure with its value; NaN where it was not
-    measured or is unknown.
+    measured or is unknown, or where the database has no number.
     """
     table, models, systems = tables.evaluations, tables.models, tables.systems
     columns = {
@@ -89,9 +90,11 @@ def evaluations(store: Store, newest: int | None = None) -> pd.DataFrame:
     with store.reading() as connection:
         rows = connection.execute(latest_first).all()
     facts = pd.DataFrame([tuple(row) for row in reversed(rows)], columns=FACTS)
+    facts["measured_at"] = pd.to_numeric(facts["measured_at"], errors="coerce")
     values = measures(store, None if newest is None else facts["id"].tolist())
     if values.empty:
         return facts
+    values["value"] = pd.to_numeric(values["value"], errors="coerce")
     wide = values.pivot_table(index="evaluation", columns="name", values="value", sort=False)
     return facts.join(wide, on="id")
 
@@ -153,20 +156,24 @@ def _rows(connection: Any, table: Any, id: str) -> list[Mapping[str, Any]]:  # n
 def _evaluation(
     row: Mapping[str, Any], measures: list[Mapping[str, Any]], traces: list[Mapping[str, Any]]
 ) -> Evaluation:
-    return Evaluation(
-        id=row["id"],
-        manifest=manifest_from_record(row["manifest"]),
-        system=json.loads(row["facts"]),
-        predictor=row["predictor"],
-        runtime=row["runtime"],
-        outcome=unpacked(row["queries"], row),
-        measures=tuple(Measure(**_without(each, "evaluation")) for each in measures),
-        traces=tuple(Trace(**_without(each, "evaluation")) for each in traces),
-        measured_at=row["measured_at"],
-        doubts=tuple(json.loads(row["doubts"])),
-        job=row["job"],
-        again=row["again"],
-    )
+    try:
+        found = Evaluation(
+            id=row["id"],
+            manifest=manifest_from_record(row["manifest"]),
+            system=json.loads(row["facts"]),
+            predictor=row["predictor"],
+            runtime=row["runtime"],
+            outcome=unpacked(row["queries"], row),
+            measures=tuple(Measure(**_without(each, "evaluation")) for each in measures),
+            traces=tuple(Trace(**_without(each, "evaluation")) for each in traces),
+            measured_at=row["measured_at"],
+            doubts=tuple(json.loads(row["doubts"])),
+            job=row["job"],
+            again=row["again"],
+        )
+        return checked(found)
+    except (ValueError, TypeError) as error:
+        raise damaged(row["id"], error) from error
 
 
 def _without(row: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from xsp.capture.writing import write_file
-from xsp.errors import EvaluationError, WriteError
+from xsp.errors import DatabaseError, EvaluationError, WriteError
 from xsp.evaluation.manifest.reading import manifest_from_record
+from xsp.evaluation.records.checking import checked
 from xsp.evaluation.records.evaluation import Evaluation, Measure, Trace
 from xsp.evaluation.records.packing import details_of, packed, unpacked
 
@@ -57,7 +58,9 @@ def from_json(given: Mapping[str, Any]) -> Evaluation:
         if given["format"] != FORMAT:
             raise ValueError(given["format"])
         columns = base64.b64decode(given["outcome"]["queries"], validate=True)
-        return Evaluation(
+        if not isinstance(given["doubts"], list) or type(given["outcome"]["valid"]) is not bool:
+            raise ValueError("its doubts are no list, or it does not say whether it is valid")
+        found = Evaluation(
             id=given["id"],
             manifest=manifest_from_record(given["manifest"]),
             system=given["system"],
@@ -71,7 +74,8 @@ def from_json(given: Mapping[str, Any]) -> Evaluation:
             job=given["job"],
             again=given["again"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+        return checked(found)
+    except (KeyError, TypeError, ValueError, DatabaseError) as error:
         raise EvaluationError(
             f"this is not an evaluation, or it is damaged ({type(error).__name__}: {error}); give "
             "a file that xsp evaluate wrote"
@@ -82,7 +86,7 @@ def load(path: str | os.PathLike[str]) -> Evaluation:
     """An evaluation from a file that `keep` wrote. Raises EvaluationError."""
     try:
         given = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EvaluationError(
             f"{str(path)!r} cannot be read as an evaluation ({error}); give a file that xsp "
             "evaluate wrote"

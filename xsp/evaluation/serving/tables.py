@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
 import pandas as pd
 from dash import dcc, html
 
 from xsp.evaluation.records.answers import json_rows
-from xsp.evaluation.records.evaluation import ACCURACY, Evaluation
+from xsp.evaluation.records.evaluation import ACCURACY, Evaluation, when
 from xsp.evaluation.records.reading import FACTS
 from xsp.evaluation.serving.work import DONE, FAILED, OPEN, JobState
 
@@ -103,7 +102,6 @@ def _evaluation_row(row: dict[str, Any], measured: Mapping[str, str], chosen: bo
         value=[row["id"]] if chosen else [],
         id={"type": "choose", "id": row["id"]},
     )
-    when = datetime.fromtimestamp(row["measured_at"], timezone.utc)
     what = [
         f"{row['model']} {row['version']}",
         f"{row['predictor']} {row['runtime']}",
@@ -113,7 +111,7 @@ def _evaluation_row(row: dict[str, Any], measured: Mapping[str, str], chosen: bo
         "yes" if row["valid"] else "no",
         row["device"],
         row["system"],
-        f"{when:%Y-%m-%d %H:%M} UTC",
+        when(row["measured_at"]),
         row["id"],
     ]
     values = [number(row[name], _shown(unit)[0]) for name, unit in measured.items()]

@@ -23,6 +23,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -247,7 +248,7 @@ def main() -> None:
     found: dict[str, Any] = {"load_average_before": os.getloadavg(), "scheduler": _scheduler()}
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder)
-        measures = {
+        measures: dict[str, Callable[[], Any]] = {
             "arrivals": lambda: arrivals(options.queries, logs),
             "lindley": lambda: lindley(options.queries, options.runs, logs),
             "overhead": lambda: overhead(options.queries, logs),

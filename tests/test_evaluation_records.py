@@ -269,7 +269,7 @@ def test_a_lost_database_loses_nothing(
         assert len(evaluations(store)) == 1
 
 
-DAMAGED = {
+DAMAGED: dict[str, dict[str, Any]] = {
     "a time": {"measured_at": "yesterday"},
     "a late time": {"measured_at": 1e300},
     "facts": {"system": [1]},

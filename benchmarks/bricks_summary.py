@@ -57,8 +57,8 @@ def summary(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "judged_on_the_rest": geometric(own, judged),
         "random_halves": by_random_halves(ratios, same),
         "by_task": {
-            each: geometric(own, [name for name in names if tasks.get(name) == each])
-            for each in sorted({tasks[name] for name in names if tasks.get(name)})
+            each: geometric(own, [name for name in same if tasks.get(name) == each])
+            for each in sorted({tasks[name] for name in same if tasks.get(name)})
         },
         "beyond_10_percent": off,
         "reasons": {name: reason_of(name, measurements, chosen, others) for name in off},
@@ -94,7 +94,7 @@ def _left_one_out(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
     and the mean share that came from others.
     """
     first = next(iter(measurements.values()), {})
-    models = {name: each for name, each in first.items() if each.get("bricks")}
+    models = {name: each for name, each in _same_programs(first).items() if each.get("bricks")}
     alone = leave_one_out(models, "1") if models else {}
     ratios = {key: each["normalised"] for key, each in alone.items()}
     ratios = {key: each for key, each in ratios.items() if math.isfinite(each)}
@@ -107,6 +107,15 @@ def _left_one_out(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
     }
 
 
+def _same_programs(models: Mapping[str, Any]) -> dict[str, Any]:
+    """Models of one measurement whose bricks are of the operators that a call of them runs."""
+    return {
+        name: each
+        for name, each in models.items()
+        if not any(TRACED in note for note in each.get("notes", []))
+    }
+
+
 def other_programs(measurements: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Models whose bricks are of other operators than a call of them runs (a note says so): their
     constructed latency is not that of what was measured.
@@ -115,8 +124,7 @@ def other_programs(measurements: Mapping[str, Mapping[str, Any]]) -> list[str]:
         {
             name
             for models in measurements.values()
-            for name, each in models.items()
-            if any(TRACED in note for note in each.get("notes", []))
+            for name in models.keys() - _same_programs(models).keys()
         }
     )
 
@@ -170,12 +178,13 @@ def ratios_of(
 
 def pool_rows(measurements: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """By granularity: how many bricks the models of the first measurement have, how many of them
-    are unique, and how much sooner these are run, once each, than the models are.
+    are unique, and how much sooner these are run, once each, than the models are. Models that are
+    other programs while they are traced do not count.
 
     `own_share_of_bricks` and `shared_share_of_latency` are means over models, by `leave_one_out`.
     """
     first = next(iter(measurements.values()), {})
-    models = {name: each for name, each in first.items() if _is_known(each)}
+    models = {name: each for name, each in _same_programs(first).items() if _is_known(each)}
     ways = {way for each in models.values() for way in each["bricks"]}
     ordered = sorted(ways, key=lambda way: (not way.isdigit(), int(way.rpartition(" ")[2])))
     return [_pool_row(models, way) for way in ordered]

@@ -260,12 +260,18 @@ def test_a_model_is_constructed_from_what_others_measured() -> None:
 
 
 def test_models_that_tracing_changes_are_told_apart() -> None:
-    """`b` is named, and the mean of the rest is that of `a`."""
+    """`b` is named, the mean of the rest is that of `a`, and so are its task's and the pool's."""
     models = measurement(a=rows(sum=1.1), b=rows(sum=2.0))
+    for each in models.values():
+        each |= {"task": "images", "bricks": {"1": {"own": [1, 6e6]}}}
+        each["rows"][0] |= {"measured_ms": 10.0}
     models["b"]["notes"] = ["b: its bricks are of 1 where: tracing changes what the model does"]
     found = bricks_summary.summary({"0": models})
     assert found["other_programs"] == ["b"]
     assert found["geometric_mean_of_the_rest"]["G = 1, sum"] == pytest.approx(1.1)
+    assert found["by_task"] == {"images": pytest.approx(1.1)}
+    (pool,) = bricks_summary.pool_rows({"0": models})
+    assert (pool["models"], pool["speedup"]) == (1, pytest.approx(10 / 6))
 
 
 def test_a_difference_is_told_where_it_is() -> None:

@@ -76,7 +76,7 @@ def _figures(kept: Mapping[str, Any]) -> str:
         "",
         *_halves(found["random_halves"]),
         *_tasks(found),
-        *_pool(kept["pool"], found["geometric_mean"]),
+        *_pool(kept["pool"], found["geometric_mean_of_the_rest"] or found["geometric_mean"]),
         "",
         *_left_out(found),
         *_models(kept["measurements"], found["chosen"]),

@@ -266,6 +266,9 @@ def test_work_that_the_call_did_not_launch_is_told() -> None:
     timeline.kernel(2, 240, 250)
     timeline.launch(3, 500, 510)
     timeline.kernel(3, 520, 530)
+    timeline.call(2000, 2100)
+    timeline.launch(7, 2010, 2020)
+    timeline.kernel(7, 2030, 2040)
     assert told(timeline) == []
     timeline.launch(4, -50, -40)
     timeline.kernel(4, -30, -20)

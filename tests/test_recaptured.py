@@ -51,13 +51,13 @@ def capturing_run(calls: list[int]) -> Run:
     layers["code"][:] = [0, 2]
     layers["start_ns"][:] = [950, 1390]
     layers["end_ns"][:] = [1350, 1690]
-    run = replaying_run([(3, ["gemm"] * 40)])
+    run = replaying_run([(3, ["gemm"] * max(40, 2 * len(calls)))])  # lasts long enough
     return replace(run, tables={"api_calls": api, "layer_events": layers})
 
 
-def replayed() -> Columns:
+def replayed(nodes: list[str] = NODES) -> Columns:
     """The records of a replay, which come in another order than that of the nodes."""
-    columns = replaying_run([(3, NODES)], number=1).tables["device_activity"]
+    columns = replaying_run([(3, nodes)], number=1).tables["device_activity"]
     return {name: column[::-1] for name, column in columns.items()}
 
 
@@ -74,6 +74,14 @@ def test_nodes_belong_to_the_layers_whose_calls_made_them() -> None:
     spans = assemble([launched], named)["spans"]
     kernels = np.flatnonzero(spans["level"] == Level.KERNEL)
     assert spans["detail"].to_numpy()[layer_spans(spans, kernels)].tolist() == [0, 0, 1, 1]
+
+
+def test_a_large_graph_is_led_too() -> None:
+    """Hundreds of kernels, one by one."""
+    begin, launch, end = 1, 3, 7
+    run = capturing_run([begin, *[launch] * 300, end])
+    assert as_launched(run, replayed(["gemm"] * 300)) is not None
+    assert as_launched(run, replayed(["gemm"] * 299)) is None
 
 
 def test_a_set_can_run_as_a_kernel() -> None:

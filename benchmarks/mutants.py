@@ -213,7 +213,7 @@ def _same_meaning(tree: ast.Module, source: str) -> Iterator[tuple[Place, tuple[
     for node in ast.walk(tree):
         if isinstance(node, ast.BinOp) and type(node.op) in _OF_FLAGS:
             sign, ending = _OF_FLAGS[type(node.op)]
-            if isinstance(node.left, ast.Compare) and isinstance(node.right, ast.Compare):
+            if _is_flag(node.left) and _is_flag(node.right):
                 yield _sign_between(node.left, node.right, sign, lines), (ending,)
         if not isinstance(node, ast.Compare) or len(node.ops) > 1:
             continue
@@ -222,6 +222,13 @@ def _same_meaning(tree: ast.Module, source: str) -> Iterator[tuple[Place, tuple[
         if left.end_lineno == right.lineno and left.end_col_offset is not None:
             # The operator stands between them, after a space.
             yield (left.end_lineno, left.end_col_offset + 1), endings
+
+
+def _is_flag(node: ast.AST) -> bool:
+    """Whether this is a comparison, or several that are joined."""
+    if isinstance(node, ast.BinOp):
+        return type(node.op) in _OF_FLAGS and _is_flag(node.left) and _is_flag(node.right)
+    return isinstance(node, ast.Compare)
 
 
 def _sign_between(left: Any, right: Any, sign: str, lines: Sequence[str]) -> Place:

@@ -85,14 +85,17 @@ def test_a_large_graph_is_led_too() -> None:
 
 
 def test_a_set_can_run_as_a_kernel() -> None:
-    """A call that sets memory made its node also where the graph does it by a kernel; a call that
-    launches a kernel did not make a set.
+    """A call that sets memory made its node also where the graph does it by a kernel; one that
+    copies did not, and a call that launches a kernel did not make a set.
     """
     run = capturing_run(list(range(len(CALLS))))
     by_kernel = replayed()
     is_set = by_kernel["kind"] == DeviceKind.MEMSET
     by_kernel["kind"][is_set] = DeviceKind.KERNEL
     assert as_launched(run, by_kernel) is not None
+    is_copy = by_kernel["kind"] == DeviceKind.MEMCPY
+    by_kernel["kind"][is_copy] = DeviceKind.KERNEL
+    assert as_launched(run, by_kernel) is None
     by_kernel["kind"][:] = DeviceKind.MEMSET
     assert as_launched(run, by_kernel) is None
 

@@ -476,6 +476,20 @@ FULL: dict[str, Any] = {
     },
     "counters": {"metrics": ["a"], "spread": {"a": None}, "why": {"any": [1]}},
     "trace": {"trace_id": "0aF" + "1" * 29, "parent_span_id": "0" * 16, "first_span_id": 1},
+    "rank": {"rank": 0, "size": 1, "host": "", "boot": ""},
+    "compiled": {
+        "compilations": [
+            {
+                **dict.fromkeys(("id", "function", "source", "reason", "failed"), ""),
+                "no_cudagraph": "",
+                "phase": "forward",
+                "when": "within",
+                "guards": 0,
+                **dict.fromkeys(("guard_check_ns", "total_ns", "inductor_ns", "triton_ns"), 0),
+            }
+        ],
+        "graph_breaks": [{"reason": "", "times": 0}],
+    },
     "stopped": None,
     "memory_device": None,
     "clock": {"method": "x", "error_ns": 0},
@@ -539,6 +553,19 @@ WRONG = [
     ("correction.more", 1),
     ("counters.metrics", [1]),
     ("counters.spread.a", "x"),
+    ("rank.rank", -1),
+    ("rank.size", 0),
+    ("rank.host", None),
+    ("rank.more", 1),
+    *[
+        (f"compiled.compilations.0.{key}", -1)
+        for key in ("guards", "guard_check_ns", "total_ns", "inductor_ns", "triton_ns")
+    ],
+    ("compiled.compilations.0.phase", "backwards"),
+    ("compiled.compilations.0.when", ""),
+    ("compiled.compilations.0.failed", None),
+    ("compiled.graph_breaks.0.times", -1),
+    ("compiled.graph_breaks.0.reason", 1),
     ("trace.trace_id", "1" * 31),
     ("trace.trace_id", "1" * 33),
     ("trace.trace_id", "g" * 32),
@@ -573,6 +600,10 @@ RIGHT = [
     ("correction.closure.M/L.error", float("nan")),
     ("correction.closure.M/L.low", -float("inf")),
     ("correction.mostly_tracing.M/L", float("nan")),
+    ("rank", None),
+    ("compiled", None),
+    ("compiled.compilations.0.guards", None),
+    ("compiled.compilations.0.triton_ns", None),
     ("trace.first_span_id", 2**63 - 1),
     ("clock", None),
     ("counters", None),

@@ -159,6 +159,14 @@ def rewritten(saved: Path, path: Path, **changes: Any) -> Path:
     return path
 
 
+def test_the_layout_of_a_file_is_the_one_that_the_docs_describe(saved: Path) -> None:
+    """A capture opens with every release that knows the version of docs/captures.md."""
+    page = (Path(__file__).parent.parent / "docs" / "captures.md").read_text()
+    with zipfile.ZipFile(saved) as archive:
+        written = json.loads(archive.read("manifest.json"))
+    assert f'"version": {written["version"]}' in page
+
+
 def test_newer_captures_say_how_to_open_them(saved: Path, tmp_path: Path) -> None:
     """A capture of a later version, the very next one too, is refused with both versions and the
     upgrade.

@@ -46,10 +46,10 @@ ASKED = """
     capture_tables captured charges clock compiled_kernels compiled_profile compiled_replays
     concurrency copies correction_bounds correlate costs counters counters_refused deadline
     deciding_together dependencies doubts doubts_about_correction driver engines executor
-    extra_runs facts fit_search following gpu_state graph_layers host_clock kineto_lines
-    latencies left_as_found levels limits loop_groups loop_thread measure memory nvtx on_disk
-    options other_way overlap patience profile_block progress provenance range_log
-    rank_processes recaptured recordings replay rooms same_call same_numbers scale
+    extra_runs facts fit_search following gpu_state graph_layers host_clock interruption
+    kineto_lines latencies left_as_found levels limits loop_groups loop_thread measure
+    memory nvtx on_disk options other_way overlap patience profile_block progress provenance
+    range_log rank_processes recaptured recordings replay rooms same_call same_numbers scale
     separate_ladder separate_measuring settings state step_watch steps stored_fit switching
     tight_loops time_budget turns untouched what_is_doubtful what_targets_return writing
 """

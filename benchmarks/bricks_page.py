@@ -76,7 +76,7 @@ def _figures(kept: Mapping[str, Any]) -> str:
         "",
         *_halves(found["random_halves"]),
         *_tasks(found),
-        *_pool(kept["pool"], found["geometric_mean_of_the_rest"] or found["geometric_mean"]),
+        *_pool(kept["pool"], found),
         "",
         *_left_out(found),
         *_models(kept["measurements"], found["chosen"]),
@@ -172,8 +172,11 @@ def _others(found: Mapping[str, Any]) -> list[str]:
     return [f"Tracing changes what these models do: {names}.", ""] if names else []
 
 
-def _pool(rows: Sequence[Mapping[str, Any]], means: Mapping[str, float | None]) -> list[str]:
+def _pool(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> list[str]:
     """Speed-up of benchmarking, and how near sums of those bricks are."""
+    # Older files count models that tracing changes, too.
+    counts_all = all(row["models"] == found["models"] for row in rows)
+    means = found["geometric_mean" if counts_all else "geometric_mean_of_the_rest"]
     lines = [
         "| granularity | models | bricks | unique | unique share | speed-up | sums over measured |",
         "|---|---|---|---|---|---|---|",

@@ -278,6 +278,7 @@ def variants(name: str, folder: Path) -> Iterator[Variant]:
 
 def _pytorch(content: Content) -> Iterator[Variant]:
     yield Variant("PyTorch", content, "onnxruntime", {})
+    yield Variant("PyTorch", content, "onnxruntime", {"optimization": "none"}, compared=False)
     for predictor in ("torch", "torchscript", "torch-export"):
         yield Variant("PyTorch", content, predictor, {})
     yield Variant("PyTorch", content, "torch-compile", {"backend": "aot_eager"}, compared=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -18,6 +19,8 @@ import pytest
 from browser import CHROMIUM, Tab, chromium
 from captures import gpu_profile
 from evaluated_models import write_digits
+from fastapi import FastAPI
+from plotly.utils import PlotlyJSONEncoder
 from served_evaluations import evaluation, kept_capture
 from typer.testing import CliRunner
 
@@ -25,9 +28,12 @@ from xsp.analysis import layer_information
 from xsp.cli.application import app
 from xsp.database.store import Store
 from xsp.evaluation.artifacts.store import ArtifactStore
+from xsp.evaluation.dispatch.embedded import Embedded
 from xsp.evaluation.manifest.reading import read_manifest
 from xsp.evaluation.records.comparison import compare
 from xsp.evaluation.records.writing import write
+from xsp.evaluation.serving.page import add_page
+from xsp.evaluation.serving.platform import Places, Platform
 from xsp.evaluation.serving.server import Address
 
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on PATH")
@@ -202,6 +208,12 @@ def test_an_evaluation_is_started_watched_and_found(tab: Tab, served: Served) ->
     opened(tab, served)
     click(tab, "#start")
     tab.wait("document.querySelector('#said').innerText.includes('nothing was chosen')")
+    assert "digits-cnn (digits.yaml: torch, single_stream)" in text(tab, "#manifests")
+    # A scenario without a number that it needs.
+    tab.evaluate("[...document.querySelectorAll('#scenarios input')].at(-1).click()")
+    click(tab, "#start")
+    tab.wait("document.querySelector('#said').innerText.includes('needs a latency bound')")
+    tab.evaluate("[...document.querySelectorAll('#scenarios input')].at(-1).click()")
     click(tab, "#manifests input")
     click(tab, "#start")
     tab.wait("document.querySelector('#said').innerText.startsWith('Started as run')")
@@ -225,6 +237,31 @@ def wait_longer(tab: Tab, expression: str) -> None:
         except AssertionError:
             continue
     tab.wait(expression)
+
+
+def test_what_a_server_does_not_run_cannot_be_chosen(tmp_path: Path) -> None:
+    """Without --allow-code a manifest that names Python is grey, and the page says how it is
+    allowed; with it, neither. A folder without manifests says what to do.
+    """
+
+    def layout(folder: Path, allowed: bool) -> str:
+        places = Places(str(tmp_path / "db.sqlite"), str(tmp_path / "store"), folder, allowed)
+        platform = Platform(places, Embedded)
+        try:
+            made = add_page(FastAPI(), platform).layout()
+        finally:
+            platform.close()
+        return json.dumps(made, cls=PlotlyJSONEncoder)
+
+    write_digits(tmp_path / "manifests")
+    (tmp_path / "none").mkdir()
+    refused = layout(tmp_path / "manifests", False)
+    assert '"disabled": true' in refused
+    assert "start xsp serve with --allow-code" in refused
+    allowed = layout(tmp_path / "manifests", True)
+    assert '"disabled": true' not in allowed
+    assert "--allow-code" not in allowed
+    assert "none has no manifests: put YAML files there" in layout(tmp_path / "none", False)
 
 
 # ---- REST ----

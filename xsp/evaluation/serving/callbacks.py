@@ -21,6 +21,11 @@ _FIELDS = {
     "highest_rate": {"queries": "queries", "bound": "latency_bound_ms"},
 }
 """By scenario, which settings the numbers on the page are."""
+_NEEDED = {
+    "server": {"rate": "a rate per s", "bound": "a latency bound"},
+    "highest_rate": {"bound": "a latency bound"},
+}
+"""By scenario, the numbers that it has no default for."""
 _WHOLE = frozenset({"queries", "samples", "iterations"})
 
 
@@ -113,7 +118,15 @@ def _chosen(boxes: Sequence[Sequence[str] | None]) -> list[str]:
 
 
 def scenario(kind: str, numbers: dict[str, float | None]) -> dict[str, Any]:
-    """Settings of a scenario: the numbers that it has, where they were given."""
+    """Settings of a scenario: the numbers that it has, where they were given. Raises
+    EvaluationError where one is missing.
+    """
+    missing = [told for name, told in _NEEDED.get(kind, {}).items() if numbers[name] is None]
+    if missing:
+        raise EvaluationError(
+            f"the scenario {kind} needs {' and '.join(missing)}; fill in the numbers below the "
+            "scenarios"
+        )
     given: dict[str, Any] = {"kind": kind}
     for name, setting in _FIELDS[kind].items():
         value = numbers[name]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xsp.errors import EvaluationError, ManifestError
+from xsp.evaluation.artifacts.gathering import code_in
 from xsp.evaluation.manifest.model import Manifest
 from xsp.evaluation.manifest.reading import read_manifest
 
@@ -19,6 +20,14 @@ class Entry:
     file: str
     manifest: Manifest | None
     fault: str = ""
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether it can only be started where code is allowed."""
+        if self.manifest is None:
+            return False
+        # An exported program has pickles.
+        return bool(code_in(self.manifest)) or self.manifest.model.source.kind == "exported"
 
 
 class Catalogue:

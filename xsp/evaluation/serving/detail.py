@@ -23,7 +23,7 @@ _POINTS = 1000
 def detail(platform: Platform, chosen: Sequence[str]) -> Any:
     """Everything about the chosen evaluations; later ones are compared with the first."""
     if not chosen:
-        return html.P("None is chosen.", className="note")
+        return None
     try:
         found = sorted(map(platform.evaluation, chosen), key=lambda one: one.measured_at)
         parts = [*_comparisons(platform, found), _latencies(found), *map(_one, found)]

@@ -15,6 +15,7 @@ from xsp.evaluation.serving.work import DONE, FAILED, OPEN, JobState
 
 SHOWN = 200
 """Evaluations in the table at most, the newest."""
+_CHOOSE = "Choose one to see it whole, and several to compare them with the oldest."
 _MEASURES = 6
 """Measures in that table at most; the others are told with an evaluation."""
 _FIRST = (
@@ -90,10 +91,8 @@ def evaluation_table(
     heads += ["valid", "device", "system", "when", "id"]
     shown = json_rows(found)
     rows = [_evaluation_row(row, measured, row["id"] in chosen) for row in shown]
-    table = _table(heads, rows, "table")
-    if count <= len(found):
-        return table
-    return [html.P(f"The newest {len(found)} of {count}.", className="note"), table]
+    newest = f"The newest {len(found)} of {count}. " if count > len(found) else ""
+    return [html.P(newest + _CHOOSE, className="note"), _table(heads, rows, "table")]
 
 
 def _evaluation_row(row: dict[str, Any], measured: Mapping[str, str], chosen: bool) -> Any:

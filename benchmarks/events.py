@@ -10,20 +10,18 @@ round, by event, with its 95 % interval.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from by_name import Measures, report
 from overhead import torch_profiler
 from torch import nn
 
@@ -34,7 +32,6 @@ from xsp.levels.layer.function_mode import Codes
 from xsp.levels.layer.recorder import PythonRecorder
 from xsp.levels.layer.structure_run import StructureRecorder
 from xsp.levels.layer.tracer import LayerTracer
-from xsp.machine.environment import environment
 from xsp.types import Tracer
 
 EVENTS = 300
@@ -43,6 +40,7 @@ Prepare = Callable[[], Callable[[], object]]
 """Does what must be done before the timed part, and returns that."""
 
 Condition = Callable[[], AbstractContextManager[Any]]
+Conditions = dict[str, tuple[Condition, Tracer | None]]
 
 
 class Chain(nn.Module):
@@ -122,10 +120,10 @@ def traced(tracer: Tracer) -> Iterator[None]:
         tracer.collect()
 
 
-def layer_conditions(program: Program) -> dict[str, tuple[Condition, Tracer | None]]:
+def layer_conditions(program: Program) -> Conditions:
     """Unprofiled, both twins, torch.profiler."""
     codes = codes_of(program)
-    conditions: dict[str, tuple[Condition, Tracer | None]] = {"unprofiled": (nullcontext, None)}
+    conditions: Conditions = {"unprofiled": (nullcontext, None)}
     twins: dict[str, Any] = {"xsp, Python": PythonRecorder}
     if hotpath.extension() is not None:
         twins["xsp, C"] = hotpath.c_recorder
@@ -136,7 +134,7 @@ def layer_conditions(program: Program) -> dict[str, tuple[Condition, Tracer | No
     return conditions
 
 
-def deeper(device: str) -> dict[str, tuple[Program, dict[str, tuple[Condition, Tracer | None]]]]:
+def deeper(device: str) -> dict[str, tuple[Program, Conditions]]:
     """Library calls and kernels, on a GPU."""
     if device != "cuda":
         return {}
@@ -154,7 +152,7 @@ def deeper(device: str) -> dict[str, tuple[Program, dict[str, tuple[Condition, T
     found = {}
     for name, (program, make) in programs.items():
         tracer: Tracer = make()
-        conditions: dict[str, tuple[Condition, Tracer | None]] = {
+        conditions: Conditions = {
             "unprofiled": (nullcontext, None),
             "xsp, C": (partial(traced, tracer), tracer),
             "torch.profiler": (torch_profiler, None),
@@ -181,7 +179,7 @@ def once(prepare: Prepare, condition: Condition, tracer: Tracer | None, device: 
 
 def measured(
     program: Program,
-    conditions: dict[str, tuple[Condition, Tracer | None]],
+    conditions: Conditions,
     rounds: int,
     device: str,
 ) -> dict[str, Any]:
@@ -220,40 +218,21 @@ def ratio(one: list[int], other: list[int], base: np.ndarray) -> dict[str, float
     return {"ratio": round(float(value), 3), "half_width_95": round(float(half), 3)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--only", help="run the kinds whose name contains this")
-    arguments = parser.parse_args()
-    if arguments.device == "cpu":
-        torch.set_num_threads(1)
-    report: dict[str, Any] = {
-        "environment": environment(),
-        "device": arguments.device,
-        "rounds": arguments.rounds,
-        "events_a_round": EVENTS,
-        "kinds": {},
-    }
-    programs = {
+def measures(device: str, rounds: int) -> Measures:
+    """What measures each kind of events."""
+    programs: dict[str, tuple[Program, Callable[[], Conditions]]] = {
         name: (program, partial(layer_conditions, program))
-        for name, program in layer_programs(arguments.device).items()
+        for name, program in layer_programs(device).items()
     }
     programs |= {
-        name: (program, partial(dict, conditions))
-        for name, (program, conditions) in deeper(arguments.device).items()
+        name: (program, partial(dict, own)) for name, (program, own) in deeper(device).items()
     }
-    for name, (program, conditions) in programs.items():
-        if arguments.only and arguments.only not in name:
-            continue
-        report["kinds"][name] = measured(program, conditions(), arguments.rounds, arguments.device)
-        print(json.dumps({name: report["kinds"][name]}), flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+    def measured_in(program: Program, conditions: Callable[[], Conditions]) -> Any:
+        return measured(program, conditions(), rounds, device)
+
+    return {name: partial(measured_in, *each) for name, each in programs.items()}
 
 
 if __name__ == "__main__":
-    main()
+    report(__doc__, "kinds", measures, events_a_round=EVENTS)

@@ -10,7 +10,6 @@ same operators.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import random
@@ -19,16 +18,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from by_name import Measures, report
 from torch import nn
 
 from xsp.analysis.spans.statistics import trimmed
 from xsp.levels.op.tracer import OperatorTracer
-from xsp.machine.environment import environment
 
 Step = Callable[[], object]
 
@@ -169,33 +169,14 @@ def measured(step: Step, rounds: int, device: str) -> dict[str, Any]:
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--only", help="run the programs whose name contains this")
-    arguments = parser.parse_args()
-    if arguments.device == "cpu":
-        torch.set_num_threads(1)
-    report: dict[str, Any] = {
-        "environment": environment(),
-        "device": arguments.device,
-        "rounds": arguments.rounds,
-        "programs": {},
-    }
-    for name, make in PROGRAMS.items():
-        if arguments.only and arguments.only not in name:
-            continue
-        report["programs"][name] = measured(
-            make(arguments.device), arguments.rounds, arguments.device
-        )
-        print(json.dumps({name: report["programs"][name]}), flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+def measures(device: str, rounds: int) -> Measures:
+    """What measures each program."""
+
+    def measured_of(make: Callable[[str], Step]) -> Any:
+        return measured(make(device), rounds, device)
+
+    return {name: partial(measured_of, make) for name, make in PROGRAMS.items()}
 
 
 if __name__ == "__main__":
-    main()
+    report(__doc__, "programs", measures)

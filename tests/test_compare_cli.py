@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,13 +154,3 @@ def test_what_cannot_be_done_is_status_2_and_one_line(
         [path, path, "--html", str(tmp_path / "no" / "c.html")],
     ):
         assert refused("compare", *arguments).startswith("xsp: ")
-
-
-def test_torch_is_not_imported(tmp_path: Path) -> None:
-    """Comparing captures needs no torch."""
-    path = saved(tmp_path, "a.xsp")
-    run = f"app(['compare', {path!r}, {path!r}], standalone_mode=False)"
-    code = (
-        f"import sys; from xsp.cli.application import app; {run}; assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

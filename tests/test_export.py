@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -141,20 +139,3 @@ def test_a_receiver_is_not_flooded(capture: Path) -> None:
         assert few < xsp.load(capture).to_otlp(receiver.endpoint)
     assert said == f"{few} spans sent\n"
     assert "leave them out" in refused(capture, "--to", "csv", "--levels", "M/L")
-
-
-def test_exports_need_no_torch(tmp_path: Path) -> None:
-    """A capture is exported, and a trace imported, without torch being imported."""
-    code = f"""
-import sys
-import xsp
-prof = xsp.load({str(CAPTURES / "h100_transformer.xsp")!r})
-prof.to_perfetto({str(tmp_path / "x.pftrace")!r})
-again = xsp.from_kineto(prof.to_chrome({str(tmp_path / "x.json.gz")!r}))
-assert again.kernel_count == prof.kernel_count
-assert "torch" not in sys.modules
-"""
-    package = str(Path(xsp.__file__).parents[1])
-    subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": package}, check=True, timeout=240
-    )

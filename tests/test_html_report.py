@@ -46,6 +46,18 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return xsp.load(CAPTURE).to_html(tmp_path_factory.mktemp("report") / "report.html")
 
 
+@pytest.fixture(scope="module")
+def alexnet() -> xsp.Profile:
+    """A small capture with all that a report shows."""
+    return xsp.load(CAPTURE.parent / "models" / "alexnet.xsp")
+
+
+@pytest.fixture(scope="module")
+def small_page(alexnet: xsp.Profile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its report."""
+    return alexnet.to_html(tmp_path_factory.mktemp("report") / "small.html")
+
+
 def opened(tab: Tab, page: Path) -> Tab:
     """The tab with this page and no messages of earlier ones; tall enough for everything to be near
     the window.
@@ -359,12 +371,11 @@ def test_paper_has_every_row(tab: Tab, page: Path) -> None:
 
 
 @in_browser
-def test_a_pdf_has_every_row(tab: Tab, tmp_path: Path) -> None:
+def test_a_pdf_has_every_row(tab: Tab, alexnet: xsp.Profile, small_page: Path) -> None:
     """The file that a browser prints has each row that its tables have, and a page whose tables
     were not read yet says so on paper.
     """
-    prof = xsp.load(CAPTURE.parent / "models" / "alexnet.xsp")
-    at_top(tab, prof.to_html(tmp_path / "report.html"))
+    at_top(tab, small_page)
     rows = (
         "Object.fromEntries([...document.querySelectorAll('table')].map((table) =>"
         " [table.closest('[id]').id, table.querySelectorAll('tr:not(.space)').length]))"
@@ -374,8 +385,8 @@ def test_a_pdf_has_every_row(tab: Tab, tmp_path: Path) -> None:
     printed = tab.evaluate("window.printed")
     assert len(re.findall(rb"/S /TR\b", pdf)) == sum(printed.values())
     # One row more is the head.
-    assert printed["kernel-information"] == 1 + len(analysis.kernel_information(prof))
-    assert printed["hierarchy"] == 1 + len(prof.tree())
+    assert printed["kernel-information"] == 1 + len(analysis.kernel_information(alexnet))
+    assert printed["hierarchy"] == 1 + len(alexnet.tree())
 
     said = "getComputedStyle(document.body, '::before').content"
     tab.call("Emulation.setEmulatedMedia", media="print")
@@ -386,28 +397,26 @@ def test_a_pdf_has_every_row(tab: Tab, tmp_path: Path) -> None:
 
 
 @in_browser
-def test_what_is_printed_at_once_has_every_row(tab: Tab, tmp_path: Path) -> None:
+def test_what_is_printed_at_once_has_every_row(tab: Tab, small_page: Path) -> None:
     """Printed as soon as it is open, a page has the rows and texts that it has once it was read."""
-    prof = xsp.load(CAPTURE.parent / "models" / "alexnet.xsp")
-    page = prof.to_html(tmp_path / "report.html")
     cells = "[...document.querySelectorAll('td')].map((cell) => cell.textContent).join('|')"
     keep = f"window.addEventListener('beforeprint', () => {{ window.printed = {cells} }})"
-    opened(tab, page)
+    opened(tab, small_page)
     tab.evaluate(keep)
     tab.pdf()
     printed_later = tab.evaluate("window.printed")
-    tab.open(page)
+    tab.open(small_page)
     tab.evaluate(keep)
     tab.pdf()
     assert tab.evaluate("window.printed") == printed_later
 
 
 @in_browser
-def test_axe_finds_nothing(tab: Tab, page: Path) -> None:
+def test_axe_finds_nothing(tab: Tab, small_page: Path) -> None:
     """axe-core, which knows what readers with a screen reader or a keyboard cannot use, finds
     nothing in the report, light or dark.
     """
-    opened(tab, page)
+    opened(tab, small_page)
     assert axe(tab) == []
     try:
         tab.dark()

@@ -121,95 +121,101 @@ def test_ranks_end_after_the_same_round_or_say_what_differs(
     assert job.events.groupby("rank").size().tolist() == [rounds] * 3
 
 
-def test_ranks_of_a_loop_measure_the_same_steps() -> None:
+LOOP = """
+def train(prof):
+    noise.seed(rank)
+    for each in model.parameters():
+        each.data.fill_(0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for number in range(120):
+        size = 3 if rank and number % 7 == 5 else 4
+        if rank and number < 30:
+            time.sleep(noise.random() * 0.004)
+        optimizer.zero_grad()
+        model(torch.ones(size, 8)).sum().backward()
+        optimizer.step()
+        if prof is not None:
+            prof.step()
+    return [each.sum().item() for each in model.parameters()]
+
+without = train(None)
+with xsp.profile(model, levels="M/L", budget_s=0.5, progress=False) as prof:
+    with_xsp = train(prof)
+names = set(prof.table("layers")["name"])
+loop = dict(
+    rungs=list(prof.runs["rung"]),
+    same=with_xsp == without,
+    buckets="(gradient buckets)" in names,
+    other=[each for each in prof.warnings if "other-steps" in each],
+)
+"""
+
+SHARDED = """
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+mesh = init_device_mesh("cpu", (2,))
+model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+for layer in (model[0], model[2], model):
+    fully_shard(layer, mesh=mesh)
+x = torch.ones(4, 8) + rank
+
+def train():
+    model.zero_grad()
+    model(x).square().sum().backward()
+
+train()
+expected = [each.grad.to_local().clone() for each in model.parameters()]
+prof = xsp.measure(train, levels="M/L", iterations=2, warmup=0, progress=False)
+train()
+same = all(
+    torch.equal(each.grad.to_local(), old)
+    for each, old in zip(model.parameters(), expected)
+)
+layers = prof.table("layers")
+named = layers["type"].str.contains("all_gather|reduce_scatter")
+rows = layers[named & ~layers["type"].str.contains("copy")]
+found = xsp.compare_targets(
+    train, train, levels="M", budget_s=0.1 + rank, warmup=1, localise=False, progress=False
+)
+sharded = dict(
+    same=same,
+    rows=rows[["name", "phase"]].values.tolist(),
+    unmatched=int(prof.runs["unmatched"].sum()),
+    compared=found.verdict is not None,
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def two_ranks() -> list[dict[str, Any]]:
+    """What LOOP and SHARDED find on each of two ranks, one after the other."""
+    end = "told(loop=loop, sharded=sharded)\ndist.destroy_process_group()\n"
+    found = run_ranks(LOOP + SHARDED + end)
+    assert [status for status, _, _ in found] == [0, 0], found
+    return [each for _, each, _ in found]
+
+
+def test_ranks_of_a_loop_measure_the_same_steps(two_ranks: list[dict[str, Any]]) -> None:
     """Along a loop of DDP with the default rule every rank takes the same rungs in the same steps,
     also where one rank's batch is another size now and then, and all end after the same round.
     Parameters are those of the loop without xsp.
     """
-    found = run_ranks(
-        """
-        def train(prof):
-            noise.seed(rank)
-            for each in model.parameters():
-                each.data.fill_(0.1)
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-            for number in range(120):
-                size = 3 if rank and number % 7 == 5 else 4
-                if rank and number < 30:
-                    time.sleep(noise.random() * 0.004)
-                optimizer.zero_grad()
-                model(torch.ones(size, 8)).sum().backward()
-                optimizer.step()
-                if prof is not None:
-                    prof.step()
-            return [each.sum().item() for each in model.parameters()]
-
-        without = train(None)
-        with xsp.profile(model, levels="M/L", budget_s=0.5, progress=False) as prof:
-            with_xsp = train(prof)
-        names = set(prof.table("layers")["name"])
-        told(
-            rungs=list(prof.runs["rung"]),
-            same=with_xsp == without,
-            buckets="(gradient buckets)" in names,
-            other=[each for each in prof.warnings if "other-steps" in each],
-        )
-        dist.destroy_process_group()
-        """
-    )
-    assert [status for status, _, _ in found] == [0, 0], found
-    told = [each for _, each, _ in found]
+    told = [each["loop"] for each in two_ranks]
     assert told[0]["rungs"] == told[1]["rungs"]
     assert len(told[0]["rungs"]) >= 4
     assert all(each["same"] and each["buckets"] for each in told)
     assert "inputs of 3x8 instead of 4x8" in told[1]["other"][0]
 
 
-def test_collectives_of_fsdp_are_rows_forward_and_backward() -> None:
+def test_collectives_of_fsdp_are_rows_forward_and_backward(
+    two_ranks: list[dict[str, Any]],
+) -> None:
     """With `fully_shard` the gathering of each layer's parameters is a row beside the layer in the
     forward pass, gathering and scattering in the backward pass have that phase, and gradients are
     those without xsp. Two targets are compared in the same rounds on every rank.
     """
-    found = run_ranks(
-        """
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = init_device_mesh("cpu", (2,))
-        model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
-        for layer in (model[0], model[2], model):
-            fully_shard(layer, mesh=mesh)
-        x = torch.ones(4, 8) + rank
-
-        def train():
-            model.zero_grad()
-            model(x).square().sum().backward()
-
-        train()
-        expected = [each.grad.to_local().clone() for each in model.parameters()]
-        prof = xsp.measure(train, levels="M/L", iterations=2, warmup=0, progress=False)
-        train()
-        same = all(
-            torch.equal(each.grad.to_local(), old)
-            for each, old in zip(model.parameters(), expected)
-        )
-        layers = prof.table("layers")
-        named = layers["type"].str.contains("all_gather|reduce_scatter")
-        rows = layers[named & ~layers["type"].str.contains("copy")]
-        found = xsp.compare_targets(
-            train, train, levels="M", budget_s=0.1 + rank, warmup=1, localise=False, progress=False
-        )
-        told(
-            same=same,
-            rows=rows[["name", "phase"]].values.tolist(),
-            unmatched=int(prof.runs["unmatched"].sum()),
-            compared=found.verdict is not None,
-        )
-        dist.destroy_process_group()
-        """
-    )
-    assert [status for status, _, _ in found] == [0, 0], found
-    for _, each, _ in found:
+    for each in (told["sharded"] for told in two_ranks):
         assert each["same"]
         assert each["unmatched"] == 0
         assert each["compared"]

@@ -253,57 +253,36 @@ def _waits(
     ordered by end.
     """
     rows = work.wait_rows
-    api_clock = np.array([clocks[int(t)] for t in api["thread"][rows]], dtype=np.int64)
+    api_clock = _clocks_of(api["thread"][rows], clocks)
     kind = np.where(kinds[rows] & ApiKind.LAUNCH, WaitKind.COPY, WaitKind.SYNCHRONIZE)
-    absent = np.full(len(rows), -1)
-    parts = [
-        np.stack(
-            [
-                api_clock,
-                kind,
-                api["start_ns"][rows],
-                api["end_ns"][rows],
-                rows + first_api,
-                absent,
-                absent,
-            ]
-        )
-    ]
+    start_ns, end_ns = api["start_ns"][rows], api["end_ns"][rows]
+    parts = [_columns(len(rows), api_clock, kind, start_ns, end_ns, rows + first_api, -1, -1)]
     if handoffs is not None:
-        ours, theirs = (
-            np.array([clocks[int(t)] for t in handoffs[c]], dtype=np.int64)
-            for c in ("thread", "from_thread")
-        )
-        empty = np.full(len(ours), -1)
-        thread_kind = np.full(len(ours), WaitKind.THREAD)
+        ours, theirs = (_clocks_of(handoffs[c], clocks) for c in ("thread", "from_thread"))
+        times = handoffs["start_ns"], handoffs["end_ns"]
         parts.append(
-            np.stack(
-                [
-                    ours,
-                    thread_kind,
-                    handoffs["start_ns"],
-                    handoffs["end_ns"],
-                    empty,
-                    theirs,
-                    handoffs["from_ns"],
-                ]
-            )
+            _columns(len(ours), ours, WaitKind.THREAD, *times, -1, theirs, handoffs["from_ns"])
         )
     on = work.wait_on
-    if not np.any((api_clock == 0) & (api["end_ns"][rows] > host_end_ns)):
+    if not np.any((api_clock == 0) & (end_ns > host_end_ns)):
         number = sum(part.shape[1] for part in parts)
-        parts.append(
-            np.array([[0], [WaitKind.SYNCHRONIZE], [host_end_ns], [sync_end_ns], [-1], [-1], [-1]])
-        )
-        on = np.concatenate(
-            [on, np.stack([np.full(len(work.last_ops), number), work.last_ops], axis=1)]
-        )
+        final = np.stack([np.full(len(work.last_ops), number), work.last_ops], axis=1)
+        parts.append(_columns(1, 0, WaitKind.SYNCHRONIZE, host_end_ns, sync_end_ns, -1, -1, -1))
+        on = np.concatenate([on, final])
     table = np.concatenate(parts, axis=1).astype(np.int64)
     order = np.argsort(table[3], kind="stable")
     position = np.empty_like(order)
     position[order] = np.arange(len(order))
     on = np.stack([position[on[:, 0]], on[:, 1]], axis=1) if len(on) else on
+    on = on[np.argsort(on[:, 0], kind="stable")]
     clock, kind, start, end, event, from_clock, from_ns = table[:, order]
-    return HostWaits(
-        clock, kind, start, end, event, from_clock, from_ns, on[np.argsort(on[:, 0], kind="stable")]
-    )
+    return HostWaits(clock, kind, start, end, event, from_clock, from_ns, on)
+
+
+def _clocks_of(threads: Ints, clocks: Mapping[int, int]) -> Ints:
+    return np.array([clocks[int(thread)] for thread in threads], dtype=np.int64)
+
+
+def _columns(count: int, *columns: Ints | int) -> Ints:
+    """The columns of `count` waits as rows; one number is that of all of them."""
+    return np.stack([np.broadcast_to(column, count) for column in columns])

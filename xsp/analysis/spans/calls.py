@@ -42,12 +42,18 @@ def target_calls(tables: Tables) -> pd.DataFrame:
     place = unprofiled.groupby("run").cumcount().to_numpy().astype(np.int64)
     length = (unprofiled["end_ns"] - unprofiled["start_ns"]).to_numpy()
     host = _matrix(unprofiled["run"].to_numpy(), place, length, len(calls), "sum")
+    owner = _target_call_of(spans)
+    return _table(tables, None, calls["name"], calls["input_shapes"], host, owner)
+
+
+def _target_call_of(spans: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Which call of the target in its run each span is in, -1 for the calls themselves."""
     models = spans[spans["level"] == Level.MODEL]
     number = pd.Series(models.groupby("run").cumcount().to_numpy(), index=models.index)
     rows = np.flatnonzero((spans["level"] > Level.MODEL).to_numpy())
     owner = np.full(len(spans), -1, dtype=np.int64)
     owner[rows] = number.reindex(model_spans(spans, rows)).to_numpy()
-    return _table(tables, None, calls["name"], calls["input_shapes"], host, owner)
+    return owner
 
 
 def module_calls(tables: Tables, corrected: pd.DataFrame | None, name: str) -> pd.DataFrame:

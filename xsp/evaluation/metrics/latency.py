@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,9 +37,7 @@ class LatencyDistribution:
     percentiles: Mapping[float, Estimate]
 
 
-def latency_distribution(
-    latency_ns: npt.ArrayLike, shares: Iterable[float] = SHARES, *, queued: bool = False
-) -> LatencyDistribution:
+def latency_distribution(latency_ns: npt.ArrayLike, *, queued: bool = False) -> LatencyDistribution:
     """The distribution of latencies, given in the order of the queries' arrival. Where they are of
     a queue and too few to tell how they depend on each other, there are no intervals.
     """
@@ -47,7 +45,7 @@ def latency_distribution(
     found = LatencyDistribution(
         len(latencies),
         trimmed_mean(latencies),
-        {share: percentile(latencies, share) for share in shares},
+        {share: percentile(latencies, share) for share in SHARES},
     )
     return found if not queued or len(latencies) >= FEWEST else _without_intervals(found)
 

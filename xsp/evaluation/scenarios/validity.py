@@ -19,16 +19,16 @@ CONFIDENCE = 0.99
 Latencies = npt.NDArray[np.int64]
 
 
-def fewest_within(over: int, share: float, confidence: float = CONFIDENCE) -> int:
+def fewest_within(over: int, share: float) -> int:
     """The fewest queries within the bound, h, that make `over` queries beyond it, t, acceptable for
     the percentile `share` (0 to 1).
 
-    The least h with P(Binomial(h + t, 1 − share) <= t) < 1 − confidence; that probability is the
+    The least h with P(Binomial(h + t, 1 − share) <= t) < 1 − CONFIDENCE; that probability is the
     regularised incomplete beta function I_share(h, t + 1) (early_stopping.cc, `odds`).
     """
 
     def enough(within: int) -> bool:
-        return bool(special.betainc(within, over + 1, share) < 1 - confidence)
+        return bool(special.betainc(within, over + 1, share) < 1 - CONFIDENCE)
 
     low, high = 0, 1
     while not enough(high):

@@ -15,12 +15,13 @@ from captures import gpu_capture
 from test_deadline import Clock
 
 from xsp.analysis.correction import fitted
+from xsp.analysis.correction.charges import Costs
 from xsp.doubts import Doubt, Slug
 from xsp.measuring.afterwards import compiled, extra_runs, memory
 from xsp.measuring.afterwards.extra_runs import ExtraRuns
 from xsp.measuring.afterwards.memory import LayerMemory
 from xsp.measuring.afterwards.serialized import RUNS, expected_s
-from xsp.measuring.deadline import Deadline, fit_s
+from xsp.measuring.deadline import LOOPS_S, Deadline, fit_s
 from xsp.measuring.ladder import SETTLING_RUNS
 from xsp.measuring.options import Options
 from xsp.measuring.ranks import Ranks
@@ -46,7 +47,11 @@ def after_rounds(
     """A profile of the synthetic capture whose rounds are over, and that began just now."""
     executor: Any = SimpleNamespace(ranks=Ranks(), target=None, run=None)
     prepared: Any = SimpleNamespace(
-        traced=traced, tracers={}, structure=None, structure_s=0.0, runs_compiled_code=False
+        traced=traced,
+        tracers={},
+        structure=SimpleNamespace(layers=[]),
+        structure_s=0.0,
+        runs_compiled_code=False,
     )
     tables = dict(gpu_capture().tables)
     # Only the last round says how long a run takes.
@@ -113,6 +118,34 @@ def test_layers_alone_need_layers_and_kernels() -> None:
     by_itself.before_the_fit(None)
     assert slugs(by_itself) == []
     assert "serialized" not in by_itself.tables
+
+
+def test_tight_loops_are_left_out_for_lack_of_time(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They and the fit after them must both end in time; where only the fit does, it is made, and
+    what it lacks is said.
+    """
+    looped: list[object] = []
+
+    def loops_of(tracers: object) -> Costs:
+        looped.append(tracers)
+        return Costs()
+
+    monkeypatch.setattr(extra_runs, "tight_loops", loops_of)
+    fit = fit_s(len(gpu_capture().tables["spans"]))
+    for late_s, loops, missing in (
+        (-0.01, 1, []),
+        (0.01, 0, [(Slug.OUT_OF_TIME, "the tracers' costs in tight loops")]),
+    ):
+        looped.clear()
+        runs = after_rounds(budget_s=10.0)
+        clock.now += 11.0 - LOOPS_S - fit + late_s
+        runs.before_the_fit(None)
+        assert len(looped) == loops
+        assert slugs(runs) == []
+        runs.fit(5)
+        assert slugs(runs) == missing
 
 
 def test_layers_alone_are_left_out_for_lack_of_time(clock: Clock) -> None:

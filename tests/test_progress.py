@@ -85,4 +85,4 @@ def test_runs_after_the_rounds_are_expected_to_take_as_long_as_they_do() -> None
     """Seven runs and as many that settle; the time is kept from the rounds by this."""
     assert serialized.expected_s(1e9) == 14
     assert serialized.expected_s(5e8) == 7
-    assert memory.expected_s(2.0) > memory.expected_s(1.0) > 0
+    assert memory.expected_s(2.0, 9) > memory.expected_s(1.0, 9) > memory.expected_s(1.0, 0) > 0

@@ -17,15 +17,21 @@ import torch
 from inductor_without_compiler import inductor_without_compiler
 from quick import QUICK, measured
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 import xsp
+from xsp.analysis.work.layer_work import layer_work
 from xsp.machine import compiler_internals
 from xsp.measuring.afterwards import compiled as afterwards
-from xsp.provenance.graphs import Launch, explained
+from xsp.provenance.graphs import CompiledGraph, Launch, explained
 from xsp.provenance.origins import Origin
+from xsp.provenance.products import product_flops
 from xsp.provenance.recording import Recorder
 from xsp.provenance.tables import Described, described, shares
 from xsp.provenance.wrapper_text import launches
+
+PHASES = ("forward", "backward")
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 """Launches, and their origins."""
@@ -220,6 +226,15 @@ def test_a_profile_has_the_source_layers_of_compiled_code() -> None:
     assert layers.loc[("up", "forward"), "confidence"] == "exact"
     assert ("down", "backward") in layers.index
     assert layers["device_ms"].isna().all()
+    flops = layers["flops"].dropna().to_dict()
+    assert set(flops) == {(name, phase) for name in ("up", "down") for phase in PHASES}
+    eager = measured(Gated(), x).table("layers")
+    work = layer_work(eager)["flops"].groupby(eager["name"]).sum()
+    for name in ("up", "down"):
+        assert flops[(name, "forward")] == work[name] > 0
+    with FlopCounterMode(display=False) as counted:
+        Gated()(x).sum().backward()
+    assert sum(flops.values()) == counted.get_total_flops()
     assert "up" not in " ".join(prof.tree()["name"])
     assert not [each for each in prof.warnings if "recompiled" in each or "not-led" in each]
     assert prof.compiled_graphs()["phase"].tolist() == ["forward", "backward"]
@@ -427,3 +442,44 @@ def test_a_text_that_is_no_python_wrapper_launches_nothing() -> None:
     """Code of the C++ wrapper, and of releases to come, gives no launches instead of an error."""
     assert launches("#include <torch/csrc/inductor/cpp_wrapper/cpu.h>") == []
     assert launches("x = 1") == []
+
+
+def test_flops_of_nodes_are_those_of_the_operators() -> None:
+    """A grouped convolution's backward pass computes twice what its forward pass does, where both
+    gradients are asked for; a function has no products, and of attention that has no formula they
+    are not known, which is not 0.
+    """
+    x, weight = torch.randn(2, 4, 6, 6), torch.randn(8, 2, 3, 3)
+    convolution = ([1, 1], [0, 0], [1, 1], False, [0, 0], 2)
+
+    def convolved(x: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
+        y = torch.ops.aten.convolution(x, weight, None, *convolution)
+        mask = [True, True, False]
+        given = (y, x, weight, None, *convolution, mask)
+        attended = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(x, x, x)
+        return [*torch.ops.aten.convolution_backward(*given)[:2], torch.sigmoid(y), attended[0]]
+
+    graph = make_fx(convolved, tracing_mode="fake")(x, weight).graph
+    nodes = [node for node in graph.nodes if node.op == "call_function"]
+    found = {str(node.target): product_flops(node) for node in nodes}
+    forward = 2 * 2 * 8 * 4 * 4 * 2 * 3 * 3
+    assert found["aten.convolution.default"] == forward
+    assert found["aten.convolution_backward.default"] == 2 * forward
+    assert found["aten.sigmoid.default"] == 0
+    assert found["aten._scaled_dot_product_flash_attention_for_cpu.default"] is None
+
+
+def test_a_product_counts_once_however_many_launches_stand_for_it() -> None:
+    """A convolution's gradients by a library, and that of its bias by a fused kernel, are of one
+    node: its FLOPs are the library's. What is known by a line alone has FLOPs that are not known.
+    """
+    node = Origin("n", "aten.convolution_backward", (), "conv", "a.py:1", 8, True, flops=100)
+    by_line = Origin("", "", (), "", "a.py:2", None, True)
+    launched = [
+        Launch(0, "cpp_fused_0", "cpp", "exact", (node,)),
+        Launch(1, "extern_kernels.convolution_backward", "extern", "exact", (node,)),
+        Launch(2, "cpp_fused_1", "cpp", "inferred", (by_line,)),
+    ]
+    live = compiler_internals.LiveGraph(None, "", is_backward=True, lines=())
+    rows = described([(CompiledGraph(live, "backward", tuple(launched)), "")]).origins
+    assert [row["flops"] for row in rows] == [0, 100, None]

@@ -112,9 +112,11 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         from xsp.extras import explained
+        from xsp.importing import timed
 
-        with explained():
-            return getattr(import_module(f"xsp.{_HOME[name]}"), name)
+        module = f"xsp.{_HOME[name]}"
+        with explained(), timed(module):
+            return getattr(import_module(module), name)
     if name == "analysis":
         return import_module("xsp.analysis")
     if name == "__version__":

@@ -311,6 +311,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "source": _TEXT,
         "share": Column(pa.float64()),
         "confidence": _CONFIDENCE,
+        "flops": replace(_COUNT, nullable=True).optional,
     },
     "compiled_kernels": {
         "position": _ORDINAL,

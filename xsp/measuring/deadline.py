@@ -1,5 +1,5 @@
-"""The end of the time that a profile may take: one for warm-up, structure run, rounds and all that
-comes after them.
+"""The end of the time that a profile may take: one for the import of what measures, where the call
+makes it, warm-up, structure run, rounds and all that comes after them.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import time
 
+from xsp.importing import just_imported_s
 from xsp.measuring.options import Options
 
 WARM_UP_SHARE = 1 / 3
@@ -23,22 +24,25 @@ FIT_S, FIT_S_PER_EVENT = 0.2, 2e-6
 TABLES_S, TABLES_S_PER_EVENT = 0.1, 4e-6
 """What the fit of costs, and tables, take for the events of all rounds, on a slow host."""
 
+LOOPS_S = 0.5
+"""What the tracers' costs in tight loops take; without a GPU less."""
+
 
 class Deadline:
     """When a profile's time is over. Made when it begins; never over where the number of rounds is
     given, or a stopping rule.
     """
 
-    def __init__(self, budget_s: float) -> None:
+    def __init__(self, budget_s: float, spent_s: float = 0.0) -> None:
         self.budget_s = budget_s
-        self._begin = time.perf_counter()
+        self._begin = time.perf_counter() - spent_s
         self._reserved_s = 0.0
 
     @classmethod
     def of(cls, options: Options) -> Deadline:
         """The deadline of a profile that begins now."""
         is_open = options.iterations is not None or options.stop is not None
-        return cls(math.inf if is_open else options.budget_s)
+        return cls(math.inf if is_open else options.budget_s, just_imported_s())
 
     @property
     def is_limited(self) -> bool:
@@ -68,13 +72,18 @@ class Deadline:
     def left_for_rounds_s(self, events: int) -> float:
         """Seconds that rounds with so many events so far may still take."""
         tables_s = TABLES_S + TABLES_S_PER_EVENT * events
-        return self.left_s - self._reserved_s - tables_s - fit_s(events)
+        return self.left_s - self._reserved_s - tables_s - corrected_s(events)
 
     def fits(self, seconds: float) -> bool:
         """Whether a phase of this length ends in time, or too late by no more than the
         tolerance.
         """
         return seconds <= self.left_s - self._reserved_s + TOLERANCE * self.budget_s
+
+
+def corrected_s(events: int) -> float:
+    """Seconds that all of the correction takes, tight loops and fit."""
+    return LOOPS_S + fit_s(events)
 
 
 def fit_s(events: int) -> float:

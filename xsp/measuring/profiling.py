@@ -90,7 +90,8 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
     ):
         prepared = prepare(executor, options, deadline, shown)
         prepared = with_captured(prepared, options, shown)
-        deadline.reserve(memory.expected_s(prepared.structure_s))
+        layers = len(prepared.structure.layers)
+        deadline.reserve(memory.expected_s(prepared.structure_s, layers))
         # Only now has a plain callable shown which GPU it uses.
         device = target.device()
         rounds = _rounds(executor, prepared, options, device, deadline, shown)

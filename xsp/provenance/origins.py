@@ -11,6 +11,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from xsp.provenance.products import product_flops
+from xsp.provenance.sizes import size_when_compiled
+
 _VIEWS = frozenset(
     (
         *("getitem", "view", "_unsafe_view", "view_as", "reshape", "permute", "transpose", "t"),
@@ -36,7 +39,7 @@ class Origin:
     `L['self'].blocks.0`; `function` is what the innermost one called, such as "gelu". `near` says
     that the node itself knows no module, and a neighbour was asked. `bytes` are those of what it
     reads from outside the kernel and of what it gives to others, None where not known; `main`
-    marks the product of a template.
+    marks the product of a template. `flops` are those of `products.product_flops`.
     """
 
     node: str
@@ -48,6 +51,7 @@ class Origin:
     is_backward: bool
     near: bool = False
     main: bool = False
+    flops: int | None = None
 
 
 def origins_of(nodes: Sequence[Any], main: int = 0) -> tuple[Origin, ...]:
@@ -81,6 +85,7 @@ def _origin(node: Any, within: Collection[Any], *, main: bool) -> Origin:
         is_backward,
         near=asked is not node or function == ACCUMULATION,
         main=main,
+        flops=product_flops(node),
     )
 
 
@@ -188,11 +193,5 @@ def _bytes(node: Any) -> int | None:
 
 
 def _size(tensor: Any) -> int:
-    shape = [_hint(each) for each in tensor.shape]
+    shape = [size_when_compiled(each) for each in tensor.shape]
     return math.prod(shape) * int(tensor.element_size())
-
-
-def _hint(dimension: Any) -> int:
-    """A dimension's size when it was compiled; asking a symbol for its value would be a guard."""
-    node = getattr(dimension, "node", None)
-    return int(dimension) if node is None else int(node.hint)

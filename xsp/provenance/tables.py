@@ -9,7 +9,7 @@ equal parts where these are not known or 0. Nodes of one layer, function and lin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,8 +45,10 @@ def described(graphs: Sequence[Graph]) -> Described:
     origins: Rows = []
     name = _Names.of(graphs)
     for number, (graph, prefix) in enumerate(graphs):
+        products = _products(graph)
         for launch in graph.launches:
-            origins += _origin_rows(launch, len(launches), partial(name, prefix=prefix))
+            layer_of = partial(name, prefix=prefix)
+            origins += _origin_rows(launch, len(launches), layer_of, products)
             launches.append(
                 {
                     "graph": number,
@@ -60,7 +62,25 @@ def described(graphs: Sequence[Graph]) -> Described:
     return Described(launches, origins)
 
 
-def _origin_rows(launch: Launch, row: int, layer_of: Callable[[Origin], str]) -> Rows:
+def _products(graph: CompiledGraph) -> dict[str, int]:
+    """By node that is a product, the ordinal of the one launch that computes it: a library's or a
+    template's, where there is one. Others have what is beside it, as a bias's gradient.
+    """
+    ordered = sorted(graph.launches, key=lambda launch: launch.kind not in _PRODUCTS)
+    found: dict[str, int] = {}
+    for launch in ordered:
+        for origin in launch.origins:
+            if origin.node and origin.flops != 0:
+                found.setdefault(origin.node, launch.ordinal)
+    return found
+
+
+_PRODUCTS = ("extern", "template")
+
+
+def _origin_rows(
+    launch: Launch, row: int, layer_of: Callable[[Origin], str], products: Mapping[str, int]
+) -> Rows:
     merged: dict[tuple[str, str], dict[str, Any]] = {}
     for origin, share in zip(launch.origins, shares(launch), strict=True):
         layer = layer_of(origin)
@@ -73,9 +93,12 @@ def _origin_rows(launch: Launch, row: int, layer_of: Callable[[Origin], str]) ->
                 "source": origin.source,
                 "share": 0.0,
                 "confidence": INFERRED if origin.near else launch.confidence,
+                "flops": 0,
             },
         )
         one["share"] += share
+        if not origin.node or products.get(origin.node) == launch.ordinal:
+            one["flops"] = _sum(one["flops"], origin.flops)
         if origin.operator and origin.operator not in one["operators"]:
             one["operators"].append(origin.operator)
     if not merged:
@@ -87,14 +110,19 @@ def _origin_rows(launch: Launch, row: int, layer_of: Callable[[Origin], str]) ->
                 "source": "",
                 "share": 1.0,
                 "confidence": launch.confidence,
+                "flops": None,
             }
         ]
     return [each | {"operators": ", ".join(each["operators"])} for each in merged.values()]
 
 
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
 def shares(launch: Launch) -> list[float]:
     """Each origin's share of a launch; they add up to 1."""
-    if launch.kind in {"template", "extern"} and any(each.main for each in launch.origins):
+    if launch.kind in _PRODUCTS and any(each.main for each in launch.origins):
         return [1.0 if each.main else 0.0 for each in launch.origins]
     moved = [each.bytes for each in launch.origins]
     total = sum(each for each in moved if each is not None)

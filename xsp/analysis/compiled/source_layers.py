@@ -11,7 +11,7 @@ from xsp.analysis.compiled.matching import BY_KIND
 from xsp.analysis.spans.sequence import activity_sequence
 from xsp.types import Tables
 
-LAUNCHES, ORIGINS = "compiled_launches", "compiled_origins"
+LAUNCHES, ORIGINS, GRAPHS = "compiled_launches", "compiled_origins", "compiled_graphs"
 KERNELS, COPIES = "compiled_kernels", "compiled_copies"
 """Names of the tables of a capture that this reads."""
 
@@ -38,10 +38,11 @@ COLUMNS = (
     "source",
     "share",
     "confidence",
+    "flops",
     "kernels",
     "device_ms",
 )
-_BY_LAYER = ("layer", "phase", "device_ms", "share", "launches", "confidence")
+_BY_LAYER = ("layer", "phase", "device_ms", "share", "flops", "launches", "confidence")
 
 
 def compiled_kernels(tables: Tables) -> pd.DataFrame:
@@ -50,11 +51,12 @@ def compiled_kernels(tables: Tables) -> pd.DataFrame:
     Columns: graph (from 0, in the order of their first calls), phase, ordinal (of the launch in its
     graph), kernel (as the wrapper launches it), kind (`triton`, `template`, `extern`, `cpp`),
     layer, operators (ATen's), source (`path:line`), share (of the launch, 0 to 1: they add up to
-    1), confidence (SURE), kernels (with copies and sets, that the launch ran in one run of the
-    target; 0 where none were traced) and device_ms (the share of their time; NaN where none were
-    traced). Those that a compiled graph ran, and that no launch was found for, are rows of their
-    own, of ordinal -1 and layer NOT_KNOWN, or one of NO_LAYERS. Empty where no compiled code ran,
-    or where it was not looked into.
+    1), confidence (SURE), flops (of its matrix products, convolutions and attention in one run of
+    the target; 0 without any, NaN where not known), kernels (with copies and sets, that the launch
+    ran in one run of the target; 0 where none were traced) and device_ms (the share of their time;
+    NaN where none were traced). Those that a compiled graph ran, and that no launch was found for,
+    are rows of their own, of ordinal -1 and layer NOT_KNOWN, or one of NO_LAYERS. Empty where no
+    compiled code ran, or where it was not looked into.
     """
     if LAUNCHES not in tables:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -64,6 +66,7 @@ def compiled_kernels(tables: Tables) -> pd.DataFrame:
     at = origins["launch"].to_numpy()
     facts = launches.drop(columns="confidence").iloc[at].reset_index(drop=True)
     table = pd.concat([facts, origins.drop(columns="launch").reset_index(drop=True)], axis=1)
+    table["flops"] = _flops(table, tables)
     table["kernels"] = count[at]
     table["device_ms"] = table["share"].to_numpy() * time_ns[at] / 1e6
     less_sure = np.where(table["confidence"] == "unknown", "unknown", "inferred")
@@ -76,8 +79,9 @@ def compiled_layers(tables: Tables) -> pd.DataFrame:
     """What compiled code spends on each layer of the program, the most first.
 
     Columns: layer, phase, device_ms (NaN where no kernels were traced), share (of all compiled
-    kernels' time), launches (that it shares) and confidence (the least sure of these). `device_ms`
-    adds up to the time of all kernels of compiled code.
+    kernels' time), flops (of its matrix products, convolutions and attention in one run; NaN
+    without any, and where those of one are not known), launches (that it shares) and confidence
+    (the least sure of these). `device_ms` adds up to the time of all kernels of compiled code.
     """
     table = compiled_kernels(tables)
     if not len(table):
@@ -86,14 +90,25 @@ def compiled_layers(tables: Tables) -> pd.DataFrame:
     groups = table.groupby(["layer", "phase"], sort=False)
     found = groups.agg(
         device_ms=("device_ms", lambda each: each.sum(min_count=1)),
+        flops=("flops", lambda each: each.sum(skipna=False)),
         launches=("ordinal", "size"),
         rank=("rank", "max"),
     ).reset_index()
+    # What fused kernels compute beside products is not counted: 0 would be too little.
+    found["flops"] = found["flops"].where(found["flops"] > 0)
     total = found["device_ms"].sum()
     found["share"] = found["device_ms"] / total if total else np.nan
     found["confidence"] = [SURE[rank] for rank in found["rank"]]
     ordered = found.sort_values("device_ms", ascending=False, kind="stable", ignore_index=True)
     return ordered[list(_BY_LAYER)]
+
+
+def _flops(rows: pd.DataFrame, tables: Tables) -> pd.Series:
+    """Of each origin in one run, which may call its graph several times."""
+    if "flops" not in rows or GRAPHS not in tables:
+        return pd.Series(np.nan, index=rows.index)
+    calls = tables[GRAPHS].set_index("graph")["calls"]
+    return rows["flops"].astype("float64") * rows["graph"].map(calls)
 
 
 def _led(tables: Tables) -> pd.DataFrame:
@@ -149,6 +164,7 @@ def _without_launch(led: pd.DataFrame, launches: pd.DataFrame) -> pd.DataFrame:
             "source": "",
             "share": 1.0,
             "confidence": "unknown",
+            "flops": np.nan,
             "kernels": 1,
             "device_ms": rest["duration_ns"].to_numpy(dtype=np.float64) / 1e6,
         }

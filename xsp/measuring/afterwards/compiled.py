@@ -110,7 +110,7 @@ def lead_kernels(
     made = {
         "compiled_graphs": graph_times(timed.calls, timed.tables["spans"], phases),
         "compiled_launches": pd.DataFrame(rows.launches),
-        "compiled_origins": pd.DataFrame(rows.origins),
+        "compiled_origins": pd.DataFrame(rows.origins).astype({"flops": "Int64"}),
     }
     if Level.KERNEL in prepared.traced:
         names = [activity_sequence(each)["name"].tolist() for each in (deepest.tables, tables)]

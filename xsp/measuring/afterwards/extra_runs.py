@@ -19,7 +19,7 @@ from xsp.measuring.afterwards.calibration import tight_loops
 from xsp.measuring.afterwards.counting import Counters, count_kernels
 from xsp.measuring.afterwards.memory import LayerMemory
 from xsp.measuring.afterwards.serialized import expected_s, serialize_layers
-from xsp.measuring.deadline import Deadline, fit_s
+from xsp.measuring.deadline import Deadline, corrected_s, fit_s
 from xsp.measuring.executor import Executor
 from xsp.measuring.options import Options
 from xsp.measuring.preparation import Prepared
@@ -29,12 +29,15 @@ from xsp.types import Level
 if TYPE_CHECKING:
     import pandas as pd
 
+_LOOPS = "the tracers' costs in tight loops"
+
 
 @dataclass
 class ExtraRuns:
     """Runs of their own, whose latencies are not used; they add tables.
 
-    `shared` counts activities that overlap another layer's, `cut_off` says what is missing.
+    `shared` counts activities that overlap another layer's, `has_looped` says whether there was
+    time for tight loops, `cut_off` what is missing.
     """
 
     executor: Executor
@@ -43,6 +46,7 @@ class ExtraRuns:
     tables: dict[str, pd.DataFrame]
     deadline: Deadline
     loops: Costs = field(default_factory=Costs)
+    has_looped: bool = True
     shared: int = 0
     counters: Counters | None = None
     memory: LayerMemory | None = None
@@ -52,8 +56,7 @@ class ExtraRuns:
         """The tracers' costs in tight loops, layers alone, and hardware counters."""
         deepest_runs = len(runs_of(self.tables["runs"], Level.KERNEL))
         self.shared = overlapping_in_a_run(self.tables, deepest_runs)
-        with self._dispensable("the tracers' costs in tight loops"), devices.on(device):
-            self.loops = tight_loops(self.prepared.tracers)
+        self._time_loops(device)
         self._serialize()
         if self.options.metrics:
             self.counters = count_kernels(
@@ -65,6 +68,14 @@ class ExtraRuns:
             )
             self.tables["counters"] = self.counters.table
 
+    def _time_loops(self, device: int | None) -> None:
+        """The tracers' costs in tight loops, unless there is no time for the fit after them."""
+        # Each rank by itself, as it fits.
+        self.has_looped = self.deadline.fits(corrected_s(len(self.tables["spans"])))
+        if self.has_looped:
+            with self._dispensable(_LOOPS), devices.on(device):
+                self.loops = tight_loops(self.prepared.tracers)
+
     def fit(self, rounds: int) -> Correction | None:
         """The fit of costs, where there is time for it and there was for rounds enough."""
         what = "corrected times, costs and closure error"
@@ -72,6 +83,8 @@ class ExtraRuns:
         if not self.deadline.fits(fit_s(len(self.tables["spans"]))):
             self._say_missing(what)
             return None
+        if not self.has_looped:
+            self._say_missing(_LOOPS)
         correction = None
         with self._dispensable(what):
             correction = fitted(self.tables, self.loops)
@@ -86,7 +99,8 @@ class ExtraRuns:
         # After the counters: torch's profiler, once used, keeps CUPTI's callbacks, which flushing
         # the caches needs.
         what = "bytes allocated per layer"
-        if self._all_have_time(memory.expected_s(self.prepared.structure_s), what):
+        seconds = memory.expected_s(self.prepared.structure_s, len(self.prepared.structure.layers))
+        if self._all_have_time(seconds, what):
             with self._dispensable(what):
                 self.memory, doubts = memory.measure_memory(
                     self.executor.run, self.prepared.structure

@@ -41,12 +41,12 @@ from xsp.words.slugs import with_slug
 
 _MARK = "xsp stamp "
 
-PROFILER_S = 0.2
-"""What torch's profiler takes to begin and to end."""
+PROFILER_S, PROFILER_S_PER_LAYER = 0.2, 2e-4
+"""What torch's profiler takes to begin and to end, and for each call of a layer."""
 
 MOST_LAYERS = 20_000
 """Calls of layers in a run whose allocations are recorded: torch's profiler keeps some 20 KB for
-each until it has ended, and takes 0.2 ms.
+each until it has ended, and takes PROFILER_S_PER_LAYER.
 """
 
 _TORCH = Path(torch.__file__).parent
@@ -90,11 +90,12 @@ class _MarkingLog(list[Stamp]):
         super().clear()
 
 
-def expected_s(structure_s: float) -> float:
-    """Seconds that `measure_memory` takes where the structure run took `structure_s`: about as
-    much, besides what torch's profiler takes to begin and to end.
+def expected_s(structure_s: float, layers: int) -> float:
+    """Seconds that `measure_memory` takes where the structure run took `structure_s` for so many
+    calls of layers: about as much, besides what torch's profiler takes to begin, to end and to give
+    what it has of each call.
     """
-    return PROFILER_S + structure_s
+    return PROFILER_S + PROFILER_S_PER_LAYER * layers + structure_s
 
 
 def why_unavailable() -> str | None:

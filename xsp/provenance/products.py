@@ -60,6 +60,13 @@ def _shapes(values: Any, node_type: type) -> Any:
 
 def _shape_of(node: Any) -> Any:
     value = node.meta["val"]
-    given = value if isinstance(value, tuple | list) else [value]
-    shapes = [[size_when_compiled(each) for each in tensor.shape] for tensor in given]
-    return shapes if isinstance(value, tuple | list) else shapes[0]
+    if isinstance(value, tuple | list):
+        return [_sizes(each) for each in value]
+    return _sizes(value)
+
+
+def _sizes(value: Any) -> Any:
+    """The shape of a tensor; anything else, such as a gradient that nobody asked for, as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return [size_when_compiled(each) for each in value.shape]

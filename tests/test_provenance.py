@@ -483,3 +483,23 @@ def test_a_product_counts_once_however_many_launches_stand_for_it() -> None:
     live = compiler_internals.LiveGraph(None, "", is_backward=True, lines=())
     rows = described([(CompiledGraph(live, "backward", tuple(launched)), "")]).origins
     assert [row["flops"] for row in rows] == [0, 100, None]
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_a_loop_says_that_compiled_code_is_not_led() -> None:
+    """Along a loop nothing is run again, so compiled code has its one layer, is not compiled again,
+    and a warning says that its kernels are not led further; without compiled code there is none.
+    """
+    for compiles in (True, False):
+        inner = torch.compile(Gated()) if compiles else Gated()
+        model, x = nn.Sequential(nn.Linear(8, 8), inner), torch.randn(4, 8)
+        with xsp.profile(model, levels="M/L", iterations=2, warmup=0, progress=False) as prof:
+            for _ in range(14):
+                model(x).sum().backward()
+                prof.step()
+        said = [each for each in prof.warnings if "[compiled-not-led]" in each]
+        assert len(said) == compiles
+        assert all("along a loop nothing is run again" in each for each in said)
+        assert not [each for each in prof.warnings if "[recompiled]" in each]
+        assert not len(prof.compiled())
+        assert ("1.up" in set(prof.tree()["name"])) != compiles

@@ -91,7 +91,7 @@ def lead_kernels(
     try:
         watched = _watched(executor, prepared)
     except MovedError as error:
-        return {}, [_said(str(error))]
+        return {}, [not_led(str(error))]
     deepest, timed = watched.deepest, watched.timed
     if not len(deepest.calls):
         return {}, []
@@ -103,9 +103,9 @@ def lead_kernels(
     )
     prefixes = _modules(executor, deepest)
     rows = described(list(zip(graphs.graphs, prefixes, strict=True)))
-    doubts = [*watched.doubts, *(_said(each) for each in graphs.remarks)]
+    doubts = [*watched.doubts, *(not_led(each) for each in graphs.remarks)]
     if not rows.launches:
-        return {}, [*doubts, _said("the code of its graphs is not Python, and is not read")]
+        return {}, [*doubts, not_led("the code of its graphs is not Python, and is not read")]
     phases = [graph.phase for graph in graphs.graphs]
     made = {
         "compiled_graphs": graph_times(timed.calls, timed.tables["spans"], phases),
@@ -118,7 +118,7 @@ def lead_kernels(
             led = led_activities(deepest, watched.singly, made["compiled_launches"])
             made["compiled_kernels"], made["compiled_copies"] = split_by_kind(led)
         else:
-            doubts.append(_said("the run in which they were looked for ran other kernels"))
+            doubts.append(not_led("the run in which they were looked for ran other kernels"))
     return made, doubts
 
 
@@ -138,10 +138,10 @@ def _watched(executor: Executor, prepared: Prepared) -> _Watched:
     try:
         return _Watched(deepest, timed, _launched_singly(executor, prepared, deepest), entries)
     except MovedError as error:
-        return _Watched(deepest, timed, None, entries, (_said(str(error)),))
+        return _Watched(deepest, timed, None, entries, (not_led(str(error)),))
     except torch.OutOfMemoryError:
         why = "there is no memory to run it without its CUDA graphs"
-        return _Watched(deepest, timed, None, entries, (_said(why),))
+        return _Watched(deepest, timed, None, entries, (not_led(why),))
 
 
 def _launched_singly(executor: Executor, prepared: Prepared, replaying: _Noted) -> _Noted:
@@ -157,7 +157,8 @@ def _launched_singly(executor: Executor, prepared: Prepared, replaying: _Noted) 
         return _noted(executor, known, rungs_for(prepared.traced)[-1], 1, replaying.handles)
 
 
-def _said(why: str) -> str:
+def not_led(why: str) -> str:
+    """The sentence on kernels of compiled code of which the source is not known."""
     sentence = f"kernels of compiled code are not all led to source layers: {why}"
     return with_slug("compiled-not-led", sentence)
 

@@ -19,6 +19,7 @@ from xsp.levels.layer.structure_run import StructureRecorder
 from xsp.machine import devices
 from xsp.machine.gpu_state import GpuWatch
 from xsp.machine.torch_internals import compiled_frames
+from xsp.measuring.afterwards.compiled import not_led
 from xsp.measuring.along.groups import GiveUp, Group, Seen
 from xsp.measuring.along.others import different_layers
 from xsp.measuring.along.result import Known
@@ -31,11 +32,17 @@ from xsp.measuring.ranks import Ranks
 from xsp.measuring.stopping import rule_for
 from xsp.measuring.switching import switched, tracing
 from xsp.measuring.warmup import MAXIMUM_RUNS, is_settled
+from xsp.provenance.calls import CompiledCode
 from xsp.tracing import context
-from xsp.types import RunSpec, Status, Tracer
+from xsp.types import Level, RunSpec, Status, Tracer
 
 Steps = Generator[None, Step, Any]
 """Each `yield` is a step of the loop, and gives it when it has ended."""
+
+_NOTHING_AGAIN = (
+    "that takes runs of their own, and along a loop nothing is run again; measure a step with "
+    "xsp.measure(step)"
+)
 
 TRIES = 8
 """Steps that may become the structure step of a kind before another kind is tried."""
@@ -131,7 +138,12 @@ class Following:
             found, "step", ranges_are_layers=self._options.ranges_as_layers
         )
         others = level_table.recorders(traced)
-        with tracing(list(others.values()), "in the structure step"), switched(recorder):
+        code = CompiledCode()
+        with (
+            switched(code.watched()),
+            tracing(list(others.values()), "in the structure step"),
+            switched(recorder),
+        ):
             recorder.new_run()
             step = yield
         if self._ranks.any(step.kind != kind):
@@ -151,6 +163,7 @@ class Following:
             compiled_frames(),
             self._ranks.in_one_trace(context.current()),
             self._ranks.place,
+            [not_led(_NOTHING_AGAIN)] if code.ran and Level.LAYER in traced else [],
         )
 
     def _warm_up(self, known: Known, deadline: Deadline) -> Steps:

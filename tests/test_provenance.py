@@ -491,7 +491,7 @@ def test_a_loop_says_that_compiled_code_is_not_led() -> None:
     and a warning says that its kernels are not led further; without compiled code there is none.
     """
     for compiles in (True, False):
-        inner = torch.compile(Gated()) if compiles else Gated()
+        inner: Any = torch.compile(Gated()) if compiles else Gated()
         model, x = nn.Sequential(nn.Linear(8, 8), inner), torch.randn(4, 8)
         with xsp.profile(model, levels="M/L", iterations=2, warmup=0, progress=False) as prof:
             for _ in range(14):

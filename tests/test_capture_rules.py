@@ -258,6 +258,10 @@ BROKEN: dict[str, tuple[Callable[[], dict[str, pd.DataFrame]], str]] = {
         lambda: spans_with(row_of(2, 1), parent=row_of(1, 0)),
         "parent of another run",
     ),
+    "a parent in a later run": (
+        lambda: spans_with(row_of(1, 0), run=2),
+        "parent of another run",
+    ),
     "a parent of a deeper level": (
         lambda: spans_with(row_of(DEEPEST, 3), level=1, detail=0),
         "parent of a deeper level",
@@ -538,6 +542,8 @@ WRONG = [
     ("correction.costs.intervals.api_ns", [1]),
     ("correction.costs.intervals.api_ns", [1, 2, 3]),
     ("correction.costs.identified.api_ns", 1),
+    ("correction.costs.intervals.new_ns", [0, 1]),
+    ("correction.costs.identified.new_ns", True),
     ("correction.closure.M/L.error", None),
     ("correction.closure.M/L.by_round", [None]),
     ("correction.closure.M/L.more", 1),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import pytest
+import torch
 from captures import gpu_capture
 
 import xsp
@@ -34,6 +36,29 @@ def test_throttled_and_slow_rounds_are_left_out_and_said() -> None:
     assert sentence is not None
     assert "2 of 10 rounds (power cap)" in sentence
     assert "left out" in sentence
+
+
+def throttled_in_the_second_round(monkeypatch: pytest.MonkeyPatch, rounds: int) -> xsp.Profile:
+    """A profile of so many rounds."""
+
+    class Watch(GpuWatch):
+        def read(self, number: int) -> None:
+            self.states.append(state(number, throttled_by="power cap" if number == 1 else ""))
+
+    monkeypatch.setattr("xsp.measuring.profiling.GpuWatch", Watch)
+    return xsp.measure(torch.ones, 2, levels="M", iterations=rounds, warmup=1, progress=False)
+
+
+def test_a_throttled_round_is_in_no_number_where_enough_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its runs are not in the profile; of five rounds, the fewest that count, all are kept."""
+    prof = throttled_in_the_second_round(monkeypatch, rounds=6)
+    assert prof.runs["round"].unique().tolist() == [0, 2, 3, 4, 5]
+    assert "left out" in next(each for each in prof.warnings if "[throttled]" in each)
+    prof = throttled_in_the_second_round(monkeypatch, rounds=5)
+    assert prof.runs["round"].unique().tolist() == [0, 1, 2, 3, 4]
+    assert "1 of 5 rounds" in next(each for each in prof.warnings if "[throttled]" in each)
 
 
 def test_a_gpu_that_is_always_throttled_is_measured_as_it_is() -> None:

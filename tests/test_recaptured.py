@@ -69,6 +69,8 @@ def test_nodes_belong_to_the_layers_whose_calls_made_them() -> None:
     device = as_launched(run, replayed())
     assert device is not None
     assert [KERNELS[index] for index in device["name"]] == NODES
+    lengths = replayed()["end_ns"] - replayed()["start_ns"]
+    assert sorted(device["end_ns"] - device["start_ns"]) == sorted(lengths)
     launched = replace(run, tables={**run.tables, "device_activity": device})
     named = replace(words(["one", "two"]), api_name=lambda _domain, cbid: str(cbid))
     spans = assemble([launched], named)["spans"]

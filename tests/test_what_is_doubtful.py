@@ -93,6 +93,17 @@ def test_layers_that_did_not_happen_are_named(tables: dict[str, pd.DataFrame]) -
     assert facts(doubts, Slug.UNKNOWN_EVENTS) is None
 
 
+def test_rows_that_a_run_need_not_have_are_not_missing(tables: dict[str, pd.DataFrame]) -> None:
+    """Layers that graphs run, and autograd nodes, those among them that graphs run too."""
+    spans, layers = tables["spans"], tables["layers"].copy()
+    gone = (spans["level"] == Level.LAYER) & (spans["detail"] == 2)
+    for kind, of_graph in (("autograd", True), ("autograd", False), ("module", True)):
+        layers.loc[2, "kind"] = kind
+        layers["of_graph"] = [place == 2 and of_graph for place in range(len(layers))]
+        doubts = about_runs({**tables, "spans": spans[~gone], "layers": layers}, ASKED, WORK)
+        assert facts(doubts, Slug.MISSING_LAYERS) is None
+
+
 def test_library_calls_that_did_not_happen_are_named(tables: dict[str, pd.DataFrame]) -> None:
     """By function with the runs they miss; a function that only timed runs called is not missing
     where it is not called.

@@ -43,6 +43,7 @@ def throttled_in_the_second_round(monkeypatch: pytest.MonkeyPatch, rounds: int) 
 
     class Watch(GpuWatch):
         def read(self, number: int) -> None:
+            assert number == len(self.states)
             self.states.append(state(number, throttled_by="power cap" if number == 1 else ""))
 
     monkeypatch.setattr("xsp.measuring.profiling.GpuWatch", Watch)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,18 @@ def test_a_file_that_does_not_say_which_runs_a_group_has_is_read(
     path = rewritten(plain, saved, row_group_size=4, write_statistics=statistics)
     expected = xsp.load(path).tree()
     pd.testing.assert_frame_equal(from_disk.tree_from_file(path), expected, check_exact=True)
+
+
+@pytest.mark.usefixtures("parted")
+def test_entries_may_have_fields_of_other_tools(saved: Path, tmp_path: Path) -> None:
+    """What `zip` and its like write between an entry's name and its content is passed over."""
+    path = tmp_path / "other.xsp"
+    with zipfile.ZipFile(saved) as archive, zipfile.ZipFile(path, "w") as other:
+        for entry in archive.infolist():
+            content = archive.read(entry)
+            entry.extra = b"UT\x05\x00\x01abcd"
+            other.writestr(entry, content)
+    pd.testing.assert_frame_equal(from_disk.tree_from_file(path), from_disk.tree_from_file(saved))
 
 
 def test_the_events_of_each_run_are_counted(saved: Path, tmp_path: Path) -> None:

@@ -343,6 +343,9 @@ TAKEN: dict[str, Callable[[], dict[str, pd.DataFrame]]] = {
     "no weights": lambda: {
         "layers": WHOLE.tables["layers"].drop(columns=["weight_shape", "source"], errors="ignore")
     },
+    "a run that traced every level": lambda: {
+        "runs": WHOLE.tables["runs"].replace({"rung": {"M/L/Lib/K": "M/L/O/Lib/K"}})
+    },
     "a column of a later version": lambda: {
         "layers": WHOLE.tables["layers"].assign(later=1.5, flag=True, told="x", gap=None)
     },

@@ -140,8 +140,8 @@ def test_the_papers_table_stands_beside_ours(tmp_path: Path) -> None:
         for number, model in enumerate(models):
             for at, name, took_ms in ((1.0, "torch", 1.0), (2.0, "torch-compile", 0.5)):
                 fast, swept = single_stream(took_ms), sweep_of({1: took_ms, 2: 1.5, 4: 2.0})
-                kept(store, f"{number}{name}1", name, fast, at, model, options)
-                kept(store, f"{number}{name}2", name, swept, at, model, options)
+                kept(store, f"{number}{at:.0f}1", name, fast, at, model, options)
+                kept(store, f"{number}{at:.0f}2", name, swept, at, model, options)
         found = newest(store)
     page = evaluation_page.page(evaluation_page.summary(found, table(found)))
     lines = {line.split(" | ")[0]: line for line in page.splitlines() if line.startswith("| ")}

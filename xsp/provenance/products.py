@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
+from xsp.machine.torch_internals import flattened, unflattened
 from xsp.provenance.sizes import size_when_compiled
 
 
@@ -55,7 +55,9 @@ def _of_convolution_backward(formula: Any, given: Sequence[Any]) -> int:
 
 def _shapes(values: Any, node_type: type) -> Any:
     """With the shapes of tensors in the place of the nodes that give them."""
-    return tree_map_only(node_type, _shape_of, values)
+    held, containers = flattened(values)
+    shaped = [_shape_of(each) if isinstance(each, node_type) else each for each in held]
+    return unflattened(shaped, containers)
 
 
 def _shape_of(node: Any) -> Any:

@@ -34,7 +34,8 @@ class Untouched:
     @classmethod
     def of(cls, run: Timeline, clock: int) -> Untouched:
         """The last part of every event on the clock that has no stamp and no wait inside, in whole
-        ns; an event that holds others keeps what these keep.
+        ns; an event that holds others keeps what these keep: nothing, if none of them lasts a ns,
+        since what lies beside them can all be the tracers' time.
         """
         mine = run.events.clock == clock
         start, end = run.events.start_ns[mine], run.events.end_ns[mine]

@@ -26,7 +26,7 @@ HOTPATH_SOURCES := $(wildcard xsp/levels/layer/_hotpath_c/*.c)
 HOTPATH = xsp/levels/layer/_hotpath$(shell $(call SYSCONFIG,sysconfig.get_config_var("EXT_SUFFIX")))
 PYTHON_FILES := xsp tests examples benchmarks $(wildcard docs/*.py docs/images/*.py)
 
-.PHONY: help venv native chromium demo test gpu-test sanitize fuzz integrations lowest docs lint format clean
+.PHONY: help venv native chromium demo test search gpu-test sanitize fuzz integrations lowest docs lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,10 @@ chromium: $(INSTALLED) ## Find Chromium, or download one for the tests of pages
 test: export OMP_NUM_THREADS ?= 1
 test: $(INSTALLED) chromium ## Run the tests that need no GPU
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+search: export OMP_NUM_THREADS ?= 1
+search: $(INSTALLED) ## Run the tests of random examples with examples that were not tried before
+	XSP_SEARCH=1 $(BIN)/pytest $(PYTEST_ARGS) -m hypothesis
 
 gpu-test: $(INSTALLED) chromium ## Run the tests that need an NVIDIA GPU
 	$(BIN)/pytest -m gpu

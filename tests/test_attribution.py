@@ -8,9 +8,20 @@ tests/gpu/test_attribution_gpu.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import torch.distributed as dist
 from attribution import CASES, Case, attribution, judged, kernels_by_layer
 from operations import operations_are_kernels
+
+
+@pytest.fixture(autouse=True)
+def _no_group_stays() -> Iterator[None]:
+    """What DistributedDataParallel's model asks for lasts as long as the test."""
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -345,3 +345,23 @@ def test_every_run_finds_the_modes_that_the_user_left() -> None:
     assert len(found) > 4
     assert not any(found)
     assert not model.drop.training
+
+
+class ImportsDynamo(nn.Module):
+    """Does what importing Dynamo does: keeps `nn.Module.__call__` as it is then."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Lazily, as a first collective does."""
+        dynamo = sys.modules["torch._dynamo.utils"]
+        dynamo.unpatched_nn_module_call = nn.Module.__call__  # type: ignore[attr-defined]
+        return x * 2
+
+
+def test_what_is_imported_in_a_profile_keeps_pytorchs_own_call() -> None:
+    """Dynamo, first imported by the profiled program, finds the method that it replaces."""
+    import torch._dynamo.utils as dynamo
+
+    real = nn.Module.__call__
+    xsp.measure(ImportsDynamo(), torch.ones(2), **LAYERS)
+    assert dynamo.unpatched_nn_module_call is real
+    assert nn.Module.__call__ is real

@@ -292,6 +292,19 @@ def compiled_frames() -> int:
     return int(dynamo.counters["frames"]["total"]) if dynamo is not None else 0
 
 
+_KEEP_MODULE_CALL = ("torch._dynamo.utils", "torch._dynamo.variables.nn_module")
+
+
+def put_right_in_dynamo(stand_in: Any, real: Any) -> None:
+    """Dynamo keeps `nn.Module.__call__` as it finds it when it is imported, which can be while
+    something stands in for it: a first collective imports it, say.
+    """
+    for name in _KEEP_MODULE_CALL:
+        module: Any = sys.modules.get(name)
+        if getattr(module, "unpatched_nn_module_call", None) is stand_in:
+            module.unpatched_nn_module_call = real
+
+
 DYNAMO_FOLDER = "_dynamo"
 """Folder of Dynamo's source files, below torch's: whose frames stand in a traceback."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from xsp.machine.torch_internals import CALL, Place
+from xsp.machine.torch_internals import CALL, Place, put_right_in_dynamo
 
 Before = Callable[[nn.Module], None]
 
@@ -58,7 +58,13 @@ class OutermostCalls:
             return result
 
         called.__doc__ = own.__doc__
-        self._undo = self._place.replace(called)
+        undo = self._place.replace(called)
+
+        def put_back() -> None:
+            undo()
+            put_right_in_dynamo(called, own)
+
+        self._undo = put_back
 
     def _takes(self) -> bool:
         """Whether the call that begins here is told of; `__call__` is put back then."""

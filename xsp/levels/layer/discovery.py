@@ -14,7 +14,7 @@ from torch import nn
 
 from xsp.levels.layer.compiled import Leave, around_compiled_code
 from xsp.levels.layer.custom_functions import Containers
-from xsp.machine.torch_internals import without_torch_functions
+from xsp.machine.torch_internals import put_right_in_dynamo, without_torch_functions
 
 LayerCall = tuple[nn.Module, tuple[tuple[int, ...], ...]]
 """A module and the shapes of the tensors among its positional arguments."""
@@ -96,6 +96,7 @@ def discovered(found: Discovered, *, blame: bool = True) -> Iterator[None]:
     with ExitStack() as undo:
         undo.callback(around_compiled_code(hidden))
         undo.callback(found.containers.watch())
+        undo.callback(put_right_in_dynamo, watched, call)
         undo.callback(setattr, nn.Module, "__call__", call)
         nn.Module.__call__ = watched  # type: ignore[method-assign]
         yield

@@ -4,6 +4,8 @@ and what no layer did stands under nobody's name.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -398,3 +400,14 @@ def test_users_own_overrides_are_still_answered() -> None:
     assert len(answers) > 2
     assert all(each == [False, True, True] for each in answers)
     assert forward_names(prof) == ["asks"]
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_profile_in_a_process_group_lets_go_of_its_model() -> None:
+    """What watches collectives is gone with the profile."""
+    model = nn.Linear(4, 4)
+    kept = weakref.ref(model)
+    measured(model, torch.randn(2, 4))
+    del model
+    gc.collect()
+    assert kept() is None

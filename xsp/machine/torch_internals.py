@@ -410,15 +410,23 @@ def at_autograd_key(library: str, operator: str, see: Callable[..., None]) -> Ca
         return lambda: None
     call = packet.default
     own = torch.library.Library(library, "IMPL")
+    # torch may keep what was registered after it was taken back: that must hold nobody's model.
+    observers = [see]
 
     def seen(*args: Any) -> Any:
-        see(*args)
+        for observer in observers:
+            observer(*args)
         with without_torch_functions(), torch._C._AutoDispatchBelowAutograd():
             return call(*args)
 
     for key in ("AutogradCPU", "AutogradCUDA"):
         own.impl(operator, seen, key)
-    return own._destroy
+
+    def end() -> None:
+        observers.clear()
+        own._destroy()
+
+    return end
 
 
 def process_group_in(args: Any) -> Any:

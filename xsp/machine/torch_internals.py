@@ -180,7 +180,33 @@ def sequence_of(node: Any) -> int:
 NVTX = Place(torch.cuda.nvtx, "_nvtx")
 """The C functions under `torch.cuda.nvtx`, through which its push, pop, mark and range all go."""
 
-MODULE_CALL = Place(nn.Module, "__call__")
+_KEEP_MODULE_CALL = ("torch._dynamo.utils", "torch._dynamo.variables.nn_module")
+
+
+def put_right_in_dynamo(stand_in: Any, real: Any) -> None:
+    """Dynamo keeps `nn.Module.__call__` as it finds it when it is imported, which can be while
+    something stands in for it: a first collective imports it, say.
+    """
+    for name in _KEEP_MODULE_CALL:
+        module: Any = sys.modules.get(name)
+        if getattr(module, "unpatched_nn_module_call", None) is stand_in:
+            module.unpatched_nn_module_call = real
+
+
+class _ModuleCall(Place):
+    """Dynamo is put right, too, when the present value is put back."""
+
+    def replace(self, value: Any) -> Callable[[], None]:
+        real, undo = self.value, super().replace(value)
+
+        def put_back() -> None:
+            undo()
+            put_right_in_dynamo(value, real)
+
+        return put_back
+
+
+MODULE_CALL = _ModuleCall(nn.Module, "__call__")
 """What a call of any module is, but of scripted ones: hooks, the public way, make torch's attention
 leave its fast path."""
 
@@ -290,19 +316,6 @@ def compiled_frames() -> int:
     """How many frames Dynamo has compiled in this process so far."""
     dynamo: Any = sys.modules.get("torch._dynamo.utils")
     return int(dynamo.counters["frames"]["total"]) if dynamo is not None else 0
-
-
-_KEEP_MODULE_CALL = ("torch._dynamo.utils", "torch._dynamo.variables.nn_module")
-
-
-def put_right_in_dynamo(stand_in: Any, real: Any) -> None:
-    """Dynamo keeps `nn.Module.__call__` as it finds it when it is imported, which can be while
-    something stands in for it: a first collective imports it, say.
-    """
-    for name in _KEEP_MODULE_CALL:
-        module: Any = sys.modules.get(name)
-        if getattr(module, "unpatched_nn_module_call", None) is stand_in:
-            module.unpatched_nn_module_call = real
 
 
 DYNAMO_FOLDER = "_dynamo"

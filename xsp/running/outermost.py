@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from xsp.machine.torch_internals import CALL, Place, put_right_in_dynamo
+from xsp.machine.torch_internals import CALL, MODULE_CALL
 
 Before = Callable[[nn.Module], None]
 
@@ -26,8 +26,7 @@ class OutermostCalls:
     def __init__(self, before: Before, after: Before) -> None:
         self._before, self._after = before, after
         self._taking = threading.Lock()
-        self._place = Place(nn.Module, "__call__")
-        self._own = self._place.value
+        self._own = MODULE_CALL.value
         self._undo: Callable[[], None] | None = None
         self._wanted = False
 
@@ -58,13 +57,7 @@ class OutermostCalls:
             return result
 
         called.__doc__ = own.__doc__
-        undo = self._place.replace(called)
-
-        def put_back() -> None:
-            undo()
-            put_right_in_dynamo(called, own)
-
-        self._undo = put_back
+        self._undo = MODULE_CALL.replace(called)
 
     def _takes(self) -> bool:
         """Whether the call that begins here is told of; `__call__` is put back then."""

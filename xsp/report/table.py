@@ -5,6 +5,7 @@ only join them.
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from xsp.analysis.profile_data import ProfileData
+
+Record = Mapping[Hashable, Any]
+"""A row of the latency table by column."""
 
 ROWS = 40
 """Lines of the table unless told otherwise: what a terminal window shows without scrolling."""
@@ -79,18 +83,17 @@ def laid_out(prof: ProfileData, width: int, rows: int = ROWS, depth: int | None 
     )
 
 
-def _records(tree: pd.DataFrame, lines: list[Line]) -> dict[int, dict[str, Any]]:
+def _records(tree: pd.DataFrame, lines: list[Line]) -> Mapping[int, Record]:
     """What the lines are made of, by row."""
     rows = [line.row for line in lines if line.row >= 0]
-    records: list[dict[str, Any]] = tree.iloc[rows].to_dict("records")  # type: ignore[assignment] # keys are column names
-    return dict(zip(rows, records, strict=True))
+    return dict(zip(rows, tree.iloc[rows].to_dict("records"), strict=True))
 
 
 class _Cells:
     """Texts of one line, before it is known how much room each column gets."""
 
     def __init__(
-        self, prof: ProfileData, records: dict[int, dict[str, Any]], certain: list[float]
+        self, prof: ProfileData, records: Mapping[int, Record], certain: list[float]
     ) -> None:
         self._records, self._certain = records, certain
         self._kernels_known = is_traced(prof, Level.KERNEL)
@@ -121,7 +124,7 @@ class _Cells:
             "source": printable(short_source(record["source"])),
         }
 
-    def _name(self, record: dict[str, Any]) -> str:
+    def _name(self, record: Record) -> str:
         above = self._names.get(record["parent"], "")
         name = printable(
             short_name(record["level"], record["name"], above if record["depth"] > 1 else "")
@@ -184,7 +187,7 @@ def _padded(cells: dict[str, str], columns: dict[str, int]) -> dict[str, str]:
 
 
 def _table_line(
-    line: Line, cells: dict[str, str], records: dict[int, dict[str, Any]], columns: dict[str, int]
+    line: Line, cells: dict[str, str], records: Mapping[int, Record], columns: dict[str, int]
 ) -> TableLine:
     record = records[line.row if line.row >= 0 else line.parent]
     padded = _padded(

@@ -49,4 +49,5 @@ def _is_measure(each: Measure) -> bool:
 
 
 def _number(value: object) -> bool:
-    return type(value) in {int, float} and math.isfinite(value)  # type: ignore[arg-type] # it is one
+    # A bool is no number here.
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)

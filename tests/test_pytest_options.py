@@ -214,6 +214,18 @@ def test_the_key_of_a_gpu_has_what_its_times_depend_on() -> None:
     assert machine_folder(machine_of(facts | {"cpu": "another", "torch_threads": 4})) == folder
 
 
+@pytest.mark.parametrize(
+    ("kind", "state"), [(1, "broken"), (2, "kept"), (3, "broken"), (4, "broken")]
+)
+def test_every_wait_of_the_host_counts(kind: int) -> None:
+    """For an event, a stream or a context; that a stream waits for another (2) is none."""
+    capture = Path(__file__).parent.parent / "examples" / "captures" / "h100_train_step.xsp"
+    step = xsp.load(capture)
+    step._capture.tables["synchronizations"]["kind"] = kind
+    [waits] = check_budgets(step, {"synchronizations": 0.0}, {})
+    assert waits.state == ("kept" if kind == 2 else "broken")
+
+
 def test_budgets_on_an_h100_name_layers_and_kernels() -> None:
     """On captures of an H100 each budget reads what the profile has, and what breaks it
     is named.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.correction.dependencies import HOST_WAITS
 from xsp.analysis.layers import layer_information
 from xsp.analysis.library import library_calls
 from xsp.analysis.spans.ancestors import nearest
@@ -23,11 +24,6 @@ from xsp.types import IntArray, Level
 
 if TYPE_CHECKING:
     from xsp.analysis.profile_data import ProfileData
-
-HOST_WAITS = (1, 3, 4)
-"""CUpti_ActivitySynchronizationType of waits of the host: for an event, a stream, a context. 2 is a
-stream's wait.
-"""
 
 
 Inside = tuple[tuple[str, int], ...]

@@ -19,6 +19,7 @@ UNKNOWN = -2  # an event whose record was not seen, a wait whose context is not 
 
 # CUpti_ActivitySynchronizationType
 EVENT_SYNCHRONIZE, STREAM_WAIT_EVENT, STREAM_SYNCHRONIZE, CONTEXT_SYNCHRONIZE = 1, 2, 3, 4
+HOST_WAITS = (EVENT_SYNCHRONIZE, STREAM_SYNCHRONIZE, CONTEXT_SYNCHRONIZE)
 
 
 @dataclass

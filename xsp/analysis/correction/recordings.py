@@ -19,6 +19,7 @@ from xsp.analysis.correction.charges import (
     Floats,
     Ints,
 )
+from xsp.analysis.correction.dependencies import HOST_WAITS
 from xsp.analysis.correction.hostclock import AFTER_START, BEFORE_END
 from xsp.analysis.correction.timeline import ApiKind, Timeline
 from xsp.analysis.spans.doubt_of_tracing import MostCosts
@@ -26,9 +27,6 @@ from xsp.analysis.spans.graph_layers import run_by_graphs
 from xsp.analysis.spans.outside import stands_for_outside
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.types import Columns, DeviceKind, Level, Tables
-
-_HOST_WAITS = (1, 3, 4)
-"""CUpti_ActivitySynchronizationType of waits of the host: event, stream and context synchronize."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +231,7 @@ def _with_kinds_of_names(api: pd.DataFrame) -> pd.DataFrame:
 def _api_kind(api: Columns, spans: Columns, waits: Columns) -> npt.NDArray[np.int64]:
     on_device = spans["level"] == Level.KERNEL
     launches = np.isin(api["correlation_id"], spans["correlation_id"][on_device])
-    waiting = waits["correlation_id"][np.isin(waits["kind"], _HOST_WAITS)]
+    waiting = waits["correlation_id"][np.isin(waits["kind"], HOST_WAITS)]
     # A copy to pageable memory returns when it is done; one that returned early is let go by the
     # timeline.
     blocking = api["synchronizes"] | (launches & api["copies"])

@@ -205,12 +205,13 @@ def test_what_is_done_before_a_wait_is_overlapped(tmp_path: Path, ranks: list[Ca
 
 
 def test_the_slow_rank_and_its_layer_are_named(tmp_path: Path, ranks: list[Capture]) -> None:
-    """Rank 1 holds the others up for 250 µs each on average; what takes it longer than the median
+    """Rank 1 holds the others up for 235 µs each on average; what takes it longer than the median
     rank is the layer before the collective, on the host.
     """
     job = xsp.merge(saved(tmp_path, ranks))
     table = job.ranks().set_index("rank")
-    assert table["held_up_ms"].tolist() == pytest.approx([0, 0.25, 0])
+    # Of 0.3 and 0.2 ms of waiting the GPU needs 20 and 10 us for what it runs anyway.
+    assert table["held_up_ms"].tolist() == pytest.approx([0, 0.235, 0])
     assert table["waiting_ms"].tolist() == pytest.approx([0.3, 0, 0.2])
     slow = job.stragglers()
     first = slow.iloc[0]
@@ -218,7 +219,7 @@ def test_the_slow_rank_and_its_layer_are_named(tmp_path: Path, ranks: list[Captu
     assert first["excess_ms"] == pytest.approx(0.2)
     said = str(job)
     assert "3 of 3 ranks on 1 host, 1 collective of all ranks a step, 3 rounds" in said
-    assert "rank 1 holds the others up for 0.25 ms a step" in said
+    assert "rank 1 holds the others up for 0.235 ms a step" in said
     assert "rank 1 takes longer than the others in: block." in said
 
 

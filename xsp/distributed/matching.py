@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from xsp.distributed.exposure import exposed
 from xsp.distributed.parts import RankPart
 from xsp.distributed.process_groups import ranks_of
 from xsp.distributed.synchronising import TIMES
@@ -26,7 +27,8 @@ def matched(parts: Sequence[RankPart], clock: pd.DataFrame) -> pd.DataFrame:
 
     Columns: round, group, number, name, type, bytes, dtype, start_ns, call_ns, wait_ns and end_ns
     (see `synchronising.collectives`, on the first rank's clock), rank, waiting_ns, moving_ns,
-    overlapped_ns, last (whether this rank came last).
+    overlapped_ns, last (whether this rank came last), exposed_waiting_ns and exposed_moving_ns (see
+    `exposure.exposed`).
 
     Raises CaptureError: ranks made different collectives, with the first that differs.
     """
@@ -38,12 +40,27 @@ def matched(parts: Sequence[RankPart], clock: pd.DataFrame) -> pd.DataFrame:
     in_call = _before(latest, table["start_ns"], table["call_ns"])
     waiting = in_call + _before(latest, table["wait_ns"], table["end_ns"])
     first_of_latest = table[table["start_ns"] == latest].drop_duplicates(KEY).index
-    return table.assign(
+    table = table.assign(
         waiting_ns=waiting,
         moving_ns=table["end_ns"] - table["start_ns"] - overlapped - waiting,
         overlapped_ns=overlapped,
         last=table.index.isin(first_of_latest),
     )
+    return table.join(_exposed(parts, offset, table, latest))
+
+
+def _exposed(
+    parts: Sequence[RankPart],
+    offset: Mapping[int, float],
+    table: pd.DataFrame,
+    latest: pd.Series,
+) -> pd.DataFrame:
+    found = []
+    for part in parts:
+        mine = table[table["rank"] == part.rank]
+        busy = _moved(part.busy, ("start_ns", "end_ns"), offset[part.rank])
+        found.append(exposed(mine, latest[mine.index], busy))
+    return pd.concat(found)
 
 
 def _before(instant: pd.Series, begin: pd.Series, end: pd.Series) -> pd.Series:
@@ -53,10 +70,14 @@ def _before(instant: pd.Series, begin: pd.Series, end: pd.Series) -> pd.Series:
 
 
 def _on_one_clock(part: RankPart, offset_ns: float) -> pd.DataFrame:
-    table = part.collectives.assign(rank=part.rank)
+    return _moved(part.collectives.assign(rank=part.rank), (*TIMES, "idle_ns"), offset_ns)
+
+
+def _moved(table: pd.DataFrame, names: Sequence[str], offset_ns: float) -> pd.DataFrame:
+    """With stamps on the first rank's clock."""
     if offset_ns == 0:
         return table
-    return table.assign(**{name: table[name] + offset_ns for name in TIMES})
+    return table.assign(**{name: table[name] + offset_ns for name in names})
 
 
 def _check_same(parts: Sequence[RankPart]) -> None:

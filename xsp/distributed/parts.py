@@ -11,6 +11,7 @@ import pandas as pd
 from xsp.analysis.spans.rungs import runs_of
 from xsp.capture.file import Capture
 from xsp.distributed.communications import transfers
+from xsp.distributed.exposure import computing, idle_from, kept_busy, within
 from xsp.distributed.synchronising import collectives
 from xsp.distributed.work import work_of
 from xsp.errors import CaptureError
@@ -22,7 +23,8 @@ class RankPart:
     """One rank of a job.
 
     `boot` tells clocks: ranks with the same one read the same. `latency_ns` are the unprofiled
-    latencies, one a round. `collectives` has the columns of `synchronising.collectives`, `work`
+    latencies, one a round. `collectives` has the columns of `synchronising.collectives` and idle_ns
+    (see `exposure.idle_from`), `busy` those of `exposure.kept_busy` while collectives last, `work`
     those of `work.work_of`, `transfers` those of `communications.transfers`.
     """
 
@@ -34,6 +36,7 @@ class RankPart:
     name: str
     latency_ns: pd.Series
     collectives: pd.DataFrame
+    busy: pd.DataFrame
     work: pd.DataFrame
     transfers: pd.DataFrame
 
@@ -48,6 +51,7 @@ class RankPart:
             self,
             latency_ns=self.latency_ns[self.latency_ns.index.isin(rounds)],
             collectives=self.collectives[self.collectives["round"].isin(rounds)],
+            busy=self.busy[self.busy["round"].isin(rounds)],
             work=self.work[self.work["round"].isin(rounds)],
             transfers=self.transfers[self.transfers["round"].isin(rounds)],
         )
@@ -69,6 +73,7 @@ def part_of(capture: Capture, path: str) -> RankPart:
     place = _place(capture.meta, path)
     tables = capture.tables
     unprofiled = runs_of(tables["runs"], Level.MODEL)
+    made, computed = collectives(tables, place["size"]), computing(tables)
     return RankPart(
         rank=place["rank"],
         size=place["size"],
@@ -77,7 +82,8 @@ def part_of(capture: Capture, path: str) -> RankPart:
         trace_id=capture.meta["trace"]["trace_id"],
         name=capture.meta["name"],
         latency_ns=unprofiled.set_index("round")["latency_ns"],
-        collectives=collectives(tables, place["size"]),
+        collectives=made.assign(idle_ns=idle_from(made, computed)),
+        busy=within(kept_busy(computed), made),
         work=work_of(tables),
         transfers=transfers(tables),
     )

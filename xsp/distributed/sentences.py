@@ -14,6 +14,9 @@ from xsp.words.numbers import quantity
 _PLACES = 5
 """Places named in which the slowest rank takes longer."""
 
+_TOLD = 0.05
+"""What is computed while waiting is told from this part of the wait on."""
+
 _ALIGNED = 0.1
 """Clocks are doubtful if they are off by more than this part of the mean wait."""
 
@@ -101,15 +104,23 @@ def _waiting(parts: Sequence[RankPart], ranks: pd.DataFrame) -> list[str]:
     others = ranks[ranks["rank"] != last["rank"]]
     if others.empty:
         return []
-    waits = others.iloc[int(others["waiting_ms"].argmax())]
-    share = waits["waiting_ms"] / waits["latency_ms"]
-    waited = f"{waits['waiting_ms']:.3g} ± {waits['waiting_ci_ms']:.2g} ms"
+    waits = others.iloc[int(others["exposed_waiting_ms"].argmax())]
+    share = waits["exposed_waiting_ms"] / waits["latency_ms"]
+    waited = f"{waits['exposed_waiting_ms']:.3g} ± {waits['exposed_waiting_ci_ms']:.2g} ms"
     return [
         f"rank {last['rank']} holds the others up for {last['held_up_ms']:.3g} ms a step and comes "
         f"last to {last['last_share']:.0%} of the collectives",
         f"rank {waits['rank']} waits most: {waited} a step, {share:.0%} of its unprofiled latency "
-        f"of {waits['latency_ms']:.3g} ms",
+        f"of {waits['latency_ms']:.3g} ms{_hidden(waits)}",
     ]
+
+
+def _hidden(waits: pd.Series) -> str:
+    """What it computes while it waits."""
+    hidden = waits["waiting_ms"] - waits["exposed_waiting_ms"]
+    if hidden < _TOLD * waits["waiting_ms"]:
+        return ""
+    return f"; for {hidden:.3g} ms more it waits while it computes, which costs it nothing"
 
 
 def _places(ranks: pd.DataFrame, slow: pd.DataFrame) -> list[str]:

@@ -15,6 +15,8 @@ from xsp.distributed.process_groups import sizes_of
 
 MS = 1e6
 
+_SUMMED = ["waiting_ns", "moving_ns", "exposed_waiting_ns", "exposed_moving_ns"]
+
 
 def bus_factor(kind: str, ranks: int) -> float:
     """Bytes that cross each link for each byte of the collective's size, as nccl-tests has them
@@ -29,10 +31,10 @@ def bus_factor(kind: str, ranks: int) -> float:
 def by_collective(matched: pd.DataFrame, ranks: int) -> pd.DataFrame:
     """A row for each collective of a step: group (its ranks, empty for all), number, name, type,
     bytes, dtype, waiting_ms (all ranks together), waiting_ci_ms (half the 95 % interval over
-    rounds), moving_ms (the rank that takes least: data has moved when the last has come) and
-    moving_ci_ms, overlapped_ms (the rank that has least: what it did between a call that does not
-    block and the wait), bus_gb_per_s, last_rank (which comes last most often), last_share (in what
-    part of the rounds).
+    rounds), exposed_waiting_ms (what of it a rank had nothing else to do in), moving_ms (the rank
+    that takes least: data has moved when the last has come) and moving_ci_ms, overlapped_ms (the
+    rank that has least: what it did between a call that does not block and the wait),
+    bus_gb_per_s, last_rank (which comes last most often), last_share (in what part of the rounds).
 
     Where time is overlapped it is not seen when data had moved: it counts as moving then for the
     bandwidth, which is so much at least.
@@ -41,10 +43,12 @@ def by_collective(matched: pd.DataFrame, ranks: int) -> pd.DataFrame:
     one = ["group", "number"]
     rounds = matched.groupby([*one, "round"])
     waiting = (rounds["waiting_ns"].sum() / MS).unstack()
+    exposed = (rounds["exposed_waiting_ns"].sum() / MS).unstack()
     moving = (rounds["moving_ns"].min() / MS).unstack()
     first = matched.drop_duplicates(one).set_index(one).sort_index()
     table = first[["name", "type", "bytes", "dtype"]].copy()
     table["waiting_ms"], table["waiting_ci_ms"] = trimmed_known(waiting.to_numpy(np.float64).T)
+    table["exposed_waiting_ms"], _ = trimmed_known(exposed.to_numpy(np.float64).T)
     table["moving_ms"], table["moving_ci_ms"] = trimmed_known(moving.to_numpy(np.float64).T)
     overlapped = (rounds["overlapped_ns"].min() / MS).unstack()
     table["overlapped_ms"], _ = trimmed_known(overlapped.to_numpy(np.float64).T)
@@ -69,19 +73,22 @@ def _moved(matched: pd.DataFrame) -> pd.Series:
 
 def by_rank(parts: Sequence[RankPart], matched: pd.DataFrame) -> pd.DataFrame:
     """A row for each rank: rank, host, latency_ms and latency_ci_ms (unprofiled), waiting_ms and
-    waiting_ci_ms (in all collectives of a step), moving_ms, last_share (of the collectives, where
-    it comes last), held_up_ms (how long the others waited on average in those where it came last,
-    a step). A call in several groups waits for all of them at once, and counts once.
+    waiting_ci_ms (in all collectives of a step), moving_ms, exposed_waiting_ms with its
+    exposed_waiting_ci_ms and exposed_moving_ms (what of these it had nothing else to do in),
+    last_share (of the collectives, where it comes last), held_up_ms (how long the others waited
+    on average, with nothing else to do, in those where it came last, a step). A call in several
+    groups waits for all of them at once, and counts once.
     """
     held_up = _held_up(matched)
     calls = matched.sort_values("waiting_ns", ascending=False)
     calls = calls.drop_duplicates(["rank", "round", "start_ns", "end_ns", "name"])
-    steps = calls.groupby(["rank", "round"])[["waiting_ns", "moving_ns"]].sum() / MS
+    steps = calls.groupby(["rank", "round"])[_SUMMED].sum() / MS
     rows = []
     for part in parts:
         latency, latency_half = plain_mean(part.latency_ns.to_numpy(np.float64) / MS)
         mine = steps.loc[[part.rank]] if part.rank in steps.index else steps.iloc[:0]
         waiting, waiting_half = plain_mean(mine["waiting_ns"].to_numpy(np.float64))
+        exposed, exposed_half = plain_mean(mine["exposed_waiting_ns"].to_numpy(np.float64))
         rows.append(
             {
                 "rank": part.rank,
@@ -91,6 +98,9 @@ def by_rank(parts: Sequence[RankPart], matched: pd.DataFrame) -> pd.DataFrame:
                 "waiting_ms": float(waiting),
                 "waiting_ci_ms": float(waiting_half),
                 "moving_ms": float(mine["moving_ns"].mean()),
+                "exposed_waiting_ms": float(exposed),
+                "exposed_waiting_ci_ms": float(exposed_half),
+                "exposed_moving_ms": float(mine["exposed_moving_ns"].mean()),
                 "last_share": float(matched.loc[matched["rank"] == part.rank, "last"].mean()),
                 "held_up_ms": float(held_up.get(part.rank, 0.0)),
             }
@@ -99,8 +109,8 @@ def by_rank(parts: Sequence[RankPart], matched: pd.DataFrame) -> pd.DataFrame:
 
 
 def _held_up(matched: pd.DataFrame) -> pd.Series:
-    """By rank, ms a step that each other rank waited where this one came last."""
-    waiting = matched.groupby(KEY)["waiting_ns"].sum() / MS
+    """By rank, ms a step that each other rank waited for this one with nothing else to do."""
+    waiting = matched.groupby(KEY)["exposed_waiting_ns"].sum() / MS
     others = (matched.groupby(KEY)["rank"].nunique() - 1).clip(lower=1)
     last = matched[matched["last"]].set_index(KEY)["rank"]
     steps = max(matched["round"].nunique(), 1)

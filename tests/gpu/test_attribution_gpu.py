@@ -4,14 +4,25 @@ its true layer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+import torch.distributed as dist
 from attribution import CASES, judged, kernels_by_layer
 from torch import nn
 
 import xsp
 
 pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _no_process_group_after() -> Iterator[None]:
+    """A case of DistributedDataParallel makes one."""
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -141,13 +141,15 @@ def assert_same_flops(compiled: Profile, eager: Profile) -> None:
 @pytest.mark.parametrize("before", [False, True], ids=["compiled by it", "compiled before"])
 @pytest.mark.parametrize("program", list(PROGRAMS))
 def test_every_kernel_is_led_to_its_layers(program: str, before: bool) -> None:
-    """Every kernel of a compiled step finds its launch, and at least 95 % of the GPU's time is led
-    to source layers; the products of each layer compute what they do in eager mode.
+    """Every kernel of a compiled step finds its launch, but for what autograd runs around a graph,
+    and at least 95 % of the GPU's time is led to source layers; the products of each layer compute
+    what they do in eager mode.
     """
     eager, compiled = profiles(program, before=before)
     sure = set(compiled.table("compiled_launches")["confidence"])
     assert sure == {"verified" if before else "exact"}
-    assert not (compiled.compiled()["ordinal"] < 0).any()
+    rows = compiled.compiled()
+    assert set(rows.loc[rows["ordinal"] < 0, "layer"]) <= {"(around compiled graphs)"}
     assert led_share(compiled) >= LEAST_LED
     assert not [each for each in compiled.warnings if "[recompiled]" in each]
     assert_same_flops(compiled, eager)

@@ -11,6 +11,7 @@ Models have random weights and are small. Those whose package is not installed a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -503,6 +504,12 @@ def result(package: str, make: Make, device: str) -> dict[str, Any]:
         return {"equal": False, "error": f"{type(error).__name__}: {error}"[:300]}
 
 
+def make_torchvision_importable() -> None:
+    """Also beside a PyTorch without CUDA, for which PyPI has no wheel of it."""
+    with contextlib.suppress(ModuleNotFoundError):
+        import plain_torchvision  # noqa: F401  (before torchvision)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
@@ -510,6 +517,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    make_torchvision_importable()
     found = {}
     for name, (package, make) in CASES.items():
         if arguments.only in name:

@@ -7,7 +7,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,7 +42,7 @@ class MLP(nn.Module):
 Optimizers = Callable[[MLP], torch.optim.Optimizer]
 
 
-def sgd(model: MLP) -> torch.optim.Optimizer:
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
     """SGD with momentum."""
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
@@ -486,6 +486,50 @@ def test_a_loop_without_an_optimizer_can_be_followed() -> None:
     assert not (prof.table("layers")["phase"] == "backward").any()
 
 
+def compiled_in_place() -> nn.Module:
+    """One layer by `model.compile()`."""
+    model = MLP()
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(8, 4), compiled_in_place])
+def test_a_model_that_is_one_layer_has_its_rows(make: Callable[[], nn.Module]) -> None:
+    """The wait for data ends where its call begins, and nothing of it stays stepped in."""
+    model = make()
+    before = dict(vars(model))
+    optimizer = sgd(model)
+    with xsp.profile(model, optimizer=optimizer, iterations=3, warmup=1, levels="M/L") as prof:
+        for batch, labels in loader([16] * 25):
+            nn.functional.cross_entropy(model(batch), labels).backward()
+            optimizer.step()
+            prof.step()
+    layer = type(model).__name__
+    assert prof.runs["round"].max() == 2
+    layers = prof.table("layers")
+    rows = set(zip(layers["name"], layers["phase"], strict=True))
+    assert {("(loader)", "forward"), (layer, "forward"), (layer, "backward")} <= rows
+    assert ("(loader)", "backward") not in rows
+    assert dict(vars(model)) == before
+
+
+@pytest.mark.parametrize("steps", [1, 5, 9])
+def test_a_loop_that_ends_leaves_one_layer_as_it_was(steps: int) -> None:
+    """Wherever the loop stands when its block ends: before, in and after the first round."""
+    model = nn.Linear(8, 4)
+    before = dict(vars(model))
+    with (
+        suppress(xsp.NothingRecordedError),
+        torch.no_grad(),
+        xsp.profile(model, warmup=0, levels="M/L") as prof,
+    ):
+        for batch, _ in loader([16] * steps):
+            model(batch)
+            prof.step()
+    assert dict(vars(model)) == before
+    assert nn.Module.__call__ is CALL
+
+
 def test_a_block_without_steps_is_run_again_as_ever() -> None:
     """Where `prof.step()` is never called, the calls of the model are repeated."""
     model = MLP().eval()
@@ -580,6 +624,21 @@ def test_steps_that_run_other_layers_are_counted_and_left_out() -> None:
     assert "more" not in set(layers["name"])
     assert prof.runs["round"].max() == 2
     assert not prof.runs["unmatched"].any()
+
+
+def branched(steps: int) -> None:
+    """A loop whose steps run another layer from the third on."""
+    model = Branching()
+    with torch.no_grad(), xsp.profile(model, warmup=0, levels="M/L") as prof:
+        for number in range(steps):
+            model(torch.full((4, 8), 1.0 if number < 3 else -1.0))
+            prof.step()
+
+
+def test_a_loop_that_is_too_short_tells_of_other_layers() -> None:
+    """Steps that ran other layers than the structure step are of other work too."""
+    with pytest.raises(xsp.NothingRecordedError, match=r"; \d+ were of other work"):
+        branched(14)
 
 
 def test_a_loop_that_ends_first_keeps_its_rounds() -> None:

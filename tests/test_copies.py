@@ -280,6 +280,11 @@ def test_tensors_of_inference_mode_are_copied_as_such() -> None:
     assert not Copier()(torch.ones(2)).is_inference()
 
 
+def _gone_on(values: Iterator[Any]) -> Iterator[Any]:
+    next(values)
+    return values
+
+
 SAME = [
     (float("nan"), float("nan")),
     (torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("nan")])),
@@ -307,6 +312,9 @@ DIFFERENT = [
     (np.array([1, "a"], dtype=object), np.array([1, "b"], dtype=object)),
     (torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)),
     (Cache([], 1), Cache([], 2)),
+    (iter([1, 2]), _gone_on(iter([1, 2]))),
+    (zip([1, 2], [3, 4], strict=True), _gone_on(zip([1, 2], [3, 4], strict=True))),
+    (map(abs, [1, 2]), _gone_on(map(abs, [1, 2]))),
     (nn.Linear(1, 1), nn.Linear(1, 1)),
     (np.add, np.multiply),
     (np.add, Cache([])),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from operator import itemgetter
 from threading import Barrier
 from typing import Any
 
@@ -140,9 +141,20 @@ def test_arguments_of_any_kind_are_given_afresh(make: Any, use: Any, look: Any) 
     assert not [each for each in prof.warnings if "modified" in each]
 
 
-def test_an_iterator_is_where_the_call_left_it() -> None:
+ITERATORS: dict[str, Callable[[list[torch.Tensor]], Iterator[Any]]] = {
+    "list": iter,
+    "enumerate": lambda batches: map(itemgetter(1), enumerate(batches)),
+    "zip": lambda batches: map(itemgetter(0), zip(batches, range(3), strict=True)),
+    "filter": lambda batches: filter(torch.is_tensor, batches),
+}
+
+
+@pytest.mark.parametrize("iterated", ITERATORS.values(), ids=ITERATORS)
+def test_an_iterator_is_where_the_call_left_it(
+    iterated: Callable[[list[torch.Tensor]], Iterator[torch.Tensor]],
+) -> None:
     """Each re-run gets the batch that the call got; afterwards the user's iterator goes on."""
-    batches = iter([torch.ones(2), torch.ones(2) * 2, torch.ones(2) * 3])
+    batches = iterated([torch.ones(2), torch.ones(2) * 2, torch.ones(2) * 3])
     seen: set[float] = set()
 
     class Next(nn.Module):
@@ -155,7 +167,7 @@ def test_an_iterator_is_where_the_call_left_it() -> None:
     with xsp.profile(model, **LAYERS):
         model(batches)
     assert seen == {1.0}
-    assert float(next(batches)[0]) == 2.0
+    assert [float(batch[0]) for batch in batches] == [2.0, 3.0]
 
 
 def test_a_generator_is_refused_after_the_block() -> None:

@@ -185,12 +185,13 @@ class _Comparison:
         if mine is None or yours is None:
             # Each is the only one of its kind that there is, and they are two.
             return False
-        return all(self(_listed(a), _listed(b)) for a, b in zip(mine, yours, strict=True))
+        return all(map(self, _listed(mine), _listed(yours)))
 
 
-def _parts(
-    value: Any,
-) -> tuple[Callable[..., Any], Any, Any, Iterable[Any], Iterable[Any], Any] | None:
+_Parts = tuple[Callable[..., Any], Any, Any, Iterable[Any], Iterable[Any], Any]
+
+
+def _parts(value: Any) -> _Parts | None:
     """What an object is made from, by the protocol of pickle and copy: function, arguments, state,
     list items, dict items, setter of the state; None where it is its own copy.
     """
@@ -213,8 +214,9 @@ def _set_state(made: Any, state: Any) -> None:
         setattr(made, name, value)
 
 
-def _listed(part: Any) -> Any:
-    return list(part) if hasattr(part, "__next__") else part
+def _listed(parts: _Parts) -> list[Any]:
+    make, given, state, items, pairs, setter = parts
+    return [make, given, state, list(items), list(pairs), setter]
 
 
 def _tensor(value: torch.Tensor) -> torch.Tensor:

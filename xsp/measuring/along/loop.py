@@ -118,6 +118,7 @@ class Loop:
 
     def _close_here(self) -> None:
         steps, self._steps, self._is_over = self._steps, None, True
+        self._watch.leave()
         if steps is not None:
             steps.close()
         # A thread on which a mode of ours is left drops it at its next call.
@@ -269,6 +270,7 @@ class Loop:
         rungs = len(rungs_for(traced, self._options.ladder))
         often = max(self._seen.kinds.values(), default=0)
         other = self._seen.kinds.total() - often
+        other += sum(group.other_layers.total() for group in self._groups)
         others = f"; {other} were of other work" if other else ""
         return (
             f"the loop's {self.made} steps were too few to measure one round of {rungs} rungs, "

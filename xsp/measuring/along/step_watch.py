@@ -20,6 +20,7 @@ from xsp.capture.run import MODEL_CALLS
 from xsp.levels.layer import parts
 from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
+from xsp.levels.layer.naming import is_leaf
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.tensors import describe_tensors
 from xsp.machine import devices
@@ -90,12 +91,16 @@ class StepWatch:
         """Of the model, on other threads than the loop's."""
         self._depth = 0
         self._start_ns = 0
+        # Of one layer the tracers time the call, which the wait for data must not reach into.
+        self._is_around_tracers = is_leaf(model) and entry_point(model) is not None
+        self._step_out: Callable[[], None] = _nothing
 
     @contextmanager
     def on(self) -> Iterator[None]:
         """Watch inside the block."""
         with ExitStack() as undo:
-            undo.callback(self._step_in())
+            if not self._is_around_tracers:
+                undo.callback(self._step_in())
             undo.callback(run_inside(self._engine))
             undo.callback(scheduler_steps(self._given, self))
             for each in self._optimizers:
@@ -115,7 +120,14 @@ class StepWatch:
         """A step begins now: a call of what the user named, which may have called it something."""
         self._events, self._open, self._depth = [], [], 0
         self._label = label
+        if self._is_around_tracers:
+            self._step_out = self._step_in()
         self._start_ns = time.perf_counter_ns()
+
+    def leave(self) -> None:
+        """Before tracers are switched: put back what was stepped in around them."""
+        step_out, self._step_out = self._step_out, _nothing
+        step_out()
 
     def end(self) -> Step:
         """The step ends now; waits for the device."""
@@ -123,6 +135,7 @@ class StepWatch:
         returned = time.perf_counter_ns()
         devices.wait_for(devices.in_use())
         finished = time.perf_counter_ns()
+        self.leave()
         row = (self._thread & 0xFFFFFFFF, self._start_ns, returned, finished)
         stamps = {
             name: np.array([value], dtype=dtype)
@@ -226,6 +239,10 @@ class StepWatch:
             parts.end(self._open.pop())
         for each in self._optimizers:
             each.put_back()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _part_of(optimizer: Optimizer, number: int) -> Part:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from operations import operations_are_kernels
@@ -9,6 +11,7 @@ from torch import nn
 
 import xsp
 from xsp.analysis.spans.corrected_times import timeline_spans
+from xsp.analysis.spans.statistics import trimmed
 from xsp.types import Level
 
 
@@ -33,3 +36,24 @@ def test_timeline_of_several_calls_adds_up_to_their_latency(
         by_run.mean()
     )
     assert prof.tree()["device_interval_ms"].iloc[0] <= by_run.max()
+
+
+RESNET = Path(__file__).parents[1] / "examples" / "captures" / "h100_resnet50.xsp"
+
+
+def test_interval_of_a_module_holds_the_kernels_of_layers_at_every_depth() -> None:
+    """The model's interval goes from the first kernel of a run to its last, though its layers lie
+    one to three modules deep, and no module's is shorter than its device time.
+    """
+    prof = xsp.load(RESNET)
+    spans = timeline_spans(prof.table("raw_spans"), prof.corrected)
+    kernels = spans[spans["level"] == Level.KERNEL]
+    start, end = kernels["start_ns"], kernels["start_ns"] + kernels["duration_ns"]
+    of_run = end.groupby(kernels["run"]).max() - start.groupby(kernels["run"]).min()
+    tree = prof.tree()
+    whole, _ = trimmed(of_run.to_numpy() / 1e6)
+    assert tree["device_interval_ms"].iloc[0] == pytest.approx(float(whole))
+    modules = tree[tree["level"] == "MODULE"]
+    assert (modules["device_interval_ms"] >= modules["device_ms"]).all()
+    deeper = modules.set_index("name")["device_interval_ms"]
+    assert deeper["layer1"] >= deeper["layer1.0"] >= deeper["layer1.0.downsample"]

@@ -113,10 +113,12 @@ class Chains:
     by_level: Mapping[Level, Ints]
 
 
-def chains_of(spans: pd.DataFrame, names: ChainNames) -> Chains:
-    """Of these spans, whose `parent` is a place among them."""
+def chains_of(spans: pd.DataFrame, names: ChainNames, keys: Ints | None = None) -> Chains:
+    """Of these spans, whose `parent` is a place among them. `keys` are those of `names`, if they
+    have been worked out.
+    """
     level, detail = spans["level"].to_numpy(), spans["detail"].to_numpy()
-    keys = names.keys(spans)
+    keys = names.keys(spans) if keys is None else keys
     # Sorting the few that are left is faster than sorting all.
     layers = np.sort(pd.unique(detail[level == Level.LAYER]))
     return Chains(names, layers, {one: pd.unique(keys[level == one]) for one in BELOW_LAYERS})

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from xsp.types import Level
+from xsp.types import IntArray, Level
 
 
 def with_corrected_times(spans: pd.DataFrame, corrected: pd.DataFrame | None) -> pd.DataFrame:
@@ -21,9 +25,27 @@ def with_corrected_times(spans: pd.DataFrame, corrected: pd.DataFrame | None) ->
     return spans.assign(start_ns=start, duration_ns=duration)
 
 
+def corrected_starts(spans: pd.DataFrame, corrected: pd.DataFrame | None) -> npt.NDArray[np.int64]:
+    """When each span started, as `with_corrected_times` has it."""
+    start = spans["start_ns"].to_numpy()
+    if corrected is not None:
+        start = start.copy()
+        start[corrected["row"].to_numpy()] = corrected["start_ns"].to_numpy()
+    return start
+
+
 def timeline_spans(spans: pd.DataFrame, corrected: pd.DataFrame | None) -> pd.DataFrame:
     """Spans of the runs with kernels, with the times to use; row numbers are kept."""
     if corrected is not None:
-        return with_corrected_times(spans, corrected).loc[corrected["row"]]
+        times = {name: corrected[name].to_numpy() for name in ("start_ns", "duration_ns")}
+        corrected_spans: pd.DataFrame = spans.take(corrected["row"].to_numpy()).assign(**times)
+        return corrected_spans
     deepest = spans.loc[spans["level"] == Level.KERNEL, "run"].unique()
     return spans[spans["run"].isin(deepest)]
+
+
+def at_rows(spans: pd.DataFrame, column: str, rows: IntArray) -> npt.NDArray[Any]:
+    """A column at rows of the whole table, each of which is in `spans`, a selection in order."""
+    place = np.searchsorted(spans.index.to_numpy(), rows)
+    found: npt.NDArray[Any] = spans[column].to_numpy()[place]
+    return found

@@ -94,15 +94,17 @@ class Hierarchy:
             return level, above, names.operators[chain.operator]
         return level, above, chain.call if level is Level.LIBRARY else chain.kernel
 
-    def of_spans(self, spans: pd.DataFrame, chains: Chains) -> IntArray:
+    def of_spans(
+        self, spans: pd.DataFrame, chains: Chains, keys: IntArray | None = None
+    ) -> IntArray:
         """The node of each of these spans, of which `chains` has all: their `parent` is a place
-        among them.
+        among them. `keys` are their chains, if they have been worked out.
         """
         level, detail = spans["level"].to_numpy(), spans["detail"].to_numpy()
         found = np.zeros(len(spans), dtype=np.int64)
         here = level == Level.LAYER
         found[here] = self.of_layer[detail[here]]
-        keys = chains.names.keys(spans)
+        keys = chains.names.keys(spans) if keys is None else keys
         for one in BELOW_LAYERS:
             here = level == one
             code, distinct = pd.factorize(keys[here])
@@ -136,13 +138,21 @@ def hierarchy(
     calls = tables["calls"]["input_shapes"]
     shapes = calls.iloc[0] if len(calls) else ""
     tree.node(("model",), -1, "MODEL", model, type="model", input_shapes=shapes)
-    known = chains or chains_of(tables["spans"], ChainNames.of(tables))
+    if chains is not None:
+        _add_nodes(tree, tables, chains, apart=apart)
+        return tree
+    names = ChainNames.of(tables)
+    keys = names.keys(tables["spans"])
+    known = chains_of(tables["spans"], names, keys)
+    _add_nodes(tree, tables, known, apart=apart)
+    tree.of_span = tree.of_spans(tables["spans"], known, keys)
+    return tree
+
+
+def _add_nodes(tree: Hierarchy, tables: Tables, known: Chains, *, apart: bool) -> None:
     keys = _layer_keys(tables, known.layers, apart=apart)
     tree.of_layer = _layer_nodes(tree, tables, known.layers, keys)
     _add_below(tree, known)
-    if chains is None:
-        tree.of_span = tree.of_spans(tables["spans"], known)
-    return tree
 
 
 def is_parted_by_shapes(tables: Tables) -> bool:

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.spans.corrected_times import timeline_spans
 from xsp.analysis.spans.hierarchy import Hierarchy
 from xsp.analysis.spans.host_turns import host_turns
 from xsp.analysis.spans.latency_parts import LatencyParts
@@ -37,14 +36,13 @@ class HostShares:
 
 
 def host_shares(
-    tree: Hierarchy, tables: Tables, parts: LatencyParts, corrected: pd.DataFrame | None
+    tree: Hierarchy, tables: Tables, parts: LatencyParts, timed: pd.DataFrame | None
 ) -> HostShares:
-    """Of the corrected timeline if there is one; else layers, operators and library calls each from
-    the rung whose deepest level they are.
+    """Of the corrected timeline, whose spans are `timed`, if there is one; else layers, operators
+    and library calls each from the rung whose deepest level they are.
     """
-    if corrected is not None:
-        spans = timeline_spans(tables["spans"], corrected)
-        return _together(tree, tables, spans, parts.host, parts.runs)
+    if timed is not None:
+        return _together(tree, tables, timed, parts.host, parts.runs)
     of_layers, every = runs_of(tables["runs"], Level.LAYER)["run"].to_numpy(), tables["spans"]
     of_operators = runs_of(tables["runs"], Level.OP)["run"].to_numpy()
     calls = timed_events(tables, Level.LIBRARY)
@@ -67,7 +65,8 @@ def _together(
     tree: Hierarchy, tables: Tables, spans: pd.DataFrame, pieces: pd.DataFrame, runs: Ints
 ) -> HostShares:
     size, by_node = len(tree.nodes), _pieces_by_node(tree, pieces, runs)
-    by_node += _operators(tree, tables, spans, pieces, runs)
+    if (spans["level"].to_numpy() == Level.OP).any():
+        by_node += _operators(tree, tables, spans, pieces, runs)
     calls = library_turns(tables, spans, pieces)
     calls = calls[calls["piece"] >= 0]
     if len(calls):
@@ -115,6 +114,8 @@ def _pieces_by_node(tree: Hierarchy, pieces: pd.DataFrame, runs: Ints) -> Array:
 def nodes_of_pieces(tree: Hierarchy, pieces: pd.DataFrame) -> Ints:
     """The layer of each piece of `host_turns`, or else the module or model that it belongs to."""
     layer_span = pieces["layer_span"].to_numpy()
-    place, names = pd.factorize(pieces["module"].to_numpy(dtype=object))
+    between = pieces["module"].cat
+    names = between.categories
     modules = np.array([tree.module_node(str(name)) for name in names], dtype=np.int64)
-    return np.where(layer_span >= 0, tree.of_span[layer_span], modules[place])
+    of_module: Ints = modules[between.codes.to_numpy()]
+    return np.where(layer_span >= 0, tree.of_span[layer_span], of_module)

@@ -8,8 +8,8 @@ and after the last one is the model's own.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,8 @@ def host_turns(tables: Tables, spans: pd.DataFrame) -> pd.DataFrame:
     """Pieces of the model calls in order of time.
 
     Columns: run, call (row of the MODEL span), layer_span (row of the LAYER span that the piece
-    belongs to, -1 between layers), module (qualified name of the module that a piece between layers
-    belongs to, "" for the model itself and for pieces of layers), start_ns, end_ns.
+    belongs to, -1 between layers), module (categorical: qualified name of the module that a piece
+    between layers belongs to, "" for the model itself and for pieces of layers), start_ns, end_ns.
 
     Where layers of several threads are open at once, the one that began last has the time: a
     backward pass on autograd's thread, not the `backward()` that waits for it. `spans` are the rows
@@ -48,13 +48,13 @@ def host_turns(tables: Tables, spans: pd.DataFrame) -> pd.DataFrame:
     inside = end <= axis.closes[np.maximum(number, 0)]
     start, end, number = start[inside], end[inside], number[inside]
     owner = _latest_open(layers["thread"].to_numpy(), opens, closes, start, end)
-    modules = tables["layers"]["module"].to_numpy(dtype=object)[layers["detail"].to_numpy()]
+    modules = _Modules.of(tables["layers"])
     return pd.DataFrame(
         {
             "run": calls["run"].to_numpy()[number],
             "call": calls.index.to_numpy()[number],
             "layer_span": np.append(layers.index.to_numpy(), -1)[owner],
-            "module": _module_between(owner, number, modules),
+            "module": _module_between(owner, number, layers["detail"].to_numpy(), modules),
             "start_ns": start - axis.shift[number],
             "end_ns": end - axis.shift[number],
         }
@@ -101,25 +101,40 @@ def _latest_open(
     return owner
 
 
-def _module_between(owner: Ints, call: IntArray, modules: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The innermost module around the layers before and after each piece that no layer has.
+@dataclass(frozen=True)
+class _Modules:
+    """Distinct names of the modules of `layers`, and the number of each row's."""
+
+    names: list[str]
+    of_layer: Ints
+
+    @classmethod
+    def of(cls, layers: pd.DataFrame) -> _Modules:
+        code, names = pd.factorize(layers["module"].to_numpy(dtype=object))
+        return cls([str(name) for name in names], code.astype(np.int64))
+
+
+def _module_between(
+    owner: Ints, call: IntArray, detail: IntArray, known: _Modules
+) -> pd.Categorical[str]:
+    """The innermost module around the layers before and after each piece that no layer has; layers
+    are rows of `detail`, which says which layer each is.
 
     Two pieces without a layer never touch, so that the neighbours of one in its call are layers'.
     """
-    result = np.full(len(owner), "", dtype=object)
     between = np.flatnonzero(owner < 0)
     between = between[(between > 0) & (between < len(owner) - 1)]
     same_call = (call[between - 1] == call[between]) & (call[between + 1] == call[between])
     between = between[same_call]
-    code, distinct = pd.factorize(modules)
-    pair = code[owner[between - 1]] * len(distinct) + code[owner[between + 1]]
-    pairs, place = np.unique(pair, return_inverse=True)
-    shared = [
-        _shared(str(distinct[one // len(distinct)]), str(distinct[one % len(distinct)]))
-        for one in pairs
-    ]
-    result[between] = np.array(shared, dtype=object)[place] if shared else ""
-    return result
+    code, size = known.of_layer[detail], len(known.names)
+    pair = code[owner[between - 1]] * size + code[owner[between + 1]]
+    place, pairs = pd.factorize(pair)
+    shared = [_shared(known.names[one // size], known.names[one % size]) for one in pairs.tolist()]
+    of_pair, names = pd.factorize(np.array(["", *shared], dtype=object))
+    result = np.zeros(len(owner), dtype=np.int64)
+    result[between] = of_pair[1:][place]
+    kinds: pd.Index[str] = pd.Index([str(name) for name in names])
+    return pd.Categorical.from_codes(result, kinds)
 
 
 def _shared(one: str, other: str) -> str:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.ancestors import layer_spans
-from xsp.analysis.spans.corrected_times import timeline_spans
+from xsp.analysis.spans.corrected_times import at_rows, timeline_spans
 from xsp.analysis.spans.device_timeline import kernel_turns
 from xsp.analysis.spans.host_turns import host_turns
 from xsp.analysis.spans.rungs import runs_of
@@ -56,11 +56,14 @@ class LatencyParts:
         return total.to_numpy(np.float64)
 
 
-def latency_parts(tables: Tables, corrected: pd.DataFrame | None) -> LatencyParts:
+def latency_parts(
+    tables: Tables, corrected: pd.DataFrame | None, timed: pd.DataFrame | None = None
+) -> LatencyParts:
     """The parts of the latency on the corrected timeline if there is one; else as recorded by the
-    runs with kernels or, without any, by those whose deepest level is LAYER.
+    runs with kernels or, without any, by those whose deepest level is LAYER. `timed` are its
+    `timeline_spans`, if they have been worked out.
     """
-    spans = timeline_spans(tables["spans"], corrected)
+    spans = timeline_spans(tables["spans"], corrected) if timed is None else timed
     if not len(spans):
         own = runs_of(tables["runs"], Level.LAYER)["run"]
         spans = tables["spans"][tables["spans"]["run"].isin(own)]
@@ -84,7 +87,7 @@ def _charged(
     start = turns["start_ns"].to_numpy()
     idle = _idle_before(turns, calls)
     # A kernel is charged with the idle time since its layer was entered, not with what came before.
-    entered = spans["start_ns"].reindex(layer).to_numpy()
+    entered = at_rows(spans, "start_ns", layer)
     waited = np.clip(start - np.maximum(entered, start - idle), 0, idle)
     kernels = turns[["run", "row", "busy_ns"]].assign(layer_span=layer, idle_ns=waited)
     before = pd.DataFrame(
@@ -99,7 +102,7 @@ def _idle_before(turns: pd.DataFrame, calls: pd.DataFrame) -> Ints:
     """Idle time before each kernel, of the first of a call since the call began."""
     call = turns["call"].to_numpy()
     is_first = np.r_[True, call[1:] != call[:-1]]
-    opened = calls["start_ns"].reindex(call).to_numpy()
+    opened = at_rows(calls, "start_ns", call)
     since_opened = np.maximum(turns["start_ns"].to_numpy() - opened, 0)
     return np.where(is_first, since_opened, turns["idle_ns"].to_numpy())
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from xsp.analysis.spans.ancestors import layer_spans, model_spans, nearest
+from xsp.analysis.spans.corrected_times import at_rows
 from xsp.analysis.spans.outside import stands_for_outside
 from xsp.types import Level, Tables
 
@@ -77,8 +78,8 @@ class _Placed:
         end = start + events["duration_ns"].to_numpy()
         model = model_spans(tables["spans"], row)
         group_of_piece, self._group = _groups(tables, pieces, row, start, model)
-        origin = spans["start_ns"].reindex(model).to_numpy()
-        piece_origin = spans["start_ns"].reindex(pieces["call"]).to_numpy()
+        origin = at_rows(spans, "start_ns", model)
+        piece_origin = at_rows(spans, "start_ns", pieces["call"].to_numpy())
         self._axis = _Axis(
             group_of_piece,
             pieces["start_ns"].to_numpy() - piece_origin,

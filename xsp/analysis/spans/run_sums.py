@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from xsp.analysis.spans.corrected_times import timeline_spans
 from xsp.analysis.spans.device_interval import device_extents
 from xsp.analysis.spans.device_timeline import turns_of
 from xsp.analysis.spans.doubt_of_tracing import (
@@ -78,7 +79,8 @@ def run_sums(
     times; `most` is as in `sums_of_measured`; `known` are their `latency_parts`, if they have
     been worked out.
     """
-    parts = known or latency_parts(tables, corrected)
+    timed = None if corrected is None else timeline_spans(tables["spans"], corrected)
+    parts = known or latency_parts(tables, corrected, timed)
     if corrected is None:
         doubt = sums_of_measured(tree, tables, most)
     else:
@@ -86,7 +88,7 @@ def run_sums(
     busy, kernels = busy_times(tree, tables, parts)
     return RunSums(
         latency_ns=parts.latency_ns,
-        shares=host_shares(tree, tables, parts, corrected),
+        shares=host_shares(tree, tables, parts, timed),
         doubt=doubt,
         cost=_cost(tree, parts),
         busy=busy,

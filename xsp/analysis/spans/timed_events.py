@@ -50,14 +50,18 @@ def timed_events(tables: Tables, level: Level) -> TimedEvents:
         row = mine["span"].to_numpy()
     else:
         runs = runs_of(tables["runs"], level)["run"]
-        mine = tables["spans"].take(_rows_of(tables["spans"], level, runs.to_numpy()))
-        row = mine.index.to_numpy()
+        mine, row = tables["spans"], _rows_of(tables["spans"], level, runs.to_numpy())
+    chosen = slice(None) if "span" in mine else row
+    run, start_ns, duration_ns = (
+        mine[name].to_numpy()[chosen].astype(np.int64)
+        for name in ("run", "start_ns", "duration_ns")
+    )
     return TimedEvents(
         runs.to_numpy(np.int64),
-        mine["run"].to_numpy(np.int64),
+        run,
         row.astype(np.int64),
-        mine["start_ns"].to_numpy(np.int64),
-        mine["duration_ns"].to_numpy(np.int64),
+        start_ns,
+        duration_ns,
         alone="span" in mine,
     )
 

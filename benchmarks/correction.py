@@ -314,6 +314,9 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="for each program under each load"
+    )
     parser.add_argument("--programs", nargs="+", default=["simulated", *PROGRAMS])
     parser.add_argument("--loads", nargs="+", default=["quiet", "busy"])
     parser.add_argument("--json", type=Path)
@@ -330,17 +333,24 @@ def main() -> None:
     for load in options.loads:
         for program in options.programs:
             with every_core_busy() if load == "busy" else quiet():
-                seen = [
-                    simulated(seed, load)
-                    if program == "simulated"
-                    else profiled(program, options.device, seed)
-                    for seed in range(options.seeds)
-                ]
+                seen = list(seeded(program, load, options))
             found = {"load_average": round(os.getloadavg()[0], 1), **summary(seen)}
             report["results"][f"{program}, {load}"] = found
             print(program, load, json.dumps(found), flush=True)
             if options.json:
                 options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def seeded(program: str, load: str, options: argparse.Namespace) -> Iterator[Seen]:
+    """One profile a seed, as many as are begun within `--seconds`."""
+    begun = time.monotonic()
+    for seed in range(options.seeds):
+        if time.monotonic() - begun > options.seconds:
+            return
+        if program == "simulated":
+            yield simulated(seed, load)
+        else:
+            yield profiled(program, options.device, seed)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 
 from xsp.analysis.correction.charges import Bools, Ints
 from xsp.analysis.spans.intervals import innermost
+from xsp.analysis.spans.sums import distinct
 from xsp.types import Columns
 
 Intervals = tuple[Ints, Ints]
@@ -56,7 +57,9 @@ def _by_thread(tables: Sequence[Columns]) -> dict[int, Intervals]:
         for name in ("thread", "start_ns", "end_ns")
     )
     order = np.lexsort((end, start, thread))
-    names, first = np.unique(thread[order], return_index=True)
+    ranked = thread[order]
+    names = distinct(ranked)
+    first = np.searchsorted(ranked, names)
     cuts = zip(np.split(start[order], first[1:]), np.split(end[order], first[1:]), strict=True)
     return dict(zip(names.tolist(), cuts, strict=False))
 

@@ -52,24 +52,32 @@ def corrected_spans(
     # One after another: by two threads it took no less time.
     of_call = partial(_corrected_call, spans=columns, costs=costs, typical=typical, spread=spread)
     parts = map(of_call, calls)
-    rows, start, duration, doubt = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    order = np.argsort(rows, kind="stable")
-    found = {"row": rows, "start_ns": start, "duration_ns": duration, "doubt_ns": doubt}
-    return pd.DataFrame({name: column[order] for name, column in found.items()})
+    names = ("row", "start_ns", "duration_ns", "doubt_ns")
+    found = {
+        name: np.concatenate(columns)
+        for name, columns in zip(names, zip(*parts, strict=True), strict=True)
+    }
+    if (found["row"][1:] < found["row"][:-1]).any():
+        order = np.argsort(found["row"], kind="stable")
+        found = {name: column[order] for name, column in found.items()}
+    # Without a copy into one block: a column can be as large as a capture's.
+    return pd.DataFrame(found, copy=False)
 
 
 def _corrected_call(
     call: CallTimeline, *, spans: Columns, costs: Costs, typical: Latencies, spread: Floats
 ) -> list[Ints]:
-    """Row, start, duration and doubt of the spans of one model call."""
+    """Row, start, duration and doubt of the spans of one model call, in order of rows."""
     played = replay(call.timeline, costs, typical)
     rows = call.host_rows
     length = spans["duration_ns"][rows]
     host = _corrected_host(played, spans["thread"][rows], spans["start_ns"][rows], length, spread)
     model = np.flatnonzero(spans["level"][rows] == Level.MODEL)
     host[2][model] = _doubt_of_model(played, host[1][model], length[model], spread)
-    times = [np.concatenate(pair) for pair in zip(host, _device(played), strict=True)]
-    return [np.concatenate([rows, call.device_rows]), *times]
+    device = call.device_rows, *_device(played)
+    columns = [np.concatenate(pair) for pair in zip((rows, *host), device, strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    return [column[order] for column in columns]
 
 
 def _device(played: ReplayedTimeline) -> tuple[Ints, Ints, Ints]:

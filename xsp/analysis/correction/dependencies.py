@@ -12,6 +12,7 @@ import pandas as pd
 
 from xsp.analysis.correction.charges import Bools, Ints
 from xsp.analysis.spans.launches import launch_of
+from xsp.analysis.spans.sums import among
 from xsp.types import Columns
 
 LAUNCH, WAIT = 1, 2  # ApiKind's bits
@@ -223,7 +224,8 @@ class _Synchronizations:
         mine = number[self.row] >= 0
         parts += [self._by_stream(number, mine), self._by_event(api, number, mine)]
         whole = mine & (self.kind == CONTEXT_SYNCHRONIZE)
-        pending = np.setdiff1d(wait_rows, np.concatenate([self.row[mine], launch_rows]))
+        known = among(wait_rows, np.concatenate([self.row[mine], launch_rows]))
+        pending = np.sort(wait_rows[~known])
         everything = np.full(len(pending), UNKNOWN)
         rows = np.concatenate([self.row[whole], pending])
         context = np.concatenate([self.context[whole], everything])

@@ -26,6 +26,7 @@ from xsp.analysis.spans.doubt_of_tracing import MostCosts
 from xsp.analysis.spans.graph_layers import run_by_graphs
 from xsp.analysis.spans.outside import stands_for_outside
 from xsp.analysis.spans.rungs import deepest_rung
+from xsp.analysis.spans.sums import among
 from xsp.types import Columns, DeviceKind, Level, Tables
 
 
@@ -82,7 +83,7 @@ class Recordings:
             layers = host[self._is_paid_layer(spans, host)]
             library = host[spans["level"][host] == Level.LIBRARY]
             operators = host[spans["level"][host] == Level.OP]
-            waited = np.isin(waits["correlation_id"], api["correlation_id"][called])
+            waited = among(waits["correlation_id"], api["correlation_id"][called])
             timeline = Timeline.from_columns(
                 model_start_ns=int(calls["start_ns"][number]),
                 host_end_ns=int(calls["host_end_ns"][number]),
@@ -230,12 +231,12 @@ def _with_kinds_of_names(api: pd.DataFrame) -> pd.DataFrame:
 
 def _api_kind(api: Columns, spans: Columns, waits: Columns) -> npt.NDArray[np.int64]:
     on_device = spans["level"] == Level.KERNEL
-    launches = np.isin(api["correlation_id"], spans["correlation_id"][on_device])
+    launches = among(api["correlation_id"], spans["correlation_id"][on_device])
     waiting = waits["correlation_id"][np.isin(waits["kind"], HOST_WAITS)]
     # A copy to pageable memory returns when it is done; one that returned early is let go by the
     # timeline.
     blocking = api["synchronizes"] | (launches & api["copies"])
-    blocking |= np.isin(api["correlation_id"], waiting)
+    blocking |= among(api["correlation_id"], waiting)
     kinds: npt.NDArray[np.int64] = launches * int(ApiKind.LAUNCH) + blocking * int(ApiKind.WAIT)
     return kinds
 

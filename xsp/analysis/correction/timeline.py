@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from xsp.analysis.correction import concurrency, dependencies
 from xsp.analysis.correction.charges import EventKind, Ints
+from xsp.analysis.spans.sums import distinct
 from xsp.errors import TracingError
 from xsp.types import OPERATOR_EVENTS, Columns, empty
 
@@ -225,13 +226,11 @@ def _events(
             np.where(kinds & ApiKind.LAUNCH, EventKind.LAUNCH, EventKind.API),
         ]
     ).astype(np.int64)
+    names = distinct(thread)
     own = {name: index + 1 for index, name in enumerate(concurrent)}
-    clocks = {
-        int(name): own.get(int(name), 0)
-        for name in {main, *np.unique(thread).tolist(), *concurrent}
-    }
-    names, inverse = np.unique(thread, return_inverse=True)
-    clock = np.array([clocks[int(name)] for name in names], dtype=np.int64)[inverse]
+    clocks = {int(name): own.get(int(name), 0) for name in {main, *names.tolist(), *concurrent}}
+    numbers = np.array([clocks[int(name)] for name in names], dtype=np.int64)
+    clock = numbers[np.searchsorted(names, thread)]
     start, end = (
         np.concatenate([t[c] for t in tables]).astype(np.int64) for c in ("start_ns", "end_ns")
     )

@@ -23,6 +23,16 @@ def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return found
 
 
+def among(values: npt.NDArray[Any], known: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which values are among the known ones, as `np.isin`, which hashes them or sorts both."""
+    ranked = distinct(known)
+    if not len(ranked):
+        return np.zeros(len(values), bool)
+    place = np.minimum(np.searchsorted(ranked, values), len(ranked) - 1)
+    found: npt.NDArray[np.bool_] = ranked[place] == values
+    return found
+
+
 def sum_by_run(
     run: IntArray,
     item: IntArray,

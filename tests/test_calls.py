@@ -218,6 +218,33 @@ def test_modules_are_named_by_the_variable_that_holds_them() -> None:
     assert forward_names(measured(trainer.run, x)) == ["stem"]
 
 
+def _headed(x: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = HEAD(x)
+    return output
+
+
+def test_modules_of_functions_that_the_callable_uses_have_their_names() -> None:
+    """Of a helper, of a function that is defined inside, and of an object that is called: a module
+    that these hold in a variable is not called after its class.
+    """
+
+    class Predictor:
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return _headed(x)
+
+    def inside(x: torch.Tensor) -> torch.Tensor:
+        def head() -> torch.Tensor:
+            output: torch.Tensor = HEAD(x)
+            return output
+
+        return head()
+
+    x = torch.randn(2, 4)
+    assert forward_names(measured(lambda: _headed(x))) == ["HEAD"]
+    assert forward_names(measured(Predictor(), x)) == ["HEAD"]
+    assert forward_names(measured(inside, x)) == ["HEAD"]
+
+
 def test_a_profile_has_the_name_of_what_was_measured() -> None:
     """A local function's own name without the function around it, a partial's is that of what it
     calls, a method's has its class.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from torch import nn
 import xsp
 
 MODEL = nn.Linear(4, 4)
+POOL = ThreadPoolExecutor(1)
 
 
 async def answered(x: torch.Tensor) -> torch.Tensor:
@@ -40,11 +43,50 @@ def mapped(x: torch.Tensor) -> Iterator[torch.Tensor]:
     return map(MODEL, [x, x, x])
 
 
-@pytest.mark.parametrize(
-    ("target", "calls"), [(answered, 1), (streamed, 3), (streamed_late, 3), (mapped, 3)]
-)
+class Answer:
+    """Can be awaited, and is no coroutine."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self._x = x
+
+    def __await__(self) -> Generator[Any, None, torch.Tensor]:
+        return answered(self._x).__await__()
+
+
+def answered_late(x: torch.Tensor) -> Future[torch.Tensor]:
+    def after_a_while() -> torch.Tensor:
+        time.sleep(0.01)
+        output: torch.Tensor = MODEL(x)
+        return output
+
+    return POOL.submit(after_a_while)
+
+
+def answered_twice(x: torch.Tensor) -> list[Future[torch.Tensor]]:
+    return [answered_late(x), answered_late(x)]
+
+
+async def answered_by_a_stream(x: torch.Tensor) -> Iterator[torch.Tensor]:
+    return streamed(x)
+
+
+LATE = [
+    (answered, 1),
+    (Answer, 1),
+    (answered_late, 1),
+    (answered_twice, 2),
+    (answered_by_a_stream, 3),
+    (streamed, 3),
+    (streamed_late, 3),
+    (mapped, 3),
+]
+
+
+@pytest.mark.parametrize(("target", "calls"), LATE)
 def test_work_that_is_done_late_is_measured(target: Any, calls: int) -> None:
-    """Coroutines, generators of both kinds and maps are driven to their end."""
+    """Coroutines, what can be awaited, futures, generators of both kinds and maps are driven to
+    their end.
+    """
     prof = xsp.measure(target, torch.ones(2, 4), **LAYERS)
     assert forward_names(prof) == ["MODEL"] * calls
 

@@ -70,7 +70,8 @@ def measure(fn_or_model: Callable[..., Any], *args: Any, **kwargs: Any) -> Profi
     The call is made again and again: warm-up, one structure run, then rounds of all rungs. A model
     is run from the same random state, buffers and flags each time and left as it was. A plain
     callable, for example a whole training step, is simply called again: what it changes
-    (parameters, optimizer state, random state) stays changed.
+    (parameters, optimizer state, random state) stays changed. What the call leaves to be done is
+    done inside the timed call: coroutines and futures are waited for, generators gone through.
 
     Args:
         fn_or_model: a torch.nn.Module or any callable.

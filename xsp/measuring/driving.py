@@ -1,46 +1,73 @@
-"""Driving what a call returns to its end where the work is only done then: coroutines, generators
-and the like. Without that, a profile would be one of nothing.
+"""Driving what a call returns to its end where the work is only done then: coroutines, generators,
+futures and the like. Without that, a profile would be one of nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import inspect
 from collections import deque
 from typing import Any
+
+import torch
 
 from xsp.errors import TargetError
 
 _LATE = (map, filter, zip)
 """Iterators of Python's own that call nothing until they are gone through."""
 
+_FUTURES = (concurrent.futures.Future, torch.futures.Future)
+
 _loops: list[asyncio.AbstractEventLoop] = []
 
 
 def is_lazy(value: Any) -> bool:
     """Whether the work that `value` stands for is still to be done."""
+    if value is None or isinstance(value, torch.Tensor):
+        return False
+    if type(value) in (list, tuple):
+        return bool(value) and _is_one_lazy(value[0])
+    return _is_one_lazy(value)
+
+
+def _is_one_lazy(value: Any) -> bool:
     return (
-        inspect.iscoroutine(value)
+        inspect.isawaitable(value)
         or inspect.isasyncgen(value)
         or inspect.isgenerator(value)
-        or isinstance(value, _LATE)
+        or isinstance(value, (*_LATE, *_FUTURES))
     )
 
 
 def drive(value: Any) -> Any:
-    """`value`, or what a coroutine returns once it has ended; generators are gone through, and what
-    they give is dropped.
+    """`value`, or what a coroutine or future gives once it has ended; generators are gone through,
+    and what they give is dropped. So is each of a list of these.
 
     Raises TargetError for a coroutine where an event loop is already running on this thread.
     """
-    if inspect.iscoroutine(value):
-        return _awaited(value)
+    if not is_lazy(value):
+        return value
+    if isinstance(value, list | tuple):
+        return [drive(each) for each in value]
+    return drive(_driven(value))
+
+
+def _driven(value: Any) -> Any:
+    if isinstance(value, concurrent.futures.Future):
+        return value.result()
+    if isinstance(value, torch.futures.Future):
+        return value.wait()
     if inspect.isasyncgen(value):
         return _awaited(_through(value))
-    if is_lazy(value):
-        deque(value, maxlen=0)
-        return None
-    return value
+    if inspect.isawaitable(value):
+        return _awaited(value if inspect.iscoroutine(value) else _ended(value))
+    deque(value, maxlen=0)
+    return None
+
+
+async def _ended(value: Any) -> Any:
+    return await value
 
 
 async def _through(values: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
+import inspect
+import types
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +13,9 @@ import torch
 from torch import nn
 
 from xsp.machine.torch_internals import COMPILED_CALL, is_compiled
+
+MOST_FUNCTIONS = 100
+"""Functions among those that a callable uses in which modules are looked for."""
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -54,18 +59,39 @@ def qualified_names(
 
 def variables_of(function: Callable[..., Any]) -> dict[nn.Module, str]:
     """Modules that a callable reaches, named by the variable of its closure, globals, defaults or
-    bound object that holds them, alone or in a list, tuple, dictionary or attribute.
+    bound object that holds them, alone or in a list, tuple, dictionary or attribute; or of those of
+    a function that it uses.
 
     `blocks.0` for the first of a list `blocks`; modules inside such modules likewise.
     """
     names: dict[nn.Module, str] = {}
-    for variable, value in _variables(function):
+    for variable, value in _reached(function):
         for name, module in _modules_in(variable, value):
             names.setdefault(module, name)
     for module, name in list(names.items()):
         for below, child in module.named_modules(prefix=name):
             names.setdefault(child, below)
     return names
+
+
+def _reached(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values that the callable can use, and then those of the functions among these,
+    nearest first.
+    """
+    waiting: deque[Any] = deque([function])
+    known: set[Any] = set()
+    while waiting and len(known) < MOST_FUNCTIONS:
+        now = waiting.popleft()
+        for name, value in _variables(now):
+            yield name, value
+            if _is_users(value) and value not in known:
+                known.add(value)
+                waiting.append(value)
+
+
+def _is_users(value: Any) -> bool:
+    own = isinstance(value, types.FunctionType | types.MethodType)
+    return own and not (value.__module__ or "").startswith("torch")
 
 
 def _variables(function: Any) -> Iterator[tuple[str, Any]]:
@@ -84,8 +110,8 @@ def _variables(function: Any) -> Iterator[tuple[str, Any]]:
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
     if code is None:
-        if not isinstance(function, type):
-            yield from _attributes(function)
+        yield from _attributes(function)
+        yield "__call__", inspect.getattr_static(type(function), "__call__", None)
         return
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
         try:
@@ -94,7 +120,15 @@ def _variables(function: Any) -> Iterator[tuple[str, Any]]:
             continue
     yield from (function.__kwdefaults__ or {}).items()
     known = function.__globals__
-    yield from ((name, known[name]) for name in code.co_names if name in known)
+    yield from ((name, known[name]) for name in _names_in(code) if name in known)
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    """Also in functions that are defined inside."""
+    yield from code.co_names
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            yield from _names_in(each)
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:

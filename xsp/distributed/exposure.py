@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from xsp.analysis.spans.launches import launch_of
+from xsp.analysis.spans.launches import launch_ns
 from xsp.analysis.spans.rungs import runs_of
 from xsp.distributed.nccl_kernels import types_of_kernels
 from xsp.types import IntArray, Level, Tables
@@ -41,23 +41,9 @@ def computing(tables: Tables) -> pd.DataFrame:
         "round": rows["run"].map(rounds).to_numpy(np.int64),
         "start_ns": start,
         "end_ns": start + rows["duration_ns"].to_numpy(np.int64),
-        "launch_ns": _launch_ns(tables["api_calls"], rows),
+        "launch_ns": launch_ns(tables["api_calls"], rows),
     }
     return _united(pd.DataFrame(found).sort_values(["round", "start_ns"], kind="stable"))
-
-
-def _launch_ns(api: pd.DataFrame, rows: pd.DataFrame) -> Ints:
-    """When the call that launched each of these began; their own start where it is not known."""
-    starts = api["start_ns"].to_numpy(np.int64)
-    call = launch_of(
-        rows["correlation_id"].to_numpy(),
-        api["correlation_id"].to_numpy(),
-        starts,
-        run=rows["run"].to_numpy(),
-        api_run=api["run"].to_numpy(),
-    )
-    known = np.append(starts, 0)[call]
-    return np.where(call >= 0, known, rows["start_ns"].to_numpy(np.int64))
 
 
 def _united(table: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from xsp.types import IntArray
 
@@ -50,3 +51,19 @@ def launch_of(
 def _key(correlation_id: IntArray, run: IntArray | None) -> npt.NDArray[np.int64]:
     identity = np.asarray(correlation_id).astype(np.int64)
     return identity if run is None else np.asarray(run).astype(np.int64) * _RUN + identity
+
+
+def launch_ns(api_calls: pd.DataFrame, kernels: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Start of the API call that launched each of these spans, their own where it is not known;
+    kernels of one graph launch share it.
+    """
+    starts = api_calls["start_ns"].to_numpy(np.int64)
+    launch = launch_of(
+        kernels["correlation_id"].to_numpy(),
+        api_calls["correlation_id"].to_numpy(),
+        starts,
+        run=kernels["run"].to_numpy(),
+        api_run=api_calls["run"].to_numpy(),
+    )
+    own = kernels["start_ns"].to_numpy(np.int64)
+    return np.where(launch >= 0, np.append(starts, 0)[launch], own)

@@ -11,7 +11,7 @@ import pandas as pd
 from xsp.analysis.spans.align import match_events
 from xsp.analysis.spans.ancestors import layer_spans
 from xsp.analysis.spans.graph_launches import graph_nodes
-from xsp.analysis.spans.launches import launch_of
+from xsp.analysis.spans.launches import launch_ns
 from xsp.analysis.spans.rungs import deepest_rung
 from xsp.analysis.spans.statistics import trimmed_known
 from xsp.analysis.spans.timed_events import TimedEvents, timed_events
@@ -103,8 +103,8 @@ def _launched(tables: Tables, wanted: npt.NDArray[np.bool_]) -> pd.DataFrame:
     called = level[parent] == Level.LIBRARY
     run, start = spans["run"].to_numpy()[kernels], spans["start_ns"].to_numpy()[kernels]
     node = graph_nodes(tables)[1][kernels]
-    launch_ns = _launch_ns(tables["api_calls"], spans.loc[kernels])
-    order = np.lexsort((start, node, launch_ns, run))
+    launched = launch_ns(tables["api_calls"], spans.loc[kernels])
+    order = np.lexsort((start, node, launched, run))
     table = pd.DataFrame(
         {
             "run": run,
@@ -114,26 +114,13 @@ def _launched(tables: Tables, wanted: npt.NDArray[np.bool_]) -> pd.DataFrame:
             "library_call": np.where(called, detail[parent], -1).astype(np.int64),
             "layer_span": layer_span.astype(np.int64),
             "call_span": np.where(called, parent, -1).astype(np.int64),
-            "launch_ns": launch_ns.astype(np.int64),
+            "launch_ns": launched.astype(np.int64),
             "thread": spans["thread"].to_numpy()[kernels].astype(np.int64),
             "ns": spans["duration_ns"].to_numpy()[kernels],
         }
     )
     table["code"] = table["kernel"] * len(tables["layers"]) + table["layer"]
     return table.iloc[order].reset_index(drop=True)
-
-
-def _launch_ns(api_calls: pd.DataFrame, kernels: pd.DataFrame) -> IntArray:
-    """Start of the API call that launched each kernel; kernels of one graph launch share it."""
-    api_start = api_calls["start_ns"].to_numpy()
-    launch = launch_of(
-        kernels["correlation_id"].to_numpy(),
-        api_calls["correlation_id"].to_numpy(),
-        api_start,
-        run=kernels["run"].to_numpy(),
-        api_run=api_calls["run"].to_numpy(),
-    )
-    return np.where(launch >= 0, np.append(api_start, 0)[launch], kernels["start_ns"])
 
 
 def _durations(every: pd.DataFrame, codes: IntArray) -> npt.NDArray[np.float64]:

@@ -206,6 +206,7 @@ def test_the_command_line(
     assert p50 is not None
     assert f"{p50 / 1e6:.4g}" in row
     assert " UTC " in row
+    assert " FRAMEWORK " in row
     other = out.split()[1].rstrip(":")
     compared = run(capsys, monkeypatch, "--compare", first.id, other, *place.options())
     assert "top_1: " in compared

@@ -345,6 +345,22 @@ def test_a_fork_is_begun_anew_where_the_forking_process_is_gone(
     assert [each.valid for each in (first, second, third)] == [True] * 3
 
 
+def test_a_fork_that_went_with_its_forking_process_is_known_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another environment had forks begun anew, a process from before that has a new one for
+    its next test, instead of waiting for the one that is gone.
+    """
+    scenario = SingleStream(kind="single_stream", queries=64, time_limit_s=60)
+    with Forking(["numpy"]) as forking, MeasuredProcess(forking) as process:
+        run_scenario(scenario, systems.ready, 10, logs=tmp_path, process=process)
+        monkeypatch.setenv("XSP_TEST_VALUE", "other")
+        with process.another() as other:
+            run_scenario(scenario, systems.ready, 10, logs=tmp_path, process=other)
+        again = run_scenario(scenario, systems.ready, 10, logs=tmp_path, process=process)
+    assert (again.valid, process.started) == (True, 2)
+
+
 @pytest.mark.parametrize(
     ("hangs", "start"),
     [

@@ -17,16 +17,15 @@ from xsp.evaluation.artifacts.gathering import code_files, gather
 from xsp.evaluation.artifacts.store import ArtifactStore
 from xsp.evaluation.dispatch.requirements import check_here
 from xsp.evaluation.dispatch.worker import offer
+from xsp.evaluation.judged_apart import judged
 from xsp.evaluation.manifest.model import Manifest
 from xsp.evaluation.manifest.reading import manifest_of, read_manifest
-from xsp.evaluation.metrics.accuracy import Accuracy
 from xsp.evaluation.metrics.estimate import Estimate
 from xsp.evaluation.metrics.measured import measured
-from xsp.evaluation.pipeline.assembling import Planned, assemble, plan
-from xsp.evaluation.pipeline.passing import pass_through
+from xsp.evaluation.pipeline.assembling import assemble, plan
 from xsp.evaluation.pipeline.system import MakeSystem
 from xsp.evaluation.records.differing import LABELS
-from xsp.evaluation.records.evaluation import ACCURACY, Evaluation, Measure, Trace
+from xsp.evaluation.records.evaluation import Evaluation, Measure, Trace
 from xsp.evaluation.records.transport import keep
 from xsp.evaluation.records.writing import write
 from xsp.evaluation.scenarios.process import MeasuredProcess
@@ -56,8 +55,8 @@ def evaluate(
     """Evaluate what a manifest specifies, and keep it in the database.
 
     First everything that it names is brought into the artifact store and checked, then accuracy is
-    measured over the whole data set, then the scenario is run in another process. A trace is made
-    last, by another run: no number comes from it.
+    measured over the whole data set, then the scenario is run, each in a process of its own that
+    is ended at its time limit. A trace is made last, by another run: no number comes from it.
 
     Args:
         manifest: a file, or a manifest whose artifacts are in the store already.
@@ -124,7 +123,8 @@ def evaluated(
     asked = gather(asked, base, artifacts, allow_fetch=allow_fetch)
     planned = plan(asked, artifacts, allow_code=allow_code)
     runtime, samples = planned.predictor.version(), len(planned.samples)
-    accuracy = _accuracy(planned)
+    other = MeasuredProcess() if process is None else process.another()
+    accuracy = judged(asked, artifacts, samples, other, allow_code=allow_code)
     began = time.time()
     system = MakeSystem.of(asked, artifacts, allow_code=allow_code)
     logs = artifacts.folder / "logs"
@@ -174,26 +174,6 @@ def changed(manifest: Manifest, *, predictor: str | None, scenario: Any) -> Mani
     told = [f"the {name} {value}" for name, value in given.items() if value is not None]
     name = " and ".join(told) or "the manifest"
     return manifest_of(json.dumps(content).encode(), name, lines=False)
-
-
-def _accuracy(planned: Planned) -> list[Measure]:
-    metrics = planned.manifest.metrics
-    if not metrics.accuracy:
-        return []
-    accuracy = Accuracy(metrics.accuracy)
-    with planned.load() as made:
-        pass_through(made, metrics.batch, accuracy.update)
-    return [
-        Measure(
-            each.name,
-            each.value if math.isfinite(each.value) else None,
-            ACCURACY,
-            each.low,
-            each.high,
-            each.reason,
-        )
-        for each in accuracy.values()
-    ]
 
 
 def _measures(outcome: Outcome, manifest: Manifest) -> list[Measure]:

@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from xsp.evaluation.manifest.rules import Name, Part
+from xsp.evaluation.manifest.rules import Name, Part, Seconds
 from xsp.evaluation.manifest.steps import CLASSES, PROBABILITIES, SCORES
 
 _SCORED = frozenset({SCORES, PROBABILITIES})
@@ -124,3 +124,18 @@ class Judged(Part):
         default=32, description="Samples in one call of the model while accuracy is measured."
     )
     price: Price | None = None
+    time_limit_s: Seconds | None = Field(
+        default=None,
+        description="Making the model and judging all data must end within it; else both are "
+        "ended. The scenario's time_limit_s if absent.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A limit that was not given is left out: manifests from before there was one keep their
+        identity.
+        """
+        content: dict[str, Any] = handler(self)
+        if self.time_limit_s is None:
+            del content["time_limit_s"]
+        return content

@@ -31,7 +31,7 @@ from xsp.evaluation.scenarios.performing import performed
 from xsp.evaluation.scenarios.recording import Recording, recorded
 from xsp.evaluation.scenarios.scenario import System
 from xsp.evaluation.scenarios.settings import MultiStream, Offline
-from xsp.evaluation.scenarios.task import OUTPUT, RESULT, Ready, Report, Task
+from xsp.evaluation.scenarios.task import OUTPUT, RESULT, Judging, Ready, Report, Task
 from xsp.evaluation.scenarios.usage import Meter
 
 SHORTEST_NS = 1000
@@ -126,6 +126,10 @@ def _tested(task: Task, kept: _Kept) -> Report:
         kept.made_ready += task.scenario.sizes
         kept.meter.begin_again()  # so that it waits without memory of the GPU that others need
         return Report()
+    if isinstance(task.scenario, Judging):
+        batches = Recording(task.folder, capacity=task.samples)
+        judged: Any = kept.thread.submit(system, batches)  # type: ignore[arg-type]
+        return Report(details=judged.result())
     recording = Recording(task.folder)
     warming = kept.thread.submit(_warmed, system, task.scenario, task.samples)
     once_ns = warming.result()

@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 
 from xsp.errors import EvaluationError
-from xsp.evaluation.scenarios.recording import COMPLETED, recorded
+from xsp.evaluation.scenarios.recording import COMPLETED, SAMPLES, recorded
 from xsp.evaluation.scenarios.starting import Start, fresh
-from xsp.evaluation.scenarios.task import OUTPUT, RESULT, Report, Task
+from xsp.evaluation.scenarios.task import OUTPUT, RESULT, Judging, Report, Task
 
 _ONE_AT_A_TIME = threading.Lock()
 _WAIT_S = 30.0
@@ -94,6 +94,10 @@ class MeasuredProcess:
             if not well:
                 self.close()
 
+    def another(self) -> MeasuredProcess:
+        """One that begins its process in the same way."""
+        return MeasuredProcess(self._start)
+
     def close(self) -> None:
         """End the process, if there is one."""
         child, self._child = self._child, None
@@ -153,9 +157,8 @@ class _Child:
             if left <= 0:
                 break
         raise EvaluationError(
-            f"the test was ended after its time limit of {time_limit_s:g} s: "
-            f"{_kept(task)}; give it a longer time_limit_s, or fewer queries, if the system "
-            "does not hang"
+            f"{_what(task)} was ended after its time limit of {time_limit_s:g} s: "
+            f"{_kept(task)}; {_way_out(task)}"
         )
 
     def code(self) -> int:
@@ -184,7 +187,7 @@ def _report(task: Task, child: _Child) -> Report:
     path = task.folder / RESULT
     if not path.is_file():
         raise EvaluationError(
-            f"the process of the test {_death(child.code())} before the test was over: "
+            f"the process of {_what(task)} {_death(child.code())} before it was over: "
             f"{_kept(task)}{_last_words(task)}"
         )
     report = Report(**json.loads(path.read_text()))
@@ -202,9 +205,25 @@ def _death(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
+def _what(task: Task) -> str:
+    return "the accuracy pass" if isinstance(task.scenario, Judging) else "the test"
+
+
+def _way_out(task: Task) -> str:
+    if isinstance(task.scenario, Judging):
+        return "give it a longer metrics.time_limit_s, or less data, if the model does not hang"
+    return "give it a longer time_limit_s, or fewer queries, if the system does not hang"
+
+
 def _kept(task: Task) -> str:
     rows = recorded(task.folder)
-    answered = int((rows[:, COMPLETED] > 0).sum())
+    ended = rows[:, COMPLETED] > 0
+    if isinstance(task.scenario, Judging):
+        judged = int(rows[ended, SAMPLES].sum())
+        return (
+            f"{judged} of {task.samples} samples were judged; its logs are in {str(task.folder)!r}"
+        )
+    answered = int(ended.sum())
     return (
         f"{answered} of {len(rows)} issued queries were answered, and are kept in "
         f"{str(task.folder)!r}"

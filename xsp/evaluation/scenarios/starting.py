@@ -89,6 +89,8 @@ class Forking:
         self._process: subprocess.Popen[bytes] | None = None
         self._asked: socket.socket | None = None
         self._environment: dict[str, str] = {}
+        self._forks: set[int] = set()
+        """Of the process that forks now: those of one before it died with it."""
         self._ended: dict[int, int] = {}
 
     def __call__(self, tasks: int, over: int, output: int) -> Begun:
@@ -104,7 +106,7 @@ class Forking:
     def exit_code(self, pid: int, timeout_s: float) -> int | None:
         """How a fork ended, None where it did not in this time."""
         while pid not in self._ended:
-            if self._asked is None:
+            if self._asked is None or pid not in self._forks:
                 return -signal.SIGKILL  # forks die with the process that began them
             if not wait([self._asked], timeout_s):
                 return None
@@ -118,6 +120,7 @@ class Forking:
         """End the forking process, and with it all forks."""
         asked, self._asked = self._asked, None
         process, self._process = self._process, None
+        self._forks.clear()
         if asked is not None:
             asked.close()
         if process is not None:
@@ -156,6 +159,7 @@ class Forking:
     def _begun(self) -> int:
         while (told := self._take())[1] != BEGUN:
             pass
+        self._forks.add(told[0])
         return told[0]
 
     def _take(self) -> tuple[int, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from xsp.errors import EvaluationError
-from xsp.evaluation.scenarios.scenario import MakeSystem, Usage
+from xsp.evaluation.scenarios.scenario import Usage
 
 RESULT = "result.json"
 OUTPUT = "output.txt"
@@ -25,9 +26,16 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """In a scenario's place: no queries come. What is made is called once with the recording, which
+    has a row for each batch that was judged, and returns the report's details.
+    """
+
+
+@dataclass(frozen=True)
 class Task:
     """One test: how queries arrive (arrival times of a replay are resolved already), what answers
-    them (pickled), from how many samples, and where the logs are. Or `Ready`.
+    them (pickled), from how many samples, and where the logs are. Or `Ready`, or `Judging`.
     """
 
     scenario: Any
@@ -51,7 +59,7 @@ class Report:
     usage: dict[str, Any] = field(default_factory=lambda: asdict(Usage()))
 
 
-def pickled(make_system: MakeSystem) -> bytes:
+def pickled(make_system: Callable[[], Any]) -> bytes:
     """The function as bytes. Raises EvaluationError if another process cannot import it."""
     home = getattr(make_system, "__module__", None)
     if home == "__main__":

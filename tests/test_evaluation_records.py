@@ -122,11 +122,16 @@ def test_a_job_is_written_once(store: Store) -> None:
 
 
 def test_evaluations_are_a_table(store: Store) -> None:
-    """One row each in order of time, a column for each measure, NaN where it is unknown."""
+    """One row each in order of time, a column for each measure, NaN where it is unknown; of what
+    was traced, in other runs, the level.
+    """
     assert evaluations(store).empty
-    for number in (3, 1, 2):
+    for number in (3, 1):
         write(store, evaluation(number, latency_ms=float(number)))
+    write(store, evaluation(2, latency_ms=2.0, traces=()))
     table = evaluations(store)
+    assert table["traced"].fillna("no").tolist() == ["FULL", "no", "FULL"]
+    assert evaluations(store, 2)["traced"].fillna("no").tolist() == ["no", "FULL"]
     assert table["id"].tolist() == [f"{number:016x}" for number in (1, 2, 3)]
     assert table["latency_p50"].tolist() == [1e6, 2e6, 3e6]
     assert table["top_1"].tolist() == [0.95] * 3

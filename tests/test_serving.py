@@ -165,6 +165,12 @@ def test_what_is_in_the_database_is_shown_and_compared(tab: Tab, served: Served)
     assert "unknown" in measures
     assert "there is no GPU" in measures
     assert "Doubt: <b>nobody</b> measured this" in text(tab, f"#evaluation-{FAST}")
+    rows = text(tab, "#table")
+    assert rows.count("FULL, in other runs") == 1
+    assert "Numbers are of runs that nothing traced" in text(tab, "#evaluations")
+    for one, traced in ((FAST, "traced in runs of its own"), (SLOW, "It was not traced.")):
+        told = text(tab, f"#evaluation-{one}")
+        assert told.index("Measured in runs that nothing traced") < told.index(traced)
     tab.wait("document.querySelector('#latencies .js-plotly-plot')?.data?.length === 2")
 
 
@@ -289,6 +295,7 @@ def test_evaluations_are_read_as_the_database_has_them(served: Served) -> None:
     """In the table and whole; unknown measures are null."""
     rows = {row["id"]: row for row in served.get("/api/evaluations").json()}
     assert rows[FAST]["model"] == "digits-cnn"
+    assert (rows[FAST]["traced"], rows[SLOW]["traced"]) == ("FULL", None)
     newest = served.get("/api/evaluations", limit="1").json()
     second = served.get("/api/evaluations", limit="1", skip="1").json()
     assert [newest[0]["id"], second[0]["id"]] == [SLOW, FAST]
@@ -297,6 +304,8 @@ def test_evaluations_are_read_as_the_database_has_them(served: Served) -> None:
     assert measures["latency_p90"]["value"] == served.fast.measure("latency_p90").value
     assert measures["energy"]["value"] is None
     assert whole["traces"][0]["sha256"] == served.fast.traces[0].sha256
+    assert {each["runs"] for each in whole["measures"]} == {"untraced"}
+    assert {each["runs"] for each in whole["traces"]} == {"traced"}
     assert whole["manifest"]["model"]["name"] == "digits-cnn"
     compared = served.get("/api/comparisons", before=FAST, after=SLOW).json()
     expected = compare(served.fast, served.slow)

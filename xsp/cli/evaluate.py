@@ -239,6 +239,7 @@ def _list(store: Store) -> Told:
         return Told([])
     shown = table[_COLUMNS].copy()
     shown["measured_at"] = table["measured_at"].map(when)
+    shown["traced"] = table["traced"].fillna("no")
     if "latency_p50" in table:
         shown["p50_ms"] = table["latency_p50"] / 1e6
     if "throughput" in table:

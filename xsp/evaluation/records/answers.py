@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from xsp.evaluation.records.comparison import Comparison
-from xsp.evaluation.records.evaluation import Evaluation
+from xsp.evaluation.records.evaluation import TRACED, UNTRACED, Evaluation
 from xsp.words.numbers import known
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def evaluation_values(found: Evaluation) -> dict[str, Any]:
-    """What was evaluated, whether it is valid and why not, measures and traces."""
+    """What was evaluated, whether it is valid and why not, measures and traces; `runs` says of both
+    which runs they are of.
+    """
     manifest, outcome = found.manifest, found.outcome
     return {
         "id": found.id,
@@ -31,8 +33,8 @@ def evaluation_values(found: Evaluation) -> dict[str, Any]:
         "reasons": list(outcome.reasons),
         "doubts": list(found.doubts),
         "measured_at": found.measured_at,
-        "measures": [asdict(each) for each in found.measures],
-        "traces": [asdict(each) for each in found.traces],
+        "measures": [{**asdict(each), "runs": UNTRACED} for each in found.measures],
+        "traces": [{**asdict(each), "runs": TRACED} for each in found.traces],
         "system": dict(found.system),
         "manifest": manifest.model_dump(mode="json"),
     }

@@ -121,3 +121,5 @@ def when(unix_s: float) -> str:
 
 ACCURACY = "accuracy"
 """The unit of measures of accuracy."""
+UNTRACED, TRACED = "untraced", "traced"
+"""Which runs something is of: no measure comes from a run in which anything was traced."""

@@ -31,10 +31,13 @@ FACTS = [
     "measured_at",
     "valid",
     "errors",
+    "traced",
     "identity",
     "again",
 ]
-"""The first columns of `evaluations`; those of measures follow."""
+"""The first columns of `evaluations`; those of measures follow. `traced` is the level at which runs
+of their own were traced, missing where none were; no measure comes from these.
+"""
 _LAST = "~"
 """Sorts after every digit of an id."""
 
@@ -83,6 +86,7 @@ def evaluations(store: Store, newest: int | None = None) -> pd.DataFrame:
         "version": models.c.version,
         "task": models.c.task,
         "system": systems.c.name,
+        "traced": _traced_level(),
     }
     chosen = [columns[name].label(name) for name in FACTS]
     asked = select(*chosen).join(models, table.c.model == models.c.digest).join(systems)
@@ -97,6 +101,12 @@ def evaluations(store: Store, newest: int | None = None) -> pd.DataFrame:
     values["value"] = pd.to_numeric(values["value"], errors="coerce")
     wide = values.pivot_table(index="evaluation", columns="name", values="value", sort=False)
     return facts.join(wide, on="id")
+
+
+def _traced_level() -> Any:
+    """Looked up by the index of traces: a join would read them all for the newest rows."""
+    of_this = tables.traces.c.evaluation == tables.evaluations.c.id
+    return select(tables.traces.c.level).where(of_this).limit(1).scalar_subquery()
 
 
 def alike(store: Store, id: str, most: int) -> list[str]:  # noqa: A002 - as in `read`

@@ -55,6 +55,7 @@ def _one(found: Evaluation) -> Any:
                 f"{found.outcome.errors} of them not answered."
             ),
             html.Ul([html.Li(each) for each in said]),
+            html.P("Measured in runs that nothing traced:", className="note"),
             measure_table(found),
             _profile(found),
         ],
@@ -75,7 +76,8 @@ def _profile(found: Evaluation) -> Any:
                 href=f"/api/evaluations/{found.id}/report",
                 className="profile",
             ),
-            f" (level {captures[0].level}, {captures[0].spans} spans, of a run of its own).",
+            f" (level {captures[0].level}, {captures[0].spans} spans). It was traced in runs of "
+            "its own: no number above comes from them.",
         ]
     )
 

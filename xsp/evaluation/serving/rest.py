@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -79,6 +79,7 @@ class MeasureEntry(BaseModel):
     low: float | None
     high: float | None
     reason: str = ""
+    runs: Literal["untraced"] = Field(description="Numbers come from no run that was traced.")
 
 
 class TraceEntry(BaseModel):
@@ -89,6 +90,7 @@ class TraceEntry(BaseModel):
     level: str
     spans: int
     trace_id: str
+    runs: Literal["traced"] = Field(description="Of their own: no measure comes from them.")
 
 
 class EvaluationEntry(BaseModel):
@@ -182,7 +184,9 @@ def _evaluation_routes(platform: Platform) -> APIRouter:
     def evaluations(
         limit: Annotated[int, Query(ge=1, le=_MOST)] = 1000, skip: Annotated[int, Query(ge=0)] = 0
     ) -> list[dict[str, Any]]:
-        """One row for each, the newest first: facts, then a value for each measure."""
+        """One row for each, the newest first: facts, then a value for each measure. `traced` is the
+        level of traces, which were made by other runs than those measured, or null.
+        """
         return json_rows(platform.evaluations(skip + limit).iloc[skip:])
 
     @router.get("/evaluations/{id}")

@@ -15,7 +15,10 @@ from xsp.evaluation.serving.work import DONE, FAILED, OPEN, JobState
 
 SHOWN = 200
 """Evaluations in the table at most, the newest."""
-_CHOOSE = "Choose one to see it whole, and several to compare them with the oldest."
+_CHOOSE = (
+    "Choose one to see it whole, and several to compare them with the oldest. Numbers are of runs "
+    "that nothing traced; what was traced, was in runs of its own."
+)
 _MEASURES = 6
 """Measures in that table at most; the others are told with an evaluation."""
 _FIRST = (
@@ -88,7 +91,7 @@ def evaluation_table(
     # What was measured stands where a narrow page shows it.
     heads = ["", "model", "predictor", "scenario"]
     heads += [_head(name, unit) for name, unit in measured.items()]
-    heads += ["valid", "device", "system", "when", "id"]
+    heads += ["valid", "traced", "device", "system", "when", "id"]
     shown = json_rows(found)
     rows = [_evaluation_row(row, measured, row["id"] in chosen) for row in shown]
     newest = f"The newest {len(found)} of {count}. " if count > len(found) else ""
@@ -108,6 +111,7 @@ def _evaluation_row(row: dict[str, Any], measured: Mapping[str, str], chosen: bo
     ]
     where = [
         "yes" if row["valid"] else "no",
+        f"{row['traced']}, in other runs" if row["traced"] else "no",
         row["device"],
         row["system"],
         when(row["measured_at"]),

@@ -6,7 +6,9 @@ Ranks are simulated from a recorded training step: each is that capture with ker
 pass, in turn, called an all-reduce, and begun later by a random time of its own.
 
 With --ray captures are read by tasks on a Ray cluster of two nodes of one CPU each on this machine,
-and the tables are compared with those of a merge without it.
+and the tables are compared with those of a merge without it. The memory of all processes together,
+Ray's own and its object stores included, is the sum of their proportional set sizes
+(`memory_of_many.py`): what several share counts once.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from memory_of_many import MARK, MemoryOfMany
 
 import xsp
 from xsp.capture.file import Capture, load
@@ -128,12 +131,14 @@ def measured_task(function: Any, value: str) -> tuple[Any, str, int]:
 def merged_apart(paths: list[Path], *more: str) -> dict[str, Any]:
     """A merge in a process of its own."""
     command = [sys.executable, __file__, *more, "--merge", *map(str, paths)]
-    environment = {**os.environ, **settings()}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    watch = MemoryOfMany()
+    environment = {**os.environ, **settings(), MARK: watch.mark}
+    with watch.watched():
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return {**found, "all_processes": watch.found()}
 
 
 def main() -> None:

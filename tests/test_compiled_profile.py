@@ -137,6 +137,38 @@ def test_a_model_that_was_compiled_whole_has_the_names_that_it_has_by_itself() -
     assert set(prof.compiled()["layer"]) == {"act"}
 
 
+def test_kernels_of_a_loop_have_their_launches() -> None:
+    """As those of a target that is run again: by graph, and those of the program itself have none;
+    where a step under watch runs other kernels, that is said and none is led.
+    """
+    more, steps = [False], [0]
+
+    class Loop(Program):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            steps[0] += 1
+            for _ in range(steps[0] if more[0] else 0):
+                launched()
+            return super().forward(x)
+
+    model, x = Loop(), torch.ones(4, 8)
+    options = OPTIONS | {"warmup": 0}
+    for more[0] in (False, True):
+        with torch.no_grad(), xsp.profile(model, along=True, **options) as prof:
+            for _ in range(40):
+                model(x)
+        said = [each for each in prof.warnings if "not-led" in each]
+        if more[0]:
+            assert "the run in which they were looked for ran other kernels" in said[0]
+            continue
+        assert not said
+        kernels = prof.table("compiled_kernels")
+        assert kernels["position"].tolist() == [1, 2, 4]
+        assert kernels["launch"].tolist() == [0, 1, 2]
+        table = prof.compiled()
+        assert table.drop_duplicates("graph")["kernels"].tolist() == [1, 1, 1]
+        assert set(table["layer"].str.partition("::")[0]) == {"body.first", "body.second"}
+
+
 def changing() -> Callable[[], int]:
     """How many kernels the program launches: one more in every later run."""
     runs: list[int] = []

@@ -30,6 +30,8 @@ from xsp.provenance.products import product_flops
 from xsp.provenance.recording import Recorder
 from xsp.provenance.tables import Described, described, shares
 from xsp.provenance.wrapper_text import launches
+from xsp.report.sheet_data import sheet_data
+from xsp.report.sheets import SHEETS
 
 PHASES = ("forward", "backward")
 
@@ -486,20 +488,15 @@ def test_a_product_counts_once_however_many_launches_stand_for_it() -> None:
 
 
 @pytest.mark.usefixtures("_no_compiler")
-def test_a_loop_says_that_compiled_code_is_not_led() -> None:
-    """Along a loop nothing is run again, so compiled code has its one layer, is not compiled again,
-    and a warning says that its kernels are not led further; without compiled code there is none.
-    """
-    for compiles in (True, False):
-        inner: Any = torch.compile(Gated()) if compiles else Gated()
-        model, x = nn.Sequential(nn.Linear(8, 8), inner), torch.randn(4, 8)
-        with xsp.profile(model, levels="M/L", iterations=2, warmup=0, progress=False) as prof:
-            for _ in range(14):
-                model(x).sum().backward()
-                prof.step()
-        said = [each for each in prof.warnings if "[compiled-not-led]" in each]
-        assert len(said) == compiles
-        assert all("along a loop nothing is run again" in each for each in said)
-        assert not [each for each in prof.warnings if "[recompiled]" in each]
-        assert not len(prof.compiled())
-        assert ("1.up" in set(prof.tree()["name"])) != compiles
+def test_a_report_has_the_flops_of_compiled_layers() -> None:
+    """In both tables of compiled code, in GFLOP; a layer without a product has none."""
+    net = torch.compile(Gated())
+    with torch.no_grad():
+        prof = measured(lambda x: net(x), torch.randn(4, 8))
+    for sheet in SHEETS["compiled"]:
+        shown = sheet_data(sheet, sheet.rows(prof))["columns"]
+        columns = {each["head"]: each for each in shown}
+        layers = [columns["layer"]["texts"][code][0] for code in columns["layer"]["codes"]]
+        flops = dict(zip(layers, columns["GFLOP"]["values"], strict=True))
+        assert flops["up"] == pytest.approx(2 * 4 * 8 * 32 / 1e9)
+        assert not flops["norm"]

@@ -11,6 +11,7 @@ import copy
 import gc
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -313,17 +314,22 @@ def code_of(
     # A backward graph is generated when it is first needed, unless it is asked for.
     lazy = {"force_non_lazy_backward_lowering": True, "enable_autograd_cache": False}
     known = {name: value for name, value in lazy.items() if hasattr(autograd, name)}
+    here, made = threading.get_ident(), Place(lowering, "compile_to_module")
+    compiled = made.value
 
-    def text_only(graph: Any) -> SimpleNamespace:
+    def text_only(graph: Any) -> Any:
+        if threading.get_ident() != here:
+            # The program compiles meanwhile, on another thread.
+            return compiled(graph)
         generated(graph, _text(graph, inductor))
         graph.cache_key, graph.cache_linemap, graph.cache_path = "", [], None
         return SimpleNamespace(call=_nothing, runner=None, __file__="")
 
     try:
         with ExitStack() as undo:
-            undo.callback(Place(lowering, "compile_to_module").replace(text_only))
+            undo.callback(made.replace(text_only))
             for place in _graph_recorders():
-                undo.callback(place.replace(_nothing))
+                undo.callback(place.replace(_not_here(place.value)))
             # Not `force_disable_caches`: Triton kernels say in their text whether that was on.
             caches = dict.fromkeys(("fx_graph_cache", "fx_graph_remote_cache"), False)
             undo.enter_context(inductor.patch(caches))
@@ -337,6 +343,18 @@ def code_of(
 
 def _nothing(*_arguments: Any, **_keywords: Any) -> None:
     return
+
+
+def _not_here(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Does nothing on this thread, and is the function on all others."""
+    here = threading.get_ident()
+
+    def called(*arguments: Any, **keywords: Any) -> Any:
+        if threading.get_ident() != here:
+            return function(*arguments, **keywords)
+        return None
+
+    return called
 
 
 def _graph_recorders() -> list[Place]:

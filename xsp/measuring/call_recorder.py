@@ -121,6 +121,9 @@ class CallRecorder:
         return nullcontext()
 
     def _before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            # The program calls the module through `torch.compile(module)`.
+            return
         thread = threading.get_ident()
         self._depth[thread] += 1
         if self._depth[thread] > 1:
@@ -161,12 +164,16 @@ class CallRecorder:
                 begun.watch.enter_context(discovered(self._found, blame=False))
 
     def _on_return(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            return
         self._is_lazy = self._is_lazy or is_lazy(output)
         thread = threading.get_ident()
         if self._depth[thread] == 1 and thread in self._open:
             self._open[thread].returned = True
 
     def _after(self, *_: Any) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            return
         thread = threading.get_ident()
         self._depth[thread] -= 1
         if self._depth[thread] or thread not in self._open:
@@ -202,8 +209,8 @@ class CallRecorder:
         if not self._calls:
             raise NothingRecordedError(
                 f"{name} was never called inside the profiled block; call that very object (not a "
-                "copy, and not "
-                "only its submodules), or use xsp.measure(callable) for other code"
+                "copy, not only its submodules, and not what torch.compile made of it: profile "
+                "that), or use xsp.measure(callable) for other code"
             )
         if self._refused is not None:
             raise self._refused

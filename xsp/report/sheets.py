@@ -100,6 +100,8 @@ def _kernel(name: str) -> Column:
 
 _KERNEL_NAME = _kernel("name")
 
+_PRODUCTS = "Of its matrix products, convolutions and attention in one run; empty where not known"
+
 _SURE = _text("confidence", "owner", "exact, verified, inferred or unknown: how sure it is")
 
 
@@ -242,6 +244,7 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _text("phase", "phase"),
                 _ms("device_ms", "kernels ms", "Its share of the time of the kernels"),
                 _percent("share", "of compiled kernels", "Of all that compiled graphs ran"),
+                _scaled("flops", "GFLOP", 1e9, _PRODUCTS),
                 _count("launches", "launches", "That it has a share of"),
                 _SURE,
             ),
@@ -260,6 +263,7 @@ SHEETS: dict[str, Sequence[Sheet]] = {
                 _text("source", "line", "Hover for the whole path", _file, hovers=True),
                 _percent("share", "share", "Of the launch: by the bytes that it moves"),
                 _ms("device_ms", "ms"),
+                _scaled("flops", "GFLOP", 1e9, _PRODUCTS),
                 _SURE,
             ),
             lambda prof: prof.compiled(),

@@ -6,6 +6,7 @@ Where ranks run the loop together, they decide together after each step.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -13,13 +14,13 @@ from torch import nn
 
 from xsp import levels as level_table
 from xsp.capture.run import Run, latency_ns
-from xsp.doubts import Doubt, Slug, Stopped, StopReason
+from xsp.doubts import Doubt, Slug
 from xsp.levels.layer.discovery import Discovered, discovered
 from xsp.levels.layer.structure_run import StructureRecorder
 from xsp.machine import devices
 from xsp.machine.gpu_state import GpuWatch
 from xsp.machine.torch_internals import compiled_frames
-from xsp.measuring.afterwards.compiled import not_led
+from xsp.measuring.along.compiled_steps import CompiledSteps
 from xsp.measuring.along.groups import GiveUp, Group, Seen
 from xsp.measuring.along.others import different_layers
 from xsp.measuring.along.result import Known
@@ -33,29 +34,26 @@ from xsp.measuring.stopping import rule_for
 from xsp.measuring.switching import switched, tracing
 from xsp.measuring.warmup import MAXIMUM_RUNS, is_settled
 from xsp.provenance.calls import CompiledCode
+from xsp.provenance.recording import Recorder
 from xsp.tracing import context
 from xsp.types import Level, RunSpec, Status, Tracer
 
 Steps = Generator[None, Step, Any]
 """Each `yield` is a step of the loop, and gives it when it has ended."""
 
-_NOTHING_AGAIN = (
-    "that takes runs of their own, and along a loop nothing is run again; measure a step with "
-    "xsp.measure(step)"
-)
-
 TRIES = 8
 """Steps that may become the structure step of a kind before another kind is tried."""
 
 
 class Following:
-    """Follows one loop; `groups` fills as it goes."""
+    """Follows one loop; `groups` fills as it goes. `recorder` is for what the loop compiles."""
 
     def __init__(
         self, name: str, model: nn.Module, options: Options, seen: Seen, ranks: Ranks
     ) -> None:
         self._name, self._options, self._ranks = name, options, ranks
-        self._seen = seen
+        self._model, self._seen = model, seen
+        self.recorder, self._begun_ns = Recorder(), time.time_ns()
         self.groups: list[Group] = []
         self._refused: set[Kind] = set()
         self._device = devices.most_used((*model.parameters(), *model.buffers()))
@@ -80,6 +78,7 @@ class Following:
             for group in still:
                 if (yield from self._round(group)):
                     shown.step(1)
+                    yield from self._look_into(group)
                     waited_enough = self._seen.after_seconds(self._options.budget_s)
             self._end_those_without_steps(still, all_of_them=self._ranks.any(waited_enough()))
             yield from self._next_group(statuses, deadline)
@@ -89,7 +88,7 @@ class Following:
         for group in still:
             overdue = done and self._seen.has_stopped(group.kind)
             if group.done.stopped is None and (all_of_them or overdue):
-                group.done.stopped = _given_up(group)
+                group.give_up()
 
     def _next_group(self, statuses: Sequence[Any], deadline: Deadline) -> Steps:
         """Make the most frequent of the other kinds a group, where there is time for it."""
@@ -103,6 +102,12 @@ class Following:
             self._refused.add(kind)
         else:
             self.groups.append(self._group(known, deadline))
+
+    def _look_into(self, group: Group) -> Steps:
+        """Steps under watch for compiled code, once a group that runs some has its first round."""
+        compiled = group.known.compiled
+        if compiled is not None and group.done.rounds == 1:
+            yield from compiled.watch(lambda spec: self._visit(group, spec, 0))
 
     def _group(self, known: Known, deadline: Deadline) -> Group:
         ladder = Ladder(rungs_for(known.traced, self._options.ladder), self._options.seed)
@@ -133,7 +138,7 @@ class Following:
         self, kind: Kind, found: Discovered, statuses: Sequence[Any]
     ) -> Generator[None, Step, Known | None]:
         """A step that is recorded; None where it was of another kind."""
-        traced = [status.level for status in statuses if status.status is Status.TRACED]
+        traced = tuple(each.level for each in statuses if each.status is Status.TRACED)
         recorder = StructureRecorder(
             found, "step", ranges_are_layers=self._options.ranges_as_layers
         )
@@ -149,6 +154,7 @@ class Following:
         if self._ranks.any(step.kind != kind):
             return None
         structure = recorder.within(step.stamps)
+        is_looked_into = self._ranks.any(code.ran) and Level.LAYER in traced
         with devices.on(self._device):
             watch = GpuWatch()
         return Known(
@@ -161,9 +167,10 @@ class Following:
             self._device,
             watch,
             compiled_frames(),
+            self._begun_ns,
             self._ranks.in_one_trace(context.current()),
             self._ranks.place,
-            [not_led(_NOTHING_AGAIN)] if code.ran and Level.LAYER in traced else [],
+            CompiledSteps(self._model, self.recorder, traced) if is_looked_into else None,
         )
 
     def _warm_up(self, known: Known, deadline: Deadline) -> Steps:
@@ -246,9 +253,3 @@ class Following:
                 return step
             if self._ranks.any(give_up()):
                 return None
-
-
-def _given_up(group: Group) -> Stopped:
-    rounds = group.done.rounds
-    said = f"given up after {rounds} rounds: steps like the structure step came too rarely"
-    return Stopped(StopReason.OWN_RULE, rounds, said=said)

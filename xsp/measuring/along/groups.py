@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from xsp.doubts import Stopped, StopReason
 from xsp.measuring.along.result import Known, LoopRuns
 from xsp.measuring.along.step_watch import Kind
 from xsp.measuring.ladder import Ladder
@@ -46,6 +47,12 @@ class Group:
     def kind(self) -> Kind:
         """What steps of this group do."""
         return self.known.step.kind
+
+    def give_up(self) -> None:
+        """No more of its steps are waited for."""
+        rounds = self.done.rounds
+        said = f"given up after {rounds} rounds: steps like the structure step came too rarely"
+        self.done.stopped = Stopped(StopReason.OWN_RULE, rounds, said=said)
 
 
 class Seen:

@@ -143,17 +143,19 @@ class Loop:
             raise NothingRecordedError(self._too_short())
         main = max(measured, key=lambda group: self._seen.kinds[group.kind])
         label = label_of(main.kind)
+        deadline = Deadline(0.0) if interrupted else Deadline.of(self._options)
         name = f"{self.name} ({label})" if label else self.name
-        found = {"": self._captured(main, name, interrupted)}
+        found = {"": self._captured(main, name, deadline, interrupted)}
         for group in measured:
             if group is not main:
                 what = difference(main.kind, group.kind)
-                found[what] = self._captured(group, f"{self.name} ({what})", interrupted)
+                told = f"{self.name} ({what})"
+                found[what] = self._captured(group, told, deadline, interrupted)
         return found
 
-    def _captured(self, group: Group, name: str, interrupted: bool) -> Capture:
+    def _captured(self, group: Group, name: str, deadline: Deadline, interrupted: bool) -> Capture:
         known, others = replace(group.known, name=name), self._others_than(group)
-        return captured(known, group.done, others, self.made, interrupted=interrupted)
+        return captured(known, group.done, others, self.made, deadline, interrupted=interrupted)
 
     def _others_than(self, group: Group) -> dict[str, int]:
         """How many steps did other work, by what it was."""
@@ -253,6 +255,7 @@ class Loop:
             shown = undo.enter_context(phases(f"xsp {self.name}", self._options, deadline))
             followed = Following(self.name, self._model, self._options, self._seen, ranks)
             self._groups = followed.groups
+            undo.enter_context(switched(followed.recorder.on_when_compiling()))
             undo.enter_context(switched(self._watch.on()))
             yield from followed.steps(deadline, shown)
 

@@ -18,7 +18,9 @@ from xsp.levels.layer.structure import Structure
 from xsp.machine import devices
 from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
 from xsp.measuring.afterwards.calibration import tight_loops
+from xsp.measuring.along.compiled_steps import CompiledSteps
 from xsp.measuring.along.step_watch import Step
+from xsp.measuring.deadline import Deadline
 from xsp.measuring.doubts_about import (
     about_correction,
     about_not_joined,
@@ -33,6 +35,7 @@ from xsp.measuring.other_launches import about_other_launches
 from xsp.measuring.state import RandomState
 from xsp.measuring.stopping import MINIMUM_ROUNDS
 from xsp.measuring.vocabulary import call_row, vocabulary
+from xsp.provenance.compilations import facts_of_compiling
 from xsp.tracing.context import TraceContext
 from xsp.types import Level, LevelStatus, Status, Tracer
 
@@ -43,7 +46,9 @@ MOST_NAMED = 3
 @dataclass(frozen=True)
 class Known:
     """What is known of the loop once its structure step has ended (see `Prepared`). `step` is that
-    step, `device` the GPU that the model is on, `place` this rank's among the others.
+    step, `device` the GPU that the model is on, `begun_ns` when the loop began (since 1970),
+    `place` this rank's among the others, `compiled` what is found out of compiled code, None where
+    none ran.
     """
 
     name: str
@@ -55,8 +60,10 @@ class Known:
     device: int | None
     watch: GpuWatch
     compilations: int
+    begun_ns: int
     trace: TraceContext
     place: Mapping[str, Any] | None = None
+    compiled: CompiledSteps | None = None
     doubts: list[Doubt | str] = field(default_factory=list)
 
     @property
@@ -79,20 +86,25 @@ def captured(
     done: LoopRuns,
     others: Mapping[str, int],
     made: int,
+    deadline: Deadline,
     *,
     interrupted: bool = False,
 ) -> Capture:
-    """Assemble and assess. The random state is left as found."""
+    """Assemble and assess, until the deadline where that can be left out. The random state is left
+    as found.
+    """
     if interrupted and done.stopped is None:
         done.stopped = Stopped(StopReason.INTERRUPTED, done.rounds)
     before = RandomState.current()
     try:
-        return _captured(known, done, others, made)
+        return _captured(known, done, others, made, deadline)
     finally:
         before.restore(RandomState.current().changed(before))
 
 
-def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int) -> Capture:
+def _captured(
+    known: Known, done: LoopRuns, others: Mapping[str, int], made: int, deadline: Deadline
+) -> Capture:
     watch = known.watch
     kept, suspect = kept_rounds(watch.states, done.rounds, MINIMUM_ROUNDS)
     stopped = done.stopped or _loop_ended(done.rounds, made)
@@ -104,6 +116,8 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
         loops = tight_loops(known.tracers)
     correction = fitted(tables, loops)
     deepest = len(runs_of(tables["runs"], Level.KERNEL))
+    led, not_led = known.compiled.tables(tables, words, deadline) if known.compiled else ({}, [])
+    tables |= led
     doubts = [
         *known.doubts,
         *_about_other_steps(others, made),
@@ -118,6 +132,7 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
         *about_overlap(overlapping_in_a_run(tables, deepest), serialized=False),
         *compiled_again(known.compilations),
         *about_correction(correction),
+        *not_led,
     ]
     facts = CaptureFacts(
         known.name,
@@ -130,6 +145,7 @@ def _captured(known: Known, done: LoopRuns, others: Mapping[str, int], made: int
         known.trace,
         correction,
         place=known.place,
+        compiled=facts_of_compiling(known.begun_ns),
     )
     return capture_of(facts, tables)
 

@@ -181,6 +181,8 @@ class StepWatch:
 
         def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
             def watched(*args: Any, **kwargs: Any) -> Any:
+                if torch.compiler.is_dynamo_compiling():
+                    return call(*args, **kwargs)
                 self._before(self._model, args, kwargs)
                 try:
                     return call(*args, **kwargs)
@@ -195,6 +197,8 @@ class StepWatch:
         return step_in(self._model, attribute, wrap)
 
     def _before(self, model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            return
         if threading.get_ident() != self._thread:
             self.called_elsewhere = True
             return
@@ -214,6 +218,8 @@ class StepWatch:
             self._start_ns = time.perf_counter_ns()
 
     def _after(self, *_: Any) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            return
         if threading.get_ident() != self._thread or self._depth == 0:
             return
         self._depth -= 1

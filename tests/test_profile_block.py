@@ -136,10 +136,13 @@ def test_layers_of_a_model_that_chooses_at_random_are_those_of_the_recorded_call
 def test_re_runs_start_from_the_random_state_of_the_recorded_call() -> None:
     """Dropout masks, and so outputs, of all re-runs are those of the call in the block."""
     outputs: list[torch.Tensor] = []
-    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
-    model.register_forward_hook(
-        lambda _module, _args, output: outputs.append(output.detach().clone())
-    )
+
+    class Kept(nn.Identity):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            outputs.append(x.detach().clone())
+            return x
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), Kept())
     with xsp.profile(model, **LAYERS):
         torch.rand(7)
         model(torch.randn(8, 4))

@@ -39,10 +39,13 @@ def test_re_runs_happen_under_the_modes_of_the_call(ambient: str) -> None:
     have the same type.
     """
     seen: list[Any] = []
-    model = Watching(lambda _self: seen.append(modes()))
-    model.register_forward_hook(
-        lambda _module, _args, output: seen.append((output.dtype, output.requires_grad))
-    )
+
+    class Looking(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append((x.dtype, x.requires_grad))
+            return x
+
+    model = nn.Sequential(Watching(lambda _self: seen.append(modes())), Looking())
     with xsp.profile(model, **LAYERS), AMBIENT[ambient]():
         model(torch.randn(8, 4))
     assert len(seen) > 8

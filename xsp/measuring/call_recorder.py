@@ -23,6 +23,7 @@ from xsp.levels.layer.entry_points import entry_point, step_in
 from xsp.machine.ambient import Ambient
 from xsp.machine.torch_internals import COMPILED_CALL
 from xsp.measuring.arguments import copy_arguments, list_arguments
+from xsp.measuring.collected import Collected
 from xsp.measuring.driving import is_lazy
 from xsp.measuring.python_state import Attributes, attributes, copier_for
 from xsp.measuring.state import RandomState
@@ -71,6 +72,7 @@ class CallRecorder:
         self._open: dict[int, _Open] = {}
         self._found = Discovered()
         self._start: Attributes | None = None
+        self._collected: Collected | None = None
         self._undo: list[Callable[[], None]] = []
         self.random: RandomState | None = None
         """State of the random generators at the first recorded call."""
@@ -145,6 +147,7 @@ class CallRecorder:
         if self.random is None:
             self.random = RandomState.current()
             self._start = attributes(self._model, copier_for(self._model))
+            self._collected = Collected(self._model)
         copier = copier_for(self._model)
         try:
             start = copy_arguments(call, copier, accept=self._accept)
@@ -219,7 +222,13 @@ class CallRecorder:
         is_whole = len(self._threads) == 1 and not self._failed and not self._is_lazy
         made = self._found.sequence if is_whole else ()
         return Target(
-            name, tuple(self._calls), self._model, tuple(self._doubts()), self._start, tuple(made)
+            name,
+            tuple(self._calls),
+            self._model,
+            tuple(self._doubts()),
+            self._start,
+            tuple(made),
+            self._collected,
         )
 
     def _doubts(self) -> list[Doubt]:

@@ -22,6 +22,7 @@ from xsp.levels.layer.tensors import tensors_in, versions
 from xsp.machine import devices
 from xsp.machine.torch_internals import without_torch_functions
 from xsp.measuring.arguments import Arguments
+from xsp.measuring.collected import Globals, HookState
 from xsp.measuring.python_state import PythonState, copier_for
 from xsp.measuring.ranks import Ranks
 from xsp.measuring.restoring import Restored
@@ -70,6 +71,8 @@ class Executor:
         self._before_first: RandomState | None = None
         self._state: ModelState | None = None
         self._python: PythonState | None = None
+        self._hooks: HookState | None = None
+        self._globals: Globals | None = None
         self._arguments: Arguments | None = None
         self._is_first = True
         self._given: dict[str, torch.Tensor] = {}
@@ -120,13 +123,16 @@ class Executor:
             yield
 
     def modified(self) -> list[str]:
-        """The model's inputs and parameters that runs wrote to; nothing puts them back."""
+        """The model's inputs and parameters that runs wrote to, and variables of its modules that
+        runs after the first did; nothing puts them back.
+        """
         now = versions(list(self._given.values()))
+        variables = [] if self._globals is None else self._globals.changed()
         return [
             name
             for name, old, new in zip(self._given, self._versions, now, strict=True)
             if old != new
-        ]
+        ] + [f"global {name}" for name in variables]
 
     @contextmanager
     def _restoring(self) -> Iterator[None]:
@@ -140,6 +146,7 @@ class Executor:
         self._random = self._random or final
         self._state = ModelState(self.target.model)
         self._python = PythonState(self.target.model, self.target.start)
+        self._hooks = HookState(self.target.model, self.target.collected)
         inputs = tensors_in([(call.args, dict(call.kwargs)) for call in self.target.calls])
         self._given = {f"input {place}": tensor for place, tensor in enumerate(inputs)}
         self._given |= self.target.model.named_parameters()
@@ -148,6 +155,7 @@ class Executor:
             undo.callback(complete, lambda: final.restore(self._restorable()))
             undo.callback(complete, self._state.restore_with_gradients)
             undo.callback(complete, self._python.restore)
+            undo.callback(complete, self._hooks.restore)
             yield
 
     @contextmanager
@@ -185,6 +193,8 @@ class Executor:
             self._restore_random(self._random)
         if self._python is not None:
             self._python.prepare(copier)
+        if self._hooks is not None:
+            self._hooks.prepare()
         calls = list(self.target.calls)
         if self._arguments is not None:
             calls = self._arguments.fresh(calls, copier)
@@ -198,6 +208,11 @@ class Executor:
         self._is_first = False
         if self._python is not None:
             self._python.note_changes()
+        if self._hooks is not None:
+            self._hooks.note_changes()
+        if self.target.model is not None:
+            # Only now: what the first run makes once, as tables of constants, harms no other.
+            self._globals = Globals(self.target.model)
         if self._arguments is not None:
             self._arguments.note_changes(self.target.calls)
 

@@ -16,6 +16,7 @@ from xsp.levels.layer.discovery import LayerCall
 from xsp.levels.layer.tensors import tensors_in
 from xsp.machine import devices
 from xsp.machine.ambient import Ambient
+from xsp.measuring.collected import Collected
 from xsp.measuring.driving import drive
 
 
@@ -53,6 +54,9 @@ class Target:
     that were not made yet."""
     made: Sequence[LayerCall] = field(default=())
     """The module calls that the calls made in the block, with the shapes of their inputs."""
+    collected: Collected | None = None
+    """What the model's hooks had collected before the first call, None for calls that were not made
+    yet."""
 
     def device(self) -> int | None:
         """The GPU that has the most of its parameters, buffers and inputs (`devices.most_used`)."""

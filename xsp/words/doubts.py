@@ -152,8 +152,9 @@ def _not_joined(
 def _modified_in_place(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        f"the model writes to its inputs or parameters in place ({', '.join(names[:3])}{more}): "
-        "this is not put back, so each run starts from what the one before it left"
+        "the model writes to its inputs, parameters or globals in place "
+        f"({', '.join(names[:3])}{more}): this is not put back, so each run starts from "
+        "what the one before it left"
     )
 
 

@@ -120,15 +120,15 @@ def _variables(function: Any) -> Iterator[tuple[str, Any]]:
             continue
     yield from (function.__kwdefaults__ or {}).items()
     known = function.__globals__
-    yield from ((name, known[name]) for name in _names_in(code) if name in known)
+    yield from ((name, known[name]) for name in names_in(code) if name in known)
 
 
-def _names_in(code: types.CodeType) -> Iterator[str]:
+def names_in(code: types.CodeType) -> Iterator[str]:
     """Also in functions that are defined inside."""
     yield from code.co_names
     for each in code.co_consts:
         if isinstance(each, types.CodeType):
-            yield from _names_in(each)
+            yield from names_in(each)
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:

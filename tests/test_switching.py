@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -49,6 +50,21 @@ def test_tracers_are_switched_off_in_the_opposite_order() -> None:
     with tracing([Noting(Level.LAYER, told), Noting(Level.LIBRARY, told)], "in a run"):
         told.append("run")
     assert told == ["start LAYER", "start LIBRARY", "run", "stop LIBRARY", "stop LAYER"]
+
+
+class Collecting(Noting):
+    """A tracer that notes whether garbage is collected while it starts."""
+
+    def start(self) -> None:
+        self._note(f"collecting: {gc.isenabled()}, start")
+
+
+def test_no_garbage_is_collected_while_a_tracer_starts() -> None:
+    """What it makes would have all of the program's objects looked through, many times."""
+    told: list[str] = []
+    with tracing([Collecting(Level.LAYER, told)], "in a run"):
+        assert gc.isenabled()
+    assert told[0] == "collecting: False, start LAYER"
 
 
 def test_a_tracer_that_fails_to_start_is_stopped_too() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 import time
@@ -23,6 +22,7 @@ from xsp.machine import devices
 from xsp.machine.torch_internals import without_torch_functions
 from xsp.measuring.arguments import Arguments
 from xsp.measuring.collected import Globals, HookState
+from xsp.measuring.collecting import no_garbage_collection
 from xsp.measuring.python_state import PythonState, copier_for
 from xsp.measuring.ranks import Ranks
 from xsp.measuring.restoring import Restored
@@ -84,7 +84,7 @@ class Executor:
 
         `ready` is called when the state is restored, just before the first call.
         """
-        with held(), _no_garbage_collection(), executing():
+        with held(), no_garbage_collection(), executing():
             calls = self._restore()
             before = RandomState.current()
             ready()
@@ -272,15 +272,3 @@ def executing() -> Iterator[None]:
 def no_longer_executing() -> None:
     """What `executing` does at its end, where that came on another thread."""
     _EXECUTING.now = False
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """As timeit does: the tracers' objects would make Python collect garbage more often than the
-    unprofiled program, at a cost of milliseconds that belongs to no layer.
-    """
-    with ExitStack() as undo:
-        if gc.isenabled():
-            undo.callback(gc.enable)
-        gc.disable()
-        yield

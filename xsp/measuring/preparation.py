@@ -24,6 +24,7 @@ from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.structure_run import StructureRecorder
 from xsp.machine import devices
 from xsp.machine.torch_internals import compiled_frames
+from xsp.measuring.collecting import no_garbage_collection
 from xsp.measuring.deadline import WARM_UP_SHARE, Deadline
 from xsp.measuring.doubts_about import about_hidden_generators, about_other_calls
 from xsp.measuring.executor import Executor
@@ -200,8 +201,9 @@ def _structure(
         switched(recorder),
     ):
         calls = executor.run(ready)
-    rows = {level: tracer.recorded(calls) for level, tracer in others.items()}
-    return recorder.within(calls), rows
+    with no_garbage_collection():
+        rows = {level: tracer.recorded(calls) for level, tracer in others.items()}
+        return recorder.within(calls), rows
 
 
 def _variables(target: Target) -> dict[nn.Module, str]:

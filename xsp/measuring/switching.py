@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from typing import Any, TypeVar
 
 from xsp.levels import TRACED_LEVELS
+from xsp.measuring.collecting import no_garbage_collection
 from xsp.types import Tracer
 
 _on: list[Tracer] = []
@@ -33,7 +34,8 @@ def tracing(active: Sequence[Tracer], when: str) -> Iterator[None]:
             undo.callback(_stop, tracer)
             undo.callback(_stop, tracer)
             _on.append(tracer)
-            tracer.start()
+            with no_garbage_collection():
+                tracer.start()
         try:
             yield
         except Exception as error:
@@ -45,7 +47,8 @@ def tracing(active: Sequence[Tracer], when: str) -> Iterator[None]:
 def switched(manager: AbstractContextManager[_Value]) -> Iterator[_Value]:
     """`manager`, which is left at once in a process that is forked inside the block."""
     with ExitStack() as undo:
-        value = undo.enter_context(manager)
+        with no_garbage_collection():
+            value = undo.enter_context(manager)
         undo.callback(_forget, manager)
         _entered.append(manager)
         yield value

@@ -67,9 +67,13 @@ def _in_unicode(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _columns_in_unicode(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {
-        name: [in_unicode(each) for each in values] if name in _LAYER_TEXTS else values
+        name: _all_in_unicode(values) if name in _LAYER_TEXTS else values
         for name, values in columns.items()
     }
+
+
+def _all_in_unicode(texts: list[str]) -> list[str]:
+    return texts if all(map(str.isascii, texts)) else [in_unicode(each) for each in texts]
 
 
 def _library_of() -> Callable[[str], str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -110,20 +111,38 @@ def _positional(
 
 def _of_signature(function: Callable[..., Any], count: int) -> list[str]:
     """Names of the first `count` arguments; those that `*args` collects are called as it is."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return [_UNKNOWN] * count
     names: list[str] = []
-    for parameter in parameters:
+    for parameter in _parameters_of(function):
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             names += [parameter.name] * (count - len(names))
-        elif parameter.kind in (
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        ):
+        elif parameter.kind in _POSITIONAL:
             names.append(_user_name(parameter.name))
     return (names + [_UNKNOWN] * count)[:count]
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+_known: WeakKeyDictionary[Any, list[inspect.Parameter]] = WeakKeyDictionary()
+"""Parameters of plain functions: a method's are asked for with every call of a module."""
+
+
+def _parameters_of(function: Callable[..., Any]) -> Sequence[inspect.Parameter]:
+    """None where they are not known."""
+    if inspect.ismethod(function) and inspect.isfunction(function.__func__):
+        every = _parameters_of(function.__func__)
+        return every[1:] if every and every[0].kind in _POSITIONAL else every
+    if not inspect.isfunction(function):
+        return _signature_of(function)
+    if function not in _known:
+        _known[function] = _signature_of(function)
+    return _known[function]
+
+
+def _signature_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return []
 
 
 def _of_schemas(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:

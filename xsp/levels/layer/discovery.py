@@ -64,12 +64,15 @@ def discovered(found: Discovered, *, blame: bool = True) -> Iterator[None]:
     the same, but torch.compile compiles modules again for them, and warns.
     """
     depth: Counter[int] = Counter()
+    # A program can call very many modules one after the other.
+    known_roots = set(found.roots)
     own = threading.get_ident()
     call = nn.Module.__call__
 
     def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         thread = threading.get_ident()
-        if depth[thread] == 0 and module not in found.roots:
+        if depth[thread] == 0 and module not in known_roots:
+            known_roots.add(module)
             found.roots.append(module)
         depth[thread] += 1
         found.calls[module] += 1

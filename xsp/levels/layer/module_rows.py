@@ -57,6 +57,7 @@ def _weight_shape(module: nn.Module) -> list[int]:
 
 
 def _parameter_bytes(module: nn.Module) -> int:
+    below = next(module.children(), None) is not None
     with without_torch_functions():
-        sizes = [each.numel() * each.element_size() for each in module.parameters()]
-    return sum(sizes)
+        parameters = module.parameters(recurse=below)
+        return sum(each.numel() * each.element_size() for each in parameters)

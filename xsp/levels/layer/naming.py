@@ -44,7 +44,7 @@ def qualified_names(
     # A module called on its own (recomputed in backward, say) is still known by its place in a
     # larger one.
     inner = {module for root in roots for module in root.modules() if module is not root}
-    roots = sorted(set(roots) - inner, key=roots.index)
+    roots = [root for root in dict.fromkeys(roots) if root not in inner]
     several = sum(not is_leaf(root) for root in roots) > 1
     for root in roots:
         kind = (variables or {}).get(root, type(root).__name__)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -151,4 +152,4 @@ class Structure:
     def layer_columns(self) -> dict[str, list[Any]]:
         """The layers as columns, by the names of `LayerRow`."""
         names = [each.name for each in fields(LayerRow)]
-        return {name: [getattr(layer, name) for layer in self.layers] for name in names}
+        return {name: list(map(attrgetter(name), self.layers)) for name in names}

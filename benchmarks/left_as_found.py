@@ -11,6 +11,7 @@ Models have random weights and are small. Those whose package is not installed a
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import importlib
 import importlib.util
@@ -19,13 +20,16 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 import xsp
@@ -35,8 +39,38 @@ from xsp.measuring.python_state import attributes
 
 QUICK: dict[str, Any] = {"levels": "M/L", "iterations": 2, "warmup": 1, "progress": False}
 
-Profiled = Callable[[nn.Module], Any]
-"""A context manager around the calls of a model: `xsp.profile`, or nothing."""
+
+class Profiled:
+    """xsp as a program uses it: in a block around calls of a model, along a loop, or for a step."""
+
+    def __init__(self) -> None:
+        self.profiles: list[xsp.Profile] = []
+
+    @contextmanager
+    def __call__(self, model: nn.Module, **how: Any) -> Iterator[Any]:
+        """A block; what it binds has `step`."""
+        with xsp.profile(model, **QUICK, **how) as prof:
+            yield prof
+        self.profiles.append(prof)
+
+    def measure(self, step: Callable[[], Any], restore: tuple[Any, ...]) -> None:
+        """Measure a step, and put back what it changes."""
+        self.profiles.append(xsp.measure(step, restore=restore, **QUICK))
+
+
+class Unprofiled(Profiled):
+    """The same without xsp."""
+
+    @contextmanager
+    def __call__(self, model: nn.Module, **how: Any) -> Iterator[Any]:  # noqa: ARG002
+        """Nothing, `step` too."""
+        yield self
+
+    def step(self) -> None:
+        """Nothing."""
+
+    def measure(self, step: Callable[[], Any], restore: tuple[Any, ...]) -> None:
+        """Nothing."""
 
 
 @dataclass
@@ -216,6 +250,216 @@ def _(device: str) -> Program:
     program = once(Noisy(), torch.ones(3, device=device), generator)
     program.others.append(generator.get_state)
     return program
+
+
+# Loops
+
+
+def stepped(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses: Callable[[], Iterator[torch.Tensor]],
+    scheduler: Any = None,
+    **how: Any,
+) -> Program:
+    """A loop over losses, each with a backward pass and the optimizer's step, profiled along."""
+
+    def run(profiled: Profiled) -> Any:
+        found = []
+        with profiled(model, optimizer=optimizer, **how) as prof:
+            for loss in losses():
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                if scheduler is not None:
+                    scheduler.step()
+                optimizer.zero_grad()
+                found.append(loss.detach())
+                prof.step()
+        return found
+
+    others = [optimizer.state_dict] + ([scheduler.state_dict] if scheduler is not None else [])
+    return Program(model, run, others)
+
+
+@case("MLP, along a loop over a loader")
+def _(device: str) -> Program:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Dropout(), nn.BatchNorm1d(16), nn.Linear(16, 4))
+    model.to(device)
+    groups = [{"params": list(each.parameters()), "lr": 0.01} for each in (model[0], model[3])]
+    optimizer = torch.optim.AdamW(groups)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=64)
+    data = torch.utils.data.TensorDataset(torch.randn(123, 8))
+    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+    return stepped(
+        model,
+        optimizer,
+        lambda: (first(model(batch.to(device))) for (batch,) in loader),
+        scheduler,
+    )
+
+
+@case("one layer, along a loop")
+def _(device: str) -> Program:
+    model, x = nn.Linear(8, 4).to(device), torch.randn(4, 8, device=device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return stepped(model, optimizer, lambda: (first(model(x)) for _ in range(24)))
+
+
+@case("recomputed in the backward pass, along a loop")
+def _(device: str) -> Program:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(), nn.Linear(8, 8)).to(device)
+    x = torch.randn(4, 8, device=device)
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def losses() -> Iterator[torch.Tensor]:
+        for _ in range(24):
+            yield first(torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False))
+
+    return stepped(model, optimizer, losses)
+
+
+@case("LBFGS, along a loop")
+def _(device: str) -> Program:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1)).to(device)
+    x = torch.randn(64, 8, device=device)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2, line_search_fn=None)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = first(model(x) - x.sin().sum(1, keepdim=True))
+        loss.backward()
+        return loss
+
+    def run(profiled: Profiled) -> Any:
+        losses = []
+        with profiled(model, optimizer=optimizer) as prof:
+            for _ in range(60):
+                losses.append(optimizer.step(closure))
+                prof.step()
+        return losses
+
+    return Program(model, run)
+
+
+@case("two networks and two optimizers, along a loop")
+def _(device: str) -> Program:
+    made, judge = nn.Linear(8, 8).to(device), nn.Linear(8, 1).to(device)
+    both = torch.optim.Adam(made.parameters()), torch.optim.SGD(judge.parameters(), lr=0.1)
+
+    def run(profiled: Profiled) -> Any:
+        scores = []
+        with profiled(made, optimizer=list(both)) as prof:
+            for _ in range(24):
+                noise = torch.randn(4, 8, device=device)
+                for sign, optimizer in ((1, both[1]), (-1, both[0])):
+                    score = sign * judge(made(noise)).mean()
+                    score.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    scores.append(score.detach())
+                prof.step()
+        return scores
+
+    return Program(nn.ModuleList([made, judge]), run, [each.state_dict for each in both])
+
+
+@case("serving, each call a step")
+def _(device: str) -> Program:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)).eval().to(device)
+
+    def run(profiled: Profiled) -> Any:
+        with torch.no_grad(), profiled(model, along=True):
+            return [model(torch.randn(1 + n % 3, 8, device=device)) for n in range(60)]
+
+    return Program(model, run)
+
+
+@case("a step that is measured and put back")
+def _(device: str) -> Program:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(), nn.BatchNorm1d(8)).to(device)
+    optimizer = torch.optim.RAdam(model.parameters())
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    mean = torch.optim.swa_utils.AveragedModel(model)
+    x = torch.randn(4, 8, device=device)
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = first(model(x))
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        mean.update_parameters(model)
+        return loss.detach()
+
+    def run(profiled: Profiled) -> Any:
+        losses = [step()]
+        profiled.measure(step, restore=(model, optimizer, scheduler, mean))
+        return [*losses, step(), step()]
+
+    return Program(model, run, [optimizer.state_dict, scheduler.state_dict, mean.state_dict])
+
+
+# Programs around a model
+
+
+@case("hooks that collect features")
+def _(device: str) -> Program:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)).to(device)
+    features: dict[str, list[torch.Tensor]] = {}
+    for name, module in model.named_children():
+        module.register_forward_hook(
+            lambda _module, _args, output, name=name: features.setdefault(name, []).append(output)
+        )
+    program = once(model, torch.randn(4, 8, device=device))
+    program.others.append(lambda: features)
+    return program
+
+
+@case("calls of several threads")
+def _(device: str) -> Program:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval().to(device)
+    batches = [torch.randn(4, 8, device=device) for _ in range(8)]
+
+    def run(profiled: Profiled) -> Any:
+        with profiled(model), ThreadPoolExecutor(4) as pool:
+            return [each.detach() for each in pool.map(model, batches)]
+
+    return Program(model, run)
+
+
+@case("calls of coroutines")
+def _(device: str) -> Program:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval().to(device)
+
+    async def answer(number: int) -> torch.Tensor:
+        await asyncio.sleep(0.001 * (number % 3))
+        output: torch.Tensor = model(torch.full((1, 8), float(number), device=device))
+        return output.detach()
+
+    async def answers() -> list[torch.Tensor]:
+        return await asyncio.gather(*map(answer, range(6)))
+
+    def run(profiled: Profiled) -> Any:
+        with profiled(model):
+            return asyncio.run(answers())
+
+    return Program(model, run)
+
+
+@case("model that reads from batches that are zipped")
+def _(device: str) -> Program:
+    model = Reading().to(device)
+    batches = [torch.randn(2, 4, device=device) for _ in range(4)]
+    stream = map(itemgetter(0), zip(batches, range(4), strict=True))
+
+    def run(profiled: Profiled) -> Any:
+        with torch.no_grad():
+            with profiled(model):
+                outputs = [model(stream)]
+            return [*outputs, model(stream), len(list(stream))]
+
+    return Program(model, run)
 
 
 # transformers
@@ -459,30 +703,17 @@ def _python_state(model: nn.Module) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def nothing(_model: nn.Module) -> Iterator[None]:
-    """No profile."""
-    yield
-
-
 def checked(make: Make, device: str) -> dict[str, Any]:
     """Which parts of a program's state differ where it is profiled."""
-    profiles = []
-
-    @contextmanager
-    def profiled(model: nn.Module) -> Iterator[None]:
-        with xsp.profile(model, **QUICK) as prof:
-            yield
-        profiles.append(prof)
-
-    plain = state_after(make, device, nothing)
-    again = state_after(make, device, nothing)
+    profiled = Profiled()
+    plain = state_after(make, device, Unprofiled())
+    again = state_after(make, device, Unprofiled())
     other = state_after(make, device, profiled)
     # What is not the same in two programs that are both unprofiled tells nothing.
     told = [part for part in plain if same(plain[part], again.get(part))]
     differing = [part for part in told if not same(plain[part], other.get(part))]
     differing += sorted(set(other) - set(plain))
-    layers = int((profiles[0].table("layers")["kind"] != "none").sum())
+    layers = int((profiled.profiles[0].table("layers")["kind"] != "none").sum())
     incomparable = sorted(set(plain) - set(told))
     return {
         "equal": not differing,

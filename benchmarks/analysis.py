@@ -32,113 +32,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from large_captures import CAPTURE, repeated, save
 
 import xsp
 from xsp.analysis.from_disk import tree_from_file
-from xsp.capture.file import Capture
-from xsp.types import Level
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-CAPTURE = EXAMPLES / "captures" / "h100_transformer.xsp"
 TRACE = EXAMPLES / "traces" / "h100_resnet50.torch_profiler.json.gz"
 TIME_LIMIT_S = 600
-_BY_RUN = ("runs", "model_calls", "spans", "api_calls", "synchronizations")
-_TIMES = ("start_ns", "end_ns", "host_end_ns")
-
-
-MOST_ROUNDS = 100
-"""A profile has no more; one with more spans is of a program that does more in each run."""
-
-
-def repeated(spans: int) -> xsp.Profile:
-    """A profile of about so many spans: the bundled one with its rounds repeated up to 100, then
-    with the work of each run repeated.
-    """
-    capture = xsp.load(CAPTURE)._capture
-    whole = capture.tables
-    rounds = int(whole["runs"]["round"].max()) + 1
-    wanted = max(round(spans / (len(whole["spans"]) / rounds)), 5)
-    times = -(-wanted // MOST_ROUNDS)
-    wanted = min(wanted, MOST_ROUNDS)
-    longer = _longer(whole, times)
-    parts = [_shifted(longer, number, rounds) for number in range(-(-wanted // rounds))]
-    tables = dict(longer)
-    for name in _BY_RUN:
-        tables[name] = pd.concat([part[name] for part in parts], ignore_index=True)
-    del parts, longer
-    return xsp.Profile(Capture(capture.meta, _first_rounds(tables, wanted)))
-
-
-def _longer(tables: dict[str, pd.DataFrame], times: int) -> dict[str, pd.DataFrame]:
-    """The same runs, each doing its work so many times."""
-    runs, spans, found = tables["runs"], tables["spans"], dict(tables)
-    lasts = runs.set_index("run")["latency_ns"].max() + 1_000
-    most_ids = int(spans["correlation_id"].max()) + 1
-    whole = (tables["layers"]["kind"] == "none").to_numpy()[
-        np.where(spans["level"] == Level.LAYER, spans["detail"], 0)
-    ]
-    once = (spans["level"] == Level.MODEL) | ((spans["level"] == Level.LAYER) & whole)
-    for name in ("api_calls", "synchronizations", "spans"):
-        table = tables[name]
-        copies = []
-        for number in range(times):
-            copy = table.assign(copy=number, before=np.arange(len(table)))
-            for column in (column for column in _TIMES if column in table):
-                copy[column] += lasts * number
-            used = copy["correlation_id"] > 0
-            copy["correlation_id"] = copy["correlation_id"].where(
-                ~used, copy["correlation_id"] + most_ids * number
-            )
-            copies.append(copy if number == 0 or name != "spans" else copy[~once.to_numpy()])
-        joined = pd.concat(copies, ignore_index=True)
-        joined = joined.sort_values(["run", "copy", "before"], kind="stable", ignore_index=True)
-        found[name] = joined
-    placed = found["spans"]
-    places = np.zeros((times, len(spans)), dtype=np.int64)
-    places[:] = np.flatnonzero(placed["copy"] == 0)
-    places[placed["copy"], placed["before"]] = np.arange(len(placed))
-    for name in ("spans", "api_calls"):
-        parent = found[name]["parent"].to_numpy()
-        moved = places[found[name]["copy"], np.maximum(parent, 0)]
-        found[name] = found[name].assign(
-            parent=np.where(parent < 0, parent, moved).astype(np.int32)
-        )
-    for name in ("spans", "api_calls", "synchronizations"):
-        found[name] = found[name].drop(columns=["copy", "before"])
-    added = lasts * (times - 1)
-    is_whole = found["spans"].index.isin(places[0][once.to_numpy()])
-    found["spans"].loc[is_whole, "duration_ns"] += added
-    found["runs"] = runs.assign(
-        latency_ns=runs["latency_ns"] + added, host_latency_ns=runs["host_latency_ns"] + added
-    )
-    calls = tables["model_calls"]
-    ends = {name: calls[name] + added for name in ("host_end_ns", "end_ns")}
-    found["model_calls"] = calls.assign(**ends)
-    return found
-
-
-def _shifted(tables: dict[str, pd.DataFrame], number: int, rounds: int) -> dict[str, pd.DataFrame]:
-    """The tables of runs as those of the `number`-th repetition, which comes after the others."""
-    runs = tables["runs"]
-    lasts_ns = int((runs["start_ns"] + runs["latency_ns"]).max() - runs["start_ns"].min()) * 2
-    rows = {"run": len(runs), "round": rounds, "parent": len(tables["spans"])}
-    found = {}
-    for name in _BY_RUN:
-        table = tables[name].copy()
-        for column in (column for column in _TIMES if column in table):
-            table[column] += lasts_ns * number
-        for column in (column for column in rows if column in table):
-            value = table[column]
-            table[column] = value.where(value < 0, value + rows[column] * number)
-        found[name] = table
-    return found
-
-
-def _first_rounds(tables: dict[str, pd.DataFrame], wanted: int) -> dict[str, pd.DataFrame]:
-    """Without the runs from this round on. Spans are in order of their runs."""
-    kept = tables["runs"].loc[tables["runs"]["round"] < wanted, "run"]
-    last = int(kept.max())
-    return tables | {name: tables[name][tables[name]["run"] <= last] for name in _BY_RUN}
 
 
 def peak_bytes() -> int:
@@ -280,7 +181,7 @@ def main() -> None:
         parser.add_argument(f"--{kind}", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.save:
-        repeated(int(given.save[0])).save(given.save[1])
+        save(int(given.save[0]), Path(given.save[1]))
         return
     for kind, of_size in KINDS.items():
         if (size := getattr(given, kind.replace("-", "_"))) is not None:

@@ -289,3 +289,11 @@ def test_a_run_counts_its_calls_and_events() -> None:
     one = Run(MODEL, 0, 0, both, {"a": {"x": np.zeros(3)}, "b": {}, "c": {"x": np.zeros(2)}})
     assert (one.latency_ns, one.host_latency_ns, one.events) == (110, 80, 5)
     assert len(one.table("layer_events", LAYER_EVENTS)["code"]) == 0
+
+
+def test_less_time_is_kept_for_tight_loops_where_no_kernels_are_traced(clock: Clock) -> None:
+    """They take a tenth of a second on a CPU, and what is kept for them is no round's."""
+    deadline = Deadline(10.0)
+    deadline.without_kernels()
+    assert deadline.left_for_rounds_s(0) == pytest.approx(10 - 0.1 - 0.2 - 0.15)
+    assert deadline.corrected_s(1_000_000) == pytest.approx(2.2 + 0.15)

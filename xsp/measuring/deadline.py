@@ -24,8 +24,8 @@ FIT_S, FIT_S_PER_EVENT = 0.2, 2e-6
 TABLES_S, TABLES_S_PER_EVENT = 0.1, 4e-6
 """What the fit of costs, and tables, take for the events of all rounds, on a slow host."""
 
-LOOPS_S = 0.5
-"""What the tracers' costs in tight loops take; without a GPU less."""
+LOOPS_S, LOOPS_ON_HOST_S = 0.5, 0.15
+"""What the tracers' costs in tight loops take, and without the level of kernels."""
 
 
 class Deadline:
@@ -37,6 +37,7 @@ class Deadline:
         self.budget_s = budget_s
         self._begin = time.perf_counter() - spent_s
         self._reserved_s = 0.0
+        self._loops_s = LOOPS_S
 
     @classmethod
     def of(cls, options: Options) -> Deadline:
@@ -65,6 +66,10 @@ class Deadline:
         """
         self._reserved_s = seconds if seconds <= RESERVED_SHARE * self.left_s else 0.0
 
+    def without_kernels(self) -> None:
+        """No kernels are traced, and none launched in tight loops."""
+        self._loops_s = LOOPS_ON_HOST_S
+
     def release(self) -> None:
         """The rounds are over."""
         self._reserved_s = 0.0
@@ -72,18 +77,17 @@ class Deadline:
     def left_for_rounds_s(self, events: int) -> float:
         """Seconds that rounds with so many events so far may still take."""
         tables_s = TABLES_S + TABLES_S_PER_EVENT * events
-        return self.left_s - self._reserved_s - tables_s - corrected_s(events)
+        return self.left_s - self._reserved_s - tables_s - self.corrected_s(events)
+
+    def corrected_s(self, events: int) -> float:
+        """Seconds that all of the correction takes, tight loops and fit."""
+        return self._loops_s + fit_s(events)
 
     def fits(self, seconds: float) -> bool:
         """Whether a phase of this length ends in time, or too late by no more than the
         tolerance.
         """
         return seconds <= self.left_s - self._reserved_s + TOLERANCE * self.budget_s
-
-
-def corrected_s(events: int) -> float:
-    """Seconds that all of the correction takes, tight loops and fit."""
-    return LOOPS_S + fit_s(events)
 
 
 def fit_s(events: int) -> float:

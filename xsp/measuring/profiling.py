@@ -91,6 +91,8 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
         prepared = prepare(executor, options, deadline, shown)
         prepared = with_captured(prepared, options, shown)
         layers = len(prepared.structure.layers)
+        if Level.KERNEL not in prepared.traced:
+            deadline.without_kernels()
         deadline.reserve(memory.expected_s(prepared.structure_s, layers))
         # Only now has a plain callable shown which GPU it uses.
         device = target.device()

@@ -19,7 +19,7 @@ from xsp.measuring.afterwards.calibration import tight_loops
 from xsp.measuring.afterwards.counting import Counters, count_kernels
 from xsp.measuring.afterwards.memory import LayerMemory
 from xsp.measuring.afterwards.serialized import expected_s, serialize_layers
-from xsp.measuring.deadline import Deadline, corrected_s, fit_s
+from xsp.measuring.deadline import Deadline, fit_s
 from xsp.measuring.executor import Executor
 from xsp.measuring.options import Options
 from xsp.measuring.preparation import Prepared
@@ -71,7 +71,7 @@ class ExtraRuns:
     def _time_loops(self, device: int | None) -> None:
         """The tracers' costs in tight loops, unless there is no time for the fit after them."""
         # Each rank by itself, as it fits.
-        self.has_looped = self.deadline.fits(corrected_s(len(self.tables["spans"])))
+        self.has_looped = self.deadline.fits(self.deadline.corrected_s(len(self.tables["spans"])))
         if self.has_looped:
             with self._dispensable(_LOOPS), devices.on(device):
                 self.loops = tight_loops(self.prepared.tracers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from operations import operations_are_kernels
 from quick import LAYERS, forward_names, layer_spans, measured
-from torch import nn
+from torch import distributed, nn
 
 import xsp
 from xsp.report.text import profile_text
@@ -243,6 +244,17 @@ def test_modules_of_functions_that_the_callable_uses_have_their_names() -> None:
     assert forward_names(measured(lambda: _headed(x))) == ["HEAD"]
     assert forward_names(measured(Predictor(), x)) == ["HEAD"]
     assert forward_names(measured(inside, x)) == ["HEAD"]
+
+
+def test_looking_for_names_warns_of_nothing_of_torchs() -> None:
+    """A program that names torch.distributed, which has deprecated variables, is told of none."""
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return x * (2 if distributed.is_initialized() else 3)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        measured(step, torch.randn(2))
 
 
 def test_a_profile_has_the_name_of_what_was_measured() -> None:

@@ -125,9 +125,9 @@ def test_outputs_are_found_wherever_they_are(kind: str) -> None:
 
     leaf = Leaf()
     prof = measured(step_of(lambda x: unwrap(leaf(x))), torch.randn(2, 4))
-    assert backward_names(prof).count("Leaf") == 1
+    assert backward_names(prof).count("leaf") == 1
     assert NO_OWNER not in backward_names(prof)
-    assert rows(prof, "module").set_index("name").loc["Leaf", "output_shapes"] == "[[2, 4]]"
+    assert rows(prof, "module").set_index("name").loc["leaf", "output_shapes"] == "[[2, 4]]"
 
 
 class Opaque:

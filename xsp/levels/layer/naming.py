@@ -144,8 +144,13 @@ def _modules_in(name: str, value: Any) -> Iterator[tuple[str, nn.Module]]:
         parts = [(f"{name}.{key}", each) for key, each in value.items()]
     elif isinstance(value, (list, tuple)):
         parts = [(f"{name}.{place}", each) for place, each in enumerate(value)]
-    elif isinstance(value, type) or callable(value):
+    elif isinstance(value, type) or callable(value) or _is_torch(value):
         return
     else:
         parts = [(f"{name}.{key}", each) for key, each in _attributes(value)]
     yield from ((part, each) for part, each in parts if isinstance(each, nn.Module))
+
+
+def _is_torch(value: Any) -> bool:
+    """It holds no module of the program, and some of its variables warn when looked at."""
+    return isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] == "torch"

@@ -25,6 +25,7 @@ from simulator import (
 )
 
 from xsp.analysis.correction.charges import COST_LEVELS, Costs, EventKind
+from xsp.analysis.correction.corrected import mostly_tracing
 from xsp.analysis.correction.costs import Fit, fit_costs
 from xsp.analysis.correction.critical_path import slopes
 from xsp.analysis.correction.evidence import Round
@@ -341,3 +342,16 @@ def test_every_event_keeps_a_tenth_of_its_length() -> None:
     recorded, corrected = durations(replay(run, only(EventKind.FUNCTIONAL, 10**6)))
     for length, kept in zip(lengths, (4_000, 500, 91), strict=True):
         assert (corrected[recorded == length] == kept).all()
+
+
+@pytest.mark.parametrize(("cost_ns", "share"), [(500, 0.0), (4_000, 0.25)])
+def test_share_of_events_that_are_mostly_tracing_is_counted(cost_ns: int, share: float) -> None:
+    """Of four calls one is so short that the correction takes more than half of it if tracing is
+    dear; `prof.costs` shows this share.
+    """
+    lengths = (40_000, 40_000, 40_000, 900)
+    operations = [Call(Level.LAYER, (Work(each),), EventKind.FUNCTIONAL) for each in lengths]
+    run = Simulation((*operations, Work(20_000)) * 20, Costs()).timeline()
+    found = mostly_tracing([run], only(EventKind.FUNCTIONAL, cost_ns))
+    assert found["functional_ns"] == share
+    assert found["layer_ns"] == 0.0

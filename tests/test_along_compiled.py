@@ -160,6 +160,30 @@ def test_a_loop_without_compiled_code_says_nothing_of_it() -> None:
     assert not len(prof.compiled())
 
 
+def test_compiled_code_within_an_optimizers_step_stays_compiled() -> None:
+    """Where a closure computes, as Lightning has it, the program runs the code that it had compiled
+    before, and its kernels are led.
+    """
+    model = whole(Net())
+    optimizer, x = torch.optim.SGD(model.parameters(), lr=0.1), torch.randn(16, 8)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss: torch.Tensor = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    before = counters["frames"].copy()
+    with xsp.profile(model, optimizer=optimizer, **OPTIONS) as prof:
+        for _ in range(29):
+            optimizer.step(closure)
+            prof.step()
+    assert counters["frames"] == before
+    assert not said(prof, "recompiled", "compiled-not-led")
+    assert set(prof.compiled()["phase"]) == {"forward", "backward"}
+
+
 def test_modules_that_share_compiled_code_have_each_their_layers() -> None:
     """Without gradients the second block runs what was compiled for the first: its products count
     for its own layers.

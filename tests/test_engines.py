@@ -218,3 +218,46 @@ def test_a_worker_process_makes_the_profile_of_its_engine(
     assert process.exitcode == 0
     assert tokens == served(engine, REQUESTS)
     assert xsp.load(tmp_path / "worker.xsp").name == "Decoder execute_model (decode of 4)"
+
+
+class Stand:
+    """What the recipe for vLLM needs of it: workers of which the class is made of its own and the
+    one that is named, and prompts that these answer.
+    """
+
+    def __init__(self, engine: engines.Engine) -> None:
+        self.names: dict[str, Any] = {"xsp": xsp, "llm": self, "prompts": REQUESTS * 4}
+        self._engine = engine
+        self._worker: Any = None
+
+    def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> Any:
+        if self._worker is None:
+            self._worker = type("Worker", (self.names["ProfiledWorker"],), {})()
+            self._worker.model_runner = self._engine.runner
+            model = self._engine.runner.model
+            vars(self._engine.runner)["get_model"] = lambda: model
+        return getattr(self._worker, method)(*args)
+
+    def generate(self, prompts: int) -> None:
+        served(self._engine, prompts)
+
+
+def test_the_recipe_for_vllm_makes_a_profile(
+    engine: engines.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The block of the page, as it stands there, in an engine with the same names: two calls from
+    outside begin a profile of the worker's steps and write it. After its next step the runner is as
+    it was.
+    """
+    page = (Path(__file__).parents[1] / "docs" / "engines.md").read_text()
+    (block,) = (each for each in page.split("```python\n")[1:] if "class ProfiledWorker" in each)
+    monkeypatch.chdir(tmp_path)
+    stand, before = Stand(engine), state_of(engine)
+    exec(block.partition("```")[0], stand.names)
+    prof = xsp.load(tmp_path / "worker.xsp")
+    assert prof.name.startswith("Decoder execute_model")
+    assert "blocks.0.attention.qkv" in set(prof.table("layers")["name"])
+    assert prof.runs["round"].max() > 0
+    served(engine, 1)
+    del vars(engine.runner)["get_model"]
+    assert state_of(engine) == before

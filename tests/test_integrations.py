@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from inductor_without_compiler import inductor_without_compiler
 from test_evaluation_records import evaluation
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -22,16 +25,22 @@ STEPS = 24
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing goes out, and what libraries write is written here."""
+def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Nothing goes out, what libraries write is written here, and Accelerate forgets how it was set
+    up.
+    """
     for name, value in {
         "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "offline",
         "WANDB_SILENT": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "ACCELERATE_DYNAMO_BACKEND": "no",
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(True)
 
 
 def batches(size: int = 4) -> DataLoader[Any]:
@@ -114,8 +123,11 @@ def test_what_lightning_raises_stays_its_own() -> None:
     assert "too few to measure one round" in short.why
 
 
-def test_hugging_faces_trainer_is_profiled_along(tmp_path: Path) -> None:
-    """Layers, the optimizer's step and the scheduler's are rows."""
+@pytest.mark.parametrize("compiles", [False, True])
+def test_hugging_faces_trainer_is_profiled_along(tmp_path: Path, compiles: bool) -> None:
+    """Layers, the optimizer's step and the scheduler's are rows; where it compiles the model, that
+    is one layer, and kernels of compiled code are led to those that it is made of.
+    """
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     from xsp.integrations.transformers import XspCallback
@@ -139,14 +151,56 @@ def test_hugging_faces_trainer_is_profiled_along(tmp_path: Path) -> None:
         save_strategy="no",
         disable_tqdm=True,
         use_cpu=True,
+        torch_compile=compiles,
     )
-    transformers.Trainer(
-        model=Model(), args=arguments, train_dataset=rows, callbacks=[callback]
-    ).train()
+    with inductor_without_compiler(tmp_path):
+        transformers.Trainer(
+            model=Model(), args=arguments, train_dataset=rows, callbacks=[callback]
+        ).train()
     assert callback.why == ""
     found = names(callback.profile)
-    assert {"net.0", "net.2", "AdamW.step"} <= found
+    assert "AdamW.step" in found
+    assert {"net.0", "net.2"} <= (led(callback.profile) if compiles else found)
     assert any(name.endswith("LR.step") for name in found)
+
+
+def led(prof: xsp.Profile | None) -> set[str]:
+    """Layers that compiled code is led to, where nothing was compiled again for it."""
+    assert prof is not None
+    assert not [each for each in prof.warnings if "[recompiled]" in each or "not-led" in each]
+    return set(prof.compiled()["layer"])
+
+
+def test_accelerates_compiled_model_is_led_to_layers(tmp_path: Path) -> None:
+    """What `prepare` has compiled is one layer, and its kernels are led to those in it."""
+    accelerate = pytest.importorskip("accelerate")
+    from xsp.integrations.accelerate import profile
+
+    accelerator, module = accelerate.Accelerator(cpu=True, dynamo_backend="inductor"), net()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    model, optimizer, loader = accelerator.prepare(module, optimizer, batches())
+    with (
+        inductor_without_compiler(tmp_path),
+        profile(accelerator, model, optimizer, **QUICK) as prof,
+    ):
+        for images, labels in loader:
+            accelerator.backward(nn.functional.cross_entropy(model(images), labels))
+            optimizer.step()
+            optimizer.zero_grad()
+            prof.step()
+    assert led(prof) == {"0", "1", "2"}
+
+
+def test_lightnings_compiled_module_is_led_to_layers(tmp_path: Path) -> None:
+    """It compiles the training step, which runs within the optimizer's: it stays compiled."""
+    pytest.importorskip("lightning.pytorch")
+    from xsp.integrations.lightning import XspCallback
+
+    callback = XspCallback(**QUICK)
+    with inductor_without_compiler(tmp_path):
+        lightning_trainer(callback).fit(torch.compile(lightning_module()), batches())
+    assert callback.why == ""
+    assert {"net.0", "net.2", "::cross_entropy"} <= led(callback.profile)
 
 
 def test_accelerates_loop_is_profiled_along() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from xsp.integrations.following import Followed, Following
+from xsp.machine.torch_internals import compiled_from
 
 
 class XspCallback(Followed, TrainerCallback):
@@ -23,8 +24,10 @@ class XspCallback(Followed, TrainerCallback):
         self._following = Following(path, **options)
 
     def on_train_begin(self, *_: Any, model: Any = None, optimizer: Any = None, **__: Any) -> None:
-        """Begin."""
-        self._following.begin(model, [] if optimizer is None else [optimizer])
+        """Begin. With `torch_compile=True` the model is called through what that gave."""
+        compiled = compiled_from(model)
+        called = model if compiled is None else compiled
+        self._following.begin(called, [] if optimizer is None else [optimizer])
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """A step has ended, with its optimizer's and scheduler's."""

@@ -7,6 +7,7 @@ is dealt with here.
 from __future__ import annotations
 
 import ctypes
+import gc
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -260,6 +261,16 @@ def is_compiled(module: nn.Module) -> bool:
     """Whether this is what `torch.compile(module)` returns. Its class is private."""
     # Asking a module for what it does not have is slow; its own dictionary has the second.
     return "dynamo_ctx" in vars(module) and hasattr(module, "_orig_mod")
+
+
+def compiled_from(module: nn.Module) -> nn.Module | None:
+    """What `torch.compile(module)` has returned and somebody still has, None where that is not one
+    object.
+    """
+    kind = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", None)
+    every = (each for each in gc.get_objects() if kind is not None and type(each) is kind)
+    found = [each for each in every if vars(each)["_modules"].get("_orig_mod") is module]
+    return found[0] if len(found) == 1 else None
 
 
 def mkldnn_enabled() -> bool:

@@ -154,13 +154,13 @@ class FunctionalMode(TorchFunctionMode):
         """One layer; inside it the mode is off, wherever in the stack it lies: Dynamo guards on all
         modes.
         """
-        if not self.is_on():
+        if not self._lies_here():
             return None
         function = CompiledFunction(name)
-        code = self._codes.of_function(function)
-        if code is None:
-            return None
-        self._begin(code, function, inputs, {})
+        # Where it lets calls pass, as in a part of a step, it is no layer.
+        code = None if self.switch.muted() else self._codes.of_function(function)
+        if code is not None:
+            self._begin(code, function, inputs, {})
         self.switch.mute()
         self._answers.pause()
         above = [pop_mode() for _ in range(mode_depth() - self._depth)]
@@ -176,9 +176,14 @@ class FunctionalMode(TorchFunctionMode):
                 push_mode(mode)
             self._answers.go_on()
             self.switch.unmute()
-            self._end(code, function, inputs, result)
+            if code is not None:
+                self._end(code, function, inputs, result)
 
         return leave
+
+    def _lies_here(self) -> bool:
+        stack = modes()
+        return len(stack) >= self._depth and stack[self._depth - 1] is self
 
     @contextmanager
     def back_on(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from quick import LAYERS
+from quick import LAYERS, forward_names
 from torch import nn
 
 import xsp
@@ -365,3 +365,42 @@ def test_what_is_imported_in_a_profile_keeps_pytorchs_own_call() -> None:
     xsp.measure(ImportsDynamo(), torch.ones(2), **LAYERS)
     assert dynamo.unpatched_nn_module_call is real
     assert nn.Module.__call__ is real
+
+
+class BuildsAtFirst(nn.Module):
+    """Makes a part of itself in its first call, in place of None or where there was nothing."""
+
+    last: Any
+
+    def __init__(self, declared: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        if declared:
+            self.last = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if getattr(self, "last", None) is None:
+            self.last = nn.Linear(4, 4)
+            self.scale = nn.Parameter(torch.ones(4))
+            self.register_buffer("shift", torch.ones(4))
+        output: torch.Tensor = self.last(self.first(x))
+        return output
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_what_a_call_builds_is_the_programs_own(declared: bool) -> None:
+    """Re-runs use the layer that the block's own call made, and leave it; `xsp.measure` leaves no
+    layer that was not there.
+    """
+    model, x = BuildsAtFirst(declared), torch.randn(2, 4)
+    with xsp.profile(model, **LAYERS) as prof:
+        output = model(x)
+        made = model.last
+    assert forward_names(prof) == ["first", "last"]
+    assert model.last is made
+    assert torch.equal(model(x), output)
+    new = BuildsAtFirst(declared)
+    before = {name: list(value) for name, value in vars(new).items() if isinstance(value, dict)}
+    assert forward_names(xsp.measure(new, x, **LAYERS)) == ["first", "last"]
+    assert list(new.state_dict()) == ["first.weight", "first.bias"]
+    assert {name: list(vars(new)[name]) for name in before} == before

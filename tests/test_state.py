@@ -248,6 +248,43 @@ def test_parameters_are_put_back_in_place() -> None:
     assert not optimizer.state
 
 
+def _state_of(generator: torch.Generator) -> list[int]:
+    state: list[int] = generator.get_state().tolist()
+    return state
+
+
+PUT_BACK: dict[str, tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "tensor": (torch.zeros(2), lambda it: it.add_(1), torch.Tensor.tolist),
+    "parameter": (nn.Parameter(torch.zeros(2)), lambda it: it.data.add_(1), torch.Tensor.tolist),
+    "list": ([[1]], lambda it: it[0].append(2), str),
+    "dict": ({"a": {"n": 0}}, lambda it: it["a"].update(n=it["a"]["n"] + 1), str),
+    "torch's": (torch.Generator(), lambda it: torch.rand(1, generator=it), _state_of),
+    "numpy's": (
+        np.random.default_rng(0),
+        lambda it: it.random(),
+        lambda it: it.bit_generator.state,
+    ),
+    "numpy's older": (np.random.RandomState(0), lambda it: it.rand(), lambda it: it.get_state()[2]),
+    "Python's": (random.Random(0), lambda it: it.random(), random.Random.getstate),
+}
+
+
+@pytest.mark.parametrize(("value", "change", "look"), PUT_BACK.values(), ids=PUT_BACK)
+def test_tensors_containers_and_generators_are_put_back_in_place(
+    value: Any, change: Callable[[Any], Any], look: Callable[[Any], Any]
+) -> None:
+    """Before every run and after the last, also what a container in a container holds."""
+    before = str(look(value))
+    restored = Restored([value])
+    for _ in range(2):
+        restored.prepare()
+        assert str(look(value)) == before
+        change(value)
+        assert str(look(value)) != before
+    restored.restore()
+    assert str(look(value)) == before
+
+
 @pytest.mark.parametrize("wrong", [3, Schedule, "model"])
 def test_what_keeps_nothing_cannot_be_put_back(wrong: Any) -> None:
     """It is refused with what it is."""

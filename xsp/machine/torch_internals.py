@@ -250,6 +250,11 @@ def buffers_of(module: nn.Module) -> dict[str, torch.Tensor | None]:
     return module._buffers
 
 
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """A module's own parameters, to read and write, also those that are None."""
+    return module._parameters
+
+
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     """A module's own modules by name, to read and write without a check; `named_children` leaves
     out those that are None and those that are there twice.

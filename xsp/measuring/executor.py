@@ -25,6 +25,7 @@ from xsp.measuring.collected import Globals, HookState
 from xsp.measuring.collecting import no_garbage_collection
 from xsp.measuring.python_state import PythonState, copier_for
 from xsp.measuring.ranks import Ranks
+from xsp.measuring.registered import Registered
 from xsp.measuring.restoring import Restored
 from xsp.measuring.state import GENERATORS, PYTHON, ModelState, RandomState
 from xsp.measuring.switching import complete
@@ -155,6 +156,7 @@ class Executor:
             undo.callback(complete, lambda: final.restore(self._restorable()))
             undo.callback(complete, self._state.restore_with_gradients)
             undo.callback(complete, self._python.restore)
+            undo.callback(complete, Registered(self.target.model).restore)
             undo.callback(complete, self._hooks.restore)
             yield
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import random
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from xsp.machine.torch_internals import without_torch_functions
@@ -28,7 +30,7 @@ class Place:
 
     key: Any
     read: Callable[[], Any]
-    write: Callable[[Any], None]
+    write: Callable[[Any], object]
 
 
 def cell_place(cell: types.CellType) -> Place:
@@ -75,7 +77,26 @@ def place_of(value: Any) -> Place | None:
             functools.partial(_refill_dict, value),
         )
     if type(value) is torch.Tensor and _is_small(value):
-        return Place(id(value), lambda: _copy(value), functools.partial(_write, value))
+        return tensor_place(value)
+    return None
+
+
+def tensor_place(value: torch.Tensor) -> Place:
+    """A tensor's own memory."""
+    return Place(id(value), lambda: _copy(value), functools.partial(_write, value))
+
+
+def generator_place(value: Any) -> Place | None:
+    """The state of a random generator; None for anything else."""
+    if isinstance(value, torch.Generator):
+        return Place(id(value), value.get_state, value.set_state)
+    if isinstance(value, random.Random):
+        return Place(id(value), value.getstate, value.setstate)
+    if isinstance(value, np.random.RandomState):
+        return Place(id(value), value.get_state, value.set_state)
+    if isinstance(value, np.random.Generator):
+        bits = value.bit_generator
+        return Place(id(value), lambda: bits.state, functools.partial(setattr, bits, "state"))
     return None
 
 

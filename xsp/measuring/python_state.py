@@ -10,6 +10,7 @@ from torch import nn
 
 from xsp.machine.torch_internals import CALL, COMPILED_CALL, REPLICATE
 from xsp.measuring.copies import Copier, UsedOnceError, same
+from xsp.measuring.registered import is_registered
 
 _NOT_STATE = {*vars(nn.Module()), CALL, COMPILED_CALL, REPLICATE, "__reduce_ex__"}
 """torch's own attributes, which are put back in another way, and those that tracers replace."""
@@ -68,7 +69,9 @@ class PythonState:
         self._changing: set[tuple[nn.Module, str]] | None = None
 
     def prepare(self, copier: Copier) -> None:
-        """Before a run: every attribute as at the start."""
+        """Before a run: every attribute as at the start, but for one of a name under which a module
+        has made another module since, which it would hide.
+        """
         for module, start in self._start.items():
             own = self._own.get(module, {})
             self._put(
@@ -76,6 +79,7 @@ class PythonState:
                 {
                     name: copier(value) if self._is_copied(module, name) else own[name]
                     for name, value in start.items()
+                    if not is_registered(module, name)
                 },
             )
 

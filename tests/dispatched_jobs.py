@@ -24,9 +24,21 @@ def simulated(payload: Mapping[str, Any]) -> dict[str, Any]:
         _hang(payload.get("noted"))
     if does == "object":
         return {"square": object()}
-    if does == "hold":
-        _hold(payload)
     return {"square": payload["number"] ** 2, "pid": os.getpid()}
+
+
+def recorded(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation that nobody measured, as an agent hands it over; it is held where `_hold` says
+    so.
+    """
+    from served_evaluations import evaluation
+
+    from xsp.evaluation.manifest.reading import manifest_from_record
+    from xsp.evaluation.records.transport import as_json
+
+    _hold(payload)
+    manifest = manifest_from_record(payload["manifest"])
+    return as_json(evaluation(manifest, payload["number"], 2.0))
 
 
 def _hang(noted: str | None) -> None:

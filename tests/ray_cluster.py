@@ -16,15 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from captures import gpu_capture
-from dispatched_jobs import simulated, special
+from dispatched_jobs import recorded, simulated, special
+from evaluated_models import manifest_text
 
 import xsp
 from xsp.capture.file import Capture
+from xsp.database.store import Store
 from xsp.errors import DispatchError
 from xsp.evaluation.dispatch.job import Answer, Job, job_key
 from xsp.evaluation.dispatch.ray_agents import Ray
 from xsp.evaluation.dispatch.ray_session import settings
 from xsp.evaluation.dispatch.running import run_jobs
+from xsp.evaluation.manifest.reading import manifest_of
+from xsp.evaluation.records import jobs as records
+from xsp.evaluation.records.reading import evaluations
 from xsp.types import Level
 
 KILLED_AFTER = 80
@@ -135,30 +140,41 @@ def refused() -> str:
 
 
 def killed(raylet: Any, held: Path) -> dict[str, Any]:
-    """Two hundred jobs, during which a node is killed while a job is in flight there; `orphans` are
-    its workers that go on.
+    """Two hundred evaluations for a database, during which a node is killed while one is in flight
+    there; `orphans` are its workers that go on, `rows` what the database has of them at the end.
     """
     workers: set[int] = set()
+    store = Store(held.with_name("killed.sqlite"))
 
     def watch(answers: list[Answer]) -> None:
+        records.finish(store, answers[-1])
         if len(answers) >= KILLED_AFTER and held.exists() and not workers:
             workers.update(children(raylet.pid))
             os.kill(raylet.pid, signal.SIGKILL)
             raylet.wait(_PATIENCE_S)
 
-    payload = {"does": "hold", "parent": raylet.pid, "held": str(held)}
+    manifest = manifest_of(manifest_text().encode(), "digits.yaml").canonical()
+    payload = {"manifest": manifest, "parent": raylet.pid, "held": str(held)}
     jobs = [Job(job_key(number), {**payload, "number": number}) for number in range(200)]
-    found = dispatched(jobs, watch)
+    records.add_jobs(store, "killed", jobs)
+    found = dispatched(jobs, watch, recorded)
+    with store:
+        rows = {
+            "evaluations": evaluations(store)["id"].tolist(),
+            "of_jobs": records.jobs(store, "killed")["evaluation"].tolist(),
+            "unfinished": len(records.unfinished(store, "killed")),
+        }
     agents = {answer["worker"]["pid"] for answer in found["answers"]} & workers
     return {
         **found,
+        "rows": rows,
         "workers": sorted(agents),
         "orphans": still_running(agents),
         "held": int(held.read_text()),
     }
 
 
-def dispatched(jobs: list[Job], watch: Any = None) -> dict[str, Any]:
+def dispatched(jobs: list[Job], watch: Any = None, run: Any = simulated) -> dict[str, Any]:
     answers: list[Answer] = []
 
     def write(answer: Answer) -> None:
@@ -166,7 +182,7 @@ def dispatched(jobs: list[Job], watch: Any = None) -> dict[str, Any]:
         if watch is not None:
             watch(answers)
 
-    summary = run_jobs(jobs, simulated, write, Ray(describe=special))
+    summary = run_jobs(jobs, run, write, Ray(describe=special))
     return {"summary": asdict(summary), "answers": [asdict(answer) for answer in answers]}
 
 

@@ -209,7 +209,7 @@ def test_the_page_asks_nobody_else_and_has_no_errors(tab: Tab, served: Served) -
 @in_browser
 def test_an_evaluation_is_started_watched_and_found(tab: Tab, served: Served) -> None:
     """A click starts a real evaluation; the page shows it running, then done, then among the
-    others.
+    others, marked as traced, with the layers of the network in the report of its capture.
     """
     opened(tab, served)
     click(tab, "#start")
@@ -221,6 +221,7 @@ def test_an_evaluation_is_started_watched_and_found(tab: Tab, served: Served) ->
     tab.wait("document.querySelector('#said').innerText.includes('needs a latency bound')")
     tab.evaluate("[...document.querySelectorAll('#scenarios input')].at(-1).click()")
     click(tab, "#manifests input")
+    click(tab, "#trace input[value=FRAMEWORK]")
     click(tab, "#start")
     tab.wait("document.querySelector('#said').innerText.startsWith('Started as run')")
     tab.wait("document.querySelector('#jobs-table .state-running') !== null")
@@ -231,6 +232,12 @@ def test_an_evaluation_is_started_watched_and_found(tab: Tab, served: Served) ->
     click(tab, box(job["evaluation"]))
     tab.wait(f"document.querySelector('#evaluation-{job['evaluation']}') !== null")
     assert "top 1" in text(tab, f"#measures-{job['evaluation']}")
+    assert "FRAMEWORK, in other runs" in text(tab, "#table")
+    click(tab, f"#evaluation-{job['evaluation']} a.profile")
+    tab.wait("location.pathname.endsWith('/report') && document.readyState === 'complete'")
+    tab.evaluate("document.querySelector('#layer-information').scrollIntoView()")
+    tab.wait("document.querySelector('#layer-information tbody tr') !== null")
+    assert all(name in text(tab, "#layer-information") for name in ("conv1", "conv2", "fc"))
     assert tab.errors == []
 
 

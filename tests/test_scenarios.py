@@ -20,6 +20,7 @@ from scipy import stats
 
 from xsp.errors import EvaluationError
 from xsp.evaluation.scenarios.batches import run_batches
+from xsp.evaluation.scenarios.judging import own_ns
 from xsp.evaluation.scenarios.loadgen_logs import verdict
 from xsp.evaluation.scenarios.process import MeasuredProcess, alone
 from xsp.evaluation.scenarios.readying import make_ready
@@ -101,6 +102,49 @@ def test_the_lag_of_issued_queries_is_told(smallest: Outcome) -> None:
     assert (smallest.latency_ns == smallest.to_frame()["latency_ns"]).all()
 
 
+def test_the_harness_tells_its_own_time(smallest: Outcome) -> None:
+    """Each call is one that waited, or came to a free system, or arrived while it became free; what
+    passes before it is told beside the system's own time.
+    """
+    own = smallest.details["own_ns"]
+    assert own["system"]["calls"] == 459
+    assert own["between"]["calls"] + own["at_idle"]["calls"] <= 459
+    assert own["at_idle"]["p99"] >= own["at_idle"]["median"] > 0
+    assert own["at_idle"]["median"] <= np.quantile(smallest.latency_ns, 0.9)
+
+
+def test_time_between_queries_is_that_of_calls() -> None:
+    """By hand: the first call comes to a free system after 2, the second has two queries that wait
+    for it and begins 3 after its end, the last comes after 10; one that was scheduled before the
+    end and issued after it tells neither.
+    """
+    rows = [
+        # scheduled, issued, begun, completed
+        (0, 1, 2, 50),
+        (10, 11, 53, 100),
+        (20, 21, 53, 100),
+        (99, 101, 109, 120),
+        (200, 205, 210, 240),
+    ]
+    own = own_ns(*np.array(rows, np.int64).T)
+    assert own["between"] == {"median": 3, "p99": 3, "calls": 1}
+    assert (own["at_idle"]["median"], own["at_idle"]["calls"]) == (6, 2)
+    assert (own["system"]["median"], own["system"]["calls"]) == (38.5, 4)
+    unknown = np.zeros(3, np.int64)
+    assert own_ns(unknown, unknown, unknown, unknown) == {}
+
+
+def test_a_service_that_is_short_beside_the_harness_is_doubted(tmp_path: Path) -> None:
+    """Where queries wait for a system that takes no longer than xsp itself, the outcome says how
+    long both take; for one that takes 10 ms it does not.
+    """
+    at_once = Replay(kind="replay", arrivals_s=(0.0,) * 50)
+    short = run_scenario(at_once, systems.ready, 10, logs=tmp_path)
+    assert [doubt for doubt in short.doubts if doubt.startswith("between two queries")]
+    long = run_scenario(at_once, partial(systems.sleeping, 0.01), 10, logs=tmp_path)
+    assert not [doubt for doubt in long.doubts if doubt.startswith("between two queries")]
+
+
 def test_the_columns_lie_beside_loadgens_logs(smallest: Outcome) -> None:
     """Loadgen's files and the columns are kept in a folder of the test's own."""
     assert smallest.logs is not None
@@ -166,7 +210,7 @@ def test_a_system_that_hangs_is_ended(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"time limit of 5 s.*are kept in"):
         run_scenario(scenario, partial(systems.hanging, 10), 10, logs=tmp_path)
     (folder,) = tmp_path.iterdir()
-    assert recorded(folder).shape[1] == 6
+    assert recorded(folder).shape[1] == 7
 
 
 def test_a_system_that_dies_loses_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xsp.evaluation.scenarios.recording import UNKNOWN
 from xsp.evaluation.scenarios.scenario import Columns, Marks
 from xsp.evaluation.scenarios.settings import MultiStream, Offline, Replay, Server, SingleStream
 from xsp.evaluation.scenarios.task import Report
@@ -13,6 +14,8 @@ from xsp.evaluation.scenarios.validity import beyond_bound, too_few
 
 LATE = 0.1
 """Issued this share of the latency bound later than scheduled, a query tells of the generator."""
+TOLERATED = 0.05
+"""Between two queries xsp may take this share of what the system takes for one."""
 
 
 def reasons_against(
@@ -76,4 +79,49 @@ def late_generator(scenario: Any, lag: dict[str, float]) -> str | None:
         f"queries reached the system late (p99 {lag['p99'] / 1e6:.3f} ms after their scheduled "
         f"time, beside a bound of {bound_ms:g} ms): a busy machine, or a rate beyond what the load "
         "generator reaches here"
+    )
+
+
+def own_ns(
+    scheduled: Columns, issued: Columns, begun: Columns, completed: Columns
+) -> dict[str, dict[str, float]]:
+    """What xsp itself and the load generator take for a query, in ns, each with its median, p99 and
+    the calls that tell it; `system` is the system's own time for one. Empty where nobody stamped
+    when calls began.
+
+    `between` is from the end of a call to the beginning of the next one, whose query waited then;
+    `at_idle` from when a query should arrive to when the system, which was free then, was called.
+    """
+    called = np.flatnonzero(np.diff(begun, prepend=UNKNOWN) > 0)
+    if not len(called):
+        return {}
+    scheduled, issued, begun, completed = (
+        each[called] for each in (scheduled, issued, begun, completed)
+    )
+    free = np.concatenate([[0], completed[:-1]])
+    return {
+        "between": _spread((begun - free)[issued < free]),
+        "at_idle": _spread((begun - scheduled)[scheduled >= free]),
+        "system": _spread(completed - begun),
+    }
+
+
+def _spread(times: Columns) -> dict[str, float]:
+    if not len(times):
+        return {"calls": 0}
+    median, p99 = np.quantile(times, [0.5, 0.99])
+    return {"median": float(median), "p99": float(p99), "calls": len(times)}
+
+
+def short_service(scenario: Any, own: dict[str, dict[str, float]]) -> str | None:
+    """A sentence if a queue is longer by the time that passes between two queries."""
+    if not isinstance(scenario, Server | Replay) or "median" not in own.get("between", {}):
+        return None
+    between, system = own["between"]["median"], own["system"]["median"]
+    if between <= TOLERATED * system:
+        return None
+    return (
+        f"between two queries {between / 1e3:.0f} µs pass (median) of telling the load generator "
+        f"and of Python, beside the {system / 1e3:.0f} µs that the system takes for one: those "
+        "that wait are measured on a system that is slower by that"
     )

@@ -11,8 +11,8 @@ import numpy.typing as npt
 FILE = "queries.npy"
 CAPACITY = 2**22
 """Queries that have room. The file is sparse: only what is written takes space."""
-SCHEDULED, ISSUED, COMPLETED, SAMPLES, QUERY, FAILED = range(6)
-WIDTH = 6
+SCHEDULED, ISSUED, COMPLETED, SAMPLES, QUERY, FAILED, BEGUN = range(7)
+WIDTH = 7
 UNKNOWN = 0
 """A time that is not known: the monotonic clock is past it."""
 
@@ -27,7 +27,8 @@ class Query(NamedTuple):
 
 class Recording:
     """Rows in the order of issue: scheduled_ns, issued_ns, completed_ns, samples, number of the
-    query, and 1 where it failed. One thread may issue while another completes.
+    query, 1 where it failed, and when the system was called for it. One thread may issue while
+    another completes.
     """
 
     def __init__(self, folder: Path, capacity: int = CAPACITY) -> None:
@@ -52,16 +53,18 @@ class Recording:
             cells[at + ISSUED] = now_ns
         return row
 
-    def completed(self, row: int, now_ns: int, failed: bool) -> None:
+    def completed(self, row: int, now_ns: int, failed: bool, begun_ns: int = UNKNOWN) -> None:
         """End a row."""
         if row < self._capacity:
             at = row * WIDTH
-            self._cells[at + FAILED] = failed
-            self._cells[at + COMPLETED] = now_ns
+            cells = self._cells
+            cells[at + BEGUN] = begun_ns
+            cells[at + FAILED] = failed
+            cells[at + COMPLETED] = now_ns
 
 
 def recorded(folder: Path) -> npt.NDArray[np.int64]:
-    """The rows of a test, int64 [queries, 6], also of one whose process is gone. Empty where
+    """The rows of a test, int64 [queries, 7], also of one whose process is gone. Empty where
     nothing was recorded.
     """
     path = folder / FILE

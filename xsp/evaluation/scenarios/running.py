@@ -11,9 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from xsp.errors import EvaluationError
-from xsp.evaluation.scenarios.judging import lag_ns, late_generator, reasons_against
+from xsp.evaluation.scenarios.judging import (
+    lag_ns,
+    late_generator,
+    own_ns,
+    reasons_against,
+    short_service,
+)
 from xsp.evaluation.scenarios.process import MeasuredProcess, alone
 from xsp.evaluation.scenarios.recording import (
+    BEGUN,
     COMPLETED,
     FAILED,
     ISSUED,
@@ -108,7 +115,8 @@ def _outcome(scenario: Any, report: Report, folder: Path) -> Outcome:
     answered = rows[:, FAILED] == 0
     reasons = reasons_against(scenario, scheduled, completed, answered, report)
     lag = lag_ns(scheduled, issued)
-    late = late_generator(scenario, lag)
+    own = own_ns(scheduled, issued, rows[:, BEGUN], completed)
+    found = (late_generator(scenario, lag), short_service(scenario, own))
     return Outcome(
         scenario=scenario.kind,
         settings=as_json(scenario),
@@ -120,8 +128,8 @@ def _outcome(scenario: Any, report: Report, folder: Path) -> Outcome:
         errors=report.errors,
         valid=not reasons,
         reasons=tuple(reasons),
-        doubts=(*report.doubts, *([late] if late else [])),
+        doubts=(*report.doubts, *filter(None, found)),
         logs=folder,
-        details={**report.details, "lag_ns": lag},
+        details={**report.details, "lag_ns": lag, "own_ns": own},
         usage=Usage(**report.usage),
     )

@@ -64,21 +64,29 @@ def host_shares(
 def _together(
     tree: Hierarchy, tables: Tables, spans: pd.DataFrame, pieces: pd.DataFrame, runs: Ints
 ) -> HostShares:
-    size, by_node = len(tree.nodes), _pieces_by_node(tree, pieces, runs)
-    if (spans["level"].to_numpy() == Level.OP).any():
+    by_node = _pieces_by_node(tree, pieces, runs)
+    level = spans["level"].to_numpy()
+    if (level == Level.OP).any():
         by_node += _operators(tree, tables, spans, pieces, runs)
-    calls = library_turns(tables, spans, pieces)
-    calls = calls[calls["piece"] >= 0]
-    if len(calls):
-        run, duration = calls["run"].to_numpy(), calls["duration_ns"].to_numpy()
-        row = calls["row"].to_numpy()
-        above = tables["spans"]["parent"].to_numpy()[row]
-        in_operator = (tables["spans"]["level"] == Level.OP).to_numpy()[above]
-        of_piece = nodes_of_pieces(tree, pieces)[calls["piece"]]
-        around = np.where(in_operator, tree.of_span[above], of_piece)
-        by_node += sum_by_run(run, tree.of_span[row], duration, size, runs)
-        by_node -= sum_by_run(run, around, duration, size, runs)
+    if (level == Level.LIBRARY).any():
+        by_node += _library_calls(tree, tables, spans, pieces, runs)
     return HostShares(by_node, None)
+
+
+def _library_calls(
+    tree: Hierarchy, tables: Tables, spans: pd.DataFrame, pieces: pd.DataFrame, runs: Ints
+) -> Array:
+    """What library calls add to the time of their nodes, and take from what they lie in."""
+    size, calls = len(tree.nodes), library_turns(tables, spans, pieces)
+    calls = calls[calls["piece"] >= 0]
+    run, duration = calls["run"].to_numpy(), calls["duration_ns"].to_numpy()
+    row = calls["row"].to_numpy()
+    above = tables["spans"]["parent"].to_numpy()[row]
+    in_operator = tables["spans"]["level"].to_numpy()[above] == Level.OP
+    of_piece = nodes_of_pieces(tree, pieces)[calls["piece"]]
+    around = np.where(in_operator, tree.of_span[above], of_piece)
+    shares = sum_by_run(run, tree.of_span[row], duration, size, runs)
+    return shares - sum_by_run(run, around, duration, size, runs)
 
 
 def _operators(

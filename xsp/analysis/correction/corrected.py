@@ -120,11 +120,13 @@ def _doubt(played: ReplayedTimeline, thread: int, begin: Ints, end: Ints, spread
     every = Payments.of(run, SHARES, SHARES, clock, np.zeros(0), Untouched())
     low = np.searchsorted(every.begins, begin - run.start_ns, "left")
     high = np.searchsorted(every.begins, end - run.start_ns, "left")
-    counts = np.zeros((len(EventKind), len(begin)))
-    for kind in distinct(every.kind).tolist():
-        paid = np.concatenate([[0.0], np.cumsum(np.where(every.kind == kind, every.share, 0.0))])
-        counts[kind] = paid[high] - paid[low]
-    host = spread[: len(EventKind), : len(EventKind)]
+    kinds = distinct(every.kind)
+    counts = np.zeros((len(kinds), len(begin)))
+    paid = np.zeros(len(every.kind) + 1)
+    for count, kind in zip(counts, kinds, strict=True):
+        np.cumsum(np.where(every.kind == kind, every.share, 0.0), out=paid[1:])
+        np.subtract(paid[high], paid[low], out=count)
+    host = spread[np.ix_(kinds, kinds)]
     doubt: Floats = np.sqrt(np.maximum((counts * (host @ counts)).sum(axis=0), 0.0))
     return doubt
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from xsp.analysis.correction.charges import MAIN_SHARE, SHARES, Bools, Floats, Ints
 from xsp.analysis.correction.rooms import divided, rooms
 from xsp.analysis.correction.timeline import Timeline
 from xsp.analysis.correction.untouched import Untouched
 from xsp.analysis.spans.sums import distinct
+
+Bytes = npt.NDArray[np.int8]
 
 BEFORE_START, AFTER_START, BEFORE_END, AFTER_END = range(4)
 """Columns of `charges.placed`."""
@@ -27,7 +30,7 @@ class Payments:
 
     begins: Floats
     amount: Floats
-    kind: Ints
+    kind: Ints | Bytes
     share: Floats
     moves: Bools
 
@@ -53,19 +56,19 @@ class Payments:
         start = untouched.left_out((run.events.start_ns[mine] - run.start_ns).astype(np.float64))
         end = untouched.left_out((run.events.end_ns[mine] - run.start_ns).astype(np.float64))
         origins = untouched.left_out(np.concatenate([[0.0], np.sort(ends)]))
-        amount, share = prices[kind], shares[kind]
+        amount = prices[kind]
         if between_stamps:
             returned = float(run.host_end_ns - run.start_ns)
             limits = np.append(origins, untouched.left_out(np.array([returned])))
             amount = _divided(kind, amount, rooms(kind, start, end, prices, limits))
         stamps = (start, start, end, end)
         parts = [
-            _paid_at(kind, stamps[place], amount[:, place], share[:, place], place, origins)
-            for place in range(4)
+            _paid_at(kind, stamps[place], amount[:, place], place, origins) for place in range(4)
         ]
-        begins, amounts, kinds, each, moves = (np.concatenate(c) for c in zip(*parts, strict=True))
+        begins, amounts, paid, moves = (np.concatenate(c) for c in zip(*parts, strict=True))
         order = np.argsort(begins, kind="stable")
-        return cls(begins[order], amounts[order], kinds[order], each[order], moves[order])
+        paid = paid[order]
+        return cls(begins[order], amounts[order], paid // 4, shares.ravel()[paid], moves[order])
 
 
 def _divided(kind: Ints, price: Floats, room: Floats) -> Floats:
@@ -85,17 +88,21 @@ def _divided(kind: Ints, price: Floats, room: Floats) -> Floats:
 
 
 def _paid_at(
-    kind: Ints, stamp: Floats, amount: Floats, share: Floats, place: int, origins: Floats
-) -> tuple[Floats, Floats, Ints, Floats, Bools]:
-    """The payments of one place that cost something, as columns of `Payments`."""
+    kind: Ints, stamp: Floats, amount: Floats, place: int, origins: Floats
+) -> tuple[Floats, Floats, Bytes, Bools]:
+    """The payments of one place that cost something: when they begin, their amounts, four times
+    their kind and their place, and whether they move.
+    """
     paid = amount > 0
-    kind, stamp, amount, share = kind[paid], stamp[paid], amount[paid], share[paid]
+    code = (kind * 4 + place).astype(np.int8)
+    if not paid.all():
+        code, stamp, amount = code[paid], stamp[paid], amount[paid]
     if place in (BEFORE_START, BEFORE_END):
         begins = _before(stamp, amount, origins)
         moves = begins == stamp - amount
     else:
         begins, moves = stamp, np.zeros(len(stamp), bool)
-    return begins, amount, kind, share, moves
+    return begins, amount, code, moves
 
 
 def _before(stamp: Floats, price: Floats, origins: Floats) -> Floats:

@@ -8,6 +8,7 @@ import copy
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, ClassVar
@@ -331,6 +332,37 @@ def test_error_in_the_block_is_the_users_and_nothing_is_run_again() -> None:
     assert not any(hooks_of(model).values())
     with pytest.raises(xsp.XspError, match="empty"):
         prof.tree()
+
+
+class RaisingOnce(nn.Module):
+    """Raises in its second call, which it counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.Linear(4, 4), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls == 2:
+            raise RuntimeError("the user's own")
+        output: torch.Tensor = self.layer(x)
+        return output
+
+
+def test_a_re_run_that_raises_where_the_block_did_not_says_why() -> None:
+    """The call that raised in the block is not made again, so the third is the second: the error
+    tells that the block's own call had returned. The model is as the block left it.
+    """
+    model, x = RaisingOnce(), torch.randn(2, 4)
+    with pytest.raises(RuntimeError) as caught, xsp.profile(model, **LAYERS):  # noqa: PT012 - the block is the test
+        model(x)
+        with suppress(RuntimeError):
+            model(x)
+        model(x)
+    (note,) = caught.value.__notes__
+    assert "in the block the call had returned" in note
+    assert "calls that raised there" in note
+    assert model.calls == 3
 
 
 def test_call_that_failed_and_was_handled_is_not_profiled() -> None:

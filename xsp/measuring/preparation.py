@@ -132,7 +132,7 @@ def _warmed_up(
     """The first run, under watch for the modules it calls, then warm-up runs."""
     found = Discovered()
     with (
-        _noted("while xsp looked for its layers", found.roots),
+        _noted("while xsp looked for its layers" + _made_before(executor.target), found.roots),
         held(),
         switched(discovered(found)),
     ):
@@ -158,6 +158,15 @@ def _warmed_up(
     if unsettled:
         doubts.append(unsettled)
     return found
+
+
+def _made_before(target: Target) -> str:
+    if target.start is None:
+        return ""
+    return (
+        "; in the block the call had returned, so it depends on something that is neither in its "
+        "arguments nor in its modules, or on calls that raised there, which are not made again"
+    )
 
 
 @contextmanager

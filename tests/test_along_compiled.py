@@ -198,6 +198,31 @@ def test_modules_that_share_compiled_code_have_each_their_layers() -> None:
         assert table.loc[f"{block}::sigmoid", "confidence"] == "exact"
 
 
+def test_code_of_a_cache_is_led_whatever_its_variables_were_called() -> None:
+    """A program that was edited where that changes no graph runs what it had compiled before."""
+
+    def one(x: torch.Tensor) -> torch.Tensor:
+        first = x.sin() + 1
+        return first @ first
+
+    def other(x: torch.Tensor) -> torch.Tensor:
+        last = x.sin() + 1
+        return last @ last
+
+    x = torch.randn(8, 8)
+    with torch.no_grad():
+        torch.compile(one)(x)
+        torch._dynamo.reset()
+        hits = counters["inductor"]["fxgraph_cache_hit"]
+        compiled = torch.compile(other)
+        prof = measured(lambda: compiled(x))
+    assert counters["inductor"]["fxgraph_cache_hit"] == hits + 1
+    assert not said(prof, "compiled-not-led")
+    assert set(prof.compiled()["confidence"]) == {"verified"}
+    lines = prof.compiled()["source"].str.rpartition(":")[2].astype(int)
+    assert set(lines) == {other.__code__.co_firstlineno + 1, other.__code__.co_firstlineno + 2}
+
+
 def test_another_thread_compiles_while_code_is_generated_again() -> None:
     """What a program compiles meanwhile is compiled: it gets no graph of a text alone."""
     x = torch.randn(4)

@@ -272,13 +272,14 @@ def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 # ---- generating the same code once more ----
 
-_NOT_CODE = ("# AOT ID", "# kernel path", "compiled_module_main(")
+_NOT_CODE = ("# ", "compiled_module_main(")
+"""Begins of lines that do nothing; `#include` of a C++ kernel is none."""
 
 
 def same_code(text: str) -> str:
-    """A wrapper's text without the lines that number the graph, name files of a cache and name the
-    program's option `--only` (what a cache keeps has that of the program that filled it): two that
-    are otherwise alike launch the same.
+    """A wrapper's text without comments, which number the graph and name files of a cache and
+    variables of the program, and without the program's option `--only`: what a cache keeps has
+    those of the program that filled it. Two that are otherwise alike launch the same.
     """
     lines = text.splitlines()
     return "\n".join(line for line in lines if not line.lstrip().startswith(_NOT_CODE))

@@ -95,7 +95,7 @@ def _asked(node: Any) -> Any:
         # A product and the addition to another gradient of the same parameter, as one.
         other = _base(node.all_input_nodes[0])
         return other if _modules(other) else node
-    # What the outermost code itself calls is in no module, and without gradients has no line.
+    # What the outermost code itself calls is in no module, and code of `exec` has no line.
     is_known = _modules(node) or node.meta.get("stack_trace") or _function(node.meta)
     return node if is_known else _neighbour(node)
 

@@ -26,6 +26,7 @@ import torch
 from xsp.database.store import Store
 from xsp.evaluation import compare, evaluate, evaluations
 from xsp.evaluation.scenarios.process import MeasuredProcess
+from xsp.evaluation.scenarios.starting import Forking
 
 MANIFEST = """\
 xsp: 1
@@ -100,7 +101,8 @@ def main() -> None:
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     database = given.output / "evaluations.sqlite"
-    with Store(database) as store, MeasuredProcess() as process:
+    # Processes in which things are judged and measured begin as forks of one that has torch.
+    with Store(database) as store, Forking() as forking, MeasuredProcess(forking) as process:
         for name in given.models:
             path = write_manifest(given.output, name, given.epochs)
             online = []

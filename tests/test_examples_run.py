@@ -55,16 +55,17 @@ def test_script_saves_a_capture(
 
 
 def test_two_scenarios_are_evaluated(tmp_path: Path) -> None:
-    """The example of evaluations trains a network, evaluates it online and in batches, and shows
-    both out of its database with the accuracy that it was trained to.
+    """The example of evaluations trains two networks, evaluates each online and in batches, and
+    shows all out of its database with the accuracy that they were trained to.
     """
     pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
-    chosen = ("--models", "mlp", "--predictors", "torch", "--epochs", "6")
+    chosen = ("--predictors", "torch", "--epochs", "6")
     printed = run("evaluate.py", *chosen, "--output", str(tmp_path))
-    assert printed.count("evaluation ") == 2
+    assert printed.count("evaluation ") == 4
     with Store(tmp_path / "evaluations.sqlite") as store:
         table = evaluations(store)
-    assert table["scenario"].tolist() == ["single_stream", "offline"]
+    assert table["model"].tolist() == ["digits-cnn"] * 2 + ["digits-mlp"] * 2
+    assert table["scenario"].tolist() == ["single_stream", "offline"] * 2
     assert table["valid"].all()
     assert (table["top_1"] > 0.8).all()
     assert table["throughput"].notna().all()

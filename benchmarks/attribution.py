@@ -360,18 +360,18 @@ CASES: dict[str, Case] = {
         {
             ("step::Doubled", "forward"): 1,
             ("step::Doubled", "backward"): 3,
-            ("Scale", "forward"): 3,
-            ("Scale", "backward"): 3,
+            ("_SCALED", "forward"): 3,
+            ("_SCALED", "backward"): 3,
         }
         | _STEP,
     ),
     "outputs in an object": Case(
         _training(_answered()),
         {
-            ("Answering", "forward"): 3,
-            ("Answering", "backward"): 3,
-            ("Scale", "backward"): 2,
-            ("Scale_1", "backward"): 4,
+            ("answering", "forward"): 3,
+            ("answering", "backward"): 3,
+            ("before", "backward"): 2,
+            ("after", "backward"): 4,
         }
         | _STEP,
     ),
@@ -382,11 +382,11 @@ CASES: dict[str, Case] = {
     "outputs that lead to no node": Case(
         _training(_kept()),
         {
-            ("Keeping", "forward"): 5,
+            ("keeping", "forward"): 5,
             # With the sum of the gradients of its two tensors, of which it is the consumer.
-            ("Keeping", "backward"): 6,
-            ("Scale", "backward"): 2,
-            ("Scale_1", "backward"): 4,
+            ("keeping", "backward"): 6,
+            ("before", "backward"): 2,
+            ("after", "backward"): 4,
         }
         | {key: number for key, number in _STEP.items() if key[1] == "forward"},
     ),
@@ -395,8 +395,8 @@ CASES: dict[str, Case] = {
         {
             ("step::between", "forward"): 3,
             ("step::between", "backward"): 3,
-            ("Scale", "backward"): 2,
-            ("Scale_1", "backward"): 4,
+            ("before", "backward"): 2,
+            ("after", "backward"): 4,
         }
         | _STEP,
     ),
@@ -414,7 +414,7 @@ CASES: dict[str, Case] = {
     ),
     "a hook in backward": Case(
         _training(_hooked),
-        {("Scale", "backward"): 3, ("step::sin", "backward"): 1},
+        {("_SCALED", "backward"): 3, ("step::sin", "backward"): 1},
     ),
     "threads": Case(
         _inference(OnThreads()),

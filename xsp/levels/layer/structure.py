@@ -105,12 +105,18 @@ class Structure:
         `unended` layers: places of ranges that were never closed.
         """
         inside = call_of(np.array(self.starts_ns, dtype=np.int64), calls) >= 0
-        stamped = np.array([self._is_stamped(layer) for layer in self.layers], dtype=bool)
+        stamped = np.array(
+            [layer.kind != "autograd" or self._is_stamped(layer) for layer in self.layers],
+            dtype=bool,
+        )
         stamped[list(unended)] = False
         keep = np.flatnonzero(inside & stamped)
         place = {int(old): new for new, old in enumerate(keep)}
         place[-1] = -1
-        layers = [self._placed(self.layers[old], place) for old in keep]
+        is_whole = len(keep) == len(self.layers) and not self.node_types
+        layers = (
+            self.layers if is_whole else [self._placed(self.layers[old], place) for old in keep]
+        )
         modules = [replace(module, calls=self.module_calls[module.name]) for module in self.modules]
         return Structure(
             self.codes,
@@ -140,8 +146,7 @@ class Structure:
         return replace(layer, forward=forward, type=kind)
 
     def _is_stamped(self, layer: LayerRow) -> bool:
-        if layer.kind != "autograd":
-            return True
+        """Whether timed runs stamp this graph node."""
         call, node = call_and_node(layer.code)
         return node in self.codes.roots.get(call, (node,))
 

@@ -17,6 +17,7 @@ from torch._dynamo.utils import counters
 
 import xsp
 from xsp.machine import compiler_internals
+from xsp.measuring.along import compiled_steps
 
 OPTIONS: dict[str, Any] = {"levels": "M/L", "iterations": 2, "warmup": 0, "progress": False}
 
@@ -145,6 +146,24 @@ def test_a_loop_that_ends_before_it_is_watched_says_so() -> None:
     assert "the loop ended" in sentence
     assert not len(prof.compiled())
     assert prof.latency_ms > 0
+
+
+def test_replays_of_the_compilers_graphs_are_said_to_be_told_by_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Along a loop nothing is run without these graphs; what else is known of launches is there."""
+    monkeypatch.setattr(compiled_steps, "has_graph_trees", lambda: True)
+    monkeypatch.setattr(compiled_steps, "replayed_in", lambda _tables: [0])
+    model = in_pieces(Net())
+    optimizer, step = training(model)
+    step()
+    with xsp.profile(model, optimizer=optimizer, **OPTIONS) as prof:
+        for _ in range(29):
+            step()
+            prof.step()
+    (sentence,) = said(prof, "compiled-not-led")
+    assert "told by the names of their kernels alone" in sentence
+    assert set(prof.compiled()["phase"]) == {"forward", "backward"}
 
 
 def test_a_loop_without_compiled_code_says_nothing_of_it() -> None:

@@ -208,6 +208,43 @@ def test_ranks_of_a_loop_measure_the_same_steps(two_ranks: list[dict[str, Any]])
     assert "inputs of 3x8 instead of 4x8" in told[1]["other"][0]
 
 
+def test_one_rank_that_runs_compiled_code_keeps_step_with_the_others() -> None:
+    """Along a loop steps are watched for it on both ranks: each ends, and the rank that runs it
+    leads its kernels to layers.
+    """
+    code = """
+        class Inner(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.product, self.act = nn.Linear(8, 8), nn.Tanh()
+
+            def forward(self, x):
+                return self.act(self.product(x))
+
+        inner = Inner()
+        if rank == 0:
+            inner.compile()
+        net = nn.parallel.DistributedDataParallel(nn.Sequential(inner, nn.Linear(8, 4)))
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        options = {"levels": "M/L", "iterations": 1, "warmup": 0, "progress": False}
+        with xsp.profile(net, optimizer=optimizer, **options) as prof:
+            for _ in range(30):
+                optimizer.zero_grad()
+                net(torch.ones(4, 8)).sum().backward()
+                optimizer.step()
+                prof.step()
+        layers = sorted(set(prof.compiled()["layer"]))
+        told(layers=layers, not_led=[each for each in prof.warnings if "not-led" in each])
+        dist.destroy_process_group()
+    """
+    found = run_ranks(code)
+    assert [status for status, _, _ in found] == [0, 0], found
+    told = [each for _, each, _ in found]
+    assert told[0]["layers"] == ["module.0.act", "module.0.product"]
+    assert told[1]["layers"] == []
+    assert not told[0]["not_led"] + told[1]["not_led"]
+
+
 def test_collectives_of_fsdp_are_rows_forward_and_backward(
     two_ranks: list[dict[str, Any]],
 ) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
@@ -423,3 +425,29 @@ def test_a_layer_called_more_often_than_in_the_structure_run_keeps_its_name() ->
     assert forward_names(prof) == ["linear", "linear"]
     assert prof.runs.loc[prof.runs["rung"] == "M/L", "unmatched"].eq(1).all()
     assert any("[unknown-events]" in each for each in prof.warnings)
+
+
+class MadeAnew(nn.Module):
+    """Makes its activation in each call, of the next of some kinds."""
+
+    def __init__(self, kinds: Iterator[type[nn.Module]]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        # What a function holds is not put back from run to run, as an iterator of a module's is.
+        self.make: Callable[[], nn.Module] = lambda: next(kinds)()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.make()(self.layer(x))
+        return output
+
+
+def test_layers_that_a_call_makes_anew_are_no_other_work() -> None:
+    """`nn.ReLU()(x)` is another object in each run and the same work; another kind is told."""
+
+    def told(kinds: Iterator[type[nn.Module]]) -> list[str]:
+        warnings = measured(MadeAnew(kinds), torch.randn(2, 4)).warnings
+        return [each for each in warnings if "other-modules" in each]
+
+    assert told(repeat(nn.ReLU)) == []
+    (sentence,) = told(chain([nn.ReLU], repeat(nn.Tanh)))
+    assert "'ReLU': 0 instead of 1" in sentence

@@ -39,10 +39,27 @@ class Discovered:
         self.sequence.clear()
 
     def differently(self, other: Discovered) -> dict[nn.Module, tuple[int, int]]:
-        """Modules that the last run of each called a different number of times."""
-        every = [*self.last_run, *other.last_run]
-        counts = {each: (self.last_run[each], other.last_run[each]) for each in every}
+        """Modules that the last run of each called a different number of times. Those that a call
+        makes anew, as in `nn.ReLU()(x)`, are as good as others of their kind.
+        """
+        every = dict.fromkeys([*self.last_run, *other.last_run])
+        anew: dict[type, nn.Module] = {}
+        counts: dict[nn.Module, tuple[int, int]] = {}
+        for each in every:
+            mine, its = self.last_run[each], other.last_run[each]
+            one = each
+            if not (mine and its) and _holds_nothing(each):
+                one = anew.setdefault(type(each), each)
+            before = counts.get(one, (0, 0))
+            counts[one] = before[0] + mine, before[1] + its
         return {each: (mine, its) for each, (mine, its) in counts.items() if mine != its}
+
+
+def _holds_nothing(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
+    held = *module.parameters(), *module.buffers()
+    return not held
 
 
 def shapes_of(args: tuple[Any, ...]) -> tuple[tuple[int, ...], ...]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
+import xsp
 from xsp.analysis.compiled.graph_calls import graph_times
 from xsp.provenance.compilations import compilations, facts_of_compiling
 from xsp.types import Level
@@ -93,3 +96,45 @@ def test_host_time_before_a_graph_outside_every_layer_is_not_known() -> None:
     found = graph_times(calls, _spans((300, 400)), ["backward"])
     assert found["entering_ns"].tolist() == [-1]
     assert found["phase"].tolist() == ["backward"]
+
+
+QUICK: dict[str, Any] = {"iterations": 2, "warmup": 0, "levels": "M/L", "progress": False}
+
+
+def _in_a_block(net: nn.Module, step: Callable[[], None]) -> None:
+    with xsp.profile(net, **QUICK):
+        step()
+
+
+def _along_calls(net: nn.Module, step: Callable[[], None]) -> None:
+    with xsp.profile(net, along=True, **QUICK):
+        for _ in range(12):
+            step()
+
+
+def _along_steps(net: nn.Module, step: Callable[[], None]) -> None:
+    with xsp.profile(net, optimizer=torch.optim.SGD(net.parameters()), **QUICK) as prof:
+        for _ in range(12):
+            step()
+            prof.step()
+
+
+@pytest.mark.parametrize("profiled", [_in_a_block, _along_calls, _along_steps])
+def test_a_model_that_only_its_compiled_form_calls_is_told(
+    profiled: Callable[[nn.Module, Callable[[], None]], None],
+) -> None:
+    """The program runs the code that it had before, nothing of xsp is compiled into it, and the
+    error says what to profile.
+    """
+    net, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU()), torch.randn(4, 8)
+    compiled = torch.compile(net, backend="eager")
+
+    def step() -> None:
+        compiled(x).sum().backward()
+
+    step()
+    before = torch._dynamo.utils.counters["frames"].copy()
+    with pytest.raises(xsp.NothingRecordedError, match=r"torch\.compile made of it"):
+        profiled(net, step)
+    step()
+    assert torch._dynamo.utils.counters["frames"] == before

@@ -329,6 +329,35 @@ def dynamo_entries() -> tuple[Place, Place] | None:
     return (entry, leave) if entry.exists and leave.exists else None
 
 
+_DYNAMO: Any = torch._C._dynamo.eval_frame
+
+_dynamo_callback: Callable[[], Any] = getattr(_DYNAMO, "get_eval_frame_callback", type(None))
+"""None where Dynamo does not look on, and in releases that do not tell (before 2.6)."""
+
+
+def passed_over_by_dynamo(function: Callable[..., Any]) -> None:
+    """Dynamo does not compile frames of this function from now on; what it calls is compiled, or
+    found compiled, as before. Unlike `torch.compiler.disable` this adds no frame, and does not
+    import Dynamo.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return
+    if hasattr(_DYNAMO, "set_code_exec_strategy"):
+        action, strategy = _DYNAMO._FrameAction, _DYNAMO._FrameExecStrategy
+        _DYNAMO.set_code_exec_strategy(code, strategy(action.SKIP, action.DEFAULT))
+    elif hasattr(_DYNAMO, "skip_code"):
+        _DYNAMO.skip_code(code)
+
+
+def is_within_compiled_code() -> bool:
+    """Whether this is called by what `torch.compile` gave, or while Dynamo looks into it."""
+    return torch.compiler.is_dynamo_compiling() or _dynamo_callback() is not None
+
+
+passed_over_by_dynamo(is_within_compiled_code)
+
+
 def compiled_frames() -> int:
     """How many frames Dynamo has compiled in this process so far."""
     dynamo: Any = sys.modules.get("torch._dynamo.utils")

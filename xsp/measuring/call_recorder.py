@@ -21,7 +21,11 @@ from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.discovery import Discovered, discovered, shapes_of
 from xsp.levels.layer.entry_points import entry_point, step_in
 from xsp.machine.ambient import Ambient
-from xsp.machine.torch_internals import COMPILED_CALL
+from xsp.machine.torch_internals import (
+    COMPILED_CALL,
+    is_within_compiled_code,
+    passed_over_by_dynamo,
+)
 from xsp.measuring.arguments import copy_arguments, list_arguments
 from xsp.measuring.collected import Collected
 from xsp.measuring.driving import is_lazy
@@ -80,6 +84,8 @@ class CallRecorder:
     def start(self) -> None:
         """Hook the model, and look out for a backward pass."""
         self._undo_engine = run_inside(self._engine)
+        for each in (self._before, self._on_return, self._after):
+            passed_over_by_dynamo(each)
         if entry_point(self._model) == COMPILED_CALL:
             # Dynamo traces the hooks of a module that was compiled in place.
             self._undo = [step_in(self._model, COMPILED_CALL, self._around)]
@@ -123,7 +129,7 @@ class CallRecorder:
         return nullcontext()
 
     def _before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if torch.compiler.is_dynamo_compiling():
+        if is_within_compiled_code():
             # The program calls the module through `torch.compile(module)`.
             return
         thread = threading.get_ident()
@@ -167,7 +173,7 @@ class CallRecorder:
                 begun.watch.enter_context(discovered(self._found, blame=False))
 
     def _on_return(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        if torch.compiler.is_dynamo_compiling():
+        if is_within_compiled_code():
             return
         self._is_lazy = self._is_lazy or is_lazy(output)
         thread = threading.get_ident()
@@ -175,7 +181,7 @@ class CallRecorder:
             self._open[thread].returned = True
 
     def _after(self, *_: Any) -> None:
-        if torch.compiler.is_dynamo_compiling():
+        if is_within_compiled_code():
             return
         thread = threading.get_ident()
         self._depth[thread] -= 1

@@ -14,7 +14,13 @@ from typing import Any, SupportsIndex, cast
 import torch
 from torch import nn
 
-from xsp.machine.torch_internals import CALL, COMPILED_CALL, REPLICATE, is_compiled
+from xsp.machine.torch_internals import (
+    CALL,
+    COMPILED_CALL,
+    REPLICATE,
+    is_compiled,
+    passed_over_by_dynamo,
+)
 
 _COPYING = ("__reduce_ex__", REPLICATE)
 
@@ -68,7 +74,10 @@ def step_in(module: nn.Module, attribute: str, wrap: Wrap) -> Callable[[], None]
         own.update(before)
 
     try:
-        own |= {attribute: wrap(getattr(module, attribute)), "__reduce_ex__": reduce_ex}
+        # What `torch.compile(module)` gave calls this module with Dynamo looking on.
+        stand_in = wrap(getattr(module, attribute))
+        passed_over_by_dynamo(stand_in)
+        own |= {attribute: stand_in, "__reduce_ex__": reduce_ex}
         own[REPLICATE] = replicate
         return restore
     except BaseException:

@@ -20,7 +20,7 @@ from xsp.levels.kernel.cupti_clock import kept_clock
 from xsp.levels.layer.entry_points import entry_point
 from xsp.levels.layer.function_mode import FunctionalMode
 from xsp.levels.layer.naming import is_leaf
-from xsp.machine.torch_internals import modes
+from xsp.machine.torch_internals import compiled_from, modes
 from xsp.measuring.along.following import Following, Steps
 from xsp.measuring.along.groups import Group, Seen
 from xsp.measuring.along.loop_thread import LoopThread, drop_what_was_left
@@ -134,9 +134,12 @@ class Loop:
         """What was measured, by what each kind of steps does otherwise than the most frequent one,
         whose capture comes first, under an empty string.
 
-        Raises NothingRecordedError if the loop was too short for a round.
+        Raises NothingRecordedError if the loop was too short for a round, or called the model only
+        as torch.compile made it.
         """
         measured = [group for group in self._groups if group.done.runs]
+        if self._is_called_as_compiled():
+            raise NothingRecordedError(self._called_as_compiled())
         if not measured and self._refused is not None:
             raise self._refused
         if not measured:
@@ -258,6 +261,21 @@ class Loop:
             undo.enter_context(switched(followed.recorder.on_when_compiling()))
             undo.enter_context(switched(self._watch.on()))
             yield from followed.steps(deadline, shown)
+
+    def _is_called_as_compiled(self) -> bool:
+        """Whether no step called the model itself or a module of it that can be seen."""
+        if self._watch.called or self._method is not None:
+            return False
+        compiled = compiled_from(self._model)
+        modules = [row.type for group in self._groups for row in group.known.structure.modules]
+        return compiled is not None and set(modules) <= {type(compiled).__name__}
+
+    def _called_as_compiled(self) -> str:
+        return (
+            f"{type(self._model).__name__} was called only by what torch.compile made of it: give "
+            "that to xsp.profile, so that its calls are seen, or compile the model in place with "
+            "model.compile()"
+        )
 
     def _too_short(self) -> str:
         if self._method is not None and not self.made:

@@ -25,7 +25,11 @@ from xsp.levels.layer.naming import is_leaf
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.tensors import describe_tensors
 from xsp.machine import devices
-from xsp.machine.torch_internals import without_torch_functions
+from xsp.machine.torch_internals import (
+    is_within_compiled_code,
+    passed_over_by_dynamo,
+    without_torch_functions,
+)
 from xsp.measuring.along.optimizer_parts import OptimizerWatch, scheduler_steps
 from xsp.types import Columns
 
@@ -90,6 +94,8 @@ class StepWatch:
         self._thread = threading.get_ident()
         self.called_elsewhere = False
         """Of the model, on other threads than the loop's."""
+        self.called = False
+        """Whether the model was, and not only by what `torch.compile` made of it."""
         self._depth = 0
         self._start_ns = 0
         # Of one layer the tracers time the call, which the wait for data must not reach into.
@@ -173,13 +179,15 @@ class StepWatch:
                 return
 
     def _step_in(self) -> Callable[[], None]:
+        for each in (self._before, self._after):
+            passed_over_by_dynamo(each)
         attribute = entry_point(self._model)
         if attribute is None:
             return step_in_by_hooks(self._model, self._before, self._after)
 
         def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
             def watched(*args: Any, **kwargs: Any) -> Any:
-                if torch.compiler.is_dynamo_compiling():
+                if is_within_compiled_code():
                     return call(*args, **kwargs)
                 self._before(self._model, args, kwargs)
                 try:
@@ -195,7 +203,7 @@ class StepWatch:
         return step_in(self._model, attribute, wrap)
 
     def _before(self, model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        if torch.compiler.is_dynamo_compiling():
+        if is_within_compiled_code():
             return
         if threading.get_ident() != self._thread:
             self.called_elsewhere = True
@@ -203,6 +211,7 @@ class StepWatch:
         self._depth += 1
         if self._depth > 1:
             return
+        self.called = True
         if self.on_call_end is not None:
             self.on_call_begin()
             self._events, self._open = [], []
@@ -216,7 +225,7 @@ class StepWatch:
             self._start_ns = time.perf_counter_ns()
 
     def _after(self, *_: Any) -> None:
-        if torch.compiler.is_dynamo_compiling():
+        if is_within_compiled_code():
             return
         if threading.get_ident() != self._thread or self._depth == 0:
             return

@@ -1,4 +1,4 @@
-"""Waiting that a rank's GPU computes in costs nothing: what of a job's collectives is exposed."""
+"""What of a job's collectives is exposed: nothing else runs on the rank's GPU meanwhile."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def computing_beside(capture: Capture, launched: int, start: int, end: int) -> C
 def test_waiting_is_exposed_where_the_gpu_has_nothing_else_to_do(
     tmp_path: Path, launched: int, start: int, end: int, exposed_ns: int
 ) -> None:
-    """Of rank 0's 300 µs of waiting what it computes meanwhile costs nothing, nor does what it
-    could not compute because the host had not launched it; rank 1, for which it waits, holds it up
-    by the rest.
+    """Of rank 0's 300 µs of waiting what it computes meanwhile is not exposed, nor is what it could
+    not compute because the host had not launched it; rank 1, for which it waits, holds it up by the
+    rest.
     """
     captures = [
         computing_beside(rank_capture(rank, late, max(LATE_NS)), launched, start, end)

@@ -120,7 +120,10 @@ def _hidden(waits: pd.Series) -> str:
     hidden = waits["waiting_ms"] - waits["exposed_waiting_ms"]
     if hidden < _TOLD * waits["waiting_ms"]:
         return ""
-    return f"; for {hidden:.3g} ms more it waits while it computes, which costs it nothing"
+    return (
+        f"; for {hidden:.3g} ms more it waits while it computes, which waiting kernels, that hold "
+        "multiprocessors, can slow down"
+    )
 
 
 def _places(ranks: pd.DataFrame, slow: pd.DataFrame) -> list[str]:

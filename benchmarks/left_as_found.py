@@ -447,6 +447,36 @@ def _(device: str) -> Program:
     return Program(model, run)
 
 
+class BuildsAtFirst(nn.Module):
+    """Makes a layer in its first call."""
+
+    last: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.last is None:
+            self.last = nn.Linear(8, 8).to(x.device)
+        output: torch.Tensor = self.last(nn.ReLU()(self.first(x)))
+        return output
+
+
+@case("model that makes a layer in its first call, training")
+def _(device: str) -> Program:
+    model, x = BuildsAtFirst().to(device), torch.randn(4, 8, device=device)
+    program = trained(model, x, loss=first)
+
+    def run(profiled: Profiled) -> Any:
+        with profiled(model):
+            output = model(x)
+        made = model.last
+        return [output.detach(), program.run(Unprofiled()), model.last is made]
+
+    return Program(model, run)
+
+
 @case("model that reads from batches that are zipped")
 def _(device: str) -> Program:
     model = Reading().to(device)

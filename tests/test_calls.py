@@ -213,7 +213,9 @@ def test_modules_are_named_by_the_variable_that_holds_them() -> None:
         output: torch.Tensor = tail(HEAD(x))
         return output
 
+    parts = {"heads": [nn.Linear(4, 4)]}
     x = torch.randn(2, 4)
+    assert forward_names(measured(lambda: parts["heads"][0](x))) == ["parts.heads.0"]
     names = forward_names(measured(functools.partial(step, tail=nn.ReLU()), x=x))
     assert names == ["blocks.0.0", "blocks.0.1", "blocks.1.0", "blocks.1.1", "HEAD", "tail"]
     assert forward_names(measured(trainer.run, x)) == ["stem"]

@@ -14,6 +14,12 @@ from torch import nn
 
 from xsp.machine.torch_internals import COMPILED_CALL, is_compiled
 
+DEEPEST = 2
+"""Collections in collections in which modules are looked for."""
+
+LARGEST_INSIDE = 1_000
+"""Entries of a collection in another up to which modules are looked for in it."""
+
 MOST_FUNCTIONS = 100
 """Functions among those that a callable uses in which modules are looked for."""
 
@@ -135,20 +141,34 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
     yield from getattr(value, "__dict__", {}).items()
 
 
-def _modules_in(name: str, value: Any) -> Iterator[tuple[str, nn.Module]]:
-    """The module, or those in a collection or in the attributes of an object, one level deep."""
+def _modules_in(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, nn.Module]]:
+    """The module, or those in a collection, in collections in it, or in the attributes of an
+    object.
+    """
     if isinstance(value, nn.Module):
         yield name, value
         return
-    if isinstance(value, Mapping):
-        parts = [(f"{name}.{key}", each) for key, each in value.items()]
-    elif isinstance(value, (list, tuple)):
-        parts = [(f"{name}.{place}", each) for place, each in enumerate(value)]
-    elif isinstance(value, type) or callable(value) or _is_torch(value):
+    if isinstance(value, type) or callable(value) or _is_torch(value):
         return
-    else:
+    if (parts := _entries(name, value)) is None:
         parts = [(f"{name}.{key}", each) for key, each in _attributes(value)]
-    yield from ((part, each) for part, each in parts if isinstance(each, nn.Module))
+    for part, each in parts:
+        if isinstance(each, nn.Module):
+            yield part, each
+        elif depth < DEEPEST and _is_searched(each):
+            yield from _modules_in(part, each, depth + 1)
+
+
+def _is_searched(value: Any) -> bool:
+    return type(value) in (list, tuple, dict) and len(value) <= LARGEST_INSIDE
+
+
+def _entries(name: str, value: Any) -> list[tuple[str, Any]] | None:
+    if isinstance(value, Mapping):
+        return [(f"{name}.{key}", each) for key, each in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [(f"{name}.{place}", each) for place, each in enumerate(value)]
+    return None
 
 
 def _is_torch(value: Any) -> bool:

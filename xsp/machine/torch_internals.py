@@ -255,6 +255,20 @@ def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
     return module._parameters
 
 
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """What `named_parameters(recurse=False)` gives, which takes ten times as long, unless a class
+    has its own.
+    """
+    is_plain = type(module).named_parameters is nn.Module.named_parameters
+    if not is_plain or isinstance(module, torch.jit.ScriptModule):
+        return dict(module.named_parameters(recurse=False))
+    found: dict[str, nn.Parameter] = {}
+    for name, each in module._parameters.items():
+        if each is not None and all(each is not other for other in found.values()):
+            found[name] = each
+    return found
+
+
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     """A module's own modules by name, to read and write without a check; `named_children` leaves
     out those that are None and those that are there twice.

@@ -22,7 +22,7 @@ from torch import nn
 from xsp.analysis.work.products import is_product
 from xsp.levels.layer.functional import CompiledFunction, layer_type
 from xsp.levels.layer.tensors import describe_tensors, stored_elements
-from xsp.machine.torch_internals import is_foreign_operator, operator_schemas
+from xsp.machine.torch_internals import is_foreign_operator, operator_schemas, own_parameters
 
 _LONGEST_TEXT, _LONGEST_LIST = 256, 64
 _UNKNOWN = ""
@@ -63,7 +63,7 @@ def module_called(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
     named = [*zip(names, args, strict=True), *kwargs.items()]
     constants = [(name, getattr(module, name, None)) for name in _constants(module)]
     called = _called(named, _plain_options(constants))
-    for name, parameter in module.named_parameters(recurse=False):
+    for name, parameter in own_parameters(module).items():
         _add_stored(called.arguments["stored"], name, parameter)
     return called
 

@@ -11,7 +11,7 @@ from torch import nn
 from xsp.levels.layer.descriptions import Descriptions
 from xsp.levels.layer.naming import is_leaf
 from xsp.levels.layer.structure import LayerRow, ModuleRow
-from xsp.machine.torch_internals import without_torch_functions
+from xsp.machine.torch_internals import own_parameters, without_torch_functions
 
 
 def module_row(name: str, module: nn.Module) -> ModuleRow:
@@ -48,8 +48,7 @@ def _weight_shape(module: nn.Module) -> list[int]:
     """Shape of the tensor called `weight`, empty without one; weight normalisation makes it an
     attribute.
     """
-    own = dict(module.named_parameters(recurse=False))
-    weight = own.get("weight", vars(module).get("weight"))
+    weight = own_parameters(module).get("weight", vars(module).get("weight"))
     with without_torch_functions():
         if not isinstance(weight, torch.Tensor) or weight.is_nested:
             return []
@@ -57,7 +56,7 @@ def _weight_shape(module: nn.Module) -> list[int]:
 
 
 def _parameter_bytes(module: nn.Module) -> int:
-    below = next(module.children(), None) is not None
+    holds_others = next(module.children(), None) is not None
     with without_torch_functions():
-        parameters = module.parameters(recurse=below)
-        return sum(each.numel() * each.element_size() for each in parameters)
+        parameters = module.parameters() if holds_others else own_parameters(module).values()
+        return sum([each.numel() * each.element_size() for each in parameters])

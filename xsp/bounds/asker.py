@@ -95,10 +95,13 @@ def patterns_of(names: Iterable[str], every: Collection[str]) -> list[str]:
         for name in left:
             groups.setdefault(shortened(quoted(name)), []).append(name)
         for pattern, group in groups.items():
+            if len(group) < 2:
+                continue
             fits = re.compile(translate(pattern)).match
-            if len(group) > 1 and all(each in wanted for each in every if fits(each)):
+            if all(each in wanted for each in every if fits(each)):
                 found.append(pattern)
-                left = dict.fromkeys(name for name in left if name not in group)
+                for name in group:
+                    del left[name]
     return [*found, *map(quoted, left)]
 
 

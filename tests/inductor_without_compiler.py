@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,12 @@ def inductor_without_compiler(folder: Path) -> Iterator[None]:
 
 
 def _forget() -> None:
-    """Let go of what was compiled, of which cycles would keep some."""
+    """Let go of what was compiled, of which cycles would keep some. What Dynamo put behind a graph
+    break stays in the globals of the module that was compiled, also after its reset.
+    """
     torch._dynamo.reset()
+    for module in list(sys.modules.values()):
+        own = getattr(module, "__dict__", {})
+        for name in [name for name in own if str(name).startswith("__compiled_fn")]:
+            del own[name]
     gc.collect()

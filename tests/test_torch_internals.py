@@ -1,4 +1,4 @@
-"""torch's private names have two doors: one for its compiler, one for all else."""
+"""torch's private names have three doors: what its compiler generated, Dynamo, and all else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import xsp
 
 ROOT = Path(xsp.__file__).parent
-DOORS = [ROOT / "machine" / f"{name}_internals.py" for name in ("torch", "compiler")]
+DOORS = [ROOT / "machine" / f"{name}_internals.py" for name in ("torch", "dynamo", "compiler")]
 
 
 def _is_private(name: str) -> bool:

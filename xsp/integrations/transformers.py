@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from xsp.integrations.following import Followed, Following
-from xsp.machine.torch_internals import compiled_from
+from xsp.machine.dynamo_internals import compiled_from
 
 
 class XspCallback(Followed, TrainerCallback):

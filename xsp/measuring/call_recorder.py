@@ -21,11 +21,8 @@ from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.discovery import Discovered, discovered, shapes_of
 from xsp.levels.layer.entry_points import entry_point, step_in
 from xsp.machine.ambient import Ambient
-from xsp.machine.torch_internals import (
-    COMPILED_CALL,
-    is_within_compiled_code,
-    passed_over_by_dynamo,
-)
+from xsp.machine.dynamo_internals import is_within_compiled_code, passed_over_by_dynamo
+from xsp.machine.torch_internals import COMPILED_CALL
 from xsp.measuring.arguments import copy_arguments, list_arguments
 from xsp.measuring.collected import Collected
 from xsp.measuring.driving import is_lazy

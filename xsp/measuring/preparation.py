@@ -23,7 +23,7 @@ from xsp.levels.layer.naming import qualified_names, variables_of
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.structure_run import StructureRecorder
 from xsp.machine import devices
-from xsp.machine.torch_internals import compiled_frames
+from xsp.machine.dynamo_internals import compiled_frames
 from xsp.measuring.collecting import no_garbage_collection
 from xsp.measuring.deadline import WARM_UP_SHARE, Deadline
 from xsp.measuring.doubts_about import about_hidden_generators, about_other_calls

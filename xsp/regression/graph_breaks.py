@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-from xsp.machine.torch_internals import compiled_frames
+from xsp.machine.dynamo_internals import compiled_frames
 
 _RESUMED = re.compile(r"torch_dynamo_resume_in_(.+)_at_(\d+)")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from xsp.machine.torch_internals import compiled_frames, dynamo_entries
+from xsp.machine.dynamo_internals import compiled_frames, dynamo_entries
 from xsp.words.slugs import with_slug
 
 Leave = Callable[[Any], None]
@@ -47,7 +47,7 @@ def around_compiled_code(enter: Enter) -> Callable[[], None]:
     """Call `enter` whenever compiled code is entered on any thread, until what is returned is
     called.
 
-    Where there is nothing to replace (`torch_internals.dynamo_entries`), nothing is done:
+    Where there is nothing to replace (`dynamo_internals.dynamo_entries`), nothing is done:
     `compiled_again` then tells.
     """
     entries = dynamo_entries()

@@ -14,13 +14,8 @@ from typing import Any, SupportsIndex, cast
 import torch
 from torch import nn
 
-from xsp.machine.torch_internals import (
-    CALL,
-    COMPILED_CALL,
-    REPLICATE,
-    is_compiled,
-    passed_over_by_dynamo,
-)
+from xsp.machine.dynamo_internals import is_compiled, passed_over_by_dynamo
+from xsp.machine.torch_internals import CALL, COMPILED_CALL, REPLICATE
 
 _COPYING = ("__reduce_ex__", REPLICATE)
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from xsp.machine.torch_internals import COMPILED_CALL, is_compiled
+from xsp.machine.dynamo_internals import is_compiled
+from xsp.machine.torch_internals import COMPILED_CALL
 
 DEEPEST = 2
 """Collections in collections in which modules are looked for."""

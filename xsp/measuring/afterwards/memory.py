@@ -28,8 +28,8 @@ from xsp.levels.layer.recorder import PythonRecorder, Stamp
 from xsp.levels.layer.stamps import pair_stamps
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.tracer import LayerTracer
+from xsp.machine.dynamo_internals import DYNAMO_FOLDER
 from xsp.machine.torch_internals import (
-    DYNAMO_FOLDER,
     is_allocation,
     is_profiling,
     profiled_events,

@@ -18,8 +18,8 @@ from xsp.doubts import Doubt, Slug
 from xsp.levels.layer.discovery import Discovered, discovered
 from xsp.levels.layer.structure_run import StructureRecorder
 from xsp.machine import devices
+from xsp.machine.dynamo_internals import compiled_frames
 from xsp.machine.gpu_state import GpuWatch
-from xsp.machine.torch_internals import compiled_frames
 from xsp.measuring.along.compiled_steps import CompiledSteps
 from xsp.measuring.along.groups import GiveUp, Group, Seen
 from xsp.measuring.along.others import different_layers

@@ -20,7 +20,8 @@ from xsp.levels.kernel.cupti_clock import kept_clock
 from xsp.levels.layer.entry_points import entry_point
 from xsp.levels.layer.function_mode import FunctionalMode
 from xsp.levels.layer.naming import is_leaf
-from xsp.machine.torch_internals import compiled_from, modes
+from xsp.machine.dynamo_internals import compiled_from
+from xsp.machine.torch_internals import modes
 from xsp.measuring.along.following import Following, Steps
 from xsp.measuring.along.groups import Group, Seen
 from xsp.measuring.along.loop_thread import LoopThread, drop_what_was_left

@@ -25,11 +25,8 @@ from xsp.levels.layer.naming import is_leaf
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.tensors import describe_tensors
 from xsp.machine import devices
-from xsp.machine.torch_internals import (
-    is_within_compiled_code,
-    passed_over_by_dynamo,
-    without_torch_functions,
-)
+from xsp.machine.dynamo_internals import is_within_compiled_code, passed_over_by_dynamo
+from xsp.machine.torch_internals import without_torch_functions
 from xsp.measuring.along.optimizer_parts import OptimizerWatch, scheduler_steps
 from xsp.types import Columns
 

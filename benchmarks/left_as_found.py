@@ -62,7 +62,7 @@ class Unprofiled(Profiled):
     """The same without xsp."""
 
     @contextmanager
-    def __call__(self, model: nn.Module, **how: Any) -> Iterator[Any]:  # noqa: ARG002
+    def __call__(self, model: nn.Module, **how: Any) -> Iterator[Any]:  # noqa: ARG002 - as it is called with xsp
         """Nothing, `step` too."""
         yield self
 
@@ -222,10 +222,10 @@ class Reading(nn.Module):
         return output
 
 
-@case("model that reads from an iterator")
-def _(device: str) -> Program:
+def reading(device: str, stream_of: Callable[[list[torch.Tensor]], Iterator[Any]]) -> Program:
+    """Calls inside and behind the block that take from one stream, and what is left of it."""
     model = Reading().to(device)
-    stream = iter([torch.randn(2, 4, device=device) for _ in range(4)])
+    stream = stream_of([torch.randn(2, 4, device=device) for _ in range(4)])
 
     def run(profiled: Profiled) -> Any:
         with torch.no_grad():
@@ -234,6 +234,11 @@ def _(device: str) -> Program:
             return [*outputs, model(stream), len(list(stream))]
 
     return Program(model, run)
+
+
+@case("model that reads from an iterator")
+def _(device: str) -> Program:
+    return reading(device, iter)
 
 
 class Noisy(nn.Module):
@@ -479,17 +484,7 @@ def _(device: str) -> Program:
 
 @case("model that reads from batches that are zipped")
 def _(device: str) -> Program:
-    model = Reading().to(device)
-    batches = [torch.randn(2, 4, device=device) for _ in range(4)]
-    stream = map(itemgetter(0), zip(batches, range(4), strict=True))
-
-    def run(profiled: Profiled) -> Any:
-        with torch.no_grad():
-            with profiled(model):
-                outputs = [model(stream)]
-            return [*outputs, model(stream), len(list(stream))]
-
-    return Program(model, run)
+    return reading(device, lambda batches: map(itemgetter(0), zip(batches, range(4), strict=True)))
 
 
 # transformers

@@ -177,13 +177,23 @@ def test_nothing_is_seen_outside_the_block() -> None:
 # ---- parts and times ----
 
 
-@contextmanager
-def heard() -> Iterator[list[str]]:
+class Heard(list[str]):
     """What is told of parts, as `+name` and `-name`."""
-    told: list[str] = []
-    undo = parts.listen(
-        lambda part: told.append(f"+{part.name}"), lambda part: told.append(f"-{part.name}")
-    )
+
+    def part_begins(self, part: parts.Part) -> None:
+        """See `parts.Told`."""
+        self.append(f"+{part.name}")
+
+    def part_ends(self, part: parts.Part) -> None:
+        """See `parts.Told`."""
+        self.append(f"-{part.name}")
+
+
+@contextmanager
+def heard() -> Iterator[Heard]:
+    """All that is told inside the block."""
+    told = Heard()
+    undo = parts.listen(told)
     try:
         yield told
     finally:

@@ -4,8 +4,10 @@ layers wherever a structure recorder or a tracer listens, and nothing where none
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 DOMAIN = "xsp: part of a step"
 """Keeps codes of parts apart from those of NVTX ranges (`Codes.of_range`)."""
@@ -19,14 +21,33 @@ class Part:
     type: str
 
 
-_Told = Callable[[Part], None]
+class Told(Protocol):
+    """Who is told of parts; both calls come on the thread of the part."""
 
-_listeners: list[tuple[_Told, _Told]] = []
+    def part_begins(self, part: Part) -> None:
+        """A part begins."""
+
+    def part_ends(self, part: Part) -> None:
+        """It ends; of those that it was told of, the one that began last."""
 
 
-def listen(begins: _Told, ends: _Told) -> Callable[[], None]:
-    """Tell `begins` and `ends` of every part until what is returned is called."""
-    listener = (begins, ends)
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.open: list[tuple[Part, tuple[_Listener, ...]]] = []
+
+
+@dataclass(frozen=True, eq=False)
+class _Listener:
+    told: Told
+
+
+_listeners: list[_Listener] = []
+_here = _Here()
+
+
+def listen(told: Told) -> Callable[[], None]:
+    """Tell of every part that begins from now on, until what is returned is called."""
+    listener = _Listener(told)
     _listeners.append(listener)
 
     def leave() -> None:
@@ -38,11 +59,31 @@ def listen(begins: _Told, ends: _Told) -> Callable[[], None]:
 
 def begin(part: Part) -> None:
     """A part begins on this thread."""
-    for begins, _ in _listeners:
-        begins(part)
+    listeners = tuple(_listeners)
+    _here.open.append((part, listeners))
+    for each in listeners:
+        each.told.part_begins(part)
 
 
 def end(part: Part) -> None:
-    """A part ends that began on this thread."""
-    for _, ends in _listeners:
-        ends(part)
+    """A part ends on this thread, and with it all that began in it and that an exception cut short;
+    nothing where it has ended.
+    """
+    for place in range(len(_here.open) - 1, -1, -1):
+        if _here.open[place][0] == part:
+            end_above(place)
+            return
+
+
+def depth() -> int:
+    """How many parts have begun on this thread and not ended."""
+    return len(_here.open)
+
+
+def end_above(depth: int) -> None:
+    """End parts of this thread until no more than `depth` are left."""
+    while len(_here.open) > depth:
+        part, listeners = _here.open.pop()
+        for each in listeners:
+            if each in _listeners:
+                each.told.part_ends(part)

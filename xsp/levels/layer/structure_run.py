@@ -81,7 +81,7 @@ class StructureRecorder:
             # switches it off.
             self._exit.callback(self._mode.leave)
             self._exit.enter_context(self._mode)
-            self._exit.callback(parts.listen(self._part_begins, self._part_ends))
+            self._exit.callback(parts.listen(self))
             if codes.ranges_are_layers:
                 self._exit.callback(self._ranges.watch())
             self._exit = self._exit.pop_all()
@@ -222,11 +222,13 @@ class StructureRecorder:
         self._calls.abandon()
         self._mode.switch.resume()
 
-    def _part_begins(self, part: Part) -> None:
+    def part_begins(self, part: Part) -> None:
+        """See `Told`."""
         self._mode.switch.mute()
         code = self.structure.codes.of_range(part.name, parts.DOMAIN)
         self._calls.begin(LayerRow(code, part.name, part.type, "range", "", "forward"))
 
-    def _part_ends(self, _part: Part) -> None:
+    def part_ends(self, part: Part) -> None:  # noqa: ARG002 - it is the innermost
+        """See `Told`."""
         self._calls.end((), None)
         self._mode.switch.unmute()

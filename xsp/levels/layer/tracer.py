@@ -85,7 +85,7 @@ class LayerTracer(Tracer):
         self.new_run()
         self._exit.enter_context(mode)
         self._exit.callback(self._ranges.watch())
-        self._exit.callback(parts.listen(self._part_begins, self._part_ends))
+        self._exit.callback(parts.listen(self))
 
     def new_run(self) -> None:
         """Count calls from zero again; called before every execution so that codes repeat from run
@@ -177,12 +177,14 @@ class LayerTracer(Tracer):
         self._recorder.adopt(self._site(code), None)
         self._recorder.resume()
 
-    def _part_begins(self, part: Part) -> None:
+    def part_begins(self, part: Part) -> None:
+        """See `Told`."""
         # Not suspended: between a part's begin and end the program can enter modes of its own.
         self._recorder.mute()
         self._recorder.stamp(2 * self._codes.of_range(part.name, parts.DOMAIN))
 
-    def _part_ends(self, part: Part) -> None:
+    def part_ends(self, part: Part) -> None:
+        """See `Told`."""
         code = self._codes.of_range(part.name, parts.DOMAIN)
         self._recorder.stamp(2 * code + 1)
         self._recorder.adopt(self._site(code), None)

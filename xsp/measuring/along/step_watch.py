@@ -22,12 +22,12 @@ from xsp.levels.layer import parts
 from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.naming import is_leaf
+from xsp.levels.layer.optimizer_parts import OptimizerWatch, scheduler_steps
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.tensors import describe_tensors
 from xsp.machine import devices
 from xsp.machine.dynamo_internals import is_within_compiled_code, passed_over_by_dynamo
 from xsp.machine.torch_internals import without_torch_functions
-from xsp.measuring.along.optimizer_parts import OptimizerWatch, scheduler_steps
 from xsp.types import Columns
 
 LOADER = Part("(loader)", "loader")
@@ -87,7 +87,8 @@ class StepWatch:
         self.on_call_end: Callable[[Step], None] | None = None
         self._events: list[Event] = []
         self._label: Label | None = None
-        self._open: list[Part] = []
+        self._parts_before = 0
+        self._is_loading = False
         self._thread = threading.get_ident()
         self.called_elsewhere = False
         """Of the model, on other threads than the loop's."""
@@ -118,11 +119,13 @@ class StepWatch:
     def begin(self) -> None:
         """A step begins now, with a wait for data."""
         self.begin_call(None)
-        self._begin(LOADER)
+        self._is_loading = True
+        parts.begin(LOADER)
 
     def begin_call(self, label: Label | None) -> None:
         """A step begins now: a call of what the user named, which may have called it something."""
-        self._events, self._open, self._depth = [], [], 0
+        self._events, self._depth = [], 0
+        self._parts_before = parts.depth()
         self._label = label
         if self._is_around_tracers:
             self._step_out = self._step_in()
@@ -163,17 +166,12 @@ class StepWatch:
         self._end_loader()
         if part.type != "parameters":
             self._events.append(part.name)
-        self._begin(part)
+        parts.begin(part)
 
     def part_ends(self, part: Part) -> None:
         """See `Told`."""
-        if threading.get_ident() != self._thread or part not in self._open:
-            return
-        while self._open:
-            ended = self._open.pop()
-            parts.end(ended)
-            if ended == part:
-                return
+        if threading.get_ident() == self._thread:
+            parts.end(part)
 
     def _step_in(self) -> Callable[[], None]:
         for each in (self._before, self._after):
@@ -211,7 +209,7 @@ class StepWatch:
         self.called = True
         if self.on_call_end is not None:
             self.on_call_begin()
-            self._events, self._open = [], []
+            self._events, self._parts_before = [], parts.depth()
         self._end_loader()
         shapes, dtypes = describe_tensors((args, dict(kwargs)))
         with without_torch_functions():
@@ -235,18 +233,15 @@ class StepWatch:
             self._events.append("backward")
         return nullcontext()
 
-    def _begin(self, part: Part) -> None:
-        self._open.append(part)
-        parts.begin(part)
-
     def _end_loader(self) -> None:
-        if LOADER in self._open:
-            self.part_ends(LOADER)
+        if self._is_loading:
+            self._is_loading = False
+            parts.end(LOADER)
 
     def _end_all(self) -> None:
         """Also a part that an exception cut short, which the loop handled."""
-        while self._open:
-            parts.end(self._open.pop())
+        self._is_loading = False
+        parts.end_above(self._parts_before)
         for each in self._optimizers:
             each.put_back()
 

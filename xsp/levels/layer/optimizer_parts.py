@@ -8,23 +8,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from xsp.levels.layer.parts import Part
+from xsp.levels.layer.parts import Part, Told
 from xsp.machine.torch_internals import Place
-
-
-class Told(Protocol):
-    """Who is told of parts; both calls come on the thread of the step."""
-
-    def part_begins(self, part: Part) -> None:
-        """A part begins."""
-
-    def part_ends(self, part: Part) -> None:
-        """It ends, with every part that began in it."""
 
 
 class GroupsInTurn(list[dict[str, Any]]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from test_deadline import Clock
 from test_deadline import run as run_of
@@ -185,7 +186,7 @@ def test_other_work_is_told_by_what_is_other(structure: Kind, step: Kind, said: 
 
 def structure(*codes: int) -> Any:
     """A structure step of these layers."""
-    return SimpleNamespace(layers=[SimpleNamespace(code=code) for code in codes])
+    return SimpleNamespace(layers=SimpleNamespace(codes=lambda: np.array(codes, dtype=np.int64)))
 
 
 def test_steps_alike_from_outside_can_run_other_layers() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+from copy import copy
+from functools import partial
 
 import pytest
 
 from xsp.levels.layer.autograd import ENGINE_CODE
+from xsp.levels.layer.function_mode import Codes
+from xsp.levels.layer.layer_rows import LayerRow
+from xsp.levels.layer.structure import Structure
 from xsp.measuring.afterwards.annotated import RangeLog
 from xsp.types import BACKWARD_BASE
 
@@ -44,11 +47,6 @@ class Tool:
         self.told.append(f"-{started}")
 
 
-def row(code: int, name: str, phase: str = "forward") -> SimpleNamespace:
-    """A row of the structure run."""
-    return SimpleNamespace(code=code, name=name, phase=phase)
-
-
 @pytest.fixture
 def tool() -> Tool:
     """Where ranges go."""
@@ -58,15 +56,18 @@ def tool() -> Tool:
 @pytest.fixture
 def log(tool: Tool) -> RangeLog:
     """A log that is on: code 3 is called twice, each time by another name."""
-    rows = [
-        row(3, "first"),
-        row(4, "body"),
-        row(3, "second"),
-        row(NODE, "body", "backward"),
-        row(NEXT, "first", "backward"),
-        row(0, "zero"),
-    ]
-    structure: Any = SimpleNamespace(layers=rows)
+    rows = {
+        ("first", "forward"): 3,
+        ("body", "forward"): 4,
+        ("second", "forward"): 3,
+        ("body", "backward"): NODE,
+        ("first", "backward"): NEXT,
+        ("zero", "forward"): 0,
+    }
+    structure = Structure(Codes())
+    for (name, phase), code in rows.items():
+        row = LayerRow(name, "", "module", "", phase)
+        structure.layers.add(code, None, partial(copy, row))
     made = RangeLog(tool, structure)
     made.on = True
     return made

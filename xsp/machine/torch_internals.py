@@ -165,9 +165,8 @@ def after_backward(callback: Callable[[], None]) -> None:
     torch.autograd.Variable._execution_engine.queue_callback(callback)
 
 
-def nodes_made() -> int:
-    """How many graph nodes this thread has made so far: the next one's `sequence_of`."""
-    return torch._C._autograd._get_sequence_nr()
+nodes_made: Callable[[], int] = torch._C._autograd._get_sequence_nr
+"""How many graph nodes this thread has made so far: the next one's `sequence_of`."""
 
 
 def sequence_of(node: Any) -> int:

@@ -92,10 +92,13 @@ def prepare(executor: Executor, options: Options, deadline: Deadline, shown: Pha
     watched, code = Discovered(), CompiledCode()
     shown.begin("structure")
     begin = time.perf_counter()
-    with switched(code.watched()):
-        structure, recorded = _structure(executor, found, watched, traced, options.ranges_as_layers)
+    with switched(code.watched()), no_garbage_collection():
+        recorder_of_layers = _recorder(executor.target, found, options)
+        structure, recorded = _structure(executor, recorder_of_layers, watched, traced)
     structure_s = time.perf_counter() - begin
-    names = qualified_names([*found.roots, *watched.roots], _variables(executor.target))
+    names = recorder_of_layers.names
+    if not set(watched.roots) <= set(found.roots):
+        names = qualified_names([*found.roots, *watched.roots], _variables(executor.target))
     differing = found.differently(watched).items()
     doubts += about_other_calls(
         {names.get(module, type(module).__name__): counts for module, counts in differing}
@@ -182,21 +185,25 @@ def _noted(when: str, roots: list[nn.Module]) -> Iterator[None]:
         raise
 
 
+def _recorder(target: Target, found: Discovered, options: Options) -> StructureRecorder:
+    outside = "" if target.model is not None else target.name.rpartition(".")[2]
+    return StructureRecorder(
+        found,
+        outside,
+        variables=_variables(target),
+        ranges_are_layers=options.ranges_as_layers,
+    )
+
+
 def _structure(
     executor: Executor,
-    found: Discovered,
+    recorder: StructureRecorder,
     watched: Discovered,
     traced: list[Level],
-    ranges_as_layers: bool,
 ) -> tuple[Structure, dict[Level, list[dict[str, Any]]]]:
     """The untimed structure run: layers, and by level what other tracers record there. What it
     calls is added to `watched`.
     """
-    target = executor.target
-    outside = "" if target.model is not None else target.name.rpartition(".")[2]
-    recorder = StructureRecorder(
-        found, outside, variables=_variables(target), ranges_are_layers=ranges_as_layers
-    )
     others = level_table.recorders(traced)
 
     def ready() -> None:

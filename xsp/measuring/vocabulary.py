@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from xsp.analysis.spans.assembly import Vocabulary
+from xsp.analysis.spans.shared_values import SharedValues
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.tensors import describe_tensors
 from xsp.measuring.preparation import Prepared
@@ -65,14 +66,16 @@ def _in_unicode(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _columns_in_unicode(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _columns_in_unicode(columns: dict[str, Any]) -> dict[str, Any]:
     return {
         name: _all_in_unicode(values) if name in _LAYER_TEXTS else values
         for name, values in columns.items()
     }
 
 
-def _all_in_unicode(texts: list[str]) -> list[str]:
+def _all_in_unicode(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, SharedValues):
+        return texts.mapped(in_unicode)
     return texts if all(map(str.isascii, texts)) else [in_unicode(each) for each in texts]
 
 

@@ -17,6 +17,7 @@ from xsp.analysis.spans.graph_layers import Captured, Owner, Unled, lead_to_laye
 from xsp.analysis.spans.joining import LAUNCH_FACTS, NotJoined, join_by_order
 from xsp.analysis.spans.operator_paths import OperatorPaths
 from xsp.analysis.spans.outside import NO_LAYER_KIND, NOT_IN_STRUCTURE, OUTSIDE_LAYERS
+from xsp.analysis.spans.shared_values import SharedValues, as_series, followed_by
 from xsp.capture.run import Run, within_model
 from xsp.types import RANGES, SYNCHRONIZATIONS, ApiDomain, Columns, DeviceKind, Level
 
@@ -287,22 +288,13 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 def _layers(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """Layer rows, then the two that `StructureCodes` speaks of; nested values become JSON text."""
     extra = columns_of([{"name": name} for name in (OUTSIDE_LAYERS, NOT_IN_STRUCTURE)])
-    count = len(columns["code"])
+    nothing = np.zeros(len(columns["code"]), dtype=np.int32)
     table = {}
     for name in _LAYER_COLUMNS:
-        known = columns[name] if name in columns else [_UNKNOWN_LAYER[name]] * count
-        values = [*known, *extra[name]]
-        table[name] = _as_json(values) if name in _NESTED else values
+        known = columns[name] if name in columns else SharedValues([_UNKNOWN_LAYER[name]], nothing)
+        written = json.dumps if name in _NESTED else None
+        table[name] = as_series(followed_by(known, extra[name]), written)
     return pd.DataFrame(table)
-
-
-def _as_json(values: Sequence[Any]) -> list[str]:
-    """The JSON text of each; rows share what is equal, which is then written once."""
-    texts: dict[int, str] = {}
-    for each in values:
-        if id(each) not in texts:
-            texts[id(each)] = json.dumps(each)
-    return [texts[id(each)] for each in values]
 
 
 def _calls_of_modules(rows: list[dict[str, Any]]) -> pd.DataFrame:

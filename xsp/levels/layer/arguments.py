@@ -21,6 +21,7 @@ from torch import nn
 
 from xsp.analysis.work.products import is_product
 from xsp.levels.layer.functional import CompiledFunction, layer_type
+from xsp.levels.layer.layer_rows import Described
 from xsp.levels.layer.tensors import describe_tensors, stored_elements
 from xsp.machine.torch_internals import is_foreign_operator, operator_schemas, own_parameters
 
@@ -28,18 +29,16 @@ _LONGEST_TEXT, _LONGEST_LIST = 256, 64
 _UNKNOWN = ""
 
 
-@dataclass(frozen=True)
-class Called:
+@dataclass(frozen=True, eq=False)
+class Called(Described):
     """Shapes and types of the tensors that a call was given, and what else tells its work.
 
     `arguments` is JSON-able: `tensors` has the argument's name of each tensor ("" where it is not
     known), `stored` the elements that sparse ones among them hold, by name, and `options` the
     plain values (numbers, text, lists of these) passed to a function, or held by a module, that
-    computes products.
+    computes products. Calls that are described once share the object.
     """
 
-    shapes: list[list[int]]
-    dtypes: list[str]
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -61,17 +60,18 @@ def module_called(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
     """
     names = _of_signature(module.forward, len(args))
     named = [*zip(names, args, strict=True), *kwargs.items()]
-    constants = [(name, getattr(module, name, None)) for name in _constants(module)]
-    called = _called(named, _plain_options(constants))
+    called = _called(named, _plain_options(list(constants_of(module).items())))
     for name, parameter in own_parameters(module).items():
         _add_stored(called.arguments["stored"], name, parameter)
     return called
 
 
-def _constants(module: nn.Module) -> Sequence[str]:
+def constants_of(module: nn.Module) -> dict[str, Any]:
+    """What `__constants__` of a module that computes products names, with the values."""
     if not is_product(type(module).__name__):
-        return ()
-    return [name for name in getattr(module, "__constants__", ()) if isinstance(name, str)]
+        return {}
+    names = [name for name in getattr(module, "__constants__", ()) if isinstance(name, str)]
+    return {name: getattr(module, name, None) for name in names}
 
 
 def _called(named: list[tuple[str, Any]], options: dict[str, Any]) -> Called:

@@ -14,7 +14,7 @@ from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from xsp.analysis.work.layer_work import moves_gradient
-from xsp.levels.layer.autograd import NODES_PER_CALL, backward_code, made_by, new_nodes
+from xsp.levels.layer.autograd import NODES_PER_CALL, backward_code, made_by, new_nodes, node_of
 from xsp.levels.layer.tensors import locate_tensors
 from xsp.levels.layer.ways import Found, Plan, Trail, plan_for
 
@@ -42,6 +42,8 @@ class BackwardOrder:
 
     def watch(self, call: int, inputs: Any, outputs: Any, token: object) -> list[str]:
         """Watch the new nodes of a call; returns their names, in the order of their numbers."""
+        if isinstance(outputs, torch.Tensor) and node_of(outputs) is None:
+            return []
         given = locate_tensors(outputs)
         made = made_by(each.tensor for each in given)
         if not made:

@@ -19,8 +19,9 @@ from xsp.levels.layer.autograd import (
 )
 from xsp.levels.layer.backward import BackwardOrder
 from xsp.levels.layer.distributed import AFTER, BUCKETS
+from xsp.levels.layer.layer_rows import LayerRow
 from xsp.levels.layer.made_during import EndedCall, MadeDuring
-from xsp.levels.layer.structure import LayerRow, Structure
+from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.tensors import locate_tensors
 from xsp.levels.layer.ways import Plan, plan_for
 
@@ -57,15 +58,14 @@ class BackwardRows:
         each new node that its outputs lead to, if they do.
         """
         call = len(self._ended)
-        layer = self._structure.layers[row]
-        self._ended.append(layer.code)
+        self._ended.append(self._structure.layers.code(row))
         if not torch.is_grad_enabled():
             return
         self._made.ended(call, row, first_node)
         if not leads_to_nodes:
             return
         for number, node in enumerate(self._order.watch(call, inputs, outputs, self._token)):
-            self._structure.add(_node_row(layer, row, backward_code(call, number), node))
+            self._add_node(row, backward_code(call, number), node)
 
     @contextmanager
     def engine(self, roots: Sequence[torch.Tensor]) -> Iterator[None]:
@@ -126,27 +126,33 @@ class BackwardRows:
         if number is None:
             return None
         code = backward_code(maker.call, number)
-        layer = self._structure.layers[maker.row]
-        self._structure.add(_node_row(layer, maker.row, code, node.name()))
+        self._add_node(maker.row, code, node.name())
         return code
+
+    def _add_node(self, row: int, code: int, node: str) -> None:
+        """A row for a node of the call of this row."""
+        layers = self._structure.layers
+        key = "node", layers.alike(row), node
+        layers.add(
+            code, key, lambda: _node_row(layers.described(row), node), layers.number(row), row
+        )
 
     def _add_once(self, code: int, name: str) -> None:
         """A row for all backward work of a kind that no layer owns."""
         if code not in self._shared_rows:
             self._shared_rows.add(code)
-            self._structure.add(LayerRow(code, name, "", "autograd", "", "backward"))
+            row = LayerRow(name, "", "autograd", "", "backward")
+            self._structure.layers.add(code, ("all", name), lambda: row)
 
 
-def _node_row(forward: LayerRow, index: int, code: int, node: str) -> LayerRow:
-    """A node of the call whose row is `forward`, at `index`: what went out comes in."""
+def _node_row(forward: LayerRow, node: str) -> LayerRow:
+    """A node of the call whose row is `forward`: what went out comes in."""
     return LayerRow(
-        code,
         forward.name,
         node,
         "autograd",
         forward.module,
         "backward",
-        index,
         input_shapes=forward.output_shapes,
         input_dtypes=forward.output_dtypes,
         output_shapes=forward.input_shapes,

@@ -4,26 +4,21 @@ makes few differ, and a loop can make hundreds of thousands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from xsp.analysis.work.products import is_product
-from xsp.levels.layer.arguments import Called, function_called, module_called
+from xsp.levels.layer.arguments import Called, constants_of, module_called
 from xsp.levels.layer.functional import CompiledFunction, layer_type
+from xsp.levels.layer.layer_rows import Described, keep
 from xsp.levels.layer.tensors import describe_tensors
-from xsp.machine.torch_internals import without_torch_functions
+from xsp.machine.torch_internals import own_parameters, without_torch_functions
 
-MOST_KEPT = 4096
-"""Descriptions of a kind; a program whose calls all differ must not have them kept for ever."""
-
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = (bool, int, float, str, type(None), type(...), torch.dtype, torch.device)
 _TENSORS = (torch.Tensor, nn.Parameter)
-
-Described = tuple[list[list[int]], list[str]]
-_Value = TypeVar("_Value")
 
 
 class _UnlikeOthersError(Exception):
@@ -34,67 +29,88 @@ class Descriptions:
     """The descriptions of one structure run. What is returned is shared, and not to be changed."""
 
     def __init__(self) -> None:
-        self._functions: dict[Hashable, Called] = {}
-        self._modules: dict[str, Called] = {}
+        self._modules: dict[Hashable, Called] = {}
+        self._takes_values: dict[Hashable, bool] = {}
         self._tensors: dict[Hashable, Described] = {}
 
-    def of_function(
+    def key_of_function(
         self,
         function: Callable[..., Any] | CompiledFunction,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-    ) -> Called:
-        """As `function_called`."""
-        values = is_product(layer_type(function))
+    ) -> Hashable:
+        """What is equal for calls of a function for which `function_called` says the same; None
+        where that has to be asked.
+        """
+        values = self._values_count(function)
         try:
             with without_torch_functions():
-                given = tuple([_outline(value, values) for value in args])
-                named = tuple([(name, _outline(each, values)) for name, each in kwargs.items()])
-            key = (function, given, named)
-            known = self._functions.get(key)
-        except (_UnlikeOthersError, TypeError):
-            return function_called(function, args, kwargs)
-        if known is None:
-            known = function_called(function, args, kwargs)
-            _keep(self._functions, key, known)
-        return known
+                if not kwargs:
+                    return _outlines(args, values)
+                named = _outlines(kwargs.values(), values)
+                return _outlines(args, values), tuple(kwargs), named
+        except _UnlikeOthersError:
+            return None
 
     def of_module(
         self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Called:
         """As `module_called`, which also looks at the module as it is now."""
-        called = module_called(module, args, kwargs)
-        key = repr(called)
-        return self._modules.get(key) or _keep(self._modules, key, called)
+        try:
+            with without_torch_functions():
+                key = _outline_of_call(module, args, kwargs)
+            known = self._modules.get(key)
+        except (_UnlikeOthersError, TypeError):
+            called = module_called(module, args, kwargs)
+            key = repr((called.shapes, called.dtypes, called.arguments))
+            return self._modules.get(key) or keep(self._modules, key, called)
+        return known or keep(self._modules, key, module_called(module, args, kwargs))
 
     def of_tensors(self, tensors: Sequence[torch.Tensor]) -> Described:
         """As `describe_tensors`."""
         try:
             with without_torch_functions():
-                key = tuple([_outline(tensor, False) for tensor in tensors])
+                key = _outlines(tensors, values=False)
         except _UnlikeOthersError:
-            return describe_tensors(tensors)
-        return self._tensors.get(key) or _keep(self._tensors, key, describe_tensors(tensors))
+            return Described(*describe_tensors(tensors))
+        known = self._tensors.get(key)
+        return known or keep(self._tensors, key, Described(*describe_tensors(tensors)))
+
+    def _values_count(self, function: Callable[..., Any] | CompiledFunction) -> bool:
+        """Whether plain values that the function is given are part of its description."""
+        known = self._takes_values.get(function)
+        if known is None:
+            known = keep(self._takes_values, function, is_product(layer_type(function)))
+        return known
 
 
-def _keep(kept: dict[Any, _Value], key: Hashable, value: _Value) -> _Value:
-    if len(kept) >= MOST_KEPT:
-        kept.clear()
-    kept[key] = value
-    return value
+def _outline_of_call(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
+    """What is equal for two calls of modules that are described alike."""
+    if any(each.layout is not torch.strided for each in own_parameters(module).values()):
+        raise _UnlikeOthersError
+    given = *_outlines(args, values=False), *kwargs, *_outlines(kwargs.values(), values=False)
+    constants = constants_of(module)
+    options = *constants, *_outlines(constants.values(), values=True)
+    return type(module), vars(module).get("forward"), given, options
 
 
-def _outline(value: Any, values: bool) -> Hashable:
-    """What is equal for two values that are described alike; `values` tells whether plain values
+def _outlines(given: Iterable[Any], values: bool) -> tuple[Hashable, ...]:
+    """Of each, what is equal for two that are described alike; `values` tells whether plain values
     themselves are told apart, or their types alone.
     """
-    kind = type(value)
-    if kind in _TENSORS:
-        if value.layout is not torch.strided or value.is_nested:
+    found: list[Hashable] = []
+    for value in given:
+        kind = type(value)
+        if kind in _TENSORS:
+            if value.layout is not torch.strided or value.is_nested:
+                raise _UnlikeOthersError
+            found.append((value.dtype, value.shape))
+        elif kind in _PLAIN:
+            found.append((kind, value) if values else (kind,))
+        elif kind is slice and not values:
+            found.append((kind,))
+        elif kind in (list, tuple):
+            found.append((kind, *_outlines(value, values)))
+        else:
             raise _UnlikeOthersError
-        return value.dtype, *value.shape
-    if kind in _PLAIN:
-        return (kind, value) if values else (kind,)
-    if kind in (list, tuple):
-        return (kind, *[_outline(each, values) for each in value])
-    raise _UnlikeOthersError
+    return tuple(found)

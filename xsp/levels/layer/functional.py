@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -89,6 +90,7 @@ def is_layer(function: Callable[..., Any] | CompiledFunction) -> bool:
     return name not in _METADATA
 
 
+@lru_cache(maxsize=4096)
 def layer_type(function: Callable[..., Any] | CompiledFunction) -> str:
     """Short name for tables: `add` for `Tensor.__add__`, `relu` for `F.relu`."""
     if isinstance(function, CompiledFunction):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from xsp.levels.layer.descriptions import Descriptions
+from xsp.levels.layer.arguments import Called
+from xsp.levels.layer.layer_rows import LayerRow
 from xsp.levels.layer.naming import is_leaf
-from xsp.levels.layer.structure import LayerRow, ModuleRow
+from xsp.levels.layer.structure import ModuleRow
 from xsp.machine.torch_internals import own_parameters, without_torch_functions
 
 
@@ -19,18 +20,31 @@ def module_row(name: str, module: nn.Module) -> ModuleRow:
     return ModuleRow(name, type(module).__name__, _parameter_bytes(module), is_leaf(module))
 
 
+@dataclass(frozen=True)
+class OwnParameters:
+    """What a module holds itself: bytes, and the shape of the tensor called `weight` (weight
+    normalisation makes it an attribute), empty without one.
+    """
+
+    bytes: int
+    weight: tuple[int, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> OwnParameters:
+        """As they are now."""
+        own = own_parameters(module)
+        weight = own.get("weight", vars(module).get("weight"))
+        with without_torch_functions():
+            is_plain = isinstance(weight, torch.Tensor) and not weight.is_nested
+            shape = tuple(weight.shape) if is_plain and weight is not None else ()
+            return cls(_bytes_of(own.values()), shape)
+
+
 def leaf_call_row(
-    code: int,
-    name: str,
-    module: nn.Module,
-    args: Any,
-    kwargs: Mapping[str, Any],
-    descriptions: Descriptions,
+    name: str, module: nn.Module, parameters: OwnParameters, called: Called, source: str
 ) -> LayerRow:
     """The row of a call of a leaf module."""
-    called = descriptions.of_module(module, args, kwargs)
     return LayerRow(
-        code,
         name,
         type(module).__name__,
         "module",
@@ -38,25 +52,18 @@ def leaf_call_row(
         "forward",
         input_shapes=called.shapes,
         input_dtypes=called.dtypes,
-        parameter_bytes=_parameter_bytes(module),
-        weight_shape=_weight_shape(module),
+        parameter_bytes=parameters.bytes,
+        weight_shape=list(parameters.weight),
         arguments=called.arguments,
+        source=source,
     )
-
-
-def _weight_shape(module: nn.Module) -> list[int]:
-    """Shape of the tensor called `weight`, empty without one; weight normalisation makes it an
-    attribute.
-    """
-    weight = own_parameters(module).get("weight", vars(module).get("weight"))
-    with without_torch_functions():
-        if not isinstance(weight, torch.Tensor) or weight.is_nested:
-            return []
-        return list(weight.shape)
 
 
 def _parameter_bytes(module: nn.Module) -> int:
     holds_others = next(module.children(), None) is not None
     with without_torch_functions():
-        parameters = module.parameters() if holds_others else own_parameters(module).values()
-        return sum([each.numel() * each.element_size() for each in parameters])
+        return _bytes_of(module.parameters() if holds_others else own_parameters(module).values())
+
+
+def _bytes_of(parameters: Iterable[nn.Parameter]) -> int:
+    return sum([each.numel() * each.element_size() for each in parameters])

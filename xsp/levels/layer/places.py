@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from dataclasses import dataclass, replace
 
-from xsp.levels.layer.structure import LayerRow, ModuleCall
+from xsp.levels.layer.structure import ModuleCall
 
 
 @dataclass
@@ -15,13 +14,18 @@ class Place:
 
     module: str
     name: str
-    _named: Counter[str]
+    _named: dict[str, int]
 
-    def name_call(self, kind: str) -> str:
-        """A name for another call of this kind."""
-        before = self._named[kind]
-        self._named[kind] += 1
-        return f"{self.name}::{kind}_{before}" if before else f"{self.name}::{kind}"
+    def number_call(self, kind: str) -> int:
+        """How many calls of this kind were made here before this one: the number in its name."""
+        before = self._named.get(kind, 0)
+        self._named[kind] = before + 1
+        return before
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.stack: list[tuple[ModuleCall, Place]] = []
 
 
 class Places:
@@ -30,34 +34,28 @@ class Places:
     """
 
     def __init__(self, outside: str) -> None:
-        self._outside = Place("", outside, Counter())
+        self._outside = Place("", outside, {})
         self._leaves: dict[int, Place] = {}
-        self._local = threading.local()
+        self._here = _Local()
 
     def enter(self, call: ModuleCall) -> None:
         """A module that is not a layer has been called on this thread."""
-        self._stack().append((call, Place(call.module, call.module, Counter())))
+        self._here.stack.append((call, Place(call.module, call.module, {})))
 
     def leave(self, last: int) -> ModuleCall:
         """Its call has ended before the layer of row `last` begins; returns the call."""
-        call, _ = self._stack().pop()
+        call, _ = self._here.stack.pop()
         return replace(call, last=last)
 
     def within_module(self) -> bool:
         """Whether this thread is inside a module that is not a layer."""
-        return bool(self._stack())
+        return bool(self._here.stack)
 
     def innermost(self) -> Place:
         """The innermost module of this thread that is not a layer, or the place outside all."""
-        stack = self._stack()
+        stack = self._here.stack
         return stack[-1][1] if stack else self._outside
 
-    def in_leaf(self, row: int, leaf: LayerRow) -> Place:
-        """Inside the call of a leaf module, which has this row."""
-        return self._leaves.setdefault(row, Place(leaf.module, leaf.name, Counter()))
-
-    def _stack(self) -> list[tuple[ModuleCall, Place]]:
-        if not hasattr(self._local, "stack"):
-            self._local.stack = []
-        stack: list[tuple[ModuleCall, Place]] = self._local.stack
-        return stack
+    def in_leaf(self, row: int, module: str, name: str) -> Place:
+        """Inside the call of a leaf module of this name, in `module`, which has this row."""
+        return self._leaves.setdefault(row, Place(module, name, {}))

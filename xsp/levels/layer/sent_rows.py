@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch.distributed as dist
 
 from xsp.levels.layer.autograd import AFTER_CODE
@@ -84,29 +85,28 @@ class SentRows:
         if ticket is None:
             return
         layers = self._structure.layers
-        place, _, _ = layers[row].name.rpartition("::")
-        began, _, operation = layers[self._began[ticket]].name.rpartition("::")
+        place, _, _ = layers.name(row).rpartition("::")
+        began, _, operation = layers.name(self._began[ticket]).rpartition("::")
         what = operation if began == place else f"{began}::{operation}"
-        layers[row].name = f"{place}::wait for {what}"
+        layers.change(row, name=f"{place}::wait for {what}")
 
     def _is_backward(self, row: int) -> bool:
         """Whether it is the call that runs the backward pass."""
-        layer = self._structure.layers[row]
+        layer = self._structure.layers.described(row)
         return layer.kind == "function" and layer.type in ("backward", "grad")
 
     def _end_of_backward(self) -> int | None:
-        layers = self._structure.layers
-        rows = range(len(layers) - 1, -1, -1)
-        return next((row for row in rows if layers[row].code == AFTER_CODE), None)
+        rows = np.flatnonzero(self._structure.layers.codes() == AFTER_CODE)
+        return int(rows[-1]) if len(rows) else None
 
     def _add(self, row: int, fact: Fact) -> None:
-        before = self._structure.layers[row].arguments.get(COMMUNICATIONS, [])
+        arguments = self._structure.layers.described(row).arguments
+        before = arguments.get(COMMUNICATIONS, [])
         self._say(row, COMMUNICATIONS, [*before, fact])
 
     def _say(self, row: int, name: str, value: Any) -> None:
-        # Rows that say the same share their arguments.
-        layer = self._structure.layers[row]
-        layer.arguments = {**layer.arguments, name: value}
+        layers = self._structure.layers
+        layers.change(row, arguments={**layers.described(row).arguments, name: value})
 
 
 def _works(result: Any) -> list[Any]:

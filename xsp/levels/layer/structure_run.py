@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from xsp.levels.layer import communications, parts
+from xsp.levels.layer.arguments import function_called
 from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.backward_rows import BackwardRows
 from xsp.levels.layer.call_rows import CallRows
@@ -24,13 +26,14 @@ from xsp.levels.layer.distributed import (
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
-from xsp.levels.layer.module_rows import leaf_call_row, module_row
+from xsp.levels.layer.layer_rows import LayerRow
+from xsp.levels.layer.module_rows import OwnParameters, leaf_call_row, module_row
 from xsp.levels.layer.naming import is_leaf, qualified_names
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.places import Place, Places
 from xsp.levels.layer.ranges import DEFAULT_DOMAIN, NO_DOMAIN, RangeRecorder
 from xsp.levels.layer.sent_rows import SentRows
-from xsp.levels.layer.structure import LayerRow, ModuleCall, Structure
+from xsp.levels.layer.structure import ModuleCall, Structure
 from xsp.levels.layer.tensors import describe_tensors
 from xsp.types import Columns
 
@@ -52,7 +55,8 @@ class StructureRecorder:
         ranges_are_layers: bool = False,
     ) -> None:
         self._modules = list(discovered.calls)
-        self._names = qualified_names(discovered.roots, variables)
+        self.names = qualified_names(discovered.roots, variables)
+        """Of all modules that were called, and of those below them."""
         codes = Codes(ranges_are_layers=ranges_are_layers)
         codes.transparent = discovered.containers.found
         codes.bucketed = bucketed_parameters(self._modules)
@@ -108,7 +112,7 @@ class StructureRecorder:
     # ---- modules ----
 
     def _watch_module(self, module: nn.Module) -> None:
-        name = self._names.setdefault(module, type(module).__name__)
+        name = self.names.setdefault(module, type(module).__name__)
         self.structure.modules.append(module_row(name, module))
         if is_leaf(module):
             self._watch_leaf(module, name)
@@ -133,7 +137,10 @@ class StructureRecorder:
         def before(_module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
             self._mode.switch.suspend()
             self.structure.module_calls[name] += 1
-            self._calls.begin(leaf_call_row(code, name, module, args, kwargs, self._descriptions))
+            called = self._descriptions.of_module(module, args, kwargs)
+            parameters = OwnParameters.of(module)
+            describe = partial(leaf_call_row, name, module, parameters, called)
+            self._calls.begin(code, (code, called, parameters), describe)
 
         def after(_module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
             self._calls.end((*args, *kwargs.values()), output)
@@ -174,19 +181,24 @@ class StructureRecorder:
         place = self._place()
         kind = layer_type(function)
         is_backward = function in BACKWARD_ENTRIES or self._in_backward()
-        called = self._descriptions.of_function(function, args, kwargs)
-        row = LayerRow(
-            code,
-            place.name_call(kind),
-            kind,
-            "function",
-            place.module,
-            "backward" if is_backward else "forward",
-            input_shapes=called.shapes,
-            input_dtypes=called.dtypes,
-            arguments=called.arguments,
-        )
-        self._calls.begin(row)
+
+        def describe(source: str) -> LayerRow:
+            called = function_called(function, args, kwargs)
+            return LayerRow(
+                f"{place.name}::{kind}",
+                kind,
+                "function",
+                place.module,
+                "backward" if is_backward else "forward",
+                input_shapes=called.shapes,
+                input_dtypes=called.dtypes,
+                arguments=called.arguments,
+                source=source,
+            )
+
+        outline = self._descriptions.key_of_function(function, args, kwargs)
+        key = (code, place.module, place.name, is_backward, outline)
+        self._calls.begin(code, None if outline is None else key, describe, place.number_call(kind))
 
     def _function_ends(self, _code: int, function: Any, args: Any, result: Any) -> None:
         # Some releases of torch show what compiled code returned, others do not: the graph of it is
@@ -196,7 +208,8 @@ class StructureRecorder:
     def _place(self) -> Place:
         leaf = self._calls.open_leaf()
         if leaf is not None:
-            return self._places.in_leaf(leaf, self.structure.layers[leaf])
+            module = self.structure.layers.described(leaf).module
+            return self._places.in_leaf(leaf, module, self.structure.layers.name(leaf))
         return self._places.innermost()
 
     def _in_backward(self) -> bool:
@@ -212,7 +225,8 @@ class StructureRecorder:
         self._mode.switch.suspend()
         code = self.structure.codes.of_range(name, domain)
         full = name if domain in (DEFAULT_DOMAIN, NO_DOMAIN) else f"{domain}:{name}"
-        self._calls.begin(LayerRow(code, full, "range", "range", self._place().module, "forward"))
+        module = self._place().module
+        self._calls.begin(code, (code, module), partial(_range_row, full, "range", module))
 
     def _range_ends(self, _name: str, _domain: str) -> None:
         self._calls.end((), None)
@@ -226,9 +240,13 @@ class StructureRecorder:
         """See `Told`."""
         self._mode.switch.mute()
         code = self.structure.codes.of_range(part.name, parts.DOMAIN)
-        self._calls.begin(LayerRow(code, part.name, part.type, "range", "", "forward"))
+        self._calls.begin(code, (code, part), partial(_range_row, part.name, part.type, ""))
 
     def part_ends(self, part: Part) -> None:  # noqa: ARG002 - it is the innermost
         """See `Told`."""
         self._calls.end((), None)
         self._mode.switch.unmute()
+
+
+def _range_row(name: str, kind: str, module: str, source: str) -> LayerRow:
+    return LayerRow(name, kind, "range", module, "forward", source=source)

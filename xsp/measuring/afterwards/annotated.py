@@ -122,7 +122,8 @@ def _names_by_code(structure: Structure) -> dict[int, Sequence[str]]:
     write.
     """
     names: dict[int, list[str]] = {}
-    for layer in structure.layers:
-        suffix = " (bwd)" if layer.phase == "backward" else ""
-        names.setdefault(layer.code, []).append(layer.name + suffix)
+    columns = (structure.layer_columns()[name] for name in ("code", "name", "phase"))
+    for code, name, phase in zip(*columns, strict=True):
+        suffix = " (bwd)" if phase == "backward" else ""
+        names.setdefault(int(code), []).append(name + suffix)
     return {code: tuple(found) for code, found in names.items()}

@@ -122,9 +122,8 @@ def measure_memory(
     calls = len(structure.layers)
     if calls > MOST_LAYERS:
         return None, (with_slug("memory-unknown", _too_many(calls)),)
-    codes = np.array([layer.code for layer in structure.layers], dtype=np.int64)
     try:
-        return record_memory(run, structure.codes, codes), ()
+        return record_memory(run, structure.codes, structure.layers.codes()), ()
     except Exception as error:
         if not is_own_failure(error):
             raise

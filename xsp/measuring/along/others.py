@@ -45,8 +45,8 @@ def different_layers(run: Run, structure: Structure) -> str:
         return ""
     events, _ = within_model(run.table("layer_events", LAYER_EVENTS), run.model_calls)
     seen = np.sort(events["code"][events["code"] < ENGINE_CODE])
-    rows = [row.code for row in structure.layers if row.code < ENGINE_CODE]
-    expected = np.sort(np.array(rows, dtype=np.int64))
+    rows = structure.layers.codes()
+    expected = np.sort(rows[rows < ENGINE_CODE])
     if np.array_equal(seen, expected):
         return ""
     return f"other layers ({len(seen)} calls instead of {len(expected)})"

@@ -10,6 +10,7 @@ import pytest
 
 from xsp.analysis.correction.charges import EventKind
 from xsp.analysis.correction.hostclock import HostClock, Payments
+from xsp.analysis.correction.marks import Marks
 from xsp.analysis.correction.untouched import Untouched
 
 BEFORE, AFTER = 20.0, 10.0
@@ -34,7 +35,7 @@ def paid(events: list[tuple[int, int]], ends: list[float]) -> list[tuple[float, 
     )
     prices = np.zeros((6, 4))
     prices[EventKind.LAYER] = BEFORE, 0.0, 0.0, AFTER
-    made = Payments.of(run, prices, prices / 30, 0, np.array(ends), Untouched())
+    made = Payments.of(Marks.of(run, 0, np.array(ends), Untouched()), prices, prices / 30)
     assert made.kind.tolist() == [EventKind.LAYER] * len(made.begins)
     return list(zip(made.begins.tolist(), made.amount.tolist(), made.moves.tolist(), strict=True))
 

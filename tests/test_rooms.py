@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsp.analysis.correction.rooms import MOST_OVER_MEAN, divided, rooms, rooms_of_kinds
+from xsp.analysis.correction.rooms import MOST_OVER_MEAN, Intervals, divided
 
 INF = np.inf
 NO_LIMITS = np.zeros(0)
@@ -24,7 +24,7 @@ def test_payments_of_one_interval_divide_it_by_their_weights() -> None:
     """
     weight = np.array([[1.0, 0.0, 0.0, 3.0], [1.0, 2.0, 0.0, 0.0]])
     kind, start, end = np.array([0, 1]), times(0, 140), times(100, 160)
-    found = rooms(kind, start, end, weight, NO_LIMITS)
+    found = Intervals.of(start, end, NO_LIMITS).rooms(kind, weight).T
     assert found.tolist() == [[INF, 0, 0, 30], [10, 20, 0, 0]]
 
 
@@ -34,7 +34,8 @@ def test_who_pays_nothing_after_the_last_stamp_has_no_room_there() -> None:
     """
     weight = np.array([[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 1.0]])
     with np.errstate(all="raise"):
-        found = rooms(np.array([0, 1]), times(0, 20), times(50, 50), weight, NO_LIMITS)
+        intervals = Intervals.of(times(0, 20), times(50, 50), NO_LIMITS)
+        found = intervals.rooms(np.array([0, 1]), weight).T
     assert found.tolist() == [[0, 0, 0, 0], [0, 30, 0, INF]]
 
 
@@ -42,15 +43,21 @@ def test_no_payment_goes_across_a_limit() -> None:
     """The end of a wait parts an interval as a stamp does."""
     weight = np.array([[1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0]])
     kind, start, end = np.array([0, 1]), times(10, 50), times(20, 60)
-    assert rooms(kind, start, end, weight, NO_LIMITS).tolist() == [[INF, 0, 0, 15], [15, 0, 0, 0]]
-    assert rooms(kind, start, end, weight, times(26)).tolist() == [[INF, 0, 0, 6], [24, 0, 0, 0]]
+    assert Intervals.of(start, end, NO_LIMITS).rooms(kind, weight).T.tolist() == [
+        [INF, 0, 0, 15],
+        [15, 0, 0, 0],
+    ]
+    assert Intervals.of(start, end, times(26)).rooms(kind, weight).T.tolist() == [
+        [INF, 0, 0, 6],
+        [24, 0, 0, 0],
+    ]
 
 
 def test_each_kind_has_the_room_that_it_has_without_the_others() -> None:
     """Kinds are asked by themselves: what another kind pays in the interval takes nothing."""
     weight = np.array([[1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0]])
     kind, start, end = np.array([0, 1, 1]), times(0, 140, 200), times(100, 160, 210)
-    found = rooms_of_kinds(kind, start, end, weight)
+    found = Intervals.of(start, end, NO_LIMITS).rooms_of_kinds(kind, weight).T
     assert found.tolist() == [[INF, 0, 0, 40], [40, 0, 0, 20], [20, 0, 0, INF]]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xsp.analysis.correction.charges import MAIN_SHARE, SHARES, EventKind, Floats, Ints
-from xsp.analysis.correction.rooms import MOST_OVER_MEAN, rooms_of_kinds
+from xsp.analysis.correction.rooms import MOST_OVER_MEAN, Intervals
 from xsp.analysis.correction.timeline import HostEvents, Timeline
 from xsp.analysis.spans.statistics import trimmed_mean
 from xsp.types import DeviceKind
@@ -63,8 +63,8 @@ def _rooms(events: HostEvents) -> Floats:
 def _rooms_on_clock(kind: Ints, start: Ints, end: Ints) -> Floats:
     shares = np.where(SHARES >= MAIN_SHARE, SHARES, 0.0)
     begins, ends = start.astype(np.float64), end.astype(np.float64)
-    by_place = rooms_of_kinds(kind, begins, ends, shares)
-    found: Floats = by_place.sum(axis=1) / shares.sum(axis=1)[kind]
+    by_place = Intervals.of(begins, ends, np.zeros(0)).rooms_of_kinds(kind, shares)
+    found: Floats = by_place.sum(axis=0) / shares.sum(axis=1)[kind]
     return found
 
 

@@ -13,6 +13,7 @@ from xsp.analysis.correction.charges import SHARES, Costs, EventKind, Floats, In
 from xsp.analysis.correction.critical_path import slopes
 from xsp.analysis.correction.hostclock import Payments
 from xsp.analysis.correction.latencies import Latencies
+from xsp.analysis.correction.marks import Marks
 from xsp.analysis.correction.recordings import CallTimeline, Recordings, RecordingsOfParts
 from xsp.analysis.correction.replay import ReplayedTimeline, replay, replay_together
 from xsp.analysis.correction.timeline import Timeline
@@ -117,7 +118,8 @@ def _doubt(played: ReplayedTimeline, thread: int, begin: Ints, end: Ints, spread
     run = played.timeline
     clock = run.clocks[thread]
     # One by kind at a time: what each payment begins with does not matter, so each costs 1 ns.
-    every = Payments.of(run, SHARES, SHARES, clock, np.zeros(0), Untouched())
+    marks = Marks.of(run, clock, np.zeros(0), Untouched())
+    every = Payments.of(marks, SHARES, SHARES)
     low = np.searchsorted(every.begins, begin - run.start_ns, "left")
     high = np.searchsorted(every.begins, end - run.start_ns, "left")
     kinds = distinct(every.kind)

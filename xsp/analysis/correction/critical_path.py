@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from xsp.analysis.correction.charges import COST_LEVELS, SHARES, EventKind, Floats
-from xsp.analysis.correction.hostclock import AFTER_START, Payments
+from xsp.analysis.correction.hostclock import Payments
+from xsp.analysis.correction.marks import AFTER_START
 from xsp.analysis.correction.replay import OTHER_THREAD, READY, ReplayedTimeline
 from xsp.types import DeviceKind
 
@@ -57,11 +58,10 @@ def slopes(replayed: ReplayedTimeline, stamps_ns: Sequence[int]) -> Floats:
     return np.array([walk.back_from(float(stamp - start_ns)) for stamp in stamps_ns])
 
 
-def _running_shares(payments: Payments) -> Floats:
-    """The shares of all payments before each, by kind, of shape (payments + 1, 6)."""
-    by_kind = np.zeros((len(payments.kind) + 1, len(EventKind)))
-    by_kind[np.arange(1, len(by_kind)), payments.kind] = payments.share
-    return np.cumsum(by_kind, axis=0, out=by_kind)
+def _shares(payments: Payments, counted: slice) -> Floats:
+    """The shares of these payments, by kind."""
+    kinds = len(EventKind)
+    return np.bincount(payments.kind[counted], payments.share[counted], kinds).astype(np.float64)
 
 
 class _Walk:
@@ -70,7 +70,6 @@ class _Walk:
         self.is_kernel = self.run.ops.kind == DeviceKind.KERNEL
         self.head = self._heads()
         self.slope_from: dict[_Point, Floats] = {}
-        self.paid_by = [_running_shares(clock.payments) for clock in self.path.clocks]
         self.waits_of = [
             [int(wait) for wait in self.path.wait_order if self.run.waits.clock[wait] == clock]
             for clock in range(len(self.path.clocks))
@@ -113,8 +112,7 @@ class _Walk:
         if at + clock.opened[point.segment] > clock.opened[point.segment + 1]:
             return WaitEnd(point.clock, point.segment + 1)
         counted = clock.counted(point.time, point.segment)
-        paid = self.paid_by[point.clock]
-        self.slope[: len(EventKind)] -= paid[counted.stop] - paid[counted.start]
+        self.slope[: len(EventKind)] -= _shares(clock.payments, counted)
         return WaitEnd(point.clock, point.segment) if point.segment else None
 
     def _before_wait_end(self, point: WaitEnd) -> _Point:

@@ -149,11 +149,13 @@ class Evidence:
         latency[:, -1] = [_recorded(run)[:times] for run in self.timelines]
         for number, rung in enumerate(self.rungs[:-1]):
             lacking = [level for level in Level if level not in rung.levels]
-            played = replay_together(self.timelines, costs.of_levels(lacking))
-            latency[:, number] = [_latencies(one)[:times] for one in played]
+            by_run = [
+                (_latencies(one)[:times], _slopes(one, times))
+                for one in replay_together(self.timelines, costs.of_levels(lacking))
+            ]
+            latency[:, number] = [latencies for latencies, _ in by_run]
             is_paid = np.array([level in lacking for level in COST_LEVELS.values()])
-            mean_slope = np.mean([_slopes(one, times) for one in played], axis=0)
-            slope[number] = mean_slope * is_paid
+            slope[number] = np.mean([slopes for _, slopes in by_run], axis=0) * is_paid
         total = self._by_round(latency - latency[:, :1])
         return Prediction(total, slope - slope[:1], self.steps)
 

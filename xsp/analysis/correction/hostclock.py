@@ -5,18 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from xsp.analysis.correction.charges import MAIN_SHARE, SHARES, Bools, Floats, Ints
-from xsp.analysis.correction.rooms import divided, rooms
-from xsp.analysis.correction.timeline import Timeline
+from xsp.analysis.correction.marks import BEFORE_END, BEFORE_START, Marks
+from xsp.analysis.correction.rooms import Kinds, divided
 from xsp.analysis.correction.untouched import Untouched
 from xsp.analysis.spans.sums import distinct
-
-Bytes = npt.NDArray[np.int8]
-
-BEFORE_START, AFTER_START, BEFORE_END, AFTER_END = range(4)
-"""Columns of `charges.placed`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,90 +24,64 @@ class Payments:
 
     begins: Floats
     amount: Floats
-    kind: Ints | Bytes
+    kind: Kinds
     share: Floats
     moves: Bools
 
     @classmethod
     def of(
-        cls,
-        run: Timeline,
-        prices: Floats,
-        shares: Floats,
-        clock: int,
-        ends: Floats,
-        untouched: Untouched,
-        between_stamps: bool = False,
+        cls, marks: Marks, prices: Floats, shares: Floats, between_stamps: bool = False
     ) -> Payments:
-        """Payments of the events on a clock whose waits end at `ends`.
+        """Payments of the events of a clock.
 
         `prices` and `shares` are by `EventKind` and place of payment, shape (7, 4). With
         `between_stamps` none is longer than the time between the stamps where it lies, and prices
         are means over the events of a kind (`rooms`).
         """
-        mine = run.events.clock == clock
-        kind = run.events.kind[mine]
-        start = untouched.left_out((run.events.start_ns[mine] - run.start_ns).astype(np.float64))
-        end = untouched.left_out((run.events.end_ns[mine] - run.start_ns).astype(np.float64))
-        origins = untouched.left_out(np.concatenate([[0.0], np.sort(ends)]))
-        amount = prices[kind]
+        kind = marks.kind
         if between_stamps:
-            returned = float(run.host_end_ns - run.start_ns)
-            limits = np.append(origins, untouched.left_out(np.array([returned])))
-            amount = _divided(kind, amount, rooms(kind, start, end, prices, limits))
-        stamps = (start, start, end, end)
-        parts = [
-            _paid_at(kind, stamps[place], amount[:, place], place, origins) for place in range(4)
-        ]
-        begins, amounts, paid, moves = (np.concatenate(c) for c in zip(*parts, strict=True))
+            amounts = _divided(kind, prices, marks.intervals.rooms(kind, prices))
+        else:
+            amounts = prices.T[:, kind]
+        parts = [_paid_at(marks, amounts[place], place) for place in range(4)]
+        begins, amount, paid, moves = (np.concatenate(c) for c in zip(*parts, strict=True))
         order = np.argsort(begins, kind="stable")
         paid = paid[order]
-        return cls(begins[order], amounts[order], paid // 4, shares.ravel()[paid], moves[order])
+        return cls(begins[order], amount[order], paid // 4, shares.ravel()[paid], moves[order])
 
 
-def _divided(kind: Ints, price: Floats, room: Floats) -> Floats:
-    """What is paid by event and place, if `price` is the mean of each kind and place. How a kind
+def _divided(kind: Kinds, prices: Floats, room: Floats) -> Floats:
+    """What is paid by place and event, if prices are the means of each kind and place. How a kind
     pays at its main places is assumed: what one has no room for, the other can pay.
     """
-    amount = price.copy()
+    amount = np.zeros_like(room)
     for one in distinct(kind).tolist():
         mine = kind == one
         main = SHARES[one] >= MAIN_SHARE
         for places in (np.flatnonzero(main), np.flatnonzero(~main & (SHARES[one] > 0))):
-            own = np.ix_(mine, places)
-            each = float(price[own].mean()) if len(places) else 0.0
+            each = float(prices[one, places].mean()) if len(places) else 0.0
             if each > 0:
-                amount[own] = divided(each, room[own].ravel()).reshape(-1, len(places))
+                own = np.ix_(places, mine)
+                amount[own] = divided(each, room[own].ravel()).reshape(len(places), -1)
     return amount
 
 
-def _paid_at(
-    kind: Ints, stamp: Floats, amount: Floats, place: int, origins: Floats
-) -> tuple[Floats, Floats, Bytes, Bools]:
+def _paid_at(marks: Marks, amount: Floats, place: int) -> tuple[Floats, Floats, Kinds, Bools]:
     """The payments of one place that cost something: when they begin, their amounts, four times
     their kind and their place, and whether they move.
     """
-    paid = amount > 0
-    code = (kind * 4 + place).astype(np.int8)
-    if not paid.all():
-        code, stamp, amount = code[paid], stamp[paid], amount[paid]
+    paid = np.flatnonzero(amount > 0)
+    amount = amount[paid]
+    code = (marks.kind[paid] * 4 + place).astype(np.int8)
+    stamp = marks.stamp(place)[paid]
     if place in (BEFORE_START, BEFORE_END):
-        begins = _before(stamp, amount, origins)
+        # A price above the true one would otherwise begin too early, where the clock does not
+        # count it, and be lost.
+        begins = np.maximum(stamp - amount, marks.origin_before(place)[paid])
         moves = begins == stamp - amount
     else:
         begins, moves = stamp, np.zeros(len(stamp), bool)
     return begins, amount, code, moves
-
-
-def _before(stamp: Floats, price: Floats, origins: Floats) -> Floats:
-    """When payments before a stamp begin: after the call, and after the wait, that came before the
-    stamp.
-
-    A price above the true one would otherwise begin too early, where the clock does not count it,
-    and be lost.
-    """
-    latest = origins[np.searchsorted(origins, stamp, "right") - 1]
-    return np.maximum(stamp - price, latest)
 
 
 class HostClock:

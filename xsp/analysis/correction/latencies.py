@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xsp.analysis.correction.charges import Bools, Costs, EventKind, Floats, Ints, placed
-from xsp.analysis.correction.hostclock import AFTER_START
+from xsp.analysis.correction.marks import AFTER_START
 from xsp.analysis.correction.timeline import Timeline
 from xsp.types import DeviceKind
 

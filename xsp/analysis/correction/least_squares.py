@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from xsp.analysis.correction.bounded import bounded_least_squares
 from xsp.analysis.correction.charges import COST_LEVELS, KERNEL_COST, Costs, Floats, Ints
 from xsp.analysis.correction.evidence import Evidence, Prediction
 from xsp.analysis.spans.statistics import student_quantile, trimmed_jointly
@@ -89,9 +90,6 @@ class Problem:
         nearest to 0.
         """
         free = np.flatnonzero(self.free)
-        # Takes half a second to import, and a capture of this version has its fit with it.
-        from scipy import optimize
-
         change = np.zeros(len(values))
         if not len(free):
             return change
@@ -100,8 +98,7 @@ class Problem:
         lower = -values[free] / scale
         room = (self.ceiling(slope) - values)[free]
         upper = np.maximum(room / scale, lower + 1e-9)
-        in_scales = optimize.lsq_linear(matrix, target, (lower, upper)).x
-        change[free] = in_scales * scale
+        change[free] = bounded_least_squares(matrix, target, lower, upper) * scale
         return change
 
     def response(self, values: Floats, prediction: Prediction, of: int = 0) -> Floats:

@@ -20,7 +20,7 @@ from xsp.analysis.correction.charges import (
     Ints,
 )
 from xsp.analysis.correction.dependencies import HOST_WAITS
-from xsp.analysis.correction.hostclock import AFTER_START, BEFORE_END
+from xsp.analysis.correction.marks import AFTER_START, BEFORE_END
 from xsp.analysis.correction.timeline import ApiKind, Timeline
 from xsp.analysis.spans.doubt_of_tracing import MostCosts
 from xsp.analysis.spans.graph_layers import run_by_graphs

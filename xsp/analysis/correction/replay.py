@@ -4,7 +4,7 @@ docs/replay.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from xsp.analysis.correction.charges import SHARES, Costs, Floats, Ints, placed
 from xsp.analysis.correction.hostclock import HostClock, Payments
 from xsp.analysis.correction.latencies import Latencies, Residuals, observe, residuals
+from xsp.analysis.correction.marks import Marks, marks_of
 from xsp.analysis.correction.timeline import Timeline
 from xsp.analysis.correction.untouched import Untouched
 from xsp.errors import XspError
@@ -113,14 +114,15 @@ def replay(
     return _played(run, costs, kept)
 
 
-def replay_together(runs: Iterable[Timeline], costs: Costs) -> list[ReplayedTimeline]:
-    """Replays of runs that share their typical latencies."""
+def replay_together(runs: Iterable[Timeline], costs: Costs) -> Iterator[ReplayedTimeline]:
+    """Replays of runs that share their typical latencies, one after the other: one takes some
+    hundred bytes an event.
+    """
     runs = list(runs)
     seen = [observe(run, costs) for run in runs]
     typical = Latencies.typical(seen)
-    return [
-        _played(run, costs, residuals(one, typical)) for run, one in zip(runs, seen, strict=True)
-    ]
+    for run, one in zip(runs, seen, strict=True):
+        yield _played(run, costs, residuals(one, typical))
 
 
 def _whole(times: Floats) -> Ints:
@@ -304,9 +306,7 @@ def _clocks(
     clocks = []
     for clock in range(max(run.clocks.values()) + 1):
         ends = kept.core_end[run.waits.clock == clock]
-        untouched = Untouched() if whole_events else Untouched.of(run, clock)
-        payments = Payments.of(
-            run, prices, SHARES, clock, ends, untouched, between_stamps=not whole_events
-        )
-        clocks.append(HostClock(payments, ends, untouched))
+        marks = Marks.of(run, clock, ends, Untouched()) if whole_events else marks_of(run, clock)
+        payments = Payments.of(marks, prices, SHARES, between_stamps=not whole_events)
+        clocks.append(HostClock(payments, ends, marks.untouched))
     return tuple(clocks)

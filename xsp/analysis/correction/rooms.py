@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 
 from xsp.analysis.correction.charges import Floats, Ints
 from xsp.analysis.spans.sums import distinct
+
+Numbers = npt.NDArray[np.int32]
+Kinds = Ints | npt.NDArray[np.int8]
 
 MOST_OVER_MEAN = 2.0
 """An event pays no more than so many times the mean of its kind, whatever room it has: else few
@@ -13,43 +20,62 @@ events would pay for all that have none.
 """
 
 
-def rooms(kind: Ints, start: Floats, end: Floats, weight: Floats, limits: Floats) -> Floats:
-    """The time that is there for each payment of events on one clock, of shape (events, 4), by
-    place of payment.
-
-    A payment lies between its stamp and the one next to it. Where several lie in one interval they
-    divide it by `weight`, of shape (7, 4) by `EventKind` and place. `limits` are times that no
-    payment goes across, beside the stamps. Infinite before the first and after the last of all.
+@dataclass(frozen=True, eq=False)
+class Intervals:
+    """The intervals between stamps of events on one clock: how long each is (infinite before the
+    first stamp and after the last), and which is the one before each event's start and end.
     """
-    lengths, interval = _intervals(start, end, limits)
-    return _shared(lengths, interval, weight[kind])
 
+    lengths: Floats
+    before_start: Numbers
+    before_end: Numbers
 
-def rooms_of_kinds(kind: Ints, start: Floats, end: Floats, weight: Floats) -> Floats:
-    """The same for each kind as if no other kind paid."""
-    lengths, interval = _intervals(start, end, np.zeros(0))
-    kinds = len(weight)
-    return _shared(np.repeat(lengths, kinds), interval * kinds + kind[:, None], weight[kind])
+    @classmethod
+    def of(cls, start: Floats, end: Floats, limits: Floats) -> Intervals:
+        """A payment lies between its stamp and the one next to it. `limits` are times that no
+        payment goes across, beside the stamps.
+        """
+        marks = distinct(np.concatenate([start, end, limits]))
+        # Interval i is the one before mark i.
+        lengths = np.concatenate([[np.inf], np.diff(marks), [np.inf]])
+        before_start, before_end = (
+            np.searchsorted(marks, stamp).astype(np.int32) for stamp in (start, end)
+        )
+        return cls(lengths, before_start, before_end)
 
+    def rooms(self, kind: Kinds, weight: Floats) -> Floats:
+        """The time that is there for each payment, of shape (4, events). Where several lie in one
+        interval they divide it by `weight`, of shape (7, 4) by `EventKind` and place.
+        """
+        demand = np.zeros(len(self.lengths))
+        for place, wanted in self._wanted(kind, weight):
+            demand += np.bincount(self._of_place(place), wanted, len(demand))
+        each = np.divide(self.lengths, demand, out=np.zeros_like(demand), where=demand > 0)
+        found = np.zeros((4, len(kind)))
+        for place, wanted in self._wanted(kind, weight):
+            # Nothing times a room without limit is no number.
+            some = each[self._of_place(place)]
+            np.multiply(wanted, some, out=found[place], where=wanted > 0)
+        return found
 
-def _intervals(start: Floats, end: Floats, limits: Floats) -> tuple[Floats, Ints]:
-    """Lengths of the intervals between stamps, and by event and place in which one it pays."""
-    marks = distinct(np.concatenate([start, end, limits]))
-    # Interval i is the one before mark i.
-    lengths = np.concatenate([[np.inf], np.diff(marks), [np.inf]])
-    before_start, before_end = np.searchsorted(marks, start), np.searchsorted(marks, end)
-    places = (before_start, before_start + 1, before_end, before_end + 1)
-    return lengths, np.stack(places, axis=1)
+    def rooms_of_kinds(self, kind: Kinds, weight: Floats) -> Floats:
+        """The same for each kind as if no other kind paid."""
+        found = np.zeros((4, len(kind)))
+        for one in distinct(kind).tolist():
+            mine = kind == one
+            of_kind = Intervals(self.lengths, self.before_start[mine], self.before_end[mine])
+            found[:, mine] = of_kind.rooms(kind[mine], weight)
+        return found
 
+    def _of_place(self, place: int) -> Numbers:
+        """The interval that each event pays in at a place."""
+        before = self.before_start if place < 2 else self.before_end
+        return before + np.int32(place % 2)
 
-def _shared(lengths: Floats, interval: Ints, wanted: Floats) -> Floats:
-    """Of each interval what every payment in it gets, in proportion to what is wanted."""
-    demand = np.bincount(interval.ravel(), wanted.ravel(), len(lengths)).astype(np.float64)
-    each = np.divide(lengths, demand, out=np.zeros_like(demand), where=demand > 0)
-    found = np.zeros_like(wanted)
-    # Nothing times a room without limit is no number.
-    np.multiply(wanted, each[interval], out=found, where=wanted > 0)
-    return found
+    def _wanted(self, kind: Kinds, weight: Floats) -> Iterator[tuple[int, Floats]]:
+        """By place where anything is wanted, what each event wants."""
+        for place in np.flatnonzero(weight[distinct(kind)].any(axis=0)).tolist():
+            yield place, weight[:, place][kind]
 
 
 def divided(price: float, room: Floats) -> Floats:

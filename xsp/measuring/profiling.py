@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,7 @@ class _Rounds:
     watch: GpuWatch
     suspect: str | None
     doubts: list[Doubt]
+    about_launches: list[Doubt] = field(default_factory=list)
 
 
 def measure_target(target: Target, options: Options, random: RandomState | None = None) -> Capture:
@@ -98,11 +99,7 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
         device = target.device()
         rounds = _rounds(executor, prepared, options, device, deadline, shown)
         shown.begin("tables")
-        words = words_of(target, prepared)
-        found = assemble_runs(rounds.runs, words)
-        tables = found.tables
-        rounds.doubts.extend(about_not_joined(found.differences, words))
-        rounds.doubts.extend(about_graphs_of(found, prepared, options))
+        tables = _assembled(rounds, prepared, options)
         shown.begin("what comes after the rounds")
         afterwards = ExtraRuns(executor, prepared, options, tables, deadline)
         afterwards.before_the_fit(device)
@@ -166,6 +163,17 @@ def _ladder(executor: Executor, prepared: Prepared, options: Options) -> tuple[L
     return nested, doubts or [Doubt.of(Slug.NOT_JOINED)]
 
 
+def _assembled(rounds: _Rounds, prepared: Prepared, options: Options) -> dict[str, pd.DataFrame]:
+    """The tables of the rounds, whose runs, which are as large, are let go."""
+    words = words_of(prepared.executor.target, prepared)
+    found = assemble_runs(rounds.runs, words)
+    rounds.doubts.extend(about_not_joined(found.differences, words))
+    rounds.doubts.extend(about_graphs_of(found, prepared, options))
+    rounds.about_launches.extend(about_other_launches(rounds.runs, found.tables))
+    rounds.runs.clear()
+    return found.tables
+
+
 def _doubts(
     prepared: Prepared,
     rounds: _Rounds,
@@ -190,7 +198,7 @@ def _doubts(
         *rounds.doubts,
         *about_short_kernels(tables, afterwards.loops.kernel_ns),
         *about_several_gpus(tables),
-        *about_other_launches(rounds.runs, tables),
+        *rounds.about_launches,
         *about_overlap(afterwards.shared, "serialized" in tables),
         *compiled_again(prepared.compilations),
         *about_correction(correction),

@@ -184,7 +184,7 @@ def _spans(
     found = {
         "run": np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
         "level": taken("level"),
-        "detail": taken("detail").astype(np.int32),
+        "detail": taken("detail"),
         "parent": _moved(taken("parent"), np.repeat(first.astype(np.int32), sizes)),
         "start_ns": taken("start_ns"),
     }

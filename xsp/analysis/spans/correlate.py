@@ -283,8 +283,8 @@ def _spans(
     }
     return {
         "level": np.repeat(levels, sizes).astype(np.int8),
-        "detail": np.concatenate(details).astype(np.int64),
-        "parent": np.concatenate(parents).astype(np.int64),
+        "detail": np.concatenate(details).astype(np.int32),
+        "parent": np.concatenate(parents).astype(np.int32),
         **stamps,
         "thread": np.concatenate(threads).astype(np.uint32),
         "stream": np.concatenate([on_host - 1, device["stream"]]).astype(np.int32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -96,7 +97,7 @@ class BackwardRows:
         codes.plans[ENGINE_CODE] = self._engine_plans
 
     def _begin_run(self) -> None:
-        self._ended: list[int] = []
+        self._ended = array("q")
         """The codes of the calls that have ended: a call's number is its place here."""
         self._token = object()
         self._engine_plans: list[Plan | None] = []

@@ -375,9 +375,7 @@ def test_backward_raised_to_the_user_names_the_moment() -> None:
 
 
 def test_training_step_with_optimizer() -> None:
-    """A whole training step is layers forward, layers backward, and the optimizer's own functional
-    calls.
-    """
+    """A whole training step is layers forward, layers backward, and the optimizer's calls."""
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -388,7 +386,8 @@ def test_training_step_with_optimizer() -> None:
 
     prof = measured(step, torch.randn(2, 4))
     names = forward_names(prof)
-    assert names[:3] == ["first", "::relu", "second"]
+    assert names[:4] == ["SGD.zero_grad", "first", "::relu", "second"]
+    assert names[-1] == "SGD.step"
     assert prof.runs["unmatched"].sum() == 0
 
 

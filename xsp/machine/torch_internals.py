@@ -149,6 +149,33 @@ REGISTER_HOOK = Place(torch.autograd.Function, "_register_hook")
 has there makes an object with a weak reference, at 1 us a hook."""
 
 
+class _Cell(Place):
+    """A variable of a function's closure."""
+
+    def replace(self, value: Any) -> Callable[[], None]:
+        undo = partial(setattr, self.owner, self.name, self.value)
+        setattr(self.owner, self.name, value)
+        return undo
+
+
+def kept_by_decorator(decorated: Callable[..., Any]) -> Place | None:
+    """Where the decorator of a function of torch's keeps it: what is there is called under every
+    name that a program has imported the decorated one as. None where it is kept otherwise.
+    """
+    inner = getattr(decorated, "__wrapped__", None)
+    for cell in getattr(decorated, "__closure__", None) or ():
+        if inner is not None and cell.cell_contents is inner:
+            return _Cell(cell, "cell_contents")
+    return None
+
+
+def range_of_step(optimizer: torch.optim.Optimizer) -> str:
+    """Name of the `record_function` range around an optimizer's step and its hooks. Post hooks are
+    not called where the step raises.
+    """
+    return f"Optimizer.step#{type(optimizer).__name__}.step"
+
+
 def apply_function(function: type, args: Any, kwargs: Any) -> Any:
     """What `FUNCTION_APPLY` is where nothing was put there."""
     return torch._C._FunctionBase.__dict__["apply"].__get__(None, function)(*args, **kwargs)

@@ -182,7 +182,12 @@ def kinds_of_layers(tables: Tables) -> npt.NDArray[np.int64]:
     stands for what lies outside layers, and layers that CUDA graphs ran.
     """
     layers = tables["layers"]
-    codes = {"function": int(EventKind.FUNCTIONAL), "autograd": int(EventKind.BACKWARD)}
+    codes = {
+        "function": int(EventKind.FUNCTIONAL),
+        # Parts of a step and ranges are told by Python too.
+        "range": int(EventKind.FUNCTIONAL),
+        "autograd": int(EventKind.BACKWARD),
+    }
     kind = layers["kind"].map(codes).fillna(int(EventKind.LAYER)).to_numpy().astype(np.int64)
     unpaid = stands_for_outside(layers) | run_by_graphs(layers)
     kinds: npt.NDArray[np.int64] = np.where(unpaid, -1, kind)

@@ -90,6 +90,32 @@ def around_compiled_code(enter: Enter) -> Callable[[], None]:
         return undo.pop_all().close
 
 
+def aside_in_compiled_code(
+    take_out: Callable[[], None], put_in: Callable[[], None]
+) -> Callable[[], None]:
+    """Take out, while compiled code runs on any thread, what Dynamo would find otherwise and guard
+    on, until what is returned is called; what was put in then is in.
+    """
+    lock, within = threading.Lock(), 0
+
+    def enter(_name: str, _inputs: tuple[Any, ...]) -> Leave:
+        nonlocal within
+        with lock:
+            within += 1
+            if within == 1:
+                take_out()
+        return leave
+
+    def leave(_result: Any) -> None:
+        nonlocal within
+        with lock:
+            within -= 1
+            if not within:
+                put_in()
+
+    return around_compiled_code(enter)
+
+
 def _name(frame: FrameType) -> str:
     """The compiled function's own, where Dynamo's frame still calls it `fn`."""
     return getattr(frame.f_locals.get("fn"), "__name__", "compiled")

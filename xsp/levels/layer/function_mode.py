@@ -43,6 +43,8 @@ class Codes:
         """Custom Functions that hold layers (`custom_functions.py`)."""
         self.bucketed: list[nn.Parameter] = []
         """Parameters of which DistributedDataParallel reduces the gradients (`distributed.py`)."""
+        self.parts: set[str] = set()
+        """Types of the parts of a step that the structure run had (`parts.py`)."""
         self._functions: dict[Hashable, int | None] = {}
 
     def of_module(self, module: nn.Module) -> int:
@@ -155,7 +157,7 @@ class FunctionalMode(TorchFunctionMode):
         modes.
         """
         if not self._lies_here():
-            return None
+            return self._compiled_where_off()
         function = CompiledFunction(name)
         # Where it lets calls pass, as in a part of a step, it is no layer.
         code = None if self.switch.muted() else self._codes.of_function(function)
@@ -180,6 +182,13 @@ class FunctionalMode(TorchFunctionMode):
                 self._end(code, function, inputs, result)
 
         return leave
+
+    def _compiled_where_off(self) -> Leave | None:
+        """In a leaf module or a part of a step, or on another thread."""
+        if threading.get_ident() != self._thread:
+            return None
+        self._answers.pause()
+        return lambda _result: self._answers.go_on()
 
     def _lies_here(self) -> bool:
         stack = modes()

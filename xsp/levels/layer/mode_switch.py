@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Protocol
 
+from xsp.levels.layer.parts import CLOSURE, Part
 from xsp.machine.torch_internals import mode_depth, pop_mode, push_mode
 
 
@@ -84,3 +85,56 @@ class ModeSwitch:
         if top is not self._mode:
             push_mode(top)
         return top is self._mode
+
+
+class _Open(threading.local):
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+
+
+class OffInParts:
+    """Has a mode off within parts, and on within closures in them."""
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+        self._open = _Open()
+
+    def begins(self, part: Part) -> None:
+        """The innermost part of this thread begins."""
+        if part.type == CLOSURE:
+            for each in reversed(self._around()):
+                self._on(each)
+        else:
+            self._off(part)
+        self._open.parts.append(part)
+
+    def ends(self) -> None:
+        """It ends."""
+        part = self._open.parts.pop()
+        if part.type != CLOSURE:
+            self._on(part)
+            return
+        for each in self._around():
+            self._off(each)
+
+    def _around(self) -> list[Part]:
+        """Parts within which the mode is off here, outermost first."""
+        found: list[Part] = []
+        for part in reversed(self._open.parts):
+            if part.type == CLOSURE:
+                break
+            found.append(part)
+        return found[::-1]
+
+    def _off(self, part: Part) -> None:
+        # Between begin and end of a part that is no call, the program can enter modes of its own.
+        if part.is_call:
+            self._switch.suspend()
+        else:
+            self._switch.mute()
+
+    def _on(self, part: Part) -> None:
+        if part.is_call:
+            self._switch.resume()
+        else:
+            self._switch.unmute()

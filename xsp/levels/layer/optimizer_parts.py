@@ -1,30 +1,59 @@
-"""Optimizers and schedulers as parts of a step: an optimizer's step with each of its parameter
-groups, and a scheduler's.
-"""
+"""Optimizers as parts of a step: each one's step, with its parameter groups and its closure."""
 
 from __future__ import annotations
 
-import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils.hooks import RemovableHandle
 
-from xsp.levels.layer.parts import Part, Told
-from xsp.machine.torch_internals import Place
+from xsp.levels.layer.parts import CLOSURE, Part, Told
+
+_Groups = list[dict[str, Any]]
+
+HookResult = tuple[tuple[Any, ...], dict[str, Any]] | None
+"""What a hook before a step wants it to be called with, None for what it was."""
+
+
+class Numbers:
+    """Numbers of optimizers among those of their class, in the order in which they are asked for;
+    the first has 0.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: Counter[str] = Counter()
+        # With the optimizers: another one could have the id of one that is gone.
+        self._known: dict[int, tuple[Optimizer, int]] = {}
+
+    def of(self, optimizer: Optimizer) -> int:
+        """The optimizer's number."""
+        known = self._known.get(id(optimizer))
+        if known is None:
+            kind = type(optimizer).__name__
+            known = self._known[id(optimizer)] = optimizer, self._kinds[kind]
+            self._kinds[kind] += 1
+        return known[1]
+
+
+def part_name(optimizer: Optimizer, method: str, number: int) -> str:
+    """`SGD.step`, `SGD.step_1` for the second of its class."""
+    name = f"{type(optimizer).__name__}.{method}"
+    return f"{name}_{number}" if number else name
+
+
+FOLLOWED: list[Optimizer] = []
+"""Optimizers whose steps a loop tells of itself."""
 
 
 class GroupsInTurn(list[dict[str, Any]]):
     """An optimizer's parameter groups; while they are iterated over, each is a part."""
 
-    def __init__(self, groups: list[dict[str, Any]], name: str, told: Told) -> None:
+    def __init__(self, groups: _Groups, parts: Sequence[Part], told: Told) -> None:
         super().__init__(groups)
-        names = [_name_of(number, group) for number, group in enumerate(groups)]
-        self._parts = [Part(f"{name}.{each}", "parameters") for each in names]
-        self._told = told
+        self._parts, self._told = parts, told
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for place, group in enumerate(list.__iter__(self)):
@@ -38,107 +67,137 @@ class GroupsInTurn(list[dict[str, Any]]):
                 self._told.part_ends(self._parts[place])
 
 
-def _name_of(number: int, group: dict[str, Any]) -> str:
-    return str(group.get("name", f"group_{number}"))
+class StepHook:
+    """A hook of torch's around optimizers' steps, which can be taken out and put in again."""
+
+    def __init__(self, handle: RemovableHandle, hook: Callable[..., Any]) -> None:
+        self.remove, self._hook = handle.remove, hook
+        self._key, self._table = handle.id, handle.hooks_dict_ref()
+
+    def take_out(self) -> None:
+        """It is not called from now on."""
+        if self._table is not None:
+            self._table.pop(self._key, None)
+
+    def put_in(self) -> None:
+        """It is called again."""
+        if self._table is not None:
+            self._table[self._key] = self._hook
 
 
 class OptimizerWatch:
-    """Tells of the steps of one optimizer."""
+    """Tells of the steps of one optimizer; `number` is its number among those of its class."""
 
-    def __init__(self, optimizer: Optimizer, part: Part, told: Told) -> None:
-        self._optimizer, self.part, self._told = optimizer, part, told
-        self._own: list[dict[str, Any]] | None = None
+    def __init__(self, optimizer: Optimizer, number: int, told: Told) -> None:
+        self.optimizer, self._told = optimizer, told
+        name = part_name(optimizer, "step", number)
+        self.part = Part(name, "optimizer", is_call=True)
+        self._closure = Part(f"{name}.closure", CLOSURE, is_call=True)
+        self._parts: dict[str, Part] = {}
+        self._hooks: list[StepHook] = []
+        self._own: _Groups | None = None
         self._given: GroupsInTurn | None = None
         self._depth = 0
 
     def watch(self) -> Callable[[], None]:
         """Watch until what is returned is called."""
+        before = StepHook(self.optimizer.register_step_pre_hook(self.begins), self.begins)
+        after = StepHook(self.optimizer.register_step_post_hook(self.ends), self.ends)
+        self._hooks = [before, after]
         undo = ExitStack()
         undo.callback(self.put_back)
-        undo.callback(self._optimizer.register_step_pre_hook(self._begins).remove)
-        undo.callback(self._optimizer.register_step_post_hook(self._ends).remove)
+        undo.callback(before.remove)
+        undo.callback(after.remove)
+        undo.callback(self._hooks.clear)
+        undo.callback(added(FOLLOWED, self.optimizer))
         return undo.close
+
+    def take_out(self) -> None:
+        """Have the optimizer as it is without this watch: compiled code must not see any of it."""
+        for each in self._hooks:
+            each.take_out()
+        self._swap(self._given, self._own)
+
+    def put_in(self) -> None:
+        """Undo a `take_out`."""
+        for each in self._hooks:
+            each.put_in()
+        self._swap(self._own, self._given)
 
     def put_back(self) -> None:
         """Give the optimizer its own list of groups again, with what was added meanwhile; also
         where its step raised.
         """
-        own, given = self._own, self._given
-        if own is not None and given is not None and self._optimizer.param_groups is given:
-            own[:] = list.__iter__(given)
-            self._optimizer.param_groups = own
+        self._swap(self._given, self._own)
         self._own = self._given = None
         self._depth = 0
 
-    def _begins(self, *_: Any) -> None:
+    def _swap(self, now: _Groups | None, then: _Groups | None) -> None:
+        if now is not None and then is not None and self.optimizer.param_groups is now:
+            then[:] = list.__iter__(now)
+            self.optimizer.param_groups = then
+
+    def begins(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HookResult:
+        """The step begins; a hook of torch's."""
         self._depth += 1
         if self._depth > 1:
             # A subclass called the step of its base: torch runs the hooks of both.
-            return
+            return None
         self._told.part_begins(self.part)
-        if len(self._optimizer.param_groups) > 1:
-            self._own = self._optimizer.param_groups
-            self._given = GroupsInTurn(self._own, self.part.name, self._told)
-            self._optimizer.param_groups = self._given
+        if len(self.optimizer.param_groups) > 1:
+            self._own = self.optimizer.param_groups
+            self._given = GroupsInTurn(self._own, self._groups(self._own), self._told)
+            self.optimizer.param_groups = self._given
+        return self._with_closure(args, kwargs)
 
-    def _ends(self, *_: Any) -> None:
+    def ends(self, *_: Any) -> None:
+        """It ends."""
         self._depth -= 1
         if self._depth > 0:
             return
         self.put_back()
         self._told.part_ends(self.part)
 
+    def _groups(self, groups: _Groups) -> list[Part]:
+        names = [str(group.get("name", f"group_{place}")) for place, group in enumerate(groups)]
+        return [self._group(name) for name in names]
 
-def scheduler_steps(optimizers: Sequence[Optimizer], told: Told) -> Callable[[], None]:
-    """Tell of the steps of schedulers of these optimizers, of all where none is given, until what
-    is returned is called. Schedulers that call others are one part.
-    """
-    thread = threading.get_ident()
-    depth = 0
+    def _group(self, name: str) -> Part:
+        if name not in self._parts:
+            self._parts[name] = Part(f"{self.part.name}.{name}", "parameters")
+        return self._parts[name]
 
-    def around(real: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal depth
-        mine = not optimizers or _is_of(getattr(scheduler, "optimizer", None), optimizers)
-        if threading.get_ident() != thread or depth or not mine:
-            return real(scheduler, *args, **kwargs)
-        part = Part(f"{type(scheduler).__name__}.step", "scheduler")
-        depth += 1
-        told.part_begins(part)
-        try:
-            return real(scheduler, *args, **kwargs)
-        finally:
-            told.part_ends(part)
-            depth -= 1
+    def _with_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HookResult:
+        """The same with a closure, if it has one, that is a part."""
+        if callable(kwargs.get("closure")):
+            return args, kwargs | {"closure": self._as_part(kwargs["closure"])}
+        if len(args) > 1 and callable(args[1]):
+            return (args[0], self._as_part(args[1]), *args[2:]), kwargs
+        return None
 
-    undo = ExitStack()
-    for kind in _kinds(LRScheduler, ReduceLROnPlateau):
-        if "step" in vars(kind):
-            place = Place(kind, "step")
-            undo.callback(place.replace(_method(partial(around, place.value), place.value)))
-    return undo.close
+    def _as_part(self, closure: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            self._told.part_begins(self._closure)
+            try:
+                return closure(*args, **kwargs)
+            finally:
+                self._told.part_ends(self._closure)
+
+        return called
 
 
-def _is_of(optimizer: Any, given: Sequence[Optimizer]) -> bool:
-    """Whether it is one of these, or a library's wrapper around one."""
-    inner = getattr(optimizer, "optimizer", None)
-    return any(each is optimizer or each is inner for each in given)
+def is_followed(optimizer: Optimizer) -> bool:
+    """Whether a loop tells of this optimizer's steps itself."""
+    return any(each is optimizer for each in FOLLOWED)
 
 
-def _method(call: Callable[..., Any], real: Callable[..., Any]) -> Callable[..., Any]:
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return call(self, *args, **kwargs)
+def added(to: list[Any], value: Any) -> Callable[[], None]:
+    """Have the very value in a list until what is returned is called."""
+    to.append(value)
 
-    step.__doc__ = real.__doc__
-    return step
+    def remove() -> None:
+        place = next((place for place, each in enumerate(to) if each is value), None)
+        if place is not None:
+            del to[place]
 
-
-def _kinds(*roots: type) -> list[type]:
-    """These classes and all below them."""
-    found: dict[type, None] = {}
-    pending = list(roots)
-    while pending:
-        kind = pending.pop()
-        if kind not in found:
-            found[kind] = None
-            pending.extend(kind.__subclasses__())
-    return list(found)
+    return remove

@@ -13,12 +13,20 @@ DOMAIN = "xsp: part of a step"
 """Keeps codes of parts apart from those of NVTX ranges (`Codes.of_range`)."""
 
 
+CLOSURE = "closure"
+"""Type of a part in which the program's own code runs within another part, and has layers."""
+
+
 @dataclass(frozen=True)
 class Part:
-    """What a part is called, and its type in the table."""
+    """What a part is called, and its type in the table. Of one that is a call of a function, what
+    the program enters in it, it leaves in it; `gives_way` says that it ends where another begins.
+    """
 
     name: str
     type: str
+    is_call: bool = False
+    gives_way: bool = False
 
 
 class Told(Protocol):
@@ -31,36 +39,48 @@ class Told(Protocol):
         """It ends; of those that it was told of, the one that began last."""
 
 
-class _Here(threading.local):
-    def __init__(self) -> None:
-        self.open: list[tuple[Part, tuple[_Listener, ...]]] = []
-
-
 @dataclass(frozen=True, eq=False)
 class _Listener:
     told: Told
 
 
-_listeners: list[_Listener] = []
+_Open = tuple[Part, tuple[_Listener, ...]]
+"""A part, and who was told that it began."""
+
+
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.open: list[_Open] = []
+
+
+class _Listening:
+    """Who is told of parts that begin now."""
+
+    all: tuple[_Listener, ...] = ()
+
+
+_listening = _Listening()
 _here = _Here()
 
 
 def listen(told: Told) -> Callable[[], None]:
     """Tell of every part that begins from now on, until what is returned is called."""
     listener = _Listener(told)
-    _listeners.append(listener)
+    _listening.all = (*_listening.all, listener)
 
     def leave() -> None:
-        if listener in _listeners:
-            _listeners.remove(listener)
+        _listening.all = tuple(each for each in _listening.all if each is not listener)
 
     return leave
 
 
 def begin(part: Part) -> None:
     """A part begins on this thread."""
-    listeners = tuple(_listeners)
-    _here.open.append((part, listeners))
+    opened = _here.open
+    if opened and opened[-1][0].gives_way:
+        end_above(len(opened) - 1)
+    listeners = _listening.all
+    opened.append((part, listeners))
     for each in listeners:
         each.told.part_begins(part)
 
@@ -69,8 +89,9 @@ def end(part: Part) -> None:
     """A part ends on this thread, and with it all that began in it and that an exception cut short;
     nothing where it has ended.
     """
-    for place in range(len(_here.open) - 1, -1, -1):
-        if _here.open[place][0] == part:
+    opened = _here.open
+    for place in range(len(opened) - 1, -1, -1):
+        if opened[place][0] is part:
             end_above(place)
             return
 
@@ -80,10 +101,27 @@ def depth() -> int:
     return len(_here.open)
 
 
+def innermost() -> Part | None:
+    """The part that began last on this thread and has not ended."""
+    return _here.open[-1][0] if _here.open else None
+
+
 def end_above(depth: int) -> None:
     """End parts of this thread until no more than `depth` are left."""
     while len(_here.open) > depth:
         part, listeners = _here.open.pop()
         for each in listeners:
-            if each in _listeners:
+            if listeners is _listening.all or each in _listening.all:
                 each.told.part_ends(part)
+
+
+class Announcer:
+    """Tells whoever listens."""
+
+    def part_begins(self, part: Part) -> None:
+        """See `Told`."""
+        begin(part)
+
+    def part_ends(self, part: Part) -> None:
+        """See `Told`."""
+        end(part)

@@ -27,6 +27,7 @@ from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
 from xsp.levels.layer.layer_rows import LayerRow
+from xsp.levels.layer.mode_switch import OffInParts
 from xsp.levels.layer.module_rows import OwnParameters, leaf_call_row, module_row
 from xsp.levels.layer.naming import is_leaf, qualified_names
 from xsp.levels.layer.parts import Part
@@ -35,6 +36,7 @@ from xsp.levels.layer.ranges import DEFAULT_DOMAIN, NO_DOMAIN, RangeRecorder
 from xsp.levels.layer.sent_rows import SentRows
 from xsp.levels.layer.structure import ModuleCall, Structure
 from xsp.levels.layer.tensors import describe_tensors
+from xsp.levels.layer.training_parts import TrainingParts
 from xsp.types import Columns
 
 
@@ -69,6 +71,8 @@ class StructureRecorder:
         self._exit = ExitStack()
         self._ranges = RangeRecorder(self._range_begins, self._range_ends, self._range_abandoned)
         self._mode = FunctionalMode(codes, self._function_begins, self._function_ends)
+        self._off_in_parts = OffInParts(self._mode.switch)
+        self._training = TrainingParts()
 
     def __enter__(self) -> StructureRecorder:
         codes = self.structure.codes
@@ -86,6 +90,7 @@ class StructureRecorder:
             self._exit.callback(self._mode.leave)
             self._exit.enter_context(self._mode)
             self._exit.callback(parts.listen(self))
+            self._exit.callback(self._training.watch())
             if codes.ranges_are_layers:
                 self._exit.callback(self._ranges.watch())
             self._exit = self._exit.pop_all()
@@ -99,6 +104,7 @@ class StructureRecorder:
     def new_run(self) -> None:
         """Count calls from zero, as the timed tracer does."""
         self._backward.new_run()
+        self._training.new_run()
 
     def within(self, calls: Columns) -> Structure:
         """What the run consisted of inside its model calls (MODEL_CALLS)."""
@@ -238,14 +244,16 @@ class StructureRecorder:
 
     def part_begins(self, part: Part) -> None:
         """See `Told`."""
-        self._mode.switch.mute()
-        code = self.structure.codes.of_range(part.name, parts.DOMAIN)
+        self._off_in_parts.begins(part)
+        codes = self.structure.codes
+        codes.parts.add(part.type)
+        code = codes.of_range(part.name, parts.DOMAIN)
         self._calls.begin(code, (code, part), partial(_range_row, part.name, part.type, ""))
 
     def part_ends(self, part: Part) -> None:  # noqa: ARG002 - it is the innermost
         """See `Told`."""
         self._calls.end((), None)
-        self._mode.switch.unmute()
+        self._off_in_parts.ends()
 
 
 def _range_row(name: str, kind: str, module: str, source: str) -> LayerRow:

@@ -20,10 +20,12 @@ from xsp.levels.layer.custom_functions import functions_as_layers
 from xsp.levels.layer.distributed import BucketStamps, collectives_as_layers
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
+from xsp.levels.layer.mode_switch import OffInParts
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.ranges import RangeRecorder
 from xsp.levels.layer.recorder import Recorder
 from xsp.levels.layer.stamps import pair_stamps
+from xsp.levels.layer.training_parts import TrainingParts
 from xsp.types import Columns, Level, Tracer
 
 MakeRecorder = Callable[[Callable[[Any], Any]], Recorder]
@@ -52,16 +54,17 @@ class LayerTracer(Tracer):
         self._codes, self._names = codes, names
         self._recorder = make_recorder(self._site_of_function)
         self._sites: dict[int, Any] = {}
+        self._parts: dict[str, Any] = {}
         self._exit = ExitStack()
         self._mode: FunctionalMode | None = None
         self._buckets: BucketStamps | None = None
         self._engine_runs = 0
-        told = (
-            (self._range_begins, self._range_ends, self._recorder.resume)
-            if codes.ranges_are_layers
-            else ()
-        )
-        self._ranges = RangeRecorder(*told)
+        self._training = TrainingParts(codes.parts)
+        self._off_in_parts = OffInParts(self._recorder)
+        self._ranges = RangeRecorder(switch=self._recorder)
+        if codes.ranges_are_layers:
+            told = self._range_begins, self._range_ends, self._recorder.resume
+            self._ranges = RangeRecorder(*told, switch=self._recorder)
 
     def start(self) -> None:
         """Step into the calls of the structure run's leaf modules and watch functional calls on
@@ -72,6 +75,7 @@ class LayerTracer(Tracer):
             self._codes, self._function_begins, self._function_ends, switch=recorder
         )
         self._mode = mode
+        self._off_in_parts = OffInParts(recorder)
         # On the instance: torch then calls the handler itself, without Python between.
         mode.__dict__["__torch_function__"] = recorder.handler(mode)
         self._exit.callback(self._let_go)
@@ -86,12 +90,14 @@ class LayerTracer(Tracer):
         self._exit.enter_context(mode)
         self._exit.callback(self._ranges.watch())
         self._exit.callback(parts.listen(self))
+        self._exit.callback(self._training.watch())
 
     def new_run(self) -> None:
         """Count calls from zero again; called before every execution so that codes repeat from run
         to run. What was written before is forgotten.
         """
         self._ranges.new_run()
+        self._training.new_run()
         self._engine_runs = 0
         for site in self._sites.values():
             site.new_run()
@@ -179,16 +185,22 @@ class LayerTracer(Tracer):
 
     def part_begins(self, part: Part) -> None:
         """See `Told`."""
-        # Not suspended: between a part's begin and end the program can enter modes of its own.
-        self._recorder.mute()
-        self._recorder.stamp(2 * self._codes.of_range(part.name, parts.DOMAIN))
+        self._off_in_parts.begins(part)
+        self._recorder.stamp(2 * self._site_of_part(part).code)
 
     def part_ends(self, part: Part) -> None:
         """See `Told`."""
-        code = self._codes.of_range(part.name, parts.DOMAIN)
-        self._recorder.stamp(2 * code + 1)
-        self._recorder.adopt(self._site(code), None)
-        self._recorder.unmute()
+        site = self._site_of_part(part)
+        self._recorder.stamp(2 * site.code + 1)
+        self._recorder.adopt(site, None)
+        self._off_in_parts.ends()
+
+    def _site_of_part(self, part: Part) -> Any:
+        site = self._parts.get(part.name)
+        if site is None:
+            code = self._codes.of_range(part.name, parts.DOMAIN)
+            site = self._parts[part.name] = self._site(code)
+        return site
 
     def _watch_those_without_owner(self, roots: Sequence[torch.Tensor]) -> None:
         run, self._engine_runs = self._engine_runs, self._engine_runs + 1

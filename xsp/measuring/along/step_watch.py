@@ -20,18 +20,20 @@ from xsp.capture.run import MODEL_CALLS
 from xsp.levels._native.signals import held
 from xsp.levels.layer import parts
 from xsp.levels.layer.autograd import run_inside
+from xsp.levels.layer.compiled import aside_in_compiled_code
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
 from xsp.levels.layer.naming import is_leaf
-from xsp.levels.layer.optimizer_parts import OptimizerWatch, scheduler_steps
+from xsp.levels.layer.optimizer_parts import Numbers, OptimizerWatch
 from xsp.levels.layer.parts import Part
+from xsp.levels.layer.scheduler_parts import scheduler_steps
 from xsp.levels.layer.tensors import describe_tensors
 from xsp.machine import devices
 from xsp.machine.dynamo_internals import is_within_compiled_code, passed_over_by_dynamo
 from xsp.machine.torch_internals import without_torch_functions
 from xsp.types import Columns
 
-LOADER = Part("(loader)", "loader")
-"""From a step's begin to its first call of the model or of an optimizer."""
+LOADER = Part("(loader)", "loader", gives_way=True)
+"""From a step's begin to its first call of the model, or to its first other part."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,14 @@ class StepWatch:
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         self._model = model
-        self._optimizers = [
-            OptimizerWatch(each, _part_of(each, number), self)
-            for number, each in enumerate(optimizers)
-        ]
+        numbers = Numbers()
+        self._optimizers = [OptimizerWatch(each, numbers.of(each), self) for each in optimizers]
         self._given = optimizers
         self.on_call_begin: Callable[[], None] = lambda: None
         self.on_call_end: Callable[[Step], None] | None = None
         self._events: list[Event] = []
         self._label: Label | None = None
         self._parts_before = 0
-        self._is_loading = False
         self._thread = threading.get_ident()
         self.called_elsewhere = False
         """Of the model, on other threads than the loop's."""
@@ -110,7 +109,17 @@ class StepWatch:
             undo.callback(scheduler_steps(self._given, self))
             for each in self._optimizers:
                 undo.callback(each.watch())
+            if self._optimizers:
+                undo.callback(aside_in_compiled_code(self._take_out, self._put_in))
             yield
+
+    def _take_out(self) -> None:
+        for each in self._optimizers:
+            each.take_out()
+
+    def _put_in(self) -> None:
+        for each in self._optimizers:
+            each.put_in()
 
     def move_here(self) -> None:
         """The loop runs on this thread."""
@@ -119,7 +128,6 @@ class StepWatch:
     def begin(self) -> None:
         """A step begins now, with a wait for data."""
         self.begin_call(None)
-        self._is_loading = True
         parts.begin(LOADER)
 
     def begin_call(self, label: Label | None) -> None:
@@ -163,8 +171,7 @@ class StepWatch:
         """See `Told`."""
         if threading.get_ident() != self._thread:
             return
-        self._end_loader()
-        if part.type != "parameters":
+        if part.type not in ("parameters", parts.CLOSURE):
             self._events.append(part.name)
         parts.begin(part)
 
@@ -234,13 +241,11 @@ class StepWatch:
         return nullcontext()
 
     def _end_loader(self) -> None:
-        if self._is_loading:
-            self._is_loading = False
+        if parts.innermost() is LOADER:
             parts.end(LOADER)
 
     def _end_all(self) -> None:
         """Also a part that an exception cut short, which the loop handled."""
-        self._is_loading = False
         parts.end_above(self._parts_before)
         for each in self._optimizers:
             each.put_back()
@@ -250,8 +255,3 @@ def _row(thread: int, *stamps: int) -> Columns:
     row = (thread & 0xFFFFFFFF, *stamps)
     columns = zip(MODEL_CALLS.items(), row, strict=True)
     return {name: np.array([value], dtype=dtype) for (name, dtype), value in columns}
-
-
-def _part_of(optimizer: Optimizer, number: int) -> Part:
-    kind = type(optimizer).__name__
-    return Part(f"{kind}.step" if not number else f"{kind}.step_{number}", "optimizer")

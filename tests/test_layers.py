@@ -69,6 +69,32 @@ def test_layers_carry_shapes_types_and_parameter_bytes() -> None:
     assert list(spans["parameter_bytes"]) == [(4 * 8 + 8) * 2, 8 * 2 * 2]
 
 
+def test_layers_of_a_class_are_told_apart_though_they_are_given_the_same() -> None:
+    """Each has options, names of arguments and a line of its own, and parameters as they are when
+    it is called.
+    """
+    one, two = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1, stride=2)
+    plain, other = nn.Identity(), nn.Identity()
+    vars(other)["forward"] = lambda other: other * 2
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        self.one.bias = nn.Parameter(torch.zeros(3))
+        y = self.one(x)
+        self.one.bias = None
+        result: torch.Tensor = self.two(other(plain(self.one(y))))
+        return result
+
+    model = Function(forward)
+    model.one, model.two = one, two
+    spans = layer_spans(profiled(model, torch.randn(1, 3, 4, 4)))
+    spans = spans[spans["kind"] == "module"]
+    told = [json.loads(text) for text in spans["arguments"]]
+    assert [each["options"].get("stride") for each in told] == [[1, 1], [1, 1], None, None, [2, 2]]
+    assert [each["tensors"] for each in told] == [["input"]] * 3 + [["other"], ["input"]]
+    assert list(spans["parameter_bytes"]) == [48, 36, 0, 0, 48]
+    assert spans["source"].nunique() == 2
+
+
 def test_keyword_inputs_of_layers_have_shapes() -> None:
     """Tensors that a layer is given by keyword are among its inputs, for modules and functions."""
 
@@ -243,7 +269,9 @@ def test_scripted_module_is_one_layer() -> None:
     """A TorchScript module cannot be looked into from Python and counts as one layer."""
     scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
     model = nn.Sequential(scripted, nn.Linear(4, 4))
-    assert forward_names(profiled(model, torch.randn(2, 4))) == ["0", "1"]
+    prof = profiled(model, torch.randn(2, 4))
+    assert forward_names(prof) == ["0", "1"]
+    assert list(layer_spans(prof)["parameter_bytes"]) == [(4 * 4 + 4) * 4] * 2
 
 
 def test_compiled_module_is_one_layer_and_compiles_once() -> None:

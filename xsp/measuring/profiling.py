@@ -19,6 +19,7 @@ from xsp.machine.gpu_state import GpuWatch, about_others, kept_rounds
 from xsp.measuring.afterwards import memory
 from xsp.measuring.afterwards.extra_runs import ExtraRuns
 from xsp.measuring.captured import with_captured
+from xsp.measuring.collecting import no_garbage_collection
 from xsp.measuring.deadline import Deadline
 from xsp.measuring.doubts_about import (
     about_correction,
@@ -99,7 +100,8 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
         device = target.device()
         rounds = _rounds(executor, prepared, options, device, deadline, shown)
         shown.begin("tables")
-        tables = _assembled(rounds, prepared, options)
+        with no_garbage_collection():
+            tables = _assembled(rounds, prepared, options)
         shown.begin("what comes after the rounds")
         afterwards = ExtraRuns(executor, prepared, options, tables, deadline)
         afterwards.before_the_fit(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from xsp.analysis.spans.assembly import Vocabulary
@@ -47,9 +47,9 @@ def vocabulary(
     ]
     return Vocabulary(
         calls=_in_unicode(calls),
-        modules=_in_unicode([asdict(module) for module in structure.modules]),
+        modules=_in_unicode([vars(module) for module in structure.modules]),
         layers=_columns_in_unicode(structure.layer_columns()),
-        calls_of_modules=_in_unicode([asdict(call) for call in structure.calls_of_modules]),
+        calls_of_modules=_in_unicode([vars(call) for call in structure.calls_of_modules]),
         library_calls=library_calls,
         symbols=symbols,
         library_of=_library_of(),

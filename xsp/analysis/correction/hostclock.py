@@ -70,7 +70,8 @@ def _paid_at(marks: Marks, amount: Floats, place: int) -> tuple[Floats, Floats, 
     """The payments of one place that cost something: when they begin, their amounts, four times
     their kind and their place, and whether they move.
     """
-    paid = np.flatnonzero(amount > 0)
+    costs = amount > 0
+    paid = slice(None) if costs.all() else costs
     amount = amount[paid]
     code = (marks.kind[paid] * 4 + place).astype(np.int8)
     stamp = marks.stamp(place)[paid]

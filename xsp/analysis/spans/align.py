@@ -28,6 +28,8 @@ def match_events(codes: IntArray, structure_codes: IntArray) -> npt.NDArray[np.i
     """
     if not len(structure_codes):
         return np.full(len(codes), -1, dtype=np.int64)
+    if np.array_equal(codes, structure_codes):
+        return np.arange(len(codes))
     known, structure_index = np.unique(structure_codes, return_inverse=True)
     position = np.minimum(np.searchsorted(known, codes), len(known) - 1)
     span = max(len(codes), len(structure_codes)) + 1

@@ -111,7 +111,8 @@ def correlate(run: Run, structure: StructureCodes) -> Correlated:
     unmatched = int((layer_row < 0).sum() + (library_row < 0).sum())
     unmatched += _missing(layer_row, structure.layers, run, Level.LAYER)
     unmatched += _missing(library_row, structure.library_calls, run, Level.LIBRARY)
-    layer_row = np.where(layer_row < 0, _same_code(layers["code"], structure), layer_row)
+    if (layer_row < 0).any():
+        layer_row = np.where(layer_row < 0, _same_code(layers["code"], structure), layer_row)
     library_row = np.where(
         library_row < 0, len(structure.library_calls) + library["symbol"], library_row
     )

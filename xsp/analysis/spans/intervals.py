@@ -39,9 +39,10 @@ def innermost(
 def _innermost_on_one_thread(
     outer_start: IntArray, outer_end: IntArray, start: IntArray, end: IntArray
 ) -> npt.NDArray[np.int64]:
-    order = np.lexsort((-outer_end, outer_start))
+    index = np.arange(len(outer_start))
+    in_order = (outer_start[1:] > outer_start[:-1]).all()
+    order = index if in_order else np.lexsort((-outer_end, outer_start))
     opens, closes = outer_start[order], outer_end[order]
-    index = np.arange(len(order))
     depth = np.maximum(index - np.searchsorted(np.sort(closes), opens, side="right"), 0)
     last = np.searchsorted(opens, start, side="right") - 1
     found = np.full(len(start), -1, dtype=np.int64)

@@ -51,4 +51,8 @@ def as_series(values: Sequence[Any], written: Callable[[Any], Any] | None = None
     if isinstance(values, SharedValues):
         distinct = as_series(values.values, written)
         return distinct.take(values.place).reset_index(drop=True)
-    return pd.Series(values if written is None else [written(each) for each in values])
+    if written is None:
+        return pd.Series(values)
+    # Many values are one and the same.
+    texts = {number: written(each) for number, each in {id(each): each for each in values}.items()}
+    return pd.Series([texts[id(each)] for each in values])

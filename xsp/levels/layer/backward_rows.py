@@ -20,7 +20,7 @@ from xsp.levels.layer.autograd import (
 )
 from xsp.levels.layer.backward import BackwardOrder
 from xsp.levels.layer.distributed import AFTER, BUCKETS
-from xsp.levels.layer.layer_rows import LayerRow
+from xsp.levels.layer.layer_rows import Described, LayerRow
 from xsp.levels.layer.made_during import EndedCall, MadeDuring
 from xsp.levels.layer.structure import Structure
 from xsp.levels.layer.tensors import locate_tensors
@@ -134,9 +134,12 @@ class BackwardRows:
         """A row for a node of the call of this row."""
         layers = self._structure.layers
         key = "node", layers.alike(row), node
-        layers.add(
-            code, key, lambda: _node_row(layers.described(row), node), layers.number(row), row
-        )
+        forward, went_out = layers.described(row), layers.given(row)
+
+        def describe() -> LayerRow:
+            return _node_row(forward, went_out, node)
+
+        layers.add(code, key, describe, layers.number(row), row, forward.inputs)
 
     def _add_once(self, code: int, name: str) -> None:
         """A row for all backward work of a kind that no layer owns."""
@@ -146,7 +149,7 @@ class BackwardRows:
             self._structure.layers.add(code, ("all", name), lambda: row)
 
 
-def _node_row(forward: LayerRow, node: str) -> LayerRow:
+def _node_row(forward: LayerRow, went_out: Described, node: str) -> LayerRow:
     """A node of the call whose row is `forward`: what went out comes in."""
     return LayerRow(
         forward.name,
@@ -154,9 +157,6 @@ def _node_row(forward: LayerRow, node: str) -> LayerRow:
         "autograd",
         forward.module,
         "backward",
-        input_shapes=forward.output_shapes,
-        input_dtypes=forward.output_dtypes,
-        output_shapes=forward.input_shapes,
-        output_dtypes=forward.input_dtypes,
+        inputs=went_out,
         source=forward.source,
     )

@@ -91,7 +91,8 @@ def _outline_of_call(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str
     given = *_outlines(args, values=False), *kwargs, *_outlines(kwargs.values(), values=False)
     constants = constants_of(module)
     options = *constants, *_outlines(constants.values(), values=True)
-    return type(module), vars(module).get("forward"), given, options
+    forward = module.forward
+    return type(module), getattr(forward, "__func__", forward), given, options
 
 
 def _outlines(given: Iterable[Any], values: bool) -> tuple[Hashable, ...]:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,8 +19,6 @@ from xsp.analysis.spans.shared_values import SharedValues
 IntArray = npt.NDArray[np.int64]
 
 _NO_SHAPE: list[int] = []
-_NO_TYPES: list[str] = []
-_NO_SHAPES: list[list[int]] = []
 _NO_ARGUMENTS: dict[str, Any] = {}
 
 
@@ -29,6 +28,10 @@ class Described:
 
     shapes: list[list[int]]
     dtypes: list[str]
+
+
+NOTHING = Described([], [])
+"""No tensors."""
 
 
 @dataclass(slots=True)
@@ -44,10 +47,7 @@ class LayerRow:
     kind: str
     module: str
     phase: str
-    input_shapes: list[list[int]] = field(default_factory=lambda: _NO_SHAPES)
-    input_dtypes: list[str] = field(default_factory=lambda: _NO_TYPES)
-    output_shapes: list[list[int]] = field(default_factory=lambda: _NO_SHAPES)
-    output_dtypes: list[str] = field(default_factory=lambda: _NO_TYPES)
+    inputs: Described = NOTHING
     parameter_bytes: int = 0
     weight_shape: list[int] = field(default_factory=lambda: _NO_SHAPE)
     arguments: dict[str, Any] = field(default_factory=lambda: _NO_ARGUMENTS)
@@ -69,8 +69,8 @@ def keep(kept: dict[Any, _Value], key: Hashable, value: _Value) -> _Value:
     return value
 
 
-_ALIKE, _CODE, _NUMBER, _FORWARD, _START = range(5)
-_WIDTH = 5
+_ALIKE, _CODE, _NUMBER, _FORWARD, _START, _GIVEN = range(6)
+_WIDTH = 6
 
 
 class LayerRows:
@@ -83,7 +83,9 @@ class LayerRows:
     def __init__(self) -> None:
         self._descriptions: list[LayerRow] = []
         self._known: dict[Hashable, int] = {}
-        self._ended: dict[tuple[int, Described], int] = {}
+        self._given = [NOTHING]
+        """What calls gave, and by each its place here."""
+        self._places = {NOTHING: 0}
         self._own = array("q")
         """The columns above of each row, one row after the other."""
 
@@ -97,26 +99,23 @@ class LayerRows:
         describe: Callable[[], LayerRow],
         number: int = 0,
         forward: int = -1,
+        given: Described = NOTHING,
     ) -> None:
-        """A row begins now. `describe` is called where none of this key, or None, is known."""
+        """A row begins now. `describe` is called where none of this key, or None, is known; `given`
+        is what the call gives, where that is known.
+        """
         alike = self._known.get(key)
         if alike is None:
             alike = self._kept(describe())
             if key is not None:
                 keep(self._known, key, alike)
         # At once: several threads add rows.
-        self._own.extend((alike, code, number, forward, time.perf_counter_ns()))
+        place = self._place_of(given)
+        self._own.extend((alike, code, number, forward, time.perf_counter_ns(), place))
 
     def ended(self, row: int, given: Described) -> None:
         """The call of a row gave this."""
-        place = row * _WIDTH
-        key = self._own[place], given
-        after = self._ended.get(key)
-        if after is None:
-            shapes, dtypes = given.shapes, given.dtypes
-            changed = replace(self.described(row), output_shapes=shapes, output_dtypes=dtypes)
-            after = keep(self._ended, key, self._kept(changed))
-        self._own[place] = after
+        self._own[row * _WIDTH + _GIVEN] = self._place_of(given)
 
     def change(self, row: int, **values: Any) -> None:
         """Say something else of one row."""
@@ -129,9 +128,14 @@ class LayerRows:
         """What the row shares with others, its name without the number."""
         return self._descriptions[self._own[row * _WIDTH]]
 
-    def alike(self, row: int) -> int:
-        """A number that rows which are described alike share."""
-        return self._own[row * _WIDTH]
+    def given(self, row: int) -> Described:
+        """What the call of the row gave."""
+        return self._given[self._own[row * _WIDTH + _GIVEN]]
+
+    def alike(self, row: int) -> tuple[int, int]:
+        """What rows share that are described alike and gave the same."""
+        place = row * _WIDTH
+        return self._own[place], self._own[place + _GIVEN]
 
     def code(self, row: int) -> int:
         """The code of a row."""
@@ -161,7 +165,7 @@ class LayerRows:
     def kept(self, rows: IntArray, types: Mapping[int, str]) -> LayerRows:
         """These rows alone, numbered anew. `types` are other types, by code."""
         found = LayerRows()
-        found._descriptions = self._descriptions
+        found._descriptions, found._given = self._descriptions, self._given
         own = self._columns()[rows]
         place = np.full(len(self) + 1, -1, dtype=np.int64)
         place[rows] = np.arange(len(rows))
@@ -174,25 +178,37 @@ class LayerRows:
         other = np.isin(self.codes(), np.array(list(types), dtype=np.int64))
         known: dict[tuple[int, str], int] = {}
         for row in np.flatnonzero(other).tolist():
-            key = self.alike(row), types[self.code(row)]
+            key = self._own[row * _WIDTH], types[self.code(row)]
             if key not in known:
                 known[key] = self._kept(replace(self.described(row), type=key[1]))
             self._own[row * _WIDTH] = known[key]
 
     def columns(self) -> dict[str, Any]:
-        """The rows as columns, by the names of `LayerRow`, with `code` and `forward` (-1
-        for forward calls).
+        """The rows as columns, by the names of `LayerRow`, with shapes and types of what went in
+        and out, `code` and `forward` (-1 for forward calls).
         """
         own = self._columns()
-        alike, described = np.unique(own[:, _ALIKE], return_inverse=True)
-        shown = [self._descriptions[each] for each in alike.tolist()]
-        place = described.astype(np.int32)
-        found: dict[str, Any] = {
-            each.name: SharedValues([getattr(row, each.name) for row in shown], place)
-            for each in fields(LayerRow)
+        described = _shared(self._descriptions, own[:, _ALIKE])
+        names = [each.name for each in fields(LayerRow) if each.name != "inputs"]
+        found = {name: described.mapped(attrgetter(name)) for name in names}
+        given = _shared(self._given, own[:, _GIVEN])
+        return {
+            **found,
+            "name": list(map(_numbered, found["name"], own[:, _NUMBER].tolist())),
+            "input_shapes": described.mapped(attrgetter("inputs.shapes")),
+            "input_dtypes": described.mapped(attrgetter("inputs.dtypes")),
+            "output_shapes": given.mapped(attrgetter("shapes")),
+            "output_dtypes": given.mapped(attrgetter("dtypes")),
+            "code": own[:, _CODE].copy(),
+            "forward": own[:, _FORWARD].copy(),
         }
-        found["name"] = list(map(_numbered, found["name"], own[:, _NUMBER].tolist()))
-        return found | {"code": own[:, _CODE].copy(), "forward": own[:, _FORWARD].copy()}
+
+    def _place_of(self, given: Described) -> int:
+        place = self._places.get(given)
+        if place is None:
+            place = self._places[given] = len(self._given)
+            self._given.append(given)
+        return place
 
     def _kept(self, row: LayerRow) -> int:
         self._descriptions.append(row)
@@ -201,6 +217,12 @@ class LayerRows:
     def _columns(self) -> IntArray:
         """A view, which must be gone before a row is added."""
         return np.frombuffer(self._own, dtype=np.int64).reshape(-1, _WIDTH)
+
+
+def _shared(values: Sequence[Any], place: IntArray) -> SharedValues:
+    """A column of these, without those that do not occur."""
+    occurring, places = np.unique(place, return_inverse=True)
+    return SharedValues([values[each] for each in occurring.tolist()], places.astype(np.int32))
 
 
 def _numbered(name: str, number: int) -> str:

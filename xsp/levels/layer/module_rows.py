@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,38 +9,36 @@ from torch import nn
 
 from xsp.levels.layer.arguments import Called
 from xsp.levels.layer.layer_rows import LayerRow
-from xsp.levels.layer.naming import is_leaf
 from xsp.levels.layer.structure import ModuleRow
 from xsp.machine.torch_internals import own_parameters, without_torch_functions
 
 
-def module_row(name: str, module: nn.Module) -> ModuleRow:
+def module_row(name: str, module: nn.Module, is_leaf: bool) -> ModuleRow:
     """The row of a module."""
-    return ModuleRow(name, type(module).__name__, _parameter_bytes(module), is_leaf(module))
+    return ModuleRow(name, type(module).__name__, _bytes(module), is_leaf)
 
 
 @dataclass(frozen=True)
-class OwnParameters:
-    """What a module holds itself: bytes, and the shape of the tensor called `weight` (weight
-    normalisation makes it an attribute), empty without one.
+class Parameters:
+    """What a module holds: bytes, and the shape of the tensor called `weight` (weight normalisation
+    makes it an attribute), empty without one.
     """
 
     bytes: int
     weight: tuple[int, ...]
 
     @classmethod
-    def of(cls, module: nn.Module) -> OwnParameters:
+    def of(cls, module: nn.Module) -> Parameters:
         """As they are now."""
-        own = own_parameters(module)
-        weight = own.get("weight", vars(module).get("weight"))
+        weight = own_parameters(module).get("weight", vars(module).get("weight"))
         with without_torch_functions():
             is_plain = isinstance(weight, torch.Tensor) and not weight.is_nested
             shape = tuple(weight.shape) if is_plain and weight is not None else ()
-            return cls(_bytes_of(own.values()), shape)
+        return cls(_bytes(module), shape)
 
 
 def leaf_call_row(
-    name: str, module: nn.Module, parameters: OwnParameters, called: Called, source: str
+    name: str, module: nn.Module, parameters: Parameters, called: Called, source: str
 ) -> LayerRow:
     """The row of a call of a leaf module."""
     return LayerRow(
@@ -50,8 +47,7 @@ def leaf_call_row(
         "module",
         name.rpartition(".")[0],
         "forward",
-        input_shapes=called.shapes,
-        input_dtypes=called.dtypes,
+        inputs=called,
         parameter_bytes=parameters.bytes,
         weight_shape=list(parameters.weight),
         arguments=called.arguments,
@@ -59,11 +55,9 @@ def leaf_call_row(
     )
 
 
-def _parameter_bytes(module: nn.Module) -> int:
+def _bytes(module: nn.Module) -> int:
+    """Of all parameters in a module."""
     holds_others = next(module.children(), None) is not None
     with without_torch_functions():
-        return _bytes_of(module.parameters() if holds_others else own_parameters(module).values())
-
-
-def _bytes_of(parameters: Iterable[nn.Parameter]) -> int:
-    return sum([each.numel() * each.element_size() for each in parameters])
+        parameters = module.parameters() if holds_others else own_parameters(module).values()
+        return sum([each.numel() * each.element_size() for each in parameters])

@@ -28,7 +28,7 @@ from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.functional import BACKWARD_ENTRIES, CompiledFunction, layer_type
 from xsp.levels.layer.layer_rows import LayerRow
 from xsp.levels.layer.mode_switch import OffInParts
-from xsp.levels.layer.module_rows import OwnParameters, leaf_call_row, module_row
+from xsp.levels.layer.module_rows import Parameters, leaf_call_row, module_row
 from xsp.levels.layer.naming import is_leaf, qualified_names
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.places import Place, Places
@@ -119,8 +119,9 @@ class StructureRecorder:
 
     def _watch_module(self, module: nn.Module) -> None:
         name = self.names.setdefault(module, type(module).__name__)
-        self.structure.modules.append(module_row(name, module))
-        if is_leaf(module):
+        leaf = is_leaf(module)
+        self.structure.modules.append(module_row(name, module, leaf))
+        if leaf:
             self._watch_leaf(module, name)
         else:
             self._watch_container(module, name)
@@ -144,7 +145,7 @@ class StructureRecorder:
             self._mode.switch.suspend()
             self.structure.module_calls[name] += 1
             called = self._descriptions.of_module(module, args, kwargs)
-            parameters = OwnParameters.of(module)
+            parameters = Parameters.of(module)
             describe = partial(leaf_call_row, name, module, parameters, called)
             self._calls.begin(code, (code, called, parameters), describe)
 
@@ -196,8 +197,7 @@ class StructureRecorder:
                 "function",
                 place.module,
                 "backward" if is_backward else "forward",
-                input_shapes=called.shapes,
-                input_dtypes=called.dtypes,
+                inputs=called,
                 arguments=called.arguments,
                 source=source,
             )
@@ -248,7 +248,8 @@ class StructureRecorder:
         codes = self.structure.codes
         codes.parts.add(part.type)
         code = codes.of_range(part.name, parts.DOMAIN)
-        self._calls.begin(code, (code, part), partial(_range_row, part.name, part.type, ""))
+        describe = partial(_range_row, part.name, part.type, "")
+        self._calls.begin(code, (code, part.name, part.type), describe)
 
     def part_ends(self, part: Part) -> None:  # noqa: ARG002 - it is the innermost
         """See `Told`."""

@@ -4,12 +4,15 @@ own, in a measured function and along a loop alike.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+import training_steps
 from quick import LAYERS, QUICK, backward_names, forward_names, layer_spans, measured
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -17,6 +20,7 @@ from torch.optim import SGD, Optimizer
 
 import xsp
 from xsp.levels.op import tracer as operator_tracer
+from xsp.types import Level
 
 Step = Callable[[], object]
 
@@ -275,23 +279,26 @@ def test_copies_have_rows() -> None:
 @pytest.mark.skipif(
     operator_tracer.availability() is not None, reason=str(operator_tracer.availability())
 )
-def test_operators_belong_to_the_part_that_called_them() -> None:
-    """Each operator of the optimizer and of clipping lies in its part, and in nothing else."""
-    model = Net()
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    prof = xsp.measure(scaled_step(model, optimizer), **QUICK, levels="M/L/O")
-    tree = prof.tree().set_index("node")
-    operators = tree[tree["level"] == "OP"]
-
-    def parts_with(name: str) -> set[str]:
-        around = operators.loc[operators["name"] == name, "path"].str.split("/").str[1]
-        return set(around)
-
-    assert parts_with("aten::_fused_adamw_") == {"AdamW.step"}
-    assert parts_with("aten::_foreach_norm") == {"clip_grad_norm_"}
-    assert parts_with("aten::_amp_update_scale_") == {"GradScaler.update"}
-    checks = parts_with("aten::_amp_foreach_non_finite_check_and_unscale_")
-    assert checks == {"GradScaler.unscale_"}
+@pytest.mark.parametrize("kind", training_steps.OPTIMIZERS)
+def test_each_part_has_the_operators_that_torchs_profiler_counts(kind: str, tmp_path: Path) -> None:
+    """In every run the optimizer, clipping, scaling and `zero_grad` have as many as lie in a
+    `record_function` range around each.
+    """
+    step = training_steps.mixed_precision(training_steps.OPTIMIZERS[kind], "cpu")
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as session:
+        step()
+    session.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    operators = [
+        each
+        for each in events
+        if each.get("cat") == "cpu_op" and not each["name"].startswith("autograd::engine")
+    ]
+    theirs = training_steps.counted_by_torch(events, operators)
+    assert {*training_steps.SCALING, "clip_grad_norm_", ""} < set(theirs)
+    prof = xsp.measure(step, **QUICK, levels="M/L/O")
+    assert training_steps.counted_by_xsp(prof, Level.OP) == [theirs] * 2
 
 
 def test_the_table_of_a_training_step_adds_up() -> None:

@@ -15,15 +15,14 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from by_name import Measures, report
+from event_programs import EVENTS, Chain, Program, layer_programs
 from overhead import torch_profiler
-from torch import nn
 
 from xsp.analysis.spans.statistics import trimmed
 from xsp.levels.layer import hotpath
@@ -34,67 +33,11 @@ from xsp.levels.layer.structure_run import StructureRecorder
 from xsp.levels.layer.tracer import LayerTracer
 from xsp.types import Tracer
 
-EVENTS = 300
-
 Prepare = Callable[[], Callable[[], object]]
 """Does what must be done before the timed part, and returns that."""
 
 Condition = Callable[[], AbstractContextManager[Any]]
 Conditions = dict[str, tuple[Condition, Tracer | None]]
-
-
-class Chain(nn.Module):
-    """Calls one thing again and again."""
-
-    def __init__(self, *modules: nn.Module, function: Callable[[Any], Any] | None = None) -> None:
-        super().__init__()
-        self.modules_called = nn.ModuleList(modules)
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for module in self.modules_called:
-            x = module(x)
-        if self.function is not None:
-            for _ in range(EVENTS):
-                x = self.function(x)
-        return x
-
-
-@dataclass(frozen=True)
-class Program:
-    """`model(x)` makes the events, or its backward pass does."""
-
-    model: Chain
-    x: torch.Tensor
-    backward: bool = False
-
-    def prepare(self) -> Callable[[], object]:
-        """The timed part."""
-        if not self.backward:
-            return partial(self._forward)
-        output = self.model(self.x)
-        return lambda: torch.autograd.grad(output, self.x, torch.ones_like(output))
-
-    def _forward(self) -> None:
-        with torch.set_grad_enabled(self.x.requires_grad):
-            self.model(self.x)
-
-    def whole(self) -> None:
-        """Everything, once."""
-        self.prepare()()
-
-
-def layer_programs(device: str) -> dict[str, Program]:
-    """One for each kind of event of LAYER."""
-    x = torch.ones(4, device=device)
-    needs_gradient = x.clone().requires_grad_()
-    add = Chain(function=lambda value: torch.add(value, 1))
-    return {
-        "module call": Program(Chain(*[nn.Identity() for _ in range(EVENTS)]), x),
-        "functional call": Program(add, x),
-        "functional call that makes a node": Program(add, needs_gradient),
-        "backward node": Program(add, needs_gradient, backward=True),
-    }
 
 
 def codes_of(program: Program) -> Codes:

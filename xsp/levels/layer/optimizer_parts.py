@@ -155,7 +155,8 @@ class OptimizerWatch:
         self._depth -= 1
         if self._depth > 0:
             return
-        self.put_back()
+        if self._given is not None:
+            self.put_back()
         self._told.part_ends(self.part)
 
     def _groups(self, groups: _Groups) -> list[Part]:
@@ -169,6 +170,8 @@ class OptimizerWatch:
 
     def _with_closure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> HookResult:
         """The same with a closure, if it has one, that is a part."""
+        if len(args) == 1 and not kwargs:
+            return None
         if callable(kwargs.get("closure")):
             return args, kwargs | {"closure": self._as_part(kwargs["closure"])}
         if len(args) > 1 and callable(args[1]):
@@ -188,7 +191,7 @@ class OptimizerWatch:
 
 def is_followed(optimizer: Optimizer) -> bool:
     """Whether a loop tells of this optimizer's steps itself."""
-    return any(each is optimizer for each in FOLLOWED)
+    return bool(FOLLOWED) and any(each is optimizer for each in FOLLOWED)
 
 
 def added(to: list[Any], value: Any) -> Callable[[], None]:

@@ -47,7 +47,7 @@ class RangeRecorder:
 
     `began` and `ended` are called with name and domain for ranges that nest on a thread, inside
     their stamps; `abandoned` for each that was still open when its run was over. `switch` takes a
-    mode off where torch opens and closes a range by operators, which with a mode take 20 us each.
+    mode off where torch opens and closes a range, by operators that take 4 us longer with one.
     """
 
     def __init__(

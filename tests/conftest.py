@@ -75,6 +75,12 @@ def _training_functions() -> list[Any]:
     ]
 
 
+def _patched_bindings() -> bool:
+    """Whether calls of torch's functions in C go through entries of xsp."""
+    extension = hotpath.extension()
+    return extension is not None and bool(extension.bindings_are_open())
+
+
 def _instrumentation() -> dict[str, Any]:
     """Everything process-wide by which a profiler could still be attached to this program."""
     return {
@@ -101,6 +107,7 @@ def _instrumentation() -> dict[str, Any]:
         ],
         "training": _training_functions(),
         "patched imports": _patched_imports(),
+        "patched bindings": _patched_bindings(),
         "sys profile function": sys.getprofile(),
         "threading profile function": threading.getprofile(),
     }

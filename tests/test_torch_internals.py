@@ -1,4 +1,6 @@
-"""torch's private names have three doors: what its compiler generated, Dynamo, and all else."""
+"""torch's private names have four doors: what its compiler generated, Dynamo, its bindings, and
+all else.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import pytest
 import xsp
 
 ROOT = Path(xsp.__file__).parent
-DOORS = [ROOT / "machine" / f"{name}_internals.py" for name in ("torch", "dynamo", "compiler")]
+DOORS = [
+    ROOT / "machine" / f"{name}_internals.py" for name in ("torch", "dynamo", "compiler", "binding")
+]
 
 
 def _is_private(name: str) -> bool:

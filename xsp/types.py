@@ -217,6 +217,18 @@ class Tracer(Protocol):
     def lost(self) -> int:
         """Events known to be missing since the last `collect` (dropped, truncated, no room)."""
 
+    def starts_over(self) -> bool:
+        """Asked after `collect`: whether the run has to be made again, because its
+        events are not all there and the tracer will record in another way from now on.
+        """
+        return False
+
+    def told(self) -> tuple[str, str]:
+        """Its name and, where it records in another way than it could, why; empty without reason.
+        Asked when all runs have been made.
+        """
+        return self.name, ""
+
     @property
     def names(self) -> Sequence[str]:
         """The texts that the column `name` or `symbol` of its events indexes."""

@@ -18,7 +18,7 @@ from xsp.measuring.afterwards.counting import Counters
 from xsp.measuring.afterwards.memory import LayerMemory
 from xsp.tracing.clock import read_bracketed
 from xsp.tracing.context import TraceContext
-from xsp.types import Level, LevelStatus, Tracer
+from xsp.types import Level, LevelStatus, Status, Tracer
 from xsp.words.doubts import end_of_rounds, sentence_of
 from xsp.words.labels import in_unicode, printable
 
@@ -98,12 +98,27 @@ def _in_unicode(value: Any) -> Any:
     return value
 
 
-def ladder_told(
+def told(
+    statuses: Sequence[LevelStatus],
+    tracers: Mapping[Level, Tracer],
+    tables: Mapping[str, pd.DataFrame],
+) -> list[LevelStatus]:
+    """Statuses that say what the tracers tell of themselves, which levels were timed alone, and how
+    what their events belong to is known.
+    """
+    return _ladder_told([_tracer_told(each, tracers.get(each.level)) for each in statuses], tables)
+
+
+def _tracer_told(status: LevelStatus, tracer: Tracer | None) -> LevelStatus:
+    if tracer is None or status.status is not Status.TRACED:
+        return status
+    name, why = tracer.told()
+    return replace(status, tracer=name, reason=why or status.reason)
+
+
+def _ladder_told(
     statuses: Sequence[LevelStatus], tables: Mapping[str, pd.DataFrame]
 ) -> list[LevelStatus]:
-    """Statuses that say which levels were timed alone, and how what their events belong to is
-    known.
-    """
     repeats = tables.get("repeats")
     alone = set() if repeats is None else set(repeats["level"])
     return [

@@ -104,11 +104,15 @@ def _visit(
     executor: Executor, spec: RunSpec, tracers: Mapping[Level, Tracer], number: int, position: int
 ) -> Run:
     active = [tracers[level] for level in spec.levels if level in tracers]
-    with held(), tracing(active, f"while the target was re-run at rung {spec.name}"):
-        for _ in range(SETTLING_RUNS):
-            executor.run()
-        calls = executor.run(lambda: _new_run(active))
-    return gathered(spec, number, position, calls, active)
+    while True:
+        with held(), tracing(active, f"while the target was re-run at rung {spec.name}"):
+            for _ in range(SETTLING_RUNS):
+                executor.run()
+            calls = executor.run(lambda: _new_run(active))
+        run = gathered(spec, number, position, calls, active)
+        # A tracer starts over once at most.
+        if not executor.ranks.any(any(tracer.starts_over() for tracer in active)):
+            return run
 
 
 def gathered(

@@ -34,7 +34,7 @@ from xsp.measuring.doubts_about import (
 )
 from xsp.measuring.doubts_about_graphs import about_graphs_of
 from xsp.measuring.executor import Executor
-from xsp.measuring.facts import CaptureFacts, capture_of, ladder_told
+from xsp.measuring.facts import CaptureFacts, capture_of, told
 from xsp.measuring.ladder import Ladder, climb, rungs_for
 from xsp.measuring.options import NESTED, Options
 from xsp.measuring.other_launches import about_other_launches
@@ -112,7 +112,7 @@ def measure_target(target: Target, options: Options, random: RandomState | None 
     doubts = _doubts(prepared, rounds, afterwards, tables, correction)
     facts = CaptureFacts(
         target.name,
-        ladder_told(prepared.statuses, tables),
+        told(prepared.statuses, prepared.tracers, tables),
         prepared.tracers,
         rounds.stopped,
         rounds.watch,

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any
 
 from xsp.levels.layer.autograd import run_inside
-from xsp.levels.layer.function_mode import Codes, FunctionalMode
+from xsp.levels.layer.followed_calls import Functions
+from xsp.levels.layer.function_mode import Codes
 from xsp.machine.torch_internals import (
     FUNCTION_APPLY,
     FUNCTION_BACKWARDS,
@@ -22,7 +23,7 @@ from xsp.machine.torch_internals import (
 )
 
 
-def functions_as_layers(mode: FunctionalMode, codes: Codes) -> Callable[[], None]:
+def functions_as_layers(mode: Functions, codes: Codes) -> Callable[[], None]:
     """Calls of custom Functions are layers, and what these call is not a layer, until what is
     returned is called.
 
@@ -49,7 +50,7 @@ def _apply(function: type, *args: Any, **kwargs: Any) -> Any:
 
 
 @contextmanager
-def _inside(mode: FunctionalMode, function: type, codes: Codes) -> Iterator[None]:
+def _inside(mode: Functions, function: type, codes: Codes) -> Iterator[None]:
     if function in codes.transparent:
         yield
         return

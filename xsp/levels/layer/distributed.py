@@ -17,7 +17,8 @@ from torch.autograd.graph import Node
 from xsp.analysis.work.collectives import FUNCTIONAL
 from xsp.levels.layer.autograd import AFTER_CODE, BUCKETS_CODE
 from xsp.levels.layer.communications import WAIT
-from xsp.levels.layer.function_mode import Codes, FunctionalMode
+from xsp.levels.layer.followed_calls import Functions
+from xsp.levels.layer.function_mode import Codes
 from xsp.machine.torch_internals import (
     FUNCTIONAL_COLLECTIVES,
     PIPELINE_SCHEDULES,
@@ -62,7 +63,7 @@ def is_distributed() -> bool:
 
 
 def collectives_as_layers(
-    mode: FunctionalMode, codes: Codes, told: Told | None = None
+    mode: Functions, codes: Codes, told: Told | None = None
 ) -> Callable[[], None]:
     """Calls of collectives are layers until what is returned is called: those of
     `torch.distributed`, the functional ones that DTensor makes, the sends and receives of a
@@ -96,7 +97,7 @@ _PLACES = (
 class _Layers:
     """Makes layers of collectives."""
 
-    def __init__(self, mode: FunctionalMode, codes: Codes, told: Told | None) -> None:
+    def __init__(self, mode: Functions, codes: Codes, told: Told | None) -> None:
         self._mode, self._codes, self._told = mode, codes, told
 
     def around(

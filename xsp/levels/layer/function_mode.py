@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from xsp.levels.layer.bindings import ExpectedCalls
 from xsp.levels.layer.compiled import Leave, around_compiled_code
 from xsp.levels.layer.functional import CompiledFunction, is_layer
 from xsp.levels.layer.mode_switch import ModeSwitch, Switch
@@ -23,6 +24,9 @@ _FUNCTION_BASE = 1 << 20
 
 Begin = Callable[[int, "Callable[..., Any] | CompiledFunction", Any, Mapping[str, Any]], None]
 """Called with a layer's code, the function, and what it is called with."""
+
+End = Callable[[int, "Callable[..., Any] | CompiledFunction", Any, Any], None]
+"""Called with a layer's code, the function, its inputs, and what it gave; None where it raised."""
 
 
 class Codes:
@@ -45,6 +49,10 @@ class Codes:
         """Parameters of which DistributedDataParallel reduces the gradients (`distributed.py`)."""
         self.parts: set[str] = set()
         """Types of the parts of a step that the structure run had (`parts.py`)."""
+        self.calls: ExpectedCalls | str = "no structure run was made"
+        """The calls of torch's bindings by which timed runs tell functional calls, or why they need
+        a torch function mode for that (`bindings.py`).
+        """
         self._functions: dict[Hashable, int | None] = {}
 
     def of_module(self, module: nn.Module) -> int:
@@ -75,7 +83,7 @@ class FunctionalMode(TorchFunctionMode):
         self,
         codes: Codes,
         begin: Begin,
-        end: Callable[[int, Callable[..., Any] | CompiledFunction, Any, Any], None],
+        end: End,
         switch: Switch | None = None,
     ) -> None:
         super().__init__()
@@ -161,9 +169,9 @@ class FunctionalMode(TorchFunctionMode):
         function = CompiledFunction(name)
         # Where it lets calls pass, as in a part of a step, it is no layer.
         code = None if self.switch.muted() else self._codes.of_function(function)
+        self.switch.mute()
         if code is not None:
             self._begin(code, function, inputs, {})
-        self.switch.mute()
         self._answers.pause()
         above = [pop_mode() for _ in range(mode_depth() - self._depth)]
         pop_mode()
@@ -177,9 +185,9 @@ class FunctionalMode(TorchFunctionMode):
             for mode in reversed(above):
                 push_mode(mode)
             self._answers.go_on()
-            self.switch.unmute()
             if code is not None:
                 self._end(code, function, inputs, result)
+            self.switch.unmute()
 
         return leave
 

@@ -66,6 +66,8 @@ def _subclass() -> Any:
     class CRecorder(base):  # type: ignore[misc] # the base is known at run time only
         """The C twin with what needs no speed."""
 
+        follows = True
+
         def __new__(cls, site_of: Callable[[Any], Any]) -> Any:
             made: Any = super().__new__(
                 cls,

@@ -32,6 +32,9 @@ Function = Callable[..., Any]
 class Recorder(Switch, Protocol):
     """What the tracer needs of either twin."""
 
+    follows: bool
+    """Whether it is a `CallFollower`."""
+
     def site(self, code: int, plans: Sequence[Plan | None]) -> Any:
         """A place of the program from its code and the plans of its calls, in the order in which
         these end. It counts them: `new_run()` of it begins again.
@@ -73,6 +76,45 @@ class Recorder(Switch, Protocol):
         """Stamps for which there was no room."""
 
 
+class CallFollower(Recorder, Protocol):
+    """A recorder that can follow calls of bindings: the twin in C."""
+
+    def expect(
+        self, starting: Sequence[tuple[Any, ...]], other: Sequence[tuple[Any, ...]], code: int
+    ) -> None:
+        """The calls that runs make on the thread that calls `watch_calls`, and on another one, as
+        `bindings.Step`. `code` is stamped where a run makes another call.
+        """
+
+    def watch_calls(self, is_recording: bool) -> None:
+        """From now on compare calls of bindings with these, or record them."""
+
+    def end_calls(self) -> None:
+        """Undo `watch_calls`."""
+
+    def begin_calls(self) -> None:
+        """The first call comes next."""
+
+    def sees(self) -> bool:
+        """Whether functional calls of this thread are seen."""
+
+    def anew(self) -> tuple[int, ...]:
+        """They are from now on, whatever is under way, but where the thread is muted; returns what
+        `as_before` is given.
+        """
+
+    def as_before(self, *before: int) -> None:
+        """Undo `anew`."""
+
+    def passed(self, binding: int) -> None:
+        """A call of what has a number like a binding."""
+
+    def strayed(self) -> tuple[int, int, int] | None:
+        """None where all calls were as expected, else how many were, the binding called instead (-1
+        for none), and how many layers did not begin.
+        """
+
+
 class Site:
     """A place of the program that calls of one code come from."""
 
@@ -88,6 +130,8 @@ class Site:
 
 class PythonRecorder(ModeSwitch):
     """Stamps in one list; `log` can be another one that does more than keep them."""
+
+    follows = False
 
     def __init__(
         self, site_of: Callable[[Any], Site | None], log: list[Stamp] | None = None

@@ -14,6 +14,7 @@ from xsp.levels.layer import communications, parts
 from xsp.levels.layer.arguments import function_called
 from xsp.levels.layer.autograd import run_inside
 from xsp.levels.layer.backward_rows import BackwardRows
+from xsp.levels.layer.bindings import can_be_followed, expected_calls
 from xsp.levels.layer.call_rows import CallRows
 from xsp.levels.layer.custom_functions import functions_as_layers
 from xsp.levels.layer.descriptions import Descriptions
@@ -33,6 +34,7 @@ from xsp.levels.layer.naming import is_leaf, qualified_names
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.places import Place, Places
 from xsp.levels.layer.ranges import DEFAULT_DOMAIN, NO_DOMAIN, RangeRecorder
+from xsp.levels.layer.recorded_mode import RecordedMode
 from xsp.levels.layer.sent_rows import SentRows
 from xsp.levels.layer.structure import ModuleCall, Structure
 from xsp.levels.layer.tensors import describe_tensors
@@ -70,9 +72,19 @@ class StructureRecorder:
         self._sent = SentRows(self.structure, self._calls, self._backward)
         self._exit = ExitStack()
         self._ranges = RangeRecorder(self._range_begins, self._range_ends, self._range_abandoned)
-        self._mode = FunctionalMode(codes, self._function_begins, self._function_ends)
+        self._mode = self._functional_mode(codes)
         self._off_in_parts = OffInParts(self._mode.switch)
         self._training = TrainingParts()
+
+    def _functional_mode(self, codes: Codes) -> FunctionalMode:
+        if not can_be_followed():
+            return FunctionalMode(codes, self._function_begins, self._function_ends)
+        return RecordedMode(
+            codes,
+            self._function_begins,
+            self._function_ends,
+            lambda: len(self.structure.layers) - 1,
+        )
 
     def __enter__(self) -> StructureRecorder:
         codes = self.structure.codes
@@ -100,11 +112,20 @@ class StructureRecorder:
         self._exit.close()
         if kind is None:
             self._backward.finish()
+            self._expect_calls()
+
+    def _expect_calls(self) -> None:
+        codes = self.structure.codes
+        if isinstance(self._mode, RecordedMode):
+            of_rows = self.structure.layers.codes()
+            codes.calls = expected_calls(self._mode.recorded(), of_rows, codes.plans)
 
     def new_run(self) -> None:
         """Count calls from zero, as the timed tracer does."""
         self._backward.new_run()
         self._training.new_run()
+        if isinstance(self._mode, RecordedMode):
+            self._mode.new_run()
 
     def within(self, calls: Columns) -> Structure:
         """What the run consisted of inside its model calls (MODEL_CALLS)."""
@@ -114,6 +135,8 @@ class StructureRecorder:
     def _engine(self, roots: Sequence[torch.Tensor]) -> Iterator[None]:
         with self._backward.engine(roots), self._mode.back_on():
             yield
+        if isinstance(self._mode, RecordedMode):
+            self._mode.engine_ended()
 
     # ---- modules ----
 

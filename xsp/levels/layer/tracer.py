@@ -9,21 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from xsp.levels.layer import hotpath, parts
 from xsp.levels.layer.autograd import ENGINE_CODE, run_inside
+from xsp.levels.layer.bindings import ExpectedCalls, can_be_followed
 from xsp.levels.layer.custom_functions import functions_as_layers
 from xsp.levels.layer.distributed import BucketStamps, collectives_as_layers
 from xsp.levels.layer.entry_points import entry_point, step_in, step_in_by_hooks
+from xsp.levels.layer.followed_calls import FollowedCalls, Functions
 from xsp.levels.layer.function_mode import Codes, FunctionalMode
 from xsp.levels.layer.mode_switch import OffInParts
 from xsp.levels.layer.parts import Part
 from xsp.levels.layer.ranges import RangeRecorder
-from xsp.levels.layer.recorder import Recorder
+from xsp.levels.layer.recorder import CallFollower, Recorder
 from xsp.levels.layer.stamps import pair_stamps
 from xsp.levels.layer.training_parts import TrainingParts
 from xsp.types import Columns, Level, Tracer
@@ -32,14 +34,18 @@ MakeRecorder = Callable[[Callable[[Any], Any]], Recorder]
 """Given what finds the site of a torch function."""
 
 
-def tracer_name() -> str:
-    """What serves the LAYER level here."""
-    return f"module calls, torch function mode, autograd hooks ({hotpath.language()})"
+def tracer_name(*, is_followed: bool | None = None) -> str:
+    """What serves the LAYER level here, or in a profile in which functional calls are followed by
+    torch's bindings or not.
+    """
+    followed = can_be_followed() if is_followed is None else is_followed
+    functions = "torch's bindings" if followed else "torch function mode"
+    return f"module calls, {functions}, autograd hooks ({hotpath.language()})"
 
 
 class LayerTracer(Tracer):
-    """Stamps layers around module calls, in a torch function mode and through hooks on autograd
-    nodes.
+    """Stamps layers around module calls, at calls of torch's bindings or in a torch function mode,
+    and through hooks on autograd nodes.
     """
 
     level = Level.LAYER
@@ -56,7 +62,9 @@ class LayerTracer(Tracer):
         self._sites: dict[int, Any] = {}
         self._parts: dict[str, Any] = {}
         self._exit = ExitStack()
-        self._mode: FunctionalMode | None = None
+        self._functions: Functions | None = None
+        self._followed: FollowedCalls | None = None
+        self._not_begun = 0
         self._buckets: BucketStamps | None = None
         self._engine_runs = 0
         self._training = TrainingParts(codes.parts)
@@ -70,24 +78,20 @@ class LayerTracer(Tracer):
         """Step into the calls of the structure run's leaf modules and watch functional calls on
         this thread.
         """
-        recorder = self._recorder
-        mode = FunctionalMode(
-            self._codes, self._function_begins, self._function_ends, switch=recorder
-        )
-        self._mode = mode
-        self._off_in_parts = OffInParts(recorder)
-        # On the instance: torch then calls the handler itself, without Python between.
-        mode.__dict__["__torch_function__"] = recorder.handler(mode)
+        self._off_in_parts = OffInParts(self._recorder)
         self._exit.callback(self._let_go)
+        functions = self._functions = self._watch_functions()
         for module, code in self._codes.modules.items():
             self._exit.callback(self._step_in(module, self._site(code)))
         self._exit.callback(hotpath.cheap_registration())
         self._exit.callback(run_inside(self._engine))
-        self._exit.callback(functions_as_layers(mode, self._codes))
-        self._exit.callback(collectives_as_layers(mode, self._codes))
+        self._exit.callback(functions_as_layers(functions, self._codes))
+        self._exit.callback(collectives_as_layers(functions, self._codes))
         self._watch_buckets()
         self.new_run()
-        self._exit.enter_context(mode)
+        # Twice, as in the structure run.
+        self._exit.callback(functions.leave)
+        self._exit.enter_context(functions)
         self._exit.callback(self._ranges.watch())
         self._exit.callback(parts.listen(self))
         self._exit.callback(self._training.watch())
@@ -103,6 +107,9 @@ class LayerTracer(Tracer):
             site.new_run()
         self._recorder.forget_nodes()
         self._recorder.empty()
+        self._not_begun = 0
+        if self._followed is not None:
+            self._followed.new_run()
 
     def stop(self) -> None:
         """Take back every change to modules and nodes, and the mode."""
@@ -112,6 +119,7 @@ class LayerTracer(Tracer):
         """Tables `layer_events` (LAYER_EVENTS) and `ranges` (RANGES, the user's own); without what
         never ended.
         """
+        self._note_strayed()
         stamps = self._recorder.stamps()
         self._recorder.empty()
         return {"layer_events": pair_stamps(stamps), "ranges": self._ranges.collect()}
@@ -124,15 +132,55 @@ class LayerTracer(Tracer):
         return None if last is None else self._names(last >> 1)
 
     def lost(self) -> int:
-        """Stamps for which there was no memory."""
-        return self._recorder.lost()
+        """Stamps for which there was no memory, and functional calls that were not seen because
+        those before were not the structure run's.
+        """
+        return self._recorder.lost() + self._not_begun
+
+    def starts_over(self) -> bool:
+        """Whether that was so: from now on a torch function mode sees them."""
+        return self._not_begun > 0
+
+    def told(self) -> tuple[str, str]:
+        """How functional calls were seen in the end, and why not by bindings."""
+        is_followed = self.is_following()
+        return tracer_name(is_followed=is_followed), "" if is_followed else self._why_mode()
+
+    def is_following(self) -> bool:
+        """Whether functional calls are told by calls of bindings, as far as is known now."""
+        return isinstance(self._codes.calls, ExpectedCalls) and self._recorder.follows
+
+    def _why_mode(self) -> str:
+        """Empty where bindings could not be watched anyway: its language says that."""
+        return str(self._codes.calls) if self._recorder.follows else ""
+
+    def _watch_functions(self) -> Functions:
+        """What sees functional calls: the calls of bindings, where it is known which they are."""
+        recorder, calls = self._recorder, self._codes.calls
+        if isinstance(calls, ExpectedCalls) and recorder.follows:
+            if self._followed is None:
+                follower = cast("CallFollower", recorder)
+                self._followed = FollowedCalls(self._codes, follower, self._site, calls)
+            return self._followed
+        self._followed = None
+        mode = FunctionalMode(
+            self._codes, self._function_begins, self._function_ends, switch=recorder
+        )
+        # On the instance: torch then calls the handler itself, without Python between.
+        mode.__dict__["__torch_function__"] = recorder.handler(mode)
+        return mode
+
+    def _note_strayed(self) -> None:
+        strayed = None if self._followed is None else self._followed.strayed()
+        if strayed is not None:
+            self._codes.calls, self._not_begun = strayed.reason, max(strayed.not_begun, 1)
 
     def _let_go(self) -> None:
         self._recorder.forget_nodes()
         self._recorder.attach(None, -1)
-        if self._mode is not None:
-            self._mode.__dict__.pop("__torch_function__", None)
-        self._mode = None
+        if isinstance(self._functions, FunctionalMode):
+            self._functions.__dict__.pop("__torch_function__", None)
+        self._functions = None
 
     def _site(self, code: int) -> Any:
         if code not in self._sites:
@@ -209,15 +257,22 @@ class LayerTracer(Tracer):
 
     @contextmanager
     def _engine(self, roots: Sequence[torch.Tensor]) -> Iterator[None]:
-        recorder, mode = self._recorder, self._mode
+        recorder, functions = self._recorder, self._functions
         self._watch_those_without_owner(roots)
         if self._buckets is not None:
             self._buckets.engine_begins()
         recorder.stamp(2 * ENGINE_CODE)
         try:
             with ExitStack() as stack:
-                if mode is not None:
-                    stack.enter_context(mode.back_on())
+                if functions is not None:
+                    stack.enter_context(functions.back_on())
                 yield
         finally:
             recorder.stamp(2 * ENGINE_CODE + 1)
+            if self._followed is not None:
+                self._followed.engine_ended()
+
+
+def is_following(tracer: Tracer) -> bool:
+    """Whether this is a tracer of layers that tells functional calls by calls of bindings."""
+    return isinstance(tracer, LayerTracer) and tracer.is_following()

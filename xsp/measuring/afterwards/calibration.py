@@ -19,8 +19,10 @@ from torch import nn
 from xsp.analysis.correction.charges import COST_LEVELS, Costs
 from xsp.levels import TRACED_LEVELS
 from xsp.levels._native.signals import held
+from xsp.levels.layer.discovery import Discovered
 from xsp.levels.layer.function_mode import Codes
-from xsp.levels.layer.tracer import LayerTracer
+from xsp.levels.layer.structure_run import StructureRecorder
+from xsp.levels.layer.tracer import LayerTracer, is_following
 from xsp.levels.layer.ways import Plan, Way
 from xsp.machine.torch_internals import sleep_on_gpu
 from xsp.measuring.switching import tracing
@@ -55,10 +57,27 @@ def _layer(_tracer: Tracer) -> float:
         return _added(lambda: [module(None) for _ in range(EVENTS)], LayerTracer(codes))
 
 
-def _functional(_tracer: Tracer) -> float:
+def _functional(tracer: Tracer) -> float:
+    """In the way in which the profile's own tracer saw functional calls."""
     x = torch.zeros(())
+
+    def loop() -> None:
+        for _ in range(EVENTS):
+            torch.neg(x)
+
     with torch.no_grad():
-        return _added(lambda: [torch.neg(x) for _ in range(EVENTS)], LayerTracer(Codes()))
+        codes = _codes_of_two(loop) if is_following(tracer) else Codes()
+        return _added(loop, LayerTracer(codes))
+
+
+def _codes_of_two(loop: Callable[[], None]) -> Codes:
+    """What two rounds of a loop consist of: each batch makes so many while the tracer is on."""
+    recorder = StructureRecorder(Discovered())
+    with recorder:
+        recorder.new_run()
+        loop()
+        loop()
+    return recorder.structure.codes
 
 
 def _backward(_tracer: Tracer) -> float:

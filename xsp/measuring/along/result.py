@@ -30,7 +30,7 @@ from xsp.measuring.doubts_about import (
     about_short_kernels,
 )
 from xsp.measuring.doubts_about_graphs import about_graphs
-from xsp.measuring.facts import CaptureFacts, capture_of, ladder_told
+from xsp.measuring.facts import CaptureFacts, capture_of, told
 from xsp.measuring.other_launches import about_other_launches
 from xsp.measuring.state import RandomState
 from xsp.measuring.stopping import MINIMUM_ROUNDS
@@ -136,7 +136,7 @@ def _captured(
     ]
     facts = CaptureFacts(
         known.name,
-        ladder_told(known.statuses, tables),
+        told(known.statuses, known.tracers, tables),
         known.tracers,
         stopped,
         watch,

@@ -26,16 +26,39 @@ typedef struct Chunk {
     Stamp stamps[CHUNK_STAMPS];
 } Chunk;
 
-/* One thread's stamps, and whether the mode is off on it. `was_on` is a stack: what the calls of
- * suspend() found, for resume(). */
+typedef struct Site Site;
+
+/* A call of a binding that a run makes: the layers that begin before it and end after it. The
+ * latter's output is what it gives, or a tuple in which that is the `item`. */
+typedef struct {
+    int binding;
+    Site *begins, *ends;
+    Py_ssize_t item;
+} Step;
+
+typedef struct {
+    Py_ssize_t size;
+    Step each[];
+} Steps;
+
+/* One thread's stamps, and whether the mode is off on it: taken off so often, and let pass so often
+ * where it stays. `was_on` is a stack: what the calls of suspend() found, for resume().
+ *
+ * `at` is the step that comes next; once another binding was called instead, none does. `inside` a
+ * call of a binding others are not seen; `within` a function in Python, which calls several, they
+ * are. `given` is what the last one gave, to be compared only. */
 typedef struct Log {
     struct Log *next;
     unsigned long thread;
     Chunk *first, *current;
     size_t lost;
-    unsigned muted;
+    unsigned muted, off;
     unsigned char *was_on;
     size_t suspended, room;
+    const Steps *steps;
+    Py_ssize_t at;
+    int inside, within, strayed, strayed_to;
+    PyObject *given;
 } Log;
 
 typedef struct {
@@ -48,7 +71,20 @@ typedef struct {
     /* From torch and recorder.py, see `recorder_new`. */
     PyObject *mode_depth, *push, *pop, *grad_enabled, *tensor, *parameter;
     PyObject *site_of, *unknown, *found, *made;
+    /* Calls of bindings that a run makes on the thread that began it, and on another one. */
+    Steps *starting, *other;
+    unsigned long thread;
+    int is_recording, is_following;
+    int64_t stray_code;
 } Recorder;
+
+/* A call of a binding that is under way and watched. */
+typedef struct {
+    Recorder *recorder;
+    Log *log;
+    const Step *step;
+    int binding;
+} Call;
 
 /* How a node is found again: from the output along `steps` and its grad_fn, or as the `edge`-th
  * next function of the node that way `base` found. */
@@ -64,12 +100,12 @@ typedef struct {
 
 /* A place in the program that calls of one code come from; `plans` has those of the structure run,
  * in the order in which they ended. */
-typedef struct {
+struct Site {
     PyObject_HEAD
     int64_t code;
     Py_ssize_t seen, size;
     Plan **plans;
-} Site;
+};
 
 typedef struct {
     PyObject_HEAD
@@ -124,6 +160,32 @@ int switch_on(Recorder *recorder, Log *log, int was_on);
 int watch_node(Recorder *recorder, PyObject *node, PyObject *hook);
 int take_off(PyObject *handle, PyObject *hook);
 void adopt(Recorder *recorder, Site *site, PyObject *output);
+
+/* calls.c */
+int call_begins(int binding, Call *call);
+void call_ends(Call *call, PyObject *result);
+void begin_steps(Recorder *recorder);
+void steps_of_new_log(Recorder *recorder, Log *log);
+void forget_steps(Recorder *recorder);
+int visit_steps(const Steps *steps, visitproc visit, void *arg);
+PyObject *recorder_expect(PyObject *self, PyObject *args);
+PyObject *recorder_watch_calls(PyObject *self, PyObject *is_recording);
+PyObject *recorder_begin_calls(PyObject *self, PyObject *none);
+PyObject *recorder_end_calls(PyObject *self, PyObject *none);
+PyObject *recorder_passed(PyObject *self, PyObject *number);
+PyObject *recorder_row_begins(PyObject *self, PyObject *row);
+PyObject *recorder_row_ends(PyObject *self, PyObject *args);
+PyObject *recorder_strayed(PyObject *self, PyObject *none);
+PyObject *recorder_sees(PyObject *self, PyObject *none);
+PyObject *recorder_anew(PyObject *self, PyObject *none);
+PyObject *recorder_as_before(PyObject *self, PyObject *args);
+
+/* bindings.c */
+PyObject *binding_of(PyObject *module, PyObject *callable);
+PyObject *item_access(PyObject *module, PyObject *args);
+PyObject *open_bindings(PyObject *module, PyObject *types);
+PyObject *close_bindings(PyObject *module, PyObject *none);
+PyObject *bindings_are_open(PyObject *module, PyObject *none);
 
 /* hook.c, site.c, layer.c, handler.c: methods of the recorder that make objects, and the module's
  * function. */

@@ -20,6 +20,10 @@ int push_mode(Recorder *recorder, PyObject *mode)
  * thread with modes of its own another mode can lie at our depth. */
 int switch_off(Recorder *recorder, Log *log)
 {
+    if (recorder->is_following && !log->muted && !log->off) {
+        log->off++;
+        return 1;
+    }
     if (recorder->mode && !log->muted) {
         long depth = stack_depth(recorder);
         if (depth < 0)
@@ -33,8 +37,10 @@ int switch_off(Recorder *recorder, Log *log)
             Py_DECREF(top);
             if (failed)
                 return -1;
-            if (ours)
+            if (ours) {
+                log->off++;
                 return 1;
+            }
         }
     }
     log->muted++;
@@ -43,8 +49,10 @@ int switch_off(Recorder *recorder, Log *log)
 
 int switch_on(Recorder *recorder, Log *log, int was_on)
 {
-    if (was_on)
-        return push_mode(recorder, recorder->mode);
+    if (was_on) {
+        log->off--;
+        return recorder->mode ? push_mode(recorder, recorder->mode) : 0;
+    }
     log->muted--;
     return 0;
 }

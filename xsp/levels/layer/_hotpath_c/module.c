@@ -41,6 +41,11 @@ static PyModuleDef_Slot hotpath_slots[] = {
 static PyMethodDef hotpath_methods[] = {
     {"registrar", new_registrar, METH_VARARGS,
      "What keeps hooks of a recorder among a node's hooks, and leaves others to `other`."},
+    {"binding", binding_of, METH_O, "Number of a binding, None where it cannot be watched."},
+    {"item_access", item_access, METH_VARARGS, "Numbers of what gets and sets a tensor's items."},
+    {"open_bindings", open_bindings, METH_O, "Let calls of bindings go through entries of ours."},
+    {"close_bindings", close_bindings, METH_NOARGS, "Undo open_bindings()."},
+    {"bindings_are_open", bindings_are_open, METH_NOARGS, "Whether calls go through entries."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef hotpath_module = {

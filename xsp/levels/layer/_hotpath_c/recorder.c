@@ -15,7 +15,7 @@ static PyObject *recorder_attach(PyObject *self, PyObject *args)
     recorder->depth = depth;
     /* A signal's handler that raised can have left a thread switched off. */
     for (Log *log = recorder->logs; log; log = log->next)
-        log->muted = log->suspended = 0;
+        log->muted = log->off = log->suspended = 0;
     Py_RETURN_NONE;
 }
 
@@ -171,13 +171,15 @@ static int recorder_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(recorder->unknown);
     Py_VISIT(recorder->found);
     Py_VISIT(recorder->made);
-    return 0;
+    int stopped = visit_steps(recorder->starting, visit, arg);
+    return stopped ? stopped : visit_steps(recorder->other, visit, arg);
 }
 
 static int recorder_clear(PyObject *self)
 {
     Recorder *recorder = (Recorder *)self;
     Py_CLEAR(recorder->mode);
+    forget_steps(recorder);
     if (recorder->functions)
         PyDict_Clear(recorder->functions);
     if (recorder->handles)
@@ -189,6 +191,7 @@ static void recorder_dealloc(PyObject *self)
 {
     Recorder *recorder = (Recorder *)self;
     PyObject_GC_UnTrack(self);
+    forget_steps(recorder);
     free_logs(recorder);
     Py_CLEAR(recorder->mode);
     Py_CLEAR(recorder->functions);
@@ -248,6 +251,17 @@ static PyMethodDef recorder_methods[] = {
     {"forget_nodes", recorder_forget_nodes, METH_NOARGS, "Take all hooks off their nodes."},
     {"stamp", recorder_stamp, METH_O, "Write an event with the time."},
     {"adopt", recorder_adopt, METH_VARARGS, "Count a call and watch its backward nodes."},
+    {"expect", recorder_expect, METH_VARARGS, "The calls of bindings that runs make, by thread."},
+    {"watch_calls", recorder_watch_calls, METH_O, "Record calls of bindings, or compare them."},
+    {"begin_calls", recorder_begin_calls, METH_NOARGS, "The first step comes next."},
+    {"end_calls", recorder_end_calls, METH_NOARGS, "Undo watch_calls()."},
+    {"passed", recorder_passed, METH_O, "A call of what has a number like a binding."},
+    {"sees", recorder_sees, METH_NOARGS, "Whether functional calls of this thread are seen."},
+    {"anew", recorder_anew, METH_NOARGS, "See them, whatever is under way on this thread."},
+    {"as_before", recorder_as_before, METH_VARARGS, "Undo anew(), given what it returned."},
+    {"row_begins", recorder_row_begins, METH_O, "Calls are this row's, in a record."},
+    {"row_ends", recorder_row_ends, METH_VARARGS, "Undo row_begins()."},
+    {"strayed", recorder_strayed, METH_NOARGS, "Where a run left the steps, None where it did not."},
     {"empty", recorder_empty, METH_NOARGS, "Forget all stamps; their memory is kept."},
     {"logs", recorder_logs, METH_NOARGS, "(thread, event and time_ns as bytes) of each thread."},
     {"lost", recorder_lost, METH_NOARGS, "Stamps for which there was no memory."},

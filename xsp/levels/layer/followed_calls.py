@@ -1,0 +1,138 @@
+"""Functional calls of timed runs without a torch function mode: told by the calls of bindings that
+the structure run recorded (`bindings.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from xsp.levels.layer import bindings
+from xsp.levels.layer.bindings import ExpectedCalls, name_of
+from xsp.levels.layer.compiled import Leave, around_compiled_code
+from xsp.levels.layer.function_mode import Codes, FunctionalMode
+from xsp.levels.layer.functional import CompiledFunction
+from xsp.levels.layer.recorder import CallFollower
+
+_STRAYED = "xsp: a call that the structure run has not"
+
+
+@dataclass(frozen=True)
+class Strayed:
+    """Why a run's calls say no longer what they belong to, and how many layers did not begin."""
+
+    reason: str
+    not_begun: int
+
+
+class FollowedCalls:
+    """In the place of a `FunctionalMode` in timed runs, with the same methods."""
+
+    def __init__(
+        self,
+        codes: Codes,
+        recorder: CallFollower,
+        site: Callable[[int], Any],
+        expected: ExpectedCalls,
+    ) -> None:
+        self._codes, self._calls, self._site = codes, recorder, site
+        self.switch = recorder
+        self._thread = 0
+        self._engines = 0
+        self._exit = ExitStack()
+        other = expected.other.steps(site) if expected.other else []
+        recorder.expect(expected.starting.steps(site), other, codes.of_range("", _STRAYED))
+
+    def __enter__(self) -> FollowedCalls:
+        self._thread = threading.get_ident()
+        self.switch.attach(None, -1)
+        self._exit.callback(around_compiled_code(self._compiled))
+        self._exit.callback(self._calls.end_calls)
+        self._exit.callback(bindings.open_bindings())
+        self._calls.watch_calls(False)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Watch no longer; a second time, this changes nothing."""
+        self._exit.close()
+
+    def is_on(self) -> bool:
+        """Whether functional calls of this thread are seen: of the one that began, and of
+        autograd's.
+        """
+        mine = threading.get_ident() == self._thread or self._engines > 0
+        return mine and self._calls.sees()
+
+    def stamped(
+        self,
+        code: int,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Mapping[str, Any],
+        call: Callable[..., Any] | None = None,
+    ) -> Any:
+        """Call as one layer. `call` is what to call where that is not `function` itself."""
+        self._calls.stamp(2 * code)
+        result = None
+        try:
+            result = (call or function)(*args, **kwargs)
+            return result
+        finally:
+            self._ended(code, result)
+
+    def _ended(self, code: int, result: Any) -> None:
+        self._calls.stamp(2 * code + 1)
+        self._calls.adopt(self._site(code), result)
+
+    @contextmanager
+    def back_on(self) -> Iterator[None]:
+        """A run of autograd's engine, which takes this thread's place on threads of its own."""
+        self._engines += 1
+        before = self._calls.anew()
+        try:
+            yield
+        finally:
+            self._calls.as_before(*before)
+            self._engines -= 1
+
+    def engine_ended(self) -> None:
+        """A run of autograd's engine has ended on this thread: what called it may end with it."""
+        self._calls.passed(bindings.ENGINE)
+
+    def new_run(self) -> None:
+        """The first of the calls comes next."""
+        self._calls.begin_calls()
+
+    def strayed(self) -> Strayed | None:
+        """Where the last run called something else than the structure run."""
+        found = self._calls.strayed()
+        if found is None:
+            return None
+        place, called, not_begun = found
+        other = f"{name_of(called)} was called" if called >= 0 else "the run ended"
+        return Strayed(f"{other} at call {place} of torch's functions in C", not_begun)
+
+    def _compiled(self, name: str, _inputs: tuple[Any, ...]) -> Leave | None:
+        if not self.is_on():
+            return None
+        code = self._codes.of_function(CompiledFunction(name))
+        self.switch.mute()
+        if code is not None:
+            self._calls.stamp(2 * code)
+
+        def leave(result: Any) -> None:
+            if code is not None:
+                self._ended(code, result)
+            self.switch.unmute()
+
+        return leave
+
+
+Functions = FunctionalMode | FollowedCalls
+"""What sees functional calls."""

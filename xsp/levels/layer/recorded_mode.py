@@ -1,0 +1,104 @@
+"""The torch function mode of the structure run, which also records what functional calls call in C
+(`bindings.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import GetSetDescriptorType
+from typing import Any
+
+from xsp.levels.layer import bindings, hotpath
+from xsp.levels.layer.bindings import ITSELF, NO_ROW, RecordedCalls
+from xsp.levels.layer.function_mode import Begin, Codes, End, FunctionalMode
+
+
+class RecordedMode(FunctionalMode):
+    """A mode that tells a recorder in C of each functional call; `row` gives the number of the row
+    that `begin` has just made.
+    """
+
+    def __init__(self, codes: Codes, begin: Begin, end: End, row: Callable[[], int]) -> None:
+        self._calls: Any = hotpath.c_recorder(lambda _function: None)
+        super().__init__(codes, begin, end, switch=self._calls)
+        self._row = row
+        self._items: dict[int, int] = {}
+        self._starting = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Any = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.has_ended or self.switch.muted() or _is_attribute(func):
+            return func(*args, **kwargs)
+        # What xsp itself calls is none of the program's.
+        self.switch.mute()
+        try:
+            code = self._codes.of_function(func)
+            call = partial(self._called, func, is_layer=code is not None)
+            if code is None:
+                return call(args, kwargs)
+            return self.stamped(code, func, args, kwargs, lambda *a, **k: call(a, k))
+        finally:
+            self.switch.unmute()
+
+    def _called(
+        self, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], *, is_layer: bool
+    ) -> Any:
+        row = NO_ROW
+        if is_layer:
+            row = self._row()
+            bindings.register(function)
+        inside = self._calls.row_begins(row)
+        self.switch.unmute()
+        result = None
+        try:
+            result = function(*args, **kwargs)
+            return result
+        finally:
+            self.switch.mute()
+            item = self._calls.row_ends(inside, result)
+            if is_layer and item != ITSELF:
+                self._items[row] = item
+
+    def __enter__(self) -> RecordedMode:
+        self._starting = threading.get_ident()
+        self._exit.callback(self._calls.end_calls)
+        self._exit.callback(bindings.open_bindings())
+        self._calls.watch_calls(True)
+        super().__enter__()
+        return self
+
+    def new_run(self) -> None:
+        """Forget what was called before: it was not the program's."""
+        self._calls.empty()
+
+    @contextmanager
+    def back_on(self) -> Iterator[None]:
+        """Calls of bindings are seen, too, during the block."""
+        before = self._calls.anew()
+        try:
+            with super().back_on():
+                yield
+        finally:
+            self._calls.as_before(*before)
+
+    def engine_ended(self) -> None:
+        """A run of autograd's engine ends on this thread."""
+        self._calls.passed(bindings.ENGINE)
+
+    def recorded(self) -> RecordedCalls:
+        """What the calls were, once the mode is off."""
+        return RecordedCalls(self._calls.stamps(), self._starting, self._items)
+
+
+def _is_attribute(function: Callable[..., Any]) -> bool:
+    """Whether it reads or writes an attribute that is kept in C: a mode sees that too."""
+    return isinstance(getattr(function, "__self__", None), GetSetDescriptorType)

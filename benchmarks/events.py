@@ -61,6 +61,8 @@ def traced(tracer: Tracer) -> Iterator[None]:
     finally:
         tracer.stop()
         tracer.collect()
+        if tracer.starts_over():
+            raise SystemExit("a run did not call what the structure run did: nothing was measured")
 
 
 def layer_conditions(program: Program) -> Conditions:

@@ -70,6 +70,8 @@ def xsp_tracing(tracers: Sequence[Tracer], name: str) -> Iterator[Callable[[], N
         yield new_run
     for tracer in tracers:
         tracer.collect()
+        if tracer.starts_over():
+            raise SystemExit("a run did not call what the structure run did: nothing was measured")
 
 
 def torch_profiler() -> AbstractContextManager[Any]:

@@ -10,7 +10,7 @@ import pytest
 from quick import QUICK
 
 import xsp
-from xsp.measuring.facts import ladder_told
+from xsp.measuring.facts import told
 from xsp.types import Level, LevelStatus, Status
 
 
@@ -52,7 +52,7 @@ def test_levels_that_were_timed_alone_say_so() -> None:
         for level in (Level.MODEL, Level.LIBRARY, Level.KERNEL)
     ]
     repeats = pd.DataFrame({"level": [int(Level.KERNEL)]})
-    model, library, kernel = ladder_told(statuses, {"repeats": repeats})
+    model, library, kernel = told(statuses, {}, {"repeats": repeats})
     assert (model.reason, library.reason) == ("why", "why")
     assert kernel.reason.startswith("timed alone")
-    assert ladder_told(statuses, {}) == statuses
+    assert told(statuses, {}, {}) == statuses

@@ -68,6 +68,7 @@ def _training_functions() -> list[Any]:
     kept = [torch_internals.kept_by_decorator(each) for each in clipping]
     return [
         vars(torch.optim.Optimizer)["zero_grad"],
+        vars(torch.nn.Module)["zero_grad"],
         vars(torch.optim.lr_scheduler.LRScheduler)["step"],
         vars(torch.profiler.record_function)["__exit__"],
         *(vars(torch.amp.GradScaler)[name] for name in ("scale", "unscale_", "step", "update")),

@@ -164,6 +164,9 @@ def test_a_loop_has_the_rows_of_a_measured_step() -> None:
         assert not prof.runs["unmatched"].any()
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.nn.utils, "get_total_norm"), reason="torch 2.5 has no halves of clipping"
+)
 def test_what_clips_is_one_row_whatever_it_calls() -> None:
     """Clipping by value, and the two halves of clipping by norm, called by themselves."""
     model = Net()
@@ -210,6 +213,19 @@ def test_gradients_that_accumulate_leave_one_step() -> None:
     assert calls["body", "forward"] == calls["body", "backward"] == 3
     assert calls["SGD.step", "forward"] == calls["SGD.zero_grad", "forward"] == 1
     assert sum(name.startswith("step::backward") for name, _ in calls.index) == 3
+
+
+def test_a_module_can_forget_its_gradients() -> None:
+    """`zero_grad` of a module is a row, by its class, and in it no function."""
+    model = Net()
+
+    def step() -> None:
+        model.zero_grad(set_to_none=False)
+        loss_of(model).backward()
+
+    prof = measured(step)
+    assert parts_of(prof) == ["Net.zero_grad"]
+    assert own_functions(prof) == set()
 
 
 def test_optimizers_of_one_class_have_numbers() -> None:
@@ -400,11 +416,12 @@ def test_training_with_and_without_xsp_is_bit_for_bit_the_same() -> None:
 
 def test_timed_runs_of_other_programs_meet_none_of_it() -> None:
     """What trains nothing runs with torch's own functions, but for the structure run."""
-    own = vars(Optimizer)["zero_grad"]
+    kinds = Optimizer, nn.Module
+    own = [vars(kind)["zero_grad"] for kind in kinds]
     replaced: list[bool] = []
 
     def call() -> None:
-        replaced.append(vars(Optimizer)["zero_grad"] is not own)
+        replaced.append([vars(kind)["zero_grad"] for kind in kinds] != own)
         torch.neg(X)
 
     measured(call)

@@ -13,6 +13,7 @@ from functools import update_wrapper
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from xsp.levels.layer import parts
@@ -27,6 +28,9 @@ CLIPPING = ("clip_grad_norm_", "clip_grad_value_", "get_total_norm", "clip_grads
 
 SCALING = ("scale", "unscale_", "step", "update")
 """Methods of GradScaler."""
+
+_OF_MODULE = "module's zero_grad"
+"""A type of its own: for programs that do not call it, all classes of modules stay untouched."""
 
 
 class TrainingParts:
@@ -67,6 +71,9 @@ class TrainingParts:
         if self._has("zero_grad"):
             place = Place(Optimizer, "zero_grad")
             yield place, _as_part(place.value, self._optimizers.zero_grad)
+        if self._has(_OF_MODULE):
+            place = Place(nn.Module, "zero_grad")
+            yield place, _as_part(place.value, _zero_grad_of_module)
         if self._has("clipping"):
             yield from _clipping()
         if self._has("scaling"):
@@ -82,6 +89,10 @@ class TrainingParts:
         self._optimizers.take_out()
         while self._placed:
             self._placed.pop()()
+
+
+def _zero_grad_of_module(module: nn.Module) -> Part:
+    return Part(f"{type(module).__name__}.zero_grad", _OF_MODULE, is_call=True)
 
 
 def _clipping() -> Iterator[StandIn]:

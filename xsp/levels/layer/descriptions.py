@@ -15,7 +15,7 @@ from xsp.levels.layer.arguments import Called, constants_of, module_called
 from xsp.levels.layer.functional import CompiledFunction, layer_type
 from xsp.levels.layer.layer_rows import Described, keep
 from xsp.levels.layer.tensors import describe_tensors
-from xsp.machine.torch_internals import own_parameters, without_torch_functions
+from xsp.machine.torch_internals import without_torch_functions
 
 _PLAIN = (bool, int, float, str, type(None), type(...), torch.dtype, torch.device)
 _TENSORS = (torch.Tensor, nn.Parameter)
@@ -31,6 +31,7 @@ class Descriptions:
     def __init__(self) -> None:
         self._modules: dict[Hashable, Called] = {}
         self._takes_values: dict[Hashable, bool] = {}
+        """Of which functions the plain values that they are given are described."""
         self._tensors: dict[Hashable, Described] = {}
 
     def key_of_function(
@@ -42,7 +43,9 @@ class Descriptions:
         """What is equal for calls of a function for which `function_called` says the same; None
         where that has to be asked.
         """
-        values = self._values_count(function)
+        values = self._takes_values.get(function)
+        if values is None:
+            values = keep(self._takes_values, function, is_product(layer_type(function)))
         try:
             with without_torch_functions():
                 if not kwargs:
@@ -53,12 +56,18 @@ class Descriptions:
             return None
 
     def of_module(
-        self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        module: nn.Module,
+        own: Mapping[str, nn.Parameter],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
     ) -> Called:
-        """As `module_called`, which also looks at the module as it is now."""
+        """As `module_called`, which also looks at the module as it is now; `own` are the parameters
+        that it holds itself.
+        """
         try:
             with without_torch_functions():
-                key = _outline_of_call(module, args, kwargs)
+                key = _outline_of_call(module, own, args, kwargs)
             known = self._modules.get(key)
         except (_UnlikeOthersError, TypeError):
             called = module_called(module, args, kwargs)
@@ -76,17 +85,15 @@ class Descriptions:
         known = self._tensors.get(key)
         return known or keep(self._tensors, key, Described(*describe_tensors(tensors)))
 
-    def _values_count(self, function: Callable[..., Any] | CompiledFunction) -> bool:
-        """Whether plain values that the function is given are part of its description."""
-        known = self._takes_values.get(function)
-        if known is None:
-            known = keep(self._takes_values, function, is_product(layer_type(function)))
-        return known
 
-
-def _outline_of_call(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
+def _outline_of_call(
+    module: nn.Module,
+    own: Mapping[str, nn.Parameter],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Hashable:
     """What is equal for two calls of modules that are described alike."""
-    if any(each.layout is not torch.strided for each in own_parameters(module).values()):
+    if any(each.layout is not torch.strided for each in own.values()):
         raise _UnlikeOthersError
     given = *_outlines(args, values=False), *kwargs, *_outlines(kwargs.values(), values=False)
     constants = constants_of(module)

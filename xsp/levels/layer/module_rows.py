@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +11,12 @@ from torch import nn
 from xsp.levels.layer.arguments import Called
 from xsp.levels.layer.layer_rows import LayerRow
 from xsp.levels.layer.structure import ModuleRow
-from xsp.machine.torch_internals import own_parameters, without_torch_functions
+from xsp.machine.torch_internals import children_of, own_parameters, without_torch_functions
 
 
 def module_row(name: str, module: nn.Module, is_leaf: bool) -> ModuleRow:
     """The row of a module."""
-    return ModuleRow(name, type(module).__name__, _bytes(module), is_leaf)
+    return ModuleRow(name, type(module).__name__, _bytes(module, own_parameters(module)), is_leaf)
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class Parameters:
     weight: tuple[int, ...]
 
     @classmethod
-    def of(cls, module: nn.Module) -> Parameters:
-        """As they are now."""
-        weight = own_parameters(module).get("weight", vars(module).get("weight"))
+    def of(cls, module: nn.Module, own: Mapping[str, nn.Parameter]) -> Parameters:
+        """As they are now; `own` are those that it holds itself."""
+        weight = own.get("weight", vars(module).get("weight"))
         with without_torch_functions():
             is_plain = isinstance(weight, torch.Tensor) and not weight.is_nested
             shape = tuple(weight.shape) if is_plain and weight is not None else ()
-        return cls(_bytes(module), shape)
+        return cls(_bytes(module, own), shape)
 
 
 def leaf_call_row(
@@ -55,9 +56,8 @@ def leaf_call_row(
     )
 
 
-def _bytes(module: nn.Module) -> int:
+def _bytes(module: nn.Module, own: Mapping[str, nn.Parameter]) -> int:
     """Of all parameters in a module."""
-    holds_others = next(module.children(), None) is not None
     with without_torch_functions():
-        parameters = module.parameters() if holds_others else own_parameters(module).values()
+        parameters = module.parameters() if len(children_of(module)) else own.values()
         return sum([each.numel() * each.element_size() for each in parameters])

@@ -39,6 +39,7 @@ from xsp.levels.layer.sent_rows import SentRows
 from xsp.levels.layer.structure import ModuleCall, Structure
 from xsp.levels.layer.tensors import describe_tensors
 from xsp.levels.layer.training_parts import TrainingParts
+from xsp.machine.torch_internals import own_parameters
 from xsp.types import Columns
 
 
@@ -167,8 +168,9 @@ class StructureRecorder:
         def before(_module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
             self._mode.switch.suspend()
             self.structure.module_calls[name] += 1
-            called = self._descriptions.of_module(module, args, kwargs)
-            parameters = Parameters.of(module)
+            own = own_parameters(module)
+            called = self._descriptions.of_module(module, own, args, kwargs)
+            parameters = Parameters.of(module, own)
             describe = partial(leaf_call_row, name, module, parameters, called)
             self._calls.begin(code, (code, called, parameters), describe)
 

@@ -79,3 +79,11 @@ def test_forward_calls_recomputed_inside_a_node_lie_inside_it() -> None:
 def test_no_stamps_give_no_events() -> None:
     """A model without layers is no error."""
     assert intervals([]) == []
+
+
+def test_nodes_without_any_call_last_until_the_last_of_them() -> None:
+    """A run of which no call was seen has its nodes all the same."""
+    assert intervals([begin(NODE, 100), begin(NODE + 1, 150)]) == [
+        (1, NODE, 100, 150),
+        (1, NODE + 1, 150, 150),
+    ]

@@ -93,6 +93,8 @@ def _subclass() -> Any:
                 _with_thread(np.frombuffer(stamps, dtype=np.int64).reshape(-1, 2), thread)
                 for thread, stamps in self.logs()
             ]
+            if len(parts) == 1:
+                return parts[0]
             return np.concatenate([np.empty((0, 3), dtype=np.int64), *parts])
 
     return CRecorder

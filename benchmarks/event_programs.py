@@ -78,8 +78,14 @@ def in_a_range(value: torch.Tensor) -> torch.Tensor:
 
 def scaling(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """A loss that is scaled by 1."""
-    scale: Callable[[torch.Tensor], torch.Tensor] = torch.amp.GradScaler(device, 1.0).scale
-    return scale
+    scaler = torch.amp.GradScaler(device, 1.0)
+
+    def scaled(value: torch.Tensor) -> torch.Tensor:
+        # The method is asked for at each call, as programs do: one that was kept has no stand-in.
+        result: torch.Tensor = scaler.scale(value)
+        return result
+
+    return scaled
 
 
 def stepping(device: str) -> Callable[[torch.Tensor], torch.Tensor]:

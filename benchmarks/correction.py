@@ -49,6 +49,11 @@ NOTHING = 0.05
 ABOUT_CORRECTION = ("closure", "uncorrected", "unknown-costs", "unshown-costs")
 
 
+def cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
 def loop(device: str) -> Callable[[], Any]:
     """Two hundred small operations."""
     x = torch.ones(8, device=device)
@@ -149,7 +154,7 @@ class Seen:
 def every_core_busy() -> Iterator[None]:
     """One process that only counts for each core."""
     spin = [sys.executable, "-c", "while True: pass"]
-    workers = [subprocess.Popen(spin) for _ in range(os.cpu_count() or 1)]
+    workers = [subprocess.Popen(spin) for _ in range(cores())]
     try:
         yield
     finally:
@@ -324,7 +329,7 @@ def main() -> None:
     torch.set_num_threads(1)
     report: dict[str, Any] = {
         "device": options.device,
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "torch": torch.__version__,
         "results": {},
     }

@@ -1,6 +1,7 @@
 """Two GPUs and NCCL: are collectives matched one to one, and is a known delay of one rank found?
 
-    python benchmarks/two_gpus.py [--device cuda] [--budget-s 4] [--only ddp ...] [--json out.json]
+    python benchmarks/two_gpus.py [--device cuda] [--budget-s 4] [--delay-ms 10] [--only ddp ...]
+        [--json out.json]
 
 Three programs (DDP's ResNet-50, FSDP2, a transformer divided by columns and rows) are profiled on
 two ranks, once as they are and once with rank 1 slowed: on a GPU by a kernel that sleeps so long,
@@ -47,7 +48,6 @@ from xsp.machine.environment import environment
 
 RANKS = 2
 SLOW = 1
-DELAY_MS = 10.0
 CYCLES_PER_MS = 1.98e6
 """Of an H200's SM clock; what it really takes is measured."""
 
@@ -155,9 +155,9 @@ def _blocks(device: str) -> tuple[nn.Sequential, torch.Tensor]:
 PROGRAMS = {"ddp": data_parallel, "fsdp2": sharded, "tensor parallel": tensor_parallel}
 
 
-def delay_ms(device: str) -> float:
+def delay_ms(device: str, asked_ms: float) -> float:
     """What the delay takes by itself, of the median of thirty."""
-    delay, x = Delay(DELAY_MS), torch.ones(1, device=device)
+    delay, x = Delay(asked_ms), torch.ones(1, device=device)
     took: list[float] = []
     for _ in range(30):
         if device == "cuda":
@@ -174,18 +174,19 @@ def delay_ms(device: str) -> float:
     return sorted(took)[15]
 
 
-def rank_of(rank: int, device: str, budget_s: float | None, names: list[str], folder: str) -> None:
+def rank_of(rank: int, options: argparse.Namespace, folder: str) -> None:
     """One rank: every program with and without the delay, a capture of each."""
+    device, budget_s, names = options.device, options.budget_s, options.only
     torch.set_num_threads(1)
     if device == "cuda":
         torch.cuda.set_device(rank)
     store = f"file://{folder}/store"
     backend = "nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=store, rank=rank, world_size=RANKS)
-    found: dict[str, Any] = {"delay_ms": delay_ms(device)}
+    found: dict[str, Any] = {"delay_ms": delay_ms(device, options.delay_ms)}
     spent = {} if budget_s is None else {"budget_s": budget_s}
     for name in names:
-        for way, ms in (("equal", 0.0), ("slowed", DELAY_MS)):
+        for way, ms in (("equal", 0.0), ("slowed", options.delay_ms)):
             torch.manual_seed(0)
             step = PROGRAMS[name](device, ms if rank == SLOW else 0.0)
             for _ in range(3):
@@ -265,14 +266,14 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--budget-s", type=float, help="seconds for each profile; else xsp's own")
+    parser.add_argument("--delay-ms", type=float, default=10.0)
     parser.add_argument("--only", nargs="+", default=list(PROGRAMS), choices=PROGRAMS)
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
     os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        given = (options.device, options.budget_s, options.only, place)
-        start_processes(rank_of, given, nprocs=RANKS)
+        start_processes(rank_of, (options, place), nprocs=RANKS)
         ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(RANKS)]
         programs: dict[str, Any] = {}
         for name in options.only:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,10 +92,17 @@ class BackwardRows:
             for number in numbers:
                 node_type = self._order.type_of(call, number)
                 self._structure.node_types[backward_code(call, number)] = node_type
-        plans = self._order.plans(roots)
-        for call, code in enumerate(self._ended):
-            codes.plans.setdefault(code, []).append(plans.get(call))
+        codes.plans.update(self._plans(self._order.plans(roots)))
         codes.plans[ENGINE_CODE] = self._engine_plans
+
+    def _plans(self, plans: Mapping[int, Plan]) -> dict[int, list[Plan | None]]:
+        """The ways of each call, by its code."""
+        if not plans:
+            return {code: [None] * calls for code, calls in Counter(self._ended).items()}
+        found: dict[int, list[Plan | None]] = {}
+        for call, code in enumerate(self._ended):
+            found.setdefault(code, []).append(plans.get(call))
+        return found
 
     def _begin_run(self) -> None:
         self._ended = array("q")

@@ -46,6 +46,8 @@ Step = tuple[int, Any, Any, int]
 """A binding, the sites that begin before a call of it and end after it, or None, and an item."""
 
 IntArray = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int32]
+Kinds = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class ThreadCalls:
     does, or a tuple in which that is the `item`, -1 for the former.
     """
 
-    binding: IntArray
+    binding: Numbers
     begins: IntArray
     ends: IntArray
     item: IntArray
@@ -163,7 +165,8 @@ def _starts_there(plan: Plan, place: int) -> bool:
 
 def _calls_of(events: IntArray, codes: IntArray, item: IntArray) -> ThreadCalls | None:
     """None where a row has no calls: nothing says when it begins."""
-    kind, number = events & 3, events >> 2
+    # There can be millions of them.
+    kind, number = (events & 3).astype(np.int8), (events >> 2).astype(np.int32)
     begun = number[kind == _ROW_BEGINS]
     calls, row = _calls_and_rows(kind, number)
     if np.setdiff1d(begun[begun >= 0], row).size:
@@ -171,13 +174,13 @@ def _calls_of(events: IntArray, codes: IntArray, item: IntArray) -> ThreadCalls 
     rows, first = np.unique(row, return_index=True)
     _, from_end = np.unique(row[::-1], return_index=True)
     last, is_row = len(row) - 1 - from_end, rows >= 0
-    begins, ends, items = (np.full(len(calls), -1) for _ in range(3))
+    begins, ends, items = (np.full(len(calls), -1, dtype=np.int64) for _ in range(3))
     begins[first[is_row]] = ends[last[is_row]] = codes[rows[is_row]]
     items[last[is_row]] = item[rows[is_row]]
     return ThreadCalls(number[calls], begins, ends, items)
 
 
-def _calls_and_rows(kind: IntArray, number: IntArray) -> tuple[IntArray, IntArray]:
+def _calls_and_rows(kind: Kinds, number: Numbers) -> tuple[IntArray, Numbers]:
     """Places of the calls that a run without a mode makes, and the row of each, `NO_ROW` outside
     all.
 
@@ -185,14 +188,15 @@ def _calls_and_rows(kind: IntArray, number: IntArray) -> tuple[IntArray, IntArra
     and what is called in the row a timed run calls inside the binding. A function in Python asks
     first, and is called by the mode once more: that question is not asked in a timed run.
     """
-    after, after_that = np.append(kind[1:], -1), np.append(kind[2:], [-1, -1])[: len(kind)]
+    none = np.full(2, -1, dtype=np.int8)
+    after, after_that = np.append(kind[1:], none[:1]), np.append(kind[2:], none)[: len(kind)]
     led = (kind == _CALL_BEGINS) & (after == _ROW_BEGINS)
     asked = np.isin(number, _questions()) & (after == _CALL_ENDS) & (after_that == _ROW_BEGINS)
     row_begins = _innermost(kind)
     is_in_led = (row_begins >= 1) & led[np.maximum(row_begins - 1, 0)]
     calls = np.flatnonzero((kind == _CALL_BEGINS) & ~asked & ~is_in_led)
-    row = np.where(row_begins >= 0, number[row_begins], NO_ROW)
-    row = np.where(led, np.append(number[1:], NO_ROW), row)
+    row = np.where(row_begins >= 0, number[row_begins], np.int32(NO_ROW))
+    row[led] = number[np.flatnonzero(led) + 1]
     return calls, row[calls]
 
 
@@ -201,13 +205,13 @@ def _questions() -> tuple[int, ...]:
     return tuple(hotpath.extension().binding(each) for each in OVERRIDE_QUESTIONS)
 
 
-def _innermost(kind: IntArray) -> IntArray:
+def _innermost(kind: Kinds) -> Numbers:
     """Where the innermost open row at each event began, -1 outside all. Rows nest where one runs
     autograd's engine, so a few deep at most.
     """
-    step = (kind == _ROW_BEGINS).astype(np.int64) - (kind == _ROW_ENDS)
-    depth = np.cumsum(step)
-    found = np.full(len(kind), -1)
+    step = (kind == _ROW_BEGINS).astype(np.int8) - (kind == _ROW_ENDS)
+    depth = np.cumsum(step, dtype=np.int32)
+    found = np.full(len(kind), -1, dtype=np.int32)
     for level in range(1, int(depth.max(initial=0)) + 1):
         begins = np.flatnonzero((kind == _ROW_BEGINS) & (depth == level))
         here = np.flatnonzero(depth == level)

@@ -26,6 +26,7 @@ class RecordedMode(FunctionalMode):
         super().__init__(codes, begin, end, switch=self._calls)
         self._row = row
         self._items: dict[int, int] = {}
+        self._registered: set[Callable[..., Any]] = set()
         self._starting = 0
 
     def __torch_function__(
@@ -36,26 +37,29 @@ class RecordedMode(FunctionalMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if self.has_ended or self.switch.muted() or _is_attribute(func):
+        if self.has_ended or self.switch.muted():
+            return func(*args, **kwargs)
+        code = self._codes.of_function(func)
+        if code is None and _is_attribute(func):
             return func(*args, **kwargs)
         # What xsp itself calls is none of the program's.
         self.switch.mute()
         try:
-            code = self._codes.of_function(func)
-            call = partial(self._called, func, is_layer=code is not None)
             if code is None:
-                return call(args, kwargs)
-            return self.stamped(code, func, args, kwargs, lambda *a, **k: call(a, k))
+                return self._called(NO_ROW, func, args, kwargs)
+            return self.stamped(code, func, args, kwargs, partial(self._layer_called, func))
         finally:
             self.switch.unmute()
 
-    def _called(
-        self, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], *, is_layer: bool
-    ) -> Any:
-        row = NO_ROW
-        if is_layer:
-            row = self._row()
+    def _layer_called(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if function not in self._registered:
             bindings.register(function)
+            self._registered.add(function)
+        return self._called(self._row(), function, args, kwargs)
+
+    def _called(
+        self, row: int, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]
+    ) -> Any:
         inside = self._calls.row_begins(row)
         self.switch.unmute()
         result = None
@@ -65,7 +69,7 @@ class RecordedMode(FunctionalMode):
         finally:
             self.switch.mute()
             item = self._calls.row_ends(inside, result)
-            if is_layer and item != ITSELF:
+            if item != ITSELF and row != NO_ROW:
                 self._items[row] = item
 
     def __enter__(self) -> RecordedMode:

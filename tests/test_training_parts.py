@@ -17,6 +17,10 @@ from quick import LAYERS, QUICK, backward_names, forward_names, layer_spans, mea
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import SGD, Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 import xsp
 from xsp.levels.op import tracer as operator_tracer
@@ -490,3 +494,31 @@ def test_what_an_optimizer_compiles_sees_it_as_it_is() -> None:
     step()
     assert compilations() == before
     assert parts_of(prof)[1:] == ["Scaling.step", "Scaling.step.body", "Scaling.step.group_1"]
+
+
+@pytest.mark.parametrize("along", [False, True])
+def test_hooks_of_the_program_may_run_compiled_code(along: bool) -> None:
+    """torch goes through the hooks of an optimizer meanwhile, which must stay as they are."""
+    model = Net()
+    optimizer = SGD(model.parameters(), lr=0.1)
+
+    @torch.compile(backend="eager")
+    def norm(value: torch.Tensor) -> torch.Tensor:
+        return value.square().sum()
+
+    def hook(*_: Any) -> None:
+        norm(X)
+
+    handles = [
+        optimizer.register_step_pre_hook(hook),
+        optimizer.register_step_post_hook(hook),
+        register_optimizer_step_pre_hook(hook),
+        register_optimizer_step_post_hook(hook),
+    ]
+    try:
+        step = plain_step(model, optimizer)
+        prof = followed(model, optimizer, step) if along else measured(step)
+    finally:
+        for each in handles:
+            each.remove()
+    assert parts_of(prof)[-2:] == ["SGD.zero_grad", "SGD.step"]

@@ -71,18 +71,27 @@ class StepHook:
     """A hook of torch's around optimizers' steps, which can be taken out and put in again."""
 
     def __init__(self, handle: RemovableHandle, hook: Callable[..., Any]) -> None:
-        self.remove, self._hook = handle.remove, hook
-        self._key, self._table = handle.id, handle.hooks_dict_ref()
+        self._handle, self._hook = handle, hook
+        self._table: dict[int, Callable[..., Any]] | None = handle.hooks_dict_ref()
+        self._is_out = False
+
+    def remove(self) -> None:
+        """It is never called again."""
+        self._table = None
+        self._handle.remove()
 
     def take_out(self) -> None:
-        """It is not called from now on."""
-        if self._table is not None:
-            self._table.pop(self._key, None)
+        """It is not called from now on. It stays where the program has hooks too: this may be
+        called by one of them, and torch be going through the table.
+        """
+        if self._table is not None and len(self._table) == 1:
+            self._is_out = self._table.pop(self._handle.id, None) is not None
 
     def put_in(self) -> None:
         """It is called again."""
-        if self._table is not None:
-            self._table[self._key] = self._hook
+        if self._table is not None and self._is_out:
+            self._table[self._handle.id] = self._hook
+        self._is_out = False
 
 
 class OptimizerWatch:

@@ -168,7 +168,7 @@ def _ladder(executor: Executor, prepared: Prepared, options: Options) -> tuple[L
 def _assembled(rounds: _Rounds, prepared: Prepared, options: Options) -> dict[str, pd.DataFrame]:
     """The tables of the rounds, whose runs, which are as large, are let go."""
     words = words_of(prepared.executor.target, prepared)
-    found = assemble_runs(rounds.runs, words)
+    found = assemble_runs(rounds.runs, words, spent=True)
     rounds.doubts.extend(about_not_joined(found.differences, words))
     rounds.doubts.extend(about_graphs_of(found, prepared, options))
     rounds.about_launches.extend(about_other_launches(rounds.runs, found.tables))

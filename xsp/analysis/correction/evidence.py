@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -149,10 +150,9 @@ class Evidence:
         latency[:, -1] = [_recorded(run)[:times] for run in self.timelines]
         for number, rung in enumerate(self.rungs[:-1]):
             lacking = [level for level in Level if level not in rung.levels]
-            by_run = [
-                (_latencies(one)[:times], _slopes(one, times))
-                for one in replay_together(self.timelines, costs.of_levels(lacking))
-            ]
+            # Not by a variable, which would keep one replay until the next is there.
+            played = replay_together(self.timelines, costs.of_levels(lacking))
+            by_run = list(map(partial(_latencies_and_slopes, times=times), played))
             latency[:, number] = [latencies for latencies, _ in by_run]
             is_paid = np.array([level in lacking for level in COST_LEVELS.values()])
             slope[number] = np.mean([slopes for _, slopes in by_run], axis=0) * is_paid
@@ -181,13 +181,9 @@ def _recorded(run: Timeline) -> tuple[int, int]:
     return run.latency_ns, run.host_end_ns - run.start_ns
 
 
-def _latencies(played: ReplayedTimeline) -> tuple[int, int]:
-    return played.latency_ns, played.host_latency_ns
-
-
-def _slopes(played: ReplayedTimeline, times: int) -> Floats:
+def _latencies_and_slopes(played: ReplayedTimeline, times: int) -> tuple[tuple[int, ...], Floats]:
     ends = (played.timeline.end_ns, played.timeline.host_end_ns)[:times]
-    return slopes(played, ends)
+    return (played.latency_ns, played.host_latency_ns)[:times], slopes(played, ends)
 
 
 def _events(run: Timeline) -> Floats:

@@ -45,6 +45,7 @@ class Payments:
             amounts = prices.T[:, kind]
         parts = [_paid_at(marks, amounts[place], place) for place in range(4)]
         begins, amount, paid, moves = (np.concatenate(c) for c in zip(*parts, strict=True))
+        del amounts, parts
         order = np.argsort(begins, kind="stable")
         paid = paid[order]
         return cls(begins[order], amount[order], paid // 4, shares.ravel()[paid], moves[order])

@@ -74,10 +74,12 @@ def assemble(runs: Sequence[Run], words: Vocabulary) -> dict[str, pd.DataFrame]:
     return assemble_runs(runs, words).tables
 
 
-def assemble_runs(runs: Sequence[Run], words: Vocabulary) -> Assembled:
-    """The same, and what could not be joined or led."""
+def assemble_runs(runs: Sequence[Run], words: Vocabulary, *, spent: bool = False) -> Assembled:
+    """The same, and what could not be joined or led. With `spent` the runs lose their layer events,
+    which are as large as what is made of them.
+    """
     codes = words.codes
-    found = join_by_order(runs, [correlate(run, codes) for run in runs], codes)
+    found = join_by_order(runs, [_correlated(run, codes, spent) for run in runs], codes)
     parts = found.parts
     sizes = np.array([len(part.spans["level"]) for part in parts])
     first = np.r_[0, np.cumsum(sizes)[:-1]]
@@ -116,6 +118,13 @@ def assemble_runs(runs: Sequence[Run], words: Vocabulary) -> Assembled:
     tables |= {name: table for name, table in optional.items() if len(table)}
     led = lead_to_layers(tables, words.captured)
     return Assembled(led.tables, found.differences, led.unled)
+
+
+def _correlated(run: Run, codes: StructureCodes, spent: bool) -> Correlated:
+    part = correlate(run, codes)
+    if spent:
+        run.tables.pop("layer_events", None)
+    return part
 
 
 def _graph_nodes(parts: Sequence[Correlated], spans: pd.DataFrame) -> pd.DataFrame:

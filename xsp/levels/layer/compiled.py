@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from xsp.machine.dynamo_internals import compiled_frames, dynamo_entries
+from xsp.machine.torch_internals import Place
 from xsp.words.slugs import with_slug
 
 Leave = Callable[[Any], None]
@@ -31,16 +32,86 @@ no interest.
 """
 
 
+@dataclass(frozen=True, eq=False)
+class _Block:
+    enter: Enter
+
+
 @dataclass
 class _Entered:
     frame: FrameType
-    leave: Leave
+    leaves: list[tuple[_Block, Leave]]
     begun: bool = False
 
 
 class _Stack(threading.local):
     def __init__(self) -> None:
         self.entered: list[_Entered] = []
+
+
+class _Entries:
+    """Stands in for the two functions of Dynamo while there are blocks, which may be closed in
+    another order than that in which they were opened.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: tuple[_Block, ...] = ()
+        self._lock = threading.Lock()
+        self._undo = ExitStack()
+
+    def open(self, block: _Block, places: tuple[Place, Place]) -> None:
+        """Tell this block too."""
+        with self._lock:
+            if not self._blocks:
+                self._stand_in(*places)
+            # The last one is told first.
+            self._blocks = (block, *self._blocks)
+
+    def close(self, block: _Block) -> None:
+        """Tell it no longer."""
+        with self._lock:
+            before = self._blocks
+            self._blocks = tuple(each for each in before if each is not block)
+            if before and not self._blocks:
+                self._undo.close()
+
+    def _stand_in(self, entry: Place, leave: Place) -> None:
+        choose, install, stack = entry.value, leave.value, _Stack()
+
+        def choosing(callback: Any) -> Any:
+            frame = sys._getframe(1)
+            # None is `torch.compiler.disable`; as a context manager, Dynamo enters and leaves in
+            # two frames.
+            if callback is not None and frame.f_code.co_name not in {"__enter__", "__exit__"}:
+                leaves = self._enter(_name(frame), _inputs(frame))
+                if leaves:
+                    stack.entered.append(_Entered(frame, leaves))
+            return choose(callback)
+
+        def installing(callback: Any) -> Any:
+            if stack.entered and stack.entered[-1].frame is sys._getframe(1):
+                if stack.entered[-1].begun:
+                    self._leave(stack.entered.pop())
+                else:
+                    stack.entered[-1].begun = True
+            # Last: from here on Dynamo looks at every new frame.
+            return install(callback)
+
+        self._undo.callback(entry.replace(choosing))
+        self._undo.callback(leave.replace(installing))
+
+    def _enter(self, name: str, inputs: tuple[Any, ...]) -> list[tuple[_Block, Leave]]:
+        told = [(block, block.enter(name, inputs)) for block in self._blocks]
+        return [(block, leave) for block, leave in told if leave is not None]
+
+    def _leave(self, ended: _Entered) -> None:
+        result = _result(ended.frame)
+        for block, leave in ended.leaves:
+            if block in self._blocks:
+                leave(result)
+
+
+_entries = _Entries()
 
 
 def around_compiled_code(enter: Enter) -> Callable[[], None]:
@@ -50,44 +121,12 @@ def around_compiled_code(enter: Enter) -> Callable[[], None]:
     Where there is nothing to replace (`dynamo_internals.dynamo_entries`), nothing is done:
     `compiled_again` then tells.
     """
-    entries = dynamo_entries()
-    if entries is None:
+    places = dynamo_entries()
+    if places is None:
         return lambda: None
-    choose, install = entries[0].value, entries[1].value
-    stack = _Stack()
-
-    def choosing(callback: Any) -> Any:
-        frame = dynamos(sys._getframe(1))
-        # None is `torch.compiler.disable`; as a context manager, Dynamo enters and leaves in two
-        # frames.
-        if callback is not None and frame.f_code.co_name not in {"__enter__", "__exit__"}:
-            leave = enter(_name(frame), _inputs(frame))
-            if leave is not None:
-                stack.entered.append(_Entered(frame, leave))
-        return choose(callback)
-
-    def installing(callback: Any) -> Any:
-        if stack.entered and stack.entered[-1].frame is dynamos(sys._getframe(1)):
-            if stack.entered[-1].begun:
-                ended = stack.entered.pop()
-                ended.leave(_result(ended.frame))
-            else:
-                stack.entered[-1].begun = True
-        # Last: from here on Dynamo looks at every new frame.
-        return install(callback)
-
-    own = (choosing.__code__, installing.__code__)
-
-    def dynamos(frame: FrameType) -> FrameType:
-        # Another block around compiled code, that began later, stands between.
-        while frame.f_code in own and frame.f_back is not None:
-            frame = frame.f_back
-        return frame
-
-    with ExitStack() as undo:
-        undo.callback(entries[0].replace(choosing))
-        undo.callback(entries[1].replace(installing))
-        return undo.pop_all().close
+    block = _Block(enter)
+    _entries.open(block, places)
+    return lambda: _entries.close(block)
 
 
 def aside_in_compiled_code(

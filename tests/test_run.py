@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import optimizer as optimizer_module
 
 import xsp
+from xsp.machine.dynamo_internals import compiled_frames
 from xsp.measuring.options import Options
 from xsp.profiles import Profile
 from xsp.running.watcher import CALLS_IN_TRAINING, Found, Watcher
@@ -283,6 +284,30 @@ def test_a_step_may_take_several_optimizers(watcher: Watcher) -> None:
         second.step()
     tree = Profile(ended(watcher).captures[""]).tree()
     assert {"SGD.step", "Adam.step"} <= set(tree["name"])
+
+
+def frames_of_an_optimizer() -> int:
+    """Frames that Dynamo compiles for an optimizer whose step is compiled, in four steps."""
+    model = net().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    compiled = torch.compile(optimizer.step, backend="eager")
+    before = compiled_frames()
+    for _ in range(4):
+        model(torch.ones(2, 4)).sum().backward()
+        compiled()
+    return compiled_frames() - before
+
+
+def test_optimizers_are_compiled_as_without_xsp() -> None:
+    """What waits for a step of an optimizer is not compiled into it."""
+    without = frames_of_an_optimizer()
+    torch.compiler.reset()
+    watching = Watcher(Options.of(levels="M/L", progress=False))
+    watching.start()
+    try:
+        assert frames_of_an_optimizer() == without
+    finally:
+        watching.finish(whole=False, interrupted=False)
 
 
 def test_validation_before_training_is_not_the_loop(watcher: Watcher) -> None:

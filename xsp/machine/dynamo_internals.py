@@ -27,10 +27,14 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
     """What `torch.compile(module)` has returned and somebody still has, None where that is not one
     object.
     """
-    kind = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", None)
+    kind = getattr(sys.modules.get(DYNAMO_ENTRIES), "OptimizedModule", None)
     every = (each for each in gc.get_objects() if kind is not None and type(each) is kind)
     found = [each for each in every if vars(each)["_modules"].get("_orig_mod") is module]
     return found[0] if len(found) == 1 else None
+
+
+DYNAMO_ENTRIES = "torch._dynamo.eval_frame"
+"""Module of the functions that enter compiled code. A program need not import it."""
 
 
 def dynamo_entries() -> tuple[Place, Place] | None:
@@ -41,7 +45,7 @@ def dynamo_entries() -> tuple[Place, Place] | None:
     second, runs, and sets back what was there before, all from one frame. Both are looked up in
     their module at each call, and both run while Dynamo is off.
     """
-    module = sys.modules.get("torch._dynamo.eval_frame")
+    module = sys.modules.get(DYNAMO_ENTRIES)
     entry, leave = Place(module, "_callback_from_stance"), Place(module, "_maybe_set_eval_frame")
     return (entry, leave) if entry.exists and leave.exists else None
 

@@ -6,10 +6,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from xsp.levels.layer.compiled import aside_in_compiled_code
+from xsp.levels.layer.optimizer_parts import StepHook
+from xsp.machine.dynamo_internals import DYNAMO_ENTRIES
+from xsp.running.first_import import when_imported
 
 OnTurn = Callable[[list[Optimizer]], None]
 
@@ -22,17 +28,22 @@ class OptimizerTurns:
     def __init__(self, tell: OnTurn) -> None:
         self._tell = tell
         self._seen: list[Optimizer] = []
-        self._remove: Callable[[], None] | None = None
+        self._undo = ExitStack()
 
     def start(self) -> None:
-        """Watch from now on."""
-        self._remove = register_optimizer_step_post_hook(self._stepped).remove
+        """Watch from now on, but for what compiled code does: Dynamo would compile the hook too."""
+        hook = StepHook(register_optimizer_step_post_hook(self._stepped), self._stepped)
+        undo = self._undo
+        undo.callback(hook.remove)
+
+        def keep_aside() -> None:
+            undo.callback(aside_in_compiled_code(hook.take_out, hook.put_in))
+
+        undo.callback(when_imported(DYNAMO_ENTRIES, keep_aside))
 
     def stop(self) -> None:
         """Watch no more."""
-        remove, self._remove = self._remove, None
-        if remove is not None:
-            remove()
+        self._undo.close()
 
     @property
     def any_seen(self) -> bool:

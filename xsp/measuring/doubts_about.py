@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from xsp.analysis.spans.joining import NotJoined
 from xsp.analysis.spans.outside import NO_LAYER_KIND
 from xsp.analysis.spans.rungs import runs_of, spec_of
 from xsp.analysis.spans.statistics import trimmed
+from xsp.analysis.spans.sums import among
 from xsp.doubts import Doubt, Slug, Stopped
 from xsp.measuring.stopping import TARGET
 from xsp.types import Level
@@ -93,10 +95,13 @@ def _missing(
     tables: dict[str, pd.DataFrame], level: Level, rows: pd.Index[int], names: pd.Series[str]
 ) -> pd.Series[int]:
     runs, spans = tables["runs"], tables["spans"]
-    traced = runs.loc[_traces(runs, level), "run"]
-    seen = spans.loc[(spans["level"] == level) & spans["run"].isin(traced)]
-    happened = seen.drop_duplicates(["run", "detail"])["detail"].value_counts()
-    missing = len(traced) - happened.reindex(rows, fill_value=0)
+    traced = np.sort(runs.loc[_traces(runs, level), "run"].to_numpy())
+    mine = (spans["level"] == level).to_numpy() & among(spans["run"].to_numpy(), traced)
+    run, detail = (spans[name].to_numpy()[mine] for name in ("run", "detail"))
+    most = max(len(names), int(detail.max(initial=-1)) + 1)
+    happened = np.zeros((len(traced), most), dtype=bool)
+    happened[np.searchsorted(traced, run), detail] = True
+    missing = pd.Series(len(traced) - happened.sum(axis=0)[rows], index=rows)
     by_name = missing[missing > 0].groupby(names).sum()
     return by_name.sort_values(ascending=False, kind="stable")
 

@@ -4,9 +4,11 @@ file, and what is shown does not grow with what was recorded.
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from xsp.analysis.correction import correction_row, fitted
 from xsp.analysis.spans import run_parts
 from xsp.analysis.spans.several_cores import one_by_one
 from xsp.capture.file import Capture
+from xsp.levels.layer.discovery import Discovered
+from xsp.levels.layer.structure_run import StructureRecorder
 from xsp.measuring.afterwards import memory
 from xsp.report.text import profile_text
 
@@ -245,3 +249,29 @@ def test_text_does_not_grow_with_the_program() -> None:
     left_out = re.search(r"(\d+) more", large)
     assert left_out is not None
     assert int(left_out[1]) > 1900
+
+
+def bytes_kept_of(calls: int) -> int:
+    """What is kept of a structure run of a loop that makes so many functional calls."""
+    x = torch.ones(4)
+    tracemalloc.start()
+    try:
+        with StructureRecorder(Discovered()) as recorder:
+            for _ in range(calls):
+                x * 2.0
+        assert len(recorder.structure.layers) == calls
+        structure = recorder.structure
+        del recorder
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+        assert len(structure.layers) == calls
+        return kept
+    finally:
+        tracemalloc.stop()
+
+
+def test_calls_that_are_described_alike_keep_little_more_than_their_stamps() -> None:
+    """A call of a loop takes less than 150 bytes of the structure run; a row by itself took 450."""
+    bytes_kept_of(10)
+    more = bytes_kept_of(6_000) - bytes_kept_of(2_000)
+    assert more < 150 * 4_000

@@ -39,6 +39,8 @@ no layer.
 
 _OWNER = "xsp.owner"
 
+Told = Callable[[Any], None]
+
 # Gradient accumulators run right after the node that produced the gradient and rarely do more than
 # keep it: watching them would double the number of hooks. What they launch is led to that node, as
 # all work between two nodes is.
@@ -121,10 +123,11 @@ def without_owner(roots: Sequence[Located], token: object) -> tuple[list[Found],
 
 
 def run_inside(
-    around: Callable[[Sequence[torch.Tensor]], AbstractContextManager[None]],
+    around: Callable[[Sequence[torch.Tensor]], AbstractContextManager[Told | None]],
 ) -> Callable[[], None]:
     """Enter `around`, given the tensors to start from, whenever autograd's engine is run, by
-    `backward` or `grad`; returns what undoes this.
+    `backward` or `grad`; returns what undoes this. What it gives, if anything, is told what the
+    engine gave.
 
     Autograd hands the torch function modes that are on at this point to its threads. A hook further
     out would find the mode off: a mode's own handler, from which `backward` is called, runs without
@@ -135,7 +138,10 @@ def run_inside(
     real = BACKWARD_ENGINE.value
 
     def entered(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        with around(tensors):
-            return real(tensors, *args, **kwargs)
+        with around(tensors) as told:
+            result = real(tensors, *args, **kwargs)
+            if told is not None:
+                told(result)
+            return result
 
     return BACKWARD_ENGINE.replace(entered)

@@ -101,9 +101,9 @@ class FollowedCalls:
             self._calls.as_before(*before)
             self._engines -= 1
 
-    def engine_ended(self) -> None:
+    def engine_ended(self, result: Any = None) -> None:
         """A run of autograd's engine has ended on this thread: what called it may end with it."""
-        self._calls.passed(bindings.ENGINE)
+        self._calls.passed(bindings.ENGINE, result)
 
     def new_run(self) -> None:
         """The first of the calls comes next."""

@@ -62,13 +62,15 @@ class RecordedMode(FunctionalMode):
     ) -> Any:
         inside = self._calls.row_begins(row)
         self.switch.unmute()
-        result = None
+        # What raises gives nothing in which nodes are looked for.
+        item = ITSELF
         try:
             result = function(*args, **kwargs)
+            item = self._calls.item_of(result)
             return result
         finally:
             self.switch.mute()
-            item = self._calls.row_ends(inside, result)
+            self._calls.row_ends(inside)
             if item != ITSELF and row != NO_ROW:
                 self._items[row] = item
 
@@ -94,9 +96,9 @@ class RecordedMode(FunctionalMode):
         finally:
             self._calls.as_before(*before)
 
-    def engine_ended(self) -> None:
+    def engine_ended(self, result: Any) -> None:
         """A run of autograd's engine ends on this thread."""
-        self._calls.passed(bindings.ENGINE)
+        self._calls.passed(bindings.ENGINE, result)
 
     def recorded(self) -> RecordedCalls:
         """What the calls were, once the mode is off."""

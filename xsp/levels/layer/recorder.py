@@ -106,8 +106,8 @@ class CallFollower(Recorder, Protocol):
     def as_before(self, *before: int) -> None:
         """Undo `anew`."""
 
-    def passed(self, binding: int) -> None:
-        """A call of what has a number like a binding."""
+    def passed(self, binding: int, result: Any) -> None:
+        """A call, which gave this, of what has a number like a binding."""
 
     def strayed(self) -> tuple[int, int, int] | None:
         """None where all calls were as expected, else how many were, the binding called instead (-1

@@ -12,7 +12,7 @@ from torch import nn
 
 from xsp.levels.layer import communications, parts
 from xsp.levels.layer.arguments import function_called
-from xsp.levels.layer.autograd import run_inside
+from xsp.levels.layer.autograd import Told, run_inside
 from xsp.levels.layer.backward_rows import BackwardRows
 from xsp.levels.layer.bindings import can_be_followed, expected_calls
 from xsp.levels.layer.call_rows import CallRows
@@ -133,11 +133,12 @@ class StructureRecorder:
         return self.structure.within(calls, self._calls.abandoned)
 
     @contextmanager
-    def _engine(self, roots: Sequence[torch.Tensor]) -> Iterator[None]:
+    def _engine(self, roots: Sequence[torch.Tensor]) -> Iterator[Told]:
+        given: list[Any] = []
         with self._backward.engine(roots), self._mode.back_on():
-            yield
+            yield given.append
         if isinstance(self._mode, RecordedMode):
-            self._mode.engine_ended()
+            self._mode.engine_ended(*given)
 
     # ---- modules ----
 

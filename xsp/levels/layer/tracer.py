@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from xsp.levels.layer import hotpath, parts
-from xsp.levels.layer.autograd import ENGINE_CODE, run_inside
+from xsp.levels.layer.autograd import ENGINE_CODE, Told, run_inside
 from xsp.levels.layer.bindings import ExpectedCalls, can_be_followed
 from xsp.levels.layer.custom_functions import functions_as_layers
 from xsp.levels.layer.distributed import BucketStamps, collectives_as_layers
@@ -256,8 +256,9 @@ class LayerTracer(Tracer):
             self._recorder.adopt(self._site(ENGINE_CODE), roots)
 
     @contextmanager
-    def _engine(self, roots: Sequence[torch.Tensor]) -> Iterator[None]:
+    def _engine(self, roots: Sequence[torch.Tensor]) -> Iterator[Told]:
         recorder, functions = self._recorder, self._functions
+        given: list[Any] = []
         self._watch_those_without_owner(roots)
         if self._buckets is not None:
             self._buckets.engine_begins()
@@ -266,11 +267,11 @@ class LayerTracer(Tracer):
             with ExitStack() as stack:
                 if functions is not None:
                     stack.enter_context(functions.back_on())
-                yield
+                yield given.append
         finally:
             recorder.stamp(2 * ENGINE_CODE + 1)
             if self._followed is not None:
-                self._followed.engine_ended()
+                self._followed.engine_ended(*given)
 
 
 def is_following(tracer: Tracer) -> bool:

@@ -164,15 +164,16 @@ PyObject *recorder_as_before(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* passed(binding): a call of something that is no binding but has a number like one. */
-PyObject *recorder_passed(PyObject *self, PyObject *number)
+/* passed(binding, result): a call of something that is no binding but has a number like one. */
+PyObject *recorder_passed(PyObject *self, PyObject *args)
 {
     Call call;
-    long binding = PyLong_AsLong(number);
-    if (binding == -1 && PyErr_Occurred())
+    int binding;
+    PyObject *result;
+    if (!PyArg_ParseTuple(args, "iO", &binding, &result))
         return NULL;
-    if ((PyObject *)watching == self && call_begins((int)binding, &call))
-        call_ends(&call, NULL);
+    if ((PyObject *)watching == self && call_begins(binding, &call))
+        call_ends(&call, result == Py_None ? NULL : result);
     Py_RETURN_NONE;
 }
 
@@ -201,17 +202,22 @@ static Py_ssize_t item_of(PyObject *result, PyObject *given)
     return -2;
 }
 
-/* row_ends(inside, result): which item of the row's result its last call gave, see `item_of`. */
-PyObject *recorder_row_ends(PyObject *self, PyObject *args)
+/* item_of(result): which item of a row's result its last call gave. */
+PyObject *recorder_item_of(PyObject *self, PyObject *result)
 {
     Log *log = log_of((Recorder *)self);
-    int inside;
-    PyObject *result;
-    if (!log || !PyArg_ParseTuple(args, "iO", &inside, &result))
+    return log ? PyLong_FromSsize_t(item_of(result, log->given)) : NULL;
+}
+
+/* row_ends(inside) */
+PyObject *recorder_row_ends(PyObject *self, PyObject *inside)
+{
+    Log *log = log_of((Recorder *)self);
+    if (!log)
         return NULL;
     put(log, ROW_ENDS);
-    log->inside = inside;
-    return PyLong_FromSsize_t(item_of(result, log->given));
+    log->inside = PyLong_AsLong(inside) == 1;
+    Py_RETURN_NONE;
 }
 
 static int read_step(Step *step, PyObject *given)

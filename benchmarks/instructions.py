@@ -29,7 +29,13 @@ from types import SimpleNamespace
 from typing import Any
 
 EVENTS = 2000
-KINDS = ("module call", "functional call", "backward node", "node watched")
+KINDS = (
+    "module call",
+    "functional call",
+    "backward node",
+    "node watched",
+    "functional call followed",
+)
 
 RESULT = Path(__file__).parent / "results" / "instructions.json"
 """By Python version what was counted when it was last accepted."""
@@ -83,11 +89,23 @@ def events(module: Any) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]
         for _ in repeat(None, EVENTS):
             pass
 
+    binding = module.binding(sorted)
+    followed = recorder.site(4, ())
+    recorder.expect([(binding, followed, followed, -1)] * (2 * EVENTS), [], 9)
+
+    def followed_calls() -> None:
+        if not module.bindings_are_open():
+            module.open_bindings(())
+            recorder.watch_calls(False)
+        run(sorted, args)
+
     return {
         "module call": (lambda: run(abs, 1), lambda: run(layer, 1)),
         "functional call": (lambda: run(abs, 1), lambda: run(handler, abs, (), args)),
         "backward node": (no_call, lambda: run(hook, ())),
         "node watched": (no_call, watched),
+        # Last: what is open stays open.
+        "functional call followed": (lambda: run(sorted, args), followed_calls),
     }
 
 

@@ -142,6 +142,7 @@ class Seen:
     used: bool
     rounds: int
     rounds_s: float
+    wall_s: float | None
     fit_s: float
     analysis_s: float
 
@@ -166,8 +167,10 @@ def every_core_busy() -> Iterator[None]:
 def profiled(program: str, device: str, seed: int) -> Seen:
     torch.manual_seed(seed)
     run = PROGRAMS[program](device)
+    begun = time.perf_counter()
     with torch.no_grad():
         prof = xsp.measure(run, seed=seed, progress=False)
+    wall_s = time.perf_counter() - begun
     tables = prof._capture.tables
     begun = time.perf_counter()
     fitted(tables)
@@ -188,6 +191,7 @@ def profiled(program: str, device: str, seed: int) -> Seen:
         used=prof.corrected is not None,
         rounds=int(prof.runs["round"].nunique()),
         rounds_s=float(prof.runs["latency_ns"].sum()) / 1e9,
+        wall_s=wall_s,
         fit_s=fit_s,
         analysis_s=analysis_s,
     )
@@ -287,6 +291,7 @@ def simulated(seed: int, load: str) -> Seen:
         used=not closure.fails,
         rounds=len(rounds),
         rounds_s=sum(sum(one.latency_ns.values()) for one in rounds) / 1e9,
+        wall_s=None,
         fit_s=time.perf_counter() - begun,
         analysis_s=0.0,
     )
@@ -308,9 +313,16 @@ def summary(seen: list[Seen]) -> dict[str, Any]:
         "median_off": round(float(np.median(off)), 4) if off else None,
         "largest_off": round(max(off), 4) if off else None,
         "rounds_s": round(float(np.median([one.rounds_s for one in seen])), 3),
+        "wall_over_runs": _wall_over_runs(seen),
         "fit_s": round(float(np.median([one.fit_s for one in seen])), 3),
         "analysis_s": round(float(np.median([one.analysis_s for one in seen])), 3),
     }
+
+
+def _wall_over_runs(seen: list[Seen]) -> float | None:
+    """Of the whole measuring, over its rounds' runs, of which every second one settles."""
+    ratios = [one.wall_s / (2 * one.rounds_s) for one in seen if one.wall_s is not None]
+    return round(float(np.median(ratios)), 2) if ratios else None
 
 
 def main() -> None:

@@ -29,10 +29,11 @@ def operators(x: torch.Tensor) -> torch.Tensor:
     y = 2 - x * x + 1 / (x.abs() + 1)
     y[0] = y[1]
     y += torch.add(x, 1, alpha=2)
-    return torch.cat([y[1:], -y[:1]]) @ x.T
+    result: torch.Tensor = torch.cat([y[1:], -y[:1]]) @ x.T
+    return result
 
 
-def in_python(x: torch.Tensor) -> torch.Tensor:
+def in_python(x: torch.Tensor) -> Any:
     """Functions that are written in Python, some of which call several in C."""
     first, second = x.split(2)
     y = F.layer_norm(F.softmax(torch.vstack([first, second]), dim=-1), (4,))
@@ -51,12 +52,12 @@ def attention(x: torch.Tensor) -> torch.Tensor:
     return out.sum()
 
 
-def operators_of_the_library(x: torch.Tensor) -> torch.Tensor:
+def operators_of_the_library(x: torch.Tensor) -> Any:
     """`torch.ops`, by packet and by overload."""
     return torch.ops.aten.mul(x, torch.ops.aten.add.Tensor(x, x))
 
 
-def with_an_error(x: torch.Tensor) -> torch.Tensor:
+def with_an_error(x: torch.Tensor) -> Any:
     """A call that fails and is caught."""
     try:
         torch.mm(x, x[:, :1].flatten())
@@ -65,7 +66,7 @@ def with_an_error(x: torch.Tensor) -> torch.Tensor:
     raise AssertionError("a product of matrices took a vector")
 
 
-def recomputed(x: torch.Tensor) -> torch.Tensor:
+def recomputed(x: torch.Tensor) -> Any:
     """Recomputed in the backward pass."""
     kept = checkpoint(lambda value: F.silu(value) * value.tanh(), x, use_reentrant=False)
     return kept.sum()
@@ -82,7 +83,8 @@ class Doubling(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = super().__torch_function__(func, types, args, kwargs or {})
+        base: Any = super()
+        result = base.__torch_function__(func, types, args, kwargs or {})
         return result * 2 if func is torch.Tensor.add else result
 
 

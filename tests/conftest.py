@@ -17,8 +17,8 @@ import torch
 from hypothesis import settings
 from torch._dynamo import eval_frame
 from torch.nn.modules import module as torch_module
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from training_functions import training_functions
 from virtual_clock import VirtualClock
 
 import xsp
@@ -62,20 +62,6 @@ def _patched_imports() -> int:
     )
 
 
-def _training_functions() -> list[Any]:
-    """Functions of torch's for which parts of a training step stand in while it is traced."""
-    clipping = torch.nn.utils.clip_grad_norm_, torch.nn.utils.clip_grad_value_
-    kept = [torch_internals.kept_by_decorator(each) for each in clipping]
-    return [
-        vars(torch.optim.Optimizer)["zero_grad"],
-        vars(torch.nn.Module)["zero_grad"],
-        vars(torch.optim.lr_scheduler.LRScheduler)["step"],
-        vars(torch.profiler.record_function)["__exit__"],
-        *(vars(torch.amp.GradScaler)[name] for name in ("scale", "unscale_", "step", "update")),
-        *(place.value for place in kept if place is not None),
-    ]
-
-
 def _patched_bindings() -> bool:
     """Whether calls of torch's functions in C go through entries of xsp."""
     extension = hotpath.extension()
@@ -103,10 +89,7 @@ def _instrumentation() -> dict[str, Any]:
                 torch.autograd.function.BackwardCFunction,
             )
         ],
-        "optimizer hooks": [
-            len(each) for each in (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
-        ],
-        "training": _training_functions(),
+        "training functions": training_functions(),
         "patched imports": _patched_imports(),
         "patched bindings": _patched_bindings(),
         "sys profile function": sys.getprofile(),

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch._dynamo import eval_frame
+from training_functions import training_functions
 
 import xsp
 from xsp.levels import _native
@@ -69,6 +70,11 @@ SWITCHING = (
     "levels/layer/discovery.py",
     "levels/layer/undisturbed.py",
     "levels/layer/mode_switch.py",
+    "levels/layer/parts.py",
+    "levels/layer/training_parts.py",
+    "levels/layer/every_optimizer.py",
+    "levels/layer/optimizer_parts.py",
+    "levels/layer/scheduler_parts.py",
     "levels/layer/hotpath.py",
     "levels/layer/tracer.py",
     "levels/library/tracer.py",
@@ -248,6 +254,7 @@ def state_of(model: nn.Module) -> dict[str, Any]:
         "module call": nn.Module.__call__,
         "autograd engine": torch_internals.BACKWARD_ENGINE.value,
         "nvtx": torch_internals.NVTX.value,
+        "training functions": training_functions(),
         "function modes": torch._C._len_torch_function_stack(),
         "profiler": torch_internals.is_profiling(),
         "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),

@@ -23,6 +23,7 @@ from torch.optim.optimizer import (
 )
 
 import xsp
+from xsp.levels.layer import parts
 from xsp.levels.op import tracer as operator_tracer
 from xsp.types import Level
 
@@ -250,8 +251,8 @@ def test_optimizers_of_one_class_have_numbers() -> None:
         scheduler.step()
 
     expected = ["zero_grad", "step", "zero_grad_1", "step_1"]
-    parts = [f"SGD.{each}" for each in expected]
-    assert parts_of(measured(step)) == [*parts, "Adam.step", "StepLR.step"]
+    of_sgd = [f"SGD.{each}" for each in expected]
+    assert parts_of(measured(step)) == [*of_sgd, "Adam.step", "StepLR.step"]
 
 
 @pytest.mark.usefixtures("twin")
@@ -430,6 +431,15 @@ def test_timed_runs_of_other_programs_meet_none_of_it() -> None:
 
     measured(call)
     assert sum(replaced) == 1
+
+
+def test_a_part_that_an_interrupt_left_open_is_forgotten() -> None:
+    """The next profile has its rows all the same."""
+    parts.begin(parts.Part("clip_grad_norm_", "clipping", is_call=True))
+    model = Net()
+    assert forward_names(measured(lambda: clip_grad_norm_(model.parameters(), 1.0))) == [
+        "clip_grad_norm_"
+    ]
 
 
 # ---- compiled code ----

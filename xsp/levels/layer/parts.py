@@ -44,7 +44,7 @@ class _Listener:
     told: Told
 
 
-_Open = tuple[Part, tuple[_Listener, ...]]
+_Open = tuple[Part, list[_Listener]]
 """A part, and who was told that it began."""
 
 
@@ -65,6 +65,9 @@ _here = _Here()
 
 def listen(told: Told) -> Callable[[], None]:
     """Tell of every part that begins from now on, until what is returned is called."""
+    if not _listening.all:
+        # Of an earlier run that was interrupted, a part can have stayed open.
+        _here.open.clear()
     listener = _Listener(told)
     _listening.all = (*_listening.all, listener)
 
@@ -79,10 +82,12 @@ def begin(part: Part) -> None:
     opened = _here.open
     if opened and opened[-1][0].gives_way:
         end_above(len(opened) - 1)
-    listeners = _listening.all
-    opened.append((part, listeners))
-    for each in listeners:
+    told: list[_Listener] = []
+    opened.append((part, told))
+    for each in _listening.all:
         each.told.part_begins(part)
+        # Not where an interrupt came between: its end would be that of another part.
+        told.append(each)
 
 
 def end(part: Part) -> None:
@@ -109,9 +114,9 @@ def innermost() -> Part | None:
 def end_above(depth: int) -> None:
     """End parts of this thread until no more than `depth` are left."""
     while len(_here.open) > depth:
-        part, listeners = _here.open.pop()
-        for each in listeners:
-            if listeners is _listening.all or each in _listening.all:
+        part, told = _here.open.pop()
+        for each in told:
+            if each in _listening.all:
                 each.told.part_ends(part)
 
 

@@ -53,7 +53,7 @@ class TrainingParts:
             undo.callback(self.new_run)
             # Compiled code of another thread can end later, and put in what is left.
             undo.callback(self._stand_ins.clear)
-            undo.callback(self._take_out)
+            undo.callback(self._restore)
             if self._has("optimizer"):
                 undo.callback(self._optimizers.watch())
             self._put_in()
@@ -82,13 +82,19 @@ class TrainingParts:
             yield from schedulers_of_nobody()
 
     def _put_in(self) -> None:
-        self._placed = [place.replace(stand_in) for place, stand_in in self._stand_ins]
+        # One by one: what is in is taken out also where an interrupt comes between.
+        for place, stand_in in self._stand_ins:
+            self._placed.append(place.replace(stand_in))
         self._optimizers.put_in()
 
     def _take_out(self) -> None:
         self._optimizers.take_out()
+        self._restore()
+
+    def _restore(self) -> None:
         while self._placed:
-            self._placed.pop()()
+            self._placed[-1]()
+            self._placed.pop()
 
 
 def _zero_grad_of_module(module: nn.Module) -> Part:
@@ -143,8 +149,8 @@ def _as_part(real: Callable[..., Any], part_of: Callable[[Any], Part | None]) ->
         # A subclass calls the method of its base.
         if part is None or part == parts.innermost():
             return real(*args, **kwargs)
-        parts.begin(part)
         try:
+            parts.begin(part)
             return real(*args, **kwargs)
         finally:
             parts.end(part)

@@ -1,6 +1,6 @@
 """How much tracing slows a program down: each rung, layers by the tracer's twin in Python, kernels
 alone and a peer (torch.profiler, or Proton of Triton for kernels only) against the unprofiled
-program. Of the peers only one can be had in a process: each keeps CUPTI's one subscription.
+program. Proton takes CUPTI's one subscription for itself and is measured without xsp.
 
 All conditions are run in turn, in a random order within each round. Each figure is 1 + the trimmed
 mean of the differences to the unprofiled latency of the same round over the mean unprofiled
@@ -13,7 +13,8 @@ unprofiled latency scatters.)
 Added time over the peer's is also given as a geometric mean over the programs, without those in
 which the peer adds less than 2 %.
 
-    python benchmarks/overhead.py [--rounds 30] [--json out.json] [--only NAME ...] [--peer proton]
+    python benchmarks/overhead.py [--rounds 30] [--json out.json] [--only NAME ...]
+    python benchmarks/overhead.py --peer proton [...]    # Proton alone, without xsp
 """
 
 from __future__ import annotations
@@ -117,6 +118,9 @@ def latencies(
 def measured(program: Callable[[], Any], rounds: int, peer: str) -> dict[str, Any]:
     """Ratios to the unprofiled latency for every rung and for the peer."""
     executor = Executor(target_of(program, (), {}))
+    if peer == "proton":
+        with executor.restored_afterwards():
+            return ratios(latencies(executor, {"unprofiled": nullcontext, peer: proton}, rounds))
     options = Options(progress=False)
     deadline = Deadline.of(options)
     with phases("overhead", options, deadline) as shown:
@@ -129,7 +133,14 @@ def measured(program: Callable[[], Any], rounds: int, peer: str) -> dict[str, An
     if hotpath.extension() is not None:
         in_python = [LayerTracer(prepared.structure.codes, PythonRecorder)]
         conditions["xsp M/L in Python"] = lambda: xsp_tracing(in_python, "M/L")
-    found = latencies(executor, conditions, rounds)
+    result = ratios(latencies(executor, conditions, rounds))
+    worst = max((result[f"xsp {spec.name}"] for spec in alone), key=lambda one: one["ratio"])
+    result["xsp separate ladder"] = worst
+    return result
+
+
+def ratios(found: dict[str, list[int]]) -> dict[str, Any]:
+    """Of every condition to the unprofiled latency."""
     base = np.array(found["unprofiled"], dtype=np.float64)
     result: dict[str, Any] = {"unprofiled_ms": [round(float(v) / 1e6, 4) for v in trimmed(base)]}
     for name, values in found.items():
@@ -139,8 +150,6 @@ def measured(program: Callable[[], Any], rounds: int, peer: str) -> dict[str, An
                 "ratio": round(1 + float(added), 4),
                 "half_width_95": round(float(half), 4),
             }
-    worst = max((result[f"xsp {spec.name}"] for spec in alone), key=lambda one: one["ratio"])
-    result["xsp separate ladder"] = worst
     return result
 
 

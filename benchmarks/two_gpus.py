@@ -4,11 +4,11 @@
         [--json out.json]
 
 Three programs (DDP's ResNet-50, FSDP2, a transformer divided by columns and rows) are profiled on
-two ranks, once as they are and once with rank 1 slowed: on a GPU by a kernel that sleeps so long,
-on a CPU by a wait. What the delay takes is measured with events beside it; in the program the GPU's
-clock can be lower and the sleep longer, so what CUPTI recorded of the sleeping kernel stands beside
-it. What is found should be that: as the other rank's waiting with nothing else to do, beyond what
-it waits so without the delay, and as the time of the layer that sleeps.
+two ranks, once as they are and once with rank 1 slowed: on a GPU by a kernel that waits so long by
+the GPU's nanosecond timer, on a CPU by a wait. What the delay takes is measured with events, and
+what CUPTI recorded of the waiting kernel stands beside it. What is found should be that: as the
+other rank's waiting with nothing else to do, beyond what it waits so without the delay, and as the
+time of the layer that waits.
 
 The kernels of a step are compared with torch.profiler's, which has no part in the others. Every
 option of `xsp.measure` but the time is the default, and the time too without `--budget-s`. On a GPU
@@ -25,6 +25,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,22 @@ from xsp.machine.environment import environment
 
 RANKS = 2
 SLOW = 1
-CYCLES_PER_MS = 1.98e6
-"""Of an H200's SM clock; what it really takes is measured."""
+_WAIT = """
+extern "C" __global__ void wait(int us) {
+    unsigned long long now, end;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(end));
+    end += us * 1000ull;
+    do {
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    } while (now < end);
+}
+"""
+
+
+@cache
+def waiting_kernel() -> Any:
+    """Waits so many us, whatever the GPU's clock: cycles last longer where power is capped."""
+    return torch.cuda._compile_kernel(_WAIT, "wait")
 
 
 Step = Callable[[], None]
@@ -65,7 +80,7 @@ class Delay(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The input itself."""
         if self.ms and x.is_cuda:
-            torch.cuda._sleep(int(self.ms * CYCLES_PER_MS))
+            waiting_kernel()((1, 1, 1), (1, 1, 1), (int(1e3 * self.ms),))
         elif self.ms:
             time.sleep(self.ms / 1e3)
         return x

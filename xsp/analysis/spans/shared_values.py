@@ -40,6 +40,8 @@ class SharedValues(Sequence[Any]):
 
 def followed_by(values: Sequence[Any], more: Sequence[Any]) -> Sequence[Any]:
     """The column with more rows."""
+    if isinstance(values, pd.Series):
+        return pd.concat([values, as_series(more)], ignore_index=True)
     if not isinstance(values, SharedValues):
         return [*values, *more]
     place = np.arange(len(more), dtype=np.int32) + np.int32(len(values.values))

@@ -24,6 +24,7 @@ from xsp.measuring import stopping, warmup
 from xsp.measuring.executor import Executor
 from xsp.measuring.ladder import Ladder, climb, rungs_for
 from xsp.measuring.options import SEPARATE, Stop
+from xsp.measuring.ranks import Ranks
 from xsp.measuring.stopping import (
     FEWEST_ROUNDS,
     MAXIMUM_ROUNDS,
@@ -54,6 +55,7 @@ class ScriptedExecutor:
     def __init__(self, latencies_ns: Iterator[int]) -> None:
         self._latencies = latencies_ns
         self.executions = 0
+        self.ranks = Ranks()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> Columns:
         """The next latency."""

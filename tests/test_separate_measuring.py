@@ -19,6 +19,7 @@ from torch import nn
 import xsp
 from xsp import levels
 from xsp.capture.run import call_of
+from xsp.levels.layer import hotpath
 from xsp.types import LIBRARY_EVENTS, Columns, Level, Tracer, empty
 
 FUNCTIONS = ("cublasSgemm_v2", "cublasSaxpy_v2")
@@ -83,8 +84,10 @@ class Calling(nn.Module):
 
 
 def alone(library: Library) -> bool:
-    """Whether the library is traced and layers are not, as the program itself can see."""
-    return library.is_on and torch._C._len_torch_function_stack() == 0
+    """Whether the library is traced and layers are not."""
+    extension = hotpath.extension()
+    follows = extension is not None and extension.bindings_are_open()
+    return library.is_on and not follows and torch._C._len_torch_function_stack() == 0
 
 
 @pytest.fixture

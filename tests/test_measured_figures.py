@@ -142,7 +142,7 @@ def test_what_each_ladder_adds() -> None:
     """docs/decisions.md has what the rungs of both ladders add beside torch.profiler on an H200;
     no rung of one level adds more than torch.profiler does.
     """
-    results = result("overhead_separate_h200.json")
+    results = result("overhead_h200.json")
     shown = ("M/L/Lib/K", "M/L", "M/Lib", "M/K", "separate ladder")
     columns = ("torch.profiler", *(f"xsp {name}" for name in shown))
     rows = []

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +64,23 @@ def _nearest() -> tuple[dict[str, Any], Path | None]:
         return {}, None
     for folder in (here, *here.parents):
         path = folder / _FILE
-        if path.is_file() and (table := _table(path)):
+        if path.is_file() and (table := _table(path, _version(path))):
             return table, path
     return {}, None
 
 
-def _table(path: Path) -> dict[str, Any]:
+def _version(path: Path) -> tuple[int, ...]:
+    """Another one when the file has changed; what cannot be looked at is never the same."""
+    try:
+        seen = path.stat()
+    except OSError:
+        return (time.monotonic_ns(),)
+    return seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+
+@lru_cache(maxsize=8)
+def _table(path: Path, _version: tuple[int, ...]) -> dict[str, Any]:
+    """Read once, though a profile asks for a dozen settings."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

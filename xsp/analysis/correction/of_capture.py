@@ -232,19 +232,26 @@ def _rounds(tables: Tables, recordings: AnyRecordings) -> list[Round]:
         if mine["rung"].nunique() == rungs and not mine["lost"].any()
     ]
     timelines = _some_timelines(complete, recordings)
+    latencies, host_latencies = (
+        _means_by_rung(runs, column, calls) for column in ("latency_ns", "host_latency_ns")
+    )
     return [
         Round(
             tuple(one for run in mine["run"] for one in timelines.get(int(run), ())),
-            _mean_by_rung(mine, "latency_ns", calls),
-            _mean_by_rung(mine, "host_latency_ns", calls),
+            latencies[int(mine["round"].iloc[0])],
+            host_latencies[int(mine["round"].iloc[0])],
         )
         for mine in complete
     ]
 
 
-def _mean_by_rung(runs: pd.DataFrame, column: str, calls: int) -> dict[Any, float]:
-    mean = runs.groupby("rung")[column].mean() / calls
-    return {spec_of(str(rung)): float(value) for rung, value in mean.items()}
+def _means_by_rung(runs: pd.DataFrame, column: str, calls: int) -> dict[int, dict[Any, float]]:
+    """By round."""
+    means = runs.groupby(["round", "rung"])[column].mean().reset_index()
+    found: dict[int, dict[Any, float]] = {}
+    for number, rung, value in means.itertuples(index=False, name=None):
+        found.setdefault(int(number), {})[spec_of(str(rung))] = float(value) / calls
+    return found
 
 
 def _some_timelines(

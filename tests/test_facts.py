@@ -55,4 +55,5 @@ def test_levels_that_were_timed_alone_say_so() -> None:
     model, library, kernel = told(statuses, {}, {"repeats": repeats})
     assert (model.reason, library.reason) == ("why", "why")
     assert kernel.reason.startswith("timed alone")
+    assert kernel.reason.endswith("; why")
     assert told(statuses, {}, {}) == statuses

@@ -122,7 +122,9 @@ def _ladder_told(
     repeats = tables.get("repeats")
     alone = set() if repeats is None else set(repeats["level"])
     return [
-        replace(status, reason=_TIMED_ALONE) if status.level in alone else status
+        replace(status, reason="; ".join(filter(None, (_TIMED_ALONE, status.reason))))
+        if status.level in alone
+        else status
         for status in statuses
     ]
 

@@ -19,5 +19,5 @@ install --constraint "$venv/lowest.txt" 'pytest>=8' 'pytest-timeout>=2.3' \
 make native NATIVE_PYTHON="$venv/bin/python"
 cat "$venv/lowest.txt"
 tests=(tests/test_measure.py tests/test_layers.py tests/test_left_as_found.py tests/test_capture.py tests/test_cli.py
-    tests/test_library.py tests/test_bundled_captures.py)
+    tests/test_library.py tests/test_bundled_captures.py tests/test_followed_calls.py)
 PYTHONPATH=$PWD "$venv/bin/python" -m pytest -q -p no:cacheprovider "${@:-${tests[@]}}"

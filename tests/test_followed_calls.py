@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,11 @@ import torch
 import torch.nn.functional as F
 from quick import LAYERS, measured
 from torch import nn
-from torch.overrides import TorchFunctionMode, has_torch_function_unary
+from torch.overrides import (
+    TorchFunctionMode,
+    has_torch_function_unary,
+    has_torch_function_variadic,
+)
 from torch.utils.checkpoint import checkpoint
 
 import xsp
@@ -55,6 +60,17 @@ def attention(x: torch.Tensor) -> torch.Tensor:
 def operators_of_the_library(x: torch.Tensor) -> Any:
     """`torch.ops`, by packet and by overload."""
     return torch.ops.aten.mul(x, torch.ops.aten.add.Tensor(x, x))
+
+
+def by_other_ways(x: torch.Tensor) -> Any:
+    """Functions in C that are called through what they have, or by functions in C."""
+    several: Any = has_torch_function_variadic
+    one: Any = has_torch_function_unary
+    doubling = x.as_subclass(Doubling)
+    assert several.__call__(x, doubling)
+    assert one.__call__(doubling)
+    first, second = map(torch.neg, (x, x))
+    return partial(torch.add, alpha=2)(first, second) + F.softmax(*(x,), dim=-1)
 
 
 def with_an_error(x: torch.Tensor) -> Any:
@@ -113,6 +129,7 @@ FORWARD: tuple[Function, ...] = (
     in_python,
     attention,
     operators_of_the_library,
+    by_other_ways,
     with_an_error,
     overridden,
 )

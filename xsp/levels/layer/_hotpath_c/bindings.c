@@ -143,8 +143,9 @@ static void replace(void **pointer, void *present, void *other)
         *pointer = other;
 }
 
-/* No function of these flags is called past its object. */
-#define BY_OBJECT (METH_VARARGS | METH_KEYWORDS)
+/* No function of these flags is called past its object: not by the interpreter, which looks for
+ * others, and not by `f.__call__`, which leaves all but METH_VARARGS to the object. */
+#define BY_OBJECT METH_NOARGS
 
 static void lead_through_entry(int method)
 {

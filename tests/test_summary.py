@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import xsp
 from xsp import analysis
+from xsp.bounds import findings
 from xsp.cli.application import app
 from xsp.report.as_json import AGENT_BYTES, for_agent, report_json, summary_dict
 from xsp.report.markdown import summary_markdown
@@ -278,3 +279,15 @@ def test_types_without_time_are_not_called_doubtful() -> None:
     told = gpu_profile().summary()
     assert told.places.layers.not_known == 0
     assert np.isfinite([cost.ms for cost in told.places.layers.costs]).all()
+
+
+def test_what_to_try_is_not_asked_of_too_many_layers(
+    monkeypatch: pytest.MonkeyPatch, profiles: dict[str, xsp.Profile]
+) -> None:
+    """A summary of very many layers is there at once, and says what was left out of it."""
+    prof = profiles["resnet50"]
+    assert prof.summary().tries
+    monkeypatch.setattr(findings, "MOST_LAYERS", len(prof.table("layers")) - 1)
+    summary = prof.summary()
+    assert not summary.tries
+    assert summary.doubts[-1].startswith("what to try first was not worked out")

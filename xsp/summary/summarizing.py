@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xsp.analysis.layers import layer_information
-from xsp.bounds.findings import try_first
+from xsp.bounds.findings import is_asked, try_first
 from xsp.doubts import Slug
 from xsp.summary.bound import bound_of
 from xsp.summary.places import places
@@ -96,6 +96,12 @@ def doubts_of(prof: ProfileData) -> list[str]:
     if prof.lost and not _TOLD_LOST & {slug_of(each) for each in found}:
         noun = "event" if prof.lost == 1 else "events"
         found.append(f"{prof.lost} {noun} lost over all runs; counts and times are too low by them")
+    if is_traced(prof, Level.LAYER) and not is_asked(prof):
+        layers = len(prof.table("layers"))
+        found.append(
+            f"what to try first was not worked out for {layers} layers, which takes longer than "
+            "all the rest of this; `prof.findings()` does"
+        )
     return found
 
 

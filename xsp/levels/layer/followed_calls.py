@@ -5,7 +5,7 @@ the structure run recorded (`bindings.py`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from xsp.levels.layer import bindings
 from xsp.levels.layer.bindings import ExpectedCalls, name_of
 from xsp.levels.layer.compiled import Leave, around_compiled_code
-from xsp.levels.layer.function_mode import Codes, FunctionalMode
+from xsp.levels.layer.function_mode import Begin, Codes, End, FunctionalCalls, FunctionalMode
 from xsp.levels.layer.functional import CompiledFunction
 from xsp.levels.layer.recorder import CallFollower
 
@@ -28,18 +28,20 @@ class Strayed:
     not_begun: int
 
 
-class FollowedCalls:
+class FollowedCalls(FunctionalCalls):
     """In the place of a `FunctionalMode` in timed runs, with the same methods."""
 
     def __init__(
         self,
         codes: Codes,
+        begin: Begin,
+        end: End,
         recorder: CallFollower,
         site: Callable[[int], Any],
         expected: ExpectedCalls,
     ) -> None:
-        self._codes, self._calls, self._site = codes, recorder, site
-        self.switch = recorder
+        super().__init__(codes, begin, end, recorder)
+        self._calls = recorder
         self._thread = 0
         self._engines = 0
         self._exit = ExitStack()
@@ -69,27 +71,6 @@ class FollowedCalls:
         mine = threading.get_ident() == self._thread or self._engines > 0
         return mine and self._calls.sees()
 
-    def stamped(
-        self,
-        code: int,
-        function: Callable[..., Any],
-        args: Any,
-        kwargs: Mapping[str, Any],
-        call: Callable[..., Any] | None = None,
-    ) -> Any:
-        """Call as one layer. `call` is what to call where that is not `function` itself."""
-        self._calls.stamp(2 * code)
-        result = None
-        try:
-            result = (call or function)(*args, **kwargs)
-            return result
-        finally:
-            self._ended(code, result)
-
-    def _ended(self, code: int, result: Any) -> None:
-        self._calls.stamp(2 * code + 1)
-        self._calls.adopt(self._site(code), result)
-
     @contextmanager
     def back_on(self) -> Iterator[None]:
         """A run of autograd's engine, which takes this thread's place on threads of its own."""
@@ -118,17 +99,18 @@ class FollowedCalls:
         other = f"{name_of(called)} was called" if called >= 0 else "the run ended"
         return Strayed(f"{other} at call {place} of torch's functions in C", not_begun)
 
-    def _compiled(self, name: str, _inputs: tuple[Any, ...]) -> Leave | None:
+    def _compiled(self, name: str, inputs: tuple[Any, ...]) -> Leave | None:
         if not self.is_on():
             return None
-        code = self._codes.of_function(CompiledFunction(name))
+        function = CompiledFunction(name)
+        code = self._codes.of_function(function)
         self.switch.mute()
         if code is not None:
-            self._calls.stamp(2 * code)
+            self._begin(code, function, inputs, {})
 
         def leave(result: Any) -> None:
             if code is not None:
-                self._ended(code, result)
+                self._end(code, function, inputs, result)
             self.switch.unmute()
 
         return leave

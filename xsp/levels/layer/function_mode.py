@@ -73,40 +73,14 @@ class Codes:
         return self._functions.setdefault(key, _FUNCTION_BASE + len(self._functions)) or 0
 
 
-class FunctionalMode(TorchFunctionMode):
-    """Calls `begin` and `end` around functional layers; `switch` takes it off inside leaf modules.
-
-    A recorder's handler takes the place of its `__torch_function__` in timed runs.
+class FunctionalCalls:
+    """What every way to see functional calls has: `begin` and `end` are called around functional
+    layers, which `switch` lets pass inside leaf modules.
     """
 
-    def __init__(
-        self,
-        codes: Codes,
-        begin: Begin,
-        end: End,
-        switch: Switch | None = None,
-    ) -> None:
-        super().__init__()
+    def __init__(self, codes: Codes, begin: Begin, end: End, switch: Switch) -> None:
         self._codes, self._begin, self._end = codes, begin, end
-        self.switch = ModeSwitch() if switch is None else switch
-        self._depth = -1
-        self._below: list[Any] = []
-        self._thread = 0
-        self.has_ended = False
-        self._exit = ExitStack()
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Any = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        code = None if self.has_ended else self._codes.of_function(func)
-        if code is None or self.switch.muted():
-            return func(*args, **kwargs)
-        return self.stamped(code, func, args, kwargs)
+        self.switch = switch
 
     def stamped(
         self,
@@ -125,6 +99,54 @@ class FunctionalMode(TorchFunctionMode):
             return result
         finally:
             self._end(code, function, inputs, result)
+
+    def new_run(self) -> None:
+        """A run begins; nothing to do for most."""
+
+    def engine_ended(self, result: Any = None) -> None:
+        """A run of autograd's engine, which gave this, has ended on this thread; as `new_run`."""
+
+
+class FunctionalMode(FunctionalCalls, TorchFunctionMode):
+    """Calls `begin` and `end` around functional layers; `switch` takes it off inside leaf modules.
+
+    A recorder's handler takes the place of its `__torch_function__` in timed runs.
+    """
+
+    def __init__(
+        self,
+        codes: Codes,
+        begin: Begin,
+        end: End,
+        switch: Switch | None = None,
+    ) -> None:
+        TorchFunctionMode.__init__(self)
+        super().__init__(codes, begin, end, ModeSwitch() if switch is None else switch)
+        self._depth = -1
+        self._below: list[Any] = []
+        self._thread = 0
+        self.has_ended = False
+        self._exit = ExitStack()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Any = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.has_ended or self.switch.muted():
+            return func(*args, **kwargs)
+        return self._seen(self._codes.of_function(func), func, args, kwargs)
+
+    def _seen(
+        self, code: int | None, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Call it, as a layer where it has a code."""
+        if code is None:
+            return function(*args, **kwargs)
+        return self.stamped(code, function, args, kwargs)
 
     def __enter__(self) -> FunctionalMode:
         self._below = modes()

@@ -29,25 +29,18 @@ class RecordedMode(FunctionalMode):
         self._registered: set[Callable[..., Any]] = set()
         self._starting = 0
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Any = (),
-        kwargs: Mapping[str, Any] | None = None,
+    def _seen(
+        self, code: int | None, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]
     ) -> Any:
-        kwargs = kwargs or {}
-        if self.has_ended or self.switch.muted():
-            return func(*args, **kwargs)
-        code = self._codes.of_function(func)
-        if code is None and _is_attribute(func):
-            return func(*args, **kwargs)
+        if code is None and _is_attribute(function):
+            return function(*args, **kwargs)
         # What xsp itself calls is none of the program's.
         self.switch.mute()
         try:
             if code is None:
-                return self._called(NO_ROW, func, args, kwargs)
-            return self.stamped(code, func, args, kwargs, partial(self._layer_called, func))
+                return self._called(NO_ROW, function, args, kwargs)
+            call = partial(self._layer_called, function)
+            return self.stamped(code, function, args, kwargs, call)
         finally:
             self.switch.unmute()
 
@@ -96,7 +89,7 @@ class RecordedMode(FunctionalMode):
         finally:
             self._calls.as_before(*before)
 
-    def engine_ended(self, result: Any) -> None:
+    def engine_ended(self, result: Any = None) -> None:
         """A run of autograd's engine ends on this thread."""
         self._calls.passed(bindings.ENGINE, result)
 

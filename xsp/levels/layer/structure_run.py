@@ -125,8 +125,7 @@ class StructureRecorder:
         """Count calls from zero, as the timed tracer does."""
         self._backward.new_run()
         self._training.new_run()
-        if isinstance(self._mode, RecordedMode):
-            self._mode.new_run()
+        self._mode.new_run()
 
     def within(self, calls: Columns) -> Structure:
         """What the run consisted of inside its model calls (MODEL_CALLS)."""
@@ -137,8 +136,7 @@ class StructureRecorder:
         given: list[Any] = []
         with self._backward.engine(roots), self._mode.back_on():
             yield given.append
-        if isinstance(self._mode, RecordedMode):
-            self._mode.engine_ended(*given)
+        self._mode.engine_ended(*given)
 
     # ---- modules ----
 

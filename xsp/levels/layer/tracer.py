@@ -108,8 +108,8 @@ class LayerTracer(Tracer):
         self._recorder.forget_nodes()
         self._recorder.empty()
         self._not_begun = 0
-        if self._followed is not None:
-            self._followed.new_run()
+        if self._functions is not None:
+            self._functions.new_run()
 
     def stop(self) -> None:
         """Take back every change to modules and nodes, and the mode."""
@@ -157,15 +157,14 @@ class LayerTracer(Tracer):
     def _watch_functions(self) -> Functions:
         """What sees functional calls: the calls of bindings, where it is known which they are."""
         recorder, calls = self._recorder, self._codes.calls
+        told = self._codes, self._function_begins, self._function_ends
         if isinstance(calls, ExpectedCalls) and recorder.follows:
             if self._followed is None:
                 follower = cast("CallFollower", recorder)
-                self._followed = FollowedCalls(self._codes, follower, self._site, calls)
+                self._followed = FollowedCalls(*told, follower, self._site, calls)
             return self._followed
         self._followed = None
-        mode = FunctionalMode(
-            self._codes, self._function_begins, self._function_ends, switch=recorder
-        )
+        mode = FunctionalMode(*told, switch=recorder)
         # On the instance: torch then calls the handler itself, without Python between.
         mode.__dict__["__torch_function__"] = recorder.handler(mode)
         return mode
@@ -270,8 +269,8 @@ class LayerTracer(Tracer):
                 yield given.append
         finally:
             recorder.stamp(2 * ENGINE_CODE + 1)
-            if self._followed is not None:
-                self._followed.engine_ended(*given)
+            if functions is not None:
+                functions.engine_ended(*given)
 
 
 def is_following(tracer: Tracer) -> bool:

@@ -34,7 +34,7 @@ void forget_steps(Recorder *recorder)
     free_steps(other);
 }
 
-static void take_steps(Recorder *recorder, Log *log)
+void take_steps(Recorder *recorder, Log *log)
 {
     log->steps = log->thread == recorder->thread ? recorder->starting : recorder->other;
     log->at = log->inside = log->within = log->strayed = 0;
@@ -44,11 +44,6 @@ void begin_steps(Recorder *recorder)
 {
     for (Log *log = recorder->logs; log; log = log->next)
         take_steps(recorder, log);
-}
-
-void steps_of_new_log(Recorder *recorder, Log *log)
-{
-    take_steps(recorder, log);
 }
 
 /* Where a run leaves the steps it has a layer, of no length, that the structure run has not. */
@@ -238,13 +233,11 @@ static int read_step(Step *step, PyObject *given)
 static Steps *read_steps(PyObject *given)
 {
     Py_ssize_t count = PyList_GET_SIZE(given);
-    /* One more: the step after the last is looked at, never taken. */
-    Steps *steps = PyMem_Calloc(1, sizeof *steps + (count + 1) * sizeof(Step));
+    Steps *steps = PyMem_Calloc(1, sizeof *steps + count * sizeof(Step));
     if (!steps) {
         PyErr_NoMemory();
         return NULL;
     }
-    steps->each[count].binding = -1;
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *step = PyList_GET_ITEM(given, i);
         steps->size = i + 1;
@@ -255,12 +248,12 @@ static Steps *read_steps(PyObject *given)
             return NULL;
         }
     }
-    steps->each[count].binding = -1;
     return steps;
 }
 
 /* expect(starting, other, code): the steps of the thread that calls watch_calls(), and of the one
- * other that has any, and the code of what is none of them. Lists of (binding, site that begins or None, site that ends or None, item). */
+ * other that has any, and the code of what is none of them. Steps are lists of (binding, site that
+ * begins or None, site that ends or None, item); they are taken from watch_calls() on. */
 PyObject *recorder_expect(PyObject *self, PyObject *args)
 {
     Recorder *recorder = (Recorder *)self;
@@ -278,7 +271,6 @@ PyObject *recorder_expect(PyObject *self, PyObject *args)
     recorder->starting = first;
     recorder->other = second;
     recorder->stray_code = code;
-    begin_steps(recorder);
     Py_RETURN_NONE;
 }
 

@@ -165,7 +165,7 @@ void adopt(Recorder *recorder, Site *site, PyObject *output);
 int call_begins(int binding, Call *call);
 void call_ends(Call *call, PyObject *result);
 void begin_steps(Recorder *recorder);
-void steps_of_new_log(Recorder *recorder, Log *log);
+void take_steps(Recorder *recorder, Log *log);
 void forget_steps(Recorder *recorder);
 int visit_steps(const Steps *steps, visitproc visit, void *arg);
 PyObject *recorder_expect(PyObject *self, PyObject *args);

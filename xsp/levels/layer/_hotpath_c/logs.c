@@ -15,7 +15,7 @@ static Log *new_log(Recorder *recorder, unsigned long thread)
     log->thread = thread;
     log->first = log->current = chunk;
     log->next = recorder->logs;
-    steps_of_new_log(recorder, log);
+    take_steps(recorder, log);
     recorder->logs = log;
     return log;
 }
